@@ -1,0 +1,71 @@
+"""The error family.
+
+Every message has four parts: where it happened, what came in, what is allowed, and what to type instead.
+The `Fatal*` and `FailedTrialError` names are KerasTuner's: raised inside a build function they mean
+"stop the search" and "this trial failed, do not retry it".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ManyfitError(Exception):
+    """Base of all errors that Manyfit raises on purpose."""
+
+
+class UsageError(ManyfitError, ValueError):
+    """A value that Manyfit cannot work with."""
+
+
+class UsageTypeError(ManyfitError, TypeError):
+    """A value of a type that Manyfit cannot work with."""
+
+
+class ProjectError(ManyfitError, RuntimeError):
+    """A project folder that cannot be used as asked: locked, unwritable, or of another search."""
+
+
+class SearchError(ManyfitError, RuntimeError):
+    """The search as a whole cannot go on, for instance because every trial failed."""
+
+
+class FailedTrialError(ManyfitError):
+    """Raise it in a build function or in `run_trial` to end this trial as failed, without a retry."""
+
+
+class FatalError(ManyfitError):
+    """Raise it in a build function or in `run_trial` to stop the whole search."""
+
+
+class FatalValueError(FatalError, ValueError):
+    """A `FatalError` that is also a `ValueError`."""
+
+
+class FatalTypeError(FatalError, TypeError):
+    """A `FatalError` that is also a `TypeError`."""
+
+
+class FatalRuntimeError(FatalError, RuntimeError):
+    """A `FatalError` that is also a `RuntimeError`."""
+
+
+def explain(where: str, got: Any, allowed: str, instead: str) -> str:
+    """Builds the text of an error from its four parts.
+
+    Args:
+        where: the call or argument, for instance ``Int("units")``.
+        got: what came in, a text or a value.
+        allowed: what would have been right.
+        instead: what to type instead.
+
+    Returns:
+        One line of text.
+
+    Example:
+
+    >>> explain('Int("units")', "min_value=64, max_value=16", "min_value <= max_value", "Swap the two values.")
+    'Int("units"): got min_value=64, max_value=16. Allowed: min_value <= max_value. Swap the two values.'
+    """
+    shown = got if isinstance(got, str) else repr(got)
+    return f"{where}: got {shown}. Allowed: {allowed}. {instead}"

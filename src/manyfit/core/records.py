@@ -1,0 +1,90 @@
+"""The records that samplers, schedulers, trainers and the store exchange."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from collections.abc import Mapping
+from typing import Any
+
+Value = bool | int | float | str
+Values = Mapping[str, Value]
+"""One configuration: hyperparameter name -> value, active hyperparameters only."""
+
+
+class Ending(enum.StrEnum):
+    """Why an execution or a trial ended."""
+
+    COMPLETED = "completed"  # it ran to its last epoch, or a callback of the user ended it
+    STOPPED = "stopped"  # a scheduler, a time limit or the user ended it early
+    DIVERGED = "diverged"  # its objective was never finite
+    FAILED = "failed"  # an exception
+    TOO_LARGE = "too large"  # more parameters than `max_model_size`
+    OUT_OF_MEMORY = "out of memory"
+
+    @property
+    def has_score(self) -> bool:
+        """Whether trials that ended so are ranked."""
+        return self in (Ending.COMPLETED, Ending.STOPPED)
+
+
+class Decision(enum.Enum):
+    """The answer that a trainer gets after each epoch of a member."""
+
+    GO_ON = "go on"
+    PAUSE = "pause"  # keep the state, train others meanwhile
+    STOP = "stop"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Observation:
+    """What a sampler may know of one finished (or early stopped) trial. Lower losses are better, always."""
+
+    trial_id: str
+    values: Values
+    ending: Ending
+    losses: tuple[float, ...] = ()  # one per execution that has a score; sign already flipped for "max"
+    epochs: int | None = None  # epochs trained by the longest execution
+    full: bool = True  # False: a scheduler stopped it before its full budget
+    curve: tuple[float, ...] = ()  # loss per epoch, mean over executions, NaN where not measured
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)  # means, for constraints
+
+    @property
+    def loss(self) -> float:
+        """Mean loss over executions; `inf` for a trial without a score."""
+        if not self.losses or not self.ending.has_score:
+            return math.inf
+        return math.fsum(self.losses) / len(self.losses)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """One execution for a trainer to train."""
+
+    trial_id: str
+    execution: int
+    values: Any  # the trial's `HyperParameters`; typed loosely because core knows no space
+    seed: int
+    epochs: int | None = None  # train up to this epoch (not including it); None: as the user's fit arguments say
+    first_epoch: int = 0  # epochs that are already behind it (a resumed execution)
+    resume_from: str | None = None  # path of a stored state, None for a fresh start or a resident member
+    weights_path: str | None = None  # where the weights of the best epoch go, None: not wanted
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Names this execution within a search."""
+        return self.trial_id, self.execution
+
+
+@dataclasses.dataclass
+class Result:
+    """What became of one execution."""
+
+    plan: Plan
+    ending: Ending
+    history: dict[str, list[float]]  # metric name -> one number per epoch, NaN where it was not logged
+    seconds: float = 0.0
+    message: str | None = None  # the reason, for every ending but COMPLETED
+    num_parameters: int | None = None  # trainable ones
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)

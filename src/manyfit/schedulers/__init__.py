@@ -1,0 +1,1 @@
+"""How long to train: each scheduler is a pure function of recorded history."""

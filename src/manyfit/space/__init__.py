@@ -1,0 +1,1 @@
+"""What may be tried: hyperparameters, conditions, encoding to the unit cube, discovery."""

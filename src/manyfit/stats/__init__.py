@@ -1,0 +1,1 @@
+"""What is real and what is luck: pure functions of arrays."""

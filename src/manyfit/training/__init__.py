@@ -1,0 +1,1 @@
+"""Trainers: they turn plans (executions to train) into results."""

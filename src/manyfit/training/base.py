@@ -1,0 +1,55 @@
+"""The contract of trainers.
+
+A trainer *pulls* executions from a supply and reports back to it. Pulling, rather than being handed a fixed list,
+is what lets a population refill the slot of a member that ended early with the next trial.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from manyfit.core.objective import AnyObjective
+from manyfit.core.records import Decision, Plan, Result
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is to be trained: the user's build function, data and fit arguments. The same for a whole search."""
+
+    build: Callable[[Any], Any]  # HyperParameters -> compiled Keras model
+    fit_args: tuple[Any, ...] = ()  # positional arguments of `model.fit`: usually x, y
+    fit_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # validation_data, epochs, callbacks, ...
+    objective: AnyObjective | None = None  # None: nothing is ranked (retraining)
+    max_model_size: int | None = None  # most trainable parameters
+    precision: str | None = None
+
+
+class Supply(Protocol):
+    """The side that hands out executions and hears of them: the tuner, or a list in `finish/`."""
+
+    def take(self, count: int) -> Sequence[Plan]:
+        """Up to `count` executions to train now. An empty answer: nothing more until something is reported."""
+
+    def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
+        """Takes (plan, epoch index, logs) of members that finished an epoch; answers go on, pause or stop, each.
+
+        Called once for a whole population's epoch, and committed as one transaction before it answers.
+        """
+
+    def finish(self, result: Result) -> None:
+        """Takes the outcome of one execution; called exactly once for every plan that was taken."""
+
+
+class Trainer(abc.ABC):
+    """Trains executions. `keras_fit` trains them one after another, `population` as one compiled program."""
+
+    @abc.abstractmethod
+    def train(self, supply: Supply, task: Task) -> None:
+        """Trains what the supply hands out until it has nothing more and no execution is running.
+
+        A failing execution is a `Result` with that ending, never an exception of this method. Exceptions that
+        do leave it: `FatalError` of the user's, `KeyboardInterrupt`, and bugs.
+        """
