@@ -83,7 +83,7 @@ class Result:
 
     plan: Plan
     ending: Ending
-    history: dict[str, list[float]]  # metric name -> one number per epoch, NaN where it was not logged
+    history: dict[str, list[float | None]]  # metric name -> one entry per epoch, None where it was not measured
     seconds: float = 0.0
     message: str | None = None  # the reason, for every ending but COMPLETED
     num_parameters: int | None = None  # trainable ones

@@ -1,0 +1,184 @@
+"""What is optimised. The only file that flips a sign: inside Manyfit a *loss* is an objective where lower is better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from manyfit.core.directions import Direction, infer_metric_direction
+from manyfit.core.errors import UsageError, UsageTypeError, explain
+
+
+class Objective:
+    """A metric's name and the direction in which it improves.
+
+    Args:
+        name: the metric as `model.fit` logs it, for instance ``"val_accuracy"``.
+        direction: ``"min"`` or ``"max"``.
+
+    Raises:
+        UsageError: `direction` is neither "min" nor "max".
+
+    Example:
+
+    >>> str(Objective("val_loss", "min"))
+    'Objective(name="val_loss", direction="min")'
+    """
+
+    def __init__(self, name: str, direction: Direction) -> None:
+        if direction not in ("min", "max"):
+            raise UsageError(
+                explain(
+                    f'Objective("{name}")', f"direction={direction!r}", '"min" or "max"', 'Write direction="max", say.'
+                )
+            )
+        self.name = name
+        self.direction: Direction = direction
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The metrics that must be in the logs."""
+        return (self.name,)
+
+    def has_value(self, logs: Mapping[str, Any]) -> bool:
+        """Whether the logs hold what this objective needs."""
+        return self.name in logs
+
+    def get_value(self, logs: Mapping[str, Any]) -> float:
+        """The objective's value in the logs of one epoch, in the metric's own direction."""
+        return logs[self.name]
+
+    def better_than(self, a: float, b: float) -> bool:
+        """Whether `a` is strictly better than `b`; a value that is not finite is never better than one that is."""
+        return self.loss(a) < self.loss(b)
+
+    def loss(self, value: float | None) -> float:
+        """The value with its sign turned so that lower is better; `inf` for None, NaN and infinities.
+
+        Example:
+
+        >>> Objective("val_accuracy", "max").loss(0.9), Objective("val_loss", "min").loss(float("nan"))
+        (-0.9, inf)
+        """
+        if value is None or not math.isfinite(value):
+            return math.inf
+        return -float(value) if self.direction == "max" else float(value)
+
+    def value(self, loss: float) -> float:
+        """The inverse of `loss`, for showing to people."""
+        return -loss if self.direction == "max" else loss
+
+    def epoch_losses(self, history: Mapping[str, Sequence[float]]) -> list[float]:
+        """One loss per epoch from per-epoch metrics; NaN where an epoch did not measure it, `inf` where it diverged.
+
+        "Not measured" (`validation_freq=2`) is marked by None in the history; a NaN there is a measured NaN.
+        """
+        num_epochs = max((len(curve) for curve in history.values()), default=0)
+        losses = []
+        for epoch in range(num_epochs):
+            logs = {
+                name: curve[epoch] for name, curve in history.items() if epoch < len(curve) and curve[epoch] is not None
+            }
+            losses.append(self.loss(self.get_value(logs)) if self.has_value(logs) else math.nan)
+        return losses
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Objective) and (self.name, self.direction) == (other.name, other.direction)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.direction))
+
+    def __str__(self) -> str:
+        return f'{type(self).__name__}(name="{self.name}", direction="{self.direction}")'
+
+    __repr__ = __str__
+
+
+class DefaultObjective(Objective):
+    """Stands in when `run_trial` or `HyperModel.fit` returns one number to be minimised."""
+
+    def __init__(self) -> None:
+        super().__init__("default_objective", "min")
+
+
+class MultiObjective(Objective):
+    """Several objectives as one sum to be minimised: terms to maximise are subtracted. The terms' scales decide.
+
+    Args:
+        objectives: the terms.
+    """
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        super().__init__("multi_objective", "min")
+        self.objectives = list(objectives)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(term.name for term in self.objectives)
+
+    def has_value(self, logs: Mapping[str, Any]) -> bool:
+        return self.name in logs or all(term.has_value(logs) for term in self.objectives)
+
+    def get_value(self, logs: Mapping[str, Any]) -> float:
+        if self.name in logs:
+            return logs[self.name]
+        return math.fsum(term.value(term.get_value(logs)) for term in self.objectives)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MultiObjective) and self.objectives == other.objectives
+
+    def __hash__(self) -> int:
+        return hash((self.name, *self.objectives))
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}: [{', '.join(map(str, self.objectives))}]"
+
+    __repr__ = __str__
+
+
+AnyObjective = Objective
+
+
+def create_objective(objective: str | Objective | Sequence[Any] | None) -> Objective:
+    """Understands what a user gave as `objective`.
+
+    Args:
+        objective: a metric's name (its direction is told from the name), an `Objective`, a list of these (their sum),
+            or None (the number that `run_trial` returns is minimised).
+
+    Raises:
+        UsageError: the direction cannot be told from the name.
+        UsageTypeError: the objective is of another type.
+
+    Example:
+
+    >>> create_objective("val_auc")
+    Objective(name="val_auc", direction="max")
+    """
+    if objective is None:
+        return DefaultObjective()
+    if isinstance(objective, Objective):
+        return objective
+    if isinstance(objective, str):
+        direction = infer_metric_direction(objective)
+        if direction is None:
+            raise UsageError(
+                explain(
+                    "objective",
+                    f'"{objective}"; Could not infer optimization direction ("min" or "max") for this metric',
+                    "a metric whose name tells its direction, or an Objective",
+                    f'Type kt.Objective("{objective}", direction="max") if larger is better, else direction="min".',
+                )
+            )
+        return Objective(objective, direction)
+    if isinstance(objective, Sequence):
+        return MultiObjective([create_objective(term) for term in objective])
+    raise UsageTypeError(
+        explain(
+            "objective",
+            f"objective not understood, expected str or Objective, got {objective!r}",
+            "a name, an Objective, or a list of these",
+            'Type objective="val_accuracy", say.',
+        )
+    )
