@@ -58,6 +58,32 @@ class Observation:
         return math.fsum(self.losses) / len(self.losses)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Progress:
+    """What a scheduler may know of one trial: how far it is, and how it has done so far."""
+
+    trial_id: str
+    curve: tuple[float, ...] = ()  # loss per finished epoch, mean over executions; lower is better, NaN: not logged
+    target_epochs: int | None = None  # train up to here, then pause or end; None: as the user's fit arguments say
+    ending: Ending | None = None  # None while it is running or paused
+    running: bool = False  # True from the moment it is handed out until it pauses or ends
+    tags: Mapping[str, Value] = dataclasses.field(default_factory=dict)  # what the scheduler noted on it
+
+    @property
+    def epochs(self) -> int:
+        """Epochs behind it."""
+        return len(self.curve)
+
+    @property
+    def paused(self) -> bool:
+        """Whether it waits for a promotion: started, not running, not ended."""
+        return self.ending is None and not self.running
+
+    def best_loss(self, epochs: int | None = None) -> float:
+        """Lowest loss within the first `epochs` epochs (None: all); `inf` when none of them was logged or finite."""
+        return min((loss for loss in self.curve[:epochs] if loss == loss), default=math.inf)
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """One execution for a trainer to train."""

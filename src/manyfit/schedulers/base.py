@@ -1,0 +1,175 @@
+"""The contract of schedulers: how long to train.
+
+A scheduler is asked two questions. `assign`: a slot is free, what shall run in it? `decide`: these trials have
+finished an epoch, shall they go on? Both answers are pure functions of the recorded history, so a search that was
+killed goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from manyfit.core.errors import UsageError, explain
+from manyfit.core.records import Decision, Ending, Progress, Value
+
+#: Endings that say nothing about how well a configuration trains. A rung replaces such trials by new ones.
+#: A diverged trial is not among them: divergence is a result, the worst one, and it keeps its place.
+REPLACED_ENDINGS = frozenset({Ending.FAILED, Ending.TOO_LARGE, Ending.OUT_OF_MEMORY})
+
+# KerasTuner's names, readable in a trial's values; `ITERATION` is ours.
+EPOCHS = "tuner/epochs"
+INITIAL_EPOCH = "tuner/initial_epoch"
+BRACKET = "tuner/bracket"
+ROUND = "tuner/round"
+TRIAL_ID = "tuner/trial_id"
+ITERATION = "tuner/iteration"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Start:
+    """A new trial, with values from the sampler, trained from its first epoch up to `target_epochs`."""
+
+    target_epochs: int | None  # None: as the user's fit arguments say
+    tags: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Resume:
+    """A paused trial that continues where it stood, up to `target_epochs`."""
+
+    trial_id: str
+    target_epochs: int
+    tags: Mapping[str, Value] = dataclasses.field(default_factory=dict)  # replace the trial's tags of the same name
+
+
+Job: TypeAlias = Start | Resume
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """What the whole search may spend; the oracle knows it, and passes it at each call."""
+
+    max_trials: int | None = None  # every started trial counts, failed ones too
+    max_total_epochs: int | None = None  # a trial's epochs count once, however many executions it has
+    num_configurations: int | None = None  # different configurations of the space; None: infinitely many, or unknown
+    exhausted: bool = False  # the sampler has nothing new: `Start` cannot be served any more
+
+    def __post_init__(self) -> None:
+        for name in ("max_trials", "max_total_epochs", "num_configurations"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 0:
+                raise UsageError(explain(f"Limits({name}=...)", limit, "0 or more, or None", "Leave it out for none."))
+
+    @property
+    def max_starts(self) -> int | None:
+        """Most trials that can ever be started; None: no limit."""
+        return min((n for n in (self.max_trials, self.num_configurations) if n is not None), default=None)
+
+
+class Room:
+    """What is left of the limits, counted down while one answer of `assign` is put together.
+
+    A running trial is charged up to its target, as if it had trained that far, so that `max_total_epochs` is
+    never passed by trials that run at the same time.
+    """
+
+    def __init__(self, history: Sequence[Progress], limits: Limits, count: int):
+        self.slots = count
+        self._starts: int | None = None
+        if limits.exhausted:
+            self._starts = 0
+        elif limits.max_starts is not None:
+            self._starts = max(0, limits.max_starts - len(history))
+        self._epochs: int | None = None
+        if limits.max_total_epochs is not None:
+            self._epochs = limits.max_total_epochs - sum(_charge(progress) for progress in history)
+
+    @property
+    def can_start(self) -> bool:
+        """Whether the limits on trials allow another one (free slots and epochs apart)."""
+        return self._starts is None or self._starts > 0
+
+    def fits(self, num_epochs: int | None) -> bool:
+        """Whether there is a slot for, and enough epochs for, a job of so many more epochs."""
+        return self.slots > 0 and (self._epochs is None or (num_epochs is not None and num_epochs <= self._epochs))
+
+    def take(self, num_epochs: int | None, *, start: bool) -> None:
+        """Takes a slot, and these epochs, out of the room."""
+        self.slots -= 1
+        if self._epochs is not None and num_epochs is not None:
+            self._epochs -= num_epochs
+        if start and self._starts is not None:
+            self._starts -= 1
+
+
+def _charge(progress: Progress) -> int:
+    if progress.running and progress.target_epochs is not None:
+        return max(progress.target_epochs, progress.epochs)
+    return progress.epochs
+
+
+class Scheduler(abc.ABC):
+    """Decides how long trials train: a pure function of the recorded history.
+
+    A scheduler holds its settings and nothing else. It never sees values, models or clocks, so any sampler can be
+    joined with any scheduler.
+    """
+
+    #: Epochs of a trial that is trained to its end; None: as the user's fit arguments say.
+    max_epochs: int | None
+
+    @abc.abstractmethod
+    def assign(self, history: Sequence[Progress], count: int, limits: Limits) -> list[Job]:
+        """Fills up to `count` free slots.
+
+        The caller hands out the jobs in their order. When its sampler cannot serve a `Start`, it drops that job,
+        asks again with `limits.exhausted`, and the paused trials are promoted among themselves.
+
+        Args:
+            history: every trial that was started, in the order of its start.
+            count: free slots, at least 1.
+            limits: what the search may spend.
+
+        Returns:
+            At most `count` jobs. An empty list while trials are running means: wait. An empty list while none is
+            running means: the search has ended.
+        """
+
+    def decide(self, history: Sequence[Progress], trial_ids: Sequence[str]) -> list[Decision]:
+        """Answers for trials that have just finished an epoch, which `history` already includes.
+
+        Args:
+            history: as in `assign`.
+            trial_ids: running trials, usually a whole population.
+
+        Returns:
+            One decision each. `PAUSE`: the target is reached and more may follow. A trial at its last epoch is
+            answered `GO_ON`: it ends by itself, as completed.
+        """
+        by_id = {progress.trial_id: progress for progress in history}
+        return [self._at_target(by_id[trial_id]) for trial_id in trial_ids]
+
+    def _at_target(self, progress: Progress) -> Decision:
+        target = progress.target_epochs
+        if target is None or progress.epochs < target or target == self.max_epochs:
+            return Decision.GO_ON
+        return Decision.PAUSE
+
+    def settings(self) -> dict[str, Any]:
+        """What distinguishes this scheduler from another, as JSON: stored with the project, compared on reopening."""
+        return {"name": type(self).__name__}
+
+
+def check_count(where: str, name: str, value: Any, *, low: int, hint: str) -> int:
+    """Returns an integer setting of at least `low`.
+
+    Raises:
+        UsageError: it is no integer, or below `low`.
+    """
+    is_integer = not isinstance(value, bool) and hasattr(value, "__index__")
+    if not is_integer or value < low:
+        raise UsageError(explain(f"{where}({name}=...)", value, f"an integer of {low} or more", hint))
+    return int(value)
