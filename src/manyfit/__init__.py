@@ -1,3 +1,70 @@
-"""Manyfit: fit many models at once, keep what really wins."""
+"""Manyfit: fit many models at once, keep what really wins.
+
+A **tuner** asks an **oracle** what to try and for how long, and hands the trials to a **trainer**, which trains them
+together as a **population**, on an **executor**: this process, or a cluster. The **store** remembers every fact.
+**Finish** confirms the finalists on fresh seeds and retrains the winners; an **ensemble** combines them; a **report**
+shows what is real and what is luck.
+
+Names are loaded when they are first used: importing Manyfit imports neither Keras nor JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Public name -> module that defines it.
+_HOMES = {
+    "BaseTuner": "manyfit.tuners.base_tuner",
+    "Ensemble": "manyfit.ensemble.ensemble",
+    "FailedTrialError": "manyfit.core.errors",
+    "FatalError": "manyfit.core.errors",
+    "FatalRuntimeError": "manyfit.core.errors",
+    "FatalTypeError": "manyfit.core.errors",
+    "FatalValueError": "manyfit.core.errors",
+    "GridSearch": "manyfit.tuners.grid_search",
+    "HyperModel": "manyfit.tuners.hypermodel",
+    "HyperParameter": "manyfit.space.hyperparameter",
+    "HyperParameters": "manyfit.space.hyperparameters",
+    "Objective": "manyfit.core.objective",
+    "Oracle": "manyfit.oracles.oracle",
+    "RandomSearch": "manyfit.tuners.random_search",
+    "Trial": "manyfit.oracles.trial",
+    "TrialStatus": "manyfit.oracles.trial",
+    "Tuner": "manyfit.tuners.tuner",
+}
+
+if TYPE_CHECKING:
+    from manyfit.core.errors import FailedTrialError as FailedTrialError
+    from manyfit.core.errors import FatalError as FatalError
+    from manyfit.core.errors import FatalRuntimeError as FatalRuntimeError
+    from manyfit.core.errors import FatalTypeError as FatalTypeError
+    from manyfit.core.errors import FatalValueError as FatalValueError
+    from manyfit.core.objective import Objective as Objective
+    from manyfit.ensemble.ensemble import Ensemble as Ensemble
+    from manyfit.oracles.oracle import Oracle as Oracle
+    from manyfit.oracles.trial import Trial as Trial
+    from manyfit.oracles.trial import TrialStatus as TrialStatus
+    from manyfit.space.hyperparameter import HyperParameter as HyperParameter
+    from manyfit.space.hyperparameters import HyperParameters as HyperParameters
+    from manyfit.tuners.base_tuner import BaseTuner as BaseTuner
+    from manyfit.tuners.grid_search import GridSearch as GridSearch
+    from manyfit.tuners.hypermodel import HyperModel as HyperModel
+    from manyfit.tuners.random_search import RandomSearch as RandomSearch
+    from manyfit.tuners.tuner import Tuner as Tuner
+
+__all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'manyfit' has no attribute {name!r}. Public names: {', '.join(sorted(_HOMES))}.")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

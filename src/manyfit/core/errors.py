@@ -22,6 +22,13 @@ class UsageTypeError(ManyfitError, TypeError):
     """A value of a type that Manyfit cannot work with."""
 
 
+class UsageKeyError(ManyfitError, KeyError):
+    """A name that does not exist."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""  # KeyError would show the text in quotes
+
+
 class ProjectError(ManyfitError, RuntimeError):
     """A project folder that cannot be used as asked: locked, unwritable, or of another search."""
 

@@ -137,9 +137,6 @@ class MultiObjective(Objective):
     __repr__ = __str__
 
 
-AnyObjective = Objective
-
-
 def create_objective(objective: str | Objective | Sequence[Any] | None) -> Objective:
     """Understands what a user gave as `objective`.
 

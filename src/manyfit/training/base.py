@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from manyfit.core.objective import AnyObjective
-from manyfit.core.records import Decision, Plan, Result
+from manyfit.core.history import History
+from manyfit.core.objective import Objective
+from manyfit.core.records import Decision, Ending, Plan, Result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +24,11 @@ class Task:
     build: Callable[[Any], Any]  # HyperParameters -> compiled Keras model
     fit_args: tuple[Any, ...] = ()  # positional arguments of `model.fit`: usually x, y
     fit_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # validation_data, epochs, callbacks, ...
-    objective: AnyObjective | None = None  # None: nothing is ranked (retraining)
+    objective: Objective | None = None  # None: nothing is ranked (retraining)
     max_model_size: int | None = None  # most trainable parameters
     precision: str | None = None
+    fit: Callable[..., Any] | None = None  # fit(values, model, *args, **kwargs) of the user; None: `model.fit`
+    callbacks: Callable[[Plan], list[Any]] | None = None  # further callbacks of an execution, after the user's
 
 
 class Supply(Protocol):
@@ -53,3 +57,13 @@ class Trainer(abc.ABC):
         A failing execution is a `Result` with that ending, never an exception of this method. Exceptions that
         do leave it: `FatalError` of the user's, `KeyboardInterrupt`, and bugs.
         """
+
+
+def judge(history: History, objective: Objective | None, *, stopped: bool) -> tuple[Ending, str | None]:
+    """How an execution ended that raised nothing, and why. A missing objective is left to whoever scores it."""
+    if stopped:
+        return Ending.STOPPED, "stopped before its last epoch"
+    measured = [] if objective is None else [loss for loss in objective.epoch_losses(history) if not math.isnan(loss)]
+    if measured and all(map(math.isinf, measured)):
+        return Ending.DIVERGED, f"{objective.name} was never finite"  # type: ignore[union-attr]
+    return Ending.COMPLETED, None

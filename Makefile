@@ -1,0 +1,64 @@
+# Everything starts from Python 3.11 and make: each target sets up what it needs.
+PYTHON ?= python3.11
+ifeq (, $(shell command -v $(PYTHON) 2>/dev/null))
+PYTHON := python3
+endif
+VENV := .venv
+BACKENDS := .venv-backends
+BENCH := .venv-bench
+BIN := $(VENV)/bin
+PIP := -m pip install --quiet --disable-pip-version-check
+DATA ?= digits
+DATA_DIR ?=
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+.PHONY: demo test test-backends check format bench-speed bench-search bench-hyperband bench-confirm bench-ensemble clean
+
+demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
+	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
+
+test: $(VENV)/.installed ## all tests on JAX
+	$(BIN)/python -m pytest
+
+test-backends: $(BACKENDS)/.installed ## what does not need JAX, on TensorFlow and on torch
+	KERAS_BACKEND=tensorflow $(BACKENDS)/bin/python -m pytest -m backends
+	KERAS_BACKEND=torch $(BACKENDS)/bin/python -m pytest -m backends
+
+check: $(VENV)/.installed ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed ## rewrites files in the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python $(PIP) --editable ".[test,check]"
+	touch $@
+
+$(BACKENDS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(BACKENDS)
+	$(BACKENDS)/bin/python $(PIP) torch==2.13.0
+	$(BACKENDS)/bin/python $(PIP) --editable ".[test,tensorflow,torch]"
+	touch $@
+
+$(BENCH)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python $(PIP) --editable ".[test,bench]"
+	touch $@
+
+bench-speed: $(BENCH)/.installed ## search speed against KerasTuner
+	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/speed.py
+bench-search: $(BENCH)/.installed ## quality of proposals against Optuna, SMAC and KerasTuner
+	$(BENCH)/bin/python benchmarks/search_quality.py
+bench-hyperband: $(BENCH)/.installed ## schedulers at equal epochs
+	$(BENCH)/bin/python benchmarks/hyperband.py
+bench-confirm: $(BENCH)/.installed ## whether 95 % is 95 %
+	$(BENCH)/bin/python benchmarks/confirm.py
+bench-ensemble: $(BENCH)/.installed ## ensembling against its rivals
+	$(BENCH)/bin/python benchmarks/ensemble.py
+
+clean:
+	rm -rf $(VENV) $(BACKENDS) $(BENCH) build demo_project

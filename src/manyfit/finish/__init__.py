@@ -1,0 +1,1 @@
+"""From a ranking to a model: retraining the winners."""

@@ -1,0 +1,435 @@
+"""The oracle: asks a sampler what to try and a scheduler how long, and keeps the book of trials."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from manyfit.core import history as histories
+from manyfit.core import seeds
+from manyfit.core.errors import SearchError, UsageError, explain
+from manyfit.core.objective import create_objective
+from manyfit.core.records import Ending, Values
+from manyfit.oracles.book import Store, TrialBook
+from manyfit.oracles.checks import check_limits, check_same_search
+from manyfit.oracles.trial import Trial, TrialStatus
+from manyfit.samplers.base import Sampler
+from manyfit.schedulers.base import Limits, Resume, Scheduler, Start
+from manyfit.schedulers.full import FullBudget
+from manyfit.space.encoding import Encoding
+from manyfit.space.hyperparameters import HyperParameters
+
+#: Endings that count towards `max_consecutive_failed_trials`. Models that are too large or diverge say something
+#: about a configuration; three of them in a row are no reason to give up a search.
+_BROKEN = (Ending.FAILED,)
+
+
+class Oracle:
+    """Decides what is tried, and remembers what became of it.
+
+    Args:
+        objective: metric name, `Objective`, list of these, or None (the number that `run_trial` returns is minimised).
+        max_trials: most trials that are started; None: no limit of its own.
+        hyperparameters: starting points of the space; their ranges win over those of the build function.
+        allow_new_entries: whether the build function may add hyperparameters to `hyperparameters`.
+        tune_new_entries: whether added hyperparameters are searched or stay at their defaults.
+        seed: of the whole search; 0 is a seed, None draws one, which is stored with the project.
+        max_retries_per_trial: how often a failed trial runs again.
+        max_consecutive_failed_trials: after so many trials in a row that ended with an exception the search gives up.
+        sampler: what to try.
+        scheduler: how long to train; None: every trial its full epochs.
+        max_seconds: no trial is started, and running ones are stopped, when the search has taken so long.
+
+    Raises:
+        UsageError: a limit is out of its range, or entries are forbidden without `hyperparameters`.
+    """
+
+    def __init__(
+        self,
+        objective: Any = None,
+        max_trials: int | None = None,
+        hyperparameters: HyperParameters | None = None,
+        allow_new_entries: bool = True,
+        tune_new_entries: bool = True,
+        seed: int | None = None,
+        max_retries_per_trial: int = 0,
+        max_consecutive_failed_trials: int = 3,
+        *,
+        sampler: Sampler | None = None,
+        scheduler: Scheduler | None = None,
+        max_seconds: float | None = None,
+    ) -> None:
+        check_limits(max_trials, max_retries_per_trial, max_consecutive_failed_trials, max_seconds)
+        for name, allowed in (("allow_new_entries", allow_new_entries), ("tune_new_entries", tune_new_entries)):
+            if hyperparameters is None and not allowed:
+                raise UsageError(
+                    explain(
+                        f"{type(self).__name__}({name}=False)",
+                        "no hyperparameters",
+                        f"{name}=False only together with hyperparameters=",
+                        "Add hyperparameters=hp with what may be tuned.",
+                    )
+                )
+        self.objective = create_objective(objective)
+        self.max_trials = max_trials
+        self.hyperparameters = HyperParameters() if hyperparameters is None else hyperparameters
+        self.hyperparameters.pin()  # the user's own ranges win over those of the build function
+        self.allow_new_entries = allow_new_entries
+        self.tune_new_entries = tune_new_entries
+        self.seed = seeds.fresh_seed() if seed is None else int(seed)
+        self._seed_given = seed is not None
+        self.max_retries_per_trial = max_retries_per_trial
+        self.max_consecutive_failed_trials = max_consecutive_failed_trials
+        self.sampler = sampler
+        self.scheduler = scheduler or FullBudget()
+        self.max_seconds = max_seconds
+        self.book = TrialBook(self.objective)
+        self.ongoing_trials: dict[str, Trial] = {}
+        self.waiting: list[str] = []  # ids of trials to run (again) before anything new is proposed
+        self._exhausted = False
+        self._clock_started: float | None = None
+        self._spent_seconds = 0.0
+
+    # What KerasTuner's users know ------------------------------------------------------------------------------
+
+    @property
+    def trials(self) -> dict[str, Trial]:
+        """All trials by id, in the order of their start."""
+        return self.book.trials
+
+    @property
+    def start_order(self) -> list[str]:
+        """Ids in the order of their start."""
+        return list(self.book.trials)
+
+    @property
+    def end_order(self) -> list[str]:
+        """Ids in the order of their end."""
+        return list(self.book.ended)
+
+    def get_space(self) -> HyperParameters:
+        """A copy of the search space as known so far."""
+        return self.hyperparameters.copy()
+
+    def update_space(self, hyperparameters: HyperParameters) -> None:
+        """Adds what a build brought to light.
+
+        Raises:
+            SearchError: new entries where `allow_new_entries=False`.
+        """
+        known = {hp.name for hp in self.hyperparameters.space}
+        new = [hp.name for hp in hyperparameters.space if hp.name not in known]
+        if new and not self.allow_new_entries:
+            raise SearchError(
+                explain(
+                    "allow_new_entries is False, but found new entries in the build function",
+                    ", ".join(new),
+                    f"only {', '.join(sorted(known)) or 'none'}",
+                    "Add them to hyperparameters=, or type allow_new_entries=True.",
+                )
+            )
+        if self.tune_new_entries:
+            self.hyperparameters.widen(hyperparameters)
+
+    def get_trial(self, trial_id: str) -> Trial:
+        """The trial of this id."""
+        return self.trials[trial_id]
+
+    def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
+        """The best completed trials, best first."""
+        return self.book.best(num_trials)
+
+    def remaining_trials(self) -> int | None:
+        """How many more trials may be started; None: no limit."""
+        return None if self.max_trials is None else max(0, self.max_trials - len(self.trials))
+
+    # What to run -----------------------------------------------------------------------------------------------
+
+    def create_trial(self, tuner_id: str) -> Trial:
+        """One trial to run, under KerasTuner's protocol: its status is RUNNING, IDLE (ask again) or STOPPED (over)."""
+        if tuner_id in self.ongoing_trials:
+            return self.ongoing_trials[tuner_id]
+        trials = self.assign(1)
+        if trials:
+            self.ongoing_trials[tuner_id] = trials[0]
+            return trials[0]
+        status = TrialStatus.IDLE if any(t.is_running for t in self.trials.values()) else TrialStatus.STOPPED
+        return Trial(self.get_space(), trial_id=self._new_id(len(self.trials)), status=status)
+
+    def assign(self, count: int) -> list[Trial]:
+        """Up to `count` trials to run now, committed before they are returned.
+
+        Interrupted and retried trials come first, then what the scheduler asks for.
+
+        Returns:
+            An empty list while trials are running means: wait; while none is running: the search is over.
+        """
+        if self.out_of_time():
+            return []
+        again = [self.trials[trial_id] for trial_id in self.waiting[:count]]
+        del self.waiting[:count]
+        self._hand_out(again)
+        return again + (self._assign_new(count - len(again)) if len(again) < count else [])
+
+    def _assign_new(self, count: int) -> list[Trial]:
+        jobs = self.scheduler.assign(self.book.progress(), count, self._limits())
+        starts = [job for job in jobs if isinstance(job, Start)]
+        proposals = self._propose(len(starts)) if starts else []
+        short = len(proposals) < len(starts)
+        handed: list[Trial] = []
+        for job in jobs:
+            if isinstance(job, Resume):
+                trial = self.trials[job.trial_id]
+            elif proposals:
+                trial = self._new_trial(proposals.pop(0))
+            else:
+                continue
+            trial.target_epochs = job.target_epochs
+            trial.tags.update(job.tags)
+            handed.append(trial)
+        self._hand_out(handed)
+        if short and not self._exhausted:
+            # Paused trials are promoted among themselves once nothing new can be started.
+            self._exhausted = True
+            handed += self._assign_new(count - len(handed)) if len(handed) < count else []
+        return handed
+
+    def _hand_out(self, trials: Sequence[Trial]) -> None:
+        for trial in trials:
+            trial.is_running = True
+            trial.status = TrialStatus.RUNNING
+        if trials:
+            self.book.add(trials, space=self.hyperparameters.get_config())
+
+    def _new_trial(self, values: Values) -> Trial:
+        hyperparameters = self.get_space()
+        hyperparameters.values = dict(values)
+        number = len(self.trials)
+        trial = Trial(hyperparameters, self._new_id(number))
+        trial.number = number
+        self.trials[trial.trial_id] = trial  # so that the next id and the next proposal know of it
+        return trial
+
+    def _new_id(self, number: int) -> str:
+        width = 4 if self.max_trials is None else len(str(self.max_trials))
+        return str(number).zfill(width)
+
+    def _limits(self) -> Limits:
+        return Limits(
+            max_trials=self.max_trials,
+            num_configurations=Encoding(self.hyperparameters).num_configurations(limit=100_000),
+            exhausted=self._exhausted,
+        )
+
+    def _propose(self, count: int) -> list[Values]:
+        if type(self).populate_space is not Oracle.populate_space or (self.sampler and not self.sampler.learns):
+            return self._propose_one_by_one(count)
+        return list(self._ask_sampler(count, number=len(self.trials), pending=self.book.pending()))
+
+    def _propose_one_by_one(self, count: int) -> list[Values]:
+        proposals: list[Values] = []
+        pending = self.book.pending()
+        for number in range(len(self.trials), len(self.trials) + count):
+            if type(self).populate_space is Oracle.populate_space:
+                answer = self._ask_sampler(1, number=number, pending=pending + proposals)
+            else:
+                reply = self.populate_space(self._new_id(number))
+                answer = [reply["values"]] if reply["status"] == TrialStatus.RUNNING else []
+            if not answer:
+                break
+            proposals += answer
+        return proposals
+
+    def _ask_sampler(self, count: int, *, number: int, pending: Sequence[Values]) -> Sequence[Values]:
+        if self.sampler is None:
+            raise NotImplementedError(f"{type(self).__name__} has no sampler: override populate_space.")
+        rng = seeds.generator(self.seed, "sampler", number)
+        return self.sampler.propose(self.get_space(), self.book.observations(), pending, count, rng)
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """What to try in a trial. Override it to write an oracle of your own.
+
+        Args:
+            trial_id: the new trial's id.
+
+        Returns:
+            `{"status": TrialStatus.RUNNING, "values": {...}}`, or only a status: IDLE (ask again later), STOPPED.
+        """
+        del trial_id
+        proposals = self._ask_sampler(1, number=len(self.trials), pending=self.book.pending())
+        if not proposals:
+            return {"status": TrialStatus.STOPPED, "values": None}
+        return {"status": TrialStatus.RUNNING, "values": dict(proposals[0])}
+
+    # What came of it -------------------------------------------------------------------------------------------
+
+    def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Trial:
+        """Reports metrics of a running trial, for `run_trial` overrides that train with a loop of their own.
+
+        Raises:
+            UsageError: the objective is not among the metrics.
+        """
+        self.check_objective(metrics)
+        trial = self.trials[trial_id]
+        numbers = {name: float(value) for name, value in metrics.items()}
+        history = trial.running.setdefault(0, {})
+        if step >= max((len(curve) for curve in history.values()), default=0):
+            histories.append(history, numbers, step)
+        return trial
+
+    def check_objective(self, metrics: Mapping[str, Any]) -> None:
+        """Checks that the objective is among metrics.
+
+        Raises:
+            UsageError: it is not; the message lists what is there.
+        """
+        if not self.objective.has_value(metrics):
+            found = sorted(metrics)
+            raise UsageError(
+                explain(
+                    "Objective value missing in metrics reported to the Oracle",
+                    f"expected: {list(self.objective.names)}, found: {found}",
+                    f"one of {', '.join(found) or 'the names that fit logs'}",
+                    f'Type objective="{_closest(self.objective.names[0], found)}", or compile the model with that metric.',
+                )
+            )
+
+    def score_trial(self, trial: Trial) -> None:
+        """Sets the trial's score and best step: means over its executions. Override it to score otherwise."""
+        scored = [run for run in trial.executions.values() if run.score is not None]
+        if scored:
+            trial.score = sum(run.score for run in scored) / len(scored)  # type: ignore[misc]
+            trial.best_step = round(sum(run.best_epoch or 0 for run in scored) / len(scored))
+
+    def end_trial(self, trial: Trial) -> None:
+        """Takes a trial's end: scores it, or retries it, or records why it failed.
+
+        Raises:
+            SearchError: too many trials in a row ended with an exception.
+        """
+        self.update_space(trial.hyperparameters)
+        trial.is_running = False
+        trial.running.clear()
+        if trial.status == TrialStatus.COMPLETED:
+            self.score_trial(trial)
+            trial.ending = trial.ending or Ending.COMPLETED
+            if trial.score is None or self.objective.loss(trial.score) == float("inf"):
+                trial.status, trial.ending, trial.score = TrialStatus.INVALID, Ending.DIVERGED, None
+                trial.message = trial.message or f"{self.objective.name} was never finite"
+        if trial.status == TrialStatus.INVALID:
+            self._retry_or_fail(trial)
+        else:
+            self.book.end(trial, space=self.hyperparameters.get_config())
+        self.ongoing_trials = {key: other for key, other in self.ongoing_trials.items() if other is not trial}
+        self._check_consecutive_failures()
+
+    def _retry_or_fail(self, trial: Trial) -> None:
+        trial.ending = trial.ending or Ending.FAILED
+        if trial.attempt < self.max_retries_per_trial:
+            trial.attempt += 1
+            trial.executions.clear()
+            trial.ending, trial.score, trial.best_step = None, None, None
+            self.waiting.append(trial.trial_id)
+        else:
+            trial.status = TrialStatus.FAILED
+        self.book.end(trial, space=self.hyperparameters.get_config())
+
+    def _check_consecutive_failures(self) -> None:
+        last = [self.trials[trial_id] for trial_id in self.book.ended[-self.max_consecutive_failed_trials :]]
+        if len(last) == self.max_consecutive_failed_trials and all(
+            trial.status == TrialStatus.FAILED and trial.ending in _BROKEN for trial in last
+        ):
+            raise SearchError(
+                f"Number of consecutive failures exceeded the limit of {self.max_consecutive_failed_trials}.\n"
+                f"{failure_report(last)}\n{last[-1].message}"
+            )
+
+    # Time ------------------------------------------------------------------------------------------------------
+
+    def start_clock(self) -> None:
+        """Starts counting the seconds of the search; those of earlier runs of the project count, too."""
+        self._clock_started = time.monotonic()
+
+    def stop_clock(self) -> None:
+        """Stores the seconds that were spent."""
+        self._spent_seconds = self.spent_seconds()
+        self._clock_started = None
+        if self.book.store is not None:
+            self.book.store.put(spent_seconds=self._spent_seconds)
+
+    def spent_seconds(self) -> float:
+        """Seconds that the search has taken so far."""
+        running = 0.0 if self._clock_started is None else time.monotonic() - self._clock_started
+        return self._spent_seconds + running
+
+    def out_of_time(self) -> bool:
+        """Whether `max_seconds` is over."""
+        return self.max_seconds is not None and self.spent_seconds() >= self.max_seconds
+
+    # Memory ----------------------------------------------------------------------------------------------------
+
+    def open(self, store: Store) -> bool:
+        """Joins the oracle to a project's store: a new project is noted there, an old one is read.
+
+        Returns:
+            Whether there was an old one.
+
+        Raises:
+            ProjectError: the project belongs to a search with another objective, sampler or scheduler.
+        """
+        self.book.store = store
+        identity = self._identity()
+        known = store.get("search")
+        if known is None:
+            store.put(search=identity, seed=self.seed)
+            return False
+        check_same_search(known, identity)
+        self.seed = store.get("seed") if not self._seed_given else self.seed
+        self._spent_seconds = store.get("spent_seconds", 0.0)
+        self.reload()
+        return True
+
+    def reload(self) -> None:
+        """Reads the store again. Trials that were running are run again, with their own seeds."""
+        if self.book.store is None:
+            return
+        space = self.book.store.get("space")
+        if space is not None and self.tune_new_entries:
+            self.hyperparameters.widen(HyperParameters.from_config({**space, "values": {}}))
+        self.book.load(self.get_space())
+        self.waiting = [
+            trial.trial_id
+            for trial in self.trials.values()
+            if trial.status in (TrialStatus.RUNNING, TrialStatus.INVALID)
+        ]
+        self.ongoing_trials = {}
+        self._exhausted = False
+
+    def save(self) -> None:
+        """Stores the space. Everything else is stored when it happens."""
+        if self.book.store is not None:
+            self.book.store.put(space=self.hyperparameters.get_config())
+
+    def _identity(self) -> dict[str, Any]:
+        sampler = type(self).__name__ if self.sampler is None else self.sampler.settings()["name"]
+        return {
+            "objective": str(self.objective),
+            "sampler": sampler,
+            "scheduler": self.scheduler.settings()["name"],
+        }
+
+
+def failure_report(trials: Sequence[Trial]) -> str:
+    """Groups and counts why trials failed: one line per cause, most frequent first."""
+    causes = Counter(
+        f"{trial.ending}: {(trial.message or 'no message').strip().splitlines()[-1]}" for trial in trials
+    )
+    return "\n".join(f"{count} x {cause}" for cause, count in causes.most_common())
+
+
+def _closest(name: str, found: Sequence[str]) -> str:
+    import difflib
+
+    return (difflib.get_close_matches(name, found, n=1, cutoff=0.0) or ["loss"])[0]

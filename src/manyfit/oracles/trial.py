@@ -1,0 +1,209 @@
+"""A trial: one configuration and what became of it, with its executions."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from manyfit.core import history as histories
+from manyfit.core.objective import Objective
+from manyfit.core.records import Ending, Observation, Progress, Value
+from manyfit.space.hyperparameters import HyperParameters
+
+
+class TrialStatus:
+    """States of a trial, under KerasTuner's names."""
+
+    RUNNING = "RUNNING"  # proposed, not ended
+    IDLE = "IDLE"  # nothing to propose until a running trial reports
+    INVALID = "INVALID"  # this attempt failed; may be retried
+    STOPPED = "STOPPED"  # no trial: the search is over
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+
+@dataclasses.dataclass
+class Execution:
+    """One training run of a trial, with its own seed."""
+
+    index: int
+    seed: int
+    ending: Ending
+    history: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
+    message: str | None = None
+    score: float | None = None
+    best_epoch: int | None = None
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # at the best epoch
+    num_parameters: int | None = None
+
+    def outcome(self) -> dict[str, Any]:
+        """What the store keeps of it, besides the history."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del fields["index"], fields["history"]
+        return {**fields, "ending": str(self.ending)}
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that were trained."""
+        return max((len(curve) for curve in self.history.values()), default=0)
+
+
+class Trial:
+    """One configuration and what became of it.
+
+    Args:
+        hyperparameters: the configuration, with its space.
+        trial_id: its name within the search.
+        status: one of `TrialStatus`.
+        message: why it failed, where it did.
+    """
+
+    def __init__(
+        self,
+        hyperparameters: HyperParameters,
+        trial_id: str | None = None,
+        status: str = TrialStatus.RUNNING,
+        message: str | None = None,
+    ) -> None:
+        self.hyperparameters = hyperparameters
+        self.trial_id = "0" if trial_id is None else trial_id
+        self.status = status
+        self.message = message
+        self.score: float | None = None
+        self.best_step: int | None = None  # mean best epoch of its executions
+        self.number = 0  # 0, 1, 2, ... in the order of start
+        self.attempt = 0  # how often it was retried
+        self.started_at = 0.0
+        self.ended_at: float | None = None
+        self.ending: Ending | None = None
+        self.executions: dict[int, Execution] = {}  # of this attempt, by index
+        self.running: dict[int, dict[str, list[float | None]]] = {}  # histories of executions that have not ended
+        self.target_epochs: int | None = None  # train up to here; None: as the fit arguments say
+        self.is_running = False  # handed out, and neither paused nor ended
+        self.tags: dict[str, Value] = {}  # the scheduler's notes
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Means over executions of the metrics at each execution's best epoch."""
+        return histories.mean_metrics([run.metrics for run in self.executions.values() if run.ending.has_score])
+
+    @property
+    def scores(self) -> list[float]:
+        """The scores of its executions, in the order of their index."""
+        return [run.score for _, run in sorted(self.executions.items()) if run.score is not None]
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of the executions' scores (n - 1); None with fewer than two."""
+        return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else None
+
+    def observation(self, objective: Objective) -> Observation:
+        """What samplers may know of this trial once it has ended."""
+        scored = [run.history for run in self.executions.values() if run.ending.has_score]
+        ending = self.ending or Ending.FAILED
+        return Observation(
+            trial_id=self.trial_id,
+            values=dict(self.hyperparameters.values),
+            ending=ending,
+            losses=tuple(objective.loss(value) for value in self.scores) or self._reported_loss(objective),
+            epochs=max((run.num_epochs for run in self.executions.values()), default=None),
+            full=ending is not Ending.STOPPED,
+            curve=_mean_curve(scored, objective),
+            metrics=self.metrics,
+        )
+
+    def _reported_loss(self, objective: Objective) -> tuple[float, ...]:
+        """For oracles whose `score_trial` is overridden and sets `score` without executions."""
+        return () if self.score is None or not math.isfinite(self.score) else (objective.loss(self.score),)
+
+    def progress(self, objective: Objective) -> Progress:
+        """What schedulers may know of this trial."""
+        so_far = [*self.running.values(), *(run.history for run in self.executions.values())]
+        return Progress(
+            self.trial_id,
+            _mean_curve(so_far, objective),
+            self.target_epochs,
+            self.ending,
+            self.is_running,
+            self.tags,
+        )
+
+    def summary(self) -> None:
+        """Prints the trial's values and its score."""
+        print("\n".join(self.summary_lines()))
+
+    def summary_lines(self) -> list[str]:
+        """The lines of `summary`."""
+        lines = [f"Trial {self.trial_id} summary", "Hyperparameters:", *self.value_lines()]
+        if self.score is not None:
+            lines.append(f"Score: {self.score}")
+        if self.spread is not None:
+            lines.append(f"Spread: {self.spread:.4g} (standard deviation over {len(self.scores)} executions)")
+        if self.message is not None:
+            lines.append(self.message)
+        return lines
+
+    def display_hyperparameters(self) -> None:
+        """Prints the trial's values."""
+        print("\n".join(self.value_lines()))
+
+    def value_lines(self) -> list[str]:
+        """One line per value."""
+        values = self.hyperparameters.values
+        return [f"{name}: {value}" for name, value in values.items()] or ["default configuration"]
+
+    def row(self) -> dict[str, Any]:
+        """What the store keeps of it, besides its executions."""
+        return {
+            "id": self.trial_id,
+            "number": self.number,
+            "status": self.status,
+            "attempt": self.attempt,
+            "values": dict(self.hyperparameters.values),
+            "outcome": {
+                "score": self.score,
+                "best_step": self.best_step,
+                "message": self.message,
+                "ending": None if self.ending is None else str(self.ending),
+                "target_epochs": self.target_epochs,
+                "tags": self.tags,
+            },
+            "started_at": self.started_at,
+            "ended_at": self.ended_at,
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], space: HyperParameters) -> Trial:
+        """The trial that `row` was made of, without its executions."""
+        hyperparameters = space.copy()
+        hyperparameters.values = dict(row["values"])
+        outcome = row["outcome"]
+        trial = cls(hyperparameters, row["id"], row["status"], outcome["message"])
+        trial.score, trial.best_step = outcome["score"], outcome["best_step"]
+        trial.ending = None if outcome["ending"] is None else Ending(outcome["ending"])
+        trial.target_epochs, trial.tags = outcome["target_epochs"], outcome["tags"]
+        trial.number, trial.attempt = row["number"], row["attempt"]
+        trial.started_at, trial.ended_at = row["started_at"], row["ended_at"]
+        return trial
+
+    def get_state(self) -> dict[str, Any]:
+        """The trial as JSON, with KerasTuner's keys."""
+        return {
+            "trial_id": self.trial_id,
+            "hyperparameters": self.hyperparameters.get_config(),
+            "score": self.score,
+            "best_step": self.best_step,
+            "status": self.status,
+            "message": self.message,
+        }
+
+
+def _mean_curve(runs: Sequence[histories.History], objective: Objective) -> tuple[float, ...]:
+    """Mean loss per epoch over runs, up to the shortest of them; NaN where an epoch was not measured."""
+    curves = [objective.epoch_losses(history) for history in runs]
+    return tuple(math.fsum(losses) / len(curves) for losses in zip(*curves, strict=False))

@@ -1,0 +1,68 @@
+"""One process per project: an operating-system lock that dies with its holder, and a note that says who holds it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+import time
+from pathlib import Path
+
+import filelock
+
+from manyfit.core.errors import ProjectError, explain
+
+_held: dict[Path, tuple[filelock.FileLock, int]] = {}
+_guard = threading.Lock()
+
+
+def acquire(folder: Path) -> None:
+    """Takes the project's lock for this process. Several tuners of one process may share a project.
+
+    Raises:
+        ProjectError: another process holds the lock; the message names it.
+    """
+    path = folder.resolve() / "manyfit.lock"
+    with _guard:
+        if path in _held:
+            lock, count = _held[path]
+            _held[path] = (lock, count + 1)
+            return
+        lock = filelock.FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise ProjectError(
+                explain(
+                    f'project "{folder}"',
+                    f"a second process, while {_describe_holder(folder)} has it open",
+                    "one process at a time",
+                    "Wait for that process, end it, or type another project_name= or directory=.",
+                )
+            ) from None
+        _held[path] = (lock, 1)
+        holder = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        (folder / "manyfit.holder.json").write_text(json.dumps(holder))
+
+
+def release(folder: Path) -> None:
+    """Gives the lock back once nobody in this process needs it."""
+    path = folder.resolve() / "manyfit.lock"
+    with _guard:
+        if path not in _held:
+            return
+        lock, count = _held[path]
+        if count > 1:
+            _held[path] = (lock, count - 1)
+        else:
+            del _held[path]
+            lock.release()
+
+
+def _describe_holder(folder: Path) -> str:
+    try:
+        holder = json.loads((folder / "manyfit.holder.json").read_text())
+        return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
+    except (OSError, ValueError, KeyError):
+        return "another process"

@@ -1,0 +1,259 @@
+"""A project's database: facts are committed here before anybody acts on them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from manyfit.core.errors import ProjectError, explain
+from manyfit.store import lock
+from manyfit.store.schema import SCHEMA_VERSION, TABLES
+
+DATABASE_NAME = "manyfit.sqlite"
+
+
+class ProjectStore:
+    """Opens (or creates) the project in a folder.
+
+    Args:
+        folder: the project's folder.
+        overwrite: delete what an earlier search left there.
+
+    Raises:
+        ProjectError: another process has the project open, the folder cannot be written, the file is not a
+            project's database, or it was written by a newer Manyfit.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        self.folder = Path(folder)
+        self._closed = False
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(self.folder)
+        except OSError as error:
+            raise ProjectError(
+                explain(
+                    f'directory "{self.folder}"',
+                    f"a folder that cannot be written ({error.strerror or error})",
+                    "a writable folder",
+                    'Type another one, for instance directory="my_search".',
+                )
+            ) from None
+        try:
+            if overwrite:
+                self._clear()
+            self._connection = self._connect()
+        except BaseException:
+            lock.release(self.folder)
+            raise
+
+    def _clear(self) -> None:
+        for entry in self.folder.iterdir():
+            if entry.name in ("manyfit.lock", "manyfit.holder.json"):
+                continue
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+    def _connect(self) -> sqlite3.Connection:
+        path = self.folder / DATABASE_NAME
+        try:
+            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
+            connection.execute("PRAGMA journal_mode=WAL")
+            # A killed process loses nothing at this level; only a power cut can lose the last transactions.
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.executescript(TABLES)
+        except sqlite3.DatabaseError as error:
+            raise ProjectError(
+                explain(
+                    f'project "{self.folder}"',
+                    f"{DATABASE_NAME}, which cannot be read or written ({error})",
+                    "a Manyfit project in a writable folder",
+                    "Restore the file, or type overwrite=True to start anew.",
+                )
+            ) from None
+        self._connection = connection
+        version = self.get("schema_version")
+        if version is None:
+            self.put(schema_version=SCHEMA_VERSION)
+        elif version > SCHEMA_VERSION:
+            raise ProjectError(
+                explain(
+                    f'project "{self.folder}"',
+                    f"a file of version {version}",
+                    f"up to version {SCHEMA_VERSION}",
+                    "Update Manyfit: pip install --upgrade manyfit.",
+                )
+            )
+        return connection
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All writes inside are committed together, or not at all.
+
+        Raises:
+            ProjectError: the disk is full or the file cannot be written; what was committed before stays.
+        """
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise ProjectError(
+                    explain(
+                        f'project "{self.folder}"',
+                        f"a write that failed ({error})",
+                        "a writable disk with free space",
+                        "Free some space and call search again: what was finished is kept.",
+                    )
+                ) from error
+            raise
+
+    # Project facts ---------------------------------------------------------------------------------------------
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A named fact of the project (settings, seed, space)."""
+        row = self._connection.execute("SELECT value FROM project WHERE name = ?", (name,)).fetchone()
+        return default if row is None else json.loads(row[0])
+
+    def put(self, **facts: Any) -> None:
+        """Commits named facts of the project."""
+        with self.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO project VALUES (?, ?)",
+                [(name, json.dumps(value)) for name, value in facts.items()],
+            )
+
+    # Trials ----------------------------------------------------------------------------------------------------
+
+    def save_trials(self, rows: Iterable[Mapping[str, Any]], **facts: Any) -> None:
+        """Commits trials, new or changed, and project facts, in one transaction.
+
+        Args:
+            rows: mappings with the keys id, number, status, attempt, values, outcome, started_at, ended_at.
+            facts: see `put`.
+        """
+        with self.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        row["id"],
+                        row["number"],
+                        row["status"],
+                        row["attempt"],
+                        json.dumps(row["values"]),
+                        json.dumps(row["outcome"]),
+                        row["started_at"],
+                        row["ended_at"],
+                    )
+                    for row in rows
+                ],
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO project VALUES (?, ?)",
+                [(name, json.dumps(value)) for name, value in facts.items()],
+            )
+
+    def trials(self) -> list[dict[str, Any]]:
+        """All trials in the order of their start."""
+        names = ("id", "number", "status", "attempt", "values", "outcome", "started_at", "ended_at")
+        rows = self._connection.execute("SELECT * FROM trials ORDER BY number, id").fetchall()
+        trials = [dict(zip(names, row, strict=True)) for row in rows]
+        for trial in trials:
+            trial["values"] = json.loads(trial["values"])
+            trial["outcome"] = json.loads(trial["outcome"])
+        return trials
+
+    # Executions ------------------------------------------------------------------------------------------------
+
+    def save_epochs(self, rows: Iterable[tuple[str, int, int, int, Mapping[str, float]]]) -> None:
+        """Commits (trial id, attempt, execution, epoch, logs) of a whole population in one transaction."""
+        with self.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO epochs VALUES (?, ?, ?, ?, ?)",
+                [(*row[:4], json.dumps(dict(row[4]))) for row in rows],
+            )
+
+    def save_execution(
+        self, trial_id: str, attempt: int, execution: int, outcome: Mapping[str, Any], *, history: Any = None
+    ) -> None:
+        """Commits the outcome of an execution, and its epochs where they were not reported one by one.
+
+        Args:
+            trial_id: the trial.
+            attempt: the trial's attempt.
+            execution: index within the trial.
+            outcome: JSON: ending, seed, best_epoch, metrics, seconds, message, ...
+            history: one mapping of logs per epoch; replaces what was reported.
+        """
+        with self.transaction() as connection:
+            key = (trial_id, attempt, execution)
+            connection.execute("INSERT OR REPLACE INTO executions VALUES (?, ?, ?, ?)", (*key, json.dumps(outcome)))
+            if history is not None:
+                connection.execute("DELETE FROM epochs WHERE trial_id = ? AND attempt = ? AND execution = ?", key)
+                connection.executemany(
+                    "INSERT INTO epochs VALUES (?, ?, ?, ?, ?)",
+                    [(*key, epoch, json.dumps(dict(logs))) for epoch, logs in enumerate(history)],
+                )
+
+    def forget_epochs(self, trial_id: str, attempt: int, execution: int) -> None:
+        """Drops the reported epochs of an execution that will run again from its start."""
+        with self.transaction() as connection:
+            connection.execute(
+                "DELETE FROM epochs WHERE trial_id = ? AND attempt = ? AND execution = ?",
+                (trial_id, attempt, execution),
+            )
+
+    def executions(self) -> list[dict[str, Any]]:
+        """All finished executions: trial_id, attempt, execution, and what their outcome holds."""
+        rows = self._connection.execute("SELECT * FROM executions ORDER BY trial_id, attempt, execution").fetchall()
+        return [
+            {"trial_id": row[0], "attempt": row[1], "execution": row[2], **json.loads(row[3])} for row in rows
+        ]
+
+    def epochs(self, trial_id: str | None = None) -> list[dict[str, Any]]:
+        """Logs of every epoch: trial_id, attempt, execution, epoch, logs."""
+        where, arguments = ("", ()) if trial_id is None else (" WHERE trial_id = ?", (trial_id,))
+        rows = self._connection.execute(
+            f"SELECT * FROM epochs{where} ORDER BY trial_id, attempt, execution, epoch", arguments
+        ).fetchall()
+        names = ("trial_id", "attempt", "execution", "epoch")
+        return [{**dict(zip(names, row, strict=False)), "logs": json.loads(row[4])} for row in rows]
+
+    # Weights ---------------------------------------------------------------------------------------------------
+
+    def weights_path(self, trial_id: str, execution: int) -> Path:
+        """Where the weights of an execution's best epoch lie."""
+        return self.folder / "weights" / f"{trial_id}-{execution}.weights.h5"
+
+    def delete_weights(self, trial_ids: Iterable[str]) -> None:
+        """Deletes the weights of trials, where there are any."""
+        for trial_id in trial_ids:
+            for path in (self.folder / "weights").glob(f"{trial_id}-*"):
+                path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Closes the file and gives the project's lock back."""
+        if not self._closed:
+            self._closed = True
+            self._connection.close()
+            lock.release(self.folder)
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and hasattr(self, "_connection"):
+            self.close()
+
+
+def now() -> float:
+    """Seconds since 1970, for the times that are stored."""
+    return time.time()

@@ -1,0 +1,43 @@
+"""Tables of a project's database.
+
+`attempt` counts retries of a trial: the rows of a failed attempt stay, the latest attempt is the one that counts.
+`outcome` and `logs` are JSON objects; NaN and infinities are stored as the texts "NaN", "Infinity" and "-Infinity"
+(Python's JSON reads and writes them), None marks what was not measured.
+"""
+
+SCHEMA_VERSION = 1
+
+TABLES = """
+CREATE TABLE IF NOT EXISTS project (
+    name  TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS trials (
+    id         TEXT PRIMARY KEY,
+    number     INTEGER NOT NULL,
+    status     TEXT NOT NULL,
+    attempt    INTEGER NOT NULL,
+    trial_values TEXT NOT NULL,
+    outcome    TEXT NOT NULL,
+    started_at REAL NOT NULL,
+    ended_at   REAL
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS executions (
+    trial_id  TEXT NOT NULL,
+    attempt   INTEGER NOT NULL,
+    execution INTEGER NOT NULL,
+    outcome   TEXT NOT NULL,
+    PRIMARY KEY (trial_id, attempt, execution)
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS epochs (
+    trial_id  TEXT NOT NULL,
+    attempt   INTEGER NOT NULL,
+    execution INTEGER NOT NULL,
+    epoch     INTEGER NOT NULL,
+    logs      TEXT NOT NULL,
+    PRIMARY KEY (trial_id, attempt, execution, epoch)
+) WITHOUT ROWID;
+"""

@@ -1,0 +1,94 @@
+"""What trainers ask of the user's build function and of the model that it returns."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from manyfit.core.errors import FailedTrialError, FatalTypeError, explain
+from manyfit.core.records import Ending
+
+
+class OversizedModelError(FailedTrialError):
+    """The model has more trainable parameters than `max_model_size`."""
+
+
+def build_model(build: Callable[[Any], Any], values: Any) -> keras.Model:
+    """Calls the user's build function and checks what comes back.
+
+    Raises:
+        FatalTypeError: it returned nothing, or something that is not a Keras model.
+    """
+    model = build(values)
+    if isinstance(model, keras.Model):
+        return model
+    if model is None:
+        got, instead = "None", "End the build function with `return model`."
+    else:
+        got, instead = f"{model!r} of type {type(model).__name__}", "Return the keras.Model that fit is called on."
+    raise FatalTypeError(
+        explain(
+            "hypermodel.build(hp)",
+            f"{got}. Expected the model-building function, or HyperModel.build(), to return a Keras Model instance",
+            "a compiled keras.Model",
+            instead,
+        )
+    )
+
+
+def num_parameters(model: keras.Model) -> int:
+    """Trainable parameters of a model; 0 while it is not built."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+
+
+def check_size(model: keras.Model, max_model_size: int | None) -> None:
+    """Refuses a model that is too large.
+
+    Raises:
+        OversizedModelError: more trainable parameters than `max_model_size`.
+    """
+    size = num_parameters(model)
+    if max_model_size is not None and size > max_model_size:
+        raise OversizedModelError(f"Oversized model: {size} parameters. Skip model. (max_model_size={max_model_size})")
+
+
+def ending_of(error: BaseException) -> Ending:
+    """How an execution ended that raised this error."""
+    if isinstance(error, OversizedModelError):
+        return Ending.TOO_LARGE
+    text = f"{type(error).__name__}: {error}".lower()
+    if isinstance(error, MemoryError) or any(mark in text for mark in ("out of memory", "resource_exhausted", "oom")):
+        return Ending.OUT_OF_MEMORY
+    return Ending.FAILED
+
+
+def save_weights(model: keras.Model, path: str | Path) -> None:
+    """Writes a model's weights, and how it was built for models that take their shapes from the first batch.
+
+    A file is complete or absent: it is written under another name and renamed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"partial-{path.name}")
+    model.save_weights(partial)
+    partial.replace(path)
+    config = model.get_build_config()
+    if config:
+        _build_config_path(path).write_text(json.dumps(config))
+
+
+def load_weights(model: keras.Model, path: str | Path) -> None:
+    """The inverse of `save_weights`, into a freshly built model."""
+    config_path = _build_config_path(Path(path))
+    if not model.built and config_path.exists():
+        model.build_from_config(json.loads(config_path.read_text()))
+    model.load_weights(path)
+
+
+def _build_config_path(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".weights.h5") + ".build.json")

@@ -1,0 +1,322 @@
+"""The part of a tuner that knows trials but no training: project, search loop, summaries."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+from manyfit.core.errors import FailedTrialError, FatalError, SearchError, UsageError, explain
+from manyfit.core.records import Plan, Result
+from manyfit.oracles import Oracle, Trial, TrialStatus
+from manyfit.oracles.oracle import failure_report
+from manyfit.report import terminal
+from manyfit.space.hyperparameters import HyperParameters
+from manyfit.store import ProjectStore
+from manyfit.training.base import judge
+from manyfit.training.models import ending_of
+from manyfit.training.outcomes import to_histories
+from manyfit.tuners.hypermodel import HyperModel, get_hypermodel
+from manyfit.tuners.results import Results
+
+_IDLE_SECONDS = 0.1
+
+
+class BaseTuner:
+    """Runs a search for any kind of model: subclass it and override `run_trial`. For Keras models use `Tuner`.
+
+    Args:
+        oracle: decides what is tried.
+        hypermodel: a build function or a `HyperModel`; may be None if `run_trial` builds for itself.
+        directory: where projects lie.
+        project_name: the project's folder in it.
+        overwrite: delete an earlier search of that name instead of going on with it.
+
+    Raises:
+        UsageError: `oracle` is no `Oracle`, or an unknown argument.
+        ProjectError: the project cannot be used: see `ProjectStore` and `Oracle.open`.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        hypermodel: Any = None,
+        directory: str | os.PathLike[str] | None = None,
+        project_name: str | None = None,
+        overwrite: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.logger = kwargs.pop("logger", None)
+        if self.logger is not None:
+            warnings.warn("`logger` is deprecated; it is stored and not used.", DeprecationWarning, stacklevel=2)
+        if kwargs:
+            raise UsageError(
+                explain(
+                    type(self).__name__,
+                    f"Unrecognized arguments {sorted(kwargs)}",
+                    "the arguments of its docstring",
+                    f"Type help(kt.{type(self).__name__}).",
+                )
+            )
+        if not isinstance(oracle, Oracle):
+            raise UsageError(
+                explain(
+                    f"{type(self).__name__}(oracle)",
+                    f"{oracle!r}. Expected `oracle` argument to be an instance of `Oracle`",
+                    "an Oracle",
+                    "Type oracle=kt.Oracle(...), or use a ready tuner such as kt.RandomSearch.",
+                )
+            )
+        self.oracle = oracle
+        self.hypermodel: HyperModel | None = get_hypermodel(hypermodel)
+        self.directory = os.fspath(directory or ".")
+        self.project_name = project_name or "untitled_project"
+        self.tuner_id = "tuner0"
+        self.verbose: Any = 1
+        self.store = ProjectStore(self.project_dir, overwrite=overwrite)
+        try:
+            if self.oracle.open(self.store):
+                self._say(f"Reloading Tuner from {self.project_dir}")
+            else:
+                self._populate_initial_space()
+                self.oracle.save()
+        except BaseException:
+            self.store.close()
+            raise
+
+    @property
+    def project_dir(self) -> str:
+        """The project's folder."""
+        return str(Path(self.directory) / self.project_name)
+
+    def get_trial_dir(self, trial_id: str) -> str:
+        """A folder for files of a trial, for subclasses that write their own."""
+        path = Path(self.project_dir) / f"trial_{trial_id}"
+        path.mkdir(parents=True, exist_ok=True)
+        return str(path)
+
+    def _populate_initial_space(self) -> None:
+        """Finds the search space before the first trial. `Tuner` runs the build function for it."""
+        if self.hypermodel is not None:
+            hyperparameters = self.oracle.get_space()
+            self.hypermodel.declare_hyperparameters(hyperparameters)
+            self.oracle.update_space(hyperparameters)
+
+    # The search ------------------------------------------------------------------------------------------------
+
+    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
+        """Runs trials until the oracle has nothing more.
+
+        Args:
+            *fit_args: passed on to `run_trial`.
+            **fit_kwargs: passed on to `run_trial`; `verbose=0` prints nothing.
+
+        Raises:
+            SearchError: every trial failed, or too many in a row did. What finished before is kept.
+        """
+        self.verbose = fit_kwargs.get("verbose", 1)
+        self.on_search_begin()
+        self.oracle.start_clock()
+        try:
+            self._run_trials(fit_args, fit_kwargs)
+        finally:
+            self.oracle.stop_clock()
+        self.on_search_end()
+        self._check_any_completed()
+
+    def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+        while True:
+            self.pre_create_trial()
+            trial = self.oracle.create_trial(self.tuner_id)
+            if trial.status == TrialStatus.STOPPED:
+                return
+            if trial.status == TrialStatus.IDLE:
+                time.sleep(_IDLE_SECONDS)
+                continue
+            self.on_trial_begin(trial)
+            self._try_run_trial(trial, fit_args, fit_kwargs)
+            self.on_trial_end(trial)
+
+    def _try_run_trial(self, trial: Trial, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+        try:
+            returned = self.run_trial(trial, *fit_args, **fit_kwargs)
+            if returned is None and trial.running:  # reported through oracle.update_trial
+                histories = [dict(history) for _, history in sorted(trial.running.items())]
+                self._record(trial, histories)
+            elif returned is None or returned is not self._last_returned:
+                histories = to_histories(returned, self.oracle.objective, f"{type(self).__name__}.run_trial()")
+                self._record(trial, histories)
+            if trial.status == TrialStatus.RUNNING:
+                trial.status = TrialStatus.COMPLETED
+        except FatalError:
+            raise
+        except FailedTrialError as error:
+            trial.status, trial.message = TrialStatus.FAILED, f"{type(error).__name__}: {error}"
+            trial.ending = ending_of(error)
+        except Exception as error:
+            trial.status, trial.message = TrialStatus.INVALID, traceback.format_exc()
+            trial.ending = ending_of(error)
+
+    _last_returned: Any = None  # what the default `run_trial` returned: its executions are recorded already
+
+    def _record(self, trial: Trial, histories: list[dict[str, list[float | None]]]) -> None:
+        for execution, history in enumerate(histories):
+            self.oracle.check_objective(history)
+            ending, message = judge(history, self.oracle.objective, stopped=False)
+            plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed=self.oracle.seed)
+            self.oracle.book.add_execution(Result(plan, ending, history, message=message))
+            if not ending.has_score:
+                trial.status, trial.ending, trial.message = TrialStatus.INVALID, ending, message
+
+    def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> Any:
+        """Trains and measures one trial.
+
+        Args:
+            trial: `trial.hyperparameters` holds the values to use.
+            *fit_args: positional arguments of `search`.
+            **fit_kwargs: keyword arguments of `search`.
+
+        Returns:
+            A number to be minimised, a dict of metrics with the objective in it, a Keras `History`, or a list of
+            these, one per execution.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.run_trial is abstract: override it.")
+
+    def _check_any_completed(self) -> None:
+        trials = list(self.oracle.trials.values())
+        if trials and not any(trial.status == TrialStatus.COMPLETED for trial in trials):
+            failed = [trial for trial in trials if trial.status == TrialStatus.FAILED]
+            if failed:
+                raise SearchError(
+                    f"search: all {len(failed)} trials failed, so there is nothing to rank. Causes:\n"
+                    f"{failure_report(failed)}\n"
+                    "See tuner.results() for each trial's message, mend the cause, and search with overwrite=True."
+                )
+
+    # Hooks -----------------------------------------------------------------------------------------------------
+
+    def on_search_begin(self) -> None:
+        """Called before the first trial of a `search`."""
+
+    def on_search_end(self) -> None:
+        """Called after the last trial of a `search`."""
+
+    def pre_create_trial(self) -> None:
+        """Called before a trial is asked for, where trials run one by one."""
+
+    def on_trial_begin(self, trial: Trial) -> None:
+        """Called when a trial starts."""
+        if self._shows():
+            best = self.oracle.get_best_trials(1)
+            best_values = best[0].hyperparameters.values if best else None
+            self._say(terminal.trial_begin(trial.number + 1, trial.hyperparameters.values, best_values))
+
+    def on_trial_end(self, trial: Trial) -> None:
+        """Called when a trial has ended: hands it to the oracle. Overrides call `super().on_trial_end(trial)`."""
+        self.oracle.end_trial(trial)
+        self._after_trial(trial)
+        if self._shows():
+            best = self.oracle.get_best_trials(1)
+            self._say(
+                terminal.trial_end(
+                    trial.number + 1,
+                    (trial.ended_at or 0.0) - trial.started_at,
+                    objective=self.oracle.objective.name,
+                    score=trial.score,
+                    best=best[0].score if best else None,
+                    elapsed_seconds=self.oracle.spent_seconds(),
+                )
+            )
+            if trial.status == TrialStatus.FAILED or trial.trial_id in self.oracle.waiting:
+                left = self.oracle.max_retries_per_trial - trial.attempt + (trial.status != TrialStatus.FAILED)
+                self._say(f"Trial {trial.trial_id} failed: {_last_line(trial.message)} {max(0, left)} retries left.")
+
+    def _after_trial(self, trial: Trial) -> None:
+        """For subclasses: the trial's end is recorded."""
+
+    def save_model(self, trial_id: str, model: Any, step: int = 0) -> None:
+        """Keeps a trial's model; override it for models that are not Keras's."""
+        raise NotImplementedError(f"{type(self).__name__}.save_model is abstract: override it.")
+
+    def load_model(self, trial: Trial) -> Any:
+        """Brings a trial's model back; override it for models that are not Keras's."""
+        raise NotImplementedError(f"{type(self).__name__}.load_model is abstract: override it.")
+
+    # What comes back -------------------------------------------------------------------------------------------
+
+    def get_best_models(self, num_models: int = 1) -> list[Any]:
+        """The models of the best trials, with the weights of their best epochs, best first.
+
+        Args:
+            num_models: how many; fewer come back when fewer trials completed or had their weights kept.
+
+        Raises:
+            UsageTypeError: `num_models` is no number.
+        """
+        return [self.load_model(trial) for trial in self.oracle.get_best_trials(num_models)]
+
+    def get_best_hyperparameters(self, num_trials: int = 1) -> list[HyperParameters]:
+        """The `HyperParameters` of the best trials, best first; build a model from them with `hypermodel.build(hp)`."""
+        return [trial.hyperparameters for trial in self.oracle.get_best_trials(num_trials)]
+
+    def search_space_summary(self, extended: bool = False) -> None:
+        """Prints the search space."""
+        del extended  # KerasTuner has this argument, and ignores it as well
+        print(terminal.space_summary(self.oracle.get_space().space))
+
+    def results_summary(self, num_trials: int = 10) -> None:
+        """Prints the best trials, then those that failed, up to `num_trials` altogether."""
+        shown = self.oracle.get_best_trials(num_trials)
+        failed = [trial for trial in self.oracle.trials.values() if trial.status == TrialStatus.FAILED]
+        shown += failed[: max(0, num_trials - len(shown))]
+        lines = ["Results summary", f"Results in {self.project_dir}", f"Showing {num_trials} best trials"]
+        print("\n".join([*lines, str(self.oracle.objective)]))
+        for trial in shown:
+            print()
+            trial.summary()
+
+    def results(self) -> Results:
+        """One row per execution: values, seed, status, best epoch, every metric, seconds; and the curves."""
+        return Results.of(list(self.oracle.trials.values()))
+
+    @property
+    def remaining_trials(self) -> int | None:
+        """How many more trials may be started; None: no limit."""
+        return self.oracle.remaining_trials()
+
+    # Memory ----------------------------------------------------------------------------------------------------
+
+    def get_state(self) -> dict[str, Any]:
+        """Further facts of a subclass, as JSON, for `save`."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `get_state`."""
+
+    def save(self) -> None:
+        """Stores `get_state()` and the space. Everything else is stored when it happens."""
+        self.store.put(tuner_state=self.get_state())
+        self.oracle.save()
+
+    def reload(self) -> None:
+        """Reads the project again, `set_state` included."""
+        self.oracle.reload()
+        self.set_state(self.store.get("tuner_state", {}))
+
+    def close(self) -> None:
+        """Closes the project, so that another process may open it. Done by itself when the tuner is gone."""
+        self.store.close()
+
+    def _shows(self) -> bool:
+        return self.verbose not in (0, "0", False)
+
+    def _say(self, text: str) -> None:
+        if self._shows():
+            print(text, flush=True)
+
+
+def _last_line(message: str | None) -> str:
+    return (message or "").strip().splitlines()[-1] if message else ""

@@ -1,0 +1,131 @@
+"""The results of a search as rows, for reading, for files, for pandas."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from manyfit.core.records import Values
+from manyfit.oracles import Execution, Trial
+from manyfit.report import terminal
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One execution: what was tried, how it ended, what was measured at its best epoch."""
+
+    trial_id: str
+    execution: int
+    status: str  # of the trial
+    ending: str  # of the execution
+    seed: int
+    values: Values
+    score: float | None  # the objective at the best epoch
+    best_epoch: int | None  # counted from 0
+    num_epochs: int
+    metrics: dict[str, float]  # every metric at the best epoch
+    seconds: float
+    message: str | None
+
+    def flat(self) -> dict[str, Any]:
+        """The row with one entry per hyperparameter and per metric; a metric named like a value gets `metric/`."""
+        row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values, metrics = row.pop("values"), row.pop("metrics")
+        row.update({(f"values/{name}" if name in row else name): value for name, value in values.items()})
+        row.update({(f"metric/{name}" if name in row else name): value for name, value in metrics.items()})
+        return row
+
+
+class Results(Sequence[Row]):
+    """Rows of a search, one per execution; trials that never finished an execution have one row, too.
+
+    Example: `tuner.results().to_pandas().sort_values("score")`, or `print(tuner.results())`.
+    """
+
+    def __init__(self, rows: Sequence[Row], curves: Sequence[dict[str, Any]]) -> None:
+        self.rows = list(rows)
+        self.curves = list(curves)
+        """One mapping per execution and epoch: trial_id, execution, epoch, and every metric that was measured."""
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial]) -> Results:
+        """The results of these trials."""
+        rows = [row for trial in trials for row in _rows(trial)]
+        return cls(rows, [point for trial in trials for run in trial.executions.values() for point in _curve(trial, run)])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.rows[index]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __str__(self) -> str:
+        flat = [row.flat() for row in self.rows]
+        names = dict.fromkeys(name for row in flat for name in row)
+        hidden = {"message", "seed", "ending"}
+        return terminal.table(flat, [name for name in names if name not in hidden])
+
+    def to_pandas(self) -> Any:
+        """The rows as a `pandas.DataFrame`, hyperparameters and metrics as columns.
+
+        Raises:
+            ImportError: pandas is not installed: `pip install manyfit[pandas]`.
+        """
+        return _pandas().DataFrame([row.flat() for row in self.rows])
+
+    def curves_to_pandas(self) -> Any:
+        """The per-epoch curves as a `pandas.DataFrame`.
+
+        Raises:
+            ImportError: pandas is not installed: `pip install manyfit[pandas]`.
+        """
+        return _pandas().DataFrame(self.curves)
+
+
+def _rows(trial: Trial) -> list[Row]:
+    runs = sorted(trial.executions.items())
+    if not runs:
+        nothing = Row(
+            trial.trial_id, 0, trial.status, str(trial.ending or ""), -1, trial.hyperparameters.values,
+            trial.score, None, 0, {}, 0.0, trial.message,
+        )  # fmt: skip
+        return [nothing]
+    return [
+        Row(
+            trial.trial_id,
+            index,
+            trial.status,
+            str(run.ending),
+            run.seed,
+            dict(trial.hyperparameters.values),
+            run.score,
+            run.best_epoch,
+            run.num_epochs,
+            dict(run.metrics),
+            run.seconds,
+            run.message,
+        )
+        for index, run in runs
+    ]
+
+
+def _curve(trial: Trial, run: Execution) -> list[dict[str, Any]]:
+    points = []
+    for epoch in range(run.num_epochs):
+        logs = {name: curve[epoch] for name, curve in run.history.items() if curve[epoch] is not None}
+        points.append({"trial_id": trial.trial_id, "execution": run.index, "epoch": epoch, **logs})
+    return points
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError:
+        raise ImportError(
+            "to_pandas(): pandas is not installed. Type pip install manyfit[pandas], or iterate over the rows."
+        ) from None
+    return pandas

@@ -1,0 +1,125 @@
+"""The tuner's side of training: hands trials out as plans, hears of epochs, and ends trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from manyfit.core import seeds
+from manyfit.core.errors import FailedTrialError
+from manyfit.core.records import Decision, Plan, Result
+from manyfit.oracles import Oracle, Trial, TrialStatus
+from manyfit.schedulers.full import FullBudget
+
+
+def plans_of(trial: Trial, num_executions: int, seed: int, weights_path: Callable[[str, int], Path]) -> list[Plan]:
+    """The executions of a trial that are still to be run, each with its own seed."""
+    return [
+        Plan(
+            trial.trial_id,
+            execution,
+            trial.hyperparameters.copy(),
+            seeds.seed_of(seed, "execution", trial.trial_id, execution, trial.attempt),
+            epochs=trial.target_epochs,
+            weights_path=str(weights_path(trial.trial_id, execution)),
+        )
+        for execution in range(num_executions)
+        if execution not in trial.executions
+    ]
+
+
+class SearchSupply:
+    """Feeds a trainer from an oracle.
+
+    Args:
+        oracle: what to run, and where results go.
+        num_executions: executions per trial.
+        weights_path: where the weights of an execution go.
+        begin: called with a trial before its first execution is handed out.
+        end: called with a trial when its executions have ended.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        num_executions: int,
+        *,
+        weights_path: Callable[[str, int], Path],
+        begin: Callable[[Trial], None],
+        end: Callable[[Trial], None],
+    ) -> None:
+        self._oracle = oracle
+        self._num_executions = num_executions
+        self._weights_path = weights_path
+        self._begin = begin
+        self._end = end
+        self._queue: list[Plan] = []
+        self._open: dict[str, set[int]] = {}  # executions of running trials that have not ended
+
+    def take(self, count: int) -> Sequence[Plan]:
+        """See `manyfit.training.base.Supply`."""
+        while len(self._queue) < count:
+            missing = count - len(self._queue)
+            trials = self._oracle.assign(-(-missing // self._num_executions))
+            if not trials:
+                break
+            for trial in trials:
+                self._begin(trial)
+                plans = plans_of(trial, self._num_executions, self._oracle.seed, self._weights_path)
+                self._open[trial.trial_id] = {plan.execution for plan in plans}
+                self._queue += plans
+                if not plans:  # it was interrupted between its last execution and its end
+                    self._end_trial(trial)
+        taken, self._queue = self._queue[:count], self._queue[count:]
+        return taken
+
+    def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
+        """See `manyfit.training.base.Supply`."""
+        book = self._oracle.book
+        book.add_epochs(epochs)
+        if self._oracle.out_of_time():
+            return [Decision.STOP] * len(epochs)
+        if isinstance(self._oracle.scheduler, FullBudget):
+            return [Decision.GO_ON] * len(epochs)
+        return self._oracle.scheduler.decide(book.progress(), [plan.trial_id for plan, _, _ in epochs])
+
+    def finish(self, result: Result) -> None:
+        """See `manyfit.training.base.Supply`."""
+        trial = self._oracle.trials[result.plan.trial_id]
+        if result.ending.has_score:
+            self._oracle.check_objective(result.history)
+        self._oracle.book.add_execution(result)
+        trial.hyperparameters = self._grown(trial, result.plan)
+        waiting = self._open[trial.trial_id]
+        waiting.discard(result.plan.execution)
+        if not result.ending.has_score:
+            self._note_failure(trial, result)
+            dropped = {plan.execution for plan in self._queue if plan.trial_id == trial.trial_id}
+            self._queue = [plan for plan in self._queue if plan.trial_id != trial.trial_id]
+            waiting -= dropped
+        if not waiting:
+            self._end_trial(trial)
+
+    @staticmethod
+    def _grown(trial: Trial, plan: Plan) -> object:
+        """The build function may have asked for more hyperparameters, or settled a value that depends on another."""
+        built = plan.values
+        for name, value in trial.hyperparameters.values.items():
+            built.values.setdefault(name, value)
+        return built
+
+    @staticmethod
+    def _note_failure(trial: Trial, result: Result) -> None:
+        trial.ending, trial.message = result.ending, result.message
+        final = isinstance(result.extra.get("error"), FailedTrialError)
+        trial.status = TrialStatus.FAILED if final else TrialStatus.INVALID
+
+    def _end_trial(self, trial: Trial) -> None:
+        if trial.status == TrialStatus.RUNNING:
+            endings = [run.ending for run in trial.executions.values()]
+            failed = [run for run in trial.executions.values() if not run.ending.has_score]
+            trial.status = TrialStatus.INVALID if failed else TrialStatus.COMPLETED
+            trial.ending = failed[0].ending if failed else max(endings, key=lambda ending: ending == "stopped")
+            trial.message = failed[0].message if failed else trial.message
+        self._open.pop(trial.trial_id, None)
+        self._end(trial)

@@ -1,0 +1,366 @@
+"""The tuner of Keras models: trains what the oracle asks for, brings models back, retrains and ensembles them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from manyfit.core import seeds
+from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
+from manyfit.core.records import Plan, Result
+from manyfit.finish import retrain as retraining
+from manyfit.oracles import Oracle, Trial
+from manyfit.space.discovery import discover
+from manyfit.space.hyperparameters import HyperParameters
+from manyfit.training.base import Task, Trainer
+from manyfit.training.fit_arguments import check_fit_arguments, check_retrain
+from manyfit.training.keras_fit import KerasFit
+from manyfit.training.models import build_model, load_weights, save_weights
+from manyfit.training.seeding import seeded
+from manyfit.tuners.base_tuner import BaseTuner
+from manyfit.tuners.callbacks import TunerCallback, overrides_hooks
+from manyfit.tuners.hypermodel import overrides_fit
+from manyfit.tuners.supply import SearchSupply, plans_of
+
+
+class Tuner(BaseTuner):
+    """Searches the hyperparameters of Keras models.
+
+    Args:
+        oracle: decides what is tried.
+        hypermodel: a function that takes `HyperParameters` and returns a compiled model, or a `HyperModel`.
+        max_model_size: most trainable parameters; larger models end as "too large" without training.
+        optimizer: recompiles each built model with it.
+        loss: likewise.
+        metrics: likewise.
+        distribution_strategy: a `tf.distribute.Strategy` in whose scope models are built (TensorFlow backend).
+        directory: where projects lie.
+        project_name: the project's folder in it.
+        logger: deprecated, not used.
+        tuner_id: names this tuner, as in KerasTuner.
+        overwrite: delete an earlier search of that name instead of going on with it.
+        executions_per_trial: training runs per configuration, each with its own seed; scores are their means.
+        num_kept_models: weights are kept for so many best trials, and deleted for the rest.
+        **kwargs: see `BaseTuner`.
+
+    Raises:
+        UsageError: no `hypermodel` while `run_trial` is not overridden, or a number out of its range.
+        FatalTypeError: the build function returned something that is no compiled Keras model.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        hypermodel: Any = None,
+        max_model_size: int | None = None,
+        optimizer: Any = None,
+        loss: Any = None,
+        metrics: Any = None,
+        distribution_strategy: Any = None,
+        directory: Any = None,
+        project_name: str | None = None,
+        logger: Any = None,
+        tuner_id: str | None = None,
+        overwrite: bool = False,
+        executions_per_trial: int = 1,
+        *,
+        num_kept_models: int = 10,
+        **kwargs: Any,
+    ) -> None:
+        if hypermodel is None and type(self).run_trial is Tuner.run_trial:
+            raise UsageError(
+                explain(
+                    type(self).__name__,
+                    "Received `hypermodel=None`",
+                    "a hypermodel, or a subclass that overrides run_trial",
+                    f"Type kt.{type(self).__name__}(build_model, ...).",
+                )
+            )
+        for name, value in (("executions_per_trial", executions_per_trial), ("num_kept_models", num_kept_models)):
+            if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+                raise UsageError(explain(name, value, "a whole number of at least 1", f"Type {name}=1, say."))
+        self.max_model_size = max_model_size
+        self.optimizer = optimizer
+        self.loss = loss
+        self.metrics = metrics
+        self.distribution_strategy = distribution_strategy
+        self.executions_per_trial = executions_per_trial
+        self.num_kept_models = num_kept_models
+        self._with_weights: set[str] = set()  # trials whose weights may be on the disk
+        self._task: Task | None = None  # of the latest search: retraining and ensembling fall back to its data
+        self._trial_of_model: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        super().__init__(oracle, hypermodel, directory, project_name, overwrite, logger=logger, **kwargs)
+        self.tuner_id = tuner_id or self.tuner_id
+
+    # Building --------------------------------------------------------------------------------------------------
+
+    def _populate_initial_space(self) -> None:
+        if self.hypermodel is None:
+            return
+        hyperparameters = self.oracle.get_space()
+        self.hypermodel.declare_hyperparameters(hyperparameters)
+        self.oracle.update_space(hyperparameters)
+        check = type(self).run_trial is Tuner.run_trial and not overrides_fit(self.hypermodel)
+        discovered = discover(self._checked_build if check else self.hypermodel.build, self.oracle.get_space())
+        self.oracle.update_space(discovered)
+        keras.backend.clear_session(free_memory=False)
+
+    def _checked_build(self, hyperparameters: HyperParameters) -> Any:
+        model = build_model(self._build, hyperparameters)
+        if not model.compiled:
+            raise FatalTypeError(
+                explain(
+                    "hypermodel.build(hp)",
+                    "a model that is not compiled",
+                    "a compiled keras.Model",
+                    "Call model.compile(...) before `return model`.",
+                )
+            )
+        return model
+
+    def _build(self, hyperparameters: HyperParameters) -> Any:
+        """The user's model, recompiled where the tuner was given an optimizer, a loss or metrics."""
+        assert self.hypermodel is not None  # our bug: __init__ checks it
+        with self._strategy_scope():
+            model = self.hypermodel.build(hyperparameters)
+            if any(given is not None for given in (self.optimizer, self.loss, self.metrics)):
+                build_model(lambda _: model, hyperparameters)
+                compile_arguments = {
+                    "optimizer": self.optimizer or model.optimizer,
+                    "loss": self.loss or model.loss,
+                    "metrics": self.metrics or getattr(model, "_compile_metrics", None),
+                }
+                model.compile(**{name: _fresh(value) for name, value in compile_arguments.items()})
+        return model
+
+    def _strategy_scope(self) -> Any:
+        return contextlib.nullcontext() if self.distribution_strategy is None else self.distribution_strategy.scope()
+
+    # Training --------------------------------------------------------------------------------------------------
+
+    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
+        """Searches. Takes what `model.fit` takes, and passes it on: data, epochs, callbacks and the rest.
+
+        Args:
+            *fit_args: usually x and y.
+            **fit_kwargs: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing.
+
+        Raises:
+            UsageError: the data cannot be right, or the objective is not among the metrics that were logged.
+            SearchError: every trial failed, or too many in a row did. What finished before is kept.
+        """
+        if self._trains_itself() and not overrides_fit(self.hypermodel):
+            check_fit_arguments(fit_args, fit_kwargs, self.oracle.objective)
+        self._task = self._make_task(fit_args, fit_kwargs)
+        super().search(*fit_args, **fit_kwargs)
+
+    def _trains_itself(self) -> bool:
+        """Whether training is Manyfit's: a user's `run_trial` runs trials one by one."""
+        kept = ("run_trial", "_build_and_fit_model")
+        return all(getattr(type(self), name) is getattr(Tuner, name) for name in kept)
+
+    def _make_task(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> Task:
+        hypermodel = self.hypermodel
+        callbacks: Callable[[Plan], list[Any]] | None = None
+        if overrides_hooks(self, Tuner):
+            callbacks = lambda plan: [TunerCallback(self, self.oracle.trials[plan.trial_id])]  # noqa: E731
+        return Task(
+            build=self._build,
+            fit_args=fit_args,
+            fit_kwargs=fit_kwargs,
+            objective=self.oracle.objective,
+            max_model_size=self.max_model_size,
+            fit=hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None,
+            callbacks=callbacks,
+        )
+
+    def _make_trainer(self) -> Trainer:
+        return KerasFit()
+
+    def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+        if not self._trains_itself():
+            super()._run_trials(fit_args, fit_kwargs)
+            return
+        assert self._task is not None  # our bug: `search` sets it
+        supply = SearchSupply(
+            self.oracle,
+            self.executions_per_trial,
+            weights_path=self.store.weights_path,
+            begin=self.on_trial_begin,
+            end=self.on_trial_end,
+        )
+        self._make_trainer().train(supply, self._task)
+
+    def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> Any:
+        """Trains the executions of one trial. Override it to change the data or the fit arguments per trial.
+
+        Args:
+            trial: `trial.hyperparameters` holds the values to use.
+            *fit_args: positional arguments of `model.fit`.
+            **fit_kwargs: keyword arguments of `model.fit`.
+
+        Returns:
+            One history (a mapping of metric names to values per epoch) per execution. An override may return a
+            number to be minimised, a dict with the objective in it, a Keras `History`, or a list of these.
+        """
+        returned = [
+            self._build_and_fit_model(trial, *fit_args, execution=plan.execution, **fit_kwargs)
+            for plan in plans_of(trial, self.executions_per_trial, self.oracle.seed, self.store.weights_path)
+        ]
+        if len(trial.executions) == self.executions_per_trial:
+            self._last_returned = returned  # all recorded: only an override's own numbers would still have to be
+        return returned
+
+    def _build_and_fit_model(self, trial: Trial, *fit_args: Any, execution: int = 0, **fit_kwargs: Any) -> Any:
+        """Builds and trains one execution; AutoKeras and others override it."""
+        plans = plans_of(trial, self.executions_per_trial, self.oracle.seed, self.store.weights_path)
+        plan = dataclasses.replace(next(p for p in plans if p.execution == execution), values=trial.hyperparameters)
+        supply = retraining.ListSupply([plan])
+        KerasFit().train(supply, self._make_task(fit_args, fit_kwargs))
+        result: Result = supply.results[plan.key]
+        if "error" in result.extra:
+            raise result.extra["error"]
+        self.oracle.check_objective(result.history)
+        self.oracle.book.add_execution(result)
+        return types.SimpleNamespace(history=result.history)
+
+    def _after_trial(self, trial: Trial) -> None:
+        # Weights of trials that have fallen out of the best are deleted at once: a search does not fill the disk.
+        best = [one.trial_id for one in self.oracle.get_best_trials(self.num_kept_models)]
+        dropped = {*self._with_weights, trial.trial_id}.difference(best)
+        self.store.delete_weights(dropped)
+        self._with_weights = set(best)
+
+    # Models ----------------------------------------------------------------------------------------------------
+
+    def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
+        """The models of the best trials, with the weights of their best epochs, best first.
+
+        Args:
+            num_models: how many, at most `num_kept_models`; fewer come back when fewer trials completed.
+
+        Raises:
+            UsageTypeError: `num_models` is no number, but hyperparameters, say.
+        """
+        if isinstance(num_models, bool) or not hasattr(num_models, "__index__"):
+            raise UsageTypeError(
+                explain(
+                    "get_best_models(num_models)",
+                    f"{type(num_models).__name__}",
+                    "how many models are wanted: a whole number",
+                    "Type get_best_models(1)[0] for the best trained model; to build an untrained one from "
+                    "hyperparameters, type tuner.hypermodel.build(hp).",
+                )
+            )
+        return super().get_best_models(num_models)
+
+    def load_model(self, trial: Trial, execution: int | None = None) -> keras.Model:
+        """A trial's model with the weights of its best epoch.
+
+        Args:
+            trial: a completed trial.
+            execution: which one; None takes the execution with the best score.
+
+        Raises:
+            UsageError: its weights were not kept.
+        """
+        if execution is None:
+            loss = self.oracle.objective.loss
+            execution = min(trial.executions, key=lambda index: loss(trial.executions[index].score), default=0)
+        path = self.store.weights_path(trial.trial_id, execution)
+        if not path.exists():
+            raise UsageError(
+                explain(
+                    f"load_model(trial {trial.trial_id})",
+                    "a trial whose weights were not kept",
+                    f"one of the best {self.num_kept_models} trials",
+                    "Construct the tuner with a larger num_kept_models=, or call tuner.retrain().",
+                )
+            )
+        seed = trial.executions[execution].seed if execution in trial.executions else self.oracle.seed
+        with seeded(seed):
+            model = build_model(self._build, trial.hyperparameters.copy())
+        load_weights(model, path)
+        self._trial_of_model[model] = trial.trial_id
+        return model
+
+    def save_model(self, trial_id: str, model: keras.Model, step: int = 0) -> None:
+        """Keeps the weights of a trial's model, for `run_trial` overrides with a training loop of their own."""
+        del step  # one file per trial: call it when an epoch is the best so far
+        save_weights(model, self.store.weights_path(trial_id, 0))
+
+    def retrain(
+        self,
+        top: int = 1,
+        x: Any = None,
+        y: Any = None,
+        *,
+        epochs_factor: float = 1.2,
+        callbacks: list[Any] | None = None,
+        **fit_kwargs: Any,
+    ) -> list[keras.Model]:
+        """Trains the best configurations anew on all data, for as long as their own curves call for.
+
+        The number of epochs is the median best epoch of a configuration's executions times `epochs_factor`:
+        there is more data per epoch, so the same number of epochs would stop a little early.
+
+        Args:
+            top: how many of the best configurations.
+            x: training and validation rows; None joins those of the latest `search`.
+            y: their targets.
+            epochs_factor: 1 keeps the best epoch.
+            callbacks: None keeps those of the search that watch no metric.
+            **fit_kwargs: further arguments of `model.fit`; those of the search are kept.
+
+        Returns:
+            Trained Keras models, best configuration first; `model.history.history` holds the curves.
+
+        Raises:
+            UsageError: nothing has been searched, `top` is below 1, x and y do not fit, or there is no data.
+        """
+        check_retrain(top, x, y)
+        trials = self.oracle.get_best_trials(top)
+        if not trials:
+            raise UsageError(
+                explain("retrain()", "a project without completed trials", "at least one", "Call tuner.search(...) first.")
+            )
+        searched = self._task or self._make_task((), {})
+        args, kwargs = retraining.fit_arguments_for_all_data(searched.fit_args, searched.fit_kwargs, x, y, callbacks)
+        task = dataclasses.replace(
+            self._make_task(args, {**kwargs, **fit_kwargs}), objective=None, max_model_size=None, callbacks=None
+        )
+        candidates = [
+            retraining.Candidate(
+                trial.trial_id,
+                trial.hyperparameters,
+                [run.best_epoch for run in trial.executions.values() if run.best_epoch is not None],
+                seeds.seed_of(self.oracle.seed, "retrain", trial.trial_id),
+            )
+            for trial in trials
+        ]
+        models = retraining.retrain(candidates, task, self._make_trainer(), epochs_factor=epochs_factor)
+        self._trial_of_model.update(zip(models, (trial.trial_id for trial in trials), strict=True))
+        return models
+
+    def on_epoch_begin(self, trial: Trial, model: Any, epoch: int, logs: Any = None) -> None:
+        """Override it to be called when an epoch begins."""
+
+    def on_epoch_end(self, trial: Trial, model: Any, epoch: int, logs: Any = None) -> None:
+        """Override it to be called when an epoch ends."""
+
+    def on_batch_begin(self, trial: Trial, model: Any, batch: int, logs: Any = None) -> None:
+        """Override it to be called when a batch begins; trials then train through `model.fit`."""
+
+    def on_batch_end(self, trial: Trial, model: Any, batch: int, logs: Any = None) -> None:
+        """Override it to be called when a batch ends; trials then train through `model.fit`."""
+
+
+def _fresh(value: Any) -> Any:
+    """A copy of an optimizer, so that one model's slots are not another's."""
+    return type(value).from_config(value.get_config()) if isinstance(value, keras.optimizers.Optimizer) else value
