@@ -1,0 +1,270 @@
+"""The Gaussian process that stands in for the objective.
+
+Notation (n points, d dimensions, all in units of the standardised target):
+
+| symbol | meaning |
+|---|---|
+| y | (n,) pooled targets: the mean over the replicates of each point |
+| c | (n,) replicates behind each target |
+| K | (n, n) correlation of the points, eq. (2) of `kernels`, plus a constant that stands for the unknown mean |
+| eta | noise variance of one replicate over signal variance |
+| s2 | signal variance, given an inverse-gamma(a, b) prior and integrated out |
+| A | K + eta diag(1 / c) |
+| S | sum of squares of the replicates around their own means, on v degrees of freedom |
+
+Posterior of s2 and marginal likelihood (O'Hagan and Forster 2004, ch. 11; the Gaussian one with s2 integrated out):
+
+(1) q = y' A^-1 y + S / eta
+(2) log p(y) = -1/2 log|A| - (v/2) log eta - (a + (n + v)/2) log(b + q/2) + constant
+(3) E[s2 | y] = (b + q/2) / (a + (n + v)/2 - 1)
+
+Length scales and eta are the mode of (2) times their priors. Hvarfner et al. 2024 give the prior of the length scales:
+a log-normal whose median grows with the square root of the number of dimensions, so that high-dimensional
+problems are believed to be as easy as low-dimensional ones until data say otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from scipy.linalg import lapack
+from scipy.optimize import minimize
+
+from manyfit.samplers.gp.kernels import Array, Geometry, matern52
+
+_AMPLITUDE_SHAPE = 2.0  # a
+_AMPLITUDE_SCALE = 1.5  # b: prior mode of s2 at b / (a + 1) = 1/2
+_MEAN_VARIANCE = 1.0  # of the unknown mean, in units of s2
+_LENGTH_SPREAD = math.sqrt(3.0)
+_JITTER = 1e-9
+_LENGTH_BOUNDS = (math.log(0.02), math.log(300.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisePrior:
+    """Belief about log eta: normal, and bounded."""
+
+    center: float = math.log(1e-4)
+    spread: float = 3.0
+    lower: float = math.log(1e-7)
+    upper: float = math.log(10.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What was measured at n points.
+
+    Args:
+        means: (n,) mean over the replicates of each point.
+        counts: (n,) number of replicates, at least 1.
+        within: sum of squares of the replicates around those means.
+        degrees: its degrees of freedom, the sum of ``counts - 1``.
+    """
+
+    means: Array
+    counts: Array
+    within: float = 0.0
+    degrees: int = 0
+
+
+def cholesky(matrix: Array) -> Array:
+    """Lower Cholesky factor; adds as little to the diagonal as it takes.
+
+    Rounding can make a correlation matrix of nearly equal points indefinite. Growing a jitter by factors of 100
+    costs one failed factorisation each, and never a warning.
+
+    Args:
+        matrix: (n, n), symmetric, positive semi-definite up to rounding.
+
+    Returns:
+        (n, n) lower triangle, zeros above.
+    """
+    jitter = 0.0
+    for _ in range(6):
+        factor, failed = lapack.dpotrf(matrix if jitter == 0.0 else matrix + jitter * np.eye(len(matrix)), lower=1, clean=1)
+        if failed == 0:
+            return factor
+        jitter = 1e-10 * float(np.trace(matrix)) / len(matrix) if jitter == 0.0 else jitter * 100.0
+    raise AssertionError("the covariance matrix is not positive definite, even with a large diagonal")
+
+
+class Likelihood:
+    """Marginal likelihood (2) as a function of log length scales and log eta, with its gradient.
+
+    Args:
+        squares: (d, n, n) squared differences of the points.
+        targets: what was measured there.
+        noise: prior of log eta.
+    """
+
+    def __init__(self, squares: Array, targets: Targets, noise: NoisePrior) -> None:
+        num_dimensions, n, _ = squares.shape
+        self._rows, self._columns = np.tril_indices(n, -1)
+        self._pairs = np.ascontiguousarray(squares[:, self._rows, self._columns])
+        self._targets = targets
+        self._noise = noise
+        self._n = n
+        self._length_center = math.sqrt(2.0) + 0.5 * math.log(max(num_dimensions, 1))
+
+    def __call__(self, theta: Array) -> tuple[float, Array]:
+        """Negative log posterior density of theta, and its gradient.
+
+        Args:
+            theta: (d + 1,) log length scales, then log eta.
+
+        Returns:
+            A number and (d + 1,) slopes.
+        """
+        value, gradient = self.evidence(theta)
+        length_z = (theta[:-1] - self._length_center) / _LENGTH_SPREAD
+        noise_z = (theta[-1] - self._noise.center) / self._noise.spread
+        value -= 0.5 * float(length_z @ length_z) + 0.5 * noise_z**2
+        gradient[:-1] -= length_z / _LENGTH_SPREAD
+        gradient[-1] -= noise_z / self._noise.spread
+        return -value, -gradient
+
+    def evidence(self, theta: Array) -> tuple[float, Array]:
+        """Log marginal likelihood (2) without its constant, and its gradient with respect to theta."""
+        targets, n = self._targets, self._n
+        weights = np.exp(-2.0 * theta[:-1])
+        eta = math.exp(theta[-1])
+        correlation, slope = matern52(weights @ self._pairs)
+        matrix = np.empty((n, n))
+        matrix[self._rows, self._columns] = correlation
+        matrix[self._columns, self._rows] = correlation
+        matrix.flat[:: n + 1] = 1.0 + eta / targets.counts + _JITTER
+        matrix += _MEAN_VARIANCE
+        factor = cholesky(matrix)
+        inverse, _ = lapack.dpotri(factor, lower=1)
+        lower = inverse[self._rows, self._columns]
+        diagonal = inverse.flat[:: n + 1]
+        alpha, _ = lapack.dpotrs(factor, targets.means, lower=1)
+        quadratic = float(targets.means @ alpha) + targets.within / eta
+        shape = _AMPLITUDE_SHAPE + 0.5 * (n + targets.degrees)
+        scale = _AMPLITUDE_SCALE + 0.5 * quadratic
+        value = (
+            -float(np.log(factor.flat[:: n + 1]).sum())
+            - 0.5 * targets.degrees * theta[-1]
+            - shape * math.log(scale)
+        )
+        # d value / d A_ij = 1/2 (shape/scale alpha_i alpha_j - (A^-1)_ij); off-diagonal pairs count twice.
+        ratio = shape / scale
+        pull = (ratio * alpha[self._rows] * alpha[self._columns] - lower) * slope
+        gradient = np.empty(theta.size)
+        gradient[:-1] = -2.0 * weights * (self._pairs @ pull)
+        gradient[-1] = (
+            0.5 * eta * float(((ratio * alpha * alpha - diagonal) / targets.counts).sum())
+            + 0.5 * ratio * targets.within / eta
+            - 0.5 * targets.degrees
+        )
+        return value, gradient
+
+    def maximise(self, start: Array, max_iterations: int = 60) -> tuple[Array, float]:
+        """The mode of the posterior of theta, from a starting point.
+
+        Returns:
+            (d + 1,) theta, and the log posterior density there.
+        """
+        bounds = [_LENGTH_BOUNDS] * (start.size - 1) + [(self._noise.lower, self._noise.upper)]
+        found = minimize(
+            self, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": max_iterations, "ftol": 1e-6}
+        )
+        return found.x, -float(found.fun)
+
+    def start(self, eta: float = 1e-3) -> Array:
+        """A starting point in the middle of what the data can tell: length scales of a few units."""
+        theta = np.full(self._pairs.shape[0] + 1, 0.5 * math.log(max(self._pairs.shape[0], 1)))
+        theta[-1] = math.log(eta)
+        return theta
+
+
+class Surrogate:
+    """A Gaussian process conditioned on targets, with theta given.
+
+    Args:
+        geometry: how points are compared.
+        points: (n, d) where the targets were measured, NaN where inactive.
+        targets: what was measured.
+        theta: (d + 1,) log length scales, then log eta.
+
+    Example:
+
+    >>> geometry = Geometry(np.array([False]))
+    >>> points = np.array([[0.0], [0.5], [1.0]])
+    >>> targets = Targets(np.array([1.0, -1.0, 0.0]), np.ones(3))
+    >>> model = Surrogate(geometry, points, targets, np.log([0.5, 1e-6]))
+    >>> mean, variance = model.predict(points)
+    >>> np.round(mean, 3).tolist()
+    [1.0, -1.0, 0.0]
+    """
+
+    def __init__(self, geometry: Geometry, points: Array, targets: Targets, theta: Array) -> None:
+        self.geometry = geometry
+        self.points = points
+        self.theta = theta
+        self.weights = np.exp(-2.0 * theta[:-1])
+        eta = math.exp(theta[-1])
+        matrix = self.correlation(points, points)
+        matrix.flat[:: len(points) + 1] += eta / targets.counts + _JITTER
+        self.factor = cholesky(matrix)
+        self.alpha, _ = lapack.dpotrs(self.factor, targets.means, lower=1)
+        quadratic = float(targets.means @ self.alpha) + targets.within / eta
+        half = 0.5 * (len(points) + targets.degrees)
+        self.amplitude = (_AMPLITUDE_SCALE + 0.5 * quadratic) / (_AMPLITUDE_SHAPE + half - 1.0)  # (3)
+        self.noise = eta * self.amplitude
+
+    def correlation(self, left: Array, right: Array) -> Array:
+        """(n, m) correlation of two sets of points, the unknown mean included."""
+        squares = self.geometry.squared_differences(left, right)
+        return matern52(np.tensordot(self.weights, squares, axes=1))[0] + _MEAN_VARIANCE
+
+    def predict(self, points: Array) -> tuple[Array, Array]:
+        """Posterior mean and variance of the noise-free target.
+
+        Args:
+            points: (m, d).
+
+        Returns:
+            (m,) means and (m,) variances, the latter at least 1e-12.
+        """
+        cross = self.correlation(self.points, points)
+        solved, _ = lapack.dtrtrs(self.factor, cross, lower=1)
+        variance = 1.0 + _MEAN_VARIANCE - np.einsum("ij,ij->j", solved, solved)
+        return cross.T @ self.alpha, np.maximum(self.amplitude * variance, 1e-12)
+
+    def predict_with_gradient(self, points: Array) -> tuple[Array, Array, Array, Array]:
+        """Posterior mean and variance, and how they change with the coordinates.
+
+        Args:
+            points: (m, d).
+
+        Returns:
+            (m,) means, (m,) variances, (m, d) slopes of the means, (m, d) slopes of the variances; slopes are 0
+            in unordered and inactive dimensions.
+        """
+        differences = self.geometry.signed_differences(points, self.points)
+        squares = self.geometry.squared_differences(points, self.points)
+        correlation, slope = matern52(np.tensordot(self.weights, squares, axes=1))
+        cross = correlation + _MEAN_VARIANCE
+        solved, _ = lapack.dpotrs(self.factor, cross.T, lower=1)
+        variance = 1.0 + _MEAN_VARIANCE - np.einsum("ij,ji->i", cross, solved)
+        scaled = differences * (2.0 * self.weights)[:, None, None]
+        mean_slope = np.einsum("jmn,mn->mj", scaled, slope * self.alpha)
+        variance_slope = -2.0 * np.einsum("jmn,mn->mj", scaled, slope * solved.T)
+        mean: Array = cross @ self.alpha
+        return mean, np.maximum(self.amplitude * variance, 1e-12), mean_slope, self.amplitude * variance_slope
+
+    def sample(self, points: Array, num_samples: int, rng: np.random.Generator) -> Array:
+        """Joint posterior draws of the noise-free target.
+
+        Returns:
+            (num_samples, m).
+        """
+        cross = self.correlation(self.points, points)
+        solved, _ = lapack.dtrtrs(self.factor, cross, lower=1)
+        covariance = self.correlation(points, points) - solved.T @ solved
+        covariance.flat[:: len(points) + 1] += 1e-8
+        root = cholesky(self.amplitude * covariance)
+        return cross.T @ self.alpha + rng.standard_normal((num_samples, len(points))) @ root.T
