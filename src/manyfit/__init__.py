@@ -5,13 +5,16 @@ together as a **population**, on an **executor**: this process, or a cluster. Th
 **Finish** confirms the finalists on fresh seeds and retrains the winners; an **ensemble** combines them; a **report**
 shows what is real and what is luck.
 
-Names are loaded when they are first used: importing Manyfit imports neither Keras nor JAX.
+Names are loaded when they are first used: importing Manyfit imports neither Keras nor JAX. It does choose JAX as
+Keras's backend where nobody has chosen one, so import it before Keras, or set `KERAS_BACKEND`.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from manyfit.core.backend import prefer_jax
 
 __version__ = "0.1.0"
 
@@ -33,6 +36,7 @@ _HOMES = {
     "RandomSearch": "manyfit.tuners.random_search",
     "Trial": "manyfit.oracles.trial",
     "TrialStatus": "manyfit.oracles.trial",
+    "table": "manyfit.report.terminal",
     "Tuner": "manyfit.tuners.tuner",
 }
 
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from manyfit.oracles.oracle import Oracle as Oracle
     from manyfit.oracles.trial import Trial as Trial
     from manyfit.oracles.trial import TrialStatus as TrialStatus
+    from manyfit.report.terminal import table as table
     from manyfit.space.hyperparameter import HyperParameter as HyperParameter
     from manyfit.space.hyperparameters import HyperParameters as HyperParameters
     from manyfit.tuners.base_tuner import BaseTuner as BaseTuner
@@ -54,6 +59,8 @@ if TYPE_CHECKING:
     from manyfit.tuners.hypermodel import HyperModel as HyperModel
     from manyfit.tuners.random_search import RandomSearch as RandomSearch
     from manyfit.tuners.tuner import Tuner as Tuner
+
+prefer_jax()
 
 __all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604
 

@@ -95,7 +95,7 @@ class Plan:
     epochs: int | None = None  # train up to this epoch (not including it); None: as the user's fit arguments say
     first_epoch: int = 0  # epochs that are already behind it (a resumed execution)
     resume_from: str | None = None  # path of a stored state, None for a fresh start or a resident member
-    weights_path: str | None = None  # where the weights of the best epoch go, None: not wanted
+    weights_path: str | None = None  # where the weights of the best epoch go (training/weights.py), None: not wanted
 
     @property
     def key(self) -> tuple[str, int]:

@@ -15,8 +15,9 @@ import numpy as np
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.training.base import Task, Trainer
-from manyfit.training.models import build_model, load_weights
+from manyfit.training.models import build_model
 from manyfit.training.seeding import seeded
+from manyfit.training.weights import load_weights
 
 #: Arguments of `search` that make no sense once the validation rows are trained on.
 _VALIDATION_ARGUMENTS = frozenset(
@@ -101,7 +102,7 @@ def retrain(
                 candidate.values.copy(),
                 candidate.seed,
                 epochs=num_epochs(candidate.best_epochs, epochs_factor),
-                weights_path=str(Path(folder) / f"{candidate.trial_id}.weights.h5"),
+                weights_path=str(Path(folder) / f"{candidate.trial_id}.npz"),
             )
             for candidate in candidates
         ]

@@ -234,7 +234,7 @@ class ProjectStore:
 
     def weights_path(self, trial_id: str, execution: int) -> Path:
         """Where the weights of an execution's best epoch lie."""
-        return self.folder / "weights" / f"{trial_id}-{execution}.weights.h5"
+        return self.folder / "weights" / f"{trial_id}-{execution}.npz"
 
     def delete_weights(self, trial_ids: Iterable[str]) -> None:
         """Deletes the weights of trials, where there are any."""

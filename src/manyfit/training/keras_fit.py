@@ -17,9 +17,10 @@ from manyfit.core.errors import FatalError, FatalValueError, explain
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer, judge
-from manyfit.training.models import build_model, check_size, ending_of, num_parameters, save_weights
+from manyfit.training.models import build_model, check_size, ending_of, num_parameters
 from manyfit.training.outcomes import merge_histories, to_histories
 from manyfit.training.seeding import seeded
+from manyfit.training.weights import write_weights
 
 
 class KerasFit(Trainer):
@@ -51,7 +52,7 @@ class KerasFit(Trainer):
             result.ending, result.message = judge(result.history, task.objective, stopped=reporter.stopped)
             if plan.weights_path is not None and result.ending.has_score:
                 keeper.restore(model)
-                save_weights(model, plan.weights_path)
+                write_weights(plan.weights_path, model.get_weights(), build_config=model.get_build_config())
         except FatalError:
             raise
         except Exception as error:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -65,30 +63,3 @@ def ending_of(error: BaseException) -> Ending:
     if isinstance(error, MemoryError) or any(mark in text for mark in ("out of memory", "resource_exhausted", "oom")):
         return Ending.OUT_OF_MEMORY
     return Ending.FAILED
-
-
-def save_weights(model: keras.Model, path: str | Path) -> None:
-    """Writes a model's weights, and how it was built for models that take their shapes from the first batch.
-
-    A file is complete or absent: it is written under another name and renamed.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{path.name}")
-    model.save_weights(partial)
-    partial.replace(path)
-    config = model.get_build_config()
-    if config:
-        _build_config_path(path).write_text(json.dumps(config))
-
-
-def load_weights(model: keras.Model, path: str | Path) -> None:
-    """The inverse of `save_weights`, into a freshly built model."""
-    config_path = _build_config_path(Path(path))
-    if not model.built and config_path.exists():
-        model.build_from_config(json.loads(config_path.read_text()))
-    model.load_weights(path)
-
-
-def _build_config_path(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(".weights.h5") + ".build.json")

@@ -21,8 +21,9 @@ from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import Task, Trainer
 from manyfit.training.fit_arguments import check_fit_arguments, check_retrain
 from manyfit.training.keras_fit import KerasFit
-from manyfit.training.models import build_model, load_weights, save_weights
+from manyfit.training.models import build_model
 from manyfit.training.seeding import seeded
+from manyfit.training.weights import load_weights, write_weights
 from manyfit.tuners.base_tuner import BaseTuner
 from manyfit.tuners.callbacks import TunerCallback, overrides_hooks
 from manyfit.tuners.hypermodel import overrides_fit
@@ -293,7 +294,8 @@ class Tuner(BaseTuner):
     def save_model(self, trial_id: str, model: keras.Model, step: int = 0) -> None:
         """Keeps the weights of a trial's model, for `run_trial` overrides with a training loop of their own."""
         del step  # one file per trial: call it when an epoch is the best so far
-        save_weights(model, self.store.weights_path(trial_id, 0))
+        path = self.store.weights_path(trial_id, 0)
+        write_weights(path, model.get_weights(), build_config=model.get_build_config())
 
     def retrain(
         self,

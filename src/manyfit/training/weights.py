@@ -1,0 +1,51 @@
+"""Weights of one execution on disk.
+
+One NumPy archive per execution, with the arrays of `model.get_weights()` in their order. Keras's own weight files carry
+the optimizer's slots along, of the last epoch next to weights of the best, and take ten times as long to write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+_BUILD_CONFIG = "build_config"
+
+
+def write_weights(
+    path: str | Path, arrays: Sequence[Any], *, build_config: Mapping[str, Any] | None = None
+) -> None:
+    """Writes weights. A file is complete or absent: it is written under another name and renamed.
+
+    Args:
+        path: ends in `.npz`.
+        arrays: as `model.get_weights()` returns them.
+        build_config: `model.get_build_config()`, for models that take their shapes from the first batch.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"partial-{path.name}")
+    entries = {f"{index:05d}": _storable(array) for index, array in enumerate(arrays)}
+    if build_config:
+        entries[_BUILD_CONFIG] = np.array(json.dumps(build_config))
+    np.savez(partial, **entries)
+    partial.replace(path)
+
+
+def load_weights(model: keras.Model, path: str | Path) -> None:
+    """Reads weights into a freshly built model."""
+    with np.load(path) as archive:
+        if not model.built and _BUILD_CONFIG in archive:
+            model.build_from_config(json.loads(str(archive[_BUILD_CONFIG])))
+        model.set_weights([archive[name] for name in sorted(archive.files) if name != _BUILD_CONFIG])
+
+
+def _storable(array: Any) -> np.ndarray:
+    array = np.asarray(array)
+    # NumPy's format knows no bfloat16; float32 holds all of its values.
+    return array if array.dtype.kind in "biufc" else array.astype(np.float32)
