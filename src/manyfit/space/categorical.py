@@ -1,0 +1,292 @@
+"""Values from a list: `Choice`, `Boolean` and `Fixed`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from manyfit.core.errors import UsageError, UsageTypeError, explain
+from manyfit.core.records import Value
+from manyfit.space.conditions import Condition, as_value
+from manyfit.space.hyperparameter import HyperParameter, Kind
+
+
+class Choice(HyperParameter):
+    """One of a list of values, all of one type (int, float, str or bool).
+
+    An ordered choice sits in the unit interval in the order of its numbers, whatever order the list has, so that
+    ``[32, 16, 64]`` (the favourite first) is as easy for a model as ``[16, 32, 64]``.
+
+    Args:
+        name: unique name within its scope.
+        values: the values, each once.
+        ordered: whether neighbouring numbers are alike; True for int and float, False otherwise.
+        default: value of the first trial, the first in the list if not given.
+        conditions: see `HyperParameter`.
+
+    Raises:
+        UsageTypeError: values of several types, or of a type that is not allowed (None, lists, functions).
+        UsageError: no values, a value twice, `ordered` texts, a default that is not among the values.
+
+    Example:
+
+    >>> Choice("flip", [True, False]).values
+    [True, False]
+    """
+
+    def __init__(
+        self,
+        name: str,
+        values: Iterable[Value],
+        ordered: bool | None = None,
+        default: Value | None = None,
+        conditions: Iterable[Condition] | None = None,
+    ) -> None:
+        super().__init__(name, default, conditions)
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise UsageTypeError(
+                explain(self.where, f"values={values!r}", "a list of values", f"Type [{values!r}, ...].")
+            )
+        self._values = [as_value(value) for value in values]
+        self._check_values()
+        self._type = type(self._values[0])
+        numeric = self._type in (int, float)
+        if ordered and self._type is str:
+            raise UsageError(
+                explain(
+                    self.where,
+                    f"ordered=True for {self._values}; `ordered` must be `False` for non-numeric types",
+                    "ordered=True for numbers only",
+                    "Leave `ordered` out, or use numbers.",
+                )
+            )
+        self.ordered = numeric if ordered is None else bool(ordered)
+        if default is not None and not self.contains(self._default):
+            raise UsageError(
+                explain(
+                    self.where,
+                    f"values={self._values}, default={default!r}",
+                    "The default value should be one of the choices",
+                    f"Type default={self._values[0]!r}, or add {default!r} to the values.",
+                )
+            )
+        by_position = sorted(self._values) if self.ordered else self._values
+        self._by_position: list[Value] = list(by_position)
+        self._index = {value: index for index, value in enumerate(by_position)}
+
+    def _check_values(self) -> None:
+        shown = self._values
+        if not shown:
+            raise UsageError(
+                explain(self.where, "`values` must be provided for `Choice`: an empty list", "at least one", "Add one.")
+            )
+        types = {type(value) for value in shown}
+        names = sorted(kind.__name__ for kind in types)
+        if len(types) > 1:
+            hint = f"Type {[float(value) for value in shown]}." if names == ["float", "int"] else _NOT_A_VALUE
+            raise UsageTypeError(
+                explain(
+                    self.where,
+                    f"values={shown} with types {', '.join(names)}; A `Choice` can contain only one type of value",
+                    "values of one type",
+                    hint,
+                )
+            )
+        if not types <= {int, float, str, bool}:
+            raise UsageTypeError(
+                explain(
+                    self.where,
+                    f"values={shown} of type {names[0]}; A `Choice` can contain only `int`, `float`, `str`, or `bool`",
+                    "values that fit into a text file",
+                    _NOT_A_VALUE,
+                )
+            )
+        twice = [value for index, value in enumerate(shown) if value in shown[:index] or value != value]
+        if twice:
+            raise UsageError(
+                explain(self.where, f"{twice[0]!r} more than once in {shown}", "each value once", "Remove the copies.")
+            )
+
+    @property
+    def default(self) -> Value:
+        return self._values[0] if self._default is None else self._default
+
+    @property
+    def values(self) -> list[Value]:
+        return list(self._values)
+
+    @property
+    def kind(self) -> Kind:
+        return "ordered" if self.ordered else "unordered"
+
+    @property
+    def num_values(self) -> int:
+        return len(self._values)
+
+    def value_at(self, index: int) -> Value:
+        return self._by_position[index]
+
+    def nearest_index(self, value: Any) -> int:
+        value = as_value(value)
+        try:
+            return self._index[value]
+        except (KeyError, TypeError):
+            raise UsageError(
+                explain(self.where, f"the value {value!r}", f"one of {self._values}", "Use one of them.")
+            ) from None
+
+    def encode(self, values: Sequence[Any]) -> np.ndarray:
+        try:
+            return self.centres([self._index[value] for value in values])
+        except (KeyError, TypeError):
+            return super().encode(values)
+
+    def decode(self, positions: Any) -> list[Value]:
+        return [self._by_position[index] for index in self.indices(positions).tolist()]
+
+    def contains(self, value: Any) -> bool:
+        value = as_value(value)
+        if type(value) is int and self._type is float:
+            value = float(value)
+        return type(value) is self._type and value in self._index_or_values
+
+    @property
+    def _index_or_values(self) -> Iterable[Value]:
+        return getattr(self, "_index", self._values)
+
+    def cast(self, value: Any) -> Value:
+        return self._type(as_value(value))
+
+    def union(self, other: HyperParameter) -> HyperParameter:
+        if not isinstance(other, Choice) or self._type is not other._type:
+            return other
+        values = list(dict.fromkeys([*self._values, *other._values]))
+        return Choice(self.name, values, self.ordered and other.ordered, self.default, self.conditions)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "values": list(self._values), "ordered": self.ordered}
+
+    def __repr__(self) -> str:
+        return f"Choice(name: '{self.name}', values: {self._values}, ordered: {self.ordered}, default: {self.default})"
+
+
+class Boolean(HyperParameter):
+    """True or False.
+
+    Args:
+        name: unique name within its scope.
+        default: value of the first trial.
+        conditions: see `HyperParameter`.
+
+    Raises:
+        UsageError: a default that is neither.
+
+    Example:
+
+    >>> Boolean("batch_norm").prob_to_value(0.7)
+    True
+    """
+
+    def __init__(self, name: str, default: bool = False, conditions: Iterable[Condition] | None = None) -> None:
+        super().__init__(name, default, conditions)
+        if not isinstance(self._default, bool):
+            raise UsageError(
+                explain(
+                    self.where,
+                    f"`default` must be a Python boolean. You passed: default={default!r}",
+                    "True or False",
+                    "Use Choice for other values.",
+                )
+            )
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        return (True, False)
+
+    @property
+    def kind(self) -> Kind:
+        return "unordered"
+
+    @property
+    def num_values(self) -> int:
+        return 2
+
+    def value_at(self, index: int) -> bool:
+        return bool(index)
+
+    def nearest_index(self, value: Any) -> int:
+        return int(bool(value))
+
+    def contains(self, value: Any) -> bool:
+        return isinstance(as_value(value), bool)
+
+    def cast(self, value: Any) -> bool:
+        return bool(value)
+
+    def __repr__(self) -> str:
+        return f'Boolean(name: "{self.name}", default: {self.default})'
+
+
+class Fixed(HyperParameter):
+    """A single value that the search leaves alone.
+
+    Args:
+        name: unique name within its scope.
+        value: an int, float, str or bool.
+        conditions: see `HyperParameter`.
+
+    Raises:
+        UsageError: a value of another type.
+
+    Example:
+
+    >>> Fixed("epochs", 20).default
+    20
+    """
+
+    def __init__(self, name: str, value: Value, conditions: Iterable[Condition] | None = None) -> None:
+        super().__init__(name, value, conditions)
+        self.value: Value = self._default
+        if not isinstance(self.value, (int, float, str, bool)):
+            raise UsageError(
+                explain(
+                    self.where,
+                    f"`Fixed` value must be an `int`, `float`, `str`, or `bool`, found {value!r}",
+                    "a value that fits into a text file",
+                    "Use the object in your build function directly, without `hp`.",
+                )
+            )
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        return (self.value,)
+
+    @property
+    def num_values(self) -> int:
+        return 1
+
+    def value_at(self, index: int) -> Value:
+        return self.value
+
+    def nearest_index(self, value: Any) -> int:
+        return 0
+
+    def contains(self, value: Any) -> bool:
+        value = as_value(value)
+        return value == self.value and isinstance(value, bool) == isinstance(self.value, bool)
+
+    def cast(self, value: Any) -> Value:
+        return self.value
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        del config["default"]
+        return {**config, "value": self.value}
+
+    def __repr__(self) -> str:
+        return f"Fixed(name: {self.name}, value: {self.value})"
+
+
+_NOT_A_VALUE = 'Choose between names, for instance ["none", "adam"], and turn the name into an object yourself.'

@@ -1,0 +1,612 @@
+"""`HyperParameters`: the search space, and the values of one trial."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from manyfit.core.errors import UsageError, UsageKeyError, UsageTypeError, explain
+from manyfit.core.records import Value
+from manyfit.space import kinds
+from manyfit.space.categorical import Boolean, Choice, Fixed
+from manyfit.space.conditions import Condition, Parent, all_active
+from manyfit.space.hyperparameter import HyperParameter
+from manyfit.space.numerical import Float, Int
+
+Key = tuple[str, tuple[Condition, ...]]
+
+
+class HyperParameters:
+    """The search space that a build function defines by running, and the values it sees while it runs.
+
+    A hyperparameter is known by its name and the conditions it was asked for under. The first call registers it;
+    every call returns its value, or None while its conditions do not hold.
+
+    **One build.** A new object, or a `copy`, starts a new build. Within one build a name has one definition:
+    asking again with other bounds, values or type (under the same conditions, or under others that hold at the
+    same time) is an error that shows both. Asking again with the same ones returns the same value.
+
+    **From build to build** definitions may change, because a bound may depend on another value:
+    ``hp.Int("b", 0, hp.Int("a", 1, 10))``. The build at hand then uses its own bounds. A stored value that is
+    legal there stays; another is moved to the same quantile of the new bounds; `values` holds what was used.
+    A space collects what builds defined with `widen`, which keeps the envelope of all bounds seen, so that later
+    proposals cover the whole range.
+
+    **Overrides.** `pin` marks what is registered as the user's own word: builds get its values, whatever they ask.
+
+    Attributes:
+        values: name -> value of the active hyperparameters.
+        active_scopes: the condition lists of the conditional scopes that were entered and held.
+        inactive_scopes: the same for scopes that did not hold.
+
+    Example:
+
+    >>> hp = HyperParameters()
+    >>> hp.Choice("optimizer", ["adam", "sgd"])
+    'adam'
+    >>> with hp.conditional_scope("optimizer", "sgd"):
+    ...     print(hp.Float("momentum", 0, 0.9, step=0.1))
+    None
+    >>> hp.values
+    {'optimizer': 'adam'}
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, Value] = {}
+        self.active_scopes: list[list[Condition]] = []
+        self.inactive_scopes: list[list[Condition]] = []
+        self._space: list[HyperParameter] = []
+        self._hps: dict[str, list[HyperParameter]] = {}
+        self._conditions: list[Condition] = []
+        self._name_scopes: list[str] = []
+        self._declared: dict[Key, HyperParameter] = {}
+        self._pinned: set[str] = set()
+
+    # -- asking for values ---------------------------------------------------------------------------------------
+
+    def Choice(
+        self,
+        name: str,
+        values: Iterable[Value],
+        ordered: bool | None = None,
+        default: Value | None = None,
+        parent_name: str | None = None,
+        parent_values: Any = None,
+    ) -> Any:
+        """One of a list of values; see `Choice`.
+
+        Args:
+            name: unique name within its scope.
+            values: the values, of one type, each once.
+            ordered: whether neighbours are alike; True for numbers unless said otherwise.
+            default: value of the first trial, the first in the list if not given.
+            parent_name: with `parent_values`, the hyperparameter that switches this one on.
+            parent_values: one value or a list.
+
+        Returns:
+            The value, or None while inactive.
+        """
+        return self._ask(Choice, name, parent_name, parent_values, values=values, ordered=ordered, default=default)
+
+    def Int(
+        self,
+        name: str,
+        min_value: int,
+        max_value: int,
+        step: int | None = None,
+        sampling: str | None = "linear",
+        default: int | None = None,
+        parent_name: str | None = None,
+        parent_values: Any = None,
+    ) -> Any:
+        """A whole number between two bounds, both included; see `Int`.
+
+        Args:
+            name: unique name within its scope.
+            min_value: lower bound.
+            max_value: upper bound.
+            step: distance of neighbours; on a log scale, their ratio.
+            sampling: "linear", "log" or "reverse_log".
+            default: value of the first trial, `min_value` if not given.
+            parent_name: with `parent_values`, the hyperparameter that switches this one on.
+            parent_values: one value or a list.
+
+        Returns:
+            The value, or None while inactive.
+        """
+        numbers = {"min_value": min_value, "max_value": max_value, "step": step}
+        return self._ask(Int, name, parent_name, parent_values, **numbers, sampling=sampling, default=default)
+
+    def Float(
+        self,
+        name: str,
+        min_value: float,
+        max_value: float,
+        step: float | None = None,
+        sampling: str | None = "linear",
+        default: float | None = None,
+        parent_name: str | None = None,
+        parent_values: Any = None,
+    ) -> Any:
+        """A real number between two bounds, both included; see `Float`. Arguments as in `Int`."""
+        numbers = {"min_value": min_value, "max_value": max_value, "step": step}
+        return self._ask(Float, name, parent_name, parent_values, **numbers, sampling=sampling, default=default)
+
+    def Boolean(
+        self, name: str, default: bool = False, parent_name: str | None = None, parent_values: Any = None
+    ) -> Any:
+        """True or False; see `Boolean`. None while inactive."""
+        return self._ask(Boolean, name, parent_name, parent_values, default=default)
+
+    def Fixed(self, name: str, value: Value, parent_name: str | None = None, parent_values: Any = None) -> Any:
+        """A value that the search leaves alone; see `Fixed`. None while inactive."""
+        return self._ask(Fixed, name, parent_name, parent_values, value=value)
+
+    def get(self, name: str) -> Any:
+        """The value of an active hyperparameter.
+
+        Raises:
+            UsageError: it is inactive.
+            UsageKeyError: there is none of this name.
+        """
+        full_name = self._find_name(name)
+        if full_name in self._hps:
+            if self.is_active(full_name) and full_name in self.values:
+                return self.values[full_name]
+            raise UsageError(
+                explain(
+                    f'hp.get("{name}")',
+                    f"{full_name} is currently inactive",
+                    "a hyperparameter whose conditions hold",
+                    f'Ask with `if "{name}" in hp:` first.',
+                )
+            )
+        if full_name in self.values:
+            return self.values[full_name]
+        raise UsageKeyError(
+            explain(f'hp.get("{name}")', f"{full_name} does not exist", self._known_names(), self._did_you_mean(name))
+        )
+
+    def __getitem__(self, name: str) -> Any:
+        return self.get(name)
+
+    def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
+        full_name = self._find_name(name)
+        return full_name in self.values and (full_name not in self._hps or self.is_active(full_name))
+
+    # -- scopes --------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def name_scope(self, name: str) -> Iterator[None]:
+        """Puts ``name/`` before the names of hyperparameters asked for inside.
+
+        Example:
+
+        >>> hp = HyperParameters()
+        >>> with hp.name_scope("encoder"):
+        ...     units = hp.Int("units", 16, 64)
+        >>> hp.values
+        {'encoder/units': 16}
+        """
+        self._name_scopes.append(name)
+        try:
+            yield
+        finally:
+            self._name_scopes.pop()
+
+    @contextlib.contextmanager
+    def conditional_scope(self, parent_name: str, parent_values: Any) -> Iterator[None]:
+        """Hyperparameters asked for inside are active only while the parent has one of the given values.
+
+        The body always runs, so that the space becomes known; inside a scope that does not hold, every
+        hyperparameter returns None. The parent may be any hyperparameter asked for before: in this scope, in an
+        enclosing one, or in another conditional scope (then its own conditions apply here as well).
+
+        Args:
+            parent_name: name of the parent; inside a name scope, first looked for in it, then outside.
+            parent_values: one value or a list.
+
+        Raises:
+            UsageError: the parent is not defined, is defined under several conditions of which none encloses
+                this scope, or is a choice of texts that has none of the given values.
+        """
+        full_name, inherited = self._resolve_parent(parent_name)
+        condition = self._parent_condition(full_name, parent_values)
+        depth = len(self._conditions)
+        self._conditions += [*inherited, condition]
+        try:
+            scopes = self.active_scopes if self._conditions_are_active(self._conditions) else self.inactive_scopes
+            scopes.append(copy.deepcopy(self._conditions))
+            yield
+        finally:
+            del self._conditions[depth:]
+
+    def is_active(self, hyperparameter: str | HyperParameter) -> bool:
+        """Whether the conditions hold: of this hyperparameter, or of any one registered under this name."""
+        if isinstance(hyperparameter, HyperParameter):
+            return self._conditions_are_active(hyperparameter.conditions)
+        registered = self._hps.get(self._find_name(hyperparameter), [])
+        return any(self._conditions_are_active(each.conditions) for each in registered)
+
+    # -- the space as a whole ------------------------------------------------------------------------------------
+
+    @property
+    def space(self) -> list[HyperParameter]:
+        """All registered hyperparameters, in the order of their registration."""
+        return self._space
+
+    @property
+    def pinned(self) -> frozenset[str]:
+        """Names whose definition builds cannot change."""
+        return frozenset(self._pinned)
+
+    def pin(self, *names: str) -> None:
+        """Makes registered hyperparameters (all, if no names are given) override what build functions ask for.
+
+        Example:
+
+        >>> mine = HyperParameters()
+        >>> mine.Fixed("learning_rate", 0.01)
+        0.01
+        >>> mine.pin()
+        >>> hp = mine.copy()
+        >>> hp.Float("learning_rate", 1e-4, 1e-1, sampling="log")
+        0.01
+        """
+        for name in names:
+            if name not in self._hps:
+                self.get(name)
+        self._pinned.update(names or self._hps)
+
+    def merge(self, hps: HyperParameters | Iterable[HyperParameter], overwrite: bool = True) -> None:
+        """Takes over the hyperparameters of another space.
+
+        Args:
+            hps: the other space, or a list of hyperparameters.
+            overwrite: whether definitions for the same name and conditions are replaced, and their values reset to
+                the default; otherwise what is here stays.
+
+        Raises:
+            UsageTypeError: `hps` is neither.
+        """
+        incoming = _listed(hps, "merge")
+        for each in incoming:
+            if overwrite or self._lookup(each) is None:
+                self._put(each)
+                if overwrite:
+                    self.values.pop(each.name, None)
+        self.ensure_active_values()
+
+    def widen(self, hps: HyperParameters | Iterable[HyperParameter]) -> bool:
+        """Takes over what a build has defined: new hyperparameters, and wider bounds of known ones.
+
+        Where both define the same name and conditions, the result allows the values of both (the envelope of the
+        bounds, the union of the lists); where that has no meaning (another type), the incoming definition counts.
+        Pinned names stay as they are.
+
+        Returns:
+            Whether anything changed.
+
+        Example:
+
+        >>> space, hp = HyperParameters(), HyperParameters()
+        >>> space.Int("layers", 1, 3)
+        1
+        >>> hp.Int("layers", 1, 5)
+        1
+        >>> space.widen(hp)
+        True
+        >>> space.space
+        [Int(name: 'layers', min_value: 1, max_value: 5, step: 1, sampling: linear, default: 1)]
+        """
+        changed = False
+        for each in _listed(hps, "widen"):
+            known = self._lookup(each)
+            if known is None:
+                if each.name in self._pinned:
+                    continue
+                self._put(each)
+            elif each.name not in self._pinned and not known.same_domain(each):
+                wider = known.union(each)
+                if wider.same_domain(known):
+                    continue
+                self._put(wider)
+            else:
+                continue
+            changed = True
+        if changed:
+            self.ensure_active_values()
+        return changed
+
+    def ensure_active_values(self, rng: np.random.Generator | None = None) -> None:
+        """Drops the values of inactive hyperparameters and gives the active ones that lack a value one.
+
+        Args:
+            rng: draws the missing values; without it, they get their defaults.
+        """
+        values = {name: value for name, value in self.values.items() if name not in self._hps}
+        for each in parents_first(self._space):
+            if each.name in values or not all_active(each.conditions, values):
+                continue
+            if each.name in self.values:
+                values[each.name] = self.values[each.name]
+            else:
+                values[each.name] = each.default if rng is None else each.random_sample(rng)
+        self.values.clear()
+        self.values.update(values)
+
+    def copy(self) -> HyperParameters:
+        """The same space and values, ready for a new build: scopes start afresh."""
+        twin = HyperParameters()
+        for each in self._space:
+            twin._put(copy.copy(each))
+        twin.values = dict(self.values)
+        twin._pinned = set(self._pinned)
+        return twin
+
+    def get_config(self) -> dict[str, Any]:
+        """Space and values as JSON, in KerasTuner's form (with the key "pinned" if anything is)."""
+        config: dict[str, Any] = {
+            "space": [kinds.to_config(each) for each in self._space],
+            "values": dict(self.values),
+        }
+        return {**config, "pinned": sorted(self._pinned)} if self._pinned else config
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> HyperParameters:
+        """The space and values that `get_config` described."""
+        hps = cls()
+        for each in config["space"]:
+            hps._put(kinds.of_config(each))
+        hps.values = dict(config["values"])
+        hps._pinned = set(config.get("pinned", ()))
+        return hps
+
+    def __repr__(self) -> str:
+        return f"HyperParameters(space: {[each.name for each in self._space]}, values: {self.values})"
+
+    # -- names ---------------------------------------------------------------------------------------------------
+
+    def _get_name(self, name: str) -> str:
+        """The full name: name scopes, then the name."""
+        return "/".join([*self._name_scopes, name])
+
+    def _find_name(self, name: str) -> str:
+        """The full name of something known: looked for in the name scope first, then outside of it."""
+        for depth in range(len(self._name_scopes), -1, -1):
+            candidate = "/".join([*self._name_scopes[:depth], name])
+            if candidate in self._hps or candidate in self.values:
+                return candidate
+        return self._get_name(name)
+
+    def _validate_name(self, name: str) -> None:
+        """Refuses a hyperparameter that bears the name of a condition it is under."""
+        full_name = self._get_name(name)
+        if any(isinstance(each, Parent) and each.name == full_name for each in self._conditions):
+            raise UsageError(
+                explain(
+                    f'hp: "{name}"',
+                    "A conditional `HyperParameter` cannot have the same name as its parent. "
+                    f"Found: {full_name} and parent_name: {full_name}",
+                    "a name of its own",
+                    "Rename one of the two.",
+                )
+            )
+
+    def _known_names(self) -> str:
+        names = list(self._hps)
+        return f"one of {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}" if names else "a registered name"
+
+    def _did_you_mean(self, name: str) -> str:
+        near = difflib.get_close_matches(name, list(self._hps), 1)
+        return f'Did you mean "{near[0]}"?' if near else "Ask for it with hp.Int, hp.Float, hp.Choice first."
+
+    # -- parents -------------------------------------------------------------------------------------------------
+
+    def _resolve_parent(self, parent_name: str) -> tuple[str, list[Condition]]:
+        """The full name of a parent, and its own conditions that do not hold for the present scope yet."""
+        full_name = self._find_name(parent_name)
+        registered = self._hps.get(full_name, [])
+        registered = [each for each in registered if _key(each) in self._declared] or registered
+        if not registered:
+            raise UsageError(
+                explain(
+                    f'parent_name="{parent_name}"',
+                    f"`HyperParameter` named: {self._get_name(parent_name)} not defined",
+                    self._known_names(),
+                    self._did_you_mean(parent_name),
+                )
+            )
+        missing = [[each for each in hp.conditions if each not in self._conditions] for hp in registered]
+        if not all(missing):
+            return full_name, []
+        if len(missing) == 1:
+            return full_name, missing[0]
+        raise UsageError(
+            explain(
+                f'parent_name="{parent_name}"',
+                f"{full_name}, which exists {len(missing)} times, under {[hp.conditions for hp in registered]}",
+                "a parent that is unambiguous here",
+                "Open the conditional scope of the one you mean first.",
+            )
+        )
+
+    def _parent_condition(self, full_name: str, parent_values: Any) -> Parent:
+        """The condition on a parent, with 1 and 0 read as booleans where the parent is one.
+
+        A choice of texts must have one of the values: this catches slips of the pen. Numbers are not checked,
+        since their bounds may depend on other values.
+        """
+        condition = Parent(full_name, parent_values)
+        parents = self._hps[full_name]
+        if all(isinstance(each.default, bool) for each in parents):
+            condition.values = [bool(value) if value in (0, 1) else value for value in condition.values]
+        choices = [each for each in parents if isinstance(each, Choice) and isinstance(each.default, str)]
+        known = [value for each in choices for value in each.values]
+        impossible = not any(value in known for value in condition.values)
+        if impossible and len(choices) == len(parents) and full_name not in self._pinned:
+            raise UsageError(
+                explain(
+                    f'parent_name="{full_name}"',
+                    f"parent_values={condition.values}",
+                    f"values that it can take: {known}",
+                    "Correct the value, or add it to the choice.",
+                )
+            )
+        return condition
+
+    @contextlib.contextmanager
+    def _maybe_conditional_scope(self, parent_name: str | None, parent_values: Any) -> Iterator[None]:
+        if parent_name is None and parent_values is None:
+            yield
+            return
+        if parent_name is None or parent_values is None:
+            raise UsageError(
+                explain(
+                    "hp",
+                    f"parent_name={parent_name!r}, parent_values={parent_values!r}",
+                    "both or neither",
+                    'Type, for instance, parent_name="optimizer", parent_values=["sgd"].',
+                )
+            )
+        with self.conditional_scope(parent_name, parent_values):
+            yield
+
+    def _conditions_are_active(self, conditions: Sequence[Condition]) -> bool:
+        return all_active(conditions, self.values)
+
+    # -- registering ---------------------------------------------------------------------------------------------
+
+    def _ask(
+        self, kind: type[HyperParameter], name: str, parent_name: str | None, parent_values: Any, **arguments: Any
+    ) -> Any:
+        with self._maybe_conditional_scope(parent_name, parent_values):
+            full_name = name
+            if isinstance(name, str) and name:
+                self._validate_name(name)
+                full_name = self._get_name(name)
+            return self._retrieve(kind(name=full_name, conditions=self._conditions, **arguments))
+
+    def _exists(self, name: str, conditions: Sequence[Condition] | None = None) -> bool:
+        """Whether the full name is registered under exactly these conditions (default: the present scope's)."""
+        wanted = list(self._conditions if conditions is None else conditions)
+        return any(each.conditions == wanted for each in self._hps.get(name, []))
+
+    def _lookup(self, hp: HyperParameter) -> HyperParameter | None:
+        for each in self._hps.get(hp.name, []):
+            if each.conditions == hp.conditions:
+                return each
+        return None
+
+    def _put(self, hp: HyperParameter) -> None:
+        """Adds a hyperparameter, or puts it in the place of the one with the same name and conditions."""
+        known = self._lookup(hp)
+        if known is None:
+            self._space.append(hp)
+            self._hps.setdefault(hp.name, []).append(hp)
+            return
+        for listed in (self._space, self._hps[hp.name]):
+            listed[next(index for index, each in enumerate(listed) if each is known)] = hp
+
+    def _retrieve(self, hp: HyperParameter) -> Any:
+        """The value of what a build asks for, registering it first; None while its conditions do not hold."""
+        self._declare(hp)
+        override = next(
+            (each for each in self._hps.get(hp.name, []) if hp.name in self._pinned and self.is_active(each)), None
+        )
+        if override is not None:
+            self.values.setdefault(hp.name, override.default)
+        else:
+            self._register(hp)
+        if self._conditions_are_active(hp.conditions):
+            return self.values[hp.name]
+        if not self.is_active(hp.name):
+            self.values.pop(hp.name, None)
+        return None
+
+    def _register(self, hp: HyperParameter, overwrite: bool = False) -> Any:
+        """Puts a definition in force and settles its value; with `overwrite`, at the default."""
+        known = self._lookup(hp)
+        self._put(hp)
+        if not self._conditions_are_active(hp.conditions):
+            return None
+        if overwrite or hp.name not in self.values:
+            self.values[hp.name] = hp.default
+        else:
+            self.values[hp.name] = _carried_over(self.values[hp.name], known, hp)
+        return self.values[hp.name]
+
+    def _declare(self, hp: HyperParameter) -> None:
+        """Notes what this build asks for; refuses a second definition of a name that holds at the same time."""
+        for earlier in [each for key, each in self._declared.items() if key[0] == hp.name]:
+            both_hold = self.is_active(earlier) and self.is_active(hp)
+            if (earlier.conditions == hp.conditions or both_hold) and not earlier.same_domain(hp):
+                raise UsageError(
+                    explain(
+                        f'hp.{type(hp).__name__}("{hp.name}")',
+                        f"{hp.describe()} after {earlier.describe()}",
+                        "one definition for a name within one build",
+                        "Use another name for the second; or, if this is meant as a new build, give it hp.copy().",
+                    )
+                )
+        self._declared.setdefault(_key(hp), hp)
+
+
+def parents_first(space: Sequence[HyperParameter]) -> list[HyperParameter]:
+    """The hyperparameters in their order, except that each comes after all that bear the name of a parent of it."""
+    waiting = list(space)
+    placed: list[HyperParameter] = []
+    while waiting:
+        open_names = {each.name for each in waiting}
+        ready = [
+            each
+            for each in waiting
+            if not any(isinstance(part, Parent) and part.name in open_names for part in each.conditions)
+        ]
+        if not ready:
+            return placed + waiting
+        if len(ready) < len(waiting):
+            first_blocked = next(index for index, each in enumerate(waiting) if not any(each is one for one in ready))
+            ready = waiting[:first_blocked] or ready[:1]
+        placed += ready
+        waiting = [each for each in waiting if not any(each is one for one in ready)]
+    return placed
+
+
+def _key(hp: HyperParameter) -> Key:
+    return hp.name, tuple(hp.conditions)
+
+
+def _listed(hps: HyperParameters | Iterable[HyperParameter], where: str) -> list[HyperParameter]:
+    listed = hps.space if isinstance(hps, HyperParameters) else hps
+    if isinstance(listed, Iterable) and not isinstance(listed, str):
+        listed = list(listed)
+        if all(isinstance(each, HyperParameter) for each in listed):
+            return [copy.copy(each) for each in listed]
+    raise UsageTypeError(
+        explain(
+            f"HyperParameters.{where}",
+            hps,
+            "a HyperParameters object or a list of hyperparameters",
+            "Type, for instance, tuner.oracle.get_space().",
+        )
+    )
+
+
+def _carried_over(value: Value, old: HyperParameter | None, new: HyperParameter) -> Value:
+    """A stored value under a new definition: as it is where legal, else at the same quantile.
+
+    A value that the old definition did not allow either was set by hand, and is the user's business.
+    """
+    if new.contains(value):
+        return new.cast(value)
+    if old is None or not old.contains(value) or old.same_domain(new):
+        return value
+    return new.prob_to_value(old.value_to_prob(value))
