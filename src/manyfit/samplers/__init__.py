@@ -1,5 +1,1 @@
-"""What to try next: one sampler, one file. Pure functions of the recorded history; see `base`."""
-
-from manyfit.samplers.base import Sampler as Sampler
-from manyfit.samplers.grid import GridSampler as GridSampler
-from manyfit.samplers.random_search import RandomSampler as RandomSampler
+"""What to try: each sampler is a pure function of recorded history, one algorithm per file."""

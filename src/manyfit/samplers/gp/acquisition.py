@@ -59,7 +59,7 @@ def log_h_slope(z: Array, log_value: Array) -> Array:
     return slope
 
 
-def log_expected_improvement(mean: Array, variance: Array, incumbent: float) -> Array:
+def log_expected_improvement(mean: Array, variance: Array, incumbent: Array | float) -> Array:
     """Logarithm of the expected improvement over an incumbent, eq. (1).
 
     Args:
@@ -81,7 +81,7 @@ def log_expected_improvement(mean: Array, variance: Array, incumbent: float) -> 
 
 
 def log_expected_improvement_slopes(
-    mean: Array, variance: Array, incumbent: float
+    mean: Array, variance: Array, incumbent: Array | float
 ) -> tuple[Array, Array, Array]:
     """Log expected improvement and its derivatives with respect to the mean and the variance.
 

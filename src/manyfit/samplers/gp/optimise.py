@@ -1,4 +1,4 @@
-"""Finding the best point of an acquisition function over a mixed space.
+"""Finding the best points of an acquisition function over a mixed, conditional space.
 
 Gradient steps move numbers with many values, a search among neighbours moves the rest; both start from the best of
 a pool of random points, points near the best trials so far, and those points pushed onto the faces of the cube
@@ -8,75 +8,72 @@ a pool of random points, points near the best trials so far, and those points pu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from manyfit.samplers.gp.kernels import Array
+from manyfit.space.encoding import Encoding
 
-Score = Callable[[Array], Array]
-"""(m, d) points -> (m,) values, higher is better."""
+_SCALES = np.array([0.003, 0.02, 0.1, 0.3])  # of perturbations, from polishing to wandering
+_COARSE_BELOW = 12  # ordered dimensions with fewer values are searched value by value, not by gradient
+_MAX_CATEGORIES = 24  # neighbours tried per unordered dimension and step; more are sampled
 
-ScoreWithSlopes = Callable[[Array], tuple[Array, Array]]
-"""(m, d) points -> (m,) values and their (m, d) slopes."""
 
-_SCALES = (0.003, 0.02, 0.1, 0.3)
+class Score(Protocol):
+    """An acquisition function: higher is better."""
+
+    def __call__(self, points: Array) -> Array:
+        """(m, d) points -> (m,) values."""
+
+    def with_slopes(self, points: Array) -> tuple[Array, Array]:
+        """(m, d) points -> (m,) values and (m, d) slopes, 0 where there is none."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Lattice:
-    """The coordinates that a proposal may take.
+class Effort:
+    """How hard the optimiser tries.
 
     Args:
-        levels: for each dimension the sorted coordinates of its values, or None for a continuous one.
-        unordered: (d,) booleans, true for unordered categories.
-        coarse_below: ordered dimensions with fewer values are searched value by value, not by gradient.
+        num_uniform: points of the pool that may be anywhere.
+        num_centers: best trials whose surroundings are searched.
+        num_near: points of the pool near each of them.
+        num_starts: points that are improved further.
+        max_iterations: gradient steps.
+        max_steps: steps to neighbours.
     """
 
-    levels: Sequence[Array | None]
-    unordered: NDArray[np.bool_]
-    coarse_below: int = 12
+    num_uniform: int = 512
+    num_centers: int = 8
+    num_near: int = 64
+    num_starts: int = 5
+    max_iterations: int = 25
+    max_steps: int = 3
 
-    @property
-    def num_dimensions(self) -> int:
-        """d."""
-        return len(self.levels)
 
-    @property
-    def smooth(self) -> NDArray[np.bool_]:
-        """(d,) true where gradient steps make sense."""
-        return np.array(
+class Moves:
+    """Random points and steps in the cube of a space; all of them are coordinates of legal configurations.
+
+    Args:
+        encoding: of the space.
+    """
+
+    def __init__(self, encoding: Encoding) -> None:
+        self.encoding = encoding
+        self.unordered = np.array([each.kind == "unordered" for each in encoding.dimensions], dtype=bool)
+        self.smooth = np.array(
             [
-                not self.unordered[j] and (levels is None or len(levels) >= self.coarse_below)
-                for j, levels in enumerate(self.levels)
+                each.kind != "unordered" and (each.num_values is None or each.num_values >= _COARSE_BELOW)
+                for each in encoding.dimensions
             ],
             dtype=bool,
         )
 
-    def snap(self, points: Array) -> Array:
-        """Moves every coordinate to the nearest one allowed; NaN stays NaN."""
-        snapped = np.clip(points, 0.0, 1.0)
-        for j, levels in enumerate(self.levels):
-            if levels is not None:
-                column = snapped[:, j]
-                if len(levels) == 1:
-                    snapped[:, j] = np.where(np.isnan(column), column, levels[0])
-                    continue
-                index = np.clip(np.searchsorted(levels, column), 1, len(levels) - 1)
-                below, above = levels[index - 1], levels[index]
-                nearest = np.where(column - below <= above - column, below, above)
-                snapped[:, j] = np.where(np.isnan(column), column, nearest)
-        return snapped
-
     def uniform(self, num_points: int, rng: np.random.Generator) -> Array:
-        """(num_points, d) points, every value of a finite dimension equally likely."""
-        points = rng.random((num_points, self.num_dimensions))
-        for j, levels in enumerate(self.levels):
-            if levels is not None:
-                points[:, j] = levels[(points[:, j] * len(levels)).astype(int)]
-        return points
+        """(num_points, d) points, by the space's own distribution."""
+        return self.encoding.snap(rng.random((num_points, len(self.encoding))))
 
     def perturbed(self, centers: Array, num_each: int, rng: np.random.Generator) -> Array:
         """Points near centers: each moves some coordinates, by a scale of its own, and sends a few to a bound.
@@ -86,49 +83,56 @@ class Lattice:
         """
         points = np.repeat(centers, num_each, axis=0)
         shape = points.shape
+        fresh = rng.random(shape)
+        points = np.where(np.isnan(points), fresh, points)  # what a move switches on starts anywhere
         moved = rng.random(shape) < np.maximum(rng.random((shape[0], 1)), 1.0 / shape[1])
-        scale = np.asarray(_SCALES)[rng.integers(len(_SCALES), size=(shape[0], 1))]
-        step = scale * rng.standard_normal(shape)
-        fresh = self.uniform(shape[0], rng)
+        moved[np.arange(shape[0]), rng.integers(shape[1], size=shape[0])] = True
+        step = rng.choice(_SCALES, size=(shape[0], 1)) * rng.standard_normal(shape)
         redrawn = self.unordered | (rng.random(shape) < 0.05)
-        target = np.where(redrawn, fresh, points + step)
+        target = np.where(redrawn, fresh, np.clip(points + step, 0.0, 1.0))
         faces = (rng.random(shape) < 0.05) & ~self.unordered
         target = np.where(faces, np.round(rng.random(shape)), target)
-        return self.snap(np.where(moved, target, points))
+        return self.encoding.snap(np.where(moved, target, points))
 
-    def neighbours(self, point: Array) -> Array:
-        """All points that differ in one coarse dimension by one or two values, or in one category; (m, d)."""
+    def neighbours(self, point: Array, rng: np.random.Generator) -> Array:
+        """Points that differ in one coarse dimension by one or two values, or in one category; (m, d)."""
         found = []
-        for j, levels in enumerate(self.levels):
-            if levels is None or np.isnan(point[j]):
+        base = np.where(np.isnan(point), rng.random(point.size), point)
+        for j, dimension in enumerate(self.encoding.dimensions):
+            if self.smooth[j] or np.isnan(point[j]):
                 continue
+            num_values = dimension.num_values or 0
+            here = int(dimension.hyperparameter.indices(point[j]))
             if self.unordered[j]:
-                others = levels[levels != point[j]]
+                others = [i for i in range(num_values) if i != here]
+                if len(others) > _MAX_CATEGORIES:
+                    others = sorted(rng.choice(others, size=_MAX_CATEGORIES, replace=False).tolist())
             else:
-                index = int(np.argmin(np.abs(levels - point[j])))
-                others = np.concatenate([levels[max(index - 2, 0) : index], levels[index + 1 : index + 3]])
-            block = np.repeat(point[None, :], len(others), axis=0)
-            block[:, j] = others
+                others = [i for i in (here - 2, here - 1, here + 1, here + 2) if 0 <= i < num_values]
+            block = np.repeat(base[None, :], len(others), axis=0)
+            block[:, j] = dimension.hyperparameter.centres(others)
             found.append(block)
-        return np.concatenate(found) if found else np.empty((0, point.size))
+        if not found:
+            return np.empty((0, point.size))
+        return self.encoding.snap(np.concatenate(found))
 
 
-def climb(score: ScoreWithSlopes, starts: Array, lattice: Lattice, max_iterations: int) -> Array:
-    """Gradient ascent from several starts at once, smooth dimensions only, then a snap to the lattice.
+def climb(score: Score, starts: Array, moves: Moves, max_iterations: int) -> Array:
+    """Gradient ascent from several starts at once, in smooth dimensions only, then a snap to legal values.
 
     The starts form one problem, the sum of their scores, so that each step evaluates all of them in one batch.
 
     Returns:
         (m, d) end points.
     """
-    free = lattice.smooth[None, :] & ~np.isnan(starts)
+    free = moves.smooth[None, :] & ~np.isnan(starts)
     if not free.any():
         return starts
     points = starts.copy()
 
     def negative(flat: Array) -> tuple[float, Array]:
         points[free] = flat
-        value, slopes = score(points)
+        value, slopes = score.with_slopes(points)
         return -float(value.sum()), -slopes[free]
 
     found = minimize(
@@ -140,26 +144,57 @@ def climb(score: ScoreWithSlopes, starts: Array, lattice: Lattice, max_iteration
         options={"maxiter": max_iterations, "maxcor": 20},
     )
     points[free] = found.x
-    return lattice.snap(points)
+    return moves.encoding.snap(points)
 
 
-def step_through(score: Score, points: Array, lattice: Lattice, max_steps: int) -> Array:
+def step_through(score: Score, points: Array, moves: Moves, max_steps: int, rng: np.random.Generator) -> Array:
     """Greedy ascent among neighbours in coarse dimensions, each start for itself.
 
     Returns:
         (m, d) end points.
     """
-    points = points.copy()
-    for i, point in enumerate(points):
-        best, value = point, score(point[None, :])[0]
+    ends = points.copy()
+    if moves.smooth.all():
+        return ends
+    values = score(points)
+    for i in range(len(ends)):
         for _ in range(max_steps):
-            around = lattice.neighbours(best)
+            around = moves.neighbours(ends[i], rng)
             if not len(around):
                 break
-            values = score(around)
-            k = int(np.argmax(values))
-            if values[k] <= value:
+            found = score(around)
+            k = int(np.argmax(found))
+            if found[k] <= values[i]:
                 break
-            best, value = around[k], values[k]
-        points[i] = best
-    return points
+            ends[i], values[i] = around[k], found[k]
+    return ends
+
+
+def best_first(
+    score: Score, centers: Array, known: Array, *, moves: Moves, effort: Effort, rng: np.random.Generator
+) -> Iterator[Array]:
+    """Points of high score, the best first; many enough that the caller can skip those it knows already.
+
+    Args:
+        score: what to maximise.
+        centers: (k, d) points whose surroundings are worth a look.
+        known: (n, d) points that need not be proposed again.
+        moves: of the space.
+        effort: how hard to try.
+        rng: the source of randomness.
+
+    Yields:
+        (d,) points.
+    """
+    pool = moves.uniform(effort.num_uniform, rng)
+    if len(centers):
+        pool = np.concatenate([pool, moves.perturbed(centers[: effort.num_centers], effort.num_near, rng)])
+    taken = {point.tobytes() for point in known}
+    pool = pool[[point.tobytes() not in taken for point in pool]]
+    values = score(pool)
+    order = np.argsort(-values)
+    starts = pool[order[: effort.num_starts]]
+    ends = climb(score, starts, moves, effort.max_iterations)
+    ends = step_through(score, ends, moves, effort.max_steps, rng)
+    points = np.concatenate([ends, pool])
+    yield from points[np.argsort(-np.concatenate([score(ends), values]))]

@@ -39,6 +39,8 @@ _AMPLITUDE_SCALE = 1.5  # b: prior mode of s2 at b / (a + 1) = 1/2
 _MEAN_VARIANCE = 1.0  # of the unknown mean, in units of s2
 _LENGTH_SPREAD = math.sqrt(3.0)
 _JITTER = 1e-9
+_FANTASY_NOISE = 1e-6  # imagined outcomes count as certain, up to what keeps A well conditioned
+_LEAST_VARIANCE = 1e-12
 _LENGTH_BOUNDS = (math.log(0.02), math.log(300.0))
 
 
@@ -83,7 +85,8 @@ def cholesky(matrix: Array) -> Array:
     """
     jitter = 0.0
     for _ in range(6):
-        factor, failed = lapack.dpotrf(matrix if jitter == 0.0 else matrix + jitter * np.eye(len(matrix)), lower=1, clean=1)
+        raised = matrix if jitter == 0.0 else matrix + jitter * np.eye(len(matrix))
+        factor, failed = lapack.dpotrf(raised, lower=1, clean=1)
         if failed == 0:
             return factor
         jitter = 1e-10 * float(np.trace(matrix)) / len(matrix) if jitter == 0.0 else jitter * 100.0
@@ -183,6 +186,10 @@ class Likelihood:
 class Surrogate:
     """A Gaussian process conditioned on targets, with theta given.
 
+    It can hold several versions of the targets at the same points: `fantasise` appends points whose outcome is
+    not known yet, and every version imagines other outcomes for them. Variances do not depend on targets, so a
+    version costs one column of `alpha`.
+
     Args:
         geometry: how points are compared.
         points: (n, d) where the targets were measured, NaN where inactive.
@@ -193,78 +200,105 @@ class Surrogate:
 
     >>> geometry = Geometry(np.array([False]))
     >>> points = np.array([[0.0], [0.5], [1.0]])
-    >>> targets = Targets(np.array([1.0, -1.0, 0.0]), np.ones(3))
-    >>> model = Surrogate(geometry, points, targets, np.log([0.5, 1e-6]))
-    >>> mean, variance = model.predict(points)
-    >>> np.round(mean, 3).tolist()
-    [1.0, -1.0, 0.0]
+    >>> model = Surrogate(geometry, points, Targets(np.array([1.0, -1.0, 0.0]), np.ones(3)), np.log([0.5, 1e-6]))
+    >>> means, variance = model.predict(points)
+    >>> means.round(3).tolist()
+    [[1.0, -1.0, 0.0]]
     """
 
     def __init__(self, geometry: Geometry, points: Array, targets: Targets, theta: Array) -> None:
         self.geometry = geometry
-        self.points = points
         self.theta = theta
-        self.weights = np.exp(-2.0 * theta[:-1])
+        self._weights = np.exp(-2.0 * theta[:-1])
         eta = math.exp(theta[-1])
-        matrix = self.correlation(points, points)
-        matrix.flat[:: len(points) + 1] += eta / targets.counts + _JITTER
-        self.factor = cholesky(matrix)
-        self.alpha, _ = lapack.dpotrs(self.factor, targets.means, lower=1)
-        quadratic = float(targets.means @ self.alpha) + targets.within / eta
+        self._condition(points, targets.means[:, None], eta / targets.counts + _JITTER)
+        quadratic = float(targets.means @ self._alpha[:, 0]) + targets.within / eta
         half = 0.5 * (len(points) + targets.degrees)
         self.amplitude = (_AMPLITUDE_SCALE + 0.5 * quadratic) / (_AMPLITUDE_SHAPE + half - 1.0)  # (3)
         self.noise = eta * self.amplitude
 
+    def _condition(self, points: Array, columns: Array, diagonal: Array) -> None:
+        """Factorises A for these points; `columns` (n, s) holds one version of the targets each."""
+        self.points = points
+        self._columns = columns
+        self._diagonal = diagonal
+        matrix = self.correlation(points, points)
+        matrix.flat[:: len(points) + 1] += diagonal
+        self._factor = cholesky(matrix)
+        self._alpha, _ = lapack.dpotrs(self._factor, columns, lower=1)
+
+    def fantasise(self, points: Array, num_versions: int, rng: np.random.Generator) -> Surrogate:
+        """This process with points added whose outcomes are drawn from their joint posterior.
+
+        Args:
+            points: (k, d) points that are being evaluated.
+            num_versions: how many joint outcomes are imagined.
+            rng: draws them.
+
+        Returns:
+            A new surrogate; its means have `num_versions` rows.
+        """
+        drawn = self.sample(points, num_versions, rng).T
+        twin = object.__new__(Surrogate)
+        twin.geometry, twin.theta, twin._weights = self.geometry, self.theta, self._weights
+        twin.amplitude, twin.noise = self.amplitude, self.noise
+        columns = np.concatenate([np.repeat(self._columns, num_versions, axis=1), drawn])
+        diagonal = np.concatenate([self._diagonal, np.full(len(points), _FANTASY_NOISE)])
+        twin._condition(np.concatenate([self.points, points]), columns, diagonal)
+        return twin
+
     def correlation(self, left: Array, right: Array) -> Array:
         """(n, m) correlation of two sets of points, the unknown mean included."""
         squares = self.geometry.squared_differences(left, right)
-        return matern52(np.tensordot(self.weights, squares, axes=1))[0] + _MEAN_VARIANCE
+        return matern52(np.tensordot(self._weights, squares, axes=1))[0] + _MEAN_VARIANCE
 
     def predict(self, points: Array) -> tuple[Array, Array]:
-        """Posterior mean and variance of the noise-free target.
+        """Posterior means and variance of the noise-free target.
 
         Args:
             points: (m, d).
 
         Returns:
-            (m,) means and (m,) variances, the latter at least 1e-12.
+            (s, m) means, one row per version of the targets, and (m,) variances, at least 1e-12.
         """
         cross = self.correlation(self.points, points)
-        solved, _ = lapack.dtrtrs(self.factor, cross, lower=1)
+        solved, _ = lapack.dtrtrs(self._factor, cross, lower=1)
         variance = 1.0 + _MEAN_VARIANCE - np.einsum("ij,ij->j", solved, solved)
-        return cross.T @ self.alpha, np.maximum(self.amplitude * variance, 1e-12)
+        return self._alpha.T @ cross, np.maximum(self.amplitude * variance, _LEAST_VARIANCE)
 
-    def predict_with_gradient(self, points: Array) -> tuple[Array, Array, Array, Array]:
-        """Posterior mean and variance, and how they change with the coordinates.
+    def predict_with_slopes(self, points: Array) -> tuple[Array, Array, Array, Array]:
+        """Posterior means and variance, and how they change with the coordinates.
 
         Args:
             points: (m, d).
 
         Returns:
-            (m,) means, (m,) variances, (m, d) slopes of the means, (m, d) slopes of the variances; slopes are 0
-            in unordered and inactive dimensions.
+            (s, m) means, (m,) variances, (s, m, d) slopes of the means, (m, d) slopes of the variances; slopes
+            are 0 in unordered and inactive dimensions.
         """
         differences = self.geometry.signed_differences(points, self.points)
         squares = self.geometry.squared_differences(points, self.points)
-        correlation, slope = matern52(np.tensordot(self.weights, squares, axes=1))
+        correlation, slope = matern52(np.tensordot(self._weights, squares, axes=1))
         cross = correlation + _MEAN_VARIANCE
-        solved, _ = lapack.dpotrs(self.factor, cross.T, lower=1)
+        solved, _ = lapack.dpotrs(self._factor, cross.T, lower=1)
         variance = 1.0 + _MEAN_VARIANCE - np.einsum("ij,ji->i", cross, solved)
-        scaled = differences * (2.0 * self.weights)[:, None, None]
-        mean_slope = np.einsum("jmn,mn->mj", scaled, slope * self.alpha)
-        variance_slope = -2.0 * np.einsum("jmn,mn->mj", scaled, slope * solved.T)
-        mean: Array = cross @ self.alpha
-        return mean, np.maximum(self.amplitude * variance, 1e-12), mean_slope, self.amplitude * variance_slope
+        # d r2 / d x_j = 2 w_j (x_j - x'_j)
+        scaled = differences * (2.0 * self._weights)[:, None, None] * slope
+        mean_slopes = np.einsum("jmn,ns->smj", scaled, self._alpha, optimize=True)
+        variance_slopes = -2.0 * self.amplitude * np.einsum("jmn,nm->mj", scaled, solved)
+        means: Array = self._alpha.T @ cross.T
+        return means, np.maximum(self.amplitude * variance, _LEAST_VARIANCE), mean_slopes, variance_slopes
 
     def sample(self, points: Array, num_samples: int, rng: np.random.Generator) -> Array:
-        """Joint posterior draws of the noise-free target.
+        """Joint posterior draws of the noise-free target, around the first version of the targets.
 
         Returns:
             (num_samples, m).
         """
         cross = self.correlation(self.points, points)
-        solved, _ = lapack.dtrtrs(self.factor, cross, lower=1)
+        solved, _ = lapack.dtrtrs(self._factor, cross, lower=1)
         covariance = self.correlation(points, points) - solved.T @ solved
         covariance.flat[:: len(points) + 1] += 1e-8
         root = cholesky(self.amplitude * covariance)
-        return cross.T @ self.alpha + rng.standard_normal((num_samples, len(points))) @ root.T
+        drawn: Array = self._alpha[:, 0] @ cross + rng.standard_normal((num_samples, len(points))) @ root.T
+        return drawn

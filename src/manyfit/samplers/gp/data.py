@@ -1,0 +1,139 @@
+"""What the surrogate learns from: trials as points, replicates pooled, failures apart, early stops as fidelities."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from manyfit.core.records import Observation
+from manyfit.samplers.gp.kernels import Array
+from manyfit.space.encoding import Encoding
+
+#: Trials that ran to their end lend the surrogate their losses at so many of the epochs at which others were stopped.
+_MAX_SHARED_EPOCHS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """Everything that was measured, one row per different configuration (and fidelity).
+
+    Args:
+        points: (n, d) coordinates, NaN where inactive; with a column more when `with_fidelity`: the share of the
+            full training on a log scale, 1 for full.
+        losses: (n,) means over the replicates of each row.
+        counts: (n,) number of replicates.
+        within: sum of squares of replicates around their row's mean.
+        degrees: its degrees of freedom.
+        failed: (k, d) points of configurations that have no score.
+        with_fidelity: whether `points` has the extra column.
+    """
+
+    points: Array
+    losses: Array
+    counts: Array
+    within: float
+    degrees: int
+    failed: Array
+    with_fidelity: bool
+
+    @property
+    def full(self) -> Array:
+        """(f, d) points that were trained in full; all points if none were."""
+        if not self.with_fidelity:
+            return self.points
+        return self.points[self.points[:, -1] == 1.0, :-1]
+
+    def lift(self, points: Array) -> Array:
+        """Points of the space at full fidelity, as the surrogate wants them."""
+        return np.column_stack([points, np.ones(len(points))]) if self.with_fidelity else points
+
+
+@dataclasses.dataclass
+class _Row:
+    """Replicates of one configuration at one fidelity."""
+
+    values: Observation
+    losses: list[float]
+    fidelity: float
+
+
+def collect(encoding: Encoding, completed: Sequence[Observation]) -> Evidence:
+    """Sorts the history into evidence.
+
+    Replicates are pooled: over the executions of a trial, and over trials with the same configuration. A trial
+    without a finite loss is a failure, unless the same configuration has a score elsewhere. A trial that a
+    scheduler stopped early is one measurement at a lower fidelity, not a final result; if no trial ran in full, the
+    longest ones count as full.
+
+    Args:
+        encoding: of the space.
+        completed: the history.
+    """
+    scored = [each for each in completed if math.isfinite(each.loss)]
+    horizon = _horizon(scored)
+    rows: dict[Hashable, _Row] = {}
+    for each in scored:
+        key = encoding.key(encoding.adapt(each.values))
+        for fidelity, losses in _measurements(each, horizon, scored):
+            row = rows.setdefault((key, fidelity), _Row(each, [], fidelity))
+            row.losses.extend(losses)
+    good = {key for key, _ in rows}  # type: ignore[misc]
+    failed = {
+        encoding.key(encoding.adapt(each.values)): each for each in completed if not math.isfinite(each.loss)
+    }
+    bad = [each for key, each in failed.items() if key not in good]
+    listed = list(rows.values())
+    points = encoding.encode_many([encoding.adapt(row.values.values) for row in listed])
+    with_fidelity = any(row.fidelity != 1.0 for row in listed)
+    if with_fidelity:
+        points = np.column_stack([points, [row.fidelity for row in listed]])
+    groups = [np.asarray(row.losses) for row in listed]
+    return Evidence(
+        points=points,
+        losses=np.array([group.mean() for group in groups]),
+        counts=np.array([len(group) for group in groups], dtype=float),
+        within=float(sum(((group - group.mean()) ** 2).sum() for group in groups)),
+        degrees=sum(len(group) - 1 for group in groups),
+        failed=encoding.encode_many([encoding.adapt(each.values) for each in bad]),
+        with_fidelity=with_fidelity,
+    )
+
+
+def _horizon(scored: Sequence[Observation]) -> int | None:
+    """The number of epochs that counts as full; None when no trial was stopped early."""
+    if all(each.full for each in scored):
+        return None
+    complete = [each.epochs or 0 for each in scored if each.full]
+    return max(complete or [each.epochs or 0 for each in scored]) or None
+
+
+def _measurements(
+    observation: Observation, horizon: int | None, scored: Sequence[Observation]
+) -> list[tuple[float, tuple[float, ...]]]:
+    """(fidelity, losses) of one trial: its result, and for a full trial what it had at others' last epochs."""
+    losses = tuple(loss for loss in observation.losses if math.isfinite(loss))
+    if horizon is None or horizon < 2:
+        return [(1.0, losses)]
+    if not observation.full and (observation.epochs or 0) < horizon:
+        return [(_fidelity(observation.epochs or 1, horizon), losses)]
+    found: list[tuple[float, tuple[float, ...]]] = [(1.0, losses)]
+    for epochs in _common_stops(scored, horizon):
+        before = [loss for loss in observation.curve[:epochs] if math.isfinite(loss)]
+        if before and len(observation.curve) > epochs:
+            found.append((_fidelity(epochs, horizon), (min(before),)))
+    return found
+
+
+def _common_stops(scored: Sequence[Observation], horizon: int) -> list[int]:
+    """The epochs at which most trials were stopped."""
+    stops = [each.epochs for each in scored if not each.full and each.epochs is not None and each.epochs < horizon]
+    epochs, counts = np.unique(np.asarray(stops, dtype=int), return_counts=True)
+    return [int(epochs[i]) for i in np.argsort(-counts, kind="stable")[:_MAX_SHARED_EPOCHS]]
+
+
+def _fidelity(epochs: int, horizon: int) -> float:
+    """Share of the full training on a log scale: 1 at the horizon, 0 at one epoch."""
+    return math.log(max(epochs, 1)) / math.log(horizon)

@@ -1,0 +1,151 @@
+"""From losses to a mixture of Gaussian processes, one for each way of bending the scale of the losses.
+
+Losses of a search are skewed: a few configurations are good, many are fine, some are far off. A Gaussian process on
+raw losses spends its flexibility on telling bad from terrible; on log losses it forgets which region is hopeless.
+No single transform wins on all problems, so each candidate gets its own process, and their marginal likelihoods (of
+the raw losses, so with the Jacobian of the transform) are the weights of a mixture.
+
+Notation:
+
+| symbol | meaning |
+|---|---|
+| y | (n,) losses |
+| c | softness of the transform, in units of the median loss minus the best one |
+| t | transformed, standardised losses, for which the processes are built |
+
+(1) t = log(1 + (y - min y) / (c (median y - min y))), c = infinity: t = y
+(2) log p(y) = log p(t) + sum log |dt/dy|
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from manyfit.samplers.gp.data import Evidence
+from manyfit.samplers.gp.kernels import Array, Geometry
+from manyfit.samplers.gp.surrogate import Likelihood, NoisePrior, Surrogate, Targets
+
+#: Softness of the candidates, gentle to strong.
+SOFTNESS = (math.inf, 3.0, 0.3)
+_LEAST_WEIGHT = 0.02  # lighter members of the mixture are dropped: they cost time and change nothing
+_MAX_FIT = 160  # points that length scales are learned from; all points count for predictions
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One process of the mixture.
+
+    Args:
+        surrogate: the process, of transformed losses.
+        log_weight: logarithm of its share.
+        incumbents: (s,) what has to be undercut, for each version of the targets.
+    """
+
+    surrogate: Surrogate
+    log_weight: float
+    incumbents: Array
+
+
+def bend(losses: Array, softness: float) -> tuple[Array, float]:
+    """Transforms and standardises losses, eq. (1).
+
+    Args:
+        losses: (n,) finite losses.
+        softness: c; infinity leaves the shape alone.
+
+    Returns:
+        (n,) values with mean 0 and standard deviation 1 (all 0 if the losses are constant), and the sum of the
+        logarithms of the slopes, eq. (2).
+
+    Example:
+
+    >>> bend(np.array([1.0, 1.0]), 1.0)
+    (array([0., 0.]), 0.0)
+    """
+    span = float(np.median(losses) - losses.min())
+    if span <= 0.0:
+        span = float(losses.max() - losses.min())
+    if not span > 1e-12 * max(1.0, float(np.abs(losses).max())):
+        return np.zeros(len(losses)), 0.0
+    if math.isinf(softness):
+        bent, log_slope = (losses - losses.min()) / span, -len(losses) * math.log(span)
+    else:
+        bent = np.log1p((losses - losses.min()) / (softness * span))
+        log_slope = -float(bent.sum()) - len(losses) * math.log(softness * span)
+    deviation = float(bent.std())
+    return (bent - bent.mean()) / deviation, log_slope - len(losses) * math.log(deviation)
+
+
+def fit(evidence: Evidence, geometry: Geometry, noise: NoisePrior, softness: Sequence[float] = SOFTNESS) -> list[Member]:
+    """The mixture that the evidence supports.
+
+    Args:
+        evidence: at least one scored point.
+        geometry: how points are compared.
+        noise: prior belief about the noise.
+        softness: the transforms to weigh.
+
+    Returns:
+        Members with their weights, at least one, the heaviest first.
+    """
+    rows = _representatives(evidence.losses)
+    squares = geometry.squared_differences(evidence.points[rows], evidence.points[rows])
+    fits: list[tuple[float, Surrogate]] = []
+    theta: Array | None = None
+    for c in softness:
+        bent, log_slope = bend(evidence.losses, c)
+        targets = _targets(evidence, bent, log_slope)
+        likelihood = Likelihood(squares, _subset(targets, rows), noise)
+        theta, density = likelihood.maximise(likelihood.start() if theta is None else theta)
+        density += log_slope * len(rows) / len(bent)
+        fits.append((density, Surrogate(geometry, evidence.points, targets, theta)))
+    best = max(score for score, _ in fits)
+    members = []
+    for score, surrogate in sorted(fits, key=lambda each: -each[0]):
+        if score - best >= math.log(_LEAST_WEIGHT):
+            members.append(Member(surrogate, score - best, np.zeros(1)))
+    total = math.log(sum(math.exp(each.log_weight) for each in members))
+    full = evidence.lift(evidence.full)
+    return [
+        dataclasses.replace(
+            each,
+            log_weight=each.log_weight - total,
+            incumbents=each.surrogate.predict(full)[0].min(axis=1),
+        )
+        for each in members
+    ]
+
+
+def posterior_mean(members: Sequence[Member], points: Array) -> Array:
+    """(m,) mean of the mixture on the standardised scale: for ranking points, not for reading off losses."""
+    means = [math.exp(each.log_weight) * each.surrogate.predict(points)[0].mean(axis=0) for each in members]
+    total: Array = np.sum(means, axis=0)
+    return total
+
+
+def _targets(evidence: Evidence, bent: Array, log_slope: float) -> Targets:
+    """Standardised targets; the squares of the replicates scale with the geometric mean of the transform's slope."""
+    if not bent.any():
+        return Targets(bent, evidence.counts)
+    square = math.exp(2.0 * log_slope / len(bent))
+    return Targets(bent, evidence.counts, evidence.within * square, evidence.degrees)
+
+
+def _representatives(losses: Array) -> np.ndarray:
+    """Rows that length scales are learned from: the best half of the allowance, and others spread over time."""
+    n = len(losses)
+    if n <= _MAX_FIT:
+        return np.arange(n)
+    order = np.argsort(losses, kind="stable")
+    best = order[: _MAX_FIT // 2]
+    others = np.setdiff1d(np.arange(n), best)
+    spread = others[np.linspace(0, len(others) - 1, _MAX_FIT - len(best)).round().astype(int)]
+    return np.sort(np.concatenate([best, spread]))
+
+
+def _subset(targets: Targets, rows: np.ndarray) -> Targets:
+    return dataclasses.replace(targets, means=targets.means[rows], counts=targets.counts[rows])
