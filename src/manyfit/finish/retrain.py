@@ -15,6 +15,7 @@ import numpy as np
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.training.base import Task, Trainer
+from manyfit.training.fit_arguments import fit_data
 from manyfit.training.models import build_model
 from manyfit.training.seeding import seeded
 from manyfit.training.weights import load_weights
@@ -150,8 +151,7 @@ def fit_arguments_for_all_data(
 
 
 def _joined_data(fit_args: Sequence[Any], fit_kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
-    x = fit_args[0] if fit_args else fit_kwargs.get("x")
-    y = fit_args[1] if len(fit_args) > 1 else fit_kwargs.get("y")
+    x, y = fit_data(fit_args, fit_kwargs)
     validation = fit_kwargs.get("validation_data")
     if validation is None and fit_kwargs.get("validation_split"):
         return x, y

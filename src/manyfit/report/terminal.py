@@ -64,7 +64,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     widths = [max([len(name), *(len(line[i]) for line in cells)]) for i, name in enumerate(columns)]
-    right = [all(_is_number(row.get(column)) for row in rows) for column in columns]
+    right = [all(row.get(column) is None or _is_number(row[column]) for row in rows) for column in columns]
     lines = []
     for line in [list(columns), *cells]:
         padded = [

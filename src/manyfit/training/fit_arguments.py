@@ -15,9 +15,7 @@ def check_fit_arguments(args: Sequence[Any], kwargs: Mapping[str, Any], objectiv
     Raises:
         UsageError: x and y of different length, no epochs, or a `val_` objective without validation data.
     """
-    x = args[0] if args else kwargs.get("x")
-    y = args[1] if len(args) > 1 else kwargs.get("y")
-    _check_lengths("search(x, y)", x, y)
+    _check_lengths("search(x, y)", *fit_data(args, kwargs))
     validation_data = kwargs.get("validation_data")
     if isinstance(validation_data, list | tuple) and len(validation_data) >= 2:
         _check_lengths("search(validation_data=(x, y))", validation_data[0], validation_data[1])
@@ -48,6 +46,41 @@ def check_retrain(top: Any, x: Any, y: Any) -> None:
     if x is None and y is not None:
         raise UsageError(explain("retrain(x, y)", "y without x", "both or neither", "Add x=."))
     _check_lengths("retrain(x, y)", x, y)
+
+
+def validation_rows(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any] | None:
+    """The validation rows that `model.fit` would use: x, y and sample weights (or None).
+
+    Returns:
+        None where there are none, or where they are no arrays (a generator, a `tf.data` pipeline).
+    """
+    validation = kwargs.get("validation_data")
+    if isinstance(validation, list | tuple) and len(validation) in (2, 3):
+        return (*validation, None)[:3] if len(validation) == 2 else tuple(validation)  # type: ignore[return-value]
+    fraction = kwargs.get("validation_split")
+    x, y = fit_data(args, kwargs)
+    rows = num_rows(x)
+    if not fraction or y is None or rows is None:
+        return None
+    first = int(rows * (1.0 - fraction))  # Keras takes the last rows, and rounds like this
+
+    def cut(data: Any) -> Any:
+        if data is None:
+            return None
+        if isinstance(data, Mapping):
+            return {name: cut(part) for name, part in data.items()}
+        if isinstance(data, list | tuple) and data and hasattr(data[0], "shape"):
+            return type(data)([cut(part) for part in data])
+        return data[first:]
+
+    return cut(x), cut(y), cut(kwargs.get("sample_weight"))
+
+
+def fit_data(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """x and y, however they were passed to `fit`."""
+    x = args[0] if args else kwargs.get("x")
+    y = args[1] if len(args) > 1 else kwargs.get("y")
+    return x, y
 
 
 def num_rows(data: Any) -> int | None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -14,6 +14,7 @@ import keras
 from manyfit.core import seeds
 from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
 from manyfit.core.records import Plan, Result
+from manyfit.ensemble.ensemble import Ensemble
 from manyfit.finish import retrain as retraining
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
@@ -26,6 +27,7 @@ from manyfit.training.seeding import seeded
 from manyfit.training.weights import load_weights, write_weights
 from manyfit.tuners.base_tuner import BaseTuner
 from manyfit.tuners.callbacks import TunerCallback, overrides_hooks
+from manyfit.tuners.ensembling import member_predictions, validation_data
 from manyfit.tuners.hypermodel import overrides_fit
 from manyfit.tuners.supply import SearchSupply, plans_of
 
@@ -349,6 +351,31 @@ class Tuner(BaseTuner):
         models = retraining.retrain(candidates, task, self._make_trainer(), epochs_factor=epochs_factor)
         self._trial_of_model.update(zip(models, (trial.trial_id for trial in trials), strict=True))
         return models
+
+    def ensemble(
+        self, models: Sequence[keras.Model] | None = None, x: Any = None, y: Any = None, **options: Any
+    ) -> Ensemble:
+        """Combines models; weights are learned on rows that no search-time model trained on.
+
+        Args:
+            models: from `retrain` or `get_best_models`; None takes the best five of the search.
+            x: rows to learn the weights from; None takes the validation rows of the latest `search`.
+            y: their labels.
+            **options: see `Ensemble.fit`: `method` ("auto", "uniform", "nelder-mead", ...), `metric`, `sample_weight`.
+
+        Returns:
+            The ensemble. When no gain over the single best member is proven, it is that member, and says so.
+
+        Raises:
+            UsageError: a model that this tuner did not make, or no validation rows.
+        """
+        models = self.get_best_models(5) if models is None else list(models)
+        if x is None:
+            x, y, options["sample_weight"] = validation_data(self._task)
+        predictions = member_predictions(
+            models, self._trial_of_model, lambda trial_id: self.load_model(self.oracle.get_trial(trial_id)), x
+        )
+        return Ensemble.fit(predictions=predictions, y=y, models=models, **{"seed": self.oracle.seed, **options})
 
     def on_epoch_begin(self, trial: Trial, model: Any, epoch: int, logs: Any = None) -> None:
         """Override it to be called when an epoch begins."""
