@@ -20,6 +20,12 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it.
 _HOMES = {
+    "BayesianOptimization": "manyfit.tuners.searches",
+    "Evolution": "manyfit.tuners.searches",
+    "GridSearch": "manyfit.tuners.searches",
+    "QuasiRandomSearch": "manyfit.tuners.searches",
+    "RandomSearch": "manyfit.tuners.searches",
+    "Search": "manyfit.tuners.searches",
     "BaseTuner": "manyfit.tuners.base_tuner",
     "Ensemble": "manyfit.ensemble.ensemble",
     "FailedTrialError": "manyfit.core.errors",
@@ -27,13 +33,11 @@ _HOMES = {
     "FatalRuntimeError": "manyfit.core.errors",
     "FatalTypeError": "manyfit.core.errors",
     "FatalValueError": "manyfit.core.errors",
-    "GridSearch": "manyfit.tuners.grid_search",
     "HyperModel": "manyfit.tuners.hypermodel",
     "HyperParameter": "manyfit.space.hyperparameter",
     "HyperParameters": "manyfit.space.hyperparameters",
     "Objective": "manyfit.core.objective",
     "Oracle": "manyfit.oracles.oracle",
-    "RandomSearch": "manyfit.tuners.random_search",
     "Trial": "manyfit.oracles.trial",
     "TrialStatus": "manyfit.oracles.trial",
     "table": "manyfit.report.terminal",
@@ -55,9 +59,13 @@ if TYPE_CHECKING:
     from manyfit.space.hyperparameter import HyperParameter as HyperParameter
     from manyfit.space.hyperparameters import HyperParameters as HyperParameters
     from manyfit.tuners.base_tuner import BaseTuner as BaseTuner
-    from manyfit.tuners.grid_search import GridSearch as GridSearch
     from manyfit.tuners.hypermodel import HyperModel as HyperModel
-    from manyfit.tuners.random_search import RandomSearch as RandomSearch
+    from manyfit.tuners.searches import BayesianOptimization as BayesianOptimization
+    from manyfit.tuners.searches import Evolution as Evolution
+    from manyfit.tuners.searches import GridSearch as GridSearch
+    from manyfit.tuners.searches import QuasiRandomSearch as QuasiRandomSearch
+    from manyfit.tuners.searches import RandomSearch as RandomSearch
+    from manyfit.tuners.searches import Search as Search
     from manyfit.tuners.tuner import Tuner as Tuner
 
 prefer_jax()

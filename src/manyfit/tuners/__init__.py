@@ -1,6 +1,10 @@
 """The search loop and the tuners that users construct."""
 
 from manyfit.tuners.base_tuner import BaseTuner as BaseTuner
-from manyfit.tuners.grid_search import GridSearch as GridSearch
-from manyfit.tuners.random_search import RandomSearch as RandomSearch
+from manyfit.tuners.searches import BayesianOptimization as BayesianOptimization
+from manyfit.tuners.searches import Evolution as Evolution
+from manyfit.tuners.searches import GridSearch as GridSearch
+from manyfit.tuners.searches import QuasiRandomSearch as QuasiRandomSearch
+from manyfit.tuners.searches import RandomSearch as RandomSearch
+from manyfit.tuners.searches import Search as Search
 from manyfit.tuners.tuner import Tuner as Tuner

@@ -1,0 +1,128 @@
+"""Ready oracles: a sampler each, with KerasTuner's arguments in KerasTuner's order.
+
+Arguments that all of them share are described at `Oracle`. `**limits` takes `scheduler` and `max_seconds`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from manyfit.oracles.oracle import Oracle
+from manyfit.samplers.evolution import EvolutionSampler
+from manyfit.samplers.gp.sampler import GaussianProcessSampler
+from manyfit.samplers.grid import GridSampler
+from manyfit.samplers.portfolio import PortfolioSampler
+from manyfit.samplers.quasi_random import QuasiRandomSampler
+from manyfit.samplers.random_search import RandomSampler
+from manyfit.space.hyperparameters import HyperParameters
+
+
+class RandomSearchOracle(Oracle):
+    """Draws configurations at random, none twice while a new one is left."""
+
+    def __init__(
+        self,
+        objective: Any = None,
+        max_trials: int | None = 10,
+        seed: int | None = None,
+        hyperparameters: HyperParameters | None = None,
+        allow_new_entries: bool = True,
+        tune_new_entries: bool = True,
+        max_retries_per_trial: int = 0,
+        max_consecutive_failed_trials: int = 3,
+        **limits: Any,
+    ) -> None:
+        super().__init__(
+            objective,
+            max_trials,
+            hyperparameters,
+            allow_new_entries,
+            tune_new_entries,
+            seed,
+            max_retries_per_trial,
+            max_consecutive_failed_trials,
+            sampler=self._make_sampler(max_trials),
+            **limits,
+        )
+
+    def _make_sampler(self, max_trials: int | None) -> Any:
+        del max_trials
+        return RandomSampler()
+
+
+class GridSearchOracle(RandomSearchOracle):
+    """Tries every configuration of the grid once, in a stable order. `max_trials=None` tries them all."""
+
+    def __init__(self, objective: Any = None, max_trials: int | None = None, *args: Any, **kwargs: Any) -> None:
+        super().__init__(objective, max_trials, *args, **kwargs)
+
+    def _make_sampler(self, max_trials: int | None) -> Any:
+        del max_trials
+        return GridSampler()
+
+
+class QuasiRandomSearchOracle(RandomSearchOracle):
+    """Fills the space evenly (a scrambled Sobol sequence)."""
+
+    def _make_sampler(self, max_trials: int | None) -> Any:
+        del max_trials
+        return QuasiRandomSampler()
+
+
+class SearchOracle(RandomSearchOracle):
+    """Picks the sampler by space and budget; `describe()` says which, and why."""
+
+    def _make_sampler(self, max_trials: int | None) -> Any:
+        return PortfolioSampler(max_trials)
+
+    def describe(self) -> str:
+        """Which sampler decides now, and why."""
+        assert isinstance(self.sampler, PortfolioSampler)  # our bug: __init__ makes it
+        return self.sampler.choose(self.get_space(), len(self.trials)).reason
+
+
+class EvolutionOracle(RandomSearchOracle):
+    """Regularised evolution: mutates and crosses the best of the latest `num_parents` trials."""
+
+    def __init__(
+        self, objective: Any = None, max_trials: int | None = 10, *args: Any, num_parents: int = 24, **kwargs: Any
+    ) -> None:
+        self.num_parents = num_parents
+        super().__init__(objective, max_trials, *args, **kwargs)
+
+    def _make_sampler(self, max_trials: int | None) -> Any:
+        del max_trials
+        return EvolutionSampler(self.num_parents)
+
+
+class BayesianOptimizationOracle(RandomSearchOracle):
+    """Asks a Gaussian process where the most improvement is to be expected.
+
+    Args:
+        objective: see `Oracle`.
+        max_trials: see `Oracle`.
+        num_initial_points: trials before the model decides; None: dimensions + 1, between 4 and 8.
+        alpha: noise variance that is expected, relative to the objective's; the data decide.
+        beta: None for expected improvement; a number for KerasTuner's confidence bound.
+        *args: seed and so on, as in `RandomSearchOracle`.
+        **kwargs: likewise.
+    """
+
+    def __init__(
+        self,
+        objective: Any = None,
+        max_trials: int | None = 10,
+        num_initial_points: int | None = None,
+        alpha: float = 1e-4,
+        beta: float | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        self.num_initial_points = num_initial_points
+        self.alpha = alpha
+        self.beta = beta
+        super().__init__(objective, max_trials, *args, **kwargs)
+
+    def _make_sampler(self, max_trials: int | None) -> Any:
+        del max_trials
+        return GaussianProcessSampler(self.num_initial_points, alpha=self.alpha, beta=self.beta)

@@ -1,0 +1,134 @@
+"""Ready tuners: an oracle each, with KerasTuner's arguments in KerasTuner's order.
+
+What all of them take:
+
+* `hypermodel`: a function that takes `HyperParameters` and returns a compiled Keras model, or a `HyperModel`;
+* `objective`: a metric's name (its direction is told from the name), an `Objective`, or a list of these;
+* `max_trials`: most configurations; `seed`: of the whole search, 0 is a seed;
+* `hyperparameters`: ranges that win over those of the build function; `tune_new_entries`: whether what the build
+  function adds to them is searched; `allow_new_entries`: whether it may add anything;
+* `max_retries_per_trial`: how often a failed trial runs again; `max_consecutive_failed_trials`: after so many
+  exceptions in a row the search gives up;
+* and by name: `scheduler`, `max_seconds`, and everything of `Tuner` (`directory`, `project_name`, `overwrite`,
+  `executions_per_trial`, `max_model_size`, ...).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from manyfit.oracles import Oracle
+from manyfit.oracles import searches as oracles
+from manyfit.space.hyperparameters import HyperParameters
+from manyfit.tuners.tuner import Tuner
+
+
+class RandomSearch(Tuner):
+    """Random search: the baseline that everything else has to beat. Arguments: see this module.
+
+    Example: see the README.
+    """
+
+    _oracle_class: ClassVar[type[Oracle]] = oracles.RandomSearchOracle
+    #: Arguments by name that go to the oracle; the others go to `Tuner`.
+    _oracle_arguments: ClassVar[frozenset[str]] = frozenset({"scheduler", "max_seconds"})
+
+    def __init__(
+        self,
+        hypermodel: Any = None,
+        objective: Any = None,
+        max_trials: int | None = 10,
+        seed: int | None = None,
+        hyperparameters: HyperParameters | None = None,
+        tune_new_entries: bool = True,
+        allow_new_entries: bool = True,
+        max_retries_per_trial: int = 0,
+        max_consecutive_failed_trials: int = 3,
+        **kwargs: Any,
+    ) -> None:
+        oracle = self._oracle_class(
+            objective=objective,
+            max_trials=max_trials,
+            seed=seed,
+            hyperparameters=hyperparameters,
+            tune_new_entries=tune_new_entries,
+            allow_new_entries=allow_new_entries,
+            max_retries_per_trial=max_retries_per_trial,
+            max_consecutive_failed_trials=max_consecutive_failed_trials,
+            **{name: kwargs.pop(name) for name in list(kwargs) if name in self._oracle_arguments},
+        )
+        super().__init__(oracle, hypermodel, **kwargs)
+
+
+class GridSearch(RandomSearch):
+    """Grid search: all of a finite space, each configuration once, in a stable order.
+
+    Ranges without a step are tried at ten values and the default. Arguments: see this module; `max_trials=None`
+    tries the whole grid.
+    """
+
+    _oracle_class = oracles.GridSearchOracle
+
+    def __init__(
+        self, hypermodel: Any = None, objective: Any = None, max_trials: int | None = None, *args: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(hypermodel, objective, max_trials, *args, **kwargs)
+
+
+class QuasiRandomSearch(RandomSearch):
+    """Fills the space evenly (a scrambled Sobol sequence): better than random with few trials, and as parallel."""
+
+    _oracle_class = oracles.QuasiRandomSearchOracle
+
+
+class Search(RandomSearch):
+    """Picks the method by space and budget, and says which: grid, Bayesian optimisation or evolution."""
+
+    _oracle_class = oracles.SearchOracle
+
+    def on_search_begin(self) -> None:
+        """Says which method decides."""
+        assert isinstance(self.oracle, oracles.SearchOracle)  # our bug: __init__ makes it
+        self._say(f"Search: {self.oracle.describe()}")
+
+
+class Evolution(RandomSearch):
+    """Regularised evolution (a genetic algorithm): for large budgets and odd spaces.
+
+    Arguments: see this module, and `num_parents`: how many of the latest trials are kept to descend from.
+    """
+
+    _oracle_class = oracles.EvolutionOracle
+    _oracle_arguments = RandomSearch._oracle_arguments | {"num_parents"}
+
+
+class BayesianOptimization(RandomSearch):
+    """Bayesian optimisation with a Gaussian process: the fewest trials.
+
+    Args:
+        hypermodel: see this module.
+        objective: see this module.
+        max_trials: see this module.
+        num_initial_points: trials before the model decides; None: dimensions + 1, between 4 and 8.
+        alpha: noise variance that is expected, relative to the objective's; the data decide.
+        beta: None for expected improvement; a number for KerasTuner's confidence bound.
+        *args: seed and so on, see this module.
+        **kwargs: likewise.
+    """
+
+    _oracle_class = oracles.BayesianOptimizationOracle
+    _oracle_arguments = RandomSearch._oracle_arguments | {"num_initial_points", "alpha", "beta"}
+
+    def __init__(
+        self,
+        hypermodel: Any = None,
+        objective: Any = None,
+        max_trials: int | None = 10,
+        num_initial_points: int | None = None,
+        alpha: float = 1e-4,
+        beta: float | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        points = {"num_initial_points": num_initial_points, "alpha": alpha, "beta": beta}
+        super().__init__(hypermodel, objective, max_trials, *args, **points, **kwargs)
