@@ -14,6 +14,7 @@ from manyfit.core.objective import create_objective
 from manyfit.core.records import Ending, Values
 from manyfit.oracles.book import Store, TrialBook
 from manyfit.oracles.checks import check_limits, check_same_search
+from manyfit.oracles.replication import Replication, replication
 from manyfit.oracles.trial import Trial, TrialStatus
 from manyfit.samplers.base import Sampler
 from manyfit.schedulers.base import Limits, Resume, Scheduler, Start
@@ -345,6 +346,29 @@ class Oracle:
                 f"Number of consecutive failures exceeded the limit of {self.max_consecutive_failed_trials}.\n"
                 f"{failure_report(last)}\n{last[-1].message}"
             )
+
+    # Repeating contenders --------------------------------------------------------------------------------------
+
+    #: Whether a budget that is left when a finite space is exhausted goes to further executions of the contenders.
+    replicates: bool = False
+
+    def may_replicate(self) -> bool:
+        """Whether everything was tried, and time is left."""
+        if not self.replicates or self.out_of_time():
+            return False
+        size = self._limits().num_configurations
+        return self._exhausted or (size is not None and len(self.trials) >= size)
+
+    def replication(self, executions_per_trial: int) -> Replication | None:
+        """Where the repetition of contenders stands; None when there is nothing to compare."""
+        budget = None if self.max_trials is None else self.max_trials * executions_per_trial
+        return replication(list(self.trials.values()), self.objective, budget)
+
+    def rescore(self, trial: Trial) -> None:
+        """Takes further executions of a completed trial into its score."""
+        trial.running.clear()
+        self.score_trial(trial)
+        self.book.end(trial)
 
     # Time ------------------------------------------------------------------------------------------------------
 

@@ -70,7 +70,12 @@ class QuasiRandomSearchOracle(RandomSearchOracle):
 
 
 class SearchOracle(RandomSearchOracle):
-    """Picks the sampler by space and budget; `describe()` says which, and why."""
+    """Picks the sampler by space and budget; `describe()` says which, and why.
+
+    When a finite space is tried in full, the rest of the budget repeats the contenders until their order is settled.
+    """
+
+    replicates = True
 
     def _make_sampler(self, max_trials: int | None) -> Any:
         return PortfolioSampler(max_trials)
@@ -98,6 +103,8 @@ class EvolutionOracle(RandomSearchOracle):
 class BayesianOptimizationOracle(RandomSearchOracle):
     """Asks a Gaussian process where the most improvement is to be expected.
 
+    When a finite space is tried in full, the rest of the budget repeats the contenders until their order is settled.
+
     Args:
         objective: see `Oracle`.
         max_trials: see `Oracle`.
@@ -107,6 +114,8 @@ class BayesianOptimizationOracle(RandomSearchOracle):
         *args: seed and so on, as in `RandomSearchOracle`.
         **kwargs: likewise.
     """
+
+    replicates = True
 
     def __init__(
         self,

@@ -15,17 +15,21 @@ from manyfit.schedulers.full import FullBudget
 def plans_of(trial: Trial, num_executions: int, seed: int, weights_path: Callable[[str, int], Path]) -> list[Plan]:
     """The executions of a trial that are still to be run, each with its own seed."""
     return [
-        Plan(
-            trial.trial_id,
-            execution,
-            trial.hyperparameters.copy(),
-            seeds.seed_of(seed, "execution", trial.trial_id, execution, trial.attempt),
-            epochs=trial.target_epochs,
-            weights_path=str(weights_path(trial.trial_id, execution)),
-        )
+        _plan(trial, execution, seed, weights_path)
         for execution in range(num_executions)
         if execution not in trial.executions
     ]
+
+
+def _plan(trial: Trial, execution: int, seed: int, weights_path: Callable[[str, int], Path]) -> Plan:
+    return Plan(
+        trial.trial_id,
+        execution,
+        trial.hyperparameters.copy(),
+        seeds.seed_of(seed, "execution", trial.trial_id, execution, trial.attempt),
+        epochs=trial.target_epochs,
+        weights_path=str(weights_path(trial.trial_id, execution)),
+    )
 
 
 class SearchSupply:
@@ -62,6 +66,7 @@ class SearchSupply:
             missing = count - len(self._queue)
             trials = self._oracle.assign(-(-missing // self._num_executions))
             if not trials:
+                self._queue += self._replicates(missing)
                 break
             for trial in trials:
                 self._begin(trial)
@@ -72,6 +77,18 @@ class SearchSupply:
                     self._end_trial(trial)
         taken, self._queue = self._queue[:count], self._queue[count:]
         return taken
+
+    def _replicates(self, count: int) -> list[Plan]:
+        """Further executions of the contenders of a finite space that was tried in full."""
+        oracle = self._oracle
+        if self._open or self._queue or not oracle.may_replicate():
+            return []
+        state = oracle.replication(self._num_executions)
+        plans = []
+        for trial, execution in [] if state is None else state.next_runs(count):
+            self._open.setdefault(trial.trial_id, set()).add(execution)
+            plans.append(_plan(trial, execution, oracle.seed, self._weights_path))
+        return plans
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
         """See `manyfit.training.base.Supply`."""
@@ -92,6 +109,11 @@ class SearchSupply:
         trial.hyperparameters = self._grown(trial, result.plan)
         waiting = self._open[trial.trial_id]
         waiting.discard(result.plan.execution)
+        if trial.status == TrialStatus.COMPLETED:  # a further execution of a contender
+            if not waiting:
+                del self._open[trial.trial_id]
+                self._oracle.rescore(trial)
+            return
         if not result.ending.has_score:
             self._note_failure(trial, result)
             dropped = {plan.execution for plan in self._queue if plan.trial_id == trial.trial_id}

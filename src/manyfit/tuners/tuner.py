@@ -50,6 +50,9 @@ class Tuner(BaseTuner):
         overwrite: delete an earlier search of that name instead of going on with it.
         executions_per_trial: training runs per configuration, each with its own seed; scores are their means.
         num_kept_models: weights are kept for so many best trials, and deleted for the rest.
+        population: train trials together as one compiled program where that is possible (JAX backend); False trains
+            them one after another through `model.fit`.
+        population_size: most members that train together; None: found by measurement.
         **kwargs: see `BaseTuner`.
 
     Raises:
@@ -74,6 +77,8 @@ class Tuner(BaseTuner):
         executions_per_trial: int = 1,
         *,
         num_kept_models: int = 10,
+        population: bool = True,
+        population_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         if hypermodel is None and type(self).run_trial is Tuner.run_trial:
@@ -95,6 +100,9 @@ class Tuner(BaseTuner):
         self.distribution_strategy = distribution_strategy
         self.executions_per_trial = executions_per_trial
         self.num_kept_models = num_kept_models
+        self.population = population
+        self.population_size = population_size
+        self._trainer: Trainer | None = None
         self._with_weights: set[str] = set()  # trials whose weights may be on the disk
         self._task: Task | None = None  # of the latest search: retraining and ensembling fall back to its data
         self._trial_of_model: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
@@ -183,8 +191,20 @@ class Tuner(BaseTuner):
             callbacks=callbacks,
         )
 
-    def _make_trainer(self) -> Trainer:
-        return KerasFit()
+    def _get_trainer(self) -> Trainer:
+        """The trainer of this tuner: it keeps its compiled programs from search to search and to retraining."""
+        if self._trainer is None:
+            self._trainer = KerasFit()
+            if self.population and self.distribution_strategy is None and keras.backend.backend() == "jax":
+                from manyfit.training.population import Population  # imports JAX, which other backends lack
+
+                self._trainer = Population(
+                    self._trainer,
+                    population_size=self.population_size,
+                    notify=self._say,
+                    shuffle_seed=self.oracle.seed,
+                )
+        return self._trainer
 
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         if not self._trains_itself():
@@ -198,7 +218,7 @@ class Tuner(BaseTuner):
             begin=self.on_trial_begin,
             end=self.on_trial_end,
         )
-        self._make_trainer().train(supply, self._task)
+        self._get_trainer().train(supply, self._task)
 
     def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> Any:
         """Trains the executions of one trial. Override it to change the data or the fit arguments per trial.
@@ -262,6 +282,13 @@ class Tuner(BaseTuner):
                 )
             )
         return super().get_best_models(num_models)
+
+    def results_summary(self, num_trials: int = 10) -> None:
+        """Prints the best trials, then those that failed; and, where contenders were repeated, how sure the order is."""
+        super().results_summary(num_trials)
+        state = self.oracle.replication(self.executions_per_trial) if self.oracle.may_replicate() else None
+        if state is not None:
+            print(f"\n{state.sentence()}")
 
     def load_model(self, trial: Trial, execution: int | None = None) -> keras.Model:
         """A trial's model with the weights of its best epoch.
@@ -348,7 +375,7 @@ class Tuner(BaseTuner):
             )
             for trial in trials
         ]
-        models = retraining.retrain(candidates, task, self._make_trainer(), epochs_factor=epochs_factor)
+        models = retraining.retrain(candidates, task, self._get_trainer(), epochs_factor=epochs_factor)
         self._trial_of_model.update(zip(models, (trial.trial_id for trial in trials), strict=True))
         return models
 
