@@ -1,0 +1,1 @@
+"""Honest fakes and conformance suites for authors of new parts."""

@@ -1,0 +1,118 @@
+"""The user's real Keras callbacks, one copy per member, at the ends of epochs.
+
+A member's callbacks see that member's own Keras model. Its variables are pointed at the member's arrays before they are
+called, and what they assign (a lower learning rate, restored weights) is taken over afterwards; neither copies anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+_BATCH_HOOKS = (
+    "on_batch_begin",
+    "on_batch_end",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+    "on_test_batch_begin",
+    "on_test_batch_end",
+)
+
+# Keras's own callbacks that define batch hooks, and the settings under which those do nothing at the end of an epoch.
+_HARMLESS = {
+    keras.callbacks.TerminateOnNaN: lambda callback: True,  # called once per epoch, with the epoch's logs
+    keras.callbacks.ModelCheckpoint: lambda callback: callback.save_freq == "epoch",
+    keras.callbacks.BackupAndRestore: lambda callback: callback.save_freq == "epoch",
+    keras.callbacks.TensorBoard: lambda callback: callback.update_freq == "epoch" and not callback.profile_batch,
+    keras.callbacks.ProgbarLogger: lambda callback: True,
+}
+
+
+def why_not(callbacks: Sequence[Any]) -> str | None:
+    """Why a population cannot serve these callbacks; None if it can.
+
+    Example:
+
+    >>> why_not([keras.callbacks.EarlyStopping()]) is None
+    True
+    >>> why_not([keras.callbacks.LambdaCallback(on_train_batch_end=print)])
+    'callback LambdaCallback works on batches (on_train_batch_end)'
+    """
+    for callback in callbacks:
+        name = type(callback).__name__
+        if not isinstance(callback, keras.callbacks.Callback):
+            return f"callback {name} is not a keras.callbacks.Callback"
+        if type(callback) in _HARMLESS:
+            if not _HARMLESS[type(callback)](callback):
+                return f"callback {name} works on batches as it is set"
+            continue
+        for hook in _BATCH_HOOKS:
+            if _defines(callback, hook):
+                return f"callback {name} works on batches ({hook})"
+    return None
+
+
+def _defines(callback: Any, hook: str) -> bool:
+    own = vars(callback).get(hook)
+    if own is not None:  # LambdaCallback puts its functions on the instance
+        return True
+    return getattr(type(callback), hook) is not getattr(keras.callbacks.Callback, hook)
+
+
+class MemberCallbacks:
+    """One member's callbacks.
+
+    Args:
+        callbacks: the member's own copies.
+        model: the member's model.
+        epochs: as `fit(epochs=...)`, for `callback.params`.
+        steps: batches per epoch, for `callback.params`; None if not known.
+    """
+
+    def __init__(self, callbacks: Sequence[Any], model: Any, *, epochs: int, steps: int | None) -> None:
+        self._model = model
+        self.any = bool(callbacks)
+        self._list = keras.callbacks.CallbackList(
+            list(callbacks), add_history=False, add_progbar=False, model=model, epochs=epochs, steps=steps, verbose=0
+        ) if callbacks else None
+        self._on_nan = [each for each in callbacks if isinstance(each, keras.callbacks.TerminateOnNaN)]
+        model.stop_training = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a callback has asked to stop training."""
+        return bool(self._model.stop_training)
+
+    def train_begin(self) -> None:
+        """As `fit` before the first epoch."""
+        if self._list is not None:
+            self._list.on_train_begin()
+
+    def epoch_begin(self, epoch: int) -> None:
+        """As `fit` before an epoch."""
+        if self._list is not None:
+            self._list.on_epoch_begin(epoch)
+
+    def epoch_end(self, epoch: int, logs: Mapping[str, Any], test_logs: Mapping[str, Any] | None) -> dict[str, Any]:
+        """As `fit` after an epoch; `test_logs` (names without "val_") if the epoch had a validation.
+
+        Returns:
+            The logs with what callbacks have added.
+        """
+        if self._list is None:
+            return dict(logs)
+        for callback in self._on_nan:
+            callback.on_batch_end(0, dict(logs))
+        if test_logs is not None:
+            self._list.on_test_begin()
+            self._list.on_test_end(dict(test_logs))
+        seen = dict(logs)
+        self._list.on_epoch_end(epoch, seen)
+        return seen
+
+    def train_end(self, logs: Mapping[str, Any]) -> None:
+        """As `fit` after the last epoch."""
+        if self._list is not None:
+            self._list.on_train_end(dict(logs))

@@ -1,0 +1,159 @@
+"""One execution, ready to join a population: its model, its state, and what its steps look like when traced."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+
+from manyfit.core.records import Plan
+from manyfit.training.population import keras_side
+from manyfit.training.population.data import Rows, Stream
+from manyfit.training.population.unify import Form, Mismatch, canonical_form, first_difference
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """What must be known of the data to trace a step: tree, leaves and the batch sizes that occur."""
+
+    training: tuple[Any, tuple[tuple[jax.ShapeDtypeStruct, ...], ...]]
+    validation: tuple[Any, tuple[tuple[jax.ShapeDtypeStruct, ...], ...]] | None
+
+
+def shapes_of(source: Rows | Stream) -> tuple[Any, tuple[tuple[jax.ShapeDtypeStruct, ...], ...]]:
+    """The tree of a batch, and the shapes of a full and (if there is one) of the short last batch."""
+    assert isinstance(source, Rows)
+    sizes = [size for size in (source.batch_size if source.num_full else 0, source.tail_size) if size]
+    return source.structure, tuple(tuple(source.batch_shapes(size)) for size in sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """The steps of one configuration in canonical form.
+
+    Attributes:
+        forms: "train 0", "train 1" (short batch), "test 0", "test 1", "results" -> form.
+        counts: numbers of trainable, non-trainable, optimizer and metric variables.
+        log_names: the metrics' names, in the order of the outputs of "results".
+        step_log_names: for a "train" or "test" step of the user's own that logs something else than the metrics' results:
+            the names of its logs, in the order of its outputs after the state.
+        start_metrics: what the metric variables hold at the start of an epoch.
+    """
+
+    forms: dict[str, Form]
+    counts: tuple[int, int, int, int]
+    log_names: tuple[str, ...]
+    step_log_names: dict[str, tuple[str, ...]]
+    start_metrics: tuple[np.ndarray, ...]
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Equal for traces that are one program up to the numbers in their holes."""
+        parts = [f"{name} {form.key}" for name, form in self.forms.items()]
+        parts += [repr(self.counts), repr(self.log_names), repr(sorted(self.step_log_names.items()))]
+        parts += [hashlib.sha256(value.tobytes()).hexdigest() for value in self.start_metrics]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    def difference(self, other: Trace) -> Mismatch:
+        """Says where two traces of different keys part."""
+        for name, form in self.forms.items():
+            if name not in other.forms:
+                return Mismatch(f'only one of them has a step "{name}"')
+            found = first_difference(form, other.forms[name])
+            if found is not None:
+                return Mismatch(f"{name}: {found.reason}")
+        return Mismatch("their metrics have other names or start values")
+
+
+class CannotTrace(Exception):  # noqa: N818  a reason that is handled, not an error that is shown
+    """A model that a population cannot train; its text is the reason."""
+
+
+def check_model(model: Any) -> None:
+    """Refuses models whose training is not a pure step.
+
+    Raises:
+        CannotTrace: with the reason, in words for the user.
+    """
+    if not isinstance(model, keras.Model):
+        raise CannotTrace(f"the build function returned {type(model).__name__}, not a Keras model")
+    if not model.compiled:
+        raise CannotTrace("the model is not compiled")
+    if model.run_eagerly:
+        raise CannotTrace("the model is compiled with run_eagerly=True")
+    if not model.jit_compile:
+        raise CannotTrace("the model is compiled with jit_compile=False, or has a layer that cannot be compiled")
+    for name in ("fit", "evaluate", "make_train_function", "make_test_function"):
+        if getattr(type(model), name) is not getattr(keras.Model, name):
+            raise CannotTrace(f"{type(model).__name__} has its own `{name}`")
+
+
+def trace(model: Any, shapes: Shapes) -> Trace:
+    """Traces a built model's training and test steps and its metrics' results.
+
+    Raises:
+        CannotTrace: a step that JAX cannot trace, or that has effects beyond its outputs.
+    """
+    variables = keras_side.variables_of(model)
+    structs = [keras_side.shapes_of(keras_side.values_of(part)) for part in variables]
+    forms: dict[str, Form] = {}
+    step_logs: dict[str, tuple[str, ...]] = {}
+    plan = [("train", model.train_step, structs, shapes.training)]
+    if shapes.validation is not None:
+        plan.append(("test", model.test_step, [structs[0], structs[1], structs[3]], shapes.validation))
+    for kind, step, state, (tree, batches) in plan:
+        for number, batch in enumerate(batches):
+            data = jax.tree.unflatten(tree, batch)
+            forms[f"{kind} {number}"], step_logs[kind] = _trace_step(kind, step, state, data)
+    results, names = _trace_step("metric", _results_step(model), [structs[3]], None)
+    forms["results"] = results
+    log_names = {kind: None if set(logs) == set(names) else logs for kind, logs in step_logs.items()}
+    return Trace(
+        forms=forms,
+        counts=tuple(map(len, structs)),
+        log_names=names,
+        step_log_names={kind: logs for kind, logs in log_names.items() if logs is not None},
+        start_metrics=_start_metrics(model, variables[3]),
+    )
+
+
+def _trace_step(kind: str, step: Callable[..., Any], state: Sequence[Any], data: Any) -> tuple[Form, tuple[str, ...]]:
+    """The form of one step, outputs state first and logs last, and the logs' names in the order of the outputs."""
+
+    def ordered(state: Any, data: Any) -> tuple[Any, Any]:
+        logs, new_state = step(tuple(state), data)
+        return new_state, dict(logs)
+
+    try:
+        closed, (new_state, logs) = jax.make_jaxpr(ordered, return_shape=True)(state, data)
+    except Exception as error:
+        raise CannotTrace(f"its {kind} step cannot be traced: {first_line(error)}") from error
+    if closed.effects:
+        raise CannotTrace(f"its {kind} step has effects beyond its outputs, such as printing")
+    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(new_state), strict=True):
+        if (before.shape, before.dtype) != (after.shape, after.dtype):
+            raise CannotTrace(f"its {kind} step changes the type of a variable from {before} to {after}")
+    if len(jax.tree.leaves(logs)) != len(logs):
+        raise CannotTrace(f"its {kind} step returns logs that are not a flat dictionary of arrays")
+    return canonical_form(closed), tuple(sorted(logs))  # JAX flattens dictionaries in the order of their keys
+
+
+def _results_step(model: Any) -> Callable[..., Any]:
+    return lambda state, _: (keras_side.metric_results(model, state[0]), state)
+
+
+def _start_metrics(model: Any, variables: Sequence[Any]) -> tuple[np.ndarray, ...]:
+    model.reset_metrics()
+    return tuple(np.asarray(value) for value in keras_side.values_of(variables))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, after its type's name."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,139 @@
+"""The only file of the population trainer that touches Keras's private names.
+
+Each helper does one thing that Keras's own `fit` does, on the same private functions, so that the two cannot drift
+apart unnoticed: the equivalence tests compare them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils, get_data_adapter
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.utils.naming import reset_uids
+
+
+def forget_names() -> None:
+    """Lets automatic names start anew ("dense", not "dense_41"), so that equal models are equal to the letter.
+
+    `keras.backend.clear_session` would do it too, but also drop the user's dtype policy.
+    """
+    reset_uids()
+
+
+def build_symbolically(model: Any, batch: Any) -> None:
+    """Creates every variable of a compiled model, as `fit` does before its first step.
+
+    Args:
+        model: a compiled Keras model.
+        batch: one (x, y, sample_weight) batch; only shapes and types are read.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+def variables_of(model: Any) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+    """Trainable, non-trainable, optimizer and metric variables, in the order of `train_step`'s state."""
+    optimizer = model.optimizer.variables if model.optimizer is not None else []
+    return model.trainable_variables, model.non_trainable_variables, list(optimizer), model.metrics_variables
+
+
+def values_of(variables: Sequence[Any]) -> list[Any]:
+    """The arrays in variables."""
+    return [variable.value for variable in variables]
+
+
+def assign_values(variables: Sequence[Any], values: Sequence[Any]) -> None:
+    """Points variables at arrays, without a copy or a check."""
+    for variable, value in zip(variables, values, strict=True):
+        variable._value = value
+
+
+def changed_values(variables: Sequence[Any], values: Sequence[Any]) -> list[Any] | None:
+    """What variables hold now, or None if each still holds the very array that was put there."""
+    if all(variable._value is value for variable, value in zip(variables, values, strict=True)):
+        return None
+    return [variable.value for variable in variables]
+
+
+def in_order_of_weights(model: Any, trainable: Sequence[Any], fixed: Sequence[Any]) -> list[Any]:
+    """Values of the trainable and the other variables in the order of `model.weights`, which leaves seeds out."""
+    values = dict(zip(map(id, model.trainable_variables), trainable, strict=True))
+    values.update(zip(map(id, model.non_trainable_variables), fixed, strict=True))
+    return [values[id(variable)] for variable in model.weights]
+
+
+def metric_results(model: Any, values: Sequence[Any]) -> dict[str, Any]:
+    """The logs that the metrics would show if their variables held `values`; traceable."""
+    scope = keras.StatelessScope(state_mapping=list(zip(model.metrics_variables, values, strict=True)))
+    with scope:
+        return dict(model.get_metrics_result())
+
+
+def array_adapter(
+    x: Any, y: Any, sample_weight: Any, *, batch_size: int | None, steps: int | None, class_weight: Any
+) -> ArrayDataAdapter | Any:
+    """Keras's data adapter for whatever `fit` was given."""
+    return get_data_adapter(
+        x=x,
+        y=y,
+        sample_weight=sample_weight,
+        batch_size=batch_size,
+        steps_per_epoch=steps,
+        shuffle=False,
+        class_weight=class_weight,
+    )
+
+
+def is_array_adapter(adapter: Any) -> bool:
+    """Whether the data are arrays (as against a stream)."""
+    return isinstance(adapter, ArrayDataAdapter)
+
+
+def arrays_of(adapter: ArrayDataAdapter) -> Any:
+    """The (x, y, sample_weight) arrays of an adapter, converted as `fit` converts each batch of them."""
+    sliceable = array_slicing.convert_to_sliceable(adapter._inputs, target_backend="jax")
+
+    def whole(part: Any) -> Any:
+        return np.asarray(part.convert_to_jax_compatible(part[slice(None)]))
+
+    return keras.tree.map_structure(whole, sliceable, none_is_leaf=False)
+
+
+def batch_size_of(adapter: ArrayDataAdapter) -> int:
+    """Rows per batch, with Keras's defaults filled in."""
+    return adapter.batch_size
+
+
+def stream_of(adapter: Any) -> Any:
+    """One pass over the batches of a streaming adapter."""
+    return adapter.get_jax_iterator()
+
+
+def split(arrays: Any, validation_split: float) -> tuple[Any, Any]:
+    """Training and validation part of (x, y, sample_weight), as `fit(validation_split=...)` cuts them."""
+    return array_slicing.train_validation_split(arrays, validation_split=validation_split)
+
+
+def unpack(data: Any) -> tuple[Any, Any, Any]:
+    """(x, y, sample_weight) of what `fit` accepts as `validation_data`."""
+    return data_adapter_utils.unpack_x_y_sample_weight(data)
+
+
+def python_logs(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """Logs with Python floats where an entry is one number, as callbacks expect them."""
+    return {name: float(value) if np.ndim(value) == 0 else np.asarray(value) for name, value in logs.items()}
+
+
+def num_parameters(model: Any) -> int:
+    """Trainable parameters."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+
+
+def shapes_of(arrays: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
+    """Shapes and types for tracing without values."""
+    return [jax.ShapeDtypeStruct(np.shape(array), array.dtype) for array in arrays]

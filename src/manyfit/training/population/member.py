@@ -1,0 +1,95 @@
+"""One execution on its way through a population."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from manyfit.core import history as histories
+from manyfit.core.objective import Objective
+from manyfit.core.records import Ending, Plan, Result
+from manyfit.training.base import judge
+from manyfit.training.models import num_parameters
+from manyfit.training.population import keras_side
+from manyfit.training.population.callbacks import MemberCallbacks
+from manyfit.training.population.capture import Trace
+from manyfit.training.population.program import State
+from manyfit.training.weights import write_weights
+
+
+@dataclasses.dataclass(eq=False)
+class Member:
+    """An execution's model, state and curves.
+
+    Attributes:
+        plan: what is to be trained.
+        model: its own Keras model; its variables are looked at only where a callback or a file needs them.
+        trace: the canonical form of its steps.
+        state: its variables; replaced, never changed, by each pass.
+        epoch: epochs that are behind it.
+        last_epoch: epochs at which it is done.
+        history: its curves.
+        best: weights (trainable, non-trainable) of the best epoch so far, and its loss.
+        seconds: its share of the passes it took part in.
+    """
+
+    plan: Plan
+    model: Any
+    trace: Trace
+    state: State
+    epoch: int
+    last_epoch: int
+    callbacks: MemberCallbacks
+    history: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
+    best: tuple[tuple[Any, ...], tuple[Any, ...]] | None = None
+    best_loss: float = math.inf
+    seconds: float = 0.0
+    stop_reason: str | None = None
+
+    def record(self, logs: Mapping[str, float], objective: Objective | None) -> None:
+        """Takes the numbers of the epoch that just ended, and holds on to the weights if it is the best so far."""
+        histories.append(self.history, logs, self.epoch)
+        if objective is None or not objective.has_value(logs):
+            return
+        loss = objective.loss(objective.get_value(logs))
+        if loss < self.best_loss:
+            # No copy: passes leave their inputs as they are, so holding the arrays is enough.
+            self.best_loss, self.best = loss, self.state[:2]
+
+    def show(self) -> None:
+        """Lets the model's variables be this member's."""
+        trainable, fixed, optimizer, _ = keras_side.variables_of(self.model)
+        keras_side.assign_values([*trainable, *fixed, *optimizer], [*self.state[0], *self.state[1], *self.state[2]])
+
+    def adopt(self) -> None:
+        """Takes over what callbacks have assigned to the model's variables since `show`."""
+        variables = keras_side.variables_of(self.model)[:3]
+        parts = [
+            keras_side.changed_values(group, values) for group, values in zip(variables, self.state, strict=True)
+        ]
+        self.state = tuple(  # type: ignore[assignment]
+            old if new is None else tuple(new) for old, new in zip(self.state, parts, strict=True)
+        )
+
+    def result(self, objective: Objective | None, *, stopped: bool) -> Result:
+        """The outcome; writes the weights of the best epoch where the plan wants them."""
+        started = time.perf_counter()
+        ending, message = judge(self.history, objective, stopped=stopped)
+        result = Result(self.plan, ending, self.history, num_parameters=num_parameters(self.model))
+        result.message = self.stop_reason or message
+        if self.plan.weights_path is not None and ending.has_score:
+            trainable, fixed = self.best or self.state[:2]
+            arrays = keras_side.in_order_of_weights(self.model, trainable, fixed)
+            write_weights(self.plan.weights_path, arrays, build_config=self.model.get_build_config())
+        result.seconds = self.seconds + time.perf_counter() - started
+        return result
+
+    def failure(self, ending: Ending, message: str, error: BaseException | None = None) -> Result:
+        """The outcome of an execution that ended with an error."""
+        result = Result(self.plan, ending, self.history, seconds=self.seconds, message=message)
+        if error is not None:
+            result.extra["error"] = error
+        return result

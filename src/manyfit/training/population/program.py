@@ -1,0 +1,193 @@
+"""Compiled steps that many members share.
+
+A *family* is a set of executions whose traces have one key; a *program* is a family's step, compiled for a number of
+members and a layout. Between calls every member's state is its own list of arrays, so members join, leave, pause
+and are looked at without touching the others; a program that wants them stacked does it inside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from manyfit.training.population.capture import Trace
+from manyfit.training.population.unify import differing_holes, evaluate
+
+State = tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]
+"""One member's trainable, non-trainable and optimizer variables."""
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Layout:
+    """How a program runs its members and its steps.
+
+    Attributes:
+        steps: "scan" runs an epoch inside the program; "host" calls the program once per step.
+        members: "unrolled" writes the members side by side into the program, "vmap" adds an axis for them.
+    """
+
+    steps: Literal["scan", "host"]
+    members: Literal["unrolled", "vmap"]
+
+    def __str__(self) -> str:
+        return f"{self.steps}/{self.members}"
+
+
+class Lift:
+    """Which holes of a family's forms are inputs, and each member's numbers for them.
+
+    Scalars of one type travel as one vector per member, so that a program has few arguments.
+    """
+
+    def __init__(self, template: Trace) -> None:
+        self.template = template
+        self.holes: dict[str, tuple[int, ...]] = {name: () for name in template.forms}
+
+    def widen(self, traces: Sequence[Trace]) -> bool:
+        """Lifts what differs between the template and these traces; answers whether that changed anything."""
+        changed = False
+        for name, form in self.template.forms.items():
+            found = differing_holes([form, *(other.forms[name] for other in traces)])
+            union = tuple(sorted({*self.holes[name], *found}))
+            changed |= union != self.holes[name]
+            self.holes[name] = union
+        return changed
+
+    @property
+    def count(self) -> int:
+        """Lifted holes over all forms."""
+        return sum(map(len, self.holes.values()))
+
+    def values(self, trace: Trace) -> dict[str, np.ndarray]:
+        """One member's numbers: a vector per type for scalars, an array each for the rest."""
+        scalars: dict[str, list[Any]] = {}
+        packed: dict[str, np.ndarray] = {}
+        for name, hole in self._all():
+            form = trace.forms[name]
+            value = np.asarray(form.values[hole]).astype(form.dtypes[hole])
+            if value.ndim == 0:
+                scalars.setdefault(str(value.dtype), []).append(value)
+            else:
+                packed[f"{name}:{hole}"] = value
+        return {**packed, **{dtype: np.stack(values) for dtype, values in scalars.items()}}
+
+    def unpack(self, packed: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
+        """The inverse of `values`, inside a traced function: form name -> hole -> value."""
+        places: dict[str, int] = {}
+        lifted: dict[str, dict[int, Any]] = {name: {} for name in self.holes}
+        for name, hole in self._all():
+            form = self.template.forms[name]
+            if np.ndim(form.values[hole]) == 0:
+                dtype = str(form.dtypes[hole])
+                place = places.get(dtype, 0)
+                places[dtype] = place + 1
+                lifted[name][hole] = packed[dtype][place]
+            else:
+                lifted[name][hole] = packed[f"{name}:{hole}"]
+        return lifted
+
+    def _all(self) -> list[tuple[str, int]]:
+        return [(name, hole) for name, holes in self.holes.items() for hole in holes]
+
+
+class Steps:
+    """A family's steps for one member as pure functions of arrays, ready to be laid out."""
+
+    def __init__(self, lift: Lift) -> None:
+        self.trace = lift.template
+        self.lift = lift
+
+    def train(self, number: int, lifted: Any, state: State, metrics: Sequence[Any], batch: Sequence[Any]) -> Any:
+        """One training step -> (state, metrics, logs of the step)."""
+        num_trainable, num_fixed, num_optimizer, num_metrics = self.trace.counts
+        flat = [*state[0], *state[1], *state[2], *metrics, *batch]
+        out = evaluate(self.trace.forms[f"train {number}"], flat, self.lift.unpack(lifted)[f"train {number}"])
+        parts = _cut(out, (num_trainable, num_fixed, num_optimizer, num_metrics))
+        return (parts[0], parts[1], parts[2]), parts[3], self._step_logs("train", parts[4])
+
+    def test(self, number: int, lifted: Any, state: State, metrics: Sequence[Any], batch: Sequence[Any]) -> Any:
+        """One test step -> (state, metrics, logs of the step)."""
+        num_trainable, num_fixed, _, num_metrics = self.trace.counts
+        flat = [*state[0], *state[1], *metrics, *batch]
+        out = evaluate(self.trace.forms[f"test {number}"], flat, self.lift.unpack(lifted)[f"test {number}"])
+        parts = _cut(out, (num_trainable, num_fixed, num_metrics))
+        return (parts[0], parts[1], state[2]), parts[2], self._step_logs("test", parts[3])
+
+    def logs(self, kind: str, lifted: Any, metrics: Sequence[Any], step_logs: Sequence[Any]) -> dict[str, Any]:
+        """The epoch's logs: the metrics' results, or what a step of the user's own logged last."""
+        if kind in self.trace.step_log_names:
+            return dict(zip(self.trace.step_log_names[kind], step_logs, strict=True))
+        out = evaluate(self.trace.forms["results"], metrics, self.lift.unpack(lifted)["results"])
+        return dict(zip(self.trace.log_names, out[self.trace.counts[3] :], strict=True))
+
+    def _step_logs(self, kind: str, logs: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(logs) if kind in self.trace.step_log_names else ()
+
+
+def _cut(values: Sequence[Any], sizes: Sequence[int]) -> list[tuple[Any, ...]]:
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(tuple(values[start : start + size]))
+        start += size
+    return [*parts, tuple(values[start:])]
+
+
+class Members:
+    """How several members stand side by side in one traced function.
+
+    A *bundle* is a list with one entry per member ("unrolled"), or one tree with a first axis for members ("vmap").
+
+    Args:
+        kind: "unrolled" or "vmap".
+        count: number of members.
+    """
+
+    def __init__(self, kind: str, count: int) -> None:
+        self.stacked = kind == "vmap" and count > 1
+        self.count = count
+
+    def bundle(self, trees: Sequence[Any]) -> Any:
+        """One bundle from a list with one tree per member."""
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if self.stacked else list(trees)
+
+    def split(self, bundle: Any) -> list[Any]:
+        """The inverse of `bundle`."""
+        if not self.stacked:
+            return list(bundle)
+        return [jax.tree.map(lambda leaf, at=member: leaf[at], bundle) for member in range(self.count)]
+
+    def repeat(self, tree: Any) -> Any:
+        """A bundle in which every member has the same tree."""
+        return self.bundle([jax.tree.map(jnp.asarray, tree)] * self.count)
+
+    def map(self, function: Callable[..., Any], *bundles: Any, shared: Any = None) -> Any:
+        """`function(*entries, shared)` for every member; answers a bundle."""
+        if self.stacked:
+            return jax.vmap(lambda *entries: function(*entries, shared))(*bundles)
+        return [function(*(bundle[member] for bundle in bundles), shared) for member in range(self.count)]
+
+    def stack(self, bundle: Any) -> Any:
+        """One tree with a first axis for members from a bundle."""
+        return bundle if self.stacked else jax.tree.map(lambda *leaves: jnp.stack(leaves), *bundle)
+
+
+@dataclasses.dataclass
+class Compiled:
+    """One compiled function and what it cost."""
+
+    call: Callable[..., Any]
+    seconds: float
+    memory: Any
+
+
+def compile_function(function: Callable[..., Any], arguments: Sequence[Any]) -> Compiled:
+    """Traces, lowers and compiles a function for arguments (arrays or shapes)."""
+    started = time.perf_counter()
+    executable = jax.jit(function).lower(*arguments).compile()
+    return Compiled(executable, time.perf_counter() - started, executable.memory_analysis())

@@ -1,0 +1,341 @@
+"""Canonical forms of traced functions: which traces are one program, and in which numbers do they differ.
+
+A traced step (a jaxpr) is rewritten as a `Form`: a flat list of instructions in which every number that was written
+into the trace, a scalar literal or an array constant, is a numbered *hole*. Two forms with the same key are the same
+program with other numbers in the holes. `evaluate` runs a form with some holes filled by inputs (*lifted*), the rest
+by the numbers of the form itself.
+
+Calls that only group instructions (jit, custom derivatives: nothing here is differentiated again) are inlined.
+Loops, branches and rematerialised regions stay, and are rebuilt around their lifted bodies only where a hole inside
+them is lifted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core as jax_core
+
+_INLINED = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "custom_vmap_call": "call",
+}
+_BODIES = {
+    "scan": ("jaxpr",),
+    "while": ("cond_jaxpr", "body_jaxpr"),
+    "cond": ("branches",),
+    "checkpoint": ("jaxpr",),
+    "remat2": ("jaxpr",),
+}
+
+# References to values inside a body: n >= 0 is its n-th variable, n < 0 is hole number -n - 1 of the form.
+Reference = int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Instruction:
+    """One primitive applied to references; `outputs` are the numbers of the variables it defines."""
+
+    equation: Any  # the original equation, for its primitive and parameters
+    inputs: tuple[Reference, ...]
+    outputs: tuple[int, ...]
+    bodies: tuple[Body, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Body:
+    """A list of instructions with inputs (variables 0, 1, ...) and outputs; `holes` is the range of holes inside."""
+
+    num_inputs: int
+    instructions: tuple[Instruction, ...]
+    outputs: tuple[Reference, ...]
+    holes: range
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """The canonical form of one traced function.
+
+    Attributes:
+        key: hash of `lines`; equal keys mean the same program up to the numbers in the holes.
+        lines: one text per instruction, for saying where two forms part.
+        body: what `evaluate` runs.
+        values: the numbers in the holes of this trace.
+        dtypes: their types.
+    """
+
+    key: str
+    lines: tuple[str, ...]
+    body: Body
+    values: tuple[Any, ...]
+    dtypes: tuple[np.dtype, ...]
+
+    @functools.cached_property
+    def bits(self) -> tuple[bytes, ...]:
+        """The numbers in the holes as bytes, so that NaN equals itself and 0.0 differs from -0.0."""
+        return tuple(
+            np.asarray(value).astype(dtype).tobytes() for value, dtype in zip(self.values, self.dtypes, strict=True)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Mismatch:
+    """Why two traces are not one program: a value, not an error."""
+
+    reason: str
+
+
+def canonical_form(closed: Any) -> Form:
+    """Rewrites a traced function (a `ClosedJaxpr`) as a form.
+
+    Example:
+
+    >>> import jax, jax.numpy as jnp
+    >>> half = canonical_form(jax.make_jaxpr(lambda x: jnp.sin(x) * 0.5)(1.0))
+    >>> third = canonical_form(jax.make_jaxpr(lambda x: jnp.sin(x) * 0.3)(1.0))
+    >>> half.key == third.key, differing_holes([half, third])
+    (True, (0,))
+    """
+    writer = _Writer()
+    body = writer.body(closed.jaxpr, closed.consts)
+    text = "\n".join(writer.lines)
+    return Form(
+        key=hashlib.sha256(text.encode()).hexdigest()[:16],
+        lines=tuple(writer.lines),
+        body=body,
+        values=tuple(writer.values),
+        dtypes=tuple(writer.dtypes),
+    )
+
+
+def first_difference(a: Form, b: Form) -> Mismatch | None:
+    """Where two forms part; None if they are one program."""
+    if a.key == b.key:
+        return None
+    for left, right in zip(a.lines, b.lines, strict=False):
+        if left != right:
+            return Mismatch(f"one has `{_shorten(left)}` where the other has `{_shorten(right)}`")
+    return Mismatch(f"one has {len(a.lines)} instructions, the other {len(b.lines)}")
+
+
+def differing_holes(forms: Sequence[Form]) -> tuple[int, ...]:
+    """Numbers of the holes in which forms of one key differ."""
+    first = forms[0].bits
+    others = [form.bits for form in forms[1:]]
+    return tuple(hole for hole, bits in enumerate(first) if any(other[hole] != bits for other in others))
+
+
+def evaluate(form: Form, inputs: Sequence[Any], lifted: Mapping[int, Any]) -> list[Any]:
+    """Runs a form on inputs, with the holes in `lifted` filled from there.
+
+    Example:
+
+    >>> import jax
+    >>> form = canonical_form(jax.make_jaxpr(lambda x: x * 0.5)(1.0))
+    >>> [float(out) for out in evaluate(form, [4.0], {0: 0.25})]
+    [1.0]
+    """
+    holes = list(form.values)
+    for hole, value in lifted.items():
+        holes[hole] = value
+    return _run(form.body, inputs, holes, frozenset(lifted))
+
+
+class _Writer:
+    """Walks a jaxpr once, numbering variables and holes, writing one line per instruction."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.values: list[Any] = []
+        self.dtypes: list[np.dtype] = []
+
+    def body(self, jaxpr: Any, consts: Sequence[Any]) -> Body:
+        start = len(self.values)
+        scope: dict[Any, Reference] = {}
+        for number, variable in enumerate(jaxpr.invars):
+            scope[variable] = number
+        self.lines.append(f"inputs {' '.join(_type(variable.aval) for variable in jaxpr.invars)}")
+        instructions: list[Instruction] = []
+        count = self._walk(jaxpr, consts, scope, instructions, len(jaxpr.invars))
+        outputs = tuple(self._reference(atom, scope) for atom in jaxpr.outvars)
+        self.lines.append(f"outputs {outputs} of {count}")
+        return Body(len(jaxpr.invars), tuple(instructions), outputs, range(start, len(self.values)))
+
+    def _walk(
+        self, jaxpr: Any, consts: Sequence[Any], scope: dict[Any, Reference], into: list[Instruction], count: int
+    ) -> int:
+        for variable, value in zip(jaxpr.constvars, consts, strict=True):
+            scope[variable] = self._hole(value, variable.aval)
+        for equation in jaxpr.eqns:
+            inputs = tuple(self._reference(atom, scope) for atom in equation.invars)
+            name = equation.primitive.name
+            inner = equation.params.get(_INLINED[name]) if name in _INLINED else None
+            if inner is not None:
+                inner_jaxpr, inner_consts = _open(inner)
+                inner_scope = dict(zip(inner_jaxpr.invars, inputs, strict=True))
+                count = self._walk(inner_jaxpr, inner_consts, inner_scope, into, count)
+                for variable, atom in zip(equation.outvars, inner_jaxpr.outvars, strict=True):
+                    scope[variable] = self._reference(atom, inner_scope)
+                continue
+            outputs = tuple(range(count, count + len(equation.outvars)))
+            count += len(outputs)
+            for variable, number in zip(equation.outvars, outputs, strict=True):
+                scope[variable] = number
+            types = " ".join(_type(variable.aval) for variable in equation.outvars)
+            self.lines.append(f"{types} = {name} {inputs} {_parameters(equation)}")
+            bodies = tuple(self.body(*_open(inner)) for inner in _bodies_of(equation))
+            into.append(Instruction(equation, inputs, outputs, bodies))
+        return count
+
+    def _reference(self, atom: Any, scope: dict[Any, Reference]) -> Reference:
+        if isinstance(atom, jax_core.Literal):
+            return self._hole(atom.val, atom.aval)
+        return scope[atom]
+
+    def _hole(self, value: Any, aval: Any) -> Reference:
+        self.lines.append(f"hole {_type(aval)}")
+        self.values.append(value)
+        self.dtypes.append(np.dtype(aval.dtype) if not jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended) else None)
+        return -len(self.values)
+
+
+def _open(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
+    return (jaxpr.jaxpr, jaxpr.consts) if hasattr(jaxpr, "consts") else (jaxpr, ())
+
+
+def _bodies_of(equation: Any) -> list[Any]:
+    bodies: list[Any] = []
+    for name in _BODIES.get(equation.primitive.name, ()):
+        value = equation.params[name]
+        bodies.extend(value if isinstance(value, tuple) else (value,))
+    return bodies
+
+
+def _type(aval: Any) -> str:
+    return f"{aval.dtype}{list(aval.shape)}".replace(" ", "") if hasattr(aval, "dtype") else str(aval)
+
+
+def _parameters(equation: Any) -> str:
+    nested = _BODIES.get(equation.primitive.name, ())
+    return " ".join(
+        f"{name}={_text(value)}" for name, value in sorted(equation.params.items()) if name not in nested
+    )
+
+
+def _text(value: Any) -> str:
+    """A text that is equal for equal parameters. An object that prints its address is equal to itself only: safe."""
+    if isinstance(value, np.ndarray | jax.Array):
+        array = np.asarray(value)
+        return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+    if isinstance(value, tuple | list):
+        return f"({','.join(map(_text, value))})"
+    return repr(value)
+
+
+def _shorten(text: str, limit: int = 120) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _run(body: Body, inputs: Sequence[Any], holes: Sequence[Any], lifted: frozenset[int]) -> list[Any]:
+    values: dict[int, Any] = dict(enumerate(inputs))
+
+    def read(reference: Reference) -> Any:
+        return values[reference] if reference >= 0 else holes[-reference - 1]
+
+    for instruction in body.instructions:
+        arguments = [read(reference) for reference in instruction.inputs]
+        if any(hole in lifted for inner in instruction.bodies for hole in inner.holes):
+            results = _REBUILD[instruction.equation.primitive.name](instruction, arguments, holes, lifted)
+        else:
+            results = _bind(instruction.equation, arguments)
+        values.update(zip(instruction.outputs, results, strict=True))
+    return [read(reference) for reference in body.outputs]
+
+
+def _bind(equation: Any, arguments: Sequence[Any]) -> Sequence[Any]:
+    bound = equation.primitive.get_bind_params(equation.params)
+    functions, parameters = bound if isinstance(bound, tuple) else ((), bound)  # a tuple in JAX below 0.8
+    with equation.ctx.manager:
+        answer = equation.primitive.bind(*functions, *arguments, **parameters)
+    return answer if equation.primitive.multiple_results else [answer]
+
+
+def _rebuild_scan(instruction: Instruction, arguments: list[Any], holes: Sequence[Any], lifted: frozenset[int]) -> Any:
+    parameters = instruction.equation.params
+    num_consts, num_carry = parameters["num_consts"], parameters["num_carry"]
+    consts = arguments[:num_consts]
+
+    def step(carry: Any, slices: Any) -> tuple[list[Any], list[Any]]:
+        outputs = _run(instruction.bodies[0], [*consts, *carry, *slices], holes, lifted)
+        return outputs[:num_carry], outputs[num_carry:]
+
+    carry, stacked = jax.lax.scan(
+        step,
+        arguments[num_consts : num_consts + num_carry],
+        arguments[num_consts + num_carry :],
+        length=parameters["length"],
+        reverse=parameters["reverse"],
+        unroll=parameters["unroll"],
+    )
+    return [*carry, *stacked]
+
+
+def _rebuild_while(instruction: Instruction, arguments: list[Any], holes: Sequence[Any], lifted: frozenset[int]) -> Any:
+    condition, step = instruction.bodies
+    num_condition, num_step = (instruction.equation.params[name] for name in ("cond_nconsts", "body_nconsts"))
+    of_condition, of_step = arguments[:num_condition], arguments[num_condition : num_condition + num_step]
+    return jax.lax.while_loop(
+        lambda carry: _run(condition, [*of_condition, *carry], holes, lifted)[0],
+        lambda carry: _run(step, [*of_step, *carry], holes, lifted),
+        arguments[num_condition + num_step :],
+    )
+
+
+def _rebuild_cond(instruction: Instruction, arguments: list[Any], holes: Sequence[Any], lifted: frozenset[int]) -> Any:
+    branches = [
+        lambda *operands, body=body: _run(body, operands, holes, lifted)  # type: ignore[misc]
+        for body in instruction.bodies
+    ]
+    return jax.lax.switch(arguments[0].astype("int32"), branches, *arguments[1:])
+
+
+def _rebuild_remat(instruction: Instruction, arguments: list[Any], holes: Sequence[Any], lifted: frozenset[int]) -> Any:
+    """Binds the primitive again around the new body: `jax.checkpoint` would lose the barrier of the backward pass."""
+    (body,) = instruction.bodies
+    inside = [hole for hole in body.holes if hole in lifted]
+
+    def region(values: list[Any], operands: list[Any]) -> list[Any]:
+        filled = list(holes)
+        for hole, value in zip(inside, values, strict=True):
+            filled[hole] = value
+        return _run(body, operands, filled, lifted)
+
+    outer = [holes[hole] for hole in inside]
+    closed = jax.make_jaxpr(region)(outer, arguments)
+    parameters = dict(instruction.equation.params)
+    parameters["jaxpr"] = jax_core.Jaxpr(
+        (), (*closed.jaxpr.constvars, *closed.jaxpr.invars), closed.jaxpr.outvars, closed.jaxpr.eqns,
+        closed.jaxpr.effects,
+    )
+    return instruction.equation.primitive.bind(*closed.consts, *outer, *arguments, **parameters)
+
+
+_REBUILD = {
+    "scan": _rebuild_scan,
+    "while": _rebuild_while,
+    "cond": _rebuild_cond,
+    "checkpoint": _rebuild_remat,
+    "remat2": _rebuild_remat,
+}
