@@ -69,7 +69,7 @@ def test_full_budget_never_interrupts():
 
 
 def test_full_budget_refuses_a_cap_on_epochs_without_epochs():
-    with pytest.raises(UsageError, match="Add `epochs=...` to search"):
+    with pytest.raises(UsageError, match=r"Add `epochs=\.\.\.` to search"):
         FullBudget().assign([], 1, Limits(max_total_epochs=5))
 
 

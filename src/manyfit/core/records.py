@@ -63,7 +63,7 @@ class Progress:
     """What a scheduler may know of one trial: how far it is, and how it has done so far."""
 
     trial_id: str
-    curve: tuple[float, ...] = ()  # loss per finished epoch, mean over executions; lower is better, NaN: not logged
+    curve: tuple[float, ...] = ()  # loss per finished epoch, mean over executions; NaN: not logged, inf: diverged
     target_epochs: int | None = None  # train up to here, then pause or end; None: as the user's fit arguments say
     ending: Ending | None = None  # None while it is running or paused
     running: bool = False  # True from the moment it is handed out until it pauses or ends

@@ -92,9 +92,13 @@ class Room:
         """Whether the limits on trials allow another one (free slots and epochs apart)."""
         return self._starts is None or self._starts > 0
 
+    def affords(self, num_epochs: int | None) -> bool:
+        """Whether enough epochs are left for a job of so many more."""
+        return self._epochs is None or (num_epochs is not None and num_epochs <= self._epochs)
+
     def fits(self, num_epochs: int | None) -> bool:
-        """Whether there is a slot for, and enough epochs for, a job of so many more epochs."""
-        return self.slots > 0 and (self._epochs is None or (num_epochs is not None and num_epochs <= self._epochs))
+        """Whether there is a slot for a job of so many more epochs, and enough epochs are left."""
+        return self.slots > 0 and self.affords(num_epochs)
 
     def take(self, num_epochs: int | None, *, start: bool) -> None:
         """Takes a slot, and these epochs, out of the room."""

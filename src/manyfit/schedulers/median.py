@@ -1,0 +1,90 @@
+"""The median rule: end a trial whose best is worse than what the others had on average by now.
+
+Source: Golovin et al. 2017 (Vizier), section 3.2.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from manyfit.core.records import Decision, Progress
+from manyfit.schedulers.base import Job, Limits, Scheduler, check_count
+from manyfit.schedulers.full import FullBudget
+
+
+class MedianRule(Scheduler):
+    """Stops a trial after an epoch if its best loss so far is above the median of the others' running averages.
+
+    The others are all trials that have come as far, ended or not: Vizier takes ended ones only, of which a
+    population that trains together has none when it matters. Stopped trials do not come back. Unlike halving it
+    has no budget in mind: it saves about half of the epochs where curves are quiet, and rarely stops a winner.
+
+    Args:
+        max_epochs: epochs of each trial that is not stopped. None leaves it to the user's fit arguments.
+        grace_epochs: nobody is stopped before this many epochs.
+        min_trials: nobody is stopped before this many others have come as far.
+
+    Raises:
+        UsageError: an argument that is no integer of 1 or more.
+
+    Example:
+
+    >>> others = [Progress(str(i), (0.5, 0.4, 0.3)) for i in range(5)]
+    >>> slow = Progress("slow", (0.9, 0.8, 0.7), running=True)
+    >>> MedianRule(grace_epochs=3).decide([*others, slow], ["slow"])
+    [<Decision.STOP: 'stop'>]
+    """
+
+    def __init__(self, max_epochs: int | None = None, *, grace_epochs: int = 3, min_trials: int = 5):
+        self._full = FullBudget(max_epochs)
+        self.max_epochs = self._full.max_epochs
+        hint = "Type for instance {}."
+        self.grace_epochs = check_count("MedianRule", "grace_epochs", grace_epochs, low=1, hint=hint.format(3))
+        self.min_trials = check_count("MedianRule", "min_trials", min_trials, low=1, hint=hint.format(5))
+
+    def assign(self, history: Sequence[Progress], count: int, limits: Limits) -> list[Job]:
+        """See `Scheduler.assign`."""
+        return self._full.assign(history, count, limits)
+
+    def decide(self, history: Sequence[Progress], trial_ids: Sequence[str]) -> list[Decision]:
+        """See `Scheduler.decide`."""
+        rows = {progress.trial_id: row for row, progress in enumerate(history)}
+        averages = _running_averages(history)
+        return [self._decide(history[rows[trial_id]], np.delete(averages, rows[trial_id], 0)) for trial_id in trial_ids]
+
+    def _decide(self, progress: Progress, others: np.ndarray) -> Decision:
+        epochs = progress.epochs
+        if epochs < self.grace_epochs or epochs == self.max_epochs:
+            return Decision.GO_ON
+        at_same_epoch = others[:, epochs - 1]
+        at_same_epoch = at_same_epoch[~np.isnan(at_same_epoch)]
+        if at_same_epoch.size < self.min_trials or all(loss != loss for loss in progress.curve):
+            return Decision.GO_ON
+        return Decision.STOP if progress.best_loss() > np.median(at_same_epoch) else Decision.GO_ON
+
+    def settings(self) -> dict[str, Any]:
+        """See `Scheduler.settings`."""
+        return {
+            "name": "MedianRule",
+            "max_epochs": self.max_epochs,
+            "grace_epochs": self.grace_epochs,
+            "min_trials": self.min_trials,
+        }
+
+
+def _running_averages(history: Sequence[Progress]) -> np.ndarray:
+    """Mean loss up to each epoch, shape (trials, epochs of the longest); NaN beyond a trial's end or before a loss."""
+    longest = max((progress.epochs for progress in history), default=0)
+    curves = np.full((len(history), longest), np.nan)
+    for row, progress in zip(curves, history, strict=True):
+        row[: progress.epochs] = progress.curve
+    logged = ~np.isnan(curves)
+    counts = logged.cumsum(axis=1)
+    averages = np.full(curves.shape, np.nan)
+    np.divide(np.where(logged, curves, 0.0).cumsum(axis=1), counts, out=averages, where=counts > 0)
+    for row, progress in zip(averages, history, strict=True):
+        row[progress.epochs :] = np.nan
+    return averages

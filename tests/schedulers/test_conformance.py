@@ -1,0 +1,58 @@
+"""The shipped suite, run on every scheduler."""
+
+import pytest
+
+from manyfit.schedulers import ASHA, FullBudget, Hyperband, MedianRule
+from manyfit.testing.schedulers import SchedulerSuite
+
+
+class TestFullBudget(SchedulerSuite):
+    def make(self):
+        return FullBudget(9)
+
+
+class TestFullBudgetOfUnknownLength(SchedulerSuite):
+    def make(self):
+        return FullBudget()
+
+
+class TestHyperband(SchedulerSuite):
+    def make(self):
+        return Hyperband(9, 3, hyperband_iterations=2)
+
+
+class TestEndlessHyperbandByTwos(SchedulerSuite):
+    def make(self):
+        return Hyperband(8, 2, hyperband_iterations=None)
+
+
+class TestASHA(SchedulerSuite):
+    def make(self):
+        return ASHA(9, 3)
+
+
+class TestASHALateFirstRung(SchedulerSuite):
+    def make(self):
+        return ASHA(8, 2, min_epochs=2)
+
+
+class TestMedianRule(SchedulerSuite):
+    def make(self):
+        return MedianRule(9, grace_epochs=2)
+
+
+def test_the_suite_catches_a_scheduler_that_remembers():
+    class Forgetful(FullBudget):
+        calls = 0
+
+        def assign(self, history, count, limits):
+            Forgetful.calls += 1
+            return super().assign(history, count, limits) if Forgetful.calls % 3 else []
+
+    class Suite(SchedulerSuite):
+        def make(self):
+            return Forgetful(9)
+
+    with pytest.raises((AssertionError, ValueError)):
+        Suite().test_max_trials_is_never_passed_and_the_search_ends()
+        Suite().test_asking_twice_gives_one_answer()
