@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -44,7 +45,7 @@ def test_the_best_of_each_rung_are_promoted_whatever_the_order_of_results(seed):
     oracle = run(Hyperband(9, 3), slots=7, order=np.random.default_rng(seed))
     for bracket, finished in entries(oracle).items():
         ladder = rungs_of(9, 3, bracket)
-        for rung, following in zip(ladder, ladder[1:], strict=False):
+        for rung, following in itertools.pairwise(ladder):
             by_loss = sorted(
                 finished[rung.epochs], key=lambda name: min(falling_curve(int(name), e + 1) for e in range(rung.epochs))
             )
@@ -118,7 +119,7 @@ def test_a_trial_that_a_callback_ended_keeps_its_score_in_higher_rungs():
     jobs = Hyperband(9, 3).assign(history, 3, Limits(exhausted=True))
     assert [job.trial_id for job in jobs] == ["1", "2"]  # 0 holds the third place without training
     done = [
-        dataclasses.replace(p, curve=p.curve + (5.0, 5.0), target_epochs=3) if p.trial_id in "12" else p
+        dataclasses.replace(p, curve=(*p.curve, 5.0, 5.0), target_epochs=3) if p.trial_id in "12" else p
         for p in history
     ]
     assert Hyperband(9, 3).assign(done, 3, Limits(exhausted=True)) == []  # and wins the last place, too

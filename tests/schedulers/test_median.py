@@ -12,7 +12,8 @@ def others(*finals):
 
 
 def decide(trial, history, **options):
-    return MedianRule(9, **{"grace_epochs": 3, "min_trials": 3, **options}).decide([*history, trial], [trial.trial_id])[
+    rule = MedianRule(9, **{"grace_epochs": 3, "min_trials": 3, **options})
+    return rule.decide([*history, trial], [trial.trial_id])[0]
         0
     ]
 
@@ -62,5 +63,5 @@ def test_one_call_for_a_population_answers_like_calls_one_by_one():
 
 @pytest.mark.parametrize("options", [{"grace_epochs": 0}, {"min_trials": 0}, {"max_epochs": 0}])
 def test_wrong_arguments_are_explained(options):
-    with pytest.raises(UsageError, match="MedianRule|FullBudget"):
+    with pytest.raises(UsageError, match=r"MedianRule|FullBudget"):
         MedianRule(**options)

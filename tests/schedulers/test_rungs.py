@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -103,7 +104,7 @@ def test_brackets_are_ladders(max_epochs, factor, min_epochs):
         assert epochs[-1] == max_epochs and epochs[0] >= min_epochs and len(ladder) == s + 1
         assert epochs == sorted(set(epochs))
         assert sizes == sorted(sizes, reverse=True) and sizes[-1] >= 1
-        for rung, following in zip(sizes, sizes[1:], strict=False):
+        for rung, following in itertools.pairwise(sizes):
             assert following == -(-rung // factor) or following == -(-rung // factor) - 1 or following * factor >= rung
 
 
@@ -127,5 +128,5 @@ def test_a_shrunk_bracket_reaches_the_end(max_epochs, factor, num_trials):
     small = rungs.shrunk(full, num_trials, factor)
     assert small[-1].num_trials >= 1 and small[-1].epochs == max_epochs
     assert small[0].num_trials == min(num_trials, full[0].num_trials)
-    assert all(after.num_trials <= before.num_trials for before, after in zip(small, small[1:], strict=False))
+    assert all(after.num_trials <= before.num_trials for before, after in itertools.pairwise(small))
     assert rungs.shrunk(full, full[0].num_trials, factor) == full
