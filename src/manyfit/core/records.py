@@ -18,6 +18,7 @@ class Ending(enum.StrEnum):
 
     COMPLETED = "completed"  # it ran to its last epoch, or a callback of the user ended it
     STOPPED = "stopped"  # a scheduler, a time limit or the user ended it early
+    PAUSED = "paused"  # a scheduler may have it continued; of executions only
     DIVERGED = "diverged"  # its objective was never finite
     FAILED = "failed"  # an exception
     TOO_LARGE = "too large"  # more parameters than `max_model_size`
@@ -26,7 +27,7 @@ class Ending(enum.StrEnum):
     @property
     def has_score(self) -> bool:
         """Whether trials that ended so are ranked."""
-        return self in (Ending.COMPLETED, Ending.STOPPED)
+        return self in (Ending.COMPLETED, Ending.STOPPED, Ending.PAUSED)
 
 
 class Decision(enum.Enum):
@@ -96,6 +97,7 @@ class Plan:
     first_epoch: int = 0  # epochs that are already behind it (a resumed execution)
     resume_from: str | None = None  # path of a stored state, None for a fresh start or a resident member
     weights_path: str | None = None  # where the weights of the best epoch go (training/weights.py), None: not wanted
+    phase: str = "search"  # what it is run for; the book keeps the executions of each phase apart
 
     @property
     def key(self) -> tuple[str, int]:

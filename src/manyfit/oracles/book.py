@@ -9,8 +9,11 @@ from typing import Any, Protocol
 from manyfit.core import history as histories
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Observation, Plan, Progress, Result
-from manyfit.oracles.trial import Execution, Trial, TrialStatus
+from manyfit.oracles.trial import SEARCH, Execution, Trial, TrialStatus
 from manyfit.space.hyperparameters import HyperParameters
+
+Key = tuple[str, str, int, int]  # of an execution in the store: trial id, phase, attempt, index
+
 
 class Store(Protocol):
     """What the book needs of a store; `manyfit.store.ProjectStore` is one."""
@@ -19,13 +22,11 @@ class Store(Protocol):
     def put(self, **facts: Any) -> None: ...
     def save_trials(self, rows: Iterable[Mapping[str, Any]], **facts: Any) -> None: ...
     def trials(self) -> list[dict[str, Any]]: ...
-    def save_epochs(self, rows: Iterable[tuple[str, int, int, int, Mapping[str, float]]]) -> None: ...
-    def save_execution(
-        self, trial_id: str, attempt: int, execution: int, outcome: Mapping[str, Any], *, history: Any = None
-    ) -> None: ...
+    def save_epochs(self, rows: Iterable[tuple[str, str, int, int, int, Mapping[str, float]]]) -> None: ...
+    def save_execution(self, key: Key, outcome: Mapping[str, Any], *, history: Any = None) -> None: ...
     def executions(self) -> list[dict[str, Any]]: ...
     def epochs(self, trial_id: str | None = None) -> list[dict[str, Any]]: ...
-    def forget_epochs(self, trial_id: str, attempt: int, execution: int) -> None: ...
+    def forget_epochs(self, key: Key) -> None: ...
 
 
 class TrialBook:
@@ -41,6 +42,7 @@ class TrialBook:
         self.trials: dict[str, Trial] = {}  # in the order of start
         self.ended: list[str] = []  # ids in the order of their end
         self._observations: dict[str, Observation] = {}
+        self._progress: dict[str, Progress] = {}
 
     # Reading ---------------------------------------------------------------------------------------------------
 
@@ -60,20 +62,30 @@ class TrialBook:
     def pending(self) -> list[dict[str, Any]]:
         """Values of the trials that were proposed and have not ended."""
         return [
-            dict(trial.hyperparameters.values)
+            trial.searched_values
             for trial in self.trials.values()
             if trial.status not in (TrialStatus.COMPLETED, TrialStatus.FAILED)
         ]
 
     def progress(self) -> list[Progress]:
         """What schedulers may know: every trial that was started."""
-        return [trial.progress(self.objective) for trial in self.trials.values()]
+        for trial in self.trials.values():
+            if trial.is_running or trial.trial_id not in self._progress:
+                self._progress[trial.trial_id] = trial.progress(self.objective)
+        return [self._progress[trial_id] for trial_id in self.trials]
 
     def best(self, num_trials: int | None = None) -> list[Trial]:
-        """Completed trials, best score first."""
+        """Completed trials, best first: those that were confirmed on fresh seeds, then the others by search score."""
+        confirmed = [trial for trial in self.by_search_score() if trial.confirmed is not None]
+        confirmed.sort(key=lambda trial: trial.confirmed.rank)  # type: ignore[union-attr]
+        others = [trial for trial in self.by_search_score() if trial.confirmed is None]
+        return (confirmed + others)[:num_trials]
+
+    def by_search_score(self) -> list[Trial]:
+        """Completed trials by the score of the search alone."""
         ranked = [trial for trial in self.trials.values() if trial.status == TrialStatus.COMPLETED]
         ranked.sort(key=lambda trial: self.objective.loss(trial.score))
-        return ranked[:num_trials]
+        return ranked
 
     # Writing: each method commits before it returns --------------------------------------------------------------
 
@@ -84,7 +96,12 @@ class TrialBook:
         self._save(trials, **facts)
         for trial in trials:
             self.trials[trial.trial_id] = trial
-            self._observations.pop(trial.trial_id, None)
+            self._forget(trial)
+
+    def _forget(self, trial: Trial) -> None:
+        """What was derived from the trial is derived anew."""
+        self._observations.pop(trial.trial_id, None)
+        self._progress.pop(trial.trial_id, None)
 
     def end(self, trial: Trial, **facts: Any) -> None:
         """Commits a trial's end, or the end of this attempt."""
@@ -94,7 +111,12 @@ class TrialBook:
         if trial.trial_id in self.ended:
             self.ended.remove(trial.trial_id)
         self.ended.append(trial.trial_id)
-        self._observations.pop(trial.trial_id, None)
+        self._forget(trial)
+
+    def pause(self, trial: Trial) -> None:
+        """Commits that a trial waits for a promotion."""
+        self._save([trial])
+        self._forget(trial)
 
     def _save(self, trials: Sequence[Trial], **facts: Any) -> None:
         if self.store is not None:
@@ -103,16 +125,19 @@ class TrialBook:
     def add_epochs(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> None:
         """Commits one epoch of several executions as one transaction."""
         if self.store is not None:
-            self.store.save_epochs(
-                [(plan.trial_id, self._attempt(plan), plan.execution, epoch, logs) for plan, epoch, logs in epochs]
-            )
+            self.store.save_epochs([(*self._key(plan), epoch, logs) for plan, epoch, logs in epochs])
         for plan, epoch, logs in epochs:
             trial = self.trials.get(plan.trial_id)
-            if trial is not None:
+            if trial is not None and plan.phase == SEARCH:  # schedulers and samplers hear of the search only
                 histories.append(trial.running.setdefault(plan.execution, {}), logs, epoch)
 
-    def add_execution(self, result: Result) -> Execution:
-        """Commits the outcome of an execution."""
+    def add_execution(self, result: Result, **notes: Any) -> Execution:
+        """Commits the outcome of an execution.
+
+        Args:
+            result: what became of it; `result.plan.phase` says what it was run for.
+            notes: further facts about it, kept in `Execution.notes`.
+        """
         plan = result.plan
         scored = histories.score(result.history, self.objective) if result.ending.has_score else None
         execution = Execution(
@@ -123,6 +148,7 @@ class TrialBook:
             seconds=result.seconds,
             message=result.message,
             num_parameters=result.num_parameters,
+            notes=notes,
         )
         if scored is not None:
             execution.score, execution.best_epoch = scored
@@ -130,21 +156,25 @@ class TrialBook:
         trial = self.trials[plan.trial_id]
         if self.store is not None:
             logs = [histories.at_epoch(result.history, epoch) for epoch in range(execution.num_epochs)]
-            reported = trial.running.get(plan.execution) == result.history
-            self.store.save_execution(
-                plan.trial_id,
-                trial.attempt,
-                plan.execution,
-                execution.outcome(),
-                history=None if reported else logs,
-            )
-        trial.running.pop(plan.execution, None)
-        trial.executions[plan.execution] = execution
+            reported = plan.phase == SEARCH and trial.running.get(plan.execution) == result.history
+            self.store.save_execution(self._key(plan), execution.outcome(), history=None if reported else logs)
+        if plan.phase == SEARCH:
+            trial.running.pop(plan.execution, None)
+        trial.executions_of(plan.phase)[plan.execution] = execution
         return execution
 
-    def _attempt(self, plan: Plan) -> int:
+    def forget_epochs(self, plan: Plan) -> None:
+        """Drops what an execution reported that was broken off."""
+        if self.store is not None:
+            self.store.forget_epochs(self._key(plan))
+
+    def save(self, trials: Sequence[Trial], **facts: Any) -> None:
+        """Commits what was noted on trials, and facts of the project, as one transaction."""
+        self._save(trials, **facts)
+
+    def _key(self, plan: Plan) -> Key:
         trial = self.trials.get(plan.trial_id)
-        return 0 if trial is None else trial.attempt
+        return plan.trial_id, plan.phase, 0 if trial is None else trial.attempt, plan.execution
 
     # Opening -----------------------------------------------------------------------------------------------------
 
@@ -152,18 +182,20 @@ class TrialBook:
         """Reads everything from the store. Epochs of executions that did not finish are dropped: they run again."""
         assert self.store is not None  # our bug: only `Oracle.open` calls this
         self.trials = {row["id"]: Trial.from_row(row, space) for row in self.store.trials()}
-        curves: dict[tuple[str, int, int], dict[str, list[float | None]]] = {}
+        curves: dict[Key, dict[str, list[float | None]]] = {}
         for row in self.store.epochs():
-            key = (row["trial_id"], row["attempt"], row["execution"])
+            key = (row["trial_id"], row["phase"], row["attempt"], row["execution"])
             histories.append(curves.setdefault(key, {}), row["logs"], row["epoch"])
         for row in self.store.executions():
-            key = (row.pop("trial_id"), row.pop("attempt"), row.pop("execution"))
+            key = (row.pop("trial_id"), row.pop("phase"), row.pop("attempt"), row.pop("execution"))
             trial, history = self.trials[key[0]], curves.pop(key, {})
-            if trial.attempt == key[1]:
+            if trial.attempt == key[2]:
                 row["ending"] = Ending(row["ending"])
-                trial.executions[key[2]] = Execution(index=key[2], history=history, **row)
+                row.pop("num_epochs", None)  # told by the history
+                trial.executions_of(key[1])[key[3]] = Execution(index=key[3], history=history, **row)
         for key in curves:
-            self.store.forget_epochs(*key)
+            self.store.forget_epochs(key)
         ended = [trial for trial in self.trials.values() if trial.ended_at is not None]
         self.ended = [trial.trial_id for trial in sorted(ended, key=lambda trial: trial.ended_at or 0.0)]
         self._observations.clear()
+        self._progress.clear()

@@ -13,6 +13,10 @@ from manyfit.core import history as histories
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Observation, Progress, Value
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.stats.folds import fold_interval
+
+
+SEARCH = "search"  # the phase of executions that the search itself ran
 
 
 class TrialStatus:
@@ -40,17 +44,40 @@ class Execution:
     best_epoch: int | None = None
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # at the best epoch
     num_parameters: int | None = None
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)  # further facts, for instance what data it saw
 
     def outcome(self) -> dict[str, Any]:
         """What the store keeps of it, besides the history."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["index"], fields["history"]
-        return {**fields, "ending": str(self.ending)}
+        return {**fields, "ending": str(self.ending), "num_epochs": self.num_epochs}
 
     @property
     def num_epochs(self) -> int:
         """Epochs that were trained."""
         return max((len(curve) for curve in self.history.values()), default=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Confirmed:
+    """What fresh seeds said of a trial."""
+
+    score: float | None  # mean over fresh seeds, in the metric's own direction; None: it diverged
+    low: float  # ends of the interval of that mean
+    high: float
+    confidence: float
+    num_executions: int  # that the mean rests on
+    rank: int  # 0: the recommended trial
+    in_winning_set: bool  # whether it may be the best
+    probability_best: float
+
+    def line(self) -> str:
+        """One line for people."""
+        if self.score is None:
+            return "Confirmed: it diverged on a fresh seed"
+        place = "recommended" if self.rank == 0 else ("may be the best" if self.in_winning_set else "not the best")
+        interval = f"{self.confidence:.0%} interval [{self.low:.4g}, {self.high:.4g}]"
+        return f"Confirmed: {self.score:.4g} on {self.num_executions} fresh seeds, {interval}, {place}"
 
 
 class Trial:
@@ -81,11 +108,18 @@ class Trial:
         self.started_at = 0.0
         self.ended_at: float | None = None
         self.ending: Ending | None = None
-        self.executions: dict[int, Execution] = {}  # of this attempt, by index
+        self.executions: dict[int, Execution] = {}  # of the search, of this attempt, by index
+        self.replicates: dict[str, dict[int, Execution]] = {}  # of later phases ("confirm", "proof"), by index
+        self.confirmed: Confirmed | None = None  # replaces the search score wherever trials are ranked or shown
+        self.validation_ratio: float | None = None  # cross-validation: validation rows / training rows of a fold
         self.running: dict[int, dict[str, list[float | None]]] = {}  # histories of executions that have not ended
         self.target_epochs: int | None = None  # train up to here; None: as the fit arguments say
         self.is_running = False  # handed out, and neither paused nor ended
         self.tags: dict[str, Value] = {}  # the scheduler's notes
+
+    def executions_of(self, phase: str) -> dict[int, Execution]:
+        """The executions of a phase, by index."""
+        return self.executions if phase == SEARCH else self.replicates.setdefault(phase, {})
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -102,13 +136,19 @@ class Trial:
         """Standard deviation of the executions' scores (n - 1); None with fewer than two."""
         return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else None
 
+    @property
+    def searched_values(self) -> dict[str, Value]:
+        """Its values without the scheduler's notes (KerasTuner's `tuner/...` names)."""
+        values = self.hyperparameters.values
+        return {name: value for name, value in values.items() if not name.startswith("tuner/")}
+
     def observation(self, objective: Objective) -> Observation:
         """What samplers may know of this trial once it has ended."""
         scored = [run.history for run in self.executions.values() if run.ending.has_score]
         ending = self.ending or Ending.FAILED
         return Observation(
             trial_id=self.trial_id,
-            values=dict(self.hyperparameters.values),
+            values=self.searched_values,
             ending=ending,
             losses=tuple(objective.loss(value) for value in self.scores) or self._reported_loss(objective),
             epochs=max((run.num_epochs for run in self.executions.values()), default=None),
@@ -123,15 +163,27 @@ class Trial:
 
     def progress(self, objective: Objective) -> Progress:
         """What schedulers may know of this trial."""
-        so_far = [*self.running.values(), *(run.history for run in self.executions.values())]
         return Progress(
             self.trial_id,
-            _mean_curve(so_far, objective),
+            self._curve_so_far(objective),
             self.target_epochs,
             self.ending,
             self.is_running,
             self.tags,
         )
+
+    def _curve_so_far(self, objective: Objective) -> tuple[float, ...]:
+        """Mean loss per epoch. An execution that ended by itself keeps its last loss while its siblings go on."""
+        going = [objective.epoch_losses(history) for history in self.running.values()]
+        going += [objective.epoch_losses(run.history) for run in self.executions.values() if run.ending is Ending.PAUSED]
+        ended = [
+            objective.epoch_losses(run.history)
+            for run in self.executions.values()
+            if run.ending.has_score and run.ending is not Ending.PAUSED
+        ]
+        length = min(map(len, going)) if going else max(map(len, ended), default=0)
+        curves = going + [(losses + losses[-1:] * (length - len(losses)))[:length] for losses in ended if losses]
+        return tuple(math.fsum(losses) / len(losses) for losses in zip(*curves, strict=False))[:length]
 
     def summary(self) -> None:
         """Prints the trial's values and its score."""
@@ -140,9 +192,13 @@ class Trial:
     def summary_lines(self) -> list[str]:
         """The lines of `summary`."""
         lines = [f"Trial {self.trial_id} summary", "Hyperparameters:", *self.value_lines()]
-        if self.score is not None:
+        if self.confirmed is not None:
+            lines += [f"Score: {self.confirmed.score}", self.confirmed.line(), f"Search score: {self.score}"]
+        elif self.score is not None:
             lines.append(f"Score: {self.score}")
-        if self.spread is not None:
+        if self.spread is not None and self.validation_ratio is not None:
+            lines.append(f"Folds: {fold_interval(self.scores, self.validation_ratio)} (mean and 95% interval)")
+        elif self.spread is not None:
             lines.append(f"Spread: {self.spread:.4g} (standard deviation over {len(self.scores)} executions)")
         if self.message is not None:
             lines.append(self.message)
@@ -172,6 +228,9 @@ class Trial:
                 "ending": None if self.ending is None else str(self.ending),
                 "target_epochs": self.target_epochs,
                 "tags": self.tags,
+                "is_running": self.is_running,
+                "confirmed": None if self.confirmed is None else dataclasses.asdict(self.confirmed),
+                "validation_ratio": self.validation_ratio,
             },
             "started_at": self.started_at,
             "ended_at": self.ended_at,
@@ -187,6 +246,10 @@ class Trial:
         trial.score, trial.best_step = outcome["score"], outcome["best_step"]
         trial.ending = None if outcome["ending"] is None else Ending(outcome["ending"])
         trial.target_epochs, trial.tags = outcome["target_epochs"], outcome["tags"]
+        trial.is_running = outcome["is_running"]
+        confirmed = outcome.get("confirmed")
+        trial.confirmed = None if confirmed is None else Confirmed(**confirmed)
+        trial.validation_ratio = outcome.get("validation_ratio")
         trial.number, trial.attempt = row["number"], row["attempt"]
         trial.started_at, trial.ended_at = row["started_at"], row["ended_at"]
         return trial

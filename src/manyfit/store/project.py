@@ -18,6 +18,12 @@ from manyfit.store.schema import SCHEMA_VERSION, TABLES
 
 DATABASE_NAME = "manyfit.sqlite"
 
+ExecutionKey = tuple[str, str, int, int]
+"""Trial id, phase, attempt, index of the execution."""
+
+_KEY = ("trial_id", "phase", "attempt", "execution")
+_THIS_EXECUTION = " AND ".join(f"{name} = ?" for name in _KEY)
+
 
 class ProjectStore:
     """Opens (or creates) the project in a folder.
@@ -176,59 +182,46 @@ class ProjectStore:
 
     # Executions ------------------------------------------------------------------------------------------------
 
-    def save_epochs(self, rows: Iterable[tuple[str, int, int, int, Mapping[str, float]]]) -> None:
-        """Commits (trial id, attempt, execution, epoch, logs) of a whole population in one transaction."""
+    def save_epochs(self, rows: Iterable[tuple[str, str, int, int, int, Mapping[str, float]]]) -> None:
+        """Commits (trial id, phase, attempt, execution, epoch, logs) of a whole population in one transaction."""
         with self.transaction() as connection:
             connection.executemany(
-                "INSERT OR REPLACE INTO epochs VALUES (?, ?, ?, ?, ?)",
-                [(*row[:4], json.dumps(dict(row[4]))) for row in rows],
+                "INSERT OR REPLACE INTO epochs VALUES (?, ?, ?, ?, ?, ?)",
+                [(*row[:5], json.dumps(dict(row[5]))) for row in rows],
             )
 
-    def save_execution(
-        self, trial_id: str, attempt: int, execution: int, outcome: Mapping[str, Any], *, history: Any = None
-    ) -> None:
+    def save_execution(self, key: ExecutionKey, outcome: Mapping[str, Any], *, history: Any = None) -> None:
         """Commits the outcome of an execution, and its epochs where they were not reported one by one.
 
         Args:
-            trial_id: the trial.
-            attempt: the trial's attempt.
-            execution: index within the trial.
+            key: trial id, phase, attempt of the trial, index within the phase.
             outcome: JSON: ending, seed, best_epoch, metrics, seconds, message, ...
             history: one mapping of logs per epoch; replaces what was reported.
         """
         with self.transaction() as connection:
-            key = (trial_id, attempt, execution)
-            connection.execute("INSERT OR REPLACE INTO executions VALUES (?, ?, ?, ?)", (*key, json.dumps(outcome)))
+            connection.execute("INSERT OR REPLACE INTO executions VALUES (?, ?, ?, ?, ?)", (*key, json.dumps(outcome)))
             if history is not None:
-                connection.execute("DELETE FROM epochs WHERE trial_id = ? AND attempt = ? AND execution = ?", key)
+                connection.execute(f"DELETE FROM epochs WHERE {_THIS_EXECUTION}", key)
                 connection.executemany(
-                    "INSERT INTO epochs VALUES (?, ?, ?, ?, ?)",
+                    "INSERT INTO epochs VALUES (?, ?, ?, ?, ?, ?)",
                     [(*key, epoch, json.dumps(dict(logs))) for epoch, logs in enumerate(history)],
                 )
 
-    def forget_epochs(self, trial_id: str, attempt: int, execution: int) -> None:
+    def forget_epochs(self, key: ExecutionKey) -> None:
         """Drops the reported epochs of an execution that will run again from its start."""
         with self.transaction() as connection:
-            connection.execute(
-                "DELETE FROM epochs WHERE trial_id = ? AND attempt = ? AND execution = ?",
-                (trial_id, attempt, execution),
-            )
+            connection.execute(f"DELETE FROM epochs WHERE {_THIS_EXECUTION}", key)
 
     def executions(self) -> list[dict[str, Any]]:
-        """All finished executions: trial_id, attempt, execution, and what their outcome holds."""
-        rows = self._connection.execute("SELECT * FROM executions ORDER BY trial_id, attempt, execution").fetchall()
-        return [
-            {"trial_id": row[0], "attempt": row[1], "execution": row[2], **json.loads(row[3])} for row in rows
-        ]
+        """All finished executions: trial_id, phase, attempt, execution, and what their outcome holds."""
+        rows = self._connection.execute("SELECT * FROM executions ORDER BY 1, 2, 3, 4").fetchall()
+        return [{**dict(zip(_KEY, row, strict=False)), **json.loads(row[4])} for row in rows]
 
     def epochs(self, trial_id: str | None = None) -> list[dict[str, Any]]:
-        """Logs of every epoch: trial_id, attempt, execution, epoch, logs."""
+        """Logs of every epoch: trial_id, phase, attempt, execution, epoch, logs."""
         where, arguments = ("", ()) if trial_id is None else (" WHERE trial_id = ?", (trial_id,))
-        rows = self._connection.execute(
-            f"SELECT * FROM epochs{where} ORDER BY trial_id, attempt, execution, epoch", arguments
-        ).fetchall()
-        names = ("trial_id", "attempt", "execution", "epoch")
-        return [{**dict(zip(names, row, strict=False)), "logs": json.loads(row[4])} for row in rows]
+        rows = self._connection.execute(f"SELECT * FROM epochs{where} ORDER BY 1, 2, 3, 4, 5", arguments).fetchall()
+        return [{**dict(zip((*_KEY, "epoch"), row, strict=False)), "logs": json.loads(row[5])} for row in rows]
 
     # Weights ---------------------------------------------------------------------------------------------------
 

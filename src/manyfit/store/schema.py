@@ -1,6 +1,8 @@
 """Tables of a project's database.
 
-`attempt` counts retries of a trial: the rows of a failed attempt stay, the latest attempt is the one that counts.
+`phase` says what an execution was run for: "search", "confirm" (the race on fresh seeds) or "proof" (the recommended
+trial's score on further seeds). `attempt` counts retries of a trial: the rows of a failed attempt stay, the latest
+attempt is the one that counts.
 `outcome` and `logs` are JSON objects; NaN and infinities are stored as the texts "NaN", "Infinity" and "-Infinity"
 (Python's JSON reads and writes them), None marks what was not measured.
 """
@@ -26,18 +28,20 @@ CREATE TABLE IF NOT EXISTS trials (
 
 CREATE TABLE IF NOT EXISTS executions (
     trial_id  TEXT NOT NULL,
+    phase     TEXT NOT NULL,
     attempt   INTEGER NOT NULL,
     execution INTEGER NOT NULL,
     outcome   TEXT NOT NULL,
-    PRIMARY KEY (trial_id, attempt, execution)
+    PRIMARY KEY (trial_id, phase, attempt, execution)
 ) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS epochs (
     trial_id  TEXT NOT NULL,
+    phase     TEXT NOT NULL,
     attempt   INTEGER NOT NULL,
     execution INTEGER NOT NULL,
     epoch     INTEGER NOT NULL,
     logs      TEXT NOT NULL,
-    PRIMARY KEY (trial_id, attempt, execution, epoch)
+    PRIMARY KEY (trial_id, phase, attempt, execution, epoch)
 ) WITHOUT ROWID;
 """
