@@ -14,8 +14,6 @@ def others(*finals):
 def decide(trial, history, **options):
     rule = MedianRule(9, **{"grace_epochs": 3, "min_trials": 3, **options})
     return rule.decide([*history, trial], [trial.trial_id])[0]
-        0
-    ]
 
 
 @pytest.mark.parametrize(
