@@ -20,6 +20,9 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it.
 _HOMES = {
+    "ASHA": "manyfit.schedulers.asha",
+    "MedianRule": "manyfit.schedulers.median",
+    "Hyperband": "manyfit.tuners.searches",
     "BayesianOptimization": "manyfit.tuners.searches",
     "Evolution": "manyfit.tuners.searches",
     "GridSearch": "manyfit.tuners.searches",
@@ -60,6 +63,9 @@ if TYPE_CHECKING:
     from manyfit.space.hyperparameters import HyperParameters as HyperParameters
     from manyfit.tuners.base_tuner import BaseTuner as BaseTuner
     from manyfit.tuners.hypermodel import HyperModel as HyperModel
+    from manyfit.schedulers.asha import ASHA as ASHA
+    from manyfit.schedulers.median import MedianRule as MedianRule
+    from manyfit.tuners.searches import Hyperband as Hyperband
     from manyfit.tuners.searches import BayesianOptimization as BayesianOptimization
     from manyfit.tuners.searches import Evolution as Evolution
     from manyfit.tuners.searches import GridSearch as GridSearch

@@ -122,6 +122,11 @@ class TrialBook:
         if self.store is not None:
             self.store.save_trials([trial.row() for trial in trials], **facts)
 
+    def amend(self, trial: Trial, run: Execution) -> None:
+        """Commits a change of an execution's outcome; its epochs stay."""
+        if self.store is not None:
+            self.store.save_execution((trial.trial_id, SEARCH, trial.attempt, run.index), run.outcome())
+
     def add_epochs(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> None:
         """Commits one epoch of several executions as one transaction."""
         if self.store is not None:

@@ -17,8 +17,7 @@ from manyfit.oracles.checks import check_limits, check_same_search
 from manyfit.oracles.replication import Replication, replication
 from manyfit.oracles.trial import Trial, TrialStatus
 from manyfit.samplers.base import Sampler
-from manyfit.schedulers.base import Limits, Resume, Scheduler, Start
-from manyfit.schedulers.full import FullBudget
+from manyfit.schedulers import Limits, Resume, Scheduler, Start, scheduler_of
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 
@@ -40,7 +39,8 @@ class Oracle:
         max_retries_per_trial: how often a failed trial runs again.
         max_consecutive_failed_trials: after so many trials in a row that ended with an exception the search gives up.
         sampler: what to try.
-        scheduler: how long to train; None: every trial its full epochs.
+        scheduler: how long to train: a `Scheduler`, or "asha", "hyperband", "median"; None: every trial its full epochs.
+        max_total_epochs: epochs that all trials together may train; a trial's executions count once.
         max_seconds: no trial is started, and running ones are stopped, when the search has taken so long.
 
     Raises:
@@ -59,7 +59,8 @@ class Oracle:
         max_consecutive_failed_trials: int = 3,
         *,
         sampler: Sampler | None = None,
-        scheduler: Scheduler | None = None,
+        scheduler: Scheduler | str | None = None,
+        max_total_epochs: int | None = None,
         max_seconds: float | None = None,
     ) -> None:
         check_limits(max_trials, max_retries_per_trial, max_consecutive_failed_trials, max_seconds)
@@ -84,11 +85,14 @@ class Oracle:
         self.max_retries_per_trial = max_retries_per_trial
         self.max_consecutive_failed_trials = max_consecutive_failed_trials
         self.sampler = sampler
-        self.scheduler = scheduler or FullBudget()
+        self.scheduler = scheduler_of(scheduler, 1)
+        self._named_scheduler = None if isinstance(scheduler, Scheduler) else scheduler
+        self.max_total_epochs = max_total_epochs
         self.max_seconds = max_seconds
         self.book = TrialBook(self.objective)
         self.ongoing_trials: dict[str, Trial] = {}
         self.waiting: list[str] = []  # ids of trials to run (again) before anything new is proposed
+        self._enqueued: list[Values] = []  # configurations of the user's, to be tried first
         self._exhausted = False
         self._clock_started: float | None = None
         self._spent_seconds = 0.0
@@ -159,6 +163,15 @@ class Oracle:
         status = TrialStatus.IDLE if any(t.is_running for t in self.trials.values()) else TrialStatus.STOPPED
         return Trial(self.get_space(), trial_id=self._new_id(len(self.trials)), status=status)
 
+    def set_epochs(self, epochs: int | None) -> None:
+        """Tells a scheduler that was given by name how long a full training is.
+
+        Args:
+            epochs: the `epochs` of `search`.
+        """
+        if self._named_scheduler is not None or self.max_total_epochs is not None and epochs is not None:
+            self.scheduler = scheduler_of(self._named_scheduler, epochs)
+
     def assign(self, count: int) -> list[Trial]:
         """Up to `count` trials to run now, committed before they are returned.
 
@@ -189,6 +202,7 @@ class Oracle:
                 continue
             trial.target_epochs = job.target_epochs
             trial.tags.update(job.tags)
+            trial.hyperparameters.values.update(job.tags)  # where KerasTuner's users look for them
             handed.append(trial)
         self._hand_out(handed)
         if short and not self._exhausted:
@@ -202,7 +216,7 @@ class Oracle:
             trial.is_running = True
             trial.status = TrialStatus.RUNNING
         if trials:
-            self.book.add(trials, space=self.hyperparameters.get_config())
+            self.book.add(trials, space=self.hyperparameters.get_config(), enqueued=self._enqueued)
 
     def _new_trial(self, values: Values) -> Trial:
         hyperparameters = self.get_space()
@@ -220,11 +234,42 @@ class Oracle:
     def _limits(self) -> Limits:
         return Limits(
             max_trials=self.max_trials,
+            max_total_epochs=self.max_total_epochs,
             num_configurations=Encoding(self.hyperparameters).num_configurations(limit=100_000),
             exhausted=self._exhausted,
         )
 
+    def enqueue(self, values: Values) -> None:
+        """Has a configuration tried before the sampler is asked.
+
+        Args:
+            values: hyperparameter names and values; missing ones get their defaults.
+
+        Raises:
+            UsageError: an unknown name, or a value outside of its range.
+        """
+        encoding = Encoding(self.hyperparameters)
+        complete = encoding.adapt(values)
+        changed = [name for name, value in values.items() if complete.get(name) != value]
+        if changed:
+            raise UsageError(
+                explain(
+                    "enqueue(values)",
+                    f"{', '.join(f'{name}={values[name]!r}' for name in changed)}",
+                    f"active hyperparameters within their ranges ({', '.join(hp.name for hp in self.hyperparameters.space)})",
+                    "See tuner.search_space_summary().",
+                )
+            )
+        self._enqueued.append(complete)
+        if self.book.store is not None:
+            self.book.store.put(enqueued=self._enqueued)
+
     def _propose(self, count: int) -> list[Values]:
+        first: list[Values] = list(self._enqueued[:count])
+        del self._enqueued[:count]
+        return first + (self._ask(count - len(first)) if len(first) < count else [])
+
+    def _ask(self, count: int) -> list[Values]:
         if type(self).populate_space is not Oracle.populate_space or (self.sampler and not self.sampler.learns):
             return self._propose_one_by_one(count)
         return list(self._ask_sampler(count, number=len(self.trials), pending=self.book.pending()))
@@ -326,6 +371,20 @@ class Oracle:
         self.ongoing_trials = {key: other for key, other in self.ongoing_trials.items() if other is not trial}
         self._check_consecutive_failures()
 
+    def pause_trial(self, trial: Trial) -> None:
+        """Takes note that a trial has reached its target, and may be promoted later."""
+        trial.is_running = False
+        trial.running.clear()
+        self.book.pause(trial)
+
+    def paused_trials(self) -> list[Trial]:
+        """Trials that wait for a promotion."""
+        return [
+            trial
+            for trial in self.trials.values()
+            if trial.status == TrialStatus.RUNNING and not trial.is_running and trial.trial_id not in self.waiting
+        ]
+
     def _retry_or_fail(self, trial: Trial) -> None:
         trial.ending = trial.ending or Ending.FAILED
         if trial.attempt < self.max_retries_per_trial:
@@ -426,8 +485,9 @@ class Oracle:
         self.waiting = [
             trial.trial_id
             for trial in self.trials.values()
-            if trial.status in (TrialStatus.RUNNING, TrialStatus.INVALID)
+            if trial.is_running or trial.status == TrialStatus.INVALID
         ]
+        self._enqueued = self.book.store.get("enqueued", [])
         self.ongoing_trials = {}
         self._exhausted = False
 

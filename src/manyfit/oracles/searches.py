@@ -14,6 +14,7 @@ from manyfit.samplers.grid import GridSampler
 from manyfit.samplers.portfolio import PortfolioSampler
 from manyfit.samplers.quasi_random import QuasiRandomSampler
 from manyfit.samplers.random_search import RandomSampler
+from manyfit.schedulers.hyperband import Hyperband
 from manyfit.space.hyperparameters import HyperParameters
 
 
@@ -135,3 +136,32 @@ class BayesianOptimizationOracle(RandomSearchOracle):
     def _make_sampler(self, max_trials: int | None) -> Any:
         del max_trials
         return GaussianProcessSampler(self.num_initial_points, alpha=self.alpha, beta=self.beta)
+
+
+class HyperbandOracle(RandomSearchOracle):
+    """Starts many trials on few epochs and promotes the best; promoted trials continue where they stood.
+
+    Args:
+        objective: see `Oracle`.
+        max_epochs: epochs of a trial that reaches the last rung.
+        factor: one in so many trials is promoted, and trains so many times as long.
+        hyperband_iterations: how often all brackets are run; 0 or None: until a limit ends it.
+        *args: seed and so on, as in `RandomSearchOracle`.
+        min_epochs: the shortest first rung.
+        max_trials: most trials; None: as many as the brackets ask for.
+        **kwargs: likewise.
+    """
+
+    def __init__(
+        self,
+        objective: Any = None,
+        max_epochs: int = 100,
+        factor: int = 3,
+        hyperband_iterations: int | None = 1,
+        *args: Any,
+        min_epochs: int = 1,
+        max_trials: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        scheduler = Hyperband(max_epochs, factor, hyperband_iterations or None, min_epochs=min_epochs)
+        super().__init__(objective, max_trials, *args, scheduler=scheduler, **kwargs)

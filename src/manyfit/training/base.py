@@ -9,12 +9,13 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from manyfit.core.history import History
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan, Result
+from manyfit.training.folds import Split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,10 @@ class Task:
     max_model_size: int | None = None  # most trainable parameters
     precision: str | None = None
     fit: Callable[..., Any] | None = None  # fit(values, model, *args, **kwargs) of the user; None: `model.fit`
+    pausable: bool = False  # whether the supply may answer "pause"
     callbacks: Callable[[Plan], list[Any]] | None = None  # further callbacks of an execution, after the user's
+    own_order: bool = False  # the order of the data follows `plan.seed`; False: a population may share one order
+    split_for: Callable[[Plan], Split] | None = None  # which rows of x and y train and validate; None: as the arguments say
 
 
 class Supply(Protocol):
@@ -56,7 +60,14 @@ class Trainer(abc.ABC):
 
         A failing execution is a `Result` with that ending, never an exception of this method. Exceptions that
         do leave it: `FatalError` of the user's, `KeyboardInterrupt`, and bugs.
+
+        A paused execution ends as `Ending.PAUSED`. A later plan with the same key and `first_epoch > 0` continues
+        it, as if it had never stopped.
         """
+
+    def forget(self, keys: Iterable[tuple[str, int]]) -> None:
+        """Frees paused executions that nobody will continue."""
+        del keys
 
 
 def judge(history: History, objective: Objective | None, *, stopped: bool) -> tuple[Ending, str | None]:

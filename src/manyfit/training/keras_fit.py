@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -20,64 +21,114 @@ from manyfit.training.base import Supply, Task, Trainer, judge
 from manyfit.training.models import build_model, check_size, ending_of, num_parameters
 from manyfit.training.outcomes import merge_histories, to_histories
 from manyfit.training.seeding import seeded
+from manyfit.training.suspended import SuspendableCall
 from manyfit.training.weights import write_weights
 
 
 class KerasFit(Trainer):
-    """Trains executions one after another through `model.fit`."""
+    """Trains executions one after another through `model.fit`.
+
+    A paused execution stays in memory and continues as if it had never stopped. One that is no longer there (the
+    process was killed meanwhile) is trained again from its start, with its own seed, without reporting what is known.
+    """
+
+    def __init__(self) -> None:
+        self._paused: dict[tuple[str, int], _Run] = {}
 
     def train(self, supply: Supply, task: Task) -> None:
         while plans := supply.take(1):
             for plan in plans:
                 supply.finish(self._train_one(plan, supply, task))
 
+    def forget(self, keys: Iterable[tuple[str, int]]) -> None:
+        """Ends paused executions that nobody will continue."""
+        for key in keys:
+            run = self._paused.pop(key, None)
+            if run is not None:
+                run.call.abandon()
+
     def _train_one(self, plan: Plan, supply: Supply, task: Task) -> Result:
-        started = time.perf_counter()
         # Without this every model of a search would stay in Keras's registries.
         keras.backend.clear_session(free_memory=False)
-        reporter = _Reporter(plan, supply)
-        keeper = BestWeights(task.objective)
-        result = Result(plan, Ending.COMPLETED, reporter.history)
-        try:
-            with seeded(plan.seed):
-                model = build_model(task.build, plan.values)
-                check_size(model, task.max_model_size)
-                returned = fit(model, plan, task, callbacks=[keeper, reporter])
-            check_size(model, task.max_model_size)  # again: a model may be built by its first batch only
-            result.num_parameters = num_parameters(model)
-            if task.fit is not None and task.objective is not None:
-                found = merge_histories(to_histories(returned, task.objective, "HyperModel.fit()"))
-                if not all(reporter.history.get(name) == curve for name, curve in found.items()):
-                    result.history = dict(found)
-            result.ending, result.message = judge(result.history, task.objective, stopped=reporter.stopped)
-            if plan.weights_path is not None and result.ending.has_score:
-                keeper.restore(model)
-                write_weights(plan.weights_path, model.get_weights(), build_config=model.get_build_config())
-        except FatalError:
-            raise
-        except Exception as error:
-            result.ending = ending_of(error)
-            result.message = traceback.format_exc()
-            result.extra["error"] = error
-        finally:
-            result.seconds = time.perf_counter() - started
-            model = keeper.weights = None
+        run = self._paused.pop(plan.key, None) or _Run(plan, supply, task)
+        result = run.proceed(plan)
+        if result.ending is Ending.PAUSED:
+            self._paused[plan.key] = run
+        else:
             gc.collect(0)
         return result
 
 
+class _Run:
+    """One execution, from its build to its end, with pauses in between."""
+
+    def __init__(self, plan: Plan, supply: Supply, task: Task) -> None:
+        self.task = task
+        self.reporter = _Reporter(plan, supply)
+        self.keeper = BestWeights(task.objective)
+        self.model: keras.Model | None = None
+        self.result = Result(plan, Ending.COMPLETED, self.reporter.history)
+        self.call: SuspendableCall | None = None
+        if task.pausable:
+            self.call = SuspendableCall(self._train)
+            self.reporter.pause = self.call.pause
+
+    def proceed(self, plan: Plan) -> Result:
+        """Trains until the end, or until the supply says pause."""
+        started = time.perf_counter()
+        self.reporter.plan = plan
+        self.result = dataclasses.replace(self.result, plan=plan)
+        try:
+            paused = not self.call.proceed() if self.call is not None else bool(self._train(None))
+            self._judge(plan, paused)
+        except FatalError:
+            raise
+        except Exception as error:
+            self.result.ending = ending_of(error)
+            self.result.message = traceback.format_exc()
+            self.result.extra["error"] = error
+        self.result.seconds += time.perf_counter() - started
+        return self.result
+
+    def _train(self, call: SuspendableCall | None) -> None:
+        del call
+        plan, task = self.reporter.plan, self.task
+        with seeded(plan.seed):
+            self.model = build_model(task.build, plan.values)
+            check_size(self.model, task.max_model_size)
+            returned = fit(self.model, plan, task, callbacks=[self.keeper, self.reporter])
+        check_size(self.model, task.max_model_size)  # again: a model may be built by its first batch only
+        if task.fit is not None and task.objective is not None:
+            found = merge_histories(to_histories(returned, task.objective, "HyperModel.fit()"))
+            if not all(self.reporter.history.get(name) == curve for name, curve in found.items()):
+                self.result.history = dict(found)
+
+    def _judge(self, plan: Plan, paused: bool) -> None:
+        assert self.model is not None  # our bug: `_train` sets it or raises
+        result = self.result
+        result.num_parameters = num_parameters(self.model)
+        if paused:
+            result.ending, result.message = Ending.PAUSED, None
+        else:
+            stopped = self.reporter.stopped
+            result.ending, result.message = judge(result.history, self.task.objective, stopped=stopped)
+        if plan.weights_path is not None and result.ending.has_score:
+            weights = self.keeper.weights or self.model.get_weights()
+            write_weights(plan.weights_path, weights, build_config=self.model.get_build_config())
+
+
 def fit(model: keras.Model, plan: Plan, task: Task, *, callbacks: list[keras.callbacks.Callback]) -> Any:
     """Calls `model.fit` for a plan with the user's arguments, copies of the user's callbacks, and `callbacks`."""
-    kwargs = dict(task.fit_kwargs)
+    args, kwargs = task.fit_args, dict(task.fit_kwargs)
+    if task.split_for is not None:
+        args, kwargs = task.split_for(plan).arguments(args, kwargs)
     own = [] if task.callbacks is None else task.callbacks(plan)
     kwargs["callbacks"] = copy_callbacks(kwargs.get("callbacks")) + own + callbacks
     if plan.epochs is not None:
         kwargs["epochs"] = plan.epochs
-    if plan.first_epoch:
-        kwargs["initial_epoch"] = plan.first_epoch
     if task.fit is not None:
-        return task.fit(plan.values, model, *task.fit_args, **kwargs)
-    return model.fit(*task.fit_args, **kwargs)
+        return task.fit(plan.values, model, *args, **kwargs)
+    return model.fit(*args, **kwargs)
 
 
 def copy_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
@@ -118,12 +169,17 @@ class _Reporter(keras.callbacks.Callback):
         self.supply = supply
         self.history: dict[str, list[float | None]] = {}
         self.stopped = False
+        self.pause: Callable[[], None] | None = None
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         numbers = scalar_logs(logs)
         histories.append(self.history, numbers, epoch)
+        if epoch < self.plan.first_epoch:
+            return  # known from before the process was killed
         [decision] = self.supply.report([(self.plan, epoch, numbers)])
-        if decision is not Decision.GO_ON:
+        if decision is Decision.PAUSE and self.pause is not None:
+            self.pause()
+        elif decision is not Decision.GO_ON:
             self.stopped = True
             self.model.stop_training = True
 
@@ -150,11 +206,6 @@ class BestWeights(keras.callbacks.Callback):
         if loss < self._loss:
             self._loss = loss
             self.weights = self.model.get_weights()
-
-    def restore(self, model: keras.Model) -> None:
-        """Puts the kept weights into the model; leaves the last epoch's where no epoch was ranked."""
-        if self.weights is not None:
-            model.set_weights(self.weights)
 
 
 def scalar_logs(logs: Mapping[str, Any] | None) -> dict[str, float]:

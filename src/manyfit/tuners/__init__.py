@@ -4,6 +4,7 @@ from manyfit.tuners.base_tuner import BaseTuner as BaseTuner
 from manyfit.tuners.searches import BayesianOptimization as BayesianOptimization
 from manyfit.tuners.searches import Evolution as Evolution
 from manyfit.tuners.searches import GridSearch as GridSearch
+from manyfit.tuners.searches import Hyperband as Hyperband
 from manyfit.tuners.searches import QuasiRandomSearch as QuasiRandomSearch
 from manyfit.tuners.searches import RandomSearch as RandomSearch
 from manyfit.tuners.searches import Search as Search

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from manyfit.core.errors import FailedTrialError, FatalError, SearchError, UsageError, explain
-from manyfit.core.records import Plan, Result
+from manyfit.core.records import Plan, Result, Values
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.oracle import failure_report
 from manyfit.report import terminal
@@ -104,6 +104,18 @@ class BaseTuner:
             hyperparameters = self.oracle.get_space()
             self.hypermodel.declare_hyperparameters(hyperparameters)
             self.oracle.update_space(hyperparameters)
+
+    def enqueue(self, *configurations: Values) -> None:
+        """Has configurations tried before anything else: yesterday's winner, a colleague's guess.
+
+        Args:
+            *configurations: mappings of hyperparameter names to values; missing ones get their defaults.
+
+        Raises:
+            UsageError: an unknown name, or a value outside of its range.
+        """
+        for values in configurations:
+            self.oracle.enqueue(values)
 
     # The search ------------------------------------------------------------------------------------------------
 

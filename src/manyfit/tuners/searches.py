@@ -9,7 +9,7 @@ What all of them take:
   function adds to them is searched; `allow_new_entries`: whether it may add anything;
 * `max_retries_per_trial`: how often a failed trial runs again; `max_consecutive_failed_trials`: after so many
   exceptions in a row the search gives up;
-* and by name: `scheduler`, `max_seconds`, and everything of `Tuner` (`directory`, `project_name`, `overwrite`,
+* and by name: `scheduler` ("asha", "median", or a scheduler), `max_seconds`, `max_total_epochs`, and everything of `Tuner` (`directory`, `project_name`, `overwrite`,
   `executions_per_trial`, `max_model_size`, ...).
 """
 
@@ -31,7 +31,7 @@ class RandomSearch(Tuner):
 
     _oracle_class: ClassVar[type[Oracle]] = oracles.RandomSearchOracle
     #: Arguments by name that go to the oracle; the others go to `Tuner`.
-    _oracle_arguments: ClassVar[frozenset[str]] = frozenset({"scheduler", "max_seconds"})
+    _oracle_arguments: ClassVar[frozenset[str]] = frozenset({"scheduler", "max_seconds", "max_total_epochs"})
 
     def __init__(
         self,
@@ -132,3 +132,37 @@ class BayesianOptimization(RandomSearch):
     ) -> None:
         points = {"num_initial_points": num_initial_points, "alpha": alpha, "beta": beta}
         super().__init__(hypermodel, objective, max_trials, *args, **points, **kwargs)
+
+
+class Hyperband(RandomSearch):
+    """Hyperband: many trials on few epochs, the best of them on more.
+
+    A promoted trial continues: weights, optimizer, schedules, the patience of callbacks, the order of the data.
+
+    Args:
+        hypermodel: see this module.
+        objective: see this module.
+        max_epochs: epochs of a trial that reaches the last rung; `search(epochs=...)` is not needed.
+        factor: one in so many trials is promoted, and trains so many times as long.
+        hyperband_iterations: how often all brackets are run; 0 or None: until `max_trials`, `max_total_epochs` or
+            `max_seconds` ends it.
+        *args: seed and so on, see this module.
+        **kwargs: likewise; and `min_epochs`, the shortest first rung, and `max_trials`.
+    """
+
+    _oracle_class = oracles.HyperbandOracle
+    _oracle_arguments = RandomSearch._oracle_arguments | {"max_epochs", "factor", "hyperband_iterations", "min_epochs"}
+
+    def __init__(
+        self,
+        hypermodel: Any = None,
+        objective: Any = None,
+        max_epochs: int = 100,
+        factor: int = 3,
+        hyperband_iterations: int | None = 1,
+        *args: Any,
+        max_trials: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        rungs = {"max_epochs": max_epochs, "factor": factor, "hyperband_iterations": hyperband_iterations}
+        super().__init__(hypermodel, objective, max_trials, *args, **rungs, **kwargs)

@@ -7,27 +7,29 @@ from pathlib import Path
 
 from manyfit.core import seeds
 from manyfit.core.errors import FailedTrialError
-from manyfit.core.records import Decision, Plan, Result
+from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.schedulers.full import FullBudget
 
 
-def plans_of(trial: Trial, num_executions: int, seed: int, weights_path: Callable[[str, int], Path]) -> list[Plan]:
-    """The executions of a trial that are still to be run, each with its own seed."""
+def plans_of(trial: Trial, num_executions: int, oracle: Oracle, weights_path: Callable[[str, int], Path]) -> list[Plan]:
+    """The executions of a trial that are still to be run, or continued, each with its own seed."""
     return [
-        _plan(trial, execution, seed, weights_path)
+        _plan(trial, execution, oracle, weights_path)
         for execution in range(num_executions)
-        if execution not in trial.executions
+        if execution not in trial.executions or trial.executions[execution].ending is Ending.PAUSED
     ]
 
 
-def _plan(trial: Trial, execution: int, seed: int, weights_path: Callable[[str, int], Path]) -> Plan:
+def _plan(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable[[str, int], Path]) -> Plan:
+    paused = trial.executions.get(execution)
     return Plan(
         trial.trial_id,
         execution,
         trial.hyperparameters.copy(),
-        seeds.seed_of(seed, "execution", trial.trial_id, execution, trial.attempt),
-        epochs=trial.target_epochs,
+        seeds.seed_of(oracle.seed, "execution", trial.trial_id, execution, trial.attempt),
+        epochs=oracle.scheduler.max_epochs,
+        first_epoch=0 if paused is None else paused.num_epochs,
         weights_path=str(weights_path(trial.trial_id, execution)),
     )
 
@@ -70,7 +72,11 @@ class SearchSupply:
                 break
             for trial in trials:
                 self._begin(trial)
-                plans = plans_of(trial, self._num_executions, self._oracle.seed, self._weights_path)
+                plans = plans_of(trial, self._num_executions, self._oracle, self._weights_path)
+                for plan in plans:  # a paused one goes on where it stood
+                    paused = trial.executions.pop(plan.execution, None)
+                    if paused is not None:
+                        trial.running[plan.execution] = {name: list(c) for name, c in paused.history.items()}
                 self._open[trial.trial_id] = {plan.execution for plan in plans}
                 self._queue += plans
                 if not plans:  # it was interrupted between its last execution and its end
@@ -87,8 +93,18 @@ class SearchSupply:
         plans = []
         for trial, execution in [] if state is None else state.next_runs(count):
             self._open.setdefault(trial.trial_id, set()).add(execution)
-            plans.append(_plan(trial, execution, oracle.seed, self._weights_path))
+            plans.append(_plan(trial, execution, oracle, self._weights_path))
         return plans
+
+    def end_paused(self) -> None:
+        """Ends the trials that were not promoted, once the search is over. Their scores so far count."""
+        max_epochs = self._oracle.scheduler.max_epochs
+        for trial in self._oracle.paused_trials():
+            for run in trial.executions.values():
+                if run.ending is Ending.PAUSED:
+                    run.ending, run.message = Ending.STOPPED, f"not promoted beyond {run.num_epochs} of {max_epochs} epochs"
+                    self._oracle.book.amend(trial, run)
+            self._end_trial(trial)
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
         """See `manyfit.training.base.Supply`."""
@@ -98,7 +114,23 @@ class SearchSupply:
             return [Decision.STOP] * len(epochs)
         if isinstance(self._oracle.scheduler, FullBudget):
             return [Decision.GO_ON] * len(epochs)
-        return self._oracle.scheduler.decide(book.progress(), [plan.trial_id for plan, _, _ in epochs])
+        return self._decide(epochs)
+
+    def _decide(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> list[Decision]:
+        scheduler, trials = self._oracle.scheduler, self._oracle.trials
+        trial_ids = list(dict.fromkeys(plan.trial_id for plan, _, _ in epochs))
+        answers = dict(zip(trial_ids, scheduler.decide(self._oracle.book.progress(), trial_ids), strict=True))
+        decisions = []
+        for plan, epoch, _ in epochs:
+            # Each execution pauses at the target by its own count: one may be ahead of its siblings, whose mean the
+            # scheduler sees.
+            target = trials[plan.trial_id].target_epochs
+            at_target = target is not None and epoch + 1 >= target and target != scheduler.max_epochs
+            answer = answers[plan.trial_id]
+            if answer is not Decision.STOP:
+                answer = Decision.PAUSE if at_target else Decision.GO_ON
+            decisions.append(answer)
+        return decisions
 
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`."""
@@ -137,6 +169,12 @@ class SearchSupply:
         trial.status = TrialStatus.FAILED if final else TrialStatus.INVALID
 
     def _end_trial(self, trial: Trial) -> None:
+        if trial.status == TrialStatus.RUNNING and any(
+            run.ending is Ending.PAUSED for run in trial.executions.values()
+        ):
+            self._open.pop(trial.trial_id, None)
+            self._oracle.pause_trial(trial)
+            return
         if trial.status == TrialStatus.RUNNING:
             endings = [run.ending for run in trial.executions.values()]
             failed = [run for run in trial.executions.values() if not run.ending.has_score]

@@ -17,6 +17,7 @@ from manyfit.core.records import Plan, Result
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.finish import retrain as retraining
 from manyfit.oracles import Oracle, Trial
+from manyfit.schedulers.full import FullBudget
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import Task, Trainer
@@ -168,6 +169,7 @@ class Tuner(BaseTuner):
         """
         if self._trains_itself() and not overrides_fit(self.hypermodel):
             check_fit_arguments(fit_args, fit_kwargs, self.oracle.objective)
+        self.oracle.set_epochs(fit_kwargs.get("epochs"))
         self._task = self._make_task(fit_args, fit_kwargs)
         super().search(*fit_args, **fit_kwargs)
 
@@ -189,6 +191,7 @@ class Tuner(BaseTuner):
             max_model_size=self.max_model_size,
             fit=hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None,
             callbacks=callbacks,
+            pausable=not isinstance(self.oracle.scheduler, FullBudget),
         )
 
     def _get_trainer(self) -> Trainer:
@@ -218,7 +221,11 @@ class Tuner(BaseTuner):
             begin=self.on_trial_begin,
             end=self.on_trial_end,
         )
-        self._get_trainer().train(supply, self._task)
+        trainer = self._get_trainer()
+        trainer.train(supply, self._task)
+        paused = [(trial.trial_id, index) for trial in self.oracle.paused_trials() for index in trial.executions]
+        supply.end_paused()
+        trainer.forget(paused)
 
     def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> Any:
         """Trains the executions of one trial. Override it to change the data or the fit arguments per trial.
@@ -234,7 +241,7 @@ class Tuner(BaseTuner):
         """
         returned = [
             self._build_and_fit_model(trial, *fit_args, execution=plan.execution, **fit_kwargs)
-            for plan in plans_of(trial, self.executions_per_trial, self.oracle.seed, self.store.weights_path)
+            for plan in plans_of(trial, self.executions_per_trial, self.oracle, self.store.weights_path)
         ]
         if len(trial.executions) == self.executions_per_trial:
             self._last_returned = returned  # all recorded: only an override's own numbers would still have to be
@@ -242,7 +249,7 @@ class Tuner(BaseTuner):
 
     def _build_and_fit_model(self, trial: Trial, *fit_args: Any, execution: int = 0, **fit_kwargs: Any) -> Any:
         """Builds and trains one execution; AutoKeras and others override it."""
-        plans = plans_of(trial, self.executions_per_trial, self.oracle.seed, self.store.weights_path)
+        plans = plans_of(trial, self.executions_per_trial, self.oracle, self.store.weights_path)
         plan = dataclasses.replace(next(p for p in plans if p.execution == execution), values=trial.hyperparameters)
         supply = retraining.ListSupply([plan])
         KerasFit().train(supply, self._make_task(fit_args, fit_kwargs))
@@ -364,7 +371,7 @@ class Tuner(BaseTuner):
         searched = self._task or self._make_task((), {})
         args, kwargs = retraining.fit_arguments_for_all_data(searched.fit_args, searched.fit_kwargs, x, y, callbacks)
         task = dataclasses.replace(
-            self._make_task(args, {**kwargs, **fit_kwargs}), objective=None, max_model_size=None, callbacks=None
+            self._make_task(args, {**kwargs, **fit_kwargs}), objective=None, max_model_size=None, callbacks=None, pausable=False
         )
         candidates = [
             retraining.Candidate(

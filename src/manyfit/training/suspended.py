@@ -1,0 +1,100 @@
+"""Calls that can be paused in the middle and continued later, with their own state of the global generators.
+
+`model.fit` cannot be left and entered again, so a call that may be paused runs in a thread of its own: pausing is
+waiting. Everything stays as it is, the optimizer's slots, the patience of callbacks, the order of the data, so
+continuing equals never having stopped. Only one of the threads runs at a time.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+class Abandoned(BaseException):
+    """Raised inside a paused call that nobody will continue. Not an `Exception`: user code must not catch it."""
+
+
+class SuspendableCall:
+    """A call that pauses itself.
+
+    Args:
+        function: is called with this object; it calls `pause` wherever it can wait.
+
+    Example:
+
+    >>> call = SuspendableCall(lambda call: [call.pause(), "done"][1])
+    >>> call.proceed(), call.proceed(), call.result
+    (False, True, 'done')
+    """
+
+    def __init__(self, function: Callable[[SuspendableCall], Any]) -> None:
+        self.result: Any = None
+        self._error: BaseException | None = None
+        self._function = function
+        self._go_on, self._handed_back = threading.Semaphore(0), threading.Semaphore(0)
+        self._done = self._abandoned = False
+        self._generators = _generators()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def proceed(self) -> bool:
+        """Runs until the call pauses or returns.
+
+        Returns:
+            Whether it has returned. What it raised is raised here.
+        """
+        outer = _generators()
+        _set_generators(self._generators)
+        self._go_on.release()
+        try:
+            self._handed_back.acquire()
+        finally:
+            self._generators = _generators()
+            _set_generators(outer)
+        if self._error is not None:
+            raise self._error
+        return self._done
+
+    def pause(self) -> None:
+        """Called from inside: waits until `proceed` is called again.
+
+        Raises:
+            Abandoned: `abandon` was called instead.
+        """
+        self._handed_back.release()
+        self._go_on.acquire()
+        if self._abandoned:
+            raise Abandoned
+
+    def abandon(self) -> None:
+        """Ends a paused call and frees what it holds."""
+        self._abandoned = True
+        self._go_on.release()
+        self._thread.join(timeout=60.0)
+
+    def _run(self) -> None:
+        self._go_on.acquire()
+        try:
+            if not self._abandoned:
+                self.result = self._function(self)
+        except Abandoned:
+            pass
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done = True
+            self._handed_back.release()
+
+
+def _generators() -> tuple[Any, Any]:
+    return random.getstate(), np.random.get_state()  # noqa: NPY002
+
+
+def _set_generators(states: tuple[Any, Any]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
