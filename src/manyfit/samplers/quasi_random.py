@@ -69,9 +69,11 @@ class QuasiRandomSampler(Sampler):
             for point in points:
                 values = encoding.decode(point)
                 key = encoding.key(values)
-                if key not in taken and len(found) < count:
+                if key not in taken:
                     taken.add(key)
                     found.append(values)
+                if len(found) == count:
+                    return found
         return found + known.draw_new(encoding, taken, count - len(found), rng)
 
     def settings(self) -> dict[str, Any]:

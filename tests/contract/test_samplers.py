@@ -1,0 +1,41 @@
+"""Every sampler against the conformance suite."""
+
+from __future__ import annotations
+
+from manyfit.samplers.base import Sampler
+from manyfit.samplers.evolution import EvolutionSampler
+from manyfit.samplers.gp.sampler import GaussianProcessSampler
+from manyfit.samplers.portfolio import PortfolioSampler
+from manyfit.samplers.quasi_random import QuasiRandomSampler
+from manyfit.samplers.random_search import RandomSampler
+from manyfit.testing.samplers import SamplerSuite
+
+
+class TestRandomSampler(SamplerSuite):
+    def make(self) -> Sampler:
+        return RandomSampler()
+
+
+class TestQuasiRandomSampler(SamplerSuite):
+    def make(self) -> Sampler:
+        return QuasiRandomSampler(seed=3)
+
+
+class TestEvolutionSampler(SamplerSuite):
+    def make(self) -> Sampler:
+        return EvolutionSampler(population_size=8, tournament_size=3)
+
+
+class TestGaussianProcessSampler(SamplerSuite):
+    def make(self) -> Sampler:
+        return GaussianProcessSampler()
+
+
+class TestGaussianProcessSamplerWithConfidenceBound(SamplerSuite):
+    def make(self) -> Sampler:
+        return GaussianProcessSampler(num_initial_points=3, alpha=1e-2, beta=2.6)
+
+
+class TestPortfolioSampler(SamplerSuite):
+    def make(self) -> Sampler:
+        return PortfolioSampler(max_trials=50)
