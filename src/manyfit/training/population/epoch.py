@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -38,6 +39,7 @@ class Pass:
         # Once per pass, so compiled the cheap way: one step for all members, not one step for each.
         self._tail_members = Members("vmap", count)
         self._compiled: dict[str, Compiled] = {}
+        self._lock = threading.Lock()
 
     @property
     def compile_seconds(self) -> float:
@@ -55,40 +57,36 @@ class Pass:
         Returns:
             New states, and the logs with a first axis for members; not waited for.
         """
-        arguments = (list(states), lifted, self.rows.leaves, *order)
+        full, tail = order
+        leaves = self.rows.leaves
         if self.layout.steps == "scan":
-            return self._call("epoch", self._epoch, arguments)
-        return self._host_loop(*arguments)
+            carry = self._call("scan", self._scan, (list(states), lifted, leaves, full))
+        else:
+            carry = self._call("begin", self._begin, (list(states), lifted))
+            for number in range(self.rows.num_full):
+                rows = full[:, number] if self.own_order else full[number]
+                carry = self._call("step", self._host_step, (carry, lifted, leaves, rows))
+        return self._call("finish", self._finish, (carry, lifted, leaves, tail))
 
-    def prepare(self, states: Sequence[State], lifted: Any, order: Order) -> None:
-        """Compiles what `run` with such arguments will call."""
-        if self.layout.steps == "scan" and "epoch" not in self._compiled:
-            self._compiled["epoch"] = compile_function(
-                self._epoch, (list(states), lifted, self.rows.leaves, *order)
-            )
-
-    def _call(self, name: str, function: Any, arguments: Sequence[Any]) -> Any:
+    def _call(self, name: str, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
         if name not in self._compiled:
-            self._compiled[name] = compile_function(function, arguments)
+            with self._lock:
+                if name not in self._compiled:
+                    # What runs once per pass is not worth the time of the optimising compiler.
+                    quick = name not in ("scan", "step")
+                    self._compiled[name] = compile_function(function, arguments, quick=quick)
         return self._compiled[name].call(*arguments)
 
-    def _epoch(self, states: Any, lifted: Any, leaves: Any, full: Any, tail: Any) -> tuple[list[State], dict[str, Any]]:
-        carry = self._begin(states, lifted)
+    def _scan(self, states: Any, lifted: Any, leaves: Any, full: Any) -> Any:
         lifted_bundle = self._lifted(lifted, self._members)
 
         def step(carry: Any, rows: Any) -> tuple[Any, None]:
             return self._step(0, self._members, carry, lifted_bundle, self._batch(leaves, rows)), None
 
-        if self.rows.num_full:
-            carry, _ = jax.lax.scan(step, carry, jnp.swapaxes(full, 0, 1) if self.own_order else full)
-        return self._finish(carry, lifted, leaves, tail)
-
-    def _host_loop(self, states: Any, lifted: Any, leaves: Any, full: Any, tail: Any) -> Any:
-        carry = self._call("begin", self._begin, (states, lifted))
-        for number in range(self.rows.num_full):
-            rows = full[:, number] if self.own_order else full[number]
-            carry = self._call("step", self._host_step, (carry, lifted, leaves, rows))
-        return self._call("finish", self._finish, (carry, lifted, leaves, tail))
+        carry = self._begin(states, lifted)
+        if not self.rows.num_full:
+            return carry
+        return jax.lax.scan(step, carry, jnp.swapaxes(full, 0, 1) if self.own_order else full)[0]
 
     def _host_step(self, carry: Any, lifted: Any, leaves: Any, rows: Any) -> Any:
         return self._step(0, self._members, carry, self._lifted(lifted, self._members), self._batch(leaves, rows))

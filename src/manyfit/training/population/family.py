@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-import time
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 from manyfit.training.population.capture import Trace
 from manyfit.training.population.data import FitArguments, Rows
 from manyfit.training.population.epoch import Order, Pass
+from manyfit.training.population.layout import LayoutChoice, candidates
+from manyfit.training.population.listing import ProgramRecord
 from manyfit.training.population.member import Member
 from manyfit.training.population.program import Layout, Lift, State, Steps
 
@@ -23,17 +25,21 @@ class Family:
     Args:
         trace: the steps of the first execution.
         data: what they train on.
+        structure: its model in a few words.
     """
 
-    def __init__(self, trace: Trace, data: FitArguments) -> None:
+    def __init__(self, trace: Trace, data: FitArguments, structure: str) -> None:
         self.key = trace.key
+        self.structure = structure
         self.data = data
         self.lift = Lift(trace)
         self.waiting: collections.deque[Member] = collections.deque()
+        self.choice = LayoutChoice(candidates(trace))
         self.num_trained = 0
         self.num_versions = 1
         self._passes: dict[tuple[str, Layout, int, bool], Pass] = {}
         self._retired_seconds = 0.0
+        self._lock = threading.Lock()
 
     def add(self, member: Member) -> None:
         """Queues a member; lifts what it differs in, and forgets passes compiled before that was known."""
@@ -48,6 +54,29 @@ class Family:
         """Time spent in compiling for this family."""
         return self._retired_seconds + sum(each.compile_seconds for each in self._passes.values())
 
+    def record(self) -> ProgramRecord:
+        """What is known of this family's program, for showing."""
+        measured = self.choice.seconds
+        layout = min(measured, key=measured.__getitem__) if measured else self.choice.options[0]
+        return ProgramRecord(
+            program=self.key,
+            structure=self.structure,
+            members=self.num_trained,
+            lifted=self.lift.count,
+            versions=self.num_versions,
+            layout=str(layout),
+            compile_seconds=self.compile_seconds,
+            epoch_seconds={str(each): seconds for each, seconds in measured.items()},
+            epochs_timed=self.choice.epochs_timed,
+        )
+
+    def count_for(self, num_members: int, max_members: int) -> int:
+        """Slots of the program that trains `num_members`: the smallest that is compiled, else the next power of two."""
+        compiled = sorted(count for _, _, count, _ in self._passes if num_members <= count <= max_members)
+        if compiled:
+            return compiled[0]
+        return min(max_members, 1 << (num_members - 1).bit_length())
+
     def packed(self, traces: Sequence[Trace]) -> Any:
         """The lifted numbers of several members, with a first axis for members."""
         return jax.tree.map(lambda *values: np.stack(values), *(self.lift.values(trace) for trace in traces))
@@ -58,21 +87,16 @@ class Family:
         """Runs a pass for members in a program for `count`; idle slots repeat the last member, and are thrown away."""
         slots = [*members, *[members[-1]] * (count - len(members))]
         states = [member.state for member in slots]
-        return self._pass(kind, layout, count, own_order).run(
-            states, self.packed([member.trace for member in slots]), order
-        )
+        lifted = self.packed([member.trace for member in slots])
+        return self._pass(kind, layout, count, own_order).run(states, lifted, order)
 
     def _pass(self, kind: str, layout: Layout, count: int, own_order: bool) -> Pass:
         key = (kind, layout, count, own_order)
-        if key not in self._passes:
-            rows = self.data.training if kind == "train" else self.data.validation
-            assert isinstance(rows, Rows)
-            self._passes[key] = Pass(
-                kind, Steps(self.lift), layout=layout, count=count, rows=rows, own_order=own_order
-            )
-        return self._passes[key]
-
-
-def seconds_since(started: float) -> float:
-    """Seconds on the performance counter since `started`."""
-    return time.perf_counter() - started
+        with self._lock:
+            if key not in self._passes:
+                rows = self.data.training if kind == "train" else self.data.validation
+                assert isinstance(rows, Rows)
+                self._passes[key] = Pass(
+                    kind, Steps(self.lift), layout=layout, count=count, rows=rows, own_order=own_order
+                )
+            return self._passes[key]

@@ -129,6 +129,12 @@ def python_logs(logs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: float(value) if np.ndim(value) == 0 else np.asarray(value) for name, value in logs.items()}
 
 
+def summary(model: Any) -> str:
+    """A model in a few words: its layers, parameters and optimizer."""
+    layers = ", ".join(type(layer).__name__ for layer in model.layers[:6]) + (", ..." if len(model.layers) > 6 else "")
+    return f"{layers}; {num_parameters(model):,} parameters; {type(model.optimizer).__name__}"
+
+
 def num_parameters(model: Any) -> int:
     """Trainable parameters."""
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)

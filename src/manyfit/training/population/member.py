@@ -6,11 +6,11 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from manyfit.core import history as histories
 from manyfit.core.objective import Objective
-from manyfit.core.records import Ending, Plan, Result
+from manyfit.core.records import Plan, Result
 from manyfit.training.base import judge
 from manyfit.training.models import num_parameters
 from manyfit.training.population import keras_side
@@ -18,6 +18,9 @@ from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.capture import Trace
 from manyfit.training.population.program import State
 from manyfit.training.weights import write_weights
+
+if TYPE_CHECKING:
+    from manyfit.training.population.family import Family
 
 
 @dataclasses.dataclass(eq=False)
@@ -28,6 +31,7 @@ class Member:
         plan: what is to be trained.
         model: its own Keras model; its variables are looked at only where a callback or a file needs them.
         trace: the canonical form of its steps.
+        family: those it can share programs with.
         state: its variables; replaced, never changed, by each pass.
         epoch: epochs that are behind it.
         last_epoch: epochs at which it is done.
@@ -39,6 +43,7 @@ class Member:
     plan: Plan
     model: Any
     trace: Trace
+    family: Family
     state: State
     epoch: int
     last_epoch: int
@@ -48,6 +53,8 @@ class Member:
     best_loss: float = math.inf
     seconds: float = 0.0
     stop_reason: str | None = None
+    begun: bool = False
+    last_logs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def record(self, logs: Mapping[str, float], objective: Objective | None) -> None:
         """Takes the numbers of the epoch that just ended, and holds on to the weights if it is the best so far."""
@@ -58,6 +65,19 @@ class Member:
         if loss < self.best_loss:
             # No copy: passes leave their inputs as they are, so holding the arrays is enough.
             self.best_loss, self.best = loss, self.state[:2]
+
+    def is_done(self) -> bool:
+        """Whether it has nothing more to train, with `stop_reason` where that came early.
+
+        A training loss of NaN means weights of NaN: no later epoch can be better.
+        """
+        if self.epoch >= self.last_epoch or self.callbacks.stopped:
+            return True
+        curve = self.history.get("loss")
+        if curve and curve[-1] is not None and math.isnan(curve[-1]):
+            self.stop_reason = f"the loss became NaN in epoch {self.epoch}"
+            return True
+        return False
 
     def show(self) -> None:
         """Lets the model's variables be this member's."""
@@ -85,11 +105,4 @@ class Member:
             arrays = keras_side.in_order_of_weights(self.model, trainable, fixed)
             write_weights(self.plan.weights_path, arrays, build_config=self.model.get_build_config())
         result.seconds = self.seconds + time.perf_counter() - started
-        return result
-
-    def failure(self, ending: Ending, message: str, error: BaseException | None = None) -> Result:
-        """The outcome of an execution that ended with an error."""
-        result = Result(self.plan, ending, self.history, seconds=self.seconds, message=message)
-        if error is not None:
-            result.extra["error"] = error
         return result

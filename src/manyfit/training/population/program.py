@@ -29,11 +29,12 @@ class Layout:
 
     Attributes:
         steps: "scan" runs an epoch inside the program; "host" calls the program once per step.
-        members: "unrolled" writes the members side by side into the program, "vmap" adds an axis for them.
+        members: "unrolled" writes the members side by side into the program, "vmap" adds an axis for them, "sequential"
+            runs a program for one member once per member, on as many threads as there are cores.
     """
 
     steps: Literal["scan", "host"]
-    members: Literal["unrolled", "vmap"]
+    members: Literal["unrolled", "vmap", "sequential"]
 
     def __str__(self) -> str:
         return f"{self.steps}/{self.members}"
@@ -186,8 +187,15 @@ class Compiled:
     memory: Any
 
 
-def compile_function(function: Callable[..., Any], arguments: Sequence[Any]) -> Compiled:
-    """Traces, lowers and compiles a function for arguments (arrays or shapes)."""
+def compile_function(function: Callable[..., Any], arguments: Sequence[Any], *, quick: bool = False) -> Compiled:
+    """Traces, lowers and compiles a function for arguments (arrays or shapes).
+
+    Args:
+        function: pure.
+        arguments: arrays, or their shapes.
+        quick: compile fast rather than for speed; only where the compiler has that choice (a CPU).
+    """
     started = time.perf_counter()
-    executable = jax.jit(function).lower(*arguments).compile()
+    options = {"xla_backend_optimization_level": 0} if quick and jax.default_backend() == "cpu" else None
+    executable = jax.jit(function).lower(*arguments).compile(compiler_options=options)
     return Compiled(executable, time.perf_counter() - started, executable.memory_analysis())

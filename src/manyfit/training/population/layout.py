@@ -1,0 +1,82 @@
+"""Which layout a family's passes run in: decided by timing real epochs, so that no measurement is thrown away.
+
+Every candidate is tried on epochs that have to be trained anyway; all that it costs is its compilation. A candidate is
+tried only where the work that is left could pay for that. What was learnt is kept per family, and, as the order in which
+candidates are tried, passed on to families of the same kind (with or without convolutions).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+
+import jax
+
+from manyfit.training.population.capture import Trace
+from manyfit.training.population.program import Layout
+
+# A candidate must be able to save this much: guessed gain of an untried layout, as a share of the work that is left.
+_HOPED_GAIN = 0.2
+
+
+def num_workers() -> int:
+    """Programs that run at the same time: one per core on a CPU, one on an accelerator."""
+    if jax.default_backend() != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def candidates(trace: Trace) -> tuple[Layout, ...]:
+    """Layouts worth trying on this machine, the most promising first.
+
+    On a CPU a member costs nearly a full run whatever the layout, and one program per core beats one program for
+    several members in compile time and in speed; convolutions inside a loop are several times slower than outside
+    (XLA runs them on one thread there). On an accelerator members side by side are nearly free.
+    """
+    if jax.default_backend() != "cpu":
+        return Layout("scan", "vmap"), Layout("scan", "unrolled"), Layout("scan", "sequential")
+    if has_convolutions(trace):
+        return Layout("host", "sequential"), Layout("scan", "sequential")
+    return Layout("scan", "sequential"), Layout("scan", "vmap"), Layout("host", "sequential")
+
+
+def has_convolutions(trace: Trace) -> bool:
+    """Whether a training step convolves."""
+    return any("conv_general_dilated" in line for line in trace.forms["train 0"].lines)
+
+
+@dataclasses.dataclass
+class LayoutChoice:
+    """Chooses a family's layout from the seconds per member and epoch that were measured.
+
+    Args:
+        options: candidates, the most promising first.
+    """
+
+    options: tuple[Layout, ...]
+
+    def __post_init__(self) -> None:
+        self.seconds: dict[Layout, float] = {}
+        self.epochs_timed = 0
+
+    def choose(self, epochs_left: int, compile_seconds: float) -> Layout:
+        """The layout for the next epoch.
+
+        Args:
+            epochs_left: member epochs that this family still has to train.
+            compile_seconds: what compiling the layout of the first epoch took.
+        """
+        if not self.seconds:
+            return self.options[0]
+        best = min(self.seconds, key=self.seconds.__getitem__)
+        work_left_seconds = epochs_left * self.seconds[best]
+        for option in self.options:
+            if option not in self.seconds and work_left_seconds * _HOPED_GAIN > compile_seconds:
+                return option
+        return best
+
+    def record(self, layout: Layout, seconds: float) -> None:
+        """Takes the seconds per member of an epoch; the first of a layout (it compiles) must not be recorded."""
+        self.seconds[layout] = min(seconds, self.seconds.get(layout, math.inf))
+        self.epochs_timed += 1
