@@ -145,7 +145,7 @@ def create_objective(objective: str | Objective | Sequence[Any] | None) -> Objec
             or None (the number that `run_trial` returns is minimised).
 
     Raises:
-        UsageError: the direction cannot be told from the name.
+        UsageError: the direction cannot be told from the name, or the list is empty.
         UsageTypeError: the objective is of another type.
 
     Example:
@@ -170,6 +170,10 @@ def create_objective(objective: str | Objective | Sequence[Any] | None) -> Objec
             )
         return Objective(objective, direction)
     if isinstance(objective, Sequence):
+        if not objective:
+            raise UsageError(
+                explain("objective", "an empty list", "at least one objective", 'Type objective="val_accuracy", say.')
+            )
         return MultiObjective([create_objective(term) for term in objective])
     raise UsageTypeError(
         explain(
