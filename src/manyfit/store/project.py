@@ -17,6 +17,8 @@ from manyfit.store import lock
 from manyfit.store.schema import SCHEMA_VERSION, TABLES
 
 DATABASE_NAME = "manyfit.sqlite"
+_OF_THE_LOCK = ("manyfit.lock", "manyfit.holder.json")
+_MARKS = (DATABASE_NAME, "oracle.json")  # files that tell a project's folder, KerasTuner's included, from any other
 
 ExecutionKey = tuple[str, str, int, int]
 """Trial id, phase, attempt, index of the execution."""
@@ -34,7 +36,7 @@ class ProjectStore:
 
     Raises:
         ProjectError: another process has the project open, the folder cannot be written, the file is not a
-            project's database, or it was written by a newer Manyfit.
+            project's database, it was written by a newer Manyfit, or `overwrite` would delete what is no project.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -61,9 +63,18 @@ class ProjectStore:
             raise
 
     def _clear(self) -> None:
-        for entry in self.folder.iterdir():
-            if entry.name in ("manyfit.lock", "manyfit.holder.json"):
-                continue
+        entries = [entry for entry in self.folder.iterdir() if entry.name not in _OF_THE_LOCK]
+        entries.sort(key=lambda entry: entry.name in _MARKS)  # the marks last: a broken off clearing can be repeated
+        if entries and entries[-1].name not in _MARKS:
+            raise ProjectError(
+                explain(
+                    f'overwrite=True with the project folder "{self.folder}"',
+                    f"a folder with {entries[0].name} and no project in it",
+                    "an empty folder, or a project's",
+                    "Type another project_name= or directory=, or empty the folder yourself.",
+                )
+            )
+        for entry in entries:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
     def _connect(self) -> sqlite3.Connection:
