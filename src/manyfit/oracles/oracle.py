@@ -13,7 +13,7 @@ from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.objective import create_objective
 from manyfit.core.records import Ending, Values
 from manyfit.oracles.book import Store, TrialBook
-from manyfit.oracles.checks import check_limits, check_same_search
+from manyfit.oracles.checks import check_limits, check_same_search, check_seed
 from manyfit.oracles.replication import Replication, replication
 from manyfit.oracles.trial import Trial, TrialStatus
 from manyfit.samplers.base import Sampler
@@ -35,7 +35,8 @@ class Oracle:
         hyperparameters: starting points of the space; their ranges win over those of the build function.
         allow_new_entries: whether the build function may add hyperparameters to `hyperparameters`.
         tune_new_entries: whether added hyperparameters are searched or stay at their defaults.
-        seed: of the whole search; 0 is a seed, None draws one, which is stored with the project.
+        seed: of the whole search; 0 is a seed. None draws one for a new project, and takes the stored one of an old
+            project. Another one than the stored one is refused: half of the trials would come from either.
         max_retries_per_trial: how often a failed trial runs again.
         max_consecutive_failed_trials: after so many trials in a row that ended with an exception the search gives up.
         sampler: what to try.
@@ -44,7 +45,7 @@ class Oracle:
         max_seconds: no trial is started, and running ones are stopped, when the search has taken so long.
 
     Raises:
-        UsageError: a limit is out of its range, or entries are forbidden without `hyperparameters`.
+        UsageError: a limit or the seed is out of its range, or entries are forbidden without `hyperparameters`.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class Oracle:
         self.hyperparameters.pin()  # the user's own ranges win over those of the build function
         self.allow_new_entries = allow_new_entries
         self.tune_new_entries = tune_new_entries
+        check_seed(seed)
         self.seed = seeds.fresh_seed() if seed is None else int(seed)
         self._seed_given = seed is not None
         self.max_retries_per_trial = max_retries_per_trial
         self.max_consecutive_failed_trials = max_consecutive_failed_trials
         self.sampler = sampler
-        self.scheduler = scheduler_of(scheduler, 1)
+        # A scheduler given by name learns the epochs of a full training from `search`: see `set_epochs`.
+        self.scheduler = scheduler_of(scheduler, None if scheduler is None else 1)
         self._named_scheduler = None if isinstance(scheduler, Scheduler) else scheduler
         self.max_total_epochs = max_total_epochs
         self.max_seconds = max_seconds
@@ -135,8 +138,8 @@ class Oracle:
                     "Add them to hyperparameters=, or type allow_new_entries=True.",
                 )
             )
-        if self.tune_new_entries:
-            self.hyperparameters.widen(hyperparameters)
+        if self.tune_new_entries and self.hyperparameters.widen(hyperparameters):
+            self._exhausted = False  # there is more to try than before
 
     def get_trial(self, trial_id: str) -> Trial:
         """The trial of this id."""
@@ -169,7 +172,7 @@ class Oracle:
         Args:
             epochs: the `epochs` of `search`.
         """
-        if self._named_scheduler is not None or self.max_total_epochs is not None and epochs is not None:
+        if self._named_scheduler is not None or (self.max_total_epochs is not None and self.scheduler.max_epochs is None):
             self.scheduler = scheduler_of(self._named_scheduler, epochs)
 
     def assign(self, count: int) -> list[Trial]:
@@ -314,15 +317,21 @@ class Oracle:
     def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Trial:
         """Reports metrics of a running trial, for `run_trial` overrides that train with a loop of their own.
 
+        Args:
+            trial_id: the trial.
+            metrics: with the objective among them.
+            step: the epoch, counted from 0; where it was reported before, another execution begins.
+
         Raises:
             UsageError: the objective is not among the metrics.
         """
         self.check_objective(metrics)
         trial = self.trials[trial_id]
         numbers = {name: float(value) for name, value in metrics.items()}
-        history = trial.running.setdefault(0, {})
-        if step >= max((len(curve) for curve in history.values()), default=0):
-            histories.append(history, numbers, step)
+        execution = 0
+        while max(map(len, trial.running.get(execution, {}).values()), default=0) > step:
+            execution += 1  # a step that was reported before is another execution's: the trial's score is their mean
+        histories.append(trial.running.setdefault(execution, {}), numbers, step)
         return trial
 
     def check_objective(self, metrics: Mapping[str, Any]) -> None:
@@ -432,7 +441,15 @@ class Oracle:
     # Time ------------------------------------------------------------------------------------------------------
 
     def start_clock(self) -> None:
-        """Starts counting the seconds of the search; those of earlier runs of the project count, too."""
+        """Starts counting the seconds of the search; those of earlier runs of the project count, too.
+
+        What an interrupted run in this process left in the middle (Ctrl-C in a notebook) is to be run again.
+        """
+        for trial in self.trials.values():
+            if trial.is_running and trial.trial_id not in self.waiting:
+                trial.running.clear()
+                self.waiting.append(trial.trial_id)
+        self.ongoing_trials.clear()
         self._clock_started = time.monotonic()
 
     def stop_clock(self) -> None:
@@ -460,7 +477,7 @@ class Oracle:
             Whether there was an old one.
 
         Raises:
-            ProjectError: the project belongs to a search with another objective, sampler or scheduler.
+            ProjectError: the project belongs to a search with another objective, sampler, scheduler or seed.
         """
         self.book.store = store
         identity = self._identity()
@@ -468,8 +485,10 @@ class Oracle:
         if known is None:
             store.put(search=identity, seed=self.seed)
             return False
+        if self._seed_given:
+            known, identity = {**known, "seed": store.get("seed")}, {**identity, "seed": self.seed}
         check_same_search(known, identity)
-        self.seed = store.get("seed") if not self._seed_given else self.seed
+        self.seed = store.get("seed")
         self._spent_seconds = store.get("spent_seconds", 0.0)
         self.reload()
         return True

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import types
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -30,7 +29,7 @@ from manyfit.tuners.base_tuner import BaseTuner
 from manyfit.tuners.callbacks import TunerCallback, overrides_hooks
 from manyfit.tuners.ensembling import member_predictions, validation_data
 from manyfit.tuners.hypermodel import overrides_fit
-from manyfit.tuners.supply import SearchSupply, plans_of
+from manyfit.tuners.supply import SearchSupply, plan_of
 
 
 class Tuner(BaseTuner):
@@ -209,6 +208,15 @@ class Tuner(BaseTuner):
                 )
         return self._trainer
 
+    def programs(self) -> Any:
+        """The compiled programs of this tuner: members, layouts, compile seconds; and what did not fit, and why.
+
+        Returns:
+            An object to print, with one record per program; a sentence where trials train through `model.fit`.
+        """
+        programs = getattr(self._get_trainer(), "programs", None)
+        return "Trials train one after another through model.fit." if programs is None else programs()
+
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         if not self._trains_itself():
             super()._run_trials(fit_args, fit_kwargs)
@@ -236,29 +244,33 @@ class Tuner(BaseTuner):
             **fit_kwargs: keyword arguments of `model.fit`.
 
         Returns:
-            One history (a mapping of metric names to values per epoch) per execution. An override may return a
-            number to be minimised, a dict with the objective in it, a Keras `History`, or a list of these.
+            One Keras `History` per execution. An override may call this several times (once per fold, say), and
+            return a number (the objective), a dict with the objective in it, a Keras `History`, or a list of these.
         """
+        self._num_runs += 1
+        if self._num_runs > 1:  # once per fold, say: what the override returns is recorded, not each of these
+            self.oracle.book.forget_executions(trial)
         returned = [
-            self._build_and_fit_model(trial, *fit_args, execution=plan.execution, **fit_kwargs)
-            for plan in plans_of(trial, self.executions_per_trial, self.oracle, self.store.weights_path)
+            _keras_history(trial.executions[execution].history)  # finished before the process was killed
+            if execution in trial.executions
+            else self._build_and_fit_model(trial, *fit_args, execution=execution, **fit_kwargs)
+            for execution in range(self.executions_per_trial)
         ]
-        if len(trial.executions) == self.executions_per_trial:
-            self._last_returned = returned  # all recorded: only an override's own numbers would still have to be
+        self._recorded = returned if self._num_runs == 1 else None
         return returned
 
     def _build_and_fit_model(self, trial: Trial, *fit_args: Any, execution: int = 0, **fit_kwargs: Any) -> Any:
         """Builds and trains one execution; AutoKeras and others override it."""
-        plans = plans_of(trial, self.executions_per_trial, self.oracle, self.store.weights_path)
-        plan = dataclasses.replace(next(p for p in plans if p.execution == execution), values=trial.hyperparameters)
+        plan = plan_of(trial, execution, self.oracle, self.store.weights_path)
+        plan = dataclasses.replace(plan, values=trial.hyperparameters)
         supply = retraining.ListSupply([plan])
         KerasFit().train(supply, self._make_task(fit_args, fit_kwargs))
         result: Result = supply.results[plan.key]
         if "error" in result.extra:
             raise result.extra["error"]
-        self.oracle.check_objective(result.history)
-        self.oracle.book.add_execution(result)
-        return types.SimpleNamespace(history=result.history)
+        if self._num_runs <= 1 and self.oracle.objective.has_value(result.history):
+            self.oracle.book.add_execution(result)
+        return _keras_history(result.history)
 
     def _after_trial(self, trial: Trial) -> None:
         # Weights of trials that have fallen out of the best are deleted at once: a search does not fill the disk.
@@ -422,6 +434,13 @@ class Tuner(BaseTuner):
 
     def on_batch_end(self, trial: Trial, model: Any, batch: int, logs: Any = None) -> None:
         """Override it to be called when a batch ends; trials then train through `model.fit`."""
+
+
+def _keras_history(curves: Mapping[str, Sequence[float | None]]) -> keras.callbacks.History:
+    history = keras.callbacks.History()
+    history.history = {name: list(curve) for name, curve in curves.items()}
+    history.epoch = list(range(max(map(len, curves.values()), default=0)))
+    return history
 
 
 def _fresh(value: Any) -> Any:
