@@ -36,7 +36,13 @@ class Task:
 
 
 class Supply(Protocol):
-    """The side that hands out executions and hears of them: the tuner, or a list in `finish/`."""
+    """The side that hands out executions and hears of them: the tuner, or a list in `finish/`.
+
+    Attributes:
+        independent: whether what is handed out does not depend on results, so that a trainer may ask far ahead.
+    """
+
+    independent: bool
 
     def take(self, count: int) -> Sequence[Plan]:
         """Up to `count` executions to train now. An empty answer: nothing more until something is reported."""
@@ -53,6 +59,9 @@ class Supply(Protocol):
 
 class Trainer(abc.ABC):
     """Trains executions. `keras_fit` trains them one after another, `population` as one compiled program."""
+
+    takes_splits: bool = False
+    """Whether it follows `Task.split_for`; tasks with folds go to another trainer where it does not."""
 
     @abc.abstractmethod
     def train(self, supply: Supply, task: Task) -> None:

@@ -9,7 +9,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from manyfit.core.errors import FailedTrialError, FatalError, SearchError, UsageError, explain
+from manyfit.core import seeds
+from manyfit.core.errors import FailedTrialError, FatalError, ProjectError, SearchError, UsageError, explain
 from manyfit.core.records import Plan, Result, Values
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.oracle import failure_report
@@ -19,6 +20,7 @@ from manyfit.store import ProjectStore
 from manyfit.training.base import judge
 from manyfit.training.models import ending_of
 from manyfit.training.outcomes import to_histories
+from manyfit.training.seeding import seeded
 from manyfit.tuners.hypermodel import HyperModel, get_hypermodel
 from manyfit.tuners.results import Results
 
@@ -153,17 +155,12 @@ class BaseTuner:
             self.on_trial_end(trial)
 
     def _try_run_trial(self, trial: Trial, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+        seed = seeds.seed_of(self.oracle.seed, "execution", trial.trial_id, 0, trial.attempt)
+        self._recorded, self._num_runs = None, 0
         try:
-            returned = self.run_trial(trial, *fit_args, **fit_kwargs)
-            if returned is None and trial.running:  # reported through oracle.update_trial
-                histories = [dict(history) for _, history in sorted(trial.running.items())]
-                self._record(trial, histories)
-            elif returned is None or returned is not self._last_returned:
-                histories = to_histories(returned, self.oracle.objective, f"{type(self).__name__}.run_trial()")
-                self._record(trial, histories)
-            if trial.status == TrialStatus.RUNNING:
-                trial.status = TrialStatus.COMPLETED
-        except FatalError:
+            with seeded(seed):  # the user's own training is reproducible, too
+                returned = self.run_trial(trial, *fit_args, **fit_kwargs)
+        except (FatalError, ProjectError):  # the user's word, or a store that cannot be written: the search ends
             raise
         except FailedTrialError as error:
             trial.status, trial.message = TrialStatus.FAILED, f"{type(error).__name__}: {error}"
@@ -171,17 +168,29 @@ class BaseTuner:
         except Exception as error:
             trial.status, trial.message = TrialStatus.INVALID, traceback.format_exc()
             trial.ending = ending_of(error)
+        else:
+            self._take_returned(trial, returned, seed)
 
-    _last_returned: Any = None  # what the default `run_trial` returned: its executions are recorded already
+    _recorded: Any = None  # what the default `run_trial` returned in this trial: its executions are in the book already
+    _num_runs = 0  # how often the default `run_trial` was called in this trial
 
-    def _record(self, trial: Trial, histories: list[dict[str, list[float | None]]]) -> None:
-        for execution, history in enumerate(histories):
-            self.oracle.check_objective(history)
-            ending, message = judge(history, self.oracle.objective, stopped=False)
-            plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed=self.oracle.seed)
-            self.oracle.book.add_execution(Result(plan, ending, history, message=message))
-            if not ending.has_score:
-                trial.status, trial.ending, trial.message = TrialStatus.INVALID, ending, message
+    def _take_returned(self, trial: Trial, returned: Any, seed: int) -> None:
+        """Takes what `run_trial` returned into the book, in place of what the default `run_trial` put there."""
+        if returned is None or returned is not self._recorded:
+            if returned is None and trial.running:  # reported through oracle.update_trial
+                histories = [dict(history) for _, history in sorted(trial.running.items())]
+            else:
+                histories = to_histories(returned, self.oracle.objective, f"{type(self).__name__}.run_trial()")
+            self.oracle.book.forget_executions(trial)
+            for execution, history in enumerate(histories):
+                self.oracle.check_objective(history)
+                ending, message = judge(history, self.oracle.objective, stopped=False)
+                plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed)
+                self.oracle.book.add_execution(Result(plan, ending, history, message=message))
+        failed = [run for run in trial.executions.values() if not run.ending.has_score]
+        trial.status = TrialStatus.INVALID if failed else TrialStatus.COMPLETED
+        if failed:
+            trial.ending, trial.message = failed[0].ending, failed[0].message
 
     def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> Any:
         """Trains and measures one trial.

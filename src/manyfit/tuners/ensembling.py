@@ -16,8 +16,7 @@ from manyfit.training.fit_arguments import validation_rows
 def member_predictions(
     models: Sequence[keras.Model],
     trial_ids: Mapping[keras.Model, str],
-    load: Callable[[str], keras.Model],
-    x: Any,
+    predict: Callable[[str], np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Predictions on rows that no member trained on, by the member's name.
 
@@ -27,8 +26,7 @@ def member_predictions(
     Args:
         models: the members.
         trial_ids: the trial of each model that this tuner made.
-        load: brings back the search-time model of a trial.
-        x: the rows.
+        predict: what the search-time models of a trial say of the rows that they did not train on.
 
     Raises:
         UsageError: a model that this tuner did not make.
@@ -47,7 +45,7 @@ def member_predictions(
         trial_id = trial_ids[model]
         name = f"trial {trial_id}"
         copies = sum(known == name or known.startswith(f"{name} (") for known in predictions)
-        predictions[f"{name} ({copies + 1})" if copies else name] = load(trial_id).predict(x, verbose=0)
+        predictions[f"{name} ({copies + 1})" if copies else name] = predict(trial_id)
     return predictions
 
 

@@ -13,15 +13,21 @@ from manyfit.schedulers.full import FullBudget
 
 
 def plans_of(trial: Trial, num_executions: int, oracle: Oracle, weights_path: Callable[[str, int], Path]) -> list[Plan]:
-    """The executions of a trial that are still to be run, or continued, each with its own seed."""
+    """The executions of a trial that are still to be run, or continued, each with its own seed.
+
+    One that failed ends its trial, so none of the others is run after it.
+    """
+    if any(not run.ending.has_score for run in trial.executions.values()):
+        return []
     return [
-        _plan(trial, execution, oracle, weights_path)
+        plan_of(trial, execution, oracle, weights_path)
         for execution in range(num_executions)
         if execution not in trial.executions or trial.executions[execution].ending is Ending.PAUSED
     ]
 
 
-def _plan(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable[[str, int], Path]) -> Plan:
+def plan_of(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable[[str, int], Path]) -> Plan:
+    """One execution of a trial."""
     paused = trial.executions.get(execution)
     return Plan(
         trial.trial_id,
@@ -62,6 +68,12 @@ class SearchSupply:
         self._queue: list[Plan] = []
         self._open: dict[str, set[int]] = {}  # executions of running trials that have not ended
 
+    @property
+    def independent(self) -> bool:
+        """See `manyfit.training.base.Supply`."""
+        sampler = self._oracle.sampler
+        return sampler is not None and not sampler.learns and isinstance(self._oracle.scheduler, FullBudget)
+
     def take(self, count: int) -> Sequence[Plan]:
         """See `manyfit.training.base.Supply`."""
         while len(self._queue) < count:
@@ -79,7 +91,7 @@ class SearchSupply:
                         trial.running[plan.execution] = {name: list(c) for name, c in paused.history.items()}
                 self._open[trial.trial_id] = {plan.execution for plan in plans}
                 self._queue += plans
-                if not plans:  # it was interrupted between its last execution and its end
+                if not plans:  # it was interrupted between the execution that decided and its end
                     self._end_trial(trial)
         taken, self._queue = self._queue[:count], self._queue[count:]
         return taken
@@ -93,7 +105,7 @@ class SearchSupply:
         plans = []
         for trial, execution in [] if state is None else state.next_runs(count):
             self._open.setdefault(trial.trial_id, set()).add(execution)
-            plans.append(_plan(trial, execution, oracle, self._weights_path))
+            plans.append(plan_of(trial, execution, oracle, self._weights_path))
         return plans
 
     def end_paused(self) -> None:

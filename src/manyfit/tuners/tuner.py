@@ -10,29 +10,28 @@ from typing import Any
 
 import keras
 
-from manyfit.core import seeds
 from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
 from manyfit.core.records import Plan, Result
-from manyfit.ensemble.ensemble import Ensemble
-from manyfit.finish import retrain as retraining
+from manyfit.finish.cross_validation import FoldPlan, fold_plan
+from manyfit.finish.retrain import ListSupply
 from manyfit.oracles import Oracle, Trial
 from manyfit.schedulers.full import FullBudget
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import Task, Trainer
-from manyfit.training.fit_arguments import check_fit_arguments, check_retrain
+from manyfit.training.fit_arguments import check_fit_arguments
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.models import build_model
 from manyfit.training.seeding import seeded
 from manyfit.training.weights import load_weights, write_weights
 from manyfit.tuners.base_tuner import BaseTuner
 from manyfit.tuners.callbacks import TunerCallback, overrides_hooks
-from manyfit.tuners.ensembling import member_predictions, validation_data
+from manyfit.tuners.finishing import Finishing
 from manyfit.tuners.hypermodel import overrides_fit
 from manyfit.tuners.supply import SearchSupply, plan_of
 
 
-class Tuner(BaseTuner):
+class Tuner(Finishing, BaseTuner):
     """Searches the hyperparameters of Keras models.
 
     Args:
@@ -105,6 +104,8 @@ class Tuner(BaseTuner):
         self._trainer: Trainer | None = None
         self._with_weights: set[str] = set()  # trials whose weights may be on the disk
         self._task: Task | None = None  # of the latest search: retraining and ensembling fall back to its data
+        self._fold_plan: FoldPlan | None = None
+        self._final: dict[str, Any] = {}
         self._trial_of_model: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
         super().__init__(oracle, hypermodel, directory, project_name, overwrite, logger=logger, **kwargs)
         self.tuner_id = tuner_id or self.tuner_id
@@ -160,16 +161,22 @@ class Tuner(BaseTuner):
 
         Args:
             *fit_args: usually x and y.
-            **fit_kwargs: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing.
+            **fit_kwargs: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing. Beyond those of
+                `model.fit`: `cross_validation`, a `kt.CrossValidation`, a number of folds or a splitter of
+                scikit-learn; every trial then runs once per fold, and its score is the mean.
 
         Raises:
             UsageError: the data cannot be right, or the objective is not among the metrics that were logged.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
+        given = fit_kwargs.pop("cross_validation", None)
+        self._fold_plan = None if given is None else fold_plan(given, fit_args, fit_kwargs)
         if self._trains_itself() and not overrides_fit(self.hypermodel):
-            check_fit_arguments(fit_args, fit_kwargs, self.oracle.objective)
+            check_fit_arguments(fit_args, fit_kwargs, self.oracle.objective, has_validation=given is not None)
         self.oracle.set_epochs(fit_kwargs.get("epochs"))
         self._task = self._make_task(fit_args, fit_kwargs)
+        if self._fold_plan is not None:
+            self._task = dataclasses.replace(self._searched_task("search(cross_validation=...)"), split_for=self._fold_plan.split_for)
         super().search(*fit_args, **fit_kwargs)
 
     def _trains_itself(self) -> bool:
@@ -217,6 +224,11 @@ class Tuner(BaseTuner):
         programs = getattr(self._get_trainer(), "programs", None)
         return "Trials train one after another through model.fit." if programs is None else programs()
 
+    def _trainer_for(self, task: Task) -> Trainer:
+        """The trainer of a task: folds need one that takes index sets."""
+        trainer = self._get_trainer()
+        return trainer if task.split_for is None or trainer.takes_splits else KerasFit()
+
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         if not self._trains_itself():
             super()._run_trials(fit_args, fit_kwargs)
@@ -224,16 +236,20 @@ class Tuner(BaseTuner):
         assert self._task is not None  # our bug: `search` sets it
         supply = SearchSupply(
             self.oracle,
-            self.executions_per_trial,
+            self.executions_per_trial * (1 if self._fold_plan is None else self._fold_plan.num_splits),
             weights_path=self.store.weights_path,
-            begin=self.on_trial_begin,
+            begin=self._begin_trial,
             end=self.on_trial_end,
         )
-        trainer = self._get_trainer()
+        trainer = self._trainer_for(self._task)
         trainer.train(supply, self._task)
         paused = [(trial.trial_id, index) for trial in self.oracle.paused_trials() for index in trial.executions]
         supply.end_paused()
         trainer.forget(paused)
+
+    def _begin_trial(self, trial: Trial) -> None:
+        trial.validation_ratio = None if self._fold_plan is None else self._fold_plan.folds.validation_ratio
+        self.on_trial_begin(trial)
 
     def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> Any:
         """Trains the executions of one trial. Override it to change the data or the fit arguments per trial.
@@ -263,7 +279,7 @@ class Tuner(BaseTuner):
         """Builds and trains one execution; AutoKeras and others override it."""
         plan = plan_of(trial, execution, self.oracle, self.store.weights_path)
         plan = dataclasses.replace(plan, values=trial.hyperparameters)
-        supply = retraining.ListSupply([plan])
+        supply = ListSupply([plan])
         KerasFit().train(supply, self._make_task(fit_args, fit_kwargs))
         result: Result = supply.results[plan.key]
         if "error" in result.extra:
@@ -344,84 +360,6 @@ class Tuner(BaseTuner):
         del step  # one file per trial: call it when an epoch is the best so far
         path = self.store.weights_path(trial_id, 0)
         write_weights(path, model.get_weights(), build_config=model.get_build_config())
-
-    def retrain(
-        self,
-        top: int = 1,
-        x: Any = None,
-        y: Any = None,
-        *,
-        epochs_factor: float = 1.2,
-        callbacks: list[Any] | None = None,
-        **fit_kwargs: Any,
-    ) -> list[keras.Model]:
-        """Trains the best configurations anew on all data, for as long as their own curves call for.
-
-        The number of epochs is the median best epoch of a configuration's executions times `epochs_factor`:
-        there is more data per epoch, so the same number of epochs would stop a little early.
-
-        Args:
-            top: how many of the best configurations.
-            x: training and validation rows; None joins those of the latest `search`.
-            y: their targets.
-            epochs_factor: 1 keeps the best epoch.
-            callbacks: None keeps those of the search that watch no metric.
-            **fit_kwargs: further arguments of `model.fit`; those of the search are kept.
-
-        Returns:
-            Trained Keras models, best configuration first; `model.history.history` holds the curves.
-
-        Raises:
-            UsageError: nothing has been searched, `top` is below 1, x and y do not fit, or there is no data.
-        """
-        check_retrain(top, x, y)
-        trials = self.oracle.get_best_trials(top)
-        if not trials:
-            raise UsageError(
-                explain("retrain()", "a project without completed trials", "at least one", "Call tuner.search(...) first.")
-            )
-        searched = self._task or self._make_task((), {})
-        args, kwargs = retraining.fit_arguments_for_all_data(searched.fit_args, searched.fit_kwargs, x, y, callbacks)
-        task = dataclasses.replace(
-            self._make_task(args, {**kwargs, **fit_kwargs}), objective=None, max_model_size=None, callbacks=None, pausable=False
-        )
-        candidates = [
-            retraining.Candidate(
-                trial.trial_id,
-                trial.hyperparameters,
-                [run.best_epoch for run in trial.executions.values() if run.best_epoch is not None],
-                seeds.seed_of(self.oracle.seed, "retrain", trial.trial_id),
-            )
-            for trial in trials
-        ]
-        models = retraining.retrain(candidates, task, self._get_trainer(), epochs_factor=epochs_factor)
-        self._trial_of_model.update(zip(models, (trial.trial_id for trial in trials), strict=True))
-        return models
-
-    def ensemble(
-        self, models: Sequence[keras.Model] | None = None, x: Any = None, y: Any = None, **options: Any
-    ) -> Ensemble:
-        """Combines models; weights are learned on rows that no search-time model trained on.
-
-        Args:
-            models: from `retrain` or `get_best_models`; None takes the best five of the search.
-            x: rows to learn the weights from; None takes the validation rows of the latest `search`.
-            y: their labels.
-            **options: see `Ensemble.fit`: `method` ("auto", "uniform", "nelder-mead", ...), `metric`, `sample_weight`.
-
-        Returns:
-            The ensemble. When no gain over the single best member is proven, it is that member, and says so.
-
-        Raises:
-            UsageError: a model that this tuner did not make, or no validation rows.
-        """
-        models = self.get_best_models(5) if models is None else list(models)
-        if x is None:
-            x, y, options["sample_weight"] = validation_data(self._task)
-        predictions = member_predictions(
-            models, self._trial_of_model, lambda trial_id: self.load_model(self.oracle.get_trial(trial_id)), x
-        )
-        return Ensemble.fit(predictions=predictions, y=y, models=models, **{"seed": self.oracle.seed, **options})
 
     def on_epoch_begin(self, trial: Trial, model: Any, epoch: int, logs: Any = None) -> None:
         """Override it to be called when an epoch begins."""

@@ -1,0 +1,313 @@
+"""What a tuner of Keras models does after its search: confirm, retrain, ensemble, evaluate, export. It forwards."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from manyfit.core import seeds
+from manyfit.core.errors import UsageError, explain
+from manyfit.ensemble.ensemble import Ensemble
+from manyfit.finish import confirm as confirming
+from manyfit.finish import cross_validation as crossing
+from manyfit.finish import evaluation as evaluating
+from manyfit.finish import export as exporting
+from manyfit.finish import retrain as retraining
+from manyfit.finish.confirmation import Confirmation
+from manyfit.oracles import Oracle, Trial
+from manyfit.store import ProjectStore
+from manyfit.training.base import Task, Trainer
+from manyfit.training.fit_arguments import check_retrain, fit_data
+from manyfit.tuners.ensembling import member_predictions, validation_data
+
+
+class Finishing:
+    """The part of `Tuner` that begins where the search ends."""
+
+    oracle: Oracle
+    store: ProjectStore
+    _task: Task | None  # of the latest search: its data are those of what follows
+    _fold_plan: crossing.FoldPlan | None  # of the latest search
+    _trial_of_model: MutableMapping[Any, str]
+    _final: dict[str, Any]  # name -> model: what was made last by `retrain` or `ensemble`
+
+    def confirm(
+        self,
+        top: int = 8,
+        *,
+        confidence: float = 0.95,
+        max_executions: int | None = None,
+        max_seconds: float | None = None,
+        cross_validation: Any = None,
+        new_splits: bool = False,
+        **settings: Any,
+    ) -> Confirmation:
+        """Runs the best trials on fresh seeds, the same for all, until it is settled which of them may be the best.
+
+        A race: who cannot win any more is dropped, and the runs go to who might. A fresh seed moves initial weights
+        and the order of the data; `cross_validation` or `new_splits` moves the validation rows, too. Afterwards
+        confirmed scores replace those of the search wherever trials are ranked or shown, and the recommended trial is
+        the first that `get_best_hyperparameters`, `retrain` and the others take. A confirmation that was interrupted
+        goes on where it was when it is called again.
+
+        Args:
+            top: how many finalists, the best by the score of the search.
+            confidence: with which the winning set holds the best finalist.
+            max_executions: training runs at most; None: as many as it takes, up to `max_rounds` per finalist.
+            max_seconds: stop after so many seconds.
+            cross_validation: `kt.CrossValidation(...)`, a number of folds or a splitter of scikit-learn: each seed
+                comes with a fold of its own.
+            new_splits: each seed comes with a fresh random split of training and validation rows.
+            **settings: `max_rounds=30`, `proof_executions=5`, `keep_weights=False`: see
+                `manyfit.finish.confirm.Settings`.
+
+        Returns:
+            A `Confirmation`: print it.
+
+        Raises:
+            UsageError: nothing was searched in this process, the budget is too small, or folds do not fit the rows.
+            SearchError: every run of every finalist failed.
+        """
+        options = confirming.Settings(confidence, max_executions, max_seconds, **settings)
+        trials = confirming.finalists(self.oracle, top)
+        task, protocol = crossing.resplit(self._searched_task("confirm()"), cross_validation, new_splits, self.oracle.seed)
+        trainer = self._trainer_for(task)
+        folder = Path(self.store.folder) / "weights"
+        return confirming.confirm(trials, self.oracle, task, trainer, options, folder=folder, protocol=protocol)
+
+    def retrain(
+        self,
+        top: int = 1,
+        x: Any = None,
+        y: Any = None,
+        *,
+        epochs_factor: float = 1.2,
+        executions: int = 1,
+        callbacks: list[Any] | None = None,
+        stretch_schedules: bool = True,
+        save_best: Any = None,
+        **fit_kwargs: Any,
+    ) -> list[keras.Model]:
+        """Trains the best configurations anew on all data, for as long as their own curves call for.
+
+        The number of epochs is the median best epoch of a configuration's executions (folds and confirmation runs
+        included) times `epochs_factor`: there is more data per epoch, so the same number of epochs would stop a
+        little early. Where the curves were still improving in their last epoch, one run with patience on the rows of
+        the search is made first, and said.
+
+        Args:
+            top: how many of the best configurations.
+            x: training and validation rows; None joins those of the latest `search`. Test rows have no place here.
+            y: their targets.
+            epochs_factor: 1 keeps the best epoch.
+            executions: models per configuration, each with its own seed.
+            callbacks: None keeps those of the search that watch no metric.
+            stretch_schedules: a learning-rate schedule of the optimizer is walked more slowly, so that it ends where
+                it was at the best epoch; False leaves its steps as they are. Callbacks that set learning rates count
+                epochs, and stay as they are.
+            save_best: where the models go: a folder, a path that ends in `.keras`, or one such path per model.
+            **fit_kwargs: further arguments of `model.fit`; those of the search are kept.
+
+        Returns:
+            Trained Keras models, best configuration first; `model.history.history` holds the curves.
+
+        Raises:
+            UsageError: nothing has been searched, `top` or `executions` is below 1, x and y do not fit, x has fewer
+                rows than the search trained on, or there is no data.
+        """
+        check_retrain(top, x, y)
+        if isinstance(executions, bool) or not hasattr(executions, "__index__") or executions < 1:
+            allowed = "a whole number of at least 1"
+            raise UsageError(explain("retrain(executions=...)", executions, allowed, "Leave it out for 1."))
+        trials = self.oracle.get_best_trials(top)
+        if not trials:
+            raise UsageError(
+                explain("retrain()", "a project without completed trials", "at least one", "Call tuner.search(...) first.")
+            )
+        searched = self._task or self._make_task((), {})
+        args, kwargs = retraining.fit_arguments_for_all_data(searched.fit_args, searched.fit_kwargs, x, y, callbacks)
+        task = dataclasses.replace(
+            self._make_task(args, {**kwargs, **fit_kwargs}), objective=None, max_model_size=None, callbacks=None,
+            pausable=False,
+        )  # fmt: skip
+        retraining.train_longer(trials, self.oracle, searched, self._trainer_for(searched), say=self._say)
+        models = retraining.retrain(
+            retraining.candidates_of(trials, self.oracle.seed, executions),
+            task,
+            self._get_trainer(),
+            epochs_factor=epochs_factor,
+            steps_ratio=retraining.steps_ratio(searched, args, task.fit_kwargs) if stretch_schedules else None,
+        )
+        origins = [trial.trial_id for trial in trials for _ in range(executions)]
+        self._trial_of_model.update(zip(models, origins, strict=True))
+        names = [f"trial {trial_id}" for trial_id in origins]
+        if executions > 1:
+            names = [f"{name} ({number % executions + 1})" for number, name in enumerate(names)]
+        self._final = dict(zip(names, models, strict=True))
+        if save_best is not None:
+            retraining.save_models(models, [name.replace("(", "").replace(")", "").replace(" ", "-") for name in names], save_best)
+        return models
+
+    def ensemble(
+        self, models: Sequence[keras.Model] | None = None, x: Any = None, y: Any = None, **options: Any
+    ) -> Ensemble:
+        """Combines models; weights are learned on rows that no search-time model trained on.
+
+        Args:
+            models: from `retrain` or `get_best_models`; None takes the best five of the search.
+            x: rows to learn the weights from; None takes the validation rows of the latest `search`, after a
+                cross-validated one all rows, each predicted by the fold model that did not train on it.
+            y: their labels.
+            **options: see `Ensemble.fit`: `method` ("auto", "uniform", "nelder-mead", ...), `metric`, `sample_weight`.
+
+        Returns:
+            The ensemble. When no gain over the single best member is proven, it is that member, and says so.
+
+        Raises:
+            UsageError: a model that this tuner did not make, or no validation rows.
+        """
+        models = self.get_best_models(5) if models is None else list(models)
+        if x is None and self._fold_plan is not None:
+            predictions, y, options["sample_weight"] = self._out_of_fold_predictions(models)
+        else:
+            if x is None:
+                x, y, options["sample_weight"] = validation_data(self._task)
+            predict = lambda trial_id: self.load_model(self.oracle.get_trial(trial_id)).predict(x, verbose=0)  # noqa: E731
+            predictions = member_predictions(models, self._trial_of_model, predict)
+        ensemble = Ensemble.fit(predictions=predictions, y=y, models=models, **{"seed": self.oracle.seed, **options})
+        self._final["ensemble"] = ensemble
+        return ensemble
+
+    def _out_of_fold_predictions(self, models: Sequence[keras.Model]) -> tuple[Mapping[str, Any], Any, Any]:
+        plan, task = self._fold_plan, self._task
+        assert plan is not None and task is not None  # our bug: the caller asks
+        covered, y, weights = crossing.out_of_fold(plan, task.fit_args, task.fit_kwargs)
+        x, _ = fit_data(task.fit_args, task.fit_kwargs)
+
+        def predict(trial_id: str) -> Any:
+            trial = self.oracle.get_trial(trial_id)
+            load = lambda execution: self.load_model(trial, execution)  # noqa: E731
+            return crossing.predict_out_of_fold(plan, load, sorted(trial.executions), x, covered)
+
+        return member_predictions(models, self._trial_of_model, predict), y, weights
+
+    def evaluate(self, x: Any, y: Any = None, *, models: Any = None, confidence: float = 0.95, **options: Any) -> Any:
+        """The held-out score of the final models. Call it once, at the end.
+
+        Every use of test data is written down with the project: when another choice is measured on the same rows, the
+        result says so.
+
+        Args:
+            x: test rows.
+            y: their targets.
+            models: a model, a list, or a dictionary by name; None takes what `retrain` and `ensemble` made last, or
+                else the best model of the search.
+            confidence: of the intervals.
+            **options: `batch_size`, `sample_weight`.
+
+        Returns:
+            An `Evaluation`: print it, or read `evaluation["accuracy"]` and `evaluation.scores`.
+
+        Raises:
+            UsageError: no models or rows, x and y of different length, or a confidence outside (0, 1).
+        """
+        return evaluating.evaluate(self._named_models(models), x, y, self.store, confidence=confidence, **options)
+
+    def export(self, folder: Any, model: Any = None, *, overwrite: bool = False) -> Path:
+        """Writes a final model with its values, seeds, versions, curves and a model card (`README.md`).
+
+        Args:
+            folder: where to; it is made.
+            model: None takes the ensemble if there is one, else the first model of `retrain`, else the search's best.
+            overwrite: whether files in the folder may be replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UsageError: the folder has files, or a model that this tuner did not make.
+        """
+        if model is None:
+            named = self._named_models(None)
+            model = named.get("ensemble", next(iter(named.values())))
+        trials = [self.oracle.get_trial(trial_id) for trial_id in self._trials_in(model)]
+        uses = evaluating.test_uses(self.store)
+        return exporting.export(folder, model, trials, self.oracle, test_uses=uses, overwrite=overwrite)
+
+    def _named_models(self, models: Any) -> dict[str, Any]:
+        if models is None:
+            return self._final or {f"trial {self._trial_of_model[m]}": m for m in self.get_best_models(1)}
+        if isinstance(models, Mapping):
+            return dict(models)
+        several = list(models) if isinstance(models, list | tuple) else [models]
+        known = [one in self._trial_of_model if isinstance(one, keras.Model) else False for one in several]
+        origins = [
+            f"trial {self._trial_of_model[one]}" if of_trial else type(one).__name__.lower()
+            for one, of_trial in zip(several, known, strict=True)
+        ]
+        return {
+            name if origins.count(name) == 1 else f"{name} ({number + 1})": one
+            for number, (name, one) in enumerate(zip(origins, several, strict=True))
+        }
+
+    def _trials_in(self, model: Any) -> list[str]:
+        if isinstance(model, Ensemble):
+            parts = [one for name, one in zip(model.weights, model.members, strict=True) if model.weights[name] > 0]
+            ids = [self._trial_of_model.get(one) for member in parts for one in member.models]
+        else:
+            ids = [self._trial_of_model.get(model)]
+        if None in ids:
+            raise UsageError(
+                explain(
+                    "export(model)",
+                    "a model that this tuner did not make",
+                    "one from tuner.retrain(), tuner.get_best_models() or tuner.ensemble()",
+                    "Save other models with model.save(path).",
+                )
+            )
+        return list(dict.fromkeys(trial_id for trial_id in ids if trial_id is not None))
+
+    def _searched_task(self, where: str) -> Task:
+        """The task of the latest search.
+
+        Raises:
+            UsageError: there was none in this process, or the user's own code trains.
+        """
+        if self._task is None or not self._trains_itself():
+            got = "a tuner whose run_trial is overridden" if self._task is not None else "no search in this process"
+            raise UsageError(
+                explain(
+                    where,
+                    got,
+                    "a search that Manyfit trained, with its data",
+                    "Call tuner.search(...) with the same arguments first: a search that is complete returns at once.",
+                )
+            )
+        return self._task
+
+    # Of `Tuner`, which this is mixed into.
+
+    def load_model(self, trial: Trial, execution: int | None = None) -> keras.Model:
+        raise NotImplementedError
+
+    def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
+        raise NotImplementedError
+
+    def _make_task(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> Task:
+        raise NotImplementedError
+
+    def _get_trainer(self) -> Trainer:
+        raise NotImplementedError
+
+    def _trainer_for(self, task: Task) -> Trainer:
+        raise NotImplementedError
+
+    def _trains_itself(self) -> bool:
+        raise NotImplementedError
+
+    def _say(self, text: str) -> None:
+        raise NotImplementedError
