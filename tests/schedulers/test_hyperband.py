@@ -143,6 +143,12 @@ def test_a_cap_on_epochs_is_spent_and_not_passed():
     assert 190 <= oracle.num_epochs <= 200
 
 
+@pytest.mark.parametrize("rest", [0, 1, 2, 3])
+def test_endless_iterations_end_when_no_first_rung_can_be_paid(rest):
+    oracle = run(Hyperband(50, 3, None), limits=Limits(max_total_epochs=922 + rest), slots=1)
+    assert oracle.num_epochs + 1 >= 922  # one epoch is less than a first rung of two
+
+
 def test_a_cap_on_trials_means_fewer_brackets():
     oracle = run(Hyperband(27, 3), limits=Limits(max_trials=40), slots=8)
     assert len(oracle.history) == 40

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from manyfit.core.records import Progress
+from manyfit.core.records import Progress, Value
 from manyfit.schedulers import base
 from manyfit.schedulers.base import Job, Limits, Resume, Room, Scheduler, Start
 from manyfit.schedulers.hyperband import check_rungs
@@ -62,7 +62,7 @@ class ASHA(Scheduler):
             more_epochs = rungs[number + 1] - progress.epochs
             if room.fits(more_epochs):
                 room.take(more_epochs, start=False)
-                tags = {
+                tags: dict[str, Value] = {
                     base.EPOCHS: rungs[number + 1],
                     base.INITIAL_EPOCH: progress.epochs,
                     base.ROUND: number + 1,

@@ -18,7 +18,7 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Progress
 from manyfit.schedulers import base
 from manyfit.schedulers.base import Job, Limits, Resume, Room, Scheduler, Start
-from manyfit.schedulers.rungs import Rung, bracket_numbers, rungs_of, shrunk
+from manyfit.schedulers.rungs import Rung, bracket_numbers, num_brackets, rung_epochs, rungs_of, shrunk
 from manyfit.schedulers.standing import RungStanding, entered, failed_before, stand
 
 
@@ -93,6 +93,8 @@ class Hyperband(Scheduler):
         room = Room(history, limits, count)
         jobs: list[Job] = []
         num_seen = 0
+        deepest = num_brackets(self.max_epochs, self.factor, self.min_epochs) - 1
+        shortest = rung_epochs(self.max_epochs, self.factor, deepest)[0]
         for bracket in self._brackets(history, limits):
             first_epochs = bracket.rungs[0].epochs
             missing = bracket.num_missing
@@ -105,7 +107,7 @@ class Hyperband(Scheduler):
                 bracket = dataclasses.replace(bracket, rungs=shrunk(bracket.rungs, num_got, self.factor))
             jobs += self._promotions(bracket, room)
             num_seen += len(bracket.members)
-            nothing_beyond = num_seen == len(history) and not (room.can_start and room.affords(self.min_epochs))
+            nothing_beyond = num_seen == len(history) and not (room.can_start and room.affords(shortest))
             if room.slots == 0 or nothing_beyond:
                 break
         return jobs

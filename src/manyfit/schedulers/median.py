@@ -20,7 +20,7 @@ class MedianRule(Scheduler):
 
     The others are all trials that have come as far, ended or not: Vizier takes ended ones only, of which a
     population that trains together has none when it matters. Stopped trials do not come back. Unlike halving it
-    has no budget in mind: it saves about half of the epochs where curves are quiet, and rarely stops a winner.
+    has no budget in mind; on the LCBench surrogate it halves the epochs per trial.
 
     Args:
         max_epochs: epochs of each trial that is not stopped. None leaves it to the user's fit arguments.

@@ -62,13 +62,13 @@ def probability_best(scores: Any, *, rng: np.random.Generator, num_draws: int = 
     [0.5, 0.5, 0.0]
     """
     table = score_table("probability_best(scores)", scores)
-    eligible = ~np.isposinf(table).any(axis=1)
+    eligible: np.ndarray = np.logical_not(np.isposinf(table).any(axis=1))
     if not eligible.any():
-        eligible[:] = True
+        eligible = np.ones(table.shape[0], dtype=bool)
         finite = table[np.isfinite(table)]
         table = np.where(np.isposinf(table), 2 * finite.max() - finite.min() if finite.size else 0.0, table)
     has_run = np.isfinite(table)
-    eligible &= has_run.sum(axis=1) >= 2
+    eligible = eligible & (has_run.sum(axis=1) >= 2)
     if not eligible.any():
         return np.full(table.shape[0], 1 / table.shape[0])
     leader = _leader(table, eligible)

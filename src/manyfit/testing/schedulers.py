@@ -141,7 +141,7 @@ class SchedulerSuite(abc.ABC):
         """Epochs of a full training."""
         return self.make().max_epochs or FakeOracle.fit_epochs
 
-    def test_max_trials_is_never_passed_and_the_search_ends(self):
+    def test_max_trials_is_never_passed_and_the_search_ends(self) -> None:
         for max_trials in (1, 2, 7, 40):
             for slots in (1, 3, 64):
                 oracle = FakeOracle(Limits(max_trials=max_trials), slots=slots)
@@ -150,7 +150,7 @@ class SchedulerSuite(abc.ABC):
                 assert not any(progress.running for progress in history)
                 assert max(progress.epochs for progress in history) == self.full_epochs()
 
-    def test_max_total_epochs_is_never_passed_however_many_slots_there_are(self):
+    def test_max_total_epochs_is_never_passed_however_many_slots_there_are(self) -> None:
         if self.make().max_epochs is None:
             return  # a cap on epochs is refused there, see `FullBudget`
         for max_total_epochs in (0, 1, 13, 100):
@@ -162,18 +162,18 @@ class SchedulerSuite(abc.ABC):
                 if max_total_epochs == 100:
                     assert oracle.num_epochs >= 100 - self.full_epochs() + 1 or len(oracle.history) == 60
 
-    def test_no_more_jobs_than_slots(self):
+    def test_no_more_jobs_than_slots(self) -> None:
         for count in (1, 5):
             assert len(self.make().assign((), count, Limits(max_trials=20))) <= count
 
-    def test_jobs_are_sane(self):
+    def test_jobs_are_sane(self) -> None:
         oracle = FakeOracle(Limits(max_trials=30), slots=4)
         oracle.run(self.make, order=np.random.default_rng(0))
         for job in oracle.jobs:  # that only paused trials are resumed, and forwards, is checked by the oracle
             assert job.target_epochs is None or 1 <= job.target_epochs <= self.full_epochs()
             assert all(isinstance(key, str) for key in job.tags)
 
-    def test_answers_are_a_pure_function_of_history(self):
+    def test_answers_are_a_pure_function_of_history(self) -> None:
         def one_for_all() -> Callable[[], Scheduler]:
             scheduler = self.make()
             return lambda: scheduler
@@ -183,7 +183,7 @@ class SchedulerSuite(abc.ABC):
             kept = FakeOracle(Limits(max_trials=25), slots=slots).run(one_for_all(), order=np.random.default_rng(1))
             assert fresh == kept
 
-    def test_asking_twice_gives_one_answer(self):
+    def test_asking_twice_gives_one_answer(self) -> None:
         oracle = FakeOracle(Limits(max_trials=12), slots=3)
         for _ in range(15):
             first = self.make().assign(tuple(oracle.history), 3, oracle.limits)
@@ -192,7 +192,7 @@ class SchedulerSuite(abc.ABC):
                 break
             oracle.train(self.make(), [row for row, progress in enumerate(oracle.history) if progress.running])
 
-    def test_a_small_space_still_finds_its_best(self):
+    def test_a_small_space_still_finds_its_best(self) -> None:
         for known in (False, True):
             limits = Limits(num_configurations=8) if known else Limits()
             for slots in (1, 3, 8):
@@ -200,32 +200,32 @@ class SchedulerSuite(abc.ABC):
                 assert len(history) == 8
                 assert max(progress.epochs for progress in history) == self.full_epochs()
 
-    def test_failing_trials_do_not_hang_the_search(self):
+    def test_failing_trials_do_not_hang_the_search(self) -> None:
         for ending in (Ending.FAILED, Ending.OUT_OF_MEMORY):
             fail_at = {row: 1 + row % 4 for row in range(0, 40, 2)}
             oracle = FakeOracle(Limits(max_trials=40), fail_at=fail_at, fail_as=ending, slots=4)
             history = oracle.run(self.make)
             assert max(progress.epochs for progress in history) == self.full_epochs()
 
-    def test_a_search_in_which_all_trials_fail_or_diverge_ends(self):
+    def test_a_search_in_which_all_trials_fail_or_diverge_ends(self) -> None:
         everybody = dict.fromkeys(range(20), 1)
         assert FakeOracle(Limits(max_trials=20), fail_at=everybody, slots=3).run(self.make)
         diverging = FakeOracle(Limits(max_trials=20), curve=lambda trial, epoch: math.inf, slots=3)
         assert all(progress.ending is Ending.DIVERGED for progress in diverging.run(self.make))
 
-    def test_epochs_without_a_logged_objective_are_no_news(self):
+    def test_epochs_without_a_logged_objective_are_no_news(self) -> None:
         def gappy(trial: int, epoch: int) -> float:
             return falling_curve(trial, epoch) if epoch == 1 or epoch % 2 == 0 else math.nan
 
         history = FakeOracle(Limits(max_trials=20), curve=gappy, slots=2).run(self.make)
         assert max(progress.epochs for progress in history) == self.full_epochs()
 
-    def test_settings_are_json_and_name_the_scheduler(self):
+    def test_settings_are_json_and_name_the_scheduler(self) -> None:
         settings: dict[str, Any] = self.make().settings()
         assert json.loads(json.dumps(settings)) == settings
         assert settings["name"] == type(self.make()).__name__
 
-    def test_decisions_come_one_per_trial_in_order(self):
+    def test_decisions_come_one_per_trial_in_order(self) -> None:
         target = self.full_epochs()
         history = [Progress(f"{i}", (1.0 + i,), target, running=True) for i in range(4)]
         decisions = self.make().decide(history, ["2", "0"])
