@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
-
 from lcbench import Parameter
 
 
@@ -44,7 +43,8 @@ class BestSeen:
                 self._best = (loss, configuration)
 
     def recommend(self) -> list[float]:
-        assert self._best is not None
+        if self._best is None:
+            raise RuntimeError("nothing was told yet")
         return self._best[1]
 
 
@@ -184,7 +184,7 @@ class Manyfit:
             sampling = "log" if p.log else "linear"
             default = (p.lower * p.upper) ** 0.5 if p.log else 0.5 * (p.lower + p.upper)
             if p.whole:
-                self._space.Int(p.name, int(p.lower), int(p.upper), sampling=sampling, default=int(round(default)))
+                self._space.Int(p.name, int(p.lower), int(p.upper), sampling=sampling, default=round(default))
             else:
                 self._space.Float(p.name, p.lower, p.upper, sampling=sampling, default=default)
         self._names = [p.name for p in parameters]

@@ -16,7 +16,6 @@ import pathlib
 import time
 
 import numpy as np
-
 import rivals
 from lcbench import Benchmark, Reference
 
@@ -137,7 +136,9 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     runner = commands.add_parser("run", help="make the runs that are missing")
     runner.add_argument("results")
-    runner.add_argument("searcher", help="manyfit-gp, manyfit-evolution, optuna-tpe, optuna-gp, smac, kerastuner, random")
+    runner.add_argument(
+        "searcher", help="manyfit-gp, manyfit-evolution, optuna-tpe, optuna-gp, smac, kerastuner, random"
+    )
     runner.add_argument("--tasks", type=int, nargs="+", default=list(range(12)))
     runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     runner.add_argument("--trials", type=int, default=100)

@@ -7,9 +7,11 @@ import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from manyfit.core.records import Observation
 from manyfit.samplers.gp.kernels import Array
+from manyfit.samplers.outcomes import Constraint
 from manyfit.space.encoding import Encoding
 
 #: Trials that ran to their end lend the surrogate their losses at so many of the epochs at which others were stopped.
@@ -29,6 +31,7 @@ class Evidence:
         degrees: its degrees of freedom.
         failed: (k, d) points of configurations that have no score.
         with_fidelity: whether `points` has the extra column.
+        satisfied: (n,) whether a row keeps all outcome constraints.
     """
 
     points: Array
@@ -38,13 +41,14 @@ class Evidence:
     degrees: int
     failed: Array
     with_fidelity: bool
+    satisfied: NDArray[np.bool_]
 
     @property
     def full(self) -> Array:
-        """(f, d) points that were trained in full; all points if none were."""
+        """(f, d) points that were trained in full and keep the constraints: what may be the incumbent."""
         if not self.with_fidelity:
-            return self.points
-        return self.points[self.points[:, -1] == 1.0, :-1]
+            return self.points[self.satisfied]
+        return self.points[(self.points[:, -1] == 1.0) & self.satisfied, :-1]
 
     def lift(self, points: Array) -> Array:
         """Points of the space at full fidelity, as the surrogate wants them."""
@@ -55,12 +59,12 @@ class Evidence:
 class _Row:
     """Replicates of one configuration at one fidelity."""
 
-    values: Observation
+    first: Observation
     losses: list[float]
     fidelity: float
 
 
-def collect(encoding: Encoding, completed: Sequence[Observation]) -> Evidence:
+def collect(encoding: Encoding, completed: Sequence[Observation], constraints: Sequence[Constraint] = ()) -> Evidence:
     """Sorts the history into evidence.
 
     Replicates are pooled: over the executions of a trial, and over trials with the same configuration. A trial
@@ -71,6 +75,7 @@ def collect(encoding: Encoding, completed: Sequence[Observation]) -> Evidence:
     Args:
         encoding: of the space.
         completed: the history.
+        constraints: on metrics of the trials; a trial without such a metric does not keep its constraint.
     """
     scored = [each for each in completed if math.isfinite(each.loss)]
     horizon = _horizon(scored)
@@ -81,12 +86,10 @@ def collect(encoding: Encoding, completed: Sequence[Observation]) -> Evidence:
             row = rows.setdefault((key, fidelity), _Row(each, [], fidelity))
             row.losses.extend(losses)
     good = {key for key, _ in rows}  # type: ignore[misc]
-    failed = {
-        encoding.key(encoding.adapt(each.values)): each for each in completed if not math.isfinite(each.loss)
-    }
+    failed = {encoding.key(encoding.adapt(each.values)): each for each in completed if not math.isfinite(each.loss)}
     bad = [each for key, each in failed.items() if key not in good]
     listed = list(rows.values())
-    points = encoding.encode_many([encoding.adapt(row.values.values) for row in listed])
+    points = encoding.encode_many([encoding.adapt(row.first.values) for row in listed])
     with_fidelity = any(row.fidelity != 1.0 for row in listed)
     if with_fidelity:
         points = np.column_stack([points, [row.fidelity for row in listed]])
@@ -99,6 +102,7 @@ def collect(encoding: Encoding, completed: Sequence[Observation]) -> Evidence:
         degrees=sum(len(group) - 1 for group in groups),
         failed=encoding.encode_many([encoding.adapt(each.values) for each in bad]),
         with_fidelity=with_fidelity,
+        satisfied=np.array([all(each.holds(row.first.metrics) for each in constraints) for row in listed], dtype=bool),
     )
 
 

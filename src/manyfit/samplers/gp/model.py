@@ -80,7 +80,9 @@ def bend(losses: Array, softness: float) -> tuple[Array, float]:
     return (bent - bent.mean()) / deviation, log_slope - len(losses) * math.log(deviation)
 
 
-def fit(evidence: Evidence, geometry: Geometry, noise: NoisePrior, softness: Sequence[float] = SOFTNESS) -> list[Member]:
+def fit(
+    evidence: Evidence, geometry: Geometry, noise: NoisePrior, softness: Sequence[float] = SOFTNESS
+) -> list[Member]:
     """The mixture that the evidence supports.
 
     Args:
@@ -109,15 +111,38 @@ def fit(evidence: Evidence, geometry: Geometry, noise: NoisePrior, softness: Seq
         if score - best >= math.log(_LEAST_WEIGHT):
             members.append(Member(surrogate, score - best, np.zeros(1)))
     total = math.log(sum(math.exp(each.log_weight) for each in members))
-    full = evidence.lift(evidence.full)
     return [
-        dataclasses.replace(
-            each,
-            log_weight=each.log_weight - total,
-            incumbents=each.surrogate.predict(full)[0].min(axis=1),
-        )
+        dataclasses.replace(each, log_weight=each.log_weight - total, incumbents=lowest_means(each.surrogate, evidence))
         for each in members
     ]
+
+
+def lowest_means(surrogate: Surrogate, evidence: Evidence, pending: Array | None = None) -> Array:
+    """(s,) the best posterior mean of each version, over what ran in full and keeps the constraints.
+
+    Args:
+        surrogate: a process.
+        evidence: what ran.
+        pending: (k, d) points with imagined outcomes, which count too.
+    """
+    points = evidence.full if pending is None else np.concatenate([evidence.full, pending])
+    if not len(points):
+        return np.full(1, np.inf)
+    lowest: Array = surrogate.predict(evidence.lift(points))[0].min(axis=1)
+    return lowest
+
+
+def doubt(member: Member, evidence: Evidence) -> Member:
+    """The member with length scales halved.
+
+    Trials of a search crowd around what looks best. Length scales learned there can be sure of places where
+    nobody has been, and then no amount of trials corrects them. Shorter ones keep such places open (Berkenkamp et
+    al. 2019); taking turns with the learned ones costs little where those are right.
+    """
+    theta = member.surrogate.theta.copy()
+    theta[:-1] -= math.log(2.0)
+    surrogate = member.surrogate.with_theta(theta)
+    return dataclasses.replace(member, surrogate=surrogate, incumbents=lowest_means(surrogate, evidence))
 
 
 def posterior_mean(members: Sequence[Member], points: Array) -> Array:

@@ -45,12 +45,12 @@ class Effort:
         max_steps: steps to neighbours.
     """
 
-    num_uniform: int = 512
+    num_uniform: int = 2048
     num_centers: int = 8
     num_near: int = 64
-    num_starts: int = 5
-    max_iterations: int = 25
-    max_steps: int = 3
+    num_starts: int = 10
+    max_iterations: int = 40
+    max_steps: int = 4
 
 
 class Moves:

@@ -15,15 +15,18 @@ from manyfit.samplers import filling, known
 from manyfit.samplers.base import Sampler
 from manyfit.samplers.gp import model
 from manyfit.samplers.gp.data import Evidence, collect
-from manyfit.samplers.gp.feasibility import log_odds_of_success
+from manyfit.samplers.gp.feasibility import log_odds_of_constraints, log_odds_of_success
 from manyfit.samplers.gp.kernels import Array, Geometry
 from manyfit.samplers.gp.optimise import Effort, Moves, Score, best_first
 from manyfit.samplers.gp.score import ConfidenceBound, ExpectedImprovement, Lifted, Sum
 from manyfit.samplers.gp.surrogate import NoisePrior
+from manyfit.samplers.outcomes import Constraint
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 
 _NUM_VERSIONS = 16  # imagined outcomes of pending trials
+_DOUBT_EVERY = 3
+_DOUBT_AFTER = 4  # trials per dimension
 _MAX_LISTED = 2_000  # finite spaces with at most so much left are scored in full instead of searched
 
 
@@ -33,12 +36,14 @@ class GaussianProcessSampler(Sampler):
     The first proposal is the configuration of defaults, some more fill the space evenly, then the model decides.
 
     Args:
-        num_initial_points: trials before the model decides; None: dimensions + 1, at least 4 and at most 8. Trials
+        num_initial_points: trials before the model decides; None: dimensions + 1, at least 3 and at most 5. Trials
             that are there already, whoever proposed them, count.
         alpha: noise variance that is expected, relative to the variance of the objective: the centre of a wide
             prior; the data decide.
         beta: None for expected improvement. A number minimises the mean minus `beta` standard deviations instead,
             as KerasTuner does.
+        constraints: on metrics of the trials. Proposals are likely to keep them, and only trials that keep them can
+            be the incumbent. As long as none does, the search looks for one.
 
     Raises:
         UsageError: an argument out of its range.
@@ -52,14 +57,22 @@ class GaussianProcessSampler(Sampler):
     """
 
     def __init__(
-        self, num_initial_points: int | None = None, *, alpha: float = 1e-4, beta: float | None = None
+        self,
+        num_initial_points: int | None = None,
+        *,
+        alpha: float = 1e-4,
+        beta: float | None = None,
+        constraints: Sequence[Constraint] = (),
     ) -> None:
-        _check("num_initial_points", num_initial_points, num_initial_points is None or num_initial_points >= 1, "1 or more")
+        _check(
+            "num_initial_points", num_initial_points, num_initial_points is None or num_initial_points >= 1, "1 or more"
+        )
         _check("alpha", alpha, math.isfinite(alpha) and alpha > 0, "a number above 0")
         _check("beta", beta, beta is None or (math.isfinite(beta) and beta >= 0), "None, or a number of at least 0")
         self.num_initial_points = num_initial_points
         self.alpha = alpha
         self.beta = beta
+        self.constraints = tuple(constraints)
 
     def settings(self) -> dict[str, Any]:
         """Name and arguments."""
@@ -68,6 +81,7 @@ class GaussianProcessSampler(Sampler):
             "num_initial_points": self.num_initial_points,
             "alpha": self.alpha,
             "beta": self.beta,
+            "constraints": [dataclasses.asdict(each) for each in self.constraints],
         }
 
     def propose(
@@ -87,15 +101,17 @@ class GaussianProcessSampler(Sampler):
                 return proposals.found
         if len(proposals.found) == count:
             return proposals.found
-        evidence = collect(encoding, completed)
-        if len(evidence.losses) < 2:
+        evidence = collect(encoding, completed, self.constraints)
+        odds = self._odds(encoding, completed, evidence)
+        if len(evidence.losses) < 2 or not (len(evidence.full) or odds):
             return proposals.fill(count, rng)
         members = self.fit(encoding, evidence)
         moves = Moves(encoding)
         centers = _centers(encoding, evidence, members)
-        failures = log_odds_of_success(_geometry(encoding, False), evidence)
+        doubtful = [model.doubt(each, evidence) for each in members]
         while len(proposals.found) < count:
-            score = self._score(members, evidence, failures, proposals.waiting(), rng)
+            doubts = _doubts(len(proposals.points), len(evidence.losses), encoding)
+            score = self._score(doubtful if doubts else members, evidence, odds, proposals.waiting(), rng)
             left = proposals.left()
             if left is not None:
                 if not proposals.add_best_of(left, score):
@@ -130,24 +146,33 @@ class GaussianProcessSampler(Sampler):
         if self.num_initial_points is not None:
             return self.num_initial_points
         typical = int(np.ceil(encoding.active(encoding.defaults()).sum())) if len(encoding) else 0
-        return min(max(typical + 1, 4), 8)
+        return min(max(typical + 1, 3), 5)
 
     def _score(
         self,
         members: Sequence[model.Member],
         evidence: Evidence,
-        failures: Score | None,
+        odds: Sequence[Score],
         waiting: Array,
         rng: np.random.Generator,
     ) -> Score:
         """The acquisition function, given what is pending."""
+        if not len(evidence.full):
+            return Sum(odds)  # nothing keeps the constraints yet: nothing to improve on
         if len(waiting):
-            members = [_imagine(each, evidence.lift(waiting), evidence, rng) for each in members]
+            members = [_imagine(each, waiting, evidence, rng) for each in members]
         score: Score
         score = ExpectedImprovement(members) if self.beta is None else ConfidenceBound(members, self.beta)
         if evidence.with_fidelity:
             score = Lifted(score)
-        return score if failures is None else Sum([score, failures])
+        return Sum([score, *odds])
+
+    def _odds(self, encoding: Encoding, completed: Sequence[Observation], evidence: Evidence) -> list[Score]:
+        """What a proposal has to be besides good: likely to get a score, likely to keep the constraints."""
+        geometry = _geometry(encoding, False)
+        failures = log_odds_of_success(geometry, evidence)
+        kept = log_odds_of_constraints(geometry, encoding, completed, self.constraints)
+        return kept if failures is None else [failures, *kept]
 
 
 def _check(name: str, got: Any, fine: bool, allowed: str) -> None:
@@ -162,18 +187,22 @@ def _geometry(encoding: Encoding, with_fidelity: bool) -> Geometry:
     return Geometry(np.array(unordered + [False] * with_fidelity, dtype=bool))
 
 
+def _doubts(num_trials: int, num_scored: int, encoding: Encoding) -> bool:
+    """Whether this proposal mistrusts the length scales: every third one, once there is something to be wrong about."""
+    return num_trials % _DOUBT_EVERY == 0 and num_scored >= _DOUBT_AFTER * len(encoding)
+
+
 def _centers(encoding: Encoding, evidence: Evidence, members: Sequence[model.Member]) -> Array:
     """Points that ran, the best posterior mean first."""
-    full = evidence.full
+    full = evidence.full if len(evidence.full) else evidence.points[:, : len(encoding)]
     centers: Array = full[np.argsort(model.posterior_mean(members, evidence.lift(full)), kind="stable")]
     return centers
 
 
-def _imagine(member: model.Member, points: Array, evidence: Evidence, rng: np.random.Generator) -> model.Member:
+def _imagine(member: model.Member, pending: Array, evidence: Evidence, rng: np.random.Generator) -> model.Member:
     """The member with imagined outcomes at pending points, which may become incumbents."""
-    surrogate = member.surrogate.fantasise(points, _NUM_VERSIONS, rng)
-    places = np.concatenate([evidence.lift(evidence.full), points])
-    return dataclasses.replace(member, surrogate=surrogate, incumbents=surrogate.predict(places)[0].min(axis=1))
+    surrogate = member.surrogate.fantasise(evidence.lift(pending), _NUM_VERSIONS, rng)
+    return dataclasses.replace(member, surrogate=surrogate, incumbents=model.lowest_means(surrogate, evidence, pending))
 
 
 class _Proposals:

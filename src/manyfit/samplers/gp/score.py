@@ -63,9 +63,7 @@ class ExpectedImprovement:
         parts, gradients = [], []
         for each in self._members:
             means, variance, mean_slopes, variance_slopes = each.surrogate.predict_with_slopes(points)
-            values, by_mean, by_variance = log_expected_improvement_slopes(
-                means, variance, each.incumbents[:, None]
-            )
+            values, by_mean, by_variance = log_expected_improvement_slopes(means, variance, each.incumbents[:, None])
             total = _log_mean(values)
             share = np.exp(values - total) / len(values)
             gradients.append(
@@ -103,9 +101,7 @@ class ConfidenceBound:
             means, variance, mean_slopes, variance_slopes = each.surrogate.predict_with_slopes(points)
             weight, deviation = math.exp(each.log_weight), np.sqrt(variance)
             total -= weight * (means.mean(axis=0) - self._beta * deviation)
-            gradient -= weight * (
-                mean_slopes.mean(axis=0) - self._beta * variance_slopes / (2.0 * deviation)[:, None]
-            )
+            gradient -= weight * (mean_slopes.mean(axis=0) - self._beta * variance_slopes / (2.0 * deviation)[:, None])
         return total, gradient
 
 

@@ -148,9 +148,7 @@ class Likelihood:
         shape = _AMPLITUDE_SHAPE + 0.5 * (n + targets.degrees)
         scale = _AMPLITUDE_SCALE + 0.5 * quadratic
         value = (
-            -float(np.log(factor.flat[:: n + 1]).sum())
-            - 0.5 * targets.degrees * theta[-1]
-            - shape * math.log(scale)
+            -float(np.log(factor.flat[:: n + 1]).sum()) - 0.5 * targets.degrees * theta[-1] - shape * math.log(scale)
         )
         # d value / d A_ij = 1/2 (shape/scale alpha_i alpha_j - (A^-1)_ij); off-diagonal pairs count twice.
         ratio = shape / scale
@@ -209,6 +207,7 @@ class Surrogate:
     def __init__(self, geometry: Geometry, points: Array, targets: Targets, theta: Array) -> None:
         self.geometry = geometry
         self.theta = theta
+        self._targets = targets
         self._weights = np.exp(-2.0 * theta[:-1])
         eta = math.exp(theta[-1])
         self._condition(points, targets.means[:, None], eta / targets.counts + _JITTER)
@@ -216,6 +215,10 @@ class Surrogate:
         half = 0.5 * (len(points) + targets.degrees)
         self.amplitude = (_AMPLITUDE_SCALE + 0.5 * quadratic) / (_AMPLITUDE_SHAPE + half - 1.0)  # (3)
         self.noise = eta * self.amplitude
+
+    def with_theta(self, theta: Array) -> Surrogate:
+        """The process of the same measurements with other length scales and noise."""
+        return Surrogate(self.geometry, self.points, self._targets, theta)
 
     def _condition(self, points: Array, columns: Array, diagonal: Array) -> None:
         """Factorises A for these points; `columns` (n, s) holds one version of the targets each."""
@@ -241,6 +244,7 @@ class Surrogate:
         drawn = self.sample(points, num_versions, rng).T
         twin = object.__new__(Surrogate)
         twin.geometry, twin.theta, twin._weights = self.geometry, self.theta, self._weights
+        twin._targets = self._targets
         twin.amplitude, twin.noise = self.amplitude, self.noise
         columns = np.concatenate([np.repeat(self._columns, num_versions, axis=1), drawn])
         diagonal = np.concatenate([self._diagonal, np.full(len(points), _FANTASY_NOISE)])
