@@ -1,0 +1,258 @@
+"""Why an ensemble is what it is, in words and numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from manyfit.ensemble.choice import BASELINES, Candidate, Choice, pareto_front
+from manyfit.ensemble.diversity import (
+    COPIES,
+    Decomposition,
+    Diversity,
+    diversity,
+    heat_map,
+    log_decomposition,
+    squared_decomposition,
+)
+from manyfit.ensemble.metrics import Metric
+from manyfit.ensemble.pools import Pool
+from manyfit.ensemble.problem import Problem
+from manyfit.ensemble.selection import own_losses
+from manyfit.ensemble.weights import log_loss_weights, squared_error_weights
+
+if TYPE_CHECKING:
+    from manyfit.ensemble.ensemble import Ensemble
+
+
+@dataclasses.dataclass(frozen=True)
+class MemberFacts:
+    """What is known of one member, on the rows the weights were learned from."""
+
+    name: str
+    weight: float
+    score: float  # alone; NaN if its predictions are not finite
+    without: float | None  # score of the ensemble without it, other weights scaled up; None if it has no weight
+    copies: tuple[str, ...]
+    seeds: tuple[str, ...]  # members with the same configuration
+    num_bytes: int
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explanation:
+    """Everything that `summary` says, as data."""
+
+    members: tuple[MemberFacts, ...]
+    decompositions: tuple[Decomposition, ...]
+    diversity: Diversity
+    names: tuple[str, ...]  # of the rows and columns of `diversity`
+    optimality_gap: float | None  # of the convex weights, in the unit of the surrogate; None if others were chosen
+    front: tuple[tuple[str, int, float], ...]  # method, members, cross-fitted score: what each cost buys at best
+    choice: Choice
+    metric: Metric
+    notes: tuple[str, ...]
+    pool_text: str
+
+    def heat_map(self, measure: str = "q_statistic") -> str:
+        """One measure of `diversity` as SVG: "q_statistic", "error_correlation" or "disagreement"."""
+        matrix = getattr(self.diversity, measure)
+        if matrix is None:
+            measure, matrix = "error_correlation", self.diversity.error_correlation
+        return heat_map(matrix, list(self.names), measure.replace("_", " "))
+
+    def text(self) -> str:
+        """The summary."""
+        return "\n".join([*_headline(self), *_diversity_lines(self), *_member_lines(self), *_front_lines(self)])
+
+
+def explain_ensemble(ensemble: Ensemble) -> Explanation:
+    """Makes the explanation of a fitted ensemble.
+
+    Raises:
+        UsageError: it was loaded, so the rows are not here.
+    """
+    problem, result = ensemble.problem, ensemble.choice
+    if problem is None or result is None:
+        from manyfit.core.errors import UsageError, explain
+
+        raise UsageError(
+            explain(
+                "Ensemble.explanation",
+                "an ensemble that was loaded from disk",
+                "a freshly fitted ensemble",
+                "Fit again, or keep the text of summary() beside the saved ensemble.",
+            )
+        )
+    flat = problem.predictions.reshape(problem.num_members, -1)
+    finite = np.flatnonzero(np.isfinite(flat).all(axis=1))
+    seen = problem.members(finite)
+    names = tuple(ensemble.members[index].name for index in finite)
+    measured = diversity(seen)
+    return Explanation(
+        members=tuple(_facts(ensemble, problem, finite, measured)),
+        decompositions=tuple(_decompositions(seen, ensemble.pool, finite)),
+        diversity=measured,
+        names=names,
+        optimality_gap=_gap(seen, ensemble.metric, ensemble.pool, result, finite),
+        front=_front(result),
+        choice=result,
+        metric=ensemble.metric,
+        notes=tuple(ensemble.notes),
+        pool_text=ensemble.pool.describe(),
+    )
+
+
+def _decompositions(problem: Problem, pool: Pool, finite: np.ndarray) -> list[Decomposition]:
+    weights = np.maximum(pool.weights[finite], 0.0)
+    if weights.sum() <= 0 or (weights > 0).sum() < 2:
+        return []
+    weights = weights / weights.sum()
+    if not problem.task.probabilistic:
+        return [squared_decomposition(problem, weights)]
+    return [log_decomposition(problem, weights, geometric=pool.kind in ("geometric", "stacking"))]
+
+
+def _gap(problem: Problem, metric: Metric, pool: Pool, result: Choice, finite: np.ndarray) -> float | None:
+    if not result.method.startswith("convex") or pool.kind != "linear":
+        return None
+    if problem.task.probabilistic and metric.name == "log_loss":
+        return log_loss_weights(problem.true_probability, problem.entry_weight, tolerance=1e-9).gap
+    if metric.exact:
+        return squared_error_weights(problem.residual, problem.residual_weight).gap
+    return None
+
+
+def _facts(ensemble: Ensemble, problem: Problem, finite: np.ndarray, measured: Diversity) -> list[MemberFacts]:
+    metric, pool = ensemble.metric, ensemble.pool
+    own = np.full(problem.num_members, np.nan)
+    own[finite] = own_losses(problem.members(finite), metric)
+    whole = metric.loss(pool(problem.predictions, problem.task), problem)
+    answer = []
+    for index, member in enumerate(ensemble.members):
+        place = np.flatnonzero(finite == index)
+        near = finite[np.flatnonzero(measured.copies[place[0]])] if len(place) else np.array([], dtype=int)
+        without = _loss_without(pool, index, problem, metric)
+        seeds = [
+            other.name
+            for other in ensemble.members
+            if other is not member and member.configuration is not None and other.configuration == member.configuration
+        ]
+        weight = float(pool.weights[index])
+        answer.append(
+            MemberFacts(
+                member.name,
+                weight,
+                metric.to_score(float(own[index]), problem),
+                None if without is None else metric.to_score(without, problem),
+                tuple(ensemble.members[k].name for k in near),
+                tuple(seeds),
+                member.num_bytes,
+                _reason(ensemble, problem, index, own, whole, without, near),
+            )
+        )
+    return answer
+
+
+def _loss_without(pool: Pool, index: int, problem: Problem, metric: Metric) -> float | None:
+    if pool.weights[index] == 0 or len(pool.support) < 2 or pool.kind == "stacking":
+        return None
+    weights = pool.weights.copy()
+    weights[index] = 0.0
+    weights *= pool.weights.sum() / weights.sum()
+    return metric.loss(dataclasses.replace(pool, weights=weights)(problem.predictions, problem.task), problem)
+
+
+def _reason(
+    ensemble: Ensemble,
+    problem: Problem,
+    index: int,
+    own: np.ndarray,
+    whole: float,
+    without: float | None,
+    near: np.ndarray,
+) -> str:
+    weights = ensemble.pool.weights
+    if not np.isfinite(own[index]):
+        return "its predictions are not all finite"
+    best = int(np.nanargmin(own))
+    if weights[index] != 0:
+        if len(ensemble.pool.support) == 1:
+            return "the best member alone" if index == best else "the only member that was chosen"
+        if without is None:
+            return "a coefficient of a linear model, not a share"
+        return f"without it the loss would be {without - whole:+.3g}"
+    used = [int(k) for k in near if weights[k] != 0]
+    if used:
+        return f"a copy of {ensemble.members[used[0]].name}, which is in already"
+    if ensemble.refused:
+        return "no gain from several members is proven"
+    step = _loss_with(ensemble.pool, index, problem, ensemble.metric)
+    worse = f"alone {own[index] - own[best]:.3g} worse than {ensemble.members[best].name}"
+    if step is not None and step > whole:
+        return f"{worse}; a 5 % share of it would cost {step - whole:.3g}"
+    return f"{worse}; a 5 % share of it would change the loss by {(step or whole) - whole:+.2g}, too little to pay for it"
+
+
+def _loss_with(pool: Pool, index: int, problem: Problem, metric: Metric, share: float = 0.05) -> float | None:
+    if pool.kind in ("stacking", "rank"):
+        return None
+    weights = pool.weights * (1 - share)
+    weights[index] = share * pool.weights.sum()
+    return metric.loss(dataclasses.replace(pool, weights=weights)(problem.predictions, problem.task), problem)
+
+
+def _front(result: Choice) -> tuple[tuple[str, int, float], ...]:
+    points: list[Candidate] = list(result.candidates)
+    kept = pareto_front([(float(c.num_members), c.loss) for c in points])
+    return tuple((points[k].name, points[k].num_members, points[k].score) for k in kept)
+
+
+def _headline(told: Explanation) -> list[str]:
+    result, metric = told.choice, told.metric
+    percent = "cross-fitted"
+    gain = f"{result.gain.estimate:+.4g} [{result.gain.low:+.4g}, {result.gain.high:+.4g}]"
+    scores = f"{metric.name} {result.baseline_score:.4g} -> {result.score:.4g}"
+    if len(told.members) == 1:
+        first = f"One member, so there is nothing to combine: {told.pool_text}."
+    elif result.refused:
+        first = (
+            f"No gain from several members is proven, so this is the single best one"
+            f"{' with a temperature' if result.method == BASELINES[1] else ''}."
+        )
+    else:
+        used = sum(1 for member in told.members if member.weight != 0)
+        first = f"{result.method}: {told.pool_text} of {used} of {len(told.members)} members."
+    lines = [first, f"{percent}, choice included: {scores}, gain over the single best {gain}."]
+    if told.optimality_gap is not None:
+        lines.append(f"Its weights are within {max(told.optimality_gap, 0):.1g} of the best possible on these rows.")
+    return lines
+
+
+def _diversity_lines(told: Explanation) -> list[str]:
+    lines = [
+        f"{d.loss}: members average {d.members:.4g}, diversity gives back {d.diversity:.4g}." for d in told.decompositions
+    ]
+    q = told.diversity.q_statistic
+    if q is not None and len(q) > 1:
+        mean = float(q[np.triu_indices(len(q), 1)].mean())
+        lines.append(f"Mean Q between members: {mean:.2f}" + (", near-copies: expect little." if mean > COPIES else "."))
+    return lines + list(told.notes)
+
+
+def _member_lines(told: Explanation) -> list[str]:
+    width = max(len(member.name) for member in told.members)
+    lines = ["", f"{'member':<{width}}  weight   {told.metric.name}  why"]
+    for member in sorted(told.members, key=lambda m: -abs(m.weight)):
+        extra = f" (copy of {', '.join(member.copies[:3])})" if member.copies else ""
+        if member.seeds:
+            extra += f" (another seed of the configuration of {', '.join(member.seeds[:3])})"
+        lines.append(f"{member.name:<{width}}  {member.weight:6.3f}  {member.score:8.4g}  {member.reason}{extra}")
+    return lines
+
+
+def _front_lines(told: Explanation) -> list[str]:
+    lines = ["", "What members buy (cross-fitted):"]
+    return lines + [f"  {size:3d} member{'s' if size > 1 else ' '}  {score:.4g}  {name}" for name, size, score in told.front]

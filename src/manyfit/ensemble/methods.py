@@ -1,0 +1,240 @@
+"""The methods that an ensemble chooses among: each turns a problem into a pool, and is cheap enough to be cross-fitted.
+
+A method sees the rows it is given and nothing else. Screening (which members the slow methods look at) happens inside
+it, so that cross-fitting covers the screening too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from manyfit.ensemble import blind, smooth
+from manyfit.ensemble.calibration import with_temperature
+from manyfit.ensemble.metrics import Metric, log_losses, squared_errors, surrogate
+from manyfit.ensemble.pools import Pool, rank_pool, single
+from manyfit.ensemble.problem import Problem, Task
+from manyfit.ensemble.selection import bagged_greedy_weights, greedy_weights, own_losses
+from manyfit.ensemble.settings import Settings
+from manyfit.ensemble.weights import log_loss_weights, squared_error_weights
+
+_SLOW_MEMBERS = 10  # members that the slow methods look at
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What every method is told besides the problem."""
+
+    metric: Metric
+    settings: Settings
+    rng: np.random.Generator
+
+    @property
+    def solvable(self) -> bool:
+        """Whether the convex solvers minimise the metric itself."""
+        return self.metric.exact
+
+
+Method = Callable[[Problem, Context], Pool]
+
+
+def single_best(problem: Problem, context: Context) -> Pool:
+    """The member with the smallest loss."""
+    return single(int(np.argmin(own_losses(problem, context.metric))), problem.num_members)
+
+
+def uniform(problem: Problem, context: Context) -> Pool:
+    """The plain average of the best k members, k in 1, 2, 3, 5, 8, ... chosen by the metric."""
+    order = np.argsort(own_losses(problem, context.metric), kind="stable")
+    sizes = [size for size in (1, 2, 3, 5, 8, 12, 20, 30, 50) if size <= problem.num_members]
+    trials = np.zeros((len(sizes), problem.num_members))
+    for trial, size in zip(trials, sizes, strict=True):
+        trial[order[:size]] = 1.0 / size
+    losses = blind.linear_losses(problem, context.metric)(trials)
+    return Pool("linear", trials[int(np.argmin(losses))])
+
+
+def greedy(problem: Problem, context: Context) -> Pool:
+    """Greedy selection with replacement and sorted start."""
+    return Pool("linear", greedy_weights(problem, context.metric, num_steps=context.settings.num_steps))
+
+
+def bagged_greedy(problem: Problem, context: Context) -> Pool:
+    """Greedy selection bagged over members and rows."""
+    chosen = screened(problem, context, context.settings.max_candidates)
+    weights = bagged_greedy_weights(
+        problem.members(chosen), context.metric, context.rng, num_steps=context.settings.num_steps
+    )
+    weights = np.where(weights < 0.01, 0.0, weights)  # members that some bag picked once are cost without use
+    return Pool("linear", weights / weights.sum()).expand(chosen, problem.num_members)
+
+
+def convex(problem: Problem, context: Context) -> Pool:
+    """The best simplex weights: exact where the metric allows it, else those of a smooth surrogate, then polished."""
+    near = surrogate(context.metric, problem.task)
+    if near.row_losses is log_losses:
+        weights = log_loss_weights(problem.true_probability, problem.entry_weight, tolerance=1e-9).weights
+    elif near.row_losses is squared_errors:
+        weights = squared_error_weights(problem.residual, problem.residual_weight).weights
+    else:
+        chosen = screened(problem, context, context.settings.max_candidates)
+        found = smooth.smoothed_weights(problem.members(chosen), near)
+        weights = Pool("linear", found).expand(chosen, problem.num_members).weights
+    if context.solvable:
+        return Pool("linear", weights)
+    chosen = np.union1d(np.flatnonzero(weights), screened(problem, context, _SLOW_MEMBERS))
+    better = blind.polished(problem.members(chosen), context.metric, weights[chosen])
+    return Pool("linear", better).expand(chosen, problem.num_members)
+
+
+def shrunk_convex(problem: Problem, context: Context) -> Pool:
+    """Half convex weights, half the plain average of the members they use: less fitted to these rows."""
+    weights = convex(problem, context).weights
+    used = weights > 0
+    return Pool("linear", 0.5 * weights + 0.5 * used / used.sum())
+
+
+def geometric(problem: Problem, context: Context) -> Pool:
+    """The geometric pool with the smallest log loss."""
+    chosen = relevant(problem, context)
+    return smooth.geometric_pool(problem.members(chosen)).expand(chosen, problem.num_members)
+
+
+def power(problem: Problem, context: Context) -> Pool:
+    """The power mean with convex weights, r in (0, 1] chosen by log loss."""
+    return _with_parameter(problem, context, "power", (0.02, 1.0))
+
+
+def exponential(problem: Problem, context: Context) -> Pool:
+    """The exponential mean with convex weights, a chosen by the surrogate."""
+    if problem.task is not Task.REGRESSION:
+        return _with_parameter(problem, context, "exponential", (0.05, 8.0))
+    spread = max(float(problem.target.std()), 1e-12)
+    return _with_parameter(problem, context, "exponential", (0.01 / spread, 4.0 / spread))
+
+
+def _with_parameter(problem: Problem, context: Context, kind: str, limits: tuple[float, float]) -> Pool:
+    chosen = relevant(problem, context)
+    smaller = problem.members(chosen)
+    weights = convex(smaller, context).weights
+    near = surrogate(context.metric, problem.task)
+
+    def loss(parameter: float) -> float:
+        pool = Pool(kind, weights, parameter=parameter)
+        return near.loss(pool(smaller.predictions, problem.task), smaller)
+
+    answer = minimize_scalar(loss, bounds=limits, method="bounded", options={"xatol": 0.02 * limits[1], "maxiter": 12})
+    return Pool(kind, weights, parameter=float(answer.x)).expand(chosen, problem.num_members)
+
+
+def rank(problem: Problem, context: Context) -> Pool:
+    """The average of ranks, weights by greedy selection on the ranks."""
+    chosen = screened(problem, context, _SLOW_MEMBERS)
+    smaller = problem.members(chosen)
+    every = [rank_pool(smaller.predictions[[i]], np.ones(1)) for i in range(len(chosen))]
+    ranks = np.stack([pool(smaller.predictions[[i]], problem.task) for i, pool in enumerate(every)])
+    ranked = dataclasses.replace(smaller, predictions=ranks)
+    weights = greedy_weights(ranked, context.metric, num_steps=context.settings.num_steps)
+    return rank_pool(smaller.predictions, weights).expand(chosen, problem.num_members)
+
+
+def stacking(problem: Problem, context: Context) -> Pool:
+    """A linear model on the members' outputs, strongly regularised."""
+    return _stacking(problem, context, 0.1)
+
+
+def light_stacking(problem: Problem, context: Context) -> Pool:
+    """The same, lightly regularised."""
+    return _stacking(problem, context, 0.01)
+
+
+def _stacking(problem: Problem, context: Context, ridge: float) -> Pool:
+    chosen = relevant(problem, context)
+    return smooth.stacking_pool(problem.members(chosen), ridge=ridge).expand(chosen, problem.num_members)
+
+
+def nelder_mead(problem: Problem, context: Context) -> Pool:
+    """Nelder-Mead on the weights of the best few members."""
+    chosen = screened(problem, context, _SLOW_MEMBERS)
+    weights = blind.nelder_mead_weights(problem.members(chosen), context.metric)
+    return Pool("linear", weights).expand(chosen, problem.num_members)
+
+
+def random_search(problem: Problem, context: Context) -> Pool:
+    """The best of random weights of the best few members."""
+    chosen = screened(problem, context, _SLOW_MEMBERS)
+    weights = blind.random_weights(problem.members(chosen), context.metric, context.rng)
+    return Pool("linear", weights).expand(chosen, problem.num_members)
+
+
+def screened(problem: Problem, context: Context, count: int) -> np.ndarray:
+    """Indices of the `count` members with the smallest losses, in order of index."""
+    if problem.num_members <= count:
+        return np.arange(problem.num_members)
+    return np.sort(np.argsort(own_losses(problem, context.metric), kind="stable")[:count])
+
+
+def relevant(problem: Problem, context: Context) -> np.ndarray:
+    """Indices of the members worth a slow look: the support of the convex weights, and the best few by themselves."""
+    support = np.flatnonzero(convex_support(problem, context))
+    if len(support) > _SLOW_MEMBERS:
+        own = own_losses(problem, context.metric)
+        support = support[np.argsort(own[support], kind="stable")[:_SLOW_MEMBERS]]
+    return np.union1d(support, screened(problem, context, 5))
+
+
+def convex_support(problem: Problem, context: Context) -> np.ndarray:
+    """(M,) convex weights for the surrogate, unpolished: cheap, and zero for members that bring nothing."""
+    if problem.task.probabilistic:
+        return log_loss_weights(problem.true_probability, problem.entry_weight, tolerance=1e-6).weights
+    return squared_error_weights(problem.residual, problem.residual_weight, tolerance=1e-6).weights
+
+
+METHODS: dict[str, Method] = {
+    "single best": single_best,
+    "uniform": uniform,
+    "greedy": greedy,
+    "bagged greedy": bagged_greedy,
+    "convex": convex,
+    "shrunk convex": shrunk_convex,
+    "geometric": geometric,
+    "power": power,
+    "exponential": exponential,
+    "rank": rank,
+    "stacking": stacking,
+    "light stacking": light_stacking,
+    "nelder-mead": nelder_mead,
+    "random search": random_search,
+}
+"""Every method by its name."""
+
+TEMPERED = ("single best", "uniform", "greedy", "bagged greedy", "convex", "shrunk convex", "power", "exponential")
+
+
+def candidates(task: Task, metric: Metric, settings: Settings) -> dict[str, Method]:
+    """The methods that make sense for a task and a metric, each with and without a temperature where one can help."""
+    names = ["single best", "uniform", "greedy", "bagged greedy", "convex", "shrunk convex"]
+    names += ["stacking", "light stacking", "nelder-mead", "random search"]
+    if metric.quantiles is not None or not (task.probabilistic or metric.row_losses is squared_errors):
+        names = [name for name in names if "stacking" not in name]  # it minimises squared error, which is not asked for
+    if task.probabilistic:
+        names += ["geometric", "power", "exponential"]
+    if metric.ranks:
+        names += ["rank"]
+    methods = {name: METHODS[name] for name in names}
+    if task.probabilistic and settings.temperature and not metric.ranks and metric.name != "accuracy":
+        for name in TEMPERED:
+            methods[f"{name} + temperature"] = tempered(METHODS[name])
+    return methods
+
+
+def tempered(method: Method) -> Method:
+    """The same method, with a temperature fitted after pooling."""
+
+    def fit(problem: Problem, context: Context) -> Pool:
+        return with_temperature(method(problem, context), problem)
+
+    return fit

@@ -1,0 +1,303 @@
+"""One set of rows, what the members predicted on them and what was true: the input of every method.
+
+| symbol | here | meaning |
+|---|---|---|
+| M | `num_members` | members |
+| n | `num_rows` | rows |
+| C | `num_outputs` | columns of a prediction: classes, labels, or outputs |
+| P | `true_probability` | (N, M), the probability each member gave to what was true |
+| v | `row_weight` | (n,), sums to one |
+
+Binary and multi-label tasks are sets of independent two-class questions, so N = n * C there and N = n elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+from typing import Any
+
+import numpy as np
+
+from manyfit.core.errors import UsageError, explain
+
+EPSILON = 1e-7  # probabilities are kept this far from zero, as in Keras's cross-entropies
+_SUM_TOLERANCE = 2e-2  # half precision, ten classes and a mixed-precision softmax stay well within
+
+
+class Task(enum.StrEnum):
+    """What the members predict."""
+
+    BINARY = "binary"  # one column: the probability of 1
+    MULTICLASS = "multiclass"  # one column per class, rows sum to one
+    MULTILABEL = "multilabel"  # one column per label, each a probability of its own
+    REGRESSION = "regression"  # one column per output (or per quantile)
+
+    @property
+    def probabilistic(self) -> bool:
+        """Whether predictions are probabilities."""
+        return self is not Task.REGRESSION
+
+    @property
+    def two_class(self) -> bool:
+        """Whether each column is a two-class question of its own."""
+        return self in (Task.BINARY, Task.MULTILABEL)
+
+
+def two_columns(predictions: np.ndarray) -> np.ndarray:
+    """Turns (M, n, C) probabilities of 1 into (M, n * C, 2) probabilities of 0 and 1."""
+    flat = predictions.reshape(len(predictions), -1)
+    return np.stack([1.0 - flat, flat], axis=-1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """Predictions and truth on the rows that weights are learned from."""
+
+    task: Task
+    predictions: np.ndarray  # (M, n, C)
+    target: np.ndarray  # (n,) class indices for multiclass; (n, C) otherwise
+    row_weight: np.ndarray  # (n,), sums to one
+    given: np.ndarray  # the labels as the user gave them, for metrics that are not ours
+
+    @property
+    def num_members(self) -> int:
+        """M."""
+        return len(self.predictions)
+
+    @property
+    def num_rows(self) -> int:
+        """n."""
+        return self.predictions.shape[1]
+
+    @property
+    def num_outputs(self) -> int:
+        """C."""
+        return self.predictions.shape[2]
+
+    @functools.cached_property
+    def entry_weight(self) -> np.ndarray:
+        """(N,) weights of the entries of `true_probability` and of `residual`, summing to one."""
+        if self.task is Task.MULTICLASS:
+            return self.row_weight
+        return np.repeat(self.row_weight / self.num_outputs, self.num_outputs)
+
+    @functools.cached_property
+    def true_probability(self) -> np.ndarray:
+        """P (N, M): the probability that each member gave to what was true, at least `EPSILON`."""
+        if self.task is Task.MULTICLASS:
+            chosen = self.predictions[:, np.arange(self.num_rows), self.target]
+        else:
+            chosen = np.where(self.target[None] > 0.5, self.predictions, 1.0 - self.predictions)
+            chosen = chosen.reshape(self.num_members, -1)
+        return np.ascontiguousarray(np.maximum(chosen.T.astype(np.float64), EPSILON))
+
+    @functools.cached_property
+    def residual(self) -> np.ndarray:
+        """(N, M): prediction minus truth, rows times outputs."""
+        target = self.one_hot if self.task is Task.MULTICLASS else self.target
+        difference = self.predictions.astype(np.float64) - target[None]
+        return np.ascontiguousarray(difference.reshape(self.num_members, -1).T)
+
+    @functools.cached_property
+    def residual_weight(self) -> np.ndarray:
+        """(n * C,) weights of the rows of `residual`, summing to one."""
+        return np.repeat(self.row_weight / self.num_outputs, self.num_outputs)
+
+    @functools.cached_property
+    def one_hot(self) -> np.ndarray:
+        """(n, C) indicator of the true class."""
+        return np.eye(self.num_outputs)[self.target]
+
+    def rows(self, chosen: np.ndarray) -> Problem:
+        """The same problem on some of its rows, weights renormalised."""
+        weight = self.row_weight[chosen]
+        total = weight.sum()
+        weight = weight / total if total > 0 else np.full(len(weight), 1.0 / len(weight))
+        smaller = Problem(self.task, self.predictions[:, chosen], self.target[chosen], weight, self.given[chosen])
+        if "true_probability" in self.__dict__:
+            num_entries = len(self.true_probability) // self.num_rows
+            entries = self.true_probability.reshape(self.num_rows, num_entries, -1)[chosen]
+            smaller.__dict__["true_probability"] = entries.reshape(-1, self.num_members)
+        return smaller
+
+    def members(self, chosen: np.ndarray) -> Problem:
+        """The same problem with some of its members; what was computed before is reused."""
+        smaller = dataclasses.replace(self, predictions=self.predictions[chosen])
+        if "true_probability" in self.__dict__:
+            smaller.__dict__["true_probability"] = self.true_probability[:, chosen]
+        return smaller
+
+    def weighted(self, row_weight: np.ndarray) -> Problem:
+        """The same problem with other row weights, as a bootstrap sample needs; what was computed before is reused."""
+        other = dataclasses.replace(self, row_weight=row_weight / row_weight.sum())
+        for name in ("true_probability", "residual"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
+        return other
+
+
+def make_problem(
+    predictions: np.ndarray, y: Any, *, task: Task | str | None = None, sample_weight: Any = None
+) -> Problem:
+    """Checks predictions and labels, finds the task, and brings both into one form.
+
+    Args:
+        predictions: (M, n, C), finite.
+        y: (n,) or (n, 1) labels or values, (n, C) one-hot labels, labels or values.
+        task: what the members predict; None finds it from the numbers.
+        sample_weight: (n,), not negative, or None.
+
+    Raises:
+        UsageError: rows of predictions and labels differ in number.
+        UsageError: labels do not fit the task or the columns of the predictions.
+        UsageError: predictions of a classification task are not probabilities.
+        UsageError: sample weights are negative, not finite, all zero, or of another length.
+    """
+    given = np.asarray(y)
+    if given.ndim == 0 or len(given) != predictions.shape[1]:
+        raise UsageError(
+            explain(
+                "Ensemble.fit(y)",
+                f"{0 if given.ndim == 0 else len(given)} labels for {predictions.shape[1]} predicted rows",
+                "one label per predicted row, in the same order",
+                "Give the labels of exactly the rows that were predicted.",
+            )
+        )
+    if len(given) == 0:
+        raise UsageError(explain("Ensemble.fit(y)", "no rows", "at least one row", "Give the validation rows."))
+    labels = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
+    found = Task(task) if task is not None else infer_task(predictions, labels)
+    target = _target(found, predictions, labels)
+    if found.probabilistic:
+        predictions = _probabilities(found, predictions)
+    return Problem(found, predictions, target, _row_weight(sample_weight, len(given)), given)
+
+
+def _is_probability(predictions: np.ndarray) -> bool:
+    return bool(predictions.min() >= -1e-6 and predictions.max() <= 1 + 1e-3)
+
+
+def _sums_to_one(predictions: np.ndarray) -> bool:
+    return bool(np.abs(predictions.sum(axis=-1, dtype=np.float64) - 1).max() <= _SUM_TOLERANCE)
+
+
+def _zero_or_one(labels: np.ndarray) -> bool:
+    return labels.dtype.kind in "biuf" and bool(np.isin(labels, (0, 1)).all())
+
+
+def infer_task(predictions: np.ndarray, labels: np.ndarray) -> Task:
+    """Finds the task from the numbers alone: probabilities or not, rows that sum to one or not, labels or values."""
+    num_outputs = predictions.shape[-1]
+    if labels.dtype.kind not in "biuf":
+        return Task.BINARY if num_outputs == 1 else Task.MULTICLASS
+    if not _is_probability(predictions):
+        looks_like_labels = labels.ndim == 1 and num_outputs > 1
+        return Task.MULTICLASS if looks_like_labels else Task.REGRESSION
+    if num_outputs == 1:
+        return Task.BINARY if labels.ndim == 1 and _zero_or_one(labels) else Task.REGRESSION
+    if labels.ndim == 1:
+        return Task.MULTICLASS
+    if not _zero_or_one(labels):
+        return Task.REGRESSION
+    return Task.MULTICLASS if _sums_to_one(predictions) and (labels.sum(axis=1) == 1).all() else Task.MULTILABEL
+
+
+def _target(task: Task, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    num_outputs = predictions.shape[-1]
+    if labels.dtype.kind not in "biuf":
+        raise UsageError(
+            explain(
+                "Ensemble.fit(y)",
+                f"labels of type {labels.dtype}",
+                "numbers: class indices, one-hot rows, 0/1 labels or values",
+                "Encode the classes as 0, 1, 2, ... in the order of the columns of the predictions.",
+            )
+        )
+    if not np.isfinite(labels).all():
+        raise UsageError(
+            explain("Ensemble.fit(y)", "labels that are NaN or inf", "finite labels", "Leave out those rows.")
+        )
+    if task is Task.MULTICLASS:
+        return _class_indices(labels, num_outputs)
+    target = labels.reshape(len(labels), -1).astype(np.float64)
+    if target.shape[1] != num_outputs:
+        raise UsageError(
+            explain(
+                "Ensemble.fit(y)",
+                f"labels of shape {labels.shape} for predictions with {num_outputs} columns, as {task.value}",
+                f"labels of shape ({len(labels)}, {num_outputs})",
+                'Give one label per column, or say which task it is: task="multiclass".',
+            )
+        )
+    if task.two_class and not _zero_or_one(target):
+        raise UsageError(
+            explain(
+                "Ensemble.fit(y)",
+                f"labels between {target.min():g} and {target.max():g}, as {task.value}",
+                "0 and 1",
+                'Encode the labels as 0 and 1, or pass task="regression".',
+            )
+        )
+    return target
+
+
+def _class_indices(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    if labels.ndim == 2:
+        if labels.shape[1] != num_classes or not _zero_or_one(labels) or not (labels.sum(axis=1) == 1).all():
+            raise UsageError(
+                explain(
+                    "Ensemble.fit(y)",
+                    f"labels of shape {labels.shape} for predictions with {num_classes} classes",
+                    "class indices of shape (n,), or one-hot rows with one column per class",
+                    "Give y.argmax(axis=1) if the rows are soft labels.",
+                )
+            )
+        return labels.argmax(axis=1)
+    indices = labels.astype(np.int64)
+    if labels.ndim != 1 or (indices != labels).any() or indices.min() < 0 or indices.max() >= num_classes:
+        raise UsageError(
+            explain(
+                "Ensemble.fit(y)",
+                f"labels between {labels.min():g} and {labels.max():g} for predictions with {num_classes} classes",
+                f"whole numbers from 0 to {num_classes - 1}",
+                "Encode the classes as 0, 1, 2, ... in the order of the columns of the predictions.",
+            )
+        )
+    return indices
+
+
+def _probabilities(task: Task, predictions: np.ndarray) -> np.ndarray:
+    if not _is_probability(predictions) or (task is Task.MULTICLASS and not _sums_to_one(predictions)):
+        raise UsageError(
+            explain(
+                "Ensemble.fit(predictions)",
+                f"numbers between {predictions.min():g} and {predictions.max():g} that are no probabilities",
+                f"probabilities, for a {task.value} task",
+                "Apply softmax or sigmoid to logits first, or pass the Keras models: "
+                "their from_logits losses are understood.",
+            )
+        )
+    clipped = np.clip(predictions, 0, 1)
+    if task is Task.MULTICLASS:
+        sums = clipped.sum(axis=-1, keepdims=True, dtype=np.float64)
+        if np.abs(sums - 1).max() > 1e-5:  # half precision; exact sums are left alone, bit for bit
+            clipped = clipped / sums
+    return clipped
+
+
+def _row_weight(sample_weight: Any, num_rows: int) -> np.ndarray:
+    if sample_weight is None:
+        return np.full(num_rows, 1.0 / num_rows)
+    weight = np.asarray(sample_weight, dtype=np.float64).reshape(-1)
+    if len(weight) != num_rows or not np.isfinite(weight).all() or weight.min() < 0 or weight.sum() <= 0:
+        raise UsageError(
+            explain(
+                "Ensemble.fit(sample_weight)",
+                f"{len(weight)} weights for {num_rows} rows" if len(weight) != num_rows else "unusable weights",
+                "one finite weight per row, none negative, not all zero",
+                "Leave sample_weight out to weigh all rows alike.",
+            )
+        )
+    return weight / weight.sum()
