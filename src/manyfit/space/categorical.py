@@ -52,29 +52,10 @@ class Choice(HyperParameter):
         self._values = [as_value(value) for value in values]
         self._check_values()
         self._type = type(self._values[0])
-        numeric = self._type in (int, float)
-        if ordered and self._type is str:
-            raise UsageError(
-                explain(
-                    self.where,
-                    f"ordered=True for {self._values}; `ordered` must be `False` for non-numeric types",
-                    "ordered=True for numbers only",
-                    "Leave `ordered` out, or use numbers.",
-                )
-            )
-        self.ordered = numeric if ordered is None else bool(ordered)
-        if default is not None and not self.contains(self._default):
-            raise UsageError(
-                explain(
-                    self.where,
-                    f"values={self._values}, default={default!r}",
-                    "The default value should be one of the choices",
-                    f"Type default={self._values[0]!r}, or add {default!r} to the values.",
-                )
-            )
-        by_position = sorted(self._values) if self.ordered else self._values
-        self._by_position: list[Value] = list(by_position)
-        self._index = {value: index for index, value in enumerate(by_position)}
+        self.ordered = self._type in (int, float) if ordered is None else bool(ordered)
+        self._check_order_and_default()
+        self._by_position = sorted(self._values) if self.ordered else self._values
+        self._index = {value: index for index, value in enumerate(self._by_position)}
 
     def _check_values(self) -> None:
         shown = self._values
@@ -103,10 +84,32 @@ class Choice(HyperParameter):
                     _NOT_A_VALUE,
                 )
             )
-        twice = [value for index, value in enumerate(shown) if value in shown[:index] or value != value]
+        if any(value != value for value in shown):
+            raise UsageError(explain(self.where, f"values={shown}", "numbers, NaN is none", "Remove the NaN."))
+        twice = [value for index, value in enumerate(shown) if value in shown[:index]]
         if twice:
             raise UsageError(
                 explain(self.where, f"{twice[0]!r} more than once in {shown}", "each value once", "Remove the copies.")
+            )
+
+    def _check_order_and_default(self) -> None:
+        if self.ordered and self._type is str:
+            raise UsageError(
+                explain(
+                    self.where,
+                    f"ordered=True for {self._values}; `ordered` must be `False` for non-numeric types",
+                    "ordered=True for numbers only",
+                    "Leave `ordered` out, or use numbers.",
+                )
+            )
+        if self._default is not None and not self.contains(self._default):
+            raise UsageError(
+                explain(
+                    self.where,
+                    f"values={self._values}, default={self._default!r}",
+                    "The default value should be one of the choices",
+                    f"Type default={self._values[0]!r}, or add {self._default!r} to the values.",
+                )
             )
 
     @property
@@ -128,33 +131,20 @@ class Choice(HyperParameter):
     def value_at(self, index: int) -> Value:
         return self._by_position[index]
 
-    def nearest_index(self, value: Any) -> int:
-        value = as_value(value)
+    def nearest(self, values: Sequence[Any]) -> np.ndarray:
         try:
-            return self._index[value]
+            return np.array([self._index[value] for value in values], dtype=np.int64)
         except (KeyError, TypeError):
+            unknown = [value for value in values if not self.contains(value)]
             raise UsageError(
-                explain(self.where, f"the value {value!r}", f"one of {self._values}", "Use one of them.")
+                explain(self.where, f"the value {unknown[0]!r}", f"one of {self._values}", "Use one of them.")
             ) from None
-
-    def encode(self, values: Sequence[Any]) -> np.ndarray:
-        try:
-            return self.centres([self._index[value] for value in values])
-        except (KeyError, TypeError):
-            return super().encode(values)
-
-    def decode(self, positions: Any) -> list[Value]:
-        return [self._by_position[index] for index in self.indices(positions).tolist()]
 
     def contains(self, value: Any) -> bool:
         value = as_value(value)
         if type(value) is int and self._type is float:
             value = float(value)
-        return type(value) is self._type and value in self._index_or_values
-
-    @property
-    def _index_or_values(self) -> Iterable[Value]:
-        return getattr(self, "_index", self._values)
+        return type(value) is self._type and value in self._values
 
     def cast(self, value: Any) -> Value:
         return self._type(as_value(value))
@@ -216,8 +206,8 @@ class Boolean(HyperParameter):
     def value_at(self, index: int) -> bool:
         return bool(index)
 
-    def nearest_index(self, value: Any) -> int:
-        return int(bool(value))
+    def nearest(self, values: Sequence[Any]) -> np.ndarray:
+        return np.array([bool(value) for value in values], dtype=np.int64)
 
     def contains(self, value: Any) -> bool:
         return isinstance(as_value(value), bool)
@@ -270,8 +260,8 @@ class Fixed(HyperParameter):
     def value_at(self, index: int) -> Value:
         return self.value
 
-    def nearest_index(self, value: Any) -> int:
-        return 0
+    def nearest(self, values: Sequence[Any]) -> np.ndarray:
+        return np.zeros(len(values), dtype=np.int64)
 
     def contains(self, value: Any) -> bool:
         value = as_value(value)

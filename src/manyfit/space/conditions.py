@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,6 @@ class Parent(Condition):
         return f"Parent(name: '{self.name}', values: {self.values})"
 
 
-def all_active(conditions: Iterable[Condition], values: Mapping[str, Value]) -> bool:
+def all_active(conditions: Sequence[Condition], values: Mapping[str, Value]) -> bool:
     """Whether every one of the conditions holds."""
-    return all(condition.is_active(values) for condition in conditions)
+    return not conditions or all(condition.is_active(values) for condition in conditions)

@@ -16,7 +16,7 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Value, Values
-from manyfit.space import grid
+from manyfit.space import configurations
 from manyfit.space.conditions import Condition, Parent, all_active
 from manyfit.space.hyperparameter import HyperParameter, Kind
 from manyfit.space.hyperparameters import HyperParameters, parents_first
@@ -71,21 +71,21 @@ class Encoding:
 
     def __init__(self, space: HyperParameters) -> None:
         self._hyperparameters = parents_first(space.copy().space)
-        self._columns = {}
+        self._index: dict[int, int] = {}
         self.dimensions: list[Dimension] = []
         for each in self._hyperparameters:
             if each.num_values != 1:
-                self._columns[id(each)] = len(self.dimensions)
+                self._index[id(each)] = len(self.dimensions)
                 self.dimensions.append(Dimension(each.name, each.kind, each.num_values, each))
         self._by_name: dict[str, list[HyperParameter]] = {}
         for each in self._hyperparameters:
             self._by_name.setdefault(each.name, []).append(each)
+        # For every condition: which values of each hyperparameter of the parent's name make it hold.
         self._members = {
-            (id(parent), id(condition)): _members(parent, condition)
+            condition: {id(parent): _members(parent, condition) for parent in self._by_name.get(condition.name, ())}
             for each in self._hyperparameters
             for condition in each.conditions
             if isinstance(condition, Parent)
-            for parent in self._by_name.get(condition.name, [])
         }
 
     def __len__(self) -> int:
@@ -98,11 +98,11 @@ class Encoding:
         """The point of one configuration, shape (d,); NaN where inactive, or not given."""
         return self.encode_many([values])[0]
 
-    def encode_many(self, configurations: Sequence[Values]) -> np.ndarray:
+    def encode_many(self, many_values: Sequence[Values]) -> np.ndarray:
         """The points of many configurations.
 
         Args:
-            configurations: n times the values of the active hyperparameters. Numbers outside the bounds count as
+            many_values: n times the values of the active hyperparameters. Numbers outside the bounds count as
                 the bound.
 
         Returns:
@@ -111,14 +111,14 @@ class Encoding:
         Raises:
             UsageError: a value that is not in its choice.
         """
-        points = np.full((len(configurations), len(self)), np.nan)
+        points = np.full((len(many_values), len(self)), np.nan)
         holds: dict[Condition, np.ndarray] = {}
         for column, dimension in enumerate(self.dimensions):
-            raw = [values.get(dimension.name, _MISSING) for values in configurations]
+            raw = [values.get(dimension.name, _MISSING) for values in many_values]
             rows = np.array([value is not _MISSING for value in raw], dtype=bool)
             for condition in dimension.conditions:
                 if condition not in holds:
-                    holds[condition] = np.array([condition.is_active(values) for values in configurations], dtype=bool)
+                    holds[condition] = np.array([condition.is_active(values) for values in many_values], dtype=bool)
                 rows &= holds[condition]
             if rows.all():
                 points[:, column] = dimension.hyperparameter.encode(raw)
@@ -134,7 +134,7 @@ class Encoding:
 
         Coordinates of inactive hyperparameters are ignored; NaN at an active one means its default.
         """
-        return self.decode_many(np.asarray(point, dtype=float)[None, :])[0]
+        return self.decode_many(np.asarray(point, dtype=float)[None, ...])[0]
 
     def decode_many(self, points: Any) -> list[dict[str, Value]]:
         """The configurations at points X of shape (n, d); see `decode`.
@@ -143,41 +143,37 @@ class Encoding:
             UsageError: X does not have d columns.
         """
         points = self._checked(points)
-        configurations: list[dict[str, Value]] = [{} for _ in points]
-        for each in self._hyperparameters:
-            column = self._column_values(each, points)
-            for values, value in zip(configurations, column, strict=True):
-                if each.name not in values and all_active(each.conditions, values):
-                    values[each.name] = value
-        return configurations
+        rows: list[dict[str, Value]] = [{} for _ in points]
+        for column in self._columns_at(points):
+            name, decoded = column.hyperparameter.name, column.values()
+            if column.owns.all():
+                for values, value in zip(rows, decoded, strict=True):
+                    values[name] = value
+            else:
+                for row in np.flatnonzero(column.owns).tolist():
+                    rows[row][name] = decoded[row]
+        return rows
 
-    def _column_values(self, hyperparameter: HyperParameter, points: np.ndarray) -> list[Value]:
-        index = self._columns.get(id(hyperparameter))
-        if index is None:
-            return [hyperparameter.value_at(0)] * len(points)
-        column = points[:, index]
-        unknown = np.isnan(column)
-        if not unknown.any():
-            return hyperparameter.decode(column)
-        decoded = hyperparameter.decode(np.where(unknown, 0.5, column))
-        return [
-            hyperparameter.default if skip else value for value, skip in zip(decoded, unknown.tolist(), strict=True)
-        ]
+    def snap(self, points: Any) -> np.ndarray:
+        """The points of the configurations that are decoded at X, without making the configurations.
 
-    def _checked(self, points: Any) -> np.ndarray:
-        array = np.asarray(points, dtype=float)
-        if array.ndim != 2 or array.shape[1] != len(self):
-            raise UsageError(
-                explain(
-                    "Encoding.decode",
-                    f"points of shape {array.shape}",
-                    f"shape (n, {len(self)}), one column per dimension",
-                    "Make a new Encoding when the space has grown.",
-                )
-            )
-        return array
+        Equal to ``encode_many(decode_many(X))``, but vectorised: for samplers that move in the cube.
 
-    # -- activity ------------------------------------------------------------------------------------------------
+        Args:
+            points: X of shape (n, d). NaN at an active coordinate means the default.
+
+        Returns:
+            Shape (n, d): coordinates at the centres of their buckets, NaN where inactive.
+
+        Raises:
+            UsageError: X does not have d columns.
+        """
+        points = self._checked(points)
+        snapped = np.full(points.shape, np.nan)
+        for column in self._columns_at(points):
+            if column.index is not None:
+                snapped[:, column.index] = np.where(column.active, column.centres(), np.nan)
+        return snapped
 
     def active(self, values_or_points: Any) -> np.ndarray:
         """Which dimensions are active.
@@ -195,56 +191,37 @@ class Encoding:
             return ~np.isnan(self.snap(points[None, :]))[0]
         return ~np.isnan(self.snap(points))
 
-    def snap(self, points: Any) -> np.ndarray:
-        """The points of the configurations that are decoded at X, without making the configurations.
+    def _checked(self, points: Any) -> np.ndarray:
+        array = np.asarray(points, dtype=float)
+        if array.ndim != 2 or array.shape[1] != len(self):
+            raise UsageError(
+                explain(
+                    "Encoding",
+                    f"points of shape {array.shape}",
+                    f"shape (n, {len(self)}), one column per dimension",
+                    "Make a new Encoding when the space has grown.",
+                )
+            )
+        return array
 
-        Equal to ``encode_many(decode_many(X))``, but vectorised: for samplers that move in the cube.
-
-        Args:
-            points: X of shape (n, d). NaN at an active coordinate means the default.
-
-        Returns:
-            Shape (n, d): coordinates at the centres of their buckets, NaN where inactive.
-        """
-        points = self._checked(points)
-        snapped = np.full(points.shape, np.nan)
-        states: dict[str, list[tuple[HyperParameter, np.ndarray, Any]]] = {}
-        taken: dict[str, np.ndarray] = {}
+    def _columns_at(self, points: np.ndarray) -> Iterator[_Column]:
+        """Every hyperparameter at the points X, parents before children, with where it is active."""
+        seen: dict[str, list[_Column]] = {}
         for each in self._hyperparameters:
             active = np.ones(len(points), dtype=bool)
             for condition in each.conditions:
-                active &= self._holds(condition, states, len(points))
-            if each.name in taken:
-                own = active & ~taken[each.name]
-                taken[each.name] = taken[each.name] | active
-            else:
-                own = taken[each.name] = active
-            position, state = self._snapped_column(each, points)
-            states.setdefault(each.name, []).append((each, own, state))
-            if id(each) in self._columns:
-                snapped[:, self._columns[id(each)]] = np.where(active, position, np.nan)
-        return snapped
-
-    def _snapped_column(self, hyperparameter: HyperParameter, points: np.ndarray) -> tuple[Any, Any]:
-        """Snapped positions, and what conditions on this hyperparameter look at: indices, or a continuum's values."""
-        index = self._columns.get(id(hyperparameter))
-        if index is None:
-            return None, np.zeros(len(points), dtype=np.int64)
-        column = points[:, index]
-        unknown = np.isnan(column)
-        if unknown.any():
-            column = np.where(unknown, hyperparameter.value_to_prob(hyperparameter.default), column)
-        if hyperparameter.num_values is None:
-            return np.clip(column, 0.0, 1.0), np.asarray(hyperparameter.decode(column))
-        indices = hyperparameter.indices(column)
-        return hyperparameter.centres(indices), indices
-
-    def _holds(self, condition: Condition, states: Mapping[str, list[Any]], count: int) -> np.ndarray:
-        assert isinstance(condition, Parent)
-        holds = np.zeros(count, dtype=bool)
-        for parent, owns, state in states.get(condition.name, []):
-            holds |= owns & np.isin(state, self._members[id(parent), id(condition)])
-        return holds
+                assert isinstance(condition, Parent)
+                members = self._members[condition]
+                holds = np.zeros(len(points), dtype=bool)
+                for parent in seen.get(condition.name, ()):
+                    holds |= parent.owns & parent.among(members[id(parent.hyperparameter)])
+                active &= holds
+            owns = active
+            for earlier in seen.get(each.name, ()):
+                owns = owns & ~earlier.owns
+            column = _Column(each, self._index.get(id(each)), points, active, owns)
+            seen.setdefault(each.name, []).append(column)
+            yield column
 
     # -- configurations ------------------------------------------------------------------------------------------
 
@@ -287,7 +264,7 @@ class Encoding:
             value = values.get(each.name)
             if each.contains(value):
                 adapted[each.name] = each.cast(value)
-            elif isinstance(each, Numerical) and isinstance(value, (int, float)) and not isinstance(value, bool):
+            elif isinstance(each, Numerical) and _is_number(value):
                 adapted[each.name] = each.prob_to_value(each.value_to_prob(value))
             else:
                 adapted[each.name] = each.default if rng is None else each.random_sample(rng)
@@ -311,11 +288,11 @@ class Encoding:
 
     def num_configurations(self, limit: int = 10**7) -> int | None:
         """How many configurations the space has; None when infinitely many, or more than `limit`."""
-        return grid.count(self._hyperparameters, limit)
+        return configurations.count(self._hyperparameters, limit)
 
     def enumerate(self, num_continuous: int = NUM_MIDPOINTS) -> Iterator[dict[str, Value]]:
-        """The configurations of the grid, each once, in a stable order; see `grid.walk`."""
-        return grid.walk(self._hyperparameters, num_continuous)
+        """The configurations of the grid, each once, in a stable order; see `configurations.walk`."""
+        return configurations.walk(self._hyperparameters, num_continuous)
 
     # -- local search --------------------------------------------------------------------------------------------
 
@@ -365,6 +342,58 @@ class Encoding:
         return steps + gaussian if dimension.kind == "ordered" and count > NUM_MIDPOINTS else steps
 
 
+class _Column:
+    """One hyperparameter at n points.
+
+    Attributes:
+        hyperparameter: the hyperparameter.
+        index: its coordinate, None if it has a single value.
+        active: where its conditions hold, shape (n,).
+        owns: where it is active and the first of its name that is, so that its value is the one that counts.
+    """
+
+    def __init__(
+        self,
+        hyperparameter: HyperParameter,
+        index: int | None,
+        points: np.ndarray,
+        active: np.ndarray,
+        owns: np.ndarray,
+    ) -> None:
+        self.hyperparameter, self.index = hyperparameter, index
+        self.active, self.owns = active, owns
+        self._unknown: np.ndarray | None = None
+        if index is None:
+            self._positions = np.full(len(points), 0.5)
+        else:
+            unknown = np.isnan(points[:, index])
+            self._positions = np.clip(points[:, index], 0.0, 1.0)
+            if unknown.any():
+                self._unknown = unknown
+                self._positions[unknown] = hyperparameter.value_to_prob(hyperparameter.default)
+        self._indices = None if hyperparameter.num_values is None else hyperparameter.indices(self._positions)
+
+    def values(self) -> list[Value]:
+        """The value at each point."""
+        if self._indices is not None:
+            return self.hyperparameter.take(self._indices)
+        decoded = self.hyperparameter.decode(self._positions)
+        if self._unknown is None:
+            return decoded
+        default = self.hyperparameter.default  # exactly, and not by way of its position
+        return [default if skip else value for value, skip in zip(decoded, self._unknown.tolist(), strict=True)]
+
+    def centres(self) -> np.ndarray:
+        """The position of the value at each point."""
+        return self._positions if self._indices is None else self.hyperparameter.centres(self._indices)
+
+    def among(self, members: np.ndarray) -> np.ndarray:
+        """Where the value is among `members`, which `_members` made."""
+        if self._indices is None:
+            return np.isin(np.asarray(self.values()), members)
+        return np.isin(self._indices, members)
+
+
 def _reflected(positions: np.ndarray) -> list[float]:
     """Positions folded back into [0, 1]: a move off the edge is a move back from it, not a pile at the edge."""
     folded = np.abs(positions) % 2.0
@@ -376,3 +405,7 @@ def _members(parent: HyperParameter, condition: Parent) -> np.ndarray:
     if parent.num_values is None:
         return np.asarray([value for value in condition.values if parent.contains(value)], dtype=float)
     return np.asarray(parent.indices_among(condition.values), dtype=np.int64)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value

@@ -12,6 +12,7 @@ Notation:
 from __future__ import annotations
 
 import copy
+import functools
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -32,8 +33,8 @@ MAX_TABLE_SIZE = 4096
 class HyperParameter:
     """One dimension of a search space: a name, the legal values, and when it is active.
 
-    Subclasses with finitely many values define `num_values`, `value_at` and `nearest_index`; the embedding in
-    the unit interval (equations 1 and 2) follows. Objects are treated as constants once they are made.
+    Subclasses with finitely many values define `num_values`, `value_at` and `nearest`; the embedding in the unit
+    interval (equations 1 and 2) follows. Objects are treated as constants once they are made.
 
     Args:
         name: unique name within its scope.
@@ -62,6 +63,11 @@ class HyperParameter:
     def where(self) -> str:
         """How errors name this hyperparameter."""
         return f'{type(self).__name__}("{self.name}")'
+
+    @property
+    def key(self) -> tuple[str, tuple[Condition, ...]]:
+        """What tells hyperparameters apart: the name and the conditions."""
+        return self.name, tuple(self.conditions)
 
     @property
     def default(self) -> Any:
@@ -95,16 +101,15 @@ class HyperParameter:
         """The value with this index."""
         raise NotImplementedError
 
-    def nearest_index(self, value: Any) -> int:
-        """The index of `value`, or of the legal value nearest to it."""
+    def nearest(self, values: Sequence[Any]) -> np.ndarray:
+        """The indices of `values`, or of the legal values nearest to them."""
         raise NotImplementedError
 
     def indices_among(self, values: Sequence[Any]) -> list[int]:
         """The indices of those of its values that equal one of `values`."""
-        count = self.num_values or 0
-        if count <= MAX_TABLE_SIZE:
-            return [index for index in range(count) if self.value_at(index) in values]
-        return sorted({self.nearest_index(value) for value in values if self.contains(value)})
+        if self._table is not None:
+            return [index for index, value in enumerate(self._table) if value in values]
+        return sorted(set(self.nearest([value for value in values if self.contains(value)]).tolist()))
 
     def centres(self, indices: Any) -> np.ndarray:
         """The positions of the values with these indices: the centres of their buckets."""
@@ -118,11 +123,21 @@ class HyperParameter:
 
     def encode(self, values: Sequence[Any]) -> np.ndarray:
         """The positions of many values, as one array."""
-        return self.centres([self.nearest_index(value) for value in values])
+        return self.centres(self.nearest(values))
 
     def decode(self, positions: Any) -> list[Value]:
         """The values at many positions."""
-        return [self.value_at(index) for index in self.indices(positions).tolist()]
+        return self.take(self.indices(positions))
+
+    def take(self, indices: np.ndarray) -> list[Value]:
+        """The values with these indices."""
+        table = self._table
+        return [self.value_at(index) if table is None else table[index] for index in indices.tolist()]
+
+    @functools.cached_property
+    def _table(self) -> list[Value] | None:
+        count = self.num_values or 0
+        return [self.value_at(index) for index in range(count)] if 0 < count <= MAX_TABLE_SIZE else None
 
     def value_to_prob(self, value: Any) -> float:
         """The position of `value` in the unit interval."""

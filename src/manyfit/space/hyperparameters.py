@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,10 @@ from manyfit.space.categorical import Boolean, Choice, Fixed
 from manyfit.space.conditions import Condition, Parent, all_active
 from manyfit.space.hyperparameter import HyperParameter
 from manyfit.space.numerical import Float, Int
+from manyfit.space.registry import Registry, parents_first
 
-Key = tuple[str, tuple[Condition, ...]]
 
-
-class HyperParameters:
+class HyperParameters(Registry):
     """The search space that a build function defines by running, and the values it sees while it runs.
 
     A hyperparameter is known by its name and the conditions it was asked for under. The first call registers it;
@@ -55,17 +53,6 @@ class HyperParameters:
     >>> hp.values
     {'optimizer': 'adam'}
     """
-
-    def __init__(self) -> None:
-        self.values: dict[str, Value] = {}
-        self.active_scopes: list[list[Condition]] = []
-        self.inactive_scopes: list[list[Condition]] = []
-        self._space: list[HyperParameter] = []
-        self._hps: dict[str, list[HyperParameter]] = {}
-        self._conditions: list[Condition] = []
-        self._name_scopes: list[str] = []
-        self._declared: dict[Key, HyperParameter] = {}
-        self._pinned: set[str] = set()
 
     # -- asking for values ---------------------------------------------------------------------------------------
 
@@ -147,6 +134,16 @@ class HyperParameters:
         """A value that the search leaves alone; see `Fixed`. None while inactive."""
         return self._ask(Fixed, name, parent_name, parent_values, value=value)
 
+    def _ask(
+        self, kind: type[HyperParameter], name: str, parent_name: str | None, parent_values: Any, **arguments: Any
+    ) -> Any:
+        with self._maybe_conditional_scope(parent_name, parent_values):
+            full_name = name
+            if isinstance(name, str) and name:
+                self._validate_name(name)
+                full_name = self._get_name(name)
+            return self._retrieve(kind(name=full_name, conditions=self._conditions, **arguments))
+
     def get(self, name: str) -> Any:
         """The value of an active hyperparameter.
 
@@ -156,21 +153,20 @@ class HyperParameters:
         """
         full_name = self._find_name(name)
         if full_name in self._hps:
-            if self.is_active(full_name) and full_name in self.values:
-                return self.values[full_name]
-            raise UsageError(
-                explain(
-                    f'hp.get("{name}")',
-                    f"{full_name} is currently inactive",
-                    "a hyperparameter whose conditions hold",
-                    f'Ask with `if "{name}" in hp:` first.',
+            active = self._active_registration(full_name)
+            if active is None:
+                raise UsageError(
+                    explain(
+                        f'hp.get("{name}")',
+                        f"{full_name} is currently inactive",
+                        "a hyperparameter whose conditions hold",
+                        f'Ask with `if "{name}" in hp:` first.',
+                    )
                 )
-            )
-        if full_name in self.values:
-            return self.values[full_name]
-        raise UsageKeyError(
-            explain(f'hp.get("{name}")', f"{full_name} does not exist", self._known_names(), self._did_you_mean(name))
-        )
+            return self.values.get(full_name, active.default)
+        if full_name not in self.values:
+            raise UsageKeyError(explain(f'hp.get("{name}")', f"{full_name} does not exist", *self._hint(name)))
+        return self.values[full_name]
 
     def __getitem__(self, name: str) -> Any:
         return self.get(name)
@@ -179,13 +175,16 @@ class HyperParameters:
         if not isinstance(name, str):
             return False
         full_name = self._find_name(name)
-        return full_name in self.values and (full_name not in self._hps or self.is_active(full_name))
+        return self.is_active(full_name) if full_name in self._hps else full_name in self.values
 
     # -- scopes --------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def name_scope(self, name: str) -> Iterator[None]:
         """Puts ``name/`` before the names of hyperparameters asked for inside.
+
+        Raises:
+            UsageTypeError: the name is no text.
 
         Example:
 
@@ -195,6 +194,8 @@ class HyperParameters:
         >>> hp.values
         {'encoder/units': 16}
         """
+        if not isinstance(name, str):
+            raise UsageTypeError(explain("hp.name_scope", f"{name!r}", "a text", f'Type hp.name_scope("{name}").'))
         self._name_scopes.append(name)
         try:
             yield
@@ -214,8 +215,8 @@ class HyperParameters:
             parent_values: one value or a list.
 
         Raises:
-            UsageError: the parent is not defined, is defined under several conditions of which none encloses
-                this scope, or is a choice of texts that has none of the given values.
+            UsageError: the parent is not defined, or is defined under several conditions of which none encloses
+                this scope.
         """
         full_name, inherited = self._resolve_parent(parent_name)
         condition = self._parent_condition(full_name, parent_values)
@@ -228,27 +229,16 @@ class HyperParameters:
         finally:
             del self._conditions[depth:]
 
-    def is_active(self, hyperparameter: str | HyperParameter) -> bool:
-        """Whether the conditions hold: of this hyperparameter, or of any one registered under this name."""
-        if isinstance(hyperparameter, HyperParameter):
-            return self._conditions_are_active(hyperparameter.conditions)
-        registered = self._hps.get(self._find_name(hyperparameter), [])
-        return any(self._conditions_are_active(each.conditions) for each in registered)
-
     # -- the space as a whole ------------------------------------------------------------------------------------
-
-    @property
-    def space(self) -> list[HyperParameter]:
-        """All registered hyperparameters, in the order of their registration."""
-        return self._space
-
-    @property
-    def pinned(self) -> frozenset[str]:
-        """Names whose definition builds cannot change."""
-        return frozenset(self._pinned)
 
     def pin(self, *names: str) -> None:
         """Makes registered hyperparameters (all, if no names are given) override what build functions ask for.
+
+        Args:
+            names: full names.
+
+        Raises:
+            UsageKeyError: a name that is not registered.
 
         Example:
 
@@ -262,7 +252,7 @@ class HyperParameters:
         """
         for name in names:
             if name not in self._hps:
-                self.get(name)
+                raise UsageKeyError(explain("hp.pin", f"{name} does not exist", *self._hint(name)))
         self._pinned.update(names or self._hps)
 
     def merge(self, hps: HyperParameters | Iterable[HyperParameter], overwrite: bool = True) -> None:
@@ -372,56 +362,19 @@ class HyperParameters:
     def __repr__(self) -> str:
         return f"HyperParameters(space: {[each.name for each in self._space]}, values: {self.values})"
 
-    # -- names ---------------------------------------------------------------------------------------------------
-
-    def _get_name(self, name: str) -> str:
-        """The full name: name scopes, then the name."""
-        return "/".join([*self._name_scopes, name])
-
-    def _find_name(self, name: str) -> str:
-        """The full name of something known: looked for in the name scope first, then outside of it."""
-        for depth in range(len(self._name_scopes), -1, -1):
-            candidate = "/".join([*self._name_scopes[:depth], name])
-            if candidate in self._hps or candidate in self.values:
-                return candidate
-        return self._get_name(name)
-
-    def _validate_name(self, name: str) -> None:
-        """Refuses a hyperparameter that bears the name of a condition it is under."""
-        full_name = self._get_name(name)
-        if any(isinstance(each, Parent) and each.name == full_name for each in self._conditions):
-            raise UsageError(
-                explain(
-                    f'hp: "{name}"',
-                    "A conditional `HyperParameter` cannot have the same name as its parent. "
-                    f"Found: {full_name} and parent_name: {full_name}",
-                    "a name of its own",
-                    "Rename one of the two.",
-                )
-            )
-
-    def _known_names(self) -> str:
-        names = list(self._hps)
-        return f"one of {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}" if names else "a registered name"
-
-    def _did_you_mean(self, name: str) -> str:
-        near = difflib.get_close_matches(name, list(self._hps), 1)
-        return f'Did you mean "{near[0]}"?' if near else "Ask for it with hp.Int, hp.Float, hp.Choice first."
-
     # -- parents -------------------------------------------------------------------------------------------------
 
     def _resolve_parent(self, parent_name: str) -> tuple[str, list[Condition]]:
         """The full name of a parent, and its own conditions that do not hold for the present scope yet."""
         full_name = self._find_name(parent_name)
         registered = self._hps.get(full_name, [])
-        registered = [each for each in registered if _key(each) in self._declared] or registered
+        registered = [each for each in registered if each.key in self._declared] or registered
         if not registered:
             raise UsageError(
                 explain(
                     f'parent_name="{parent_name}"',
                     f"`HyperParameter` named: {self._get_name(parent_name)} not defined",
-                    self._known_names(),
-                    self._did_you_mean(parent_name),
+                    *self._hint(parent_name),
                 )
             )
         missing = [[each for each in hp.conditions if each not in self._conditions] for hp in registered]
@@ -439,28 +392,11 @@ class HyperParameters:
         )
 
     def _parent_condition(self, full_name: str, parent_values: Any) -> Parent:
-        """The condition on a parent, with 1 and 0 read as booleans where the parent is one.
-
-        A choice of texts must have one of the values: this catches slips of the pen. Numbers are not checked,
-        since their bounds may depend on other values.
-        """
+        """The condition on a parent, with 1 and 0 read as booleans where the parent is one."""
         condition = Parent(full_name, parent_values)
-        parents = self._hps[full_name]
-        if all(isinstance(each.default, bool) for each in parents):
-            condition.values = [bool(value) if value in (0, 1) else value for value in condition.values]
-        choices = [each for each in parents if isinstance(each, Choice) and isinstance(each.default, str)]
-        known = [value for each in choices for value in each.values]
-        impossible = not any(value in known for value in condition.values)
-        if impossible and len(choices) == len(parents) and full_name not in self._pinned:
-            raise UsageError(
-                explain(
-                    f'parent_name="{full_name}"',
-                    f"parent_values={condition.values}",
-                    f"values that it can take: {known}",
-                    "Correct the value, or add it to the choice.",
-                )
-            )
-        return condition
+        if not all(isinstance(each.default, bool) for each in self._hps[full_name]):
+            return condition
+        return Parent(full_name, [bool(value) if value in (0, 1) else value for value in condition.values])
 
     @contextlib.contextmanager
     def _maybe_conditional_scope(self, parent_name: str | None, parent_values: Any) -> Iterator[None]:
@@ -479,110 +415,6 @@ class HyperParameters:
         with self.conditional_scope(parent_name, parent_values):
             yield
 
-    def _conditions_are_active(self, conditions: Sequence[Condition]) -> bool:
-        return all_active(conditions, self.values)
-
-    # -- registering ---------------------------------------------------------------------------------------------
-
-    def _ask(
-        self, kind: type[HyperParameter], name: str, parent_name: str | None, parent_values: Any, **arguments: Any
-    ) -> Any:
-        with self._maybe_conditional_scope(parent_name, parent_values):
-            full_name = name
-            if isinstance(name, str) and name:
-                self._validate_name(name)
-                full_name = self._get_name(name)
-            return self._retrieve(kind(name=full_name, conditions=self._conditions, **arguments))
-
-    def _exists(self, name: str, conditions: Sequence[Condition] | None = None) -> bool:
-        """Whether the full name is registered under exactly these conditions (default: the present scope's)."""
-        wanted = list(self._conditions if conditions is None else conditions)
-        return any(each.conditions == wanted for each in self._hps.get(name, []))
-
-    def _lookup(self, hp: HyperParameter) -> HyperParameter | None:
-        for each in self._hps.get(hp.name, []):
-            if each.conditions == hp.conditions:
-                return each
-        return None
-
-    def _put(self, hp: HyperParameter) -> None:
-        """Adds a hyperparameter, or puts it in the place of the one with the same name and conditions."""
-        known = self._lookup(hp)
-        if known is None:
-            self._space.append(hp)
-            self._hps.setdefault(hp.name, []).append(hp)
-            return
-        for listed in (self._space, self._hps[hp.name]):
-            listed[next(index for index, each in enumerate(listed) if each is known)] = hp
-
-    def _retrieve(self, hp: HyperParameter) -> Any:
-        """The value of what a build asks for, registering it first; None while its conditions do not hold."""
-        self._declare(hp)
-        override = next(
-            (each for each in self._hps.get(hp.name, []) if hp.name in self._pinned and self.is_active(each)), None
-        )
-        if override is not None:
-            self.values.setdefault(hp.name, override.default)
-        else:
-            self._register(hp)
-        if self._conditions_are_active(hp.conditions):
-            return self.values[hp.name]
-        if not self.is_active(hp.name):
-            self.values.pop(hp.name, None)
-        return None
-
-    def _register(self, hp: HyperParameter, overwrite: bool = False) -> Any:
-        """Puts a definition in force and settles its value; with `overwrite`, at the default."""
-        known = self._lookup(hp)
-        self._put(hp)
-        if not self._conditions_are_active(hp.conditions):
-            return None
-        if overwrite or hp.name not in self.values:
-            self.values[hp.name] = hp.default
-        else:
-            self.values[hp.name] = _carried_over(self.values[hp.name], known, hp)
-        return self.values[hp.name]
-
-    def _declare(self, hp: HyperParameter) -> None:
-        """Notes what this build asks for; refuses a second definition of a name that holds at the same time."""
-        for earlier in [each for key, each in self._declared.items() if key[0] == hp.name]:
-            both_hold = self.is_active(earlier) and self.is_active(hp)
-            if (earlier.conditions == hp.conditions or both_hold) and not earlier.same_domain(hp):
-                raise UsageError(
-                    explain(
-                        f'hp.{type(hp).__name__}("{hp.name}")',
-                        f"{hp.describe()} after {earlier.describe()}",
-                        "one definition for a name within one build",
-                        "Use another name for the second; or, if this is meant as a new build, give it hp.copy().",
-                    )
-                )
-        self._declared.setdefault(_key(hp), hp)
-
-
-def parents_first(space: Sequence[HyperParameter]) -> list[HyperParameter]:
-    """The hyperparameters in their order, except that each comes after all that bear the name of a parent of it."""
-    waiting = list(space)
-    placed: list[HyperParameter] = []
-    while waiting:
-        open_names = {each.name for each in waiting}
-        ready = [
-            each
-            for each in waiting
-            if not any(isinstance(part, Parent) and part.name in open_names for part in each.conditions)
-        ]
-        if not ready:
-            return placed + waiting
-        if len(ready) < len(waiting):
-            first_blocked = next(index for index, each in enumerate(waiting) if not any(each is one for one in ready))
-            ready = waiting[:first_blocked] or ready[:1]
-        placed += ready
-        waiting = [each for each in waiting if not any(each is one for one in ready)]
-    return placed
-
-
-def _key(hp: HyperParameter) -> Key:
-    return hp.name, tuple(hp.conditions)
-
 
 def _listed(hps: HyperParameters | Iterable[HyperParameter], where: str) -> list[HyperParameter]:
     listed = hps.space if isinstance(hps, HyperParameters) else hps
@@ -600,13 +432,22 @@ def _listed(hps: HyperParameters | Iterable[HyperParameter], where: str) -> list
     )
 
 
-def _carried_over(value: Value, old: HyperParameter | None, new: HyperParameter) -> Value:
-    """A stored value under a new definition: as it is where legal, else at the same quantile.
+def serialize(item: HyperParameters | HyperParameter) -> dict[str, Any]:
+    """A hyperparameter or a whole space as JSON: ``{"class_name": ..., "config": ...}``."""
+    return {"class_name": type(item).__name__, "config": item.get_config()}
 
-    A value that the old definition did not allow either was set by hand, and is the user's business.
+
+def deserialize(config: Mapping[str, Any]) -> HyperParameters | HyperParameter:
+    """What `serialize` described.
+
+    Raises:
+        UsageError: an unknown class name.
+
+    Example:
+
+    >>> deserialize(serialize(Int("units", 16, 64)))
+    Int(name: 'units', min_value: 16, max_value: 64, step: 1, sampling: linear, default: 16)
     """
-    if new.contains(value):
-        return new.cast(value)
-    if old is None or not old.contains(value) or old.same_domain(new):
-        return value
-    return new.prob_to_value(old.value_to_prob(value))
+    if config.get("class_name") == HyperParameters.__name__:
+        return HyperParameters.from_config(config["config"])
+    return kinds.of_config(config)

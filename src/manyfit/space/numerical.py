@@ -2,26 +2,19 @@
 
 Notation:
     a, b  lower and upper bound, both included
-    s     step: the distance of neighbours (linear), or their ratio (log, reverse_log)
-    n, i  number of values, index of a value
+    x     a value
 
-    linear grid       x_i = a + i s                            (1)
-    log grid          x_i = a s^i                              (2)
-    reverse_log grid  x_i = a + b - a s^(n - 1 - i)            (3)
-    log integers      bucket of x is [x, x + 1) on a log scale from a to b + 1; its centre is at x + 1/2   (4)
-
-Float grids are computed with decimal arithmetic on the numbers as they were typed, so that ten steps of 0.1 are
-1.0 and three are 0.3: binary arithmetic loses the last value of many grids.
+    whole numbers on a log scale: the bucket of x is [x, x + 1) on a log scale from a to b + 1, and its centre
+    is at x + 1/2    (1)
 """
 
 from __future__ import annotations
 
 import contextlib
-import decimal
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn, overload
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -29,43 +22,14 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Value
 from manyfit.space import scale
 from manyfit.space.conditions import Condition, as_value
-from manyfit.space.hyperparameter import MAX_TABLE_SIZE, HyperParameter, Kind
-
-#: How far from a grid a number may lie, in steps, and still count as on it.
-TOLERANCE = 1e-8
+from manyfit.space.grids import Grid, LinearGrid, RatioGrid, common_step
+from manyfit.space.hyperparameter import HyperParameter, Kind
 
 #: The largest whole number up to which floating point, and so the unit interval, tells all integers apart.
 MAX_INTEGER = 2**53
 
 #: How many quantile midpoints stand for a continuum.
 NUM_MIDPOINTS = 10
-
-
-class Grid(Sequence[Value]):
-    """The values of a hyperparameter in order, made when they are asked for."""
-
-    def __init__(self, hyperparameter: HyperParameter) -> None:
-        self._hyperparameter = hyperparameter
-
-    def __len__(self) -> int:
-        return self._hyperparameter.num_values or 0
-
-    @overload
-    def __getitem__(self, index: int) -> Value: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Value]: ...
-    def __getitem__(self, index: int | slice) -> Value | Sequence[Value]:
-        chosen = range(len(self))[index]
-        if isinstance(chosen, range):
-            return tuple(self._hyperparameter.value_at(each) for each in chosen)
-        return self._hyperparameter.value_at(chosen)
-
-    def __contains__(self, value: object) -> bool:
-        return self._hyperparameter.contains(value)
-
-    def __repr__(self) -> str:
-        shown = ", ".join(repr(value) for value in self[:10])
-        return f"({shown}{', ...' if len(self) > 10 else ''})"
 
 
 class Numerical(HyperParameter):
@@ -82,17 +46,19 @@ class Numerical(HyperParameter):
         conditions: Iterable[Condition] | None = None,
     ) -> None:
         super().__init__(name, default, conditions)
-        self.min_value = self._number("min_value", min_value)
-        self.max_value = self._number("max_value", max_value)
-        self.step: Any = None if step is None else self._number("step", step, keep=True)
+        self.min_value = self._type(self._number("min_value", min_value))
+        self.max_value = self._type(self._number("max_value", max_value))
+        self.step: Any = None if step is None else self._number("step", step)
         self.sampling = self._checked_sampling(sampling)
         self._check_bounds()
         self._check_step()
         if default is not None:
             self._check_default()
 
-    def _number(self, argument: str, value: Any, keep: bool = False) -> Any:
-        """The argument in this hyperparameter's type; with `keep`, checked and left as typed."""
+    _type: type[int] | type[float]
+
+    def _number(self, argument: str, value: Any) -> Any:
+        """The argument, if it is a number that this hyperparameter can work with."""
         raise NotImplementedError
 
     def _refuse(self, got: str, allowed: str, instead: str) -> NoReturn:
@@ -107,14 +73,15 @@ class Numerical(HyperParameter):
 
     def _check_bounds(self) -> None:
         low, high = self.min_value, self.max_value
+        bounds = f"min_value={low}, max_value={high}"
         if low > high:
             self._refuse(
-                f"min_value={low}, max_value={high}: min_value {low} is greater than the max_value {high}",
+                f"{bounds}: min_value {low} is greater than the max_value {high}",
                 "min_value <= max_value",
                 "Swap the two values.",
             )
-        if max(abs(low), abs(high)) > MAX_INTEGER and isinstance(low, int):
-            self._refuse(f"min_value={low}, max_value={high}", "integers up to 2**53", "Search for the exponent.")
+        if self._type is int and max(abs(low), abs(high)) > MAX_INTEGER:
+            self._refuse(bounds, "whole numbers up to 2**53", "Search for the exponent, or use Float.")
         if self.sampling != "linear" and low <= 0:
             self._refuse(
                 f"sampling='{self.sampling}' does not support negative values, found min_value: {low}",
@@ -122,7 +89,7 @@ class Numerical(HyperParameter):
                 'Raise min_value above 0, or use sampling="linear".',
             )
         if not math.isfinite(high - low) or (self.sampling != "linear" and not math.isfinite(high / low)):
-            self._refuse(f"min_value={low}, max_value={high}", "a finite range", "Move the bounds closer together.")
+            self._refuse(bounds, "a finite range", "Move the bounds closer together.")
 
     def _check_step(self) -> None:
         if self.step is None:
@@ -138,11 +105,11 @@ class Numerical(HyperParameter):
 
     def _check_default(self) -> None:
         if not self.contains(self._default):
-            steps = "" if self.step is None else f" that is reached from it in steps of {self.step}"
+            steps = "" if self.step in (None, 1) else f" that is reached from {self.min_value} with step={self.step}"
             self._refuse(
                 f"default={self._default!r}",
                 f"a value between {self.min_value} and {self.max_value}{steps}",
-                f"Type, for instance, default={self.decode([0.5])[0]!r}.",
+                f"Type, for instance, default={self.prob_to_value(0.5)!r}.",
             )
         self._default = self.cast(self._default)
 
@@ -151,45 +118,40 @@ class Numerical(HyperParameter):
         return self.min_value if self._default is None else self._default
 
     @functools.cached_property
-    def _num_multiples(self) -> int:
-        """Length of a log grid (2), counted with the same decimals that make its values."""
-        limit = _decimal(self.max_value) * (1 + decimal.Decimal(TOLERANCE))
-        ratio = math.log(self.max_value / self.min_value) / math.log(self.step)
-        count = int(ratio + TOLERANCE) + 1
-        while _decimal(self.min_value) * _decimal(self.step) ** count <= limit:
-            count += 1
-        while _decimal(self.min_value) * _decimal(self.step) ** (count - 1) > limit:
-            count -= 1
-        return count
-
-    def _multiple(self, index: int) -> decimal.Decimal:
-        """The value of a log grid (2) or of a reverse log grid (3)."""
-        low, high, ratio = _decimal(self.min_value), _decimal(self.max_value), _decimal(self.step)
-        if self.sampling == "log":
-            return min(low * ratio**index, high)
-        return low + high - min(low * ratio ** (self._num_multiples - 1 - index), high)
-
-    def _nearest_multiple(self, value: float) -> int:
+    def grid(self) -> Grid | None:
+        """The legal values, if they are spaced by a step; None for a continuum and for log integers."""
+        if self.step is None:
+            return None
+        if self.sampling == "linear":
+            return LinearGrid(self.min_value, self.max_value, self.step, self._type)
         mirrored = self.sampling == "reverse_log"
-        ascending = self.min_value + self.max_value - value if mirrored else value
-        clipped = min(max(ascending, self.min_value), self.max_value)
-        index = round(math.log(clipped / self.min_value) / math.log(self.step))
-        index = min(index, self._num_multiples - 1)
-        return self._num_multiples - 1 - index if mirrored else index
+        return RatioGrid(self.min_value, self.max_value, self.step, self._type, mirrored=mirrored)
 
-    @functools.cached_property
-    def _table(self) -> list[Value] | None:
-        count = self.num_values
-        return None if count is None or count > MAX_TABLE_SIZE else [self.value_at(index) for index in range(count)]
-
-    def decode(self, positions: Any) -> list[Value]:
-        chosen = self.indices(positions).tolist()
-        table = self._table
-        return [self.value_at(index) for index in chosen] if table is None else [table[index] for index in chosen]
+    @property
+    def values(self) -> Sequence[Value]:
+        return self.midpoints() if self.grid is None else self.grid
 
     def midpoints(self, count: int = NUM_MIDPOINTS) -> tuple[Value, ...]:
         """Ascending, distinct values at the middle of `count` equally likely parts: a grid for a continuum."""
         return tuple(dict.fromkeys(self.decode((np.arange(count) + 0.5) / count)))
+
+    def contains(self, value: Any) -> bool:
+        value = as_value(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        if not self.min_value <= value <= self.max_value:
+            return False
+        return self.grid is None or value in self._known or self.grid.on(value)
+
+    def cast(self, value: Any) -> Value:
+        if self.grid is None or value in self._known:
+            return self._type(value)
+        return self.grid.at(int(self.grid.nearest(value)))
+
+    @functools.cached_property
+    def _known(self) -> frozenset[Value]:
+        """Values that are legal for sure, to be quick in the common case."""
+        return frozenset(self._table or ())
 
     def union(self, other: HyperParameter) -> HyperParameter:
         if not isinstance(other, Numerical):
@@ -197,11 +159,13 @@ class Numerical(HyperParameter):
         whole = isinstance(self, Int) and isinstance(other, Int)
         low, high = min(self.min_value, other.min_value), max(self.max_value, other.max_value)
         sampling = other.sampling if low > 0 else "linear"
+        step = None
+        if self.grid is not None and other.grid is not None and {self.sampling, other.sampling} == {sampling}:
+            step = common_step(self.grid, other.grid)
         wide: type[Numerical] = Int if whole else Float
-        step = _common_step(self, other, sampling)
         both = wide(self.name, low, high, step, sampling, None, self.conditions)
-        if both.contains(self.default):
-            both._default = both.cast(self.default)
+        if self._default is not None and both.contains(self._default):
+            both._default = both.cast(self._default)
         return both
 
     def get_config(self) -> dict[str, Any]:
@@ -227,14 +191,16 @@ class Int(Numerical):
         conditions: see `HyperParameter`.
 
     Raises:
-        UsageError: a bound, step or default that is not a whole number, bounds in the wrong order, an unknown
-            sampling, a log scale that reaches 0, a step that does not lead upwards, a default that is not legal.
+        UsageError: a bound or step that is not a whole number, bounds in the wrong order, an unknown sampling,
+            a log scale that reaches 0, a step that does not lead upwards, a default that is not a legal value.
 
     Example:
 
     >>> list(Int("units", 16, 64, step=16).values)
     [16, 32, 48, 64]
     """
+
+    _type = int
 
     def __init__(
         self,
@@ -246,13 +212,13 @@ class Int(Numerical):
         default: int | None = None,
         conditions: Iterable[Condition] | None = None,
     ) -> None:
+        if step is None and (sampling is None or str(sampling).lower() == "linear"):
+            step = 1
         super().__init__(name, min_value, max_value, step, sampling, default, conditions)
-        if self.step is None and self.sampling == "linear":
-            self.step = 1
 
-    def _number(self, argument: str, value: Any, keep: bool = False) -> int:
+    def _number(self, argument: str, value: Any) -> int:
         value = as_value(value)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == _whole(value):
+        if _is_whole(value):
             return int(value)
         self._refuse(
             f"{argument}={value!r}; {argument} must be an int, Received: {value} of type {type(value)}",
@@ -260,67 +226,40 @@ class Int(Numerical):
             "Use Float for numbers in between.",
         )
 
-    @property
-    def num_values(self) -> int:
-        if self.step is None:
-            return self.max_value - self.min_value + 1
-        if self.sampling == "linear":
-            return (self.max_value - self.min_value) // self.step + 1
-        return self._num_multiples
-
-    @property
-    def values(self) -> Sequence[Value]:
-        if self.sampling == "linear":
-            return range(self.min_value, self.max_value + 1, self.step or 1)
-        return self.midpoints() if self.step is None else Grid(self)
-
-    def value_at(self, index: int) -> int:
-        if self.sampling == "linear" or self.step is None:
-            return self.min_value + index * (self.step or 1)  # (1)
-        return int(self._multiple(index))
-
-    def nearest_index(self, value: Any) -> int:
-        if self.sampling == "linear" or self.step is None:
-            steps = round((value - self.min_value) / (self.step or 1))
-            return min(max(steps, 0), self.num_values - 1)
-        return self._nearest_multiple(value)
-
-    def contains(self, value: Any) -> bool:
-        value = as_value(value)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != _whole(value):
-            return False
-        if not self.min_value <= value <= self.max_value:
-            return False
-        if self.step is None or self.step == 1:
-            return True
-        return self.value_at(self.nearest_index(value)) == value
-
     def cast(self, value: Any) -> int:
         return int(value)
 
-    def encode(self, values: Sequence[Any]) -> np.ndarray:
-        numbers = np.clip(np.asarray(values, dtype=float), self.min_value, self.max_value)
-        if self.sampling == "linear":
-            return self.centres(np.clip(np.rint((numbers - self.min_value) / self.step), 0, self.num_values - 1))
-        if self.step is None:
-            return self.centres(np.rint(numbers - self.min_value))
-        return super().encode(numbers.tolist())
+    @property
+    def num_values(self) -> int:
+        return int(self.max_value - self.min_value + 1) if self.grid is None else len(self.grid)
+
+    def value_at(self, index: int) -> int:
+        return int(self.min_value + index if self.grid is None else self.grid.at(index))
+
+    def contains(self, value: Any) -> bool:
+        return _is_whole(as_value(value)) and super().contains(value)
+
+    def nearest(self, values: Sequence[Any]) -> np.ndarray:
+        if self.grid is not None:
+            return self.grid.nearest(values)
+        offsets = np.rint(np.asarray(values, dtype=float)) - self.min_value
+        return np.clip(offsets, 0, self.num_values - 1).astype(np.int64)
 
     def centres(self, indices: Any) -> np.ndarray:
-        if self.sampling == "linear" or self.step is not None:
+        if self.grid is not None:
             return super().centres(indices)
-        numbers = np.asarray(indices, dtype=float) + self.min_value
-        if self.sampling == "log":
-            return scale.to_quantile(numbers + 0.5, self.min_value, self.max_value + 1, "log")  # (4)
-        mirrored = self.min_value + self.max_value - numbers
-        return 1.0 - scale.to_quantile(mirrored + 0.5, self.min_value, self.max_value + 1, "log")
+        mirrored = self.sampling == "reverse_log"
+        offsets = np.asarray(indices, dtype=float)
+        numbers = self.max_value - offsets if mirrored else self.min_value + offsets
+        quantiles = scale.to_quantile(numbers + 0.5, self.min_value, self.max_value + 1, "log")  # (1)
+        return 1.0 - quantiles if mirrored else quantiles
 
     def indices(self, positions: Any) -> np.ndarray:
-        if self.sampling == "linear" or self.step is not None:
+        if self.grid is not None:
             return super().indices(positions)
-        points = np.asarray(positions, dtype=float)
         mirrored = self.sampling == "reverse_log"
-        numbers = scale.to_number(1.0 - points if mirrored else points, self.min_value, self.max_value + 1, "log")
+        p = np.asarray(positions, dtype=float)
+        numbers = scale.to_number(1.0 - p if mirrored else p, self.min_value, self.max_value + 1, "log")
         # The top of the scale is b + 1, which is no legal value: position 1 belongs to b.
         offsets = np.clip(np.floor(numbers) - self.min_value, 0, self.num_values - 1).astype(np.int64)
         return self.num_values - 1 - offsets if mirrored else offsets
@@ -348,8 +287,8 @@ class Float(Numerical):
         conditions: see `HyperParameter`.
 
     Raises:
-        UsageError: a bound, step or default that is not a finite number, bounds in the wrong order, an unknown
-            sampling, a log scale that reaches 0, a step that does not lead upwards, a default that is not legal.
+        UsageError: a bound or step that is not a finite number, bounds in the wrong order, an unknown sampling,
+            a log scale that reaches 0, a step that does not lead upwards, a default that is not a legal value.
 
     Example:
 
@@ -357,89 +296,46 @@ class Float(Numerical):
     [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
     """
 
-    def __init__(
-        self,
-        name: str,
-        min_value: float,
-        max_value: float,
-        step: float | None = None,
-        sampling: str | None = "linear",
-        default: float | None = None,
-        conditions: Iterable[Condition] | None = None,
-    ) -> None:
-        super().__init__(name, min_value, max_value, step, sampling, default, conditions)
+    _type = float
 
-    def _number(self, argument: str, value: Any, keep: bool = False) -> float:
+    def _number(self, argument: str, value: Any) -> float:
         value = as_value(value)
         if isinstance(value, str):
             with contextlib.suppress(ValueError):
                 value = float(value)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-            return value if keep else float(value)
+            return value
         self._refuse(f"{argument}={value!r}", f"a finite number for {argument}", "Type, for instance, 0.1.")
+
+    @functools.cached_property
+    def grid(self) -> Grid | None:
+        if self.min_value == self.max_value:
+            return LinearGrid(self.min_value, self.max_value, 1, float)
+        return super().grid
 
     @property
     def kind(self) -> Kind:
-        return "continuous" if self.num_values is None else "ordered"
-
-    @functools.cached_property
-    def _num_steps(self) -> int:
-        span = (_decimal(self.max_value) - _decimal(self.min_value)) / _decimal(self.step)
-        return int(span + decimal.Decimal(TOLERANCE)) + 1
+        return "continuous" if self.grid is None else "ordered"
 
     @property
     def num_values(self) -> int | None:
-        if self.min_value == self.max_value:
-            return 1
-        if self.step is None:
-            return None
-        return self._num_steps if self.sampling == "linear" else self._num_multiples
-
-    @property
-    def values(self) -> Sequence[Value]:
-        return self.midpoints() if self.num_values is None else Grid(self)
+        return None if self.grid is None else len(self.grid)
 
     def value_at(self, index: int) -> float:
-        if self.min_value == self.max_value:
-            return self.min_value
-        if self.sampling != "linear":
-            return float(self._multiple(index))
-        exact = _decimal(self.min_value) + index * _decimal(self.step)  # (1)
-        gap = _decimal(self.max_value) - exact
-        return self.max_value if gap < _decimal(self.step) * decimal.Decimal(TOLERANCE) else float(exact)
+        assert self.grid is not None
+        return self.grid.at(index)
 
-    def nearest_index(self, value: Any) -> int:
-        if self.min_value == self.max_value:
-            return 0
-        if self.sampling != "linear":
-            return self._nearest_multiple(value)
-        steps = round((value - self.min_value) / self.step)
-        return min(max(steps, 0), (self.num_values or 1) - 1)
-
-    def contains(self, value: Any) -> bool:
-        value = as_value(value)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return False
-        if not self.min_value <= value <= self.max_value:
-            return False
-        if self.num_values is None:
-            return True
-        nearest = self.value_at(self.nearest_index(value))
-        return math.isclose(nearest, value, rel_tol=TOLERANCE, abs_tol=TOLERANCE * float(self.step or 0))
-
-    def cast(self, value: Any) -> float:
-        return float(value) if self.num_values is None else self.value_at(self.nearest_index(value))
+    def nearest(self, values: Sequence[Any]) -> np.ndarray:
+        assert self.grid is not None
+        return self.grid.nearest(values)
 
     def encode(self, values: Sequence[Any]) -> np.ndarray:
-        if self.num_values is None:
+        if self.grid is None:
             return scale.to_quantile(values, self.min_value, self.max_value, self.sampling)
-        if self.sampling == "linear" and self.num_values > 1:
-            numbers = np.asarray(values, dtype=float)
-            return self.centres(np.clip(np.rint((numbers - self.min_value) / self.step), 0, self.num_values - 1))
         return super().encode(values)
 
     def decode(self, positions: Any) -> list[Value]:
-        if self.num_values is None:
+        if self.grid is None:
             return scale.to_number(positions, self.min_value, self.max_value, self.sampling).tolist()
         return super().decode(positions)
 
@@ -450,26 +346,7 @@ class Float(Numerical):
         )
 
 
-def _decimal(number: float) -> decimal.Decimal:
-    """The number as it was typed: 0.1 and not 0.1000000000000000055."""
-    return decimal.Decimal(repr(number))
-
-
-def _whole(number: float) -> float:
-    """The number without its fraction; a number that has none (NaN, inf) gives NaN, which equals nothing."""
-    return int(number) if math.isfinite(number) else math.nan
-
-
-def _common_step(first: Numerical, second: Numerical, sampling: str) -> Any:
-    """A step whose grid from the lower of the two starts holds both grids; None when there is none."""
-    if first.step is None or second.step is None or {first.sampling, second.sampling} != {sampling}:
-        return None
-    if sampling == "linear":
-        offset = _decimal(first.min_value) - _decimal(second.min_value)
-        exponent = min(int(part.as_tuple().exponent) for part in (_decimal(first.step), _decimal(second.step), offset))
-        unit = decimal.Decimal(1).scaleb(exponent)
-        step = math.gcd(*(int(part / unit) for part in (_decimal(first.step), _decimal(second.step), offset))) * unit
-        return int(step) if isinstance(first, Int) and isinstance(second, Int) else float(step)
-    if first.step == second.step and (second.contains(first.min_value) or first.contains(second.min_value)):
-        return first.step
-    return None
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) and value == int(value)
