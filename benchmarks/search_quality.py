@@ -1,5 +1,6 @@
 """How many trials it takes: regret of search libraries on the LCBench surrogate.
 
+    python benchmarks/search_quality.py                  everything, hours; the results file is search_quality.jsonl
     python benchmarks/search_quality.py run RESULTS manyfit-gp --tasks 0 1 2 --seeds 0 1 2
     python benchmarks/search_quality.py table RESULTS
 
@@ -130,10 +131,23 @@ def table(arguments: argparse.Namespace) -> None:
         print(f" | {returned:.4f} | {pace:.3f} |")
 
 
+def everything(arguments: argparse.Namespace) -> None:
+    """All rows of the table."""
+    plain = ("manyfit-gp", "manyfit-evolution", "random", "optuna-tpe", "smac", "optuna-gp", "kerastuner")
+    rows = [(name, 1, 0.0, 100) for name in plain]
+    rows += [("manyfit-gp", 16, 0.0, 96)]
+    rows += [(name, 1, 0.3, 100) for name in plain if name != "manyfit-evolution"]
+    for searcher, batch, noise, trials in rows:
+        row = {"searcher": searcher, "batch": batch, "noise": noise, "trials": trials}
+        run(argparse.Namespace(results=arguments.results, tasks=range(12), seeds=range(3), **row))
+    table(arguments)
+
+
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers()
+    parser.set_defaults(call=everything, results="search_quality.jsonl")
     runner = commands.add_parser("run", help="make the runs that are missing")
     runner.add_argument("results")
     runner.add_argument(

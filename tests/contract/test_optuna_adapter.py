@@ -18,7 +18,7 @@ class TestTreeParzenEstimator(SamplerSuite):
 
 
 def test_unknown_samplers_and_settings_are_refused() -> None:
-    with pytest.raises(UsageError, match="a class in optuna.samplers"):
+    with pytest.raises(UsageError, match=r"a class in optuna\.samplers"):
         OptunaSampler("MagicSampler")
     with pytest.raises(UsageError, match="what TPESampler takes"):
         OptunaSampler("TPESampler", {"magic": 1})

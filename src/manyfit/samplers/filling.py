@@ -49,18 +49,20 @@ def crowding(candidates: Array, points: Array, num_categories: Array) -> Array:
     return total
 
 
-def next_point(encoding: Encoding, points: Array, rng: np.random.Generator) -> Array:
+def next_point(encoding: Encoding, points: Array, rng: np.random.Generator, candidates: Array | None = None) -> Array:
     """A point that fills the largest gap between points.
 
     Args:
         encoding: of the space.
         points: (n, d) points that are there.
         rng: draws the candidates.
+        candidates: (m, d) to choose from; None: anywhere.
 
     Returns:
         (d,) coordinates of a legal configuration.
     """
-    candidates = encoding.snap(rng.random((_NUM_CANDIDATES, len(encoding))))
+    if candidates is None:
+        candidates = encoding.snap(rng.random((_NUM_CANDIDATES, len(encoding))))
     if not len(points):
         return candidates[0]
     categories = np.array([(each.num_values or 0) * (each.kind == "unordered") for each in encoding.dimensions])

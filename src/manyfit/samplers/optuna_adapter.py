@@ -144,9 +144,7 @@ class _Translator:
 
     def running(self, values: Values) -> Any:
         """A pending trial for a study."""
-        return self._optuna.trial.create_trial(
-            state=self._optuna.trial.TrialState.RUNNING, **self._described(values)
-        )
+        return self._optuna.trial.create_trial(state=self._optuna.trial.TrialState.RUNNING, **self._described(values))
 
     def suggested(self, trial: Any) -> dict[str, Value]:
         """The configuration that Optuna suggests, asked for one active dimension after another."""

@@ -130,7 +130,7 @@ def test_noise_is_averaged_out_of_the_ranking() -> None:
 
 
 def test_early_stopped_trials_inform_and_do_not_deceive() -> None:
-    """Stopped trials look bad only because they are young; the search still finds the bottom, where many were stopped."""
+    """Stopped trials look bad only because they are young; the search still finds the bottom, where many stopped."""
 
     def run(values: Values, trial: int) -> Observation:
         curve = tuple(bowl(values) + 2.0 / epoch for epoch in range(1, 10))

@@ -18,6 +18,7 @@ from manyfit.samplers.gp.data import Evidence, collect
 from manyfit.samplers.gp.feasibility import log_odds_of_constraints, log_odds_of_success
 from manyfit.samplers.gp.kernels import Array, Geometry
 from manyfit.samplers.gp.optimise import Effort, Moves, Score, best_first
+from manyfit.samplers.gp.priors import Belief, LogBelief
 from manyfit.samplers.gp.score import ConfidenceBound, ExpectedImprovement, Lifted, Sum
 from manyfit.samplers.gp.surrogate import NoisePrior
 from manyfit.samplers.outcomes import Constraint
@@ -25,6 +26,8 @@ from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 
 _NUM_VERSIONS = 16  # imagined outcomes of pending trials
+_NUM_ANYWHERE = 2_048  # candidates of the first points, of which beliefs choose
+_NUM_BELIEVED = 64
 _DOUBT_EVERY = 3
 _DOUBT_AFTER = 4  # trials per dimension
 _MAX_LISTED = 2_000  # finite spaces with at most so much left are scored in full instead of searched
@@ -44,6 +47,7 @@ class GaussianProcessSampler(Sampler):
             as KerasTuner does.
         constraints: on metrics of the trials. Proposals are likely to keep them, and only trials that keep them can
             be the incumbent. As long as none does, the search looks for one.
+        beliefs: where the user expects good values; they steer early and fade.
 
     Raises:
         UsageError: an argument out of its range.
@@ -63,6 +67,7 @@ class GaussianProcessSampler(Sampler):
         alpha: float = 1e-4,
         beta: float | None = None,
         constraints: Sequence[Constraint] = (),
+        beliefs: Sequence[Belief] = (),
     ) -> None:
         _check(
             "num_initial_points", num_initial_points, num_initial_points is None or num_initial_points >= 1, "1 or more"
@@ -73,6 +78,7 @@ class GaussianProcessSampler(Sampler):
         self.alpha = alpha
         self.beta = beta
         self.constraints = tuple(constraints)
+        self.beliefs = tuple(beliefs)
 
     def settings(self) -> dict[str, Any]:
         """Name and arguments."""
@@ -82,6 +88,7 @@ class GaussianProcessSampler(Sampler):
             "alpha": self.alpha,
             "beta": self.beta,
             "constraints": [dataclasses.asdict(each) for each in self.constraints],
+            "beliefs": [dataclasses.asdict(each) for each in self.beliefs],
         }
 
     def propose(
@@ -94,7 +101,7 @@ class GaussianProcessSampler(Sampler):
     ) -> list[dict[str, Value]]:
         """Up to `count` new configurations that are useful together; see `Sampler.propose`."""
         encoding = Encoding(space)
-        proposals = _Proposals(encoding, completed, pending)
+        proposals = _Proposals(encoding, completed, pending, self.beliefs)
         start = self._num_initial(encoding)
         while len(proposals.found) < count and len(proposals.points) < start:
             if not proposals.add_initial(rng):
@@ -111,7 +118,7 @@ class GaussianProcessSampler(Sampler):
         doubtful = [model.doubt(each, evidence) for each in members]
         while len(proposals.found) < count:
             doubts = _doubts(len(proposals.points), len(evidence.losses), encoding)
-            score = self._score(doubtful if doubts else members, evidence, odds, proposals.waiting(), rng)
+            score = self._score(encoding, doubtful if doubts else members, evidence, odds, proposals.waiting(), rng)
             left = proposals.left()
             if left is not None:
                 if not proposals.add_best_of(left, score):
@@ -150,6 +157,7 @@ class GaussianProcessSampler(Sampler):
 
     def _score(
         self,
+        encoding: Encoding,
         members: Sequence[model.Member],
         evidence: Evidence,
         odds: Sequence[Score],
@@ -165,14 +173,17 @@ class GaussianProcessSampler(Sampler):
         score = ExpectedImprovement(members) if self.beta is None else ConfidenceBound(members, self.beta)
         if evidence.with_fidelity:
             score = Lifted(score)
-        return Sum([score, *odds])
+        belief = [LogBelief(encoding, self.beliefs, len(evidence.losses))] if self.beliefs else []
+        return Sum([score, *odds, *belief])
 
     def _odds(self, encoding: Encoding, completed: Sequence[Observation], evidence: Evidence) -> list[Score]:
         """What a proposal has to be besides good: likely to get a score, likely to keep the constraints."""
         geometry = _geometry(encoding, False)
         failures = log_odds_of_success(geometry, evidence)
-        kept = log_odds_of_constraints(geometry, encoding, completed, self.constraints)
-        return kept if failures is None else [failures, *kept]
+        scores = log_odds_of_constraints(geometry, encoding, completed, self.constraints)
+        if failures is not None:
+            scores.append(failures)
+        return scores
 
 
 def _check(name: str, got: Any, fine: bool, allowed: str) -> None:
@@ -208,8 +219,15 @@ def _imagine(member: model.Member, pending: Array, evidence: Evidence, rng: np.r
 class _Proposals:
     """Configurations that were tried, are pending or were just chosen, and the rule that none comes twice."""
 
-    def __init__(self, encoding: Encoding, completed: Sequence[Observation], pending: Sequence[Values]) -> None:
+    def __init__(
+        self,
+        encoding: Encoding,
+        completed: Sequence[Observation],
+        pending: Sequence[Values],
+        beliefs: Sequence[Belief] = (),
+    ) -> None:
         self._encoding = encoding
+        self._beliefs = beliefs
         ended = [encoding.adapt(each.values) for each in completed]
         running = [encoding.adapt(values) for values in pending]
         self._keys: set[Hashable] = {encoding.key(values) for values in ended + running}
@@ -249,8 +267,13 @@ class _Proposals:
         """Takes the defaults if they are new, else a point in the largest gap, else anything new."""
         if self.add(self._encoding.defaults()):
             return True
-        if len(self._encoding) and self.add_point(filling.next_point(self._encoding, self.points, rng)):
-            return True
+        if len(self._encoding):
+            candidates = None
+            if self._beliefs:
+                anywhere = self._encoding.snap(rng.random((_NUM_ANYWHERE, len(self._encoding))))
+                candidates = LogBelief(self._encoding, self._beliefs, 1).draw(anywhere, _NUM_BELIEVED, rng)
+            if self.add_point(filling.next_point(self._encoding, self.points, rng, candidates)):
+                return True
         return any(self.add(values) for values in known.draw_new(self._encoding, self._keys, 1, rng))
 
     def add_best_of(self, left: list[dict[str, Value]], score: Score) -> bool:
