@@ -31,9 +31,8 @@ def untried(encoding: Encoding, known: set[Hashable]) -> list[dict[str, Value]] 
     """What is left of a finite space, in grid order.
 
     Returns:
-        Configurations, an empty list if all were tried; None if the space is infinite or too large to list. A
-        larger finite space becomes listable at no time, but chance finds what is left of it as long as at most
-        half was tried, and nobody trains ten thousand models twice over.
+        Configurations, an empty list if all were tried; None if the space is infinite or too large to list. In a
+        space that large chance alone finds what is new, unless nearly all of it has been tried.
     """
     if encoding.num_configurations(MAX_LISTED) is None:
         return None

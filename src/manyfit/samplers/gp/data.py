@@ -79,13 +79,13 @@ def collect(encoding: Encoding, completed: Sequence[Observation], constraints: S
     """
     scored = [each for each in completed if math.isfinite(each.loss)]
     horizon = _horizon(scored)
-    rows: dict[Hashable, _Row] = {}
+    rows: dict[tuple[Hashable, float], _Row] = {}
     for each in scored:
         key = encoding.key(encoding.adapt(each.values))
         for fidelity, losses in _measurements(each, horizon, scored):
             row = rows.setdefault((key, fidelity), _Row(each, [], fidelity))
             row.losses.extend(losses)
-    good = {key for key, _ in rows}  # type: ignore[misc]
+    good = {key for key, _ in rows}
     failed = {encoding.key(encoding.adapt(each.values)): each for each in completed if not math.isfinite(each.loss)}
     bad = [each for key, each in failed.items() if key not in good]
     listed = list(rows.values())

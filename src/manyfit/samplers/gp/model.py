@@ -32,7 +32,8 @@ from manyfit.samplers.gp.surrogate import Likelihood, NoisePrior, Surrogate, Tar
 #: Softness of the candidates, gentle to strong.
 SOFTNESS = (math.inf, 3.0, 0.3)
 _LEAST_WEIGHT = 0.02  # lighter members of the mixture are dropped: they cost time and change nothing
-_MAX_FIT = 160  # points that length scales are learned from; all points count for predictions
+_MAX_MIXED = 200  # rows beyond which the heaviest member decides alone: the evidence is nearly always one-sided
+_MAX_FIT = 120  # points that length scales are learned from; all points count for predictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ def fit(
     """
     rows = _representatives(evidence.losses)
     squares = geometry.squared_differences(evidence.points[rows], evidence.points[rows])
-    fits: list[tuple[float, Surrogate]] = []
+    fits: list[tuple[float, Targets, Array]] = []
     theta: Array | None = None
     for c in softness:
         bent, log_slope = bend(evidence.losses, c)
@@ -104,11 +105,13 @@ def fit(
         likelihood = Likelihood(squares, _subset(targets, rows), noise)
         theta, density = likelihood.maximise(likelihood.start() if theta is None else theta)
         density += log_slope * len(rows) / len(bent)
-        fits.append((density, Surrogate(geometry, evidence.points, targets, theta)))
-    best = max(score for score, _ in fits)
+        fits.append((density, targets, theta))
+    best = max(score for score, _, _ in fits)
     members = []
-    for score, surrogate in sorted(fits, key=lambda each: -each[0]):
+    heaviest = sorted(fits, key=lambda each: -each[0])
+    for score, targets, theta in heaviest[: 1 if len(evidence.losses) > _MAX_MIXED else None]:
         if score - best >= math.log(_LEAST_WEIGHT):
+            surrogate = Surrogate(geometry, evidence.points, targets, theta)
             members.append(Member(surrogate, score - best, np.zeros(1)))
     total = math.log(sum(math.exp(each.log_weight) for each in members))
     return [

@@ -18,6 +18,7 @@ from manyfit.samplers.gp.kernels import Array
 from manyfit.space.encoding import Encoding
 
 _SCALES = np.array([0.003, 0.02, 0.1, 0.3])  # of perturbations, from polishing to wandering
+_FULL_EFFORT = 120  # trials up to which the optimiser does all it can
 _COARSE_BELOW = 12  # ordered dimensions with fewer values are searched value by value, not by gradient
 _MAX_CATEGORIES = 24  # neighbours tried per unordered dimension and step; more are sampled
 
@@ -51,6 +52,17 @@ class Effort:
     num_starts: int = 10
     max_iterations: int = 40
     max_steps: int = 4
+
+    @classmethod
+    def after(cls, num_trials: int) -> Effort:
+        """Less for long histories, where each evaluation of the acquisition costs more: a second is a trial too."""
+        share = min(1.0, _FULL_EFFORT / max(num_trials, 1))
+        return cls(
+            num_uniform=max(round(2048 * share), 256),
+            num_near=max(round(64 * share), 16),
+            num_starts=max(round(10 * share), 4),
+            max_iterations=max(round(40 * share), 15),
+        )
 
 
 class Moves:

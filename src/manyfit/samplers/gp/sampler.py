@@ -115,16 +115,18 @@ class GaussianProcessSampler(Sampler):
         members = self.fit(encoding, evidence)
         moves = Moves(encoding)
         centers = _centers(encoding, evidence, members)
-        doubtful = [model.doubt(each, evidence) for each in members]
+        effort = Effort.after(len(evidence.losses))
         while len(proposals.found) < count:
-            doubts = _doubts(len(proposals.points), len(evidence.losses), encoding)
-            score = self._score(encoding, doubtful if doubts else members, evidence, odds, proposals.waiting(), rng)
+            believed = members
+            if _doubts(len(proposals.points), len(evidence.losses), encoding):
+                believed = [model.doubt(each, evidence) for each in members]
+            score = self._score(encoding, believed, evidence, odds, proposals.waiting(), rng)
             left = proposals.left()
             if left is not None:
                 if not proposals.add_best_of(left, score):
                     break
                 continue
-            ranked = best_first(score, centers, proposals.points, moves=moves, effort=Effort(), rng=rng)
+            ranked = best_first(score, centers, proposals.points, moves=moves, effort=effort, rng=rng)
             if not any(proposals.add_point(point) for point in ranked):
                 return proposals.fill(count, rng)
         return proposals.found
