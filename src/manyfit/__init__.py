@@ -29,6 +29,7 @@ _HOMES = {
     "QuasiRandomSearch": "manyfit.tuners.searches",
     "RandomSearch": "manyfit.tuners.searches",
     "Search": "manyfit.tuners.searches",
+    "CrossValidation": "manyfit.training.folds",
     "BaseTuner": "manyfit.tuners.base_tuner",
     "Ensemble": "manyfit.ensemble.ensemble",
     "FailedTrialError": "manyfit.core.errors",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from manyfit.report.terminal import table as table
     from manyfit.space.hyperparameter import HyperParameter as HyperParameter
     from manyfit.space.hyperparameters import HyperParameters as HyperParameters
+    from manyfit.training.folds import CrossValidation as CrossValidation
     from manyfit.tuners.base_tuner import BaseTuner as BaseTuner
     from manyfit.tuners.hypermodel import HyperModel as HyperModel
     from manyfit.schedulers.asha import ASHA as ASHA

@@ -1,1 +1,1 @@
-"""From a ranking to a model: retraining the winners."""
+"""From a ranking to a model: confirm on fresh seeds, cross-validate, retrain the winners, evaluate once, export."""

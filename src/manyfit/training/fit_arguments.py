@@ -9,8 +9,16 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import Objective
 
 
-def check_fit_arguments(args: Sequence[Any], kwargs: Mapping[str, Any], objective: Objective) -> None:
+def check_fit_arguments(
+    args: Sequence[Any], kwargs: Mapping[str, Any], objective: Objective, *, has_validation: bool = False
+) -> None:
     """Checks the arguments of `search` that `model.fit` would refuse, or silently accept, later.
+
+    Args:
+        args: positional arguments.
+        kwargs: keyword arguments.
+        objective: what is ranked.
+        has_validation: whether validation rows come from elsewhere (folds).
 
     Raises:
         UsageError: x and y of different length, no epochs, or a `val_` objective without validation data.
@@ -23,7 +31,7 @@ def check_fit_arguments(args: Sequence[Any], kwargs: Mapping[str, Any], objectiv
     if isinstance(epochs, int) and epochs < 1:
         raise UsageError(explain("search(epochs=...)", epochs, "a whole number of at least 1", "Type epochs=10, say."))
     needs_validation = [name for name in objective.names if name.startswith("val_")]
-    if needs_validation and validation_data is None and not kwargs.get("validation_split"):
+    if needs_validation and not has_validation and validation_data is None and not kwargs.get("validation_split"):
         name = needs_validation[0]
         raise UsageError(
             explain(

@@ -40,7 +40,9 @@ class Split:
             got = f"{len(shared)} rows in both parts, for instance row {shared[0]}"
             raise UsageError(explain(_WHERE, got, "parts that share no row", "Mend the splitter."))
 
-    def arguments(self, fit_args: tuple[Any, ...], fit_kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def arguments(
+        self, fit_args: tuple[Any, ...], fit_kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of `model.fit` for this split of the rows in `fit_args` and `fit_kwargs`."""
         kwargs = {name: value for name, value in fit_kwargs.items() if name not in ("x", "y", "validation_split")}
         x, y = fit_data(fit_args, fit_kwargs)
@@ -161,14 +163,21 @@ class CrossValidation:
         if hasattr(given, "split") or (hasattr(given, "__index__") and not isinstance(given, bool)):
             return cls(given)
         raise UsageTypeError(
-            explain("cross_validation=", given, "kt.CrossValidation(...), a number or a splitter", "Type kt.CrossValidation(5).")
+            explain(
+                "cross_validation=",
+                given,
+                "kt.CrossValidation(...), a number or a splitter",
+                "Type kt.CrossValidation(5).",
+            )
         )
 
     def __repr__(self) -> str:
         words = [repr(self.splitter or self.folds)] + ([f"repeats={self.repeats}"] if self.repeats > 1 else [])
         words += ["time_series=True"] if self.time_series else []
         words += ["groups=..."] if self.groups is not None else []
-        words += [] if self.stratify is None else [f"stratify={self.stratify if isinstance(self.stratify, bool) else '...'}"]
+        words += (
+            [] if self.stratify is None else [f"stratify={self.stratify if isinstance(self.stratify, bool) else '...'}"]
+        )
         return f"CrossValidation({', '.join(words)}, seed={self.seed})"
 
     def resolve(self, x: Any, y: Any) -> Folds:
@@ -187,7 +196,9 @@ class CrossValidation:
             raise UsageError(explain(_WHERE, got, "arrays, whose rows can be numbered", "Pass x and y as arrays."))
         if self.groups is not None and len(self.groups) != rows:
             got = f"{len(self.groups)} groups for {rows} rows"
-            raise UsageError(explain(f"{_WHERE}(groups=...)", got, "one group per row", "Pass the groups of all rows of x."))
+            raise UsageError(
+                explain(f"{_WHERE}(groups=...)", got, "one group per row", "Pass the groups of all rows of x.")
+            )
         if self.splitter is not None:
             return self._from_splitter(rows, x, y)
         assert self.folds is not None  # our bug: __init__ sets it where there is no splitter
@@ -203,7 +214,9 @@ class CrossValidation:
     def _assignment(self, rows: int, y: Any, folds: int) -> Callable[[np.random.Generator], np.ndarray]:
         """Generator -> the fold of each row."""
         if folds > rows:
-            raise UsageError(explain(_WHERE, f"{folds} folds of {rows} rows", "at most as many folds as rows", "Use fewer folds."))
+            raise UsageError(
+                explain(_WHERE, f"{folds} folds of {rows} rows", "at most as many folds as rows", "Use fewer folds.")
+            )
         if self.groups is not None:
             return lambda rng: _by_groups(np.asarray(self.groups), folds, rng)
         classes = self._classes(rows, y, folds)
@@ -230,7 +243,9 @@ class CrossValidation:
                 return everybody
             got = f"{folds} folds, and class {names[counts.argmin()]!r} with {counts.min()} rows"
             instead = f"Type folds={max(2, counts.min())}, or stratify=False."
-            raise UsageError(explain(f"{_WHERE}(stratify=...)", got, "at least one row of each class per fold", instead))
+            raise UsageError(
+                explain(f"{_WHERE}(stratify=...)", got, "at least one row of each class per fold", instead)
+            )
         return classes
 
     def _from_splitter(self, rows: int, x: Any, y: Any) -> Folds:

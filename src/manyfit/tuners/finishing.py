@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -74,7 +74,9 @@ class Finishing:
         """
         options = confirming.Settings(confidence, max_executions, max_seconds, **settings)
         trials = confirming.finalists(self.oracle, top)
-        task, protocol = crossing.resplit(self._searched_task("confirm()"), cross_validation, new_splits, self.oracle.seed)
+        task, protocol = crossing.resplit(
+            self._searched_task("confirm()"), cross_validation, new_splits, self.oracle.seed
+        )
         trainer = self._trainer_for(task)
         folder = Path(self.store.folder) / "weights"
         return confirming.confirm(trials, self.oracle, task, trainer, options, folder=folder, protocol=protocol)
@@ -126,7 +128,9 @@ class Finishing:
         trials = self.oracle.get_best_trials(top)
         if not trials:
             raise UsageError(
-                explain("retrain()", "a project without completed trials", "at least one", "Call tuner.search(...) first.")
+                explain(
+                    "retrain()", "a project without completed trials", "at least one", "Call tuner.search(...) first."
+                )
             )
         searched = self._task or self._make_task((), {})
         args, kwargs = retraining.fit_arguments_for_all_data(searched.fit_args, searched.fit_kwargs, x, y, callbacks)
@@ -149,7 +153,9 @@ class Finishing:
             names = [f"{name} ({number % executions + 1})" for number, name in enumerate(names)]
         self._final = dict(zip(names, models, strict=True))
         if save_best is not None:
-            retraining.save_models(models, [name.replace("(", "").replace(")", "").replace(" ", "-") for name in names], save_best)
+            retraining.save_models(
+                models, [name.replace("(", "").replace(")", "").replace(" ", "-") for name in names], save_best
+            )
         return models
 
     def ensemble(
@@ -289,25 +295,12 @@ class Finishing:
             )
         return self._task
 
-    # Of `Tuner`, which this is mixed into.
+    if TYPE_CHECKING:  # of `Tuner`, which this is mixed into
 
-    def load_model(self, trial: Trial, execution: int | None = None) -> keras.Model:
-        raise NotImplementedError
-
-    def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
-        raise NotImplementedError
-
-    def _make_task(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> Task:
-        raise NotImplementedError
-
-    def _get_trainer(self) -> Trainer:
-        raise NotImplementedError
-
-    def _trainer_for(self, task: Task) -> Trainer:
-        raise NotImplementedError
-
-    def _trains_itself(self) -> bool:
-        raise NotImplementedError
-
-    def _say(self, text: str) -> None:
-        raise NotImplementedError
+        def load_model(self, trial: Trial, execution: int | None = None) -> keras.Model: ...
+        def get_best_models(self, num_models: int = 1) -> list[keras.Model]: ...
+        def _make_task(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> Task: ...
+        def _get_trainer(self) -> Trainer: ...
+        def _trainer_for(self, task: Task) -> Trainer: ...
+        def _trains_itself(self) -> bool: ...
+        def _say(self, text: str) -> None: ...

@@ -1,0 +1,141 @@
+"""Folds of a search: which executions train on which rows, and predictions that no member trained for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from manyfit.core.errors import UsageError, explain
+from manyfit.core.records import Plan
+from manyfit.finish.data import counted_rows, joined_rows
+from manyfit.training.base import Task
+from manyfit.training.fit_arguments import fit_data, num_rows
+from manyfit.training.folds import CrossValidation, Folds, Split, random_splits, take_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldPlan:
+    """The folds of a search: execution number `e` of each trial runs on split `e % num_splits`."""
+
+    folds: Folds
+    num_splits: int  # folds times repeats
+
+    def split_for(self, plan: Plan) -> Split:
+        """The rows of an execution."""
+        return self.folds.split(plan.execution % self.num_splits)
+
+
+def fold_plan(given: Any, fit_args: Sequence[Any], fit_kwargs: Mapping[str, Any]) -> FoldPlan:
+    """What `search(cross_validation=...)` means for its data.
+
+    Raises:
+        UsageError: validation data besides, or folds that the rows do not allow.
+        UsageTypeError: `given` is no cross-validation.
+    """
+    for name in ("validation_data", "validation_split"):
+        if fit_kwargs.get(name):
+            raise UsageError(
+                explain(
+                    "search(cross_validation=...)",
+                    f"{name} besides",
+                    "one of the two",
+                    f"Leave {name} out: folds validate.",
+                )
+            )
+    cross_validation = CrossValidation.of(given)
+    folds = cross_validation.resolve(*fit_data(fit_args, fit_kwargs))
+    repeats = cross_validation.repeats
+    for index in range(folds.num_splits * repeats):
+        folds.split(index)  # refuses bad folds before anything is trained
+    return FoldPlan(folds, folds.num_splits * repeats)
+
+
+def resplit(task: Task, cross_validation: Any, new_splits: bool, seed: int) -> tuple[Task, str]:
+    """A confirmation's task, with a fold or a fresh split for every seed if asked for.
+
+    Args:
+        task: of the search.
+        cross_validation: what the user gave, or None.
+        new_splits: cut training and validation rows anew for every seed, in the search's proportion.
+        seed: of the study.
+
+    Returns:
+        The task, and a name of the splits.
+
+    Raises:
+        UsageError: both are asked for; there are no validation rows to cut anew; the rows are no arrays.
+    """
+    if cross_validation is not None and new_splits:
+        got = "cross_validation= and new_splits=True"
+        raise UsageError(explain("confirm()", got, "one of the two", "Leave new_splits out: folds are new splits."))
+    if cross_validation is None and not new_splits:
+        return task, "splits of the search" if task.split_for is not None else "rows of the search"
+    kwargs = dict(task.fit_kwargs)
+    x, y = joined_rows("confirm()", task.fit_args, kwargs)
+    counts = counted_rows(task.fit_args, kwargs)
+    kwargs = {
+        name: value for name, value in kwargs.items() if name not in ("x", "y", "validation_data", "validation_split")
+    }
+    if cross_validation is not None:
+        settings = CrossValidation.of(cross_validation)
+        folds, name = settings.resolve(x, y), repr(settings)
+    else:
+        rows = num_rows(x)
+        if rows is None or counts is None or not counts[1]:
+            raise UsageError(
+                explain(
+                    "confirm(new_splits=True)",
+                    "a search without validation rows as arrays",
+                    "validation_data= as arrays, or validation_split=",
+                    "Leave new_splits out, or pass cross_validation=5.",
+                )
+            )
+        folds, name = random_splits(rows, counts[1], seed), "new splits"
+    new = dataclasses.replace(
+        task, fit_args=(x, y, *task.fit_args[2:]), fit_kwargs=kwargs, split_for=lambda plan: folds.split(plan.execution)
+    )
+    return new, name
+
+
+def out_of_fold(plan: FoldPlan, fit_args: Sequence[Any], fit_kwargs: Mapping[str, Any]) -> tuple[np.ndarray, Any, Any]:
+    """The rows that some fold validates, with their targets: what out-of-fold predictions are compared with.
+
+    Returns:
+        Row numbers in ascending order, y of these rows, sample weights or None.
+    """
+    covered = np.unique(np.concatenate([plan.folds.split(index).validation for index in range(plan.num_splits)]))
+    _, y = fit_data(fit_args, fit_kwargs)
+    weights = fit_kwargs.get("sample_weight")
+    return covered, take_rows(y, covered), None if weights is None else take_rows(weights, covered)
+
+
+def predict_out_of_fold(
+    plan: FoldPlan, load: Callable[[int], keras.Model], executions: Sequence[int], x: Any, covered: np.ndarray
+) -> np.ndarray:
+    """Predictions of a trial's fold models, each on the rows that it never trained on.
+
+    Args:
+        plan: the folds.
+        load: execution -> the model of that fold.
+        executions: of the trial.
+        x: all rows.
+        covered: row numbers that are wanted.
+
+    Returns:
+        Shape (len(covered), ...): the mean over the repeats in which a row was held out.
+    """
+    total: np.ndarray | None = None
+    counts = np.zeros(int(covered.max()) + 1)
+    for execution in executions:
+        rows = plan.folds.split(execution % plan.num_splits).validation
+        predicted = np.asarray(load(execution).predict(take_rows(x, rows), verbose=0), dtype=float)
+        if total is None:
+            total = np.zeros((len(counts), *predicted.shape[1:]))
+        total[rows] += predicted
+        counts[rows] += 1
+    assert total is not None and (counts[covered] > 0).all()  # our bug: every fold of a completed trial was run
+    return total[covered] / counts[covered].reshape(-1, *[1] * (total.ndim - 1))

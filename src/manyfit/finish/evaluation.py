@@ -1,0 +1,196 @@
+"""The held-out score, once: every look at test data is written down, and a second choice made with them is shown.
+
+| notation | meaning |
+|---|---|
+| n | test rows |
+| m | equal groups that they are cut into |
+| s | standard deviation of a metric over the groups |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+import scipy.stats
+
+from manyfit.core.errors import UsageError, explain
+from manyfit.finish.data import fingerprint
+from manyfit.report import terminal
+from manyfit.stats.arrays import confidence_level
+from manyfit.stats.intervals import Interval, mean_interval
+from manyfit.training.fit_arguments import num_rows
+from manyfit.training.folds import take_rows
+
+_NUM_GROUPS = 20  # Student's quantile is 2.09 then, against 1.96 for infinitely many; each group costs a call
+_FACT = "test_uses"  # where the project keeps them
+
+
+class Facts(Protocol):
+    """What is needed of a project's store."""
+
+    def get(self, name: str, default: Any = None) -> Any: ...
+    def put(self, **facts: Any) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Held-out scores. Print it.
+
+    Attributes:
+        scores: model name -> metric -> estimate and interval.
+        num_rows: test rows; None where they cannot be counted.
+        earlier: earlier evaluations of other models on the same test data.
+    """
+
+    scores: Mapping[str, Mapping[str, Interval]]
+    num_rows: int | None
+    earlier: tuple[Mapping[str, Any], ...]
+
+    @property
+    def times_used(self) -> int:
+        """How many choices have been measured on these test data, this one included."""
+        return 1 + len(self.earlier)
+
+    def __getitem__(self, metric: str) -> float:
+        """The first model's estimate of a metric."""
+        return next(iter(self.scores.values()))[metric].estimate
+
+    def sentences(self) -> list[str]:
+        """What one has to know about these numbers."""
+        lines = []
+        if self.earlier:
+            times = "twice" if self.times_used == 2 else f"{self.times_used} times"
+            names = "; ".join(", ".join(use["models"]) for use in self.earlier)
+            lines.append(
+                f"Test set used {times}: it was used before for another choice ({names}). The better of several choices "
+                "looks better on the rows that it was chosen by than it is."
+            )
+        if len(self.scores) > 1:
+            lines.append(
+                f"Choosing among these {len(self.scores)} models by these numbers would make the chosen one too good."
+            )
+        return lines
+
+    def __str__(self) -> str:
+        metrics = list(dict.fromkeys(name for row in self.scores.values() for name in row))
+        rows = [{"model": name, **{m: str(row[m]) for m in metrics if m in row}} for name, row in self.scores.items()]
+        confidence = next(iter(next(iter(self.scores.values())).values())).confidence
+        count = "" if self.num_rows is None else f" on {self.num_rows} rows"
+        head = f"Held-out scores{count}, with {confidence:.0%} intervals over the rows"
+        return "\n".join(
+            [head, "", terminal.table(rows, ["model", *metrics]), *[f"\n{line}" for line in self.sentences()]]
+        )
+
+
+def evaluate(
+    models: Mapping[str, Any],
+    x: Any,
+    y: Any,
+    store: Facts,
+    *,
+    confidence: float = 0.95,
+    **options: Any,
+) -> Evaluation:
+    """Measures final models on test data, and writes down that these data were used.
+
+    Args:
+        models: name -> Keras model or ensemble.
+        x: test rows.
+        y: their targets.
+        store: of the project.
+        confidence: of the intervals.
+        **options: passed on to `evaluate` of the models: `batch_size`, `sample_weight`.
+
+    Raises:
+        UsageError: no models, no rows, x and y of different length, or a confidence outside (0, 1).
+    """
+    confidence = confidence_level("evaluate", confidence)
+    rows, labels = num_rows(x), None if y is None else num_rows(y)
+    if not models or rows == 0:
+        got = "no models" if not models else "no test rows"
+        raise UsageError(explain("evaluate(x, y)", got, "at least one of each", "Call tuner.retrain(...) first."))
+    if rows is not None and labels is not None and rows != labels:
+        got = f"x with {rows} rows and y with {labels}"
+        raise UsageError(explain("evaluate(x, y)", got, "as many rows in x as in y", "Check how they were split."))
+    scores = {name: _scores(model, x, y, rows, confidence, options) for name, model in models.items()}
+    use = {
+        "data": fingerprint(x, y),
+        "choice": fingerprint(*(array for model in models.values() for array in _weights(model))),
+        "models": list(models),
+        "scores": {name: {metric: found.estimate for metric, found in row.items()} for name, row in scores.items()},
+        "at": time.time(),
+    }
+    known = store.get(_FACT, [])
+    same_data = [other for other in known if other["data"] == use["data"]]
+    if not any(other["choice"] == use["choice"] for other in same_data):
+        store.put(**{_FACT: [*known, use]})
+    earlier = tuple(other for other in same_data if other["choice"] != use["choice"])
+    return Evaluation(scores, rows, earlier)
+
+
+def test_uses(store: Facts) -> list[dict[str, Any]]:
+    """Every choice that was measured on test data: data, choice, models, scores, at."""
+    return store.get(_FACT, [])
+
+
+test_uses.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
+
+
+def _weights(model: Any) -> list[np.ndarray]:
+    if hasattr(model, "get_weights"):
+        return model.get_weights()
+    parts = [weight for member in getattr(model, "members", ()) for one in member.models for weight in _weights(one)]
+    return [*parts, np.asarray(list(getattr(model, "weights", {}).values()), dtype=float)]
+
+
+def _scores(
+    model: Any, x: Any, y: Any, rows: int | None, confidence: float, options: Mapping[str, Any]
+) -> dict[str, Interval]:
+    totals = _measure(model, x, y, options)
+    weights = options.get("sample_weight")
+    groups: list[dict[str, float]] = []
+    if rows is not None and rows >= 2 and y is not None:
+        size = rows // min(_NUM_GROUPS, rows)
+        for start in range(0, size * min(_NUM_GROUPS, rows), size):
+            part = np.arange(start, start + size)
+            own = {**options, **({} if weights is None else {"sample_weight": take_rows(weights, part)})}
+            groups.append(_measure(model, take_rows(x, part), take_rows(y, part), own))
+    return {
+        name: _interval(
+            name, value, [group[name] for group in groups], None if weights is not None else rows, confidence
+        )
+        for name, value in totals.items()
+    }
+
+
+def _measure(model: Any, x: Any, y: Any, options: Mapping[str, Any]) -> dict[str, float]:
+    if isinstance(model, keras.Model):
+        found = model.evaluate(x, y, verbose=0, return_dict=True, **options)
+    else:
+        found = model.evaluate(x, y, **options)
+    return {name: float(value) for name, value in found.items()}
+
+
+def _interval(name: str, value: float, groups: Sequence[float], rows: int | None, confidence: float) -> Interval:
+    """Where a metric lies on further rows of the same kind.
+
+    A share of right rows has Wilson's interval, which is sound near 0 and 1 (Wilson 1927). Any other metric is
+    measured on m groups of rows as well: its standard error on all rows is s / sqrt(m), as its variance falls with
+    the number of rows (batch means; for metrics that are no means this is the subsampling estimate of Politis and
+    Romano 1994). The centre is always the metric on all rows.
+    """
+    if rows is not None and name.endswith(("accuracy", "acc")):
+        hits = value * rows
+        if abs(hits - round(hits)) < 1e-6 * rows + 1e-3:
+            found = scipy.stats.binomtest(round(hits), rows).proportion_ci(confidence, method="wilson")
+            return Interval(value, float(found.low), float(found.high), confidence, rows)
+    if len(groups) < 2 or not np.isfinite(groups).all():
+        return Interval(value, -math.inf, math.inf, confidence, rows or 0)
+    reach = mean_interval(groups, confidence).half_width
+    return Interval(value, value - reach, value + reach, confidence, rows or 0)
