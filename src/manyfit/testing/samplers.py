@@ -134,14 +134,14 @@ class SamplerSuite(abc.ABC):
             assert len(self.ask(space, count=16)) == (NUM_FINITE if make_space is finite_space else 16)
 
     def test_proposals_after_some_trials(self) -> None:
-        """After 1, 2 and 30 trials, also 16 at a time with 5 pending."""
+        """After 1, 2 and 30 trials, also 16 at a time with 3 pending."""
         for make_space in (mixed_space, conditional_space):
             space = make_space()
             for num_trials in (1, 2, 30):
-                history = random_history(space, num_trials)
-                assert len(self.ask(space, history)) == 1
-                pending = self.ask(space, history, count=5, seed=1)
-                assert len(self.ask(space, history, pending, count=16, seed=2)) == 16
+                assert len(self.ask(space, random_history(space, num_trials))) == 1
+            history = random_history(space, 30)
+            pending = self.ask(space, history, count=3, seed=1)
+            assert len(self.ask(space, history, pending, count=16, seed=2)) == 16
 
     def test_five_hundred_trials(self) -> None:
         """A long history is no obstacle."""
@@ -184,9 +184,7 @@ class SamplerSuite(abc.ABC):
         space = mixed_space()
         history = random_history(space, 20)
         odd = [math.nan, math.inf, -math.inf]
-        history = [
-            observe(each.values, i, odd[i % 4]) if i % 4 < 3 else each for i, each in enumerate(history)
-        ]
+        history = [observe(each.values, i, odd[i % 4]) if i % 4 < 3 else each for i, each in enumerate(history)]
         assert len(self.ask(space, history, count=2)) == 2
 
     def test_constant_and_extreme_losses(self) -> None:
