@@ -53,7 +53,7 @@ class Grid(Sequence[Any]):
 
     @abc.abstractmethod
     def nearest(self, numbers: Any) -> np.ndarray:
-        """The indices of the values nearest to an array of numbers."""
+        """The indices of the values nearest (by distance, or by ratio) to an array of numbers."""
 
     def on(self, number: float) -> bool:
         """Whether a number is one of the values, up to rounding errors."""

@@ -175,7 +175,8 @@ class HyperParameter:
     def describe(self) -> str:
         """The call that makes it, without default and conditions, for messages."""
         arguments = ", ".join(f"{key}={value!r}" for key, value in self._domain().items())
-        return f'{type(self).__name__}("{self.name}", {arguments})'
+        comma = ", " if arguments else ""
+        return f'{type(self).__name__}("{self.name}"{comma}{arguments})'
 
     def _domain(self) -> dict[str, Any]:
         skipped = ("name", "default", "conditions", "ordered")

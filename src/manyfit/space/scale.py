@@ -35,8 +35,9 @@ def to_number(quantiles: Any, low: float, high: float, sampling: str) -> Any:
     elif sampling == "log":
         x = _log_number(p, low, high)  # (2)
     else:
-        x = low + high - _log_number(1.0 - p, low, high)  # (3)
-    return np.clip(x, low, high)
+        x = low + (high - _log_number(1.0 - p, low, high))  # (3)
+    # The ends by name, because rounding may miss them by a hair from within.
+    return np.where(p <= 0.0, low, np.where(p >= 1.0, high, np.clip(x, low, high)))
 
 
 def to_quantile(numbers: Any, low: float, high: float, sampling: str) -> Any:
@@ -55,8 +56,8 @@ def to_quantile(numbers: Any, low: float, high: float, sampling: str) -> Any:
     elif sampling == "log":
         p = _log_quantile(x, low, high)  # (2)
     else:
-        p = 1.0 - _log_quantile(low + high - x, low, high)  # (3)
-    return np.clip(p, 0.0, 1.0)
+        p = 1.0 - _log_quantile(low + (high - x), low, high)  # (3)
+    return np.where(x <= low, 0.0, np.where(x >= high, 1.0, np.clip(p, 0.0, 1.0)))
 
 
 def _log_number(p: Any, low: float, high: float) -> Any:
