@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from manyfit.training.population.capture import CannotTrace, Shapes, Trace, chec
 from manyfit.training.population.data import FitArguments, Rows
 from manyfit.training.population.family import Family
 from manyfit.training.population.member import Member
+from manyfit.training.population.program import State
 from manyfit.training.population.recognition import structure_key
 from manyfit.training.seeding import seeded
 
@@ -52,7 +54,7 @@ class Admission:
         validation = None if data.validation is None else shapes_of(data.validation)
         self.shapes = Shapes(shapes_of(data.training), validation)
         self.families: dict[str, Family] = {}
-        self._traces: dict[str, Trace] = {}
+        self._known: dict[str, _Known] = {}
         self._parked: dict[tuple[str, int], Member] = {}
 
     @property
@@ -68,8 +70,7 @@ class Admission:
         except FatalError:
             raise
         except CannotTrace as error:
-            self.refuse(str(error), plan)
-            self.fallback.train(_OnePlan(self.supply, plan), self.task)
+            self._fall_back(plan, str(error))
             return
         except Exception as error:
             result = Result(plan, ending_of(error), {}, message=traceback.format_exc(), extra={"error": error})
@@ -95,6 +96,14 @@ class Admission:
         """Puts a member whose epoch did not run back into its family's queue."""
         member.family.waiting.appendleft(member)
 
+    def send_back(self, member: Member, reason: str) -> None:
+        """Trains a member in the fallback, from the beginning."""
+        self._fall_back(member.plan, reason)
+
+    def _fall_back(self, plan: Plan, reason: str) -> None:
+        self.refuse(reason, plan)
+        self.fallback.train(_OnePlan(self.supply, plan), self.task)
+
     def _resume(self, plan: Plan) -> Member | None:
         member = self._parked.pop(plan.key, None)
         if member is None or member.epoch != plan.first_epoch:
@@ -106,23 +115,20 @@ class Admission:
     def _capture(self, plan: Plan) -> Member:
         keras_side.forget_names()
         values = plan.values.copy() if hasattr(plan.values, "copy") else plan.values
-        tree, batches = self.shapes.training
         with seeded(plan.seed):
             model = build_model(self.task.build, values)
             check_size(model, self.task.max_model_size)
             check_model(model)
-            keras_side.build_symbolically(model, jax.tree.unflatten(tree, batches[0]))
+            own = [] if self.task.callbacks is None else self.task.callbacks(plan)
+            callbacks = [*copy_callbacks(self.data.callbacks), *own]
+            reason = why_not(callbacks)
+            if reason is not None:
+                raise CannotTrace(reason)
+            found, state = self._steps_of(model, complete=bool(callbacks))
         check_size(model, self.task.max_model_size)
-        own = [] if self.task.callbacks is None else self.task.callbacks(plan)
-        callbacks = [*copy_callbacks(self.data.callbacks), *own]
-        reason = why_not(callbacks)
-        if reason is not None:
-            raise CannotTrace(reason)
-        found = self._trace(model)
         family = self.families.get(found.key)
         if family is None:
             family = self.families[found.key] = Family(found, self.data, keras_side.summary(model))
-        state = tuple(tuple(keras_side.values_of(part)) for part in keras_side.variables_of(model)[:3])
         epochs = self.data.epochs if plan.epochs is None else plan.epochs
         assert isinstance(self.data.training, Rows)
         steps = self.data.training.num_steps
@@ -131,19 +137,46 @@ class Admission:
             model,
             found,
             family,
-            state,  # type: ignore[arg-type]
+            state,
             epoch=plan.first_epoch or self.data.initial_epoch,
             last_epoch=epochs,
             callbacks=MemberCallbacks(callbacks, model, epochs=epochs, steps=steps),
         )
 
-    def _trace(self, model: Any) -> Trace:
+    def _steps_of(self, model: Any, *, complete: bool) -> tuple[Trace, State]:
+        """A model's trace and first state.
+
+        A recognised model is not built to the end where nobody will look at its optimizer (`complete`): its optimizer
+        starts where the first model's of this structure started, but for the learning rate.
+        """
         key = structure_key(model)
-        if key is None:
-            return trace(model, self.shapes)
-        if key not in self._traces:
-            self._traces[key] = trace(model, self.shapes)
-        return self._traces[key]
+        known = self._known.get(key) if key is not None else None
+        if known is not None and not complete and keras_side.is_built(model):
+            trainable, fixed = model.trainable_variables, model.non_trainable_variables
+            first = list(known.optimizer)
+            first[known.learning_rate] = model.optimizer.variables[known.learning_rate].value
+            return known.trace, (
+                tuple(keras_side.values_of(trainable)),
+                tuple(keras_side.values_of(fixed)),
+                tuple(first),
+            )
+        tree, batches = self.shapes.training
+        keras_side.build_symbolically(model, jax.tree.unflatten(tree, batches[0]))
+        parts = [tuple(keras_side.values_of(part)) for part in keras_side.variables_of(model)[:3]]
+        found = trace(model, self.shapes) if known is None else known.trace
+        place = keras_side.place_of_learning_rate(model)
+        if key is not None and place is not None:
+            self._known.setdefault(key, _Known(found, parts[2], place))
+        return found, (parts[0], parts[1], parts[2])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Known:
+    """A structure that was traced: its trace, its optimizer's first state and the learning rate's place in it."""
+
+    trace: Trace
+    optimizer: tuple[Any, ...]
+    learning_rate: int
 
 
 class _OnePlan:
@@ -152,6 +185,7 @@ class _OnePlan:
     def __init__(self, supply: Supply, plan: Plan) -> None:
         self._supply = supply
         self._plans = [plan]
+        self.independent = False
 
     def take(self, count: int) -> Sequence[Plan]:
         del count

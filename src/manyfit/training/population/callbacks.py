@@ -1,7 +1,7 @@
 """The user's real Keras callbacks, one copy per member, at the ends of epochs.
 
-A member's callbacks see that member's own Keras model. Its variables are pointed at the member's arrays before they are
-called, and what they assign (a lower learning rate, restored weights) is taken over afterwards; neither copies anything.
+A member's callbacks see that member's own Keras model. Its variables are pointed at the member's arrays before they
+are called; what they assign (a lower learning rate, restored weights) is taken over afterwards. Neither copies.
 """
 
 from __future__ import annotations
@@ -74,9 +74,19 @@ class MemberCallbacks:
     def __init__(self, callbacks: Sequence[Any], model: Any, *, epochs: int, steps: int | None) -> None:
         self._model = model
         self.any = bool(callbacks)
-        self._list = keras.callbacks.CallbackList(
-            list(callbacks), add_history=False, add_progbar=False, model=model, epochs=epochs, steps=steps, verbose=0
-        ) if callbacks else None
+        self._list = (
+            keras.callbacks.CallbackList(
+                list(callbacks),
+                add_history=False,
+                add_progbar=False,
+                model=model,
+                epochs=epochs,
+                steps=steps,
+                verbose=0,
+            )
+            if callbacks
+            else None
+        )
         self._on_nan = [each for each in callbacks if isinstance(each, keras.callbacks.TerminateOnNaN)]
         model.stop_training = False
 

@@ -12,7 +12,6 @@ import jax
 import keras
 import numpy as np
 
-from manyfit.core.records import Plan
 from manyfit.training.population import keras_side
 from manyfit.training.population.data import Rows, Stream
 from manyfit.training.population.unify import Form, Mismatch, canonical_form, first_difference
@@ -41,7 +40,7 @@ class Trace:
         forms: "train 0", "train 1" (short batch), "test 0", "test 1", "results" -> form.
         counts: numbers of trainable, non-trainable, optimizer and metric variables.
         log_names: the metrics' names, in the order of the outputs of "results".
-        step_log_names: for a "train" or "test" step of the user's own that logs something else than the metrics' results:
+        step_log_names: for a "train" or "test" step of the user's own that logs other things than the metrics' results:
             the names of its logs, in the order of its outputs after the state.
         start_metrics: what the metric variables hold at the start of an epoch.
     """
@@ -71,7 +70,7 @@ class Trace:
         return Mismatch("their metrics have other names or start values")
 
 
-class CannotTrace(Exception):  # noqa: N818  a reason that is handled, not an error that is shown
+class CannotTrace(Exception):
     """A model that a population cannot train; its text is the reason."""
 
 
@@ -116,7 +115,7 @@ def trace(model: Any, shapes: Shapes) -> Trace:
     log_names = {kind: None if set(logs) == set(names) else logs for kind, logs in step_logs.items()}
     return Trace(
         forms=forms,
-        counts=tuple(map(len, structs)),
+        counts=(len(structs[0]), len(structs[1]), len(structs[2]), len(structs[3])),
         log_names=names,
         step_log_names={kind: logs for kind, logs in log_names.items() if logs is not None},
         start_metrics=_start_metrics(model, variables[3]),

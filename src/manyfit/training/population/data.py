@@ -121,7 +121,11 @@ def read_fit_arguments(task: Task) -> FitArguments:
     if given["validation_split"] and validation_data is None:
         (x, y, sample_weight), validation_data = keras_side.split((x, y, sample_weight), given["validation_split"])
     training = _source(
-        x, y, sample_weight, batch_size=given["batch_size"], steps=given["steps_per_epoch"],
+        x,
+        y,
+        sample_weight,
+        batch_size=given["batch_size"],
+        steps=given["steps_per_epoch"],
         class_weight=given["class_weight"],
     )
     validation = None

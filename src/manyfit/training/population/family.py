@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,18 @@ from manyfit.training.population.epoch import Order, Pass
 from manyfit.training.population.layout import LayoutChoice, candidates
 from manyfit.training.population.listing import ProgramRecord
 from manyfit.training.population.member import Member
+from manyfit.training.population.probe import find_mismatch
 from manyfit.training.population.program import Layout, Lift, State, Steps
+
+_PROBED = 3  # members that a probe compares
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sample:
+    """What a probe needs of a member."""
+
+    trace: Trace
+    state: State
 
 
 class Family:
@@ -35,7 +47,10 @@ class Family:
         self.lift = Lift(trace)
         self.waiting: collections.deque[Member] = collections.deque()
         self.choice = LayoutChoice(candidates(trace))
+        self.mismatch: str | None = None
         self.num_trained = 0
+        self._samples: list[_Sample] = []
+        self._verified: set[tuple[int, bool]] = set()
         self.num_versions = 1
         self._passes: dict[tuple[str, Layout, int, bool], Pass] = {}
         self._retired_seconds = 0.0
@@ -47,6 +62,9 @@ class Family:
             self._retired_seconds += sum(each.compile_seconds for each in self._passes.values())
             self._passes.clear()
             self.num_versions += 1
+            self._samples.clear()  # those that made the new version necessary are the ones to probe
+        if len(self._samples) < _PROBED and all(member.trace is not other.trace for other in self._samples):
+            self._samples.append(_Sample(member.trace, member.state))
         self.waiting.append(member)
 
     @property
@@ -76,6 +94,26 @@ class Family:
         if compiled:
             return compiled[0]
         return min(max_members, 1 << (num_members - 1).bit_length())
+
+    def verify(self, layout: Layout) -> None:
+        """Probes the program once per version and way of standing side by side, when members differ.
+
+        What it finds is kept in `mismatch`.
+        """
+        fused = layout.members == "vmap"
+        key = (self.num_versions, fused)
+        if key in self._verified or all(each.trace is self.lift.template for each in self._samples):
+            return
+        with self._lock:
+            if key in self._verified:
+                return
+            rows = self.data.training
+            assert isinstance(rows, Rows)
+            traces = [each.trace for each in self._samples]
+            found = find_mismatch(self.lift, traces, [each.state for each in self._samples], rows, fused=fused)
+            self._verified.add(key)
+        if found is not None:
+            self.mismatch = f"a step of program {self.key} is not that of {found}"
 
     def packed(self, traces: Sequence[Trace]) -> Any:
         """The lifted numbers of several members, with a first axis for members."""

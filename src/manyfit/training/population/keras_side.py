@@ -36,6 +36,18 @@ def build_symbolically(model: Any, batch: Any) -> None:
     model._symbolic_build(data_batch=batch)
 
 
+def is_built(model: Any) -> bool:
+    """Whether all layers have their variables."""
+    return all(layer.built for layer in model._flatten_layers())
+
+
+def place_of_learning_rate(model: Any) -> int | None:
+    """Where the learning rate stands among the optimizer's variables; None for a schedule or a wrapped optimizer."""
+    rate = getattr(model.optimizer, "_learning_rate", None)
+    places = [place for place, variable in enumerate(model.optimizer.variables) if variable is rate]
+    return places[0] if places else None
+
+
 def variables_of(model: Any) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
     """Trainable, non-trainable, optimizer and metric variables, in the order of `train_step`'s state."""
     optimizer = model.optimizer.variables if model.optimizer is not None else []

@@ -1,8 +1,7 @@
 """Which layout a family's passes run in: decided by timing real epochs, so that no measurement is thrown away.
 
-Every candidate is tried on epochs that have to be trained anyway; all that it costs is its compilation. A candidate is
-tried only where the work that is left could pay for that. What was learnt is kept per family, and, as the order in which
-candidates are tried, passed on to families of the same kind (with or without convolutions).
+Every candidate is tried on epochs that have to be trained anyway; all that it costs is its compilation. A candidate
+is tried only where the work that is left could pay for that.
 """
 
 from __future__ import annotations

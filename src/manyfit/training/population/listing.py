@@ -40,7 +40,9 @@ class Programs:
     reasons: dict[str, tuple[str, ...]]
 
     def __str__(self) -> str:
-        lines = [f"{'program':<17} {'members':>7} {'lifted':>6} {'compile s':>9} {'layout':<16} {'s/epoch':>8}  structure"]
+        lines = [
+            f"{'program':<17} {'members':>7} {'lifted':>6} {'compile s':>9} {'layout':<16} {'s/epoch':>8}  structure"
+        ]
         for record in self.records:
             seconds = record.epoch_seconds.get(record.layout)
             shown = "" if seconds is None else f"{seconds:.3f}"

@@ -87,9 +87,7 @@ class Member:
     def adopt(self) -> None:
         """Takes over what callbacks have assigned to the model's variables since `show`."""
         variables = keras_side.variables_of(self.model)[:3]
-        parts = [
-            keras_side.changed_values(group, values) for group, values in zip(variables, self.state, strict=True)
-        ]
+        parts = [keras_side.changed_values(group, values) for group, values in zip(variables, self.state, strict=True)]
         self.state = tuple(  # type: ignore[assignment]
             old if new is None else tuple(new) for old, new in zip(self.state, parts, strict=True)
         )

@@ -25,7 +25,7 @@ def cache_folder() -> Path | None:
 
 def enable_compilation_cache() -> None:
     """Switches the cache on, unless the user has chosen a folder for JAX or has switched it off."""
-    if jax.config.jax_compilation_cache_dir:
+    if getattr(jax.config, "jax_compilation_cache_dir", None):
         return
     folder = cache_folder()
     if folder is None:

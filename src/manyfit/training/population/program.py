@@ -48,7 +48,7 @@ class Lift:
 
     def __init__(self, template: Trace) -> None:
         self.template = template
-        self.holes: dict[str, tuple[int, ...]] = {name: () for name in template.forms}
+        self.holes: dict[str, tuple[int, ...]] = dict.fromkeys(template.forms, ())
 
     def widen(self, traces: Sequence[Trace]) -> bool:
         """Lifts what differs between the template and these traces; answers whether that changed anything."""
@@ -196,6 +196,8 @@ def compile_function(function: Callable[..., Any], arguments: Sequence[Any], *, 
         quick: compile fast rather than for speed; only where the compiler has that choice (a CPU).
     """
     started = time.perf_counter()
-    options = {"xla_backend_optimization_level": 0} if quick and jax.default_backend() == "cpu" else None
+    options: dict[str, str | bool] | None = (
+        {"xla_backend_optimization_level": "0"} if quick and jax.default_backend() == "cpu" else None
+    )
     executable = jax.jit(function).lower(*arguments).compile(compiler_options=options)
     return Compiled(executable, time.perf_counter() - started, executable.memory_analysis())

@@ -1,25 +1,30 @@
 """Recognises models whose steps need not be traced again.
 
-Two models of Keras's own layers, optimizer, loss and metrics, whose configurations are equal but for what is state (the
-learning rate), have the same traced steps. Anything that a configuration does not tell completely is never recognised.
+Two models of Keras's own layers, optimizer, loss and metrics have the same traced steps if their configurations are
+equal but for what is state (the learning rate).
+Anything that a configuration does not tell completely is never recognised.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any
 
 import keras
 
 _LAYERS = frozenset(
-    "InputLayer Dense EinsumDense Embedding Activation ReLU LeakyReLU PReLU ELU Softmax Flatten Reshape Permute "
-    "RepeatVector Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D AlphaDropout GaussianDropout GaussianNoise "
-    "ActivityRegularization BatchNormalization LayerNormalization GroupNormalization RMSNormalization UnitNormalization "
-    "Conv1D Conv2D Conv3D Conv1DTranspose Conv2DTranspose Conv3DTranspose SeparableConv1D SeparableConv2D "
-    "DepthwiseConv1D DepthwiseConv2D MaxPooling1D MaxPooling2D MaxPooling3D AveragePooling1D AveragePooling2D "
-    "AveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalAveragePooling1D GlobalAveragePooling2D "
-    "ZeroPadding1D ZeroPadding2D Cropping1D Cropping2D UpSampling1D UpSampling2D Add Subtract Multiply Average Maximum "
-    "Minimum Concatenate Dot LSTM GRU SimpleRNN Bidirectional TimeDistributed MultiHeadAttention Rescaling".split()
+    """
+    InputLayer Dense EinsumDense Embedding Activation ReLU LeakyReLU PReLU ELU Softmax Flatten Reshape Permute
+    RepeatVector Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D AlphaDropout GaussianDropout
+    GaussianNoise ActivityRegularization BatchNormalization LayerNormalization GroupNormalization RMSNormalization
+    UnitNormalization Conv1D Conv2D Conv3D Conv1DTranspose Conv2DTranspose Conv3DTranspose SeparableConv1D
+    SeparableConv2D DepthwiseConv1D DepthwiseConv2D MaxPooling1D MaxPooling2D MaxPooling3D AveragePooling1D
+    AveragePooling2D AveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalAveragePooling1D
+    GlobalAveragePooling2D ZeroPadding1D ZeroPadding2D Cropping1D Cropping2D UpSampling1D UpSampling2D Add Subtract
+    Multiply Average Maximum Minimum Concatenate Dot LSTM GRU SimpleRNN Bidirectional TimeDistributed
+    MultiHeadAttention Rescaling
+    """.split()  # noqa: SIM905  sixty names read better as words
 )
 
 
@@ -33,8 +38,10 @@ def structure_key(model: Any) -> str | None:
         if type(layer).__name__ not in _LAYERS or not type(layer).__module__.startswith("keras."):
             return None
     try:
-        compiled = model.get_compile_config()
-        config = {"model": model.get_config(), "compile": compiled}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras reads the learning rate in a way that NumPy 2 warns of
+            compiled = model.get_compile_config()
+            config = {"model": model.get_config(), "compile": compiled}
         if not isinstance(config["compile"].get("optimizer"), dict):
             return None
         optimizer = compiled["optimizer"]["config"]
@@ -49,7 +56,10 @@ def structure_key(model: Any) -> str | None:
 
 def _has_custom_objects(config: Any) -> bool:
     if isinstance(config, dict):
-        if config.get("registered_name") not in (None, config.get("class_name")) or config.get("class_name") == "function":
+        if (
+            config.get("registered_name") not in (None, config.get("class_name"))
+            or config.get("class_name") == "function"
+        ):
             return True
         module = config.get("module")
         if isinstance(module, str) and not module.startswith(("keras", "builtins")):

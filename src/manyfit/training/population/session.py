@@ -16,6 +16,7 @@ from manyfit.training.base import Supply, Task
 from manyfit.training.keras_fit import scalar_logs
 from manyfit.training.models import ending_of
 from manyfit.training.population import keras_side
+from manyfit.training.population.capture import CannotTrace
 from manyfit.training.population.data import FitArguments, Rows
 from manyfit.training.population.family import Family
 from manyfit.training.population.layout import num_workers
@@ -45,6 +46,7 @@ class Outcome:
     test_logs: dict[str, np.ndarray] | None
     seconds: float
     error: Exception | None = None
+    timed: bool = False  # nothing was compiled meanwhile
 
 
 class Session:
@@ -63,7 +65,14 @@ class Session:
     """
 
     def __init__(
-        self, supply: Supply, task: Task, *, data: FitArguments, admission: Admission, max_members: int, shuffle_seed: int
+        self,
+        supply: Supply,
+        task: Task,
+        *,
+        data: FitArguments,
+        admission: Admission,
+        max_members: int,
+        shuffle_seed: int,
     ) -> None:
         self.supply, self.task, self.data = supply, task, data
         self.admission = admission
@@ -128,6 +137,9 @@ class Session:
         compiled_before = batch.family.compile_seconds
         family, members = batch.family, batch.members
         try:
+            family.verify(batch.layout)
+            if family.mismatch is not None:
+                return Outcome(batch, {}, None, 0.0, CannotTrace(family.mismatch))
             own_order = bool(self.data.shuffle) and len({member.epoch for member in members}) > 1
             order = self._order(members, own_order, batch.count)
             states, logs = family.run(
@@ -146,8 +158,8 @@ class Session:
             return Outcome(batch, {}, None, time.perf_counter() - started, error)
         for member, state in zip(members, states, strict=False):
             member.state = state
-        seconds = time.perf_counter() - started - (family.compile_seconds - compiled_before)
-        return Outcome(batch, logs, test_logs, seconds)
+        timed = family.compile_seconds == compiled_before
+        return Outcome(batch, logs, test_logs, time.perf_counter() - started, timed=timed)
 
     def _order(self, members: Sequence[Member], own_order: bool, count: int) -> Any:
         rows = self.data.training
@@ -171,7 +183,7 @@ class Session:
                 continue
             parallel = self.workers if batch.layout.members == "sequential" else 1
             per_member = outcome.seconds / len(batch.members)
-            if outcome.seconds > 0:
+            if outcome.timed:
                 batch.family.choice.record(batch.layout, outcome.seconds / batch.count / min(parallel, len(futures)))
             for number, member in enumerate(batch.members):
                 member.seconds += per_member
@@ -208,6 +220,10 @@ class Session:
         return numbers
 
     def _fail(self, batch: Batch, error: Exception) -> None:
+        if isinstance(error, CannotTrace):
+            for member in batch.members:
+                self.admission.send_back(member, str(error))
+            return
         ending = ending_of(error)
         if ending is Ending.OUT_OF_MEMORY and self.max_members > 1 and len(self.active) > 1:
             self.max_members = max(1, math.ceil(len(self.active) / 2))
@@ -216,10 +232,16 @@ class Session:
                 self.admission.rebuild(member)
             return
         for member in batch.members:
-            self.supply.finish(Result(
-                member.plan, ending, member.history, seconds=member.seconds, message=f"{type(error).__name__}: {error}",
-                extra={"error": error},
-            ))
+            self.supply.finish(
+                Result(
+                    member.plan,
+                    ending,
+                    member.history,
+                    seconds=member.seconds,
+                    message=f"{type(error).__name__}: {error}",
+                    extra={"error": error},
+                )
+            )
 
     def _finish_ended(self) -> None:
         ended, self.ended = self.ended, []

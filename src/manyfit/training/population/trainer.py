@@ -64,9 +64,7 @@ class Population(Trainer):
             self._fallback.train(supply, task)
             return
         assert isinstance(data.training, Rows)
-        admission = Admission(
-            supply, task, data, fallback=self._fallback, refuse=self._refuse, notify=self._notify
-        )
+        admission = Admission(supply, task, data, fallback=self._fallback, refuse=self._refuse, notify=self._notify)
         self._families = admission.families
         Session(
             supply,

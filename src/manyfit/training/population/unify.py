@@ -159,7 +159,7 @@ class _Writer:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.values: list[Any] = []
-        self.dtypes: list[np.dtype] = []
+        self.dtypes: list[Any] = []
 
     def body(self, jaxpr: Any, consts: Sequence[Any]) -> Body:
         start = len(self.values)
@@ -229,9 +229,7 @@ def _type(aval: Any) -> str:
 
 def _parameters(equation: Any) -> str:
     nested = _BODIES.get(equation.primitive.name, ())
-    return " ".join(
-        f"{name}={_text(value)}" for name, value in sorted(equation.params.items()) if name not in nested
-    )
+    return " ".join(f"{name}={_text(value)}" for name, value in sorted(equation.params.items()) if name not in nested)
 
 
 def _text(value: Any) -> str:
@@ -314,7 +312,8 @@ def _rebuild_cond(instruction: Instruction, arguments: list[Any], holes: Sequenc
 def _rebuild_remat(instruction: Instruction, arguments: list[Any], holes: Sequence[Any], lifted: frozenset[int]) -> Any:
     """Binds the primitive again around the new body: `jax.checkpoint` would lose the barrier of the backward pass."""
     (body,) = instruction.bodies
-    inside = [hole for hole in body.holes if hole in lifted]
+    # Arrays are passed in too, lifted or not: the primitive takes a jaxpr without constants.
+    inside = [hole for hole in body.holes if hole in lifted or np.ndim(holes[hole]) > 0]
 
     def region(values: list[Any], operands: list[Any]) -> list[Any]:
         filled = list(holes)
@@ -324,12 +323,9 @@ def _rebuild_remat(instruction: Instruction, arguments: list[Any], holes: Sequen
 
     outer = [holes[hole] for hole in inside]
     closed = jax.make_jaxpr(region)(outer, arguments)
-    parameters = dict(instruction.equation.params)
-    parameters["jaxpr"] = jax_core.Jaxpr(
-        (), (*closed.jaxpr.constvars, *closed.jaxpr.invars), closed.jaxpr.outvars, closed.jaxpr.eqns,
-        closed.jaxpr.effects,
-    )
-    return instruction.equation.primitive.bind(*closed.consts, *outer, *arguments, **parameters)
+    assert not closed.consts
+    parameters = {**instruction.equation.params, "jaxpr": closed.jaxpr}
+    return instruction.equation.primitive.bind(*outer, *arguments, **parameters)
 
 
 _REBUILD = {

@@ -1,0 +1,257 @@
+"""Members leave, join, pause, fail and fall back."""
+
+import dataclasses
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import keras
+import numpy as np
+import pytest
+
+from manyfit.core.objective import Objective
+from manyfit.core.records import Decision, Ending, Plan
+from manyfit.testing.fakes import ListSupply
+from manyfit.training.base import Task, Trainer
+from manyfit.training.keras_fit import KerasFit
+from manyfit.training.population import Population, supported
+from manyfit.training.population import family as family_module
+from manyfit.training.population.program import Layout, Lift
+
+pytestmark = [
+    pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation"),
+]
+
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=(64, 4)).astype("float32")
+Y = (X[:, :1] - X[:, 1:2]).astype("float32")
+
+
+def build(hp):
+    model = keras.Sequential(
+        [keras.layers.Input((4,)), keras.layers.Dense(4), keras.layers.Dropout(hp["rate"]), keras.layers.Dense(1)]
+    )
+    model.compile(optimizer=keras.optimizers.SGD(hp["learning_rate"]), loss="mse")
+    return model
+
+
+def _eager(hp):
+    model = build(hp)
+    model.compile(optimizer="sgd", loss="mse", run_eagerly=True)
+    return model
+
+
+def make_task(objective="val_loss", build=build, **kwargs):
+    arguments = {"epochs": 4, "batch_size": 16, "validation_data": (X[:32], Y[:32]), "verbose": 0, **kwargs}
+    return Task(build, (X, Y), arguments, objective=objective and Objective(objective, "min"))
+
+
+def plans(count, learning_rate=0.01):
+    return [
+        Plan(str(n), 0, {"learning_rate": learning_rate * (1 + n / 10), "rate": 0.1 + n / 20}, seed=n)
+        for n in range(count)
+    ]
+
+
+class Recorder(Trainer):
+    """A fallback that keeps what it was given, and trains it with `model.fit`."""
+
+    def __init__(self):
+        self.plans = []
+
+    def train(self, supply, task):
+        def take(count):
+            found = supply.take(1)
+            self.plans.extend(found)
+            return found
+
+        class Watched:
+            report, finish = supply.report, supply.finish
+
+        Watched.take = staticmethod(take)
+        KerasFit().train(Watched, task)
+
+
+def test_one_program_for_scalars_and_slots_are_refilled():
+    population = Population(Recorder(), population_size=3)
+    supply = ListSupply(plans(8))
+    population.train(supply, make_task())
+    (record,) = population.programs().records
+    assert (record.members, record.versions) == (8, 1)
+    assert record.lifted >= 2  # the dropout rate; the learning rate is state
+    assert record.program in str(population.programs())
+    assert {key: result.ending for key, result in supply.results.items()} == {
+        (str(n), 0): Ending.COMPLETED for n in range(8)
+    }
+    assert all(len(result.history["val_loss"]) == 4 for result in supply.results.values())
+
+
+def test_members_do_not_depend_on_their_companions():
+    alone, together = ListSupply(plans(5)[3:4]), ListSupply(plans(5))
+    Population(Recorder()).train(alone, make_task())
+    Population(Recorder(), population_size=2).train(together, make_task())
+    np.testing.assert_allclose(
+        alone.results["3", 0].history["val_loss"], together.results["3", 0].history["val_loss"], rtol=1e-5
+    )
+
+
+def test_stop_and_pause():
+    def decide(plan, epoch, logs):
+        if plan.trial_id == "0" and epoch == 1:
+            return Decision.STOP
+        return Decision.PAUSE if plan.trial_id == "1" and epoch == 1 else Decision.GO_ON
+
+    supply = ListSupply(plans(3), decide=decide)
+    population = Population(Recorder())
+    population.train(supply, make_task())
+    assert supply.results["0", 0].ending is Ending.STOPPED
+    assert len(supply.results["0", 0].history["loss"]) == 2
+    assert ("1", 0) not in supply.results  # paused: it has no outcome yet
+
+
+def test_resumed_member_goes_on_as_if_it_had_never_stopped():
+    paused = plans(3)[1]
+
+    class Resuming(ListSupply):
+        def report(self, epochs):
+            answers = super().report(epochs)
+            for plan, epoch, _ in epochs:
+                if plan.trial_id == "2" and epoch == 3:  # the last of the others: now the paused one goes on
+                    self.put(Plan("1", 0, paused.values, seed=paused.seed, first_epoch=2))
+            return answers
+
+    supply = Resuming(
+        plans(3), decide=lambda plan, epoch, _: Decision.PAUSE if (plan.trial_id, epoch) == ("1", 1) else Decision.GO_ON
+    )
+    Population(Recorder()).train(supply, make_task())
+    straight = ListSupply([paused])
+    Population(Recorder()).train(straight, make_task())
+    for name, curve in straight.results["1", 0].history.items():
+        np.testing.assert_allclose(supply.results["1", 0].history[name], curve, rtol=1e-5)
+
+
+def test_divergence_harms_nobody_else():
+    wild = Plan("wild", 0, {"learning_rate": 1e20, "rate": 0.2}, seed=0)
+    supply, calm = ListSupply([wild, *plans(2)]), ListSupply(plans(2))
+    Population(Recorder()).train(supply, make_task())
+    Population(Recorder()).train(calm, make_task())
+    result = supply.results["wild", 0]
+    assert result.ending is Ending.DIVERGED
+    assert len(result.history["loss"]) < 4
+    for key, other in calm.results.items():
+        np.testing.assert_allclose(supply.results[key].history["loss"], other.history["loss"], rtol=1e-5)
+
+
+def test_callbacks_are_the_users_own():
+    lines = []
+
+    class Own(keras.callbacks.Callback):
+        def __deepcopy__(self, memo):
+            return Own()
+
+        def on_epoch_end(self, epoch, logs=None):
+            lines.append((float(self.model.optimizer.learning_rate), self.model.get_weights()[0].shape, set(logs)))
+
+    callbacks = [
+        keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5),
+        keras.callbacks.EarlyStopping(monitor="loss", min_delta=1e9, patience=1),
+        Own(),
+    ]
+    task = make_task(callbacks=callbacks, shuffle=False)
+    supply, reference = ListSupply(plans(2)), ListSupply(plans(2))
+    Population(Recorder()).train(supply, task)
+    seen, lines[:] = list(lines), []
+    KerasFit().train(reference, task)
+    # A scheduler halves the rate before each epoch, and early stopping ends both after two.
+    assert sorted(rate for rate, _, _ in seen) == pytest.approx(sorted(rate for rate, _, _ in lines))
+    assert seen[0][1] == (4, 4) and {"loss", "val_loss"} <= seen[0][2]
+    for key, result in reference.results.items():
+        assert len(result.history["loss"]) == 2
+        np.testing.assert_allclose(supply.results[key].history["loss"], result.history["loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"callbacks": [keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)]},
+            "works on batches",
+        ),
+        ({"build": _eager}, "run_eagerly"),
+        ({"steps_per_epoch": 2}, "stream"),
+    ],
+)
+def test_falls_back_with_one_line_of_reason(change, words):
+    told, fallback = [], Recorder()
+    population = Population(fallback, notify=told.append)
+    supply = ListSupply(plans(2))
+    population.train(supply, make_task(epochs=1, **change))
+    assert len(told) == 1 and words in told[0]
+    assert [plan.trial_id for plan in fallback.plans] == ["0", "1"]
+    assert all(result.ending is Ending.COMPLETED for result in supply.results.values())
+    assert words in str(population.programs())
+
+
+def test_a_failing_build_is_an_ending():
+    def broken(hp):
+        if hp["rate"] > 0.12:
+            raise ValueError("no such layer")
+        return build(hp)
+
+    supply = ListSupply(plans(2))
+    Population(Recorder()).train(supply, make_task(build=broken, epochs=1))
+    assert supply.results["0", 0].ending is Ending.COMPLETED
+    assert supply.results["1", 0].ending is Ending.FAILED
+    assert "no such layer" in supply.results["1", 0].message
+
+
+def test_too_large_models_are_not_trained():
+    task = make_task(epochs=1)
+    task = Task(task.build, task.fit_args, task.fit_kwargs, objective=task.objective, max_model_size=10)
+    supply = ListSupply(plans(1))
+    Population(Recorder()).train(supply, task)
+    assert supply.results["0", 0].ending is Ending.TOO_LARGE
+
+
+def test_supported_here():
+    assert supported() is None
+
+
+@pytest.mark.parametrize("layout", ["scan/vmap", "scan/unrolled", "host/vmap", "host/sequential"])
+def test_layouts_agree(layout, monkeypatch):
+    steps, members = layout.split("/")
+    reference = ListSupply(plans(3))
+    Population(Recorder()).train(reference, make_task())
+    monkeypatch.setattr(family_module, "candidates", lambda trace: (Layout(steps, members),))
+    supply = ListSupply(plans(3))
+    population = Population(Recorder())
+    population.train(supply, make_task())
+    assert population.programs().records[0].layout == layout
+    for key, result in reference.results.items():
+        np.testing.assert_allclose(supply.results[key].history["val_loss"], result.history["val_loss"], rtol=1e-4)
+
+
+def test_members_at_different_epochs_read_their_own_order_in_a_fused_program(monkeypatch):
+    monkeypatch.setattr(family_module, "candidates", lambda trace: (Layout("scan", "vmap"),))
+    uneven = [dataclasses.replace(plan, epochs=2 + number) for number, plan in enumerate(plans(3))]
+    fused, alone = ListSupply(uneven), ListSupply([uneven[2]])
+    Population(Recorder(), population_size=2).train(fused, make_task())  # the third joins when the first has left
+    Population(Recorder()).train(alone, make_task())
+    np.testing.assert_allclose(fused.results["2", 0].history["loss"], alone.results["2", 0].history["loss"], rtol=1e-4)
+
+
+def test_the_probe_catches_a_wrong_number(monkeypatch):
+    honest = Lift.values
+
+    def tampered(self, trace):
+        return {
+            name: values * 1.5 if values.dtype.kind == "f" else values for name, values in honest(self, trace).items()
+        }
+
+    monkeypatch.setattr(Lift, "values", tampered)
+    told, fallback = [], Recorder()
+    population = Population(fallback, notify=told.append)
+    population.train(ListSupply(plans(2)), make_task(epochs=1))
+    assert len(told) == 1 and "is not that of member" in told[0]
+    assert len(fallback.plans) == 2
