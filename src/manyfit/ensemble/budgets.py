@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.ensemble.choice import Fit
 from manyfit.ensemble.members import Member, measure_latency
-from manyfit.ensemble.methods import Context, Method
+from manyfit.ensemble.methods import Context
 from manyfit.ensemble.pools import Pool
 from manyfit.ensemble.problem import Problem
 from manyfit.ensemble.selection import greedy_path, own_losses
@@ -73,16 +74,17 @@ def member_costs(members: Sequence[Member], budget: Budget, x: Any) -> Costs:
     return costs
 
 
-def within(method: Method, budget: Budget, costs: Costs) -> Method:
-    """The same method on the members that greedy selection would buy with the budget."""
+def within(fit: Fit, budget: Budget, costs: Costs) -> Fit:
+    """The same fit of methods, on the members that greedy selection would buy with the budget."""
     if not budget.limited:
-        return method
+        return fit
 
-    def fit(problem: Problem, context: Context) -> Pool:
+    def limited(problem: Problem, context: Context) -> dict[str, Pool]:
         chosen = affordable(problem, context, budget, costs)
-        return method(problem.members(chosen), context).expand(chosen, problem.num_members)
+        pools = fit(problem.members(chosen), context)
+        return {name: pool.expand(chosen, problem.num_members) for name, pool in pools.items()}
 
-    return fit
+    return limited
 
 
 def affordable(problem: Problem, context: Context, budget: Budget, costs: Costs) -> np.ndarray:

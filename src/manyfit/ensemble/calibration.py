@@ -11,24 +11,23 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy.special import logsumexp
 
-from manyfit.ensemble.pools import Pool, log_clipped
-from manyfit.ensemble.problem import Problem, two_columns
+from manyfit.ensemble.pools import Pool, log_clipped, sharpened
+from manyfit.ensemble.problem import EPSILON, Problem, two_columns
 
-_LIMITS = (0.05, 20.0)
+_LIMITS = (0.1, 10.0)
 
 
 def fit_inverse_temperature(log_pool: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> float:
     """The inverse temperature with the smallest log loss, by Newton's method kept inside a shrinking bracket.
 
     Args:
-        log_pool: (N, C) log-probabilities.
+        log_pool: (N, C) log-probabilities of distributions.
         truth: (N,) class indices.
         weight: (N,) row weights, summing to one.
 
     Returns:
-        beta in [0.05, 20]; below one softens, above one sharpens.
+        beta in [0.1, 10]; below one softens, above one sharpens.
 
     Example:
 
@@ -38,19 +37,24 @@ def fit_inverse_temperature(log_pool: np.ndarray, truth: np.ndarray, weight: np.
     0.75
     """
     aim = float(weight @ log_pool[np.arange(len(truth)), truth])
+    logs = np.ascontiguousarray(log_pool.T)  # sums over a short last axis are slow
     low, high = _LIMITS
     beta = 1.0
     for _ in range(60):
-        scaled = beta * log_pool
-        share = np.exp(scaled - logsumexp(scaled, axis=1, keepdims=True))
-        mean = (share * log_pool).sum(axis=1)
+        share = np.exp(beta * logs)  # the largest of C probabilities is at least 1 / C: no underflow to guard against
+        weighted = share * logs
+        total = share.sum(axis=0)
+        mean = weighted.sum(axis=0) / total
         slope = float(weight @ mean) - aim  # L'(beta)
-        curvature = float(weight @ ((share * log_pool**2).sum(axis=1) - mean**2))
-        low, high = (beta, high) if slope < 0 else (low, beta)
-        if abs(slope) < 1e-12 or high - low < 1e-12:
+        if (beta == _LIMITS[1] and slope < 0) or (beta == _LIMITS[0] and slope > 0):
             break
+        curvature = float(weight @ ((weighted * logs).sum(axis=0) / total - mean**2))
+        low, high = (beta, high) if slope < 0 else (low, beta)
         step = beta - slope / curvature if curvature > 0 else np.inf
-        beta = step if low < step < high else (low + high) / 2
+        if abs(step - beta) < 1e-7 or high - low < 1e-9:  # the next step would be below rounding
+            break
+        inside = min(max(step, low), high)  # a limit that was not tried yet, or a bisection
+        beta = inside if low < inside < high or inside in _LIMITS else (low + high) / 2
     return float(beta)
 
 
@@ -59,10 +63,24 @@ def with_temperature(pool: Pool, problem: Problem) -> Pool:
     if not problem.task.probabilistic or pool.kind == "rank":
         return pool
     pooled = dataclasses.replace(pool, inverse_temperature=1.0)(problem.predictions, problem.task)
+    return dataclasses.replace(pool, inverse_temperature=_inverse_temperature(pooled, problem))
+
+
+def _inverse_temperature(prediction: np.ndarray, problem: Problem) -> float:
     if problem.task.two_class:
-        logs = log_clipped(two_columns(pooled[None])[0])
+        logs = log_clipped(two_columns(prediction[None])[0])
         truth = (problem.target.reshape(-1) > 0.5).astype(int)
     else:
-        logs, truth = log_clipped(pooled), problem.target
-    beta = fit_inverse_temperature(logs, truth, problem.entry_weight)
-    return dataclasses.replace(pool, inverse_temperature=beta)
+        logs, truth = log_clipped(prediction), problem.target
+    return fit_inverse_temperature(logs, truth, problem.entry_weight)
+
+
+def calibrated_members(problem: Problem) -> tuple[Problem, np.ndarray]:
+    """Every member with a temperature of its own, as Caruana, Munson and Niculescu-Mizil 2006 advise before selection.
+
+    Returns:
+        The problem with calibrated predictions, and the (M,) inverse temperatures.
+    """
+    betas = np.array([_inverse_temperature(p.astype(np.float64), problem) for p in problem.predictions])
+    shaped = sharpened(problem.predictions.astype(np.float64), betas, problem.task)
+    return dataclasses.replace(problem, predictions=np.clip(shaped, EPSILON, 1.0)), betas

@@ -15,21 +15,24 @@ to pay for several members.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from manyfit.core.seeds import generator
-from manyfit.ensemble.methods import Context, Method
+from manyfit.ensemble.losses import Losses
+from manyfit.ensemble.methods import Context
 from manyfit.ensemble.metrics import Metric
 from manyfit.ensemble.pools import Pool
 from manyfit.ensemble.problem import Problem, Task
 from manyfit.ensemble.settings import Settings
 
+Fit = Callable[[Problem, Context], Mapping[str, Pool]]
+Predictions = Mapping[str, np.ndarray]
+
 BASELINES = ("single best", "single best + temperature")
 _FEW_ROWS = 1000  # below, the cross-fitting is repeated on other folds
-_REPEATS = 3
-_BOOTSTRAPS = 200
+_REPEATS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,25 +94,23 @@ def folds_of(problem: Problem, num_folds: int, rng: np.random.Generator) -> np.n
 class CrossFit:
     """Fits of every method without each fold and without each pair of folds, made when they are first asked for."""
 
-    def __init__(self, problem: Problem, methods: Mapping[str, Method], metric: Metric, settings: Settings, seed: int):
+    def __init__(self, problem: Problem, fit: Fit, metric: Metric, settings: Settings, seed: int) -> None:
         self.problem = problem
-        self.methods = methods
+        self.fit = fit
         self.metric = metric
         self.settings = settings
         self.seed = seed
-        self.num_folds = max(2, min(settings.num_folds, problem.num_rows))
+        self.num_folds = settings.folds(problem.num_rows)
         self.fold = folds_of(problem, self.num_folds, generator(seed, "folds"))
-        self._fitted: dict[tuple[int, ...], dict[str, Pool]] = {}
+        self._fitted: dict[tuple[int, ...], Mapping[str, Pool]] = {}
 
-    def pools(self, *left_out: int) -> dict[str, Pool]:
+    def pools(self, *left_out: int) -> Mapping[str, Pool]:
         """Every method's pool, fitted on the rows outside the folds `left_out`."""
         key = tuple(sorted(left_out))
         if key not in self._fitted:
             rows = self.problem.rows(np.flatnonzero(~np.isin(self.fold, key))) if key else self.problem
-            self._fitted[key] = {
-                name: method(rows, Context(self.metric, self.settings, generator(self.seed, "method", name, *key)))
-                for name, method in self.methods.items()
-            }
+            rng = generator(self.seed, "methods", *key)
+            self._fitted[key] = self.fit(rows, Context(self.metric, self.settings, rng))
         return self._fitted[key]
 
     def predictions(self, without: int | None = None) -> dict[str, np.ndarray]:
@@ -118,166 +119,109 @@ class CrossFit:
         Args:
             without: a fold that neither fits nor predicts; its rows are left out of the answer.
         """
-        inside = [k for k in range(self.num_folds) if k != without]
-        answer = {name: np.empty(self.problem.predictions.shape[1:]) for name in self.methods}
-        for k in inside:
+        answer: dict[str, np.ndarray] = {}
+        for k in range(self.num_folds):
+            if k == without:
+                continue
             rows = np.flatnonzero(self.fold == k)
             part = self.problem.predictions[:, rows]
-            pools = self.pools(k) if without is None else self.pools(k, without)
-            for name, pool in pools.items():
-                answer[name][rows] = pool(part, self.problem.task)
+            for name, pool in (self.pools(k) if without is None else self.pools(k, without)).items():
+                empty = np.empty(self.problem.predictions.shape[1:])
+                answer.setdefault(name, empty)[rows] = pool(part, self.problem.task)
         if without is None:
             return answer
         kept = self.fold != without
         return {name: array[kept] for name, array in answer.items()}
 
-    def choose(self, without: int | None = None) -> tuple[str, str]:
-        """The chosen method and the chosen baseline, seen from the folds other than `without`."""
-        predictions = self.predictions(without)
-        problem = self.problem if without is None else self.problem.rows(np.flatnonzero(self.fold != without))
-        sizes = {name: len(pool.support) for name, pool in self.pools(*(() if without is None else (without,))).items()}
-        baselines = [name for name in BASELINES if name in predictions]
-        return (
-            one_standard_error(predictions, sizes, self.metric, problem),
-            one_standard_error({name: predictions[name] for name in baselines}, sizes, self.metric, problem),
-        )
-
-    def nested(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(n, C) predictions of the procedure, of its baseline and of the single best, all on rows unseen by them."""
+    def nested(self) -> dict[str, np.ndarray]:
+        """(n, C) predictions of the procedure, its baseline and the single best, each on rows unseen by them."""
         shape = self.problem.predictions.shape[1:]
-        procedure, baseline, single = np.empty(shape), np.empty(shape), np.empty(shape)
+        answer = {name: np.empty(shape) for name in ("procedure", "baseline", "single best")}
         for k in range(self.num_folds):
             rows = np.flatnonzero(self.fold == k)
             part, pools = self.problem.predictions[:, rows], self.pools(k)
-            chosen, calibrated = self.choose(without=k)
-            procedure[rows] = pools[chosen](part, self.problem.task)
-            baseline[rows] = pools[calibrated](part, self.problem.task)
-            single[rows] = pools["single best"](part, self.problem.task)
-        return procedure, baseline, single
+            sizes = {name: len(pool.support) for name, pool in pools.items()}
+            others = self.problem.rows(np.flatnonzero(self.fold != k))
+            losses = Losses(self.metric, others, [self.predictions(without=k)], precise=False)
+            chosen = one_standard_error(losses, sizes, list(sizes))
+            calibrated = one_standard_error(losses, sizes, [name for name in BASELINES if name in sizes])
+            for role, name in zip(answer, (chosen, calibrated, "single best"), strict=True):
+                answer[role][rows] = pools[name](part, self.problem.task)
+        return answer
 
 
-def one_standard_error(
-    predictions: Mapping[str, np.ndarray], sizes: Mapping[str, int], metric: Metric, problem: Problem
-) -> str:
+def one_standard_error(losses: Losses, sizes: Mapping[str, int], names: Sequence[str]) -> str:
     """The method with the fewest members among those within one standard error of the best; then the smallest loss."""
-    losses = {name: metric.loss(prediction, problem) for name, prediction in predictions.items()}
-    best = min(losses, key=lambda name: losses[name])
-    for name in sorted(losses, key=lambda name: (sizes[name], losses[name])):
-        difference, error = paired_difference([predictions[name]], [predictions[best]], metric, problem)
-        if difference <= error:
-            return name
-    return best
+    best = min(names, key=lambda name: losses.mean[name])
+    close = [name for name in names if _is_close(losses, name, best)]
+    return min(close, key=lambda name: (sizes[name], losses.mean[name]))
 
 
-def paired_difference(
-    ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], metric: Metric, problem: Problem
-) -> tuple[float, float]:
-    """Loss of `ours` minus loss of `theirs`, and its standard error over the rows.
-
-    Args:
-        ours: one (n, C) prediction, or several of the same rows, whose losses are averaged.
-        theirs: as many.
-    """
-    if metric.row_losses is not None:
-        rows = np.mean(
-            [metric.row_losses(a, problem) - metric.row_losses(b, problem) for a, b in zip(ours, theirs, strict=True)],
-            axis=0,
-        )
-        difference = float(problem.row_weight @ rows)
-        variance = float((problem.row_weight**2) @ (rows - difference) ** 2)
-        size = 1.0 / float((problem.row_weight**2).sum())  # effective number of rows
-        return difference, float(np.sqrt(variance * size / (size - 1))) if size > 1 else np.inf
-    return _bootstrapped(ours, theirs, metric, problem)
-
-
-def _bootstrapped(
-    ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], metric: Metric, problem: Problem
-) -> tuple[float, float]:
-    def difference(a: Sequence[np.ndarray], b: Sequence[np.ndarray], of: Problem) -> float:
-        return float(np.mean([metric.loss(x, of) - metric.loss(y, of) for x, y in zip(a, b, strict=True)]))
-
-    estimate = difference(ours, theirs, problem)
-    if all(a is b or np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)):
-        return estimate, 0.0
-    rng = np.random.default_rng(problem.num_rows)  # the same resamples whenever two methods are compared
-    thin = dataclasses.replace(problem, predictions=problem.predictions[:1])
-    draws = []
-    for _ in range(_BOOTSTRAPS if metric.weighs else _BOOTSTRAPS // 4):
-        counts = rng.multinomial(problem.num_rows, problem.row_weight)
-        if metric.weighs:
-            draws.append(difference(ours, theirs, thin.weighted(counts.astype(np.float64))))
-            continue
-        rows = np.repeat(np.arange(problem.num_rows), counts)
-        draws.append(difference([a[rows] for a in ours], [b[rows] for b in theirs], thin.rows(rows)))
-    finite = np.asarray(draws)[np.isfinite(draws)]
-    return estimate, float(finite.std(ddof=1)) if len(finite) > 1 else np.inf
+def _is_close(losses: Losses, name: str, best: str) -> bool:
+    difference, error = losses.difference(name, best)
+    return name == best or difference <= error
 
 
 def choose(
-    problem: Problem, methods: Mapping[str, Method], metric: Metric, settings: Settings, seed: int, *, insist: bool = False
+    problem: Problem, fit: Fit, metric: Metric, settings: Settings, seed: int, *, insist: bool = False
 ) -> Choice:
     """Chooses a method, fits it on all rows, and states what it gains.
 
     Args:
         problem: rows that no member was trained on.
-        methods: by name; must contain "single best".
+        fit: fits every method, by name; "single best" must be among them.
         metric: what counts.
         settings: folds, confidence, whether to refuse.
         seed: of the folds and of the random methods.
         insist: the user named the method: choose among what is no baseline, and do not refuse.
     """
     repeats = _REPEATS if problem.num_rows < _FEW_ROWS else 1
-    runs = [CrossFit(problem, methods, metric, settings, seed + repeat) for repeat in range(repeats)]
-    fitted = [run.predictions() for run in runs]
+    runs = [CrossFit(problem, fit, metric, settings, seed + repeat) for repeat in range(repeats)]
     final = runs[0].pools()
-    candidates = _table(fitted, final, metric, problem)
-    nested = [run.nested() for run in runs]
-    procedure, baseline, single = (list(column) for column in zip(*nested, strict=True))
-    gain = _gain(single, procedure, metric, problem, settings)
-    ensembling = _gain(baseline, procedure, metric, problem, settings)
-    named = [c for c in candidates if c.name not in BASELINES] if insist else list(candidates)
-    chosen = _cheapest(named or list(candidates))
+    candidates = _table(Losses(metric, problem, [run.predictions() for run in runs]), final)
+    stated = Losses(metric, problem, [run.nested() for run in runs])
+    gain = _gain(stated, "single best", "procedure", settings)
+    ensembling = _gain(stated, "baseline", "procedure", settings)
+    named = [c for c in candidates if c.name not in BASELINES] if insist else []
+    chosen = _cheapest(named or candidates)
     refused = settings.refuse and not insist and not (ensembling.proven and problem.num_members > 1)
     if refused:
-        calibration = _gain(single, baseline, metric, problem, settings)
-        best = _cheapest([c for c in candidates if c.name in BASELINES])
-        chosen = best if calibration.proven else next(c for c in candidates if c.name == "single best")
+        calibration = _gain(stated, "single best", "baseline", settings)
+        singles = [c for c in candidates if c.name in BASELINES]
+        chosen = singles[-1] if calibration.proven else singles[0]
     return Choice(
         chosen.name,
         chosen.pool,
         tuple(sorted(candidates, key=lambda c: c.loss)),
         gain,
         ensembling,
-        metric.to_score(float(np.mean([metric.loss(p, problem) for p in single])), problem),
-        metric.to_score(float(np.mean([metric.loss(p, problem) for p in procedure])), problem),
+        metric.to_score(stated.mean["single best"], problem),
+        metric.to_score(stated.mean["procedure"], problem),
         refused,
     )
 
 
-def _table(
-    fitted: list[dict[str, np.ndarray]], final: Mapping[str, Pool], metric: Metric, problem: Problem
-) -> list[Candidate]:
-    names = list(final)
-    losses = {name: float(np.mean([metric.loss(run[name], problem) for run in fitted])) for name in names}
-    best = min(names, key=lambda name: losses[name])
+def _table(losses: Losses, final: Mapping[str, Pool]) -> list[Candidate]:
+    best = min(final, key=lambda name: losses.mean[name])
     table = []
-    for name in names:
-        difference, error = paired_difference([f[name] for f in fitted], [f[best] for f in fitted], metric, problem)
-        score = metric.to_score(losses[name], problem)
-        table.append(Candidate(name, final[name], losses[name], score, error, difference <= error))
+    for name, pool in final.items():
+        score = losses.metric.to_score(losses.mean[name], losses.problem)
+        _, error = losses.difference(name, best)
+        table.append(Candidate(name, pool, losses.mean[name], score, error, _is_close(losses, name, best)))
     return table
 
 
 def _cheapest(candidates: Sequence[Candidate]) -> Candidate:
     close = [candidate for candidate in candidates if candidate.within_one_error]
-    return min(close or candidates, key=lambda candidate: (candidate.num_members, candidate.loss))
+    if not close:  # the best of all is a baseline, and the user insists on a method
+        return min(candidates, key=lambda candidate: candidate.loss)
+    return min(close, key=lambda candidate: (candidate.num_members, candidate.loss))
 
 
-def _gain(
-    before: list[np.ndarray], after: list[np.ndarray], metric: Metric, problem: Problem, settings: Settings
-) -> Gain:
-    difference, error = paired_difference(before, after, metric, problem)
-    level = float(np.mean([metric.loss(prediction, problem) for prediction in before]))
+def _gain(losses: Losses, before: str, after: str, settings: Settings) -> Gain:
+    metric, problem = losses.metric, losses.problem
+    difference, error = losses.difference(before, after)
+    level = losses.mean[before]
     small = max(abs(level), 1e-12) * 1e-6
     unit = abs(metric.to_score(level + small, problem) - metric.to_score(level, problem)) / small
     unit = unit if np.isfinite(unit) else 1.0
@@ -300,5 +244,3 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
             front.append(index)
             best = points[index][1]
     return front
-
-

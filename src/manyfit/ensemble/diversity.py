@@ -66,9 +66,7 @@ def log_decomposition(problem: Problem, weights: np.ndarray, *, geometric: bool)
     name = "log loss, geometric pool" if geometric else "log loss"
     weight = weights[used]
     entry = problem.entry_weight
-    return Decomposition(
-        name, float(entry @ pooled), float(weight @ (own @ entry)), float(weight @ (back @ entry))
-    )
+    return Decomposition(name, float(entry @ pooled), float(weight @ (own @ entry)), float(weight @ (back @ entry)))
 
 
 def _decomposition(

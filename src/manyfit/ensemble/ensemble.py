@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.ensemble import budgets, choice, folder, fuse, methods, program
+from manyfit.ensemble import budgets, choice, exits, folder, fuse, methods, program
 from manyfit.ensemble.explain import Explanation, explain_ensemble
-from manyfit.ensemble.members import Member, emits_logits, make_members, stack_predictions
+from manyfit.ensemble.members import Member, emits_logits, make_members, model_predictions, stack_predictions
 from manyfit.ensemble.metrics import Metric, resolve_metric
 from manyfit.ensemble.pools import Pool
 from manyfit.ensemble.problem import Problem, Task, make_problem
+from manyfit.ensemble.selection import own_losses
 from manyfit.ensemble.settings import Settings
 
 
@@ -106,19 +107,14 @@ class Ensemble:
                     "For instance Ensemble.fit(models, y_val, x=x_val).",
                 )
             )
-        everyone = make_members(
-            members, predictions=predictions, models=models, x=x, batch_size=settings.batch_size
-        )
+        everyone = make_members(members, predictions=predictions, models=models, x=x, batch_size=settings.batch_size)
         stacked = stack_predictions(everyone)
         usable, notes = _usable(stacked, everyone)
         problem = make_problem(stacked[usable], y, task=_task(task, everyone), sample_weight=sample_weight)
-        chosen_metric = resolve_metric(
-            metric, problem.task, quantiles=settings.quantiles, direction=settings.direction
-        )
-        available = _methods(method, problem, chosen_metric, settings)
+        chosen_metric = resolve_metric(metric, problem.task, quantiles=settings.quantiles, direction=settings.direction)
         costs = budgets.member_costs([everyone[index] for index in usable], settings.budget, x)
-        limited = {name: budgets.within(one, settings.budget, costs) for name, one in available.items()}
-        result = choice.choose(problem, limited, chosen_metric, settings, seed, insist=method != "auto")
+        fit = budgets.within(_menu(method, problem, chosen_metric, settings).fit, settings.budget, costs)
+        result = choice.choose(problem, fit, chosen_metric, settings, seed, insist=method != "auto")
         pool = result.pool.expand(usable, len(everyone))
         ensemble = cls(
             everyone,
@@ -287,6 +283,76 @@ class Ensemble:
         members, pool, task, num_outputs = folder.load(pathlib.Path(path), trust=trust)
         return cls(members, pool, task, num_outputs=num_outputs)
 
+    def soup(self, x: Any, y: Any) -> exits.Soup:
+        """One model whose weights are the mean of members' weights, for members that were trained from one start.
+
+        Args:
+            x: rows that no member was trained on.
+            y: their labels.
+
+        Raises:
+            UsageError: fewer than two members are used, or they differ in structure.
+        """
+        models = [model for member in self._used() for model in member.models]
+        return exits.greedy_soup(models, x, y, self.metric, task=self.task)
+
+    def distill(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        x_test: Any = None,
+        student: Any = None,
+        epochs: int = 30,
+        batch_size: int = 128,
+        seed: int = 0,
+    ) -> exits.Student:
+        """Trains one model to predict like the ensemble, and says what that costs in score.
+
+        Args:
+            x: rows whose soft labels are learned; more rows help, and they need no labels.
+            y: labels of `x_test`, or of `x` if there is none; None reports no scores.
+            x_test: rows to measure on, best ones that nobody was trained on.
+            student: a Keras model; None takes a fresh copy of the best member with weight.
+            epochs: of training.
+            batch_size: rows per step.
+            seed: of weights' use in training: shuffling and dropout.
+
+        Raises:
+            UsageError: no student was given and the best member is no Keras model.
+        """
+        best = self._best_used()
+        if student is None and not best.all_keras:
+            raise UsageError(
+                explain(
+                    "Ensemble.distill",
+                    "no student, and a best member that is no Keras model",
+                    "a Keras model as student",
+                    "Pass student=, a small Keras model with the same inputs and outputs.",
+                )
+            )
+        student = exits.fresh_copy(best.models[0]) if student is None else student
+        settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+        exits.train_student(self.predict, student, x, self.task, **settings)
+        apart = float(np.abs(model_predictions(student, x, 1024) - self.predict(x)).mean())
+        if y is None:
+            return exits.Student(student, {}, apart)
+        rows = x if x_test is None else x_test
+        told = {
+            "ensemble": self.predict(rows),
+            "student": model_predictions(student, rows, 1024),
+            "best member": best.predict(rows),
+        }
+        scores = {name: self.evaluate_predictions(p, y)[self.metric.name] for name, p in told.items()}
+        return exits.Student(student, scores, apart)
+
+    def _best_used(self) -> Member:
+        if self.problem is None:
+            return self._used()[0]
+        used = self.pool.support
+        own = own_losses(self.problem.members(used), self.metric)
+        return self.members[used[int(np.argmin(own))]]
+
     def explanation(self) -> Explanation:
         """Why the weights are what they are, how diverse the members are, and what each costs.
 
@@ -347,16 +413,15 @@ def _task(task: Task | str | None, members: Sequence[Member]) -> Task | str | No
     return None
 
 
-def _methods(method: str, problem: Problem, metric: Metric, settings: Settings) -> dict[str, methods.Method]:
+def _menu(method: str, problem: Problem, metric: Metric, settings: Settings) -> methods.Menu:
     if method == "auto":
-        return methods.candidates(problem.task, metric, settings)
-    base = method.lower().replace("_", " ")
-    base = {"nelder mead": "nelder-mead"}.get(base, base)
-    if base not in methods.METHODS:
+        return methods.menu(problem.task, metric, settings)
+    name = method.lower().replace("_", " ").replace("nelder mead", "nelder-mead")
+    if name not in methods.METHODS:
         raise UsageError(
             explain("Ensemble.fit(method)", repr(method), '"auto", ' + ", ".join(methods.METHODS), 'Try "auto".')
         )
-    if base in ("geometric", "power") and not problem.task.probabilistic:
+    if name in ("geometric", "power") and not problem.task.probabilistic:
         raise UsageError(
             explain(
                 "Ensemble.fit(method)",
@@ -365,10 +430,7 @@ def _methods(method: str, problem: Problem, metric: Metric, settings: Settings) 
                 'Try "convex".',
             )
         )
-    chosen = {"single best": methods.METHODS["single best"], base: methods.METHODS[base]}
-    if base in methods.TEMPERED and problem.task.probabilistic and settings.temperature:
-        chosen[f"{base} + temperature"] = methods.tempered(methods.METHODS[base])
-    return chosen
+    return methods.menu_of_one(name, problem.task, settings)
 
 
 def _with_everyone(problem: Problem, usable: np.ndarray, num_members: int) -> Problem:

@@ -18,7 +18,7 @@ from manyfit.ensemble.diversity import (
     squared_decomposition,
 )
 from manyfit.ensemble.metrics import Metric
-from manyfit.ensemble.pools import Pool
+from manyfit.ensemble.pools import Pool, sharpened
 from manyfit.ensemble.problem import Problem
 from manyfit.ensemble.selection import own_losses
 from manyfit.ensemble.weights import log_loss_weights, squared_error_weights
@@ -110,6 +110,9 @@ def _decompositions(problem: Problem, pool: Pool, finite: np.ndarray) -> list[De
     if weights.sum() <= 0 or (weights > 0).sum() < 2:
         return []
     weights = weights / weights.sum()
+    if pool.member_inverse_temperatures is not None:
+        betas = pool.member_inverse_temperatures[finite]
+        problem = dataclasses.replace(problem, predictions=sharpened(problem.predictions, betas, problem.task))
     if not problem.task.probabilistic:
         return [squared_decomposition(problem, weights)]
     return [log_decomposition(problem, weights, geometric=pool.kind in ("geometric", "stacking"))]
@@ -193,7 +196,9 @@ def _reason(
     worse = f"alone {own[index] - own[best]:.3g} worse than {ensemble.members[best].name}"
     if step is not None and step > whole:
         return f"{worse}; a 5 % share of it would cost {step - whole:.3g}"
-    return f"{worse}; a 5 % share of it would change the loss by {(step or whole) - whole:+.2g}, too little to pay for it"
+    return (
+        f"{worse}; a 5 % share of it would change the loss by {(step or whole) - whole:+.2g}, too little to pay for it"
+    )
 
 
 def _loss_with(pool: Pool, index: int, problem: Problem, metric: Metric, share: float = 0.05) -> float | None:
@@ -233,12 +238,15 @@ def _headline(told: Explanation) -> list[str]:
 
 def _diversity_lines(told: Explanation) -> list[str]:
     lines = [
-        f"{d.loss}: members average {d.members:.4g}, diversity gives back {d.diversity:.4g}." for d in told.decompositions
+        f"{d.loss}: members average {d.members:.4g}, diversity gives back {d.diversity:.4g}."
+        for d in told.decompositions
     ]
     q = told.diversity.q_statistic
     if q is not None and len(q) > 1:
         mean = float(q[np.triu_indices(len(q), 1)].mean())
-        lines.append(f"Mean Q between members: {mean:.2f}" + (", near-copies: expect little." if mean > COPIES else "."))
+        lines.append(
+            f"Mean Q between members: {mean:.2f}" + (", near-copies: expect little." if mean > COPIES else ".")
+        )
     return lines + list(told.notes)
 
 
@@ -255,4 +263,6 @@ def _member_lines(told: Explanation) -> list[str]:
 
 def _front_lines(told: Explanation) -> list[str]:
     lines = ["", "What members buy (cross-fitted):"]
-    return lines + [f"  {size:3d} member{'s' if size > 1 else ' '}  {score:.4g}  {name}" for name, size, score in told.front]
+    return lines + [
+        f"  {size:3d} member{'s' if size > 1 else ' '}  {score:.4g}  {name}" for name, size, score in told.front
+    ]

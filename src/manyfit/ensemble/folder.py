@@ -98,7 +98,10 @@ def load(folder: pathlib.Path, *, trust: bool = False) -> tuple[list[Member], Po
     if manifest.get("format") != _FORMAT:
         raise UsageError(
             explain(
-                "Ensemble.load", f"format {manifest.get('format')}", f"format {_FORMAT}", "Update Manyfit, or save again."
+                "Ensemble.load",
+                f"format {manifest.get('format')}",
+                f"format {_FORMAT}",
+                "Update Manyfit, or save again.",
             )
         )
     arrays = np.load(io.BytesIO(_checked(folder, manifest["pool"])), allow_pickle=False)
@@ -153,6 +156,8 @@ def _pool_arrays(pool: Pool) -> bytes:
     arrays: dict[str, np.ndarray] = {"weights": pool.weights[used]}
     if pool.class_weights is not None and pool.bias is not None:
         arrays |= {"class_weights": pool.class_weights[used], "bias": pool.bias}
+    if pool.member_inverse_temperatures is not None:
+        arrays["member_inverse_temperatures"] = pool.member_inverse_temperatures[used]
     if pool.knots is not None and pool.heights is not None:
         for position, member in enumerate(used):
             for column, (knots, heights) in enumerate(zip(pool.knots[member], pool.heights[member], strict=True)):
@@ -176,6 +181,7 @@ def _pool(manifest: dict[str, Any], arrays: dict[str, np.ndarray], num_members: 
         arrays["weights"],
         parameter=manifest["parameter"],
         inverse_temperature=manifest["inverse_temperature"],
+        member_inverse_temperatures=arrays.get("member_inverse_temperatures"),
         class_weights=arrays.get("class_weights"),
         bias=arrays.get("bias"),
         knots=steps("knots"),

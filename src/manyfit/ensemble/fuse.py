@@ -47,13 +47,15 @@ def fused_model(members: list[Member], pool: Pool, task: Task, num_outputs: int)
 
     with tempfile.TemporaryDirectory() as folder:
         copies = [
-            [_copy(model, f"member_{index}" + (f"_{part}" if part else ""), folder) for part, model in enumerate(m.models)]
+            [
+                _copy(model, f"member_{index}" + (f"_{part}" if part else ""), folder)
+                for part, model in enumerate(m.models)
+            ]
             for index, m in used
         ]
     inputs = _inputs_like(copies[0][0], [model for group in copies for model in group])
     outputs = [
-        _output(group, member, inputs, task, num_outputs)
-        for group, (_, member) in zip(copies, used, strict=True)
+        _output(group, member, inputs, task, num_outputs) for group, (_, member) in zip(copies, used, strict=True)
     ]
     pooled = _Layers(pool, task, num_outputs).pool(outputs)
     return keras.Model(inputs, pooled, name="ensemble")
@@ -88,7 +90,9 @@ def _inputs_like(model: Any, models: list[Any]) -> Any:
         )
     structure = _tensors(model)
     if isinstance(structure, dict):
-        return {name: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=name) for name, tensor in structure.items()}
+        return {
+            name: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=name) for name, tensor in structure.items()
+        }
     fresh = [keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=f"input_{k}") for k, tensor in enumerate(structure)]
     return fresh if len(fresh) > 1 else fresh[0]
 
@@ -150,10 +154,14 @@ class _Layers:
         self.used = pool.support
 
     def pool(self, outputs: list[Any]) -> Any:
+        """The output tensor of the ensemble."""
         if self.kind.kind == "rank":
             return self._ranks(outputs)
         if not self.task.probabilistic:
             return self._values(outputs)
+        if self.kind.member_inverse_temperatures is not None:
+            betas = self.kind.member_inverse_temperatures[self.used]
+            outputs = [self._sharpened(output, beta) for output, beta in zip(outputs, betas, strict=True)]
         if self._plain:
             return self._sum(outputs, "pool")
         if not self.task.two_class:
@@ -164,14 +172,26 @@ class _Layers:
     def _plain(self) -> bool:
         return self.kind.kind == "linear" and self.kind.inverse_temperature == 1.0
 
+    def _sharpened(self, output: Any, beta: float) -> Any:
+        import keras
+
+        if not self.task.two_class:
+            return keras.layers.Softmax(dtype="float32")(self._scaled(self._log(output), beta))
+        logs = [self._log(output), self._log(self._scaled(output, -1.0, 1.0))]
+        logit = self._scaled(keras.layers.Subtract(dtype="float32")(logs), beta)
+        return keras.layers.Activation("sigmoid", dtype="float32")(logit)
+
     def _values(self, outputs: list[Any]) -> Any:
         pool = self.kind
         if pool.kind == "stacking":
             assert pool.class_weights is not None and pool.bias is not None
             return self._scaled(self._sum(outputs, "pool_sum", pool.class_weights[self.used]), 1.0, pool.bias, "pool")
         if pool.kind == "exponential":
-            raised = [self._activation("exponential", self._scaled(output, pool.parameter)) for output in outputs]
-            return self._scaled(self._log(self._sum(raised, "pool_sum")), 1 / pool.parameter, 0.0, "pool")
+            import keras
+
+            a, logs = pool.parameter, np.log(pool.weights[self.used])
+            terms = [self._scaled(output, a, log) for output, log in zip(outputs, logs, strict=True)]
+            return self._scaled(keras.ops.logsumexp(keras.ops.stack(terms), axis=0), 1 / a, 0.0, "pool")
         return self._sum(outputs, "pool")
 
     def _logits(self, outputs: list[Any]) -> Any:
@@ -243,9 +263,9 @@ class _Layers:
         widths, rises = np.diff(knots), np.diff(heights)
         repeated = keras.layers.Concatenate(dtype="float32")([column] * len(widths)) if len(widths) > 1 else column
         # Normalization computes (x - mean) / sqrt(variance): it subtracts first, which keeps steep ramps exact.
-        ramps = keras.layers.Normalization(
-            mean=knots[:-1].tolist(), variance=(widths**2).tolist(), dtype="float32"
-        )(repeated)
+        ramps = keras.layers.Normalization(mean=knots[:-1].tolist(), variance=(widths**2).tolist(), dtype="float32")(
+            repeated
+        )
         clipped = keras.layers.ReLU(max_value=1.0, dtype="float32")(ramps)
         rising = self._scaled(clipped, rises, 0.0)
         return self._scaled(keras.ops.sum(rising, axis=-1, keepdims=True), 1.0, float(heights[0]))
@@ -263,7 +283,9 @@ class _Layers:
     def _scaled(self, value: Any, scale: Any, offset: Any = 0.0, name: str | None = None) -> Any:
         import keras
 
-        plain = [number.tolist() if isinstance(number, np.ndarray | np.generic) else number for number in (scale, offset)]
+        plain = [
+            number.tolist() if isinstance(number, np.ndarray | np.generic) else number for number in (scale, offset)
+        ]
         return keras.layers.Rescaling(plain[0], plain[1], dtype="float32", name=name)(value)
 
     def _activation(self, name: str, value: Any) -> Any:
@@ -297,7 +319,8 @@ def compiled_like(model: Any, source: Any) -> Any:
         config = {}
     loss = _on_probabilities(config.get("loss") or source.loss)
     metrics = [_on_probabilities(metric) for metric in _flat(config.get("metrics"))]
-    model.compile(loss=loss, metrics=metrics or None)
+    # An optimizer without slots: any other warns at loading that its slots were never filled.
+    model.compile(optimizer="sgd", loss=loss, metrics=metrics or None)
     return model
 
 

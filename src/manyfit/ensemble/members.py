@@ -81,7 +81,9 @@ def is_keras(model: Any) -> bool:
 
 def is_model(value: Any) -> bool:
     """Whether it can predict."""
-    return is_keras(value) or callable(getattr(value, "predict", None)) or callable(getattr(value, "predict_proba", None))
+    return (
+        is_keras(value) or callable(getattr(value, "predict", None)) or callable(getattr(value, "predict_proba", None))
+    )
 
 
 def emits_logits(model: Any) -> bool:
@@ -309,7 +311,9 @@ def stack_predictions(members: Sequence[Member]) -> np.ndarray:
     ):
         arrays = [np.pad(array, ((0, 0), (0, max(widths) - array.shape[1]))) for array in arrays]
     elif len(widths) > 1:
-        odd = next(member for member, array in zip(members, arrays, strict=True) if array.shape[1] != arrays[0].shape[1])
+        odd = next(
+            member for member, array in zip(members, arrays, strict=True) if array.shape[1] != arrays[0].shape[1]
+        )
         raise UsageError(
             explain(
                 f"Ensemble.fit, member {odd.name!r}",

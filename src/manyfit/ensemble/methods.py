@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from manyfit.ensemble import blind, smooth
-from manyfit.ensemble.calibration import with_temperature
+from manyfit.ensemble.calibration import calibrated_members, with_temperature
 from manyfit.ensemble.metrics import Metric, log_losses, squared_errors, surrogate
 from manyfit.ensemble.pools import Pool, rank_pool, single
 from manyfit.ensemble.problem import Problem, Task
@@ -31,11 +31,7 @@ class Context:
     metric: Metric
     settings: Settings
     rng: np.random.Generator
-
-    @property
-    def solvable(self) -> bool:
-        """Whether the convex solvers minimise the metric itself."""
-        return self.metric.exact
+    memory: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # what several methods need, found once
 
 
 Method = Callable[[Problem, Context], Pool]
@@ -74,6 +70,12 @@ def bagged_greedy(problem: Problem, context: Context) -> Pool:
 
 def convex(problem: Problem, context: Context) -> Pool:
     """The best simplex weights: exact where the metric allows it, else those of a smooth surrogate, then polished."""
+    if "convex" not in context.memory:
+        context.memory["convex"] = _convex_weights(problem, context)
+    return Pool("linear", context.memory["convex"])
+
+
+def _convex_weights(problem: Problem, context: Context) -> np.ndarray:
     near = surrogate(context.metric, problem.task)
     if near.row_losses is log_losses:
         weights = log_loss_weights(problem.true_probability, problem.entry_weight, tolerance=1e-9).weights
@@ -83,11 +85,11 @@ def convex(problem: Problem, context: Context) -> Pool:
         chosen = screened(problem, context, context.settings.max_candidates)
         found = smooth.smoothed_weights(problem.members(chosen), near)
         weights = Pool("linear", found).expand(chosen, problem.num_members).weights
-    if context.solvable:
-        return Pool("linear", weights)
+    if context.metric.exact:
+        return weights
     chosen = np.union1d(np.flatnonzero(weights), screened(problem, context, _SLOW_MEMBERS))
     better = blind.polished(problem.members(chosen), context.metric, weights[chosen])
-    return Pool("linear", better).expand(chosen, problem.num_members)
+    return Pool("linear", better).expand(chosen, problem.num_members).weights
 
 
 def shrunk_convex(problem: Problem, context: Context) -> Pool:
@@ -119,7 +121,8 @@ def exponential(problem: Problem, context: Context) -> Pool:
 def _with_parameter(problem: Problem, context: Context, kind: str, limits: tuple[float, float]) -> Pool:
     chosen = relevant(problem, context)
     smaller = problem.members(chosen)
-    weights = convex(smaller, context).weights
+    weights = convex(problem, context).weights[chosen]
+    weights = weights / weights.sum()
     near = surrogate(context.metric, problem.task)
 
     def loss(parameter: float) -> float:
@@ -178,19 +181,10 @@ def screened(problem: Problem, context: Context, count: int) -> np.ndarray:
 
 
 def relevant(problem: Problem, context: Context) -> np.ndarray:
-    """Indices of the members worth a slow look: the support of the convex weights, and the best few by themselves."""
-    support = np.flatnonzero(convex_support(problem, context))
-    if len(support) > _SLOW_MEMBERS:
-        own = own_losses(problem, context.metric)
-        support = support[np.argsort(own[support], kind="stable")[:_SLOW_MEMBERS]]
-    return np.union1d(support, screened(problem, context, 5))
-
-
-def convex_support(problem: Problem, context: Context) -> np.ndarray:
-    """(M,) convex weights for the surrogate, unpolished: cheap, and zero for members that bring nothing."""
-    if problem.task.probabilistic:
-        return log_loss_weights(problem.true_probability, problem.entry_weight, tolerance=1e-6).weights
-    return squared_error_weights(problem.residual, problem.residual_weight, tolerance=1e-6).weights
+    """Indices of the members worth a slow look: those with the largest convex weights, and the best few alone."""
+    weights = convex(problem, context).weights
+    largest = np.argsort(-weights, kind="stable")[:_SLOW_MEMBERS]
+    return np.union1d(largest[weights[largest] > 0], screened(problem, context, 5))
 
 
 METHODS: dict[str, Method] = {
@@ -212,29 +206,56 @@ METHODS: dict[str, Method] = {
 """Every method by its name."""
 
 TEMPERED = ("single best", "uniform", "greedy", "bagged greedy", "convex", "shrunk convex", "power", "exponential")
+CALIBRATED = ("uniform", "greedy", "bagged greedy", "convex")
 
 
-def candidates(task: Task, metric: Metric, settings: Settings) -> dict[str, Method]:
-    """The methods that make sense for a task and a metric, each with and without a temperature where one can help."""
+@dataclasses.dataclass(frozen=True)
+class Menu:
+    """The methods that are tried."""
+
+    plain: tuple[str, ...]
+    tempered: tuple[str, ...] = ()  # those of `plain` that are also tried with a temperature after pooling
+    calibrated: tuple[
+        str, ...
+    ] = ()  # those that are also tried on calibrated members, with a temperature after pooling
+
+    def fit(self, problem: Problem, context: Context) -> dict[str, Pool]:
+        """Fits them all; names say what was done: "greedy", "greedy + temperature", "calibrated greedy"."""
+        pools = {name: METHODS[name](problem, context) for name in self.plain}
+        for name in self.tempered:
+            pools[f"{name} + temperature"] = with_temperature(pools[name], problem)
+        if self.calibrated:
+            inner, betas = calibrated_members(problem)
+            afresh = dataclasses.replace(context, memory={})
+            for name in self.calibrated:
+                pool = dataclasses.replace(METHODS[name](inner, afresh), member_inverse_temperatures=betas)
+                pools[f"calibrated {name}"] = with_temperature(pool, problem)
+        return pools
+
+
+def menu(task: Task, metric: Metric, settings: Settings) -> Menu:
+    """The methods that make sense for a task and a metric."""
     names = ["single best", "uniform", "greedy", "bagged greedy", "convex", "shrunk convex"]
-    names += ["stacking", "light stacking", "nelder-mead", "random search"]
-    if metric.quantiles is not None or not (task.probabilistic or metric.row_losses is squared_errors):
-        names = [name for name in names if "stacking" not in name]  # it minimises squared error, which is not asked for
+    if not metric.exact:
+        # Where the convex weights are exact, blind searches answer the same question, later and less well.
+        names += ["nelder-mead", "random search"]
+    if metric.quantiles is None and (task.probabilistic or metric.row_losses is squared_errors):
+        names += [
+            "stacking",
+            "light stacking",
+        ]  # for values it minimises squared error, so only where that is asked for
     if task.probabilistic:
         names += ["geometric", "power", "exponential"]
     if metric.ranks:
         names += ["rank"]
-    methods = {name: METHODS[name] for name in names}
-    if task.probabilistic and settings.temperature and not metric.ranks and metric.name != "accuracy":
-        for name in TEMPERED:
-            methods[f"{name} + temperature"] = tempered(METHODS[name])
-    return methods
+    # Ranks and, but for ties, decisions are the same at every temperature of a single member or of the whole pool.
+    if not (task.probabilistic and settings.temperature) or metric.ranks or metric.name in ("accuracy", "f1"):
+        return Menu(tuple(names))
+    return Menu(tuple(names), TEMPERED, CALIBRATED)
 
 
-def tempered(method: Method) -> Method:
-    """The same method, with a temperature fitted after pooling."""
-
-    def fit(problem: Problem, context: Context) -> Pool:
-        return with_temperature(method(problem, context), problem)
-
-    return fit
+def menu_of_one(method: str, task: Task, settings: Settings) -> Menu:
+    """The menu of a user who named a method; the single best member stays on it, to be compared with."""
+    plain = ("single best",) if method == "single best" else ("single best", method)
+    tempered = (method,) if task.probabilistic and settings.temperature and method in TEMPERED else ()
+    return Menu(plain, tempered)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import expit, logsumexp
 
 from manyfit.ensemble.problem import EPSILON, Task, two_columns
 
@@ -35,6 +35,7 @@ class Pool:
     weights: np.ndarray  # (M,); zero for members that are not used, which are never looked at
     parameter: float = 1.0  # r of the power pool, a of the exponential pool
     inverse_temperature: float = 1.0  # beta, applied to the log of the pool
+    member_inverse_temperatures: np.ndarray | None = None  # (M,), applied to each member before it is pooled
     class_weights: np.ndarray | None = None  # (M, C) of stacking
     bias: np.ndarray | None = None  # (C,) of stacking
     knots: tuple[tuple[np.ndarray, ...], ...] | None = None  # rank: per member, per column, sorted distinct values
@@ -64,6 +65,8 @@ class Pool:
             return self._values(predictions)
         if self.kind == "rank":
             return self._ranks(predictions)
+        if self.member_inverse_temperatures is not None:
+            predictions = sharpened(predictions, self.member_inverse_temperatures[self.support], task)
         num_rows, num_outputs = predictions.shape[1:]
         expanded = two_columns(predictions) if task.two_class else predictions
         pooled = self._probabilities(expanded)
@@ -132,6 +135,7 @@ class Pool:
         return dataclasses.replace(
             self,
             weights=weights,
+            member_inverse_temperatures=spread(self.member_inverse_temperatures),
             class_weights=spread(self.class_weights),
             knots=_place(self.knots, members, num_members),
             heights=_place(self.heights, members, num_members),
@@ -148,7 +152,8 @@ class Pool:
             "stacking": "regularised linear model on the members' outputs",
         }
         beta = self.inverse_temperature
-        return texts[self.kind] + ("" if beta == 1.0 else f", temperature {1 / beta:.3g}")
+        text = texts[self.kind] + ("" if beta == 1.0 else f", temperature {1 / beta:.3g}")
+        return text if self.member_inverse_temperatures is None else f"{text}, each member calibrated first"
 
 
 def _place(columns: tuple | None, members: np.ndarray, num_members: int) -> tuple | None:
@@ -172,10 +177,21 @@ def log_clipped(probabilities: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(probabilities, EPSILON))
 
 
+def sharpened(predictions: np.ndarray, inverse_temperatures: np.ndarray, task: Task) -> np.ndarray:
+    """Probabilities (S, n, C) with one inverse temperature per member."""
+    betas = inverse_temperatures[:, None, None]
+    if not task.two_class:
+        return softmax(betas * log_clipped(predictions))
+    return expit(betas * (log_clipped(predictions) - log_clipped(1.0 - predictions)))
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Softmax over the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
+    front = np.array(np.moveaxis(logits, -1, 0), dtype=np.float64, order="C")  # sums over a short last axis are slow
+    front -= front.max(axis=0)
+    np.exp(front, out=front)
+    front /= front.sum(axis=0)
+    return np.moveaxis(front, 0, -1)
 
 
 def rank_pool(predictions: np.ndarray, weights: np.ndarray, *, num_knots: int = 64) -> Pool:

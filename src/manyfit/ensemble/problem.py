@@ -23,6 +23,7 @@ import numpy as np
 from manyfit.core.errors import UsageError, explain
 
 EPSILON = 1e-7  # probabilities are kept this far from zero, as in Keras's cross-entropies
+_BY_ENTRY = ("true_probability", "log_true_probability", "residual")  # (N, M) arrays that parts of a problem inherit
 _SUM_TOLERANCE = 2e-2  # half precision, ten classes and a mixed-precision softmax stay well within
 
 
@@ -94,6 +95,11 @@ class Problem:
         return np.ascontiguousarray(np.maximum(chosen.T.astype(np.float64), EPSILON))
 
     @functools.cached_property
+    def log_true_probability(self) -> np.ndarray:
+        """(N, M) log of `true_probability`."""
+        return np.log(self.true_probability)
+
+    @functools.cached_property
     def residual(self) -> np.ndarray:
         """(N, M): prediction minus truth, rows times outputs."""
         target = self.one_hot if self.task is Task.MULTICLASS else self.target
@@ -116,23 +122,24 @@ class Problem:
         total = weight.sum()
         weight = weight / total if total > 0 else np.full(len(weight), 1.0 / len(weight))
         smaller = Problem(self.task, self.predictions[:, chosen], self.target[chosen], weight, self.given[chosen])
-        if "true_probability" in self.__dict__:
-            num_entries = len(self.true_probability) // self.num_rows
-            entries = self.true_probability.reshape(self.num_rows, num_entries, -1)[chosen]
-            smaller.__dict__["true_probability"] = entries.reshape(-1, self.num_members)
+        for name in _BY_ENTRY:
+            if name in self.__dict__:
+                entries = self.__dict__[name].reshape(self.num_rows, -1, self.num_members)[chosen]
+                smaller.__dict__[name] = entries.reshape(-1, self.num_members)
         return smaller
 
     def members(self, chosen: np.ndarray) -> Problem:
         """The same problem with some of its members; what was computed before is reused."""
         smaller = dataclasses.replace(self, predictions=self.predictions[chosen])
-        if "true_probability" in self.__dict__:
-            smaller.__dict__["true_probability"] = self.true_probability[:, chosen]
+        for name in _BY_ENTRY:
+            if name in self.__dict__:
+                smaller.__dict__[name] = self.__dict__[name][:, chosen]
         return smaller
 
     def weighted(self, row_weight: np.ndarray) -> Problem:
         """The same problem with other row weights, as a bootstrap sample needs; what was computed before is reused."""
         other = dataclasses.replace(self, row_weight=row_weight / row_weight.sum())
-        for name in ("true_probability", "residual"):
+        for name in _BY_ENTRY:
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
         return other

@@ -199,11 +199,16 @@ def _slice(x: Any, start: int, stop: int) -> Any:
 def _padded(x: Any, size: int) -> Any:
     """Repeats the last row up to `size`, so that one compiled shape serves all batches."""
     return _map(
-        x, lambda array: np.concatenate([array, np.repeat(array[-1:], size - len(array), 0)]) if len(array) < size else array
+        x,
+        lambda array: (
+            np.concatenate([array, np.repeat(array[-1:], size - len(array), 0)]) if len(array) < size else array
+        ),
     )
 
 
 def _close(output: np.ndarray, right: np.ndarray) -> bool:
     return output.shape == right.shape and bool(
-        np.allclose(output, right, rtol=_TOLERANCE, atol=_TOLERANCE * max(float(np.abs(right).max()), 1.0), equal_nan=True)
+        np.allclose(
+            output, right, rtol=_TOLERANCE, atol=_TOLERANCE * max(float(np.abs(right).max()), 1.0), equal_nan=True
+        )
     )

@@ -22,7 +22,8 @@ from manyfit.ensemble.metrics import Metric, log_losses, squared_errors
 from manyfit.ensemble.problem import Problem
 
 _TIE = 1e-12
-_CHUNK = 16  # candidates whose exact losses are computed together
+_CHUNK = 4  # candidates whose exact losses are computed together: few, so that the bound can spare the rest
+_BLOCK = 16  # candidates whose predictions are pooled together, for metrics without a bound
 
 
 class _Candidates(Protocol):
@@ -53,7 +54,7 @@ class _LogLoss:
     def best_addition(self, chosen: np.ndarray) -> tuple[int, float]:
         num_members = self.probability.shape[1]
         if self.count == 0:
-            return _first_minimum(self._losses(np.arange(num_members)), chosen)
+            return _first_minimum(-(self.weight @ np.log(self.probability)), chosen)
         mean = self.total / self.count
         attraction = (self.weight / mean) @ self.probability
         bound = -float(self.weight @ np.log(mean)) - (attraction - 1.0) / (self.count + 1)  # (1)
@@ -104,8 +105,8 @@ class _AnyMetric:
 
     def best_addition(self, chosen: np.ndarray) -> tuple[int, float]:
         losses = []
-        for start in range(0, self.problem.num_members, _CHUNK):
-            pooled = (self.total + self.problem.predictions[start : start + _CHUNK]) / (self.count + 1)
+        for start in range(0, self.problem.num_members, _BLOCK):
+            pooled = (self.total + self.problem.predictions[start : start + _BLOCK]) / (self.count + 1)
             losses.append(self.metric.losses(pooled, self.problem))
         # Twins differ by rounding only: a rounded loss keeps them from being picked for that.
         return _first_minimum(np.concatenate(losses).round(9), chosen)
@@ -126,7 +127,9 @@ def _candidates(problem: Problem, metric: Metric) -> _Candidates:
     return _AnyMetric(problem, metric)
 
 
-def greedy_path(problem: Problem, metric: Metric, *, num_steps: int = 25, num_start: int = 1) -> list[tuple[int, float]]:
+def greedy_path(
+    problem: Problem, metric: Metric, *, num_steps: int = 25, num_start: int = 1
+) -> list[tuple[int, float]]:
     """The members in the order they were added, each with the loss of the ensemble after it.
 
     Args:
@@ -164,23 +167,25 @@ def _sorted_start(problem: Problem, metric: Metric, count: int) -> list[tuple[in
     if count <= 1:
         return []
     order = np.argsort(own_losses(problem, metric), kind="stable")[:count]
-    total = np.zeros(problem.predictions.shape[1:])
-    path = []
-    for position, member in enumerate(order, start=1):
-        total = total + problem.predictions[member]
-        path.append((int(member), metric.loss(total / position, problem)))
-    best = min(range(len(path)), key=lambda position: path[position][1])
-    return path[: best + 1]
+    sizes = np.arange(1, len(order) + 1)
+    if metric.row_losses is log_losses:
+        pooled = np.cumsum(problem.true_probability[:, order], axis=1) / sizes
+        losses = -(problem.entry_weight @ np.log(pooled))
+    else:
+        pooled = np.cumsum(problem.predictions[order], axis=0, dtype=np.float64) / sizes[:, None, None]
+        losses = metric.losses(pooled, problem)
+    best = int(np.argmin(losses))
+    return [(int(member), float(loss)) for member, loss in zip(order[: best + 1], losses, strict=False)]
 
 
 def own_losses(problem: Problem, metric: Metric) -> np.ndarray:
     """(M,) the loss of each member alone."""
     if metric.row_losses is log_losses:
-        return -(problem.entry_weight @ np.log(problem.true_probability))
+        return -(problem.entry_weight @ problem.log_true_probability)
     return np.concatenate(
         [
-            metric.losses(problem.predictions[start : start + _CHUNK], problem)
-            for start in range(0, problem.num_members, _CHUNK)
+            metric.losses(problem.predictions[start : start + _BLOCK], problem)
+            for start in range(0, problem.num_members, _BLOCK)
         ]
     )
 
@@ -199,7 +204,7 @@ def bagged_greedy_weights(
     rng: np.random.Generator,
     *,
     num_steps: int = 25,
-    num_bags: int = 20,
+    num_bags: int = 12,
     member_share: float = 0.5,
 ) -> np.ndarray:
     """(M,) mean weights of greedy selections, each from a random share of the members on a bootstrap of the rows.

@@ -33,7 +33,7 @@ class Settings:
     10
     """
 
-    num_folds: int = 5  # of the cross-fitting that chooses the method and states the gain
+    num_folds: int | None = None  # of the cross-fitting that chooses and states the gain; None: 5, fewer for many rows
     confidence: float = 0.95  # of the interval of the stated gain; the gain is proven when all of it is above zero
     refuse: bool = True  # no proven gain: return the single best member
     temperature: bool = True  # fit one temperature after pooling, where that helps (probabilities only)
@@ -43,6 +43,17 @@ class Settings:
     quantiles: tuple[float, ...] | None = None  # of the outputs, for quantile regression
     direction: str | None = None  # "min" or "max", for a metric whose direction nobody can know
     batch_size: int = 1024  # rows per batch when members predict
+
+    def folds(self, num_rows: int) -> int:
+        """Folds for so many rows: the more rows, the less is lost by fitting on a smaller share of them.
+
+        Example:
+
+        >>> Settings().folds(200), Settings().folds(2_000), Settings().folds(20_000), Settings().folds(3)
+        (5, 4, 3, 3)
+        """
+        wanted = self.num_folds or (5 if num_rows < 1000 else 4 if num_rows < 4000 else 3)
+        return max(2, min(wanted, num_rows))
 
     def standard_errors(self) -> float:
         """Half width of the two-sided interval, in standard errors.

@@ -93,9 +93,7 @@ def _ridge_pool(problem: Problem, ridge: float) -> Pool:
         rest = target - middle - centered.mean(axis=1)  # what the plain average leaves over
         gram = centered.T @ (centered * problem.row_weight[:, None])
         scale = max(float(np.trace(gram)) / num_members, 1e-300)
-        change = np.linalg.solve(
-            gram + ridge * scale * np.eye(num_members), centered.T @ (rest * problem.row_weight)
-        )
+        change = np.linalg.solve(gram + ridge * scale * np.eye(num_members), centered.T @ (rest * problem.row_weight))
         matrix[:, column] = 1.0 / num_members + change
         bias[column] = middle - center @ matrix[:, column]
     return Pool("stacking", _importance(matrix), class_weights=matrix, bias=bias)
@@ -110,7 +108,7 @@ def _importance(matrix: np.ndarray) -> np.ndarray:
 def smoothed_weights(problem: Problem, metric: Metric, *, iterations: int = 100) -> np.ndarray:
     """Simplex weights under a smoothed absolute or pinball loss: the kink is rounded within a twentieth of the errors.
 
-      (3) l(d) = tau d + h log(1 + exp(-d / h)),  d = y - p;   absolute loss is twice the pinball loss at 1/2
+    (3) l(d) = tau d + h log(1 + exp(-d / h)),  d = y - p;   absolute loss is twice the pinball loss at 1/2
     """
     num_members, _, num_outputs = problem.predictions.shape
     levels = np.asarray(metric.quantiles or (0.5,) * num_outputs)

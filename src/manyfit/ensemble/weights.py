@@ -104,7 +104,9 @@ def _newton(probability: np.ndarray, weight: np.ndarray, start: np.ndarray, tole
         target = nonnegative_minimum(scaled.T @ scaled, 2.0 * attraction - 1.0)  # (4)
         step = target - current
         slope = float((1.0 - attraction) @ step)
-        if slope >= -1e-11:  # so close that the loss cannot show progress: trust the step, which converges quadratically
+        if (
+            slope >= -1e-11
+        ):  # so close that the loss cannot show progress: trust the step, which converges quadratically
             if slope >= 0 or (probability @ target).min() <= 0:
                 break
             current = target
