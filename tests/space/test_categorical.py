@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manyfit.core.errors import UsageError, UsageTypeError
@@ -121,6 +121,7 @@ def test_which_indices_hold_a_value():
     assert Int("h", 1, 10**6).indices_among([7, 10**6, -1]) == [6, 10**6 - 1]
 
 
+@settings(deadline=None)
 @given(values=st.lists(st.one_of(st.integers()), min_size=1, max_size=30, unique=True), ordered=st.booleans())
 def test_every_value_survives_the_unit_interval(values, ordered):
     hp = Choice("h", values, ordered=ordered)

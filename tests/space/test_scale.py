@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -38,6 +38,7 @@ def test_equal_bounds_sit_in_the_middle(sampling):
     assert scale.to_number([0.0, 0.3, 1.0], 2.0, 2.0, sampling).tolist() == [2.0] * 3
 
 
+@settings(deadline=None)
 @given(
     low=st.floats(1e-6, 1e6),
     ratio=st.floats(1.01, 1e6),

@@ -129,7 +129,7 @@ def _classes(hyperparameter: HyperParameter, others: Sequence[Item]) -> dict[fro
                 holding.setdefault(index, set()).add(condition)
     classes = collections.Counter(frozenset(conditions) for conditions in holding.values())
     indifferent = (hyperparameter.num_values or 0) - len(holding)
-    return {**classes, frozenset(): indifferent} if indifferent else dict(classes)
+    return {**classes, frozenset(): indifferent}
 
 
 def _given(name: str, holding: frozenset[Condition], others: Sequence[Item]) -> list[Item]:

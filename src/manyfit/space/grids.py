@@ -121,19 +121,20 @@ class RatioGrid(Grid):
         super().__init__(low, high, step, as_type)
 
     def _counted(self) -> int:
-        limit = self._high * (1 + decimal.Decimal(TOLERANCE))
-        count = int(math.log(self.high / self.low) / math.log(self.step) + TOLERANCE) + 1
-        while self._low * self._step**count <= limit:
-            count += 1
-        while self._low * self._step ** (count - 1) > limit:
-            count -= 1
-        return count
+        return int(math.log(self.high / self.low) / math.log(self.step) + TOLERANCE) + 1
 
     def at(self, index: int) -> Any:
         if self._mirrored:
             power = min(self._low * self._step ** (self._count - 1 - index), self._high)
             return self.as_type(self._low + self._high - power)  # (3)
         return self.as_type(min(self._low * self._step**index, self._high))  # (2)
+
+    def extends_to(self, other: Grid) -> bool:
+        """Whether a grid of this ratio over the bounds of both would hold the values of both."""
+        if self._mirrored:  # hangs on both bounds, so that any change of one moves every value
+            return (self.low, self.high) == (other.low, other.high)
+        steps = math.log(other.low / self.low) / math.log(self.step)
+        return abs(steps - round(steps)) < TOLERANCE
 
     def nearest(self, numbers: Any) -> np.ndarray:
         x = np.clip(np.asarray(numbers, dtype=float), self.low, self.high)
@@ -153,8 +154,7 @@ def common_step(first: Grid, second: Grid) -> Any:
     if type(first) is not type(second):
         return None
     if isinstance(first, RatioGrid):
-        nested = first.step == second.step and (second.on(first.low) or first.on(second.low))
-        return first.step if nested else None
+        return first.step if first.step == second.step and first.extends_to(second) else None
     parts = [abs(part) for part in (first._step, second._step, first._low - second._low)]
     unit = decimal.Decimal(1).scaleb(min(int(part.as_tuple().exponent) for part in parts))
     step = math.gcd(*(int(part / unit) for part in parts)) * unit

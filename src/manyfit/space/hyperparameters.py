@@ -99,7 +99,7 @@ class HyperParameters(Registry):
             max_value: upper bound.
             step: distance of neighbours; on a log scale, their ratio.
             sampling: "linear", "log" or "reverse_log".
-            default: value of the first trial, `min_value` if not given.
+            default: value of the first trial, the lowest if not given.
             parent_name: with `parent_values`, the hyperparameter that switches this one on.
             parent_values: one value or a list.
 
@@ -224,7 +224,7 @@ class HyperParameters(Registry):
         self._conditions += [*inherited, condition]
         try:
             scopes = self.active_scopes if self._conditions_are_active(self._conditions) else self.inactive_scopes
-            scopes.append(copy.deepcopy(self._conditions))
+            scopes.append(list(self._conditions))
             yield
         finally:
             del self._conditions[depth:]

@@ -115,7 +115,10 @@ class Numerical(HyperParameter):
 
     @property
     def default(self) -> Any:
-        return self.min_value if self._default is None else self._default
+        if self._default is not None:
+            return self._default
+        # A mirrored grid is counted from above, so its lowest value may lie above the lower bound.
+        return self.min_value if self.grid is None else self.grid.at(0)
 
     @functools.cached_property
     def grid(self) -> Grid | None:
@@ -187,7 +190,7 @@ class Int(Numerical):
         max_value: upper bound.
         step: distance between neighbours; with log sampling, their ratio. Without it: every integer.
         sampling: "linear", "log" (small values as likely as large ones, by ratio) or "reverse_log".
-        default: value of the first trial, `min_value` if not given.
+        default: value of the first trial, the lowest if not given.
         conditions: see `HyperParameter`.
 
     Raises:
@@ -283,7 +286,7 @@ class Float(Numerical):
         max_value: upper bound.
         step: distance between neighbours; with log sampling, their ratio. Without it: a continuum.
         sampling: "linear", "log" (equal chances per power of ten) or "reverse_log".
-        default: value of the first trial, `min_value` if not given.
+        default: value of the first trial, the lowest if not given.
         conditions: see `HyperParameter`.
 
     Raises:

@@ -183,6 +183,6 @@ def _carried_over(value: Value, old: HyperParameter | None, new: HyperParameter)
     """
     if new.contains(value):
         return new.cast(value)
-    if old is None or not old.contains(value) or old.same_domain(new):
+    if old is None or not old.contains(value):
         return value
     return new.prob_to_value(old.value_to_prob(value))
