@@ -20,7 +20,7 @@ from manyfit.training.population.member import Member
 from manyfit.training.population.probe import find_mismatch
 from manyfit.training.population.program import Layout, Lift, State, Steps
 
-_PROBED = 3  # members that a probe compares
+_PROBED = 2  # members that a probe compares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +109,12 @@ class Family:
                 return
             rows = self.data.training
             assert isinstance(rows, Rows)
-            traces = [each.trace for each in self._samples]
-            found = find_mismatch(self.lift, traces, [each.state for each in self._samples], rows, fused=fused)
+            # One member that differs is enough where members do not share an axis; each costs two compilations.
+            differing = [each for each in self._samples if each.trace is not self.lift.template]
+            probed = self._samples if fused else differing[:1]
+            found = find_mismatch(
+                self.lift, [each.trace for each in probed], [each.state for each in probed], rows, fused=fused
+            )
             self._verified.add(key)
         if found is not None:
             self.mismatch = f"a step of program {self.key} is not that of {found}"
