@@ -209,6 +209,11 @@ BAD = [
         UsageTypeError,
         "Choice(\"z\"): got values='adam'. Allowed: a list of values. Type ['adam', ...].",
     ),
+    (
+        lambda: Choice("z", {"adam"}),
+        UsageTypeError,
+        "Choice(\"z\"): got the set {'adam'}. Allowed: a list, which has an order. Use [...].",
+    ),
     (lambda: Choice("z", 3), UsageTypeError, 'Choice("z"): got values=3. Allowed: a list of values. Type [3, ...].'),
     (
         lambda: Choice("z", [1, 2], default=3),

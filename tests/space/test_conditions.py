@@ -12,6 +12,7 @@ def test_a_single_value_is_a_list_of_one():
     assert Parent("optimizer", "sgd").values == ["sgd"]
     assert Parent("layers", (1, 2)).values == [1, 2]
     assert Parent("layers", range(2, 4)).values == [2, 3]
+    assert Parent("layers", {3, 1, 2}).values == [1, 2, 3]
 
 
 def test_it_holds_for_its_values_only():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from spaces import spaces
 
-from manyfit.space import Boolean, Choice, Encoding, Fixed, Float, HyperParameters, Int
+from manyfit.space import Boolean, Choice, Encoding, Fixed, Float, HyperParameters, Int, Parent
 from manyfit.space.configurations import grid_values
 from manyfit.space.registry import parents_first
 
@@ -131,6 +131,19 @@ def test_one_switch_for_many():
         with hp.conditional_scope("layers", list(range(layer + 1, 21))):
             hp.Choice(f"units_{layer}", [16, 32])
     assert Encoding(hp).num_configurations() == sum(2**layers for layers in range(1, 21))
+
+
+def test_what_waits_for_what_is_not_there_never_counts():
+    hp = HyperParameters()
+    hp.merge([Int("a", 1, 3), Int("b", 1, 9, conditions=[Parent("gone", 1)])])
+    hp.merge([Int("c", 1, 9, conditions=[Parent("b", 1)])])
+    assert Encoding(hp).num_configurations() == len(_all(hp)) == 3
+
+
+def test_circles_of_conditions_are_never_active():
+    hp = HyperParameters()
+    hp.merge([Int("a", 1, 3), Int("b", 1, 2, conditions=[Parent("c", 1)]), Int("c", 1, 2, conditions=[Parent("b", 1)])])
+    assert Encoding(hp).num_configurations() == len(_all(hp)) == 3
 
 
 def test_two_hyperparameters_of_one_name_share_it():

@@ -190,6 +190,19 @@ def test_a_misspelt_parent_value_is_reported():
     assert caught[0].filename == __file__
 
 
+def test_a_value_that_an_override_rules_out_is_no_misspelling():
+    def build(hp):
+        hp.Choice("optimizer", ["adam", "sgd"])
+        hp.Float("momentum", 0, 0.9, parent_name="optimizer", parent_values="sgd")
+
+    mine = HyperParameters()
+    mine.Choice("optimizer", ["adam", "rmsprop"])
+    mine.pin()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        discover(build, mine)
+
+
 def test_numbers_beyond_the_bounds_are_no_misspelling():
     def build(hp):
         hp.Int("layers", 1, 2)

@@ -195,16 +195,16 @@ def test_an_inactive_parent_switches_off_whatever_its_coordinate_says():
 
 def test_where_two_of_one_name_are_active_the_first_one_counts():
     hp = HyperParameters()
-    narrow, wide = Int("size", 1, 2, conditions=[Parent("flag", True)]), Int("size", 1, 4)
+    narrow, wide = Int("size", 0, 1, conditions=[Parent("flag", True)]), Int("size", 1, 4)
     hp.merge([Boolean("flag", True), narrow, wide, Int("child", 1, 2, conditions=[Parent("size", [1])])])
     encoding = Encoding(hp)
     points = np.array([[0.9, 0.1, 0.9, 0.1], [0.9, 0.9, 0.1, 0.1], [0.1, 0.9, 0.9, 0.1]])
     assert encoding.decode_many(points) == [
+        {"flag": True, "size": 0},
         {"flag": True, "size": 1, "child": 1},
-        {"flag": True, "size": 2},
         {"flag": False, "size": 4},
     ]
-    assert encoding.active(points)[:, 3].tolist() == [True, False, False]
+    assert encoding.active(points)[:, 3].tolist() == [False, True, False]
     assert encoding.num_configurations() == 3 + 5
     listed = list(encoding.enumerate())
     assert len(listed) == 8 and all(encoding.is_valid(values) for values in listed)

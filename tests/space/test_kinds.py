@@ -17,6 +17,13 @@ def test_there_and_back(hp):
     assert repr(twin) == repr(hp) and twin.key == hp.key
 
 
+def test_an_unknown_condition_is_refused():
+    config = to_config(Boolean("h", conditions=[Parent("p", 1)]))
+    config["config"]["conditions"][0]["class_name"] = "Child"
+    with pytest.raises(UsageError, match=r"conditions: got Unknown object: 'Child'\. Allowed: the class_name"):
+        of_config(config)
+
+
 @pytest.mark.parametrize("config", [{}, {"class_name": "Int32", "config": {}}])
 def test_an_unknown_kind_is_refused(config):
     with pytest.raises(UsageError, match="Unknown object"):

@@ -27,7 +27,7 @@ class Choice(HyperParameter):
         conditions: see `HyperParameter`.
 
     Raises:
-        UsageTypeError: values of several types, or of a type that is not allowed (None, lists, functions).
+        UsageTypeError: values of several types, of a type that is not allowed (None, lists, functions), or in a set.
         UsageError: no values, a value twice, `ordered` texts, a default that is not among the values.
 
     Example:
@@ -45,6 +45,8 @@ class Choice(HyperParameter):
         conditions: Iterable[Condition] | None = None,
     ) -> None:
         super().__init__(name, default, conditions)
+        if isinstance(values, (set, frozenset)):  # its order changes from process to process
+            raise UsageTypeError(explain(self.where, f"the set {values!r}", "a list, which has an order", "Use [...]."))
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise UsageTypeError(
                 explain(self.where, f"values={values!r}", "a list of values", f"Type [{values!r}, ...].")

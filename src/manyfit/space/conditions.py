@@ -55,6 +55,8 @@ class Parent(Condition):
 
     def __init__(self, name: str, values: Value | Iterable[Value]) -> None:
         self.name = name
+        if isinstance(values, (set, frozenset)):
+            values = sorted(values, key=repr)  # the order of a set changes from process to process
         listed = [values] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
         self.values = [as_value(value) for value in listed]
         where = f'Parent("{name}")'
@@ -87,6 +89,24 @@ class Parent(Condition):
 
     def __repr__(self) -> str:
         return f"Parent(name: '{self.name}', values: {self.values})"
+
+
+def of_config(config: Mapping[str, Any]) -> Condition:
+    """The condition described by ``{"class_name": "Parent", "config": {...}}``.
+
+    Raises:
+        UsageError: another class name.
+    """
+    if config.get("class_name") != Parent.__name__:
+        raise UsageError(
+            explain(
+                "conditions",
+                f"Unknown object: {config.get('class_name')!r}",
+                'the class_name "Parent"',
+                "Check that the file was written by `get_config`.",
+            )
+        )
+    return Parent.from_config(config["config"])
 
 
 def all_active(conditions: Sequence[Condition], values: Mapping[str, Value]) -> bool:

@@ -241,7 +241,7 @@ class Encoding:
         """Whether these are legal values of exactly the active hyperparameters."""
         seen: dict[str, Value] = {}
         for each in self._hyperparameters:
-            if all_active(each.conditions, seen):
+            if each.name not in seen and all_active(each.conditions, seen):
                 if each.name not in values or not each.contains(values[each.name]):
                     return False
                 seen[each.name] = values[each.name]

@@ -22,7 +22,8 @@ import numpy as np
 from manyfit.core.errors import UsageTypeError, explain
 from manyfit.core.records import Value
 from manyfit.core.seeds import fresh_seed
-from manyfit.space.conditions import Condition, Parent, as_value
+from manyfit.space import conditions
+from manyfit.space.conditions import Condition, as_value
 
 Kind = Literal["continuous", "ordered", "unordered"]
 
@@ -198,7 +199,7 @@ class HyperParameter:
         """A hyperparameter from what `get_config` gave."""
         arguments = dict(config)
         arguments["conditions"] = [
-            item if isinstance(item, Condition) else Parent.from_config(item["config"])
+            item if isinstance(item, Condition) else conditions.of_config(item)
             for item in arguments.get("conditions") or []
         ]
         return cls(**arguments)
