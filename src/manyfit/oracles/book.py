@@ -27,6 +27,7 @@ class Store(Protocol):
     def executions(self) -> list[dict[str, Any]]: ...
     def epochs(self, trial_id: str | None = None) -> list[dict[str, Any]]: ...
     def forget_epochs(self, key: Key) -> None: ...
+    def forget_executions(self, keys: Iterable[Key]) -> None: ...
 
 
 class TrialBook:
@@ -172,6 +173,13 @@ class TrialBook:
         """Drops what an execution reported that was broken off."""
         if self.store is not None:
             self.store.forget_epochs(self._key(plan))
+
+    def forget_executions(self, trial: Trial) -> None:
+        """Drops the executions of the search that a trial has so far, because others take their place."""
+        if self.store is not None and trial.executions:
+            self.store.forget_executions([(trial.trial_id, SEARCH, trial.attempt, index) for index in trial.executions])
+        trial.executions.clear()
+        trial.running.clear()
 
     def save(self, trials: Sequence[Trial], **facts: Any) -> None:
         """Commits what was noted on trials, and facts of the project, as one transaction."""

@@ -223,6 +223,13 @@ class ProjectStore:
         with self.transaction() as connection:
             connection.execute(f"DELETE FROM epochs WHERE {_THIS_EXECUTION}", key)
 
+    def forget_executions(self, keys: Iterable[ExecutionKey]) -> None:
+        """Drops finished executions and their epochs, because others take their place."""
+        with self.transaction() as connection:
+            for key in keys:
+                connection.execute(f"DELETE FROM executions WHERE {_THIS_EXECUTION}", key)
+                connection.execute(f"DELETE FROM epochs WHERE {_THIS_EXECUTION}", key)
+
     def executions(self) -> list[dict[str, Any]]:
         """All finished executions: trial_id, phase, attempt, execution, and what their outcome holds."""
         rows = self._connection.execute("SELECT * FROM executions ORDER BY 1, 2, 3, 4").fetchall()

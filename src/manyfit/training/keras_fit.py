@@ -14,12 +14,12 @@ import keras
 import numpy as np
 
 from manyfit.core import history as histories
-from manyfit.core.errors import FatalError, FatalValueError, explain
+from manyfit.core.errors import FatalError, FatalValueError, ProjectError, explain
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer, judge
 from manyfit.training.models import build_model, check_size, ending_of, num_parameters
-from manyfit.training.outcomes import merge_histories, to_histories
+from manyfit.training.outcomes import completed_by, merge_histories, to_histories
 from manyfit.training.seeding import seeded
 from manyfit.training.suspended import SuspendableCall
 from manyfit.training.weights import write_weights
@@ -31,6 +31,8 @@ class KerasFit(Trainer):
     A paused execution stays in memory and continues as if it had never stopped. One that is no longer there (the
     process was killed meanwhile) is trained again from its start, with its own seed, without reporting what is known.
     """
+
+    takes_splits = True
 
     def __init__(self) -> None:
         self._paused: dict[tuple[str, int], _Run] = {}
@@ -81,7 +83,7 @@ class _Run:
         try:
             paused = not self.call.proceed() if self.call is not None else bool(self._train(None))
             self._judge(plan, paused)
-        except FatalError:
+        except (FatalError, ProjectError):  # the user's word, and a store that cannot be written: the search ends
             raise
         except Exception as error:
             self.result.ending = ending_of(error)
@@ -100,8 +102,7 @@ class _Run:
         check_size(self.model, task.max_model_size)  # again: a model may be built by its first batch only
         if task.fit is not None and task.objective is not None:
             found = merge_histories(to_histories(returned, task.objective, "HyperModel.fit()"))
-            if not all(self.reporter.history.get(name) == curve for name, curve in found.items()):
-                self.result.history = dict(found)
+            self.result.history = completed_by(self.reporter.history, found)
 
     def _judge(self, plan: Plan, paused: bool) -> None:
         assert self.model is not None  # our bug: `_train` sets it or raises

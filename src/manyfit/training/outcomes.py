@@ -36,6 +36,30 @@ def merge_histories(histories: list[dict[str, list[float | None]]]) -> History:
     return {name: [value] for name, value in mean_metrics(rows).items()}
 
 
+def completed_by(reported: History, found: History) -> dict[str, list[float | None]]:
+    """The curves that callbacks reported, completed by what the user's function returned.
+
+    A returned curve that was reported is known already, and better: with the epochs that did not measure it. A
+    single number describes the model at its end, so it belongs to the last epoch that was reported.
+
+    Args:
+        reported: from the callbacks; empty where the user's function did not pass them on.
+        found: what the function returned.
+
+    Example:
+
+    >>> completed_by({"loss": [0.5, 0.4]}, {"val_loss": [0.6]})
+    {'loss': [0.5, 0.4], 'val_loss': [None, 0.6]}
+    """
+    num_epochs = max((len(curve) for curve in reported.values()), default=0)
+    history = {name: list(curve) for name, curve in reported.items()}
+    for name, curve in found.items():
+        if [value for value in history.get(name, ()) if value is not None] != list(curve):
+            missing = num_epochs - len(curve) if len(curve) == 1 else 0
+            history[name] = [None] * missing + list(curve)
+    return history
+
+
 def _to_history(returned: Any, objective: Objective, where: str) -> dict[str, list[float | None]]:
     curves = getattr(returned, "history", None)
     if isinstance(curves, Mapping):

@@ -6,6 +6,7 @@ the optimizer's slots along, of the last epoch next to weights of the best, and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 import keras
 import numpy as np
+
+from manyfit.core.errors import ProjectError, explain
 
 _BUILD_CONFIG = "build_config"
 
@@ -26,15 +29,30 @@ def write_weights(
         path: ends in `.npz`.
         arrays: as `model.get_weights()` returns them.
         build_config: `model.get_build_config()`, for models that take their shapes from the first batch.
+
+    Raises:
+        ProjectError: the disk is full or the file cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial-{path.name}")
     entries = {f"{index:05d}": _storable(array) for index, array in enumerate(arrays)}
     if build_config:
         entries[_BUILD_CONFIG] = np.array(json.dumps(build_config))
-    np.savez(partial, **entries)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(partial, **entries)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise ProjectError(
+            explain(
+                f'weights "{path}"',
+                f"a write that failed ({error.strerror or error})",
+                "a writable disk with free space",
+                "Free some space and call search again: what was finished is kept.",
+            )
+        ) from error
 
 
 def load_weights(model: keras.Model, path: str | Path) -> None:
