@@ -1,16 +1,16 @@
 """The whole workflow on handwritten digits: search, retrain the winners on all data, ensemble, measure once.
 
-    python examples/workflow.py                                  # the digits that ship with scikit-learn
-    python examples/workflow.py --data mnist [--data-dir FOLDER]  # MNIST: Keras's cache or download, or FOLDER/mnist.npz
+python examples/workflow.py                                  # the digits that ship with scikit-learn
+python examples/workflow.py --data mnist [--data-dir FOLDER]  # MNIST: Keras's, or FOLDER/mnist.npz
 """
 
 import argparse
 import pathlib
 
-import manyfit as kt  # before Keras: it chooses the JAX backend where nobody has chosen one
-
 import keras
 import numpy as np
+
+import manyfit as kt  # before Keras: it chooses the JAX backend where nobody has chosen one
 
 
 def load_digits():

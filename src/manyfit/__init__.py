@@ -60,17 +60,17 @@ if TYPE_CHECKING:
     from manyfit.oracles.trial import Trial as Trial
     from manyfit.oracles.trial import TrialStatus as TrialStatus
     from manyfit.report.terminal import table as table
+    from manyfit.schedulers.asha import ASHA as ASHA
+    from manyfit.schedulers.median import MedianRule as MedianRule
     from manyfit.space.hyperparameter import HyperParameter as HyperParameter
     from manyfit.space.hyperparameters import HyperParameters as HyperParameters
     from manyfit.training.folds import CrossValidation as CrossValidation
     from manyfit.tuners.base_tuner import BaseTuner as BaseTuner
     from manyfit.tuners.hypermodel import HyperModel as HyperModel
-    from manyfit.schedulers.asha import ASHA as ASHA
-    from manyfit.schedulers.median import MedianRule as MedianRule
-    from manyfit.tuners.searches import Hyperband as Hyperband
     from manyfit.tuners.searches import BayesianOptimization as BayesianOptimization
     from manyfit.tuners.searches import Evolution as Evolution
     from manyfit.tuners.searches import GridSearch as GridSearch
+    from manyfit.tuners.searches import Hyperband as Hyperband
     from manyfit.tuners.searches import QuasiRandomSearch as QuasiRandomSearch
     from manyfit.tuners.searches import RandomSearch as RandomSearch
     from manyfit.tuners.searches import Search as Search

@@ -8,13 +8,35 @@ import pytest
 from manyfit.core.directions import infer_metric_direction
 
 #: What Keras's metrics are for, by their documentation; the name that Keras gives decides.
-_LARGER = (
-    "AUC Accuracy BinaryAccuracy BinaryIoU CategoricalAccuracy ConcordanceCorrelation CosineSimilarity F1Score "
-    "FBetaScore IoU MeanIoU OneHotIoU OneHotMeanIoU PearsonCorrelation Precision PrecisionAtRecall R2Score Recall "
-    "RecallAtPrecision SensitivityAtSpecificity SparseCategoricalAccuracy SparseTopKCategoricalAccuracy "
-    "SpecificityAtSensitivity TopKCategoricalAccuracy TrueNegatives TruePositives"
-).split()
-_NEITHER = "Mean MeanMetricWrapper Metric Sum".split()
+_LARGER = [
+    "AUC",
+    "Accuracy",
+    "BinaryAccuracy",
+    "BinaryIoU",
+    "CategoricalAccuracy",
+    "ConcordanceCorrelation",
+    "CosineSimilarity",
+    "F1Score",
+    "FBetaScore",
+    "IoU",
+    "MeanIoU",
+    "OneHotIoU",
+    "OneHotMeanIoU",
+    "PearsonCorrelation",
+    "Precision",
+    "PrecisionAtRecall",
+    "R2Score",
+    "Recall",
+    "RecallAtPrecision",
+    "SensitivityAtSpecificity",
+    "SparseCategoricalAccuracy",
+    "SparseTopKCategoricalAccuracy",
+    "SpecificityAtSensitivity",
+    "TopKCategoricalAccuracy",
+    "TrueNegatives",
+    "TruePositives",
+]
+_NEITHER = ["Mean", "MeanMetricWrapper", "Metric", "Sum"]
 _ARGUMENTS = {
     "BinaryIoU": {},
     "IoU": {"num_classes": 2, "target_class_ids": [0]},
@@ -45,12 +67,16 @@ def test_no_metric_of_keras_is_missing_from_the_list():
     assert set(_LARGER) <= set(_CLASSES)
 
 
-@pytest.mark.parametrize("name", ["acc", "val_acc", "weighted_acc", "val_f1_score", "val_r2_score", "val_auc", "val_iou", "F1Score"])
+@pytest.mark.parametrize(
+    "name", ["acc", "val_acc", "weighted_acc", "val_f1_score", "val_r2_score", "val_auc", "val_iou", "F1Score"]
+)
 def test_larger_is_better(name):
     assert infer_metric_direction(name) == "max"
 
 
-@pytest.mark.parametrize("name", ["loss", "val_loss", "val_weighted_mse", "head_loss", "val_digit_mae", "ce", "val_dice_loss"])
+@pytest.mark.parametrize(
+    "name", ["loss", "val_loss", "val_weighted_mse", "head_loss", "val_digit_mae", "ce", "val_dice_loss"]
+)
 def test_smaller_is_better(name):
     assert infer_metric_direction(name) == "min"
 

@@ -3,10 +3,10 @@
 import math
 
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tiny
 from manyfit.core.errors import UsageError, UsageTypeError
 from manyfit.core.objective import DefaultObjective, MultiObjective, Objective, create_objective
 
@@ -41,7 +41,14 @@ def test_not_measured_is_told_from_diverged():
 
 @pytest.mark.parametrize(
     ("name", "direction"),
-    [("val_loss", "min"), ("val_accuracy", "max"), ("val_f1_score", "max"), ("val_r2_score", "max"), ("auc", "max"), ("mean_io_u", "max")],
+    [
+        ("val_loss", "min"),
+        ("val_accuracy", "max"),
+        ("val_f1_score", "max"),
+        ("val_r2_score", "max"),
+        ("auc", "max"),
+        ("mean_io_u", "max"),
+    ],
 )
 def test_a_name_tells_its_direction(name, direction):
     assert create_objective(name) == Objective(name, direction)

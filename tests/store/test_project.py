@@ -3,8 +3,8 @@
 import sqlite3
 
 import pytest
-
 import tiny
+
 from manyfit.core.errors import ProjectError
 from manyfit.store import ProjectStore
 from manyfit.store.project import DATABASE_NAME

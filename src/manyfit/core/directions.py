@@ -11,7 +11,7 @@ from typing import Literal
 
 Direction = Literal["min", "max"]
 
-# Matched as whole words against the end of the name first, so that an output's prefix ("loss_head_accuracy") is harmless.
+# Matched as whole words against the end of the name first: an output's prefix ("loss_head_accuracy") is harmless.
 _SMALLER = (
     "loss crossentropy cross_entropy entropy ce nll error err mse mae mape msle rmse rmsle mean_squared_error "
     "mean_absolute_error mean_absolute_percentage_error mean_squared_logarithmic_error root_mean_squared_error "

@@ -69,7 +69,7 @@ class Objective:
         """The inverse of `loss`, for showing to people."""
         return -loss if self.direction == "max" else loss
 
-    def epoch_losses(self, history: Mapping[str, Sequence[float]]) -> list[float]:
+    def epoch_losses(self, history: Mapping[str, Sequence[float | None]]) -> list[float]:
         """One loss per epoch from per-epoch metrics; NaN where an epoch did not measure it, `inf` where it diverged.
 
         "Not measured" (`validation_freq=2`) is marked by None in the history; a NaN there is a measured NaN.

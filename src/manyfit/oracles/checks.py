@@ -19,10 +19,15 @@ def check_limits(
     _check_whole("max_trials", max_trials, least=1, optional=True, instead="Type max_trials=10, say.")
     _check_whole("max_retries_per_trial", max_retries_per_trial, least=0, instead="Type 0 for no retries.")
     _check_whole(
-        "max_consecutive_failed_trials", max_consecutive_failed_trials, least=1, instead="Type a large number for never."
+        "max_consecutive_failed_trials",
+        max_consecutive_failed_trials,
+        least=1,
+        instead="Type a large number for never.",
     )
     if max_seconds is not None and (not isinstance(max_seconds, int | float) or not max_seconds > 0):
-        raise UsageError(explain("max_seconds", repr(max_seconds), "more than 0", "Type max_seconds=3600 for one hour."))
+        raise UsageError(
+            explain("max_seconds", repr(max_seconds), "more than 0", "Type max_seconds=3600 for one hour.")
+        )
 
 
 def check_seed(seed: Any) -> None:

@@ -40,7 +40,7 @@ class Oracle:
         max_retries_per_trial: how often a failed trial runs again.
         max_consecutive_failed_trials: after so many trials in a row that ended with an exception the search gives up.
         sampler: what to try.
-        scheduler: how long to train: a `Scheduler`, or "asha", "hyperband", "median"; None: every trial its full epochs.
+        scheduler: how long to train: a `Scheduler`, or "asha", "hyperband", "median"; None: every trial in full.
         max_total_epochs: epochs that all trials together may train; a trial's executions count once.
         max_seconds: no trial is started, and running ones are stopped, when the search has taken so long.
 
@@ -172,7 +172,9 @@ class Oracle:
         Args:
             epochs: the `epochs` of `search`.
         """
-        if self._named_scheduler is not None or (self.max_total_epochs is not None and self.scheduler.max_epochs is None):
+        if self._named_scheduler is not None or (
+            self.max_total_epochs is not None and self.scheduler.max_epochs is None
+        ):
             self.scheduler = scheduler_of(self._named_scheduler, epochs)
 
     def assign(self, count: int) -> list[Trial]:
@@ -255,11 +257,12 @@ class Oracle:
         complete = encoding.adapt(values)
         changed = [name for name, value in values.items() if complete.get(name) != value]
         if changed:
+            names = ", ".join(hp.name for hp in self.hyperparameters.space)
             raise UsageError(
                 explain(
                     "enqueue(values)",
                     f"{', '.join(f'{name}={values[name]!r}' for name in changed)}",
-                    f"active hyperparameters within their ranges ({', '.join(hp.name for hp in self.hyperparameters.space)})",
+                    f"active hyperparameters within their ranges ({names})",
                     "See tuner.search_space_summary().",
                 )
             )
@@ -342,12 +345,13 @@ class Oracle:
         """
         if not self.objective.has_value(metrics):
             found = sorted(metrics)
+            closest = _closest(self.objective.names[0], found)
             raise UsageError(
                 explain(
                     "Objective value missing in metrics reported to the Oracle",
                     f"expected: {list(self.objective.names)}, found: {found}",
                     f"one of {', '.join(found) or 'the names that fit logs'}",
-                    f'Type objective="{_closest(self.objective.names[0], found)}", or compile the model with that metric.',
+                    f'Type objective="{closest}", or compile the model with that metric.',
                 )
             )
 
@@ -502,9 +506,7 @@ class Oracle:
             self.hyperparameters.widen(HyperParameters.from_config({**space, "values": {}}))
         self.book.load(self.get_space())
         self.waiting = [
-            trial.trial_id
-            for trial in self.trials.values()
-            if trial.is_running or trial.status == TrialStatus.INVALID
+            trial.trial_id for trial in self.trials.values() if trial.is_running or trial.status == TrialStatus.INVALID
         ]
         self._enqueued = self.book.store.get("enqueued", [])
         self.ongoing_trials = {}
@@ -526,9 +528,7 @@ class Oracle:
 
 def failure_report(trials: Sequence[Trial]) -> str:
     """Groups and counts why trials failed: one line per cause, most frequent first."""
-    causes = Counter(
-        f"{trial.ending}: {(trial.message or 'no message').strip().splitlines()[-1]}" for trial in trials
-    )
+    causes = Counter(f"{trial.ending}: {(trial.message or 'no message').strip().splitlines()[-1]}" for trial in trials)
     return "\n".join(f"{count} x {cause}" for cause, count in causes.most_common())
 
 

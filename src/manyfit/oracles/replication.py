@@ -1,4 +1,4 @@
-"""What to do with a budget that is left when a finite space is tried in full: repeat the contenders until their order is settled.
+"""What to do with a budget that is left when a finite space is tried in full: repeat the contenders until settled.
 
 A pure function of the recorded executions, so a search that was killed goes on as it would have.
 """
@@ -51,7 +51,10 @@ class Replication:
             return f"{start} The order is settled: trial {winners[0]} is the best, {sure}."
         names = ", ".join(winners)
         if self.standing.verdict is racing.Verdict.CANNOT_BE_TOLD_APART:
-            return f"{start} The order is settled as far as it can be: the best is one of {names}, {sure}; more runs would hardly tell them apart."
+            return (
+                f"{start} The order is settled as far as it can be: the best is one of {names}, {sure}; "
+                "more runs would hardly tell them apart."
+            )
         why = f"{MAX_ROUNDS} runs of each were made" if self.standing.verdict is not None else "the budget ended"
         return f"{start} The order is not settled when {why}: the best is one of {names}, {sure}."
 

@@ -15,7 +15,6 @@ from manyfit.core.records import Ending, Observation, Progress, Value
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.stats.folds import fold_interval
 
-
 SEARCH = "search"  # the phase of executions that the search itself ran
 
 
@@ -175,7 +174,9 @@ class Trial:
     def _curve_so_far(self, objective: Objective) -> tuple[float, ...]:
         """Mean loss per epoch. An execution that ended by itself keeps its last loss while its siblings go on."""
         going = [objective.epoch_losses(history) for history in self.running.values()]
-        going += [objective.epoch_losses(run.history) for run in self.executions.values() if run.ending is Ending.PAUSED]
+        going += [
+            objective.epoch_losses(run.history) for run in self.executions.values() if run.ending is Ending.PAUSED
+        ]
         ended = [
             objective.epoch_losses(run.history)
             for run in self.executions.values()

@@ -7,6 +7,7 @@ import os
 import platform
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import filelock
@@ -14,6 +15,7 @@ import filelock
 from manyfit.core.errors import ProjectError, explain
 
 _held: dict[Path, tuple[filelock.FileLock, int]] = {}
+_released: deque[Path] = deque()  # given back, not settled yet
 _guard = threading.Lock()
 
 
@@ -25,6 +27,7 @@ def acquire(folder: Path) -> None:
     """
     path = folder.resolve() / "manyfit.lock"
     with _guard:
+        _settle()
         if path in _held:
             lock, count = _held[path]
             _held[path] = (lock, count + 1)
@@ -47,11 +50,20 @@ def acquire(folder: Path) -> None:
 
 
 def release(folder: Path) -> None:
-    """Gives the lock back once nobody in this process needs it."""
-    path = folder.resolve() / "manyfit.lock"
-    with _guard:
+    """Gives the lock back once nobody in this process needs it. Never waits: a garbage collector may call it."""
+    _released.append(folder.resolve() / "manyfit.lock")
+    if _guard.acquire(blocking=False):  # else whoever holds the guard, or takes it next, settles this
+        try:
+            _settle()
+        finally:
+            _guard.release()
+
+
+def _settle() -> None:
+    while _released:
+        path = _released.popleft()
         if path not in _held:
-            return
+            continue
         lock, count = _held[path]
         if count > 1:
             _held[path] = (lock, count - 1)

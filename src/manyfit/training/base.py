@@ -32,17 +32,17 @@ class Task:
     pausable: bool = False  # whether the supply may answer "pause"
     callbacks: Callable[[Plan], list[Any]] | None = None  # further callbacks of an execution, after the user's
     own_order: bool = False  # the order of the data follows `plan.seed`; False: a population may share one order
-    split_for: Callable[[Plan], Split] | None = None  # which rows of x and y train and validate; None: as the arguments say
+    split_for: Callable[[Plan], Split] | None = (
+        None  # which rows of x and y train and validate; None: as the arguments say
+    )
 
 
 class Supply(Protocol):
-    """The side that hands out executions and hears of them: the tuner, or a list in `finish/`.
+    """The side that hands out executions and hears of them: the tuner, or a list in `finish/`."""
 
-    Attributes:
-        independent: whether what is handed out does not depend on results, so that a trainer may ask far ahead.
-    """
-
-    independent: bool
+    @property
+    def independent(self) -> bool:
+        """Whether what is handed out does not depend on results, so that a trainer may ask far ahead."""
 
     def take(self, count: int) -> Sequence[Plan]:
         """Up to `count` executions to train now. An empty answer: nothing more until something is reported."""

@@ -109,5 +109,10 @@ def _check_lengths(where: str, x: Any, y: Any) -> None:
     rows, labels = num_rows(x), num_rows(y)
     if rows is not None and labels is not None and rows != labels:
         raise UsageError(
-            explain(where, f"x with {rows} rows and y with {labels}", "as many rows in x as in y", "Check how they were split.")
+            explain(
+                where,
+                f"x with {rows} rows and y with {labels}",
+                "as many rows in x as in y",
+                "Check how they were split.",
+            )
         )

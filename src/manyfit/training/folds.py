@@ -286,7 +286,7 @@ def _splits(fold_of: np.ndarray, rows: int) -> list[Split]:
 
 
 def _dealt(classes: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """Shuffled, sorted by class, and dealt like cards: sizes of folds, and of classes in them, differ by one at most."""
+    """Shuffled, sorted by class, dealt like cards: sizes of folds, and of classes in them, differ by one at most."""
     order = rng.permutation(len(classes))
     order = order[np.argsort(classes[order], kind="stable")]
     fold_of = np.empty(len(classes), dtype=int)

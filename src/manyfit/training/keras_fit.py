@@ -46,7 +46,7 @@ class KerasFit(Trainer):
         """Ends paused executions that nobody will continue."""
         for key in keys:
             run = self._paused.pop(key, None)
-            if run is not None:
+            if run is not None and run.call is not None:
                 run.call.abandon()
 
     def _train_one(self, plan: Plan, supply: Supply, task: Task) -> Result:
@@ -81,7 +81,11 @@ class _Run:
         self.reporter.plan = plan
         self.result = dataclasses.replace(self.result, plan=plan)
         try:
-            paused = not self.call.proceed() if self.call is not None else bool(self._train(None))
+            paused = False
+            if self.call is None:
+                self._train(None)
+            else:
+                paused = not self.call.proceed()
             self._judge(plan, paused)
         except (FatalError, ProjectError):  # the user's word, and a store that cannot be written: the search ends
             raise

@@ -56,7 +56,7 @@ def completed_by(reported: History, found: History) -> dict[str, list[float | No
     for name, curve in found.items():
         if [value for value in history.get(name, ()) if value is not None] != list(curve):
             missing = num_epochs - len(curve) if len(curve) == 1 else 0
-            history[name] = [None] * missing + list(curve)
+            history[name] = [*[None] * missing, *curve]
     return history
 
 
@@ -76,7 +76,7 @@ def _to_history(returned: Any, objective: Objective, where: str) -> dict[str, li
                 )
             )
         return {name: [_number(value)] for name, value in returned.items()}
-    if isinstance(returned, numbers.Real) and not isinstance(returned, bool) or hasattr(returned, "__float__"):
+    if (isinstance(returned, numbers.Real) and not isinstance(returned, bool)) or hasattr(returned, "__float__"):
         return _from_number(float(returned), objective, where)
     if returned is None:
         got, instead = f"The return value of {where} is None. Did you forget to return the metrics?", ""
@@ -84,7 +84,10 @@ def _to_history(returned: Any, objective: Objective, where: str) -> dict[str, li
         got, instead = f"{returned!r} of type {type(returned).__name__}", " For a custom loop return one number."
     raise FatalTypeError(
         explain(
-            where, got, "a number, a dict, a keras.callbacks.History, or a list of these", f"Return model.fit(...).{instead}"
+            where,
+            got,
+            "a number, a dict, a keras.callbacks.History, or a list of these",
+            f"Return model.fit(...).{instead}",
         )
     )
 

@@ -20,9 +20,7 @@ from manyfit.core.errors import ProjectError, explain
 _BUILD_CONFIG = "build_config"
 
 
-def write_weights(
-    path: str | Path, arrays: Sequence[Any], *, build_config: Mapping[str, Any] | None = None
-) -> None:
+def write_weights(path: str | Path, arrays: Sequence[Any], *, build_config: Mapping[str, Any] | None = None) -> None:
     """Writes weights. A file is complete or absent: it is written under another name and renamed.
 
     Args:
@@ -40,7 +38,7 @@ def write_weights(
         entries[_BUILD_CONFIG] = np.array(json.dumps(build_config))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(partial, **entries)
+        np.savez(partial, **entries)  # type: ignore[arg-type]  # its `allow_pickle` is no array
         partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -82,7 +82,7 @@ class BaseTuner:
         try:
             if self.oracle.open(self.store):
                 self._say(f"Reloading Tuner from {self.project_dir}")
-            else:
+            if self.store.get("space") is None:  # new, or killed before its space was found
                 self._populate_initial_space()
                 self.oracle.save()
         except BaseException:

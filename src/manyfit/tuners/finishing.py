@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from manyfit.core import seeds
 from manyfit.core.errors import UsageError, explain
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.finish import confirm as confirming

@@ -49,7 +49,7 @@ class HyperModel:
             hp: the trial's `HyperParameters`.
             model: what `build` returned.
             *args: positional arguments of `search`.
-            **kwargs: keyword arguments of `search`; `callbacks` has Manyfit's callbacks added, pass it on to `model.fit`.
+            **kwargs: keyword arguments of `search`; `callbacks` has Manyfit's added, pass it on to `model.fit`.
 
         Returns:
             A `History`, a dict of metrics with the objective in it, a number to be minimised, or a list of these.
@@ -68,7 +68,7 @@ class DefaultHyperModel(HyperModel):
 
     def __init__(self, build: Callable[[Any], Any], name: str | None = None, tunable: bool = True) -> None:
         super().__init__(name=name)
-        self.build = build  # type: ignore[method-assign]
+        self.build = build  # type: ignore[method-assign, assignment]
         self.tunable = tunable
 
 

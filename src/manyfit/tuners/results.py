@@ -52,7 +52,9 @@ class Results(Sequence[Row]):
     def of(cls, trials: Sequence[Trial]) -> Results:
         """The results of these trials."""
         rows = [row for trial in trials for row in _rows(trial)]
-        return cls(rows, [point for trial in trials for run in trial.executions.values() for point in _curve(trial, run)])
+        return cls(
+            rows, [point for trial in trials for run in trial.executions.values() for point in _curve(trial, run)]
+        )
 
     def __len__(self) -> int:
         return len(self.rows)

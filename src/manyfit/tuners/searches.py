@@ -9,8 +9,8 @@ What all of them take:
   function adds to them is searched; `allow_new_entries`: whether it may add anything;
 * `max_retries_per_trial`: how often a failed trial runs again; `max_consecutive_failed_trials`: after so many
   exceptions in a row the search gives up;
-* and by name: `scheduler` ("asha", "median", or a scheduler), `max_seconds`, `max_total_epochs`, and everything of `Tuner` (`directory`, `project_name`, `overwrite`,
-  `executions_per_trial`, `max_model_size`, ...).
+* and by name: `scheduler` ("asha", "median", or a scheduler), `max_seconds`, `max_total_epochs`, and everything of
+  `Tuner` (`directory`, `project_name`, `overwrite`, `executions_per_trial`, `max_model_size`, ...).
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ class BayesianOptimization(RandomSearch):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        points = {"num_initial_points": num_initial_points, "alpha": alpha, "beta": beta}
-        super().__init__(hypermodel, objective, max_trials, *args, **points, **kwargs)
+        kwargs.update(num_initial_points=num_initial_points, alpha=alpha, beta=beta)
+        super().__init__(hypermodel, objective, max_trials, *args, **kwargs)
 
 
 class Hyperband(RandomSearch):
@@ -164,5 +164,5 @@ class Hyperband(RandomSearch):
         max_trials: int | None = None,
         **kwargs: Any,
     ) -> None:
-        rungs = {"max_epochs": max_epochs, "factor": factor, "hyperband_iterations": hyperband_iterations}
-        super().__init__(hypermodel, objective, max_trials, *args, **rungs, **kwargs)
+        kwargs.update(max_epochs=max_epochs, factor=factor, hyperband_iterations=hyperband_iterations)
+        super().__init__(hypermodel, objective, max_trials, *args, **kwargs)

@@ -10,6 +10,7 @@ from manyfit.core.errors import FailedTrialError
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.schedulers.full import FullBudget
+from manyfit.space.hyperparameters import HyperParameters
 
 
 def plans_of(trial: Trial, num_executions: int, oracle: Oracle, weights_path: Callable[[str, int], Path]) -> list[Plan]:
@@ -114,7 +115,10 @@ class SearchSupply:
         for trial in self._oracle.paused_trials():
             for run in trial.executions.values():
                 if run.ending is Ending.PAUSED:
-                    run.ending, run.message = Ending.STOPPED, f"not promoted beyond {run.num_epochs} of {max_epochs} epochs"
+                    run.ending, run.message = (
+                        Ending.STOPPED,
+                        f"not promoted beyond {run.num_epochs} of {max_epochs} epochs",
+                    )
                     self._oracle.book.amend(trial, run)
             self._end_trial(trial)
 
@@ -167,11 +171,16 @@ class SearchSupply:
             self._end_trial(trial)
 
     @staticmethod
-    def _grown(trial: Trial, plan: Plan) -> object:
-        """The build function may have asked for more hyperparameters, or settled a value that depends on another."""
-        built = plan.values
+    def _grown(trial: Trial, plan: Plan) -> HyperParameters:
+        """The build function may have asked for more hyperparameters, or settled a value that depends on another.
+
+        Values that it did not ask for stay, unless what was built shows that they are inactive.
+        """
+        built: HyperParameters = plan.values
+        known = {hp.name for hp in built.space}
         for name, value in trial.hyperparameters.values.items():
-            built.values.setdefault(name, value)
+            if name not in built.values and (name not in known or built.is_active(name)):
+                built.values[name] = value
         return built
 
     @staticmethod

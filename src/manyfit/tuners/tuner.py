@@ -176,7 +176,9 @@ class Tuner(Finishing, BaseTuner):
         self.oracle.set_epochs(fit_kwargs.get("epochs"))
         self._task = self._make_task(fit_args, fit_kwargs)
         if self._fold_plan is not None:
-            self._task = dataclasses.replace(self._searched_task("search(cross_validation=...)"), split_for=self._fold_plan.split_for)
+            self._task = dataclasses.replace(
+                self._searched_task("search(cross_validation=...)"), split_for=self._fold_plan.split_for
+            )
         super().search(*fit_args, **fit_kwargs)
 
     def _trains_itself(self) -> bool:
@@ -319,7 +321,7 @@ class Tuner(Finishing, BaseTuner):
         return super().get_best_models(num_models)
 
     def results_summary(self, num_trials: int = 10) -> None:
-        """Prints the best trials, then those that failed; and, where contenders were repeated, how sure the order is."""
+        """Prints the best trials, then those that failed; where contenders were repeated, how sure the order is."""
         super().results_summary(num_trials)
         state = self.oracle.replication(self.executions_per_trial) if self.oracle.may_replicate() else None
         if state is not None:
