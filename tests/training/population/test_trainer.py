@@ -107,7 +107,8 @@ def test_stop_and_pause():
     population.train(supply, make_task())
     assert supply.results["0", 0].ending is Ending.STOPPED
     assert len(supply.results["0", 0].history["loss"]) == 2
-    assert ("1", 0) not in supply.results  # paused: it has no outcome yet
+    paused = supply.results["1", 0]
+    assert paused.ending is Ending.PAUSED and len(paused.history["val_loss"]) == 2
 
 
 def test_resumed_member_goes_on_as_if_it_had_never_stopped():
@@ -129,6 +130,38 @@ def test_resumed_member_goes_on_as_if_it_had_never_stopped():
     Population(Recorder()).train(straight, make_task())
     for name, curve in straight.results["1", 0].history.items():
         np.testing.assert_allclose(supply.results["1", 0].history[name], curve, rtol=1e-5)
+
+
+def test_what_was_paused_in_a_process_that_is_gone_starts_again_in_silence():
+    paused = dataclasses.replace(plans(3)[1], first_epoch=2)
+    reported = []
+
+    class Listening(ListSupply):
+        def report(self, epochs):
+            reported.extend(epoch for _, epoch, _ in epochs)
+            return super().report(epochs)
+
+    supply, straight = Listening([paused]), ListSupply([dataclasses.replace(paused, first_epoch=0)])
+    Population(Recorder()).train(supply, make_task())
+    Population(Recorder()).train(straight, make_task())
+    assert reported == [2, 3]
+    assert supply.results["1", 0].history == straight.results["1", 0].history
+
+
+@pytest.mark.parametrize("own_order", [False, True])
+def test_the_order_of_the_data_follows_the_seed_where_the_task_says_so(own_order, monkeypatch):
+    # Same weights, same hyperparameters, another seed: only the order of the batches can tell the two apart.
+    def constant(hp):
+        model = build({**hp, "rate": 0.0})
+        model.set_weights([np.full(weight.shape, 0.1, "float32") for weight in model.get_weights()])
+        return model
+
+    values = {"learning_rate": 0.05, "rate": 0.0}
+    supply = ListSupply([Plan("a", 0, values, seed=1), Plan("b", 0, values, seed=2)])
+    task = dataclasses.replace(make_task(build=constant), own_order=own_order)
+    Population(Recorder()).train(supply, task)
+    first, second = (supply.results[name, 0].history["val_loss"] for name in "ab")
+    assert (first != second) is own_order
 
 
 def test_divergence_harms_nobody_else():

@@ -138,7 +138,7 @@ class Admission:
             found,
             family,
             state,
-            epoch=plan.first_epoch or self.data.initial_epoch,
+            epoch=self.data.initial_epoch,  # also of a plan that was paused in a process that is gone: it starts again
             last_epoch=epochs,
             callbacks=MemberCallbacks(callbacks, model, epochs=epochs, steps=steps),
         )

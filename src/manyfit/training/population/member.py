@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyfit.core import history as histories
 from manyfit.core.objective import Objective
-from manyfit.core.records import Plan, Result
+from manyfit.core.records import Ending, Plan, Result
 from manyfit.training.base import judge
 from manyfit.training.models import num_parameters
 from manyfit.training.population import keras_side
@@ -94,10 +94,17 @@ class Member:
 
     def result(self, objective: Objective | None, *, stopped: bool) -> Result:
         """The outcome; writes the weights of the best epoch where the plan wants them."""
-        started = time.perf_counter()
         ending, message = judge(self.history, objective, stopped=stopped)
-        result = Result(self.plan, ending, self.history, num_parameters=num_parameters(self.model))
-        result.message = self.stop_reason or message
+        return self._outcome(ending, self.stop_reason or message)
+
+    def paused(self) -> Result:
+        """The outcome so far of a member that may be continued."""
+        return self._outcome(Ending.PAUSED, None)
+
+    def _outcome(self, ending: Ending, message: str | None) -> Result:
+        started = time.perf_counter()
+        history = {name: list(curve) for name, curve in self.history.items()}  # a continued member's grows on
+        result = Result(self.plan, ending, history, message=message, num_parameters=num_parameters(self.model))
         if self.plan.weights_path is not None and ending.has_score:
             trainable, fixed = self.best or self.state[:2]
             arrays = keras_side.in_order_of_weights(self.model, trainable, fixed)

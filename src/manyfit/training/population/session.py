@@ -140,7 +140,7 @@ class Session:
             family.verify(batch.layout)
             if family.mismatch is not None:
                 return Outcome(batch, {}, None, 0.0, CannotTrace(family.mismatch))
-            own_order = bool(self.data.shuffle) and len({member.epoch for member in members}) > 1
+            own_order = bool(self.data.shuffle) and len({self._order_of(member) for member in members}) > 1
             order = self._order(members, own_order, batch.count)
             states, logs = family.run(
                 "train", members, order, layout=batch.layout, count=batch.count, own_order=own_order
@@ -167,10 +167,14 @@ class Session:
         if not self.data.shuffle:
             return rows.in_order()
         if not own_order:
-            return rows.shuffled(self.data.shuffle, self.shuffle_seed, members[0].epoch)
-        orders = [rows.shuffled(self.data.shuffle, self.shuffle_seed, member.epoch) for member in members]
+            return rows.shuffled(self.data.shuffle, *self._order_of(members[0]))
+        orders = [rows.shuffled(self.data.shuffle, *self._order_of(member)) for member in members]
         orders += [orders[-1]] * (count - len(orders))
         return np.stack([full for full, _ in orders]), np.stack([tail for _, tail in orders])
+
+    def _order_of(self, member: Member) -> tuple[int, int]:
+        """Seed and epoch: what names the order in which a member reads its batches."""
+        return member.plan.seed if self.task.own_order else self.shuffle_seed, member.epoch
 
     def _collect(self, futures: Sequence[Future[Outcome]]) -> None:
         """Waits for an epoch, reports it, and parts those that go on from those that do not."""
@@ -188,14 +192,18 @@ class Session:
             for number, member in enumerate(batch.members):
                 member.seconds += per_member
                 numbers = self._close_epoch(member, number, outcome)
-                reports.append((member.plan, member.epoch, numbers))
                 reporting.append(member)
+                if member.epoch >= member.plan.first_epoch:  # else known from before the process was killed
+                    reports.append((member.plan, member.epoch, numbers))
                 member.epoch += 1
-        decisions = self.supply.report(reports) if reports else []
+        answers = zip((plan.key for plan, _, _ in reports), self.supply.report(reports) if reports else [], strict=True)
+        decisions = dict(answers)
         self.active = []
-        for member, decision in zip(reporting, decisions, strict=True):
+        for member in reporting:
+            decision = decisions.get(member.plan.key, Decision.GO_ON)
             if decision is Decision.PAUSE:
                 self.admission.park(member)
+                self.supply.finish(member.paused())
             elif decision is Decision.STOP:
                 self.ended.append((member, True))
             elif member.is_done():

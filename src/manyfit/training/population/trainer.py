@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import keras
@@ -74,6 +74,10 @@ class Population(Trainer):
             max_members=self._max_members(getattr(supply, "independent", False)),
             shuffle_seed=self._shuffle_seed,
         ).run()
+
+    def forget(self, keys: Iterable[tuple[str, int]]) -> None:
+        """See `Trainer`. Members are held for one call of `train` only; the fallback may hold more."""
+        self._fallback.forget(keys)
 
     def programs(self) -> Programs:
         """The programs of the last call of `train`, and why executions trained with `model.fit` instead."""
