@@ -14,6 +14,7 @@ from manyfit.core.objective import create_objective
 from manyfit.core.records import Ending, Values
 from manyfit.oracles.book import Store, TrialBook
 from manyfit.oracles.checks import check_limits, check_same_search, check_seed
+from manyfit.oracles.proposals import Proposals
 from manyfit.oracles.replication import Replication, replication
 from manyfit.oracles.trial import Trial, TrialStatus
 from manyfit.samplers.base import Sampler
@@ -95,7 +96,7 @@ class Oracle:
         self.book = TrialBook(self.objective)
         self.ongoing_trials: dict[str, Trial] = {}
         self.waiting: list[str] = []  # ids of trials to run (again) before anything new is proposed
-        self._enqueued: list[Values] = []  # configurations of the user's, to be tried first
+        self.proposals = Proposals(self, is_overridden=type(self).populate_space is not Oracle.populate_space)
         self._exhausted = False
         self._clock_started: float | None = None
         self._spent_seconds = 0.0
@@ -138,8 +139,11 @@ class Oracle:
                     "Add them to hyperparameters=, or type allow_new_entries=True.",
                 )
             )
+        before = {hp.name: hp for hp in self.hyperparameters.space}
         if self.tune_new_entries and self.hyperparameters.widen(hyperparameters):
             self._exhausted = False  # there is more to try than before
+            if any(hp.name in before and not hp.same_domain(before[hp.name]) for hp in self.hyperparameters.space):
+                self.proposals.has_dependent_bounds = True
 
     def get_trial(self, trial_id: str) -> Trial:
         """The trial of this id."""
@@ -164,7 +168,7 @@ class Oracle:
             self.ongoing_trials[tuner_id] = trials[0]
             return trials[0]
         status = TrialStatus.IDLE if any(t.is_running for t in self.trials.values()) else TrialStatus.STOPPED
-        return Trial(self.get_space(), trial_id=self._new_id(len(self.trials)), status=status)
+        return Trial(self.get_space(), trial_id=self.new_id(len(self.trials)), status=status)
 
     def set_epochs(self, epochs: int | None) -> None:
         """Tells a scheduler that was given by name how long a full training is.
@@ -195,7 +199,7 @@ class Oracle:
     def _assign_new(self, count: int) -> list[Trial]:
         jobs = self.scheduler.assign(self.book.progress(), count, self._limits())
         starts = [job for job in jobs if isinstance(job, Start)]
-        proposals = self._propose(len(starts)) if starts else []
+        proposals = self.proposals.next(len(starts)) if starts else []
         short = len(proposals) < len(starts)
         handed: list[Trial] = []
         for job in jobs:
@@ -221,18 +225,19 @@ class Oracle:
             trial.is_running = True
             trial.status = TrialStatus.RUNNING
         if trials:
-            self.book.add(trials, space=self.hyperparameters.get_config(), enqueued=self._enqueued)
+            self.book.add(trials, space=self.hyperparameters.get_config(), **self.proposals.facts())
 
     def _new_trial(self, values: Values) -> Trial:
         hyperparameters = self.get_space()
         hyperparameters.values = dict(values)
         number = len(self.trials)
-        trial = Trial(hyperparameters, self._new_id(number))
+        trial = Trial(hyperparameters, self.new_id(number))
         trial.number = number
         self.trials[trial.trial_id] = trial  # so that the next id and the next proposal know of it
         return trial
 
-    def _new_id(self, number: int) -> str:
+    def new_id(self, number: int) -> str:
+        """The id of the trial of this number."""
         width = 4 if self.max_trials is None else len(str(self.max_trials))
         return str(number).zfill(width)
 
@@ -253,52 +258,7 @@ class Oracle:
         Raises:
             UsageError: an unknown name, or a value outside of its range.
         """
-        encoding = Encoding(self.hyperparameters)
-        complete = encoding.adapt(values)
-        changed = [name for name, value in values.items() if complete.get(name) != value]
-        if changed:
-            names = ", ".join(hp.name for hp in self.hyperparameters.space)
-            raise UsageError(
-                explain(
-                    "enqueue(values)",
-                    f"{', '.join(f'{name}={values[name]!r}' for name in changed)}",
-                    f"active hyperparameters within their ranges ({names})",
-                    "See tuner.search_space_summary().",
-                )
-            )
-        self._enqueued.append(complete)
-        if self.book.store is not None:
-            self.book.store.put(enqueued=self._enqueued)
-
-    def _propose(self, count: int) -> list[Values]:
-        first: list[Values] = list(self._enqueued[:count])
-        del self._enqueued[:count]
-        return first + (self._ask(count - len(first)) if len(first) < count else [])
-
-    def _ask(self, count: int) -> list[Values]:
-        if type(self).populate_space is not Oracle.populate_space or (self.sampler and not self.sampler.learns):
-            return self._propose_one_by_one(count)
-        return list(self._ask_sampler(count, number=len(self.trials), pending=self.book.pending()))
-
-    def _propose_one_by_one(self, count: int) -> list[Values]:
-        proposals: list[Values] = []
-        pending = self.book.pending()
-        for number in range(len(self.trials), len(self.trials) + count):
-            if type(self).populate_space is Oracle.populate_space:
-                answer = self._ask_sampler(1, number=number, pending=pending + proposals)
-            else:
-                reply = self.populate_space(self._new_id(number))
-                answer = [reply["values"]] if reply["status"] == TrialStatus.RUNNING else []
-            if not answer:
-                break
-            proposals += answer
-        return proposals
-
-    def _ask_sampler(self, count: int, *, number: int, pending: Sequence[Values]) -> Sequence[Values]:
-        if self.sampler is None:
-            raise NotImplementedError(f"{type(self).__name__} has no sampler: override populate_space.")
-        rng = seeds.generator(self.seed, "sampler", number)
-        return self.sampler.propose(self.get_space(), self.book.observations(), pending, count, rng)
+        self.proposals.enqueue(values)
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """What to try in a trial. Override it to write an oracle of your own.
@@ -310,7 +270,7 @@ class Oracle:
             `{"status": TrialStatus.RUNNING, "values": {...}}`, or only a status: IDLE (ask again later), STOPPED.
         """
         del trial_id
-        proposals = self._ask_sampler(1, number=len(self.trials), pending=self.book.pending())
+        proposals = self.proposals.of_sampler(1, number=len(self.trials), pending=self.book.pending())
         if not proposals:
             return {"status": TrialStatus.STOPPED, "values": None}
         return {"status": TrialStatus.RUNNING, "values": dict(proposals[0])}
@@ -508,7 +468,7 @@ class Oracle:
         self.waiting = [
             trial.trial_id for trial in self.trials.values() if trial.is_running or trial.status == TrialStatus.INVALID
         ]
-        self._enqueued = self.book.store.get("enqueued", [])
+        self.proposals.load(self.book.store)
         self.ongoing_trials = {}
         self._exhausted = False
 

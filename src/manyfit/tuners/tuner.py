@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
-from manyfit.core.records import Plan, Result
+from manyfit.core.records import Plan, Result, Values
 from manyfit.finish.cross_validation import FoldPlan, fold_plan
 from manyfit.finish.retrain import ListSupply
 from manyfit.oracles import Oracle, Trial
@@ -174,12 +174,25 @@ class Tuner(Finishing, BaseTuner):
         if self._trains_itself() and not overrides_fit(self.hypermodel):
             check_fit_arguments(fit_args, fit_kwargs, self.oracle.objective, has_validation=given is not None)
         self.oracle.set_epochs(fit_kwargs.get("epochs"))
+        self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
         self._task = self._make_task(fit_args, fit_kwargs)
         if self._fold_plan is not None:
             self._task = dataclasses.replace(
                 self._searched_task("search(cross_validation=...)"), split_for=self._fold_plan.split_for
             )
         super().search(*fit_args, **fit_kwargs)
+
+    def _settle(self, values: Values) -> Values:
+        """What the build function makes of a proposal. One that it cannot build stays as it is, and will fail."""
+        hyperparameters = self.oracle.get_space()
+        hyperparameters.values = dict(values)
+        try:
+            self._build(hyperparameters)
+        except Exception:
+            return values
+        finally:
+            keras.backend.clear_session(free_memory=False)
+        return {name: hyperparameters.values[name] for name in values if name in hyperparameters.values}
 
     def _trains_itself(self) -> bool:
         """Whether training is Manyfit's: a user's `run_trial` runs trials one by one."""
