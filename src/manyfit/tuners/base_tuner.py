@@ -298,10 +298,13 @@ class BaseTuner:
         for trial in shown:
             print()
             trial.summary()
+        if self.oracle.scheduler.max_epochs is not None:
+            spent = self.results()
+            print(f"\nEpochs: {spent.epochs_spent} trained; {spent.epochs_full} without the scheduler.")
 
     def results(self) -> Results:
         """One row per execution: values, seed, status, best epoch, every metric, seconds; and the curves."""
-        return Results.of(list(self.oracle.trials.values()))
+        return Results.of(list(self.oracle.trials.values()), self.oracle.scheduler.max_epochs)
 
     @property
     def remaining_trials(self) -> int | None:

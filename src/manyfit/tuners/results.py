@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from manyfit.core.records import Values
+from manyfit.core.records import Ending, Values
 from manyfit.oracles import Execution, Trial
 from manyfit.report import terminal
 
@@ -43,17 +43,33 @@ class Results(Sequence[Row]):
     Example: `tuner.results().to_pandas().sort_values("score")`, or `print(tuner.results())`.
     """
 
-    def __init__(self, rows: Sequence[Row], curves: Sequence[dict[str, Any]]) -> None:
+    def __init__(
+        self, rows: Sequence[Row], curves: Sequence[dict[str, Any]], *, max_epochs: int | None = None
+    ) -> None:
         self.rows = list(rows)
         self.curves = list(curves)
         """One mapping per execution and epoch: trial_id, execution, epoch, and every metric that was measured."""
+        self.max_epochs = max_epochs
+        """Epochs of a full training, where a scheduler decides how long trials train; else None."""
 
     @classmethod
-    def of(cls, trials: Sequence[Trial]) -> Results:
+    def of(cls, trials: Sequence[Trial], max_epochs: int | None = None) -> Results:
         """The results of these trials."""
         rows = [row for trial in trials for row in _rows(trial)]
-        return cls(
-            rows, [point for trial in trials for run in trial.executions.values() for point in _curve(trial, run)]
+        curves = [point for trial in trials for run in trial.executions.values() for point in _curve(trial, run)]
+        return cls(rows, curves, max_epochs=max_epochs)
+
+    @property
+    def epochs_spent(self) -> int:
+        """Epochs that all executions together have trained."""
+        return sum(row.num_epochs for row in self.rows)
+
+    @property
+    def epochs_full(self) -> int:
+        """Epochs that they would have taken if no scheduler had stopped any."""
+        return sum(
+            self.max_epochs if self.max_epochs is not None and row.ending == Ending.STOPPED else row.num_epochs
+            for row in self.rows
         )
 
     def __len__(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from manyfit.core import seeds
-from manyfit.core.errors import FailedTrialError
+from manyfit.core.errors import FailedTrialError, UsageError, explain
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.schedulers.full import FullBudget
@@ -151,7 +151,9 @@ class SearchSupply:
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`."""
         trial = self._oracle.trials[result.plan.trial_id]
-        if result.ending.has_score:
+        if result.ending is Ending.PAUSED:
+            self._check_measured(result)
+        elif result.ending.has_score:
             self._oracle.check_objective(result.history)
         self._oracle.book.add_execution(result)
         trial.hyperparameters = self._grown(trial, result.plan)
@@ -169,6 +171,19 @@ class SearchSupply:
             waiting -= dropped
         if not waiting:
             self._end_trial(trial)
+
+    def _check_measured(self, result: Result) -> None:
+        objective, num_epochs = self._oracle.objective, max(map(len, result.history.values()), default=0)
+        if not objective.has_value(result.history) and "val_loss" not in result.history:
+            raise UsageError(
+                explain(
+                    f"search with {type(self._oracle.scheduler).__name__}",
+                    f"a first decision after {num_epochs} epochs, when {objective.name} was not measured yet",
+                    "a first rung that ends with a measurement",
+                    f"Type min_epochs={num_epochs + 1} or more where the tuner is made, or validation_freq=1.",
+                )
+            )
+        self._oracle.check_objective(result.history)
 
     @staticmethod
     def _grown(trial: Trial, plan: Plan) -> HyperParameters:
