@@ -33,6 +33,7 @@ class Admission:
         supply: hears of executions that fail before their first epoch.
         task: how to build them.
         data: what they train on.
+        families: known structures and their programs; new ones are added.
         fallback: trains what cannot join.
         refuse: hears the reason, and the plan.
         notify: takes a line for the user.
@@ -44,6 +45,7 @@ class Admission:
         task: Task,
         data: FitArguments,
         *,
+        families: dict[str, Family],
         fallback: Trainer,
         refuse: Callable[[str, Plan | None], None],
         notify: Callable[[str], None],
@@ -53,7 +55,7 @@ class Admission:
         assert isinstance(data.training, Rows)
         validation = None if data.validation is None else shapes_of(data.validation)
         self.shapes = Shapes(shapes_of(data.training), validation)
-        self.families: dict[str, Family] = {}
+        self.families = families
         self._known: dict[str, _Known] = {}
         self._parked: dict[tuple[str, int], Member] = {}
 

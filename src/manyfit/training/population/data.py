@@ -148,6 +148,22 @@ def read_fit_arguments(task: Task) -> FitArguments:
     )
 
 
+def same_sources(first: Task, second: Task) -> bool:
+    """Whether two tasks train the same models on the same batches, so that programs of one serve the other."""
+    free = {"callbacks", "epochs", "initial_epoch", "verbose", "shuffle", "validation_freq"}
+    parts = [
+        [*task.fit_args, *(value for name, value in sorted(task.fit_kwargs.items()) if name not in free)]
+        for task in (first, second)
+    ]
+    names = [sorted(set(task.fit_kwargs) - free) for task in (first, second)]
+    return (
+        first.build == second.build
+        and names[0] == names[1]
+        and len(parts[0]) == len(parts[1])
+        and all(one is other for one, other in zip(*parts, strict=True))
+    )
+
+
 def _source(
     x: Any, y: Any, sample_weight: Any, *, batch_size: int | None, steps: int | None, class_weight: Any
 ) -> Rows | Stream:

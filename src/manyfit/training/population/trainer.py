@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
 
@@ -11,10 +12,10 @@ import keras
 from manyfit.core.records import Plan
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.population.admission import Admission
-from manyfit.training.population.data import Rows, Stream, read_fit_arguments
+from manyfit.training.population.data import FitArguments, Rows, Stream, read_fit_arguments, same_sources
 from manyfit.training.population.family import Family
 from manyfit.training.population.layout import num_workers
-from manyfit.training.population.listing import Programs
+from manyfit.training.population.listing import ProgramRecord, Programs
 from manyfit.training.population.persistence import enable_compilation_cache
 from manyfit.training.population.session import Session
 
@@ -51,7 +52,10 @@ class Population(Trainer):
         self._notify = notify
         self._shuffle_seed = shuffle_seed
         self._reasons: dict[str, list[Plan]] = {}
-        self._families: dict[str, Family] = {}
+        self._families: dict[str, Family] = {}  # of the data that are resident
+        self._task: Task | None = None  # whose data these are
+        self._data: FitArguments | None = None
+        self._past: list[ProgramRecord] = []  # programs of other data
 
     def train(self, supply: Supply, task: Task) -> None:
         enable_compilation_cache()
@@ -64,8 +68,16 @@ class Population(Trainer):
             self._fallback.train(supply, task)
             return
         assert isinstance(data.training, Rows)
-        admission = Admission(supply, task, data, fallback=self._fallback, refuse=self._refuse, notify=self._notify)
-        self._families = admission.families
+        data = self._keep(task, data)
+        admission = Admission(
+            supply,
+            task,
+            data,
+            families=self._families,
+            fallback=self._fallback,
+            refuse=self._refuse,
+            notify=self._notify,
+        )
         Session(
             supply,
             task,
@@ -75,13 +87,24 @@ class Population(Trainer):
             shuffle_seed=self._shuffle_seed,
         ).run()
 
+    def _keep(self, task: Task, data: FitArguments) -> FitArguments:
+        """Holds on to data and programs: confirming a search's winners compiles nothing anew."""
+        if self._task is not None and self._data is not None and same_sources(self._task, task):
+            for family in self._families.values():
+                family.waiting.clear()  # of a call that was interrupted
+            return dataclasses.replace(data, training=self._data.training, validation=self._data.validation)
+        self._past += [family.record() for family in self._families.values()]
+        self._families = {}
+        self._task, self._data = task, data
+        return data
+
     def forget(self, keys: Iterable[tuple[str, int]]) -> None:
         """See `Trainer`. Members are held for one call of `train` only; the fallback may hold more."""
         self._fallback.forget(keys)
 
     def programs(self) -> Programs:
-        """The programs of the last call of `train`, and why executions trained with `model.fit` instead."""
-        records = tuple(family.record() for family in self._families.values())
+        """The programs of all calls of `train`, and why executions trained with `model.fit` instead."""
+        records = (*self._past, *(family.record() for family in self._families.values()))
         return Programs(records, {why: tuple(plan.trial_id for plan in plans) for why, plans in self._reasons.items()})
 
     def _max_members(self, independent: bool) -> int:
