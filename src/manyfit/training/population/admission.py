@@ -34,6 +34,7 @@ class Admission:
         task: how to build them.
         data: what they train on.
         families: known structures and their programs; new ones are added.
+        known: what was traced, by what it is recognised by; likewise.
         fallback: trains what cannot join.
         refuse: hears the reason, and the plan.
         notify: takes a line for the user.
@@ -46,6 +47,7 @@ class Admission:
         data: FitArguments,
         *,
         families: dict[str, Family],
+        known: dict[str, Known],
         fallback: Trainer,
         refuse: Callable[[str, Plan | None], None],
         notify: Callable[[str], None],
@@ -56,7 +58,7 @@ class Admission:
         validation = None if data.validation is None else shapes_of(data.validation)
         self.shapes = Shapes(shapes_of(data.training), validation)
         self.families = families
-        self._known: dict[str, _Known] = {}
+        self._known = known
         self._parked: dict[tuple[str, int], Member] = {}
 
     @property
@@ -153,6 +155,10 @@ class Admission:
         """
         key = structure_key(model)
         known = self._known.get(key) if key is not None else None
+        tree, batches = self.shapes.training
+        batch = jax.tree.unflatten(tree, batches[0])
+        if known is not None and not complete:
+            keras_side.build_layers(model, batch[0])
         if known is not None and not complete and keras_side.is_built(model):
             trainable, fixed = model.trainable_variables, model.non_trainable_variables
             first = list(known.optimizer)
@@ -162,18 +168,17 @@ class Admission:
                 tuple(keras_side.values_of(fixed)),
                 tuple(first),
             )
-        tree, batches = self.shapes.training
-        keras_side.build_symbolically(model, jax.tree.unflatten(tree, batches[0]))
+        keras_side.build_symbolically(model, batch)
         parts = [tuple(keras_side.values_of(part)) for part in keras_side.variables_of(model)[:3]]
         found = trace(model, self.shapes) if known is None else known.trace
         place = keras_side.place_of_learning_rate(model)
         if key is not None and place is not None:
-            self._known.setdefault(key, _Known(found, parts[2], place))
+            self._known.setdefault(key, Known(found, parts[2], place))
         return found, (parts[0], parts[1], parts[2])
 
 
 @dataclasses.dataclass(frozen=True)
-class _Known:
+class Known:
     """A structure that was traced: its trace, its optimizer's first state and the learning rate's place in it."""
 
     trace: Trace

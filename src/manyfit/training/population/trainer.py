@@ -11,7 +11,7 @@ import keras
 
 from manyfit.core.records import Plan
 from manyfit.training.base import Supply, Task, Trainer
-from manyfit.training.population.admission import Admission
+from manyfit.training.population.admission import Admission, Known
 from manyfit.training.population.data import FitArguments, Rows, Stream, read_fit_arguments, same_sources
 from manyfit.training.population.family import Family
 from manyfit.training.population.layout import num_workers
@@ -53,6 +53,7 @@ class Population(Trainer):
         self._shuffle_seed = shuffle_seed
         self._reasons: dict[str, list[Plan]] = {}
         self._families: dict[str, Family] = {}  # of the data that are resident
+        self._known: dict[str, Known] = {}
         self._task: Task | None = None  # whose data these are
         self._data: FitArguments | None = None
         self._past: list[ProgramRecord] = []  # programs of other data
@@ -74,6 +75,7 @@ class Population(Trainer):
             task,
             data,
             families=self._families,
+            known=self._known,
             fallback=self._fallback,
             refuse=self._refuse,
             notify=self._notify,
@@ -94,7 +96,7 @@ class Population(Trainer):
                 family.waiting.clear()  # of a call that was interrupted
             return dataclasses.replace(data, training=self._data.training, validation=self._data.validation)
         self._past += [family.record() for family in self._families.values()]
-        self._families = {}
+        self._families, self._known = {}, {}
         self._task, self._data = task, data
         return data
 
