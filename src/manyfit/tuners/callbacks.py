@@ -17,6 +17,16 @@ def overrides_hooks(tuner: Any, base: type, names: tuple[str, ...] = EPOCH_HOOKS
     return any(getattr(type(tuner), name) is not getattr(base, name) for name in names)
 
 
+def only_keras(callbacks: Any) -> bool:
+    """Whether all of these callbacks are Keras's own, which log the same in every epoch."""
+    given = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
+    return all(
+        callback is None
+        or (type(callback).__module__.startswith("keras.") and not isinstance(callback, keras.callbacks.LambdaCallback))
+        for callback in given
+    )
+
+
 class TunerCallback(keras.callbacks.Callback):
     """Calls `tuner.on_epoch_begin(trial, model, epoch, logs)` and its siblings.
 

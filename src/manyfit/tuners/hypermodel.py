@@ -80,7 +80,7 @@ def get_hypermodel(hypermodel: Any) -> HyperModel | None:
     """
     if hypermodel is None or isinstance(hypermodel, HyperModel):
         return hypermodel
-    if callable(hypermodel):
+    if callable(hypermodel) and not hasattr(hypermodel, "get_weights"):  # a Keras model is callable, too
         return DefaultHyperModel(hypermodel)
     raise FatalValueError(
         explain(

@@ -50,6 +50,8 @@ class SearchSupply:
         weights_path: where the weights of an execution go.
         begin: called with a trial before its first execution is handed out.
         end: called with a trial when its executions have ended.
+        logs_are_complete: whether every epoch logs all metrics that any epoch will, so that an objective that the
+            first one lacks is known to be missing; False where the user's own code adds to the logs.
     """
 
     def __init__(
@@ -60,12 +62,14 @@ class SearchSupply:
         weights_path: Callable[[str, int], Path],
         begin: Callable[[Trial], None],
         end: Callable[[Trial], None],
+        logs_are_complete: bool = False,
     ) -> None:
         self._oracle = oracle
         self._num_executions = num_executions
         self._weights_path = weights_path
         self._begin = begin
         self._end = end
+        self._checks_logs = logs_are_complete
         self._queue: list[Plan] = []
         self._open: dict[str, set[int]] = {}  # executions of running trials that have not ended
 
@@ -126,11 +130,21 @@ class SearchSupply:
         """See `manyfit.training.base.Supply`."""
         book = self._oracle.book
         book.add_epochs(epochs)
-        if self._oracle.out_of_time():
-            return [Decision.STOP] * len(epochs)
+        if self._oracle.out_of_time() or self._lacks_objective(epochs[0][2]):
+            return [Decision.STOP] * len(epochs)  # `finish` says which metrics there are
         if isinstance(self._oracle.scheduler, FullBudget):
             return [Decision.GO_ON] * len(epochs)
         return self._decide(epochs)
+
+    def _lacks_objective(self, logs: Mapping[str, float]) -> bool:
+        """Whether no epoch will ever log the objective: seen after one epoch, not after a whole training."""
+        objective = self._oracle.objective
+        if not self._checks_logs or objective.has_value(logs):
+            self._checks_logs = False
+            return False
+        # An epoch that was not validated (`validation_freq`) does not tell about what validation measures.
+        measured = [name for name in objective.names if "val_loss" in logs or not name.startswith("val_")]
+        return any(name not in logs for name in measured)
 
     def _decide(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> list[Decision]:
         scheduler, trials = self._oracle.scheduler, self._oracle.trials

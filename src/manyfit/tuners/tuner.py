@@ -25,7 +25,7 @@ from manyfit.training.models import build_model
 from manyfit.training.seeding import seeded
 from manyfit.training.weights import load_weights, write_weights
 from manyfit.tuners.base_tuner import BaseTuner
-from manyfit.tuners.callbacks import TunerCallback, overrides_hooks
+from manyfit.tuners.callbacks import TunerCallback, only_keras, overrides_hooks
 from manyfit.tuners.finishing import Finishing
 from manyfit.tuners.hypermodel import overrides_fit
 from manyfit.tuners.supply import SearchSupply, plan_of
@@ -255,6 +255,7 @@ class Tuner(Finishing, BaseTuner):
             weights_path=self.store.weights_path,
             begin=self._begin_trial,
             end=self.on_trial_end,
+            logs_are_complete=self._task.fit is None and only_keras(fit_kwargs.get("callbacks")),
         )
         trainer = self._trainer_for(self._task)
         trainer.train(supply, self._task)
