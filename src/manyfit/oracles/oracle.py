@@ -222,8 +222,8 @@ class Oracle:
 
     def _hand_out(self, trials: Sequence[Trial]) -> None:
         for trial in trials:
-            trial.is_running = True
-            trial.status = TrialStatus.RUNNING
+            trial.is_running, trial.status = True, TrialStatus.RUNNING
+            trial.message = None  # of an attempt before
         if trials:
             self.book.add(trials, space=self.hyperparameters.get_config(), **self.proposals.facts())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,9 @@ import keras
 
 from manyfit.core.errors import FailedTrialError, FatalTypeError, explain
 from manyfit.core.records import Ending
+
+# What JAX, TensorFlow and torch say. "oom" only as a word: there is one in "room".
+_OUT_OF_MEMORY = re.compile(r"out of memory|resource_?exhausted|\boom\b", re.IGNORECASE)
 
 
 class OversizedModelError(FailedTrialError):
@@ -59,7 +63,6 @@ def ending_of(error: BaseException) -> Ending:
     """How an execution ended that raised this error."""
     if isinstance(error, OversizedModelError):
         return Ending.TOO_LARGE
-    text = f"{type(error).__name__}: {error}".lower()
-    if isinstance(error, MemoryError) or any(mark in text for mark in ("out of memory", "resource_exhausted", "oom")):
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
         return Ending.OUT_OF_MEMORY
     return Ending.FAILED
