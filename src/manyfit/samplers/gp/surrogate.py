@@ -200,7 +200,7 @@ class Surrogate:
     >>> points = np.array([[0.0], [0.5], [1.0]])
     >>> model = Surrogate(geometry, points, Targets(np.array([1.0, -1.0, 0.0]), np.ones(3)), np.log([0.5, 1e-6]))
     >>> means, variance = model.predict(points)
-    >>> (means + 0.0).round(2).tolist()
+    >>> (means.round(2) + 0.0).tolist()
     [[1.0, -1.0, 0.0]]
     """
 
