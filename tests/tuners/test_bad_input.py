@@ -214,6 +214,13 @@ def test_an_objective_that_fit_never_logs(objective, validation_freq, num_epochs
     assert len(tuner.store.epochs()) == num_epochs  # Keras names its metrics when they were first measured
 
 
+def test_an_objective_that_is_never_logged_is_told_after_one_epoch_of_a_population_too(project, rows):
+    tuner = kt.RandomSearch(tiny.build, "val_auc", max_trials=2, seed=0, **project)
+    with pytest.raises(UsageError, match="'val_loss'"):
+        tuner.search(*rows, epochs=20, validation_split=0.25, verbose=0)
+    assert {row["epoch"] for row in tuner.store.epochs()} == {0}
+
+
 class Late(keras.callbacks.Callback):
     """Measures something of its own every second epoch."""
 
