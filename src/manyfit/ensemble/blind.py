@@ -30,7 +30,7 @@ def linear_losses(problem: Problem, metric: Metric) -> Callable[[np.ndarray], np
     return losses
 
 
-def nelder_mead_weights(problem: Problem, metric: Metric, *, evaluations: int = 250) -> np.ndarray:
+def nelder_mead_weights(problem: Problem, metric: Metric, *, evaluations: int = 300) -> np.ndarray:
     """Simplex weights by Nelder and Mead (1965) on the logits of the weights, from equal weights."""
     losses = linear_losses(problem, metric)
     if problem.num_members == 1:

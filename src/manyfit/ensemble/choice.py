@@ -222,10 +222,12 @@ def _gain(losses: Losses, before: str, after: str, settings: Settings) -> Gain:
     metric, problem = losses.metric, losses.problem
     difference, error = losses.difference(before, after)
     level = losses.mean[before]
-    small = max(abs(level), 1e-12) * 1e-6
-    unit = abs(metric.to_score(level + small, problem) - metric.to_score(level, problem)) / small
+    # The interval is that of the loss, in the unit of the score: exact in the middle, linear around it.
+    other = losses.mean[after]
+    step = other - level if abs(other - level) > 1e-9 * max(abs(level), 1e-12) else max(abs(level), 1e-12) * 1e-6
+    unit = abs((metric.to_score(level + step, problem) - metric.to_score(level, problem)) / step)
     unit = unit if np.isfinite(unit) else 1.0
-    width = settings.standard_errors() * error
+    width = settings.standard_errors(losses.num_rows) * error
     return Gain(difference * unit, (difference - width) * unit, (difference + width) * unit, error * unit)
 
 

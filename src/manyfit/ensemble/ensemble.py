@@ -111,6 +111,15 @@ class Ensemble:
         stacked = stack_predictions(everyone)
         usable, notes = _usable(stacked, everyone)
         problem = make_problem(stacked[usable], y, task=_task(task, everyone), sample_weight=sample_weight)
+        if problem.num_rows < 3:
+            raise UsageError(
+                explain(
+                    "Ensemble.fit(y)",
+                    f"{problem.num_rows} rows",
+                    "at least three rows: some to learn from, some to choose by, some to measure with",
+                    "Give more validation rows; some hundred are good.",
+                )
+            )
         chosen_metric = resolve_metric(metric, problem.task, quantiles=settings.quantiles, direction=settings.direction)
         costs = budgets.member_costs([everyone[index] for index in usable], settings.budget, x)
         fit = budgets.within(_menu(method, problem, chosen_metric, settings).fit, settings.budget, costs)
@@ -388,7 +397,11 @@ def _usable(predictions: np.ndarray, members: Sequence[Member]) -> tuple[np.ndar
                 "Leave out members that diverged, and check the preprocessing of x.",
             )
         )
-    notes = [f"{members[k].name}: {bad[k]} predictions are NaN or inf, so it has weight 0" for k in np.flatnonzero(bad)]
+    notes = [
+        f"{member.name}: {count} predictions are NaN or inf, so it has weight 0"
+        for member, count in zip(members, bad, strict=True)
+        if count
+    ]
     return usable, notes
 
 

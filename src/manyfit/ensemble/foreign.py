@@ -74,7 +74,7 @@ def _by_name(name: str) -> Any:
         explain(
             "Ensemble.fit(metric)",
             repr(name),
-            'names such as "log_loss", "accuracy", "auc", "f1", "mse", "mae", "r2", and those of Keras and scikit-learn',
+            'names such as "log_loss", "accuracy", "auc", "f1", "mse", "r2", and those of Keras and scikit-learn',
             "Pass the metric itself, or a callable (y_true, y_pred) -> float.",
         )
     )

@@ -98,7 +98,7 @@ def _inputs_like(model: Any, models: list[Any]) -> Any:
 
 
 def _tensors(model: Any) -> Any:
-    """The symbolic inputs of a model: a dictionary, or a list. Subclassed models are asked for the shape of their build."""
+    """The symbolic inputs of a model: a dictionary, or a list. Subclassed models tell the shape of their build."""
     import keras
 
     if isinstance(model, keras.Sequential) or not getattr(model, "inputs", None):
@@ -194,23 +194,23 @@ class _Layers:
             return self._scaled(keras.ops.logsumexp(keras.ops.stack(terms), axis=0), 1 / a, 0.0, "pool")
         return self._sum(outputs, "pool")
 
-    def _logits(self, outputs: list[Any]) -> Any:
+    def _logits(self, outputs: list[Any], name: str = "pool_sum") -> Any:
         """The log of the pool, up to a constant per row."""
         pool, beta = self.kind, self.kind.inverse_temperature
         if pool.kind == "linear":
-            return self._scaled(self._log(self._sum(outputs, "pool_sum")), beta)
+            return self._scaled(self._log(self._sum(outputs, name)), beta)
         if pool.kind == "exponential":
             raised = [self._activation("exponential", self._scaled(output, pool.parameter)) for output in outputs]
-            mean = self._scaled(self._log(self._sum(raised, "pool_sum"), floor=False), 1 / pool.parameter)
+            mean = self._scaled(self._log(self._sum(raised, name), floor=False), 1 / pool.parameter)
             return self._scaled(self._log(mean), beta)
         logs = [self._log(output) for output in outputs]
         if pool.kind == "power":
             raised = [self._activation("exponential", self._scaled(log, pool.parameter)) for log in logs]
-            return self._scaled(self._log(self._sum(raised, "pool_sum")), beta / pool.parameter)
+            return self._scaled(self._log(self._sum(raised, name)), beta / pool.parameter)
         if pool.kind == "geometric":
-            return self._scaled(self._sum(logs, "pool_sum"), beta)
+            return self._scaled(self._sum(logs, name), beta)
         assert pool.class_weights is not None and pool.bias is not None
-        total = self._sum(logs, "pool_sum", pool.class_weights[self.used])
+        total = self._sum(logs, name, pool.class_weights[self.used])
         return self._scaled(total, beta, beta * pool.bias)
 
     def _two_class(self, outputs: list[Any]) -> Any:
@@ -221,8 +221,8 @@ class _Layers:
         if self.kind.kind == "stacking":
             assert bias is not None and self.kind.class_weights is not None
             return self._two_class_stacking(outputs)
-        ones = self._logits(outputs)
-        zeros = self._logits([self._scaled(output, -1.0, 1.0) for output in outputs])
+        ones = self._logits(outputs, "pool_ones")
+        zeros = self._logits([self._scaled(output, -1.0, 1.0) for output in outputs], "pool_zeros")
         difference = keras.layers.Subtract(dtype="float32", name="pool_logit")([ones, zeros])
         return keras.layers.Activation("sigmoid", dtype="float32", name="pool")(difference)
 

@@ -48,6 +48,11 @@ class Losses:
                 loss = np.mean([metric.loss(run[name][resample[0]], resample[1]) for run in predictions])
                 self._rows[name] = np.append(self._rows.get(name, np.empty(0)), loss)
 
+    @property
+    def num_rows(self) -> float:
+        """Effective number of rows: fewer than there are, where weights differ."""
+        return 1.0 / float((self.problem.row_weight**2).sum())
+
     def _resamples(self, count: int) -> list[tuple[np.ndarray, Problem]]:
         """Bootstraps, the same for every name: row indices, and the problem they make."""
         rng = np.random.default_rng(self.problem.num_rows)
@@ -75,8 +80,8 @@ class Losses:
             return estimate, float(finite.std(ddof=1)) if len(finite) > 1 else np.inf
         weight = self.problem.row_weight
         variance = float((weight**2) @ (apart - estimate) ** 2)
-        size = 1.0 / float((weight**2).sum())  # effective number of rows
-        return estimate, float(np.sqrt(variance * size / (size - 1))) if size > 1 else np.inf
+        size = self.num_rows
+        return estimate, float(np.sqrt(variance * size / (size - 1))) if size > 1 + 1e-9 else np.inf
 
 
 def _or_inf(value: float) -> float:

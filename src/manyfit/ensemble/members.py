@@ -234,7 +234,7 @@ def _named(members: Any) -> list[Member]:
         return [_member(str(name), value) for name, value in members.items()]
     if isinstance(members, np.ndarray) and members.ndim == 3:
         members = list(members)
-    if is_model(members) or isinstance(members, Member) or isinstance(members, np.ndarray):
+    if is_model(members) or isinstance(members, Member | np.ndarray):
         members = [members]
     return [_member(f"m{position}", value) for position, value in enumerate(members or ())]
 
@@ -306,7 +306,7 @@ def stack_predictions(members: Sequence[Member]) -> np.ndarray:
     if widths == {1, 2}:
         arrays = [array[:, 1:] if array.shape[1] == 2 else array for array in arrays]
     elif len(widths) > 1 and all(
-        array.shape[1] == max(widths) or not member.all_keras and member.models
+        array.shape[1] == max(widths) or (not member.all_keras and member.models)
         for array, member in zip(arrays, members, strict=True)
     ):
         arrays = [np.pad(array, ((0, 0), (0, max(widths) - array.shape[1]))) for array in arrays]

@@ -33,6 +33,11 @@ class Context:
     rng: np.random.Generator
     memory: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # what several methods need, found once
 
+    @property
+    def evaluations(self) -> int:
+        """What a blind search may spend: metrics that need all rows at once are slow."""
+        return 300 if self.metric.row_losses is not None else 120
+
 
 Method = Callable[[Problem, Context], Pool]
 
@@ -88,7 +93,8 @@ def _convex_weights(problem: Problem, context: Context) -> np.ndarray:
     if context.metric.exact:
         return weights
     chosen = np.union1d(np.flatnonzero(weights), screened(problem, context, _SLOW_MEMBERS))
-    better = blind.polished(problem.members(chosen), context.metric, weights[chosen])
+    start = weights[chosen]
+    better = blind.polished(problem.members(chosen), context.metric, start, evaluations=context.evaluations)
     return Pool("linear", better).expand(chosen, problem.num_members).weights
 
 
@@ -162,14 +168,14 @@ def _stacking(problem: Problem, context: Context, ridge: float) -> Pool:
 def nelder_mead(problem: Problem, context: Context) -> Pool:
     """Nelder-Mead on the weights of the best few members."""
     chosen = screened(problem, context, _SLOW_MEMBERS)
-    weights = blind.nelder_mead_weights(problem.members(chosen), context.metric)
+    weights = blind.nelder_mead_weights(problem.members(chosen), context.metric, evaluations=context.evaluations)
     return Pool("linear", weights).expand(chosen, problem.num_members)
 
 
 def random_search(problem: Problem, context: Context) -> Pool:
     """The best of random weights of the best few members."""
     chosen = screened(problem, context, _SLOW_MEMBERS)
-    weights = blind.random_weights(problem.members(chosen), context.metric, context.rng)
+    weights = blind.random_weights(problem.members(chosen), context.metric, context.rng, draws=context.evaluations)
     return Pool("linear", weights).expand(chosen, problem.num_members)
 
 

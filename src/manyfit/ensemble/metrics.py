@@ -282,7 +282,7 @@ def resolve_metric(spec: Any, task: Task, *, quantiles: Any = None, direction: s
 
 
 def _fitting(metric: Metric, task: Task) -> Metric:
-    allowed = _FOR_PROBABILITIES + ("mse", "rmse") if task.probabilistic else _FOR_VALUES
+    allowed = (*_FOR_PROBABILITIES, "mse", "rmse") if task.probabilistic else _FOR_VALUES
     if metric.name not in allowed:
         raise UsageError(
             explain(

@@ -102,14 +102,16 @@ class Pool:
         if self.kind == "geometric":
             return softmax(beta * np.tensordot(weights, logs, axes=1))
         assert self.kind == "stacking" and self.class_weights is not None and self.bias is not None
-        logits = np.einsum("mnc,mc->nc", logs, self.class_weights[self.support]) + self.bias
+        chosen: np.ndarray = self.class_weights[self.support]
+        logits = np.einsum("mnc,mc->nc", logs, chosen) + self.bias
         return softmax(beta * logits)
 
     def _ranks(self, predictions: np.ndarray) -> np.ndarray:
         assert self.knots is not None and self.heights is not None
-        pooled = np.zeros(predictions.shape[1:])
+        _, num_rows, num_columns = predictions.shape
+        pooled = np.zeros((num_rows, num_columns))
         for position, member in enumerate(self.support):
-            for column in range(pooled.shape[1]):
+            for column in range(num_columns):
                 x = predictions[position, :, column]
                 ranks = np.interp(x, self.knots[member][column], self.heights[member][column])
                 pooled[:, column] += self.weights[member] * ranks

@@ -173,7 +173,7 @@ def make_problem(
             )
         )
     if len(given) == 0:
-        raise UsageError(explain("Ensemble.fit(y)", "no rows", "at least one row", "Give the validation rows."))
+        raise UsageError(explain("Ensemble.fit(y)", "no rows", "some rows", "Give the validation rows."))
     labels = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
     found = Task(task) if task is not None else infer_task(predictions, labels)
     target = _target(found, predictions, labels)

@@ -23,6 +23,7 @@ from manyfit.ensemble.problem import Problem
 
 _TIE = 1e-12
 _CHUNK = 4  # candidates whose exact losses are computed together: few, so that the bound can spare the rest
+_SMALL = 8192  # numbers that are sooner gone through than ruled out
 _BLOCK = 16  # candidates whose predictions are pooled together, for metrics without a bound
 
 
@@ -55,6 +56,8 @@ class _LogLoss:
         num_members = self.probability.shape[1]
         if self.count == 0:
             return _first_minimum(-(self.weight @ np.log(self.probability)), chosen)
+        if self.probability.size <= _SMALL:
+            return _first_minimum(self._losses(np.arange(num_members)), chosen)
         mean = self.total / self.count
         attraction = (self.weight / mean) @ self.probability
         bound = -float(self.weight @ np.log(mean)) - (attraction - 1.0) / (self.count + 1)  # (1)
@@ -143,7 +146,7 @@ def greedy_path(
 
     >>> from manyfit.ensemble.metrics import default_metric
     >>> from manyfit.ensemble.problem import Task, make_problem
-    >>> p = np.array([[[0.9], [0.4]], [[0.6], [0.7]]])
+    >>> p = np.array([[[0.9], [0.45]], [[0.6], [0.7]]])
     >>> problem = make_problem(p, [1, 1])
     >>> [member for member, loss in greedy_path(problem, default_metric(Task.BINARY), num_steps=3)]
     [1, 0, 1]
@@ -204,17 +207,18 @@ def bagged_greedy_weights(
     rng: np.random.Generator,
     *,
     num_steps: int = 25,
-    num_bags: int = 12,
+    num_bags: int | None = None,
     member_share: float = 0.5,
 ) -> np.ndarray:
     """(M,) mean weights of greedy selections, each from a random share of the members on a bootstrap of the rows.
 
-    A bootstrap is a vector of row weights here, so no row is copied, unless the metric cannot weigh rows.
+    A bootstrap is a vector of row weights here, so no row is copied, unless the metric cannot weigh rows. There are
+    twelve bags, or five for metrics that need all rows at once and are slow.
     """
     num_members = problem.num_members
     size = max(1, min(num_members, int(np.ceil(member_share * num_members))))
     weights = np.zeros(num_members)
-    for _ in range(num_bags):
+    for _ in range(num_bags or (12 if metric.row_losses is not None else 5)):
         members = np.sort(rng.choice(num_members, size, replace=False))
         counts = rng.multinomial(problem.num_rows, problem.row_weight)
         if not counts.any():

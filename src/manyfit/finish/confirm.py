@@ -102,6 +102,7 @@ class FreshSeeds(abc.ABC):
     """
 
     phase: str
+    independent = False  # what is run next depends on results
 
     def __init__(
         self,

@@ -132,11 +132,12 @@ class Confirmation:
         return [self._who(), *self._how_good(), self._effort()]
 
     def _who(self) -> str:
-        best, others = self.recommended, [trial_id for trial_id in self.winning_set[1:]]
+        best, others = self.recommended, self.winning_set[1:]
         if len(self.rows) == 1:
             return f"Trial {best.trial_id} was the only finalist: nothing to compare it with."
         if not others:
-            return f"Trial {best.trial_id} is the best of {len(self.rows)} finalists, with {self.confidence:.0%} confidence."
+            sure = f"with {self.confidence:.0%} confidence"
+            return f"Trial {best.trial_id} is the best of {len(self.rows)} finalists, {sure}."
         leader = max((row for row in self.rows if row.in_winning_set), key=lambda row: row.probability_best)
         cheaper = best.cost is not None and leader.cost is not None and best.cost < leader.cost
         why = "the cheapest of those within noise of the leader" if cheaper else "the one with the best mean"
@@ -157,13 +158,15 @@ class Confirmation:
             )
         elif best.score is not None:
             lines.append(
-                f"Its {self.objective} in the race: {best.score:.4g}. There were no proof runs, so this is a little too good."
+                f"Its {self.objective} in the race: {best.score:.4g}. There were no proof runs, so this is a little "
+                "too good."
             )
         if self.optimism is not None and best.search_score is not None:
             word = "too good" if self.optimism >= 0 else "too modest"
             line = f"The search had said {best.search_score:.4g}: {word} by {abs(self.optimism):.2g}."
             if self.expected_optimism is not None and self.expected_optimism > 0:
-                line += f" (With this noise, the best of {self.num_trials} trials is too good by {self.expected_optimism:.2g} on average.)"
+                usual = f"the best of {self.num_trials} trials is too good by {self.expected_optimism:.2g} on average"
+                line += f" (With this noise, {usual}.)"
             lines.append(line)
         return lines
 

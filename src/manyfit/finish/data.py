@@ -13,8 +13,16 @@ from manyfit.training.fit_arguments import fit_data, num_rows, validation_rows
 
 #: Arguments of `search` that make no sense once the validation rows are trained on.
 VALIDATION_ARGUMENTS = frozenset(
-    "validation_data validation_split validation_freq validation_steps validation_batch_size epochs initial_epoch "
-    "callbacks".split()
+    [
+        "validation_data",
+        "validation_split",
+        "validation_freq",
+        "validation_steps",
+        "validation_batch_size",
+        "epochs",
+        "initial_epoch",
+        "callbacks",
+    ]
 )
 
 

@@ -68,8 +68,8 @@ class Evaluation:
             times = "twice" if self.times_used == 2 else f"{self.times_used} times"
             names = "; ".join(", ".join(use["models"]) for use in self.earlier)
             lines.append(
-                f"Test set used {times}: it was used before for another choice ({names}). The better of several choices "
-                "looks better on the rows that it was chosen by than it is."
+                f"Test set used {times}: it was used before for another choice ({names}). The better of several "
+                "choices looks better on the rows that it was chosen by than it is."
             )
         if len(self.scores) > 1:
             lines.append(

@@ -46,7 +46,7 @@ def stretched_build(build: Callable[[Any], Any], factor_of: Callable[[Any], floa
         outer = getattr(model, "optimizer", None)
         optimizer = getattr(outer, "inner_optimizer", outer)  # float16 wraps the optimizer for loss scaling
         rate = {} if optimizer is None else optimizer.get_config().get("learning_rate")
-        if isinstance(rate, dict) and rate:
+        if optimizer is not None and isinstance(rate, dict) and rate:
             schedule = keras.optimizers.schedules.deserialize(rate)
             optimizer.learning_rate = StretchedSchedule(schedule, factor)
         return model

@@ -1,7 +1,7 @@
 """How small a p-value must be when one looks after every round.
 
-A one-sided paired t-test at level 0.05, repeated after each of 30 rounds, is wrong in more than one race of five. Here each
-look is made at one smaller nominal level, the same at every look (Pocock 1977), chosen so that the chance of a
+A one-sided paired t-test at level 0.05, repeated after each of 30 rounds, is wrong in more than one race of five. Here
+each look is made at one smaller nominal level, the same at every look (Pocock 1977), chosen so that the chance of a
 wrong rejection at *any* look is what was promised. Levels that fall or rise with the round (Wang and Tsiatis 1987)
 were tried in simulation: falling ones drop clear losers one round earlier and settle fewer races, rising ones the
 reverse; the constant level was in the middle and is the easiest to say.

@@ -1,4 +1,4 @@
-"""Out-of-sample predictions for the ensemble: from the search-time models, which never trained on the validation rows."""
+"""Out-of-sample predictions for the ensemble: of the search-time models, which never trained on validation rows."""
 
 from __future__ import annotations
 

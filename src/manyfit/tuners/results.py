@@ -43,9 +43,7 @@ class Results(Sequence[Row]):
     Example: `tuner.results().to_pandas().sort_values("score")`, or `print(tuner.results())`.
     """
 
-    def __init__(
-        self, rows: Sequence[Row], curves: Sequence[dict[str, Any]], *, max_epochs: int | None = None
-    ) -> None:
+    def __init__(self, rows: Sequence[Row], curves: Sequence[dict[str, Any]], *, max_epochs: int | None = None) -> None:
         self.rows = list(rows)
         self.curves = list(curves)
         """One mapping per execution and epoch: trial_id, execution, epoch, and every metric that was measured."""
