@@ -17,12 +17,13 @@ from manyfit.training.keras_fit import copy_callbacks
 from manyfit.training.models import build_model, check_size, ending_of
 from manyfit.training.population import keras_side
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
-from manyfit.training.population.capture import CannotTrace, Shapes, Trace, check_model, shapes_of, trace
-from manyfit.training.population.data import FitArguments, Rows
+from manyfit.training.population.capture import CannotTrace, Trace, check_model, trace
+from manyfit.training.population.data import FitArguments
 from manyfit.training.population.family import Family
 from manyfit.training.population.member import Member
 from manyfit.training.population.program import State
 from manyfit.training.population.recognition import structure_key
+from manyfit.training.population.views import View, Views
 from manyfit.training.seeding import seeded
 
 
@@ -54,9 +55,7 @@ class Admission:
     ) -> None:
         self.supply, self.task, self.data = supply, task, data
         self.fallback, self.refuse, self.notify = fallback, refuse, notify
-        assert isinstance(data.training, Rows)
-        validation = None if data.validation is None else shapes_of(data.validation)
-        self.shapes = Shapes(shapes_of(data.training), validation)
+        self._views = Views(data, task.split_for)
         self.families = families
         self._known = known
         self._parked: dict[tuple[str, int], Member] = {}
@@ -119,6 +118,7 @@ class Admission:
     def _capture(self, plan: Plan) -> Member:
         keras_side.forget_names()
         values = plan.values.copy() if hasattr(plan.values, "copy") else plan.values
+        view = self._views.of(plan)
         with seeded(plan.seed):
             model = build_model(self.task.build, values)
             check_size(model, self.task.max_model_size)
@@ -128,34 +128,35 @@ class Admission:
             reason = why_not(callbacks)
             if reason is not None:
                 raise CannotTrace(reason)
-            found, state = self._steps_of(model, complete=bool(callbacks))
+            found, state = self._steps_of(model, view, complete=bool(callbacks))
         check_size(model, self.task.max_model_size)
-        family = self.families.get(found.key)
+        key = f"{found.key} {view.sizes}"
+        family = self.families.get(key)
         if family is None:
-            family = self.families[found.key] = Family(found, self.data, keras_side.summary(model))
+            family = self.families[key] = Family(found, view.data, keras_side.summary(model))
         epochs = self.data.epochs if plan.epochs is None else plan.epochs
-        assert isinstance(self.data.training, Rows)
-        steps = self.data.training.num_steps
         return Member(
             plan,
             model,
             found,
             family,
+            view,
             state,
             epoch=self.data.initial_epoch,  # also of a plan that was paused in a process that is gone: it starts again
             last_epoch=epochs,
-            callbacks=MemberCallbacks(callbacks, model, epochs=epochs, steps=steps),
+            callbacks=MemberCallbacks(callbacks, model, epochs=epochs, steps=view.training.num_steps),
         )
 
-    def _steps_of(self, model: Any, *, complete: bool) -> tuple[Trace, State]:
+    def _steps_of(self, model: Any, view: View, *, complete: bool) -> tuple[Trace, State]:
         """A model's trace and first state.
 
         A recognised model is not built to the end where nobody will look at its optimizer (`complete`): its optimizer
         starts where the first model's of this structure started, but for the learning rate.
         """
-        key = structure_key(model)
+        structure = structure_key(model)
+        key = None if structure is None else f"{structure} {view.sizes}"
         known = self._known.get(key) if key is not None else None
-        tree, batches = self.shapes.training
+        tree, batches = view.shapes.training
         batch = jax.tree.unflatten(tree, batches[0])
         if known is not None and not complete:
             keras_side.build_layers(model, batch[0])
@@ -170,7 +171,7 @@ class Admission:
             )
         keras_side.build_symbolically(model, batch)
         parts = [tuple(keras_side.values_of(part)) for part in keras_side.variables_of(model)[:3]]
-        found = trace(model, self.shapes) if known is None else known.trace
+        found = trace(model, view.shapes) if known is None else known.trace
         place = keras_side.place_of_learning_rate(model)
         if key is not None and place is not None:
             self._known.setdefault(key, Known(found, parts[2], place))

@@ -25,9 +25,10 @@ class Rows:
     Attributes:
         leaves: the arrays, first axis rows.
         structure: their tree, (x, y, sample_weight) as Keras packs it.
-        num_rows: length of the first axis.
+        num_rows: rows in one pass.
         batch_size: rows per full batch.
         num_steps: batches per pass, the short one included.
+        numbers: the rows of a pass, where it reads a part of the arrays; None: all of them.
     """
 
     leaves: tuple[jax.Array, ...]
@@ -35,6 +36,17 @@ class Rows:
     num_rows: int
     batch_size: int
     num_steps: int
+    numbers: np.ndarray | None = None
+
+    def part(self, numbers: np.ndarray) -> Rows:
+        """A part of the rows, without a copy of them.
+
+        Args:
+            numbers: of the rows, in the order of a pass without shuffling.
+        """
+        steps = -(-len(numbers) // self.batch_size)
+        numbers = np.asarray(numbers, dtype=np.int32)
+        return dataclasses.replace(self, num_rows=len(numbers), num_steps=steps, numbers=numbers)
 
     @property
     def num_full(self) -> int:
@@ -68,6 +80,7 @@ class Rows:
         return self._cut(rows)
 
     def _cut(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = rows if self.numbers is None else self.numbers[rows]
         full = self.num_full * self.batch_size
         return rows[:full].reshape(self.num_full, self.batch_size), rows[full : full + self.tail_size]
 
@@ -128,11 +141,16 @@ def read_fit_arguments(task: Task) -> FitArguments:
         steps=given["steps_per_epoch"],
         class_weight=given["class_weight"],
     )
-    validation = None
-    if validation_data is not None:
+    validation: Rows | Stream | None = None
+    batch_size = given["validation_batch_size"] or given["batch_size"]
+    if task.split_for is not None and isinstance(training, Rows):
+        validation = _held_out(
+            training, x, y, sample_weight, batch_size=batch_size, weighted=bool(given["class_weight"])
+        )
+    elif validation_data is not None:
         validation = _source(
             *keras_side.unpack(validation_data),
-            batch_size=given["validation_batch_size"] or given["batch_size"],
+            batch_size=batch_size,
             steps=given["validation_steps"],
             class_weight=None,
         )
@@ -148,6 +166,14 @@ def read_fit_arguments(task: Task) -> FitArguments:
     )
 
 
+def _held_out(training: Rows, x: Any, y: Any, sample_weight: Any, *, batch_size: int | None, weighted: bool) -> Any:
+    """The rows that folds validate on: those that they train on, without the weights of classes."""
+    if weighted:
+        return _source(x, y, sample_weight, batch_size=batch_size, steps=None, class_weight=None)
+    size = training.batch_size if batch_size is None else batch_size
+    return dataclasses.replace(training, batch_size=size, num_steps=-(-training.num_rows // size))
+
+
 def same_sources(first: Task, second: Task) -> bool:
     """Whether two tasks train the same models on the same batches, so that programs of one serve the other."""
     free = {"callbacks", "epochs", "initial_epoch", "verbose", "shuffle", "validation_freq"}
@@ -158,6 +184,7 @@ def same_sources(first: Task, second: Task) -> bool:
     names = [sorted(set(task.fit_kwargs) - free) for task in (first, second)]
     return (
         first.build == second.build
+        and (first.split_for is None) == (second.split_for is None)
         and names[0] == names[1]
         and len(parts[0]) == len(parts[1])
         and all(one is other for one, other in zip(*parts, strict=True))

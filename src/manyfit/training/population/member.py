@@ -21,6 +21,7 @@ from manyfit.training.weights import write_weights
 
 if TYPE_CHECKING:
     from manyfit.training.population.family import Family
+    from manyfit.training.population.views import View
 
 
 @dataclasses.dataclass(eq=False)
@@ -32,6 +33,7 @@ class Member:
         model: its own Keras model; its variables are looked at only where a callback or a file needs them.
         trace: the canonical form of its steps.
         family: those it can share programs with.
+        view: the rows it reads.
         state: its variables; replaced, never changed, by each pass.
         epoch: epochs that are behind it.
         last_epoch: epochs at which it is done.
@@ -44,6 +46,7 @@ class Member:
     model: Any
     trace: Trace
     family: Family
+    view: View
     state: State
     epoch: int
     last_epoch: int

@@ -17,7 +17,8 @@ from manyfit.training.keras_fit import scalar_logs
 from manyfit.training.models import ending_of
 from manyfit.training.population import keras_side
 from manyfit.training.population.capture import CannotTrace
-from manyfit.training.population.data import FitArguments, Rows
+from manyfit.training.population.data import FitArguments
+from manyfit.training.population.epoch import Order
 from manyfit.training.population.family import Family
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.member import Member
@@ -140,8 +141,7 @@ class Session:
             family.verify(batch.layout)
             if family.mismatch is not None:
                 return Outcome(batch, {}, None, 0.0, CannotTrace(family.mismatch))
-            own_order = bool(self.data.shuffle) and len({self._order_of(member) for member in members}) > 1
-            order = self._order(members, own_order, batch.count)
+            order, own_order = self._order("train", members, batch.count)
             states, logs = family.run(
                 "train", members, order, layout=batch.layout, count=batch.count, own_order=own_order
             )
@@ -149,9 +149,10 @@ class Session:
             if any(self.data.validates_at(member.epoch) for member in members):
                 for member, state in zip(members, states, strict=False):
                     member.state = state
-                assert isinstance(self.data.validation, Rows)
-                order = self.data.validation.in_order()
-                states, test_logs = family.run("test", members, order, layout=batch.layout, count=batch.count)
+                order, own_order = self._order("test", members, batch.count)
+                states, test_logs = family.run(
+                    "test", members, order, layout=batch.layout, count=batch.count, own_order=own_order
+                )
                 test_logs = {name: np.asarray(value) for name, value in test_logs.items()}
             logs = {name: np.asarray(value) for name, value in logs.items()}
         except Exception as error:
@@ -161,20 +162,30 @@ class Session:
         timed = family.compile_seconds == compiled_before
         return Outcome(batch, logs, test_logs, time.perf_counter() - started, timed=timed)
 
-    def _order(self, members: Sequence[Member], own_order: bool, count: int) -> Any:
-        rows = self.data.training
-        assert isinstance(rows, Rows)
-        if not self.data.shuffle:
-            return rows.in_order()
-        if not own_order:
-            return rows.shuffled(self.data.shuffle, *self._order_of(members[0]))
-        orders = [rows.shuffled(self.data.shuffle, *self._order_of(member)) for member in members]
-        orders += [orders[-1]] * (count - len(orders))
-        return np.stack([full for full, _ in orders]), np.stack([tail for _, tail in orders])
+    def _order(self, kind: str, members: Sequence[Member], count: int) -> tuple[Order, bool]:
+        """The row numbers of a pass, and whether each member has its own."""
+        names = [self._name_of_order(kind, member) for member in members]
+        orders = {name: self._read(kind, member) for name, member in zip(names, members, strict=True)}
+        if len(orders) == 1:
+            return orders[names[0]], False
+        own = [orders[name] for name in names]
+        own += [own[-1]] * (count - len(own))
+        return (np.stack([full for full, _ in own]), np.stack([tail for _, tail in own])), True
 
-    def _order_of(self, member: Member) -> tuple[int, int]:
-        """Seed and epoch: what names the order in which a member reads its batches."""
+    def _name_of_order(self, kind: str, member: Member) -> tuple[Any, ...]:
+        """What the order depends on in which a member reads its batches: rows, seed and epoch."""
+        if kind == "test" or not self.data.shuffle:
+            return (id(member.view),)
+        return id(member.view), *self._seed_of_order(member)
+
+    def _seed_of_order(self, member: Member) -> tuple[int, int]:
         return member.plan.seed if self.task.own_order else self.shuffle_seed, member.epoch
+
+    def _read(self, kind: str, member: Member) -> Order:
+        if kind == "test":
+            return member.view.validation.in_order()
+        rows = member.view.training
+        return rows.shuffled(self.data.shuffle, *self._seed_of_order(member)) if self.data.shuffle else rows.in_order()
 
     def _collect(self, futures: Sequence[Future[Outcome]]) -> None:
         """Waits for an epoch, reports it, and parts those that go on from those that do not."""

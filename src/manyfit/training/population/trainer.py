@@ -39,6 +39,8 @@ class Population(Trainer):
         shuffle_seed: names the order of the batches; all executions of a search read epoch n in the same order.
     """
 
+    takes_splits = True
+
     def __init__(
         self,
         fallback: Trainer,
