@@ -19,6 +19,7 @@ from manyfit.finish.data import VALIDATION_ARGUMENTS, counted_rows, joined_rows
 from manyfit.finish.schedules import stretched_build
 from manyfit.oracles import Oracle, Trial
 from manyfit.training.base import Task, Trainer
+from manyfit.training.devices import distributed
 from manyfit.training.fit_arguments import fit_data, num_rows
 from manyfit.training.models import build_model
 from manyfit.training.seeding import seeded
@@ -238,7 +239,7 @@ def _key(hyperparameters: Any) -> str:
 def _finished_model(plan: Plan, result: Result, task: Task) -> keras.Model:
     if not result.ending.has_score:
         raise SearchError(f"retrain: trial {plan.trial_id} ended as {result.ending}.\n{result.message}")
-    with seeded(plan.seed):
+    with seeded(plan.seed), distributed(task.distribution):
         model = build_model(task.build, plan.values.copy())
     load_weights(model, str(plan.weights_path))
     history = keras.callbacks.History()

@@ -18,8 +18,11 @@ from manyfit.core.errors import FatalError, FatalValueError, ProjectError, expla
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer, judge
+from manyfit.training.devices import LayoutCheck, distributed
+from manyfit.training.keras_settings import KerasSettings, clear_session
 from manyfit.training.models import build_model, check_size, ending_of, num_parameters
 from manyfit.training.outcomes import completed_by, merge_histories, to_histories
+from manyfit.training.precision import LossScaleCallback, needs_loss_scale_callback
 from manyfit.training.seeding import seeded
 from manyfit.training.suspended import SuspendableCall
 from manyfit.training.weights import write_weights
@@ -51,7 +54,7 @@ class KerasFit(Trainer):
 
     def _train_one(self, plan: Plan, supply: Supply, task: Task) -> Result:
         # Without this every model of a search would stay in Keras's registries.
-        keras.backend.clear_session(free_memory=False)
+        clear_session()
         run = self._paused.pop(plan.key, None) or _Run(plan, supply, task)
         result = run.proceed(plan)
         if result.ending is Ending.PAUSED:
@@ -70,10 +73,12 @@ class _Run:
         self.keeper = BestWeights(task.objective)
         self.model: keras.Model | None = None
         self.result = Result(plan, Ending.COMPLETED, self.reporter.history)
+        self.loss_scale = LossScaleCallback()
+        self.settings = KerasSettings.current()
         self.call: SuspendableCall | None = None
         if task.pausable:
             self.call = SuspendableCall(self._train)
-            self.reporter.pause = self.call.pause
+            self.reporter.pause = self._pause
 
     def proceed(self, plan: Plan) -> Result:
         """Trains until the end, or until the supply says pause."""
@@ -96,13 +101,22 @@ class _Run:
         self.result.seconds += time.perf_counter() - started
         return self.result
 
+    def _pause(self) -> None:
+        assert self.call is not None  # our bug: only a call that can be paused is
+        inside = KerasSettings.current()
+        self.call.pause()
+        inside.restore()  # what trained meanwhile has cleared them in all threads
+
     def _train(self, call: SuspendableCall | None) -> None:
         del call
         plan, task = self.reporter.plan, self.task
-        with seeded(plan.seed):
+        self.settings.restore()  # a call that can be paused has a thread of its own
+        with seeded(plan.seed), distributed(task.distribution):
             self.model = build_model(task.build, plan.values)
             check_size(self.model, task.max_model_size)
-            returned = fit(self.model, plan, task, callbacks=[self.keeper, self.reporter])
+            watches = [self.loss_scale] if needs_loss_scale_callback(self.model) else []
+            watches += [] if task.distribution is None else [LayoutCheck(task.distribution)]
+            returned = fit(self.model, plan, task, callbacks=[*watches, self.keeper, self.reporter])
         check_size(self.model, task.max_model_size)  # again: a model may be built by its first batch only
         if task.fit is not None and task.objective is not None:
             found = merge_histories(to_histories(returned, task.objective, "HyperModel.fit()"))
@@ -117,6 +131,7 @@ class _Run:
         else:
             stopped = self.reporter.stopped
             result.ending, result.message = judge(result.history, self.task.objective, stopped=stopped)
+            result.ending, result.message = self.loss_scale.judged(result.ending, result.message)
         if plan.weights_path is not None and result.ending.has_score:
             weights = self.keeper.weights or self.model.get_weights()
             write_weights(plan.weights_path, weights, build_config=self.model.get_build_config())

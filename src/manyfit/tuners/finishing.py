@@ -21,6 +21,7 @@ from manyfit.oracles import Oracle, Trial
 from manyfit.store import ProjectStore
 from manyfit.training.base import Task, Trainer
 from manyfit.training.fit_arguments import check_retrain, fit_data
+from manyfit.training.model_options import ModelOptions
 from manyfit.tuners.ensembling import member_predictions, validation_data
 
 
@@ -30,6 +31,7 @@ class Finishing:
     oracle: Oracle
     store: ProjectStore
     _task: Task | None  # of the latest search: its data are those of what follows
+    model_options: ModelOptions
     _fold_plan: crossing.FoldPlan | None  # of the latest search
     _trial_of_model: MutableMapping[Any, str]
     _final: dict[str, Any]  # name -> model: what was made last by `retrain` or `ensemble`
@@ -91,6 +93,10 @@ class Finishing:
         callbacks: list[Any] | None = None,
         stretch_schedules: bool = True,
         save_best: Any = None,
+        precision: Any = None,
+        steps_per_execution: int | None = None,
+        jit_compile: bool | None = None,
+        devices: Any = None,
         **fit_kwargs: Any,
     ) -> list[keras.Model]:
         """Trains the best configurations anew on all data, for as long as their own curves call for.
@@ -111,6 +117,10 @@ class Finishing:
                 it was at the best epoch; False leaves its steps as they are. Callbacks that set learning rates count
                 epochs, and stay as they are.
             save_best: where the models go: a folder, a path that ends in `.keras`, or one such path per model.
+            precision: as in `Tuner`; None keeps what the search trained with. So for the next three.
+            steps_per_execution: as in `Tuner`.
+            jit_compile: as in `Tuner`.
+            devices: as in `Tuner`.
             **fit_kwargs: further arguments of `model.fit`; those of the search are kept.
 
         Returns:
@@ -133,8 +143,11 @@ class Finishing:
             )
         searched = self._task or self._make_task((), {})
         args, kwargs = retraining.fit_arguments_for_all_data(searched.fit_args, searched.fit_kwargs, x, y, callbacks)
+        given = {"precision": precision, "steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
+        options = self.model_options.replaced(**given, devices=devices)
+        own = None if options == self.model_options else options  # None: the programs of the search serve again
         task = dataclasses.replace(
-            self._make_task(args, {**kwargs, **fit_kwargs}), objective=None, max_model_size=None, callbacks=None,
+            self._make_task(args, {**kwargs, **fit_kwargs}, own), objective=None, max_model_size=None, callbacks=None,
             pausable=False,
         )  # fmt: skip
         retraining.train_longer(trials, self.oracle, searched, self._trainer_for(searched), say=self._say)
@@ -298,7 +311,9 @@ class Finishing:
 
         def load_model(self, trial: Trial, execution: int | None = None) -> keras.Model: ...
         def get_best_models(self, num_models: int = 1) -> list[keras.Model]: ...
-        def _make_task(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> Task: ...
+        def _make_task(
+            self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any], options: ModelOptions | None = None
+        ) -> Task: ...
         def _get_trainer(self) -> Trainer: ...
         def _trainer_for(self, task: Task) -> Trainer: ...
         def _trains_itself(self) -> bool: ...

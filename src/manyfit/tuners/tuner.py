@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,9 +20,13 @@ from manyfit.schedulers.full import FullBudget
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import Task, Trainer
+from manyfit.training.devices import check_batches, distributed, distribution_of
 from manyfit.training.fit_arguments import check_fit_arguments
 from manyfit.training.keras_fit import KerasFit
+from manyfit.training.keras_settings import clear_session
+from manyfit.training.model_options import ModelOptions
 from manyfit.training.models import build_model
+from manyfit.training.precision import sentence
 from manyfit.training.seeding import seeded
 from manyfit.training.weights import load_weights, write_weights
 from manyfit.tuners.base_tuner import BaseTuner
@@ -52,10 +57,17 @@ class Tuner(Finishing, BaseTuner):
         population: train trials together as one compiled program where that is possible (JAX backend); False trains
             them one after another through `model.fit`.
         population_size: most members that train together; None: found by measurement.
+        precision: "float32", "bfloat16", "float16", "auto" (by device, and says which), or a function of `hp` that
+            returns one of these: `lambda hp: hp.Choice("precision", ["float32", "bfloat16"])`.
+        steps_per_execution: batches per call of the compiled step where models train through `model.fit`.
+        jit_compile: whether steps are compiled; None: as the build function says.
+        devices: None: the trials of a search are spread over all devices; "data_parallel" or a `keras.distribution`:
+            each model is.
         **kwargs: see `BaseTuner`.
 
     Raises:
         UsageError: no `hypermodel` while `run_trial` is not overridden, or a number out of its range.
+        FatalValueError: an option that is not allowed, or that the backend cannot follow.
         FatalTypeError: the build function returned something that is no compiled Keras model.
     """
 
@@ -78,6 +90,10 @@ class Tuner(Finishing, BaseTuner):
         num_kept_models: int = 10,
         population: bool = True,
         population_size: int | None = None,
+        precision: Any = None,
+        steps_per_execution: int | None = None,
+        jit_compile: bool | None = None,
+        devices: Any = None,
         **kwargs: Any,
     ) -> None:
         if hypermodel is None and type(self).run_trial is Tuner.run_trial:
@@ -101,6 +117,7 @@ class Tuner(Finishing, BaseTuner):
         self.num_kept_models = num_kept_models
         self.population = population
         self.population_size = population_size
+        self.model_options = ModelOptions(precision, steps_per_execution, jit_compile, devices)
         self._trainer: Trainer | None = None
         self._with_weights: set[str] = set()  # trials whose weights may be on the disk
         self._task: Task | None = None  # of the latest search: retraining and ensembling fall back to its data
@@ -121,7 +138,7 @@ class Tuner(Finishing, BaseTuner):
         check = type(self).run_trial is Tuner.run_trial and not overrides_fit(self.hypermodel)
         discovered = discover(self._checked_build if check else self.hypermodel.build, self.oracle.get_space())
         self.oracle.update_space(discovered)
-        keras.backend.clear_session(free_memory=False)
+        clear_session()
 
     def _checked_build(self, hyperparameters: HyperParameters) -> Any:
         model = build_model(self._build, hyperparameters)
@@ -137,6 +154,10 @@ class Tuner(Finishing, BaseTuner):
         return model
 
     def _build(self, hyperparameters: HyperParameters) -> Any:
+        """The user's model, with the options of this tuner."""
+        return self.model_options.built(self._build_plainly, hyperparameters)
+
+    def _build_plainly(self, hyperparameters: HyperParameters) -> Any:
         """The user's model, recompiled where the tuner was given an optimizer, a loss or metrics."""
         assert self.hypermodel is not None  # our bug: __init__ checks it
         with self._strategy_scope():
@@ -191,7 +212,7 @@ class Tuner(Finishing, BaseTuner):
         except Exception:
             return values
         finally:
-            keras.backend.clear_session(free_memory=False)
+            clear_session()
         return {name: hyperparameters.values[name] for name in values if name in hyperparameters.values}
 
     def _trains_itself(self) -> bool:
@@ -199,13 +220,17 @@ class Tuner(Finishing, BaseTuner):
         kept = ("run_trial", "_build_and_fit_model")
         return all(getattr(type(self), name) is getattr(Tuner, name) for name in kept)
 
-    def _make_task(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> Task:
+    def _make_task(
+        self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any], options: ModelOptions | None = None
+    ) -> Task:
         hypermodel = self.hypermodel
+        distribution = distribution_of((options or self.model_options).devices)
+        check_batches(distribution, fit_args, fit_kwargs)
         callbacks: Callable[[Plan], list[Any]] | None = None
         if overrides_hooks(self, Tuner):
             callbacks = lambda plan: [TunerCallback(self, self.oracle.trials[plan.trial_id])]  # noqa: E731
         return Task(
-            build=self._build,
+            build=self._build if options is None else functools.partial(options.built, self._build_plainly),
             fit_args=fit_args,
             fit_kwargs=fit_kwargs,
             objective=self.oracle.objective,
@@ -213,6 +238,7 @@ class Tuner(Finishing, BaseTuner):
             fit=hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None,
             callbacks=callbacks,
             pausable=not isinstance(self.oracle.scheduler, FullBudget),
+            distribution=distribution,
         )
 
     def _get_trainer(self) -> Trainer:
@@ -249,6 +275,8 @@ class Tuner(Finishing, BaseTuner):
             super()._run_trials(fit_args, fit_kwargs)
             return
         assert self._task is not None  # our bug: `search` sets it
+        if said := sentence(self.model_options.precision):
+            self._say(said)
         supply = SearchSupply(
             self.oracle,
             self.executions_per_trial * (1 if self._fold_plan is None else self._fold_plan.num_splits),
@@ -365,7 +393,7 @@ class Tuner(Finishing, BaseTuner):
                 )
             )
         seed = trial.executions[execution].seed if execution in trial.executions else self.oracle.seed
-        with seeded(seed):
+        with seeded(seed), distributed(distribution_of(self.model_options.devices)):
             model = build_model(self._build, trial.hyperparameters.copy())
         load_weights(model, path)
         self._trial_of_model[model] = trial.trial_id

@@ -24,6 +24,7 @@ from manyfit.training.population.member import Member
 from manyfit.training.population.program import State
 from manyfit.training.population.recognition import structure_key
 from manyfit.training.population.views import View, Views
+from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
 from manyfit.training.seeding import seeded
 
 
@@ -145,17 +146,20 @@ class Admission:
             epoch=self.data.initial_epoch,  # also of a plan that was paused in a process that is gone: it starts again
             last_epoch=epochs,
             callbacks=MemberCallbacks(callbacks, model, epochs=epochs, steps=view.training.num_steps),
+            loss_scale=LossScaleWatch.of(model.optimizer),
         )
 
     def _steps_of(self, model: Any, view: View, *, complete: bool) -> tuple[Trace, State]:
         """A model's trace and first state.
 
         A recognised model is not built to the end where nobody will look at its optimizer (`complete`): its optimizer
-        starts where the first model's of this structure started, but for the learning rate.
+        starts where the first model's of this structure started, but for the learning rate. (A loss scale's variables
+        come into being with the optimizer's, so a model with one is always built.)
         """
         structure = structure_key(model)
         key = None if structure is None else f"{structure} {view.sizes}"
         known = self._known.get(key) if key is not None else None
+        complete = complete or needs_loss_scale_callback(model)
         tree, batches = view.shapes.training
         batch = jax.tree.unflatten(tree, batches[0])
         if known is not None and not complete:

@@ -51,8 +51,9 @@ def is_built(model: Any) -> bool:
 
 
 def place_of_learning_rate(model: Any) -> int | None:
-    """Where the learning rate stands among the optimizer's variables; None for a schedule or a wrapped optimizer."""
-    rate = getattr(model.optimizer, "_learning_rate", None)
+    """Where the learning rate stands among the optimizer's variables; None for a schedule."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # a loss scale wraps another optimizer
+    rate = getattr(optimizer, "_learning_rate", None)
     places = [place for place, variable in enumerate(model.optimizer.variables) if variable is rate]
     return places[0] if places else None
 

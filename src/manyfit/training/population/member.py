@@ -17,6 +17,7 @@ from manyfit.training.population import keras_side
 from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.capture import Trace
 from manyfit.training.population.program import State
+from manyfit.training.precision import LossScaleWatch
 from manyfit.training.weights import write_weights
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Member:
         history: its curves.
         best: weights (trainable, non-trainable) of the best epoch so far, and its loss.
         seconds: its share of the passes it took part in.
+        loss_scale: counts its overflows; None where it has no loss scale.
     """
 
     plan: Plan
@@ -58,6 +60,15 @@ class Member:
     stop_reason: str | None = None
     begun: bool = False
     last_logs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    loss_scale: LossScaleWatch | None = None
+
+    def watch_loss_scale(self, num_steps: int) -> dict[str, float]:
+        """What float16 adds to the logs of an epoch of so many steps; a loss scale that collapsed ends the member."""
+        if self.loss_scale is None:
+            return {}
+        metrics, reason = self.loss_scale.observe(self.state[2], num_steps)
+        self.stop_reason = self.stop_reason or reason
+        return metrics
 
     def record(self, logs: Mapping[str, float], objective: Objective | None) -> None:
         """Takes the numbers of the epoch that just ended, and holds on to the weights if it is the best so far."""
@@ -72,12 +83,13 @@ class Member:
     def is_done(self) -> bool:
         """Whether it has nothing more to train, with `stop_reason` where that came early.
 
-        A training loss of NaN means weights of NaN: no later epoch can be better.
+        A training loss of NaN means weights of NaN: no later epoch can be better. With a loss scale it does not: such
+        steps are skipped.
         """
-        if self.epoch >= self.last_epoch or self.callbacks.stopped:
+        if self.epoch >= self.last_epoch or self.callbacks.stopped or self.stop_reason is not None:
             return True
         curve = self.history.get("loss")
-        if curve and curve[-1] is not None and math.isnan(curve[-1]):
+        if self.loss_scale is None and curve and curve[-1] is not None and math.isnan(curve[-1]):
             self.stop_reason = f"the loss became NaN in epoch {self.epoch}"
             return True
         return False
@@ -98,6 +110,8 @@ class Member:
     def result(self, objective: Objective | None, *, stopped: bool) -> Result:
         """The outcome; writes the weights of the best epoch where the plan wants them."""
         ending, message = judge(self.history, objective, stopped=stopped)
+        if self.stop_reason is not None and self.loss_scale is not None:
+            ending = self.loss_scale.ending(ending)
         return self._outcome(ending, self.stop_reason or message)
 
     def paused(self) -> Result:

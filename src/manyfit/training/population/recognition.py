@@ -45,6 +45,8 @@ def structure_key(model: Any) -> str | None:
         if not isinstance(config["compile"].get("optimizer"), dict):
             return None
         optimizer = compiled["optimizer"]["config"]
+        if isinstance(optimizer.get("inner_optimizer"), dict):  # a loss scale wraps another optimizer
+            optimizer = optimizer["inner_optimizer"]["config"]
         if isinstance(optimizer.get("learning_rate"), float):
             optimizer["learning_rate"] = "state"
         text = json.dumps(config, sort_keys=True)

@@ -229,6 +229,7 @@ class Session:
         if outcome.test_logs is not None and self.data.validates_at(member.epoch):
             tested = keras_side.python_logs({name: value[number] for name, value in outcome.test_logs.items()})
             logs.update({f"val_{name}": value for name, value in tested.items()})
+        logs.update(member.watch_loss_scale(member.view.training.num_steps))
         if member.callbacks.any:
             member.show()
             logs = member.callbacks.epoch_end(member.epoch, logs, tested)

@@ -20,12 +20,14 @@ from manyfit.training.population.persistence import enable_compilation_cache
 from manyfit.training.population.session import Session
 
 
-def supported() -> str | None:
-    """Why population training cannot be used here; None if it can."""
+def supported(task: Task | None = None) -> str | None:
+    """Why population training cannot be used here, or for a task; None if it can."""
     if keras.backend.backend() != "jax":
         return f"Keras runs on {keras.backend.backend()}, population training needs the JAX backend"
-    if keras.distribution.distribution() is not None:
-        return "a keras.distribution is set: one model spans the devices"
+    if keras.distribution.distribution() is not None or (task is not None and task.distribution is not None):
+        return "each model spans the devices (devices=, or a keras.distribution that is set)"
+    if task is not None and task.fit is not None:
+        return "the hypermodel has its own `fit`"
     return None
 
 
@@ -62,7 +64,7 @@ class Population(Trainer):
 
     def train(self, supply: Supply, task: Task) -> None:
         enable_compilation_cache()
-        reason = supported() or ("the hypermodel has its own `fit`" if task.fit is not None else None)
+        reason = supported(task)
         data = None if reason else read_fit_arguments(task)
         if data is not None and (isinstance(data.training, Stream) or isinstance(data.validation, Stream)):
             reason = "the data come as a stream, or steps_per_epoch cuts them"
