@@ -5,6 +5,7 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import jax
 import keras
 import numpy as np
 import pytest
@@ -212,7 +213,6 @@ def test_callbacks_are_the_users_own():
             "works on batches",
         ),
         ({"build": _eager}, "run_eagerly"),
-        ({"steps_per_epoch": 2}, "stream"),
     ],
 )
 def test_falls_back_with_one_line_of_reason(change, words):
@@ -251,12 +251,12 @@ def test_supported_here():
     assert supported() is None
 
 
-@pytest.mark.parametrize("layout", ["scan/vmap", "scan/unrolled", "host/vmap", "host/sequential"])
+@pytest.mark.parametrize("layout", ["scan/vmap", "scan/unrolled", "host/vmap", "host/sequential", "chunk/unrolled"])
 def test_layouts_agree(layout, monkeypatch):
     steps, members = layout.split("/")
     reference = ListSupply(plans(3))
     Population(Recorder()).train(reference, make_task())
-    monkeypatch.setattr(family_module, "candidates", lambda trace: (Layout(steps, members),))
+    monkeypatch.setattr(family_module, "candidates", lambda trace, streams: (Layout(steps, members),))
     supply = ListSupply(plans(3))
     population = Population(Recorder())
     population.train(supply, make_task())
@@ -266,7 +266,7 @@ def test_layouts_agree(layout, monkeypatch):
 
 
 def test_members_at_different_epochs_read_their_own_order_in_a_fused_program(monkeypatch):
-    monkeypatch.setattr(family_module, "candidates", lambda trace: (Layout("scan", "vmap"),))
+    monkeypatch.setattr(family_module, "candidates", lambda trace, streams: (Layout("scan", "vmap"),))
     uneven = [dataclasses.replace(plan, epochs=2 + number) for number, plan in enumerate(plans(3))]
     fused, alone = ListSupply(uneven), ListSupply([uneven[2]])
     Population(Recorder(), population_size=2).train(fused, make_task())  # the third joins when the first has left
@@ -278,9 +278,7 @@ def test_the_probe_catches_a_wrong_number(monkeypatch):
     honest = Lift.values
 
     def tampered(self, trace):
-        return {
-            name: values * 1.5 if values.dtype.kind == "f" else values for name, values in honest(self, trace).items()
-        }
+        return jax.tree.map(lambda values: values * 1.5 if values.dtype.kind == "f" else values, honest(self, trace))
 
     monkeypatch.setattr(Lift, "values", tampered)
     told, fallback = [], Recorder()

@@ -8,8 +8,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-
 from manyfit.core.errors import FatalError
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer
@@ -17,7 +15,7 @@ from manyfit.training.keras_fit import copy_callbacks
 from manyfit.training.models import build_model, check_size, ending_of
 from manyfit.training.population import keras_side
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
-from manyfit.training.population.capture import CannotTrace, Trace, check_model, trace
+from manyfit.training.population.capture import CannotTrace, Trace, check_model, complete, is_complete, trace
 from manyfit.training.population.data import FitArguments
 from manyfit.training.population.family import Family
 from manyfit.training.population.member import Member
@@ -82,7 +80,7 @@ class Admission:
             self.supply.finish(result)
             return
         member.seconds += time.perf_counter() - started
-        member.family.add(member)
+        self._enqueue(member)
 
     def next_member(self, active: Sequence[Member]) -> Member | None:
         """A waiting member, of a family that already trains if possible, else of the one with the most waiting."""
@@ -90,7 +88,19 @@ class Admission:
         waiting = [family for family in self.families.values() if family.waiting]
         if not waiting:
             return None
-        return max(waiting, key=lambda family: (id(family) in training, len(family.waiting))).waiting.popleft()
+        family = max(waiting, key=lambda family: (id(family) in training, len(family.waiting)))
+        member = family.waiting.popleft()
+        if is_complete(member.trace, member.view.shapes):
+            return member
+        self._enqueue(member)  # while it waited, a stream brought a batch of another shape
+        return self.next_member(active)
+
+    def _enqueue(self, member: Member) -> None:
+        try:
+            complete(member.trace, member.model, member.view.shapes)
+            member.family.add(member)
+        except (CannotTrace, ValueError) as error:
+            self.send_back(member, str(error))
 
     def park(self, member: Member) -> None:
         """Holds a paused member's state until a plan with its key continues it."""
@@ -129,7 +139,7 @@ class Admission:
             reason = why_not(callbacks)
             if reason is not None:
                 raise CannotTrace(reason)
-            found, state = self._steps_of(model, view, complete=bool(callbacks))
+            found, state = self._steps_of(model, view, whole=bool(callbacks))
         check_size(model, self.task.max_model_size)
         key = f"{found.key} {view.sizes}"
         family = self.families.get(key)
@@ -149,22 +159,21 @@ class Admission:
             loss_scale=LossScaleWatch.of(model.optimizer),
         )
 
-    def _steps_of(self, model: Any, view: View, *, complete: bool) -> tuple[Trace, State]:
+    def _steps_of(self, model: Any, view: View, *, whole: bool) -> tuple[Trace, State]:
         """A model's trace and first state.
 
-        A recognised model is not built to the end where nobody will look at its optimizer (`complete`): its optimizer
+        A recognised model is not built to the end where nobody will look at its optimizer (not `whole`): its optimizer
         starts where the first model's of this structure started, but for the learning rate. (A loss scale's variables
         come into being with the optimizer's, so a model with one is always built.)
         """
         structure = structure_key(model)
         key = None if structure is None else f"{structure} {view.sizes}"
         known = self._known.get(key) if key is not None else None
-        complete = complete or needs_loss_scale_callback(model)
-        tree, batches = view.shapes.training
-        batch = jax.tree.unflatten(tree, batches[0])
-        if known is not None and not complete:
+        whole = whole or needs_loss_scale_callback(model)
+        batch = view.shapes.first_batch()
+        if known is not None and not whole:
             keras_side.build_layers(model, batch[0])
-        if known is not None and not complete and keras_side.is_built(model):
+        if known is not None and not whole and keras_side.is_built(model):
             trainable, fixed = model.trainable_variables, model.non_trainable_variables
             first = list(known.optimizer)
             first[known.learning_rate] = model.optimizer.variables[known.learning_rate].value

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,17 +18,20 @@ from manyfit.training.population.unify import Form, Mismatch, canonical_form, fi
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """What must be known of the data to trace a step: tree, leaves and the batch sizes that occur."""
+    """The data whose batches a step takes: their tree, and the shapes that occur. A stream's may become more."""
 
-    training: tuple[Any, tuple[tuple[jax.ShapeDtypeStruct, ...], ...]]
-    validation: tuple[Any, tuple[tuple[jax.ShapeDtypeStruct, ...], ...]] | None
+    training: Rows | Stream
+    validation: Rows | Stream | None
 
+    def numbers(self) -> Iterator[tuple[str, int]]:
+        """The steps that there are: "train" or "test", and the number of a shape."""
+        for kind, source in (("train", self.training), ("test", self.validation)):
+            for number in range(0 if source is None else len(source.shapes)):
+                yield kind, number
 
-def shapes_of(source: Rows | Stream) -> tuple[Any, tuple[tuple[jax.ShapeDtypeStruct, ...], ...]]:
-    """The tree of a batch, and the shapes of a full and (if there is one) of the short last batch."""
-    assert isinstance(source, Rows)
-    sizes = [size for size in (source.batch_size if source.num_full else 0, source.tail_size) if size]
-    return source.structure, tuple(tuple(source.batch_shapes(size)) for size in sizes)
+    def first_batch(self) -> Any:
+        """A training batch of shapes in place of arrays, as Keras packs it."""
+        return jax.tree.unflatten(self.training.structure, self.training.shapes[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Trace:
     """The steps of one configuration in canonical form.
 
     Attributes:
-        forms: "train 0", "train 1" (short batch), "test 0", "test 1", "results" -> form.
+        forms: "train 0", "train 1" (short batch), "test 0", "test 1", "results" -> form; a stream may bring further
+            shapes of batches, and `complete` adds their forms.
+        key: equal for traces that are one program up to the numbers in their holes.
         counts: numbers of trainable, non-trainable, optimizer and metric variables.
         log_names: the metrics' names, in the order of the outputs of "results".
         step_log_names: for a "train" or "test" step of the user's own that logs other things than the metrics' results:
@@ -46,18 +50,11 @@ class Trace:
     """
 
     forms: dict[str, Form]
+    key: str
     counts: tuple[int, int, int, int]
     log_names: tuple[str, ...]
     step_log_names: dict[str, tuple[str, ...]]
     start_metrics: tuple[np.ndarray, ...]
-
-    @functools.cached_property
-    def key(self) -> str:
-        """Equal for traces that are one program up to the numbers in their holes."""
-        parts = [f"{name} {form.key}" for name, form in self.forms.items()]
-        parts += [repr(self.counts), repr(self.log_names), repr(sorted(self.step_log_names.items()))]
-        parts += [hashlib.sha256(value.tobytes()).hexdigest() for value in self.start_metrics]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     def difference(self, other: Trace) -> Mismatch:
         """Says where two traces of different keys part."""
@@ -101,25 +98,62 @@ def trace(model: Any, shapes: Shapes) -> Trace:
     """
     variables = keras_side.variables_of(model)
     structs = [keras_side.shapes_of(keras_side.values_of(part)) for part in variables]
-    forms: dict[str, Form] = {}
+    results, names = _trace_step("metric", _results_step(model), [structs[3]], None)
+    forms = {"results": results}
     step_logs: dict[str, tuple[str, ...]] = {}
+    for name, (form, logs) in _missing(forms, model, shapes):
+        forms[name] = form
+        kind = name.split()[0]
+        if set(logs) != set(names):
+            step_logs[kind] = logs
+    start_metrics = _start_metrics(model, variables[3])
+    parts = [f"{name} {form.key}" for name, form in sorted(forms.items()) if not _is_further(name)]
+    parts += [repr([len(part) for part in structs]), repr(names), repr(sorted(step_logs.items()))]
+    parts += [hashlib.sha256(value.tobytes()).hexdigest() for value in start_metrics]
+    return Trace(
+        forms=forms,
+        key=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
+        counts=(len(structs[0]), len(structs[1]), len(structs[2]), len(structs[3])),
+        log_names=names,
+        step_log_names=step_logs,
+        start_metrics=start_metrics,
+    )
+
+
+def is_complete(found: Trace, shapes: Shapes) -> bool:
+    """Whether a trace has a form for each shape of batches that has come up."""
+    return all(f"{kind} {number}" in found.forms for kind, number in shapes.numbers())
+
+
+def complete(found: Trace, model: Any, shapes: Shapes) -> None:
+    """Adds the forms for shapes of batches that came up since a model's trace was made.
+
+    Raises:
+        CannotTrace: a step that JAX cannot trace.
+    """
+    if is_complete(found, shapes):
+        return
+    keras_side.build_symbolically(model, shapes.first_batch())  # a recognised model has no optimizer variables yet
+    for name, (form, _) in _missing(found.forms, model, shapes):
+        found.forms[name] = form
+
+
+def _missing(forms: Mapping[str, Form], model: Any, shapes: Shapes) -> Iterator[tuple[str, Any]]:
+    """The steps that are not among `forms` yet: their names, forms and logs."""
+    structs = [keras_side.shapes_of(keras_side.values_of(part)) for part in keras_side.variables_of(model)]
     plan = [("train", model.train_step, structs, shapes.training)]
     if shapes.validation is not None:
         plan.append(("test", model.test_step, [structs[0], structs[1], structs[3]], shapes.validation))
-    for kind, step, state, (tree, batches) in plan:
-        for number, batch in enumerate(batches):
-            data = jax.tree.unflatten(tree, batch)
-            forms[f"{kind} {number}"], step_logs[kind] = _trace_step(kind, step, state, data)
-    results, names = _trace_step("metric", _results_step(model), [structs[3]], None)
-    forms["results"] = results
-    log_names = {kind: None if set(logs) == set(names) else logs for kind, logs in step_logs.items()}
-    return Trace(
-        forms=forms,
-        counts=(len(structs[0]), len(structs[1]), len(structs[2]), len(structs[3])),
-        log_names=names,
-        step_log_names={kind: logs for kind, logs in log_names.items() if logs is not None},
-        start_metrics=_start_metrics(model, variables[3]),
-    )
+    for kind, step, state, source in plan:
+        for number, batch in enumerate(source.shapes):
+            if f"{kind} {number}" not in forms:
+                data = jax.tree.unflatten(source.structure, batch)
+                yield f"{kind} {number}", _trace_step(kind, step, state, data)
+
+
+def _is_further(name: str) -> bool:
+    """Whether a form is of a further shape of batches: follows from the first, and may be found later."""
+    return name != "results" and not name.endswith(" 0")
 
 
 def _trace_step(kind: str, step: Callable[..., Any], state: Sequence[Any], data: Any) -> tuple[Form, tuple[str, ...]]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import keras
 import numpy as np
 
-from manyfit.core.seeds import generator
+from manyfit.core.seeds import generator, seed_of
 from manyfit.training.base import Task
 from manyfit.training.population import keras_side
+from manyfit.training.population.sizing import free_bytes
+from manyfit.training.seeding import seeded
 
 _FIT_SIGNATURE = inspect.signature(keras.Model.fit)
+_MOST_OF_MEMORY = 0.5  # arrays that take more of what is free are streamed: members need memory, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,21 @@ class Rows:
         """Rows in the short last batch, 0 if there is none."""
         return self.num_rows - self.num_full * self.batch_size if self.num_steps > self.num_full else 0
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the arrays take."""
+        return sum(leaf.nbytes for leaf in self.leaves)
+
+    def some_batch(self) -> tuple[jax.Array, ...]:
+        """The first rows, as many as the first shape has."""
+        return tuple(leaf[: shape.shape[0]] for leaf, shape in zip(self.leaves, self.shapes[0], strict=True))
+
+    @property
+    def shapes(self) -> list[list[jax.ShapeDtypeStruct]]:
+        """Shapes of the batches that occur: the full one, then the short one."""
+        sizes = (self.batch_size if self.num_full else 0, self.tail_size)
+        return [self.batch_shapes(size) for size in sizes if size]
+
     def batch_shapes(self, size: int) -> list[jax.ShapeDtypeStruct]:
         """Shapes and types of the leaves of a batch of `size` rows."""
         return [jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype) for leaf in self.leaves]
@@ -85,17 +103,75 @@ class Rows:
         return rows[:full].reshape(self.num_full, self.batch_size), rows[full : full + self.tail_size]
 
 
-@dataclasses.dataclass(frozen=True)
 class Stream:
-    """Batches from `tf.data`, a PyDataset or a generator: one pass feeds every member.
+    """Batches that come one by one, from `tf.data`, a PyDataset, a generator or arrays too large for the device.
+
+    Each pass over them feeds every member: a batch is read, converted and moved to the device once.
+
+    Args:
+        iterator: Keras's epoch iterator, as `fit` uses it.
+        restarts: whether every pass begins anew, as a validation does; else `steps_per_epoch` goes on where the
+            pass before it ended.
+        seed: names the order of what Keras shuffles.
 
     Attributes:
-        adapter: Keras's data adapter.
-        steps: batches per epoch, None: until the stream ends.
+        structure: the tree of a batch, (x, y, sample_weight) as Keras packs it.
+        shapes: shapes of the batches that have come so far, by their numbers.
     """
 
-    adapter: Any
-    steps: int | None
+    def __init__(self, iterator: Any, *, restarts: bool, seed: int) -> None:
+        self._iterator, self._restarts, self._seed = iterator, restarts, seed
+        self._num_passes = 0
+        with seeded(generator_seed(seed, 0)):
+            first = keras_side.first_batch(iterator)
+        leaves, structure = jax.tree.flatten(first)
+        self.structure: Any = structure
+        self.shapes: list[list[jax.ShapeDtypeStruct]] = []
+        self._first = tuple(map(jax.device_put, leaves))
+        self._number_of(self._first)
+
+    num_bytes = 0
+    """Nothing of a stream stays on the device."""
+
+    def some_batch(self) -> tuple[jax.Array, ...]:
+        """The batch that came first."""
+        return self._first
+
+    @property
+    def num_steps(self) -> int | None:
+        """Batches per pass; None until the first pass has shown it."""
+        return self._iterator.num_batches
+
+    def batches(self) -> Iterator[tuple[int, tuple[jax.Array, ...]]]:
+        """One pass: the number of each batch's shape, and its leaves on the device.
+
+        Raises:
+            ValueError: a batch of another structure than the first one's.
+        """
+        self._num_passes += 1
+        if self._restarts:
+            self._iterator.reset()
+        read = keras_side.one_pass(self._iterator)
+        with seeded(generator_seed(self._seed, self._num_passes)):  # Keras draws the order with the first batch
+            batch = next(read, None)
+        while batch is not None:
+            leaves, structure = jax.tree.flatten(batch)
+            if structure != self.structure:
+                raise ValueError(f"a batch of structure {structure}, the first one had {self.structure}")
+            arrays = tuple(map(jax.device_put, leaves))
+            yield self._number_of(arrays), arrays
+            batch = next(read, None)
+
+    def _number_of(self, leaves: Sequence[jax.Array]) -> int:
+        shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+        if shapes not in self.shapes:
+            self.shapes.append(shapes)
+        return self.shapes.index(shapes)
+
+
+def generator_seed(seed: int, number: int) -> int:
+    """The seed of the global generators while pass `number` of a stream is begun."""
+    return seed_of(seed, "stream", number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +186,15 @@ class FitArguments:
     validation_freq: Any
     callbacks: tuple[Any, ...]
 
+    def with_arguments(self, task: Task) -> FitArguments:
+        """The same data with another task's epochs, callbacks and the like."""
+        return dataclasses.replace(self, **_plain_arguments(_bound(task)))
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the data take on the device."""
+        return self.training.num_bytes + (0 if self.validation is None else self.validation.num_bytes)
+
     def validates_at(self, epoch: int) -> bool:
         """Whether epoch `epoch` (from 0) ends with a validation, as `fit` counts."""
         if self.validation is None:
@@ -119,27 +204,32 @@ class FitArguments:
         return epoch + 1 in self.validation_freq
 
 
-def read_fit_arguments(task: Task) -> FitArguments:
+def read_fit_arguments(task: Task, seed: int = 0) -> FitArguments:
     """Reads a task's `fit` arguments and puts arrays on the device.
+
+    Args:
+        task: the search's.
+        seed: names the order of what is shuffled while it streams.
 
     Raises:
         TypeError: arguments that `model.fit` does not know.
         ValueError: data that Keras's adapters refuse.
     """
-    bound = _FIT_SIGNATURE.bind(None, *task.fit_args, **task.fit_kwargs)
-    bound.apply_defaults()
-    given: Mapping[str, Any] = bound.arguments
+    given = _bound(task)
     x, y, sample_weight = given["x"], given["y"], given["sample_weight"]
     validation_data = given["validation_data"]
     if given["validation_split"] and validation_data is None:
         (x, y, sample_weight), validation_data = keras_side.split((x, y, sample_weight), given["validation_split"])
     training = _source(
-        x,
-        y,
-        sample_weight,
-        batch_size=given["batch_size"],
-        steps=given["steps_per_epoch"],
-        class_weight=given["class_weight"],
+        (x, y, sample_weight),
+        {
+            "batch_size": given["batch_size"],
+            "steps_per_epoch": given["steps_per_epoch"],
+            "class_weight": given["class_weight"],
+            "shuffle": given["shuffle"],
+        },
+        restarts=False,
+        seed=seed,
     )
     validation: Rows | Stream | None = None
     batch_size = given["validation_batch_size"] or given["batch_size"]
@@ -149,27 +239,38 @@ def read_fit_arguments(task: Task) -> FitArguments:
         )
     elif validation_data is not None:
         validation = _source(
-            *keras_side.unpack(validation_data),
-            batch_size=batch_size,
-            steps=given["validation_steps"],
-            class_weight=None,
+            keras_side.unpack(validation_data),
+            {"batch_size": batch_size, "steps_per_epoch": given["validation_steps"], "shuffle": False},
+            restarts=True,
+            seed=seed,
         )
+    return FitArguments(training=training, validation=validation, **_plain_arguments(given))
+
+
+def _bound(task: Task) -> Mapping[str, Any]:
+    bound = _FIT_SIGNATURE.bind(None, *task.fit_args, **task.fit_kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def _plain_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     callbacks = given["callbacks"] or ()
-    return FitArguments(
-        training=training,
-        validation=validation,
-        epochs=given["epochs"],
-        initial_epoch=given["initial_epoch"],
-        shuffle=given["shuffle"],
-        validation_freq=given["validation_freq"],
-        callbacks=tuple(callbacks) if isinstance(callbacks, list | tuple) else (callbacks,),
-    )
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = callbacks.callbacks
+    return {
+        "epochs": given["epochs"],
+        "initial_epoch": given["initial_epoch"],
+        "shuffle": given["shuffle"],
+        "validation_freq": given["validation_freq"],
+        "callbacks": tuple(callbacks) if isinstance(callbacks, list | tuple) else (callbacks,),
+    }
 
 
 def _held_out(training: Rows, x: Any, y: Any, sample_weight: Any, *, batch_size: int | None, weighted: bool) -> Any:
     """The rows that folds validate on: those that they train on, without the weights of classes."""
     if weighted:
-        return _source(x, y, sample_weight, batch_size=batch_size, steps=None, class_weight=None)
+        arguments = {"batch_size": batch_size, "steps_per_epoch": None, "shuffle": False}
+        return _source((x, y, sample_weight), arguments, restarts=True, seed=0)
     size = training.batch_size if batch_size is None else batch_size
     return dataclasses.replace(training, batch_size=size, num_steps=-(-training.num_rows // size))
 
@@ -191,28 +292,18 @@ def same_sources(first: Task, second: Task) -> bool:
     )
 
 
-def _source(
-    x: Any, y: Any, sample_weight: Any, *, batch_size: int | None, steps: int | None, class_weight: Any
-) -> Rows | Stream:
-    adapter = keras_side.array_adapter(
-        x, y, sample_weight, batch_size=batch_size, steps=steps, class_weight=class_weight
-    )
-    if not keras_side.is_array_adapter(adapter):
-        return Stream(adapter, steps)
-    arrays = keras_side.arrays_of(adapter)
-    leaves, structure = jax.tree.flatten(arrays)
-    num_rows = leaves[0].shape[0]
-    size = keras_side.batch_size_of(adapter)
-    num_batches = -(-num_rows // size)
-    if steps and steps < num_batches:
-        # `fit` goes on through the same pass in the next epoch; a population begins each epoch anew.
-        return Stream(adapter, steps)
-    return Rows(tuple(map(jax.device_put, leaves)), structure, num_rows, size, num_batches)
-
-
-def batches(stream: Stream) -> Iterator[Any]:
-    """The batches of one epoch of a stream."""
-    for number, batch in enumerate(keras_side.stream_of(stream.adapter)):
-        if stream.steps is not None and number >= stream.steps:
-            return
-        yield batch
+def _source(data: tuple[Any, Any, Any], arguments: dict[str, Any], *, restarts: bool, seed: int) -> Rows | Stream:
+    """Resident rows where that is possible, else a stream."""
+    iterator = keras_side.epoch_iterator(*data, **arguments)
+    adapter, steps = iterator.data_adapter, arguments["steps_per_epoch"]
+    if keras_side.is_array_adapter(adapter):
+        leaves, structure = jax.tree.flatten(keras_side.arrays_of(adapter))
+        num_rows, size = leaves[0].shape[0], keras_side.batch_size_of(adapter)
+        num_batches = -(-num_rows // size)
+        if steps and restarts:  # every validation reads the same first batches
+            num_rows = min(num_rows, steps * size)
+            leaves, steps = [leaf[:num_rows] for leaf in leaves], None
+        fits = sum(leaf.nbytes for leaf in leaves) <= _MOST_OF_MEMORY * free_bytes()
+        if fits and (not steps or steps == num_batches):
+            return Rows(tuple(map(jax.device_put, leaves)), structure, num_rows, size, -(-num_rows // size))
+    return Stream(iterator, restarts=restarts, seed=seed)

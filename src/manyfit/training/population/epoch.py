@@ -1,57 +1,167 @@
-"""One epoch of several members as compiled functions: a training pass and a test pass over resident rows."""
+"""One epoch of several members as compiled functions: a training pass and a test pass, over resident rows or a stream.
+
+A pass carries, from step to step, a bundle each of the members' states, their metrics, and the last logs of steps
+that log on their own. It is begun, stepped and ended; where rows are resident and the layout is "scan", all steps are
+one function.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manyfit.training.population.data import Rows
-from manyfit.training.population.program import Compiled, Layout, Members, State, Steps, compile_function
+from manyfit.training.population.data import Rows, Stream
+from manyfit.training.population.program import Compiled, Layout, Lift, Members, State, Steps, compile_function
 
 Order = tuple[np.ndarray, np.ndarray]
 """Row numbers of a pass: full batches (steps, rows) and the short last one (rows,); a first axis for members if own."""
 
+CHUNK = 8
+"""Steps that a program of layout "chunk" holds."""
+
 
 class Pass:
-    """A training or test pass over rows, compiled for a number of members and a layout.
+    """What passes over rows and over streams have in common.
 
     Args:
         kind: "train" or "test".
-        steps: the family's steps.
+        lift: what the members' steps are, and in which numbers they differ.
         layout: how to run them.
         count: number of members.
-        rows: the data.
-        own_order: whether each member reads the rows in its own order.
+        shapes: of the first batch.
     """
 
-    def __init__(
-        self, kind: str, steps: Steps, *, layout: Layout, count: int, rows: Rows, own_order: bool = False
-    ) -> None:
-        self.kind, self.steps, self.layout, self.count, self.rows = kind, steps, layout, count, rows
-        self.own_order = own_order
-        self._function = steps.train if kind == "train" else steps.test
+    def __init__(self, kind: str, lift: Lift, *, layout: Layout, count: int, shapes: Sequence[Any]) -> None:
+        self.kind, self.lift, self.layout, self.count = kind, lift, layout, count
+        self.steps = Steps(lift)
+        self._shapes = shapes
+        self._function = self.steps.train if kind == "train" else self.steps.test
         self._members = Members(layout.members, count)
-        # Once per pass, so compiled the cheap way: one step for all members, not one step for each.
-        self._tail_members = Members("vmap", count)
         self._compiled: dict[str, Compiled] = {}
         self._lock = threading.Lock()
 
     @property
     def compile_seconds(self) -> float:
         """Time spent in compiling this pass so far."""
-        return sum(compiled.seconds for compiled in self._compiled.values())
+        return sum(compiled.seconds for compiled in list(self._compiled.values()))
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the largest of its functions takes while it runs."""
+        return max((compiled.num_bytes for compiled in list(self._compiled.values())), default=0)
+
+    def lifted(self, traces: Sequence[Any]) -> Any:
+        """The members' lifted numbers, with a first axis for members."""
+        return jax.tree.map(lambda *values: np.stack(values), *(self.lift.values(trace) for trace in traces))
+
+    def _ready(
+        self, name: str, function: Callable[..., Any], arguments: Sequence[Any], *, donate: tuple[int, ...] = ()
+    ) -> Compiled:
+        if name not in self._compiled:
+            with self._lock:
+                if name not in self._compiled:
+                    # What runs once per pass is not worth the time of the optimising compiler.
+                    quick = name in ("begin", "end")
+                    self._compiled[name] = compile_function(function, arguments, quick=quick, donate=donate)
+        return self._compiled[name]
+
+    def _call(self, name: str, function: Callable[..., Any], arguments: Sequence[Any], **options: Any) -> Any:
+        return self._ready(name, function, arguments, **options).call(*arguments)
+
+    def _begin(self, states: Any, lifted: Any) -> Any:
+        """Carry of a pass: states, metrics at their start, and the last logs of steps that log on their own."""
+        members = self._members
+        bundle, metrics = members.bundle(states), members.repeat(self.steps.trace.start_metrics)
+        if self.kind not in self.steps.trace.step_log_names:
+            return bundle, metrics, members.repeat(())
+        shapes = jax.eval_shape(
+            lambda lifted, state, metrics, batch: self._function(0, lifted, state, metrics, batch)[2],
+            jax.tree.map(lambda leaf: leaf[0], lifted),
+            states[0],
+            self.steps.trace.start_metrics,
+            self._shapes,
+        )
+        return bundle, metrics, members.repeat(tuple(jnp.zeros(shape.shape, shape.dtype) for shape in shapes))
+
+    def _step(
+        self, number: int, members: Members, carry: Any, lifted: Any, batch: Any, *, own_batch: bool = False
+    ) -> Any:
+        """One step of all members; `lifted` is a bundle, and so is `batch` where each member has its own."""
+
+        def one(state: Any, metrics: Any, logs: Any, lifted: Any, own: Any, shared: Any) -> Any:
+            out = self._function(number, lifted, state, metrics, own if own_batch else shared)
+            return jax.tree.map(
+                lambda new, old: jax.lax.convert_element_type(new, old.dtype), out, (state, metrics, logs)
+            )
+
+        own = batch if own_batch else members.repeat(())
+        outs = members.map(one, *carry, lifted, own, shared=None if own_batch else batch)
+        return outs if members.stacked else tuple(map(list, zip(*outs, strict=True)))
+
+    def _end(self, members: Members, carry: Any, lifted: Any) -> tuple[list[State], dict[str, Any]]:
+        """States and logs, the latter with a first axis for members."""
+        states, metrics, step_logs = carry
+
+        def logs(lifted: Any, metrics: Any, step_logs: Any, _: Any) -> dict[str, Any]:
+            return self.steps.logs(self.kind, lifted, metrics, step_logs)
+
+        found = members.map(logs, self._spread(lifted, members), metrics, step_logs)
+        return members.split(states), members.stack(found)
+
+    def _spread(self, lifted: Any, members: Members) -> Any:
+        """A bundle of the members' lifted numbers."""
+        if members.stacked:
+            return lifted
+        return [jax.tree.map(lambda leaf, at=member: leaf[at], lifted) for member in range(self.count)]
+
+
+class RowsPass(Pass):
+    """A pass over resident rows.
+
+    Args:
+        kind: see `Pass`.
+        lift: see `Pass`.
+        layout: see `Pass`.
+        count: see `Pass`.
+        rows: the data.
+        own_order: whether each member reads the rows in its own order.
+    """
+
+    def __init__(
+        self, kind: str, lift: Lift, *, layout: Layout, count: int, rows: Rows, own_order: bool = False
+    ) -> None:
+        super().__init__(kind, lift, layout=layout, count=count, shapes=rows.shapes[0])
+        self.rows, self.own_order = rows, own_order
+        self.prepared = False
+        # The short batch comes once per pass, so it is compiled the cheap way: one step for all, not one for each.
+        self._tail_members = Members("vmap", count)
+
+    def prepare(self, states: Sequence[State], lifted: Any, order: Order) -> None:
+        """Compiles everything that `run` calls with such arguments."""
+        full, tail = order
+        leaves = self.rows.leaves
+        if self.layout.steps == "scan":
+            carry = self._ready("scan", self._scan, (list(states), lifted, leaves, full)).outputs
+        else:
+            carry = self._ready("begin", self._begin, (list(states), lifted)).outputs
+            for name, function, first, last in self._calls():
+                carry = self._ready(
+                    name, function, (carry, lifted, leaves, self._cut(full, first, last)), donate=(0,)
+                ).outputs
+        self._ready("end", self._finish, (carry, lifted, leaves, tail))
+        self.prepared = True
 
     def run(self, states: Sequence[State], lifted: Any, order: Order) -> tuple[list[State], dict[str, Any]]:
         """Runs the pass.
 
         Args:
             states: one per member; left as they are.
-            lifted: `Lift.values` of the members, stacked: a first axis for members.
+            lifted: `Pass.lifted` of the members.
             order: row numbers.
 
         Returns:
@@ -63,61 +173,41 @@ class Pass:
             carry = self._call("scan", self._scan, (list(states), lifted, leaves, full))
         else:
             carry = self._call("begin", self._begin, (list(states), lifted))
-            for number in range(self.rows.num_full):
-                rows = full[:, number] if self.own_order else full[number]
-                carry = self._call("step", self._host_step, (carry, lifted, leaves, rows))
-        return self._call("finish", self._finish, (carry, lifted, leaves, tail))
+            for name, function, first, last in self._calls():
+                arguments = (carry, lifted, leaves, self._cut(full, first, last))
+                carry = self._call(name, function, arguments, donate=(0,))
+        return self._call("end", self._finish, (carry, lifted, leaves, tail))
 
-    def _call(self, name: str, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-        if name not in self._compiled:
-            with self._lock:
-                if name not in self._compiled:
-                    # What runs once per pass is not worth the time of the optimising compiler.
-                    quick = name not in ("scan", "step")
-                    self._compiled[name] = compile_function(function, arguments, quick=quick)
-        return self._compiled[name].call(*arguments)
+    def _calls(self) -> list[tuple[str, Callable[..., Any], int, int]]:
+        """The calls of a pass over full batches: name, function, first batch and the one after the last."""
+        length = CHUNK if self.layout.steps == "chunk" else 1
+        whole = self.rows.num_full // length * length
+        calls = [("chunk", self._several_steps, start, start + length) for start in range(0, whole, length)]
+        return calls + [("step", self._several_steps, at, at + 1) for at in range(whole, self.rows.num_full)]
+
+    def _cut(self, full: np.ndarray, first: int, last: int) -> np.ndarray:
+        return full[:, first:last] if self.own_order else full[first:last]
 
     def _scan(self, states: Any, lifted: Any, leaves: Any, full: Any) -> Any:
-        lifted_bundle = self._lifted(lifted, self._members)
+        bundle = self._spread(lifted, self._members)
 
         def step(carry: Any, rows: Any) -> tuple[Any, None]:
-            return self._step(0, self._members, carry, lifted_bundle, self._batch(leaves, rows)), None
+            return self._one_step(carry, bundle, leaves, rows), None
 
         carry = self._begin(states, lifted)
         if not self.rows.num_full:
             return carry
         return jax.lax.scan(step, carry, jnp.swapaxes(full, 0, 1) if self.own_order else full)[0]
 
-    def _host_step(self, carry: Any, lifted: Any, leaves: Any, rows: Any) -> Any:
-        return self._step(0, self._members, carry, self._lifted(lifted, self._members), self._batch(leaves, rows))
+    def _several_steps(self, carry: Any, lifted: Any, leaves: Any, full: Any) -> Any:
+        bundle = self._spread(lifted, self._members)
+        for at in range(full.shape[1 if self.own_order else 0]):
+            carry = self._one_step(carry, bundle, leaves, full[:, at] if self.own_order else full[at])
+        return carry
 
-    def _begin(self, states: Any, lifted: Any) -> Any:
-        """Carry of a pass: states, metrics at their start, and the last logs of steps that log on their own."""
-        members = self._members
-        bundle, metrics = members.bundle(states), members.repeat(self.steps.trace.start_metrics)
-        if self.kind not in self.steps.trace.step_log_names:
-            return bundle, metrics, members.repeat(())
-        first = 0
-        size = self.rows.batch_size if self.rows.num_full else self.rows.tail_size
-        shapes = jax.eval_shape(
-            lambda lifted, state, metrics, batch: self._function(first, lifted, state, metrics, batch)[2],
-            jax.tree.map(lambda leaf: leaf[0], lifted),
-            states[0],
-            self.steps.trace.start_metrics,
-            self.rows.batch_shapes(size),
-        )
-        return bundle, metrics, members.repeat(tuple(jnp.zeros(shape.shape, shape.dtype) for shape in shapes))
-
-    def _step(self, number: int, members: Members, carry: Any, lifted: Any, batch: Any) -> Any:
-        def one(state: Any, metrics: Any, logs: Any, lifted: Any, own: Any, shared: Any) -> Any:
-            out = self._function(number, lifted, state, metrics, own if self.own_order else shared)
-            return jax.tree.map(
-                lambda new, old: jax.lax.convert_element_type(new, old.dtype), out, (state, metrics, logs)
-            )
-
-        own = batch if self.own_order else members.repeat(())
-        outs = members.map(one, *carry, lifted, own, shared=None if self.own_order else batch)
-        return outs if members.stacked else tuple(map(list, zip(*outs, strict=True)))
+    def _one_step(self, carry: Any, bundle: Any, leaves: Any, rows: Any) -> Any:
+        batch = self._batch(leaves, rows, self._members)
+        return self._step(0, self._members, carry, bundle, batch, own_batch=self.own_order)
 
     def _finish(self, carry: Any, lifted: Any, leaves: Any, tail: Any) -> tuple[list[State], dict[str, Any]]:
         members = self._members
@@ -126,25 +216,55 @@ class Pass:
             carry = tuple(members.bundle(self._members.split(part)) for part in carry)
             number = 1 if self.rows.num_full else 0
             batch = self._batch(leaves, tail, members)
-            carry = self._step(number, members, carry, self._lifted(lifted, members), batch)
-        states, metrics, step_logs = carry
+            carry = self._step(number, members, carry, self._spread(lifted, members), batch, own_batch=self.own_order)
+        return self._end(members, carry, lifted)
 
-        def logs(lifted: Any, metrics: Any, step_logs: Any, _: Any) -> dict[str, Any]:
-            return self.steps.logs(self.kind, lifted, metrics, step_logs)
-
-        found = members.map(logs, self._lifted(lifted, members), metrics, step_logs)
-        return members.split(states), members.stack(found)
-
-    def _lifted(self, lifted: Any, members: Members) -> Any:
-        if members.stacked:
-            return lifted
-        return [jax.tree.map(lambda leaf, at=member: leaf[at], lifted) for member in range(self.count)]
-
-    def _batch(self, leaves: Any, rows: Any, members: Members | None = None) -> Any:
+    def _batch(self, leaves: Any, rows: Any, members: Members) -> Any:
         def read(numbers: Any) -> tuple[Any, ...]:
             return tuple(leaf.at[numbers].get(mode="promise_in_bounds") for leaf in leaves)
 
         if not self.own_order:
             return read(rows)
-        each = [read(rows[member]) for member in range(self.count)]
-        return (members or self._members).bundle(each)
+        return members.bundle([read(rows[member]) for member in range(self.count)])
+
+
+class StreamPass(Pass):
+    """A pass over batches that come one by one; every member takes each of them.
+
+    Args:
+        kind: see `Pass`.
+        lift: see `Pass`.
+        layout: see `Pass`.
+        count: see `Pass`.
+        stream: the data.
+    """
+
+    def __init__(self, kind: str, lift: Lift, *, layout: Layout, count: int, stream: Stream) -> None:
+        super().__init__(kind, lift, layout=layout, count=count, shapes=stream.shapes[0])
+
+    def extend(self, lift: Lift) -> None:
+        """Takes over a lift that knows of further shapes."""
+        self.lift, self.steps = lift, Steps(lift)
+        self._function = self.steps.train if self.kind == "train" else self.steps.test
+
+    def begin(self, states: Sequence[State], lifted: Any) -> Any:
+        """The carry before the first batch; states are left as they are."""
+        return self._call("begin", self._begin, (list(states), self._numbers_of(lifted, 0)))
+
+    def feed(self, carry: Any, lifted: Any, number: int, batch: tuple[Any, ...]) -> Any:
+        """The carry after a batch, whose shape has this number; the old one is used up."""
+
+        def step(carry: Any, lifted: Any, batch: Any) -> Any:
+            return self._step(number, self._members, carry, self._spread(lifted, self._members), batch)
+
+        arguments = (carry, self._numbers_of(lifted, number), batch)
+        return self._call(f"step {number}", step, arguments, donate=(0,))
+
+    def end(self, carry: Any, lifted: Any) -> tuple[list[State], dict[str, Any]]:
+        """New states, and the logs with a first axis for members; not waited for."""
+        numbers = {name: packed for name, packed in lifted.items() if name == "results"}
+        return self._call("end", lambda carry, lifted: self._end(self._members, carry, lifted), (carry, numbers))
+
+    def _numbers_of(self, lifted: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """What one step needs of the lifted numbers: shapes that come later do not make it another program."""
+        return {name: packed for name, packed in lifted.items() if name == f"{self.kind} {number}"}

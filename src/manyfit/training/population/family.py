@@ -5,20 +5,16 @@ from __future__ import annotations
 import collections
 import dataclasses
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import jax
-import numpy as np
-
-from manyfit.training.population.capture import Trace
-from manyfit.training.population.data import FitArguments, Rows
-from manyfit.training.population.epoch import Order, Pass
+from manyfit.training.population.capture import Trace, complete
+from manyfit.training.population.data import FitArguments, Rows, Stream
+from manyfit.training.population.epoch import Pass, RowsPass, StreamPass
 from manyfit.training.population.layout import LayoutChoice, candidates
 from manyfit.training.population.listing import ProgramRecord
 from manyfit.training.population.member import Member
 from manyfit.training.population.probe import find_mismatch
-from manyfit.training.population.program import Layout, Lift, State, Steps
+from manyfit.training.population.program import Layout, Lift, State
 
 _PROBED = 2  # members that a probe compares
 
@@ -46,31 +42,55 @@ class Family:
         self.data = data
         self.lift = Lift(trace)
         self.waiting: collections.deque[Member] = collections.deque()
-        self.choice = LayoutChoice(candidates(trace))
+        self.choice = LayoutChoice(candidates(trace, streams=isinstance(data.training, Stream)))
         self.mismatch: str | None = None
         self.num_trained = 0
+        self.num_versions = 1
         self._samples: list[_Sample] = []
         self._verified: set[tuple[int, bool]] = set()
-        self.num_versions = 1
         self._passes: dict[tuple[str, Layout, int, bool], Pass] = {}
         self._retired_seconds = 0.0
+        self._num_retired = 0
         self._lock = threading.Lock()
 
     def add(self, member: Member) -> None:
-        """Queues a member; lifts what it differs in, and forgets passes compiled before that was known."""
-        if self.lift.widen([member.trace]) and self._passes:
-            self._retired_seconds += sum(each.compile_seconds for each in self._passes.values())
-            self._passes.clear()
-            self.num_versions += 1
-            self._samples.clear()  # those that made the new version necessary are the ones to probe
-        if len(self._samples) < _PROBED and all(member.trace is not other.trace for other in self._samples):
-            self._samples.append(_Sample(member.trace, member.state))
+        """Queues a member; lifts what it differs in, and forgets passes compiled before that was known.
+
+        Raises:
+            ValueError: it is of another structure, though its first steps are equal.
+        """
+        lift = self.lift.widened([member.trace])
+        with self._lock:
+            if lift is not self.lift and self._passes:
+                self._retired_seconds += sum(each.compile_seconds for each in self._passes.values())
+                self._num_retired += self._num_training_passes()
+                self._passes.clear()
+                self.num_versions += 1
+                self._samples.clear()  # those that made the new version necessary are the ones to probe
+            self.lift = lift
+            if len(self._samples) < _PROBED and all(member.trace is not other.trace for other in self._samples):
+                self._samples.append(_Sample(member.trace, member.state))
         self.waiting.append(member)
+
+    def extend(self, members: Sequence[Member]) -> None:
+        """Adds the steps for shapes of batches that have just come up in a stream.
+
+        Raises:
+            CannotTrace: a step that JAX cannot trace.
+            ValueError: one that is another program than the first member's.
+        """
+        for member in members:
+            complete(member.trace, member.model, member.view.shapes)
+        # Not the template's: its model may be gone, and its own steps of this shape with it.
+        self.lift = Lift(members[0].trace, self.lift.holes).widened([member.trace for member in members])
 
     @property
     def compile_seconds(self) -> float:
         """Time spent in compiling for this family."""
-        return self._retired_seconds + sum(each.compile_seconds for each in self._passes.values())
+        return self._retired_seconds + sum(each.compile_seconds for each in list(self._passes.values()))
+
+    def _num_training_passes(self) -> int:
+        return sum(kind == "train" for kind, *_ in self._passes)
 
     def record(self) -> ProgramRecord:
         """What is known of this family's program, for showing."""
@@ -82,6 +102,7 @@ class Family:
             members=self.num_trained,
             lifted=self.lift.count,
             versions=self.num_versions,
+            compilations=self._num_retired + self._num_training_passes(),
             layout=str(layout),
             compile_seconds=self.compile_seconds,
             epoch_seconds={str(each): seconds for each, seconds in measured.items()},
@@ -90,10 +111,20 @@ class Family:
 
     def count_for(self, num_members: int, max_members: int) -> int:
         """Slots of the program that trains `num_members`: the smallest that is compiled, else the next power of two."""
-        compiled = sorted(count for _, _, count, _ in self._passes if num_members <= count <= max_members)
+        with self._lock:
+            compiled = sorted(count for _, _, count, _ in self._passes if num_members <= count <= max_members)
         if compiled:
             return compiled[0]
         return min(max_members, 1 << (num_members - 1).bit_length())
+
+    def bytes_per_member(self, layout: Layout) -> float:
+        """Memory that one member of this layout's programs takes, by the compiler's analysis; 0 if none is compiled."""
+        with self._lock:
+            found = [(count, each.num_bytes) for (_, one, count, _), each in self._passes.items() if one == layout]
+        if not found:
+            return 0.0
+        count, num_bytes = max(found)
+        return max(0.0, num_bytes - self.data.num_bytes) / count
 
     def verify(self, layout: Layout) -> None:
         """Probes the program once per version and way of standing side by side, when members differ.
@@ -101,44 +132,48 @@ class Family:
         What it finds is kept in `mismatch`.
         """
         fused = layout.members == "vmap"
-        key = (self.num_versions, fused)
-        if key in self._verified or all(each.trace is self.lift.template for each in self._samples):
-            return
         with self._lock:
-            if key in self._verified:
-                return
-            rows = self.data.training
-            assert isinstance(rows, Rows)
-            # One member that differs is enough where members do not share an axis; each costs two compilations.
-            differing = [each for each in self._samples if each.trace is not self.lift.template]
-            probed = self._samples if fused else differing[:1]
-            found = find_mismatch(
-                self.lift, [each.trace for each in probed], [each.state for each in probed], rows, fused=fused
-            )
-            self._verified.add(key)
+            key, lift = (self.num_versions, fused), self.lift
+            samples = list(self._samples)
+        if key in self._verified or all(each.trace is lift.template for each in samples):
+            return
+        # One member that differs is enough where members do not share an axis; each costs two compilations.
+        probed = samples if fused else [each for each in samples if each.trace is not lift.template][:1]
+        found = find_mismatch(
+            lift,
+            [each.trace for each in probed],
+            [each.state for each in probed],
+            self.data.training.some_batch(),
+            fused=fused,
+        )
+        self._verified.add(key)
         if found is not None:
             self.mismatch = f"a step of program {self.key} is not that of {found}"
 
-    def packed(self, traces: Sequence[Trace]) -> Any:
-        """The lifted numbers of several members, with a first axis for members."""
-        return jax.tree.map(lambda *values: np.stack(values), *(self.lift.values(trace) for trace in traces))
+    def rows_pass(self, kind: str, layout: Layout, count: int, *, own_order: bool = False) -> RowsPass:
+        """The pass over resident rows, made if need be."""
+        rows = self.data.training if kind == "train" else self.data.validation
+        assert isinstance(rows, Rows)
+        found = self._pass(
+            (kind, layout, count, own_order),
+            lambda: RowsPass(kind, self.lift, layout=layout, count=count, rows=rows, own_order=own_order),
+        )
+        assert isinstance(found, RowsPass)
+        return found
 
-    def run(
-        self, kind: str, members: Sequence[Member], order: Order, *, layout: Layout, count: int, own_order: bool = False
-    ) -> tuple[list[State], dict[str, Any]]:
-        """Runs a pass for members in a program for `count`; idle slots repeat the last member, and are thrown away."""
-        slots = [*members, *[members[-1]] * (count - len(members))]
-        states = [member.state for member in slots]
-        lifted = self.packed([member.trace for member in slots])
-        return self._pass(kind, layout, count, own_order).run(states, lifted, order)
+    def stream_pass(self, kind: str, layout: Layout, count: int) -> StreamPass:
+        """The pass over a stream, made if need be."""
+        stream = self.data.training if kind == "train" else self.data.validation
+        assert isinstance(stream, Stream)
+        found = self._pass(
+            (kind, layout, count, False),
+            lambda: StreamPass(kind, self.lift, layout=layout, count=count, stream=stream),
+        )
+        assert isinstance(found, StreamPass)
+        return found
 
-    def _pass(self, kind: str, layout: Layout, count: int, own_order: bool) -> Pass:
-        key = (kind, layout, count, own_order)
+    def _pass(self, key: tuple[str, Layout, int, bool], make: Callable[[], Pass]) -> Pass:
         with self._lock:
             if key not in self._passes:
-                rows = self.data.training if kind == "train" else self.data.validation
-                assert isinstance(rows, Rows)
-                self._passes[key] = Pass(
-                    kind, Steps(self.lift), layout=layout, count=count, rows=rows, own_order=own_order
-                )
+                self._passes[key] = make()
             return self._passes[key]

@@ -7,13 +7,14 @@ apart unnoticed: the equivalence tests compare them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import keras
 import numpy as np
-from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils, get_data_adapter
+from keras.src.backend.jax.trainer import JAXEpochIterator
+from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.utils.naming import reset_uids
 
@@ -96,19 +97,27 @@ def metric_results(model: Any, values: Sequence[Any]) -> dict[str, Any]:
         return dict(model.get_metrics_result())
 
 
-def array_adapter(
-    x: Any, y: Any, sample_weight: Any, *, batch_size: int | None, steps: int | None, class_weight: Any
-) -> ArrayDataAdapter | Any:
-    """Keras's data adapter for whatever `fit` was given."""
-    return get_data_adapter(
-        x=x,
-        y=y,
-        sample_weight=sample_weight,
-        batch_size=batch_size,
-        steps_per_epoch=steps,
-        shuffle=False,
-        class_weight=class_weight,
-    )
+def epoch_iterator(x: Any, y: Any, sample_weight: Any, **arguments: Any) -> JAXEpochIterator:
+    """Keras's iterator over whatever `fit` was given; takes what `fit` takes for it."""
+    return JAXEpochIterator(x, y, sample_weight, **arguments)
+
+
+def first_batch(iterator: JAXEpochIterator) -> Any:
+    """The first batch, looked at as `fit` does before its first step; the next pass begins anew."""
+    first = next(one_pass(iterator))
+    iterator.reset()
+    return first
+
+
+def one_pass(iterator: JAXEpochIterator) -> Iterator[Any]:
+    """The batches of one epoch, as `fit` reads them."""
+    for _, _, batches in iterator:
+        batch = next(batches, None)
+        if batch is None:
+            with iterator.catch_stop_iteration():
+                raise StopIteration
+            return
+        yield batch
 
 
 def is_array_adapter(adapter: Any) -> bool:
@@ -129,11 +138,6 @@ def arrays_of(adapter: ArrayDataAdapter) -> Any:
 def batch_size_of(adapter: ArrayDataAdapter) -> int:
     """Rows per batch, with Keras's defaults filled in."""
     return adapter.batch_size
-
-
-def stream_of(adapter: Any) -> Any:
-    """One pass over the batches of a streaming adapter."""
-    return adapter.get_jax_iterator()
 
 
 def split(arrays: Any, validation_split: float) -> tuple[Any, Any]:

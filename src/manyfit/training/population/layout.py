@@ -26,18 +26,34 @@ def num_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def candidates(trace: Trace) -> tuple[Layout, ...]:
+def candidates(trace: Trace, *, streams: bool = False) -> tuple[Layout, ...]:
     """Layouts worth trying on this machine, the most promising first.
 
     On a CPU a member costs nearly a full run whatever the layout, and one program per core beats one program for
     several members in compile time and in speed; convolutions inside a loop are several times slower than outside
     (XLA runs them on one thread there). On an accelerator members side by side are nearly free.
+
+    Args:
+        trace: a member's steps.
+        streams: whether batches come one by one, so that each step is a call.
     """
-    if jax.default_backend() != "cpu":
-        return Layout("scan", "vmap"), Layout("scan", "unrolled"), Layout("scan", "sequential")
+    cpu = jax.default_backend() == "cpu"
+    if streams:
+        order = ("sequential", "vmap", "unrolled") if cpu else ("vmap", "unrolled", "sequential")
+        return tuple(Layout("host", members) for members in order)  # type: ignore[arg-type]
+    if not cpu:
+        return (
+            Layout("scan", "vmap"), Layout("scan", "unrolled"), Layout("chunk", "vmap"), Layout("scan", "sequential"),
+        )  # fmt: skip
     if has_convolutions(trace):
-        return Layout("host", "sequential"), Layout("scan", "sequential")
-    return Layout("scan", "sequential"), Layout("scan", "vmap"), Layout("host", "sequential")
+        return (
+            Layout("host", "sequential"), Layout("chunk", "sequential"), Layout("host", "unrolled"),
+            Layout("scan", "sequential"),
+        )  # fmt: skip
+    return (
+        Layout("scan", "sequential"), Layout("scan", "vmap"), Layout("chunk", "sequential"),
+        Layout("host", "sequential"),
+    )  # fmt: skip
 
 
 def has_convolutions(trace: Trace) -> bool:

@@ -15,6 +15,7 @@ class ProgramRecord:
         members: executions that it has trained.
         lifted: numbers in which its members may differ.
         versions: how often it had to be compiled anew because members began to differ in further numbers.
+        compilations: training programs that were compiled, over all layouts, member counts and versions.
         layout: the layout that is in use.
         compile_seconds: over all layouts, member counts and versions.
         epoch_seconds: layout -> measured seconds per member and epoch.
@@ -26,6 +27,7 @@ class ProgramRecord:
     members: int
     lifted: int
     versions: int
+    compilations: int
     layout: str
     compile_seconds: float
     epoch_seconds: dict[str, float]
@@ -41,14 +43,15 @@ class Programs:
 
     def __str__(self) -> str:
         lines = [
-            f"{'program':<17} {'members':>7} {'lifted':>6} {'compile s':>9} {'layout':<16} {'s/epoch':>8}  structure"
+            f"{'program':<17} {'members':>7} {'lifted':>6} {'compiled':>8} {'seconds':>7} {'layout':<16} "
+            f"{'s/epoch':>8}  structure"
         ]
         for record in self.records:
             seconds = record.epoch_seconds.get(record.layout)
             shown = "" if seconds is None else f"{seconds:.3f}"
             lines.append(
-                f"{record.program:<17} {record.members:>7} {record.lifted:>6} {record.compile_seconds:>9.2f} "
-                f"{record.layout:<16} {shown:>8}  {record.structure}"
+                f"{record.program:<17} {record.members:>7} {record.lifted:>6} {record.compilations:>8} "
+                f"{record.compile_seconds:>7.2f} {record.layout:<16} {shown:>8}  {record.structure}"
             )
         lines += [f"trained with model.fit ({len(trials) or 'all'}): {why}" for why, trials in self.reasons.items()]
         return "\n".join(lines)

@@ -118,6 +118,11 @@ class Member:
         """The outcome so far of a member that may be continued."""
         return self._outcome(Ending.PAUSED, None)
 
+    def failed(self, ending: Ending, error: Exception | None) -> Result:
+        """The outcome where an epoch could not be trained."""
+        message = f"{type(error).__name__}: {error}"
+        return Result(self.plan, ending, self.history, seconds=self.seconds, message=message, extra={"error": error})
+
     def _outcome(self, ending: Ending, message: str | None) -> Result:
         started = time.perf_counter()
         history = {name: list(curve) for name, curve in self.history.items()}  # a continued member's grows on

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from manyfit.training.population.capture import Trace
-from manyfit.training.population.data import Rows
 from manyfit.training.population.program import Lift, Members, State, Steps, compile_function
 
 # Float32 rounding through one step; a wrong number in a hole changes results by far more.
@@ -22,7 +21,7 @@ _ABSOLUTE = 1e-5
 
 
 def find_mismatch(
-    lift: Lift, traces: Sequence[Trace], states: Sequence[State], rows: Rows, *, fused: bool
+    lift: Lift, traces: Sequence[Trace], states: Sequence[State], batch: Sequence[Any], *, fused: bool
 ) -> str | None:
     """Compares one step of several members in one program with the same step of each member on its own.
 
@@ -30,14 +29,12 @@ def find_mismatch(
         lift: which numbers are inputs.
         traces: one per member.
         states: one per member.
-        rows: where the batch comes from.
+        batch: the leaves of a real batch.
         fused: whether the program will have an axis for members.
 
     Returns:
         None, or a text that names the member (by its place) and the numbers in which it differs from the first.
     """
-    size = rows.batch_size if rows.num_full else rows.tail_size
-    batch = tuple(leaf[:size] for leaf in rows.leaves)
     together = _together(lift, traces, states, batch, fused=fused)
     for member, (trace, state) in enumerate(zip(traces, states, strict=True)):
         steps = Steps(Lift(trace))
@@ -80,7 +77,7 @@ def _differences(lift: Lift, first: Trace, other: Trace, limit: int = 3) -> str:
     a, b = first.forms["train 0"], other.forms["train 0"]
     found = [
         f"{np.asarray(b.values[hole])!s:.20} (the first has {np.asarray(a.values[hole])!s:.20})"
-        for hole in lift.holes["train 0"]
+        for hole in lift.holes.get("train 0", ())
         if a.bits[hole] != b.bits[hole]
     ]
     return ", ".join(found[:limit]) or "nothing but its state"

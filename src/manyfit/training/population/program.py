@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from manyfit.training.population.capture import Trace
-from manyfit.training.population.unify import differing_holes, evaluate
+from manyfit.training.population.unify import Form, differing_holes, evaluate
 
 State = tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]
 """One member's trainable, non-trainable and optimizer variables."""
@@ -28,73 +28,84 @@ class Layout:
     """How a program runs its members and its steps.
 
     Attributes:
-        steps: "scan" runs an epoch inside the program; "host" calls the program once per step.
+        steps: "scan" runs an epoch inside the program; "chunk" calls the program once for several steps, written out
+            one after another; "host" calls it once per step.
         members: "unrolled" writes the members side by side into the program, "vmap" adds an axis for them, "sequential"
             runs a program for one member once per member, on as many threads as there are cores.
     """
 
-    steps: Literal["scan", "host"]
+    steps: Literal["scan", "chunk", "host"]
     members: Literal["unrolled", "vmap", "sequential"]
 
     def __str__(self) -> str:
         return f"{self.steps}/{self.members}"
 
 
+@dataclasses.dataclass(frozen=True)
 class Lift:
-    """Which holes of a family's forms are inputs, and each member's numbers for them.
+    """Which holes of a family's forms are inputs.
 
-    Scalars of one type travel as one vector per member, so that a program has few arguments.
+    Scalars of one form and type travel as one vector per member, so that a program has few arguments.
+
+    Attributes:
+        template: the trace whose other numbers are written into the program.
+        holes: form name -> numbers of its lifted holes.
     """
 
-    def __init__(self, template: Trace) -> None:
-        self.template = template
-        self.holes: dict[str, tuple[int, ...]] = dict.fromkeys(template.forms, ())
+    template: Trace
+    holes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
-    def widen(self, traces: Sequence[Trace]) -> bool:
-        """Lifts what differs between the template and these traces; answers whether that changed anything."""
-        changed = False
+    def widened(self, traces: Sequence[Trace]) -> Lift:
+        """Lifts what differs between the template and these traces; itself where that changes nothing.
+
+        Raises:
+            ValueError: a step of theirs is another program.
+        """
+        holes = dict(self.holes)
         for name, form in self.template.forms.items():
-            found = differing_holes([form, *(other.forms[name] for other in traces)])
-            union = tuple(sorted({*self.holes[name], *found}))
-            changed |= union != self.holes[name]
-            self.holes[name] = union
-        return changed
+            others = [trace.forms[name] for trace in traces if name in trace.forms]
+            if any(other.key != form.key for other in others):
+                raise ValueError(f'their step "{name}" differs in more than numbers')
+            found = differing_holes([form, *others])
+            if union := tuple(sorted({*holes.get(name, ()), *found})):
+                holes[name] = union
+        return self if holes == self.holes else Lift(self.template, holes)
 
     @property
     def count(self) -> int:
         """Lifted holes over all forms."""
         return sum(map(len, self.holes.values()))
 
-    def values(self, trace: Trace) -> dict[str, np.ndarray]:
-        """One member's numbers: a vector per type for scalars, an array each for the rest."""
+    def values(self, trace: Trace) -> dict[str, dict[str, np.ndarray]]:
+        """One member's numbers: form name -> a vector per type for scalars, an array each for the rest."""
+        return {name: self._packed(trace.forms[name], holes) for name, holes in self.holes.items()}
+
+    @staticmethod
+    def _packed(form: Form, holes: Sequence[int]) -> dict[str, np.ndarray]:
         scalars: dict[str, list[Any]] = {}
         packed: dict[str, np.ndarray] = {}
-        for name, hole in self._all():
-            form = trace.forms[name]
+        for hole in holes:
             value = np.asarray(form.values[hole]).astype(form.dtypes[hole])
             if value.ndim == 0:
                 scalars.setdefault(str(value.dtype), []).append(value)
             else:
-                packed[f"{name}:{hole}"] = value
+                packed[f"hole {hole}"] = value
         return {**packed, **{dtype: np.stack(values) for dtype, values in scalars.items()}}
 
-    def unpack(self, packed: Mapping[str, Any]) -> dict[str, dict[int, Any]]:
-        """The inverse of `values`, inside a traced function: form name -> hole -> value."""
+    def unpack(self, name: str, packed: Mapping[str, Mapping[str, Any]]) -> dict[int, Any]:
+        """The inverse of `values` for one form, inside a traced function: hole -> value."""
         places: dict[str, int] = {}
-        lifted: dict[str, dict[int, Any]] = {name: {} for name in self.holes}
-        for name, hole in self._all():
-            form = self.template.forms[name]
+        lifted: dict[int, Any] = {}
+        form = self.template.forms[name]
+        for hole in self.holes.get(name, ()):
             if np.ndim(form.values[hole]) == 0:
                 dtype = str(form.dtypes[hole])
                 place = places.get(dtype, 0)
                 places[dtype] = place + 1
-                lifted[name][hole] = packed[dtype][place]
+                lifted[hole] = packed[name][dtype][place]
             else:
-                lifted[name][hole] = packed[f"{name}:{hole}"]
+                lifted[hole] = packed[name][f"hole {hole}"]
         return lifted
-
-    def _all(self) -> list[tuple[str, int]]:
-        return [(name, hole) for name, holes in self.holes.items() for hole in holes]
 
 
 class Steps:
@@ -108,7 +119,7 @@ class Steps:
         """One training step -> (state, metrics, logs of the step)."""
         num_trainable, num_fixed, num_optimizer, num_metrics = self.trace.counts
         flat = [*state[0], *state[1], *state[2], *metrics, *batch]
-        out = evaluate(self.trace.forms[f"train {number}"], flat, self.lift.unpack(lifted)[f"train {number}"])
+        out = evaluate(self.trace.forms[f"train {number}"], flat, self.lift.unpack(f"train {number}", lifted))
         parts = _cut(out, (num_trainable, num_fixed, num_optimizer, num_metrics))
         return (parts[0], parts[1], parts[2]), parts[3], self._step_logs("train", parts[4])
 
@@ -116,7 +127,7 @@ class Steps:
         """One test step -> (state, metrics, logs of the step)."""
         num_trainable, num_fixed, _, num_metrics = self.trace.counts
         flat = [*state[0], *state[1], *metrics, *batch]
-        out = evaluate(self.trace.forms[f"test {number}"], flat, self.lift.unpack(lifted)[f"test {number}"])
+        out = evaluate(self.trace.forms[f"test {number}"], flat, self.lift.unpack(f"test {number}", lifted))
         parts = _cut(out, (num_trainable, num_fixed, num_metrics))
         return (parts[0], parts[1], state[2]), parts[2], self._step_logs("test", parts[3])
 
@@ -124,7 +135,7 @@ class Steps:
         """The epoch's logs: the metrics' results, or what a step of the user's own logged last."""
         if kind in self.trace.step_log_names:
             return dict(zip(self.trace.step_log_names[kind], step_logs, strict=True))
-        out = evaluate(self.trace.forms["results"], metrics, self.lift.unpack(lifted)["results"])
+        out = evaluate(self.trace.forms["results"], metrics, self.lift.unpack("results", lifted))
         return dict(zip(self.trace.log_names, out[self.trace.counts[3] :], strict=True))
 
     def _step_logs(self, kind: str, logs: Sequence[Any]) -> tuple[Any, ...]:
@@ -178,26 +189,37 @@ class Members:
         return bundle if self.stacked else jax.tree.map(lambda *leaves: jnp.stack(leaves), *bundle)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Compiled:
-    """One compiled function and what it cost."""
+    """One compiled function, the shapes of what it answers, and what it cost."""
 
     call: Callable[..., Any]
+    outputs: Any
     seconds: float
-    memory: Any
+    num_bytes: int  # of arguments, answers and what lies in between, while it runs
 
 
-def compile_function(function: Callable[..., Any], arguments: Sequence[Any], *, quick: bool = False) -> Compiled:
+def compile_function(
+    function: Callable[..., Any], arguments: Sequence[Any], *, quick: bool = False, donate: tuple[int, ...] = ()
+) -> Compiled:
     """Traces, lowers and compiles a function for arguments (arrays or shapes).
 
     Args:
         function: pure.
         arguments: arrays, or their shapes.
         quick: compile fast rather than for speed; only where the compiler has that choice (a CPU).
+        donate: places of the arguments whose memory the answers may take.
     """
     started = time.perf_counter()
     options: dict[str, str | bool] | None = (
         {"xla_backend_optimization_level": "0"} if quick and jax.default_backend() == "cpu" else None
     )
-    executable = jax.jit(function).lower(*arguments).compile(compiler_options=options)
-    return Compiled(executable, time.perf_counter() - started, executable.memory_analysis())
+    lowered = jax.jit(function, donate_argnums=donate).lower(*arguments)
+    executable = lowered.compile(compiler_options=options)
+    outputs = jax.tree.map(lambda out: jax.ShapeDtypeStruct(out.shape, out.dtype), lowered.out_info)
+    return Compiled(executable, outputs, time.perf_counter() - started, _bytes_of(executable.memory_analysis()))
+
+
+def _bytes_of(memory: Any) -> int:
+    names = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+    return sum(int(getattr(memory, name, 0) or 0) for name in names)  # a backend without an analysis answers None

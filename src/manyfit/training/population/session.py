@@ -2,66 +2,43 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
+import jax
 
-from manyfit.core.records import Decision, Ending, Result
+from manyfit.core.records import Decision, Ending
 from manyfit.training.base import Supply, Task
 from manyfit.training.keras_fit import scalar_logs
 from manyfit.training.models import ending_of
 from manyfit.training.population import keras_side
+from manyfit.training.population.batch import Batch, Outcome
 from manyfit.training.population.capture import CannotTrace
 from manyfit.training.population.data import FitArguments
-from manyfit.training.population.epoch import Order
 from manyfit.training.population.family import Family
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.member import Member
 from manyfit.training.population.program import Layout
+from manyfit.training.population.rounds import Rounds
+from manyfit.training.population.sizing import Sizing
 
 if TYPE_CHECKING:
     from manyfit.training.population.admission import Admission
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Members that run an epoch in one program: one of them, or several of one family."""
-
-    family: Family
-    members: tuple[Member, ...]
-    layout: Layout
-    count: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What an epoch of a batch brought; `test_logs` where it ended with a validation."""
-
-    batch: Batch
-    logs: dict[str, np.ndarray]
-    test_logs: dict[str, np.ndarray] | None
-    seconds: float
-    error: Exception | None = None
-    timed: bool = False  # nothing was compiled meanwhile
 
 
 class Session:
     """Members join, train an epoch at a time, report, and leave, until the supply has nothing more.
 
     While an epoch computes, members that ended are written out and new ones are built: the accelerator, or the
-    threads of XLA, do not wait for Python.
+    threads of XLA, do not wait for Python. Where proposals learn from results, all epochs of a round are waited for,
+    so that what is proposed does not depend on which thread was faster; else each batch goes on at once.
 
     Args:
         supply: hands out executions.
         task: what they are.
         data: the task's data.
         admission: turns plans into members, and holds those that were paused.
-        max_members: most members that train at once.
+        max_members: most members that train at once; None: chosen by measurement.
         shuffle_seed: names the order of the batches.
     """
 
@@ -72,39 +49,49 @@ class Session:
         *,
         data: FitArguments,
         admission: Admission,
-        max_members: int,
+        max_members: int | None,
         shuffle_seed: int,
     ) -> None:
         self.supply, self.task, self.data = supply, task, data
         self.admission = admission
-        self.max_members = max_members
         self.shuffle_seed = shuffle_seed
-        self.workers = num_workers()
-        # Proposals that do not depend on results may be asked for ahead, so that many of one family are there together.
-        self.max_waiting = 4 * max_members if getattr(supply, "independent", False) else 0
-        self.active: list[Member] = []
+        self.independent = bool(getattr(supply, "independent", False))
+        self.sizing = Sizing(
+            max_members, learns=not self.independent, workers=num_workers(), cpu=jax.default_backend() == "cpu"
+        )
+        self.rounds = Rounds(data, order_of=self._order_of)
+        self.idle: list[Member] = []  # members between two epochs
         self.ended: list[tuple[Member, bool]] = []
+
+    @property
+    def num_active(self) -> int:
+        """Members that train, or are about to."""
+        return len(self.idle) + sum(len(batch.members) for batch in self.rounds.batches)
 
     def run(self) -> None:
         """Trains until there is nothing more to train."""
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="population") as pool:
+        try:
             self._admit()
-            while self.active or self.ended:
-                futures = [pool.submit(self._epoch, batch) for batch in self._batches()]
+            while self.num_active or self.ended:
+                self.rounds.start(self._batches())
                 self._finish_ended()
                 self._admit(join=False)
-                self._collect(futures)
-                self._admit(take=not self.active and not self.ended)
+                self._close(self.rounds.collect(everything=not self.independent))
+                self._admit(take=not self.num_active and not self.ended)
+        finally:
+            self.rounds.close()
 
     def _admit(self, *, take: bool = True, join: bool = True) -> None:
         """Takes plans, and lets waiting members join."""
         if take:
-            room = self.max_members + self.max_waiting - len(self.active) - self.admission.num_waiting
+            # Proposals that do not depend on results are asked for ahead: many of one family are there together.
+            most = self.sizing.size * (5 if self.independent else 1)
+            room = most - self.num_active - self.admission.num_waiting
             if room > 0:
                 for plan in self.supply.take(room):
                     self.admission.admit(plan)
-        while join and len(self.active) < self.max_members:
-            member = self.admission.next_member(self.active)
+        while join and self.num_active < self.sizing.size:
+            member = self.admission.next_member([*self.idle, *self._running()])
             if member is None:
                 return
             if member.callbacks.any and not member.begun:
@@ -112,96 +99,54 @@ class Session:
                 member.callbacks.train_begin()
                 member.adopt()
             member.begun = True
-            self.active.append(member)
+            self.idle.append(member)
+
+    def _running(self) -> list[Member]:
+        return [member for batch in self.rounds.batches for member in batch.members]
 
     def _batches(self) -> list[Batch]:
+        """Idle members as batches. Those of a family whose members stand side by side wait for each other."""
         by_family: dict[int, list[Member]] = {}
-        for member in self.active:
+        for member in self.idle:
+            by_family.setdefault(id(member.family), []).append(member)
+        batches: list[Batch] = []
+        self.idle = []
+        for members in by_family.values():
+            family = members[0].family
+            running = [batch for batch in self.rounds.batches if batch.family is family]
+            left = sum(member.last_epoch - member.epoch for member in (*members, *family.waiting))
+            layout = family.choice.choose(left, family.compile_seconds)
+            if any(batch.layout != layout or layout.members != "sequential" for batch in running):
+                self.idle += members
+                continue
+            batches += self._split(family, members, layout)
+        for member in (member for batch in batches for member in batch.members):
             if member.callbacks.any:
                 member.show()
                 member.callbacks.epoch_begin(member.epoch)
                 member.adopt()
-            by_family.setdefault(id(member.family), []).append(member)
-        batches = []
-        for members in by_family.values():
-            family = members[0].family
-            left = sum(member.last_epoch - member.epoch for member in (*members, *family.waiting))
-            layout = family.choice.choose(left, family.compile_seconds)
-            count = 1 if layout.members == "sequential" else family.count_for(len(members), self.max_members)
-            for start in range(0, len(members), count):
-                batches.append(Batch(family, tuple(members[start : start + count]), layout, count))
         return batches
 
-    def _epoch(self, batch: Batch) -> Outcome:
-        """Trains and validates one batch; runs on a worker thread."""
-        started = time.perf_counter()
-        compiled_before = batch.family.compile_seconds
-        family, members = batch.family, batch.members
-        try:
-            family.verify(batch.layout)
-            if family.mismatch is not None:
-                return Outcome(batch, {}, None, 0.0, CannotTrace(family.mismatch))
-            order, own_order = self._order("train", members, batch.count)
-            states, logs = family.run(
-                "train", members, order, layout=batch.layout, count=batch.count, own_order=own_order
-            )
-            test_logs = None
-            if any(self.data.validates_at(member.epoch) for member in members):
-                for member, state in zip(members, states, strict=False):
-                    member.state = state
-                order, own_order = self._order("test", members, batch.count)
-                states, test_logs = family.run(
-                    "test", members, order, layout=batch.layout, count=batch.count, own_order=own_order
-                )
-                test_logs = {name: np.asarray(value) for name, value in test_logs.items()}
-            logs = {name: np.asarray(value) for name, value in logs.items()}
-        except Exception as error:
-            return Outcome(batch, {}, None, time.perf_counter() - started, error)
-        for member, state in zip(members, states, strict=False):
-            member.state = state
-        timed = family.compile_seconds == compiled_before
-        return Outcome(batch, logs, test_logs, time.perf_counter() - started, timed=timed)
+    def _split(self, family: Family, members: list[Member], layout: Layout) -> list[Batch]:
+        count = 1 if layout.members == "sequential" else family.count_for(len(members), self.sizing.size)
+        starts = range(0, len(members), count)
+        return [Batch(family, tuple(members[start : start + count]), layout, count) for start in starts]
 
-    def _order(self, kind: str, members: Sequence[Member], count: int) -> tuple[Order, bool]:
-        """The row numbers of a pass, and whether each member has its own."""
-        names = [self._name_of_order(kind, member) for member in members]
-        orders = {name: self._read(kind, member) for name, member in zip(names, members, strict=True)}
-        if len(orders) == 1:
-            return orders[names[0]], False
-        own = [orders[name] for name in names]
-        own += [own[-1]] * (count - len(own))
-        return (np.stack([full for full, _ in own]), np.stack([tail for _, tail in own])), True
-
-    def _name_of_order(self, kind: str, member: Member) -> tuple[Any, ...]:
-        """What the order depends on in which a member reads its batches: rows, seed and epoch."""
-        if kind == "test" or not self.data.shuffle:
-            return (id(member.view),)
-        return id(member.view), *self._seed_of_order(member)
-
-    def _seed_of_order(self, member: Member) -> tuple[int, int]:
+    def _order_of(self, member: Member) -> tuple[int, int]:
+        """Seed and epoch: what names the order in which a member reads its batches."""
         return member.plan.seed if self.task.own_order else self.shuffle_seed, member.epoch
 
-    def _read(self, kind: str, member: Member) -> Order:
-        if kind == "test":
-            return member.view.validation.in_order()
-        rows = member.view.training
-        return rows.shuffled(self.data.shuffle, *self._seed_of_order(member)) if self.data.shuffle else rows.in_order()
-
-    def _collect(self, futures: Sequence[Future[Outcome]]) -> None:
-        """Waits for an epoch, reports it, and parts those that go on from those that do not."""
+    def _close(self, outcomes: Sequence[Outcome]) -> None:
+        """Reports epochs, and parts the members that go on from those that do not."""
         reports, reporting = [], []
-        for future in futures:
-            outcome = future.result()
-            batch = outcome.batch
+        num_active = self.num_active + sum(len(outcome.batch.members) for outcome in outcomes)
+        failed = [outcome for outcome in outcomes if outcome.error is not None]
+        for outcome in outcomes:
             if outcome.error is not None:
-                self._fail(batch, outcome.error)
                 continue
-            parallel = self.workers if batch.layout.members == "sequential" else 1
-            per_member = outcome.seconds / len(batch.members)
-            if outcome.timed:
-                batch.family.choice.record(batch.layout, outcome.seconds / batch.count / min(parallel, len(futures)))
-            for number, member in enumerate(batch.members):
-                member.seconds += per_member
+            self._note_time(outcome)
+            for number, member in enumerate(outcome.batch.members):
+                member.seconds += outcome.seconds / len(outcome.batch.members)
                 numbers = self._close_epoch(member, number, outcome)
                 reporting.append(member)
                 if member.epoch >= member.plan.first_epoch:  # else known from before the process was killed
@@ -209,7 +154,6 @@ class Session:
                 member.epoch += 1
         answers = zip((plan.key for plan, _, _ in reports), self.supply.report(reports) if reports else [], strict=True)
         decisions = dict(answers)
-        self.active = []
         for member in reporting:
             decision = decisions.get(member.plan.key, Decision.GO_ON)
             if decision is Decision.PAUSE:
@@ -220,7 +164,15 @@ class Session:
             elif member.is_done():
                 self.ended.append((member, False))
             else:
-                self.active.append(member)
+                self.idle.append(member)
+        self._fail(failed, num_active)
+
+    def _note_time(self, outcome: Outcome) -> None:
+        batch = outcome.batch
+        batch.family.choice.record(batch.layout, outcome.seconds / batch.count / outcome.sharing)
+        if batch.count > 1:
+            per_member = batch.family.bytes_per_member(batch.layout)
+            self.sizing.record(batch.family.key, batch.count, outcome.seconds, per_member)
 
     def _close_epoch(self, member: Member, number: int, outcome: Outcome) -> dict[str, float]:
         """One member's logs of the epoch, after its callbacks have seen them."""
@@ -229,7 +181,7 @@ class Session:
         if outcome.test_logs is not None and self.data.validates_at(member.epoch):
             tested = keras_side.python_logs({name: value[number] for name, value in outcome.test_logs.items()})
             logs.update({f"val_{name}": value for name, value in tested.items()})
-        logs.update(member.watch_loss_scale(member.view.training.num_steps))
+        logs.update(member.watch_loss_scale(member.view.training.num_steps or 1))
         if member.callbacks.any:
             member.show()
             logs = member.callbacks.epoch_end(member.epoch, logs, tested)
@@ -239,29 +191,21 @@ class Session:
         member.record(numbers, self.task.objective)
         return numbers
 
-    def _fail(self, batch: Batch, error: Exception) -> None:
-        if isinstance(error, CannotTrace):
-            for member in batch.members:
-                self.admission.send_back(member, str(error))
-            return
-        ending = ending_of(error)
-        if ending is Ending.OUT_OF_MEMORY and self.max_members > 1 and len(self.active) > 1:
-            self.max_members = max(1, math.ceil(len(self.active) / 2))
-            self.admission.notify(f"out of memory; from now on {self.max_members} members at once")
-            for member in batch.members:
-                self.admission.rebuild(member)
-            return
-        for member in batch.members:
-            self.supply.finish(
-                Result(
-                    member.plan,
-                    ending,
-                    member.history,
-                    seconds=member.seconds,
-                    message=f"{type(error).__name__}: {error}",
-                    extra={"error": error},
-                )
-            )
+    def _fail(self, outcomes: Sequence[Outcome], num_active: int) -> None:
+        """Ends or sends back the members of epochs that failed; where memory ran out, fewer try again."""
+        endings = {outcome: ending_of(outcome.error) for outcome in outcomes if outcome.error is not None}
+        too_many = num_active > 1 and Ending.OUT_OF_MEMORY in endings.values()
+        if too_many:
+            size = self.sizing.halve(num_active)
+            self.admission.notify(f"out of memory with {num_active} members at once; from now on at most {size}")
+        for outcome, ending in endings.items():
+            for member in outcome.batch.members:
+                if isinstance(outcome.error, CannotTrace):
+                    self.admission.send_back(member, str(outcome.error))
+                elif too_many and ending is Ending.OUT_OF_MEMORY:
+                    self.admission.rebuild(member)
+                else:
+                    self.supply.finish(member.failed(ending, outcome.error))
 
     def _finish_ended(self) -> None:
         ended, self.ended = self.ended, []

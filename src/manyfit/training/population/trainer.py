@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
 
-import jax
 import keras
 
 from manyfit.core.records import Plan
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.population.admission import Admission, Known
-from manyfit.training.population.data import FitArguments, Rows, Stream, read_fit_arguments, same_sources
+from manyfit.training.population.data import FitArguments, Stream, read_fit_arguments, same_sources
 from manyfit.training.population.family import Family
-from manyfit.training.population.layout import num_workers
 from manyfit.training.population.listing import ProgramRecord, Programs
 from manyfit.training.population.persistence import enable_compilation_cache
 from manyfit.training.population.session import Session
@@ -65,15 +62,15 @@ class Population(Trainer):
     def train(self, supply: Supply, task: Task) -> None:
         enable_compilation_cache()
         reason = supported(task)
-        data = None if reason else read_fit_arguments(task)
-        if data is not None and (isinstance(data.training, Stream) or isinstance(data.validation, Stream)):
-            reason = "the data come as a stream, or steps_per_epoch cuts them"
-        if reason is not None or data is None:
-            self._refuse(str(reason), None)
+        if reason is not None:
+            self._refuse(reason, None)
             self._fallback.train(supply, task)
             return
-        assert isinstance(data.training, Rows)
-        data = self._keep(task, data)
+        data = self._keep(task)
+        if task.split_for is not None and isinstance(data.training, Stream):
+            self._refuse("the folds' data do not fit on the device", None)
+            self._fallback.train(supply, task)
+            return
         admission = Admission(
             supply,
             task,
@@ -89,20 +86,20 @@ class Population(Trainer):
             task,
             data=data,
             admission=admission,
-            max_members=self._max_members(getattr(supply, "independent", False)),
+            max_members=self._population_size,
             shuffle_seed=self._shuffle_seed,
         ).run()
 
-    def _keep(self, task: Task, data: FitArguments) -> FitArguments:
-        """Holds on to data and programs: confirming a search's winners compiles nothing anew."""
+    def _keep(self, task: Task) -> FitArguments:
+        """Reads the data. Those of the call before stay, with their programs: confirming winners compiles nothing."""
         if self._task is not None and self._data is not None and same_sources(self._task, task):
             for family in self._families.values():
                 family.waiting.clear()  # of a call that was interrupted
-            return dataclasses.replace(data, training=self._data.training, validation=self._data.validation)
+            return self._data.with_arguments(task)
         self._past += [family.record() for family in self._families.values()]
         self._families, self._known = {}, {}
-        self._task, self._data = task, data
-        return data
+        self._task, self._data = task, read_fit_arguments(task, self._shuffle_seed)
+        return self._data
 
     def forget(self, keys: Iterable[tuple[str, int]]) -> None:
         """See `Trainer`. Members are held for one call of `train` only; the fallback may hold more."""
@@ -112,18 +109,6 @@ class Population(Trainer):
         """The programs of all calls of `train`, and why executions trained with `model.fit` instead."""
         records = (*self._past, *(family.record() for family in self._families.values()))
         return Programs(records, {why: tuple(plan.trial_id for plan in plans) for why, plans in self._reasons.items()})
-
-    def _max_members(self, independent: bool) -> int:
-        """Members that train at once.
-
-        On a CPU one more member costs nearly a full run: a search whose proposals learn from results gets no more
-        members than there are cores. On an accelerator small models are nearly free.
-        """
-        if self._population_size is not None:
-            return self._population_size
-        if jax.default_backend() == "cpu":
-            return 4 * num_workers() if independent else num_workers()
-        return 64 if independent else 16
 
     def _refuse(self, reason: str, plan: Plan | None) -> None:
         if reason not in self._reasons:

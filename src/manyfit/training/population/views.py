@@ -8,8 +8,8 @@ from typing import Any
 
 from manyfit.core.records import Plan
 from manyfit.training.folds import Split
-from manyfit.training.population.capture import Shapes, shapes_of
-from manyfit.training.population.data import FitArguments, Rows
+from manyfit.training.population.capture import Shapes
+from manyfit.training.population.data import FitArguments, Rows, Stream
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,15 +27,13 @@ class View:
     sizes: tuple[int, int]
 
     @property
-    def training(self) -> Rows:
-        """The rows to train on."""
-        assert isinstance(self.data.training, Rows)
+    def training(self) -> Rows | Stream:
+        """The rows to train on, or the stream that everybody reads."""
         return self.data.training
 
     @property
-    def validation(self) -> Rows:
-        """The rows to validate on; asked for only where there are some."""
-        assert isinstance(self.data.validation, Rows)
+    def validation(self) -> Rows | Stream | None:
+        """The rows to validate on, if there are any."""
         return self.data.validation
 
 
@@ -63,11 +61,11 @@ class Views:
 
 def _view(data: FitArguments, split: Split | None) -> View:
     training, validation = data.training, data.validation
-    assert isinstance(training, Rows)
     if split is not None:
-        assert isinstance(validation, Rows)  # our bug: `read_fit_arguments` sees to it where a task has splits
+        assert isinstance(training, Rows) and isinstance(
+            validation, Rows
+        )  # our bug: `read_fit_arguments` sees to it where a task has splits
         training, validation = training.part(split.training), validation.part(split.validation)
         data = dataclasses.replace(data, training=training, validation=validation)
-    shapes = Shapes(shapes_of(training), None if validation is None else shapes_of(validation))
-    sizes = training.num_rows, validation.num_rows if isinstance(validation, Rows) else 0
-    return View(data, shapes, sizes)
+    sizes = [source.num_rows if isinstance(source, Rows) else 0 for source in (training, validation)]
+    return View(data, Shapes(training, validation), (sizes[0], sizes[1]))

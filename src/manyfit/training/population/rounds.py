@@ -1,0 +1,117 @@
+"""Epochs of several members: which run in one program, on which threads, over which data."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+
+from manyfit.training.population.batch import Batch, Outcome, trusted
+from manyfit.training.population.data import FitArguments, Rows, Stream
+from manyfit.training.population.epoch import Order
+from manyfit.training.population.layout import num_workers
+from manyfit.training.population.member import Member
+from manyfit.training.population.streaming import Streaming
+
+_THREADS = 64  # most of them wait: for a program that another one compiles, or for their turn to train
+
+
+class Rounds:
+    """Trains epochs of batches, in the background where the data are resident.
+
+    Args:
+        data: what is trained on.
+        order_of: names the order in which a member reads its rows: seed and epoch.
+    """
+
+    def __init__(self, data: FitArguments, *, order_of: Callable[[Member], tuple[int, int]]) -> None:
+        self.data, self.order_of = data, order_of
+        self.workers = num_workers()
+        self._streams = isinstance(data.training, Stream) or isinstance(data.validation, Stream)
+        self._slots = threading.Semaphore(self.workers)
+        self._compilers = threading.Semaphore(self.workers)  # beside those that train: no program waits for another
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="population")
+        self._running: dict[Future[Outcome], Batch] = {}
+        self._streaming: list[Batch] = []  # trained in `collect`: the user's code reads the data
+
+    def close(self) -> None:
+        """Waits for what runs, and lets the threads go."""
+        self._pool.shutdown(cancel_futures=True)
+
+    @property
+    def batches(self) -> list[Batch]:
+        """Those that are under way."""
+        return [*self._running.values(), *self._streaming]
+
+    def start(self, batches: Sequence[Batch]) -> None:
+        """Begins an epoch of each batch."""
+        if self._streams:
+            self._streaming += batches
+            return
+        for batch in batches:
+            self._running[self._pool.submit(self._epoch, batch)] = batch
+
+    def collect(self, *, everything: bool) -> list[Outcome]:
+        """Waits until some epochs have ended, or all of them."""
+        if self._streaming:
+            batches, self._streaming = self._streaming, []
+            return Streaming(self.data, self._pool, self._order).epoch(batches)
+        if not self._running:
+            return []
+        done, _ = wait(self._running, return_when=ALL_COMPLETED if everything else FIRST_COMPLETED)
+        # In the order in which they were begun: what is reported does not depend on which thread was faster.
+        ended = [future for future in self._running if future in done]
+        for future in ended:
+            del self._running[future]
+        return [future.result() for future in ended]
+
+    def _epoch(self, batch: Batch) -> Outcome:
+        """Trains and validates one batch over resident rows; runs on a thread of the pool."""
+        seconds, sharing = 0.0, 1
+        try:
+            states = [member.state for member in batch.slots]
+            logs: dict[str, dict[str, np.ndarray]] = {}
+            for kind in ("train", "test") if batch.validates(self.data) else ("train",):
+                order, own = self._order(kind, batch)
+                program = batch.family.rows_pass(kind, batch.layout, batch.count, own_order=own)
+                lifted = program.lifted([member.trace for member in batch.slots])
+                with contextlib.nullcontext() if program.prepared else self._compilers:
+                    trusted(batch)
+                    program.prepare(states, lifted, order)
+                with self._slots:
+                    sharing = min(self.workers, max(1, len(self._running)))
+                    started = time.perf_counter()
+                    states, found = program.run(states, lifted, order)
+                    logs[kind] = {name: np.asarray(value) for name, value in found.items()}
+                    seconds += time.perf_counter() - started
+        except Exception as error:
+            return Outcome(batch, {}, None, seconds, sharing, error)
+        batch.take_over(states)
+        return Outcome(batch, logs["train"], logs.get("test"), seconds, sharing)
+
+    def _order(self, kind: str, batch: Batch) -> tuple[Order, bool]:
+        """The row numbers of a pass, and whether each member has its own."""
+        names = [self._name_of_order(kind, member) for member in batch.slots]
+        orders = {name: self._read(kind, member) for name, member in zip(names, batch.slots, strict=True)}
+        if len(orders) == 1:
+            return orders[names[0]], False
+        own = [orders[name] for name in names]
+        return (np.stack([full for full, _ in own]), np.stack([tail for _, tail in own])), True
+
+    def _name_of_order(self, kind: str, member: Member) -> tuple[Any, ...]:
+        """What the order depends on in which a member reads its batches: rows, seed and epoch."""
+        if kind == "test" or not self.data.shuffle:
+            return (id(member.view),)
+        return id(member.view), *self.order_of(member)
+
+    def _read(self, kind: str, member: Member) -> Order:
+        rows = member.view.training if kind == "train" else member.view.validation
+        assert isinstance(rows, Rows)
+        if kind == "train" and self.data.shuffle:
+            return rows.shuffled(self.data.shuffle, *self.order_of(member))
+        return rows.in_order()

@@ -1,0 +1,102 @@
+"""How many members train at once: by the memory of the device, and by what one more member costs."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import jax
+
+_SHARE_OF_MEMORY = 0.8  # of what is free; the rest is for models being built and weights being written
+_MOST = 256
+_START = 8  # on an accelerator
+# A member is worth having beside the others while it costs less than this share of what each of those costs.
+_CHEAP_WHILE_LEARNING = 0.6  # members of one batch are proposed without knowing each other's results
+_CHEAP = 0.9
+
+
+class Sizing:
+    """Chooses the number of members that train at once, and learns from epochs that were timed.
+
+    Where a member costs nearly a full run (a CPU, a large model), it brings nothing by standing beside others, and a
+    sampler that learns would propose it without their results: as many members as there are workers. Where members
+    are nearly free (a GPU, small models), the number doubles while further members cost little.
+
+    Args:
+        limit: most members, the user's word; None: chosen here.
+        learns: whether proposals learn from results.
+        workers: programs that run at the same time.
+        cpu: whether the device is a CPU.
+
+    Example:
+
+    >>> sizing = Sizing(None, learns=True, workers=1, cpu=False)
+    >>> sizing.record("mlp", 8, 1.4)  # nothing to compare with yet: twice as many are tried
+    >>> sizing.size
+    16
+    >>> sizing.record("mlp", 16, 1.6)  # the further eight cost a seventh of the first
+    >>> sizing.size
+    32
+    >>> sizing.record("mlp", 32, 3.1)  # the further sixteen cost as much each as the others
+    >>> sizing.size
+    16
+    """
+
+    def __init__(self, limit: int | None, *, learns: bool, workers: int, cpu: bool) -> None:
+        self._chosen = limit is not None
+        self._cheap = _CHEAP_WHILE_LEARNING if learns else _CHEAP
+        self._seconds: dict[str, dict[int, float]] = {}
+        self._ceiling = _MOST if limit is None else limit
+        start = workers if cpu else _START
+        self._target = self._ceiling if limit is not None else start if learns else 4 * start
+
+    @property
+    def size(self) -> int:
+        """Members that may train at once."""
+        return max(1, min(self._target, self._ceiling))
+
+    def record(self, family: str, count: int, seconds: float, bytes_per_member: float = 0.0) -> None:
+        """Takes the time of an epoch in a program for `count` members side by side.
+
+        Args:
+            family: whose program it is.
+            count: its slots.
+            seconds: of the whole epoch.
+            bytes_per_member: by the compiler's analysis of the memory; 0 if that is not known.
+        """
+        known = self._seconds.setdefault(family, {})
+        known[count] = min(seconds, known.get(count, math.inf))
+        if self._chosen or count < self.size:
+            return  # the user's word; or a program for fewer members than may train
+        smaller = max((one for one in known if one < count), default=0)
+        if smaller:
+            further = (known[count] - known[smaller]) / (count - smaller)
+            if further > self._cheap * known[smaller] / smaller:
+                self._target = smaller
+                return
+        room = _MOST if not bytes_per_member else count + int(_SHARE_OF_MEMORY * free_bytes() / bytes_per_member)
+        if 2 * count in known:
+            return
+        self._target = max(count, min(2 * count, room))
+
+    def halve(self, num_members: int) -> int:
+        """Takes note that `num_members` were too many for the memory; answers how many it will be."""
+        self._ceiling = max(1, math.ceil(num_members / 2))
+        return self._ceiling
+
+
+def free_bytes() -> int:
+    """Memory that is free on the device; on a CPU, of the machine."""
+    device = jax.local_devices()[0]
+    found = device.memory_stats() or {}
+    if "bytes_limit" in found:
+        return int(found["bytes_limit"]) - int(found.get("bytes_in_use", 0))
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        if "MemAvailable" in lines:
+            return int(lines["MemAvailable"].split()[0]) * 1024
+    if hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 1 << 62  # a system that does not tell

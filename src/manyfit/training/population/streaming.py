@@ -1,0 +1,166 @@
+"""Epochs over data that come batch by batch: one pass over them feeds every member."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, wait
+from typing import Any
+
+import jax
+import numpy as np
+
+from manyfit.training.population.batch import Batch, Outcome, trusted
+from manyfit.training.population.capture import CannotTrace
+from manyfit.training.population.data import FitArguments, Rows, Stream
+from manyfit.training.population.epoch import StreamPass
+
+_SPENT = (
+    "the data came to an end: there was no batch for this epoch. A generator can be read once; pass a PyDataset or a "
+    "tf.data.Dataset, which begin anew, or a generator that goes on for ever, with steps_per_epoch"
+)
+
+
+class Streaming:
+    """Trains epochs of which the training data, the validation data or both are streams.
+
+    Args:
+        data: what is trained on.
+        pool: threads for the programs; data are read on the calling thread, which runs the user's code.
+        order: row numbers of a pass over rows, and whether each member has its own; where only one of training and
+            validation is a stream.
+    """
+
+    def __init__(self, data: FitArguments, pool: Executor, order: Callable[[str, Batch], tuple[Any, bool]]) -> None:
+        self.data, self.pool, self.order = data, pool, order
+
+    def epoch(self, batches: Sequence[Batch]) -> list[Outcome]:
+        """Trains and validates an epoch of each batch of members."""
+        runs = [_Run(batch) for batch in batches]
+        self._each(runs, lambda run: trusted(run.batch))
+        self._pass_over("train", runs, self.data.training)
+        validating = [run for run in runs if run.batch.validates(self.data)]
+        self._pass_over("test", validating, self.data.validation)
+        return [run.outcome() for run in runs]
+
+    def _pass_over(self, kind: str, runs: Sequence[_Run], source: Rows | Stream | None) -> None:
+        if isinstance(source, Rows):
+            self._each(runs, lambda run: run.over_rows(kind, self.order))
+        elif source is not None and _alive(runs):
+            self._each(runs, lambda run: run.begin(kind))
+            try:
+                self._feed(runs, source)
+            except Exception as error:  # the user's data failed: no member can have this epoch
+                for run in _alive(runs):
+                    run.error = error
+            self._each(runs, lambda run: run.end(kind))
+
+    def _feed(self, runs: Sequence[_Run], source: Stream) -> None:
+        num_shapes, num_batches = len(source.shapes), 0
+        training: list[Future[None]] = []
+        try:
+            for number, leaves in source.batches():
+                wait(training)  # this batch was read while the one before was trained on
+                num_batches += 1
+                if len(source.shapes) > num_shapes:
+                    num_shapes = len(source.shapes)
+                    self._extend(_alive(runs))
+                training = [self.pool.submit(run.feed, number, leaves) for run in _alive(runs)]
+        finally:
+            wait(training)
+        if not num_batches:
+            raise ValueError(_SPENT)
+
+    def _each(self, runs: Sequence[_Run], action: Callable[[_Run], None]) -> None:
+        wait([self.pool.submit(run.guarded, action) for run in _alive(runs)])
+
+    def _extend(self, runs: Sequence[_Run]) -> None:
+        """Adds the step for a shape that came up in the middle of a pass."""
+        for family in {id(run.batch.family): run.batch.family for run in runs}.values():
+            own = [run for run in runs if run.batch.family is family]
+            try:
+                family.extend([member for run in own for member in run.batch.members])
+            except (CannotTrace, ValueError) as error:
+                for run in own:
+                    run.error = CannotTrace(str(error))
+            for run in _alive(own):
+                run.refresh()
+
+
+def _alive(runs: Sequence[_Run]) -> list[_Run]:
+    return [run for run in runs if run.error is None]
+
+
+class _Run:
+    """One batch of members on its way through an epoch."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.states = [member.state for member in batch.slots]
+        self.logs: dict[str, dict[str, np.ndarray]] = {}
+        self.seconds = 0.0
+        self.error: Exception | None = None
+        self._program: StreamPass | None = None
+        self._carry: Any = None
+        self._lifted: Any = None
+
+    def guarded(self, action: Callable[[_Run], None]) -> None:
+        """Does something, and keeps the error if it fails."""
+        try:
+            action(self)
+        except Exception as error:
+            self.error = error
+
+    def over_rows(self, kind: str, order: Callable[[str, Batch], tuple[Any, bool]]) -> None:
+        """A whole pass over resident rows."""
+        family, layout, count = self.batch.family, self.batch.layout, self.batch.count
+        numbers, own = order(kind, self.batch)
+        program = family.rows_pass(kind, layout, count, own_order=own)
+        lifted = program.lifted([member.trace for member in self.batch.slots])
+        program.prepare(self.states, lifted, numbers)
+        started = time.perf_counter()
+        self.states, found = program.run(self.states, lifted, numbers)
+        self._close(kind, found, started)
+
+    def begin(self, kind: str) -> None:
+        """Before the first batch of a pass."""
+        self._program = self.batch.family.stream_pass(kind, self.batch.layout, self.batch.count)
+        self.refresh()
+        self._carry = self._program.begin(self.states, self._lifted)
+
+    def refresh(self) -> None:
+        """Takes over what the family has learned of further shapes."""
+        assert self._program is not None
+        self._program.extend(self.batch.family.lift)
+        self._lifted = self._program.lifted([member.trace for member in self.batch.slots])
+
+    def feed(self, number: int, leaves: tuple[jax.Array, ...]) -> None:
+        """Trains on, or tests, a batch of data."""
+
+        def step(_: _Run) -> None:
+            assert self._program is not None
+            compiled = self._program.compile_seconds
+            started = time.perf_counter()
+            self._carry = jax.block_until_ready(self._program.feed(self._carry, self._lifted, number, leaves))
+            self.seconds += time.perf_counter() - started - (self._program.compile_seconds - compiled)
+
+        self.guarded(step)
+
+    def end(self, kind: str) -> None:
+        """After the last batch of a pass."""
+        assert self._program is not None
+        started = time.perf_counter()
+        self.states, found = self._program.end(self._carry, self._lifted)
+        self._carry = None
+        self._close(kind, found, started)
+
+    def _close(self, kind: str, found: dict[str, Any], started: float) -> None:
+        self.logs[kind] = {name: np.asarray(value) for name, value in found.items()}
+        self.seconds += time.perf_counter() - started
+
+    def outcome(self) -> Outcome:
+        """What the epoch brought; members get their new states where all went well."""
+        if self.error is not None:
+            return Outcome(self.batch, {}, None, self.seconds, 1, self.error)
+        self.batch.take_over(self.states)
+        return Outcome(self.batch, self.logs["train"], self.logs.get("test"), self.seconds, 1)
