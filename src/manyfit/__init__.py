@@ -44,6 +44,7 @@ _HOMES = {
     "Oracle": "manyfit.oracles.oracle",
     "Trial": "manyfit.oracles.trial",
     "TrialStatus": "manyfit.oracles.trial",
+    "SklearnTuner": "manyfit.tuners.sklearn_tuner",
     "table": "manyfit.report.terminal",
     "Tuner": "manyfit.tuners.tuner",
 }
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from manyfit.tuners.searches import QuasiRandomSearch as QuasiRandomSearch
     from manyfit.tuners.searches import RandomSearch as RandomSearch
     from manyfit.tuners.searches import Search as Search
+    from manyfit.tuners.sklearn_tuner import SklearnTuner as SklearnTuner
     from manyfit.tuners.tuner import Tuner as Tuner
 
 prefer_jax()

@@ -1,0 +1,224 @@
+"""What a search with scikit-learn's estimators does with rows, folds, weights and scores.
+
+scikit-learn is an optional extra; this file and `sklearn_tuner` are loaded only by those who ask for `SklearnTuner`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from manyfit.core.errors import UsageError, UsageTypeError, explain
+
+Splits = Sequence[tuple[Any, Any]]
+
+
+def import_sklearn(who: str) -> Any:
+    """scikit-learn.
+
+    Args:
+        who: the class that needs it, for the message.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        import sklearn
+    except ImportError:
+        raise ImportError(
+            f"{who}: scikit-learn is not installed. Please install scikit-learn (sklearn) before using {who}: "
+            "pip install manyfit[sklearn]."
+        ) from None
+    return sklearn
+
+
+def as_scorer(scoring: Any) -> Callable[..., float] | None:
+    """A scorer from its name or itself.
+
+    Raises:
+        UsageError: no scorer has this name.
+        UsageTypeError: it cannot be called.
+    """
+    if isinstance(scoring, str):
+        from sklearn.metrics import get_scorer, get_scorer_names
+
+        if scoring not in get_scorer_names():
+            raise UsageError(
+                explain(
+                    "SklearnTuner(scoring)",
+                    scoring,
+                    "a name out of sklearn.metrics.get_scorer_names()",
+                    'Type scoring="accuracy", say.',
+                )
+            )
+        return get_scorer(scoring)
+    if scoring is not None and not callable(scoring):
+        raise UsageTypeError(
+            explain(
+                "SklearnTuner(scoring)",
+                type(scoring).__name__,
+                "a scorer, its name, or None",
+                "Type scoring=sklearn.metrics.make_scorer(sklearn.metrics.f1_score), say.",
+            )
+        )
+    return scoring
+
+
+def as_metrics(metrics: Any) -> list[Callable[..., float]]:
+    """A list of metric functions from one, a list, or None.
+
+    Raises:
+        UsageTypeError: one of them is no function with a name.
+    """
+    given = [] if metrics is None else list(metrics) if isinstance(metrics, list | tuple) else [metrics]
+    for metric in given:
+        if not callable(metric) or not hasattr(metric, "__name__"):
+            raise UsageTypeError(
+                explain(
+                    "SklearnTuner(metrics)",
+                    f"{metric!r} of type {type(metric).__name__}",
+                    "functions metric(y_true, y_pred), as sklearn.metrics has them",
+                    "Type metrics=[sklearn.metrics.accuracy_score], say.",
+                )
+            )
+    return given
+
+
+def as_splitter(cv: Any) -> Any:
+    """A splitter from one, from a list of (training rows, test rows), or from None; a number of folds stays one.
+
+    Raises:
+        UsageTypeError: it is none of these.
+    """
+    from sklearn.model_selection import KFold, check_cv
+
+    if cv is None:
+        return KFold(5, shuffle=True, random_state=1)
+    if hasattr(cv, "split") or (hasattr(cv, "__index__") and not isinstance(cv, bool)):
+        return cv
+    try:
+        return check_cv(list(cv))
+    except TypeError:
+        raise UsageTypeError(
+            explain(
+                "SklearnTuner(cv)",
+                f"{cv!r} of type {type(cv).__name__}",
+                "a splitter of sklearn.model_selection, a number of folds, or a list of (training, test) rows",
+                "Type cv=5, say.",
+            )
+        ) from None
+
+
+def as_rows(*columns: Any) -> list[Any]:
+    """X, y, weights and groups in forms whose rows can be taken, checked to be equally long.
+
+    Raises:
+        UsageError: they are not.
+    """
+    from sklearn.utils import indexable
+
+    try:
+        return list(indexable(*columns))
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            explain(
+                "search(X, y, sample_weight, groups)",
+                str(error),
+                "as many rows in each of them: arrays, lists, DataFrames, Series or sparse matrices",
+                "Check how they were split.",
+            )
+        ) from error
+
+
+def take(rows: Any, *columns: Any) -> list[Any]:
+    """These rows of each column, in the form that it has (a DataFrame stays one); None stays None."""
+    from sklearn.utils import _safe_indexing  # in scikit-learn's public reference, underscore or not
+
+    return [None if column is None else _safe_indexing(column, rows) for column in columns]
+
+
+def fit(model: Any, X: Any, y: Any, sample_weight: Any) -> Any:
+    """Fits an estimator, with weights where it takes any. A pipeline hands them to its last step.
+
+    Returns:
+        The estimator.
+    """
+    if sample_weight is None:
+        return model.fit(X, y)
+    name = _name_of_weights(model)
+    if name is None:
+        warnings.warn(
+            explain(
+                f"search(sample_weight=...) with {type(model).__name__}",
+                "an estimator whose fit takes no weights, so it was trained without; its score has them",
+                "estimators whose fit has sample_weight",
+                "Choose another estimator, or leave sample_weight out.",
+            ),
+            stacklevel=2,
+        )
+        return model.fit(X, y)
+    return model.fit(X, y, **{name: np.asarray(sample_weight)})
+
+
+def _name_of_weights(model: Any) -> str | None:
+    """The keyword of `fit` that weights go by, None if there is none.
+
+    scikit-learn wraps `fit` (since 1.3), so only a signature that looks through wrappers tells the truth.
+    """
+    from sklearn.pipeline import Pipeline
+
+    if isinstance(model, Pipeline):
+        last, estimator = model.steps[-1]
+        name = None if estimator in (None, "passthrough") else _name_of_weights(estimator)
+        return None if name is None else f"{last}__{name}"
+    return "sample_weight" if _takes(model.fit, "sample_weight") else None
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
+def measure(
+    model: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    *,
+    scoring: Callable[..., float] | None,
+    metrics: Sequence[Callable[..., float]],
+) -> dict[str, float]:
+    """The score and the metrics of a fitted estimator on rows that it has not seen.
+
+    Args:
+        model: fitted.
+        X: rows.
+        y: targets, or None.
+        sample_weight: weights, or None.
+        scoring: a scorer; None: the estimator's `score`.
+        metrics: functions of (true targets, predicted targets).
+
+    Returns:
+        "score", and each metric by its name.
+    """
+    weights = None if sample_weight is None else np.asarray(sample_weight)
+    if scoring is None:
+        score = _weighted(model.score, weights, X, y)
+    else:
+        score = _weighted(scoring, weights, model, X, y, judge=getattr(scoring, "_score_func", scoring))
+    measured = {"score": float(score)}
+    if metrics:
+        predicted = model.predict(X)
+        measured.update({metric.__name__: float(_weighted(metric, weights, y, predicted)) for metric in metrics})
+    return measured
+
+
+def _weighted(function: Callable[..., Any], weights: Any, *args: Any, judge: Callable[..., Any] | None = None) -> Any:
+    """Calls a score with weights where it takes them; `judge` is the function inside a scorer."""
+    if weights is None or not _takes(judge or function, "sample_weight"):
+        return function(*args)
+    return function(*args, sample_weight=weights)

@@ -1,0 +1,266 @@
+"""The tuner of scikit-learn's estimators: one execution per fold, and a winner that is trained on all rows."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from manyfit.core import seeds
+from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
+from manyfit.oracles import Oracle, Trial
+from manyfit.space.discovery import discover
+from manyfit.training.seeding import seeded
+from manyfit.tuners import sklearn_folds as folds
+from manyfit.tuners.base_tuner import BaseTuner
+
+
+class SklearnTuner(BaseTuner):
+    """Searches the hyperparameters of scikit-learn's estimators and pipelines, by cross-validation.
+
+    Every fold is an execution, so `results()` has one row per fold, and a trial's score is their mean. Estimators
+    that rank among the best `num_kept_models` are trained once more on all rows; `get_best_models` returns those.
+    Estimators without a `random_state` of their own draw from the trial's seed.
+
+    Args:
+        oracle: decides what is tried; its objective is `kt.Objective("score", "max")`, or the name of one of
+            `metrics` with its direction.
+        hypermodel: a function that takes `HyperParameters` and returns an estimator or a pipeline, or a `HyperModel`.
+        scoring: a scorer as `sklearn.metrics.make_scorer` makes them, or its name; None: the estimator's `score`.
+        metrics: functions of `sklearn.metrics`, one or a list, that are measured on every fold as well.
+        cv: a splitter of scikit-learn, a number of folds, or a list of (training rows, test rows); None:
+            `KFold(5, shuffle=True, random_state=1)`.
+        num_kept_models: estimators are kept for so many best trials, and deleted for the rest.
+        **kwargs: see `BaseTuner`.
+
+    Raises:
+        ImportError: scikit-learn is not installed: `pip install manyfit[sklearn]`.
+        UsageError: no `hypermodel`, an objective that nothing measures, or `num_kept_models` below 1.
+        UsageTypeError: `scoring` or `metrics` cannot be called.
+
+    Example:
+
+    >>> import tempfile
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from manyfit import Objective
+    >>> from manyfit.oracles.searches import GridSearchOracle
+    >>> def build(hp):
+    ...     return LogisticRegression(C=hp.Choice("C", [0.01, 1.0]), max_iter=500)
+    >>> oracle = GridSearchOracle(Objective("score", "max"))
+    >>> tuner = SklearnTuner(oracle, build, directory=tempfile.mkdtemp())
+    >>> tuner.search(*load_iris(return_X_y=True), verbose=0)
+    >>> tuner.get_best_hyperparameters()[0].values
+    {'C': 1.0}
+    >>> tuner.get_best_models()[0].predict([[5.1, 3.5, 1.4, 0.2]])
+    array([0])
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        hypermodel: Any = None,
+        scoring: Callable[..., float] | str | None = None,
+        metrics: Callable[..., float] | Sequence[Callable[..., float]] | None = None,
+        cv: Any = None,
+        *,
+        num_kept_models: int = 10,
+        **kwargs: Any,
+    ) -> None:
+        folds.import_sklearn("SklearnTuner")
+        if hypermodel is None and type(self).run_trial is SklearnTuner.run_trial:
+            raise UsageError(
+                explain(
+                    "SklearnTuner",
+                    "Received `hypermodel=None`",
+                    "a hypermodel, or a subclass that overrides run_trial",
+                    "Type kt.SklearnTuner(oracle, build_model).",
+                )
+            )
+        if isinstance(num_kept_models, bool) or not hasattr(num_kept_models, "__index__") or num_kept_models < 1:
+            raise UsageError(
+                explain("num_kept_models", num_kept_models, "a whole number of at least 1", "Type 1, say.")
+            )
+        self.scoring = folds.as_scorer(scoring)
+        self.metrics = folds.as_metrics(metrics)
+        self.cv = folds.as_splitter(cv)
+        self.num_kept_models = num_kept_models
+        self._splits: list[tuple[Any, Any]] = []
+        if isinstance(oracle, Oracle) and type(self).run_trial is SklearnTuner.run_trial:
+            self._check_objective(oracle)
+        super().__init__(oracle, hypermodel, **kwargs)
+
+    def _check_objective(self, oracle: Oracle) -> None:
+        measured = ["score", *(metric.__name__ for metric in self.metrics)]
+        missing = [name for name in oracle.objective.names if name not in measured]
+        if missing:
+            raise UsageError(
+                explain(
+                    "SklearnTuner(oracle)",
+                    f"an oracle with the objective {missing[0]!r}",
+                    f"one of {', '.join(measured)}",
+                    'Type objective=kt.Objective("score", "max") where the oracle is made.',
+                )
+            )
+
+    def _populate_initial_space(self) -> None:
+        super()._populate_initial_space()
+        if self.hypermodel is not None:
+            self.oracle.update_space(discover(self.hypermodel.build, self.oracle.get_space()))
+
+    def search(self, X: Any, y: Any = None, sample_weight: Any = None, groups: Any = None, **kwargs: Any) -> None:
+        """Searches by cross-validation.
+
+        Args:
+            X: rows: an array, a list, a DataFrame, or a sparse matrix.
+            y: their targets: an array, a list, or a Series; None for estimators that need none.
+            sample_weight: one weight per row; reaches `fit`, the score and the metrics.
+            groups: one label per row, for splitters such as `GroupKFold`.
+            **kwargs: `verbose=0` prints nothing; what else there is goes to `run_trial`.
+
+        Raises:
+            UsageError: X, y, weights and groups of different length, or folds that the splitter cannot make of them.
+            SearchError: every trial failed, or too many in a row did. What finished before is kept.
+        """
+        verbose = kwargs.pop("verbose", 1)
+        X, y, sample_weight, groups = folds.as_rows(X, y, sample_weight, groups)
+        if type(self).run_trial is SklearnTuner.run_trial:
+            # Once for the whole search, so that all trials are measured on the same folds, also after a restart.
+            with seeded(seeds.seed_of(self.oracle.seed, "folds")):
+                self._splits = self._split(X, y, groups)
+        super().search(X, y, sample_weight=sample_weight, groups=groups, verbose=verbose, **kwargs)
+
+    def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+        # KerasTuner's signature of `run_trial` has no `verbose`, so overrides of it have none.
+        super()._run_trials(fit_args, {name: value for name, value in fit_kwargs.items() if name != "verbose"})
+
+    def _split(self, X: Any, y: Any, groups: Any) -> list[tuple[Any, Any]]:
+        from sklearn.base import is_classifier
+        from sklearn.model_selection import check_cv
+
+        assert self.hypermodel is not None  # our bug: __init__ checks it
+        splitter = self.cv
+        if not hasattr(splitter, "split"):  # a number: stratified where the estimator is a classifier
+            model = self.hypermodel.build(self.oracle.get_space())
+            splitter = check_cv(splitter, y, classifier=is_classifier(model))
+        try:
+            return list(splitter.split(X, y, groups))
+        except ValueError as error:
+            raise UsageError(
+                explain(
+                    f"search(...) with cv={splitter!r}",
+                    f"rows that it cannot split: {error}",
+                    "as many rows and groups as it has folds",
+                    "Type cv=3, say, or pass groups=.",
+                )
+            ) from error
+
+    def run_trial(
+        self, trial: Trial, X: Any, y: Any, sample_weight: Any = None, groups: Any = None, **kwargs: Any
+    ) -> Any:
+        """Cross-validates one configuration, and trains it on all rows if it ranks among the best.
+
+        Args:
+            trial: `trial.hyperparameters` holds the values to use.
+            X: rows.
+            y: targets.
+            sample_weight: weights of the rows, or None.
+            groups: groups of the rows, or None; the folds respect them already.
+            **kwargs: further keyword arguments of `search`, for overrides.
+
+        Returns:
+            One mapping per fold: "score", and the metrics by name.
+        """
+        del groups, kwargs
+        measured = []
+        for training, testing in self._splits or self._split(X, y, None):
+            model = self._fit(trial, *folds.take(training, X, y, sample_weight))
+            rows = folds.take(testing, X, y, sample_weight)
+            measured.append(folds.measure(model, *rows, scoring=self.scoring, metrics=self.metrics))
+        if self._ranks_high(measured):
+            self.save_model(trial.trial_id, self._fit(trial, X, y, sample_weight))
+        return measured
+
+    def _fit(self, trial: Trial, X: Any, y: Any, sample_weight: Any) -> Any:
+        assert self.hypermodel is not None  # our bug: __init__ checks it
+        model = self.hypermodel.build(trial.hyperparameters)
+        if not hasattr(model, "fit"):
+            raise FatalTypeError(
+                explain(
+                    "hypermodel.build(hp)",
+                    f"{model!r} of type {type(model).__name__}",
+                    "an estimator or a pipeline of scikit-learn",
+                    "End the build function with `return model`.",
+                )
+            )
+        return folds.fit(model, X, y, sample_weight)
+
+    def _ranks_high(self, measured: Iterable[dict[str, float]]) -> bool:
+        """Whether these folds put a trial among the best that are kept."""
+        objective = self.oracle.objective
+        losses = [objective.loss(objective.get_value(fold)) for fold in measured]
+        best = self.oracle.get_best_trials(self.num_kept_models)
+        if len(best) < self.num_kept_models or best[-1].score is None:
+            return True
+        return sum(losses) / len(losses) < objective.loss(best[-1].score)
+
+    def _after_trial(self, trial: Trial) -> None:
+        kept = {best.trial_id for best in self.oracle.get_best_trials(self.num_kept_models)}
+        for path in Path(self.project_dir).glob("trial_*/model.pickle"):
+            if path.parent.name.removeprefix("trial_") not in kept:
+                path.unlink()
+                if not any(path.parent.iterdir()):
+                    path.parent.rmdir()
+
+    def save_model(self, trial_id: str, model: Any, step: int = 0) -> None:
+        """Pickles a trial's estimator into the trial's folder."""
+        del step
+        self._path(trial_id).parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path(trial_id).with_suffix(".partial")
+        partial.write_bytes(pickle.dumps(model))
+        partial.replace(self._path(trial_id))  # a process that is killed leaves no half file behind
+
+    def load_model(self, trial: Trial) -> Any:
+        """A trial's estimator, trained on all rows of the search. Pickles run code: load only your own projects.
+
+        Args:
+            trial: a completed trial.
+
+        Raises:
+            UsageError: its estimator was not kept.
+        """
+        path = self._path(trial.trial_id)
+        if not path.exists():
+            raise UsageError(
+                explain(
+                    f"load_model(trial {trial.trial_id})",
+                    "a trial whose estimator was not kept",
+                    f"one of the best {self.num_kept_models} trials",
+                    "Construct the tuner with a larger num_kept_models=, or fit tuner.hypermodel.build(hp) yourself.",
+                )
+            )
+        return pickle.loads(path.read_bytes())
+
+    def _path(self, trial_id: str) -> Path:
+        return Path(self.project_dir) / f"trial_{trial_id}" / "model.pickle"
+
+    def get_best_models(self, num_models: int = 1) -> list[Any]:
+        """The estimators of the best trials, trained on all rows of the search, best first.
+
+        Args:
+            num_models: how many, at most `num_kept_models`; fewer come back when fewer trials completed.
+
+        Raises:
+            UsageTypeError: `num_models` is no whole number.
+        """
+        if isinstance(num_models, bool) or not hasattr(num_models, "__index__"):
+            raise UsageTypeError(
+                explain(
+                    "get_best_models(num_models)",
+                    f"{type(num_models).__name__}",
+                    "how many estimators are wanted: a whole number",
+                    "Type get_best_models(1)[0] for the best one.",
+                )
+            )
+        return super().get_best_models(num_models)
