@@ -27,11 +27,13 @@ class Kept:
 
     predictions: np.ndarray  # (n, C) float32
     row_ids: np.ndarray  # (n,) uint64
-    rows: np.ndarray  # (n,) positions among the rows that were predicted
+    rows: np.ndarray  # (n,) their places in the data set
 
 
 def row_identities(*columns: Any) -> np.ndarray:
     """(n,) uint64 identities of rows, from their content: equal rows have equal identities, on every machine.
+
+    Numbers are compared in single precision, so it does not matter in which type they are given.
 
     Args:
         *columns: arrays with n rows each, for instance x and y; dictionaries and lists of arrays are fine.
@@ -46,7 +48,7 @@ def row_identities(*columns: Any) -> np.ndarray:
     >>> bool(a[0] == b[1] and a[1] == b[0] and a[0] != a[1])
     True
     """
-    arrays = [np.ascontiguousarray(array) for column in columns for array in _flat(column)]
+    arrays = [_comparable(array) for column in columns for array in _flat(column)]
     lengths = {len(array) for array in arrays}
     if len(lengths) != 1:
         raise UsageError(
@@ -66,13 +68,24 @@ def row_identities(*columns: Any) -> np.ndarray:
     return identities
 
 
+def _comparable(array: Any) -> np.ndarray:
+    array = np.asarray(array)
+    if array.dtype.kind in "biuf":
+        array = array.astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0
+    return np.ascontiguousarray(array.reshape(-1, 1) if array.ndim == 1 else array)
+
+
 def _flat(column: Any) -> list[Any]:
     if isinstance(column, dict):
         return [column[name] for name in sorted(column)]
-    return list(column) if isinstance(column, list | tuple) else [np.asarray(column)]
+    if isinstance(column, list | tuple) and column and np.ndim(column[0]) > 0:
+        return list(column)
+    return [column]
 
 
-def pack(predictions: Any, row_ids: np.ndarray, *, max_bytes: int = MAX_BYTES) -> bytes:
+def pack(
+    predictions: Any, row_ids: np.ndarray, *, max_bytes: int = MAX_BYTES, positions: np.ndarray | None = None
+) -> bytes:
     """Makes bytes of predictions.
 
     Above the cap, rows are left out: those with the largest identities, so that all trials of a search keep the same.
@@ -81,6 +94,7 @@ def pack(predictions: Any, row_ids: np.ndarray, *, max_bytes: int = MAX_BYTES) -
         predictions: (n,) or (n, C).
         row_ids: (n,) from `row_identities`.
         max_bytes: of the half-precision array.
+        positions: (n,) places of the rows in their data set; None: 0, 1, 2, ...
 
     Raises:
         UsageError: predictions and identities differ in number.
@@ -113,7 +127,7 @@ def pack(predictions: Any, row_ids: np.ndarray, *, max_bytes: int = MAX_BYTES) -
         buffer,
         values=small.astype(np.float16),
         row_ids=np.asarray(row_ids, dtype=np.uint64)[rows],
-        rows=rows,
+        rows=rows if positions is None else np.asarray(positions)[rows],
         shift=shift,
         scale=scale,
         logarithmic=np.array(logarithmic),

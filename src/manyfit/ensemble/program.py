@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from manyfit.ensemble.batches import count_rows, padded, slice_rows, sliceable
 from manyfit.ensemble.members import Member, as_columns, emits_logits, link, model_predictions
 
 _CHECKED_ROWS = 16
@@ -29,14 +30,14 @@ class Program:
         self.members = list(members)
         self.models = [model for member in members for model in member.models]
         self.stacked = True
-        self.compiled = _backend() == "jax" and len(self.models) > 1 and all(m.all_keras for m in members)
+        self.compiled = backend() == "jax" and len(self.models) > 1 and all(m.all_keras for m in members)
         self._groups: list[_Group] = []
         self._run: Callable[..., list[Any]] | None = None
         self._checked = False
 
     def predict(self, x: Any, *, batch_size: int) -> list[np.ndarray]:
         """One (n, C) array per member."""
-        if not self.compiled or not _sliceable(x):
+        if not self.compiled or not sliceable(x):
             return [member.predict(x, batch_size=batch_size) for member in self.members]
         if not self._checked:
             self._check(x, batch_size)
@@ -53,7 +54,7 @@ class Program:
 
     def _check(self, x: Any, batch_size: int) -> None:
         """Settles the layout: the fastest that agrees with `model.predict`."""
-        few = _slice(x, 0, _CHECKED_ROWS)
+        few = slice_rows(x, 0, _CHECKED_ROWS)
         truth = [model_predictions(model, few, batch_size) for model in self.models]
         for stacked in (True, False):
             self.stacked = stacked
@@ -74,7 +75,7 @@ class Program:
         by_structure: dict[str, list[int]] = {}
         for index, model in enumerate(self.models):
             alone = not self.stacked or (on_cpu and _has_convolution(model))
-            by_structure.setdefault(f"alone {index}" if alone else _structure(model), []).append(index)
+            by_structure.setdefault(f"alone {index}" if alone else structure_of(model), []).append(index)
         self._groups = [_Group([self.models[i] for i in indices], indices) for indices in by_structure.values()]
         groups = self._groups
 
@@ -85,11 +86,11 @@ class Program:
 
     def _outputs(self, x: Any, batch_size: int) -> list[np.ndarray]:
         assert self._run is not None
-        num_rows = _num_rows(x)
+        num_rows = count_rows(x)
         size = min(batch_size, 1 << max(num_rows - 1, 0).bit_length())
         variables = [group.variables() for group in self._groups]
         parts = [
-            self._run(variables, _padded(_slice(x, start, start + size), size)) for start in range(0, num_rows, size)
+            self._run(variables, padded(slice_rows(x, start, start + size), size)) for start in range(0, num_rows, size)
         ]  # all batches are queued before the first is fetched
         answers: list[np.ndarray] = [np.empty(0)] * len(self.models)
         for position, group in enumerate(self._groups):
@@ -137,14 +138,15 @@ class _Group:
         return jax.vmap(one)(*variables)
 
 
-def _backend() -> str:
+def backend() -> str:
+    """Keras's backend; empty where Keras is not loaded."""
     import sys
 
     keras = sys.modules.get("keras")
     return keras.backend.backend() if keras is not None else ""
 
 
-def _structure(model: Any) -> str:
+def structure_of(model: Any) -> str:
     """A text that is equal for models that differ in their variables only."""
     shapes = [tuple(v.shape) for v in model.variables] + [str(v.dtype) for v in model.variables]
     try:
@@ -169,41 +171,6 @@ def _essence(config: Any) -> Any:
 
 def _has_convolution(model: Any) -> bool:
     return any("Conv" in type(layer).__name__ for layer in model._flatten_layers())
-
-
-def _sliceable(x: Any) -> bool:
-    if isinstance(x, dict):
-        return bool(x) and all(_sliceable(value) for value in x.values())
-    if isinstance(x, list | tuple):
-        return bool(x) and all(isinstance(value, np.ndarray) for value in x)
-    return isinstance(x, np.ndarray) and x.dtype.kind in "biuf" and len(x) > 0
-
-
-def _map(x: Any, function: Callable[[np.ndarray], Any]) -> Any:
-    if isinstance(x, dict):
-        return {key: function(value) for key, value in x.items()}
-    if isinstance(x, list | tuple):
-        return [function(value) for value in x]
-    return function(x)
-
-
-def _num_rows(x: Any) -> int:
-    first = next(iter(x.values())) if isinstance(x, dict) else x[0] if isinstance(x, list | tuple) else x
-    return len(first)
-
-
-def _slice(x: Any, start: int, stop: int) -> Any:
-    return _map(x, lambda array: array[start:stop].astype(np.float32) if array.dtype.kind == "f" else array[start:stop])
-
-
-def _padded(x: Any, size: int) -> Any:
-    """Repeats the last row up to `size`, so that one compiled shape serves all batches."""
-    return _map(
-        x,
-        lambda array: (
-            np.concatenate([array, np.repeat(array[-1:], size - len(array), 0)]) if len(array) < size else array
-        ),
-    )
 
 
 def _close(output: np.ndarray, right: np.ndarray) -> bool:

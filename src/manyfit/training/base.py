@@ -35,6 +35,7 @@ class Task:
     split_for: Callable[[Plan], Split] | None = (
         None  # which rows of x and y train and validate; None: as the arguments say
     )
+    keep: Callable[[Plan, Any], None] | None = None  # called with the model of the best epoch where weights are written
 
 
 class Supply(Protocol):

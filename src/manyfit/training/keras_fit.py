@@ -133,8 +133,13 @@ class _Run:
             result.ending, result.message = judge(result.history, self.task.objective, stopped=stopped)
             result.ending, result.message = self.loss_scale.judged(result.ending, result.message)
         if plan.weights_path is not None and result.ending.has_score:
-            weights = self.keeper.weights or self.model.get_weights()
+            latest = self.model.get_weights()
+            weights = self.keeper.weights or latest
             write_weights(plan.weights_path, weights, build_config=self.model.get_build_config())
+            if self.task.keep is not None:
+                self.model.set_weights(weights)
+                self.task.keep(plan, self.model)
+                self.model.set_weights(latest)  # a paused execution goes on from here
 
 
 def fit(model: keras.Model, plan: Plan, task: Task, *, callbacks: list[keras.callbacks.Callback]) -> Any:

@@ -2,20 +2,253 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.ensemble.archive import Archive, Labels
+from manyfit.ensemble.ensemble import Ensemble
+from manyfit.ensemble.kept import Kept
+from manyfit.ensemble.members import Member
+from manyfit.oracles import Trial
 from manyfit.training.base import Task
 from manyfit.training.fit_arguments import validation_rows
 
+if TYPE_CHECKING:
+    from manyfit.tuners.tuner import Tuner
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidate:
+    """A model of a search, or the models of its folds, with what was kept of its predictions."""
+
+    name: str
+    kept: Kept
+    configuration: Mapping[str, Any]
+    load: Callable[[], Any]  # one model, or a list of fold models
+
+    def member(self, rows: np.ndarray) -> Member:
+        """The member, without its model, on some of the rows that were kept."""
+        return Member(
+            self.name,
+            predictions=self.kept.predictions[rows],
+            row_ids=self.kept.row_ids[rows],
+            configuration=dict(self.configuration),
+        )
+
+
+def ensemble_of_searches(tuners: Sequence[Tuner], **options: Any) -> Ensemble | None:
+    """Fits an ensemble on the predictions that searches kept, and loads only the models that get weight.
+
+    Args:
+        tuners: one or several; rows are matched by their identities, and rows that not all of them predicted are
+            left out.
+        **options: of `Ensemble.fit`.
+
+    Returns:
+        The ensemble; None if nothing was kept.
+
+    Raises:
+        UsageError: predictions of other rows than the labels', or projects without a row (and its target) in common.
+    """
+    projects = [(tuner, list(candidates_of(tuner)), _archive(tuner).labels()) for tuner in tuners]
+    if any(labels is None or not found for _, found, labels in projects):
+        lacking = next(tuner for tuner, found, labels in projects if labels is None or not found)
+        if len(tuners) == 1:
+            return None
+        raise UsageError(
+            explain(
+                "ensemble(others)",
+                f'project "{lacking.project_dir}", which keeps no predictions together with models',
+                "searches whose validation rows are arrays",
+                "Search there with validation_data=(x, y) and keep_predictions=True, or pass models, x and y.",
+            )
+        )
+    prefix = [f"{tuner.project_name}, " if len(tuners) > 1 else "" for tuner in tuners]
+    named = [
+        dataclasses.replace(one, name=before + one.name)
+        for before, (_, found, _) in zip(prefix, projects, strict=True)
+        for one in found
+    ]
+    places = shared_rows([one.kept.row_ids for one in named])
+    labels = [labels for _, found, labels in projects for _ in found]
+    y, weight = _labels_of(named, places, labels)
+    members = [one.member(rows) for one, rows in zip(named, places, strict=True)]
+    budget = getattr(options.get("settings"), "budget", None)
+    costs_count = budget is not None and (budget.max_bytes is not None or budget.max_latency_seconds is not None)
+    # The first model tells the task by the loss it was compiled with; a budget has to weigh all of them.
+    members = [
+        dataclasses.replace(member, model=one.load()) if costs_count or one is named[0] else member
+        for member, one in zip(members, named, strict=True)
+    ]
+    ensemble = Ensemble.fit(members, y, **{"sample_weight": weight, **options})
+    used = set(ensemble.pool.support.tolist())
+    models = [
+        one.load() if index in used and not member.models else None
+        for index, (one, member) in enumerate(zip(named, members, strict=True))
+    ]
+    ensemble = ensemble.with_models(models)
+    total = max(len(one.kept.row_ids) for one in named)
+    if len(y) < total:
+        ensemble.notes.append(
+            f"Weights are learned on the {len(y)} rows, of up to {total}, that all searches predicted."
+        )
+    return ensemble
+
+
+def candidates_of(tuner: Tuner) -> Iterator[Candidate]:
+    """The models of a search whose weights and predictions are both there, best trial first.
+
+    Executions of one trial that predicted the same rows are seeds of one configuration, a candidate each; those that
+    predicted different rows are its folds, one candidate together.
+    """
+    archive = _archive(tuner)
+    for trial in tuner.oracle.get_best_trials(tuner.num_kept_models):
+        executions = [
+            e for e in archive.executions(trial.trial_id) if e in trial.executions and tuner.has_model(trial, e)
+        ]
+        parts = [kept for e in executions if (kept := archive.get(trial.trial_id, [e])) is not None]
+        name, values = f"trial {trial.trial_id}", trial.hyperparameters.values
+        if len(parts) > 1 and any(not np.array_equal(part.rows, parts[0].rows) for part in parts):
+            together = archive.get(trial.trial_id, executions)
+            assert together is not None  # our bug: its parts are there
+            yield Candidate(name, together, values, _loader(tuner, trial, executions))
+            continue
+        best = best_execution(tuner, trial)
+        order = sorted(zip(executions, parts, strict=True), key=lambda pair: (pair[0] != best, pair[0]))
+        for number, (execution, part) in enumerate(order):
+            yield Candidate(
+                name if number == 0 else f"{name} ({number + 1})", part, values, _loader(tuner, trial, execution)
+            )
+
+
+def best_execution(tuner: Tuner, trial: Trial) -> int:
+    """The execution of a trial with the best score."""
+    loss = tuner.oracle.objective.loss
+    return min(trial.executions, key=lambda index: loss(trial.executions[index].score), default=0)
+
+
+def _loader(tuner: Tuner, trial: Trial, executions: Any) -> Callable[[], Any]:
+    if isinstance(executions, list):
+        return lambda: [tuner.load_model(trial, execution) for execution in executions]
+    return lambda: tuner.load_model(trial, executions)
+
+
+def _archive(tuner: Tuner) -> Archive:
+    return tuner.predictions_archive
+
+
+def shared_rows(row_ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """For each array of row identities, where the rows lie that all of them have, in one common order.
+
+    Rows that are there several times are matched as often as all arrays have them.
+
+    Raises:
+        UsageError: no row is in all of them.
+
+    Example:
+
+    >>> [rows.tolist() for rows in shared_rows([np.array([7, 8, 9]), np.array([9, 5, 7])])]
+    [[0, 2], [2, 0]]
+    """
+    if all(np.array_equal(ids, row_ids[0]) for ids in row_ids):
+        return [np.arange(len(ids)) for ids in row_ids]
+    places: list[dict[tuple[int, int], int]] = []
+    for ids in row_ids:
+        seen: dict[int, int] = {}
+        here: dict[tuple[int, int], int] = {}
+        for place, identity in enumerate(ids.tolist()):
+            seen[identity] = seen.get(identity, -1) + 1
+            here[identity, seen[identity]] = place
+        places.append(here)
+    common = [key for key in places[0] if all(key in here for here in places[1:])]
+    if not common:
+        raise UsageError(
+            explain(
+                "ensemble()",
+                "kept predictions of different rows: not one, with its target, is common to all members",
+                "searches that validated on the same rows",
+                "Pass the same validation_data=(x, y) to every search, or pass models, x= and y=.",
+            )
+        )
+    return [np.array([here[key] for key in common]) for here in places]
+
+
+def _labels_of(
+    candidates: Sequence[Candidate], places: Sequence[np.ndarray], labels: Sequence[Labels | None]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Targets and sample weights of the shared rows, after a check that every candidate's rows are the labels'."""
+    y = weight = None
+    for one, rows, own in zip(candidates, places, labels, strict=True):
+        assert own is not None  # our bug: the caller asks
+        where = one.kept.rows[rows]
+        if where.max() >= len(own.row_ids) or not np.array_equal(own.row_ids[where], one.kept.row_ids[rows]):
+            raise _misaligned(one.name)
+        if y is None:
+            y, weight = own.y[where], None if own.sample_weight is None else own.sample_weight[where]
+    assert y is not None  # our bug: there is a candidate
+    return y, weight
+
+
+def _misaligned(name: str) -> UsageError:
+    return UsageError(
+        explain(
+            f"ensemble(), {name}",
+            "kept predictions of other rows than the latest search's validation rows",
+            "predictions of the same rows from every member",
+            "Pass x= and y= to have one set of rows predicted by all, or search again with overwrite=True.",
+        )
+    )
+
+
+def kept_predictions(tuner: Tuner, models: Sequence[Any]) -> tuple[dict[str, np.ndarray], Any, Any] | None:
+    """What a search kept for the trials of these models: predictions by member, y, sample weights.
+
+    Returns:
+        None where something was not kept, or the rows of the trials differ by what the size cap left out.
+
+    Raises:
+        UsageError: a model that this tuner did not make, or predictions of other rows than the labels'.
+    """
+    labels = _archive(tuner).labels()
+    by_trial: dict[str, Kept | None] = {}
+
+    def look_up(trial_id: str) -> np.ndarray:
+        if trial_id not in by_trial:
+            by_trial[trial_id] = _kept_of_trial(tuner, tuner.oracle.get_trial(trial_id))
+        kept = by_trial[trial_id]
+        return np.empty(0) if kept is None else kept.predictions
+
+    predictions = member_predictions(models, tuner._trial_of_model, look_up)
+    found = [kept for kept in by_trial.values() if kept is not None]
+    if labels is None or len(found) < len(by_trial):
+        return None
+    for trial_id, kept in zip(by_trial, found, strict=True):
+        if kept.rows.max() >= len(labels.row_ids) or not np.array_equal(labels.row_ids[kept.rows], kept.row_ids):
+            raise _misaligned(f"trial {trial_id}")
+    rows = found[0].rows
+    if any(not np.array_equal(kept.rows, rows) for kept in found):
+        return None
+    return predictions, labels.y[rows], None if labels.sample_weight is None else labels.sample_weight[rows]
+
+
+def _kept_of_trial(tuner: Tuner, trial: Trial) -> Kept | None:
+    archive = _archive(tuner)
+    parts = {e: archive.get(trial.trial_id, [e]) for e in sorted(trial.executions)}
+    first = next(iter(parts.values()), None)
+    if first is None or any(part is None for part in parts.values()):
+        return parts.get(best_execution(tuner, trial))
+    if all(np.array_equal(part.rows, first.rows) for part in parts.values() if part is not None):
+        return parts[best_execution(tuner, trial)]
+    return archive.get(trial.trial_id, list(parts))
+
 
 def member_predictions(
-    models: Sequence[keras.Model],
-    trial_ids: Mapping[keras.Model, str],
+    models: Sequence[Any],
+    trial_ids: Mapping[Any, str],
     predict: Callable[[str], np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Predictions on rows that no member trained on, by the member's name.
@@ -37,7 +270,7 @@ def member_predictions(
             raise UsageError(
                 explain(
                     "ensemble(models)",
-                    f"{model.name}, a model that this tuner did not make",
+                    f"{getattr(model, 'name', type(model).__name__)}, a model that this tuner did not make",
                     "models from tuner.retrain() or tuner.get_best_models()",
                     "For other models type kt.Ensemble.fit(models, y, x=x) with rows that none of them trained on.",
                 )

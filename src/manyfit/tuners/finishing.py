@@ -11,6 +11,7 @@ import keras
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.ensemble.ensemble import Ensemble
+from manyfit.ensemble.members import model_predictions
 from manyfit.finish import confirm as confirming
 from manyfit.finish import cross_validation as crossing
 from manyfit.finish import evaluation as evaluating
@@ -22,6 +23,7 @@ from manyfit.store import ProjectStore
 from manyfit.training.base import Task, Trainer
 from manyfit.training.fit_arguments import check_retrain, fit_data
 from manyfit.training.model_options import ModelOptions
+from manyfit.tuners import ensembling
 from manyfit.tuners.ensembling import member_predictions, validation_data
 
 
@@ -171,34 +173,63 @@ class Finishing:
         return models
 
     def ensemble(
-        self, models: Sequence[keras.Model] | None = None, x: Any = None, y: Any = None, **options: Any
+        self,
+        models: Sequence[Any] | None = None,
+        x: Any = None,
+        y: Any = None,
+        *,
+        others: Sequence[Any] = (),
+        **options: Any,
     ) -> Ensemble:
         """Combines models; weights are learned on rows that no search-time model trained on.
 
+        The search kept every trial's predictions of its validation rows (or of the rows its folds held out), so
+        nothing is trained, and only models that get weight are loaded. It works in a later process, too, without data.
+
         Args:
-            models: from `retrain` or `get_best_models`; None takes the best five of the search.
-            x: rows to learn the weights from; None takes the validation rows of the latest `search`, after a
-                cross-validated one all rows, each predicted by the fold model that did not train on it.
+            models: from `retrain` or `get_best_models`; None takes the best trials whose models were kept, all seeds of
+                each.
+            x: rows to learn the weights from; None takes the rows whose predictions the search kept.
             y: their labels.
+            others: further tuners whose models compete for weight: other brands, other projects. Their searches must
+                have validated on the same rows, in any order.
             **options: see `Ensemble.fit`: `method` ("auto", "uniform", "nelder-mead", ...), `metric`, `sample_weight`.
 
         Returns:
             The ensemble. When no gain over the single best member is proven, it is that member, and says so.
 
         Raises:
-            UsageError: a model that this tuner did not make, or no validation rows.
+            UsageError: a model that this tuner did not make, no validation rows, or members that predicted different
+                rows.
         """
-        models = self.get_best_models(5) if models is None else list(models)
-        if x is None and self._fold_plan is not None:
-            predictions, y, options["sample_weight"] = self._out_of_fold_predictions(models)
-        else:
-            if x is None:
-                x, y, options["sample_weight"] = validation_data(self._task)
-            predict = lambda trial_id: self.load_model(self.oracle.get_trial(trial_id)).predict(x, verbose=0)  # noqa: E731
-            predictions = member_predictions(models, self._trial_of_model, predict)
-        ensemble = Ensemble.fit(predictions=predictions, y=y, models=models, **{"seed": self.oracle.seed, **options})
+        options = {"seed": self.oracle.seed, **options}
+        ensemble = None
+        if x is None and models is None:
+            ensemble = ensembling.ensemble_of_searches([self, *others], **options)  # type: ignore[list-item]
+        elif others:
+            got = "models= or x= besides"
+            raise UsageError(
+                explain("ensemble(others)", got, "the predictions that searches kept", "Leave models, x and y out.")
+            )
+        if ensemble is None:
+            models = self.get_best_models(5) if models is None else list(models)
+            predictions, y, weight = self._predictions_of(models, x, y)
+            options = {"sample_weight": weight, **options}
+            ensemble = Ensemble.fit(predictions=predictions, y=y, models=models, **options)
         self._final["ensemble"] = ensemble
         return ensemble
+
+    def _predictions_of(self, models: Sequence[Any], x: Any, y: Any) -> tuple[Mapping[str, Any], Any, Any]:
+        """Predictions by search-time models on rows that they did not train on, with y and sample weights."""
+        if x is None:
+            kept = ensembling.kept_predictions(self, models)  # type: ignore[arg-type]
+            if kept is not None:
+                return kept
+            if self._fold_plan is not None:
+                return self._out_of_fold_predictions(models)
+        x, y, weight = (x, y, None) if x is not None else validation_data(self._task)
+        predict = lambda trial_id: model_predictions(self.load_model(self.oracle.get_trial(trial_id)), x, 1024)  # noqa: E731
+        return member_predictions(models, self._trial_of_model, predict), y, weight
 
     def _out_of_fold_predictions(self, models: Sequence[keras.Model]) -> tuple[Mapping[str, Any], Any, Any]:
         plan, task = self._fold_plan, self._task

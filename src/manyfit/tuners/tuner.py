@@ -13,6 +13,7 @@ import keras
 
 from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
 from manyfit.core.records import Plan, Result, Values
+from manyfit.ensemble.archive import Archive
 from manyfit.finish.cross_validation import FoldPlan, fold_plan
 from manyfit.finish.retrain import ListSupply
 from manyfit.oracles import Oracle, Trial
@@ -31,8 +32,10 @@ from manyfit.training.seeding import seeded
 from manyfit.training.weights import load_weights, write_weights
 from manyfit.tuners.base_tuner import BaseTuner
 from manyfit.tuners.callbacks import TunerCallback, only_keras, overrides_hooks
+from manyfit.tuners.ensembling import best_execution
 from manyfit.tuners.finishing import Finishing
 from manyfit.tuners.hypermodel import overrides_fit
+from manyfit.tuners.keeping import DataSet, Keeper
 from manyfit.tuners.supply import SearchSupply, plan_of
 
 
@@ -63,6 +66,7 @@ class Tuner(Finishing, BaseTuner):
         jit_compile: whether steps are compiled; None: as the build function says.
         devices: None: the trials of a search are spread over all devices; "data_parallel" or a `keras.distribution`:
             each model is.
+        keep_predictions: keep every trial's predictions of the rows that it did not train on, for `ensemble`.
         **kwargs: see `BaseTuner`.
 
     Raises:
@@ -94,6 +98,7 @@ class Tuner(Finishing, BaseTuner):
         steps_per_execution: int | None = None,
         jit_compile: bool | None = None,
         devices: Any = None,
+        keep_predictions: bool = True,
         **kwargs: Any,
     ) -> None:
         if hypermodel is None and type(self).run_trial is Tuner.run_trial:
@@ -118,6 +123,7 @@ class Tuner(Finishing, BaseTuner):
         self.population = population
         self.population_size = population_size
         self.model_options = ModelOptions(precision, steps_per_execution, jit_compile, devices)
+        self.keep_predictions = keep_predictions
         self._trainer: Trainer | None = None
         self._with_weights: set[str] = set()  # trials whose weights may be on the disk
         self._task: Task | None = None  # of the latest search: retraining and ensembling fall back to its data
@@ -201,7 +207,20 @@ class Tuner(Finishing, BaseTuner):
             self._task = dataclasses.replace(
                 self._searched_task("search(cross_validation=...)"), split_for=self._fold_plan.split_for
             )
+        self._task = self._keeping(self._task)
         super().search(*fit_args, **fit_kwargs)
+
+    def _keeping(self, task: Task) -> Task:
+        """The task whose trained models leave predictions in the project's folder."""
+        data = DataSet.of(task, self._fold_plan) if self.keep_predictions and self._trains_itself() else None
+        if data is None:
+            return task
+        return dataclasses.replace(task, keep=Keeper(self.predictions_archive, data, self._fold_plan))
+
+    @property
+    def predictions_archive(self) -> Archive:
+        """Where the predictions of the search are kept."""
+        return Archive(self.store.folder / "predictions")
 
     def _settle(self, values: Values) -> Values:
         """What the build function makes of a proposal. One that it cannot build stays as it is, and will fail."""
@@ -380,10 +399,9 @@ class Tuner(Finishing, BaseTuner):
             UsageError: its weights were not kept.
         """
         if execution is None:
-            loss = self.oracle.objective.loss
-            execution = min(trial.executions, key=lambda index: loss(trial.executions[index].score), default=0)
+            execution = best_execution(self, trial)
         path = self.store.weights_path(trial.trial_id, execution)
-        if not path.exists():
+        if not self.has_model(trial, execution):
             raise UsageError(
                 explain(
                     f"load_model(trial {trial.trial_id})",
@@ -398,6 +416,10 @@ class Tuner(Finishing, BaseTuner):
         load_weights(model, path)
         self._trial_of_model[model] = trial.trial_id
         return model
+
+    def has_model(self, trial: Trial, execution: int) -> bool:
+        """Whether the weights of an execution were kept."""
+        return self.store.weights_path(trial.trial_id, execution).exists()
 
     def save_model(self, trial_id: str, model: keras.Model, step: int = 0) -> None:
         """Keeps the weights of a trial's model, for `run_trial` overrides with a training loop of their own."""

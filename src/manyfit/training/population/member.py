@@ -99,6 +99,12 @@ class Member:
         trainable, fixed, optimizer, _ = keras_side.variables_of(self.model)
         keras_side.assign_values([*trainable, *fixed, *optimizer], [*self.state[0], *self.state[1], *self.state[2]])
 
+    def show_best(self) -> None:
+        """Lets the model's variables be the weights that are kept: those of the best epoch."""
+        trainable, fixed, _, _ = keras_side.variables_of(self.model)
+        best = self.best or self.state[:2]
+        keras_side.assign_values([*trainable, *fixed], [*best[0], *best[1]])
+
     def adopt(self) -> None:
         """Takes over what callbacks have assigned to the model's variables since `show`."""
         variables = keras_side.variables_of(self.model)[:3]

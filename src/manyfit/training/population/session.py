@@ -158,7 +158,7 @@ class Session:
             decision = decisions.get(member.plan.key, Decision.GO_ON)
             if decision is Decision.PAUSE:
                 self.admission.park(member)
-                self.supply.finish(member.paused())
+                self._hand_over(member, member.paused())
             elif decision is Decision.STOP:
                 self.ended.append((member, True))
             elif member.is_done():
@@ -215,4 +215,11 @@ class Session:
                 member.callbacks.train_end(member.last_logs)
                 member.adopt()
             member.family.num_trained += 1
-            self.supply.finish(member.result(self.task.objective, stopped=stopped))
+            self._hand_over(member, member.result(self.task.objective, stopped=stopped))
+
+    def _hand_over(self, member: Member, result: Result) -> None:
+        """Tells the supply of an outcome; before that, lets the task see the model whose weights were written."""
+        if self.task.keep is not None and member.plan.weights_path is not None and result.ending.has_score:
+            member.show_best()
+            self.task.keep(member.plan, member.model)
+        self.supply.finish(result)

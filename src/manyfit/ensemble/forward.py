@@ -1,0 +1,91 @@
+"""Predicts many models one after another, without a compilation for each.
+
+`model.predict` traces and compiles anew for every model, which takes longer than many a small model trains. On the JAX
+backend models that differ only in their variables share one compiled program here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from manyfit.ensemble.batches import count_rows, padded, slice_rows, sliceable
+from manyfit.ensemble.members import as_columns, emits_logits, is_keras, link, model_predictions
+from manyfit.ensemble.program import backend, structure_of
+
+_MAX_PROGRAMS = 64
+
+
+class Forward:
+    """A memory of compiled programs, by structure.
+
+    Example:
+
+    >>> class Double:
+    ...     def predict(self, x):
+    ...         return 2 * x
+    >>> Forward().predict(Double(), np.array([1.0, 2.0])).tolist()
+    [[2.0], [4.0]]
+    """
+
+    def __init__(self) -> None:
+        self._programs: dict[str, Callable[..., Any]] = {}
+
+    def predict(self, model: Any, x: Any, *, batch_size: int = 1024) -> np.ndarray:
+        """(n, C) predictions of one model: probabilities or values, as `model_predictions` gives them.
+
+        Args:
+            model: a Keras model or an estimator.
+            x: rows.
+            batch_size: rows per batch.
+
+        Raises:
+            UsageError: the model has several outputs.
+            UsageTypeError: it cannot predict.
+        """
+        if not (is_keras(model) and backend() == "jax" and sliceable(x) and _is_plain(model)):
+            return model_predictions(model, x, batch_size)
+        num_rows = count_rows(x)
+        size = min(batch_size, 1 << max(num_rows - 1, 0).bit_length())
+        program = self._program(model)
+        variables = (
+            [variable.value for variable in model.trainable_variables],
+            [variable.value for variable in model.non_trainable_variables],
+        )
+        parts = [
+            program(*variables, padded(slice_rows(x, start, start + size), size)) for start in range(0, num_rows, size)
+        ]  # all batches are queued before the first is fetched
+        joined = np.concatenate([np.asarray(part) for part in parts])[:num_rows]
+        return link(as_columns(joined), emits_logits(model))
+
+    def _program(self, model: Any) -> Callable[..., Any]:
+        structure = structure_of(model)
+        if structure not in self._programs:
+            import jax
+            import jax.numpy as jnp
+
+            def run(trainable: Any, fixed: Any, rows: Any) -> Any:
+                return jnp.asarray(model.stateless_call(trainable, fixed, rows, training=False)[0], jnp.float32)
+
+            if len(self._programs) >= _MAX_PROGRAMS:
+                del self._programs[next(iter(self._programs))]
+            self._programs[structure] = jax.jit(run)
+        return self._programs[structure]
+
+
+def _is_plain(model: Any) -> bool:
+    """Whether variables and configuration say all about a built model with one output: layers of Keras's own, none of
+    them with adapted state or code of the user's."""
+    layers = model._flatten_layers()
+    return (
+        model.built
+        and not isinstance(getattr(model, "output", None), list | tuple | dict)
+        and all(
+            type(layer).__module__.startswith("keras.")
+            and not hasattr(layer, "adapt")
+            and type(layer).__name__ != "Lambda"
+            for layer in layers
+        )
+    )

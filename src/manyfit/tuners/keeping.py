@@ -1,0 +1,97 @@
+"""Keeps the predictions of a search, execution by execution, on rows that the execution did not train on."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from manyfit.core.errors import ProjectError, explain
+from manyfit.core.records import Plan
+from manyfit.ensemble.archive import Archive, Labels
+from manyfit.ensemble.forward import Forward
+from manyfit.ensemble.kept import row_identities
+from manyfit.finish.cross_validation import FoldPlan
+from manyfit.training.base import Task
+from manyfit.training.fit_arguments import fit_data, num_rows, validation_rows
+from manyfit.training.folds import take_rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DataSet:
+    """The rows that executions validate on: all of `x`, or for each execution the rows of its fold."""
+
+    x: Any
+    y: Any
+    sample_weight: Any
+
+    @classmethod
+    def of(cls, task: Task, folds: FoldPlan | None) -> DataSet | None:
+        """The rows of a search; None where they are no arrays, so that nobody can tell one row from another."""
+        if folds is None:
+            rows = validation_rows(task.fit_args, task.fit_kwargs)
+        else:
+            rows = (*fit_data(task.fit_args, task.fit_kwargs), task.fit_kwargs.get("sample_weight"))
+        if rows is None or num_rows(rows[0]) is None or num_rows(rows[1]) != num_rows(rows[0]):
+            return None
+        return cls(*rows)
+
+    @functools.cached_property
+    def row_ids(self) -> np.ndarray:
+        """(n,) identities of the rows, of features and targets together."""
+        return row_identities(self.x, np.asarray(self.y))
+
+
+class Keeper:
+    """What a trainer calls with each trained model of a search: see `Task.keep`.
+
+    A prediction that fails costs the trial nothing: what is not kept is predicted anew when it is asked for.
+
+    Args:
+        archive: where to.
+        data: the rows.
+        folds: the folds of a cross-validated search, or None.
+    """
+
+    def __init__(self, archive: Archive, data: DataSet, folds: FoldPlan | None) -> None:
+        self._archive = archive
+        self._data = data
+        self._folds = folds
+        self._forward = Forward()
+        self._labelled = False
+        self.reason: str | None = None  # why the latest execution was not kept
+
+    def __call__(self, plan: Plan, model: Any) -> None:
+        """Predicts and keeps; executions of other phases than the search are left alone."""
+        if plan.phase != "search":
+            return
+        data = self._data
+        x, row_ids, positions = data.x, data.row_ids, None
+        if self._folds is not None:
+            positions = self._folds.split_for(plan).validation
+            x, row_ids = take_rows(data.x, positions), row_ids[positions]
+        try:
+            predictions = self._forward.predict(model, x)
+        except Exception as error:  # several outputs, a model that predicts by other means, no memory
+            self.reason = f"{type(error).__name__}: {error}"
+            return
+        try:
+            if not self._labelled:
+                self._archive.keep_labels(Labels(data.row_ids, np.asarray(data.y), _array(data.sample_weight)))
+                self._labelled = True
+            self._archive.keep(plan.trial_id, plan.execution, predictions, row_ids, positions)
+        except OSError as error:
+            raise ProjectError(
+                explain(
+                    f"kept predictions of trial {plan.trial_id}",
+                    f"a write that failed ({error.strerror or error})",
+                    "a writable disk with free space",
+                    "Free some space and call search again: what was finished is kept.",
+                )
+            ) from error
+
+
+def _array(values: Any) -> np.ndarray | None:
+    return None if values is None else np.asarray(values)

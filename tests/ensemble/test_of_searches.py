@@ -1,0 +1,163 @@
+"""Predictions that searches keep, and ensembles made of nothing else."""
+
+from __future__ import annotations
+
+import manyfit as kt  # isort: skip
+
+import keras
+import numpy as np
+import pytest
+import tiny
+
+from manyfit.core.errors import UsageError
+from manyfit.tuners.ensembling import shared_rows
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(120, 3)).astype("float32")
+    return x, (x.sum(axis=1) + 0.5 * rng.normal(size=120) > 0).astype("int32")
+
+
+def search(folder, data, *, tuner=kt.RandomSearch, build=tiny.build, epochs=2, seed=0, rows=slice(60, 120), **settings):
+    x, y = data
+    arguments = {"max_trials": 3, "project_name": "search", **settings}
+    searched = tuner(build, "val_loss", seed=seed, directory=folder, **arguments)
+    searched.search(x[:60], y[:60], epochs=epochs, validation_data=(x[rows], y[rows]), verbose=0)
+    return searched
+
+
+@pytest.mark.parametrize("population", [True, False])
+def test_every_finished_trial_leaves_what_its_best_epoch_predicts(tmp_path, data, population):
+    tuner = search(tmp_path, data, max_trials=4, num_kept_models=2, population=population)
+    archive, loaded = tuner.predictions_archive, 0
+    labels = archive.labels()
+    np.testing.assert_array_equal(labels.y, data[1][60:])
+    for trial in tuner.oracle.trials.values():
+        kept = archive.get(trial.trial_id, [0])
+        np.testing.assert_array_equal(kept.row_ids, labels.row_ids)
+        if tuner.has_model(trial, 0):
+            loaded += 1
+            told = tuner.load_model(trial).predict(data[0][60:], verbose=0)
+            np.testing.assert_allclose(kept.predictions, told, rtol=2e-3)
+    assert loaded == 2, "weights of the best two only, predictions of all four"
+
+
+def test_files_are_half_precision(tmp_path, data):
+    tuner = search(tmp_path, data, max_trials=1)
+    [path] = tuner.predictions_archive.folder.glob("*-0.npz")
+    with np.load(path) as arrays:
+        assert arrays["values"].dtype == np.float16
+
+
+def test_an_ensemble_needs_no_training_no_predicting_and_no_data(tmp_path, data, monkeypatch):
+    first = search(tmp_path, data, max_trials=4)
+    chosen = first.ensemble(method="uniform")
+    first.close()
+    later = kt.RandomSearch(tiny.build, "val_loss", max_trials=4, seed=0, directory=tmp_path, project_name="search")
+    loaded = []
+    real = type(later).load_model
+    monkeypatch.setattr(type(later), "load_model", lambda self, *args: loaded.append(args) or real(self, *args))
+    with monkeypatch.context() as patch:
+        patch.setattr(keras.Model, "predict", lambda *args, **kwargs: pytest.fail("predicted"))
+        patch.setattr(keras.Model, "fit", lambda *args, **kwargs: pytest.fail("trained"))
+        ensemble = later.ensemble(method="uniform")
+    assert ensemble.weights == chosen.weights
+    assert len(loaded) <= len(ensemble.pool.support) + 1, "the first, which tells the task, and those with weight"
+    assert ensemble.predict(data[0][:5]).shape == (5, 1)
+    later.close()
+
+
+def test_out_of_fold_predictions_are_kept_by_place(tmp_path, data):
+    x, y = data
+    tuner = kt.RandomSearch(tiny.build, "val_loss", max_trials=2, seed=0, directory=tmp_path)
+    tuner.search(x, y, epochs=2, cross_validation=3, verbose=0)
+    for trial in tuner.oracle.trials.values():
+        kept = tuner.predictions_archive.get(trial.trial_id, [0, 1, 2])
+        np.testing.assert_array_equal(kept.rows, np.arange(len(x)))
+        for execution in range(3):
+            held_out = tuner._fold_plan.folds.split(execution).validation
+            told = tuner.load_model(trial, execution).predict(x[held_out], verbose=0)
+            np.testing.assert_allclose(kept.predictions[held_out], told, rtol=2e-3)
+    ensemble = tuner.ensemble(method="uniform")
+    assert {len(member.models) for member in ensemble.members if member.models} == {3}, "the models of the folds"
+    collapsed = ensemble.refit(lambda member: member.models[0])
+    assert {len(member.models) for member in collapsed.members if member.models} == {1}
+    assert collapsed.weights == ensemble.weights
+
+
+def test_weights_of_search_time_models_go_to_retrained_ones(tmp_path, data):
+    tuner = search(tmp_path, data)
+    models = tuner.retrain(top=2, verbose=0)
+    ensemble = tuner.ensemble(models, method="uniform")
+    own = {model: tuner.predictions_archive.get(tuner._trial_of_model[model], [0]) for model in models}
+    for member, model in zip(ensemble.members, models, strict=True):
+        assert member.model is model
+        np.testing.assert_array_equal(member.predictions, own[model].predictions)
+
+
+def test_stopped_trials_keep_their_predictions_too(tmp_path, data):
+    tuner = search(tmp_path, data, scheduler=kt.ASHA(max_epochs=3, min_epochs=1), max_trials=4, epochs=None)
+    assert {trial.ending for trial in tuner.oracle.trials.values()} == {"completed", "stopped"}
+    assert all(tuner.predictions_archive.get(trial_id, [0]) is not None for trial_id in tuner.oracle.trials)
+
+
+def test_seeds_of_one_configuration_are_offered_and_flagged(tmp_path, data):
+    tuner = search(tmp_path, data, max_trials=2, executions_per_trial=2)
+    told = tuner.ensemble(method="uniform").explanation().members
+    assert len(told) == 4 and all(len(member.seeds) == 1 for member in told)
+    assert "another seed of the configuration" in tuner.ensemble().summary()
+
+
+def test_predictions_of_other_rows_are_an_error(tmp_path, data):
+    search(tmp_path, data, max_trials=1).close()
+    tuner = search(tmp_path, data, max_trials=2, rows=slice(70, 120))
+    with pytest.raises(UsageError, match="kept predictions of other rows") as caught:
+        tuner.ensemble()
+    tiny.four_parts(caught.value)
+    x, y = data
+    assert tuner.ensemble(x=x[70:], y=y[70:]).predict(x[:3]).shape == (3, 1), "rows that are given are predicted by all"
+
+
+def test_several_searches_are_one_pool_whatever_the_order_of_their_rows(tmp_path, data):
+    def linear(hp):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, "sigmoid")])
+        model.compile(keras.optimizers.SGD(hp.Float("rate", 0.1, 0.5)), "binary_crossentropy")
+        return model
+
+    turned = np.arange(119, 59, -1)
+    first = search(tmp_path / "a", data, project_name="deep")
+    second = search(tmp_path / "b", data, build=linear, rows=turned, project_name="linear")
+    ensemble = first.ensemble(others=[second], method="uniform")
+    assert {name.split(",")[0] for name in ensemble.weights} == {"deep", "linear"}
+    for member in ensemble.members:
+        if member.models:
+            np.testing.assert_allclose(member.predictions, member.predict(data[0][60:]), rtol=2e-3)
+    third = search(tmp_path / "c", data, rows=slice(0, 60), project_name="elsewhere")
+    with pytest.raises(UsageError, match="not one, with its target"):
+        first.ensemble(others=[third])
+
+
+def test_searches_that_answer_other_questions_are_refused(tmp_path, data):
+    x, y = data
+    first = search(tmp_path / "a", data, max_trials=1)
+    second = search(tmp_path / "b", (x, 1 - y), max_trials=1)
+    with pytest.raises(UsageError, match="not one, with its target"):
+        first.ensemble(others=[second])
+
+
+def test_nothing_is_kept_where_it_is_not_wanted(tmp_path, data):
+    tuner = search(tmp_path, data, max_trials=1, keep_predictions=False)
+    assert tuner.predictions_archive.labels() is None
+    assert tuner.ensemble().predict(data[0][:2]).shape == (2, 1), "predicted when it is asked for"
+    other = search(tmp_path / "b", data, max_trials=1)
+    with pytest.raises(UsageError, match="keeps no predictions"):
+        other.ensemble(others=[tuner])
+
+
+def test_shared_rows_match_repeated_ones_in_turn():
+    first, second = np.array([4, 4, 6, 1]), np.array([6, 4, 9, 4, 4])
+    rows = shared_rows([first, second])
+    np.testing.assert_array_equal(first[rows[0]], second[rows[1]])
+    assert sorted(first[rows[0]].tolist()) == [4, 4, 6]
