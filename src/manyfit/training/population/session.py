@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from manyfit.core.records import Decision, Ending
+from manyfit.core.records import Decision, Ending, Result
 from manyfit.training.base import Supply, Task
 from manyfit.training.keras_fit import scalar_logs
 from manyfit.training.models import ending_of
