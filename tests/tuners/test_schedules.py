@@ -86,6 +86,8 @@ def test_epochs_spent_and_saved_are_told(tmp_path, capsys):
 @pytest.mark.parametrize("scheduler", ["asha", "median", kt.MedianRule(grace_epochs=2)])
 def test_any_sampler_joins_any_scheduler(scheduler, tmp_path):
     tuner = kt.BayesianOptimization(build, "val_loss", max_trials=12, seed=0, directory=tmp_path, scheduler=scheduler)
+    for rate in (0.02, 0.025, 0.03, 0.035, 0.04, 1e-4):  # the last one lags behind the others whatever the seed
+        tuner.enqueue({"learning_rate": rate})
     tuner.search(**fit_arguments(epochs=9))
     assert len(tuner.oracle.trials) == 12
     assert {trial.status for trial in tuner.oracle.trials.values()} == {"COMPLETED"}

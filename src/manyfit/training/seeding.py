@@ -1,7 +1,7 @@
 """Runs Keras under a seed without touching the user's generators.
 
-Keras draws initial weights and data orders from the global generators of Python and NumPy, so an execution's seed has
-to be set there; afterwards the user's generators are put back as they were.
+Keras draws initial weights and data orders from the global generators of Python, NumPy and, on that backend, torch, so
+an execution's seed has to be set there; afterwards the user's generators are put back as they were.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,10 +22,34 @@ def seeded(seed: int) -> Iterator[None]:
     Args:
         seed: an integer in ``[0, 2**32)``.
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    outer = generator_states()
     try:
         keras.utils.set_random_seed(seed)
         yield
     finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
+        set_generator_states(outer)
+
+
+def generator_states() -> tuple[Any, ...]:
+    """The states of the global generators that Keras draws from, for `set_generator_states`."""
+    states = (random.getstate(), np.random.get_state())  # noqa: NPY002
+    torch = _torch()
+    return states if torch is None else (*states, torch.get_rng_state())
+
+
+def set_generator_states(states: tuple[Any, ...]) -> None:
+    """Puts the global generators back to where `generator_states` found them."""
+    random.setstate(states[0])
+    np.random.set_state(states[1])  # noqa: NPY002
+    torch = _torch()
+    if torch is not None:
+        torch.set_rng_state(states[2])
+
+
+def _torch() -> Any:
+    """torch where it is Keras's backend: its data loader shuffles by torch's own generator."""
+    if keras.backend.backend() != "torch":
+        return None
+    import torch
+
+    return torch

@@ -7,12 +7,11 @@ continuing equals never having stopped. Only one of the threads runs at a time.
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
+from manyfit.training.seeding import generator_states, set_generator_states
 
 
 class Abandoned(BaseException):
@@ -38,7 +37,7 @@ class SuspendableCall:
         self._function = function
         self._go_on, self._handed_back = threading.Semaphore(0), threading.Semaphore(0)
         self._done = self._abandoned = False
-        self._generators = _generators()
+        self._generators = generator_states()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -48,14 +47,14 @@ class SuspendableCall:
         Returns:
             Whether it has returned. What it raised is raised here.
         """
-        outer = _generators()
-        _set_generators(self._generators)
+        outer = generator_states()
+        set_generator_states(self._generators)
         self._go_on.release()
         try:
             self._handed_back.acquire()
         finally:
-            self._generators = _generators()
-            _set_generators(outer)
+            self._generators = generator_states()
+            set_generator_states(outer)
         if self._error is not None:
             raise self._error
         return self._done
@@ -89,12 +88,3 @@ class SuspendableCall:
         finally:
             self._done = True
             self._handed_back.release()
-
-
-def _generators() -> tuple[Any, Any]:
-    return random.getstate(), np.random.get_state()  # noqa: NPY002
-
-
-def _set_generators(states: tuple[Any, Any]) -> None:
-    random.setstate(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002
