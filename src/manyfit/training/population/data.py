@@ -14,6 +14,7 @@ import numpy as np
 from manyfit.core.seeds import generator, seed_of
 from manyfit.training.base import Task
 from manyfit.training.population import keras_side
+from manyfit.training.population.placement import on_every_device
 from manyfit.training.population.sizing import free_bytes
 from manyfit.training.seeding import seeded
 
@@ -68,7 +69,9 @@ class Rows:
 
     def some_batch(self) -> tuple[jax.Array, ...]:
         """The first rows, as many as the first shape has."""
-        return tuple(leaf[: shape.shape[0]] for leaf, shape in zip(self.leaves, self.shapes[0], strict=True))
+        return tuple(
+            leaf.addressable_data(0)[: shape.shape[0]] for leaf, shape in zip(self.leaves, self.shapes[0], strict=True)
+        )
 
     @property
     def shapes(self) -> list[list[jax.ShapeDtypeStruct]]:
@@ -127,7 +130,7 @@ class Stream:
         leaves, structure = jax.tree.flatten(first)
         self.structure: Any = structure
         self.shapes: list[list[jax.ShapeDtypeStruct]] = []
-        self._first = tuple(map(jax.device_put, leaves))
+        self._first = tuple(map(on_every_device, leaves))
         self._number_of(self._first)
 
     num_bytes = 0
@@ -135,7 +138,7 @@ class Stream:
 
     def some_batch(self) -> tuple[jax.Array, ...]:
         """The batch that came first."""
-        return self._first
+        return tuple(leaf.addressable_data(0) for leaf in self._first)
 
     @property
     def num_steps(self) -> int | None:
@@ -158,7 +161,7 @@ class Stream:
             leaves, structure = jax.tree.flatten(batch)
             if structure != self.structure:
                 raise ValueError(f"a batch of structure {structure}, the first one had {self.structure}")
-            arrays = tuple(map(jax.device_put, leaves))
+            arrays = tuple(map(on_every_device, leaves))
             yield self._number_of(arrays), arrays
             batch = next(read, None)
 
@@ -305,5 +308,5 @@ def _source(data: tuple[Any, Any, Any], arguments: dict[str, Any], *, restarts: 
             leaves, steps = [leaf[:num_rows] for leaf in leaves], None
         fits = sum(leaf.nbytes for leaf in leaves) <= _MOST_OF_MEMORY * free_bytes()
         if fits and (not steps or steps == num_batches):
-            return Rows(tuple(map(jax.device_put, leaves)), structure, num_rows, size, -(-num_rows // size))
+            return Rows(tuple(map(on_every_device, leaves)), structure, num_rows, size, -(-num_rows // size))
     return Stream(iterator, restarts=restarts, seed=seed)

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from manyfit.training.population.data import Rows, Stream
-from manyfit.training.population.program import Compiled, Layout, Lift, Members, State, Steps, compile_function
+from manyfit.training.population.program import Compiled, Layout, Lift, Members, State, Steps
+from manyfit.training.population.sharding import spread
 
 Order = tuple[np.ndarray, np.ndarray]
 """Row numbers of a pass: full batches (steps, rows) and the short last one (rows,); a first axis for members if own."""
@@ -32,16 +33,18 @@ class Pass:
         kind: "train" or "test".
         lift: what the members' steps are, and in which numbers they differ.
         layout: how to run them.
-        count: number of members.
+        count: number of members; a multiple of the devices that they are divided between.
         shapes: of the first batch.
     """
 
     def __init__(self, kind: str, lift: Lift, *, layout: Layout, count: int, shapes: Sequence[Any]) -> None:
-        self.kind, self.lift, self.layout, self.count = kind, lift, layout, count
+        self.kind, self.lift, self.layout = kind, lift, layout
+        self.spread = spread()
+        self.count = max(1, count // self.spread.num_devices)  # of one device: what the program sees
         self.steps = Steps(lift)
         self._shapes = shapes
         self._function = self.steps.train if kind == "train" else self.steps.test
-        self._members = Members(layout.members, count)
+        self._members = Members(layout.members, self.count)
         self._compiled: dict[str, Compiled] = {}
         self._lock = threading.Lock()
 
@@ -57,7 +60,8 @@ class Pass:
 
     def lifted(self, traces: Sequence[Any]) -> Any:
         """The members' lifted numbers, with a first axis for members."""
-        return jax.tree.map(lambda *values: np.stack(values), *(self.lift.values(trace) for trace in traces))
+        packed = jax.tree.map(lambda *values: np.stack(values), *(self.lift.values(trace) for trace in traces))
+        return self.spread.split(packed)
 
     def _ready(
         self, name: str, function: Callable[..., Any], arguments: Sequence[Any], *, donate: tuple[int, ...] = ()
@@ -67,7 +71,7 @@ class Pass:
                 if name not in self._compiled:
                     # What runs once per pass is not worth the time of the optimising compiler.
                     quick = name in ("begin", "end")
-                    self._compiled[name] = compile_function(function, arguments, quick=quick, donate=donate)
+                    self._compiled[name] = self.spread.compile(function, arguments, quick=quick, donate=donate)
         return self._compiled[name]
 
     def _call(self, name: str, function: Callable[..., Any], arguments: Sequence[Any], **options: Any) -> Any:
@@ -110,10 +114,15 @@ class Pass:
         def logs(lifted: Any, metrics: Any, step_logs: Any, _: Any) -> dict[str, Any]:
             return self.steps.logs(self.kind, lifted, metrics, step_logs)
 
-        found = members.map(logs, self._spread(lifted, members), metrics, step_logs)
+        found = members.map(logs, self._bundle_of(lifted, members), metrics, step_logs)
         return members.split(states), members.stack(found)
 
-    def _spread(self, lifted: Any, members: Members) -> Any:
+    def _closed(self, found: tuple[Any, Any]) -> tuple[list[State], dict[str, Any]]:
+        """States of all members, and logs, from what the last function of a pass answers."""
+        states, logs = found
+        return self.spread.scatter(states), self.spread.joined(logs)
+
+    def _bundle_of(self, lifted: Any, members: Members) -> Any:
         """A bundle of the members' lifted numbers."""
         if members.stacked:
             return lifted
@@ -139,16 +148,19 @@ class RowsPass(Pass):
         self.rows, self.own_order = rows, own_order
         self.prepared = False
         # The short batch comes once per pass, so it is compiled the cheap way: one step for all, not one for each.
-        self._tail_members = Members("vmap", count)
+        self._tail_members = Members("vmap", self.count)
 
     def prepare(self, states: Sequence[State], lifted: Any, order: Order) -> None:
         """Compiles everything that `run` calls with such arguments."""
-        full, tail = order
+        if self.prepared:
+            return
+        states = self.spread.gather(states)
+        full, tail = self.spread.split(order) if self.own_order else order
         leaves = self.rows.leaves
         if self.layout.steps == "scan":
-            carry = self._ready("scan", self._scan, (list(states), lifted, leaves, full)).outputs
+            carry = self._ready("scan", self._scan, (states, lifted, leaves, full)).outputs
         else:
-            carry = self._ready("begin", self._begin, (list(states), lifted)).outputs
+            carry = self._ready("begin", self._begin, (states, lifted)).outputs
             for name, function, first, last in self._calls():
                 carry = self._ready(
                     name, function, (carry, lifted, leaves, self._cut(full, first, last)), donate=(0,)
@@ -167,16 +179,17 @@ class RowsPass(Pass):
         Returns:
             New states, and the logs with a first axis for members; not waited for.
         """
-        full, tail = order
+        states = self.spread.gather(states)
+        full, tail = self.spread.split(order) if self.own_order else order
         leaves = self.rows.leaves
         if self.layout.steps == "scan":
-            carry = self._call("scan", self._scan, (list(states), lifted, leaves, full))
+            carry = self._call("scan", self._scan, (states, lifted, leaves, full))
         else:
-            carry = self._call("begin", self._begin, (list(states), lifted))
+            carry = self._call("begin", self._begin, (states, lifted))
             for name, function, first, last in self._calls():
                 arguments = (carry, lifted, leaves, self._cut(full, first, last))
                 carry = self._call(name, function, arguments, donate=(0,))
-        return self._call("end", self._finish, (carry, lifted, leaves, tail))
+        return self._closed(self._call("end", self._finish, (carry, lifted, leaves, tail)))
 
     def _calls(self) -> list[tuple[str, Callable[..., Any], int, int]]:
         """The calls of a pass over full batches: name, function, first batch and the one after the last."""
@@ -189,7 +202,7 @@ class RowsPass(Pass):
         return full[:, first:last] if self.own_order else full[first:last]
 
     def _scan(self, states: Any, lifted: Any, leaves: Any, full: Any) -> Any:
-        bundle = self._spread(lifted, self._members)
+        bundle = self._bundle_of(lifted, self._members)
 
         def step(carry: Any, rows: Any) -> tuple[Any, None]:
             return self._one_step(carry, bundle, leaves, rows), None
@@ -200,7 +213,7 @@ class RowsPass(Pass):
         return jax.lax.scan(step, carry, jnp.swapaxes(full, 0, 1) if self.own_order else full)[0]
 
     def _several_steps(self, carry: Any, lifted: Any, leaves: Any, full: Any) -> Any:
-        bundle = self._spread(lifted, self._members)
+        bundle = self._bundle_of(lifted, self._members)
         for at in range(full.shape[1 if self.own_order else 0]):
             carry = self._one_step(carry, bundle, leaves, full[:, at] if self.own_order else full[at])
         return carry
@@ -216,7 +229,9 @@ class RowsPass(Pass):
             carry = tuple(members.bundle(self._members.split(part)) for part in carry)
             number = 1 if self.rows.num_full else 0
             batch = self._batch(leaves, tail, members)
-            carry = self._step(number, members, carry, self._spread(lifted, members), batch, own_batch=self.own_order)
+            carry = self._step(
+                number, members, carry, self._bundle_of(lifted, members), batch, own_batch=self.own_order
+            )
         return self._end(members, carry, lifted)
 
     def _batch(self, leaves: Any, rows: Any, members: Members) -> Any:
@@ -249,13 +264,13 @@ class StreamPass(Pass):
 
     def begin(self, states: Sequence[State], lifted: Any) -> Any:
         """The carry before the first batch; states are left as they are."""
-        return self._call("begin", self._begin, (list(states), self._numbers_of(lifted, 0)))
+        return self._call("begin", self._begin, (self.spread.gather(states), self._numbers_of(lifted, 0)))
 
     def feed(self, carry: Any, lifted: Any, number: int, batch: tuple[Any, ...]) -> Any:
         """The carry after a batch, whose shape has this number; the old one is used up."""
 
         def step(carry: Any, lifted: Any, batch: Any) -> Any:
-            return self._step(number, self._members, carry, self._spread(lifted, self._members), batch)
+            return self._step(number, self._members, carry, self._bundle_of(lifted, self._members), batch)
 
         arguments = (carry, self._numbers_of(lifted, number), batch)
         return self._call(f"step {number}", step, arguments, donate=(0,))
@@ -263,7 +278,8 @@ class StreamPass(Pass):
     def end(self, carry: Any, lifted: Any) -> tuple[list[State], dict[str, Any]]:
         """New states, and the logs with a first axis for members; not waited for."""
         numbers = {name: packed for name, packed in lifted.items() if name == "results"}
-        return self._call("end", lambda carry, lifted: self._end(self._members, carry, lifted), (carry, numbers))
+        end = lambda carry, lifted: self._end(self._members, carry, lifted)  # noqa: E731
+        return self._closed(self._call("end", end, (carry, numbers)))
 
     def _numbers_of(self, lifted: Mapping[str, Any], number: int) -> dict[str, Any]:
         """What one step needs of the lifted numbers: shapes that come later do not make it another program."""

@@ -15,6 +15,7 @@ from manyfit.training.population.listing import ProgramRecord
 from manyfit.training.population.member import Member
 from manyfit.training.population.probe import find_mismatch
 from manyfit.training.population.program import Layout, Lift, State
+from manyfit.training.population.sharding import num_slots, spread
 
 _PROBED = 2  # members that a probe compares
 
@@ -110,12 +111,12 @@ class Family:
         )
 
     def count_for(self, num_members: int, max_members: int) -> int:
-        """Slots of the program that trains `num_members`: the smallest that is compiled, else the next power of two."""
+        """Slots of the program that trains `num_members`: the smallest that is compiled, else see `num_slots`."""
+        wanted = num_slots(num_members, max_members, spread().num_devices)
+        most = max(wanted, max_members)
         with self._lock:
-            compiled = sorted(count for _, _, count, _ in self._passes if num_members <= count <= max_members)
-        if compiled:
-            return compiled[0]
-        return min(max_members, 1 << (num_members - 1).bit_length())
+            compiled = [count for _, _, count, _ in self._passes if num_members <= count <= most]
+        return min(compiled, default=wanted)
 
     def bytes_per_member(self, layout: Layout) -> float:
         """Memory that one member of this layout's programs takes, by the compiler's analysis; 0 if none is compiled."""

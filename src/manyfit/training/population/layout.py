@@ -13,6 +13,7 @@ import os
 import jax
 
 from manyfit.training.population.capture import Trace
+from manyfit.training.population.placement import num_devices
 from manyfit.training.population.program import Layout
 
 # A candidate must be able to save this much: guessed gain of an untried layout, as a share of the work that is left.
@@ -20,8 +21,8 @@ _HOPED_GAIN = 0.2
 
 
 def num_workers() -> int:
-    """Programs that run at the same time: one per core on a CPU, one on an accelerator."""
-    if jax.default_backend() != "cpu":
+    """Programs that run at the same time: one per core on a CPU, one on an accelerator, and one over all devices."""
+    if jax.default_backend() != "cpu" or num_devices() > 1:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -37,7 +38,10 @@ def candidates(trace: Trace, *, streams: bool = False) -> tuple[Layout, ...]:
         trace: a member's steps.
         streams: whether batches come one by one, so that each step is a call.
     """
-    cpu = jax.default_backend() == "cpu"
+    cpu = jax.default_backend() == "cpu" and num_devices() == 1
+    if num_devices() > 1:  # all of them run one program: members stand side by side on each
+        several = ("host",) if streams else ("scan", "chunk")
+        return tuple(Layout(steps, members) for steps in several for members in ("vmap", "unrolled"))  # type: ignore[arg-type]
     if streams:
         order = ("sequential", "vmap", "unrolled") if cpu else ("vmap", "unrolled", "sequential")
         return tuple(Layout("host", members) for members in order)  # type: ignore[arg-type]

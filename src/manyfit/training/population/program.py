@@ -196,7 +196,8 @@ class Compiled:
     call: Callable[..., Any]
     outputs: Any
     seconds: float
-    num_bytes: int  # of arguments, answers and what lies in between, while it runs
+    num_bytes: int  # of arguments, answers and what lies in between, while it runs, on one device
+    num_flops: float  # of one device, by the compiler's count: the body of a loop counts once
 
 
 def compile_function(
@@ -211,13 +212,29 @@ def compile_function(
         donate: places of the arguments whose memory the answers may take.
     """
     started = time.perf_counter()
+    return compiled_from(jax.jit(function, donate_argnums=donate).lower(*arguments), started, quick=quick)
+
+
+def compiled_from(lowered: Any, started: float, *, quick: bool) -> Compiled:
+    """Compiles what `jax.jit(...).lower(...)` has answered.
+
+    Args:
+        lowered: the program.
+        started: when tracing it began, by `time.perf_counter`.
+        quick: see `compile_function`.
+    """
     options: dict[str, str | bool] | None = (
         {"xla_backend_optimization_level": "0"} if quick and jax.default_backend() == "cpu" else None
     )
-    lowered = jax.jit(function, donate_argnums=donate).lower(*arguments)
     executable = lowered.compile(compiler_options=options)
     outputs = jax.tree.map(lambda out: jax.ShapeDtypeStruct(out.shape, out.dtype), lowered.out_info)
-    return Compiled(executable, outputs, time.perf_counter() - started, _bytes_of(executable.memory_analysis()))
+    return Compiled(
+        executable,
+        outputs,
+        time.perf_counter() - started,
+        num_bytes=_bytes_of(executable.memory_analysis()),
+        num_flops=float((executable.cost_analysis() or {}).get("flops", 0.0)),
+    )
 
 
 def _bytes_of(memory: Any) -> int:

@@ -18,6 +18,7 @@ from manyfit.training.population.data import FitArguments
 from manyfit.training.population.family import Family
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.member import Member
+from manyfit.training.population.placement import num_devices
 from manyfit.training.population.program import Layout
 from manyfit.training.population.rounds import Rounds
 from manyfit.training.population.sizing import Sizing
@@ -57,7 +58,11 @@ class Session:
         self.shuffle_seed = shuffle_seed
         self.independent = bool(getattr(supply, "independent", False))
         self.sizing = Sizing(
-            max_members, learns=not self.independent, workers=num_workers(), cpu=jax.default_backend() == "cpu"
+            max_members,
+            learns=not self.independent,
+            workers=num_workers(),
+            cpu=jax.default_backend() == "cpu" and num_devices() == 1,
+            devices=num_devices(),
         )
         self.rounds = Rounds(data, order_of=self._order_of)
         self.idle: list[Member] = []  # members between two epochs

@@ -28,6 +28,7 @@ class Sizing:
         learns: whether proposals learn from results.
         workers: programs that run at the same time.
         cpu: whether the device is a CPU.
+        devices: that members are divided between.
 
     Example:
 
@@ -43,12 +44,12 @@ class Sizing:
     16
     """
 
-    def __init__(self, limit: int | None, *, learns: bool, workers: int, cpu: bool) -> None:
+    def __init__(self, limit: int | None, *, learns: bool, workers: int, cpu: bool, devices: int = 1) -> None:
         self._chosen = limit is not None
         self._cheap = _CHEAP_WHILE_LEARNING if learns else _CHEAP
         self._seconds: dict[str, dict[int, float]] = {}
-        self._ceiling = _MOST if limit is None else limit
-        start = workers if cpu else _START
+        self._ceiling = _MOST * devices if limit is None else limit
+        start = workers if cpu else _START * devices
         self._target = self._ceiling if limit is not None else start if learns else 4 * start
 
     @property

@@ -1,0 +1,213 @@
+"""A population over several devices: each trains its share of the members, and none waits for another's numbers.
+
+A program for `k` members per device is run on all devices at once (`jax.shard_map`: the same program everywhere, no
+communication, so the work per device is exactly the share). Member number `d * k + j` is slot `j` of device `d`, and
+its state lives there from epoch to epoch. The arrays of slot `j`, one per device, are seen by the program as one array
+that is divided along its first axis; none of them is copied or stacked for that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from manyfit.training.population import placement
+from manyfit.training.population.program import Compiled, State, compile_function, compiled_from
+
+
+class OneDevice:
+    """Where there is one device, there is nothing to divide."""
+
+    num_devices = 1
+
+    def gather(self, states: Sequence[State]) -> list[Any]:
+        """The members' states as a program takes them: a tree per slot of one device."""
+        return list(states)
+
+    def scatter(self, slots: Sequence[Any]) -> list[State]:
+        """The inverse of `gather`."""
+        return list(slots)
+
+    def split(self, tree: Any) -> Any:
+        """Arrays whose first axis are the members, as a program takes them."""
+        return tree
+
+    def joined(self, tree: Any) -> Any:
+        """The inverse of `split`."""
+        return tree
+
+    def compile(
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[Any],
+        *,
+        quick: bool = False,
+        donate: tuple[int, ...] = (),
+    ) -> Compiled:
+        """See `compile_function`."""
+        return compile_function(function, arguments, quick=quick, donate=donate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """An array that is divided between devices along its first axis; to the function on a device it is its share.
+
+    Attributes:
+        array: an array, or its shape, over all devices.
+        scalar: whether the share of each device is one number, without an axis.
+    """
+
+    array: Any
+    scalar: bool = False
+
+    def __getitem__(self, key: Any) -> Split:
+        return Split(self.array[key], self.scalar)
+
+
+class ManyDevices(OneDevice):
+    """Divides members between devices.
+
+    Args:
+        mesh: devices of this process, in a row.
+    """
+
+    def __init__(self, mesh: jax.sharding.Mesh) -> None:
+        self.mesh = mesh
+        self.devices = list(mesh.devices.flat)
+        self.num_devices = len(self.devices)
+        self._divided = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(placement.AXIS))
+        self._shared = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    def gather(self, states: Sequence[State]) -> list[Any]:
+        """See `OneDevice`. A state that lies elsewhere is moved."""
+        per_device = len(states) // self.num_devices
+        placed = [
+            _with_axes(jax.device_put(state, self.devices[number // per_device])) for number, state in enumerate(states)
+        ]
+        scalars = jax.tree.map(lambda leaf: np.ndim(leaf) == 0, states[0])
+        slots = []
+        for slot in range(per_device):
+            shares = [placed[device * per_device + slot] for device in range(self.num_devices)]
+            slots.append(jax.tree.map(self._joined_shares, scalars, *shares))
+        return slots
+
+    def _joined_shares(self, scalar: bool, *shares: Any) -> Split:
+        shape = (self.num_devices * shares[0].shape[0], *shares[0].shape[1:])
+        return Split(jax.make_array_from_single_device_arrays(shape, self._divided, list(shares)), scalar)
+
+    def scatter(self, slots: Sequence[Any]) -> list[State]:
+        """See `OneDevice`."""
+        states: list[Any] = [None] * (len(slots) * self.num_devices)
+        for slot, tree in enumerate(slots):
+            leaves, structure = jax.tree.flatten(tree)
+            scalars = tuple(leaf.scalar for leaf in leaves)
+            by_device = [{share.device: share.data for share in leaf.array.addressable_shards} for leaf in leaves]
+            for number, device in enumerate(self.devices):
+                shares = _without_axes([found[device] for found in by_device], scalars)
+                states[number * len(slots) + slot] = jax.tree.unflatten(structure, shares)
+        return states
+
+    def split(self, tree: Any) -> Any:
+        """See `OneDevice`."""
+        return jax.tree.map(Split, tree)
+
+    def joined(self, tree: Any) -> Any:
+        """See `OneDevice`."""
+        return jax.tree.map(lambda leaf: leaf.array, tree)
+
+    def compile(
+        self,
+        function: Callable[..., Any],
+        arguments: Sequence[Any],
+        *,
+        quick: bool = False,
+        donate: tuple[int, ...] = (),
+    ) -> Compiled:
+        """See `compile_function`; `Split` leaves of the arguments are divided, all others are every device's whole."""
+        started = time.perf_counter()
+        program, flat, outputs = self.program(function, arguments, donate=donate)
+        compiled = compiled_from(program.lower(*flat), started, quick=quick)
+        structure = jax.tree.structure(outputs)
+        scalars = [leaf.scalar for leaf in jax.tree.leaves(outputs)]
+
+        def call(*arguments: Any) -> Any:
+            found = compiled.call(*[_array_of(leaf) for leaf in jax.tree.leaves(arguments)])
+            return jax.tree.unflatten(structure, map(Split, found, scalars))
+
+        return dataclasses.replace(compiled, call=call, outputs=outputs)
+
+    def program(
+        self, function: Callable[..., Any], arguments: Sequence[Any], *, donate: tuple[int, ...] = ()
+    ) -> tuple[Any, list[Any], Any]:
+        """The function for all devices.
+
+        Returns:
+            A jitted function of flat arguments, their shapes, and the tree of what it answers, as `Split` shapes.
+        """
+        leaves, structure = jax.tree.flatten(tuple(arguments))
+        splits = [leaf if isinstance(leaf, Split) else None for leaf in leaves]
+        answer: list[Any] = []
+
+        def on_device(*leaves: Any) -> tuple[Any, ...]:
+            shares = [leaf[0] if split is not None and split.scalar else leaf for leaf, split in zip(leaves, splits)]  # noqa: B905
+            found, tree = jax.tree.flatten(function(*jax.tree.unflatten(structure, shares)))
+            answer[:] = [tree, [np.ndim(leaf) == 0 for leaf in found]]
+            return tuple(jax.numpy.reshape(leaf, (1,)) if np.ndim(leaf) == 0 else leaf for leaf in found)
+
+        divided, whole = self._divided.spec, self._shared.spec
+        specs = tuple(whole if split is None else divided for split in splits)
+        mapped = jax.shard_map(on_device, mesh=self.mesh, in_specs=specs, out_specs=divided, check_vma=False)
+        counts = [len(jax.tree.leaves(argument)) for argument in arguments]
+        starts = np.cumsum([0, *counts])
+        donated = tuple(place for argument in donate for place in range(starts[argument], starts[argument + 1]))
+        shapes = [
+            _shape_of(_array_of(leaf), self._shared if split is None else self._divided)
+            for leaf, split in zip(leaves, splits, strict=True)
+        ]
+        program = jax.jit(mapped, donate_argnums=donated)
+        outputs = jax.eval_shape(program, *shapes)
+        tree, scalars = answer
+        return program, shapes, jax.tree.unflatten(tree, map(Split, outputs, scalars))
+
+
+def _array_of(leaf: Any) -> Any:
+    return leaf.array if isinstance(leaf, Split) else leaf
+
+
+def _shape_of(array: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(np.shape(array), array.dtype, sharding=sharding)
+
+
+@jax.jit
+def _with_axes(tree: Any) -> Any:
+    """Numbers as arrays of one entry: what has no axis cannot be divided along it."""
+    return jax.tree.map(lambda leaf: leaf.reshape((1,)) if leaf.ndim == 0 else leaf, tree)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _without_axes(leaves: list[Any], scalars: tuple[bool, ...]) -> list[Any]:
+    return [leaf[0] if scalar else leaf for leaf, scalar in zip(leaves, scalars, strict=True)]
+
+
+@functools.cache
+def spread() -> OneDevice:
+    """How members are divided between the devices of this process."""
+    return OneDevice() if placement.num_devices() == 1 else ManyDevices(placement.mesh())
+
+
+def num_slots(num_members: int, max_members: int, num_devices: int) -> int:
+    """Slots for members, as many on each device: a power of two per device, so that few programs are compiled.
+
+    Example:
+
+    >>> num_slots(9, 64, 8), num_slots(3, 64, 8), num_slots(5, 6, 1)
+    (16, 8, 6)
+    """
+    per_device, most = -(-num_members // num_devices), -(-max_members // num_devices)
+    return num_devices * min(most, 1 << (per_device - 1).bit_length())

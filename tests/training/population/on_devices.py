@@ -1,0 +1,110 @@
+"""A population of eleven members; run as a program, it prints what it found on the devices of its process."""
+
+import json
+import os
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import jax
+import keras
+import numpy as np
+
+from manyfit.core.objective import Objective
+from manyfit.core.records import Plan
+from manyfit.testing.fakes import ListSupply
+from manyfit.training.base import Task
+from manyfit.training.keras_fit import KerasFit
+from manyfit.training.population import Population
+from manyfit.training.population import family as families
+from manyfit.training.population.epoch import RowsPass
+from manyfit.training.population.program import Layout, Lift
+
+NUM_MEMBERS = 11  # neither one nor two devices' worth
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=(72, 4)).astype("float32")
+Y = (X[:, :1] - X[:, 1:2]).astype("float32")
+
+
+def build(hp: dict[str, float]) -> keras.Model:
+    """A regression with dropout, whose members differ in their rates."""
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(int(hp.get("units", 8)), activation="relu"),
+            keras.layers.Dropout(hp["rate"]),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(hp["learning_rate"]), loss="mse")
+    return model
+
+
+def plans() -> list[Plan]:
+    """Members that train for two to four epochs, so that slots change hands."""
+    return [
+        Plan(str(number), 0, {"learning_rate": 0.01 * (1 + number), "rate": 0.1 + number / 40}, number, 2 + number % 3)
+        for number in range(NUM_MEMBERS)
+    ]
+
+
+def curves(*, own_order: bool = False) -> dict[str, list[float]]:
+    """The loss curves of all members, on validation rows too."""
+    supply = ListSupply(plans())
+    arguments = {"batch_size": 16, "validation_data": (X[:40], Y[:40]), "verbose": 0}
+    task = Task(build, (X, Y), arguments, objective=Objective("val_loss", "min"), own_order=own_order)
+    Population(KerasFit(), population_size=10).train(supply, task)
+    return {
+        f"{trial_id} {name}": result.history[name]
+        for (trial_id, _), result in sorted(supply.results.items())
+        for name in ("loss", "val_loss")
+    }
+
+
+def training_pass(count: int) -> tuple[RowsPass, Any]:
+    """A pass over the rows for so many members, and the arguments of its epoch."""
+    values = {"units": 64, "learning_rate": 0.01, "rate": 0.5}
+    supply, found = ListSupply([Plan("0", 0, values, seed=0)]), []
+    original = families.Family.add
+
+    def keep(family: families.Family, member: Any) -> None:
+        found.append((family, member))
+        original(family, member)
+
+    families.Family.add = keep  # type: ignore[method-assign]
+    try:
+        task = Task(build, (X[:64], Y[:64]), {"batch_size": 16, "epochs": 1, "verbose": 0}, objective=None)
+        Population(KerasFit()).train(supply, task)
+    finally:
+        families.Family.add = original  # type: ignore[method-assign]
+    family, member = found[0]
+    lift = Lift(member.trace)
+    rows = family.data.training
+    program = RowsPass("train", lift, layout=Layout("scan", "unrolled"), count=count, rows=rows)
+    states = program.spread.gather([member.state] * count)
+    return program, (states, program.lifted([member.trace] * count), rows.leaves, rows.in_order()[0])
+
+
+def num_flops(count: int) -> float:
+    """What one device computes in an epoch of so many members, by the compiler's count."""
+    program, arguments = training_pass(count)
+    return program.spread.compile(program._scan, arguments).num_flops
+
+
+def for_tpu(count: int) -> dict[str, Any]:
+    """The same epoch lowered for TPUs, and what devices tell each other in it."""
+    program, arguments = training_pass(count)
+    many, shapes, _ = program.spread.program(program._scan, arguments)
+    exported = jax.export.export(many, platforms=["tpu"])(*shapes)
+    words = ("all_reduce", "all_gather", "all_to_all", "collective_permute", "reduce_scatter")
+    return {
+        "platforms": exported.platforms,
+        "devices": exported.nr_devices,
+        "collectives": [word for word in words if word in exported.mlir_module()],
+    }
+
+
+if __name__ == "__main__":
+    shared, own, flops = curves(), curves(own_order=True), num_flops(16)
+    found = {"devices": jax.device_count(), "shared order": shared, "own order": own, "flops": flops}
+    print(json.dumps({**found, "tpu": for_tpu(16)}))
