@@ -63,7 +63,7 @@ def curves(*, own_order: bool = False) -> dict[str, list[float]]:
 
 def training_pass(count: int) -> tuple[RowsPass, Any]:
     """A pass over the rows for so many members, and the arguments of its epoch."""
-    values = {"units": 64, "learning_rate": 0.01, "rate": 0.5}
+    values = {"units": 512, "learning_rate": 0.01, "rate": 0.5}
     supply, found = ListSupply([Plan("0", 0, values, seed=0)]), []
     original = families.Family.add
 
