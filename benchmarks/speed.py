@@ -1,37 +1,42 @@
-"""Speed of a search: Manyfit's population training against KerasTuner, all pairs in one run.
+"""Speed of a search: `tuner.search` of Manyfit against KerasTuner's, all pairs in one run.
 
     python benchmarks/speed.py            # the table, about half an hour on two cores
-    python benchmarks/speed.py A --share 0.1 --repeats 1
+    python benchmarks/speed.py A D --share 0.2 --repeats 1
+    python benchmarks/speed.py A B --repeats 3 --repeats-of A=1
 
-Rows A, B and C are wall-clock seconds of as many trials, epochs and rows, by trainers alone: no store, no display.
-`model.fit` trains the same trials, KerasTuner draws its own from the same space. Rivals are timed on a tenth of
-the trials and scaled; the table says so. The compilation cache is empty at the start of each cold row. Run it with
-`KERAS_BACKEND=jax`.
+Rows A, B and C are wall-clock seconds of `search` with everything: proposals, building, compiling, training,
+validation, checkpoints, store, display (KerasTuner's is off, which is faster; Manyfit's is on). The rival is KerasTuner's random
+search on Keras's JAX backend, timed on a tenth of the trials and scaled; the table says so. The compilation cache is
+empty at the start of each cold search, and the warm one follows it. `model.fit` alone, on the same trials, shows
+what of the gain is not KerasTuner's own overhead.
+Row D is the time per member and epoch of A, nothing compiled, against a hand-written JAX scan of the same steps.
+Row E is the time per execution outside of training, with a trainer that does nothing, at 200 trials of a random search.
+Medians of the repeats. Run it with `KERAS_BACKEND=jax`.
 Data: `mnist.npz` in the folder named by MANYFIT_DATA (default `../shared/data`).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 
-from manyfit.core.objective import Objective
-from manyfit.core.records import Plan
-from manyfit.testing.fakes import ListSupply
-from manyfit.training.base import Task
-from manyfit.training.keras_fit import KerasFit
-from manyfit.training.population import Population
+import manyfit as kt
+from manyfit.core.records import Ending, Result
+from manyfit.training.base import Trainer
 
 DATA = Path(os.environ.get("MANYFIT_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
 
@@ -100,34 +105,13 @@ def build_c(hp: Any) -> keras.Model:
     return model
 
 
-class Drawn:
-    """Stands in for a tuner's hyperparameters: answers each question from a generator, once."""
-
-    def __init__(self, seed: int) -> None:
-        self._rng = np.random.default_rng(seed)
-        self._values: dict[str, Any] = {}
-
-    def Int(self, name: str, low: int, high: int, step: int) -> int:
-        return self._once(name, lambda: int(self._rng.choice(np.arange(low, high + 1, step))))
-
-    def Choice(self, name: str, options: list[str]) -> str:
-        return self._once(name, lambda: str(self._rng.choice(options)))
-
-    def Float(self, name: str, low: float, high: float, sampling: str = "linear") -> float:
-        if sampling == "log":
-            return self._once(name, lambda: float(np.exp(self._rng.uniform(np.log(low), np.log(high)))))
-        return self._once(name, lambda: float(self._rng.uniform(low, high)))
-
-    def _once(self, name: str, draw: Callable[[], Any]) -> Any:
-        if name not in self._values:
-            self._values[name] = draw()
-        return self._values[name]
+GOALS = {"A cold": 20.0, "A": 25.0, "B": 25.0, "C": 1.5, "D": 1.1, "E": 5.0}
 
 
 def work(name: str) -> dict[str, Any]:
     """Build function, trials, executions, epochs and data of a row of the table."""
     x, y = mnist()
-    if name == "A":
+    if name in "ADE":
         return {"build": build_a, "trials": 100, "executions": 2, "epochs": 1, "x": x, "y": y, "rows": 50_000}
     if name == "B":
         one_hot = np.eye(10, dtype="float32")[y]
@@ -137,88 +121,208 @@ def work(name: str) -> dict[str, Any]:
 
 
 def fit_arguments(row: dict[str, Any]) -> tuple[tuple[Any, Any], dict[str, Any]]:
-    """What both sides pass to `fit`."""
+    """What both sides pass to `search`."""
     cut = row["rows"]
-    validation = (row["x"][cut:], row["y"][cut:])
     return (row["x"][:cut], row["y"][:cut]), {
-        "batch_size": 128, "epochs": row["epochs"], "verbose": 0, "validation_data": validation,
+        "batch_size": 128, "epochs": row["epochs"], "validation_data": (row["x"][cut:], row["y"][cut:]),
     }  # fmt: skip
 
 
-def plans(row: dict[str, Any], trials: int, folder: str) -> Iterator[Plan]:
-    """The executions of the first `trials` trials."""
-    for trial in range(trials):
-        for execution in range(row["executions"]):
-            path = f"{folder}/{trial}-{execution}.npz"
-            yield Plan(str(trial), execution, Drawn(trial), seed=1000 * trial + execution, weights_path=path)
+@contextlib.contextmanager
+def project() -> Any:
+    """A folder for a tuner, and silence: what is displayed goes to a buffer."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        yield {"directory": folder, "project_name": "speed", "seed": 0, "overwrite": True}
 
 
-def time_trainer(row: dict[str, Any], trainer: Any, trials: int) -> float:
-    """Seconds that a trainer takes for the first `trials` trials, weights written."""
+def time_manyfit(row: dict[str, Any], trials: int, **options: Any) -> tuple[float, kt.RandomSearch]:
+    """Seconds that `search` takes for so many trials, and the tuner."""
     args, kwargs = fit_arguments(row)
-    task = Task(row["build"], args, kwargs, objective=Objective("val_accuracy", "max"))
-    with tempfile.TemporaryDirectory() as folder:
-        supply = ListSupply(list(plans(row, trials, folder)))
+    with project() as place:
         started = time.perf_counter()
-        trainer.train(supply, task)
+        tuner = kt.RandomSearch(
+            row["build"], "val_accuracy", max_trials=trials, executions_per_trial=row["executions"], **place, **options
+        )
+        tuner.search(*args, **kwargs)
         seconds = time.perf_counter() - started
-    failed = [result.message for result in supply.results.values() if not result.ending.has_score]
-    if failed:
-        raise RuntimeError(failed[0])
-    return seconds
+    ended = [execution.ending for trial in tuner.oracle.trials.values() for execution in trial.executions.values()]
+    if ended != [Ending.COMPLETED] * trials * row["executions"]:
+        raise RuntimeError(f"not every execution completed: {ended}")
+    return seconds, tuner
 
 
 def time_keras_tuner(row: dict[str, Any], trials: int) -> float:
-    """Seconds that KerasTuner's random search takes for `trials` trials, checkpoints included."""
+    """Seconds that KerasTuner's random search takes for so many trials, checkpoints included."""
     import keras_tuner
 
     args, kwargs = fit_arguments(row)
-    with tempfile.TemporaryDirectory() as folder:
-        tuner = keras_tuner.RandomSearch(
-            row["build"], objective="val_accuracy", max_trials=trials, executions_per_trial=row["executions"],
-            seed=0, directory=folder, project_name="rival",
-        )  # fmt: skip
+    with project() as place:
         started = time.perf_counter()
-        tuner.search(*args, **kwargs)
+        tuner = keras_tuner.RandomSearch(
+            row["build"], "val_accuracy", max_trials=trials, executions_per_trial=row["executions"], **place
+        )
+        tuner.search(*args, **kwargs, verbose=0)
         return time.perf_counter() - started
+
+
+@contextlib.contextmanager
+def empty_cache() -> Any:
+    """An empty folder for compiled programs, which the searches inside fill and use."""
+    with tempfile.TemporaryDirectory(prefix="manyfit-programs-") as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
+
+
+def print_searches(name: str, repeats: int, share: float) -> None:
+    """Rows A, B and C: whole searches."""
+    row = work(name)
+    trials = max(2, round(row["trials"] * share))
+    few = max(2, round(row["trials"] / 10 * share))
+    seconds: dict[str, list[float]] = {"cold": [], "warm": [], "KerasTuner": [], "model.fit": []}
+    tuner: Any = None
+    for _ in range(repeats):
+        with empty_cache():
+            for kind in ("cold", "warm"):
+                jax.clear_caches()
+                found, tuner = time_manyfit(row, trials)
+                seconds[kind].append(found)
+        seconds["KerasTuner"].append(time_keras_tuner(row, few) * trials / few)
+        seconds["model.fit"].append(time_manyfit(row, few, population=False)[0] * trials / few)
+    for kind in ("cold", "warm"):
+        mine = statistics.median(seconds[kind])
+        goal = GOALS.get(f"{name} {kind}", GOALS[name])
+        for rival in ("KerasTuner", "model.fit"):
+            other = statistics.median(seconds[rival])
+            wanted = f" (goal {goal:g})" if rival == "KerasTuner" else ""
+            print(
+                f"{name}: search ({kind} cache) {mine:8.1f} s, {rival} {other:8.1f} s (extrapolated from {few} of "
+                f"{trials} trials): {other / mine:5.1f} times faster{wanted}",
+                flush=True,
+            )
+    print(tuner.programs(), flush=True)
+
+
+def hand_written_epoch(x: Any, y: Any, rows: int, units: int = 64) -> Callable[[Any, Any], Any]:
+    """What an expert would write for A with Adam: one jitted epoch, batches gathered by number, then the validation."""
+
+    def loss_of(weights: Any, xs: Any, ys: Any) -> tuple[Any, Any]:
+        hidden = jax.nn.relu(xs @ weights[0] + weights[1])
+        logits = hidden @ weights[2] + weights[3]
+        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), ys[:, None], axis=1)
+        return losses.mean(), (losses.sum(), (logits.argmax(axis=1) == ys).sum())
+
+    def step(carry: Any, numbers: Any) -> tuple[Any, Any]:
+        weights, first, second, count = carry
+        (_, sums), gradients = jax.value_and_grad(loss_of, has_aux=True)(weights, x[numbers], y[numbers])
+        count = count + 1
+        first = [0.9 * m + 0.1 * g for m, g in zip(first, gradients, strict=True)]
+        second = [0.999 * v + 0.001 * g * g for v, g in zip(second, gradients, strict=True)]
+        rate = 1e-3 * jnp.sqrt(1 - 0.999**count) / (1 - 0.9**count)
+        weights = [w - rate * m / (jnp.sqrt(v) + 1e-7) for w, m, v in zip(weights, first, second, strict=True)]
+        return (weights, first, second, count), sums
+
+    def epoch(carry: Any, order: Any) -> Any:
+        full = rows // 128 * 128
+        carry, sums = jax.lax.scan(step, carry, order[:full].reshape(-1, 128))
+        carry, last = step(carry, order[full:])
+        test = jnp.arange(rows, x.shape[0] - (x.shape[0] - rows) % 128).reshape(-1, 128)
+        held_out = jax.lax.map(lambda numbers: loss_of(carry[0], x[numbers], y[numbers])[1], test)
+        tail = loss_of(carry[0], x[test.size + rows :], y[test.size + rows :])[1]
+        return carry, jax.tree.map(lambda a, b: a.sum() + b, (sums, held_out), (last, tail))
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    weights = [
+        jax.random.normal(keys[0], (784, units)) / 28, jnp.zeros(units),
+        jax.random.normal(keys[1], (units, 10)) / 8, jnp.zeros(10),
+    ]  # fmt: skip
+    zeros = [jnp.zeros_like(weight) for weight in weights]
+    start = (weights, zeros, zeros, jnp.zeros(()))
+    return jax.jit(epoch), start
+
+
+def print_steps(repeats: int, epochs: int = 12) -> None:
+    """Row D: an epoch of one member, nothing compiled, against the hand-written one; the fastest epoch of each."""
+    row = work("D")
+    x, y = jnp.asarray(row["x"]), jnp.asarray(row["y"])
+    epoch, carry = hand_written_epoch(x, y, row["rows"])
+    orders = [np.random.default_rng(n).permutation(row["rows"]).astype("int32") for n in range(epochs + 1)]
+    ratios, shown = [], ""
+
+    def build(hp: Any) -> keras.Model:
+        hp.Fixed("units", 64)
+        hp.Fixed("optimizer", "adam")
+        return build_a(hp)
+
+    for _ in range(repeats):
+        times = []
+        for order in orders:
+            started = time.perf_counter()
+            carry = jax.block_until_ready(epoch(carry, order))[0]
+            times.append(time.perf_counter() - started)
+        row |= {"build": build, "epochs": epochs, "executions": 1}
+        _, tuner = time_manyfit(row, 1, population_size=1)
+        (record,) = tuner.programs().records
+        mine, theirs = min(record.epoch_seconds.values()), min(times[1:])
+        ratios.append(mine / theirs)
+        shown = f"{mine:.4f} s per member and epoch ({record.layout}), hand-written scan {theirs:.4f} s"
+    print(f"D: {shown}; {statistics.median(ratios):.2f} times its time (goal {GOALS['D']:g})", flush=True)
+
+
+class Instant(Trainer):
+    """Trains nothing: what a search with it takes is everything else."""
+
+    def train(self, supply: Any, task: Any) -> None:
+        while plans := supply.take(8):
+            logs = {"loss": 0.5, "accuracy": 0.9, "val_loss": 0.5, "val_accuracy": 0.9}
+            supply.report([(plan, 0, logs) for plan in plans])
+            for plan in plans:
+                history: dict[str, list[float | None]] = {name: [value] for name, value in logs.items()}
+                supply.finish(Result(plan, Ending.COMPLETED, history))
+
+
+def print_overhead(repeats: int, trials: int = 200) -> None:
+    """Row E: milliseconds per execution of a search whose trainer does nothing."""
+    row = work("E")
+    args, kwargs = fit_arguments(row)
+    found = []
+    for _ in range(repeats):
+        with project() as place:
+            tuner = kt.RandomSearch(
+                row["build"], "val_accuracy", max_trials=trials, executions_per_trial=row["executions"], **place
+            )
+            tuner._trainer = Instant()
+            started = time.perf_counter()
+            tuner.search(*args, **kwargs)
+            found.append(time.perf_counter() - started)
+    each = statistics.median(found) / trials / row["executions"] * 1e3
+    print(f"E: {each:.2f} ms per execution outside of training, {trials} trials x {row['executions']} executions "
+          f"(goal {GOALS['E']:g})", flush=True)  # fmt: skip
 
 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", nargs="*", default=["A", "B", "C"])
+    parser.add_argument("rows", nargs="*", default=["A", "B", "C", "D", "E"])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--share", type=float, default=1.0, help="share of the trials, for a quick look")
+    parser.add_argument("--repeats-of", nargs="*", default=[], metavar="ROW=N", help="repeats of single rows")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the trials of A, B and C, for a quick look")
     options = parser.parse_args()
+    repeats = {name: int(number) for name, number in (pair.split("=") for pair in options.repeats_of)}
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}; "
           f"keras {keras.__version__}, jax {jax.__version__}")  # fmt: skip
     for name in options.rows:
-        row = work(name)
-        trials = max(2, round(row["trials"] * options.share))
-        few = max(2, round(row["trials"] / 10 * options.share))
-        ours: dict[str, list[float]] = {"cold": [], "warm": []}
-        rivals: dict[str, list[float]] = {"KerasTuner": [], "model.fit": []}
-        population = Population(KerasFit())
-        for repeat in range(options.repeats):
-            jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(prefix=f"manyfit-{name}{repeat}-"))
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-            for kind in ours:
-                jax.clear_caches()
-                population = Population(KerasFit())
-                ours[kind].append(time_trainer(row, population, trials))
-            jax.config.update("jax_compilation_cache_dir", None)
-            rivals["KerasTuner"].append(time_keras_tuner(row, few) * trials / few)
-            rivals["model.fit"].append(time_trainer(row, KerasFit(), few) * trials / few)
-        for kind, seconds in ours.items():
-            mine = statistics.median(seconds)
-            for rival, theirs in rivals.items():
-                other = statistics.median(theirs)
-                print(
-                    f"{name}: population ({kind} cache) {mine:8.1f} s, {rival} {other:8.1f} s "
-                    f"(extrapolated from {few} of {trials} trials): {other / mine:5.1f} times faster",
-                    flush=True,
-                )
-        print(population.programs(), flush=True)
+        number = repeats.get(name, options.repeats)
+        if name == "D":
+            print_steps(number)
+        elif name == "E":
+            print_overhead(number)
+        else:
+            print_searches(name, number, options.share)
 
 
 if __name__ == "__main__":
