@@ -18,6 +18,7 @@ from manyfit.core.errors import FatalError, FatalValueError, ProjectError, expla
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer, judge
+from manyfit.training.callback_files import separate_files
 from manyfit.training.devices import LayoutCheck, distributed
 from manyfit.training.keras_settings import KerasSettings, clear_session
 from manyfit.training.models import build_model, check_size, ending_of, num_parameters
@@ -148,7 +149,7 @@ def fit(model: keras.Model, plan: Plan, task: Task, *, callbacks: list[keras.cal
     if task.split_for is not None:
         args, kwargs = task.split_for(plan).arguments(args, kwargs)
     own = [] if task.callbacks is None else task.callbacks(plan)
-    kwargs["callbacks"] = copy_callbacks(kwargs.get("callbacks")) + own + callbacks
+    kwargs["callbacks"] = copy_callbacks(kwargs.get("callbacks"), plan) + own + callbacks
     if plan.epochs is not None:
         kwargs["epochs"] = plan.epochs
     if task.fit is not None:
@@ -156,8 +157,8 @@ def fit(model: keras.Model, plan: Plan, task: Task, *, callbacks: list[keras.cal
     return model.fit(*args, **kwargs)
 
 
-def copy_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
-    """Deep copies, so that one execution's patience or file is not another's.
+def copy_callbacks(callbacks: Any, plan: Plan) -> list[keras.callbacks.Callback]:
+    """Deep copies for an execution, so that one's patience or file is not another's.
 
     Raises:
         FatalValueError: a callback cannot be copied; the message names it.
@@ -182,6 +183,7 @@ def copy_callbacks(callbacks: Any) -> list[keras.callbacks.Callback]:
                     "Open files and connections in on_train_begin rather than in __init__.",
                 )
             ) from error
+    separate_files(copies, plan)
     return copies
 
 

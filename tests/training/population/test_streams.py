@@ -154,3 +154,17 @@ def test_an_error_of_the_data_is_an_ending():
     )
     for result in supply.results.values():
         assert result.ending is Ending.FAILED and "the disk is gone" in result.message
+
+
+def test_tf_data_with_a_short_batch():
+    tf = pytest.importorskip("tensorflow", reason="tf.data is TensorFlow's")
+    equals_model_fit(
+        dense_model,
+        lambda: (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8),),
+        {
+            "epochs": 2,
+            "shuffle": False,
+            "validation_data": lambda: tf.data.Dataset.from_tensor_slices(HELD_OUT).batch(4),
+        },
+        VALUES[:2],
+    )

@@ -135,7 +135,7 @@ class Admission:
             check_size(model, self.task.max_model_size)
             check_model(model)
             own = [] if self.task.callbacks is None else self.task.callbacks(plan)
-            callbacks = [*copy_callbacks(self.data.callbacks), *own]
+            callbacks = [*copy_callbacks(self.data.callbacks, plan), *own]
             reason = why_not(callbacks)
             if reason is not None:
                 raise CannotTrace(reason)

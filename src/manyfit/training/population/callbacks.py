@@ -24,7 +24,6 @@ _BATCH_HOOKS = (
 _HARMLESS = {
     keras.callbacks.TerminateOnNaN: lambda callback: True,  # called once per epoch, with the epoch's logs
     keras.callbacks.ModelCheckpoint: lambda callback: callback.save_freq == "epoch",
-    keras.callbacks.BackupAndRestore: lambda callback: callback.save_freq == "epoch",
     keras.callbacks.TensorBoard: lambda callback: callback.update_freq == "epoch" and not callback.profile_batch,
     keras.callbacks.ProgbarLogger: lambda callback: True,
 }
@@ -42,6 +41,8 @@ def why_not(callbacks: Sequence[Any]) -> str | None:
     """
     for callback in callbacks:
         name = type(callback).__name__
+        if isinstance(callback, keras.callbacks.BackupAndRestore):
+            return f"callback {name} keeps one backup, which members of a population would take from each other"
         if not isinstance(callback, keras.callbacks.Callback):
             return f"callback {name} is not a keras.callbacks.Callback"
         if type(callback) in _HARMLESS:
@@ -61,6 +62,16 @@ def _defines(callback: Any, hook: str) -> bool:
     return getattr(type(callback), hook) is not getattr(keras.callbacks.Callback, hook)
 
 
+class _Seen(keras.callbacks.Callback):
+    """Stands last in the list and sees what the others have added: Keras hands them a copy of the logs."""
+
+    logs: dict[str, Any]
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        del epoch
+        self.logs = dict(logs or {})
+
+
 class MemberCallbacks:
     """One member's callbacks.
 
@@ -74,9 +85,10 @@ class MemberCallbacks:
     def __init__(self, callbacks: Sequence[Any], model: Any, *, epochs: int, steps: int | None) -> None:
         self._model = model
         self.any = bool(callbacks)
+        self._seen = _Seen()
         self._list = (
             keras.callbacks.CallbackList(
-                list(callbacks),
+                [*callbacks, self._seen],
                 add_history=False,
                 add_progbar=False,
                 model=model,
@@ -118,9 +130,8 @@ class MemberCallbacks:
         if test_logs is not None:
             self._list.on_test_begin()
             self._list.on_test_end(dict(test_logs))
-        seen = dict(logs)
-        self._list.on_epoch_end(epoch, seen)
-        return seen
+        self._list.on_epoch_end(epoch, dict(logs))
+        return self._seen.logs
 
     def train_end(self, logs: Mapping[str, Any]) -> None:
         """As `fit` after the last epoch."""
