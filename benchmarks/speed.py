@@ -5,10 +5,10 @@
     python benchmarks/speed.py A B --repeats 3 --repeats-of A=1
 
 Rows A, B and C are wall-clock seconds of `search` with everything: proposals, building, compiling, training,
-validation, checkpoints, store, display (KerasTuner's is off, which is faster; Manyfit's is on). The rival is KerasTuner's random
-search on Keras's JAX backend, timed on a tenth of the trials and scaled; the table says so. The compilation cache is
-empty at the start of each cold search, and the warm one follows it. `model.fit` alone, on the same trials, shows
-what of the gain is not KerasTuner's own overhead.
+validation, checkpoints, store, display (KerasTuner's is off, which is faster; Manyfit's is on). The rival is
+KerasTuner's random search on Keras's JAX backend, timed on a tenth of the trials and scaled; the table says so. The
+compilation cache is empty at the start of each cold search, and the warm one follows it. `model.fit` alone, on the
+same trials, shows what of the gain is not KerasTuner's own overhead.
 Row D is the time per member and epoch of A, nothing compiled, against a hand-written JAX scan of the same steps.
 Row E is the time per execution outside of training, with a trainer that does nothing, at 200 trials of a random search.
 Medians of the repeats. Run it with `KERAS_BACKEND=jax`.
