@@ -63,7 +63,7 @@ def curves(*, own_order: bool = False) -> dict[str, list[float]]:
 
 def training_pass(count: int) -> tuple[RowsPass, Any]:
     """A pass over the rows for so many members, and the arguments of its epoch."""
-    values = {"units": 512, "learning_rate": 0.01, "rate": 0.5}
+    values = {"units": 64, "learning_rate": 0.01, "rate": 0.5}
     supply, found = ListSupply([Plan("0", 0, values, seed=0)]), []
     original = families.Family.add
 
@@ -80,7 +80,7 @@ def training_pass(count: int) -> tuple[RowsPass, Any]:
     family, member = found[0]
     lift = Lift(member.trace)
     rows = family.data.training
-    program = RowsPass("train", lift, layout=Layout("scan", "unrolled"), count=count, rows=rows)
+    program = RowsPass("train", lift, layout=Layout("scan", "vmap"), count=count, rows=rows)
     states = program.spread.gather([member.state] * count)
     return program, (states, program.lifted([member.trace] * count), rows.leaves, rows.in_order()[0])
 
@@ -105,6 +105,6 @@ def for_tpu(count: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    shared, own, flops = curves(), curves(own_order=True), num_flops(16)
+    shared, own, flops = curves(), curves(own_order=True), num_flops(64)
     found = {"devices": jax.device_count(), "shared order": shared, "own order": own, "flops": flops}
-    print(json.dumps({**found, "tpu": for_tpu(16)}))
+    print(json.dumps({**found, "tpu": for_tpu(64)}))

@@ -53,7 +53,7 @@ def test_every_member_is_the_member_of_one_device(job, on_eight, order):
 
 
 def test_each_device_computes_its_share_and_no_more(job, on_eight):
-    assert on_eight["flops"] <= 1.02 * job.num_flops(16) / 8
+    assert on_eight["flops"] <= 1.02 * job.num_flops(64) / 8
 
 
 def test_the_same_program_is_lowered_for_tpus_and_its_devices_tell_each_other_nothing(on_eight):
