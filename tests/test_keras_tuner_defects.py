@@ -262,7 +262,7 @@ def test_what_is_not_finite_never_wins(value, direction, project):
 def test_several_objectives_as_a_dict(project):
     """Several objectives work with a `History` only: a dict needs a literal "multi_objective"."""
     objective = [kt.Objective("error", "min"), kt.Objective("gain", "max")]
-    tuner = ran(lambda trial: {"error": 0.25, "gain": 2.0}, project, objective=objective)
+    tuner = ran(lambda trial: {"error": 0.25, "gain": 2.0}, project, objective=objective, compat="keras_tuner")
     assert tuner.oracle.get_best_trials()[0].score == 0.25 - 2.0
 
 

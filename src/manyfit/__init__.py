@@ -29,6 +29,9 @@ _HOMES = {
     "QuasiRandomSearch": "manyfit.tuners.searches",
     "RandomSearch": "manyfit.tuners.searches",
     "Search": "manyfit.tuners.searches",
+    "OptunaSearch": "manyfit.tuners.searches",
+    "Belief": "manyfit.samplers.gp.priors",
+    "Constraint": "manyfit.samplers.outcomes",
     "CrossValidation": "manyfit.training.folds",
     "BaseTuner": "manyfit.tuners.base_tuner",
     "Ensemble": "manyfit.ensemble.ensemble",
@@ -40,6 +43,8 @@ _HOMES = {
     "HyperModel": "manyfit.tuners.hypermodel",
     "HyperParameter": "manyfit.space.hyperparameter",
     "HyperParameters": "manyfit.space.hyperparameters",
+    "MultiObjective": "manyfit.core.objective",
+    "ParetoObjective": "manyfit.core.objective",
     "Objective": "manyfit.core.objective",
     "Oracle": "manyfit.oracles.oracle",
     "Trial": "manyfit.oracles.trial",
@@ -55,12 +60,16 @@ if TYPE_CHECKING:
     from manyfit.core.errors import FatalRuntimeError as FatalRuntimeError
     from manyfit.core.errors import FatalTypeError as FatalTypeError
     from manyfit.core.errors import FatalValueError as FatalValueError
+    from manyfit.core.objective import MultiObjective as MultiObjective
     from manyfit.core.objective import Objective as Objective
+    from manyfit.core.objective import ParetoObjective as ParetoObjective
     from manyfit.ensemble.ensemble import Ensemble as Ensemble
     from manyfit.oracles.oracle import Oracle as Oracle
     from manyfit.oracles.trial import Trial as Trial
     from manyfit.oracles.trial import TrialStatus as TrialStatus
     from manyfit.report.terminal import table as table
+    from manyfit.samplers.gp.priors import Belief as Belief
+    from manyfit.samplers.outcomes import Constraint as Constraint
     from manyfit.schedulers.asha import ASHA as ASHA
     from manyfit.schedulers.median import MedianRule as MedianRule
     from manyfit.space.hyperparameter import HyperParameter as HyperParameter
@@ -72,6 +81,7 @@ if TYPE_CHECKING:
     from manyfit.tuners.searches import Evolution as Evolution
     from manyfit.tuners.searches import GridSearch as GridSearch
     from manyfit.tuners.searches import Hyperband as Hyperband
+    from manyfit.tuners.searches import OptunaSearch as OptunaSearch
     from manyfit.tuners.searches import QuasiRandomSearch as QuasiRandomSearch
     from manyfit.tuners.searches import RandomSearch as RandomSearch
     from manyfit.tuners.searches import Search as Search

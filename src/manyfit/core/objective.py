@@ -8,6 +8,7 @@ from typing import Any
 
 from manyfit.core.directions import Direction, infer_metric_direction
 from manyfit.core.errors import UsageError, UsageTypeError, explain
+from manyfit.core.measures import MEASURES
 
 
 class Objective:
@@ -38,12 +39,21 @@ class Objective:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The metrics that must be in the logs."""
+        """The metrics that it needs."""
         return (self.name,)
+
+    @property
+    def terms(self) -> tuple[Objective, ...]:
+        """What trials are compared by: itself, or the objectives that are not traded for one another."""
+        return (self,)
 
     def has_value(self, logs: Mapping[str, Any]) -> bool:
         """Whether the logs hold what this objective needs."""
         return self.name in logs
+
+    def is_complete(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether the metrics of a whole execution hold everything, what is measured once (`MEASURES`) included."""
+        return self.name in metrics
 
     def get_value(self, logs: Mapping[str, Any]) -> float:
         """The objective's value in the logs of one epoch, in the metric's own direction."""
@@ -105,28 +115,44 @@ class DefaultObjective(Objective):
 class MultiObjective(Objective):
     """Several objectives as one sum to be minimised: terms to maximise are subtracted. The terms' scales decide.
 
+    This is what KerasTuner makes of a list. Where the objectives are not to be traded for one another at a fixed
+    price, give the list itself.
+
     Args:
-        objectives: the terms.
+        objectives: the terms: names or `Objective`.
+
+    Raises:
+        UsageError: a direction cannot be told from a name.
+
+    Example:
+
+    >>> MultiObjective(["val_loss", "val_accuracy"]).get_value({"val_loss": 0.5, "val_accuracy": 0.75})
+    -0.25
     """
 
-    def __init__(self, objectives: Sequence[Objective]) -> None:
+    def __init__(self, objectives: Sequence[str | Objective]) -> None:
         super().__init__("multi_objective", "min")
-        self.objectives = list(objectives)
+        self.objectives = [create_objective(term) for term in objectives]
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(term.name for term in self.objectives)
 
     def has_value(self, logs: Mapping[str, Any]) -> bool:
-        return self.name in logs or all(term.has_value(logs) for term in self.objectives)
+        logged = [term for term in self.objectives if term.name not in MEASURES]
+        return self.name in logs or all(term.has_value(logs) for term in logged or self.objectives)
+
+    def is_complete(self, metrics: Mapping[str, Any]) -> bool:
+        return self.name in metrics or all(name in metrics for name in self.names)
 
     def get_value(self, logs: Mapping[str, Any]) -> float:
+        """The sum. What is measured once per execution is left out of the logs of an epoch, where it is unknown."""
         if self.name in logs:
             return logs[self.name]
-        return math.fsum(term.value(term.get_value(logs)) for term in self.objectives)
+        return math.fsum(term.value(term.get_value(logs)) for term in self.objectives if term.has_value(logs))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, MultiObjective) and self.objectives == other.objectives
+        return isinstance(other, type(self)) and self.objectives == other.objectives
 
     def __hash__(self) -> int:
         return hash((self.name, *self.objectives))
@@ -137,15 +163,92 @@ class MultiObjective(Objective):
     __repr__ = __str__
 
 
-def create_objective(objective: str | Objective | Sequence[Any] | None) -> Objective:
+class ParetoObjective(Objective):
+    """Several objectives of which none is traded for another: the best trials are those that nothing dominates.
+
+    The first one that is logged every epoch leads: it says which epoch of an execution counts, and schedulers and
+    early stopping follow it. The others are read at that epoch.
+
+    Args:
+        objectives: two or more: names or `Objective`.
+
+    Raises:
+        UsageError: fewer than two, one of them twice, or a direction that cannot be told from a name.
+
+    Example:
+
+    >>> ParetoObjective(["model_bytes", "val_accuracy"]).losses({"model_bytes": 100.0, "val_accuracy": 0.9})
+    (100.0, -0.9)
+    """
+
+    def __init__(self, objectives: Sequence[str | Objective]) -> None:
+        self.objectives = tuple(create_objective(term) for term in objectives)
+        names = [term.name for term in self.objectives]
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise UsageError(
+                explain(
+                    "objective", f"the list {names}", "two or more different objectives", 'Type objective="val_loss".'
+                )
+            )
+        leading = next((term for term in self.objectives if term.name not in MEASURES), self.objectives[0])
+        super().__init__(leading.name, leading.direction)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(term.name for term in self.objectives)
+
+    @property
+    def terms(self) -> tuple[Objective, ...]:
+        return self.objectives
+
+    def has_value(self, logs: Mapping[str, Any]) -> bool:
+        """Whether the logs hold all that is logged per epoch."""
+        return all(name in logs for name in self.names if name not in MEASURES) and (
+            self.name in logs or self.name in MEASURES
+        )
+
+    def is_complete(self, metrics: Mapping[str, Any]) -> bool:
+        return all(name in metrics for name in self.names)
+
+    def losses(self, metrics: Mapping[str, Any]) -> tuple[float, ...]:
+        """One loss per objective from the metrics of an execution; `inf` where one is missing or not finite."""
+        return tuple(term.loss(metrics.get(term.name)) for term in self.objectives)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ParetoObjective) and self.objectives == other.objectives
+
+    def __hash__(self) -> int:
+        return hash(self.objectives)
+
+    def __str__(self) -> str:
+        return f"ParetoObjective: [{', '.join(map(str, self.objectives))}]"
+
+    __repr__ = __str__
+
+
+_drop_in = False  # whether this process runs programs that were written for KerasTuner
+
+
+def take_lists_for_sums(answer: bool) -> None:
+    """Sets what a list of objectives means in this whole process: for the drop-in mode, where no argument can say it.
+
+    Args:
+        answer: True: the sum of its terms, as in KerasTuner; False: objectives that are not traded for one another.
+    """
+    global _drop_in
+    _drop_in = answer
+
+
+def create_objective(objective: str | Objective | Sequence[Any] | None, *, compat: str | None = None) -> Objective:
     """Understands what a user gave as `objective`.
 
     Args:
-        objective: a metric's name (its direction is told from the name), an `Objective`, a list of these (their sum),
-            or None (the number that `run_trial` returns is minimised).
+        objective: a metric's name (its direction is told from the name), an `Objective`, a list of these (none is
+            traded for another), or None (the number that `run_trial` returns is minimised).
+        compat: "keras_tuner": a list means the sum of its terms.
 
     Raises:
-        UsageError: the direction cannot be told from the name, or the list is empty.
+        UsageError: the direction cannot be told from the name, the list is empty, or `compat` is another name.
         UsageTypeError: the objective is of another type.
 
     Example:
@@ -153,6 +256,8 @@ def create_objective(objective: str | Objective | Sequence[Any] | None) -> Objec
     >>> create_objective("val_auc")
     Objective(name="val_auc", direction="max")
     """
+    if compat not in (None, "keras_tuner"):
+        raise UsageError(explain("compat", repr(compat), 'None or "keras_tuner"', 'Type compat="keras_tuner".'))
     if objective is None:
         return DefaultObjective()
     if isinstance(objective, Objective):
@@ -174,7 +279,9 @@ def create_objective(objective: str | Objective | Sequence[Any] | None) -> Objec
             raise UsageError(
                 explain("objective", "an empty list", "at least one objective", 'Type objective="val_accuracy", say.')
             )
-        return MultiObjective([create_objective(term) for term in objective])
+        if compat == "keras_tuner" or _drop_in:
+            return MultiObjective(objective)
+        return create_objective(objective[0]) if len(objective) == 1 else ParetoObjective(objective)
     raise UsageTypeError(
         explain(
             "objective",

@@ -50,6 +50,24 @@ class Observation:
     full: bool = True  # False: a scheduler stopped it before its full budget
     curve: tuple[float, ...] = ()  # loss per epoch, mean over executions, NaN where not measured
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)  # means, for constraints
+    vectors: tuple[tuple[float, ...], ...] = ()  # several objectives: their losses, for each of `losses`
+    earlier: bool = False  # from an earlier search: it tells where to look, and was not tried in this one
+
+    def of_objective(self, index: int) -> Observation:
+        """This trial as a search for one of several objectives alone sees it.
+
+        An execution that lacks a finite value of any objective has none at all, so that all objectives are known of
+        the same trials. Curves are those of the leading objective, so they are left out.
+        """
+        known = tuple(vector[index] for vector in self.vectors if all(map(math.isfinite, vector)))
+        return dataclasses.replace(self, losses=known, curve=(), vectors=())
+
+    @property
+    def mean_vector(self) -> tuple[float, ...]:
+        """Mean losses of several objectives over executions; `inf` for a trial without a score."""
+        if not self.vectors or not self.ending.has_score:
+            return (math.inf,) * len(self.vectors[0] if self.vectors else ())
+        return tuple(math.fsum(column) / len(column) for column in zip(*self.vectors, strict=True))
 
     @property
     def loss(self) -> float:
@@ -115,4 +133,10 @@ class Result:
     seconds: float = 0.0
     message: str | None = None  # the reason, for every ending but COMPLETED
     num_parameters: int | None = None  # trainable ones
+    measures: dict[str, float] = dataclasses.field(default_factory=dict)  # of `core.measures`: one number each
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that were trained."""
+        return max((len(curve) for curve in self.history.values()), default=0)

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 from manyfit.core import history as histories
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Observation, Plan, Progress, Result
+from manyfit.oracles.ranking import Ranking
 from manyfit.oracles.trial import SEARCH, Execution, Trial, TrialStatus
+from manyfit.samplers.outcomes import Constraint
 from manyfit.space.hyperparameters import HyperParameters
 
 Key = tuple[str, str, int, int]  # of an execution in the store: trial id, phase, attempt, index
@@ -35,10 +37,12 @@ class TrialBook:
 
     Args:
         objective: what is ranked.
+        constraints: what trials have to keep besides.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective, constraints: Sequence[Constraint] = ()) -> None:
         self.objective = objective
+        self.ranking = Ranking(objective, constraints)
         self.store: Store | None = None
         self.trials: dict[str, Trial] = {}  # in the order of start
         self.ended: list[str] = []  # ids in the order of their end
@@ -76,17 +80,24 @@ class TrialBook:
         return [self._progress[trial_id] for trial_id in self.trials]
 
     def best(self, num_trials: int | None = None) -> list[Trial]:
-        """Completed trials, best first: those that were confirmed on fresh seeds, then the others by search score."""
-        confirmed = [trial for trial in self.by_search_score() if trial.confirmed is not None]
+        """Completed trials, best first: those that were confirmed on fresh seeds, then the others by search score.
+
+        Trials that break a constraint are left out, unless all do: then those come that break it least.
+        """
+        ranked = self.by_search_score()
+        ranked = [trial for trial in ranked if not self.ranking.broken(trial)] or ranked
+        confirmed = [trial for trial in ranked if trial.confirmed is not None]
         confirmed.sort(key=lambda trial: trial.confirmed.rank)  # type: ignore[union-attr]
-        others = [trial for trial in self.by_search_score() if trial.confirmed is None]
+        others = [trial for trial in ranked if trial.confirmed is None]
         return (confirmed + others)[:num_trials]
 
+    def front(self) -> list[Trial]:
+        """The completed trials that keep the constraints and that none of these dominates, by the leading objective."""
+        return self.ranking.best(self.by_search_score())
+
     def by_search_score(self) -> list[Trial]:
-        """Completed trials by the score of the search alone."""
-        ranked = [trial for trial in self.trials.values() if trial.status == TrialStatus.COMPLETED]
-        ranked.sort(key=lambda trial: self.objective.loss(trial.score))
-        return ranked
+        """Completed trials by what the search alone found of them."""
+        return self.ranking.order([trial for trial in self.trials.values() if trial.status == TrialStatus.COMPLETED])
 
     # Writing: each method commits before it returns --------------------------------------------------------------
 
@@ -145,7 +156,11 @@ class TrialBook:
             notes: further facts about it, kept in `Execution.notes`.
         """
         plan = result.plan
-        scored = histories.score(result.history, self.objective) if result.ending.has_score else None
+        measured: dict[str, list[float | None]] = {
+            name: [value] * result.num_epochs for name, value in result.measures.items()
+        }
+        history = {**result.history, **measured}
+        scored = histories.score(history, self.objective) if result.ending.has_score else None
         execution = Execution(
             plan.execution,
             plan.seed,
@@ -158,7 +173,7 @@ class TrialBook:
         )
         if scored is not None:
             execution.score, execution.best_epoch = scored
-            execution.metrics = histories.at_epoch(result.history, execution.best_epoch)
+            execution.metrics = histories.at_epoch(history, execution.best_epoch)
         trial = self.trials[plan.trial_id]
         if self.store is not None:
             logs = [histories.at_epoch(result.history, epoch) for epoch in range(execution.num_epochs)]

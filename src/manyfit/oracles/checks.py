@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyfit.core.errors import ProjectError, UsageError, explain
+from manyfit.core.objective import Objective
+from manyfit.oracles.trial import Trial
 
 
 def check_limits(
@@ -65,3 +69,30 @@ def check_same_search(known: Mapping[str, Any], asked: Mapping[str, Any]) -> Non
                 "or another project_name=.",
             )
         )
+
+
+def check_measured(objective: Objective, metrics: Mapping[str, Any]) -> None:
+    """Checks that an objective is among metrics.
+
+    Raises:
+        UsageError: it is not; the message lists what is there.
+    """
+    if objective.is_complete(metrics):
+        return
+    found = sorted(metrics)
+    missing = next((name for name in objective.names if name not in metrics), objective.name)
+    closest = (difflib.get_close_matches(missing, found, n=1, cutoff=0.0) or ["loss"])[0]
+    raise UsageError(
+        explain(
+            "Objective value missing in metrics reported to the Oracle",
+            f"expected: {list(objective.names)}, found: {found}",
+            f"one of {', '.join(found) or 'the names that fit logs'}",
+            f'Type objective="{closest}", or compile the model with that metric.',
+        )
+    )
+
+
+def failure_report(trials: Sequence[Trial]) -> str:
+    """Groups and counts why trials failed: one line per cause, most frequent first."""
+    causes = Counter(f"{trial.ending}: {(trial.message or 'no message').strip().splitlines()[-1]}" for trial in trials)
+    return "\n".join(f"{count} x {cause}" for cause, count in causes.most_common())

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyfit.core import history as histories
 from manyfit.core import seeds
 from manyfit.core.errors import SearchError, UsageError, explain
+from manyfit.core.measures import measures_among
 from manyfit.core.objective import create_objective
 from manyfit.core.records import Ending, Values
 from manyfit.oracles.book import Store, TrialBook
-from manyfit.oracles.checks import check_limits, check_same_search, check_seed
+from manyfit.oracles.budget import Budget
+from manyfit.oracles.checks import check_limits, check_measured, check_same_search, check_seed, failure_report
+from manyfit.oracles.earlier import Earlier
 from manyfit.oracles.proposals import Proposals
-from manyfit.oracles.replication import Replication, replication
 from manyfit.oracles.trial import Trial, TrialStatus
 from manyfit.samplers.base import Sampler
+from manyfit.samplers.outcomes import Constraint
 from manyfit.schedulers import Limits, Resume, Scheduler, Start, scheduler_of
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
@@ -27,7 +28,7 @@ from manyfit.space.hyperparameters import HyperParameters
 _BROKEN = (Ending.FAILED,)
 
 
-class Oracle:
+class Oracle(Budget):
     """Decides what is tried, and remembers what became of it.
 
     Args:
@@ -44,6 +45,8 @@ class Oracle:
         scheduler: how long to train: a `Scheduler`, or "asha", "hyperband", "median"; None: every trial in full.
         max_total_epochs: epochs that all trials together may train; a trial's executions count once.
         max_seconds: no trial is started, and running ones are stopped, when the search has taken so long.
+        constraints: bounds on metrics that the best trials have to keep.
+        compat: "keras_tuner" takes a list of objectives for their sum, as KerasTuner does.
 
     Raises:
         UsageError: a limit or the seed is out of its range, or entries are forbidden without `hyperparameters`.
@@ -64,6 +67,8 @@ class Oracle:
         scheduler: Scheduler | str | None = None,
         max_total_epochs: int | None = None,
         max_seconds: float | None = None,
+        constraints: Sequence[Constraint] = (),
+        compat: str | None = None,
     ) -> None:
         check_limits(max_trials, max_retries_per_trial, max_consecutive_failed_trials, max_seconds)
         for name, allowed in (("allow_new_entries", allow_new_entries), ("tune_new_entries", tune_new_entries)):
@@ -76,7 +81,8 @@ class Oracle:
                         "Add hyperparameters=hp with what may be tuned.",
                     )
                 )
-        self.objective = create_objective(objective)
+        self.objective = create_objective(objective, compat=compat)
+        self.constraints = tuple(constraints)
         self.max_trials = max_trials
         self.hyperparameters = HyperParameters() if hyperparameters is None else hyperparameters
         self.hyperparameters.pin()  # the user's own ranges win over those of the build function
@@ -93,13 +99,12 @@ class Oracle:
         self._named_scheduler = None if isinstance(scheduler, Scheduler) else scheduler
         self.max_total_epochs = max_total_epochs
         self.max_seconds = max_seconds
-        self.book = TrialBook(self.objective)
+        self.book = TrialBook(self.objective, self.constraints)
+        self.earlier = Earlier()
         self.ongoing_trials: dict[str, Trial] = {}
         self.waiting: list[str] = []  # ids of trials to run (again) before anything new is proposed
         self.proposals = Proposals(self, is_overridden=type(self).populate_space is not Oracle.populate_space)
         self._exhausted = False
-        self._clock_started: float | None = None
-        self._spent_seconds = 0.0
 
     # What KerasTuner's users know ------------------------------------------------------------------------------
 
@@ -149,9 +154,24 @@ class Oracle:
         """The trial of this id."""
         return self.trials[trial_id]
 
-    def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
-        """The best completed trials, best first."""
-        return self.book.best(num_trials)
+    def get_best_trials(self, num_trials: int | None = None) -> list[Trial]:
+        """The best completed trials, best first: by front where there are several objectives.
+
+        Args:
+            num_trials: how many; None: the best one, or with several objectives all that no other trial dominates.
+
+        Returns:
+            Trials that keep the constraints, if any trial does.
+        """
+        several = len(self.objective.terms) > 1
+        if num_trials is None and several:
+            return self.book.front()
+        return self.book.best(1 if num_trials is None else num_trials)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What trainers have to measure for objective and constraints, besides what is logged."""
+        return measures_among(dict.fromkeys([*self.objective.names, *(each.metric for each in self.constraints)]))
 
     def remaining_trials(self) -> int | None:
         """How many more trials may be started; None: no limit."""
@@ -249,6 +269,29 @@ class Oracle:
             exhausted=self._exhausted,
         )
 
+    def warm_start(self, source: Any) -> int:
+        """Lets trials of an earlier search tell where to look; see `BaseTuner.warm_start`.
+
+        Args:
+            source: the rows of an earlier project's store: an object with `trials()` and `executions()`.
+
+        Returns:
+            How many trials were of use.
+
+        Raises:
+            UsageError: none of its trials has the metrics of this objective, or the sampler does not learn.
+        """
+        if self.sampler is None or not self.sampler.uses_earlier:
+            raise UsageError(
+                explain(
+                    "warm_start(source)",
+                    f"a search by {type(self).__name__}, which does not learn from trials",
+                    "a search that learns",
+                    "Type kt.BayesianOptimization, kt.Search or kt.Evolution.",
+                )
+            )
+        return self.earlier.take(source, self.objective, self.book.store)
+
     def enqueue(self, values: Values) -> None:
         """Has a configuration tried before the sampler is asked.
 
@@ -303,17 +346,7 @@ class Oracle:
         Raises:
             UsageError: it is not; the message lists what is there.
         """
-        if not self.objective.has_value(metrics):
-            found = sorted(metrics)
-            closest = _closest(self.objective.names[0], found)
-            raise UsageError(
-                explain(
-                    "Objective value missing in metrics reported to the Oracle",
-                    f"expected: {list(self.objective.names)}, found: {found}",
-                    f"one of {', '.join(found) or 'the names that fit logs'}",
-                    f'Type objective="{closest}", or compile the model with that metric.',
-                )
-            )
+        check_measured(self.objective, metrics)
 
     def score_trial(self, trial: Trial) -> None:
         """Sets the trial's score and best step: means over its executions. Override it to score otherwise."""
@@ -379,59 +412,6 @@ class Oracle:
                 f"{failure_report(last)}\n{last[-1].message}"
             )
 
-    # Repeating contenders --------------------------------------------------------------------------------------
-
-    #: Whether a budget that is left when a finite space is exhausted goes to further executions of the contenders.
-    replicates: bool = False
-
-    def may_replicate(self) -> bool:
-        """Whether everything was tried, and time is left."""
-        if not self.replicates or self.out_of_time():
-            return False
-        size = self._limits().num_configurations
-        return self._exhausted or (size is not None and len(self.trials) >= size)
-
-    def replication(self, executions_per_trial: int) -> Replication | None:
-        """Where the repetition of contenders stands; None when there is nothing to compare."""
-        budget = None if self.max_trials is None else self.max_trials * executions_per_trial
-        return replication(list(self.trials.values()), self.objective, budget)
-
-    def rescore(self, trial: Trial) -> None:
-        """Takes further executions of a completed trial into its score."""
-        trial.running.clear()
-        self.score_trial(trial)
-        self.book.end(trial)
-
-    # Time ------------------------------------------------------------------------------------------------------
-
-    def start_clock(self) -> None:
-        """Starts counting the seconds of the search; those of earlier runs of the project count, too.
-
-        What an interrupted run in this process left in the middle (Ctrl-C in a notebook) is to be run again.
-        """
-        for trial in self.trials.values():
-            if trial.is_running and trial.trial_id not in self.waiting:
-                trial.running.clear()
-                self.waiting.append(trial.trial_id)
-        self.ongoing_trials.clear()
-        self._clock_started = time.monotonic()
-
-    def stop_clock(self) -> None:
-        """Stores the seconds that were spent."""
-        self._spent_seconds = self.spent_seconds()
-        self._clock_started = None
-        if self.book.store is not None:
-            self.book.store.put(spent_seconds=self._spent_seconds)
-
-    def spent_seconds(self) -> float:
-        """Seconds that the search has taken so far."""
-        running = 0.0 if self._clock_started is None else time.monotonic() - self._clock_started
-        return self._spent_seconds + running
-
-    def out_of_time(self) -> bool:
-        """Whether `max_seconds` is over."""
-        return self.max_seconds is not None and self.spent_seconds() >= self.max_seconds
-
     # Memory ----------------------------------------------------------------------------------------------------
 
     def open(self, store: Store) -> bool:
@@ -469,6 +449,7 @@ class Oracle:
             trial.trial_id for trial in self.trials.values() if trial.is_running or trial.status == TrialStatus.INVALID
         ]
         self.proposals.load(self.book.store)
+        self.earlier.load(self.book.store)
         self.ongoing_trials = {}
         self._exhausted = False
 
@@ -484,15 +465,3 @@ class Oracle:
             "sampler": sampler,
             "scheduler": self.scheduler.settings()["name"],
         }
-
-
-def failure_report(trials: Sequence[Trial]) -> str:
-    """Groups and counts why trials failed: one line per cause, most frequent first."""
-    causes = Counter(f"{trial.ending}: {(trial.message or 'no message').strip().splitlines()[-1]}" for trial in trials)
-    return "\n".join(f"{count} x {cause}" for cause, count in causes.most_common())
-
-
-def _closest(name: str, found: Sequence[str]) -> str:
-    import difflib
-
-    return (difflib.get_close_matches(name, found, n=1, cutoff=0.0) or ["loss"])[0]

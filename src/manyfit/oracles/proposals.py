@@ -138,4 +138,7 @@ class Proposals:
         if oracle.sampler is None:
             raise NotImplementedError(f"{type(oracle).__name__} has no sampler: override populate_space.")
         rng = seeds.generator(oracle.seed, "sampler", number)
-        return oracle.sampler.propose(oracle.get_space(), oracle.book.observations(), pending, count, rng)
+        known = oracle.book.observations()
+        if oracle.sampler.uses_earlier:
+            known = [*oracle.earlier.observations, *known]
+        return oracle.sampler.propose(oracle.get_space(), known, pending, count, rng)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from manyfit.core.objective import Objective
+from manyfit.oracles.ranking import Ranking
 from manyfit.oracles.trial import Trial
 from manyfit.stats import racing
 
@@ -59,25 +59,25 @@ class Replication:
         return f"{start} The order is not settled when {why}: the best is one of {names}, {sure}."
 
 
-def replication(trials: Sequence[Trial], objective: Objective, max_executions: int | None) -> Replication | None:
+def replication(trials: Sequence[Trial], ranking: Ranking, max_executions: int | None) -> Replication | None:
     """Where the repetition of contenders stands, from what was recorded.
 
     Args:
-        trials: all trials; those without a score are no contenders.
-        objective: what is ranked.
+        trials: all trials; those without a score, or that break a constraint, are no contenders.
+        ranking: of the search.
         max_executions: executions that the whole search may run; None: no limit of its own.
 
     Returns:
         None when there is nothing to compare.
     """
-    contenders = tuple(trial for trial in trials if trial.scores)
+    contenders = tuple(trial for trial in trials if trial.scores and not ranking.broken(trial))
     if not contenders:
         return None
     width = max(max(trial.executions, default=-1) for trial in contenders) + 1
     losses = np.full((len(contenders), width), np.nan)
     for row, trial in zip(losses, contenders, strict=True):
         for index, run in trial.executions.items():
-            row[index] = objective.loss(run.score)
+            row[index] = ranking.objective.loss(run.score)
     spent = sum(max(1, len(trial.executions)) for trial in trials)
     budget = None if max_executions is None else max(0, max_executions - spent)
     standing = racing.race(losses, confidence=CONFIDENCE, max_rounds=MAX_ROUNDS)

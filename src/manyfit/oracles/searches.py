@@ -1,16 +1,21 @@
 """Ready oracles: a sampler each, with KerasTuner's arguments in KerasTuner's order.
 
-Arguments that all of them share are described at `Oracle`. `**limits` takes `scheduler` and `max_seconds`.
+Arguments that all of them share are described at `Oracle`. `**limits` takes `scheduler`, `max_seconds`,
+`max_total_epochs` and `compat`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyfit.oracles.oracle import Oracle
 from manyfit.samplers.evolution import EvolutionSampler
+from manyfit.samplers.gp.priors import Belief
 from manyfit.samplers.gp.sampler import GaussianProcessSampler
 from manyfit.samplers.grid import GridSampler
+from manyfit.samplers.optuna_adapter import OptunaSampler
+from manyfit.samplers.outcomes import Constraint
 from manyfit.samplers.portfolio import PortfolioSampler
 from manyfit.samplers.quasi_random import QuasiRandomSampler
 from manyfit.samplers.random_search import RandomSampler
@@ -31,8 +36,11 @@ class RandomSearchOracle(Oracle):
         tune_new_entries: bool = True,
         max_retries_per_trial: int = 0,
         max_consecutive_failed_trials: int = 3,
+        *,
+        constraints: Sequence[Constraint] = (),
         **limits: Any,
     ) -> None:
+        self.constraints = tuple(constraints)  # `_make_sampler` needs it
         super().__init__(
             objective,
             max_trials,
@@ -43,6 +51,7 @@ class RandomSearchOracle(Oracle):
             max_retries_per_trial,
             max_consecutive_failed_trials,
             sampler=self._make_sampler(max_trials),
+            constraints=constraints,
             **limits,
         )
 
@@ -78,8 +87,19 @@ class SearchOracle(RandomSearchOracle):
 
     replicates = True
 
+    def __init__(
+        self,
+        objective: Any = None,
+        max_trials: int | None = 10,
+        *args: Any,
+        beliefs: Sequence[Belief] = (),
+        **kwargs: Any,
+    ) -> None:
+        self.beliefs = tuple(beliefs)
+        super().__init__(objective, max_trials, *args, **kwargs)
+
     def _make_sampler(self, max_trials: int | None) -> Any:
-        return PortfolioSampler(max_trials)
+        return PortfolioSampler(max_trials, constraints=self.constraints, beliefs=self.beliefs)
 
     def describe(self) -> str:
         """Which sampler decides now, and why."""
@@ -98,7 +118,7 @@ class EvolutionOracle(RandomSearchOracle):
 
     def _make_sampler(self, max_trials: int | None) -> Any:
         del max_trials
-        return EvolutionSampler(self.num_parents)
+        return EvolutionSampler(self.num_parents, constraints=self.constraints)
 
 
 class BayesianOptimizationOracle(RandomSearchOracle):
@@ -109,10 +129,11 @@ class BayesianOptimizationOracle(RandomSearchOracle):
     Args:
         objective: see `Oracle`.
         max_trials: see `Oracle`.
-        num_initial_points: trials before the model decides; None: dimensions + 1, between 4 and 8.
+        num_initial_points: trials before the model decides; None: dimensions + 1, between 3 and 5.
         alpha: noise variance that is expected, relative to the objective's; the data decide.
         beta: None for expected improvement; a number for KerasTuner's confidence bound.
         *args: seed and so on, as in `RandomSearchOracle`.
+        beliefs: where good values are expected; they steer early and fade.
         **kwargs: likewise.
     """
 
@@ -126,8 +147,10 @@ class BayesianOptimizationOracle(RandomSearchOracle):
         alpha: float = 1e-4,
         beta: float | None = None,
         *args: Any,
+        beliefs: Sequence[Belief] = (),
         **kwargs: Any,
     ) -> None:
+        self.beliefs = tuple(beliefs)
         self.num_initial_points = num_initial_points
         self.alpha = alpha
         self.beta = beta
@@ -135,7 +158,42 @@ class BayesianOptimizationOracle(RandomSearchOracle):
 
     def _make_sampler(self, max_trials: int | None) -> Any:
         del max_trials
-        return GaussianProcessSampler(self.num_initial_points, alpha=self.alpha, beta=self.beta)
+        return GaussianProcessSampler(
+            self.num_initial_points,
+            alpha=self.alpha,
+            beta=self.beta,
+            constraints=self.constraints,
+            beliefs=self.beliefs,
+        )
+
+
+class OptunaOracle(RandomSearchOracle):
+    """Lets a sampler of Optuna decide what to try; needs `pip install manyfit[optuna]`.
+
+    Args:
+        objective: see `Oracle`; one objective.
+        max_trials: see `Oracle`.
+        *args: seed and so on, as in `RandomSearchOracle`.
+        sampler: name of a class in `optuna.samplers`.
+        sampler_settings: its arguments by name, JSON only.
+        **kwargs: likewise.
+    """
+
+    def __init__(
+        self,
+        objective: Any = None,
+        max_trials: int | None = 10,
+        *args: Any,
+        sampler: str = "TPESampler",
+        sampler_settings: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._made = OptunaSampler(sampler, sampler_settings)
+        super().__init__(objective, max_trials, *args, **kwargs)
+
+    def _make_sampler(self, max_trials: int | None) -> Any:
+        del max_trials
+        return self._made
 
 
 class HyperbandOracle(RandomSearchOracle):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core import history as histories
-from manyfit.core.objective import Objective
+from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import Ending, Observation, Progress, Value
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.stats.folds import fold_interval
@@ -154,6 +154,15 @@ class Trial:
             full=ending is not Ending.STOPPED,
             curve=_mean_curve(scored, objective),
             metrics=self.metrics,
+            vectors=self._vectors(objective),
+        )
+
+    def _vectors(self, objective: Objective) -> tuple[tuple[float, ...], ...]:
+        """Losses of several objectives, per execution with a score; nothing where there is one objective."""
+        if not isinstance(objective, ParetoObjective):
+            return ()
+        return tuple(
+            objective.losses(run.metrics) for _, run in sorted(self.executions.items()) if run.score is not None
         )
 
     def _reported_loss(self, objective: Objective) -> tuple[float, ...]:

@@ -23,6 +23,10 @@ class Sampler(abc.ABC):
     #: time, each with the generator of that trial, so its proposals do not depend on how trials are batched.
     learns: bool = True
 
+    #: Whether it can make use of trials of earlier searches (`Observation.earlier`), which come first among the
+    #: completed ones. They say where to look and were not tried in this search; other samplers are not given them.
+    uses_earlier: bool = False
+
     @abc.abstractmethod
     def propose(
         self,

@@ -15,6 +15,7 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Observation, Value, Values
 from manyfit.samplers import filling, known
 from manyfit.samplers.base import Sampler
+from manyfit.samplers.outcomes import Constraint, standings
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 
@@ -28,12 +29,14 @@ class EvolutionSampler(Sampler):
     A child takes each hyperparameter from one of two parents (`crossover_rate` of the time, otherwise it has one
     parent), then mutates: on average one active hyperparameter, by its type. Numbers step up or down on their own
     scale, small steps more often than large ones and by at least one value; categories are redrawn; what a
-    mutation switches on starts at random. Failed and diverged trials lose every tournament.
+    mutation switches on starts at random. Failed and diverged trials lose every tournament. With several objectives
+    the better front wins, within a front the trial with more room around it (Deb et al. 2002).
 
     Args:
         population_size: trials that can be parents: the youngest so many.
         tournament_size: how many of them compete to become a parent; more is greedier.
         crossover_rate: share of children with two parents.
+        constraints: on metrics of trials; those that break them lose against those that do not.
 
     Raises:
         UsageError: an argument out of its range.
@@ -46,13 +49,23 @@ class EvolutionSampler(Sampler):
     5
     """
 
-    def __init__(self, population_size: int = 24, *, tournament_size: int = 6, crossover_rate: float = 0.5) -> None:
+    uses_earlier = True
+
+    def __init__(
+        self,
+        population_size: int = 24,
+        *,
+        tournament_size: int = 6,
+        crossover_rate: float = 0.5,
+        constraints: Sequence[Constraint] = (),
+    ) -> None:
         _check("population_size", population_size, population_size >= 2, "2 or more")
         _check("tournament_size", tournament_size, 1 <= tournament_size <= population_size, "1 to population_size")
         _check("crossover_rate", crossover_rate, 0.0 <= crossover_rate <= 1.0, "0 to 1")
         self.population_size = population_size
         self.tournament_size = tournament_size
         self.crossover_rate = crossover_rate
+        self.constraints = tuple(constraints)
 
     def settings(self) -> dict[str, Any]:
         """Name and arguments."""
@@ -61,6 +74,7 @@ class EvolutionSampler(Sampler):
             "population_size": self.population_size,
             "tournament_size": self.tournament_size,
             "crossover_rate": self.crossover_rate,
+            "constraints": [str(each) for each in self.constraints],
         }
 
     def propose(
@@ -77,7 +91,7 @@ class EvolutionSampler(Sampler):
         found: list[dict[str, Value]] = []
         population = completed[-self.population_size :]
         points = encoding.encode_many([encoding.adapt(each.values) for each in population])
-        losses = np.array([each.loss if np.isfinite(each.loss) else np.inf for each in population])
+        losses = standings(population, self.constraints)
         # Half a population of chance first: fewer ancestors than that, and crossover has nothing to recombine.
         num_random = max(self.population_size // 2 - len(completed) - len(pending), 0)
         breed = len(encoding) > 0 and len(points) > 1
@@ -170,7 +184,7 @@ def _spread(
     if encoding.key(defaults) not in taken:
         return defaults
     if len(encoding):
-        there = [encoding.adapt(each.values) for each in completed] + list(found)
+        there = [encoding.adapt(each.values) for each in completed if not each.earlier] + list(found)
         values = encoding.decode(filling.next_point(encoding, encoding.encode_many(there), rng))
         if encoding.key(values) not in taken:
             return values

@@ -24,7 +24,8 @@ def keys_of(encoding: Encoding, configurations: Iterable[Values]) -> set[Hashabl
 
 def tried(encoding: Encoding, completed: Sequence[Observation], pending: Sequence[Values]) -> set[Hashable]:
     """The keys of all configurations that ended, in whatever way, or are on their way."""
-    return keys_of(encoding, itertools.chain((each.values for each in completed), pending))
+    own = (each.values for each in completed if not each.earlier)
+    return keys_of(encoding, itertools.chain(own, pending))
 
 
 def untried(encoding: Encoding, known: set[Hashable]) -> list[dict[str, Value]] | None:

@@ -1,12 +1,16 @@
-"""Constraints on what comes out of a trial, besides its objective."""
+"""What comes out of trials besides one loss: bounds on other metrics, several objectives; and one order over it all."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.records import Observation
+from manyfit.stats import pareto
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,3 +55,53 @@ class Constraint:
     def holds(self, metrics: Mapping[str, float]) -> bool:
         """Whether the bound is kept; a missing metric keeps nothing."""
         return self.excess(metrics) <= 0.0
+
+    def __str__(self) -> str:
+        return f"{self.metric} <= {self.max:g}" if self.max is not None else f"{self.metric} >= {self.min:g}"
+
+
+def broken(constraints: Sequence[Constraint], metrics: Mapping[str, float]) -> float:
+    """By how much metrics break constraints: 0 if they keep all, else the sum of the shares by which bounds are missed.
+
+    Each excess counts in units of its bound, so that bytes and seconds can be added; a missing metric counts as `inf`.
+
+    Example:
+
+    >>> constraints = [Constraint("model_bytes", max=100.0), Constraint("val_accuracy", min=0.5)]
+    >>> broken(constraints, {"model_bytes": 150.0, "val_accuracy": 0.6})
+    0.5
+    """
+    total = 0.0
+    for each in constraints:
+        excess = each.excess(metrics)
+        if math.isnan(excess):
+            return math.inf
+        bound = each.max if each.max is not None else each.min
+        total += max(excess, 0.0) / (abs(bound) if bound else 1.0)
+    return total
+
+
+def standings(completed: Sequence[Observation], constraints: Sequence[Constraint] = ()) -> np.ndarray:
+    """One number per trial that orders them, lower is better; `inf` for a trial without a score.
+
+    One objective without constraints: the loss. Otherwise places: trials that keep the constraints first, with
+    several objectives by front and by room in it, then the others, those that break the constraints least first.
+
+    Returns:
+        (n,) numbers.
+    """
+    losses = np.array([each.loss for each in completed], dtype=float)
+    losses[~np.isfinite(losses)] = np.inf
+    if not constraints and not any(each.vectors for each in completed):
+        return losses
+    found = losses.copy()
+    if any(each.vectors for each in completed):
+        width = max(len(each.mean_vector) for each in completed)
+        vectors = [each.mean_vector or (math.inf,) * width for each in completed]
+        found = pareto.places(np.array(vectors)).astype(float)
+    excess = np.array([broken(constraints, each.metrics) for each in completed])
+    order = np.lexsort((found, excess))
+    placed = np.empty(len(completed))
+    placed[order] = np.arange(len(completed))
+    placed[~np.isfinite(losses)] = np.inf
+    return placed

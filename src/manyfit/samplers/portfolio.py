@@ -11,8 +11,10 @@ import numpy as np
 from manyfit.core.records import Observation, Value, Values
 from manyfit.samplers.base import Sampler
 from manyfit.samplers.evolution import EvolutionSampler
+from manyfit.samplers.gp.priors import Belief
 from manyfit.samplers.gp.sampler import GaussianProcessSampler
 from manyfit.samplers.grid import GridSampler
+from manyfit.samplers.outcomes import Constraint
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 
@@ -35,6 +37,8 @@ class PortfolioSampler(Sampler):
 
     Args:
         max_trials: budget of the search, None if unknown.
+        constraints: on metrics of trials, for the samplers that learn.
+        beliefs: of the user, for the Gaussian process.
 
     Example:
 
@@ -44,8 +48,18 @@ class PortfolioSampler(Sampler):
     'grid: 4 configurations are no more than the 100 trials allowed'
     """
 
-    def __init__(self, max_trials: int | None = None) -> None:
+    uses_earlier = True
+
+    def __init__(
+        self,
+        max_trials: int | None = None,
+        *,
+        constraints: Sequence[Constraint] = (),
+        beliefs: Sequence[Belief] = (),
+    ) -> None:
         self.max_trials = max_trials
+        self.constraints = tuple(constraints)
+        self.beliefs = tuple(beliefs)
 
     def settings(self) -> dict[str, Any]:
         """The name. The budget may be raised between sessions: it is no part of a project's identity."""
@@ -65,11 +79,12 @@ class PortfolioSampler(Sampler):
             return Choice(GridSampler(), f"grid: {few} no more than the {self.max_trials} trials allowed")
         if len(encoding) > _MAX_DIMENSIONS:
             reason = f"evolution: {len(encoding)} hyperparameters are too many for a Gaussian process"
-            return Choice(EvolutionSampler(), reason)
+            return Choice(EvolutionSampler(constraints=self.constraints), reason)
         if num_trials > _MAX_MODELLED:
             reason = f"evolution: after {_MAX_MODELLED} trials a Gaussian process takes longer than it is worth"
-            return Choice(EvolutionSampler(), reason)
-        return Choice(GaussianProcessSampler(), "Bayesian optimisation with a Gaussian process")
+            return Choice(EvolutionSampler(constraints=self.constraints), reason)
+        sampler = GaussianProcessSampler(constraints=self.constraints, beliefs=self.beliefs)
+        return Choice(sampler, "Bayesian optimisation with a Gaussian process")
 
     def propose(
         self,
@@ -80,5 +95,8 @@ class PortfolioSampler(Sampler):
         rng: np.random.Generator,
     ) -> list[dict[str, Value]]:
         """Whatever the sampler of the hour proposes; see `Sampler.propose`."""
-        choice = self.choose(space, len(completed) + len(pending))
-        return choice.sampler.propose(space, completed, pending, count, rng)
+        own = sum(not each.earlier for each in completed)
+        sampler = self.choose(space, own + len(pending)).sampler
+        if not sampler.uses_earlier:
+            completed = [each for each in completed if not each.earlier]
+        return sampler.propose(space, completed, pending, count, rng)

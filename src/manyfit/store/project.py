@@ -62,6 +62,11 @@ class ProjectStore:
             lock.release(self.folder)
             raise
 
+    @staticmethod
+    def exists(folder: str | os.PathLike[str]) -> bool:
+        """Whether a project is in a folder."""
+        return isinstance(folder, str | os.PathLike) and (Path(folder) / DATABASE_NAME).is_file()
+
     def _clear(self) -> None:
         entries = [entry for entry in self.folder.iterdir() if entry.name not in _OF_THE_LOCK]
         entries.sort(key=lambda entry: entry.name in _MARKS)  # the marks last: a broken off clearing can be repeated

@@ -32,6 +32,7 @@ class Task:
     pausable: bool = False  # whether the supply may answer "pause"
     callbacks: Callable[[Plan], list[Any]] | None = None  # further callbacks of an execution, after the user's
     own_order: bool = False  # the order of the data follows `plan.seed`; False: a population may share one order
+    measures: tuple[str, ...] = ()  # of `core.measures`: what is measured besides what is logged
     split_for: Callable[[Plan], Split] | None = (
         None  # which rows of x and y train and validate; None: as the arguments say
     )

@@ -21,6 +21,7 @@ from manyfit.training.base import Supply, Task, Trainer, judge
 from manyfit.training.callback_files import separate_files
 from manyfit.training.devices import LayoutCheck, distributed
 from manyfit.training.keras_settings import KerasSettings, clear_session
+from manyfit.training.measuring import take_measures
 from manyfit.training.models import build_model, check_size, ending_of, num_parameters
 from manyfit.training.outcomes import completed_by, merge_histories, to_histories
 from manyfit.training.precision import LossScaleCallback, needs_loss_scale_callback
@@ -100,6 +101,8 @@ class _Run:
             self.result.message = traceback.format_exc()
             self.result.extra["error"] = error
         self.result.seconds += time.perf_counter() - started
+        if self.model is not None:
+            take_measures(self.result, self.model, self.task)
         return self.result
 
     def _pause(self) -> None:

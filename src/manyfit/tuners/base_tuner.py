@@ -13,7 +13,7 @@ from manyfit.core import seeds
 from manyfit.core.errors import FailedTrialError, FatalError, ProjectError, SearchError, UsageError, explain
 from manyfit.core.records import Plan, Result, Values
 from manyfit.oracles import Oracle, Trial, TrialStatus
-from manyfit.oracles.oracle import failure_report
+from manyfit.oracles.checks import failure_report
 from manyfit.report import terminal
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
@@ -118,6 +118,39 @@ class BaseTuner:
         """
         for values in configurations:
             self.oracle.enqueue(values)
+
+    def warm_start(self, source: Any) -> int:
+        """Lets the trials of an earlier search tell where to look: its winners are tried first.
+
+        How much the others are worth here is learned from results; other data, longer training and a space that has
+        changed since are fine. The trials are copied into this project. They do not count towards `max_trials`.
+
+        Args:
+            source: another tuner, or the folder of its project (`directory/project_name`).
+
+        Returns:
+            How many trials were taken: those that ran in full and have this search's objective among their metrics.
+
+        Raises:
+            UsageError: no project is there, no trial in it is of use, or this search's method does not learn.
+            ProjectError: another process has the project open.
+        """
+        if isinstance(source, BaseTuner):
+            return self.oracle.warm_start(source.store)
+        if not ProjectStore.exists(source):
+            raise UsageError(
+                explain(
+                    "warm_start(source)",
+                    f"{source!r}, where no project is",
+                    "a tuner, or the folder of its project",
+                    'Type warm_start("directory/project_name").',
+                )
+            )
+        store = ProjectStore(source)
+        try:
+            return self.oracle.warm_start(store)
+        finally:
+            store.close()
 
     # The search ------------------------------------------------------------------------------------------------
 
@@ -268,19 +301,24 @@ class BaseTuner:
 
     # What comes back -------------------------------------------------------------------------------------------
 
-    def get_best_models(self, num_models: int = 1) -> list[Any]:
+    def get_best_models(self, num_models: int | None = None) -> list[Any]:
         """The models of the best trials, with the weights of their best epochs, best first.
 
         Args:
-            num_models: how many; fewer come back when fewer trials completed or had their weights kept.
+            num_models: how many; fewer come back when fewer trials completed or had their weights kept. None: the
+                best one, or with several objectives the whole front.
 
         Raises:
             UsageTypeError: `num_models` is no number.
         """
         return [self.load_model(trial) for trial in self.oracle.get_best_trials(num_models)]
 
-    def get_best_hyperparameters(self, num_trials: int = 1) -> list[HyperParameters]:
-        """The `HyperParameters` of the best trials, best first; build a model from them with `hypermodel.build(hp)`."""
+    def get_best_hyperparameters(self, num_trials: int | None = None) -> list[HyperParameters]:
+        """The `HyperParameters` of the best trials, best first; build a model from them with `hypermodel.build(hp)`.
+
+        Args:
+            num_trials: how many; None: the best one, or with several objectives the whole front.
+        """
         return [trial.hyperparameters for trial in self.oracle.get_best_trials(num_trials)]
 
     def search_space_summary(self, extended: bool = False) -> None:
@@ -295,9 +333,12 @@ class BaseTuner:
         shown += failed[: max(0, num_trials - len(shown))]
         lines = ["Results summary", f"Results in {self.project_dir}", f"Showing {num_trials} best trials"]
         print("\n".join([*lines, str(self.oracle.objective)]))
+        front = self.oracle.book.front()
         for trial in shown:
             print()
             trial.summary()
+            for line in self.oracle.book.ranking.notes(trial, front):
+                print(line)
         if self.oracle.scheduler.max_epochs is not None:
             spent = self.results()
             print(f"\nEpochs: {spent.epochs_spent} trained; {spent.epochs_full} without the scheduler.")

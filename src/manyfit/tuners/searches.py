@@ -3,14 +3,16 @@
 What all of them take:
 
 * `hypermodel`: a function that takes `HyperParameters` and returns a compiled Keras model, or a `HyperModel`;
-* `objective`: a metric's name (its direction is told from the name), an `Objective`, or a list of these;
+* `objective`: a metric's name (its direction is told from the name), an `Objective`, or a list of these, none of
+  which is traded for another: `get_best_*` then return the Pareto front;
 * `max_trials`: most configurations; `seed`: of the whole search, 0 is a seed;
 * `hyperparameters`: ranges that win over those of the build function; `tune_new_entries`: whether what the build
   function adds to them is searched; `allow_new_entries`: whether it may add anything;
 * `max_retries_per_trial`: how often a failed trial runs again; `max_consecutive_failed_trials`: after so many
   exceptions in a row the search gives up;
-* and by name: `scheduler` ("asha", "median", or a scheduler), `max_seconds`, `max_total_epochs`, and everything of
-  `Tuner` (`directory`, `project_name`, `overwrite`, `executions_per_trial`, `max_model_size`, ...).
+* and by name: `scheduler` ("asha", "median", or a scheduler), `max_seconds`, `max_total_epochs`, `constraints` (a list
+  of `kt.Constraint`), `compat="keras_tuner"` (a list of objectives means their sum), and everything of `Tuner`
+  (`directory`, `project_name`, `overwrite`, `executions_per_trial`, `max_model_size`, ...).
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class RandomSearch(Tuner):
 
     _oracle_class: ClassVar[type[Oracle]] = oracles.RandomSearchOracle
     #: Arguments by name that go to the oracle; the others go to `Tuner`.
-    _oracle_arguments: ClassVar[frozenset[str]] = frozenset({"scheduler", "max_seconds", "max_total_epochs"})
+    _oracle_arguments: ClassVar[frozenset[str]] = frozenset(
+        {"scheduler", "max_seconds", "max_total_epochs", "constraints", "compat"}
+    )
 
     def __init__(
         self,
@@ -82,9 +86,13 @@ class QuasiRandomSearch(RandomSearch):
 
 
 class Search(RandomSearch):
-    """Picks the method by space and budget, and says which: grid, Bayesian optimisation or evolution."""
+    """Picks the method by space and budget, and says which: grid, Bayesian optimisation or evolution.
+
+    Arguments: see this module, and `beliefs`: a list of `kt.Belief`, where good values are expected.
+    """
 
     _oracle_class = oracles.SearchOracle
+    _oracle_arguments = RandomSearch._oracle_arguments | {"beliefs"}
 
     def on_search_begin(self) -> None:
         """Says which method decides."""
@@ -109,15 +117,15 @@ class BayesianOptimization(RandomSearch):
         hypermodel: see this module.
         objective: see this module.
         max_trials: see this module.
-        num_initial_points: trials before the model decides; None: dimensions + 1, between 4 and 8.
+        num_initial_points: trials before the model decides; None: dimensions + 1, between 3 and 5.
         alpha: noise variance that is expected, relative to the objective's; the data decide.
         beta: None for expected improvement; a number for KerasTuner's confidence bound.
         *args: seed and so on, see this module.
-        **kwargs: likewise.
+        **kwargs: likewise; and `beliefs`, a list of `kt.Belief`: where good values are expected.
     """
 
     _oracle_class = oracles.BayesianOptimizationOracle
-    _oracle_arguments = RandomSearch._oracle_arguments | {"num_initial_points", "alpha", "beta"}
+    _oracle_arguments = RandomSearch._oracle_arguments | {"num_initial_points", "alpha", "beta", "beliefs"}
 
     def __init__(
         self,
@@ -132,6 +140,20 @@ class BayesianOptimization(RandomSearch):
     ) -> None:
         kwargs.update(num_initial_points=num_initial_points, alpha=alpha, beta=beta)
         super().__init__(hypermodel, objective, max_trials, *args, **kwargs)
+
+
+class OptunaSearch(RandomSearch):
+    """Lets any sampler of Optuna decide what to try; needs `pip install manyfit[optuna]`.
+
+    Arguments: see this module, and by name `sampler`: a class in `optuna.samplers`, "TPESampler" by default, and
+    `sampler_settings`: its arguments, JSON only.
+
+    Raises:
+        UsageError: Optuna is not installed, or has no such sampler, or it does not take these settings.
+    """
+
+    _oracle_class = oracles.OptunaOracle
+    _oracle_arguments = RandomSearch._oracle_arguments | {"sampler", "sampler_settings"}
 
 
 class Hyperband(RandomSearch):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from manyfit.core import seeds
 from manyfit.core.errors import FailedTrialError, UsageError, explain
+from manyfit.core.measures import MEASURES
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.schedulers.full import FullBudget
@@ -143,7 +144,8 @@ class SearchSupply:
             self._checks_logs = False
             return False
         # An epoch that was not validated (`validation_freq`) does not tell about what validation measures.
-        measured = [name for name in objective.names if "val_loss" in logs or not name.startswith("val_")]
+        logged = [name for name in objective.names if name not in MEASURES]
+        measured = [name for name in logged if "val_loss" in logs or not name.startswith("val_")]
         return any(name not in logs for name in measured)
 
     def _decide(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> list[Decision]:
@@ -168,7 +170,7 @@ class SearchSupply:
         if result.ending is Ending.PAUSED:
             self._check_measured(result)
         elif result.ending.has_score:
-            self._oracle.check_objective(result.history)
+            self._oracle.check_objective({**result.history, **result.measures})
         self._oracle.book.add_execution(result)
         trial.hyperparameters = self._grown(trial, result.plan)
         waiting = self._open[trial.trial_id]
@@ -188,7 +190,7 @@ class SearchSupply:
 
     def _check_measured(self, result: Result) -> None:
         objective, num_epochs = self._oracle.objective, max(map(len, result.history.values()), default=0)
-        if not objective.has_value(result.history) and "val_loss" not in result.history:
+        if not objective.has_value({**result.history, **result.measures}) and "val_loss" not in result.history:
             raise UsageError(
                 explain(
                     f"search with {type(self._oracle.scheduler).__name__}",
@@ -197,7 +199,7 @@ class SearchSupply:
                     f"Type min_epochs={num_epochs + 1} or more where the tuner is made, or validation_freq=1.",
                 )
             )
-        self._oracle.check_objective(result.history)
+        self._oracle.check_objective({**result.history, **result.measures})
 
     @staticmethod
     def _grown(trial: Trial, plan: Plan) -> HyperParameters:

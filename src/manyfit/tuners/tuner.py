@@ -258,6 +258,7 @@ class Tuner(Finishing, BaseTuner):
             callbacks=callbacks,
             pausable=not isinstance(self.oracle.scheduler, FullBudget),
             distribution=distribution,
+            measures=self.oracle.measures,
         )
 
     def _get_trainer(self) -> Trainer:
@@ -347,29 +348,32 @@ class Tuner(Finishing, BaseTuner):
         result: Result = supply.results[plan.key]
         if "error" in result.extra:
             raise result.extra["error"]
-        if self._num_runs <= 1 and self.oracle.objective.has_value(result.history):
+        if self._num_runs <= 1 and self.oracle.objective.has_value({**result.history, **result.measures}):
             self.oracle.book.add_execution(result)
-        return _keras_history(result.history)
+        measured = {name: [value] * result.num_epochs for name, value in result.measures.items()}
+        return _keras_history({**result.history, **measured})
 
     def _after_trial(self, trial: Trial) -> None:
         # Weights of trials that have fallen out of the best are deleted at once: a search does not fill the disk.
         best = [one.trial_id for one in self.oracle.get_best_trials(self.num_kept_models)]
+        best += [one.trial_id for one in self.oracle.get_best_trials()]  # a front may be longer
         dropped = {*self._with_weights, trial.trial_id}.difference(best)
         self.store.delete_weights(dropped)
         self._with_weights = set(best)
 
     # Models ----------------------------------------------------------------------------------------------------
 
-    def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
+    def get_best_models(self, num_models: int | None = None) -> list[keras.Model]:
         """The models of the best trials, with the weights of their best epochs, best first.
 
         Args:
-            num_models: how many, at most `num_kept_models`; fewer come back when fewer trials completed.
+            num_models: how many, at most `num_kept_models`; fewer come back when fewer trials completed. None: the
+                best one, or with several objectives the whole front.
 
         Raises:
             UsageTypeError: `num_models` is no number, but hyperparameters, say.
         """
-        if isinstance(num_models, bool) or not hasattr(num_models, "__index__"):
+        if num_models is not None and (isinstance(num_models, bool) or not hasattr(num_models, "__index__")):
             raise UsageTypeError(
                 explain(
                     "get_best_models(num_models)",

@@ -14,6 +14,10 @@ from manyfit.samplers.gp.kernels import Array
 from manyfit.samplers.outcomes import Constraint
 from manyfit.space.encoding import Encoding
 
+#: The fidelity of trials of earlier searches: as far below one epoch as full training is above it. How much they say
+#: about this search is then a length scale like any other, learned from data.
+_EARLIER = -1.0
+
 #: Trials that ran to their end lend the surrogate their losses at so many of the epochs at which others were stopped.
 _MAX_SHARED_EPOCHS = 2
 
@@ -24,7 +28,7 @@ class Evidence:
 
     Args:
         points: (n, d) coordinates, NaN where inactive; with a column more when `with_fidelity`: the share of the
-            full training on a log scale, 1 for full.
+            full training on a log scale, 1 for full, and -1 for trials of earlier searches.
         losses: (n,) means over the replicates of each row.
         counts: (n,) number of replicates.
         within: sum of squares of replicates around their row's mean.
@@ -70,14 +74,16 @@ def collect(encoding: Encoding, completed: Sequence[Observation], constraints: S
     Replicates are pooled: over the executions of a trial, and over trials with the same configuration. A trial
     without a finite loss is a failure, unless the same configuration has a score elsewhere. A trial that a
     scheduler stopped early is one measurement at a lower fidelity, not a final result; if no trial ran in full, the
-    longest ones count as full.
+    longest ones count as full. Trials of earlier searches are a fidelity of their own, shifted to the level of this
+    search where configurations ran in both.
 
     Args:
         encoding: of the space.
         completed: the history.
         constraints: on metrics of the trials; a trial without such a metric does not keep its constraint.
     """
-    scored = [each for each in completed if math.isfinite(each.loss)]
+    own = [each for each in completed if not each.earlier]
+    scored = [each for each in own if math.isfinite(each.loss)]
     horizon = _horizon(scored)
     rows: dict[tuple[Hashable, float], _Row] = {}
     for each in scored:
@@ -86,7 +92,8 @@ def collect(encoding: Encoding, completed: Sequence[Observation], constraints: S
             row = rows.setdefault((key, fidelity), _Row(each, [], fidelity))
             row.losses.extend(losses)
     good = {key for key, _ in rows}
-    failed = {encoding.key(encoding.adapt(each.values)): each for each in completed if not math.isfinite(each.loss)}
+    _add_earlier(rows, encoding, [each for each in completed if each.earlier and math.isfinite(each.loss)])
+    failed = {encoding.key(encoding.adapt(each.values)): each for each in own if not math.isfinite(each.loss)}
     bad = [each for key, each in failed.items() if key not in good]
     listed = list(rows.values())
     points = encoding.encode_many([encoding.adapt(row.first.values) for row in listed])
@@ -104,6 +111,20 @@ def collect(encoding: Encoding, completed: Sequence[Observation], constraints: S
         with_fidelity=with_fidelity,
         satisfied=np.array([all(each.holds(row.first.metrics) for each in constraints) for row in listed], dtype=bool),
     )
+
+
+def _add_earlier(rows: dict[tuple[Hashable, float], _Row], encoding: Encoding, earlier: Sequence[Observation]) -> None:
+    """Adds rows of earlier searches. Other data or longer training move all losses by about the same amount."""
+    found: dict[Hashable, _Row] = {}
+    for each in earlier:
+        row = found.setdefault(encoding.key(encoding.adapt(each.values)), _Row(each, [], _EARLIER))
+        row.losses.extend(loss for loss in each.losses if math.isfinite(loss))
+    both = [(rows[key, 1.0], row) for key, row in found.items() if (key, 1.0) in rows]
+    shifts = [float(np.mean(here.losses) - np.mean(before.losses)) for here, before in both]
+    shift = float(np.median(shifts)) if shifts else 0.0
+    for key, row in found.items():
+        row.losses[:] = [loss + shift for loss in row.losses]
+        rows[key, _EARLIER] = row
 
 
 def _horizon(scored: Sequence[Observation]) -> int | None:

@@ -142,10 +142,15 @@ def doubt(member: Member, evidence: Evidence) -> Member:
     nobody has been, and then no amount of trials corrects them. Shorter ones keep such places open (Berkenkamp et
     al. 2019); taking turns with the learned ones costs little where those are right.
     """
-    theta = member.surrogate.theta.copy()
-    theta[:-1] -= math.log(2.0)
-    surrogate = member.surrogate.with_theta(theta)
+    surrogate = member.surrogate.with_theta(doubted(member.surrogate.theta))
     return dataclasses.replace(member, surrogate=surrogate, incumbents=lowest_means(surrogate, evidence))
+
+
+def doubted(theta: Array) -> Array:
+    """Theta with length scales halved."""
+    found = theta.copy()
+    found[:-1] -= math.log(2.0)
+    return found
 
 
 def posterior_mean(members: Sequence[Member], points: Array) -> Array:

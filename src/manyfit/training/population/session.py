@@ -10,6 +10,7 @@ import jax
 from manyfit.core.records import Decision, Ending, Result
 from manyfit.training.base import Supply, Task
 from manyfit.training.keras_fit import scalar_logs
+from manyfit.training.measuring import take_measures
 from manyfit.training.models import ending_of
 from manyfit.training.population import keras_side
 from manyfit.training.population.batch import Batch, Outcome
@@ -223,8 +224,9 @@ class Session:
             self._hand_over(member, member.result(self.task.objective, stopped=stopped))
 
     def _hand_over(self, member: Member, result: Result) -> None:
-        """Tells the supply of an outcome; before that, lets the task see the model whose weights were written."""
+        """Tells the supply of an outcome; before that, lets the task see the model whose weights were written, and measures."""
         if self.task.keep is not None and member.plan.weights_path is not None and result.ending.has_score:
             member.show_best()
             self.task.keep(member.plan, member.model)
+        take_measures(result, member.model, self.task)
         self.supply.finish(result)
