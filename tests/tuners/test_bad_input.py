@@ -292,7 +292,7 @@ def test_a_fit_that_returns_nothing(project, rows):
 # Afterwards ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrong", [[], "1", 1.0, True, None])
+@pytest.mark.parametrize("wrong", [[], "1", 1.0, True])
 def test_models_are_asked_for_by_number(wrong, project):
     tuner = searching(project)
     with pytest.raises(UsageTypeError, match="get_best_models") as caught:
