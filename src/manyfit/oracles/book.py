@@ -95,6 +95,11 @@ class TrialBook:
         """The completed trials that keep the constraints and that none of these dominates, by the leading objective."""
         return self.ranking.best(self.by_search_score())
 
+    def kept(self, num_trials: int) -> list[Trial]:
+        """The trials whose models are kept: the best so many, and with several objectives the whole front."""
+        best = self.best(num_trials)
+        return best + [trial for trial in self.front() if trial not in best]
+
     def by_search_score(self) -> list[Trial]:
         """Completed trials by what the search alone found of them."""
         return self.ranking.order([trial for trial in self.trials.values() if trial.status == TrialStatus.COMPLETED])

@@ -201,12 +201,12 @@ class SklearnTuner(BaseTuner):
         objective = self.oracle.objective
         losses = [objective.loss(objective.get_value(fold)) for fold in measured]
         best = self.oracle.get_best_trials(self.num_kept_models)
-        if len(best) < self.num_kept_models or best[-1].score is None:
+        if len(best) < self.num_kept_models or best[-1].score is None or len(objective.terms) > 1:
             return True
         return sum(losses) / len(losses) < objective.loss(best[-1].score)
 
     def _after_trial(self, trial: Trial) -> None:
-        kept = {best.trial_id for best in self.oracle.get_best_trials(self.num_kept_models)}
+        kept = {best.trial_id for best in self.oracle.book.kept(self.num_kept_models)}
         for path in Path(self.project_dir).glob("trial_*/model.pickle"):
             if path.parent.name.removeprefix("trial_") not in kept:
                 path.unlink()
@@ -245,16 +245,17 @@ class SklearnTuner(BaseTuner):
     def _path(self, trial_id: str) -> Path:
         return Path(self.project_dir) / f"trial_{trial_id}" / "model.pickle"
 
-    def get_best_models(self, num_models: int = 1) -> list[Any]:
+    def get_best_models(self, num_models: int | None = None) -> list[Any]:
         """The estimators of the best trials, trained on all rows of the search, best first.
 
         Args:
-            num_models: how many, at most `num_kept_models`; fewer come back when fewer trials completed.
+            num_models: how many, at most `num_kept_models`; fewer come back when fewer trials completed. None: the
+                best one, or with several objectives the whole front.
 
         Raises:
             UsageTypeError: `num_models` is no whole number.
         """
-        if isinstance(num_models, bool) or not hasattr(num_models, "__index__"):
+        if num_models is not None and (isinstance(num_models, bool) or not hasattr(num_models, "__index__")):
             raise UsageTypeError(
                 explain(
                     "get_best_models(num_models)",

@@ -355,8 +355,7 @@ class Tuner(Finishing, BaseTuner):
 
     def _after_trial(self, trial: Trial) -> None:
         # Weights of trials that have fallen out of the best are deleted at once: a search does not fill the disk.
-        best = [one.trial_id for one in self.oracle.get_best_trials(self.num_kept_models)]
-        best += [one.trial_id for one in self.oracle.get_best_trials()]  # a front may be longer
+        best = [one.trial_id for one in self.oracle.book.kept(self.num_kept_models)]
         dropped = {*self._with_weights, trial.trial_id}.difference(best)
         self.store.delete_weights(dropped)
         self._with_weights = set(best)
