@@ -224,7 +224,7 @@ class Session:
             self._hand_over(member, member.result(self.task.objective, stopped=stopped))
 
     def _hand_over(self, member: Member, result: Result) -> None:
-        """Tells the supply of an outcome, after the task has seen the model whose weights were written, and measured it."""
+        """Tells the supply of an outcome, after the task has seen the model of the written weights, and measured it."""
         if self.task.keep is not None and member.plan.weights_path is not None and result.ending.has_score:
             member.show_best()
             self.task.keep(member.plan, member.model)
