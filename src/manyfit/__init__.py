@@ -18,6 +18,7 @@ from manyfit.core.backend import prefer_jax
 
 __version__ = "0.1.0"
 
+_MODULES = frozenset({"brands"})  # public modules, loaded like names
 # Public name -> module that defines it.
 _HOMES = {
     "ASHA": "manyfit.schedulers.asha",
@@ -98,6 +99,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value
         return value
+    if name in _MODULES:
+        return importlib.import_module(f"manyfit.{name}")
     raise AttributeError(f"module 'manyfit' has no attribute {name!r}. Public names: {', '.join(sorted(_HOMES))}.")
 
 

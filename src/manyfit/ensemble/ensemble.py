@@ -427,8 +427,13 @@ def _task(task: Task | str | None, members: Sequence[Member]) -> Task | str | No
 
 
 def _menu(method: str, problem: Problem, metric: Metric, settings: Settings) -> methods.Menu:
+    alone = problem.num_members == 1
     if method == "auto":
-        return methods.menu(problem.task, metric, settings)
+        return (
+            methods.menu_of_one("single best", problem.task, settings)
+            if alone
+            else methods.menu(problem.task, metric, settings)
+        )
     name = method.lower().replace("_", " ").replace("nelder mead", "nelder-mead")
     if name not in methods.METHODS:
         raise UsageError(
@@ -443,7 +448,7 @@ def _menu(method: str, problem: Problem, metric: Metric, settings: Settings) -> 
                 'Try "convex".',
             )
         )
-    return methods.menu_of_one(name, problem.task, settings)
+    return methods.menu_of_one("single best" if alone else name, problem.task, settings)
 
 
 def _with_everyone(problem: Problem, usable: np.ndarray, num_members: int) -> Problem:

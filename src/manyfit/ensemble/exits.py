@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.ensemble.fuse import load_saved
 from manyfit.ensemble.members import emits_logits, is_keras, model_predictions
 from manyfit.ensemble.metrics import Metric
 from manyfit.ensemble.problem import Task, make_problem
@@ -41,7 +42,6 @@ def greedy_soup(models: Sequence[Any], x: Any, y: Any, metric: Metric, *, task: 
     Raises:
         UsageError: fewer than two models, or models of different structure.
     """
-    import keras
 
     shapes = [[tuple(v.shape) for v in model.variables] if is_keras(model) else None for model in models]
     if len(models) < 2 or None in shapes or any(shape != shapes[0] for shape in shapes):
@@ -64,7 +64,7 @@ def greedy_soup(models: Sequence[Any], x: Any, y: Any, metric: Metric, *, task: 
 
     own = [loss(model) for model in models]
     order = [int(index) for index in np.argsort(own, kind="stable")]
-    soup = _through_file(models[order[0]], keras)
+    soup = _through_file(models[order[0]])
     values, best, inside = models[order[0]].get_weights(), own[order[0]], [order[0]]
     for index in order[1:]:
         size = len(inside)
@@ -81,7 +81,7 @@ def greedy_soup(models: Sequence[Any], x: Any, y: Any, metric: Metric, *, task: 
     return Soup(soup, tuple(inside), score(best), score(own[order[0]]))
 
 
-def _through_file(model: Any, keras: Any) -> Any:
+def _through_file(model: Any) -> Any:
     import pathlib
     import tempfile
 
@@ -89,7 +89,7 @@ def _through_file(model: Any, keras: Any) -> Any:
         path = pathlib.Path(folder) / "model.keras"
         model.save(path)
         custom = {type(model).__name__: type(model)} if not type(model).__module__.startswith("keras.") else None
-        return keras.saving.load_model(path, custom_objects=custom)
+        return load_saved(path, custom)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

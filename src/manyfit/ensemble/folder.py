@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.ensemble.fuse import load_saved
 from manyfit.ensemble.members import Member, emits_logits, is_keras
 from manyfit.ensemble.pools import Pool
 from manyfit.ensemble.problem import Task
@@ -145,9 +146,7 @@ def _model(folder: pathlib.Path, entry: dict[str, Any], trust: bool) -> Any:
         )
     content = _checked(folder, entry)
     if name.endswith(".keras"):
-        import keras
-
-        return keras.saving.load_model(folder / name)
+        return load_saved(folder / name)
     return pickle.loads(content)  # trust was given, and the bytes are those that were hashed
 
 

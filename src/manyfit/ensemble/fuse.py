@@ -7,8 +7,10 @@ product, because accelerators may run products in reduced precision.
 
 from __future__ import annotations
 
+import json
 import pathlib
 import tempfile
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -72,6 +74,22 @@ def _copy(model: Any, name: str, folder: str) -> Any:
     copy = keras.saving.load_model(path, custom_objects=custom, compile=False)
     copy.name = name  # layers of one model need different names
     return copy
+
+
+def load_saved(path: pathlib.Path, custom_objects: Any = None) -> Any:
+    """A Keras model from its file, compiled as it was, with a fresh optimizer.
+
+    `load_model` alone refuses models whose optimizer had no slots yet, as those of a search have.
+    """
+    import keras
+
+    model = keras.saving.load_model(path, custom_objects=custom_objects, compile=False)
+    with zipfile.ZipFile(path) as archive:
+        compiled = json.loads(archive.read("config.json")).get("compile_config")
+    if compiled:
+        with keras.saving.custom_object_scope(custom_objects or {}):
+            model.compile_from_config(compiled)
+    return model
 
 
 def _inputs_like(model: Any, models: list[Any]) -> Any:

@@ -20,6 +20,7 @@ from manyfit.finish.schedules import stretched_build
 from manyfit.oracles import Oracle, Trial
 from manyfit.training.base import Task, Trainer
 from manyfit.training.devices import distributed
+from manyfit.training.estimators import load_estimator, pickle_path
 from manyfit.training.fit_arguments import fit_data, num_rows
 from manyfit.training.models import build_model
 from manyfit.training.seeding import seeded
@@ -133,7 +134,7 @@ def train_longer(
         trainer: how.
         say: takes one line of text for people.
     """
-    short = [trial for trial in trials if cut_short(trial)]
+    short = [t for t in trials if cut_short(t) and trainer.trains_in_epochs(t.hyperparameters, task)]
     if not short:
         return
     names = ", ".join(trial.trial_id for trial in short)
@@ -239,6 +240,9 @@ def _key(hyperparameters: Any) -> str:
 def _finished_model(plan: Plan, result: Result, task: Task) -> keras.Model:
     if not result.ending.has_score:
         raise SearchError(f"retrain: trial {plan.trial_id} ended as {result.ending}.\n{result.message}")
+    estimator = pickle_path(str(plan.weights_path))
+    if estimator.exists():
+        return load_estimator(estimator)
     with seeded(plan.seed), distributed(task.distribution):
         model = build_model(task.build, plan.values.copy())
     load_weights(model, str(plan.weights_path))

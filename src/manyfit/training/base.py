@@ -76,6 +76,11 @@ class Trainer(abc.ABC):
         it, as if it had never stopped.
         """
 
+    def trains_in_epochs(self, values: Any, task: Task) -> bool:
+        """Whether more epochs might make a model of these values better; not so for what is fitted in one go."""
+        del values, task
+        return True
+
     def forget(self, keys: Iterable[tuple[str, int]]) -> None:
         """Frees paused executions that nobody will continue."""
         del keys

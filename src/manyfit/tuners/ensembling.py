@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -191,6 +192,35 @@ def _labels_of(
             y, weight = own.y[where], None if own.sample_weight is None else own.sample_weight[where]
     assert y is not None  # our bug: there is a candidate
     return y, weight
+
+
+class ModelOrigins(MutableMapping[Any, str]):
+    """Which trial a model came from, as long as the model lives. By identity: some estimators cannot be hashed."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, str]] = {}
+
+    def __getitem__(self, model: Any) -> str:
+        reference, trial_id = self._known[id(model)]
+        if reference() is not model:
+            raise KeyError(model)
+        return trial_id
+
+    def __setitem__(self, model: Any, trial_id: str) -> None:
+        key = id(model)
+        self._known[key] = weakref.ref(model, lambda _: self._known.pop(key, None)), trial_id
+
+    def __delitem__(self, model: Any) -> None:
+        del self._known[id(model)]
+
+    def __contains__(self, model: object) -> bool:
+        return id(model) in self._known and self._known[id(model)][0]() is model
+
+    def __iter__(self) -> Iterator[Any]:
+        return (model for reference, _ in list(self._known.values()) if (model := reference()) is not None)
+
+    def __len__(self) -> int:
+        return len(self._known)
 
 
 def _misaligned(name: str) -> UsageError:

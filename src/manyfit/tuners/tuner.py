@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import Task, Trainer
 from manyfit.training.devices import check_batches, distributed, distribution_of
+from manyfit.training.estimators import Estimators, is_estimator, load_estimator, pickle_path
 from manyfit.training.fit_arguments import check_fit_arguments
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.keras_settings import clear_session
@@ -32,7 +32,7 @@ from manyfit.training.seeding import seeded
 from manyfit.training.weights import load_weights, write_weights
 from manyfit.tuners.base_tuner import BaseTuner
 from manyfit.tuners.callbacks import TunerCallback, only_keras, overrides_hooks
-from manyfit.tuners.ensembling import best_execution
+from manyfit.tuners.ensembling import ModelOrigins, best_execution
 from manyfit.tuners.finishing import Finishing
 from manyfit.tuners.hypermodel import overrides_fit
 from manyfit.tuners.keeping import DataSet, Keeper
@@ -129,8 +129,10 @@ class Tuner(Finishing, BaseTuner):
         self._task: Task | None = None  # of the latest search: retraining and ensembling fall back to its data
         self._fold_plan: FoldPlan | None = None
         self._final: dict[str, Any] = {}
-        self._trial_of_model: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._trial_of_model = ModelOrigins()
+        self._estimators = False  # whether the build function returns any
         super().__init__(oracle, hypermodel, directory, project_name, overwrite, logger=logger, **kwargs)
+        self._estimators = self._estimators or self.store.get("estimators", False)
         self.tuner_id = tuner_id or self.tuner_id
 
     # Building --------------------------------------------------------------------------------------------------
@@ -144,10 +146,15 @@ class Tuner(Finishing, BaseTuner):
         check = type(self).run_trial is Tuner.run_trial and not overrides_fit(self.hypermodel)
         discovered = discover(self._checked_build if check else self.hypermodel.build, self.oracle.get_space())
         self.oracle.update_space(discovered)
+        self.store.put(estimators=self._estimators)
         clear_session()
 
     def _checked_build(self, hyperparameters: HyperParameters) -> Any:
-        model = build_model(self._build, hyperparameters)
+        model = self._build(hyperparameters)
+        if is_estimator(model):
+            self._estimators = True
+            return model
+        model = build_model(lambda _: model, hyperparameters)
         if not model.compiled:
             raise FatalTypeError(
                 explain(
@@ -168,7 +175,8 @@ class Tuner(Finishing, BaseTuner):
         assert self.hypermodel is not None  # our bug: __init__ checks it
         with self._strategy_scope():
             model = self.hypermodel.build(hyperparameters)
-            if any(given is not None for given in (self.optimizer, self.loss, self.metrics)):
+            given = any(one is not None for one in (self.optimizer, self.loss, self.metrics))
+            if given and not is_estimator(model):
                 build_model(lambda _: model, hyperparameters)
                 compile_arguments = {
                     "optimizer": self.optimizer or model.optimizer,
@@ -197,6 +205,8 @@ class Tuner(Finishing, BaseTuner):
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
         given = fit_kwargs.pop("cross_validation", None)
+        if self._estimators:
+            given = self._folds_for_estimators(given, fit_kwargs)
         self._fold_plan = None if given is None else fold_plan(given, fit_args, fit_kwargs)
         if self._trains_itself() and not overrides_fit(self.hypermodel):
             check_fit_arguments(fit_args, fit_kwargs, self.oracle.objective, has_validation=given is not None)
@@ -209,6 +219,24 @@ class Tuner(Finishing, BaseTuner):
             )
         self._task = self._keeping(self._task)
         super().search(*fit_args, **fit_kwargs)
+
+    def _folds_for_estimators(self, given: Any, fit_kwargs: Mapping[str, Any]) -> Any:
+        """Estimators are cross-validated where nothing else is asked for.
+
+        Raises:
+            UsageError: a scheduler that pauses, which estimators cannot.
+        """
+        if not isinstance(self.oracle.scheduler, FullBudget):
+            raise UsageError(
+                explain(
+                    "search() of estimators",
+                    f"{type(self.oracle.scheduler).__name__}, which trains a few epochs at a time",
+                    "a search without a scheduler: estimators are fitted in one go",
+                    "Type kt.BayesianOptimization(build, ...), say; boosting stops early by itself.",
+                )
+            )
+        validated = fit_kwargs.get("validation_data") is not None or fit_kwargs.get("validation_split")
+        return 5 if given is None and not validated else given
 
     def _keeping(self, task: Task) -> Task:
         """The task whose trained models leave predictions in the project's folder."""
@@ -264,7 +292,9 @@ class Tuner(Finishing, BaseTuner):
     def _get_trainer(self) -> Trainer:
         """The trainer of this tuner: it keeps its compiled programs from search to search and to retraining."""
         if self._trainer is None:
-            self._trainer = KerasFit()
+            self._trainer = Estimators() if self._estimators else KerasFit()
+            if self._estimators:
+                return self._trainer
             if self.population and self.distribution_strategy is None and keras.backend.backend() == "jax":
                 from manyfit.training.population import Population  # imports JAX, which other backends lack
 
@@ -413,6 +443,10 @@ class Tuner(Finishing, BaseTuner):
                     "Construct the tuner with a larger num_kept_models=, or call tuner.retrain().",
                 )
             )
+        if pickle_path(path).exists():
+            estimator = load_estimator(pickle_path(path))
+            self._trial_of_model[estimator] = trial.trial_id
+            return estimator
         seed = trial.executions[execution].seed if execution in trial.executions else self.oracle.seed
         with seeded(seed), distributed(distribution_of(self.model_options.devices)):
             model = build_model(self._build, trial.hyperparameters.copy())
@@ -422,7 +456,8 @@ class Tuner(Finishing, BaseTuner):
 
     def has_model(self, trial: Trial, execution: int) -> bool:
         """Whether the weights of an execution were kept."""
-        return self.store.weights_path(trial.trial_id, execution).exists()
+        path = self.store.weights_path(trial.trial_id, execution)
+        return path.exists() or pickle_path(path).exists()
 
     def save_model(self, trial_id: str, model: keras.Model, step: int = 0) -> None:
         """Keeps the weights of a trial's model, for `run_trial` overrides with a training loop of their own."""

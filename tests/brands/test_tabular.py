@@ -1,0 +1,189 @@
+"""Ready spaces for tables: searched by the same tuners, ensembled with Keras models."""
+
+from __future__ import annotations
+
+import manyfit as kt  # isort: skip
+
+import importlib.util
+import inspect
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tiny
+
+from manyfit.core.errors import UsageError
+
+pytest.importorskip("sklearn")
+BOOSTERS = ("lightgbm", "xgboost", "catboost")
+
+
+@pytest.fixture(scope="module")
+def table():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(150, 4)).astype("float32")
+    score = x[:, 0] * x[:, 1] + x[:, 2]
+    return x, np.digitize(score, [-0.5, 0.5]), score.astype("float32") * 100 + 1000
+
+
+def small(build, **values):
+    """A build function whose estimators are small enough for a test."""
+
+    def built(hp):
+        model = build(hp)
+        if not isinstance(model, keras.Model):
+            known = model.get_params()
+            model.set_params(**{name: value for name, value in values.items() if name in known})
+        return model
+
+    return built
+
+
+QUICK = {"n_estimators": 15, "max_iter": 40, "iterations": 15}
+
+
+@pytest.mark.parametrize("name", ["gradient boosting", "random forest", "linear", "k-nearest", *BOOSTERS])
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_every_brand_is_searched_kept_and_ensembled(tmp_path, table, name, task):
+    if name in BOOSTERS and importlib.util.find_spec(name) is None:
+        pytest.skip(f"needs {name}, an optional extra")
+    x, classes, values = table
+    y = classes if task == "multiclass" else values
+    build = small(kt.brands.tabular(task, brands=[name])[name], **QUICK)
+    tuner = kt.RandomSearch(build, "val_loss", max_trials=2, seed=0, directory=tmp_path)
+    tuner.search(x[:100], y[:100], validation_data=(x[100:], y[100:]), verbose=0)
+    [best] = tuner.oracle.get_best_trials(1)
+    model = tuner.get_best_models()[0]
+    if task == "multiclass":
+        predicted = model.predict_proba(x[100:])
+        expected = -np.log(np.clip(predicted[np.arange(50), y[100:]], 1e-7, 1)).mean()
+    else:
+        predicted = np.asarray(model.predict(x[100:])).reshape(-1, 1)
+        expected = ((predicted[:, 0] - y[100:]) ** 2).mean()
+    assert best.score == pytest.approx(expected, rel=1e-5)
+    kept = tuner.predictions_archive.get(best.trial_id, [0]).predictions
+    np.testing.assert_allclose(kept, predicted, rtol=4e-3, atol=2e-3 * predicted.std())
+    ensemble = tuner.ensemble(method="uniform")
+    assert ensemble.predict(x[:3]).shape == (3, 3 if task == "multiclass" else 1)
+
+
+def test_estimators_are_cross_validated_where_nothing_else_is_asked_for(tmp_path, table):
+    x, y, _ = table
+    build = small(kt.brands.tabular("multiclass", brands=["linear"])["linear"])
+    tuner = kt.GridSearch(build, "val_accuracy", max_trials=2, seed=0, directory=tmp_path)
+    tuner.search(x, y, verbose=0)
+    for trial in tuner.oracle.trials.values():
+        assert len(trial.executions) == 5
+        kept = tuner.predictions_archive.get(trial.trial_id, range(5))
+        share = np.mean([run.score for run in trial.executions.values()])
+        assert share == pytest.approx((kept.predictions.argmax(1) == y).mean(), abs=1e-9), "folds of equal size"
+    [retrained] = tuner.retrain(verbose=0)
+    assert retrained.predict(x).shape == (150,)
+
+
+def test_boosting_stops_early_and_is_retrained_for_as_long_as_it_was_good(tmp_path, table):
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    if "X_val" not in inspect.signature(HistGradientBoostingClassifier.fit).parameters:
+        pytest.skip("scikit-learn stops on rows that are given since 1.7")
+    x, y, _ = table
+
+    def build(hp):
+        return HistGradientBoostingClassifier(learning_rate=hp.Choice("rate", [0.3]), max_iter=200)
+
+    tuner = kt.GridSearch(build, "val_loss", seed=0, directory=tmp_path)
+    tuner.search(x[:100], y[:100], validation_data=(x[100:], y[100:]), verbose=0)
+    [run] = tuner.oracle.get_best_trials(1)[0].executions.values()
+    assert run.num_epochs < 200 and run.best_epoch == run.num_epochs - 1 - 20, "20 rounds of patience"
+    [model] = tuner.retrain(verbose=0)
+    assert model.n_iter_ == max(1, round((run.best_epoch + 1) * 1.2))
+
+
+def test_all_brands_in_one_search(tmp_path, table):
+    x, y, _ = table
+    spaces = kt.brands.tabular("multiclass", y, brands=["mlp", "linear", "k-nearest"])
+    tuner = kt.RandomSearch(spaces, "val_loss", max_trials=1, seed=0, directory=tmp_path)
+    names = {hp.name for hp in tuner.oracle.get_space().space}
+    assert {"brand", "mlp/units", "linear/strength", "k-nearest/neighbors"} <= names
+    tuner.oracle.max_trials = 3
+    for brand in spaces:
+        tuner.enqueue({"brand": brand})
+    tuner.search(x[:100], y[:100], epochs=2, validation_data=(x[100:], y[100:]), verbose=0)
+    assert [values["brand"] for values in tiny.proposals(tuner)] == list(spaces)
+    assert "linear/strength" not in tiny.proposals(tuner)[0]
+    kinds = {type(model).__name__ for model in tuner.get_best_models(3)}
+    assert kinds == {"Sequential", "Pipeline"}
+    ensemble = tuner.ensemble(method="uniform")
+    ensemble.save(tmp_path / "folder")
+    loaded = kt.Ensemble.load(tmp_path / "folder", trust=True)
+    np.testing.assert_allclose(loaded.predict(x[:5]), ensemble.predict(x[:5]), atol=1e-6)
+
+
+def test_searches_of_different_brands_are_one_pool(tmp_path, table):
+    x, y, _ = table
+    tuners = []
+    for name in ("linear", "k-nearest"):
+        build = kt.brands.tabular("multiclass", brands=[name])[name]
+        tuner = kt.RandomSearch(build, "val_loss", max_trials=2, seed=0, directory=tmp_path, project_name=name)
+        tuner.search(x, y, cross_validation=3, verbose=0)
+        tuners.append(tuner)
+    ensemble = tuners[0].ensemble(others=tuners[1:], method="uniform")
+    assert {name.split(",")[0] for name in ensemble.weights} == {"linear", "k-nearest"}
+    assert len(ensemble.problem.target) == 150, "out of fold: all rows"
+
+
+def test_the_mlp_knows_size_and_scale(table):
+    x, y, values = table
+    model = kt.brands.tabular("regression", values)["mlp"](kt.HyperParameters())
+    assert abs(float(model.predict(x, verbose=0).mean()) - values.mean()) < 3 * values.std()
+    assert kt.brands.tabular("multiclass", y)["mlp"](kt.HyperParameters()).layers[-1].units == 3
+    assert kt.brands.tabular("multilabel", num_outputs=4)["mlp"](kt.HyperParameters()).layers[-1].units == 4
+
+
+@pytest.mark.parametrize("name", ["random forest", "linear", "k-nearest", "gradient boosting"])
+def test_several_labels(tmp_path, table, name):
+    x, y, _ = table
+    labels = np.stack([y > 0, y > 1], axis=1).astype(int)
+    build = small(kt.brands.tabular("multilabel", brands=[name])[name], estimator__max_iter=10, **QUICK)
+    tuner = kt.RandomSearch(build, "val_loss", max_trials=1, seed=0, directory=tmp_path)
+    tuner.search(x[:100], labels[:100], validation_data=(x[100:], labels[100:]), verbose=0)
+    assert tuner.ensemble().predict(x[:3]).shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"task": "ranking"}, "'ranking'"),
+        ({"task": "multiclass"}, "an MLP of unknown size"),
+        ({"task": "binary", "brands": ["perceptron"]}, "'perceptron'"),
+        ({"task": "binary", "brands": []}, "no brands"),
+    ],
+)
+def test_what_cannot_be_is_said(arguments, text):
+    with pytest.raises(UsageError, match=text) as caught:
+        kt.brands.tabular(**arguments)
+    tiny.four_parts(caught.value)
+
+
+def test_a_brand_that_is_not_installed_is_said(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert list(kt.brands.tabular("binary")) == ["mlp", "gradient boosting", "random forest", "linear", "k-nearest"]
+    with pytest.raises(UsageError, match="pip install xgboost"):
+        kt.brands.tabular("binary", brands=["xgboost"])
+
+
+def test_schedulers_are_refused(tmp_path, table):
+    x, y, _ = table
+    build = kt.brands.tabular("multiclass", brands=["linear"])["linear"]
+    tuner = kt.Hyperband(build, "val_loss", max_epochs=3, directory=tmp_path)
+    with pytest.raises(UsageError, match="estimators are fitted in one go") as caught:
+        tuner.search(x, y, verbose=0)
+    tiny.four_parts(caught.value)
+
+
+def test_importing_the_spaces_imports_no_library():
+    program = "import sys, manyfit.brands; print(sorted({'sklearn', 'lightgbm', 'keras'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
