@@ -113,7 +113,7 @@ class Plan:
     seed: int
     epochs: int | None = None  # train up to this epoch (not including it); None: as the user's fit arguments say
     first_epoch: int = 0  # epochs that are already behind it (a resumed execution)
-    resume_from: str | None = None  # path of a stored state, None for a fresh start or a resident member
+    state_path: str | None = None  # where the state of a paused execution goes, and is taken from; None: not stored
     weights_path: str | None = None  # where the weights of the best epoch go (training/weights.py), None: not wanted
     phase: str = "search"  # what it is run for; the book keeps the executions of each phase apart
 

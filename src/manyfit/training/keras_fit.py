@@ -20,21 +20,26 @@ from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer, judge
 from manyfit.training.callback_files import separate_files
 from manyfit.training.devices import LayoutCheck, distributed
+from manyfit.training.fit_arguments import fit_data, num_rows
 from manyfit.training.keras_settings import KerasSettings, clear_session
 from manyfit.training.measuring import take_measures
 from manyfit.training.models import build_model, check_size, ending_of, num_parameters
 from manyfit.training.outcomes import completed_by, merge_histories, to_histories
 from manyfit.training.precision import LossScaleCallback, needs_loss_scale_callback
-from manyfit.training.seeding import seeded
+from manyfit.training.seeding import seeded, set_generator_states
+from manyfit.training.stored_state import StoredState, arrays_of, read_state, restore, states_of, write_state
 from manyfit.training.suspended import SuspendableCall
 from manyfit.training.weights import write_weights
+
+_STORED_BY = "keras_fit"  # see `StoredState.trainer`
 
 
 class KerasFit(Trainer):
     """Trains executions one after another through `model.fit`.
 
     A paused execution stays in memory and continues as if it had never stopped. One that is no longer there (the
-    process was killed meanwhile) is trained again from its start, with its own seed, without reporting what is known.
+    process was killed meanwhile) continues from its stored state; what cannot be stored (see `_storable`) is trained
+    again from its start, with its own seed, without reporting what is known.
     """
 
     takes_splits = True
@@ -78,6 +83,8 @@ class _Run:
         self.loss_scale = LossScaleCallback()
         self.settings = KerasSettings.current()
         self.call: SuspendableCall | None = None
+        self.user_callbacks: list[keras.callbacks.Callback] = []
+        self.stored: StoredState | None = None
         if task.pausable:
             self.call = SuspendableCall(self._train)
             self.reporter.pause = self._pause
@@ -115,12 +122,21 @@ class _Run:
         del call
         plan, task = self.reporter.plan, self.task
         self.settings.restore()  # a call that can be paused has a thread of its own
+        self.user_callbacks = copy_callbacks(task.fit_kwargs.get("callbacks"), plan)
         with seeded(plan.seed), distributed(task.distribution):
             self.model = build_model(task.build, plan.values)
             check_size(self.model, task.max_model_size)
-            watches = [self.loss_scale] if needs_loss_scale_callback(self.model) else []
-            watches += [] if task.distribution is None else [LayoutCheck(task.distribution)]
-            returned = fit(self.model, plan, task, callbacks=[*watches, self.keeper, self.reporter])
+            own: list[keras.callbacks.Callback] = [self.loss_scale] if needs_loss_scale_callback(self.model) else []
+            own += [] if task.distribution is None else [LayoutCheck(task.distribution)]
+            own += [self.keeper, self.reporter, *self._continued(plan)]
+            returned = fit(
+                self.model,
+                plan,
+                task,
+                callbacks=own,
+                user_callbacks=self.user_callbacks,
+                initial_epoch=None if self.stored is None else self.stored.epoch,
+            )
         check_size(self.model, task.max_model_size)  # again: a model may be built by its first batch only
         if task.fit is not None and task.objective is not None:
             found = merge_histories(to_histories(returned, task.objective, "HyperModel.fit()"))
@@ -132,6 +148,7 @@ class _Run:
         result.num_parameters = num_parameters(self.model)
         if paused:
             result.ending, result.message = Ending.PAUSED, None
+            self._store(plan)
         else:
             stopped = self.reporter.stopped
             result.ending, result.message = judge(result.history, self.task.objective, stopped=stopped)
@@ -145,14 +162,95 @@ class _Run:
                 self.task.keep(plan, self.model)
                 self.model.set_weights(latest)  # a paused execution goes on from here
 
+    def _continued(self, plan: Plan) -> list[keras.callbacks.Callback]:
+        """Reads the stored state of an execution that was paused in another process; a callback that puts it back."""
+        stored = read_state(plan, _STORED_BY, len(self.user_callbacks))
+        assert self.model is not None  # our bug: it has just been built
+        if stored is None or (self.model.built and not stored.fits(_variables(self.model)[:2])):
+            return []
+        self.stored = stored
+        self.reporter.history = {name: list(curve) for name, curve in stored.history.items()}
+        self.keeper.weights, self.keeper.loss = stored.best, stored.best_loss
+        self.result.history = self.reporter.history
+        return [_Continue(stored, self.user_callbacks)]
 
-def fit(model: keras.Model, plan: Plan, task: Task, *, callbacks: list[keras.callbacks.Callback]) -> Any:
-    """Calls `model.fit` for a plan with the user's arguments, copies of the user's callbacks, and `callbacks`."""
+    def _store(self, plan: Plan) -> None:
+        assert self.model is not None and self.call is not None  # our bug: it has just been paused
+        callbacks = states_of(self.user_callbacks)
+        if plan.state_path is None or callbacks is None or not _storable(self.model, self.task):
+            return
+        state = StoredState(
+            _STORED_BY,
+            plan.seed,
+            max(map(len, self.reporter.history.values())),
+            variables=tuple(arrays_of([v.value for v in group]) for group in _variables(self.model)),  # type: ignore[arg-type]
+            callbacks=callbacks,
+            history=self.reporter.history,
+            best=self.keeper.weights,
+            best_loss=self.keeper.loss,
+            generators=self.call.generators,
+        )
+        write_state(plan.state_path, state)
+
+
+def _storable(model: keras.Model, task: Task) -> bool:
+    """Whether everything that decides how an execution goes on is in variables, callbacks and global generators.
+
+    It is not where the data come as a stream, which has a position; where the user's own code trains, which may keep
+    numbers of its own; and on TensorFlow and torch, which order the data by generators that cannot be read.
+    """
+    own_code = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in ("fit", "train_step"))
+    arrays = num_rows(fit_data(task.fit_args, task.fit_kwargs)[0]) is not None
+    return keras.backend.backend() == "jax" and task.fit is None and arrays and not own_code
+
+
+def _variables(model: keras.Model) -> tuple[list[Any], list[Any], list[Any]]:
+    optimizer = [] if model.optimizer is None else list(model.optimizer.variables)
+    return model.trainable_variables, model.non_trainable_variables, optimizer
+
+
+class _Continue(keras.callbacks.Callback):
+    """Puts an execution back to where it was, after `fit` and the user's callbacks have begun."""
+
+    def __init__(self, stored: StoredState, user_callbacks: list[keras.callbacks.Callback]) -> None:
+        super().__init__()
+        self._stored, self._user_callbacks = stored, user_callbacks
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        del logs
+        for variables, arrays in zip(_variables(self.model), self._stored.variables, strict=True):
+            for variable, array in zip(variables, arrays, strict=True):
+                variable.assign(array)
+        restore(self._user_callbacks, self._stored.callbacks)
+        set_generator_states(self._stored.generators)
+
+
+def fit(
+    model: keras.Model,
+    plan: Plan,
+    task: Task,
+    *,
+    callbacks: list[keras.callbacks.Callback],
+    user_callbacks: list[keras.callbacks.Callback],
+    initial_epoch: int | None = None,
+) -> Any:
+    """Calls `model.fit` for a plan with the user's arguments.
+
+    Args:
+        model: to train.
+        plan: how long.
+        task: the arguments.
+        callbacks: ours, after the user's.
+        user_callbacks: copies of the user's.
+        initial_epoch: where it goes on; None: as the user's arguments say.
+    """
     args, kwargs = task.fit_args, dict(task.fit_kwargs)
     if task.split_for is not None:
         args, kwargs = task.split_for(plan).arguments(args, kwargs)
     own = [] if task.callbacks is None else task.callbacks(plan)
-    kwargs["callbacks"] = copy_callbacks(kwargs.get("callbacks"), plan) + own + callbacks
+    kwargs["callbacks"] = user_callbacks + own + callbacks
+    if initial_epoch is not None:
+        kwargs["initial_epoch"] = initial_epoch
     if plan.epochs is not None:
         kwargs["epochs"] = plan.epochs
     if task.fit is not None:
@@ -208,7 +306,8 @@ class _Reporter(keras.callbacks.Callback):
             return  # known from before the process was killed
         [decision] = self.supply.report([(self.plan, epoch, numbers)])
         if decision is Decision.PAUSE and self.pause is not None:
-            self.pause()
+            if not self.model.stop_training:  # else a callback has ended it at its rung's end
+                self.pause()
         elif decision is not Decision.GO_ON:
             self.stopped = True
             self.model.stop_training = True
@@ -225,7 +324,7 @@ class BestWeights(keras.callbacks.Callback):
         super().__init__()
         self.objective = objective
         self.weights: list[np.ndarray] | None = None
-        self._loss = float("inf")
+        self.loss = float("inf")
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         del epoch
@@ -233,8 +332,8 @@ class BestWeights(keras.callbacks.Callback):
         if self.objective is None or not self.objective.has_value(numbers):
             return
         loss = self.objective.loss(self.objective.get_value(numbers))
-        if loss < self._loss:
-            self._loss = loss
+        if loss < self.loss:
+            self.loss = loss
             self.weights = self.model.get_weights()
 
 

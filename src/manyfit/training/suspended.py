@@ -37,7 +37,7 @@ class SuspendableCall:
         self._function = function
         self._go_on, self._handed_back = threading.Semaphore(0), threading.Semaphore(0)
         self._done = self._abandoned = False
-        self._generators = generator_states()
+        self.generators = generator_states()  # as the call left them when it paused
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -48,12 +48,12 @@ class SuspendableCall:
             Whether it has returned. What it raised is raised here.
         """
         outer = generator_states()
-        set_generator_states(self._generators)
+        set_generator_states(self.generators)
         self._go_on.release()
         try:
             self._handed_back.acquire()
         finally:
-            self._generators = generator_states()
+            self.generators = generator_states()
             set_generator_states(outer)
         if self._error is not None:
             raise self._error

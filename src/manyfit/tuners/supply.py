@@ -13,6 +13,8 @@ from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.schedulers.full import FullBudget
 from manyfit.space.hyperparameters import HyperParameters
 
+STATE_SUFFIX = ".state"  # of the files that continue paused executions, beside the weights
+
 
 def plans_of(trial: Trial, num_executions: int, oracle: Oracle, weights_path: Callable[[str, int], Path]) -> list[Plan]:
     """The executions of a trial that are still to be run, or continued, each with its own seed.
@@ -31,6 +33,7 @@ def plans_of(trial: Trial, num_executions: int, oracle: Oracle, weights_path: Ca
 def plan_of(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable[[str, int], Path]) -> Plan:
     """One execution of a trial."""
     paused = trial.executions.get(execution)
+    path = weights_path(trial.trial_id, execution)
     return Plan(
         trial.trial_id,
         execution,
@@ -38,7 +41,8 @@ def plan_of(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable
         seeds.seed_of(oracle.seed, "execution", trial.trial_id, execution, trial.attempt),
         epochs=oracle.scheduler.max_epochs,
         first_epoch=0 if paused is None else paused.num_epochs,
-        weights_path=str(weights_path(trial.trial_id, execution)),
+        state_path=None if isinstance(oracle.scheduler, FullBudget) else str(path.with_suffix(STATE_SUFFIX)),
+        weights_path=str(path),
     )
 
 
@@ -125,6 +129,7 @@ class SearchSupply:
                         f"not promoted beyond {run.num_epochs} of {max_epochs} epochs",
                     )
                     self._oracle.book.amend(trial, run)
+                    self._weights_path(trial.trial_id, run.index).with_suffix(STATE_SUFFIX).unlink(missing_ok=True)
             self._end_trial(trial)
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
@@ -172,6 +177,8 @@ class SearchSupply:
         elif result.ending.has_score:
             self._oracle.check_objective({**result.history, **result.measures})
         self._oracle.book.add_execution(result)
+        if result.ending is not Ending.PAUSED and result.plan.state_path is not None:
+            Path(result.plan.state_path).unlink(missing_ok=True)
         trial.hyperparameters = self._grown(trial, result.plan)
         waiting = self._open[trial.trial_id]
         waiting.discard(result.plan.execution)

@@ -18,12 +18,15 @@ from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.capture import CannotTrace, Trace, check_model, complete, is_complete, trace
 from manyfit.training.population.data import FitArguments
 from manyfit.training.population.family import Family
-from manyfit.training.population.member import Member
+from manyfit.training.population.member import STORED_BY, Member
 from manyfit.training.population.program import State
 from manyfit.training.population.recognition import structure_key
 from manyfit.training.population.views import View, Views
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
 from manyfit.training.seeding import seeded
+from manyfit.training.stored_state import read_state
+
+_MAX_RESIDENT = 64  # paused members whose state is on the disk, too, and that are held in memory nevertheless
 
 
 class Admission:
@@ -57,7 +60,7 @@ class Admission:
         self._views = Views(data, task.split_for)
         self.families = families
         self._known = known
-        self._parked: dict[tuple[str, int], Member] = {}
+        self._parked: dict[tuple[str, int], Member] = {}  # in the order of their pauses
 
     @property
     def num_waiting(self) -> int:
@@ -105,6 +108,9 @@ class Admission:
     def park(self, member: Member) -> None:
         """Holds a paused member's state until a plan with its key continues it."""
         self._parked[member.plan.key] = member
+        stored = [key for key, other in self._parked.items() if other.is_stored]
+        for key in stored[:-_MAX_RESIDENT]:
+            del self._parked[key]  # if it is promoted after all, its stored state continues it
 
     def rebuild(self, member: Member) -> None:
         """Puts a member whose epoch did not run back into its family's queue."""
@@ -139,25 +145,30 @@ class Admission:
             reason = why_not(callbacks)
             if reason is not None:
                 raise CannotTrace(reason)
-            found, state = self._steps_of(model, view, whole=bool(callbacks))
+            stored = read_state(plan, STORED_BY, len(callbacks) - len(own))
+            found, state = self._steps_of(model, view, whole=bool(callbacks) or stored is not None)
+            stored = stored if stored is not None and stored.fits(state) else None
         check_size(model, self.task.max_model_size)
         key = f"{found.key} {view.sizes}"
         family = self.families.get(key)
         if family is None:
             family = self.families[key] = Family(found, view.data, keras_side.summary(model))
         epochs = self.data.epochs if plan.epochs is None else plan.epochs
-        return Member(
+        member = Member(
             plan,
             model,
             found,
             family,
             view,
             state,
-            epoch=self.data.initial_epoch,  # also of a plan that was paused in a process that is gone: it starts again
+            epoch=self.data.initial_epoch,
             last_epoch=epochs,
-            callbacks=MemberCallbacks(callbacks, model, epochs=epochs, steps=view.training.num_steps),
+            callbacks=MemberCallbacks(callbacks, model, epochs=epochs, steps=view.training.num_steps, num_own=len(own)),
             loss_scale=LossScaleWatch.of(model.optimizer),
         )
+        if stored is not None:
+            member.continue_from(stored)
+        return member
 
     def _steps_of(self, model: Any, view: View, *, whole: bool) -> tuple[Trace, State]:
         """A model's trace and first state.

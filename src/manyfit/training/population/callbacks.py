@@ -80,10 +80,14 @@ class MemberCallbacks:
         model: the member's model.
         epochs: as `fit(epochs=...)`, for `callback.params`.
         steps: batches per epoch, for `callback.params`; None if not known.
+        num_own: so many of them, the last ones, are the tuner's, and have no state.
     """
 
-    def __init__(self, callbacks: Sequence[Any], model: Any, *, epochs: int, steps: int | None) -> None:
+    def __init__(
+        self, callbacks: Sequence[Any], model: Any, *, epochs: int, steps: int | None, num_own: int = 0
+    ) -> None:
         self._model = model
+        self.of_user = list(callbacks[: len(callbacks) - num_own])
         self.any = bool(callbacks)
         self._seen = _Seen()
         self._list = (

@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from manyfit.core import history as histories
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Plan, Result
@@ -18,11 +20,14 @@ from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.capture import Trace
 from manyfit.training.population.program import State
 from manyfit.training.precision import LossScaleWatch
+from manyfit.training.stored_state import StoredState, arrays_of, restore, states_of, write_state
 from manyfit.training.weights import write_weights
 
 if TYPE_CHECKING:
     from manyfit.training.population.family import Family
     from manyfit.training.population.views import View
+
+STORED_BY = "population"  # see `StoredState.trainer`
 
 
 @dataclasses.dataclass(eq=False)
@@ -59,6 +64,8 @@ class Member:
     seconds: float = 0.0
     stop_reason: str | None = None
     begun: bool = False
+    stored: StoredState | None = None  # what it is continued from
+    is_stored: bool = False  # whether its state as it is now is on the disk
     last_logs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     loss_scale: LossScaleWatch | None = None
 
@@ -120,9 +127,45 @@ class Member:
             ending = self.loss_scale.ending(ending)
         return self._outcome(ending, self.stop_reason or message)
 
+    def begin(self) -> None:
+        """Lets the callbacks begin; those of a member that is continued get their patience and so on back."""
+        if self.callbacks.any and not self.begun:
+            self.show()
+            self.callbacks.train_begin()
+            if self.stored is None:
+                self.adopt()
+            else:
+                restore(self.callbacks.of_user, self.stored.callbacks)
+        self.begun = True
+
+    def continue_from(self, stored: StoredState) -> None:
+        """Takes over what an execution was when it was paused in another process."""
+        self.stored = stored
+        self.state = tuple(tuple(map(jax.device_put, group)) for group in stored.variables)  # type: ignore[assignment]
+        self.epoch, self.seconds = stored.epoch, stored.seconds
+        self.history = {name: list(curve) for name, curve in stored.history.items()}
+        self.best, self.best_loss = stored.best, stored.best_loss
+
     def paused(self) -> Result:
-        """The outcome so far of a member that may be continued."""
-        return self._outcome(Ending.PAUSED, None)
+        """The outcome so far of a member that may be continued; its state is stored first."""
+        result = self._outcome(Ending.PAUSED, None)
+        callbacks = states_of(self.callbacks.of_user)
+        self.is_stored = self.plan.state_path is not None and callbacks is not None
+        if self.plan.state_path is not None and callbacks is not None:
+            best = self.best and tuple(map(arrays_of, self.best))
+            state = StoredState(
+                STORED_BY,
+                self.plan.seed,
+                self.epoch,
+                variables=tuple(map(arrays_of, self.state)),  # type: ignore[arg-type]
+                callbacks=callbacks,
+                history=result.history,
+                best=best,
+                best_loss=self.best_loss,
+                seconds=result.seconds,
+            )
+            write_state(self.plan.state_path, state)
+        return result
 
     def failed(self, ending: Ending, error: Exception | None) -> Result:
         """The outcome where an epoch could not be trained."""

@@ -100,11 +100,7 @@ class Session:
             member = self.admission.next_member([*self.idle, *self._running()])
             if member is None:
                 return
-            if member.callbacks.any and not member.begun:
-                member.show()
-                member.callbacks.train_begin()
-                member.adopt()
-            member.begun = True
+            member.begin()
             self.idle.append(member)
 
     def _running(self) -> list[Member]:
@@ -162,7 +158,7 @@ class Session:
         decisions = dict(answers)
         for member in reporting:
             decision = decisions.get(member.plan.key, Decision.GO_ON)
-            if decision is Decision.PAUSE:
+            if decision is Decision.PAUSE and not member.is_done():  # a callback may have ended it at its rung's end
                 self.admission.park(member)
                 self._hand_over(member, member.paused())
             elif decision is Decision.STOP:
