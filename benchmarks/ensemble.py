@@ -1,0 +1,257 @@
+"""Ensembling against its rivals, on kept predictions of real searches. `make bench-ensemble`.
+
+Parts (``--parts quality null speed fused``):
+
+quality  20 resplits of each search's held-out rows into validation rows (200, 1,000, 5,000, or half where there are
+         fewer) and test rows; every combiner sees the validation rows only. Test losses, ranks, and stated gains
+         against gains on test rows.
+null     members are one model plus a whiff of noise: the share of refusals.
+speed    1,000 members x 10,000 rows x 10 classes: greedy selection and convex weights, against a Python loop.
+fused    `Ensemble.predict` of 8 MLPs of one structure against 8 `predict` calls.
+
+Data: MNIST and California housing in the folder MANYFIT_DATA (default ``../shared/data``), or downloaded by Keras.
+The searches run once (``cache/ensemble`` beside this file); results go to ``results/ensemble.md``.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from combiners import RIVALS, loss_on
+from ensemble_searches import SEARCHES, Replay, replay
+from scipy.stats import rankdata
+
+from manyfit.ensemble import Ensemble, Settings
+from manyfit.ensemble.metrics import default_metric
+from manyfit.ensemble.pools import Pool, softmax
+from manyfit.ensemble.problem import Task, make_problem
+from manyfit.ensemble.selection import greedy_weights
+from manyfit.ensemble.weights import log_loss_weights
+
+HERE = Path(__file__).parent
+DATA = Path(os.environ.get("MANYFIT_DATA", HERE.parent / "../shared/data"))
+SIZES = (200, 1_000, 5_000)
+RESPLITS = 20
+OURS = "Manyfit"
+NAMES = (OURS, *RIVALS)
+
+
+def sizes_of(rows: int) -> list[int]:
+    """Validation rows: those of `SIZES` that leave half of the rows for the test, or half of the rows."""
+    sizes = [size for size in SIZES if size <= rows // 2]
+    return sizes if rows // 2 >= 2 * SIZES[1] else sorted({*sizes, rows // 2})
+
+
+def resplit(search: Replay, size: int, number: int) -> dict[str, Any]:
+    """Test losses of every combiner on one resplit, and what Manyfit stated."""
+    order = np.random.default_rng([number, size]).permutation(len(search.y))
+    chosen, test = order[:size], order[size:]
+    on_test = loss_on(search.y[test], search.is_regression)
+    validation, unseen = search.predictions[:, chosen].astype(float), search.predictions[:, test]
+    losses, seconds = {}, {}
+    for name, combine in RIVALS.items():
+        started = time.perf_counter()
+        weights = combine(validation, loss_on(search.y[chosen], search.is_regression))
+        seconds[name] = time.perf_counter() - started
+        losses[name] = float(on_test(np.tensordot(weights, unseen, axes=1)))
+    task = Task.REGRESSION if search.is_regression else Task.MULTICLASS
+    started = time.perf_counter()
+    ensemble = Ensemble.fit(list(search.predictions[:, chosen]), search.y[chosen], task=task, seed=number)
+    seconds[OURS] = time.perf_counter() - started
+
+    def loss_of(pool: Pool) -> float:
+        return float(on_test(pool(unseen, task)))
+
+    losses[OURS] = loss_of(ensemble.pool)
+    close = [candidate for candidate in ensemble.choice.candidates if candidate.within_one_error]
+    unrefused = min(close, key=lambda candidate: (candidate.num_members, candidate.loss)).pool
+    return {
+        "losses": losses,
+        "seconds": seconds,
+        "method": ensemble.method,
+        "refused": ensemble.refused,
+        "stated": ensemble.gain.estimate,
+        "true": losses["single best"] - loss_of(unrefused),
+    }
+
+
+def quality(folder: Path, names: list[str], resplits: int) -> str:
+    """Runs what has not been run, and makes the tables of what has."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in names:
+        search = replay(name, folder, DATA if DATA.exists() else None)
+        for size in sizes_of(len(search.y)):
+            path = folder / f"results {name} {size}.json"
+            rows = json.loads(path.read_text()) if path.exists() else []
+            for number in range(len(rows), resplits):
+                rows.append(resplit(search, size, number))
+                path.write_text(json.dumps(rows))
+            found[f"{name}, {len(search.predictions)} members, {size:,} rows"] = rows[:resplits]
+            print(f"{name} {size}: done", flush=True)
+    return "\n\n".join([_loss_table(found), _gain_table(found)])
+
+
+def _loss_table(found: dict[str, list[dict[str, Any]]]) -> str:
+    lines = [f"| validation rows | {' | '.join(NAMES)} |", "|---" * (len(NAMES) + 1) + "|"]
+    ranks, worse = [], []
+    for title, rows in found.items():
+        losses = np.array([[row["losses"][name] for name in NAMES] for row in rows])
+        ranks += [rankdata(row) for row in losses]
+        lines.append(f"| {title} | " + " | ".join(f"{mean:.4f}" for mean in losses.mean(axis=0)) + " |")
+        apart = losses[:, 0] - losses[:, NAMES.index("single best")]
+        error = apart.std(ddof=1) / np.sqrt(len(apart)) if len(apart) > 1 else np.inf
+        if apart.mean() > 2 * error:
+            worse.append(f"{title}: {apart.mean():+.2g} with standard error {error:.1g}")
+    lines.append("| **mean rank** | " + " | ".join(f"**{mean:.2f}**" for mean in np.mean(ranks, axis=0)) + " |")
+    seconds = [[row["seconds"][name] for name in NAMES] for rows in found.values() for row in rows]
+    lines.append("| median seconds to fit | " + " | ".join(f"{s:.2g}" for s in np.median(seconds, axis=0)) + " |")
+    verdict = "; ".join(worse) or "nowhere"
+    return "\n".join([*lines, "", f"Worse than the single best by more than two standard errors: {verdict}."])
+
+
+def _gain_table(found: dict[str, list[dict[str, Any]]]) -> str:
+    lines = [
+        "| validation rows | stated gain | gain on test rows | difference | standard error | refused |",
+        "|---" * 6 + "|",
+    ]
+    scaled = []
+    for title, rows in found.items():
+        stated, true = (np.array([row[key] for row in rows]) for key in ("stated", "true"))
+        error = float((stated - true).std(ddof=1) / np.sqrt(len(rows))) if len(rows) > 1 else float("nan")
+        scaled.append(float((stated - true).mean()) / error)
+        refused = float(np.mean([row["refused"] for row in rows]))
+        lines.append(
+            f"| {title} | {stated.mean():.4f} | {true.mean():.4f} | {(stated - true).mean():+.4f} | {error:.4f} "
+            f"| {refused:.0%} |"
+        )
+    mean = np.mean(scaled)
+    text = (
+        f"Mean difference over the lines, in standard errors: {mean:+.2f}; within one standard error on "
+        f"{np.mean(np.abs(scaled) <= 1):.0%} of the lines, within two on {np.mean(np.abs(scaled) <= 2):.0%}."
+    )
+    return "\n".join([*lines, "", text])
+
+
+def null(trials: int) -> str:
+    """The share of refusals where members are one calibrated model plus noise of 0.05 on its logits."""
+    lines = []
+    for rows in (200, 1_000):
+        refused = 0
+        for seed in range(trials):
+            rng = np.random.default_rng([seed, rows])
+            logits = 1.5 * rng.normal(size=(rows, 3))
+            y = (softmax(logits).cumsum(axis=1) < rng.random((rows, 1))).sum(axis=1)
+            members = [softmax(logits + 0.05 * rng.normal(size=logits.shape)) for _ in range(5)]
+            refused += Ensemble.fit(members, y, seed=seed, settings=Settings(num_folds=3)).refused
+        lines.append(f"{rows:,} rows: refused in {refused} of {trials} ({refused / trials:.1%})")
+    return "Null test, goal 95 %: " + "; ".join(lines) + "."
+
+
+def speed() -> str:
+    """Greedy selection and convex weights on 1,000 x 10,000 x 10, and a greedy that loops over members in Python."""
+    rng = np.random.default_rng(0)
+    num_members, num_rows, num_classes = 1_000, 10_000, 10
+    y = rng.integers(0, num_classes, num_rows)
+    predictions = np.empty((num_members, num_rows, num_classes), np.float32)
+    signal = 2.0 * np.eye(num_classes)[y]
+    for member in predictions:
+        member[:] = softmax(signal + rng.normal(scale=rng.uniform(1.5, 3), size=signal.shape))
+    problem = make_problem(predictions, y, task="multiclass")
+    started = time.perf_counter()
+    probability = problem.true_probability
+    prepared = time.perf_counter() - started
+    started = time.perf_counter()
+    weights = greedy_weights(problem, default_metric(Task.MULTICLASS), num_steps=25)
+    greedy = time.perf_counter() - started
+    started = time.perf_counter()
+    solution = log_loss_weights(probability, tolerance=1e-9)
+    convex = time.perf_counter() - started
+    rows, steps = np.arange(num_rows), 1
+    total = np.zeros((num_rows, num_classes))
+    started = time.perf_counter()
+    for step in range(steps):  # one step of 25 is enough to know
+        [-np.log((total + member)[rows, y] / (step + 1)).mean() for member in predictions]
+    loop = 25 / steps * (time.perf_counter() - started)
+    return (
+        f"1,000 members x 10,000 rows x 10 classes: probabilities of the truth {prepared:.2f} s, once; greedy 25 "
+        f"{greedy:.2f} s ({np.count_nonzero(weights)} members); convex weights {convex:.2f} s (gap "
+        f"{solution.gap:.0e}); a Python loop over members {loop:.0f} s (from {steps} of 25 steps), "
+        f"{loop / (prepared + greedy):.0f}x."
+    )
+
+
+def fused() -> str:
+    """Eight MLPs of one structure: one program against eight calls of `predict`."""
+    import keras
+
+    from manyfit.ensemble import Member
+
+    models = []
+    for seed in range(8):
+        keras.utils.set_random_seed(seed)
+        layers = [
+            keras.Input((784,)),
+            keras.layers.Dense(64, activation="relu"),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+        models.append(keras.Sequential(layers))
+    lines = []
+    for num_rows in (1_000, 10_000):
+        x = np.random.default_rng(0).random((num_rows, 784), dtype=np.float32)
+        members = [Member(f"m{number}", model) for number, model in enumerate(models)]
+        ensemble = Ensemble(members, Pool("linear", np.full(8, 1 / 8)), Task.MULTICLASS, num_outputs=10)
+        ways = {
+            "fused": lambda x=x, ensemble=ensemble: ensemble.predict(x),
+            "calls": lambda x=x: np.mean([model.predict(x, batch_size=1024, verbose=0) for model in models], axis=0),
+        }
+        np.testing.assert_allclose(ways["fused"](), ways["calls"](), atol=1e-5)
+        seconds = {name: [] for name in ways}
+        for _ in range(7):
+            for name, way in ways.items():
+                started = time.perf_counter()
+                way()
+                seconds[name].append(time.perf_counter() - started)
+        once, eight = (float(np.median(seconds[name])) for name in ways)
+        lines.append(f"{num_rows:,} rows {1e3 * once:.0f} ms against {1e3 * eight:.0f} ms, {eight / once:.1f}x")
+    return (
+        "8 MLPs 784-64-10, `Ensemble.predict` against 8 `predict` calls (batches of 1,024): " + "; ".join(lines) + "."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=["quality", "null", "speed", "fused"])
+    parser.add_argument("--searches", nargs="+", default=list(SEARCHES))
+    parser.add_argument("--resplits", type=int, default=RESPLITS)
+    parser.add_argument("--null-trials", type=int, default=100)
+    parser.add_argument("--cache", type=Path, default=HERE / "cache" / "ensemble")
+    arguments = parser.parse_args()
+    arguments.cache.mkdir(parents=True, exist_ok=True)
+    makers = {
+        "quality": lambda: quality(arguments.cache, arguments.searches, arguments.resplits),
+        "null": lambda: null(arguments.null_trials),
+        "speed": speed,
+        "fused": fused,
+    }
+    for part in arguments.parts:
+        text = makers[part]()
+        (arguments.cache / f"part {part}.md").write_text(text + "\n")
+        print(text, flush=True)
+    texts = [path.read_text() for part in makers if (path := arguments.cache / f"part {part}.md").exists()]
+    results = HERE / "results" / "ensemble.md"
+    results.parent.mkdir(exist_ok=True)
+    head = "Losses are log loss, or mean squared error for California housing; means over resplits."
+    results.write_text("\n".join(["# `make bench-ensemble`", "", head, "", *texts]))
+
+
+if __name__ == "__main__":
+    main()
