@@ -4,10 +4,9 @@ Fixed seeds. A red test means a bug: under the stated rates each would fail by c
 """
 
 import numpy as np
-import pytest
 
 from manyfit.ensemble import Ensemble, Settings
-from manyfit.ensemble.choice import folds_of, pareto_front
+from manyfit.ensemble.choice import folds_of
 from manyfit.ensemble.problem import make_problem
 
 FAST = Settings(num_folds=3)
@@ -83,8 +82,3 @@ def test_cheapest_within_one_standard_error_wins():
     p = [good, *(good + 1e-4 * rng.normal(size=300) for _ in range(5))]
     fitted = Ensemble.fit(p, y, settings=Settings(refuse=False, num_folds=3))
     assert (np.array(list(fitted.weights.values())) != 0).sum() == 1
-
-
-@pytest.mark.parametrize("points", [[(1, 3.0), (1, 2.0), (2, 2.0), (3, 1.0), (4, 1.5)]])
-def test_pareto_front(points):
-    assert [points[k] for k in pareto_front(points)] == [(1, 2.0), (3, 1.0)]

@@ -274,7 +274,10 @@ def test_summary_says_what_was_done_and_why():
         assert member.without > ensemble.choice.score - 0.05
         assert "without it the loss would be +" in member.reason
     assert told.heat_map().startswith("<svg")
-    assert [size for _, size, _ in told.front] == sorted(size for _, size, _ in told.front)
+    sizes, scores = [point.num_members for point in told.front], [point.score for point in told.front]
+    assert sizes == sorted(set(sizes)) and scores == sorted(scores, reverse=True), "each member more buys something"
+    alone = next(c.score for c in ensemble.choice.candidates if c.name == "single best")
+    assert [point.gain for point in told.front] == pytest.approx([alone - score for score in scores])
 
 
 def test_seeds_of_one_configuration_are_flagged():
@@ -315,6 +318,23 @@ def test_budget_on_bytes_and_latency():
         Ensemble.fit(models, y, x=x, settings=Settings(budget=Budget(max_bytes=10)))
     timed = Settings(num_folds=3, budget=Budget(max_latency_seconds=10.0))
     assert not Ensemble.fit(models, y, x=x, settings=timed).refused
+
+
+def test_the_front_counts_every_cost_that_is_known():
+    p, y = classes(4)
+    x = np.arange(len(y))[:, None]
+    models = [Known(p[0], size=10**6), *(Known(part) for part in p[1:])]
+    ensemble = Ensemble.fit(models, y, x=x, settings=Settings(num_folds=3))
+    assert {point.seconds_per_row for point in ensemble.explanation().front} == {None}
+    measured = ensemble.measure_latency(x)
+    front = ensemble.explanation().front
+    assert set(measured) == set(ensemble.weights) and all(seconds > 0 for seconds in measured.values())
+    assert all(point.num_bytes > 0 and point.seconds_per_row > 0 for point in front)
+    for one in front:  # nobody is beaten in every respect
+        for other in front:
+            costs = [(b.num_members, b.num_bytes, b.seconds_per_row, b.score) for b in (one, other)]
+            assert one is other or any(mine < theirs for mine, theirs in zip(*costs, strict=True))
+    assert "kB" in ensemble.summary() and "µs per row" in ensemble.summary()
 
 
 def test_weights_learned_from_predictions_are_applied_to_models():

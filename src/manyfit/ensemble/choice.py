@@ -229,20 +229,3 @@ def _gain(losses: Losses, before: str, after: str, settings: Settings) -> Gain:
     unit = unit if np.isfinite(unit) else 1.0
     width = settings.standard_errors(losses.num_rows) * error
     return Gain(difference * unit, (difference - width) * unit, (difference + width) * unit, error * unit)
-
-
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points (cost, loss) that no other point beats in both, cheapest first.
-
-    Example:
-
-    >>> pareto_front([(1, 0.5), (2, 0.3), (3, 0.4)])
-    [0, 1]
-    """
-    order = sorted(range(len(points)), key=lambda index: points[index])
-    front, best = [], np.inf
-    for index in order:
-        if points[index][1] < best:
-            front.append(index)
-            best = points[index][1]
-    return front

@@ -12,7 +12,14 @@ import numpy as np
 from manyfit.core.errors import UsageError, explain
 from manyfit.ensemble import budgets, choice, exits, folder, fuse, methods, program
 from manyfit.ensemble.explain import Explanation, explain_ensemble
-from manyfit.ensemble.members import Member, emits_logits, make_members, model_predictions, stack_predictions
+from manyfit.ensemble.members import (
+    Member,
+    emits_logits,
+    make_members,
+    measure_latency,
+    model_predictions,
+    stack_predictions,
+)
 from manyfit.ensemble.metrics import Metric, resolve_metric
 from manyfit.ensemble.pools import Pool
 from manyfit.ensemble.problem import Problem, Task, make_problem
@@ -55,6 +62,7 @@ class Ensemble:
         self.metric = metric if metric is not None else resolve_metric(None, task)
         self.settings = Settings()
         self.notes: list[str] = []
+        self.seconds_per_row: np.ndarray | None = None  # (M,) of each member, NaN where it was not measured
         self._program: program.Program | None = None
 
     @classmethod
@@ -136,6 +144,9 @@ class Ensemble:
         )
         ensemble.settings = settings
         ensemble.notes = notes
+        if costs.latency_seconds is not None:
+            ensemble.seconds_per_row = np.full(len(everyone), np.nan)
+            ensemble.seconds_per_row[usable] = costs.latency_seconds
         return ensemble
 
     @property
@@ -247,8 +258,21 @@ class Ensemble:
             problem=self.problem,
             metric=self.metric,
         )
-        other.settings, other.notes = self.settings, list(self.notes)
+        other.settings, other.notes, other.seconds_per_row = self.settings, list(self.notes), self.seconds_per_row
         return other
+
+    def measure_latency(self, x: Any) -> dict[str, float]:
+        """Times every member that has a model; `summary` then shows what latency buys.
+
+        Args:
+            x: rows; a batch of them is predicted a few times.
+
+        Returns:
+            Seconds per row by the member's name.
+        """
+        seconds = [measure_latency(member, x) if member.models else np.nan for member in self.members]
+        self.seconds_per_row = np.array(seconds)
+        return {m.name: s for m, s in zip(self.members, seconds, strict=True) if m.models}
 
     def to_keras(self) -> Any:
         """One Keras model of standard layers, equal to the ensemble, compiled with the members' loss and metrics.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from manyfit.ensemble.choice import BASELINES, Candidate, Choice, pareto_front
+from manyfit.ensemble.choice import BASELINES, Choice
 from manyfit.ensemble.diversity import (
     COPIES,
     Decomposition,
@@ -22,6 +22,7 @@ from manyfit.ensemble.pools import Pool, sharpened
 from manyfit.ensemble.problem import Problem
 from manyfit.ensemble.selection import own_losses
 from manyfit.ensemble.weights import log_loss_weights, squared_error_weights
+from manyfit.stats.pareto import non_dominated
 
 if TYPE_CHECKING:
     from manyfit.ensemble.ensemble import Ensemble
@@ -41,6 +42,18 @@ class MemberFacts:
     reason: str
 
 
+@dataclasses.dataclass(frozen=True)
+class FrontPoint:
+    """A method that none beats in score and in all costs that are known."""
+
+    method: str
+    num_members: int
+    score: float  # cross-fitted
+    gain: float  # over the single best member, positive when better
+    num_bytes: int | None  # None where a member with weight has no model
+    seconds_per_row: float | None  # None where latency was not measured
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Explanation:
     """Everything that `summary` says, as data."""
@@ -50,7 +63,7 @@ class Explanation:
     diversity: Diversity
     names: tuple[str, ...]  # of the rows and columns of `diversity`
     optimality_gap: float | None  # of the convex weights, in the unit of the surrogate; None if others were chosen
-    front: tuple[tuple[str, int, float], ...]  # method, members, cross-fitted score: what each cost buys at best
+    front: tuple[FrontPoint, ...]  # what each cost buys at best, cheapest first
     choice: Choice
     metric: Metric
     notes: tuple[str, ...]
@@ -97,7 +110,7 @@ def explain_ensemble(ensemble: Ensemble) -> Explanation:
         diversity=measured,
         names=names,
         optimality_gap=_gap(seen, ensemble.metric, ensemble.pool, result, finite),
-        front=_front(result),
+        front=_front(ensemble, result),
         choice=result,
         metric=ensemble.metric,
         notes=tuple(ensemble.notes),
@@ -209,10 +222,32 @@ def _loss_with(pool: Pool, index: int, problem: Problem, metric: Metric, share: 
     return metric.loss(dataclasses.replace(pool, weights=weights)(problem.predictions, problem.task), problem)
 
 
-def _front(result: Choice) -> tuple[tuple[str, int, float], ...]:
-    points: list[Candidate] = list(result.candidates)
-    kept = pareto_front([(float(c.num_members), c.loss) for c in points])
-    return tuple((points[k].name, points[k].num_members, points[k].score) for k in kept)
+def _front(ensemble: Ensemble, result: Choice) -> tuple[FrontPoint, ...]:
+    num_bytes = np.array([member.num_bytes if member.models else np.nan for member in ensemble.members])
+    seconds = ensemble.seconds_per_row
+    seconds = np.full(len(num_bytes), np.nan) if seconds is None else seconds
+    # Candidates were fitted on the members whose predictions could be used.
+    usable = np.flatnonzero(np.isfinite(ensemble.problem.predictions).all(axis=(1, 2)))  # type: ignore[union-attr]
+    parts = [usable[candidate.pool.support] for candidate in result.candidates]
+    costs = np.array([[len(part), num_bytes[part].sum(), seconds[part].sum()] for part in parts])
+    known = np.isfinite(costs).all(axis=0)
+    losses = np.array([[candidate.loss] for candidate in result.candidates])
+    first = non_dominated(np.hstack([costs[:, known], losses]))
+    direction = 1 if ensemble.metric.maximise else -1
+    alone = next(candidate.score for candidate in result.candidates if candidate.name == BASELINES[0])
+    points = {
+        (len(part), candidate.loss): FrontPoint(
+            candidate.name,
+            len(part),
+            candidate.score,
+            direction * (candidate.score - alone),
+            int(cost[1]) if known[1] else None,
+            float(cost[2]) if known[2] else None,
+        )
+        for candidate, part, cost, kept in zip(result.candidates, parts, costs, first, strict=True)
+        if kept
+    }
+    return tuple(points[key] for key in sorted(points))
 
 
 def _headline(told: Explanation) -> list[str]:
@@ -262,7 +297,10 @@ def _member_lines(told: Explanation) -> list[str]:
 
 
 def _front_lines(told: Explanation) -> list[str]:
-    lines = ["", "What members buy (cross-fitted):"]
-    return lines + [
-        f"  {size:3d} member{'s' if size > 1 else ' '}  {score:.4g}  {name}" for name, size, score in told.front
-    ]
+    lines = ["", f"What cost buys ({told.metric.name}, cross-fitted; gain over the single best member):"]
+    for point in told.front:
+        text = f"  {point.num_members:3d} member{'s' if point.num_members > 1 else ' '}"
+        text += "" if point.num_bytes is None else f"  {point.num_bytes / 1e3:10,.1f} kB"
+        text += "" if point.seconds_per_row is None else f"  {1e6 * point.seconds_per_row:10,.1f} µs per row"
+        lines.append(f"{text}  {point.score:.4g}  {point.gain:+.3g}  {point.method}")
+    return lines
