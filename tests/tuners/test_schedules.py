@@ -80,7 +80,26 @@ def test_epochs_spent_and_saved_are_told(tmp_path, capsys):
     tuner.results_summary(1)
     assert f"Epochs: {spent} trained; {9 * len(results)} without the scheduler." in capsys.readouterr().out
     stopped = [row for row in results if row.ending == "stopped"]
-    assert stopped and all("not promoted beyond" in row.message for row in stopped)
+    assert stopped and all(row.message.endswith("of 9 epochs: not promoted") for row in stopped)
+    assert str(results).count("not promoted") == len(stopped)
+    worst = tuner.oracle.trials[stopped[0].trial_id]
+    assert stopped[0].message in worst.summary_lines()
+
+
+def test_a_trial_says_what_ended_it(tmp_path):
+    early = keras.callbacks.EarlyStopping("val_loss", min_delta=1e9, patience=1)
+    tuner = kt.RandomSearch(build, "val_loss", max_trials=1, seed=0, directory=tmp_path / "a", scheduler="median")
+    tuner.search(**fit_arguments(epochs=9, callbacks=[early]))
+    assert tuner.results()[0].message == "ended after 2 of 9 epochs by a callback"
+    rule = kt.MedianRule(9, grace_epochs=1, min_trials=1)
+    tuner = kt.RandomSearch(
+        build, "val_loss", max_trials=8, seed=0, directory=tmp_path / "b", scheduler=rule, population_size=1
+    )
+    tuner.search(**fit_arguments())
+    stopped = [row for row in tuner.results() if row.ending == "stopped"]
+    assert stopped and all(
+        f"stopped after {row.num_epochs} of 9 epochs: its best was worse" in row.message for row in stopped
+    )
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "median", kt.MedianRule(grace_epochs=2)])

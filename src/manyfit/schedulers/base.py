@@ -122,6 +122,8 @@ class Scheduler(abc.ABC):
     joined with any scheduler.
     """
 
+    #: Why `decide` answers `STOP`, for people.
+    stop_reason: str = "the scheduler ended it"
     #: Epochs of a trial that is trained to its end; None: as the user's fit arguments say.
     max_epochs: int | None
 

@@ -38,6 +38,8 @@ class MedianRule(Scheduler):
     [<Decision.STOP: 'stop'>]
     """
 
+    stop_reason = "its best was worse than the median of the others by then"
+
     def __init__(self, max_epochs: int | None = None, *, grace_epochs: int = 3, min_trials: int = 5):
         self._full = FullBudget(max_epochs)
         self.max_epochs = self._full.max_epochs

@@ -80,7 +80,7 @@ class Results(Sequence[Row]):
         return iter(self.rows)
 
     def __str__(self) -> str:
-        flat = [row.flat() for row in self.rows]
+        flat = [{**row.flat(), "ended": _in_short(row)} for row in self.rows]
         names = dict.fromkeys(name for row in flat for name in row)
         hidden = {"message", "seed", "ending"}
         return terminal.table(flat, [name for name in names if name not in hidden])
@@ -100,6 +100,12 @@ class Results(Sequence[Row]):
             ImportError: pandas is not installed: `pip install manyfit[pandas]`.
         """
         return _pandas().DataFrame(self.curves)
+
+
+def _in_short(row: Row) -> str:
+    """Why an execution ended, on one line."""
+    why = (row.message or "").strip().splitlines()
+    return why[-1] if why else row.ending
 
 
 def _rows(trial: Trial) -> list[Row]:

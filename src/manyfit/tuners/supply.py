@@ -76,6 +76,7 @@ class SearchSupply:
         self._end = end
         self._checks_logs = logs_are_complete
         self._queue: list[Plan] = []
+        self._stop_reasons: dict[tuple[str, int], str] = {}  # of executions that were told to stop
         self._open: dict[str, set[int]] = {}  # executions of running trials that have not ended
 
     @property
@@ -126,7 +127,7 @@ class SearchSupply:
                 if run.ending is Ending.PAUSED:
                     run.ending, run.message = (
                         Ending.STOPPED,
-                        f"not promoted beyond {run.num_epochs} of {max_epochs} epochs",
+                        f"stopped after {run.num_epochs} of {max_epochs} epochs: not promoted",
                     )
                     self._oracle.book.amend(trial, run)
                     self._weights_path(trial.trial_id, run.index).with_suffix(STATE_SUFFIX).unlink(missing_ok=True)
@@ -137,6 +138,7 @@ class SearchSupply:
         book = self._oracle.book
         book.add_epochs(epochs)
         if self._oracle.out_of_time() or self._lacks_objective(epochs[0][2]):
+            self._stop_reasons.update({plan.key: "the time was up" for plan, _, _ in epochs})
             return [Decision.STOP] * len(epochs)  # `finish` says which metrics there are
         if isinstance(self._oracle.scheduler, FullBudget):
             return [Decision.GO_ON] * len(epochs)
@@ -164,7 +166,9 @@ class SearchSupply:
             target = trials[plan.trial_id].target_epochs
             at_target = target is not None and epoch + 1 >= target and target != scheduler.max_epochs
             answer = answers[plan.trial_id]
-            if answer is not Decision.STOP:
+            if answer is Decision.STOP:
+                self._stop_reasons[plan.key] = scheduler.stop_reason
+            else:
                 answer = Decision.PAUSE if at_target else Decision.GO_ON
             decisions.append(answer)
         return decisions
@@ -176,6 +180,7 @@ class SearchSupply:
             self._check_measured(result)
         elif result.ending.has_score:
             self._oracle.check_objective({**result.history, **result.measures})
+        result.message = self._why_it_ended(result) or result.message
         self._oracle.book.add_execution(result)
         if result.ending is not Ending.PAUSED and result.plan.state_path is not None:
             Path(result.plan.state_path).unlink(missing_ok=True)
@@ -194,6 +199,17 @@ class SearchSupply:
             waiting -= dropped
         if not waiting:
             self._end_trial(trial)
+
+    def _why_it_ended(self, result: Result) -> str | None:
+        """Why an execution with a score ended before its last epoch; None where it did not."""
+        num_epochs, epochs = max(map(len, result.history.values()), default=0), result.plan.epochs
+        so_far = f"after {num_epochs} epochs" if epochs is None else f"after {num_epochs} of {epochs} epochs"
+        reason = self._stop_reasons.pop(result.plan.key, None)
+        if result.ending is Ending.STOPPED and reason is not None:
+            return f"stopped {so_far}: {reason}"
+        if result.ending is Ending.COMPLETED and result.message is None and epochs is not None and num_epochs < epochs:
+            return f"ended {so_far} by a callback"
+        return None
 
     def _check_measured(self, result: Result) -> None:
         objective, num_epochs = self._oracle.objective, max(map(len, result.history.values()), default=0)
@@ -239,6 +255,7 @@ class SearchSupply:
             failed = [run for run in trial.executions.values() if not run.ending.has_score]
             trial.status = TrialStatus.INVALID if failed else TrialStatus.COMPLETED
             trial.ending = failed[0].ending if failed else max(endings, key=lambda ending: ending == "stopped")
-            trial.message = failed[0].message if failed else trial.message
+            why = failed or [run for run in trial.executions.values() if run.message is not None]
+            trial.message = why[0].message if why else trial.message
         self._open.pop(trial.trial_id, None)
         self._end(trial)
