@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from manyfit.samplers.base import Sampler
 from manyfit.samplers.evolution import EvolutionSampler
+from manyfit.samplers.gp.priors import Belief
 from manyfit.samplers.gp.sampler import GaussianProcessSampler
+from manyfit.samplers.outcomes import Constraint
 from manyfit.samplers.portfolio import PortfolioSampler
 from manyfit.samplers.quasi_random import QuasiRandomSampler
 from manyfit.samplers.random_search import RandomSampler
@@ -34,6 +36,12 @@ class TestGaussianProcessSampler(SamplerSuite):
 class TestGaussianProcessSamplerWithConfidenceBound(SamplerSuite):
     def make(self) -> Sampler:
         return GaussianProcessSampler(num_initial_points=3, alpha=1e-2, beta=2.6)
+
+
+class TestGaussianProcessSamplerWithConstraintsAndBeliefs(SamplerSuite):
+    def make(self) -> Sampler:
+        beliefs = [Belief("rate", 1e-3), Belief("activation", "gelu"), Belief("unknown", 3)]
+        return GaussianProcessSampler(constraints=[Constraint("size", max=1.0)], beliefs=beliefs)
 
 
 class TestPortfolioSampler(SamplerSuite):

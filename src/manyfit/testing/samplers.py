@@ -13,6 +13,7 @@ docstrings of its tests. It says nothing about how good the proposals are.
 from __future__ import annotations
 
 import abc
+import dataclasses
 import json
 import math
 import pickle
@@ -119,7 +120,9 @@ class SamplerSuite(abc.ABC):
         proposals = self.make().propose(space, completed, pending, count, np.random.default_rng(seed))
         encoding = Encoding(space)
         keys = [encoding.key(values) for values in proposals]
-        taken = {encoding.key(each.values) for each in completed} | {encoding.key(values) for values in pending}
+        taken = {encoding.key(each.values) for each in completed if not each.earlier} | {
+            encoding.key(values) for values in pending
+        }
         assert len(proposals) <= count
         assert all(encoding.is_valid(values) for values in proposals), proposals
         assert len(set(keys)) == len(keys), "the same configuration twice in one answer"
@@ -208,6 +211,29 @@ class SamplerSuite(abc.ABC):
                 Observation(f"{i:04d}", each.values, ending, losses, epochs=len(curve), full=not stopped, curve=curve)
             )
         assert len(self.ask(space, history, count=3)) == 3
+
+    def test_several_objectives(self) -> None:
+        """Trials with two losses each, one of them not finite in places; also with trials pending."""
+        space = mixed_space()
+        history = []
+        for i, each in enumerate(random_history(space, 20)):
+            second = math.inf if i % 7 == 3 else -each.loss + 0.1 * i
+            history.append(dataclasses.replace(each, vectors=((each.loss, second),)))
+        pending = self.ask(space, history, count=2, seed=1)
+        assert len(self.ask(space, history, pending, count=3)) == 3
+
+    def test_trials_of_earlier_searches(self) -> None:
+        """They were not tried in this search, so each may be proposed; alone, and before trials of this one."""
+        if not self.make().uses_earlier:
+            return
+        for make_space in (mixed_space, conditional_space):
+            space = make_space()
+            earlier = [dataclasses.replace(each, earlier=True) for each in random_history(space, 15)]
+            assert len(self.ask(space, earlier, count=4)) == 4
+            own = [observe(each.values, i) for i, each in enumerate(earlier[:6])]
+            assert len(self.ask(space, [*earlier, *own], count=3)) == 3
+        finite = [dataclasses.replace(each, earlier=True) for each in random_history(finite_space(), 50)]
+        assert len(self.ask(finite_space(), finite, count=20)) == NUM_FINITE
 
     def test_hyperparameters_that_are_discovered_late(self) -> None:
         """Trials that do not know a hyperparameter had its default; proposals do know it."""
