@@ -5,6 +5,7 @@ A searcher is asked for configurations and told their losses; `recommend` says w
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import logging
 import os
@@ -70,6 +71,18 @@ class Optuna(BestSeen):
             for p in parameters
         }
         self._pending: list = []
+
+    def learn(self, configurations: list[list[float]], losses: list[float]) -> None:
+        """Takes trials that it did not ask for."""
+        import optuna
+
+        for configuration, loss in zip(configurations, losses, strict=True):
+            values = dict(zip(self._space, configuration, strict=True))
+            params = {
+                name: int(values[name]) if isinstance(each, optuna.distributions.IntDistribution) else values[name]
+                for name, each in self._space.items()
+            }
+            self._study.add_trial(optuna.trial.create_trial(params=params, distributions=self._space, value=loss))
 
     def ask(self, count: int) -> list[list[float]]:
         asked = [self._study.ask(self._space) for _ in range(count)]
@@ -205,6 +218,10 @@ class Manyfit:
             values = dict(zip(self._names, configuration, strict=True))
             self._told.append(Observation(f"{len(self._told):04d}", values, Ending.COMPLETED, (loss,)))
 
+    def learn(self, configurations: list[list[float]], losses: list[float]) -> None:
+        """Takes trials that it did not ask for."""
+        self.tell(configurations, losses)
+
     def recommend(self) -> list[float]:
         rank = getattr(self._sampler, "rank", None)
         best = min(self._told, key=lambda each: each.loss) if rank is None else rank(self._space, self._told)[0]
@@ -226,11 +243,22 @@ def make(name: str, parameters: Sequence[Parameter], *, seed: int, num_trials: i
 
 def version(name: str) -> str:
     """The searcher's library and its version."""
+    if name.startswith("manyfit"):
+        return f"manyfit {importlib.metadata.version('manyfit')} ({_digest()})"
     package = {"kerastuner": "keras-tuner", "random": "optuna"}.get(name.partition("-")[0], name.partition("-")[0])
     try:
         return f"{package} {importlib.metadata.version(package)}"
     except importlib.metadata.PackageNotFoundError:
         return package
+
+
+def _digest() -> str:
+    """Eight letters that change with our samplers and the encoding of spaces."""
+    from manyfit import samplers, space
+
+    folders = [pathlib.Path(package.__path__[0]) for package in (samplers, space)]
+    files = sorted(file for folder in folders for file in folder.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:8]
 
 
 def seed_of(task_index: int, seed: int) -> int:

@@ -1,11 +1,12 @@
 """How many trials it takes: regret of search libraries on the LCBench surrogate.
 
-    python benchmarks/search_quality.py                  everything, hours; the results file is search_quality.jsonl
+    python benchmarks/search_quality.py                  everything, hours; the results file is build/search_quality.jsonl
     python benchmarks/search_quality.py run RESULTS manyfit-gp --tasks 0 1 2 --seeds 0 1 2
     python benchmarks/search_quality.py table RESULTS
+    python benchmarks/search_quality.py timing
 
-Each run (searcher, setting, task, seed) becomes one line of the results file; runs that are there are skipped, so a
-table is made of as many short calls as one likes. `--batch 16` asks for 16 configurations at a time; `--noise 0.3`
+Each run (searcher, version, setting, task, seed) becomes one line of the results file; runs that are there are skipped,
+so a table is made of as many short calls as one likes. `--batch 16` asks for 16 configurations at a time; `--noise 0.3`
 adds normal noise with a standard deviation of 0.3 times the spread of the best tenth of random configurations.
 """
 
@@ -76,15 +77,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Makes the runs that are missing."""
     benchmark = Benchmark()
     path = pathlib.Path(arguments.results)
-    done = {
-        (each["searcher"], each["batch"], each["noise"], each["task"], each["seed"], each["trials"])
-        for each in read(path)
-    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = {_key(each) for each in read(path)}
+    settings = {name: getattr(arguments, name) for name in ("searcher", "batch", "noise", "trials")}
+    settings["version"] = rivals.version(arguments.searcher)
     for task in arguments.tasks:
         reference = None
         for seed in arguments.seeds:
-            key = (arguments.searcher, arguments.batch, arguments.noise, task, seed, arguments.trials)
-            if key in done:
+            if _key({**settings, "task": task, "seed": seed}) in done:
                 continue
             reference = reference or cached_reference(benchmark, task, path)
             result = one_run(benchmark, reference, arguments, task, seed)
@@ -97,6 +97,11 @@ def run(arguments: argparse.Namespace) -> None:
                 f"returned {result['returned']:.4f}, {result['seconds']:.1f} s",
                 flush=True,
             )
+
+
+def _key(run: dict) -> tuple:
+    """What a run is one of a kind by: a new version of a library, or a change of our samplers, makes it run again."""
+    return tuple(run[name] for name in ("searcher", "version", "batch", "noise", "task", "seed", "trials"))
 
 
 def cached_reference(benchmark: Benchmark, task: int, results: pathlib.Path) -> Reference:
@@ -116,7 +121,7 @@ def table(arguments: argparse.Namespace) -> None:
     """Prints mean regrets, and twice their standard error over tasks in brackets at the last point."""
     groups: dict[str, list[dict]] = {}
     for each in read(pathlib.Path(arguments.results)):
-        groups.setdefault(label(each), []).append(each)
+        groups.setdefault(f"{label(each)} {each['version']}", []).append(each)
     print("| searcher | version | runs | " + " | ".join(f"regret at {n}" for n in POINTS), end="")
     print(" | returned | s per proposal at the end |")
     print("|---" * (len(POINTS) + 5) + "|")
@@ -127,8 +132,34 @@ def table(arguments: argparse.Namespace) -> None:
         pace = np.median([r["seconds_per_proposal_at_end"] for r in runs])
         tasks = len({r["task"] for r in runs})
         seeds = len({r["seed"] for r in runs})
+        name = label(runs[0])
         print(f"| {name} | {runs[0]['version']} | {tasks} tasks x {seeds} seeds | " + " | ".join(cells), end="")
         print(f" | {returned:.4f} | {pace:.3f} |")
+
+
+def timing(arguments: argparse.Namespace) -> None:
+    """Seconds per proposal of our Gaussian process and Optuna's, in turns, after so many random trials of one task."""
+    benchmark = Benchmark()
+    names = {100: ("manyfit-gp", "optuna-gp"), 500: ("manyfit-gp",)}
+    for num_trials, searchers in names.items():
+        points = np.random.default_rng(0).random((num_trials, len(benchmark.parameters)))
+        known = benchmark.configurations(points)
+        losses = (-benchmark.accuracy(benchmark.tasks[0], known)).tolist()
+        made = {
+            name: rivals.make(name, benchmark.parameters, seed=1, num_trials=1000, noisy=False) for name in searchers
+        }
+        for searcher in made.values():
+            searcher.learn(known.tolist(), losses)
+        seconds: dict[str, list[float]] = {name: [] for name in searchers}
+        for _ in range(arguments.repeats):
+            for name, searcher in made.items():
+                begin = time.perf_counter()
+                asked = searcher.ask(1)
+                seconds[name].append(time.perf_counter() - begin)
+                accuracy = benchmark.accuracy(benchmark.tasks[0], np.array(asked, dtype=float))
+                searcher.tell(asked, (-accuracy).tolist())
+        for name, spent in seconds.items():
+            print(f"{num_trials} trials: {rivals.version(name)} {name}: {np.median(spent):.3f} s per proposal (median)")
 
 
 def everything(arguments: argparse.Namespace) -> None:
@@ -147,7 +178,7 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers()
-    parser.set_defaults(call=everything, results="search_quality.jsonl")
+    parser.set_defaults(call=everything, results="build/search_quality.jsonl")
     runner = commands.add_parser("run", help="make the runs that are missing")
     runner.add_argument("results")
     runner.add_argument(
@@ -162,6 +193,9 @@ def main() -> None:
     printer = commands.add_parser("table", help="print the table")
     printer.add_argument("results")
     printer.set_defaults(call=table)
+    timer = commands.add_parser("timing", help="seconds per proposal, ours and Optuna's Gaussian process in turns")
+    timer.add_argument("--repeats", type=int, default=10)
+    timer.set_defaults(call=timing)
     arguments = parser.parse_args()
     arguments.call(arguments)
 
