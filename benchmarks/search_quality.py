@@ -1,6 +1,6 @@
 """How many trials it takes: regret of search libraries on the LCBench surrogate.
 
-    python benchmarks/search_quality.py                  everything, hours; the results file is build/search_quality.jsonl
+    python benchmarks/search_quality.py                  everything, hours; results in build/search_quality.jsonl
     python benchmarks/search_quality.py run RESULTS manyfit-gp --tasks 0 1 2 --seeds 0 1 2
     python benchmarks/search_quality.py table RESULTS
     python benchmarks/search_quality.py timing
