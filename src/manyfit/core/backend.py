@@ -7,6 +7,9 @@ import os
 import sys
 from pathlib import Path
 
+#: Who has chosen Keras's backend, as far as this process can tell.
+chosen_by = "Keras's configuration file"
+
 
 def prefer_jax() -> None:
     """Sets `KERAS_BACKEND=jax` for this process and its children, where nobody has chosen a backend.
@@ -15,8 +18,12 @@ def prefer_jax() -> None:
     another backend than TensorFlow. "tensorflow" in that file is no choice: Keras writes it there by itself when it
     is first imported, installed or not.
     """
-    if "keras" not in sys.modules and _configured_backend() in (None, "tensorflow"):
-        os.environ.setdefault("KERAS_BACKEND", "jax")
+    global chosen_by
+    if "KERAS_BACKEND" in os.environ:
+        chosen_by = "KERAS_BACKEND"
+    elif "keras" not in sys.modules and _configured_backend() in (None, "tensorflow"):
+        os.environ["KERAS_BACKEND"] = "jax"
+        chosen_by = "default"
 
 
 def _configured_backend() -> str | None:

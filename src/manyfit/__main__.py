@@ -1,0 +1,7 @@
+"""`python -m manyfit`."""
+
+import sys
+
+from manyfit.cli import main
+
+sys.exit(main())
