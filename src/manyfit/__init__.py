@@ -44,6 +44,7 @@ _HOMES = {
     "HyperModel": "manyfit.tuners.hypermodel",
     "HyperParameter": "manyfit.space.hyperparameter",
     "HyperParameters": "manyfit.space.hyperparameters",
+    "LocalExecutor": "manyfit.executors.local",
     "MultiObjective": "manyfit.core.objective",
     "ParetoObjective": "manyfit.core.objective",
     "Objective": "manyfit.core.objective",
@@ -51,6 +52,8 @@ _HOMES = {
     "Trial": "manyfit.oracles.trial",
     "TrialStatus": "manyfit.oracles.trial",
     "SklearnTuner": "manyfit.tuners.sklearn_tuner",
+    "ProcessExecutor": "manyfit.executors.process",
+    "RayExecutor": "manyfit.executors.ray",
     "table": "manyfit.report.terminal",
     "Tuner": "manyfit.tuners.tuner",
 }
@@ -65,6 +68,9 @@ if TYPE_CHECKING:
     from manyfit.core.objective import Objective as Objective
     from manyfit.core.objective import ParetoObjective as ParetoObjective
     from manyfit.ensemble.ensemble import Ensemble as Ensemble
+    from manyfit.executors.local import LocalExecutor as LocalExecutor
+    from manyfit.executors.process import ProcessExecutor as ProcessExecutor
+    from manyfit.executors.ray import RayExecutor as RayExecutor
     from manyfit.oracles.oracle import Oracle as Oracle
     from manyfit.oracles.trial import Trial as Trial
     from manyfit.oracles.trial import TrialStatus as TrialStatus

@@ -85,6 +85,9 @@ class Trainer(abc.ABC):
         """Frees paused executions that nobody will continue."""
         del keys
 
+    def close(self) -> None:  # noqa: B027  # most have nothing to end
+        """Ends what it keeps running from task to task: workers, where it has some."""
+
 
 def judge(history: History, objective: Objective | None, *, stopped: bool) -> tuple[Ending, str | None]:
     """How an execution ended that raised nothing, and why. A missing objective is left to whoever scores it."""

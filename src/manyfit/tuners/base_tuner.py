@@ -12,16 +12,18 @@ from typing import Any
 from manyfit.core import seeds
 from manyfit.core.errors import FailedTrialError, FatalError, ProjectError, SearchError, UsageError, explain
 from manyfit.core.records import Plan, Result, Values
+from manyfit.executors.base import Executor, MakeTrainer
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.checks import failure_report
 from manyfit.report import terminal
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
-from manyfit.training.base import judge
+from manyfit.training.base import Trainer, judge
 from manyfit.training.models import ending_of
 from manyfit.training.outcomes import to_histories
 from manyfit.training.seeding import seeded
 from manyfit.tuners.hypermodel import HyperModel, get_hypermodel
+from manyfit.tuners.remote import RunTask, TrialSupply, make_run_trial, travelling_state
 from manyfit.tuners.results import Results
 
 _IDLE_SECONDS = 0.1
@@ -36,9 +38,10 @@ class BaseTuner:
         directory: where projects lie.
         project_name: the project's folder in it.
         overwrite: delete an earlier search of that name instead of going on with it.
+        executor: where trials run: None for this process, `kt.ProcessExecutor(...)` or `kt.RayExecutor(...)`.
 
     Raises:
-        UsageError: `oracle` is no `Oracle`, or an unknown argument.
+        UsageError: `oracle` is no `Oracle`, `executor` is no `Executor`, or an unknown argument.
         ProjectError: the project cannot be used: see `ProjectStore` and `Oracle.open`.
     """
 
@@ -49,6 +52,8 @@ class BaseTuner:
         directory: str | os.PathLike[str] | None = None,
         project_name: str | None = None,
         overwrite: bool = False,
+        *,
+        executor: Executor | None = None,
         **kwargs: Any,
     ) -> None:
         self.logger = kwargs.pop("logger", None)
@@ -72,6 +77,16 @@ class BaseTuner:
                     "Type oracle=kt.Oracle(...), or use a ready tuner such as kt.RandomSearch.",
                 )
             )
+        if executor is not None and not isinstance(executor, Executor):
+            raise UsageError(
+                explain(
+                    f"{type(self).__name__}(executor)",
+                    executor,
+                    "an executor, or None for this process",
+                    "Type executor=kt.ProcessExecutor(workers=2), or kt.RayExecutor().",
+                )
+            )
+        self.executor = executor
         self.oracle = oracle
         self.hypermodel: HyperModel | None = get_hypermodel(hypermodel)
         self.directory = os.fspath(directory or ".")
@@ -175,6 +190,12 @@ class BaseTuner:
         self._check_any_completed()
 
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+        if self.executor is not None:
+            task = RunTask(build=self.run_trial, fit_args=fit_args, fit_kwargs=fit_kwargs, tuner=self)
+            if self._runner is None:
+                self._runner = self._on_executor(make_run_trial)
+            self._runner.train(TrialSupply(self), task)
+            return
         while True:
             self.pre_create_trial()
             trial = self.oracle.create_trial(self.tuner_id)
@@ -205,21 +226,40 @@ class BaseTuner:
             self._take_returned(trial, returned, seed)
 
     _recorded: Any = None  # what the default `run_trial` returned in this trial: its executions are in the book already
+    _trainer: Trainer | None = None  # of models
+    _runner: Trainer | None = None  # of whole trials, on an executor
     _num_runs = 0  # how often the default `run_trial` was called in this trial
+
+    def _on_executor(self, make: MakeTrainer, *, keeps_programs: bool = False) -> Trainer:
+        """A trainer whose executions run on this tuner's executor."""
+        assert self.executor is not None
+        folder = Path(self.project_dir)
+        return self.executor.trainer(make, notify=self._say, folder=folder, keeps_programs=keeps_programs)
 
     def _take_returned(self, trial: Trial, returned: Any, seed: int) -> None:
         """Takes what `run_trial` returned into the book, in place of what the default `run_trial` put there."""
         if returned is None or returned is not self._recorded:
-            if returned is None and trial.running:  # reported through oracle.update_trial
-                histories = [dict(history) for _, history in sorted(trial.running.items())]
-            else:
-                histories = to_histories(returned, self.oracle.objective, f"{type(self).__name__}.run_trial()")
-            self.oracle.book.forget_executions(trial)
-            for execution, history in enumerate(histories):
-                self.oracle.check_objective(history)
-                ending, message = judge(history, self.oracle.objective, stopped=False)
-                plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed)
-                self.oracle.book.add_execution(Result(plan, ending, history, message=message))
+            self._record(trial, self._histories(trial, returned), seed)
+        self._judge_executions(trial)
+
+    def _histories(self, trial: Trial, returned: Any) -> list[dict[str, list[float | None]]]:
+        """What `run_trial` returned, as one history per execution."""
+        if returned is None and trial.running:  # reported through oracle.update_trial
+            return [dict(history) for _, history in sorted(trial.running.items())]
+        return to_histories(returned, self.oracle.objective, f"{type(self).__name__}.run_trial()")
+
+    def _record(self, trial: Trial, found: list[dict[str, list[float | None]]], seed: int) -> None:
+        """Writes histories into the book as the trial's executions."""
+        self.oracle.book.forget_executions(trial)
+        for execution, history in enumerate(found):
+            self.oracle.check_objective(history)
+            ending, message = judge(history, self.oracle.objective, stopped=False)
+            plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed)
+            self.oracle.book.add_execution(Result(plan, ending, history, message=message))
+
+    @staticmethod
+    def _judge_executions(trial: Trial) -> None:
+        """A trial is what its executions are."""
         failed = [run for run in trial.executions.values() if not run.ending.has_score]
         trial.status = TrialStatus.INVALID if failed else TrialStatus.COMPLETED
         if failed:
@@ -373,7 +413,14 @@ class BaseTuner:
 
     def close(self) -> None:
         """Closes the project, so that another process may open it. Done by itself when the tuner is gone."""
+        for trainer in (self._trainer, self._runner):
+            if trainer is not None:
+                trainer.close()
         self.store.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A tuner travels to workers without its store, its data and its history."""
+        return travelling_state(self)
 
     def _shows(self) -> bool:
         return self.verbose not in (0, "0", False)

@@ -85,6 +85,12 @@ class SearchSupply:
         sampler = self._oracle.sampler
         return sampler is not None and not sampler.learns and isinstance(self._oracle.scheduler, FullBudget)
 
+    @property
+    def remaining(self) -> int | None:
+        """Executions that may still be handed out; None: no limit. Executors share them out evenly."""
+        trials = self._oracle.remaining_trials()
+        return None if trials is None else trials * self._num_executions + len(self._queue)
+
     def take(self, count: int) -> Sequence[Plan]:
         """See `manyfit.training.base.Supply`."""
         while len(self._queue) < count:

@@ -124,7 +124,6 @@ class Tuner(Finishing, BaseTuner):
         self.population_size = population_size
         self.model_options = ModelOptions(precision, steps_per_execution, jit_compile, devices)
         self.keep_predictions = keep_predictions
-        self._trainer: Trainer | None = None
         self._with_weights: set[str] = set()  # trials whose weights may be on the disk
         self._task: Task | None = None  # of the latest search: retraining and ensembling fall back to its data
         self._fold_plan: FoldPlan | None = None
@@ -273,9 +272,6 @@ class Tuner(Finishing, BaseTuner):
         hypermodel = self.hypermodel
         distribution = distribution_of((options or self.model_options).devices)
         check_batches(distribution, fit_args, fit_kwargs)
-        callbacks: Callable[[Plan], list[Any]] | None = None
-        if overrides_hooks(self, Tuner):
-            callbacks = lambda plan: [TunerCallback(self, self.oracle.trials[plan.trial_id])]  # noqa: E731
         return Task(
             build=self._build if options is None else functools.partial(options.built, self._build_plainly),
             fit_args=fit_args,
@@ -283,28 +279,40 @@ class Tuner(Finishing, BaseTuner):
             objective=self.oracle.objective,
             max_model_size=self.max_model_size,
             fit=hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None,
-            callbacks=callbacks,
+            callbacks=self._hook_callbacks if overrides_hooks(self, Tuner) else None,
             pausable=not isinstance(self.oracle.scheduler, FullBudget),
             distribution=distribution,
             measures=self.oracle.measures,
         )
 
+    def _hook_callbacks(self, plan: Plan) -> list[Any]:
+        """What calls the hooks of a subclass; in a worker, those of its copy of this tuner."""
+        trial = self.oracle.trials.get(plan.trial_id)
+        return [TunerCallback(self, Trial(plan.values, trial_id=plan.trial_id) if trial is None else trial)]
+
     def _get_trainer(self) -> Trainer:
         """The trainer of this tuner: it keeps its compiled programs from search to search and to retraining."""
         if self._trainer is None:
-            self._trainer = Estimators() if self._estimators else KerasFit()
-            if self._estimators:
-                return self._trainer
-            if self.population and self.distribution_strategy is None and keras.backend.backend() == "jax":
-                from manyfit.training.population import Population  # imports JAX, which other backends lack
-
-                self._trainer = Population(
-                    self._trainer,
-                    population_size=self.population_size,
-                    notify=self._say,
-                    shuffle_seed=self.oracle.seed,
-                )
+            if self.executor is None:
+                self._trainer = self._make_trainer(self._say)
+            else:
+                self._trainer = self._on_executor(self._make_trainer, keeps_programs=self._fuses())
         return self._trainer
+
+    def _fuses(self) -> bool:
+        """Whether trials may train together as one program."""
+        keras_on_jax = not self._estimators and keras.backend.backend() == "jax"
+        return keras_on_jax and self.population and self.distribution_strategy is None
+
+    def _make_trainer(self, notify: Callable[[str], None]) -> Trainer:
+        """A new trainer, here or in a worker."""
+        if not self._fuses():
+            return Estimators() if self._estimators else KerasFit()
+        from manyfit.training.population import Population  # imports JAX, which other backends lack
+
+        return Population(
+            KerasFit(), population_size=self.population_size, notify=notify, shuffle_seed=self.oracle.seed
+        )
 
     def programs(self) -> Any:
         """The compiled programs of this tuner: members, layouts, compile seconds; and what did not fit, and why.

@@ -1,0 +1,451 @@
+"""The driver's side: hands executions to workers, hears of them, and outlives every one of them.
+
+Oracle and store stay here. What a worker was training when it died is handed to another, from its start: trainers go
+through the epochs that are known already without reporting them again, so nothing is counted twice. An execution
+whose workers keep dying ends as failed, with the reason; before that it is tried alone, so that the others of its
+population do not die with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from manyfit.core import history as histories
+from manyfit.core.errors import SearchError, UsageError, explain
+from manyfit.core.records import Ending, Plan, Result
+from manyfit.executors import memory
+from manyfit.executors.base import MakeTrainer, Pool
+from manyfit.executors.messages import (
+    Begin,
+    Decide,
+    Finished,
+    Forget,
+    Go,
+    Hello,
+    Idle,
+    Key,
+    Lost,
+    Message,
+    OverMemory,
+    Raised,
+    Report,
+    Stop,
+    Take,
+    Want,
+    Work,
+)
+from manyfit.executors.mirror import write_files
+from manyfit.executors.parcels import pack
+from manyfit.executors.seats import Seat, State
+from manyfit.executors.shelf import Shelf
+from manyfit.executors.versions import differences, versions
+from manyfit.executors.worker import KerasSettings
+from manyfit.training.base import Supply, Task, Trainer
+
+_WAIT_SECONDS = 1.0  # between looks at the size of the cluster
+_MAX_FAILED_STARTS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """How workers are used.
+
+    Attributes:
+        where: the executor's name, for messages.
+        max_losses: an execution that has lost so many workers ends as failed.
+        start_seconds: how long a first worker may take.
+        recycle_after: a worker ends after so many executions; None: never.
+        max_held_bytes: a worker ends that holds so much more than before its first execution; None: never.
+        max_memory_bytes: what a worker may use, for messages; None: no cap.
+    """
+
+    where: str
+    max_losses: int = 4
+    start_seconds: float = 60.0
+    recycle_after: int | None = None
+    max_held_bytes: int | None = None
+    max_memory_bytes: int | None = None
+
+
+class Dispatcher(Trainer):
+    """A trainer whose executions are trained by the workers of a pool.
+
+    Args:
+        make_pool: starts the pool; called at the first task.
+        make: makes the trainer of a worker.
+        rules: how workers are used.
+        folder: of the project.
+        notify: takes one line of text for the user.
+    """
+
+    takes_splits = True  # workers choose a trainer that does
+
+    def __init__(
+        self,
+        make_pool: Callable[[], Pool],
+        make: MakeTrainer,
+        *,
+        rules: Rules,
+        folder: Path,
+        notify: Callable[[str], None],
+    ) -> None:
+        self._make_pool, self._make = make_pool, make
+        self._folder = folder.absolute()
+        self._rules = rules
+        self._notify = notify
+        self._pool: Pool | None = None
+        self._shelf = Shelf()
+        self._seats: dict[str, Seat] = {}
+        self._programs: dict[str, Any] = {}  # of each worker
+        self._told: set[str] = set()
+        self._homes: dict[Key, str] = {}  # paused execution -> worker that holds it
+
+    def train(self, supply: Supply, task: Task) -> None:
+        """See `Trainer`."""
+        if self._pool is None:
+            self._pool = self._make_pool()
+            self._shelf = Shelf()
+        try:
+            _Run(self, supply, self._packed(supply, task)).go()
+        except BaseException:
+            self.close()  # workers are in the middle of something that nobody will answer
+            raise
+
+    def _packed(self, supply: Supply, task: Task) -> Work:
+        assert self._pool is not None
+        self._shelf.begin(self._pool.share)
+        content = (self._make, task, KerasSettings.of_this_process())
+        packed = pack(content, self._shelf.put, folder=self._folder, where=f"search with {self._rules.where}")
+        return Work(packed, self._shelf.handles(), getattr(supply, "independent", False))
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """See `Trainer`."""
+        keys = list(keys)
+        for key in keys:
+            self._homes.pop(key, None)
+        for seat in self._seats.values():
+            seat.to_forget += keys
+
+    def programs(self) -> Any:
+        """The compiled programs of all workers; a sentence where they have none."""
+        found = [programs for programs in self._programs.values() if programs is not None]
+        if not found:
+            return "Trials train in workers, one after another in each."
+        from manyfit.training.population.listing import Programs  # its package imports JAX, which other backends lack
+
+        reasons: dict[str, tuple[str, ...]] = {}
+        for programs in found:
+            for why, trials in programs.reasons.items():
+                reasons[why] = (*reasons.get(why, ()), *trials)
+        return Programs(tuple(record for programs in found for record in programs.records), reasons)
+
+    def close(self) -> None:
+        """Ends the workers."""
+        pool, self._pool = self._pool, None
+        self._seats, self._homes = {}, {}
+        if pool is not None:
+            pool.close()
+
+
+class _Run:
+    """One call of `Dispatcher.train`."""
+
+    def __init__(self, dispatcher: Dispatcher, supply: Supply, work: Work) -> None:
+        assert dispatcher._pool is not None
+        self._dispatcher = dispatcher
+        self._pool, self._rules, self._notify = dispatcher._pool, dispatcher._rules, dispatcher._notify
+        self._seats, self._homes = dispatcher._seats, dispatcher._homes
+        self._supply, self._work = supply, work
+        self._again: list[Plan] = []  # lost with their workers
+        self._losses: dict[Key, int] = {}
+        self._curves: dict[Key, dict[str, list[float | None]]] = {}
+        self._failed_starts = self._rejected = 0
+        self._difference = ""
+        self._seen_a_worker = time.monotonic()
+
+    def go(self) -> None:
+        """Trains until the supply has nothing more and nothing is running."""
+        while True:
+            self._adjust()
+            self._hand_out()
+            if self._is_over():
+                break
+            for worker, message in self._pool.wait(_WAIT_SECONDS):
+                self._hear(worker, message)
+        self._dismiss()
+
+    # Workers ---------------------------------------------------------------------------------------------------
+
+    def _adjust(self) -> None:
+        """Starts workers where there is room for more: at the beginning, and when a cluster has grown."""
+        wanted = self._pool.capacity() - self._rejected
+        if wanted <= 0 and self._difference:
+            raise UsageError(
+                explain(
+                    self._rules.where,
+                    f"workers with other versions ({self._difference})",
+                    "the same versions everywhere",
+                    "Install them on every machine of the cluster.",
+                )
+            )
+        for _ in range(len(self._seats), wanted):
+            worker = self._pool.start()
+            self._seats[worker] = Seat(worker)
+        if any(seat.state is not State.STARTING for seat in self._seats.values()):
+            self._seen_a_worker = time.monotonic()
+        elif time.monotonic() - self._seen_a_worker > self._rules.start_seconds:
+            raise SearchError(
+                f"{self._rules.where}: no worker has started within {self._rules.start_seconds:g} seconds. What "
+                "finished is kept; search again when the cluster has room, or give it more time."
+            )
+
+    def _dismiss(self) -> None:
+        """Lets the trainers of the workers return, and hears what they have to say."""
+        for seat in list(self._seats.values()):
+            if seat.state in (State.IDLE, State.WANTING) and self._retires(seat):
+                self._retire(seat)
+            elif seat.state is State.WANTING:
+                self._answer(seat, Take(()), State.RETURNING)
+        until = time.monotonic() + self._rules.start_seconds
+        while any(seat.state is State.RETURNING for seat in self._seats.values()) and time.monotonic() < until:
+            for worker, message in self._pool.wait(_WAIT_SECONDS):
+                self._hear(worker, message)
+
+    def _answer(self, seat: Seat, answer: Any, state: State) -> None:
+        seat.state = state
+        self._pool.answer(seat.worker, answer)
+
+    # Handing out -----------------------------------------------------------------------------------------------
+
+    def _hand_out(self) -> None:
+        """Gives executions to workers that wait for some, until there are none or nobody waits."""
+        handed = True
+        while handed:
+            handed = False
+            for seat in sorted(self._waiting(), key=lambda seat: seat.waiting_since):
+                if self._retires(seat):
+                    if plans := self._plans_for(seat, 1):  # else nobody has to take its place yet
+                        self._again = [*plans, *self._again]
+                        self._retire(seat)
+                    continue
+                if seat.to_forget and seat.state is State.IDLE:
+                    self._answer(seat, Forget(seat.to_forget), State.RETURNING)
+                    seat.to_forget = []
+                    continue
+                plans = self._plans_for(seat, seat.wanted if seat.state is State.WANTING else 1)
+                if not plans:
+                    continue
+                handed = True
+                if seat.state is State.WANTING:
+                    self._give(seat, plans)
+                else:
+                    seat.reserved = [*plans, *seat.reserved]
+                    self._answer(seat, Begin(self._work), State.BUSY)
+            handed = handed or any(seat.reserved for seat in self._waiting())  # which a later one has left for it
+
+    def _waiting(self) -> list[Seat]:
+        return [seat for seat in self._seats.values() if seat.state in (State.IDLE, State.WANTING)]
+
+    def _give(self, seat: Seat, plans: Sequence[Plan]) -> None:
+        for plan in plans:
+            seat.held[plan.key] = plan
+            seat.known_epochs[plan.key] = plan.first_epoch
+            self._curves.setdefault(plan.key, {})
+        self._answer(seat, Take([_absolute(plan) for plan in plans]), State.BUSY)
+
+    def _plans_for(self, seat: Seat, count: int) -> list[Plan]:
+        """Up to `count` executions for a worker that asks."""
+        if any(self._losses.get(key) for key in seat.held):
+            return []  # one that has lost a worker is tried alone
+        if seat.reserved:
+            plans, seat.reserved = seat.reserved[:count], seat.reserved[count:]
+            return plans
+        if self._again and not seat.held:
+            return [self._again.pop(0)]
+        count = self._share(seat, count)
+        while count > 0:
+            taken = self._supply.take(count)
+            own = [plan for plan in taken if not self._belongs_to_another(plan, seat)]
+            if own or not taken:
+                return own
+        return []
+
+    def _belongs_to_another(self, plan: Plan, seat: Seat) -> bool:
+        """Whether another worker holds the paused execution; it is kept for that one then."""
+        home = self._seats.get(self._homes.get(plan.key, ""))
+        if home is None or home is seat:
+            return False
+        if home.state is State.BUSY and home.reserved:
+            return False  # training its first epochs again is sooner done than waiting for its turn
+        home.reserved.append(plan)
+        return True
+
+    def _share(self, seat: Seat, count: int) -> int:
+        """How many of `count` wanted executions a worker may have: an even share of what is left at most."""
+        num_seats = max(1, len(self._seats))
+        remaining = getattr(self._supply, "remaining", None)
+        if remaining is None:
+            return math.ceil(count / num_seats)
+        unfinished = remaining + sum(len(other.held) + len(other.reserved) for other in self._seats.values())
+        return max(min(count, 1 - len(seat.held)), min(count, math.ceil(unfinished / num_seats) - len(seat.held)))
+
+    def _is_over(self) -> bool:
+        busy = any(seat.held or seat.reserved for seat in self._seats.values())
+        talking = any(seat.state in (State.BUSY, State.RETURNING) for seat in self._seats.values())
+        waits = any(seat.state in (State.IDLE, State.WANTING) for seat in self._seats.values())
+        # Without a worker that waits nobody has asked the supply, so nobody knows that it has nothing more.
+        return waits and not busy and not talking and not self._again
+
+    # Hearing ---------------------------------------------------------------------------------------------------
+
+    def _hear(self, worker: str, message: Message) -> None:
+        seat = self._seats.get(worker)
+        if seat is None:
+            return
+        for line in dict.fromkeys(message.lines):
+            self._tell(line)
+        if isinstance(message, Report):
+            self._report(seat, message)
+        elif isinstance(message, Want):
+            self._want(seat, message)
+        elif isinstance(message, Finished):
+            self._finish(seat, message)
+        elif isinstance(message, Hello):
+            self._greet(seat, message)
+        elif isinstance(message, Idle):
+            self._rest(seat, message)
+        elif isinstance(message, Raised):
+            raise message.error
+        elif isinstance(message, OverMemory):
+            self._end_over_memory(seat, message.used_bytes)
+        elif isinstance(message, Lost):
+            self._lose(seat, message)
+
+    def _tell(self, line: str) -> None:
+        """Tells the user a line, once for all workers."""
+        if line not in self._dispatcher._told:
+            self._dispatcher._told.add(line)
+            self._notify(line)
+
+    def _greet(self, seat: Seat, hello: Hello) -> None:
+        seat.place = f"process {hello.process_id} on {hello.host}"
+        self._failed_starts = 0
+        difference = differences(versions(), hello.versions)
+        if difference:
+            self._difference = f"on {hello.host}: {difference}"
+            self._tell(f"{self._rules.where}: a worker is not used, because it has other versions ({self._difference})")
+            self._rejected += 1
+            self._remove(seat)
+            return
+        seat.rest(State.IDLE)
+
+    def _rest(self, seat: Seat, idle: Idle) -> None:
+        self._dispatcher._programs[seat.worker] = idle.programs
+        if seat.held:
+            self._lose(seat, Lost("its trainer returned without finishing it"))
+        elif seat.state is State.RETIRING:
+            self._answer(seat, Stop(), State.RETIRING)
+        else:
+            seat.rest(State.IDLE)
+
+    def _want(self, seat: Seat, want: Want) -> None:
+        seat.wanted = want.count
+        if seat.held:  # others train meanwhile, so it does not wait
+            plans = self._plans_for(seat, want.count)
+            self._give(seat, plans)
+        elif seat.state in (State.RETURNING, State.RETIRING):  # it was told that there is nothing, and asks once more
+            self._answer(seat, Take(()), seat.state)
+        else:
+            seat.rest(State.WANTING)
+
+    def _report(self, seat: Seat, report: Report) -> None:
+        rows = [(seat.held[key], epoch, logs) for key, epoch, logs in report.epochs]
+        for plan, epoch, logs in rows:
+            seat.known_epochs[plan.key] = max(seat.known_epochs[plan.key], epoch + 1)
+            histories.append(self._curves[plan.key], logs, epoch)
+        self._answer(seat, Decide(list(self._supply.report(rows))), State.BUSY)
+
+    def _finish(self, seat: Seat, message: Finished) -> None:
+        result = message.result
+        plan = seat.held.pop(result.plan.key)
+        plan = dataclasses.replace(plan, values=result.plan.values)
+        folders = [self._dispatcher._folder]
+        folders += [] if plan.weights_path is None else [Path(plan.weights_path).parent]
+        write_files(message.files, folders)
+        self._homes.pop(plan.key, None)
+        if result.ending is Ending.PAUSED:
+            self._homes[plan.key] = seat.worker
+        else:
+            self._curves.pop(plan.key, None)
+            self._losses.pop(plan.key, None)
+        seat.num_finished += 1
+        seat.held_bytes = message.held_bytes
+        self._supply.finish(dataclasses.replace(result, plan=plan))
+        self._answer(seat, Go(), State.BUSY)
+
+    # Losing ----------------------------------------------------------------------------------------------------
+
+    def _retires(self, seat: Seat) -> bool:
+        """Whether a worker has done its share, and ends so that its memory goes back to the system."""
+        rules = self._rules
+        tired = rules.recycle_after is not None and seat.num_finished >= rules.recycle_after
+        heavy = rules.max_held_bytes is not None and seat.held_bytes > rules.max_held_bytes
+        return (tired or heavy) and not seat.reserved and seat.worker not in self._homes.values()
+
+    def _retire(self, seat: Seat) -> None:
+        self._answer(seat, Stop() if seat.state is State.IDLE else Take(()), State.RETIRING)
+
+    def _remove(self, seat: Seat) -> None:
+        self._pool.kill(seat.worker)
+        del self._seats[seat.worker]
+        for key in [key for key, home in self._homes.items() if home == seat.worker]:
+            del self._homes[key]
+
+    def _lose(self, seat: Seat, lost: Lost) -> None:
+        """Hands what a lost worker had to others."""
+        if seat.state is State.RETIRING:
+            del self._seats[seat.worker]
+            return
+        if seat.state is State.STARTING:
+            self._failed_starts += 1
+            if self._failed_starts >= _MAX_FAILED_STARTS:
+                raise SearchError(f"{self._rules.where}: {_MAX_FAILED_STARTS} workers did not start. {lost.reason}")
+        self._remove(seat)
+        self._again += seat.reserved
+        for key, plan in seat.held.items():
+            if not lost.node_lost:
+                self._losses[key] = self._losses.get(key, 0) + 1
+            if self._losses.get(key, 0) >= self._rules.max_losses:
+                reason = f"it lost {self._losses[key]} workers, the last one because: {lost.reason}"
+                self._give_up(plan, Ending.FAILED, reason)
+            else:
+                self._again.append(dataclasses.replace(plan, first_epoch=seat.known_epochs[key]))
+
+    def _end_over_memory(self, seat: Seat, used_bytes: int) -> None:
+        """Ends a worker that uses too much. One execution is to blame; of several, each is tried alone."""
+        self._remove(seat)
+        self._again += seat.reserved
+        cap = memory.readable(self._rules.max_memory_bytes or 0)
+        for key, plan in seat.held.items():
+            if len(seat.held) == 1:
+                self._give_up(plan, Ending.OUT_OF_MEMORY, f"it used {memory.readable(used_bytes)}; the cap is {cap}")
+            else:
+                self._losses[key] = self._losses.get(key, 0) + 1
+                self._again.append(dataclasses.replace(plan, first_epoch=seat.known_epochs[key]))
+
+    def _give_up(self, plan: Plan, ending: Ending, reason: str) -> None:
+        self._losses.pop(plan.key, None)
+        curves = self._curves.pop(plan.key, {})
+        self._supply.finish(Result(plan, ending, curves, message=f"{self._rules.where}: {reason}"))
+
+
+def _absolute(plan: Plan) -> Plan:
+    """A plan whose files have names that mean the same everywhere."""
+    if plan.weights_path is None:
+        return plan
+    return dataclasses.replace(plan, weights_path=str(Path(plan.weights_path).absolute()))

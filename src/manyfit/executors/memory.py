@@ -1,0 +1,75 @@
+"""How much memory a worker holds, and the cap on it."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+WORTH_BYTES = 32 << 20
+_EVERY_SECONDS = 0.05
+
+
+def held_bytes() -> int:
+    """Memory of this process that is its own: arrays shared with other processes, and files, do not count.
+
+    0 where the system does not tell (it does on Linux).
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    sizes = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(sizes.get("RssAnon", "0 kB").split()[0]) * 1024
+
+
+def give_back(held_before: int) -> int:
+    """Collects what is unreachable and returns freed memory to the system, where the C library can.
+
+    Args:
+        held_before: what this process may hold; it is not worth the time (a tenth of a second) for a little more.
+
+    Returns:
+        What this process holds now.
+    """
+    held = held_bytes()
+    if held - held_before < WORTH_BYTES:
+        return held
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+    return held_bytes()
+
+
+def watch(max_bytes: int, exceeded: Callable[[int], None]) -> threading.Thread:
+    """Calls `exceeded` once, with the bytes in use, when this process holds more than `max_bytes`.
+
+    The memory that a process may have is not limited by the kernel's address-space limit: accelerator runtimes
+    reserve far more addresses than they use.
+    """
+
+    def look() -> None:
+        while (used := held_bytes()) <= max_bytes:
+            time.sleep(_EVERY_SECONDS)
+        exceeded(used)
+
+    thread = threading.Thread(target=look, name="memory-watch", daemon=True)
+    thread.start()
+    return thread
+
+
+def readable(num_bytes: int) -> str:
+    """Bytes for people.
+
+    Example:
+
+    >>> readable(3 * 2**30), readable(5 * 2**20)
+    ('3.0 GiB', '5 MiB')
+    """
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"

@@ -1,0 +1,218 @@
+"""The worker's side: trains what the driver hands out, through the trainer that would run in one process.
+
+The trainer pulls from a `RemoteSupply`, which asks the driver. The trainer stays from task to task, and arrays that
+tasks share are the same objects, so a population keeps its compiled programs from the search to its confirmation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pickle
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from manyfit.core.errors import FailedTrialError, FatalError, SearchError
+from manyfit.core.records import Decision, Plan, Result
+from manyfit.executors import memory
+from manyfit.executors.messages import (
+    Answer,
+    Begin,
+    Decide,
+    Finished,
+    Forget,
+    Hello,
+    Idle,
+    Message,
+    Raised,
+    Report,
+    Stop,
+    Take,
+    Want,
+    Work,
+)
+from manyfit.executors.mirror import Mirror
+from manyfit.executors.parcels import ArrayFile, open_array, unpack
+from manyfit.training.base import Task, Trainer
+from manyfit.training.keras_fit import KerasFit
+
+Exchange = Callable[[Message], Answer]
+"""Says something to the driver and returns its answer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KerasSettings:
+    """Settings of Keras that are global in the driver, and have to be the same in a worker."""
+
+    floatx: str
+    image_data_format: str
+    dtype_policy: Any
+
+    @classmethod
+    def of_this_process(cls) -> KerasSettings:
+        """What is set here."""
+        policy = keras.saving.serialize_keras_object(keras.config.dtype_policy())
+        return cls(keras.config.floatx(), keras.config.image_data_format(), policy)
+
+    def apply(self) -> None:
+        """Sets it here."""
+        keras.config.set_floatx(self.floatx)
+        keras.config.set_image_data_format(self.image_data_format)
+        keras.config.set_dtype_policy(keras.saving.deserialize_keras_object(self.dtype_policy))
+
+
+def serve(exchange: Exchange, hello: Hello, *, fetch: Callable[[Any], Any], folder: Path | None) -> None:
+    """Works until the driver says stop.
+
+    Args:
+        exchange: talks to the driver.
+        hello: what to say first.
+        fetch: brings an array here, given what `Pool.share` returned.
+        folder: where files lie until they are sent; None: a temporary one.
+    """
+    mirror = Mirror(Path(tempfile.mkdtemp(prefix="manyfit-worker-")) if folder is None else folder)
+    worker = _Worker(exchange, fetch, mirror)
+    try:
+        answer = exchange(hello)
+        while not isinstance(answer, Stop):
+            try:
+                worker.obey(answer)
+                message: Message = Idle(programs=worker.programs(), lines=worker.supply.lines_since())
+            except Exception as error:
+                message = Raised(_portable(error), lines=worker.supply.lines_since())
+            answer = exchange(message)
+    finally:
+        mirror.remove()
+
+
+class _Worker:
+    def __init__(self, exchange: Exchange, fetch: Callable[[Any], Any], mirror: Mirror) -> None:
+        self._fetch = fetch
+        self._mirror = mirror
+        self._arrays: dict[str, Any] = {}
+        self._trainer: Trainer | None = None
+        self.supply = RemoteSupply(exchange, mirror)
+
+    def obey(self, answer: Answer) -> None:
+        """Does what the driver said."""
+        if isinstance(answer, Begin):
+            self._train(answer.work)
+        elif isinstance(answer, Forget) and self._trainer is not None:
+            self._trainer.forget(answer.keys)
+
+    def _train(self, work: Work) -> None:
+        # Arrays that the last task had as well stay the same objects: programs were compiled for them.
+        known = self._arrays
+        self._arrays = {name: known[name] if name in known else self._open(at) for name, at in work.arrays.items()}
+        try:
+            make, task, settings = unpack(work.content, self._arrays, self._mirror.path)
+        except (ImportError, AttributeError) as error:
+            raise SearchError(
+                f"A worker cannot find what the build function or the data need: {type(error).__name__}: {error}. "
+                "Install it on every machine; or define it in your script, which then travels as a whole."
+            ) from error
+        settings.apply()
+        if self._trainer is None:
+            self._trainer = make(self.supply.say)
+        self.supply.independent = work.independent
+        trainer = self._trainer
+        if task.split_for is not None and not trainer.takes_splits:
+            trainer = KerasFit()
+        trainer.train(self.supply, _quiet(task))
+
+    def _open(self, handle: Any) -> Any:
+        return open_array(handle) if isinstance(handle, ArrayFile) else self._fetch(handle)
+
+    def programs(self) -> Any:
+        """Of the trainer, where it has some."""
+        found = getattr(self._trainer, "programs", None)
+        return None if found is None else found()
+
+
+class RemoteSupply:
+    """A supply at the other end of a line.
+
+    Args:
+        exchange: talks to the driver.
+        mirror: where files are written before they are sent.
+    """
+
+    def __init__(self, exchange: Exchange, mirror: Mirror) -> None:
+        self._exchange = exchange
+        self._mirror = mirror
+        self._lines: list[str] = []
+        self._first_bytes: int | None = None  # that this process held before its first execution
+        self._last_bytes = 0  # and after its last one
+        self.independent = False
+
+    def take(self, count: int) -> Sequence[Plan]:
+        """See `manyfit.training.base.Supply`."""
+        if self._first_bytes is None:
+            self._first_bytes = self._last_bytes = memory.held_bytes()
+        answer = self._exchange(Want(count, lines=self.lines_since()))
+        assert isinstance(answer, Take)
+        return [self._at_home(plan) for plan in answer.plans]
+
+    def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
+        """See `manyfit.training.base.Supply`."""
+        rows = [(plan.key, epoch, dict(logs)) for plan, epoch, logs in epochs]
+        answer = self._exchange(Report(rows, lines=self.lines_since()))
+        assert isinstance(answer, Decide)
+        return answer.decisions
+
+    def finish(self, result: Result) -> None:
+        """See `manyfit.training.base.Supply`. The driver has it when this returns."""
+        files = self._mirror.collect()
+        result = dataclasses.replace(result, extra=_portable_extra(result.extra))
+        assert self._first_bytes is not None  # our bug: what finishes was taken
+        self._last_bytes = memory.give_back(self._last_bytes)
+        held = self._last_bytes - self._first_bytes
+        self._exchange(Finished(result, files, held, lines=self.lines_since()))
+
+    def say(self, line: str) -> None:
+        """Takes a line for the user; it travels with the next message."""
+        self._lines.append(line)
+
+    def lines_since(self) -> Sequence[str]:
+        """Lines that have not been sent."""
+        lines, self._lines = self._lines, []
+        return lines
+
+    def _at_home(self, plan: Plan) -> Plan:
+        """A plan whose files are written here."""
+        if plan.weights_path is None:
+            return plan
+        return dataclasses.replace(plan, weights_path=str(self._mirror.path(plan.weights_path)))
+
+
+def _quiet(task: Task) -> Task:
+    """The task, without a progress bar unless the user asked for one: bars of several workers are no use."""
+    return dataclasses.replace(task, fit_kwargs={"verbose": 0, **task.fit_kwargs})
+
+
+def _portable_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the further facts can travel."""
+    kept = {}
+    for name, value in extra.items():
+        if isinstance(value, BaseException):
+            kept[name] = _portable(value)
+            continue
+        with contextlib.suppress(Exception):
+            pickle.dumps(value)
+            kept[name] = value
+    return kept
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error, or one of the nearest class of ours with its text, where it cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        text = f"{type(error).__name__}: {error}"
+        kinds = (FatalError, FailedTrialError)
+        return next((kind(text) for kind in kinds if isinstance(error, kind)), RuntimeError(text))

@@ -1,0 +1,163 @@
+"""`ProcessExecutor` with real tuners."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import remote_work
+import tiny
+
+import manyfit as kt
+from manyfit.core.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A random search on two processes, one of which is killed in the middle of an epoch, and the same one here."""
+    folder = tmp_path_factory.mktemp("searches")
+    x, y = remote_work.rows()
+    tuners = []
+    for name, executor in (("here", None), ("there", kt.ProcessExecutor(workers=2))):
+        tuner = kt.RandomSearch(
+            remote_work.build, "val_loss", 6, seed=0, directory=folder, project_name=name, executor=executor
+        )
+        callbacks = [remote_work.Killing(str(folder))] if executor else []
+        tuner.search(x, y, epochs=3, validation_data=(x, y), verbose=0, callbacks=callbacks)
+        tuners.append(tuner)
+    assert (folder / "killed-0").exists()
+    yield tuners
+    tuners[1].close()
+
+
+def test_processes_find_what_one_process_finds(searched):
+    here, there = searched
+    assert tiny.proposals(there) == tiny.proposals(here)
+    for trial_id, trial in here.oracle.trials.items():
+        other = there.oracle.trials[trial_id]
+        assert other.score == pytest.approx(trial.score, rel=1e-5)
+        assert other.executions[0].num_epochs == 3
+
+
+def test_weights_and_programs_come_back(searched):
+    x, y = remote_work.rows()
+    here, there = (tuner.get_best_models(1)[0].evaluate(x, y, verbose=0)[0] for tuner in searched)
+    assert there == pytest.approx(here, rel=1e-5)
+    assert len(there_programs := searched[1].programs().records) >= 2, there_programs
+
+
+def test_retraining_runs_there_too(searched):
+    x, y = remote_work.rows()
+    here, there = (
+        tuner.retrain(top=1, x=x, y=y, verbose=0, callbacks=[])[0].evaluate(x, y, verbose=0)[0] for tuner in searched
+    )
+    assert there == pytest.approx(here, rel=1e-5)
+
+
+def test_memory_goes_back_and_a_cap_holds(tmp_path):
+    """One search of formulas: trials that leak are followed by a new process, one that takes too much ends."""
+    hp = kt.HyperParameters()
+    hp.Choice("megabytes", [1, 700, 1500, 2])
+    executor = kt.ProcessExecutor(workers=1, max_memory_bytes=1300 << 20)
+    tuner = remote_work.Leaking(
+        objective="loss", max_trials=None, hyperparameters=hp, directory=tmp_path, executor=executor
+    )
+    tuner.search(verbose=0)
+    tuner.close()
+    by_size = {trial.hyperparameters.get("megabytes"): trial for trial in tuner.oracle.trials.values()}
+    assert by_size[1500].ending == "out of memory" and "the cap is 1.3 GiB" in by_size[1500].message
+    held = {size: by_size[size].executions[0].metrics["held_megabytes"] for size in (1, 700, 2)}
+    assert held[700] == 701, "a trial after a small one runs in the same process"
+    assert held[2] == 2, "a trial after a large one does not"
+
+
+SCRIPT = """
+import sys, time
+import manyfit as kt
+import remote_work
+
+class Slow(remote_work.Numbers):
+    seconds = 0.3
+
+tuner = Slow(objective="loss", max_trials=8, seed=0, hyperparameters=remote_work.space(), directory=sys.argv[1],
+             executor=kt.ProcessExecutor(workers=2))
+tuner.search(verbose=0)
+print(sorted((trial.trial_id, round(trial.score, 6), trial.status) for trial in tuner.oracle.trials.values()))
+"""
+
+
+def test_a_driver_that_is_killed_and_started_again_finds_the_same_and_leaves_no_process(tmp_path):
+    """A script without `if __name__`, with a class of its own."""
+    path = tmp_path / "script.py"
+    path.write_text(textwrap.dedent(SCRIPT), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, str(path), str(tmp_path)]
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    database = tmp_path / "untitled_project"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and num_ended(database) < 2:
+        time.sleep(0.05)
+    children = children_of(first.pid)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    ended = num_ended(database)
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    trials = eval(second.stdout.strip().splitlines()[-1])  # a list that this test's script printed
+    assert 2 <= ended < 8
+    assert [(name, status) for name, _, status in trials] == [(str(number), "COMPLETED") for number in range(8)]
+    local = remote_work.Numbers(
+        objective="loss", max_trials=8, seed=0, hyperparameters=remote_work.space(), directory=tmp_path / "here"
+    )
+    local.search(verbose=0)
+    assert [score for _, score, _ in trials] == [round(t.score, 6) for t in local.oracle.trials.values()]
+    until = time.monotonic() + 10
+    while time.monotonic() < until and any(map(alive, children)):
+        time.sleep(0.1)
+    assert children and not any(map(alive, children))
+
+
+def num_ended(folder) -> int:
+    """Trials that ended, by the store."""
+    path = folder / "manyfit.sqlite"
+    if not path.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+        try:
+            return database.execute("select count(*) from executions").fetchone()[0]
+        except sqlite3.OperationalError:  # before its tables are there
+            return 0
+
+
+def children_of(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(word) for word in listed.stdout.split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"workers": 0}, {"workers": 1.5}, {"max_memory_bytes": 0}, {"recycle_after": -1}]
+)
+def test_numbers_out_of_range_are_refused(arguments):
+    with pytest.raises(UsageError) as caught:
+        kt.ProcessExecutor(**arguments)
+    tiny.four_parts(caught.value)
+
+
+def test_what_is_no_executor_is_refused(project):
+    with pytest.raises(UsageError, match="ProcessExecutor") as caught:
+        kt.RandomSearch(tiny.build, "loss", executor="processes", **project)
+    tiny.four_parts(caught.value)

@@ -1,0 +1,89 @@
+"""What tests send to workers: a worker imports this module, so it lies where both sides find it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import manyfit as kt  # isort: skip
+
+import keras
+import numpy as np
+
+
+def build(hp):
+    """A small classifier of three features."""
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(hp.Int("units", 1, 4), activation="relu"),
+            keras.layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+    model.compile(
+        optimizer=keras.optimizers.SGD(hp.Float("learning_rate", 0.01, 0.3)),
+        loss="binary_crossentropy",
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def rows(count: int = 24):
+    """Rows of three features, and a label that a line separates."""
+    x = np.random.default_rng(0).normal(size=(count, 3)).astype("float32")
+    return x, (x.sum(axis=1) > 0).astype("int32")
+
+
+def space() -> kt.HyperParameters:
+    """One number from 0 to 1."""
+    hp = kt.HyperParameters()
+    hp.Float("a", 0.0, 1.0)
+    return hp
+
+
+class Numbers(kt.RandomSearch):
+    """Trials that are a formula, and that wait, leak, kill or raise where a subclass says."""
+
+    seconds = 0.0
+
+    def run_trial(self, trial, *args, **kwargs):
+        time.sleep(self.seconds)
+        return {"loss": trial.hyperparameters.get("a"), "pid": os.getpid()}
+
+
+class Leaking(kt.GridSearch):
+    """Trials that never give back what they took."""
+
+    held: ClassVar[list[np.ndarray]] = []
+
+    def run_trial(self, trial, *args, **kwargs):
+        self.held.append(np.ones(trial.hyperparameters.get("megabytes") << 17))
+        time.sleep(0.3)  # so that who watches the memory sees it
+        held = sum(array.nbytes for array in self.held)
+        return {"loss": 0.0, "pid": os.getpid(), "held_megabytes": held >> 20}
+
+
+class Killing(keras.callbacks.Callback):
+    """Kills its process with SIGKILL in an epoch, as often as there are no files yet to remember it.
+
+    Args:
+        folder: where it remembers.
+        epoch: in which epoch.
+        times: how often.
+    """
+
+    def __init__(self, folder: str, epoch: int = 1, times: int = 1) -> None:
+        super().__init__()
+        self.folder, self.epoch, self.times = folder, epoch, times
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch != self.epoch:
+            return
+        for number in range(self.times):
+            mark = Path(self.folder) / f"killed-{number}"
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
