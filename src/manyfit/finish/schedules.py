@@ -29,6 +29,11 @@ class StretchedSchedule(keras.optimizers.schedules.LearningRateSchedule):
         schedule = keras.optimizers.schedules.serialize(self.schedule)
         return {"schedule": schedule, "factor": self.factor}
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> StretchedSchedule:
+        """The inverse of `get_config`."""
+        return cls(keras.optimizers.schedules.deserialize(config["schedule"]), config["factor"])
+
 
 def stretched_build(build: Callable[[Any], Any], factor_of: Callable[[Any], float]) -> Callable[[Any], Any]:
     """A build function whose models follow stretched schedules.

@@ -94,7 +94,7 @@ class Folds:
             return
         shared = np.intersect1d(self._groups[split.training], self._groups[split.validation])
         if len(shared):
-            got = f"group {shared[0]!r} in the training and in the validation part"
+            got = f"group {shared[0]} in the training and in the validation part"
             instead = "Type kt.CrossValidation(folds, groups=groups), or pass a splitter for groups."
             raise UsageError(explain(f"{_WHERE}(groups=...)", got, "each group in one part", instead))
 
@@ -160,7 +160,8 @@ class CrossValidation:
         """
         if isinstance(given, CrossValidation):
             return given
-        if hasattr(given, "split") or (hasattr(given, "__index__") and not isinstance(given, bool)):
+        is_splitter = hasattr(given, "split") and hasattr(given, "get_n_splits")
+        if is_splitter or (hasattr(given, "__index__") and not isinstance(given, bool)):
             return cls(given)
         raise UsageTypeError(
             explain(
@@ -241,7 +242,7 @@ class CrossValidation:
         if counts.min() < folds:
             if not insists:
                 return everybody
-            got = f"{folds} folds, and class {names[counts.argmin()]!r} with {counts.min()} rows"
+            got = f"{folds} folds, and class {names[counts.argmin()]} with {counts.min()} rows"
             instead = f"Type folds={max(2, counts.min())}, or stratify=False."
             raise UsageError(
                 explain(f"{_WHERE}(stratify=...)", got, "at least one row of each class per fold", instead)

@@ -1,0 +1,168 @@
+"""Confirming: fresh seeds, the same for all; who may be the best; what is written down."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import tiny
+
+import manyfit as kt
+from manyfit.core.errors import SearchError, UsageError
+from manyfit.core.records import Ending, Result
+from manyfit.core.seeds import generator
+from manyfit.finish.confirmation import Confirmation
+from manyfit.training.base import judge
+
+pytestmark = pytest.mark.backends
+
+
+class Noisy(tiny.Formula):
+    """Losses of the search are noise; those of fresh seeds are units / 100, and noise of their own."""
+
+    deviation = 0.01
+
+    def train(self, supply, task):
+        while plans := supply.take(self.members):
+            for plan in plans:
+                rng = generator(plan.seed, "noise", plan.trial_id)
+                loss = plan.values.values["units"] / 100 + self.deviation * float(rng.standard_normal())
+                logs = {"loss": loss}
+                supply.report([(plan, 0, logs)])
+                self.trained.append((*plan.key, plan.seed))
+                error = self.fail(plan)
+                if error is not None:
+                    supply.finish(Result(plan, Ending.FAILED, {"loss": [loss]}, message=repr(error)))
+                    continue
+                ending, message = judge({"loss": [loss]}, task.objective, stopped=False)
+                size = 100 - plan.values.values["units"] if plan.values.values["kind"] == "a" else 7
+                supply.finish(Result(plan, ending, {"loss": [loss]}, message=message, num_parameters=size))
+
+
+def searched(project, trainer, max_trials=8, units=50, **more):
+    tuner = tiny.searched(
+        trainer, max_trials=max_trials, seed=3, hyperparameters=tiny.space(units), overwrite=True, **project, **more
+    )
+    tuner.search(np.zeros((8, 3)), np.zeros(8), verbose=0)
+    return tuner
+
+
+def test_a_race_finds_the_best_on_seeds_that_all_finalists_share(project, capsys):
+    trainer = Noisy()
+    tuner = searched(project, trainer)
+    num_searched = len(trainer.trained)
+    confirmation = tuner.confirm(top=4)
+    true = {t.trial_id: t.hyperparameters.values["units"] for t in tuner.oracle.trials.values()}
+    best = min((row.trial_id for row in confirmation.rows), key=true.__getitem__)
+    assert confirmation.settled and best in confirmation.winning_set
+    assert len(trainer.trained) - num_searched == confirmation.num_executions
+    seeds = {}
+    for trial_id, execution, seed in trainer.trained[num_searched:]:
+        seeds.setdefault((execution, seed), set()).add(trial_id)
+    race = [runs for (execution, _), runs in seeds.items() if execution < 3 and len(runs) > 1]
+    assert len(race) == 3 and all(len(runs) == 4 for runs in race)  # the first three seeds run for everybody
+    searched_seeds = {seed for _, _, seed in trainer.trained[:num_searched]}
+    assert not searched_seeds & {seed for _, seed in seeds}  # fresh
+
+    recommended = tuner.oracle.trials[confirmation.recommended.trial_id]
+    assert tuner.get_best_hyperparameters(1)[0].values == recommended.hyperparameters.values
+    assert recommended.confirmed.score == confirmation.proof.score
+    tuner.results_summary(4)
+    printed = capsys.readouterr().out
+    assert "Confirmed:" in printed and "Search score:" in printed and "recommended" in printed
+
+
+def test_it_can_be_read_as_text_as_html_and_in_a_rich_terminal(project):
+    tuner = searched(project, Noisy())
+    confirmation = tuner.confirm(top=3)
+    best = confirmation.recommended.trial_id
+    text, page = str(confirmation), confirmation._repr_html_()
+    for words in ("mean loss", "95% interval", "best with", "runs", "search said"):
+        assert words in text and words in page
+    assert f"rial {best}" in text.splitlines()[0] and "executions in" in text
+    assert page.count("<tr") == 4 and "<script" not in page
+    rich = pytest.importorskip("rich.console")
+    console = rich.Console(width=200, record=True, file=io.StringIO())
+    console.print(confirmation)
+    assert "recommended" in console.export_text()
+    assert Confirmation.from_dict(confirmation.to_dict()) == dataclasses.replace(confirmation)
+
+
+def test_the_cheapest_within_noise_is_recommended_and_it_is_said(project):
+    tuner = searched(project, Noisy(), max_trials=2, units=1)  # only `kind` differs: "a" has 99 parameters, "b" 7
+    confirmation = tuner.confirm(top=2, max_rounds=12)
+    assert len(confirmation.winning_set) == 2 and confirmation.settled
+    assert confirmation.recommended.values["kind"] == "b"
+    assert "cannot be told apart" in str(confirmation)
+    assert confirmation.num_executions < 2 * 12 + 5  # it does not run all rounds for what nobody will ever know
+
+
+class Equal(Noisy):
+    deviation = 0.0
+
+
+def test_all_tie(project):
+    confirmation = searched(project, Equal(), max_trials=2, units=1).confirm(top=8, proof_executions=0)
+    assert len(confirmation.winning_set) == 2 and confirmation.settled and confirmation.proof is None
+
+
+def test_one_finalist(project):
+    confirmation = searched(project, Noisy(), max_trials=3).confirm(top=1, proof_executions=4)
+    assert confirmation.winning_set == (confirmation.recommended.trial_id,)
+    assert "the only finalist" in str(confirmation) and confirmation.proof.num_executions == 4
+
+
+def test_a_finalist_that_fails_on_a_fresh_seed_is_out(project):
+    trainer = Noisy()
+    tuner = searched(project, trainer)
+    best = min(tuner.oracle.trials.values(), key=lambda t: t.hyperparameters.values["units"]).trial_id
+    trainer.fail = lambda plan: ValueError("no") if plan.trial_id == best and plan.execution == 1 else None
+    confirmation = tuner.confirm(top=3)
+    row = next(row for row in confirmation.rows if row.trial_id == best)
+    assert not row.in_winning_set and row.score is None and "fresh seed 2" in row.standing
+
+
+def test_finalists_that_all_fail_are_an_error_with_their_reason(project):
+    trainer = Noisy()
+    tuner = searched(project, trainer)
+    trainer.fail = lambda plan: ValueError("everything is broken")
+    with pytest.raises(SearchError, match="everything is broken"):
+        tuner.confirm(top=2)
+
+
+def test_a_confirmation_that_is_called_again_runs_nothing_twice(project):
+    trainer = Noisy()
+    tuner = searched(project, trainer)
+    first = tuner.confirm(top=3)
+    count = len(trainer.trained)
+    again = tuner.confirm(top=3)
+    assert len(trainer.trained) == count
+    assert dataclasses.replace(again, seconds=first.seconds) == first
+
+
+def test_budgets(project):
+    tuner = searched(project, Noisy(), units=3)
+    with pytest.raises(UsageError, match="max_executions=17"):
+        tuner.confirm(top=4, max_executions=10)
+    confirmation = tuner.confirm(top=4, max_executions=17, confidence=0.99)
+    assert confirmation.num_executions <= 17 and confirmation.proof.num_executions == 5
+    for wrong in ({"top": 0}, {"confidence": 1.5}, {"max_seconds": 0}, {"max_rounds": 0}, {"proof_executions": -1}):
+        with pytest.raises(UsageError) as error:
+            tuner.confirm(**wrong)
+        tiny.four_parts(error.value)
+
+
+def test_confirming_needs_a_search_in_this_process(project):
+    tuner = tiny.searched(Noisy(), max_trials=1, hyperparameters=tiny.space(3), **project)
+    with pytest.raises(UsageError, match="search"):
+        tuner.confirm()
+
+
+def test_a_tuner_that_trains_by_its_own_code_is_told_so(project):
+    tuner = tiny.numbers(lambda trial: 1.0, max_trials=2, **project)
+    tuner.search(verbose=0)
+    with pytest.raises(UsageError, match="run_trial"):
+        tuner.confirm()
+    assert isinstance(tuner, kt.RandomSearch)
