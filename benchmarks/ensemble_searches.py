@@ -135,12 +135,12 @@ def _of_sklearn(name: str) -> Callable[[Path | None], Any]:
 
 
 SEARCHES: dict[str, Callable[..., None]] = {
-    "wine": _table_search("multiclass", _of_sklearn("wine"), 24),
-    "breast cancer": _table_search("binary", _of_sklearn("breast_cancer"), 24),
-    "digits": _table_search("multiclass", _of_sklearn("digits"), 24),
-    "California housing": _table_search("regression", california, 30),
-    "MNIST, MLPs": _mnist_search(build_mlp, 40, 8),
-    "MNIST, CNNs": _mnist_search(build_cnn, 16, 5),
+    "wine": _table_search("multiclass", _of_sklearn("wine"), 16),
+    "breast cancer": _table_search("binary", _of_sklearn("breast_cancer"), 16),
+    "digits": _table_search("multiclass", _of_sklearn("digits"), 16),
+    "California housing": _table_search("regression", california, 20),
+    "MNIST, MLPs": _mnist_search(build_mlp, 24, 8),
+    "MNIST, CNNs": _mnist_search(build_cnn, 12, 5),
 }
 
 
