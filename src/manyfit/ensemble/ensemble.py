@@ -25,6 +25,7 @@ from manyfit.ensemble.pools import Pool
 from manyfit.ensemble.problem import Problem, Task, make_problem
 from manyfit.ensemble.selection import own_losses
 from manyfit.ensemble.settings import Settings
+from manyfit.ensemble.threads import one_thread
 
 
 class Ensemble:
@@ -131,7 +132,8 @@ class Ensemble:
         chosen_metric = resolve_metric(metric, problem.task, quantiles=settings.quantiles, direction=settings.direction)
         costs = budgets.member_costs([everyone[index] for index in usable], settings.budget, x)
         fit = budgets.within(_menu(method, problem, chosen_metric, settings).fit, settings.budget, costs)
-        result = choice.choose(problem, fit, chosen_metric, settings, seed, insist=method != "auto")
+        with one_thread():
+            result = choice.choose(problem, fit, chosen_metric, settings, seed, insist=method != "auto")
         pool = result.pool.expand(usable, len(everyone))
         ensemble = cls(
             everyone,
