@@ -33,7 +33,11 @@ class Budget:
 
     def may_replicate(self) -> bool:
         """Whether everything was tried, and time is left."""
-        if not self.replicates or len(self.objective.terms) > 1 or self.out_of_time():
+        return self.ends_with_contenders() and not self.out_of_time()
+
+    def ends_with_contenders(self) -> bool:
+        """Whether everything was tried, so that what is left of the budget is for the contenders."""
+        if not self.replicates or len(self.objective.terms) > 1:
             return False
         size = Encoding(self.hyperparameters).num_configurations(limit=len(self.book.trials))
         return self._exhausted or size is not None

@@ -55,7 +55,9 @@ class Replication:
                 f"{start} The order is settled as far as it can be: the best is one of {names}, {sure}; "
                 "more runs would hardly tell them apart."
             )
-        why = f"{MAX_ROUNDS} runs of each were made" if self.standing.verdict is not None else "the budget ended"
+        why = f"{MAX_ROUNDS} runs of each were made" if self.standing.verdict is not None else "the search ended"
+        if self.standing.verdict is None and self.budget == 0:
+            why = "the budget ended"
         return f"{start} The order is not settled when {why}: the best is one of {names}, {sure}."
 
 

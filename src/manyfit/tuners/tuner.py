@@ -425,7 +425,7 @@ class Tuner(Finishing, BaseTuner):
     def results_summary(self, num_trials: int = 10) -> None:
         """Prints the best trials, then those that failed; where contenders were repeated, how sure the order is."""
         super().results_summary(num_trials)
-        state = self.oracle.replication(self.executions_per_trial) if self.oracle.may_replicate() else None
+        state = self.oracle.replication(self.executions_per_trial) if self.oracle.ends_with_contenders() else None
         if state is not None:
             print(f"\n{state.sentence()}")
 
