@@ -54,6 +54,7 @@ _HOMES = {
     "SklearnTuner": "manyfit.tuners.sklearn_tuner",
     "ProcessExecutor": "manyfit.executors.process",
     "RayExecutor": "manyfit.executors.ray",
+    "synchronized": "manyfit.oracles.synchronized",
     "table": "manyfit.report.terminal",
     "Tuner": "manyfit.tuners.tuner",
 }
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from manyfit.executors.process import ProcessExecutor as ProcessExecutor
     from manyfit.executors.ray import RayExecutor as RayExecutor
     from manyfit.oracles.oracle import Oracle as Oracle
+    from manyfit.oracles.synchronized import synchronized as synchronized
     from manyfit.oracles.trial import Trial as Trial
     from manyfit.oracles.trial import TrialStatus as TrialStatus
     from manyfit.report.terminal import table as table
@@ -97,6 +99,9 @@ if TYPE_CHECKING:
 
 prefer_jax()
 
+# Parts that KerasTuner's programs reach as attributes: `kt.oracles.RandomSearchOracle`, `kt.errors.FatalError`.
+_PARTS = frozenset({"applications", "compat", "engine", "errors", "oracles", "tuners"})
+
 __all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604
 
 
@@ -105,7 +110,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_HOMES[name]), name)
         globals()[name] = value
         return value
-    if name in _MODULES:
+    if name in _MODULES or name in _PARTS:
         return importlib.import_module(f"manyfit.{name}")
     raise AttributeError(f"module 'manyfit' has no attribute {name!r}. Public names: {', '.join(sorted(_HOMES))}.")
 

@@ -111,5 +111,6 @@ def test_equality_and_hash():
     assert create_objective(["loss", "acc"], compat="keras_tuner") == MultiObjective(
         [Objective("loss", "min"), Objective("acc", "max")]
     )
-    assert create_objective(["loss", "acc"]) != create_objective(["acc", "loss"])
+    assert create_objective(["loss", "acc"]) == create_objective(["acc", "loss"])
+    assert create_objective(["loss", "acc"]) != create_objective(["loss", "auc"])
     assert len({Objective("a", "min"), Objective("a", "min"), create_objective(["loss"])}) == 2

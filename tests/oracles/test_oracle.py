@@ -213,7 +213,7 @@ def test_new_entries_widen_the_space_unless_they_are_forbidden():
     oracle.update_space(grown)
     assert [hp.name for hp in oracle.get_space().space] == ["units", "kind"]
     oracle = random_oracle(allow_new_entries=False)
-    with pytest.raises(SearchError, match="allow_new_entries is False, but found new entries") as caught:
+    with pytest.raises(SearchError, match="`allow_new_entries` is `False`, but found new entries") as caught:
         oracle.update_space(grown)
     assert tiny.four_parts(caught.value)[1] == "bias"
 

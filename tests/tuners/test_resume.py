@@ -237,4 +237,4 @@ def test_reloading_is_said(project, capsys):
     tiny.numbers(lambda trial: 1.0, max_trials=1, **project).close()
     assert "Reloading" not in capsys.readouterr().out
     again = tiny.numbers(lambda trial: 1.0, max_trials=1, **project)
-    assert capsys.readouterr().out == f"Reloading Tuner from {again.project_dir}\n"
+    assert capsys.readouterr().out == f"Reloading Tuner from {again.project_dir}/tuner0.json\n"

@@ -7,7 +7,7 @@ KerasTuner asks Keras's registry and takes every metric outside a fixed list for
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 Direction = Literal["min", "max"]
 
@@ -34,14 +34,14 @@ _DIRECTIONS: dict[str, Direction] = {
 }
 
 
-def infer_metric_direction(metric: str) -> Direction | None:
+def infer_metric_direction(metric: Any) -> Direction | None:
     """Tells in which direction a metric improves.
 
     `val_` and `weighted_` prefixes, the numbers that Keras appends (`auc_1`), CamelCase and the names of a model's
     outputs (`digit_accuracy`) are seen through. The longest known ending of the name decides.
 
     Args:
-        metric: a name as it stands in the logs of `model.fit`.
+        metric: a name as it stands in the logs of `model.fit`; or a Keras metric, loss or function, by its name.
 
     Returns:
         "min", "max", or None where the name does not tell.
@@ -51,6 +51,8 @@ def infer_metric_direction(metric: str) -> Direction | None:
     >>> infer_metric_direction("val_f1_score"), infer_metric_direction("val_digit_mae"), infer_metric_direction("spam")
     ('max', 'min', None)
     """
+    if not isinstance(metric, str):
+        metric = metric.__name__ if hasattr(metric, "__name__") else type(metric).__name__
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", metric).lower()
     name = re.sub(r"_\d+$", "", name.removeprefix("val_").removeprefix("weighted_"))
     words = name.split("_")

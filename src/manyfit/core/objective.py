@@ -152,10 +152,10 @@ class MultiObjective(Objective):
         return math.fsum(term.value(term.get_value(logs)) for term in self.objectives if term.has_value(logs))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, type(self)) and self.objectives == other.objectives
+        return isinstance(other, type(self)) and set(self.objectives) == set(other.objectives)
 
     def __hash__(self) -> int:
-        return hash((self.name, *self.objectives))
+        return hash((self.name, frozenset(self.objectives)))
 
     def __str__(self) -> str:
         return f"{super().__str__()}: [{', '.join(map(str, self.objectives))}]"

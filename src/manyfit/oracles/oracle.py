@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from manyfit.core import history as histories
 from manyfit.core import seeds
+from manyfit.core.environment import compat_of
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.measures import measures_among
 from manyfit.core.objective import create_objective
 from manyfit.core.records import Ending, Values
 from manyfit.oracles.book import Store, TrialBook
 from manyfit.oracles.budget import Budget
-from manyfit.oracles.checks import check_limits, check_measured, check_same_search, check_seed, failure_report
+from manyfit.oracles.checks import check_limits, check_same_search, check_seed, failure_report
 from manyfit.oracles.earlier import Earlier
+from manyfit.oracles.keras_tuner_style import KerasTunerStyle
 from manyfit.oracles.proposals import Proposals
+from manyfit.oracles.scoring import Scoring
+from manyfit.oracles.synchronized import synchronized
 from manyfit.oracles.trial import Trial, TrialStatus
 from manyfit.samplers.base import Sampler
 from manyfit.samplers.outcomes import Constraint
@@ -28,7 +31,7 @@ from manyfit.space.hyperparameters import HyperParameters
 _BROKEN = (Ending.FAILED,)
 
 
-class Oracle(Budget):
+class Oracle(Scoring, KerasTunerStyle, Budget):
     """Decides what is tried, and remembers what became of it.
 
     Args:
@@ -46,7 +49,9 @@ class Oracle(Budget):
         max_total_epochs: epochs that all trials together may train; a trial's executions count once.
         max_seconds: no trial is started, and running ones are stopped, when the search has taken so long.
         constraints: bounds on metrics that the best trials have to keep.
-        compat: "keras_tuner" takes a list of objectives for their sum, as KerasTuner does.
+        compat: "keras_tuner" does as KerasTuner does: a list of objectives means their sum, and the first definition of
+            a name holds where a build function asks for it again with other bounds. It is the default in programs that
+            `manyfit.compat` runs.
 
     Raises:
         UsageError: a limit or the seed is out of its range, or entries are forbidden without `hyperparameters`.
@@ -81,10 +86,12 @@ class Oracle(Budget):
                         "Add hyperparameters=hp with what may be tuned.",
                     )
                 )
-        self.objective = create_objective(objective, compat=compat)
+        self.compat = compat_of(compat)
+        self.objective = create_objective(objective, compat=self.compat)
         self.constraints = tuple(constraints)
         self.max_trials = max_trials
         self.hyperparameters = HyperParameters() if hyperparameters is None else hyperparameters
+        self.hyperparameters.first_definition_holds |= self.compat == "keras_tuner"
         self.hyperparameters.pin()  # the user's own ranges win over those of the build function
         self.allow_new_entries = allow_new_entries
         self.tune_new_entries = tune_new_entries
@@ -105,6 +112,7 @@ class Oracle(Budget):
         self.waiting: list[str] = []  # ids of trials to run (again) before anything new is proposed
         self.proposals = Proposals(self, is_overridden=type(self).populate_space is not Oracle.populate_space)
         self._exhausted = False
+        self._init_style()
 
     # What KerasTuner's users know ------------------------------------------------------------------------------
 
@@ -112,6 +120,10 @@ class Oracle(Budget):
     def trials(self) -> dict[str, Trial]:
         """All trials by id, in the order of their start."""
         return self.book.trials
+
+    @trials.setter
+    def trials(self, trials: dict[str, Trial]) -> None:
+        self.book.trials = trials
 
     @property
     def start_order(self) -> list[str]:
@@ -138,7 +150,7 @@ class Oracle(Budget):
         if new and not self.allow_new_entries:
             raise SearchError(
                 explain(
-                    "allow_new_entries is False, but found new entries in the build function",
+                    "`allow_new_entries` is `False`, but found new entries in the build function",
                     ", ".join(new),
                     f"only {', '.join(sorted(known)) or 'none'}",
                     "Add them to hyperparameters=, or type allow_new_entries=True.",
@@ -179,15 +191,20 @@ class Oracle(Budget):
 
     # What to run -----------------------------------------------------------------------------------------------
 
+    @synchronized
     def create_trial(self, tuner_id: str) -> Trial:
         """One trial to run, under KerasTuner's protocol: its status is RUNNING, IDLE (ask again) or STOPPED (over)."""
+        self.tuner_ids.add(tuner_id)
         if tuner_id in self.ongoing_trials:
             return self.ongoing_trials[tuner_id]
         trials = self.assign(1)
         if trials:
             self.ongoing_trials[tuner_id] = trials[0]
             return trials[0]
-        status = TrialStatus.IDLE if any(t.is_running for t in self.trials.values()) else TrialStatus.STOPPED
+        idle = self.proposals.is_idle or any(t.is_running for t in self.trials.values())
+        status = TrialStatus.IDLE if idle else TrialStatus.STOPPED
+        if status == TrialStatus.STOPPED:
+            self.tuner_ids.discard(tuner_id)
         return Trial(self.get_space(), trial_id=self.new_id(len(self.trials)), status=status)
 
     def set_epochs(self, epochs: int | None) -> None:
@@ -234,7 +251,7 @@ class Oracle(Budget):
             trial.hyperparameters.values.update(job.tags)  # where KerasTuner's users look for them
             handed.append(trial)
         self._hand_out(handed)
-        if short and not self._exhausted:
+        if short and not self._exhausted and not self.overrides("populate_space"):
             # Paused trials are promoted among themselves once nothing new can be started.
             self._exhausted = True
             handed += self._assign_new(count - len(handed)) if len(handed) < count else []
@@ -245,7 +262,7 @@ class Oracle(Budget):
             trial.is_running, trial.status = True, TrialStatus.RUNNING
             trial.message = None  # of an attempt before
         if trials:
-            self.book.add(trials, space=self.hyperparameters.get_config(), **self.proposals.facts())
+            self.book.add(trials, space=self.hyperparameters.get_config(), **self.proposals.facts(), **self._facts())
 
     def _new_trial(self, values: Values) -> Trial:
         hyperparameters = self.get_space()
@@ -262,11 +279,13 @@ class Oracle(Budget):
         return str(number).zfill(width)
 
     def _limits(self) -> Limits:
+        own = bool(self.overrides("populate_space"))
         return Limits(
             max_trials=self.max_trials,
             max_total_epochs=self.max_total_epochs,
-            num_configurations=Encoding(self.hyperparameters).num_configurations(limit=100_000),
-            exhausted=self._exhausted,
+            # A `populate_space` of the user's alone knows when it has nothing more.
+            num_configurations=None if own else Encoding(self.hyperparameters).num_configurations(limit=100_000),
+            exhausted=self._exhausted and not own,
         )
 
     def warm_start(self, source: Any) -> int:
@@ -320,49 +339,20 @@ class Oracle(Budget):
 
     # What came of it -------------------------------------------------------------------------------------------
 
-    def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Trial:
-        """Reports metrics of a running trial, for `run_trial` overrides that train with a loop of their own.
-
-        Args:
-            trial_id: the trial.
-            metrics: with the objective among them.
-            step: the epoch, counted from 0; where it was reported before, another execution begins.
-
-        Raises:
-            UsageError: the objective is not among the metrics.
-        """
-        self.check_objective(metrics)
-        trial = self.trials[trial_id]
-        numbers = {name: float(value) for name, value in metrics.items()}
-        execution = 0
-        while max(map(len, trial.running.get(execution, {}).values()), default=0) > step:
-            execution += 1  # a step that was reported before is another execution's: the trial's score is their mean
-        histories.append(trial.running.setdefault(execution, {}), numbers, step)
-        return trial
-
-    def check_objective(self, metrics: Mapping[str, Any]) -> None:
-        """Checks that the objective is among metrics.
-
-        Raises:
-            UsageError: it is not; the message lists what is there.
-        """
-        check_measured(self.objective, metrics)
-
-    def score_trial(self, trial: Trial) -> None:
-        """Sets the trial's score and best step: means over its executions. Override it to score otherwise."""
-        scored = [run for run in trial.executions.values() if run.score is not None]
-        if scored:
-            trial.score = sum(run.score for run in scored) / len(scored)  # type: ignore[misc]
-            trial.best_step = round(sum(run.best_epoch or 0 for run in scored) / len(scored))
-
+    @synchronized
     def end_trial(self, trial: Trial) -> None:
         """Takes a trial's end: scores it, or retries it, or records why it failed.
+
+        Args:
+            trial: with its status; also a copy of it, or (as in old programs) its id and, second, its status.
 
         Raises:
             SearchError: too many trials in a row ended with an exception.
         """
+        trial = self._own_trial(trial)
         self.update_space(trial.hyperparameters)
         trial.is_running = False
+        self._take_reports(trial)
         trial.running.clear()
         if trial.status == TrialStatus.COMPLETED:
             self.score_trial(trial)
@@ -396,6 +386,7 @@ class Oracle(Budget):
         if trial.attempt < self.max_retries_per_trial:
             trial.attempt += 1
             trial.executions.clear()
+            trial.forget_reports()
             trial.ending, trial.score, trial.best_step = None, None, None
             self.waiting.append(trial.trial_id)
         else:

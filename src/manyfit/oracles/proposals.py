@@ -27,6 +27,7 @@ class Proposals:
     Attributes:
         settle: set by tuners: the values that the build function makes of a proposal.
         has_dependent_bounds: whether builds have shown that a bound depends on another value.
+        is_idle: whether the user's `populate_space` has answered "ask again later".
     """
 
     def __init__(self, oracle: Oracle, *, is_overridden: bool) -> None:
@@ -35,6 +36,7 @@ class Proposals:
         self._enqueued: list[Values] = []  # configurations of the user's, to be tried first
         self.settle: Callable[[Values], Values] | None = None
         self.has_dependent_bounds = False
+        self.is_idle = False
         self._settled_away: list[Values] = []  # proposals that the build function turned into others
 
     def facts(self) -> dict[str, Any]:
@@ -121,10 +123,12 @@ class Proposals:
 
     def _propose_one_by_one(self, count: int, first: int, pending: list[Values]) -> list[Values]:
         proposals: list[Values] = []
+        self.is_idle = False
         for number in range(first, first + count):
             if self._is_overridden:
                 reply = self._oracle.populate_space(self._oracle.new_id(number))
-                answer = [reply["values"]] if reply["status"] == TrialStatus.RUNNING else []
+                self.is_idle = reply["status"] == TrialStatus.IDLE
+                answer = [reply["values"] or {}] if reply["status"] == TrialStatus.RUNNING else []
             else:
                 answer = list(self.of_sampler(1, number=number, pending=pending + proposals))
             if not answer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from manyfit.oracles.keras_tuner_style import check_keys, own_state
 from manyfit.oracles.oracle import Oracle
 from manyfit.samplers.evolution import EvolutionSampler
 from manyfit.samplers.gp.priors import Belief
@@ -166,6 +167,17 @@ class BayesianOptimizationOracle(RandomSearchOracle):
             beliefs=self.beliefs,
         )
 
+    @own_state
+    def get_state(self) -> dict[str, Any]:
+        """See `KerasTunerStyle.get_state`."""
+        settings = {"num_initial_points": self.num_initial_points, "alpha": self.alpha, "beta": self.beta}
+        return {**super().get_state(), **settings}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """See `KerasTunerStyle.set_state`. The settings are those of the constructor, not of the file."""
+        check_keys(state, "num_initial_points", "alpha", "beta")
+        super().set_state(state)
+
 
 class OptunaOracle(RandomSearchOracle):
     """Lets a sampler of Optuna decide what to try; needs `pip install manyfit[optuna]`.
@@ -222,4 +234,18 @@ class HyperbandOracle(RandomSearchOracle):
         **kwargs: Any,
     ) -> None:
         scheduler = Hyperband(max_epochs, factor, hyperband_iterations or None, min_epochs=min_epochs)
+        self.max_epochs, self.min_epochs, self.factor = max_epochs, min_epochs, factor
+        self.hyperband_iterations = hyperband_iterations
         super().__init__(objective, max_trials, *args, scheduler=scheduler, **kwargs)
+
+    @own_state
+    def get_state(self) -> dict[str, Any]:
+        """See `KerasTunerStyle.get_state`. Brackets follow from the trials, so none is listed."""
+        names = ("hyperband_iterations", "max_epochs", "min_epochs", "factor")
+        settings = {name: getattr(self, name) for name in names}
+        return {**super().get_state(), **settings, "brackets": [], "current_bracket": 0, "current_iteration": 0}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """See `KerasTunerStyle.set_state`. The settings are those of the constructor, not of the file."""
+        check_keys(state, "max_epochs", "factor", "brackets")
+        super().set_state(state)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import os
+import time
+import uuid
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +17,7 @@ import numpy as np
 from manyfit.core import history as histories
 from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import Ending, Observation, Progress, Value
+from manyfit.oracles.metrics_tracking import MetricsTracker
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.stats.folds import fold_interval
 
@@ -97,7 +103,7 @@ class Trial:
         message: str | None = None,
     ) -> None:
         self.hyperparameters = hyperparameters
-        self.trial_id = "0" if trial_id is None else trial_id
+        self.trial_id = generate_trial_id() if trial_id is None else trial_id
         self.status = status
         self.message = message
         self.score: float | None = None
@@ -115,15 +121,40 @@ class Trial:
         self.target_epochs: int | None = None  # train up to here; None: as the fit arguments say
         self.is_running = False  # handed out, and neither paused nor ended
         self.tags: dict[str, Value] = {}  # the scheduler's notes
+        self._reported = MetricsTracker()  # what `Oracle.update_trial` was told, or a user wrote there
 
     def executions_of(self, phase: str) -> dict[int, Execution]:
         """The executions of a phase, by index."""
         return self.executions if phase == SEARCH else self.replicates.setdefault(phase, {})
 
     @property
-    def metrics(self) -> dict[str, float]:
-        """Means over executions of the metrics at each execution's best epoch."""
-        return histories.mean_metrics([run.metrics for run in self.executions.values() if run.ending.has_score])
+    def metrics(self) -> MetricsTracker:
+        """Its metrics: as a mapping, means over executions of what each measured at its best epoch.
+
+        KerasTuner's methods (`get_best_value("val_loss")` and so on) are there, too. What was reported through
+        `Oracle.update_trial` is there step by step; else there is one observation, at the best step.
+        """
+        scored = [run.metrics for run in self.executions.values() if run.ending.has_score]
+        if self._reported.metrics or not scored:
+            return self._reported
+        tracker = MetricsTracker()
+        for name in histories.mean_metrics(scored):
+            tracker.register(name)
+            tracker.metrics[name].update([metrics[name] for metrics in scored], step=self.best_step or 0)
+        return tracker
+
+    def report(self, metrics: Mapping[str, float], step: int, objective: Objective) -> None:
+        """Takes metrics that were reported for a step."""
+        directions = {term.name: term.direction for term in [objective, *getattr(objective, "objectives", [])]}
+        numbers = {**metrics, objective.name: objective.get_value(metrics)}
+        for name, value in numbers.items():
+            if not self._reported.exists(name):
+                self._reported.register(name, directions.get(name))
+            self._reported.update(name, value, step=step)
+
+    def forget_reports(self) -> None:
+        """Drops what was reported: it runs again."""
+        self._reported = MetricsTracker()
 
     @property
     def scores(self) -> list[float]:
@@ -153,7 +184,7 @@ class Trial:
             epochs=max((run.num_epochs for run in self.executions.values()), default=None),
             full=ending is not Ending.STOPPED,
             curve=_mean_curve(scored, objective),
-            metrics=self.metrics,
+            metrics=dict(self.metrics),
             vectors=self._vectors(objective),
         )
 
@@ -269,11 +300,45 @@ class Trial:
         return {
             "trial_id": self.trial_id,
             "hyperparameters": self.hyperparameters.get_config(),
+            "metrics": self.metrics.get_config(),
             "score": self.score,
             "best_step": self.best_step,
             "status": self.status,
             "message": self.message,
         }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `get_state`."""
+        self.trial_id = state["trial_id"]
+        self.hyperparameters = HyperParameters.from_config(state["hyperparameters"])
+        self._reported = MetricsTracker.from_config(state["metrics"])
+        self.score, self.best_step = state["score"], state["best_step"]
+        self.status, self.message = state["status"], state["message"]
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Trial:
+        """A trial from what `get_state` gave."""
+        trial = cls(HyperParameters())
+        trial.set_state(state)
+        return trial
+
+    def save(self, fname: str | os.PathLike[str]) -> None:
+        """Writes `get_state()` to a JSON file."""
+        Path(fname).write_text(json.dumps(self.get_state()))
+
+    def reload(self, fname: str | os.PathLike[str]) -> None:
+        """Reads what `save` wrote."""
+        self.set_state(json.loads(Path(fname).read_text()))
+
+    @classmethod
+    def load(cls, fname: str | os.PathLike[str]) -> Trial:
+        """A trial from what `save` wrote."""
+        return cls.from_state(json.loads(Path(fname).read_text()))
+
+
+def generate_trial_id() -> str:
+    """An id that no other trial has, for trials that no oracle has numbered."""
+    return f"{time.time():.0f}_{uuid.uuid4().hex[:12]}"
 
 
 def _mean_curve(runs: Sequence[histories.History], objective: Objective) -> tuple[float, ...]:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+
+def in_notebook() -> bool:
+    """Whether this process is a notebook's kernel; IPython being installed, or a console of it, is none."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return type(shell).__name__ == "ZMQInteractiveShell" or type(shell).__module__.startswith("google.colab")
 
 
 def space_summary(hyperparameters: Sequence[Any]) -> str:

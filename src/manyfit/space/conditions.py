@@ -91,6 +91,11 @@ class Parent(Condition):
         return f"Parent(name: '{self.name}', values: {self.values})"
 
 
+def to_config(condition: Condition) -> dict[str, Any]:
+    """A condition as ``{"class_name": ..., "config": ...}``."""
+    return {"class_name": type(condition).__name__, "config": condition.get_config()}
+
+
 def of_config(config: Mapping[str, Any]) -> Condition:
     """The condition described by ``{"class_name": "Parent", "config": {...}}``.
 

@@ -339,6 +339,7 @@ class HyperParameters(Registry):
             twin._put(copy.copy(each))
         twin.values = dict(self.values)
         twin._pinned = set(self._pinned)
+        twin.first_definition_holds = self.first_definition_holds
         return twin
 
     def get_config(self) -> dict[str, Any]:

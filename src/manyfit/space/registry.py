@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
+from manyfit.core import environment
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Value
 from manyfit.space.conditions import Condition, Parent, all_active
@@ -34,6 +35,8 @@ class Registry:
         self._name_scopes: list[str] = []
         self._declared: dict[Key, HyperParameter] = {}
         self._pinned: set[str] = set()
+        # KerasTuner's way with a name that is asked for again with other bounds; else that is an error.
+        self.first_definition_holds = environment.written_for_keras_tuner
 
     @property
     def space(self) -> list[HyperParameter]:
@@ -121,7 +124,11 @@ class Registry:
 
     def _retrieve(self, hp: HyperParameter) -> Any:
         """The value of what a build asks for, registering it first; None while its conditions do not hold."""
-        self._declare(hp)
+        if self.first_definition_holds:
+            hp = self._declared.get(hp.key, hp)
+        else:
+            self._refuse_second_definition(hp)
+        self._declared.setdefault(hp.key, hp)
         override = self._active_registration(hp.name) if hp.name in self._pinned else None
         if override is None:
             self._register(hp)
@@ -145,8 +152,8 @@ class Registry:
             self.values[hp.name] = _carried_over(self.values[hp.name], known, hp)
         return self.values[hp.name]
 
-    def _declare(self, hp: HyperParameter) -> None:
-        """Notes what this build asks for; refuses a second definition of a name that holds at the same time."""
+    def _refuse_second_definition(self, hp: HyperParameter) -> None:
+        """Refuses a second definition of a name that holds at the same time."""
         for earlier in [each for key, each in self._declared.items() if key[0] == hp.name]:
             both_hold = self.is_active(earlier) and self.is_active(hp)
             if (earlier.conditions == hp.conditions or both_hold) and not earlier.same_domain(hp):
@@ -158,7 +165,6 @@ class Registry:
                         "Use another name for the second; or, if this is meant as a new build, give it hp.copy().",
                     )
                 )
-        self._declared.setdefault(hp.key, hp)
 
 
 def parents_first(space: Sequence[HyperParameter]) -> list[HyperParameter]:

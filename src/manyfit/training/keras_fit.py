@@ -258,8 +258,8 @@ def fit(
     return model.fit(*args, **kwargs)
 
 
-def copy_callbacks(callbacks: Any, plan: Plan) -> list[keras.callbacks.Callback]:
-    """Deep copies for an execution, so that one's patience or file is not another's.
+def copy_callbacks(callbacks: Any, plan: Plan | None = None) -> list[keras.callbacks.Callback]:
+    """Deep copies for an execution (None: for whoever asks), so that one's patience or file is not another's.
 
     Raises:
         FatalValueError: a callback cannot be copied; the message names it.
@@ -284,7 +284,8 @@ def copy_callbacks(callbacks: Any, plan: Plan) -> list[keras.callbacks.Callback]
                     "Open files and connections in on_train_begin rather than in __init__.",
                 )
             ) from error
-    separate_files(copies, plan)
+    if plan is not None:
+        separate_files(copies, plan)
     return copies
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from manyfit.core.errors import FatalTypeError, FatalValueError, explain
 from manyfit.core.history import History, mean_metrics
-from manyfit.core.objective import Objective
+from manyfit.core.objective import DefaultObjective, Objective
 
 
 def to_histories(returned: Any, objective: Objective, where: str) -> list[dict[str, list[float | None]]]:
@@ -62,6 +62,17 @@ def completed_by(reported: History, found: History) -> dict[str, list[float | No
 
 def _to_history(returned: Any, objective: Objective, where: str) -> dict[str, list[float | None]]:
     curves = getattr(returned, "history", None)
+    known = curves if isinstance(curves, Mapping) else returned
+    if isinstance(known, Mapping) and isinstance(objective, DefaultObjective) and not objective.has_value(known):
+        raise FatalTypeError(
+            explain(
+                where,
+                f"{sorted(known)}. Expected the return value of {where} to be a single float when `objective` is left "
+                "unspecified",
+                "a number, or objective= where the tuner is made",
+                f'Type objective="{next(iter(known), "loss")}", say, or return one number.',
+            )
+        )
     if isinstance(curves, Mapping):
         return {name: list(map(_number, curve)) for name, curve in curves.items()}
     if isinstance(returned, Mapping):
@@ -71,7 +82,7 @@ def _to_history(returned: Any, objective: Objective, where: str) -> dict[str, li
                     where,
                     f"a dict with {sorted(returned)}",
                     f"a dict with {', '.join(map(repr, objective.names))}. "
-                    f"Expected the returned dict to contain the objective",
+                    "Expected the returned dict to contain the specified objective as a key",
                     "Add the objective to the dict, or change objective=.",
                 )
             )
@@ -81,7 +92,9 @@ def _to_history(returned: Any, objective: Objective, where: str) -> dict[str, li
     if returned is None:
         got, instead = f"The return value of {where} is None. Did you forget to return the metrics?", ""
     else:
-        got, instead = f"{returned!r} of type {type(returned).__name__}", " For a custom loop return one number."
+        expected = f"Expected the return value of {where} to be one of these types"
+        got = f"{returned!r} of type {type(returned).__name__}. {expected}"
+        instead = " For a custom loop return one number."
     raise FatalTypeError(
         explain(
             where,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,21 @@ def load_weights(model: keras.Model, path: str | Path) -> None:
         if not model.built and _BUILD_CONFIG in archive:
             model.build_from_config(json.loads(str(archive[_BUILD_CONFIG])))
         model.set_weights([archive[name] for name in sorted(archive.files) if name != _BUILD_CONFIG])
+
+
+def load_keras_weights(model: keras.Model, path: str | Path) -> None:
+    """Reads a weight file of Keras's own into a freshly built model, as KerasTuner wrote it.
+
+    Args:
+        model: one that is not built takes its shapes from `build_config.json` beside the file.
+        path: ends in `.weights.h5`.
+    """
+    shapes = Path(path).with_name("build_config.json")
+    if not model.built and shapes.exists():
+        model.build_from_config(json.loads(shapes.read_text()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the optimizer's slots of the file have no place in a fresh model
+        model.load_weights(path)
 
 
 def _storable(array: Any) -> np.ndarray:

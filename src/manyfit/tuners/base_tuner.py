@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from manyfit.core import seeds
+from manyfit.core.environment import refuse_chief_and_workers
 from manyfit.core.errors import FailedTrialError, FatalError, ProjectError, SearchError, UsageError, explain
 from manyfit.core.records import Plan, Result, Values
 from manyfit.executors.base import Executor, MakeTrainer
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.checks import failure_report
+from manyfit.oracles.keras_tuner_files import read_project, write_project
 from manyfit.report import terminal
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
@@ -25,11 +27,12 @@ from manyfit.training.seeding import seeded
 from manyfit.tuners.hypermodel import HyperModel, get_hypermodel
 from manyfit.tuners.remote import RunTask, TrialSupply, make_run_trial, travelling_state
 from manyfit.tuners.results import Results
+from manyfit.tuners.speaker import Speaker
 
 _IDLE_SECONDS = 0.1
 
 
-class BaseTuner:
+class BaseTuner(Speaker):
     """Runs a search for any kind of model: subclass it and override `run_trial`. For Keras models use `Tuner`.
 
     Args:
@@ -39,11 +42,16 @@ class BaseTuner:
         project_name: the project's folder in it.
         overwrite: delete an earlier search of that name instead of going on with it.
         executor: where trials run: None for this process, `kt.ProcessExecutor(...)` or `kt.RayExecutor(...)`.
+        keras_tuner_files: write KerasTuner's JSON files beside the store, for programs that read them.
+        **kwargs: `logger`, which is deprecated and not used.
 
     Raises:
-        UsageError: `oracle` is no `Oracle`, `executor` is no `Executor`, or an unknown argument.
+        UsageError: `oracle` is no `Oracle`, `executor` is no `Executor`, an unknown argument, or variables of
+            KerasTuner that ask for chief and workers are set.
         ProjectError: the project cannot be used: see `ProjectStore` and `Oracle.open`.
     """
+
+    tuner_id = "tuner0"
 
     def __init__(
         self,
@@ -54,8 +62,10 @@ class BaseTuner:
         overwrite: bool = False,
         *,
         executor: Executor | None = None,
+        keras_tuner_files: bool = False,
         **kwargs: Any,
     ) -> None:
+        refuse_chief_and_workers(type(self).__name__)
         self.logger = kwargs.pop("logger", None)
         if self.logger is not None:
             warnings.warn("`logger` is deprecated; it is stored and not used.", DeprecationWarning, stacklevel=2)
@@ -89,14 +99,15 @@ class BaseTuner:
         self.executor = executor
         self.oracle = oracle
         self.hypermodel: HyperModel | None = get_hypermodel(hypermodel)
-        self.directory = os.fspath(directory or ".")
+        self.directory = directory or "."
         self.project_name = project_name or "untitled_project"
-        self.tuner_id = "tuner0"
+        self.keras_tuner_files = keras_tuner_files
         self.verbose: Any = 1
         self.store = ProjectStore(self.project_dir, overwrite=overwrite)
         try:
-            if self.oracle.open(self.store):
-                self._say(f"Reloading Tuner from {self.project_dir}")
+            if self.oracle.open(self.store) or read_project(self.oracle, self.store):
+                self._say(f"Reloading Tuner from {self._get_tuner_fname()}")
+                self.set_state(self.store.get("tuner_state", {}))
             if self.store.get("space") is None:  # new, or killed before its space was found
                 self._populate_initial_space()
                 self.oracle.save()
@@ -107,13 +118,16 @@ class BaseTuner:
     @property
     def project_dir(self) -> str:
         """The project's folder."""
-        return str(Path(self.directory) / self.project_name)
+        return str(Path(os.fspath(self.directory)) / self.project_name)
 
     def get_trial_dir(self, trial_id: str) -> str:
         """A folder for files of a trial, for subclasses that write their own."""
         path = Path(self.project_dir) / f"trial_{trial_id}"
         path.mkdir(parents=True, exist_ok=True)
         return str(path)
+
+    def _get_tuner_fname(self) -> str:
+        return os.path.join(self.project_dir, f"{self.tuner_id}.json")
 
     def _populate_initial_space(self) -> None:
         """Finds the search space before the first trial. `Tuner` runs the build function for it."""
@@ -179,7 +193,7 @@ class BaseTuner:
         Raises:
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
-        self.verbose = fit_kwargs.get("verbose", 1)
+        self.verbose = self.oracle.verbose = fit_kwargs.get("verbose", 1)
         self.on_search_begin()
         self.oracle.start_clock()
         try:
@@ -204,7 +218,7 @@ class BaseTuner:
             if trial.status == TrialStatus.IDLE:
                 time.sleep(_IDLE_SECONDS)
                 continue
-            self.on_trial_begin(trial)
+            self._begin_trial(trial)
             self._try_run_trial(trial, fit_args, fit_kwargs)
             self.on_trial_end(trial)
 
@@ -244,13 +258,20 @@ class BaseTuner:
 
     def _histories(self, trial: Trial, returned: Any) -> list[dict[str, list[float | None]]]:
         """What `run_trial` returned, as one history per execution."""
-        if returned is None and trial.running:  # reported through oracle.update_trial
+        if returned is None and trial.running:
+            warnings.warn(
+                "Reporting a trial's metrics with `self.oracle.update_trial` in `run_trial` is deprecated. Please "
+                "remove the call, and return the metrics.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
             return [dict(history) for _, history in sorted(trial.running.items())]
-        return to_histories(returned, self.oracle.objective, f"{type(self).__name__}.run_trial()")
+        return to_histories(returned, self.oracle.objective, "Tuner.run_trial()")
 
     def _record(self, trial: Trial, found: list[dict[str, list[float | None]]], seed: int) -> None:
         """Writes histories into the book as the trial's executions."""
         self.oracle.book.forget_executions(trial)
+        self.oracle.hear(trial, found)
         for execution, history in enumerate(found):
             self.oracle.check_objective(history)
             ending, message = judge(history, self.oracle.objective, stopped=False)
@@ -292,6 +313,10 @@ class BaseTuner:
 
     # Hooks -----------------------------------------------------------------------------------------------------
 
+    def _is_worker(self) -> bool:
+        """KerasTuner's question: one process owns the search, and it is this one."""
+        return False
+
     def on_search_begin(self) -> None:
         """Called before the first trial of a `search`."""
 
@@ -303,30 +328,22 @@ class BaseTuner:
 
     def on_trial_begin(self, trial: Trial) -> None:
         """Called when a trial starts."""
-        if self._shows():
-            best = self.oracle.get_best_trials(1)
-            best_values = best[0].hyperparameters.values if best else None
-            self._say(terminal.trial_begin(trial.number + 1, trial.hyperparameters.values, best_values))
 
     def on_trial_end(self, trial: Trial) -> None:
         """Called when a trial has ended: hands it to the oracle. Overrides call `super().on_trial_end(trial)`."""
         self.oracle.end_trial(trial)
+        if type(self).get_state is not BaseTuner.get_state:
+            self.store.put(tuner_state=self.get_state())
+        if self.keras_tuner_files:
+            write_project(self.oracle, self.store, {self.tuner_id: self.get_state()}, [trial])
         self._after_trial(trial)
-        if self._shows():
-            best = self.oracle.get_best_trials(1)
-            self._say(
-                terminal.trial_end(
-                    trial.number + 1,
-                    (trial.ended_at or 0.0) - trial.started_at,
-                    objective=self.oracle.objective.name,
-                    score=trial.score,
-                    best=best[0].score if best else None,
-                    elapsed_seconds=self.oracle.spent_seconds(),
-                )
-            )
-            if trial.status == TrialStatus.FAILED or trial.trial_id in self.oracle.waiting:
-                left = self.oracle.max_retries_per_trial - trial.attempt + (trial.status != TrialStatus.FAILED)
-                self._say(f"Trial {trial.trial_id} failed: {_last_line(trial.message)} {max(0, left)} retries left.")
+        self._say_end(trial)
+
+    def _begin_trial(self, trial: Trial) -> None:
+        self._say_begin(trial)
+        if self.keras_tuner_files:
+            write_project(self.oracle, self.store, {self.tuner_id: self.get_state()}, [trial])
+        self.on_trial_begin(trial)
 
     def _after_trial(self, trial: Trial) -> None:
         """For subclasses: the trial's end is recorded."""
@@ -405,6 +422,8 @@ class BaseTuner:
         """Stores `get_state()` and the space. Everything else is stored when it happens."""
         self.store.put(tuner_state=self.get_state())
         self.oracle.save()
+        if self.keras_tuner_files:
+            write_project(self.oracle, self.store, {self.tuner_id: self.get_state()}, list(self.oracle.trials.values()))
 
     def reload(self) -> None:
         """Reads the project again, `set_state` included."""
@@ -421,14 +440,3 @@ class BaseTuner:
     def __getstate__(self) -> dict[str, Any]:
         """A tuner travels to workers without its store, its data and its history."""
         return travelling_state(self)
-
-    def _shows(self) -> bool:
-        return self.verbose not in (0, "0", False)
-
-    def _say(self, text: str) -> None:
-        if self._shows():
-            print(text, flush=True)
-
-
-def _last_line(message: str | None) -> str:
-    return (message or "").strip().splitlines()[-1] if message else ""

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
+from manyfit.core.objective import Objective
 from manyfit.oracles import Trial
+from manyfit.training.keras_fit import scalar_logs
+from manyfit.training.weights import write_weights
 
 EPOCH_HOOKS = ("on_epoch_begin", "on_epoch_end")
 BATCH_HOOKS = ("on_batch_begin", "on_batch_end")
 
 
 def overrides_hooks(tuner: Any, base: type, names: tuple[str, ...] = EPOCH_HOOKS + BATCH_HOOKS) -> bool:
-    """Whether a subclass of `base` has hooks of its own."""
-    return any(getattr(type(tuner), name) is not getattr(base, name) for name in names)
+    """Whether a subclass of `base`, or this one object, has hooks of its own."""
+    return any(is_overridden(tuner, base, name) for name in names)
+
+
+def is_overridden(instance: Any, base: type, name: str) -> bool:
+    """Whether an object does not have this method from `base`: its class has another, or it has one itself."""
+    return name in vars(instance) or getattr(type(instance), name) is not getattr(base, name)
 
 
 def only_keras(callbacks: Any) -> bool:
@@ -27,8 +38,8 @@ def only_keras(callbacks: Any) -> bool:
     )
 
 
-class TunerCallback(keras.callbacks.Callback):
-    """Calls `tuner.on_epoch_begin(trial, model, epoch, logs)` and its siblings.
+class EpochHooks(keras.callbacks.Callback):
+    """Calls `tuner.on_epoch_begin(trial, model, epoch, logs)` and `on_epoch_end`. A population can serve it.
 
     Args:
         tuner: whose hooks are called.
@@ -46,8 +57,47 @@ class TunerCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.tuner.on_epoch_end(self.trial, self.model, epoch, logs=logs)
 
+
+class TunerCallback(EpochHooks):
+    """Calls the hooks of batches, too: `tuner.on_batch_begin(trial, model, batch, logs)` and `on_batch_end`.
+
+    Args:
+        tuner: whose hooks are called.
+        trial: the trial that is trained.
+    """
+
     def on_batch_begin(self, batch: int, logs: Any = None) -> None:
         self.tuner.on_batch_begin(self.trial, self.model, batch, logs)
 
     def on_batch_end(self, batch: int, logs: Any = None) -> None:
         self.tuner.on_batch_end(self.trial, self.model, batch, logs)
+
+
+class SaveBestEpoch(keras.callbacks.Callback):
+    """Writes the weights whenever an epoch is the best so far; after every epoch where the logs lack the objective.
+
+    Args:
+        objective: what makes an epoch the best.
+        filepath: a Keras file (`.weights.h5`), or one of Manyfit's (`.npz`).
+    """
+
+    def __init__(self, objective: Objective, filepath: str | os.PathLike[str]) -> None:
+        super().__init__()
+        self.objective = objective
+        self.filepath = os.fspath(filepath)
+        self._best_loss = math.inf
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        numbers = scalar_logs(logs)
+        if self.objective.has_value(numbers):
+            loss = self.objective.loss(self.objective.get_value(numbers))
+            if loss >= self._best_loss:
+                return
+            self._best_loss = loss
+        self._save_model()
+
+    def _save_model(self) -> None:
+        if self.filepath.endswith(".npz"):
+            write_weights(self.filepath, self.model.get_weights(), build_config=self.model.get_build_config())
+        else:
+            self.model.save_weights(self.filepath)

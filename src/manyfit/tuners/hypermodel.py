@@ -85,7 +85,7 @@ def get_hypermodel(hypermodel: Any) -> HyperModel | None:
     raise FatalValueError(
         explain(
             "hypermodel",
-            f"{hypermodel!r}. The hypermodel argument should be either a callable with signature build(hp) "
+            f"{hypermodel!r}. The `hypermodel` argument should be either a callable with signature build(hp) "
             "returning a model, or an instance of HyperModel",
             "a function or a HyperModel",
             "Type the function's name without calling it: hypermodel=build_model.",
@@ -95,4 +95,4 @@ def get_hypermodel(hypermodel: Any) -> HyperModel | None:
 
 def overrides_fit(hypermodel: HyperModel | None) -> bool:
     """Whether the user trains in a `fit` of their own."""
-    return hypermodel is not None and type(hypermodel).fit is not HyperModel.fit
+    return hypermodel is not None and ("fit" in vars(hypermodel) or type(hypermodel).fit is not HyperModel.fit)

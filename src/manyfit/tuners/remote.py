@@ -63,6 +63,11 @@ class DistantOracle:
         """The trial that runs here."""
         return self.trials[trial_id]
 
+    def overrides(self, *names: str) -> list[str]:
+        """None: what an oracle of the user's does happens with the driver."""
+        del names
+        return []
+
     update_trial = Oracle.update_trial
     check_objective = Oracle.check_objective
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import keras
 
+from manyfit.core import environment
 from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
-from manyfit.core.records import Plan, Result, Values
+from manyfit.core.records import Result, Values
 from manyfit.ensemble.archive import Archive
 from manyfit.finish.cross_validation import FoldPlan, fold_plan
 from manyfit.finish.retrain import ListSupply
@@ -29,17 +30,18 @@ from manyfit.training.model_options import ModelOptions
 from manyfit.training.models import build_model
 from manyfit.training.precision import sentence
 from manyfit.training.seeding import seeded
-from manyfit.training.weights import load_weights, write_weights
+from manyfit.training.weights import load_keras_weights, load_weights, write_weights
 from manyfit.tuners.base_tuner import BaseTuner
-from manyfit.tuners.callbacks import TunerCallback, only_keras, overrides_hooks
+from manyfit.tuners.callbacks import is_overridden, only_keras
 from manyfit.tuners.ensembling import ModelOrigins, best_execution
 from manyfit.tuners.finishing import Finishing
 from manyfit.tuners.hypermodel import overrides_fit
 from manyfit.tuners.keeping import DataSet, Keeper
+from manyfit.tuners.overrides import Overrides
 from manyfit.tuners.supply import SearchSupply, plan_of
 
 
-class Tuner(Finishing, BaseTuner):
+class Tuner(Finishing, Overrides, BaseTuner):
     """Searches the hyperparameters of Keras models.
 
     Args:
@@ -113,6 +115,7 @@ class Tuner(Finishing, BaseTuner):
         for name, value in (("executions_per_trial", executions_per_trial), ("num_kept_models", num_kept_models)):
             if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
                 raise UsageError(explain(name, value, "a whole number of at least 1", f"Type {name}=1, say."))
+        self.tuner_id = tuner_id or self.tuner_id
         self.max_model_size = max_model_size
         self.optimizer = optimizer
         self.loss = loss
@@ -132,7 +135,6 @@ class Tuner(Finishing, BaseTuner):
         self._estimators = False  # whether the build function returns any
         super().__init__(oracle, hypermodel, directory, project_name, overwrite, logger=logger, **kwargs)
         self._estimators = self._estimators or self.store.get("estimators", False)
-        self.tuner_id = tuner_id or self.tuner_id
 
     # Building --------------------------------------------------------------------------------------------------
 
@@ -143,6 +145,7 @@ class Tuner(Finishing, BaseTuner):
         self.hypermodel.declare_hyperparameters(hyperparameters)
         self.oracle.update_space(hyperparameters)
         check = type(self).run_trial is Tuner.run_trial and not overrides_fit(self.hypermodel)
+        check = check and not environment.written_for_keras_tuner
         discovered = discover(self._checked_build if check else self.hypermodel.build, self.oracle.get_space())
         self.oracle.update_space(discovered)
         self.store.put(estimators=self._estimators)
@@ -171,18 +174,12 @@ class Tuner(Finishing, BaseTuner):
 
     def _build_plainly(self, hyperparameters: HyperParameters) -> Any:
         """The user's model, recompiled where the tuner was given an optimizer, a loss or metrics."""
-        assert self.hypermodel is not None  # our bug: __init__ checks it
         with self._strategy_scope():
-            model = self.hypermodel.build(hyperparameters)
+            model = self._build_hypermodel(hyperparameters)
             given = any(one is not None for one in (self.optimizer, self.loss, self.metrics))
             if given and not is_estimator(model):
                 build_model(lambda _: model, hyperparameters)
-                compile_arguments = {
-                    "optimizer": self.optimizer or model.optimizer,
-                    "loss": self.loss or model.loss,
-                    "metrics": self.metrics or getattr(model, "_compile_metrics", None),
-                }
-                model.compile(**{name: _fresh(value) for name, value in compile_arguments.items()})
+                self._override_compile_args(model)
         return model
 
     def _strategy_scope(self) -> Any:
@@ -208,7 +205,8 @@ class Tuner(Finishing, BaseTuner):
             given = self._folds_for_estimators(given, fit_kwargs)
         self._fold_plan = None if given is None else fold_plan(given, fit_args, fit_kwargs)
         if self._trains_itself() and not overrides_fit(self.hypermodel):
-            check_fit_arguments(fit_args, fit_kwargs, self.oracle.objective, has_validation=given is not None)
+            known = given is not None or environment.written_for_keras_tuner  # there a trial tells what is missing
+            check_fit_arguments(fit_args, fit_kwargs, self.oracle.objective, has_validation=known)
         self.oracle.set_epochs(fit_kwargs.get("epochs"))
         self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
         self._task = self._make_task(fit_args, fit_kwargs)
@@ -263,8 +261,7 @@ class Tuner(Finishing, BaseTuner):
 
     def _trains_itself(self) -> bool:
         """Whether training is Manyfit's: a user's `run_trial` runs trials one by one."""
-        kept = ("run_trial", "_build_and_fit_model")
-        return all(getattr(type(self), name) is getattr(Tuner, name) for name in kept)
+        return not self._runs_one_by_one()
 
     def _make_task(
         self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any], options: ModelOptions | None = None
@@ -272,6 +269,7 @@ class Tuner(Finishing, BaseTuner):
         hypermodel = self.hypermodel
         distribution = distribution_of((options or self.model_options).devices)
         check_batches(distribution, fit_args, fit_kwargs)
+        fit_kwargs, callbacks = self._callback_arguments(fit_kwargs)
         return Task(
             build=self._build if options is None else functools.partial(options.built, self._build_plainly),
             fit_args=fit_args,
@@ -279,16 +277,11 @@ class Tuner(Finishing, BaseTuner):
             objective=self.oracle.objective,
             max_model_size=self.max_model_size,
             fit=hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None,
-            callbacks=self._hook_callbacks if overrides_hooks(self, Tuner) else None,
+            callbacks=callbacks,
             pausable=not isinstance(self.oracle.scheduler, FullBudget),
             distribution=distribution,
             measures=self.oracle.measures,
         )
-
-    def _hook_callbacks(self, plan: Plan) -> list[Any]:
-        """What calls the hooks of a subclass; in a worker, those of its copy of this tuner."""
-        trial = self.oracle.trials.get(plan.trial_id)
-        return [TunerCallback(self, Trial(plan.values, trial_id=plan.trial_id) if trial is None else trial)]
 
     def _get_trainer(self) -> Trainer:
         """The trainer of this tuner: it keeps its compiled programs from search to search and to retraining."""
@@ -325,11 +318,16 @@ class Tuner(Finishing, BaseTuner):
 
     def _trainer_for(self, task: Task) -> Trainer:
         """The trainer of a task: folds need one that takes index sets."""
+        on_batches = self._works_on_batches()
+        self._say_why_sequential(on_batches)
         trainer = self._get_trainer()
-        return trainer if task.split_for is None or trainer.takes_splits else KerasFit()
+        fits = task.split_for is None or trainer.takes_splits
+        return trainer if fits and not on_batches else KerasFit()
 
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
-        if not self._trains_itself():
+        one_by_one = self._runs_one_by_one()
+        if one_by_one:
+            self._say_why_sequential(one_by_one)
             super()._run_trials(fit_args, fit_kwargs)
             return
         assert self._task is not None  # our bug: `search` sets it
@@ -351,7 +349,7 @@ class Tuner(Finishing, BaseTuner):
 
     def _begin_trial(self, trial: Trial) -> None:
         trial.validation_ratio = None if self._fold_plan is None else self._fold_plan.folds.validation_ratio
-        self.on_trial_begin(trial)
+        super()._begin_trial(trial)
 
     def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> Any:
         """Trains the executions of one trial. Override it to change the data or the fit arguments per trial.
@@ -368,17 +366,18 @@ class Tuner(Finishing, BaseTuner):
         self._num_runs += 1
         if self._num_runs > 1:  # once per fold, say: what the override returns is recorded, not each of these
             self.oracle.book.forget_executions(trial)
+        own = is_overridden(self, Tuner, "_build_and_fit_model")
+        train = self._train_by_override if own else self._train_execution
         returned = [
             _keras_history(trial.executions[execution].history)  # finished before the process was killed
             if execution in trial.executions
-            else self._build_and_fit_model(trial, *fit_args, execution=execution, **fit_kwargs)
+            else train(trial, execution, fit_args, fit_kwargs)
             for execution in range(self.executions_per_trial)
         ]
-        self._recorded = returned if self._num_runs == 1 else None
+        self._recorded = returned if self._num_runs == 1 and not own else None
         return returned
 
-    def _build_and_fit_model(self, trial: Trial, *fit_args: Any, execution: int = 0, **fit_kwargs: Any) -> Any:
-        """Builds and trains one execution; AutoKeras and others override it."""
+    def _train_execution(self, trial: Trial, execution: int, fit_args: tuple[Any, ...], fit_kwargs: Any) -> Any:
         plan = plan_of(trial, execution, self.oracle, self.store.weights_path)
         plan = dataclasses.replace(plan, values=trial.hyperparameters)
         supply = ListSupply([plan])
@@ -441,7 +440,7 @@ class Tuner(Finishing, BaseTuner):
         """
         if execution is None:
             execution = best_execution(self, trial)
-        path = self.store.weights_path(trial.trial_id, execution)
+        path = self._weights_file(trial.trial_id, execution)
         if not self.has_model(trial, execution):
             raise UsageError(
                 explain(
@@ -458,14 +457,14 @@ class Tuner(Finishing, BaseTuner):
         seed = trial.executions[execution].seed if execution in trial.executions else self.oracle.seed
         with seeded(seed), distributed(distribution_of(self.model_options.devices)):
             model = build_model(self._build, trial.hyperparameters.copy())
-        load_weights(model, path)
+        load_weights(model, path) if path.suffix == ".npz" else load_keras_weights(model, path)
         self._trial_of_model[model] = trial.trial_id
         return model
 
     def has_model(self, trial: Trial, execution: int) -> bool:
         """Whether the weights of an execution were kept."""
-        path = self.store.weights_path(trial.trial_id, execution)
-        return path.exists() or pickle_path(path).exists()
+        path = self._weights_file(trial.trial_id, execution)
+        return path.exists() or pickle_path(self.store.weights_path(trial.trial_id, execution)).exists()
 
     def save_model(self, trial_id: str, model: keras.Model, step: int = 0) -> None:
         """Keeps the weights of a trial's model, for `run_trial` overrides with a training loop of their own."""
@@ -491,8 +490,3 @@ def _keras_history(curves: Mapping[str, Sequence[float | None]]) -> keras.callba
     history.history = {name: list(curve) for name, curve in curves.items()}
     history.epoch = list(range(max(map(len, curves.values()), default=0)))
     return history
-
-
-def _fresh(value: Any) -> Any:
-    """A copy of an optimizer, so that one model's slots are not another's."""
-    return type(value).from_config(value.get_config()) if isinstance(value, keras.optimizers.Optimizer) else value

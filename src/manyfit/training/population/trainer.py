@@ -9,6 +9,7 @@ import keras
 
 from manyfit.core.records import Plan
 from manyfit.training.base import Supply, Task, Trainer
+from manyfit.training.fit_arguments import fit_data
 from manyfit.training.population.admission import Admission, Known
 from manyfit.training.population.data import FitArguments, Stream, read_fit_arguments, same_sources
 from manyfit.training.population.family import Family
@@ -25,6 +26,8 @@ def supported(task: Task | None = None) -> str | None:
         return "each model spans the devices (devices=, or a keras.distribution that is set)"
     if task is not None and task.fit is not None:
         return "the hypermodel has its own `fit`"
+    if task is not None and fit_data(task.fit_args, task.fit_kwargs)[0] is None:
+        return "there is no x to train on"
     return None
 
 

@@ -1,0 +1,51 @@
+"""Environment variables of KerasTuner's that ask for something Manyfit does in another way."""
+
+from __future__ import annotations
+
+import os
+
+from manyfit.core.errors import UsageError, explain
+
+#: Whether this process runs a program that was written for KerasTuner: `manyfit.compat.install()` sets it. What is
+#: wrong with a build function is then told when the search starts, as there, not when the tuner is made.
+written_for_keras_tuner = False
+
+
+def compat_of(compat: str | None) -> str | None:
+    """The mode of a search: what was asked for, else "keras_tuner" in a program that was written for it.
+
+    Args:
+        compat: None or "keras_tuner".
+    """
+    return compat or ("keras_tuner" if written_for_keras_tuner else None)
+
+
+CHIEF_VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
+
+
+def refuse_chief_and_workers(where: str, *, always: bool = False) -> None:
+    """Refuses KerasTuner's chief and workers, which would otherwise all run the whole search on their own.
+
+    Args:
+        where: what is being constructed.
+        always: whether to refuse even where no variable is set.
+
+    Raises:
+        UsageError: one of the variables is set; the message says what to write instead.
+
+    Example:
+
+    >>> refuse_chief_and_workers("RandomSearch")
+    """
+    found = [f"{name}={os.environ[name]}" for name in CHIEF_VARIABLES if name in os.environ]
+    if not found and not always:
+        return
+    raise UsageError(
+        explain(
+            where,
+            f"{', '.join(found) or 'a chief'}: KerasTuner's chief and workers",
+            "one process that owns the search, and hands its trials to others",
+            "Unset these variables and start the program once. On one machine trials train together as it is "
+            '(population=True); for several devices or machines type executor="ray" where the tuner is made.',
+        )
+    )

@@ -1,0 +1,52 @@
+"""`synchronized`: one thread at a time in the methods of an oracle."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+# Outside of the oracles, which stay copyable and picklable.
+_LOCKS: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
+_MAKING = threading.Lock()
+
+
+def synchronized(method: Method) -> Method:
+    """Decorates a method of an oracle: while a thread is in one such method, others wait before theirs.
+
+    A thread that is inside may call further ones. After an exception nobody is locked out.
+
+    Args:
+        method: of a subclass of `Oracle`. One that is called `end_trial` may be called with a trial's id and a
+            status, as before KerasTuner 1.1: it gets the trial.
+    """
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with lock_of(self):
+            if method.__name__ == "end_trial":
+                args, kwargs = (ended_trial(self, *args, **kwargs),), {}
+            return method(self, *args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def lock_of(oracle: Any) -> threading.RLock:
+    """The lock of an oracle."""
+    with _MAKING:
+        return _LOCKS.setdefault(oracle, threading.RLock())
+
+
+def ended_trial(oracle: Any, trial: Any = None, status: str | None = None, trial_id: str | None = None) -> Any:
+    """The trial that a call of `end_trial` means: given itself, or by its id and its status."""
+    if trial is None or isinstance(trial, str):
+        trial = oracle.trials[trial_id if trial is None else trial]
+    if status is not None:
+        trial.status = status
+    elif trial.status == "RUNNING" and trial_id is not None:
+        trial.status = "COMPLETED"
+    return trial
