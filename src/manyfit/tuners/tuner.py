@@ -16,6 +16,7 @@ from manyfit.core.records import Result, Values
 from manyfit.ensemble.archive import Archive
 from manyfit.finish.cross_validation import FoldPlan, fold_plan
 from manyfit.finish.retrain import ListSupply
+from manyfit.interop import tensorboard
 from manyfit.oracles import Oracle, Trial
 from manyfit.schedulers.full import FullBudget
 from manyfit.space.discovery import discover
@@ -209,7 +210,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
             check_fit_arguments(fit_args, fit_kwargs, self.oracle.objective, has_validation=known)
         self.oracle.set_epochs(fit_kwargs.get("epochs"))
         self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
-        self._task = self._make_task(fit_args, fit_kwargs)
+        self._task = tensorboard.per_execution(self._make_task(fit_args, fit_kwargs))
         if self._fold_plan is not None:
             self._task = dataclasses.replace(
                 self._searched_task("search(cross_validation=...)"), split_for=self._fold_plan.split_for
@@ -381,7 +382,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
         plan = plan_of(trial, execution, self.oracle, self.store.weights_path)
         plan = dataclasses.replace(plan, values=trial.hyperparameters)
         supply = ListSupply([plan])
-        KerasFit().train(supply, self._make_task(fit_args, fit_kwargs))
+        KerasFit().train(supply, tensorboard.per_execution(self._make_task(fit_args, fit_kwargs)))
         result: Result = supply.results[plan.key]
         if "error" in result.extra:
             raise result.extra["error"]

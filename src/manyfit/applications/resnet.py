@@ -1,0 +1,145 @@
+"""Residual networks: ResNet (He et al. 2015), its second version (He et al. 2016) and ResNeXt (Xie et al. 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import layers
+
+from manyfit.applications.images import Shape, check_classes, check_input, open_input, pool
+from manyfit.space.hyperparameters import HyperParameters
+from manyfit.tuners.hypermodel import HyperModel
+
+_EPSILON = 1.001e-5  # of the published weights of keras.applications
+_NUM_GROUPS = 32  # cardinality of ResNeXt
+
+
+class HyperResNet(HyperModel):
+    """Residual networks of three families and several depths, compiled for one-hot labels.
+
+    Hyperparameters: `version` ("v1", "v2", "next"), `conv3_depth` (4, 8), `conv4_depth` (6, 23, 36), `pooling`
+    ("avg", "max"); with a top also `optimizer` ("adam", "rmsprop", "sgd") and `learning_rate` (0.1, 0.01, 0.001).
+    As in KerasTuner, the first stage of "next" already halves the image. It is a grouped convolution here, where
+    KerasTuner has a `Lambda` layer, so it can be saved; the parameters are as many.
+
+    Args:
+        include_top: whether a classifier ends the network; without it the model is not compiled.
+        input_shape: height, width, channels of an image.
+        input_tensor: a Keras tensor that the network goes on from, in place of `input_shape`.
+        classes: number of classes.
+        **kwargs: `name` and `tunable` of `HyperModel`.
+
+    Raises:
+        UsageError: a top without `classes`, or neither `input_shape` nor `input_tensor`.
+
+    Example:
+
+    >>> hypermodel = HyperResNet(include_top=False, input_shape=(16, 16, 1))
+    >>> hypermodel.build(HyperParameters()).output_shape
+    (None, 2048)
+    """
+
+    def __init__(
+        self,
+        include_top: bool = True,
+        input_shape: Shape | None = None,
+        input_tensor: Any = None,
+        classes: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_classes("HyperResNet", classes, include_top=include_top)
+        check_input("HyperResNet", input_shape, input_tensor)
+        self.include_top = include_top
+        self.input_shape = input_shape
+        self.input_tensor = input_tensor
+        self.classes = classes
+
+    def build(self, hp: HyperParameters) -> keras.Model:
+        """A network, compiled if it has a top."""
+        version = hp.Choice("version", ["v1", "v2", "next"], default="v2")
+        depths = [
+            3,
+            hp.Choice("conv3_depth", [4, 8]),
+            hp.Choice("conv4_depth", [6, 23, 36]),
+            3,
+        ]
+        inputs, x = open_input(self.input_shape, self.input_tensor)
+        x = _stem(x, version)
+        for stage, depth in enumerate(depths):
+            x = _STAGES[version](x, 64 * 2**stage, depth, stage)
+        if version == "v2":
+            x = _normalise(x)
+        x = pool(x, hp.Choice("pooling", ["avg", "max"], default="avg"))
+        if not self.include_top:
+            return keras.Model(inputs, x, name="ResNet")
+        x = layers.Dense(self.classes, activation="softmax", name="probs")(x)
+        model = keras.Model(inputs, x, name="ResNet")
+        optimizer = keras.optimizers.get(hp.Choice("optimizer", ["adam", "rmsprop", "sgd"], default="adam"))
+        optimizer.learning_rate = hp.Choice("learning_rate", [0.1, 0.01, 0.001], default=0.01)
+        model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"])
+        return model
+
+
+def _stem(x: Any, version: str) -> Any:
+    x = layers.ZeroPadding2D(3)(x)
+    x = layers.Conv2D(64, 7, strides=2, use_bias=version != "next")(x)
+    if version != "v2":  # the second version normalises at the start of each block
+        x = _normalise(x)
+    return layers.MaxPooling2D(3, strides=2)(layers.ZeroPadding2D(1)(x))
+
+
+def _normalise(x: Any, activation: str | None = "relu") -> Any:
+    x = layers.BatchNormalization(epsilon=_EPSILON)(x)
+    return layers.Activation(activation)(x) if activation else x
+
+
+def _stage_v1(x: Any, filters: int, depth: int, stage: int) -> Any:
+    """He et al. 2015, Figure 5 right: the first block of a stage halves the image, but for the first stage."""
+    for block in range(depth):
+        strides = 2 if block == 0 and stage > 0 else 1
+        shortcut = x
+        if block == 0:
+            shortcut = _normalise(layers.Conv2D(4 * filters, 1, strides=strides)(x), None)
+        inner = _normalise(layers.Conv2D(filters, 1, strides=strides)(x))
+        inner = _normalise(layers.Conv2D(filters, 3, padding="same")(inner))
+        inner = _normalise(layers.Conv2D(4 * filters, 1)(inner), None)
+        x = layers.Activation("relu")(layers.Add()([shortcut, inner]))
+    return x
+
+
+def _stage_v2(x: Any, filters: int, depth: int, stage: int) -> Any:
+    """He et al. 2016, Figure 1b: normalised before convolving; the last block of a stage halves the image."""
+    for block in range(depth):
+        strides = 2 if block == depth - 1 and stage < 3 else 1
+        before = _normalise(x)
+        if block == 0:
+            shortcut = layers.Conv2D(4 * filters, 1, strides=strides)(before)
+        else:
+            shortcut = layers.MaxPooling2D(1, strides=strides)(x) if strides > 1 else x
+        inner = _normalise(layers.Conv2D(filters, 1, use_bias=False)(before))
+        inner = layers.Conv2D(filters, 3, strides=strides, use_bias=False)(layers.ZeroPadding2D(1)(inner))
+        inner = layers.Conv2D(4 * filters, 1)(_normalise(inner))
+        x = layers.Add()([shortcut, inner])
+    return x
+
+
+def _stage_next(x: Any, filters: int, depth: int, stage: int) -> Any:
+    """Xie et al. 2017, Figure 3c: a grouped convolution inside; the first block of each stage halves the image."""
+    del stage
+    for block in range(depth):
+        strides = 2 if block == 0 else 1
+        shortcut = x
+        if block == 0:
+            shortcut = _normalise(layers.Conv2D(2 * filters, 1, strides=strides, use_bias=False)(x), None)
+        inner = _normalise(layers.Conv2D(filters, 1, use_bias=False)(x))
+        inner = layers.ZeroPadding2D(1)(inner)
+        inner = _normalise(layers.Conv2D(filters, 3, strides=strides, groups=_NUM_GROUPS, use_bias=False)(inner))
+        inner = _normalise(layers.Conv2D(2 * filters, 1, use_bias=False)(inner), None)
+        x = layers.Activation("relu")(layers.Add()([shortcut, inner]))
+    return x
+
+
+_STAGES: dict[str, Callable[[Any, int, int, int], Any]] = {"v1": _stage_v1, "v2": _stage_v2, "next": _stage_next}
