@@ -6,12 +6,13 @@ endif
 VENV := .venv
 BACKENDS := .venv-backends
 BENCH := .venv-bench
+AUTOKERAS := .venv-autokeras
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends check format bench-speed bench-search bench-hyperband bench-confirm bench-ensemble clean
+.PHONY: demo test test-backends test-autokeras check format bench-speed bench-search bench-hyperband bench-confirm bench-ensemble clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -22,6 +23,9 @@ test: $(VENV)/.installed ## all tests on JAX
 test-backends: $(BACKENDS)/.installed ## what does not need JAX, on TensorFlow and on torch
 	KERAS_BACKEND=tensorflow $(BACKENDS)/bin/python -m pytest -m backends
 	KERAS_BACKEND=torch $(BACKENDS)/bin/python -m pytest -m backends
+
+test-autokeras: $(AUTOKERAS)/.installed ## AutoKeras 3.0 on Manyfit, in an environment of its own; not part of CI
+	KERAS_BACKEND=jax $(AUTOKERAS)/bin/python -m pytest tests/compat/test_autokeras.py
 
 check: $(VENV)/.installed ## style, types, layers
 	$(BIN)/ruff check .
@@ -49,6 +53,11 @@ $(BENCH)/.installed: pyproject.toml
 	$(BENCH)/bin/python $(PIP) --editable ".[test,bench]"
 	touch $@
 
+$(AUTOKERAS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(AUTOKERAS)
+	$(AUTOKERAS)/bin/python $(PIP) --editable ".[test]" autokeras==3.0.0 keras==3.12.0 six
+	touch $@
+
 bench-speed: $(BENCH)/.installed ## search speed against KerasTuner
 	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/speed.py
 bench-search: $(BENCH)/.installed ## quality of proposals against Optuna, SMAC and KerasTuner
@@ -61,4 +70,4 @@ bench-ensemble: $(BENCH)/.installed ## ensembling against its rivals
 	$(BENCH)/bin/python benchmarks/ensemble.py
 
 clean:
-	rm -rf $(VENV) $(BACKENDS) $(BENCH) build demo_project
+	rm -rf $(VENV) $(BACKENDS) $(BENCH) $(AUTOKERAS) build demo_project

@@ -283,3 +283,17 @@ def test_a_second_process_is_told_who_has_the_project(project):
         process.stdin.close()
         process.wait()
     assert tiny.numbers(lambda trial: 1.0, **project).oracle.trials == {}
+
+
+def test_names_that_are_made_of_layers_names_are_those_of_the_search(project, rows):
+    """AutoKeras names hyperparameters after layers, which Keras numbers ("dense", "dense_1") since its last clearing."""
+
+    def build(hp):
+        layer = keras.layers.Dense(1, activation="sigmoid")
+        units = hp.Int(f"{layer.name}/units", 2, 5)
+        return tiny.compiled(keras.Sequential([keras.Input((3,)), keras.layers.Dense(units), layer]))
+
+    tuner = kt.RandomSearch(build, "val_loss", max_trials=3, seed=1, **project)
+    tuner.search(*rows, validation_data=rows, verbose=0)
+    units = [model.layers[0].units for model in tuner.get_best_models(3)]
+    assert units == [next(iter(hp.values.values())) for hp in tuner.get_best_hyperparameters(3)]

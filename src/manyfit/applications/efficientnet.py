@@ -38,11 +38,7 @@ class HyperEfficientNet(HyperModel):
     Raises:
         UsageError: no `classes`, neither `input_shape` nor `input_tensor`, or an `augmentation_model` that is no model.
 
-    Example:
-
-    >>> hypermodel = HyperEfficientNet(input_shape=(32, 32, 3), classes=10)
-    >>> hypermodel.build(HyperParameters()).output_shape
-    (None, 10)
+    Example: `kt.applications.HyperEfficientNet(input_shape=(32, 32, 3), classes=10, weights="imagenet")`.
     """
 
     def __init__(

@@ -21,8 +21,8 @@ class HyperResNet(HyperModel):
 
     Hyperparameters: `version` ("v1", "v2", "next"), `conv3_depth` (4, 8), `conv4_depth` (6, 23, 36), `pooling`
     ("avg", "max"); with a top also `optimizer` ("adam", "rmsprop", "sgd") and `learning_rate` (0.1, 0.01, 0.001).
-    As in KerasTuner, the first stage of "next" already halves the image. It is a grouped convolution here, where
-    KerasTuner has a `Lambda` layer, so it can be saved; the parameters are as many.
+    "next" has a grouped convolution, where KerasTuner has a `Lambda` layer, so it can be saved; the parameters
+    are as many.
 
     Args:
         include_top: whether a classifier ends the network; without it the model is not compiled.
@@ -34,11 +34,7 @@ class HyperResNet(HyperModel):
     Raises:
         UsageError: a top without `classes`, or neither `input_shape` nor `input_tensor`.
 
-    Example:
-
-    >>> hypermodel = HyperResNet(include_top=False, input_shape=(16, 16, 1))
-    >>> hypermodel.build(HyperParameters()).output_shape
-    (None, 2048)
+    Example: `kt.RandomSearch(kt.applications.HyperResNet(input_shape=(32, 32, 3), classes=10), "val_accuracy")`.
     """
 
     def __init__(
@@ -127,10 +123,14 @@ def _stage_v2(x: Any, filters: int, depth: int, stage: int) -> Any:
 
 
 def _stage_next(x: Any, filters: int, depth: int, stage: int) -> Any:
-    """Xie et al. 2017, Figure 3c: a grouped convolution inside; the first block of each stage halves the image."""
-    del stage
+    """Xie et al. 2017, Figure 3c: a grouped convolution inside; the first block of a stage halves the image.
+
+    Widths and strides are KerasTuner's: the first stage is half as wide as the paper's, and halves the image, too; the
+    last one does not.
+    """
+    filters = filters if stage == 0 else 2 * filters
     for block in range(depth):
-        strides = 2 if block == 0 else 1
+        strides = 2 if block == 0 and stage < 3 else 1
         shortcut = x
         if block == 0:
             shortcut = _normalise(layers.Conv2D(2 * filters, 1, strides=strides, use_bias=False)(x), None)

@@ -31,11 +31,7 @@ class HyperXception(HyperModel):
     Raises:
         UsageError: a top without `classes`, or neither `input_shape` nor `input_tensor`.
 
-    Example:
-
-    >>> hypermodel = HyperXception(input_shape=(16, 16, 1), classes=10)
-    >>> hypermodel.build(HyperParameters()).output_shape
-    (None, 10)
+    Example: `kt.RandomSearch(kt.applications.HyperXception(input_shape=(32, 32, 3), classes=10), "val_accuracy")`.
     """
 
     def __init__(

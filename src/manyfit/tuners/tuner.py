@@ -456,6 +456,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
             self._trial_of_model[estimator] = trial.trial_id
             return estimator
         seed = trial.executions[execution].seed if execution in trial.executions else self.oracle.seed
+        clear_session()  # so that layers, and names that are made of theirs, are called as they were in the search
         with seeded(seed), distributed(distribution_of(self.model_options.devices)):
             model = build_model(self._build, trial.hyperparameters.copy())
         load_weights(model, path) if path.suffix == ".npz" else load_keras_weights(model, path)
