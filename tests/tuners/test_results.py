@@ -286,7 +286,7 @@ def test_a_second_process_is_told_who_has_the_project(project):
 
 
 def test_names_that_are_made_of_layers_names_are_those_of_the_search(project, rows):
-    """AutoKeras names hyperparameters after layers, which Keras numbers ("dense", "dense_1") since its last clearing."""
+    """AutoKeras names hyperparameters after layers, which Keras numbers ("dense", "dense_1") since it was cleared."""
 
     def build(hp):
         layer = keras.layers.Dense(1, activation="sigmoid")
