@@ -15,7 +15,11 @@ PROMISED = {
     "custom_tuner": ["Best worst_recall So Far", "Measured again with the weights that were kept"],
     "failed_trials": ["too large", "units are broken", "4 units cannot be broken", "the data are not mounted"],
     "getting_started": ["Search space summary", "Results summary", "on test rows", "'batch_size'"],
-    "tailor_the_search_space": ["'loss': 'binary_crossentropy'", "rmsprop"],
+    "tailor_the_search_space": [
+        "{'learning_rate': 0.001, 'units'",
+        "'loss': 'binary_crossentropy'",
+        "Compiled by the tuner",
+    ],
     "visualize_tuning": ["execution0 (train, validation)", "tensorboard --logdir"],
 }
 
