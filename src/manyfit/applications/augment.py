@@ -80,7 +80,8 @@ class HyperImageAugment(HyperModel):
             for name, factor in self._factors(hp, step=0.05).items():
                 x = _MAKE[name](factor)(x) if factor else x
             return keras.Model(inputs, x, name="image_augment")
-        num_layers = hp.Int("augment_layers", *self.augment_layers, default=self.augment_layers[0])
+        fewest, most = self.augment_layers
+        num_layers = hp.Int("augment_layers", fewest, most, default=fewest)
         factors = self._factors(hp, step=None)
         for _ in range(num_layers if factors else 0):
             x = RandomTransform(factors)(x)
