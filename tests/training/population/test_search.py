@@ -1,0 +1,158 @@
+"""Population training as a user meets it: through `tuner.search`."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+
+import manyfit as kt
+from manyfit.core.records import Ending
+from manyfit.training.population.epoch import RowsPass
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
+
+RNG = np.random.default_rng(4)
+X = RNG.normal(size=(60, 5)).astype("float32")
+LABELS = (X[:, 0] > X[:, 1]).astype("int32")
+Y = np.eye(2, dtype="float32")[LABELS]
+FIT = {"epochs": 2, "batch_size": 16, "validation_data": (X[:21], Y[:21]), "verbose": 0}
+
+
+def build(hp):
+    model = keras.Sequential(
+        [
+            keras.layers.Input((5,)),
+            keras.layers.Dense(4, activation="relu"),
+            keras.layers.Dropout(hp.Float("dropout", 0.1, 0.5, step=0.1)),
+            keras.layers.Dense(2, activation="softmax"),
+        ]
+    )
+    model.compile(
+        keras.optimizers.AdamW(
+            hp.Float("learning_rate", 1e-3, 1e-1, sampling="log"), weight_decay=hp.Float("decay", 1e-5, 1e-2)
+        ),
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=hp.Float("smoothing", 0.05, 0.2)),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def search(project, trials, *, build=build, **options):
+    tuner = kt.RandomSearch(build, "val_loss", max_trials=trials, seed=0, **options, **project)
+    tuner.search(X, Y, **FIT)
+    return tuner
+
+
+def test_sixty_trials_over_scalars_compile_at_most_three_training_programs(project):
+    tuner = search(project, 60)
+    (record,) = tuner.programs().records
+    assert record.members == 60
+    assert record.compilations <= 3
+    assert record.lifted >= 3
+    assert not tuner.programs().reasons
+    assert record.program in str(tuner.programs()) and "AdamW" in str(tuner.programs())
+
+
+def test_a_learning_sampler_compiles_no_more(project):
+    tuner = kt.Evolution(build, "val_loss", max_trials=24, seed=0, **project)
+    tuner.search(X, Y, **FIT)
+    (record,) = tuner.programs().records
+    assert (record.members, record.compilations <= 3) == (24, True)
+
+
+def test_best_models_reproduce_their_recorded_scores(project):
+    tuner = search(project, 6)
+    for trial, model in zip(tuner.oracle.get_best_trials(3), tuner.get_best_models(3), strict=True):
+        found = model.evaluate(X[:21], Y[:21], batch_size=16, verbose=0, return_dict=True)
+        best = int(np.argmin(trial.executions[0].history["val_loss"]))
+        assert found["accuracy"] == trial.executions[0].history["val_accuracy"][best]
+        assert found["loss"] == pytest.approx(trial.score, rel=1e-6)
+
+
+def test_the_same_search_twice_is_the_same_search(project, tmp_path):
+    first = search(project, 6)
+    second = search({"directory": str(tmp_path), "project_name": "again"}, 6)
+    assert [t.score for t in first.oracle.trials.values()] == [t.score for t in second.oracle.trials.values()]
+
+
+def test_population_off_and_bounded(project, tmp_path):
+    one_by_one = search(project, 3, population=False)
+    assert "model.fit" in str(one_by_one.programs())
+    alone = search({"directory": str(tmp_path), "project_name": "alone"}, 3, population_size=1)
+    for one, other in zip(one_by_one.oracle.trials.values(), alone.oracle.trials.values(), strict=True):
+        assert one.hyperparameters.values == other.hyperparameters.values
+    (record,) = alone.programs().records
+    assert record.members == 3
+
+
+def test_memory_that_runs_out_halves_the_population_and_goes_on(project, monkeypatch, capsys):
+    running, most = [], []
+    honest = RowsPass.run
+
+    def limited(self, states, lifted, order):
+        running.append(1)
+        try:
+            most.append(len(running))
+            if len(running) > 1:
+                raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1234 bytes.")
+            return honest(self, states, lifted, order)
+        finally:
+            running.pop()
+
+    monkeypatch.setattr(RowsPass, "run", limited)
+    tuner = kt.RandomSearch(build, "val_loss", max_trials=8, seed=0, **project)
+    tuner.search(X, Y, **{**FIT, "verbose": 1})
+    endings = [run.ending for trial in tuner.oracle.trials.values() for run in trial.executions.values()]
+    assert endings == [Ending.COMPLETED] * 8
+    if max(most) > 1:
+        assert "out of memory with" in capsys.readouterr().out
+
+
+def test_one_member_alone_that_needs_too_much_memory_is_an_ending(project, monkeypatch):
+    def full(self, states, lifted, order):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1234 bytes.")
+
+    monkeypatch.setattr(RowsPass, "run", full)
+    tuner = kt.RandomSearch(build, "val_loss", max_trials=2, seed=0, max_consecutive_failed_trials=9, **project)
+    with pytest.raises(Exception, match=r"(o|O)ut of memory"):
+        tuner.search(X, Y, **FIT)
+    (first, *_) = tuner.oracle.trials.values()
+    assert first.ending is Ending.OUT_OF_MEMORY
+
+
+SCRIPT = """
+    import collections, json, sys
+    import jax
+    counts = collections.Counter()
+    jax.monitoring.register_event_listener(lambda event, **_: counts.update([event]))
+    sys.path.insert(0, {folder!r})
+    from test_search import X, Y, FIT, build
+    import manyfit as kt
+    tuner = kt.RandomSearch(build, "val_loss", max_trials=4, seed=0, directory={project!r}, overwrite=True)
+    tuner.search(X, Y, **FIT)
+    print(json.dumps([counts["/jax/compilation_cache/cache_misses"], counts["/jax/compilation_cache/cache_hits"]]))
+"""
+
+
+def test_the_second_run_of_a_search_compiles_nothing(tmp_path):
+    script = textwrap.dedent(SCRIPT).format(folder=os.path.dirname(__file__), project=str(tmp_path / "project"))
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "KERAS_BACKEND": "jax"}
+    environment.pop("MANYFIT_CACHE_DIR", None)
+    counts = []
+    for _ in range(2):
+        run = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        )
+        counts.append(json.loads(run.stdout.splitlines()[-1]))
+    (first_misses, _), (second_misses, second_hits) = counts
+    assert first_misses > 0
+    assert (tmp_path / "cache" / "manyfit" / "programs").is_dir()
+    assert second_misses == 0 and second_hits > 0
