@@ -195,11 +195,17 @@ class Admission:
             )
         keras_side.build_symbolically(model, batch)
         parts = [tuple(keras_side.values_of(part)) for part in keras_side.variables_of(model)[:3]]
-        found = trace(model, view.shapes) if known is None else known.trace
+        found = self._trace(model, view) if known is None else known.trace
         place = keras_side.place_of_learning_rate(model)
         if key is not None and place is not None:
             self._known.setdefault(key, Known(found, parts[2], place))
         return found, (parts[0], parts[1], parts[2])
+
+    def _trace(self, model: Any, view: View) -> Trace:
+        found = trace(model, view.shapes)
+        family = self.families.get(f"{found.key} {view.sizes}")
+        complete(found, model, view.shapes, None if family is None else family.lift.template)
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

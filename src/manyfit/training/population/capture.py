@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 
 from manyfit.training.population import keras_side
 from manyfit.training.population.data import Rows, Stream
-from manyfit.training.population.unify import Form, Mismatch, canonical_form, first_difference
+from manyfit.training.population.unify import Form, Mismatch, canonical_form, differing_holes, first_difference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Trace:
         step_log_names: for a "train" or "test" step of the user's own that logs other things than the metrics' results:
             the names of its logs, in the order of its outputs after the state.
         start_metrics: what the metric variables hold at the start of an epoch.
+        proven: name of a further form -> whether `following` was right about it, for a member that differs.
     """
 
     forms: dict[str, Form]
@@ -55,6 +57,7 @@ class Trace:
     log_names: tuple[str, ...]
     step_log_names: dict[str, tuple[str, ...]]
     start_metrics: tuple[np.ndarray, ...]
+    proven: dict[str, bool] = dataclasses.field(default_factory=dict)
 
     def difference(self, other: Trace) -> Mismatch:
         """Says where two traces of different keys part."""
@@ -91,7 +94,7 @@ def check_model(model: Any) -> None:
 
 
 def trace(model: Any, shapes: Shapes) -> Trace:
-    """Traces a built model's training and test steps and its metrics' results.
+    """Traces a built model's training and test step for the first shapes of batches, and its metrics' results.
 
     Raises:
         CannotTrace: a step that JAX cannot trace, or that has effects beyond its outputs.
@@ -101,13 +104,13 @@ def trace(model: Any, shapes: Shapes) -> Trace:
     results, names = _trace_step("metric", _results_step(model), [structs[3]], None)
     forms = {"results": results}
     step_logs: dict[str, tuple[str, ...]] = {}
-    for name, (form, logs) in _missing(forms, model, shapes):
-        forms[name] = form
-        kind = name.split()[0]
-        if set(logs) != set(names):
-            step_logs[kind] = logs
+    for name, kind, make in _steps(model, shapes):
+        if _is_first(name):
+            forms[name], logs = make()
+            if set(logs) != set(names):
+                step_logs[kind] = logs
     start_metrics = _start_metrics(model, variables[3])
-    parts = [f"{name} {form.key}" for name, form in sorted(forms.items()) if not _is_further(name)]
+    parts = [f"{name} {form.key}" for name, form in sorted(forms.items())]
     parts += [repr([len(part) for part in structs]), repr(names), repr(sorted(step_logs.items()))]
     parts += [hashlib.sha256(value.tobytes()).hexdigest() for value in start_metrics]
     return Trace(
@@ -125,35 +128,74 @@ def is_complete(found: Trace, shapes: Shapes) -> bool:
     return all(f"{kind} {number}" in found.forms for kind, number in shapes.numbers())
 
 
-def complete(found: Trace, model: Any, shapes: Shapes) -> None:
-    """Adds the forms for shapes of batches that came up since a model's trace was made.
+def complete(found: Trace, model: Any, shapes: Shapes, like: Trace | None = None) -> None:
+    """Adds the forms for further shapes of batches: the short one at the end, or what a stream brings later.
+
+    Args:
+        found: the trace that is to be completed.
+        model: its model.
+        shapes: of all batches so far.
+        like: a complete trace of the same program, if there is one; what follows from it is not traced again.
 
     Raises:
         CannotTrace: a step that JAX cannot trace.
     """
     if is_complete(found, shapes):
         return
-    keras_side.build_symbolically(model, shapes.first_batch())  # a recognised model has no optimizer variables yet
-    for name, (form, _) in _missing(found.forms, model, shapes):
-        found.forms[name] = form
+    if model.optimizer is not None and not model.optimizer.built:  # a recognised model's has no variables yet
+        keras_side.build_symbolically(model, shapes.first_batch())
+    for name, kind, make in _steps(model, shapes):
+        if name in found.forms:
+            continue
+        guess = None if like is None else following(name, found, like)
+        if guess is not None and like is not None and like.proven.get(name):
+            found.forms[name] = guess
+            continue
+        form = found.forms[name] = make()[0]
+        first = f"{kind} 0"
+        if guess is not None and like is not None and found.forms[first].bits != like.forms[first].bits:
+            right = (form.key, form.bits) == (guess.key, guess.bits)
+            like.proven[name] = right and like.proven.get(name, True)
 
 
-def _missing(forms: Mapping[str, Form], model: Any, shapes: Shapes) -> Iterator[tuple[str, Any]]:
-    """The steps that are not among `forms` yet: their names, forms and logs."""
+def following(name: str, found: Trace, like: Trace) -> Form | None:
+    """What a further form is, if numbers differ between two members as they do in their forms for the first shape.
+
+    A number that depends on the size of the batch as well as on what differs cannot be told: None. The answer is
+    trusted once it has been right for a member (`Trace.proven`).
+
+    Args:
+        name: of the further form.
+        found: the trace that lacks it.
+        like: a trace of the same program that has it.
+    """
+    first, first_like, further = (found.forms[f"{name.split()[0]} 0"], like.forms[f"{name.split()[0]} 0"],
+                                  like.forms.get(name))  # fmt: skip
+    if further is None or first.key != first_like.key or len(first.values) != len(further.values):
+        return None
+    values = list(further.values)
+    for hole in differing_holes([first_like, first]):
+        if further.bits[hole] != first_like.bits[hole]:
+            return None
+        values[hole] = first.values[hole]
+    return dataclasses.replace(further, values=tuple(values))
+
+
+def _steps(model: Any, shapes: Shapes) -> Iterator[tuple[str, str, Callable[[], tuple[Form, tuple[str, ...]]]]]:
+    """The steps there are: name, "train" or "test", and a function that traces it to its form and its logs' names."""
     structs = [keras_side.shapes_of(keras_side.values_of(part)) for part in keras_side.variables_of(model)]
     plan = [("train", model.train_step, structs, shapes.training)]
     if shapes.validation is not None:
         plan.append(("test", model.test_step, [structs[0], structs[1], structs[3]], shapes.validation))
     for kind, step, state, source in plan:
         for number, batch in enumerate(source.shapes):
-            if f"{kind} {number}" not in forms:
-                data = jax.tree.unflatten(source.structure, batch)
-                yield f"{kind} {number}", _trace_step(kind, step, state, data)
+            data = jax.tree.unflatten(source.structure, batch)
+            yield f"{kind} {number}", kind, functools.partial(_trace_step, kind, step, state, data)
 
 
-def _is_further(name: str) -> bool:
-    """Whether a form is of a further shape of batches: follows from the first, and may be found later."""
-    return name != "results" and not name.endswith(" 0")
+def _is_first(name: str) -> bool:
+    """Whether a form is of the first shape of batches: the others follow from it, and do not make the key."""
+    return name.endswith(" 0")
 
 
 def _trace_step(kind: str, step: Callable[..., Any], state: Sequence[Any], data: Any) -> tuple[Form, tuple[str, ...]]:
