@@ -167,14 +167,14 @@ def time_keras_tuner(row: dict[str, Any], trials: int) -> float:
 
 @contextlib.contextmanager
 def empty_cache() -> Any:
-    """An empty folder for compiled programs, which the searches inside fill and use."""
+    """An empty folder for compiled programs and measured layouts, which the searches inside fill and use."""
     with tempfile.TemporaryDirectory(prefix="manyfit-programs-") as folder:
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        os.environ["MANYFIT_CACHE_DIR"] = folder
+        jax.config.update("jax_compilation_cache_dir", None)
         try:
             yield
         finally:
+            os.environ["MANYFIT_CACHE_DIR"] = "off"
             jax.config.update("jax_compilation_cache_dir", None)
 
 
@@ -312,6 +312,7 @@ def main() -> None:
     parser.add_argument("--repeats-of", nargs="*", default=[], metavar="ROW=N", help="repeats of single rows")
     parser.add_argument("--share", type=float, default=1.0, help="share of the trials of A, B and C, for a quick look")
     options = parser.parse_args()
+    os.environ["MANYFIT_CACHE_DIR"] = "off"  # but for the warm searches
     repeats = {name: int(number) for name, number in (pair.split("=") for pair in options.repeats_of)}
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}; "
           f"keras {keras.__version__}, jax {jax.__version__}")  # fmt: skip

@@ -15,6 +15,7 @@ from manyfit.training.population.listing import ProgramRecord
 from manyfit.training.population.member import Member
 from manyfit.training.population.probe import find_mismatch
 from manyfit.training.population.program import Layout, Lift, State
+from manyfit.training.population.remembered import Remembered, recall, remember
 from manyfit.training.population.sharding import num_slots, spread
 
 _PROBED = 2  # members that a probe compares
@@ -43,7 +44,12 @@ class Family:
         self.data = data
         self.lift = Lift(trace)
         self.waiting: collections.deque[Member] = collections.deque()
-        self.choice = LayoutChoice(candidates(trace, streams=isinstance(data.training, Stream)))
+        options = candidates(trace, streams=isinstance(data.training, Stream))
+        shapes = [source.shapes for source in (data.training, data.validation) if source is not None]
+        steps = [source.num_steps for source in (data.training, data.validation) if source is not None]
+        self._name = f"{trace.key} {shapes} {steps}"  # in the memory of other processes
+        self._recalled = recall(self._name, options)
+        self.choice = LayoutChoice(options if self._recalled is None else (self._recalled.layout,))
         self.mismatch: str | None = None
         self.num_trained = 0
         self.num_versions = 1
@@ -95,8 +101,7 @@ class Family:
 
     def record(self) -> ProgramRecord:
         """What is known of this family's program, for showing."""
-        measured = self.choice.seconds
-        layout = min(measured, key=measured.__getitem__) if measured else self.choice.options[0]
+        measured, layout = self.choice.seconds, self.choice.best
         return ProgramRecord(
             program=self.key,
             structure=self.structure,
@@ -115,8 +120,18 @@ class Family:
         wanted = num_slots(num_members, max_members, spread().num_devices)
         most = max(wanted, max_members)
         with self._lock:
-            compiled = [count for _, _, count, _ in self._passes if num_members <= count <= most]
-        return min(compiled, default=wanted)
+            compiled = {count for _, _, count, _ in self._passes}
+        compiled |= set(() if self._recalled is None else self._recalled.counts)
+        return min((count for count in compiled if num_members <= count <= most), default=wanted)
+
+    def remember(self) -> None:
+        """Writes down for later processes which layout was the fastest."""
+        if not self.choice.seconds or self._recalled is not None:
+            return
+        best = self.choice.best
+        with self._lock:
+            counts = {count for _, layout, count, _ in self._passes if layout == best}
+        remember(self._name, Remembered(best, tuple(counts)))
 
     def bytes_per_member(self, layout: Layout) -> float:
         """Memory that one member of this layout's programs takes, by the compiler's analysis; 0 if none is compiled."""

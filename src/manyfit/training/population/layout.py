@@ -18,6 +18,8 @@ from manyfit.training.population.program import Layout
 
 # A candidate must be able to save this much: guessed gain of an untried layout, as a share of the work that is left.
 _HOPED_GAIN = 0.2
+_ENOUGH = 4  # timed epochs after which a layout is judged: while members are built, the first ones take longer
+_HOPELESS = 1.5  # times the best one's seconds: one epoch tells
 
 
 def num_workers() -> int:
@@ -77,7 +79,17 @@ class LayoutChoice:
 
     def __post_init__(self) -> None:
         self.seconds: dict[Layout, float] = {}
-        self.epochs_timed = 0
+        self.timed: dict[Layout, int] = {}
+
+    @property
+    def epochs_timed(self) -> int:
+        """Epochs that the measurements come from."""
+        return sum(self.timed.values())
+
+    @property
+    def best(self) -> Layout:
+        """The fastest so far; the most promising where nothing was measured."""
+        return min(self.seconds, key=self.seconds.__getitem__) if self.seconds else self.options[0]
 
     def choose(self, epochs_left: int, compile_seconds: float) -> Layout:
         """The layout for the next epoch.
@@ -88,7 +100,10 @@ class LayoutChoice:
         """
         if not self.seconds:
             return self.options[0]
-        best = min(self.seconds, key=self.seconds.__getitem__)
+        best = self.best
+        for option, seconds in self.seconds.items():
+            if self.timed[option] < _ENOUGH and seconds < _HOPELESS * self.seconds[best]:
+                return option
         work_left_seconds = epochs_left * self.seconds[best]
         for option in self.options:
             if option not in self.seconds and work_left_seconds * _HOPED_GAIN > compile_seconds:
@@ -98,4 +113,4 @@ class LayoutChoice:
     def record(self, layout: Layout, seconds: float) -> None:
         """Takes the seconds per member of an epoch; the first of a layout (it compiles) must not be recorded."""
         self.seconds[layout] = min(seconds, self.seconds.get(layout, math.inf))
-        self.epochs_timed += 1
+        self.timed[layout] = self.timed.get(layout, 0) + 1

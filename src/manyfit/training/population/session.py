@@ -86,6 +86,8 @@ class Session:
                 self._admit(take=not self.num_active and not self.ended)
         finally:
             self.rounds.close()
+        for family in self.admission.families.values():
+            family.remember()
 
     def _admit(self, *, take: bool = True, join: bool = True) -> None:
         """Takes plans, and lets waiting members join."""

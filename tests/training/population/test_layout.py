@@ -1,0 +1,83 @@
+"""The choice of a layout: by what was measured, tried where it may pay, remembered for other processes."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import keras
+import pytest
+
+from manyfit.training.population.layout import LayoutChoice
+from manyfit.training.population.program import Layout
+from manyfit.training.population.remembered import Remembered, recall, remember
+from manyfit.training.population.sizing import Sizing
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
+
+SCAN, HOST, FUSED = Layout("scan", "sequential"), Layout("host", "sequential"), Layout("scan", "vmap")
+
+
+def chosen(choice, layout, seconds, *, left=1000):
+    """Lets a layout be timed as long as it is chosen; answers the next choice."""
+    for _ in range(10):
+        if choice.choose(left, 1.0) != layout:
+            break
+        choice.record(layout, seconds)
+    return choice.choose(left, 1.0)
+
+
+def test_every_layout_is_timed_and_the_fastest_stays():
+    choice = LayoutChoice((SCAN, HOST, FUSED))
+    assert chosen(choice, SCAN, 0.2) == HOST
+    assert chosen(choice, HOST, 0.15) == FUSED
+    assert chosen(choice, FUSED, 0.9) == HOST  # one epoch tells
+    assert choice.timed[FUSED] == 1 < choice.timed[SCAN]
+
+
+def test_nothing_is_tried_that_could_not_pay_for_its_compilation():
+    choice = LayoutChoice((SCAN, HOST))
+    assert chosen(choice, SCAN, 0.2, left=10) == SCAN
+
+
+def test_one_slow_epoch_does_not_condemn_a_layout():
+    choice = LayoutChoice((SCAN, HOST))
+    choice.record(SCAN, 0.9)  # while members were built
+    assert chosen(choice, SCAN, 0.2) == HOST
+    assert chosen(choice, HOST, 0.25) == SCAN
+
+
+def test_the_fastest_layout_is_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv("MANYFIT_CACHE_DIR", str(tmp_path))
+    assert recall("one", (SCAN, HOST)) is None
+    remember("one", Remembered(HOST, (8, 2)))
+    assert recall("one", (SCAN, HOST)) == Remembered(HOST, (2, 8))
+    assert recall("one", (SCAN, FUSED)) is None  # no option any more
+    assert recall("two", (SCAN, HOST)) is None
+    monkeypatch.setenv("MANYFIT_CACHE_DIR", "off")
+    assert recall("one", (SCAN, HOST)) is None
+
+
+def test_a_population_grows_while_members_are_cheap_and_memory_lasts(monkeypatch):
+    sizing = Sizing(None, learns=True, workers=1, cpu=False)
+    sizing.record("mlp", 8, 1.0)
+    assert sizing.size == 16
+    sizing.record("mlp", 16, 1.1)
+    assert sizing.size == 32
+    sizing.record("mlp", 32, 2.6)  # the further sixteen cost more each than the first did
+    assert sizing.size == 16
+    monkeypatch.setattr("manyfit.training.population.sizing.free_bytes", lambda: 5 * 2**20)
+    small = Sizing(None, learns=True, workers=1, cpu=False)
+    small.record("mlp", 8, 1.0, bytes_per_member=2**20)
+    assert small.size == 12  # four more fit
+
+
+def test_where_members_cost_a_full_run_a_sampler_that_learns_gets_no_more_than_there_are_workers():
+    assert Sizing(None, learns=True, workers=2, cpu=True).size == 2
+    assert Sizing(5, learns=True, workers=2, cpu=True).size == 5  # the user's word
+
+
+def test_halving_is_for_good():
+    sizing = Sizing(None, learns=False, workers=1, cpu=False)
+    assert sizing.halve(32) == 16 == sizing.size
+    sizing.record("mlp", 16, 1.0)
+    assert sizing.size == 16
