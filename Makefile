@@ -63,9 +63,9 @@ bench-speed: $(BENCH)/.installed ## search speed against KerasTuner
 bench-search: $(BENCH)/.installed ## quality of proposals against Optuna, SMAC and KerasTuner
 	$(BENCH)/bin/python benchmarks/search_quality.py
 bench-hyperband: $(BENCH)/.installed ## schedulers at equal epochs
-	$(BENCH)/bin/python benchmarks/hyperband.py
+	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/hyperband.py
 bench-confirm: $(BENCH)/.installed ## whether 95 % is 95 %
-	$(BENCH)/bin/python benchmarks/confirm.py
+	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/confirm.py
 bench-ensemble: $(BENCH)/.installed ## ensembling against its rivals
 	$(BENCH)/bin/python benchmarks/ensemble.py
 

@@ -1,11 +1,17 @@
 """How long to train: regret at equal epochs on the LCBench surrogate, schedulers against each other and peers.
 
+    python benchmarks/hyperband.py                     # everything, some hours on two cores
     python benchmarks/hyperband.py run RESULTS asha+gp --tasks 0 1 2 --seeds 0 1
     python benchmarks/hyperband.py table RESULTS
+    python benchmarks/hyperband.py mnist               # wall clock of a real search against KerasTuner's
 
 Each run (searcher, task, seed) is one line of the results file; runs that are there are skipped. One trial trains at
 a time, up to 50 epochs each (2 to 51 of the surrogate), 1,000 epochs in all. The regret after so many epochs is that
 of the best validation accuracy seen by then, at whatever epoch. Searchers that draw at random get the same draws.
+
+`mnist` (KERAS_BACKEND=jax) times kt.Hyperband of both libraries on the same brackets: an MLP over learning rate,
+dropout, weight decay and units, 27 epochs, factor 3. With `--rival extrapolated` KerasTuner trains a few trials of 1 and
+of 5 epochs only; seconds per trial and per epoch follow from these, and those of its schedule from both. It is said.
 """
 
 from __future__ import annotations
@@ -14,20 +20,23 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import pathlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 
 import numpy as np
 import rivals
-from lcbench import NAMES, Benchmark, Reference
+from lcbench import NAMES, Benchmark, Reference, data_folder
 from search_quality import cached_reference, read
 
 from manyfit.core.records import Ending, Observation, Progress
 from manyfit.samplers.gp.sampler import GaussianProcessSampler
 from manyfit.schedulers import ASHA, FullBudget, Hyperband, Limits, MedianRule
 from manyfit.schedulers.base import Scheduler
+from manyfit.schedulers.rungs import num_brackets, rungs_of
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.testing.schedulers import FakeOracle
 
@@ -35,6 +44,8 @@ FULL_EPOCHS = 50
 FIRST_EPOCH = 2  # of the surrogate: its epoch 1 is the untrained network
 BUDGETS = (5, 10, 20)  # in full trainings
 MAX_TOTAL_EPOCHS = FULL_EPOCHS * BUDGETS[-1]
+REAL_EPOCHS = 27  # of the search on MNIST
+SEARCHERS = ("hyperband+random", "keras-tuner", "asha+gp", "hyperband+gp", "sha", "optuna", "screen at 3")
 
 SCHEDULERS: dict[str, Callable[[], Scheduler]] = {
     "full": lambda: FullBudget(FULL_EPOCHS),
@@ -267,6 +278,101 @@ def regrets(reference: Reference, best: list[float]) -> list[float]:
     return np.round(reference.regret(np.array(best)), 6).tolist()
 
 
+def everything(arguments: argparse.Namespace) -> None:
+    """All searchers on all tasks, their table, and the real search."""
+    arguments.results = arguments.results or "hyperband.jsonl"
+    for arguments.searcher in SEARCHERS:
+        run(arguments)
+    table(arguments)
+    mnist(arguments)
+
+
+def build_mlp(hp):
+    """784 pixels, one hidden layer, 10 classes; works with either library's `hp`."""
+    import keras
+
+    model = keras.Sequential(
+        [
+            keras.layers.Input((784,)),
+            keras.layers.Dense(hp.Int("units", 32, 128, step=32), activation="relu"),
+            keras.layers.Dropout(hp.Float("dropout", 0.1, 0.5)),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    rate = hp.Float("learning_rate", 1e-4, 1e-2, sampling="log")
+    decay = hp.Float("weight_decay", 1e-5, 1e-2, sampling="log")
+    model.compile(
+        keras.optimizers.AdamW(rate, weight_decay=decay), "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    return model
+
+
+def mnist(arguments: argparse.Namespace) -> None:
+    """Prints the wall clock of both libraries' Hyperband on MNIST."""
+    with np.load(data_folder().parent / "mnist.npz") as archive:
+        x, y = (archive["x_train"] / 255).astype("float32").reshape(-1, 784), archive["y_train"].astype("int32")
+    fit = {"validation_data": (x[50_000:], y[50_000:]), "batch_size": 128, "verbose": 0}
+    os.environ.setdefault("MANYFIT_CACHE_DIR", "off")  # every program is compiled in the measured time
+    print(f"MNIST, 50,000 + 10,000 rows, MLP, max_epochs={REAL_EPOCHS}, factor 3, one iteration; {versions()}")
+    with tempfile.TemporaryDirectory() as folder:
+        import manyfit
+
+        begin = time.perf_counter()
+        ours = manyfit.Hyperband(build_mlp, "val_accuracy", REAL_EPOCHS, 3, directory=folder, seed=0)
+        ours.search(x[:50_000], y[:50_000], **fit)
+        seconds = time.perf_counter() - begin
+        trials, epochs = len(ours.oracle.trials), ours.results().epochs_spent
+        best = ours.oracle.get_best_trials(1)[0].score
+        ours.close()
+    print(f"Manyfit: {seconds:.1f} s, {trials} trials, {epochs} epochs, best val_accuracy {best:.4f}")
+    data = (x[:50_000], y[:50_000], fit)
+    rival, said = rival_extrapolated(*data) if arguments.rival == "extrapolated" else rival_in_full(*data)
+    print(f"KerasTuner: {rival:.1f} s ({said})\nratio: {rival / seconds:.1f}")
+
+
+def rival_in_full(x, y, fit: dict) -> tuple[float, str]:
+    """Seconds of KerasTuner's Hyperband."""
+    import keras_tuner
+
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        tuner = keras_tuner.Hyperband(build_mlp, "val_accuracy", REAL_EPOCHS, 3, directory=folder, seed=0)
+        tuner.search(x, y, **fit)
+        seconds = time.perf_counter() - begin
+    return seconds, f"measured, {len(tuner.oracle.trials)} runs"
+
+
+def rival_extrapolated(x, y, fit: dict) -> tuple[float, str]:
+    """Seconds that KerasTuner's schedule takes, from trials of 1 and of 5 epochs."""
+    import keras_tuner
+
+    seconds = {}
+    for epochs in (1, 5):
+        with tempfile.TemporaryDirectory() as folder:
+            tuner = keras_tuner.RandomSearch(build_mlp, "val_accuracy", max_trials=3, directory=folder, seed=0)
+            begin = time.perf_counter()
+            tuner.search(x, y, epochs=epochs, **fit)
+            seconds[epochs] = (time.perf_counter() - begin) / 3
+    per_epoch = (seconds[5] - seconds[1]) / 4
+    per_run = seconds[1] - per_epoch
+    brackets = [rungs_of(REAL_EPOCHS, 3, number) for number in range(num_brackets(REAL_EPOCHS, 3))]
+    num_runs = sum(rung.num_trials for rungs in brackets for rung in rungs)
+    before = [[0, *(rung.epochs for rung in rungs)] for rungs in brackets]
+    num_epochs = sum(
+        rung.num_trials * (rung.epochs - done)
+        for rungs, ends in zip(brackets, before, strict=True)
+        for rung, done in zip(rungs, ends, strict=False)
+    )
+    said = f"extrapolated: {num_runs} runs of {per_run:.2f} s and {num_epochs} epochs of {per_epoch:.2f} s"
+    return num_runs * per_run + num_epochs * per_epoch, said
+
+
+def versions() -> str:
+    """Libraries and machine, for the printed tables."""
+    names = ("manyfit", "keras", "jax", "keras-tuner", "optuna", "numpy")
+    return ", ".join(f"{name} {metadata.version(name)}" for name in names) + f", {os.cpu_count()} cores"
+
+
 def _pairs(arguments: argparse.Namespace) -> Iterator[tuple[int, int]]:
     for seed in arguments.seeds:
         for task in arguments.tasks:
@@ -291,7 +397,11 @@ def table(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
+    parser.set_defaults(call=everything, results=None, tasks=list(range(12)), seeds=list(range(5)), rival="measured")
+    commands = parser.add_subparsers()
+    real = commands.add_parser("mnist")
+    real.add_argument("--rival", choices=["measured", "extrapolated"], default="measured")
+    real.set_defaults(call=mnist)
     runner = commands.add_parser("run")
     runner.add_argument("results")
     runner.add_argument("searcher", help="SCHEDULER+random, SCHEDULER+gp, keras-tuner, optuna, sha, 'screen at 3'")
