@@ -10,8 +10,9 @@ a time, up to 50 epochs each (2 to 51 of the surrogate), 1,000 epochs in all. Th
 of the best validation accuracy seen by then, at whatever epoch. Searchers that draw at random get the same draws.
 
 `mnist` (KERAS_BACKEND=jax) times kt.Hyperband of both libraries on the same brackets: an MLP over learning rate,
-dropout, weight decay and units, 27 epochs, factor 3. With `--rival extrapolated` KerasTuner trains a few trials of 1 and
-of 5 epochs only; seconds per trial and per epoch follow from these, and those of its schedule from both. It is said.
+dropout, weight decay and units, 27 epochs, factor 3. With `--rival extrapolated` KerasTuner trains three trials of one
+epoch and three of five; seconds per trial and per epoch follow from these, and those of its schedule from both. It is
+said.
 """
 
 from __future__ import annotations
