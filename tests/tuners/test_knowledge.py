@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import manyfit as kt  # isort: skip
 
+import numpy as np
 import pytest
 import tiny
 
@@ -134,6 +135,23 @@ def test_another_project_that_is_open_elsewhere_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("manyfit.tuners.base_tuner.ProjectStore.__init__", locked)
     with pytest.raises(ProjectError, match="another process"):
         earlier.warm_start(folder)
+
+
+def test_what_is_recommended_is_no_lucky_draw(tmp_path):
+    """A bowl under noise, in a draw where luck wins; that it averages out at large is tested at the sampler."""
+    noise = np.random.default_rng(2).standard_normal(40)
+
+    def noisy(trial):
+        return {"loss": (trial.hyperparameters.get("x") - 0.3) ** 2 + 0.1 * noise[trial.number]}
+
+    tuner = searching(tmp_path, max_trials=40, function=noisy)
+    tuner.enqueue(*({"x": (7 * i % 40 + 0.5) / 40} for i in range(40)))
+    tuner.search(verbose=0)
+    lucky, recommended = tuner.oracle.get_best_trials(1)[0], tuner.oracle.get_recommended_trials(1)[0]
+    far, near = (abs(trial.hyperparameters.get("x") - 0.3) for trial in (lucky, recommended))
+    assert near < 0.08 < far
+    by_chance = searched(tmp_path / "random", kt.RandomSearch)
+    assert by_chance.oracle.get_recommended_trials(2) == by_chance.oracle.get_best_trials(2)
 
 
 def test_optuna_decides(tmp_path):

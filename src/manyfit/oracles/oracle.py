@@ -180,6 +180,22 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
             return self.book.front()
         return self.book.best(1 if num_trials is None else num_trials)
 
+    def get_recommended_trials(self, num_trials: int = 1) -> list[Trial]:
+        """The trials that are expected to be the best, best first: noise averaged out over neighbours and replicates.
+
+        The best score among many noisy ones is partly luck. Searches with a model of the noise
+        (`BayesianOptimization`, `Search`) say what they expect of each trial; others return the best scores.
+        `tuner.confirm` finds out by training again.
+
+        Args:
+            num_trials: how many; those that break a constraint are not among them.
+        """
+        if self.sampler is None:
+            return self.get_best_trials(num_trials)
+        ranked = self.sampler.rank(self.get_space(), self.proposals.history())
+        trials = [self.trials[each.trial_id] for each in ranked]
+        return [trial for trial in trials if not self.book.ranking.broken(trial)][:num_trials]
+
     @property
     def measures(self) -> tuple[str, ...]:
         """What trainers have to measure for objective and constraints, besides what is logged."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyfit.core import seeds
 from manyfit.core.errors import UsageError, explain
-from manyfit.core.records import Values
+from manyfit.core.records import Observation, Values
 from manyfit.oracles.book import Store
 from manyfit.oracles.trial import TrialStatus
 from manyfit.samplers.known import tried
@@ -142,7 +142,10 @@ class Proposals:
         if oracle.sampler is None:
             raise NotImplementedError(f"{type(oracle).__name__} has no sampler: override populate_space.")
         rng = seeds.generator(oracle.seed, "sampler", number)
-        known = oracle.book.observations()
-        if oracle.sampler.uses_earlier:
-            known = [*oracle.earlier.observations, *known]
-        return oracle.sampler.propose(oracle.get_space(), known, pending, count, rng)
+        return oracle.sampler.propose(oracle.get_space(), self.history(), pending, count, rng)
+
+    def history(self) -> list[Observation]:
+        """What the sampler knows: trials of earlier searches where it can use them, then those of this one."""
+        oracle = self._oracle
+        uses_earlier = oracle.sampler is not None and oracle.sampler.uses_earlier
+        return [*(oracle.earlier.observations if uses_earlier else ()), *oracle.book.observations()]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from manyfit.core.records import Observation, Value, Values
+from manyfit.samplers.outcomes import standings
 from manyfit.space.hyperparameters import HyperParameters
 
 
@@ -49,6 +51,16 @@ class Sampler(abc.ABC):
             Values of the active hyperparameters, fixed ones included. Fewer than `count` when less than that is
             left to try; an empty list means that the space is exhausted.
         """
+
+    def rank(self, space: HyperParameters, completed: Sequence[Observation]) -> list[Observation]:
+        """The trials of this search that have a score, the best first: what the sampler would hand to its user.
+
+        A sampler with a model of the noise ranks by what it expects; the others have nothing but the scores.
+        """
+        del space
+        scored = [each for each in completed if math.isfinite(each.loss) and not each.earlier]
+        places = standings(scored)
+        return [scored[i] for i in np.argsort(places, kind="stable")]
 
     def settings(self) -> dict[str, Any]:
         """What distinguishes this sampler from another, as JSON: stored with the project and compared on reopening."""

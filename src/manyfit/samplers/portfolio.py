@@ -86,6 +86,12 @@ class PortfolioSampler(Sampler):
         sampler = GaussianProcessSampler(constraints=self.constraints, beliefs=self.beliefs)
         return Choice(sampler, "Bayesian optimisation with a Gaussian process")
 
+    def rank(self, space: HyperParameters, completed: Sequence[Observation]) -> list[Observation]:
+        """As a Gaussian process ranks them, as long as one decides in time; see `Sampler.rank`."""
+        if len(completed) > _MAX_MODELLED or len(Encoding(space)) > _MAX_DIMENSIONS:
+            return super().rank(space, completed)
+        return GaussianProcessSampler().rank(space, completed)
+
     def propose(
         self,
         space: HyperParameters,
