@@ -14,6 +14,7 @@ import numpy as np
 from manyfit.core.seeds import generator, seed_of
 from manyfit.training.base import Task
 from manyfit.training.population import keras_side
+from manyfit.training.population.mapped import must_stream
 from manyfit.training.population.placement import on_every_device
 from manyfit.training.population.sizing import free_bytes
 from manyfit.training.seeding import seeded
@@ -299,7 +300,7 @@ def _source(data: tuple[Any, Any, Any], arguments: dict[str, Any], *, restarts: 
     """Resident rows where that is possible, else a stream."""
     iterator = keras_side.epoch_iterator(*data, **arguments)
     adapter, steps = iterator.data_adapter, arguments["steps_per_epoch"]
-    if keras_side.is_array_adapter(adapter):
+    if keras_side.is_array_adapter(adapter) and not must_stream(jax.tree.leaves(data)):
         leaves, structure = jax.tree.flatten(keras_side.arrays_of(adapter))
         num_rows, size = leaves[0].shape[0], keras_side.batch_size_of(adapter)
         num_batches = -(-num_rows // size)
