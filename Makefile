@@ -12,7 +12,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-autokeras check format bench-speed bench-search bench-hyperband bench-confirm bench-ensemble clean
+.PHONY: demo test test-backends test-autokeras check format bench-speed bench-search bench-hyperband bench-confirm bench-ensemble bench-scale clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -68,6 +68,8 @@ bench-confirm: $(BENCH)/.installed ## whether 95 % is 95 %
 	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/confirm.py
 bench-ensemble: $(BENCH)/.installed ## ensembling against its rivals
 	$(BENCH)/bin/python benchmarks/ensemble.py
+bench-scale: $(BENCH)/.installed ## devices, and memory over large files
+	$(BENCH)/bin/python benchmarks/scale_devices.py
 
 clean:
 	rm -rf $(VENV) $(BACKENDS) $(BENCH) $(AUTOKERAS) build demo_project
