@@ -12,6 +12,7 @@ import pytest
 GUIDES = Path(__file__).parents[1] / "examples" / "guides"
 
 PROMISED = {
+    "distributed_tuning": ["this process: {'0': ", "two workers: {'0': ", "The best trial"],
     "custom_tuner": ["Best worst_recall So Far", "Measured again with the weights that were kept"],
     "failed_trials": ["too large", "units are broken", "4 units cannot be broken", "the data are not mounted"],
     "getting_started": ["Search space summary", "Results summary", "on test rows", "'batch_size'"],

@@ -264,6 +264,7 @@ def test_a_callback_that_cannot_be_copied(project, rows, counted):
     [
         (None, "Did you forget to return the metrics?", "Return model.fit(...)"),
         ("0.5", "'0.5' of type str", "return one number"),
+        ([], "[] of type list", "return one number"),
         ({"accuracy": 1.0}, "a dict with ['accuracy']", "Add the objective"),
     ],
 )

@@ -112,7 +112,7 @@ class ProcessPool(Pool):
         self._count = 0
         self._arrays: list[Any] = []  # open files: closing them frees the memory
         self._folder = tempfile.TemporaryDirectory(prefix="manyfit-workers-")  # of their files
-        self._finalizer = weakref.finalize(self, _end_all, self._workers)
+        self._finalizer = weakref.finalize(self, _end_all, self._workers, self._arrays, self._folder)
 
     def capacity(self) -> int:
         """See `Pool`."""
@@ -190,7 +190,7 @@ class ProcessPool(Pool):
         """See `Pool`."""
         gone = self._workers.pop(worker, None)
         if gone is not None:
-            _end_all({worker: gone})
+            _end({worker: gone})
 
     def share(self, array: np.ndarray) -> Any:
         """See `Pool`. The array lies in memory of its own that all processes map, and that ends with them."""
@@ -213,13 +213,17 @@ class ProcessPool(Pool):
     def close(self) -> None:
         """See `Pool`."""
         self._finalizer()
-        self._folder.cleanup()
-        for file in self._arrays:
-            file.close()
-        self._arrays.clear()
 
 
-def _end_all(workers: dict[str, _Worker]) -> None:
+def _end_all(workers: dict[str, _Worker], arrays: list[Any], folder: tempfile.TemporaryDirectory[str]) -> None:
+    _end(workers)
+    for file in arrays:
+        file.close()
+    arrays.clear()
+    folder.cleanup()
+
+
+def _end(workers: dict[str, _Worker]) -> None:
     for worker in workers.values():
         worker.process.kill()
         worker.line.close()

@@ -20,10 +20,10 @@ def to_histories(returned: Any, objective: Objective, where: str) -> list[dict[s
         where: the function's name, for messages.
 
     Raises:
-        FatalTypeError: None, or something of another type.
+        FatalTypeError: None, an empty list, or something of another type.
         FatalValueError: a dict without the objective, or a number while an objective has a name.
     """
-    if isinstance(returned, list):
+    if isinstance(returned, list) and returned:
         return [history for item in returned for history in to_histories(item, objective, where)]
     return [_to_history(returned, objective, where)]
 
