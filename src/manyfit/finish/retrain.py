@@ -19,7 +19,7 @@ from manyfit.finish.data import VALIDATION_ARGUMENTS, counted_rows, joined_rows
 from manyfit.finish.schedules import stretched_build
 from manyfit.oracles import Oracle, Trial
 from manyfit.training.base import Task, Trainer
-from manyfit.training.devices import distributed
+from manyfit.training.devices import distributed, distribution_of
 from manyfit.training.estimators import load_estimator, pickle_path
 from manyfit.training.fit_arguments import fit_data, num_rows
 from manyfit.training.models import build_model
@@ -243,7 +243,7 @@ def _finished_model(plan: Plan, result: Result, task: Task) -> keras.Model:
     estimator = pickle_path(str(plan.weights_path))
     if estimator.exists():
         return load_estimator(estimator)
-    with seeded(plan.seed), distributed(task.distribution):
+    with seeded(plan.seed), distributed(distribution_of(task.devices)):
         model = build_model(task.build, plan.values.copy())
     load_weights(model, str(plan.weights_path))
     history = keras.callbacks.History()

@@ -27,7 +27,7 @@ class Task:
     fit_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # validation_data, epochs, callbacks, ...
     objective: Objective | None = None  # None: nothing is ranked (retraining)
     max_model_size: int | None = None  # most trainable parameters
-    distribution: Any = None  # a `keras.distribution` that each model is laid out by; None: one device each
+    devices: Any = None  # see `manyfit.training.devices`; None: each model on one device
     fit: Callable[..., Any] | None = None  # fit(values, model, *args, **kwargs) of the user; None: `model.fit`
     pausable: bool = False  # whether the supply may answer "pause"
     callbacks: Callable[[Plan], list[Any]] | None = None  # further callbacks of an execution, after the user's

@@ -19,7 +19,7 @@ from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer, judge
 from manyfit.training.callback_files import separate_files
-from manyfit.training.devices import LayoutCheck, distributed
+from manyfit.training.devices import LayoutCheck, distributed, distribution_of
 from manyfit.training.fit_arguments import fit_data, num_rows
 from manyfit.training.keras_settings import KerasSettings, clear_session
 from manyfit.training.measuring import take_measures
@@ -123,11 +123,12 @@ class _Run:
         plan, task = self.reporter.plan, self.task
         self.settings.restore()  # a call that can be paused has a thread of its own
         self.user_callbacks = copy_callbacks(task.fit_kwargs.get("callbacks"), plan)
-        with seeded(plan.seed), distributed(task.distribution):
+        distribution = distribution_of(task.devices)  # of the process that trains
+        with seeded(plan.seed), distributed(distribution):
             self.model = build_model(task.build, plan.values)
             check_size(self.model, task.max_model_size)
             own: list[keras.callbacks.Callback] = [self.loss_scale] if needs_loss_scale_callback(self.model) else []
-            own += [] if task.distribution is None else [LayoutCheck(task.distribution)]
+            own += [] if distribution is None else [LayoutCheck(distribution)]
             own += [self.keeper, self.reporter, *self._continued(plan)]
             returned = fit(
                 self.model,

@@ -23,6 +23,7 @@ from manyfit.store import ProjectStore
 from manyfit.training.base import Task, Trainer
 from manyfit.training.fit_arguments import check_retrain, fit_data
 from manyfit.training.model_options import ModelOptions
+from manyfit.training.precision import sentence
 from manyfit.tuners import ensembling
 from manyfit.tuners.ensembling import member_predictions, validation_data
 
@@ -147,6 +148,8 @@ class Finishing:
         args, kwargs = retraining.fit_arguments_for_all_data(searched.fit_args, searched.fit_kwargs, x, y, callbacks)
         given = {"precision": precision, "steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
         options = self.model_options.replaced(**given, devices=devices)
+        if precision is not None and (said := sentence(precision)):
+            self._say(said)
         own = None if options == self.model_options else options  # None: the programs of the search serve again
         task = dataclasses.replace(
             self._make_task(args, {**kwargs, **fit_kwargs}, own), objective=None, max_model_size=None, callbacks=None,

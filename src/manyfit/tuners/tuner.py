@@ -268,8 +268,8 @@ class Tuner(Finishing, Overrides, BaseTuner):
         self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any], options: ModelOptions | None = None
     ) -> Task:
         hypermodel = self.hypermodel
-        distribution = distribution_of((options or self.model_options).devices)
-        check_batches(distribution, fit_args, fit_kwargs)
+        devices = (options or self.model_options).devices
+        check_batches(distribution_of(devices), fit_args, fit_kwargs)
         fit_kwargs, callbacks = self._callback_arguments(fit_kwargs)
         return Task(
             build=self._build if options is None else functools.partial(options.built, self._build_plainly),
@@ -280,7 +280,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
             fit=hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None,
             callbacks=callbacks,
             pausable=not isinstance(self.oracle.scheduler, FullBudget),
-            distribution=distribution,
+            devices=devices,
             measures=self.oracle.measures,
         )
 

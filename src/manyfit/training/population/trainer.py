@@ -22,7 +22,7 @@ def supported(task: Task | None = None) -> str | None:
     """Why population training cannot be used here, or for a task; None if it can."""
     if keras.backend.backend() != "jax":
         return f"Keras runs on {keras.backend.backend()}, population training needs the JAX backend"
-    if keras.distribution.distribution() is not None or (task is not None and task.distribution is not None):
+    if keras.distribution.distribution() is not None or (task is not None and task.devices is not None):
         return "each model spans the devices (devices=, or a keras.distribution that is set)"
     if task is not None and task.fit is not None:
         return "the hypermodel has its own `fit`"
