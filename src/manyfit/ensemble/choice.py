@@ -7,9 +7,9 @@ procedure on rows that neither the weights nor the choice had seen.
 
 Nesting needs fits without fold a, without folds a and b, and on everything: k + k(k - 1)/2 + 1 fits per method.
 
-The rule of one standard error: the cheapest method whose loss is within one standard error (of the paired difference)
-of the best. The baseline is the single best member, with a temperature where that helps it: calibration is no reason
-to pay for several members.
+The rule of one standard error: the cheapest ensemble whose loss is within one standard error (of the paired difference)
+of the best. Whether it is better than one member is a second question, answered by its gain alone. The baseline is the
+single best member, with a temperature where that helps it: calibration is no reason to pay for several members.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class CrossFit:
             sizes = {name: len(pool.support) for name, pool in pools.items()}
             others = self.problem.rows(np.flatnonzero(self.fold != k))
             losses = Losses(self.metric, others, [self.predictions(without=k)], precise=False)
-            chosen = one_standard_error(losses, sizes, list(sizes))
+            chosen = cheapest_ensemble(losses, sizes)
             calibrated = one_standard_error(losses, sizes, [name for name in BASELINES if name in sizes])
             for role, name in zip(answer, (chosen, calibrated, "single best"), strict=True):
                 answer[role][rows] = pools[name](part, self.problem.task)
@@ -155,6 +155,17 @@ def one_standard_error(losses: Losses, sizes: Mapping[str, int], names: Sequence
     best = min(names, key=lambda name: losses.mean[name])
     close = [name for name in names if _is_close(losses, name, best)]
     return min(close, key=lambda name: (sizes[name], losses.mean[name]))
+
+
+def cheapest_ensemble(losses: Losses, sizes: Mapping[str, int]) -> str:
+    """The cheapest ensemble within one standard error of the best method; a baseline only where that is the best.
+
+    Whether several members pay at all is not decided here, but by the proof of their gain: deciding it twice would
+    refuse what little data can prove.
+    """
+    best = min(sizes, key=lambda name: losses.mean[name])
+    allowed = [name for name in sizes if name == best or name not in BASELINES]
+    return best if best in BASELINES else one_standard_error(losses, sizes, allowed)
 
 
 def _is_close(losses: Losses, name: str, best: str) -> bool:
@@ -182,8 +193,9 @@ def choose(
     stated = Losses(metric, problem, [run.nested() for run in runs])
     gain = _gain(stated, "single best", "procedure", settings)
     ensembling = _gain(stated, "baseline", "procedure", settings)
-    named = [c for c in candidates if c.name not in BASELINES] if insist else []
-    chosen = _cheapest(named or candidates)
+    named = [c for c in candidates if c.name not in BASELINES]
+    best = min(candidates, key=lambda candidate: candidate.loss)
+    chosen = best if best.name in BASELINES and not (insist and named) else _cheapest(named or candidates)
     refused = settings.refuse and not insist and not (ensembling.proven and problem.num_members > 1)
     if refused:
         calibration = _gain(stated, "single best", "baseline", settings)
