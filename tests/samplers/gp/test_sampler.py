@@ -10,6 +10,7 @@ import pytest
 
 from manyfit.core.errors import UsageError
 from manyfit.core.records import Ending, Observation, Values
+from manyfit.samplers.gp.problem import OneLoss
 from manyfit.samplers.gp.sampler import GaussianProcessSampler
 from manyfit.samplers.outcomes import Constraint
 from manyfit.samplers.random_search import RandomSampler
@@ -178,6 +179,23 @@ def test_beta_chooses_the_confidence_bound() -> None:
     (curious,) = GaussianProcessSampler(beta=1000.0).propose(space, history, [], 1, rng(0))
     assert bowl(greedy) < 1e-2
     assert curious["x"] in (0.0, 1.0) or curious["y"] in (0.0, 1.0)
+
+
+def test_alpha_is_the_noise_that_is_expected() -> None:
+    """Six points say little about noise, so what is believed of it follows the prior; forty say it themselves."""
+    space = square_space()
+    encoding = Encoding(space)
+
+    def noise(num_trials: int, alpha: float) -> float:
+        drawn = encoding.random_many(num_trials, np.random.default_rng(2))
+        history = [completed(values, i, math.sin(9.0 * float(values["x"]))) for i, values in enumerate(drawn)]
+        problem = GaussianProcessSampler(alpha=alpha)._problem(encoding, history)
+        problem.fit()
+        assert isinstance(problem, OneLoss)
+        return problem.members[0].surrogate.noise
+
+    assert noise(6, 3.0) > 100.0 * noise(6, 1e-6)
+    assert noise(40, 3.0) < noise(6, 3.0)
 
 
 def test_num_initial_points_is_honoured() -> None:
