@@ -7,7 +7,6 @@ generators, which are stored as well.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pickle
 import types
@@ -17,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from manyfit.core.errors import ProjectError, explain
 from manyfit.core.records import Plan
+from manyfit.training.files import written_whole
 
 _FUNCTIONS = (types.FunctionType, types.MethodType)
 _OF_KERAS = ("_model", "params", "validation_data")  # attributes that Keras sets anew
@@ -101,24 +100,8 @@ def write_state(path: str | Path, state: StoredState) -> None:
     Raises:
         ProjectError: the disk is full or the file cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(f"partial-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            pickle.dump(state, file, protocol=pickle.HIGHEST_PROTOCOL)
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise ProjectError(
-            explain(
-                f'state "{path}"',
-                f"a write that failed ({error.strerror or error})",
-                "a writable disk with free space",
-                "Free some space and call search again: what was finished is kept.",
-            )
-        ) from error
+    with written_whole(Path(path), "state") as partial, partial.open("wb") as file:
+        pickle.dump(state, file, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def read_state(plan: Plan, trainer: str, num_callbacks: int) -> StoredState | None:

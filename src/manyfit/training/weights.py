@@ -6,7 +6,6 @@ the optimizer's slots along, of the last epoch next to weights of the best, and 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from manyfit.core.errors import ProjectError, explain
+from manyfit.training.files import written_whole
 
 _BUILD_CONFIG = "build_config"
 
@@ -33,25 +32,11 @@ def write_weights(path: str | Path, arrays: Sequence[Any], *, build_config: Mapp
         ProjectError: the disk is full or the file cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f"partial-{path.name}")
     entries = {f"{index:05d}": _storable(array) for index, array in enumerate(arrays)}
     if build_config:
         entries[_BUILD_CONFIG] = np.array(json.dumps(build_config))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path, "weights") as partial:
         np.savez(partial, **entries)  # type: ignore[arg-type]  # its `allow_pickle` is no array
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise ProjectError(
-            explain(
-                f'weights "{path}"',
-                f"a write that failed ({error.strerror or error})",
-                "a writable disk with free space",
-                "Free some space and call search again: what was finished is kept.",
-            )
-        ) from error
 
 
 def load_weights(model: keras.Model, path: str | Path) -> None:
