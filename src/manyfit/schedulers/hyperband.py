@@ -198,7 +198,13 @@ def check_rungs(where: str, max_epochs: Any, factor: Any, min_epochs: Any) -> tu
     """
     hint = "Type the epochs of a full training, for instance 100."
     max_epochs = base.check_count(where, "max_epochs", max_epochs, low=1, hint=hint)
-    factor = base.check_count(where, "factor", factor, low=2, hint="Type 3 to keep a third of each rung.")
+    factor = base.check_count(
+        where,
+        "factor",
+        factor,
+        low=2,
+        hint="Type 3 to keep a third of each rung: factor needs to be a int larger than 1.",
+    )
     min_epochs = base.check_count(where, "min_epochs", min_epochs, low=1, hint="Type 1, or leave it out.")
     if min_epochs > max_epochs:
         got = f"min_epochs={min_epochs}, max_epochs={max_epochs}"
