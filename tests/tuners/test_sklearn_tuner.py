@@ -315,3 +315,12 @@ def test_a_build_function_that_returns_no_estimator(make):
 def test_more_models_than_a_number(make):
     with pytest.raises(UsageTypeError, match="whole number"):
         make().get_best_models("2")
+
+
+def test_trials_on_further_processes_are_those_of_this_one(make):
+    here = make()
+    here.search(X, Y, verbose=0)
+    there = make(project_name="there", executor=kt.ProcessExecutor(workers=1))
+    there.search(X, Y, verbose=0)
+    assert [row.score for row in there.results()] == [row.score for row in here.results()]
+    assert there.get_best_models()[0].alpha == here.get_best_models()[0].alpha
