@@ -54,6 +54,16 @@ class Numbers(kt.RandomSearch):
         return {"loss": trial.hyperparameters.get("a"), "pid": os.getpid()}
 
 
+class Devices(Numbers):
+    """Says which accelerators a trial may use."""
+
+    def run_trial(self, trial, *args, **kwargs):
+        time.sleep(0.3)
+        names = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0"))
+        return {"loss": 0.0, "pid": os.getpid(), "devices": len(names.split(",")), "share": share}
+
+
 class Leaking(kt.GridSearch):
     """Trials that never give back what they took."""
 
@@ -87,3 +97,20 @@ class Killing(keras.callbacks.Callback):
             if not mark.exists():
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+
+
+class WaitingFor(keras.callbacks.Callback):
+    """Waits in the middle of every execution until a file is there.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def on_epoch_begin(self, epoch, logs=None):
+        until = time.monotonic() + 200
+        while epoch == 2 and not Path(self.path).exists() and time.monotonic() < until:
+            time.sleep(0.1)
