@@ -7,12 +7,13 @@ VENV := .venv
 BACKENDS := .venv-backends
 BENCH := .venv-bench
 AUTOKERAS := .venv-autokeras
+RAY := .venv-ray
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-autokeras check format bench-speed bench-search bench-hyperband bench-confirm bench-ensemble bench-scale clean
+.PHONY: demo test test-backends test-autokeras test-ray check format bench-speed bench-search bench-hyperband bench-confirm bench-ensemble bench-scale clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -26,6 +27,9 @@ test-backends: $(BACKENDS)/.installed ## what does not need JAX, on TensorFlow a
 
 test-autokeras: $(AUTOKERAS)/.installed ## AutoKeras 3.0 on Manyfit, in an environment of its own; not part of CI
 	KERAS_BACKEND=jax $(AUTOKERAS)/bin/python -m pytest tests/compat/test_autokeras.py
+
+test-ray: $(RAY)/.installed ## executors on Ray clusters of this machine
+	$(RAY)/bin/python -m pytest tests/executors/test_ray.py
 
 check: $(VENV)/.installed ## style, types, layers
 	$(BIN)/ruff check .
@@ -48,6 +52,11 @@ $(BACKENDS)/.installed: pyproject.toml
 	$(BACKENDS)/bin/python $(PIP) --editable ".[test,tensorflow,torch]"
 	touch $@
 
+$(RAY)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python $(PIP) --editable ".[test,ray]"
+	touch $@
+
 $(BENCH)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python $(PIP) --editable ".[test,bench]"
@@ -68,8 +77,10 @@ bench-confirm: $(BENCH)/.installed ## whether 95 % is 95 %
 	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/confirm.py
 bench-ensemble: $(BENCH)/.installed ## ensembling against its rivals
 	$(BENCH)/bin/python benchmarks/ensemble.py
-bench-scale: $(BENCH)/.installed ## devices, and memory over large files
+bench-scale: $(BENCH)/.installed $(RAY)/.installed ## devices, memory over large files, executors
 	$(BENCH)/bin/python benchmarks/scale_devices.py
+	$(RAY)/bin/python $(PIP) "ray[tune]"
+	KERAS_BACKEND=jax $(RAY)/bin/python benchmarks/scale_executors.py
 
 clean:
-	rm -rf $(VENV) $(BACKENDS) $(BENCH) $(AUTOKERAS) build demo_project
+	rm -rf $(VENV) $(BACKENDS) $(BENCH) $(AUTOKERAS) $(RAY) build demo_project

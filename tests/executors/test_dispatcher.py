@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import remote_work
 import tiny
 
 from manyfit.core.errors import SearchError, UsageError
@@ -178,6 +179,20 @@ def test_what_cannot_be_sent_is_named(name):
     with pytest.raises(UsageError, match=named) as caught:
         train(trainer, ListSupply(plans(1)), task)
     tiny.four_parts(caught.value)
+
+
+def test_a_search_of_a_run_trial_of_one_s_own_goes_on(project):
+    executor = ThreadExecutor(1)
+    arguments = {"objective": "loss", "hyperparameters": remote_work.space(), "seed": 0}
+    tuner = remote_work.Numbers(max_trials=3, executor=executor, **arguments, **project)
+    for max_trials in (3, 5):
+        tuner.oracle.max_trials = max_trials
+        tuner.search(verbose=0)
+    here = remote_work.Numbers(max_trials=5, directory=project["directory"], project_name="here", **arguments)
+    here.search(verbose=0)
+    assert tiny.scores(tuner) == tiny.scores(here)
+    assert executor.pools[0].num_started == 1
+    tuner.close()
 
 
 class Holding:

@@ -161,7 +161,7 @@ def test_the_example_of_the_docs_runs_on_two_machines_of_which_one_dies_and_one_
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=150,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

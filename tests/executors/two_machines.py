@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import runpy
 import sys
-import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.update(RAY_USAGE_STATS_ENABLED="0")
@@ -24,25 +23,14 @@ from manyfit.executors.ray import RayPool
 MACHINE = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
 JOINED = Path("joined").absolute()
 
-nodes: set[str] = set()
-reported = threading.Event()
-
 
 def main() -> None:
     """Runs the program whose path is the first argument."""
-    watch()
     cluster = Cluster()
     cluster.add_node(**MACHINE)
     second = cluster.add_node(**MACHINE)
     os.environ["RAY_ADDRESS"] = cluster.address
-
-    def change() -> None:
-        while len(nodes) < 2 or not reported.is_set():
-            time.sleep(0.1)
-        cluster.remove_node(second, allow_graceful=False)
-        cluster.add_node(**MACHINE)
-
-    threading.Thread(target=change, daemon=True).start()
+    nodes = watch(lambda: (cluster.remove_node(second, allow_graceful=False), cluster.add_node(**MACHINE)))
     tuner = runpy.run_path(sys.argv[1], run_name="__main__")["tuner"]
     completed = [trial for trial in tuner.oracle.trials.values() if trial.status == "COMPLETED"]
     print(f"{len(completed)} trials completed; workers on {len(nodes)} machines")
@@ -50,16 +38,22 @@ def main() -> None:
     cluster.shutdown()
 
 
-def watch() -> None:
-    """Hears what workers say to the driver, and slows training down."""
+def watch(change: Callable[[], object]) -> set[str]:
+    """Hears what workers say to the driver, calls `change` once, in between, and slows training down.
+
+    Returns:
+        The machines on which workers were.
+    """
     read, search = RayPool._read, kt.Tuner.search
+    nodes: set[str] = set()
+    changes = [change]
 
     def reading(pool, name):
         message = read(pool, name)
         if isinstance(message, Hello):
             nodes.add(message.node)
-        if isinstance(message, Report):
-            reported.set()
+        if isinstance(message, Report) and len(nodes) == 2 and changes:
+            changes.pop()()
         if len(nodes) == 3:
             JOINED.touch()
         return message
@@ -69,6 +63,7 @@ def watch() -> None:
 
     RayPool._read = reading
     kt.Tuner.search = searching
+    return nodes
 
 
 if __name__ == "__main__":

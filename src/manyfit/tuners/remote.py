@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from manyfit.tuners.base_tuner import BaseTuner
 
 #: Of a tuner, what stays with the driver.
-_STAYS = ("store", "oracle", "executor", "_trainer", "_task", "_final", "_trial_of_model", "_fold_plan")
+_STAYS = ("store", "oracle", "executor", "_trainer", "_runner", "_task", "_final", "_trial_of_model", "_fold_plan")
 
 
 def travelling_state(tuner: BaseTuner) -> dict[str, Any]:
