@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from manyfit.core.records import Plan
 def separate_files(callbacks: Sequence[Any], plan: Plan) -> None:
     """Gives an execution's copies of callbacks their own files where sharing one would garble it.
 
-    TensorBoard writes to `<log_dir>/<trial>/execution<n>`, as in KerasTuner; CSVLogger to `<name>-<trial>-<n>.csv`.
-    A ModelCheckpoint is left alone: whoever writes last has the file, as in KerasTuner.
+    A CSVLogger writes to `<name>-<trial>-<n>.csv`. A ModelCheckpoint is left alone: whoever writes last has the file,
+    as in KerasTuner. TensorBoard's folders are the tuner's business (`interop.tensorboard`).
 
     Args:
         callbacks: the copies; changed in place.
@@ -30,8 +29,6 @@ def separate_files(callbacks: Sequence[Any], plan: Plan) -> None:
     'log-0007-1.csv'
     """
     for callback in callbacks:
-        if isinstance(callback, keras.callbacks.TensorBoard):
-            callback.log_dir = os.path.join(str(callback.log_dir), plan.trial_id, f"execution{plan.execution}")
-        elif isinstance(callback, keras.callbacks.CSVLogger):
+        if isinstance(callback, keras.callbacks.CSVLogger):
             path = Path(callback.filename)
             callback.filename = str(path.with_name(f"{path.stem}-{plan.trial_id}-{plan.execution}{path.suffix}"))

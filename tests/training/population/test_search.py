@@ -4,10 +4,12 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import gc
 import json
 import subprocess
 import sys
 import textwrap
+import weakref
 
 import keras
 import numpy as np
@@ -156,3 +158,19 @@ def test_the_second_run_of_a_search_compiles_nothing(tmp_path):
     assert first_misses > 0
     assert (tmp_path / "cache" / "manyfit" / "programs").is_dir()
     assert second_misses == 0 and second_hits > 0
+
+
+def test_models_of_trials_that_ended_are_gone(project):
+    built = []
+
+    def watched(hp):
+        model = build(hp)
+        built.append(weakref.ref(model))
+        return model
+
+    tuner = search(project, 24, build=watched)
+    gc.collect()
+    assert len(built) >= 24
+    # What stays does not grow with the trials: what is resident for the next search is traces and programs.
+    assert sum(reference() is not None for reference in built) <= 4
+    del tuner
