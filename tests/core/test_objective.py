@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manyfit.core.errors import UsageError, UsageTypeError
-from manyfit.core.objective import DefaultObjective, MultiObjective, Objective, create_objective
+from manyfit.core.measures import MEASURES
+from manyfit.core.objective import DefaultObjective, MultiObjective, Objective, ParetoObjective, create_objective
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -115,3 +116,33 @@ def test_equality_and_hash():
     assert sums[0] == sums[1] and hash(sums[0]) == hash(sums[1])  # a sum has no order
     assert create_objective(["loss", "acc"]) != create_objective(["loss", "auc"])
     assert len({Objective("a", "min"), Objective("a", "min"), create_objective(["loss"])}) == 2
+
+
+def test_a_list_is_a_sum_in_programs_written_for_keras_tuner(monkeypatch):
+    assert isinstance(create_objective(["loss", "mae"]), ParetoObjective)
+    monkeypatch.setattr("manyfit.core.environment.written_for_keras_tuner", True)
+    assert isinstance(create_objective(["loss", "mae"]), MultiObjective)
+
+
+def test_what_is_measured_once_is_not_asked_of_every_epoch():
+    """A sum with a measured term, several objectives led by a measured one, and a measured one alone."""
+    total = MultiObjective(["val_loss", "model_bytes"])
+    assert total.has_value({"val_loss": 1.0}) and total.get_value({"val_loss": 1.0}) == 1.0
+    assert not total.is_complete({"val_loss": 1.0})
+    assert total.get_value({"val_loss": 1.0, "model_bytes": 8.0}) == 9.0
+    several = ParetoObjective(["model_bytes", "val_accuracy"])
+    assert (several.name, several.direction) == ("val_accuracy", "max")
+    assert several.has_value({"val_accuracy": 0.5}) and not several.is_complete({"val_accuracy": 0.5})
+    assert several.losses({"val_accuracy": 0.5}) == (math.inf, -0.5)
+    assert not create_objective("num_parameters").has_value({"val_loss": 1.0})
+
+
+def test_directions_of_measures_are_known():
+    assert {create_objective(name).direction for name in MEASURES} == {"min"}
+
+
+@pytest.mark.parametrize("objectives", [["loss"], ["loss", "loss"]])
+def test_several_objectives_are_at_least_two(objectives):
+    with pytest.raises(UsageError, match="two or more different objectives") as caught:
+        ParetoObjective(objectives)
+    tiny.four_parts(caught.value)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyfit.core.directions import Direction, infer_metric_direction
+from manyfit.core.environment import compat_of
 from manyfit.core.errors import UsageError, UsageTypeError, explain
 from manyfit.core.measures import MEASURES
 
@@ -226,26 +227,13 @@ class ParetoObjective(Objective):
     __repr__ = __str__
 
 
-_drop_in = False  # whether this process runs programs that were written for KerasTuner
-
-
-def take_lists_for_sums(answer: bool) -> None:
-    """Sets what a list of objectives means in this whole process: for the drop-in mode, where no argument can say it.
-
-    Args:
-        answer: True: the sum of its terms, as in KerasTuner; False: objectives that are not traded for one another.
-    """
-    global _drop_in
-    _drop_in = answer
-
-
 def create_objective(objective: str | Objective | Sequence[Any] | None, *, compat: str | None = None) -> Objective:
     """Understands what a user gave as `objective`.
 
     Args:
         objective: a metric's name (its direction is told from the name), an `Objective`, a list of these (none is
             traded for another), or None (the number that `run_trial` returns is minimised).
-        compat: "keras_tuner": a list means the sum of its terms.
+        compat: "keras_tuner": a list means the sum of its terms; so it does in a program that runs in the drop-in mode.
 
     Raises:
         UsageError: the direction cannot be told from the name, the list is empty, or `compat` is another name.
@@ -279,7 +267,7 @@ def create_objective(objective: str | Objective | Sequence[Any] | None, *, compa
             raise UsageError(
                 explain("objective", "an empty list", "at least one objective", 'Type objective="val_accuracy", say.')
             )
-        if compat == "keras_tuner" or _drop_in:
+        if compat_of(compat) == "keras_tuner":
             return MultiObjective(objective)
         return create_objective(objective[0]) if len(objective) == 1 else ParetoObjective(objective)
     raise UsageTypeError(
