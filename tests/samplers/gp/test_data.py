@@ -68,3 +68,18 @@ def test_bending_is_monotone_and_its_slope_is_accounted_for() -> None:
         raw = losses if math.isinf(softness) else np.log1p((losses - losses.min()) / (softness * span))
         slope = np.ones(5) if math.isinf(softness) else 1.0 / (softness * span + losses - losses.min())
         np.testing.assert_allclose(log_slope, np.log(slope / raw.std()).sum())
+
+
+def test_earlier_searches_are_a_fidelity_of_their_own_at_the_level_of_this_one() -> None:
+    """Configuration 0.2 ran in both, 100 apart, so 0.6 of the earlier search counts as 103; failures there do not."""
+
+    def trial(x: float, *losses: float, earlier: bool = False) -> Observation:
+        ending = Ending.COMPLETED if losses else Ending.FAILED
+        return Observation("0", {"x": x}, ending, losses, earlier=earlier)
+
+    history = [trial(0.2, 1.0, 3.0, earlier=True), trial(0.6, 3.0, earlier=True), trial(0.9, earlier=True)]
+    evidence = collect(line(), [*history, trial(0.2, 102.0), trial(0.4, 101.0)])
+    assert evidence.with_fidelity and not len(evidence.failed)
+    rows = sorted(zip(evidence.points.tolist(), evidence.losses.tolist(), strict=True))
+    assert rows == [([0.2, -1.0], 102.0), ([0.2, 1.0], 102.0), ([0.4, 1.0], 101.0), ([0.6, -1.0], 103.0)]
+    assert evidence.full.tolist() == [[0.2], [0.4]]
