@@ -143,3 +143,36 @@ def test_an_objective_that_is_logged_every_second_epoch(tmp_path):
     tuner.search(**fit_arguments(validation_freq=2))
     assert {trial.status for trial in tuner.oracle.trials.values()} == {"COMPLETED"}
     assert max(row.num_epochs for row in tuner.results()) == 8
+
+
+def test_caps_of_hyperband(tmp_path):
+    arguments = {"max_epochs": 9, "factor": 3, "hyperband_iterations": 0, "seed": 0}
+    tuner = kt.Hyperband(build, "val_loss", directory=tmp_path / "epochs", max_total_epochs=20, **arguments)
+    tuner.search(**fit_arguments())
+    assert 11 < tuner.results().epochs_spent <= 20
+    tuner = kt.Hyperband(build, "val_loss", directory=tmp_path / "seconds", max_seconds=0.5, **arguments)
+    tuner.search(**fit_arguments())  # without the cap it would never end
+    assert {trial.status for trial in tuner.oracle.trials.values()} == {"COMPLETED"}
+
+
+def test_eight_configurations_are_tried_once_and_kerastuners_values_are_readable(tmp_path):
+    def build_of_eight(hp):
+        hp.Int("number", 1, 8)
+        return build(hp)
+
+    space = kt.HyperParameters()
+    space.Int("number", 1, 8)
+    tuner = kt.Hyperband(
+        build_of_eight, "val_loss", max_epochs=9, factor=3, seed=0, directory=tmp_path, hyperparameters=space,
+        tune_new_entries=False,
+    )  # fmt: skip
+    tuner.search(**fit_arguments())
+    trials = list(tuner.oracle.trials.values())
+    assert sorted(trial.hyperparameters.values["number"] for trial in trials) == list(range(1, 9))
+    assert sorted(trial.executions[0].num_epochs for trial in trials)[-1] == 9  # it halves, and reaches the end
+    promoted = [trial for trial in trials if trial.hyperparameters.values["tuner/round"] > 0]
+    assert 0 < len(promoted) < 8
+    for trial in promoted:
+        values = trial.hyperparameters.values
+        assert values["tuner/trial_id"] == trial.trial_id and values["tuner/bracket"] >= values["tuner/round"]
+        assert values["tuner/initial_epoch"] < values["tuner/epochs"] == trial.target_epochs
