@@ -25,6 +25,7 @@ import keras
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Plan, Value
 from manyfit.training.base import Task
+from manyfit.training.callback_files import separate_files
 
 _file_numbers = itertools.count()
 
@@ -59,13 +60,10 @@ def callbacks_for(board: keras.callbacks.TensorBoard, plan: Plan) -> list[keras.
         board: the user's callback; it stays as it is.
         plan: the execution.
     """
-    folder = Path(board.log_dir) / plan.trial_id / f"execution{plan.execution}"
-    if _has_tensorflow():
-        curves = copy.deepcopy(board)
-        curves.log_dir = str(folder)
-    else:
-        curves = EpochScalars(folder)
-    return [curves, Session(folder, plan.values.values, plan.trial_id)]
+    own = copy.deepcopy(board)
+    separate_files([own], plan)
+    curves = own if _has_tensorflow() else EpochScalars(own.log_dir)
+    return [curves, Session(own.log_dir, plan.values.values, plan.trial_id)]
 
 
 class Session(keras.callbacks.Callback):

@@ -14,6 +14,7 @@ from populations import NoFallback, dense_model, make_task, refuse, train
 from manyfit.core.records import Ending, Plan
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population
+from manyfit.training.population.callbacks import why_not
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
 
@@ -142,6 +143,11 @@ def test_tensorboard(tmp_path):
     pytest.importorskip("tensorflow", reason="Keras writes TensorBoard's files through TensorFlow")
     both(lambda: [callbacks.TensorBoard(str(tmp_path))], PLANS[:1])
     assert list(tmp_path.rglob("events*"))
+
+
+def test_tensorboard_is_served_unless_it_writes_batches():
+    assert why_not([callbacks.TensorBoard("logs", histogram_freq=1)]) is None
+    assert "works on batches" in (why_not([callbacks.TensorBoard("logs", update_freq="batch")]) or "")
 
 
 class CountsBatches(callbacks.Callback):

@@ -24,7 +24,7 @@ _BATCH_HOOKS = (
 _HARMLESS = {
     keras.callbacks.TerminateOnNaN: lambda callback: True,  # called once per epoch, with the epoch's logs
     keras.callbacks.ModelCheckpoint: lambda callback: callback.save_freq == "epoch",
-    keras.callbacks.TensorBoard: lambda callback: callback.update_freq == "epoch" and not callback.profile_batch,
+    keras.callbacks.TensorBoard: lambda callback: callback.update_freq == "epoch" and not callback._stop_batch,
     keras.callbacks.ProgbarLogger: lambda callback: True,
 }
 
