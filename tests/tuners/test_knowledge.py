@@ -159,6 +159,9 @@ def test_optuna_decides(tmp_path):
     tuner = searched(tmp_path, kt.OptunaSearch, sampler="TPESampler", sampler_settings={"n_startup_trials": 4})
     assert len({values["x"] for values in tiny.proposals(tuner)}) == 6
     assert tuner.oracle.sampler.settings()["sampler"] == "TPESampler"
+    with pytest.raises(UsageError, match="one objective") as caught:
+        searching(tmp_path / "several", kt.OptunaSearch, objective=["loss", "mae"])
+    tiny.four_parts(caught.value)
 
 
 def test_without_optuna_the_error_says_what_to_install(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from manyfit.core.errors import UsageError, explain
 from manyfit.oracles.keras_tuner_style import check_keys, own_state
 from manyfit.oracles.oracle import Oracle
 from manyfit.samplers.evolution import EvolutionSampler
@@ -189,6 +190,9 @@ class OptunaOracle(RandomSearchOracle):
         sampler: name of a class in `optuna.samplers`.
         sampler_settings: its arguments by name, JSON only.
         **kwargs: likewise.
+
+    Raises:
+        UsageError: several objectives, or as `OptunaSampler` says.
     """
 
     def __init__(
@@ -202,6 +206,15 @@ class OptunaOracle(RandomSearchOracle):
     ) -> None:
         self._made = OptunaSampler(sampler, sampler_settings)
         super().__init__(objective, max_trials, *args, **kwargs)
+        if len(self.objective.terms) > 1:
+            raise UsageError(
+                explain(
+                    "OptunaOracle",
+                    f"the objectives {list(self.objective.names)}",
+                    "one objective: Optuna is told one loss per trial",
+                    "Type kt.MultiObjective([...]) for their sum, or use kt.BayesianOptimization.",
+                )
+            )
 
     def _make_sampler(self, max_trials: int | None) -> Any:
         del max_trials
