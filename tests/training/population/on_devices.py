@@ -48,11 +48,22 @@ def plans() -> list[Plan]:
     ]
 
 
-def curves(*, own_order: bool = False) -> dict[str, list[float]]:
+class Batches(keras.utils.PyDataset):
+    """The rows, batch by batch."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return X[16 * index : 16 * index + 16], Y[16 * index : 16 * index + 16]
+
+
+def curves(*, own_order: bool = False, stream: bool = False) -> dict[str, list[float]]:
     """The loss curves of all members, on validation rows too."""
     supply = ListSupply(plans())
-    arguments = {"batch_size": 16, "validation_data": (X[:40], Y[:40]), "verbose": 0}
-    task = Task(build, (X, Y), arguments, objective=Objective("val_loss", "min"), own_order=own_order)
+    arguments = {"batch_size": None if stream else 16, "validation_data": (X[:40], Y[:40]), "verbose": 0}
+    data = (Batches(),) if stream else (X, Y)
+    task = Task(build, data, arguments, objective=Objective("val_loss", "min"), own_order=own_order)
     Population(KerasFit(), population_size=10).train(supply, task)
     return {
         f"{trial_id} {name}": result.history[name]
@@ -105,6 +116,6 @@ def for_tpu(count: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    shared, own, flops = curves(), curves(own_order=True), num_flops(64)
-    found = {"devices": jax.device_count(), "shared order": shared, "own order": own, "flops": flops}
+    found = {"devices": jax.device_count(), "flops": num_flops(64), "shared order": curves()}
+    found.update({"own order": curves(own_order=True), "stream": curves(stream=True)})
     print(json.dumps({**found, "tpu": for_tpu(64)}))

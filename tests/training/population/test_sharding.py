@@ -43,10 +43,10 @@ def on_eight():
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("order", ["shared order", "own order"])
+@pytest.mark.parametrize("order", ["shared order", "own order", "stream"])
 def test_every_member_is_the_member_of_one_device(job, on_eight, order):
     assert on_eight["devices"] == 8
-    one = job.curves(own_order=order == "own order")
+    one = job.curves(own_order=order == "own order", stream=order == "stream")
     assert len(one) == 2 * job.NUM_MEMBERS and set(one) == set(on_eight[order])
     for name, curve in one.items():
         np.testing.assert_allclose(on_eight[order][name], curve, rtol=2e-5, err_msg=name)
