@@ -37,6 +37,7 @@ def searched(tmp_path_factory):
     tuners[1].close()
 
 
+@pytest.mark.backends
 def test_processes_find_what_one_process_finds(searched):
     here, there = searched
     assert tiny.proposals(there) == tiny.proposals(here)
@@ -53,6 +54,7 @@ def test_weights_and_programs_come_back(searched):
     assert len(there_programs := searched[1].programs().records) >= 2, there_programs
 
 
+@pytest.mark.backends
 def test_retraining_runs_there_too(searched):
     x, y = remote_work.rows()
     here, there = (

@@ -190,7 +190,9 @@ class RemoteSupply:
 
 
 def _quiet(task: Task) -> Task:
-    """The task, without a progress bar unless the user asked for one: bars of several workers are no use."""
+    """The task, without Keras's progress bar unless the user asked for one: bars of several workers are no use."""
+    if task.fit is not None:  # a function of the user's, which is called as it would be called here
+        return task
     return dataclasses.replace(task, fit_kwargs={"verbose": 0, **task.fit_kwargs})
 
 

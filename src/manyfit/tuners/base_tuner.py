@@ -205,7 +205,9 @@ class BaseTuner(Speaker):
 
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         if self.executor is not None:
-            task = RunTask(build=self.run_trial, fit_args=fit_args, fit_kwargs=fit_kwargs, tuner=self)
+            task = RunTask(
+                build=self.run_trial, fit=self.run_trial, fit_args=fit_args, fit_kwargs=fit_kwargs, tuner=self
+            )
             if self._runner is None:
                 self._runner = self._on_executor(make_run_trial)
             self._runner.train(TrialSupply(self), task)
