@@ -43,11 +43,12 @@ class Gain:
     low: float
     high: float
     standard_error: float
+    bound: float  # what the gain exceeds with the same confidence: one-sided, so above `low`
 
     @property
     def proven(self) -> bool:
-        """Whether the whole interval is above zero."""
-        return self.low > 0
+        """Whether `bound` is above zero: that it is no loss is the one question, so one side is enough."""
+        return self.bound > 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -240,4 +241,5 @@ def _gain(losses: Losses, before: str, after: str, settings: Settings) -> Gain:
     unit = abs((metric.to_score(level + step, problem) - metric.to_score(level, problem)) / step)
     unit = unit if np.isfinite(unit) else 1.0
     width = settings.standard_errors(losses.num_rows) * error
-    return Gain(difference * unit, (difference - width) * unit, (difference + width) * unit, error * unit)
+    bound = difference - settings.standard_errors(losses.num_rows, one_sided=True) * error
+    return Gain(difference * unit, (difference - width) * unit, (difference + width) * unit, error * unit, bound * unit)

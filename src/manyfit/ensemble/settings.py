@@ -34,7 +34,7 @@ class Settings:
     """
 
     num_folds: int | None = None  # of the cross-fitting that chooses and states the gain; None: 5, fewer for many rows
-    confidence: float = 0.95  # of the interval of the stated gain; the gain is proven when all of it is above zero
+    confidence: float = 0.95  # of the interval of the stated gain, and that a gain called proven is none by luck
     refuse: bool = True  # no proven gain: return the single best member
     temperature: bool = True  # fit one temperature after pooling, where that helps (probabilities only)
     num_steps: int = 25  # of greedy selection
@@ -55,9 +55,13 @@ class Settings:
         wanted = self.num_folds or (5 if num_rows < 1000 else 4 if num_rows < 4000 else 3)
         return max(3, min(wanted, num_rows))  # nesting leaves out two folds and fits on the rest
 
-    def standard_errors(self, num_rows: float) -> float:
-        """Half width of the two-sided interval, in standard errors: Student's t, without end below ten rows, whose
-        standard error means nothing.
+    def standard_errors(self, num_rows: float, *, one_sided: bool = False) -> float:
+        """Half width of the interval in standard errors: Student's t, without end below ten rows, whose standard error
+        means nothing.
+
+        Args:
+            num_rows: effective number of rows.
+            one_sided: of the interval that is open above.
 
         Example:
 
@@ -68,4 +72,4 @@ class Settings:
 
         if self.confidence >= 1 or num_rows < 9.5:
             return math.inf
-        return float(stdtrit(num_rows - 1, 0.5 + self.confidence / 2))
+        return float(stdtrit(num_rows - 1, self.confidence if one_sided else 0.5 + self.confidence / 2))
