@@ -246,6 +246,9 @@ class HyperbandOracle(RandomSearchOracle):
         max_trials: int | None = None,
         **kwargs: Any,
     ) -> None:
+        if factor < 2:
+            got = f"{factor!r}; factor needs to be a int larger than 1."
+            raise UsageError(explain("Hyperband(factor=...)", got, "2 or more", "Type factor=3, say."))
         scheduler = Hyperband(max_epochs, factor, hyperband_iterations or None, min_epochs=min_epochs)
         self.max_epochs, self.min_epochs, self.factor = max_epochs, min_epochs, factor
         self.hyperband_iterations = hyperband_iterations

@@ -175,7 +175,7 @@ class Trial:
     def observation(self, objective: Objective) -> Observation:
         """What samplers may know of this trial once it has ended."""
         scored = [run.history for run in self.executions.values() if run.ending.has_score]
-        ending = self.ending or Ending.FAILED
+        ending = self.ending or (Ending.COMPLETED if self.status == TrialStatus.COMPLETED else Ending.FAILED)
         return Observation(
             trial_id=self.trial_id,
             values=self.searched_values,

@@ -155,7 +155,7 @@ class Admission:
             family = self.families[key] = Family(found, view.data, keras_side.summary(model))
         epochs = self.data.epochs if plan.epochs is None else plan.epochs
         member = Member(
-            plan,
+            dataclasses.replace(plan, values=values),  # with what the build has brought to light
             model,
             found,
             family,
