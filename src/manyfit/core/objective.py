@@ -112,6 +112,11 @@ class DefaultObjective(Objective):
     def __init__(self) -> None:
         super().__init__("default_objective", "min")
 
+    def __str__(self) -> str:
+        return f'Objective(name="{self.name}", direction="{self.direction}")'  # KerasTuner's text
+
+    __repr__ = __str__
+
 
 class MultiObjective(Objective):
     """Several objectives as one sum to be minimised: terms to maximise are subtracted. The terms' scales decide.

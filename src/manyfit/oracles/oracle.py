@@ -376,6 +376,8 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
             if trial.score is None or self.objective.loss(trial.score) == float("inf"):
                 trial.status, trial.ending, trial.score = TrialStatus.INVALID, Ending.DIVERGED, None
                 trial.message = trial.message or f"{self.objective.name} was never finite"
+        if trial.status == TrialStatus.FAILED:
+            trial.ending = trial.ending or Ending.FAILED
         if trial.status == TrialStatus.INVALID:
             self._retry_or_fail(trial)
         else:
