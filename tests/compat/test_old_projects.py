@@ -127,7 +127,7 @@ def test_a_truncated_file_is_named(tmp_path):
     shutil.copytree(HERE / "random", tmp_path / "random")
     file = tmp_path / "random" / "oracle.json"
     file.write_text(file.read_text()[:100])
-    with pytest.raises(ProjectError, match="oracle.json, which is not whole"):
+    with pytest.raises(ProjectError, match=r"oracle\.json, which is not whole"):
         opened("random", tmp_path, max_trials=3)
 
 

@@ -46,6 +46,6 @@ def refuse_chief_and_workers(where: str, *, always: bool = False) -> None:
             f"{', '.join(found) or 'a chief'}: KerasTuner's chief and workers",
             "one process that owns the search, and hands its trials to others",
             "Unset these variables and start the program once. On one machine trials train together as it is "
-            '(population=True); for several devices or machines type executor="ray" where the tuner is made.',
+            "(population=True); for processes or machines type executor=kt.ProcessExecutor(...) or kt.RayExecutor().",
         )
     )

@@ -381,7 +381,7 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
         if trial.status == TrialStatus.INVALID:
             self._retry_or_fail(trial)
         else:
-            self.book.end(trial, space=self.hyperparameters.get_config())
+            self.book.end(trial, space=self.hyperparameters.get_config(), **self._facts())
         self.ongoing_trials = {key: other for key, other in self.ongoing_trials.items() if other is not trial}
         self._check_consecutive_failures()
 
@@ -409,7 +409,7 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
             self.waiting.append(trial.trial_id)
         else:
             trial.status = TrialStatus.FAILED
-        self.book.end(trial, space=self.hyperparameters.get_config())
+        self.book.end(trial, space=self.hyperparameters.get_config(), **self._facts())
 
     def _check_consecutive_failures(self) -> None:
         last = [self.trials[trial_id] for trial_id in self.book.ended[-self.max_consecutive_failed_trials :]]
@@ -461,11 +461,13 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
         self.earlier.load(self.book.store)
         self.ongoing_trials = {}
         self._exhausted = False
+        if self._remembers_more() and (state := self.book.store.get("oracle_state")) is not None:
+            self.set_state(state)
 
     def save(self) -> None:
         """Stores the space. Everything else is stored when it happens."""
         if self.book.store is not None:
-            self.book.store.put(space=self.hyperparameters.get_config())
+            self.book.store.put(space=self.hyperparameters.get_config(), **self._facts())
 
     def _identity(self) -> dict[str, Any]:
         sampler = type(self).__name__ if self.sampler is None else self.sampler.settings()["name"]

@@ -66,7 +66,7 @@ class Scoring:
             trial: that has run.
             found: one history per execution.
         """
-        if not self.overrides("update_trial") or trial.metrics.metrics:
+        if not self.overrides("update_trial") or trial.is_reported:
             return
         rows, epochs = [], []
         for history in found:

@@ -152,6 +152,11 @@ class Trial:
                 self._reported.register(name, directions.get(name))
             self._reported.update(name, value, step=step)
 
+    @property
+    def is_reported(self) -> bool:
+        """Whether anything was reported through `Oracle.update_trial`."""
+        return bool(self._reported.metrics)
+
     def forget_reports(self) -> None:
         """Drops what was reported: it runs again."""
         self._reported = MetricsTracker()

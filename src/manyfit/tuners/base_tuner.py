@@ -256,6 +256,8 @@ class BaseTuner(Speaker):
         """Takes what `run_trial` returned into the book, in place of what the default `run_trial` put there."""
         if returned is None or returned is not self._recorded:
             self._record(trial, self._histories(trial, returned), seed)
+        else:
+            self.oracle.hear(trial, [run.history for _, run in sorted(trial.executions.items())])
         self._judge_executions(trial)
 
     def _histories(self, trial: Trial, returned: Any) -> list[dict[str, list[float | None]]]:
