@@ -248,12 +248,30 @@ class Unique(keras.callbacks.Callback):
         raise TypeError("there is only one of me")
 
 
-def test_a_callback_that_cannot_be_copied(project, rows, counted):
-    tuner = searching(project)
+@pytest.mark.parametrize("arguments", [{"scheduler": "asha"}, {"compat": "keras_tuner"}])
+def test_a_callback_that_cannot_be_copied_is_refused_where_it_cannot_be_shared(arguments, project, rows, counted):
+    """Paused executions would mix up its state; and KerasTuner's programs expect the error."""
+    tuner = searching(project, **arguments)
     with pytest.raises(FatalValueError, match="deep-copyable") as caught:
-        tuner.search(*rows, callbacks=[*counted, Unique()], verbose=0)
+        tuner.search(*rows, epochs=3, callbacks=[*counted, Unique()], verbose=0)
     assert "Unique" in tiny.four_parts(caught.value)[1]
     assert Epochs.count == 0
+
+
+def test_a_callback_that_cannot_be_copied_is_shared_by_executions_that_train_one_by_one(project, rows):
+    seen = []
+
+    class Journal(Unique):
+        def on_train_begin(self, logs=None):
+            seen.append([])
+
+        def on_epoch_end(self, epoch, logs=None):
+            seen[-1].append((epoch, id(self)))
+
+    journal = Journal()
+    tuner = searching(project)
+    tuner.search(*rows, epochs=2, callbacks=[journal], verbose=0)
+    assert seen == [[(0, id(journal)), (1, id(journal))]] * 3
 
 
 # Search: what comes back from the user's functions -------------------------------------------------------------

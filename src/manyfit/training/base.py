@@ -30,6 +30,9 @@ class Task:
     devices: Any = None  # see `manyfit.training.devices`; None: each model on one device
     fit: Callable[..., Any] | None = None  # fit(values, model, *args, **kwargs) of the user; None: `model.fit`
     pausable: bool = False  # whether the supply may answer "pause"
+    shares_callbacks: bool = (
+        False  # whether executions share, one after another, a user's callback that cannot be copied
+    )
     callbacks: Callable[[Plan], list[Any]] | None = None  # further callbacks of an execution, after the user's
     own_order: bool = False  # the order of the data follows `plan.seed`; False: a population may share one order
     measures: tuple[str, ...] = ()  # of `core.measures`: what is measured besides what is logged

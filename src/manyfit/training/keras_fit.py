@@ -122,7 +122,7 @@ class _Run:
         del call
         plan, task = self.reporter.plan, self.task
         self.settings.restore()  # a call that can be paused has a thread of its own
-        self.user_callbacks = copy_callbacks(task.fit_kwargs.get("callbacks"), plan)
+        self.user_callbacks = copy_callbacks(task.fit_kwargs.get("callbacks"), plan, share=task.shares_callbacks)
         distribution = distribution_of(task.devices)  # of the process that trains
         with seeded(plan.seed), distributed(distribution):
             self.model = build_model(task.build, plan.values)
@@ -259,11 +259,32 @@ def fit(
     return model.fit(*args, **kwargs)
 
 
-def copy_callbacks(callbacks: Any, plan: Plan | None = None) -> list[keras.callbacks.Callback]:
+class CannotCopy(FatalValueError):
+    """A callback of the user's cannot be copied; `callback` is its class, the cause is what copying raised."""
+
+    def __init__(self, callback: Any, cause: Exception) -> None:
+        self.callback = type(callback).__name__
+        super().__init__(
+            explain(
+                "search(callbacks=...)",
+                f"{self.callback}, which cannot be copied ({cause}). "
+                "All callbacks used during a search should be deep-copyable",
+                "callbacks that copy.deepcopy takes, because every execution gets its own",
+                "Open files and connections in on_train_begin rather than in __init__.",
+            )
+        )
+
+
+def copy_callbacks(callbacks: Any, plan: Plan | None = None, *, share: bool = False) -> list[keras.callbacks.Callback]:
     """Deep copies for an execution (None: for whoever asks), so that one's patience or file is not another's.
 
+    Args:
+        callbacks: what the user gave to `fit`.
+        plan: the execution.
+        share: take the user's own object where one cannot be copied; executions must then run one after another.
+
     Raises:
-        FatalValueError: a callback cannot be copied; the message names it.
+        CannotCopy: a callback cannot be copied, and may not be shared; the message names it.
     """
     if callbacks is None:
         return []
@@ -276,15 +297,9 @@ def copy_callbacks(callbacks: Any, plan: Plan | None = None) -> list[keras.callb
         try:
             copies.append(copy.deepcopy(callback))
         except Exception as error:
-            raise FatalValueError(
-                explain(
-                    "search(callbacks=...)",
-                    f"{type(callback).__name__}, which cannot be copied ({error}). "
-                    "All callbacks used during a search should be deep-copyable",
-                    "callbacks that copy.deepcopy takes, because every execution gets its own",
-                    "Open files and connections in on_train_begin rather than in __init__.",
-                )
-            ) from error
+            if not share:
+                raise CannotCopy(callback, error) from error
+            copies.append(callback)
     if plan is not None:
         separate_files(copies, plan)
     return copies

@@ -271,6 +271,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
         devices = (options or self.model_options).devices
         check_batches(distribution_of(devices), fit_args, fit_kwargs)
         fit_kwargs, callbacks = self._callback_arguments(fit_kwargs)
+        pausable = not isinstance(self.oracle.scheduler, FullBudget)
         return Task(
             build=self._build if options is None else functools.partial(options.built, self._build_plainly),
             fit_args=fit_args,
@@ -279,7 +280,8 @@ class Tuner(Finishing, Overrides, BaseTuner):
             max_model_size=self.max_model_size,
             fit=hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None,
             callbacks=callbacks,
-            pausable=not isinstance(self.oracle.scheduler, FullBudget),
+            pausable=pausable,
+            shares_callbacks=not pausable and self.oracle.compat is None,
             devices=devices,
             measures=self.oracle.measures,
         )

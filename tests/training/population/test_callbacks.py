@@ -1,6 +1,7 @@
 """The user's real Keras callbacks do for a member what they do in `model.fit`."""
 
 import csv
+import dataclasses
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -150,6 +151,13 @@ def test_tensorboard_is_served_unless_it_writes_batches():
     assert "works on batches" in (why_not([callbacks.TensorBoard("logs", update_freq="batch")]) or "")
 
 
+class Unique(callbacks.Callback):
+    """Cannot be copied, like an open file."""
+
+    def __deepcopy__(self, memory):
+        raise TypeError("there is only one of me")
+
+
 class CountsBatches(callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         pass
@@ -161,13 +169,15 @@ class CountsBatches(callbacks.Callback):
         (CountsBatches, "callback CountsBatches works on batches (on_train_batch_end)"),
         (lambda: callbacks.ModelCheckpoint("x.keras", save_freq=3), "works on batches as it is set"),
         (lambda: callbacks.BackupAndRestore("backup"), "keeps one backup"),
+        (Unique, "callback Unique cannot be copied (there is only one of me), so executions share it"),
     ],
 )
 def test_what_needs_more_than_epochs_trains_through_model_fit(make, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = []
     population = Population(KerasFit(), notify=told.append)
-    supply = train(population, make_task(dense_model, lambda: (X, Y), fit_arguments(make())), PLANS)
+    task = make_task(dense_model, lambda: (X, Y), fit_arguments(make()))
+    supply = train(population, dataclasses.replace(task, shares_callbacks=True), PLANS)
     assert len(told) == 1 and words in told[0] and "model.fit" in told[0]
     assert {result.ending for result in supply.results.values()} == {Ending.COMPLETED}
     assert words in str(population.programs())

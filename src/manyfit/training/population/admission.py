@@ -11,7 +11,7 @@ from typing import Any
 from manyfit.core.errors import FatalError
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer
-from manyfit.training.keras_fit import copy_callbacks
+from manyfit.training.keras_fit import CannotCopy, copy_callbacks
 from manyfit.training.models import build_model, check_size, ending_of
 from manyfit.training.population import keras_side
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
@@ -141,7 +141,7 @@ class Admission:
             check_size(model, self.task.max_model_size)
             check_model(model)
             own = [] if self.task.callbacks is None else self.task.callbacks(plan)
-            callbacks = [*copy_callbacks(self.data.callbacks, plan), *own]
+            callbacks = [*self._copies(plan), *own]
             reason = why_not(callbacks)
             if reason is not None:
                 raise CannotTrace(reason)
@@ -169,6 +169,16 @@ class Admission:
         if stored is not None:
             member.continue_from(stored)
         return member
+
+    def _copies(self, plan: Plan) -> list[Any]:
+        """The user's callbacks for one member."""
+        try:
+            return copy_callbacks(self.data.callbacks, plan)
+        except CannotCopy as error:
+            if not self.task.shares_callbacks:
+                raise
+            reason = f"callback {error.callback} cannot be copied ({error.__cause__}), so executions share it"
+            raise CannotTrace(reason) from error
 
     def _steps_of(self, model: Any, view: View, *, whole: bool) -> tuple[Trace, State]:
         """A model's trace and first state.
