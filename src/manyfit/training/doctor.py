@@ -183,7 +183,8 @@ def _precisions() -> dict[str, float]:
         factor = keras.ops.cast(keras.ops.convert_to_tensor(matrix), name)
 
         def product(factor: Any = factor) -> Any:
-            return keras.ops.convert_to_numpy(keras.ops.sum(keras.ops.matmul(factor, factor)[:1, :1]))
+            corner = keras.ops.matmul(factor, factor)[:1, :1]
+            return keras.ops.convert_to_numpy(keras.ops.cast(corner, "float32"))  # NumPy waits for it; no bfloat16
 
         seconds[name] = _best_seconds(product)
     return {name: value / seconds["float32"] for name, value in seconds.items()}
