@@ -96,7 +96,8 @@ class Numerical(HyperParameter):
             return
         if self.sampling != "linear" and self.step <= 1:
             self._refuse(
-                f"expected step > 1 with sampling='{self.sampling}'. Received: step={self.step}",
+                f"For HyperParameters.{type(self).__name__}(name='{self.name}'), expected step > 1 with "
+                f"sampling='{self.sampling}'. Received: step={self.step}",
                 "a step > 1, which multiplies the value",
                 "Type step=10 for one value per power of ten, or leave step out.",
             )
