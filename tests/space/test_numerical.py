@@ -397,7 +397,7 @@ BAD = [
     ),
     (
         lambda: Int("z", 1, 8, step=1, sampling="log"),
-        "Int(\"z\"): got expected step > 1 with sampling='log'. Received: step=1. "
+        "Int(\"z\"): got For HyperParameters.Int(name='z'), expected step > 1 with sampling='log'. Received: step=1. "
         "Allowed: a step > 1, which multiplies the value. "
         "Type step=10 for one value per power of ten, or leave step out.",
     ),
