@@ -71,7 +71,7 @@ def test_the_summary_of_results_shows_the_best_first(project, capsys):
         "Results summary",
         f"Results in {tuner.project_dir}",
         "Showing 2 best trials",
-        'DefaultObjective(name="default_objective", direction="min")',
+        'Objective(name="default_objective", direction="min")',
         "",
     ]
     best = tuner.oracle.trials["2"].hyperparameters

@@ -18,6 +18,7 @@ from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.checks import failure_report
 from manyfit.oracles.keras_tuner_files import read_project, write_project
 from manyfit.report import terminal
+from manyfit.report.colours import check_display
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
 from manyfit.training.base import Trainer, judge
@@ -43,6 +44,7 @@ class BaseTuner(Speaker):
         overwrite: delete an earlier search of that name instead of going on with it.
         executor: where trials run: None for this process, `kt.ProcessExecutor(...)` or `kt.RayExecutor(...)`.
         keras_tuner_files: write KerasTuner's JSON files beside the store, for programs that read them.
+        display: "plain" prints KerasTuner's lines, "rich" coloured tables; "auto": these at an interactive terminal.
         **kwargs: `logger`, which is deprecated and not used.
 
     Raises:
@@ -63,6 +65,7 @@ class BaseTuner(Speaker):
         *,
         executor: Executor | None = None,
         keras_tuner_files: bool = False,
+        display: str = "auto",
         **kwargs: Any,
     ) -> None:
         refuse_chief_and_workers(type(self).__name__)
@@ -102,6 +105,7 @@ class BaseTuner(Speaker):
         self.directory = directory or "."
         self.project_name = project_name or "untitled_project"
         self.keras_tuner_files = keras_tuner_files
+        self.display = check_display(display)
         self.verbose: Any = 1
         self.store = ProjectStore(self.project_dir, overwrite=overwrite)
         try:
