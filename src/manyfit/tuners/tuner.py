@@ -147,7 +147,9 @@ class Tuner(Finishing, Overrides, BaseTuner):
         self.oracle.update_space(hyperparameters)
         check = type(self).run_trial is Tuner.run_trial and not overrides_fit(self.hypermodel)
         check = check and not environment.written_for_keras_tuner
-        discovered = discover(self._checked_build if check else self.hypermodel.build, self.oracle.get_space())
+        build = self._checked_build if check else self.hypermodel.build
+        # Cleared each time: names of layers, and names that are made of theirs, are those of the search.
+        discovered = discover(lambda hp: (clear_session(), build(hp))[1], self.oracle.get_space())  # type: ignore[func-returns-value]
         self.oracle.update_space(discovered)
         self.store.put(estimators=self._estimators)
         clear_session()
