@@ -59,6 +59,7 @@ $(RAY)/.installed: pyproject.toml
 
 $(BENCH)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python $(PIP) torch==2.13.0
 	$(BENCH)/bin/python $(PIP) --editable ".[test,bench]"
 	touch $@
 
