@@ -25,7 +25,6 @@ import keras
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Plan, Value
 from manyfit.training.base import Task
-from manyfit.training.callback_files import separate_files
 
 _file_numbers = itertools.count()
 
@@ -61,7 +60,7 @@ def callbacks_for(board: keras.callbacks.TensorBoard, plan: Plan) -> list[keras.
         plan: the execution.
     """
     own = copy.deepcopy(board)
-    separate_files([own], plan)
+    own.log_dir = str(Path(own.log_dir) / plan.trial_id / f"execution{plan.execution}")
     curves = own if _has_tensorflow() else EpochScalars(own.log_dir)
     return [curves, Session(own.log_dir, plan.values.values, plan.trial_id)]
 

@@ -116,12 +116,11 @@ def test_resumed_member_goes_on_as_if_it_had_never_stopped():
     paused = plans(3)[1]
 
     class Resuming(ListSupply):
-        def report(self, epochs):
-            answers = super().report(epochs)
-            for plan, epoch, _ in epochs:
-                if plan.trial_id == "2" and epoch == 3:  # the last of the others: now the paused one goes on
-                    self.put(Plan("1", 0, paused.values, seed=paused.seed, first_epoch=2))
-            return answers
+        def finish(self, result):
+            super().finish(result)
+            endings = {plan.trial_id: self.results[plan.key].ending for plan in plans(3) if plan.key in self.results}
+            if len(endings) == 3 and endings["1"] is Ending.PAUSED:  # the others have ended: the paused one goes on
+                self.put(Plan("1", 0, paused.values, seed=paused.seed, first_epoch=2))
 
     supply = Resuming(
         plans(3), decide=lambda plan, epoch, _: Decision.PAUSE if (plan.trial_id, epoch) == ("1", 1) else Decision.GO_ON
