@@ -81,6 +81,35 @@ def test_hooks_see_the_members_model():
     assert ours == theirs
 
 
+class Predicts(callbacks.Callback):
+    """Predicts and evaluates wherever it is called: Keras donates the arrays that it does so with."""
+
+    def look(self, *_, **__):
+        assert np.isfinite(self.model.predict(X, verbose=0)).all()
+        self.model.evaluate(X, Y, verbose=0)
+
+    on_train_begin = on_epoch_begin = on_epoch_end = on_train_end = look
+
+
+def test_callbacks_may_predict_and_evaluate_with_the_members_model(tmp_path):
+    weights = []
+    for name, trainer in (("ours", Population(NoFallback(), notify=refuse)), ("theirs", KerasFit())):
+        plans = [  # they differ in a lifted number, so the program is probed
+            Plan(str(n), 0, {"learning_rate": 0.01, "rate": rate}, n, weights_path=str(tmp_path / f"{name}-{n}.npz"))
+            for n, rate in enumerate((0.9, 0.5))
+        ]
+        supply = train(trainer, make_task(dense_model, lambda: (X, Y), fit_arguments(Predicts()), "val_loss"), plans)
+        assert {result.ending for result in supply.results.values()} == {Ending.COMPLETED}
+        weights.append([array for plan in plans for array in _arrays_in(plan.weights_path)])
+    for ours, theirs in zip(*weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-4)
+
+
+def _arrays_in(path):
+    with np.load(path) as archive:
+        return [archive[name] for name in sorted(archive.files) if archive[name].dtype.kind == "f"]
+
+
 def test_early_stopping_restores_the_best_weights():
     ours, theirs = [], []
     stop = [callbacks.EarlyStopping(monitor="val_loss", patience=1, restore_best_weights=True)]

@@ -112,20 +112,32 @@ def test_stop_and_pause():
     assert paused.ending is Ending.PAUSED and len(paused.history["val_loss"]) == 2
 
 
-def test_resumed_member_goes_on_as_if_it_had_never_stopped():
-    paused = plans(3)[1]
+def _predict(plan, model):
+    assert np.isfinite(model.predict(X, verbose=0)).all()  # Keras donates the arrays that it predicts with
+
+
+@pytest.mark.parametrize(
+    ("task_options", "callbacks"),
+    [({}, []), ({"keep": _predict}, []), ({"measures": ("predict_seconds",)}, [keras.callbacks.Callback()])],
+    ids=["unseen", "kept", "measured"],
+)
+def test_resumed_member_goes_on_as_if_it_had_never_stopped(task_options, callbacks, tmp_path):
+    first = [dataclasses.replace(plan, weights_path=str(tmp_path / f"{plan.trial_id}.npz")) for plan in plans(3)]
+    paused = first[1]
+    task = dataclasses.replace(make_task(callbacks=callbacks), **task_options)
 
     class Resuming(ListSupply):
         def finish(self, result):
             super().finish(result)
-            endings = {plan.trial_id: self.results[plan.key].ending for plan in plans(3) if plan.key in self.results}
-            if len(endings) == 3 and endings["1"] is Ending.PAUSED:  # the others have ended: the paused one goes on
-                self.put(Plan("1", 0, paused.values, seed=paused.seed, first_epoch=2))
+            endings = {key: found.ending for key, found in self.results.items()}
+            if len(endings) == 3 and endings[paused.key] is Ending.PAUSED:  # the others have ended: it goes on
+                self.put(dataclasses.replace(paused, first_epoch=2))
 
     supply = Resuming(
-        plans(3), decide=lambda plan, epoch, _: Decision.PAUSE if (plan.trial_id, epoch) == ("1", 1) else Decision.GO_ON
+        first, decide=lambda plan, epoch, _: Decision.PAUSE if (plan.trial_id, epoch) == ("1", 1) else Decision.GO_ON
     )
-    Population(Recorder()).train(supply, make_task())
+    Population(Recorder()).train(supply, task)
+    assert supply.results["1", 0].ending is Ending.COMPLETED
     straight = ListSupply([paused])
     Population(Recorder()).train(straight, make_task())
     for name, curve in straight.results["1", 0].history.items():

@@ -1,7 +1,8 @@
 """The user's real Keras callbacks, one copy per member, at the ends of epochs.
 
 A member's callbacks see that member's own Keras model. Its variables are pointed at the member's arrays before they
-are called; what they assign (a lower learning rate, restored weights) is taken over afterwards. Neither copies.
+are called; what they assign (a lower learning rate, restored weights) is taken over afterwards.
+Neither copies; what else holds on to a member's arrays does, because Keras's `predict` and `evaluate` use them up.
 """
 
 from __future__ import annotations

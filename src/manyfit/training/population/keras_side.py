@@ -71,9 +71,18 @@ def values_of(variables: Sequence[Any]) -> list[Any]:
 
 
 def assign_values(variables: Sequence[Any], values: Sequence[Any]) -> None:
-    """Points variables at arrays, without a copy or a check."""
+    """Points variables at arrays, without a copy or a check.
+
+    The arrays are the model's from then on: Keras's `predict` and `evaluate` donate them and put others there.
+    What is held on to elsewhere has to be `copied`.
+    """
     for variable, value in zip(variables, values, strict=True):
         variable._value = value
+
+
+def copied(values: Any) -> Any:
+    """A tree of the same values in arrays of their own, on the same devices, which a model cannot use up."""
+    return jax.device_put(values, may_alias=False)
 
 
 def changed_values(variables: Sequence[Any], values: Sequence[Any]) -> list[Any] | None:

@@ -84,8 +84,9 @@ class Member:
             return
         loss = objective.loss(objective.get_value(logs))
         if loss < self.best_loss:
-            # No copy: passes leave their inputs as they are, so holding the arrays is enough.
-            self.best_loss, self.best = loss, self.state[:2]
+            # Passes leave their inputs as they are, so holding the arrays is enough where no callback sees the model.
+            weights = self.state[:2]
+            self.best_loss, self.best = loss, keras_side.copied(weights) if self.callbacks.any else weights
 
     def is_done(self) -> bool:
         """Whether it has nothing more to train, with `stop_reason` where that came early.
@@ -102,18 +103,18 @@ class Member:
         return False
 
     def show(self) -> None:
-        """Lets the model's variables be this member's."""
+        """Lets the model's variables be this member's, until `adopt`."""
         trainable, fixed, optimizer, _ = keras_side.variables_of(self.model)
         keras_side.assign_values([*trainable, *fixed, *optimizer], [*self.state[0], *self.state[1], *self.state[2]])
 
     def show_best(self) -> None:
-        """Lets the model's variables be the weights that are kept: those of the best epoch."""
+        """Lets the model's variables be copies of the weights that are kept: those of the best epoch."""
         trainable, fixed, _, _ = keras_side.variables_of(self.model)
         best = self.best or self.state[:2]
-        keras_side.assign_values([*trainable, *fixed], [*best[0], *best[1]])
+        keras_side.assign_values([*trainable, *fixed], keras_side.copied([*best[0], *best[1]]))
 
     def adopt(self) -> None:
-        """Takes over what callbacks have assigned to the model's variables since `show`."""
+        """Takes over what callbacks have assigned to the model's variables since `show`, or Keras in their calls."""
         variables = keras_side.variables_of(self.model)[:3]
         parts = [keras_side.changed_values(group, values) for group, values in zip(variables, self.state, strict=True)]
         self.state = tuple(  # type: ignore[assignment]

@@ -223,8 +223,10 @@ class Session:
 
     def _hand_over(self, member: Member, result: Result) -> None:
         """Tells the supply of an outcome, after the task has seen the model of the written weights, and measured it."""
-        if self.task.keep is not None and member.plan.weights_path is not None and result.ending.has_score:
+        keep = self.task.keep if member.plan.weights_path is not None else None
+        if result.ending.has_score and (keep is not None or self.task.measures):
             member.show_best()
-            self.task.keep(member.plan, member.model)
+            if keep is not None:
+                keep(member.plan, member.model)
         take_measures(result, member.model, self.task)
         self.supply.finish(result)
