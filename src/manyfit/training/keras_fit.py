@@ -32,6 +32,8 @@ from manyfit.training.suspended import SuspendableCall
 from manyfit.training.weights import write_weights
 
 _STORED_BY = "keras_fit"  # see `StoredState.trainer`
+#: Parameters of a model whose memory is worth a full garbage collection (0.1 s); smaller ones wait for Python's own.
+_LARGE = 1_000_000
 
 
 class KerasFit(Trainer):
@@ -67,7 +69,9 @@ class KerasFit(Trainer):
         if result.ending is Ending.PAUSED:
             self._paused[plan.key] = run
         else:
-            gc.collect(0)
+            is_large = run.model is not None and num_parameters(run.model) >= _LARGE
+            del run  # it holds the model, whose layers refer to each other
+            gc.collect(2 if is_large else 0)
         return result
 
 

@@ -39,9 +39,9 @@ class Overrides:
         optimizer: Any
         loss: Any
         metrics: Any
-        population: bool
         store: Any
         _build: Any
+        _fuses: Any
         _say: Any
 
     # Building --------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ class Overrides:
         return [f"{type(self).__name__}.{name}" for name in BATCH_HOOKS if overrides_hooks(self, _tuner(), (name,))]
 
     def _say_why_sequential(self, overrides: Sequence[str]) -> None:
-        if overrides and self.population and keras.backend.backend() == "jax":
+        if overrides and self._fuses():
             verb = "is" if len(overrides) == 1 else "are"
             self._say(f"Trials run one after another, because {', '.join(overrides)} {verb} overridden.")
 

@@ -332,7 +332,8 @@ class Tuner(Finishing, Overrides, BaseTuner):
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         one_by_one = self._runs_one_by_one()
         if one_by_one:
-            self._say_why_sequential(one_by_one)
+            if self.executor is None:  # its workers run as many trials at once as there are workers
+                self._say_why_sequential(one_by_one)
             super()._run_trials(fit_args, fit_kwargs)
             return
         assert self._task is not None  # our bug: `search` sets it
