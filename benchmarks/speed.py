@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 import manyfit as kt
 from manyfit.core.records import Ending, Result
@@ -183,6 +184,7 @@ def empty_cache() -> Any:
         finally:
             os.environ["MANYFIT_CACHE_DIR"] = "off"
             jax.config.update("jax_compilation_cache_dir", None)
+            compilation_cache.reset_cache()  # else JAX would go on with a folder that is gone, for the rival, too
 
 
 def print_searches(name: str, repeats: int, share: float) -> None:
