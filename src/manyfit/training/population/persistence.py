@@ -35,6 +35,6 @@ def enable_compilation_cache() -> None:
     except OSError:
         return  # a home that cannot be written to costs speed, not the search
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # A small program is worth keeping too: it takes longer to compile than to load.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    # A small program is worth keeping, too: it takes longer to compile than to load.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
