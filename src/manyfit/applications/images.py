@@ -8,6 +8,7 @@ import keras
 from keras import layers
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.tuners.hypermodel import HyperModel
 
 Shape = tuple[int | None, ...]
 
@@ -57,3 +58,23 @@ def pool(x: Any, how: str) -> Any:
     if how == "flatten":
         return layers.Flatten()(x)
     return layers.GlobalAveragePooling2D()(x) if how == "avg" else layers.GlobalMaxPooling2D()(x)
+
+
+class TopOrNone(HyperModel):
+    """What the networks share that can be had with or without a classifier: their arguments, checked and kept."""
+
+    def __init__(
+        self,
+        include_top: bool = True,
+        input_shape: Shape | None = None,
+        input_tensor: Any = None,
+        classes: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_classes(type(self).__name__, classes, include_top=include_top)
+        check_input(type(self).__name__, input_shape, input_tensor)
+        self.include_top = include_top
+        self.input_shape = input_shape
+        self.input_tensor = input_tensor
+        self.classes = classes

@@ -8,15 +8,14 @@ from typing import Any
 import keras
 from keras import layers
 
-from manyfit.applications.images import Shape, check_classes, check_input, open_input, pool
+from manyfit.applications.images import TopOrNone, open_input, pool
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.tuners.hypermodel import HyperModel
 
 _EPSILON = 1.001e-5  # of the published weights of keras.applications
 _NUM_GROUPS = 32  # cardinality of ResNeXt
 
 
-class HyperResNet(HyperModel):
+class HyperResNet(TopOrNone):
     """Residual networks of three families and several depths, compiled for one-hot labels.
 
     Hyperparameters: `version` ("v1", "v2", "next"), `conv3_depth` (4, 8), `conv4_depth` (6, 23, 36), `pooling`
@@ -36,22 +35,6 @@ class HyperResNet(HyperModel):
 
     Example: `kt.RandomSearch(kt.applications.HyperResNet(input_shape=(32, 32, 3), classes=10), "val_accuracy")`.
     """
-
-    def __init__(
-        self,
-        include_top: bool = True,
-        input_shape: Shape | None = None,
-        input_tensor: Any = None,
-        classes: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        check_classes("HyperResNet", classes, include_top=include_top)
-        check_input("HyperResNet", input_shape, input_tensor)
-        self.include_top = include_top
-        self.input_shape = input_shape
-        self.input_tensor = input_tensor
-        self.classes = classes
 
     def build(self, hp: HyperParameters) -> keras.Model:
         """A network, compiled if it has a top."""

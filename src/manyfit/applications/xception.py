@@ -7,12 +7,11 @@ from typing import Any
 import keras
 from keras import layers
 
-from manyfit.applications.images import Shape, check_classes, check_input, open_input, pool
+from manyfit.applications.images import TopOrNone, open_input, pool
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.tuners.hypermodel import HyperModel
 
 
-class HyperXception(HyperModel):
+class HyperXception(TopOrNone):
     """Xception with its width, depth and ends open, compiled for one-hot labels.
 
     Hyperparameters: `activation` ("relu" with batch normalisation, "selu" without), `conv2d_num_filters` (32, 64, 128),
@@ -33,22 +32,6 @@ class HyperXception(HyperModel):
 
     Example: `kt.RandomSearch(kt.applications.HyperXception(input_shape=(32, 32, 3), classes=10), "val_accuracy")`.
     """
-
-    def __init__(
-        self,
-        include_top: bool = True,
-        input_shape: Shape | None = None,
-        input_tensor: Any = None,
-        classes: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        check_classes("HyperXception", classes, include_top=include_top)
-        check_input("HyperXception", input_shape, input_tensor)
-        self.include_top = include_top
-        self.input_shape = input_shape
-        self.input_tensor = input_tensor
-        self.classes = classes
 
     def build(self, hp: HyperParameters) -> keras.Model:
         """A network, compiled if it has a top."""
