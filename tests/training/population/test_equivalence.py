@@ -7,11 +7,11 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 import numpy as np
 import pytest
+from populations import NoFallback, compare, train
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Plan
-from manyfit.testing.fakes import ListSupply
-from manyfit.training.base import Task, Trainer
+from manyfit.training.base import Task
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population
 from manyfit.training.weights import load_weights
@@ -28,13 +28,6 @@ FLAT = RNG.normal(size=(ROWS, 6)).astype("float32")
 IMAGES = RNG.normal(size=(ROWS, 8, 8, 1)).astype("float32")
 SEQUENCES = RNG.normal(size=(ROWS, 5, 4)).astype("float32")
 LABELS = RNG.integers(0, CLASSES, ROWS)
-
-
-class NoFallback(Trainer):
-    """Fails the test when something is not trained as a population."""
-
-    def train(self, supply, task):
-        raise AssertionError("fell back")
 
 
 def mlp(hp):
@@ -120,20 +113,6 @@ VALUES = [{"learning_rate": 0.01, "rate": 0.1}, {"learning_rate": 0.003, "rate":
 
 def part(data, rows):
     return {name: array[rows] for name, array in data.items()} if isinstance(data, dict) else data[rows]
-
-
-def train(trainer, task, plans, **options):
-    supply = ListSupply(plans, **options)
-    trainer.train(supply, task)
-    return supply
-
-
-def compare(ours, theirs, tolerance=2e-4):
-    assert set(ours) == set(theirs)
-    for name, curve in theirs.items():
-        np.testing.assert_allclose(
-            np.array(ours[name], float), np.array(curve, float), rtol=tolerance, atol=tolerance, err_msg=name
-        )
 
 
 @pytest.mark.parametrize("name", CASES)
