@@ -255,6 +255,7 @@ class _Run:
         for plan in plans:
             seat.held[plan.key] = plan
             seat.known_epochs[plan.key] = plan.first_epoch
+            seat.to_forget = [key for key in seat.to_forget if key != plan.key]
             self._curves.setdefault(plan.key, {})
         self._answer(seat, Take([_absolute(plan) for plan in plans]), State.BUSY)
 
@@ -280,8 +281,9 @@ class _Run:
         home = self._seats.get(self._homes.get(plan.key, ""))
         if home is None or home is seat:
             return False
-        if home.state is State.BUSY and home.reserved:
-            return False  # training its first epochs again is sooner done than waiting for its turn
+        if home.state is State.BUSY and home.reserved:  # training its first epochs again is sooner done than waiting
+            home.to_forget.append(plan.key)
+            return False
         home.reserved.append(plan)
         return True
 

@@ -13,7 +13,7 @@ import queue
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,11 @@ class Scripted(Trainer):
             begun = {key: len(history["loss"]) for key, (_, history) in active.items()}
             while active:
                 self._epoch(supply, active, begun, total)
+
+    def forget(self, keys: Iterable[tuple[str, int]]) -> None:
+        """See `Trainer`."""
+        for key in keys:
+            self._paused.pop(key, None)
 
     def _epoch(self, supply: Supply, active: dict[Any, Any], begun: Mapping[Any, int], total: float) -> None:
         reports = []
