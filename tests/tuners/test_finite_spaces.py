@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from manyfit.core.records import Ending, Result
+from manyfit.tuners.remote import RunTask, RunTrial, TrialSupply, travelling_state
 
 
 class Noisy(tiny.Formula):
@@ -113,9 +114,163 @@ def test_random_search_tries_each_once_and_stops(project):
     assert len(trainer.trained) == len(tuner.oracle.trials) == 8
 
 
-def test_where_the_user_trains_nothing_is_claimed(project):
-    tuner = tiny.numbers(lambda trial: {"loss": 1.0}, kt.Search, objective="loss", hyperparameters=tiny.space(4),
-                         max_trials=100, seed=0, **project)  # fmt: skip
+def by_formula(deviation, values_per_call=1, fail=None):
+    """A `run_trial` whose losses are 0, 1, ..., 7 tenths by configuration, with noise from NumPy's global generator."""
+
+    def run_trial(trial):
+        values = trial.hyperparameters.values
+        rank = (values["units"] - 1) * 2 + (values["kind"] == "b")
+        if fail is not None:
+            fail(rank)
+        noise = deviation * np.random.standard_normal(values_per_call)  # noqa: NPY002 (Manyfit seeds it)
+        return [{"loss": 0.1 * rank + float(each)} for each in noise]
+
+    return run_trial
+
+
+def calling(function, project, tuner=kt.Search, max_trials=100, **arguments):
+    arguments = {"objective": kt.Objective("loss", "min"), "seed": 0, "hyperparameters": tiny.space(4), **arguments}
+    return tiny.numbers(function, tuner, max_trials=max_trials, **arguments, **project)
+
+
+@pytest.mark.parametrize("values_per_call", [1, 3])
+def test_a_run_trial_of_the_users_is_called_again_until_the_order_is_settled(project, capsys, values_per_call):
+    tuner = calling(by_formula(0.05, values_per_call), project)
+    tuner.search(verbose=0)
+    calls = {trial_id: len(scores) // values_per_call for trial_id, scores in tiny.scores(tuner).items()}
+    assert len(calls) == 8 and 8 < sum(calls.values()) < 100 and min(calls.values()) < max(calls.values())
+    best = tuner.oracle.get_best_trials()[0]
+    assert (best.hyperparameters.get("units"), best.hyperparameters.get("kind")) == (1, "a")
+    assert len(set(best.scores)) == len(best.scores)  # each execution with a seed of its own
+    assert best.score == pytest.approx(np.mean(best.scores), rel=1e-12)  # pooled
+    assert closing(tuner, capsys) == (
+        f"All 8 configurations were tried, in {sum(calls.values())} calls of run_trial. The order is settled: "
+        f"trial {best.trial_id} is the best, at 95% confidence."
+    )
+
+
+def test_calls_end_with_the_budget(project, capsys):
+    tuner = calling(by_formula(2.0, 2), project, max_trials=20)
+    tuner.search(verbose=0)
+    assert sum(map(len, tiny.scores(tuner).values())) == 2 * 20
+    assert "in 20 calls of run_trial. The order is not settled when the budget ended" in closing(tuner, capsys)
+
+
+def test_three_repeats_that_change_nothing_are_enough(project, capsys):
+    tuner = calling(by_formula(0.0), project, kt.BayesianOptimization)
+    tuner.search()
+    best = tuner.oracle.get_best_trials()[0]
+    said = (
+        "All 8 configurations were tried, in 11 calls of run_trial. 3 repeated runs measured exactly what the first "
+        f"ones had, so the order is settled: trial {best.trial_id} is the best."
+    )
+    assert said in capsys.readouterr().out.splitlines()  # where the search ends, and in the summary
+    assert closing(tuner, capsys) == said
+
+
+def test_calls_that_were_killed_go_on(tmp_path):
+    def killer(num_calls):
+        count = iter(range(100))
+
+        def fail(rank):
+            if next(count) == num_calls:
+                raise KeyboardInterrupt
+
+        return fail
+
+    whole = calling(by_formula(0.08, 2), {"directory": tmp_path / "whole"})
+    whole.search(verbose=0)
+    parts = {"directory": tmp_path / "parts"}
+    for num_calls in (6, 5, 3):
+        tuner = calling(by_formula(0.08, 2, killer(num_calls)), parts)
+        with pytest.raises(KeyboardInterrupt):
+            tuner.search(verbose=0)
+        tuner.close()
+    tuner = calling(by_formula(0.08, 2), parts)
+    tuner.search(verbose=0)
+    assert tiny.scores(tuner) == tiny.scores(whole)
+
+
+def test_a_contender_whose_further_call_fails_has_lost_and_stays_a_trial(project):
+    failing = {0}
+
+    def fail(rank):
+        if rank in failing and len(seen) >= 8:
+            raise RuntimeError("out of luck")
+        seen.append(rank)
+
+    seen: list[int] = []
+    tuner = calling(by_formula(0.01, 1, fail), project)
     tuner.search(verbose=0)
     assert len(tuner.oracle.trials) == 8
-    assert "when the search ended" in tuner.oracle.replication(1).sentence()
+    assert all(trial.status == "COMPLETED" for trial in tuner.oracle.trials.values())
+    [winner] = tuner._replication().standing.winning_set
+    values = list(tuner.oracle.trials.values())[winner].hyperparameters.values
+    assert (values["units"], values["kind"]) == (1, "b")
+    [trial] = [
+        one for one in tuner.oracle.trials.values() if any(not run.ending.has_score for run in one.executions.values())
+    ]
+    assert "out of luck" in trial.executions[1].message
+
+
+class CallsTheDefault(kt.BayesianOptimization):
+    """Overrides `run_trial` as KerasTuner's guide does: sets a fit argument, and lets Manyfit train."""
+
+    def run_trial(self, trial, *args, **kwargs):
+        return super().run_trial(trial, *args, batch_size=trial.hyperparameters.get("batch_size"), **kwargs)
+
+
+def test_an_override_that_calls_the_default_trains_anew_each_time(project):
+    hp = kt.HyperParameters()
+    hp.Choice("batch_size", [8, 16])
+    tuner = CallsTheDefault(
+        lambda hp: tiny.compiled(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])),
+        "loss",
+        max_trials=3,
+        executions_per_trial=2,
+        hyperparameters=hp,
+        seed=0,
+        **project,
+    )
+    x = np.random.default_rng(0).random((32, 3), dtype=np.float32)
+    tuner.search(x, x[:, 0] > 0.5, epochs=1, verbose=0)
+    assert sorted(map(len, tiny.scores(tuner).values())) == [2, 4]
+    longest = max(tiny.scores(tuner).values(), key=len)
+    assert len(set(longest)) == 4
+    seeds = {run.seed for trial in tuner.oracle.trials.values() for run in trial.executions.values()}
+    assert len(seeds) == 6
+    tuner.get_best_models(2)  # weights of every execution that may be the best are there
+
+
+def run_in_worker(tuner):
+    """Searches as an executor's worker and driver do together, without processes."""
+    worker = object.__new__(type(tuner))
+    worker.__dict__.update(travelling_state(tuner))
+    task = RunTask(build=None, fit=None, fit_args=(), fit_kwargs={}, objective=tuner.oracle.objective, tuner=worker)
+    RunTrial().train(TrialSupply(tuner), task)
+
+
+def test_workers_repeat_as_this_process_does(tmp_path):
+    here = calling(by_formula(0.05, 2), {"directory": tmp_path / "here"})
+    here.search(verbose=0)
+    there = calling(by_formula(0.05, 2), {"directory": tmp_path / "there"})
+    there.verbose = 0
+    run_in_worker(there)
+    assert tiny.scores(there) == tiny.scores(here)
+    assert there._replication().over
+
+
+def test_workers_take_failures_of_further_calls(project):
+    seen: list[int] = []
+
+    def fail(rank):
+        seen.append(rank)
+        if rank == 0 and len(seen) > 8:
+            raise RuntimeError("out of luck")
+
+    tuner = calling(by_formula(0.01, 1, fail), project)
+    tuner.verbose = 0
+    run_in_worker(tuner)
+    winner = tuner._replication().standing.winning_set[0]
+    values = list(tuner.oracle.trials.values())[winner].hyperparameters.values
+    assert (values["units"], values["kind"]) == (1, "b")

@@ -116,6 +116,7 @@ class Plan:
     state_path: str | None = None  # where the state of a paused execution goes, and is taken from; None: not stored
     weights_path: str | None = None  # where the weights of the best epoch go (training/weights.py), None: not wanted
     phase: str = "search"  # what it is run for; the book keeps the executions of each phase apart
+    attempt: int = 0  # how often its trial has failed and was retried
 
     @property
     def key(self) -> tuple[str, int]:

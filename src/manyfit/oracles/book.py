@@ -194,11 +194,18 @@ class TrialBook:
         if self.store is not None:
             self.store.forget_epochs(self._key(plan))
 
-    def forget_executions(self, trial: Trial) -> None:
-        """Drops the executions of the search that a trial has so far, because others take their place."""
-        if self.store is not None and trial.executions:
-            self.store.forget_executions([(trial.trial_id, SEARCH, trial.attempt, index) for index in trial.executions])
-        trial.executions.clear()
+    def forget_executions(self, trial: Trial, first: int = 0) -> None:
+        """Drops the executions of the search that a trial has so far, because others take their place.
+
+        Args:
+            trial: whose executions.
+            first: the index from which on they are dropped.
+        """
+        dropped = [index for index in trial.executions if index >= first]
+        if self.store is not None and dropped:
+            self.store.forget_executions([(trial.trial_id, SEARCH, trial.attempt, index) for index in dropped])
+        for index in dropped:
+            del trial.executions[index]
         trial.running.clear()
 
     def save(self, trials: Sequence[Trial], **facts: Any) -> None:

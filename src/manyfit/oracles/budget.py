@@ -42,10 +42,15 @@ class Budget:
         size = Encoding(self.hyperparameters).num_configurations(limit=len(self.book.trials))
         return self._exhausted or size is not None
 
-    def replication(self, executions_per_trial: int) -> Replication | None:
-        """Where the repetition of contenders stands; None when there is nothing to compare."""
-        budget = None if self.max_trials is None else self.max_trials * executions_per_trial
-        return replication(list(self.book.trials.values()), self.book.ranking, budget)
+    def replication(self, executions_per_trial: int | None) -> Replication | None:
+        """Where the repetition of contenders stands; None when there is nothing to compare.
+
+        Args:
+            executions_per_trial: of the tuner; None counts calls of a user's `run_trial`, whatever each returns.
+        """
+        by_call = executions_per_trial is None
+        budget = None if self.max_trials is None else self.max_trials * (executions_per_trial or 1)
+        return replication(list(self.book.trials.values()), self.book.ranking, budget, by_call=by_call)
 
     def rescore(self, trial: Trial) -> None:
         """Takes further executions of a completed trial into its score."""

@@ -461,6 +461,10 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
         self.earlier.load(self.book.store)
         self.ongoing_trials = {}
         self._exhausted = False
+        if self.ends_with_contenders():  # killed before the last repeated run became part of its trial's score
+            for trial in self.trials.values():
+                if trial.status == TrialStatus.COMPLETED:
+                    self.score_trial(trial)
         if self._remembers_more() and (state := self.book.store.get("oracle_state")) is not None:
             self.set_state(state)
 

@@ -27,13 +27,13 @@ from manyfit.training.outcomes import to_histories
 from manyfit.training.seeding import seeded
 from manyfit.tuners.hypermodel import HyperModel, get_hypermodel
 from manyfit.tuners.remote import RunTask, TrialSupply, make_run_trial, travelling_state
+from manyfit.tuners.repeating import Repeating
 from manyfit.tuners.results import Results
-from manyfit.tuners.speaker import Speaker
 
 _IDLE_SECONDS = 0.1
 
 
-class BaseTuner(Speaker):
+class BaseTuner(Repeating):
     """Runs a search for any kind of model: subclass it and override `run_trial`. For Keras models use `Tuner`.
 
     Args:
@@ -204,6 +204,8 @@ class BaseTuner(Speaker):
             self._run_trials(fit_args, fit_kwargs)
         finally:
             self.oracle.stop_clock()
+        if (contenders := self._replication()) is not None:
+            self._say(contenders.sentence())
         self.on_search_end()
         self._check_any_completed()
 
@@ -220,6 +222,7 @@ class BaseTuner(Speaker):
             self.pre_create_trial()
             trial = self.oracle.create_trial(self.tuner_id)
             if trial.status == TrialStatus.STOPPED:
+                self._repeat_contenders(fit_args, fit_kwargs)
                 return
             if trial.status == TrialStatus.IDLE:
                 time.sleep(_IDLE_SECONDS)
@@ -230,7 +233,7 @@ class BaseTuner(Speaker):
 
     def _try_run_trial(self, trial: Trial, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         seed = seeds.seed_of(self.oracle.seed, "execution", trial.trial_id, 0, trial.attempt)
-        self._recorded, self._num_runs = None, 0
+        self._prepare_call()
         try:
             with seeded(seed):  # the user's own training is reproducible, too
                 returned = self.run_trial(trial, *fit_args, **fit_kwargs)
@@ -243,12 +246,11 @@ class BaseTuner(Speaker):
             trial.status, trial.message = TrialStatus.INVALID, traceback.format_exc()
             trial.ending = ending_of(error)
         else:
-            self._take_returned(trial, returned, seed)
+            self._take_histories(trial, returned, seed)
+            self._judge_executions(trial)
 
-    _recorded: Any = None  # what the default `run_trial` returned in this trial: its executions are in the book already
     _trainer: Trainer | None = None  # of models
     _runner: Trainer | None = None  # of whole trials, on an executor
-    _num_runs = 0  # how often the default `run_trial` was called in this trial
 
     def _on_executor(self, make: MakeTrainer, *, keeps_programs: bool = False) -> Trainer:
         """A trainer whose executions run on this tuner's executor."""
@@ -256,13 +258,12 @@ class BaseTuner(Speaker):
         folder = Path(self.project_dir)
         return self.executor.trainer(make, notify=self._say, folder=folder, keeps_programs=keeps_programs)
 
-    def _take_returned(self, trial: Trial, returned: Any, seed: int) -> None:
+    def _take_histories(self, trial: Trial, returned: Any, seed: int) -> None:
         """Takes what `run_trial` returned into the book, in place of what the default `run_trial` put there."""
         if returned is None or returned is not self._recorded:
             self._record(trial, self._histories(trial, returned), seed)
         else:
             self.oracle.hear(trial, [run.history for _, run in sorted(trial.executions.items())])
-        self._judge_executions(trial)
 
     def _histories(self, trial: Trial, returned: Any) -> list[dict[str, list[float | None]]]:
         """What `run_trial` returned, as one history per execution."""
@@ -277,14 +278,14 @@ class BaseTuner(Speaker):
         return to_histories(returned, self.oracle.objective, "Tuner.run_trial()")
 
     def _record(self, trial: Trial, found: list[dict[str, list[float | None]]], seed: int) -> None:
-        """Writes histories into the book as the trial's executions."""
-        self.oracle.book.forget_executions(trial)
+        """Writes histories into the book as the executions of this call."""
+        self.oracle.book.forget_executions(trial, self._first_execution)
         self.oracle.hear(trial, found)
-        for execution, history in enumerate(found):
+        for execution, history in enumerate(found, self._first_execution):
             self.oracle.check_objective(history)
             ending, message = judge(history, self.oracle.objective, stopped=False)
             plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed)
-            self.oracle.book.add_execution(Result(plan, ending, history, message=message))
+            self.oracle.book.add_execution(Result(plan, ending, history, message=message), **self._notes)
 
     @staticmethod
     def _judge_executions(trial: Trial) -> None:
@@ -394,7 +395,11 @@ class BaseTuner(Speaker):
         print(terminal.space_summary(self.oracle.get_space().space))
 
     def results_summary(self, num_trials: int = 10) -> None:
-        """Prints the best trials, then those that failed, up to `num_trials` altogether."""
+        """Prints the best trials, then those that failed; where contenders were repeated, how sure the order is.
+
+        Args:
+            num_trials: how many are shown at most.
+        """
         shown = self.oracle.get_best_trials(num_trials)
         failed = [trial for trial in self.oracle.trials.values() if trial.status == TrialStatus.FAILED]
         shown += failed[: max(0, num_trials - len(shown))]
@@ -409,6 +414,8 @@ class BaseTuner(Speaker):
         if self.oracle.scheduler.max_epochs is not None:
             spent = self.results()
             print(f"\nEpochs: {spent.epochs_spent} trained; {spent.epochs_full} without the scheduler.")
+        if (contenders := self._replication()) is not None:
+            print(f"\n{contenders.sentence()}")
 
     def results(self) -> Results:
         """One row per execution: values, seed, status, best epoch, every metric, seconds; and the curves."""

@@ -17,12 +17,15 @@ from manyfit.core import seeds
 from manyfit.core.errors import FailedTrialError, FatalError, ProjectError
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial, TrialStatus
+from manyfit.oracles.trial import SEARCH
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.models import ending_of
 from manyfit.training.seeding import seeded
 
 if TYPE_CHECKING:
     from manyfit.tuners.base_tuner import BaseTuner
+
+_REPEAT = "repeat"  # the phase of plans for a further call of a trial's `run_trial`
 
 #: Of a tuner, what stays with the driver.
 _STAYS = ("store", "oracle", "executor", "_trainer", "_runner", "_task", "_final", "_trial_of_model", "_fold_plan")
@@ -78,13 +81,14 @@ class _DistantBook:
     def __init__(self) -> None:
         self.results: list[Result] = []
 
-    def add_execution(self, result: Result) -> None:
-        """Keeps an execution."""
+    def add_execution(self, result: Result, **notes: Any) -> None:
+        """Keeps an execution; the driver makes its own notes."""
+        del notes
         self.results.append(dataclasses.replace(result, extra={}))
 
-    def forget_executions(self, trial: Trial) -> None:
-        """Drops those of this attempt."""
-        del trial
+    def forget_executions(self, trial: Trial, first: int = 0) -> None:
+        """Drops those of this call."""
+        del trial, first
         self.results = []
 
 
@@ -131,11 +135,11 @@ def make_run_trial(notify: Callable[[str], None]) -> Trainer:
 def _run(plan: Plan, task: RunTask) -> Result:
     tuner = task.tuner
     trial = Trial(plan.values, trial_id=plan.trial_id)
-    trial.attempt = plan.execution
+    trial.attempt = plan.attempt
     tuner.oracle.trials, tuner.oracle.book = {trial.trial_id: trial}, _DistantBook()
     tuner.store.folder = folder = Path(str(plan.weights_path)).parent.parent
     tuner.directory, tuner.project_name = str(folder.parent), folder.name
-    tuner._recorded, tuner._num_runs = None, 0
+    tuner._prepare_call(plan.execution if plan.phase == _REPEAT else 0)
     started = time.perf_counter()
     try:
         with seeded(plan.seed):
@@ -163,6 +167,8 @@ class TrialSupply:
     def __init__(self, tuner: BaseTuner) -> None:
         self._tuner = tuner
         self._oracle = tuner.oracle
+        self._open: set[str] = set()  # ids of trials that run
+        self._calls: dict[str, int] = {}  # of those that run again: the number of the call
 
     @property
     def remaining(self) -> int | None:
@@ -171,20 +177,34 @@ class TrialSupply:
 
     def take(self, count: int) -> Sequence[Plan]:
         """See `manyfit.training.base.Supply`."""
-        plans = []
+        plans: list[Plan] = []
         for _ in range(count):
             self._tuner.pre_create_trial()
             trials = self._oracle.assign(1)
             if not trials:
-                break
+                return plans or self._repeats(count)
             [trial] = trials
+            self._open.add(trial.trial_id)
             self._tuner.on_trial_begin(trial)
             seed = seeds.seed_of(self._oracle.seed, "execution", trial.trial_id, 0, trial.attempt)
             path = self._tuner.store.weights_path(trial.trial_id, 0)
             # Its execution number is that of the attempt: a retried trial is not the one that failed.
-            plans.append(
-                Plan(trial.trial_id, trial.attempt, trial.hyperparameters.copy(), seed, weights_path=str(path))
-            )
+            plan = Plan(trial.trial_id, trial.attempt, trial.hyperparameters.copy(), seed, weights_path=str(path))
+            plans.append(dataclasses.replace(plan, attempt=trial.attempt))
+        return plans
+
+    def _repeats(self, count: int) -> list[Plan]:
+        """Further calls for the contenders of a finite space that was tried in full, once nothing else runs."""
+        plans: list[Plan] = []
+        for trial, call in [] if self._open else self._tuner._next_repeats(count):
+            if trial.trial_id in self._open:  # the race may look several rounds ahead
+                continue
+            self._open.add(trial.trial_id)
+            self._calls[trial.trial_id] = call
+            plan = self._tuner._plan_of_repeat(trial, call)
+            path = self._tuner.store.weights_path(trial.trial_id, plan.execution)
+            values = trial.hyperparameters.copy()
+            plans.append(dataclasses.replace(plan, values=values, weights_path=str(path), phase=_REPEAT))
         return plans
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
@@ -195,15 +215,30 @@ class TrialSupply:
         """See `manyfit.training.base.Supply`."""
         trial, extra = self._oracle.trials[result.plan.trial_id], result.extra
         trial.hyperparameters = result.plan.values
-        if "executions" in extra or "histories" in extra:
-            if "executions" in extra:
-                for run in extra["executions"]:
-                    self._oracle.book.add_execution(run)
-            else:
-                self._tuner._record(trial, extra["histories"], result.plan.seed)
+        self._open.discard(trial.trial_id)
+        call = self._calls.pop(trial.trial_id, 0)
+        self._tuner._prepare_call(result.plan.execution if call else 0, call)
+        has_returned = "executions" in extra or "histories" in extra
+        if has_returned:
+            self._take(trial, result)
+        if call:
+            if not has_returned:
+                plan = dataclasses.replace(result.plan, phase=SEARCH)
+                self._tuner._take_failed_repeat(dataclasses.replace(result, plan=plan, extra={}))
+            self._tuner._end_repeat(trial, call)
+            return
+        if has_returned:
             self._tuner._judge_executions(trial)
         else:
             failed = isinstance(extra.get("error"), FailedTrialError)
             trial.status = TrialStatus.FAILED if failed else TrialStatus.INVALID
             trial.ending, trial.message = result.ending, result.message
         self._tuner.on_trial_end(trial)
+
+    def _take(self, trial: Trial, result: Result) -> None:
+        """Takes what a call returned into the book."""
+        if "executions" in result.extra:
+            for run in result.extra["executions"]:
+                self._oracle.book.add_execution(run, **self._tuner._notes)
+        else:
+            self._tuner._record(trial, result.extra["histories"], result.plan.seed)

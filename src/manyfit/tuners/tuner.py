@@ -263,7 +263,6 @@ class Tuner(Finishing, Overrides, BaseTuner):
         return {name: hyperparameters.values[name] for name in values if name in hyperparameters.values}
 
     def _trains_itself(self) -> bool:
-        """Whether training is Manyfit's: a user's `run_trial` runs trials one by one."""
         return not self._runs_one_by_one()
 
     def _make_task(
@@ -341,7 +340,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
             self._say(said)
         supply = SearchSupply(
             self.oracle,
-            self.executions_per_trial * (1 if self._fold_plan is None else self._fold_plan.num_splits),
+            self._num_executions,
             weights_path=self.store.weights_path,
             begin=self._begin_trial,
             end=self.on_trial_end,
@@ -371,14 +370,14 @@ class Tuner(Finishing, Overrides, BaseTuner):
         """
         self._num_runs += 1
         if self._num_runs > 1:  # once per fold, say: what the override returns is recorded, not each of these
-            self.oracle.book.forget_executions(trial)
+            self.oracle.book.forget_executions(trial, self._first_execution)
         own = is_overridden(self, Tuner, "_build_and_fit_model")
         train = self._train_by_override if own else self._train_execution
         returned = [
             _keras_history(trial.executions[execution].history)  # finished before the process was killed
             if execution in trial.executions
             else train(trial, execution, fit_args, fit_kwargs)
-            for execution in range(self.executions_per_trial)
+            for execution in range(self._first_execution, self._first_execution + self.executions_per_trial)
         ]
         self._recorded = returned if self._num_runs == 1 and not own else None
         return returned
@@ -392,7 +391,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
         if "error" in result.extra:
             raise result.extra["error"]
         if self._num_runs <= 1 and self.oracle.objective.has_value({**result.history, **result.measures}):
-            self.oracle.book.add_execution(result)
+            self.oracle.book.add_execution(result, **self._notes)
         measured = {name: [value] * result.num_epochs for name, value in result.measures.items()}
         return _keras_history({**result.history, **measured})
 
@@ -427,12 +426,10 @@ class Tuner(Finishing, Overrides, BaseTuner):
             )
         return super().get_best_models(num_models)
 
-    def results_summary(self, num_trials: int = 10) -> None:
-        """Prints the best trials, then those that failed; where contenders were repeated, how sure the order is."""
-        super().results_summary(num_trials)
-        state = self.oracle.replication(self.executions_per_trial) if self.oracle.ends_with_contenders() else None
-        if state is not None:
-            print(f"\n{state.sentence()}")
+    @property
+    def _num_executions(self) -> int:
+        """Executions per trial, one per fold where there are folds."""
+        return self.executions_per_trial * (1 if self._fold_plan is None else self._fold_plan.num_splits)
 
     def load_model(self, trial: Trial, execution: int | None = None) -> keras.Model:
         """A trial's model with the weights of its best epoch.
