@@ -12,6 +12,9 @@ import manyfit as kt  # isort: skip
 
 import keras
 import numpy as np
+from sklearn.tree import DecisionTreeClassifier
+
+from manyfit.executors.memory import held_bytes
 
 
 def build(hp):
@@ -47,10 +50,7 @@ def space() -> kt.HyperParameters:
 class Numbers(kt.RandomSearch):
     """Trials that are a formula, and that wait, leak, kill or raise where a subclass says."""
 
-    seconds = 0.0
-
     def run_trial(self, trial, *args, **kwargs):
-        time.sleep(self.seconds)
         return {"loss": trial.hyperparameters.get("a"), "pid": os.getpid()}
 
 
@@ -71,9 +71,22 @@ class Leaking(kt.GridSearch):
 
     def run_trial(self, trial, *args, **kwargs):
         self.held.append(np.ones(trial.hyperparameters.get("megabytes") << 17))
-        time.sleep(0.3)  # so that who watches the memory sees it
+        if trial.hyperparameters.get("megabytes") >= 1500:
+            time.sleep(200)  # until who watches the memory has ended this process
         held = sum(array.nbytes for array in self.held)
         return {"loss": 0.0, "pid": os.getpid(), "held_megabytes": held >> 20}
+
+
+class Littering(kt.GridSearch):
+    """Trials that leave what nobody can reach any more, and say what their process held before and meanwhile."""
+
+    def run_trial(self, trial, *args, **kwargs):
+        held = held_bytes()
+        megabytes = trial.hyperparameters.get("megabytes")
+        cycle: list[object] = [np.ones(megabytes << 16), [bytes(900) for _ in range(megabytes << 9)]]
+        cycle.append(cycle)
+        used = held_bytes() - held
+        return {"loss": 0.0, "pid": os.getpid(), "held_megabytes": held >> 20, "used_megabytes": used >> 20}
 
 
 class Killing(keras.callbacks.Callback):
@@ -114,3 +127,18 @@ class WaitingFor(keras.callbacks.Callback):
         until = time.monotonic() + 200
         while epoch == 2 and not Path(self.path).exists() and time.monotonic() < until:
             time.sleep(0.1)
+
+
+class CountingBatches(kt.RandomSearch):
+    """Notes in a folder which process trained which trial on how many batches."""
+
+    folder: str = ""
+
+    def on_batch_end(self, trial, model, batch, logs=None):
+        with (Path(self.folder) / f"{os.getpid()}-{trial.trial_id}").open("a", encoding="ascii") as file:
+            file.write(".")
+
+
+def estimator(hp):
+    """A tree of scikit-learn's."""
+    return DecisionTreeClassifier(max_depth=hp.Int("max_depth", 1, 4), random_state=0)

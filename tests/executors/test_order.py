@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 
 import pytest
 import tiny
@@ -11,6 +11,8 @@ import manyfit as kt
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.testing.executors import ThreadExecutor
 from manyfit.tuners.remote import TrialSupply
+
+BOTH_RUN = threading.Barrier(2)
 
 
 def space() -> kt.HyperParameters:
@@ -25,14 +27,15 @@ def loss_of(values) -> float:
 
 
 class Recorded(kt.BayesianOptimization):
-    """Trials of a formula that take different times; remembers which began and ended when."""
+    """Trials of a formula; remembers which began and ended when. The first ends after the second one has begun."""
 
     def __init__(self, *args, **kwargs):
         self.events: list[tuple[str, str]] = []
         super().__init__(*args, **kwargs)
 
     def run_trial(self, trial, *args, **kwargs):
-        time.sleep(0.05 * trial.hyperparameters.get("a"))
+        if trial.trial_id in ("0", "1"):
+            BOTH_RUN.wait(200)
         return {"loss": loss_of(trial.hyperparameters.values)}
 
     def on_trial_begin(self, trial):

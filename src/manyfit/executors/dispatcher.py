@@ -60,7 +60,8 @@ class Rules:
         max_losses: an execution that has lost so many workers ends as failed.
         start_seconds: how long a first worker may take.
         recycle_after: a worker ends after so many executions; None: never.
-        max_held_bytes: a worker ends that holds so much more than before its first execution; None: never.
+        max_held_bytes: a worker ends that holds so much more than before its first execution, or less where a new
+            one costs little (see `Seat.holds_too_much`); None: never.
         max_memory_bytes: what a worker may use, for messages; None: no cap.
     """
 
@@ -164,7 +165,7 @@ class _Run:
         self._again: list[Plan] = []  # lost with their workers
         self._losses: dict[Key, int] = {}
         self._curves: dict[Key, dict[str, list[float | None]]] = {}
-        self._failed_starts = self._rejected = 0
+        self._failed_starts = self._rejected = self._too_large = 0
         self._difference = ""
         self._seen_a_worker = time.monotonic()
 
@@ -335,7 +336,7 @@ class _Run:
             self._notify(line)
 
     def _greet(self, seat: Seat, hello: Hello) -> None:
-        seat.place = f"process {hello.process_id} on {hello.host}"
+        seat.place, seat.greeted_seconds = f"process {hello.process_id} on {hello.host}", time.monotonic()
         self._failed_starts = 0
         difference = differences(versions(), hello.versions)
         if difference:
@@ -356,7 +357,7 @@ class _Run:
             seat.rest(State.IDLE)
 
     def _want(self, seat: Seat, want: Want) -> None:
-        seat.wanted = want.count
+        seat.wanted, seat.held_bytes = want.count, want.held_bytes
         if seat.held:  # others train meanwhile, so it does not wait
             plans = self._plans_for(seat, want.count)
             self._give(seat, plans)
@@ -386,7 +387,7 @@ class _Run:
             self._curves.pop(plan.key, None)
             self._losses.pop(plan.key, None)
         seat.num_finished += 1
-        seat.held_bytes = message.held_bytes
+        self._too_large = 0
         self._supply.finish(dataclasses.replace(result, plan=plan))
         self._answer(seat, Go(), State.BUSY)
 
@@ -396,7 +397,7 @@ class _Run:
         """Whether a worker has done its share, and ends so that its memory goes back to the system."""
         rules = self._rules
         tired = rules.recycle_after is not None and seat.num_finished >= rules.recycle_after
-        heavy = rules.max_held_bytes is not None and seat.held_bytes > rules.max_held_bytes
+        heavy = rules.max_held_bytes is not None and seat.holds_too_much(rules.max_held_bytes, time.monotonic())
         return (tired or heavy) and not seat.reserved and seat.worker not in self._homes.values()
 
     def _retire(self, seat: Seat) -> None:
@@ -432,10 +433,16 @@ class _Run:
         """Ends a worker that uses too much. One execution is to blame; of several, each is tried alone."""
         self._remove(seat)
         self._again += seat.reserved
-        cap = memory.readable(self._rules.max_memory_bytes or 0)
+        used, cap = memory.readable(used_bytes), memory.readable(self._rules.max_memory_bytes or 0)
+        self._too_large += not seat.held
+        if self._too_large >= _MAX_FAILED_STARTS:
+            raise SearchError(
+                f"{self._rules.where}: a worker uses {used} before it trains anything, and the cap is {cap}. Raise the "
+                "cap, or leave it out."
+            )
         for key, plan in seat.held.items():
             if len(seat.held) == 1:
-                self._give_up(plan, Ending.OUT_OF_MEMORY, f"it used {memory.readable(used_bytes)}; the cap is {cap}")
+                self._give_up(plan, Ending.OUT_OF_MEMORY, f"it used {used}; the cap is {cap}")
             else:
                 self._losses[key] = self._losses.get(key, 0) + 1
                 self._again.append(dataclasses.replace(plan, first_epoch=seat.known_epochs[key]))

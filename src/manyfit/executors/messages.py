@@ -50,9 +50,15 @@ class Idle(Message):
 
 @dataclasses.dataclass
 class Want(Message):
-    """Asks for executions. Answer: `Take`."""
+    """Asks for executions. Answer: `Take`.
+
+    Attributes:
+        count: at most so many.
+        held_bytes: memory that the process holds beyond what it held before its first execution.
+    """
 
     count: int
+    held_bytes: int = 0
 
 
 @dataclasses.dataclass
@@ -69,12 +75,10 @@ class Finished(Message):
     Attributes:
         result: without what cannot travel.
         files: path on the driver -> content of the files that were written since: weights, predictions.
-        held_bytes: memory that the process holds beyond what it held before its first execution.
     """
 
     result: Result
     files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
-    held_bytes: int = 0
 
 
 @dataclasses.dataclass

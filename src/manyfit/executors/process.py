@@ -27,7 +27,8 @@ from manyfit.executors.settings import check_count
 from manyfit.training.base import Trainer
 
 _WHERE = "ProcessExecutor"
-_KEEPS_BYTES = 512 << 20
+_START_SECONDS = 300.0  # one that dies is heard of at once, one that waits for a slow disk is not lost
+MAX_HELD_BYTES = 512 << 20
 _WORKER = "from manyfit.executors.process_worker import main; main()"
 
 
@@ -44,8 +45,9 @@ class ProcessExecutor(Executor):
             the environment names, else those that the driver sees.
         max_memory_bytes: what one process may use; an execution that needs more ends as out of memory. None: no cap.
         recycle_after: a process ends after so many executions, and another starts: 1 gives the system back
-            everything that a trial has used, at the price of a start each time. None: whenever it holds on to more
-            than 512 MiB that it did not hold before its first execution.
+            everything that a trial has used, at the price of a start each time. None: what a trial has freed goes back
+            after it, and a process ends that still holds more than 512 MiB beyond what it held before its first
+            execution, or more than 128 MiB where a start is less than 2 % of its time.
         max_losses: an execution whose process died so many times ends as failed.
 
     Raises:
@@ -86,7 +88,8 @@ class ProcessExecutor(Executor):
             _WHERE,
             max_losses=self.max_losses,
             recycle_after=self.recycle_after,
-            max_held_bytes=None if keeps_programs else _KEEPS_BYTES,
+            start_seconds=_START_SECONDS,
+            max_held_bytes=None if keeps_programs else MAX_HELD_BYTES,
             max_memory_bytes=self.max_memory_bytes,
         )
         return Dispatcher(lambda: ProcessPool(self), make, rules=rules, folder=folder, notify=notify)

@@ -29,7 +29,7 @@ from manyfit.executors import memory
 from manyfit.executors.base import Executor, MakeTrainer, Pool
 from manyfit.executors.dispatcher import Dispatcher, Rules
 from manyfit.executors.messages import Answer, Hello, Lost, Message, OverMemory, Raised, Stop
-from manyfit.executors.process import share_of_device
+from manyfit.executors.process import MAX_HELD_BYTES, share_of_device
 from manyfit.executors.settings import check_count
 from manyfit.training.base import Trainer
 
@@ -61,7 +61,7 @@ class RayExecutor(Executor):
             bytes, is also a cap: an execution that needs more ends as out of memory.
         max_workers: None for as many as the cluster has room for, now and later.
         timeout_seconds: how long the cluster may take to answer, and a first worker to start.
-        recycle_after: a worker ends after so many executions, and another starts; None: never.
+        recycle_after: a worker ends after so many executions, and another starts; None: as in `ProcessExecutor`.
         max_losses: an execution whose worker died so many times ends as failed. Lost machines do not count.
         **init: passed on to `ray.init`: `num_cpus`, `object_store_memory`, `runtime_env`, ...
 
@@ -109,13 +109,13 @@ class RayExecutor(Executor):
         self, make: MakeTrainer, *, notify: Callable[[str], None], folder: Path, keeps_programs: bool
     ) -> Trainer:
         """See `Executor`."""
-        del keeps_programs
         cap = self.resources_per_worker.get("memory")
         rules = Rules(
             _WHERE,
             max_losses=self.max_losses,
             start_seconds=self.timeout_seconds,
             recycle_after=self.recycle_after,
+            max_held_bytes=None if keeps_programs else MAX_HELD_BYTES,
             max_memory_bytes=None if cap is None else int(cap),
         )
         return Dispatcher(lambda: RayPool(self), make, rules=rules, folder=folder, notify=notify)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import enum
 import itertools
+import time
 
 from manyfit.core.records import Plan
 from manyfit.executors.messages import Key
 
 _turns = itertools.count()
+_WORTH_BYTES = 128 << 20
+_MAX_SHARE_OF_STARTS = 0.02  # of a worker's time, to give the system memory back
 
 
 class State(enum.Enum):
@@ -39,6 +42,8 @@ class Seat:
         num_finished: executions.
         held_bytes: memory beyond what it held before its first execution.
         waiting_since: a number that is smaller for those who have waited longer.
+        started_seconds: when it was started, by `time.monotonic`.
+        greeted_seconds: when it was there.
     """
 
     worker: str
@@ -52,7 +57,22 @@ class Seat:
     num_finished: int = 0
     held_bytes: int = 0
     waiting_since: int = 0
+    started_seconds: float = dataclasses.field(default_factory=time.monotonic)
+    greeted_seconds: float = 0.0
 
     def rest(self, state: State) -> None:
         """It waits from now on."""
         self.state, self.waiting_since = state, next(_turns)
+
+    def holds_too_much(self, max_held_bytes: int, now_seconds: float) -> bool:
+        """Whether another should take its place: it holds more than it may, or a start costs little of its time.
+
+        Example:
+
+        >>> seat = Seat("a", started_seconds=0.0, greeted_seconds=4.0, held_bytes=200 << 20)
+        >>> [seat.holds_too_much(512 << 20, now) for now in (100.0, 205.0)], seat.holds_too_much(150 << 20, 5.0)
+        ([False, True], True)
+        """
+        start, worked = self.greeted_seconds - self.started_seconds, now_seconds - self.greeted_seconds
+        is_worth = self.held_bytes > _WORTH_BYTES and start <= _MAX_SHARE_OF_STARTS * worked
+        return self.held_bytes > max_held_bytes or is_worth

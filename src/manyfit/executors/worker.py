@@ -118,6 +118,8 @@ class _Worker:
         settings.apply()
         if self._trainer is None:
             self._trainer = make(self.supply.say)
+            keeps_programs = hasattr(self._trainer, "programs")
+            self.supply.footprint = memory.Footprint(_nothing if keeps_programs else _drop_compiled)
         self.supply.independent = work.independent
         trainer = self._trainer
         if task.split_for is not None and not trainer.takes_splits:
@@ -145,16 +147,17 @@ class RemoteSupply:
         self._exchange = exchange
         self._mirror = mirror
         self._lines: list[str] = []
-        self._first_bytes: int | None = None  # that this process held before its first execution
-        self._last_bytes = 0  # and after its last one
+        self._num_training = 0
+        self.footprint: memory.Footprint | None = None  # from before the first execution
         self.independent = False
 
     def take(self, count: int) -> Sequence[Plan]:
         """See `manyfit.training.base.Supply`."""
-        if self._first_bytes is None:
-            self._first_bytes = self._last_bytes = memory.held_bytes()
-        answer = self._exchange(Want(count, lines=self.lines_since()))
+        assert self.footprint is not None  # our bug: made with the trainer
+        held = 0 if self._num_training else self.footprint.give_back()
+        answer = self._exchange(Want(count, held, lines=self.lines_since()))
         assert isinstance(answer, Take)
+        self._num_training += len(answer.plans)
         return [self._at_home(plan) for plan in answer.plans]
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
@@ -168,10 +171,8 @@ class RemoteSupply:
         """See `manyfit.training.base.Supply`. The driver has it when this returns."""
         files = self._mirror.collect()
         result = dataclasses.replace(result, extra=_portable_extra(result.extra))
-        assert self._first_bytes is not None  # our bug: what finishes was taken
-        self._last_bytes = memory.give_back(self._last_bytes)
-        held = self._last_bytes - self._first_bytes
-        self._exchange(Finished(result, files, held, lines=self.lines_since()))
+        self._exchange(Finished(result, files, lines=self.lines_since()))
+        self._num_training -= 1
 
     def say(self, line: str) -> None:
         """Takes a line for the user; it travels with the next message."""
@@ -187,6 +188,18 @@ class RemoteSupply:
         if plan.weights_path is None:
             return plan
         return dataclasses.replace(plan, weights_path=str(self._mirror.path(plan.weights_path)))
+
+
+def _nothing() -> None:
+    pass
+
+
+def _drop_compiled() -> None:
+    """Drops what Keras's backend has compiled for models that are gone."""
+    if keras.backend.backend() == "jax":
+        import jax  # other backends may lack it
+
+        jax.clear_caches()
 
 
 def _quiet(task: Task) -> Task:

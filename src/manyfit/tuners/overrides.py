@@ -40,6 +40,7 @@ class Overrides:
         loss: Any
         metrics: Any
         store: Any
+        executor: Any
         _build: Any
         _fuses: Any
         _say: Any
@@ -100,7 +101,8 @@ class Overrides:
     def _say_why_sequential(self, overrides: Sequence[str]) -> None:
         if overrides and self._fuses():
             verb = "is" if len(overrides) == 1 else "are"
-            self._say(f"Trials run one after another, because {', '.join(overrides)} {verb} overridden.")
+            where = "" if self.executor is None else " in each worker"
+            self._say(f"Trials run one after another{where}, because {', '.join(overrides)} {verb} overridden.")
 
     def _callback_arguments(self, fit_kwargs: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         """The keyword arguments of `fit`, and what makes an execution's further callbacks, or None."""

@@ -293,7 +293,8 @@ class Tuner(Finishing, Overrides, BaseTuner):
             if self.executor is None:
                 self._trainer = self._make_trainer(self._say)
             else:
-                self._trainer = self._on_executor(self._make_trainer, keeps_programs=self._fuses())
+                fuses = self._fuses() and not self._works_on_batches()
+                self._trainer = self._on_executor(self._make_trainer, keeps_programs=fuses)
         return self._trainer
 
     def _fuses(self) -> bool:
@@ -303,7 +304,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
 
     def _make_trainer(self, notify: Callable[[str], None]) -> Trainer:
         """A new trainer, here or in a worker."""
-        if not self._fuses():
+        if not self._fuses() or self._works_on_batches():
             return Estimators() if self._estimators else KerasFit()
         from manyfit.training.population import Population  # imports JAX, which other backends lack
 
@@ -326,7 +327,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
         self._say_why_sequential(on_batches)
         trainer = self._get_trainer()
         fits = task.split_for is None or trainer.takes_splits
-        return trainer if fits and not on_batches else KerasFit()
+        return trainer if fits and (not on_batches or self.executor is not None) else KerasFit()
 
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         one_by_one = self._runs_one_by_one()
