@@ -13,7 +13,7 @@ import tiny
 
 from manyfit.core.errors import SearchError, UsageError
 from manyfit.core.records import Ending
-from manyfit.executors.messages import Lost
+from manyfit.executors.messages import Lost, OverMemory
 from manyfit.executors.versions import versions
 from manyfit.testing.executors import ThreadExecutor, ThreadPool, make_scripted, plans
 from manyfit.testing.fakes import ListSupply
@@ -91,6 +91,12 @@ def test_a_first_worker_that_takes_too_long_ends_the_search(monkeypatch):
     monkeypatch.setattr(ThreadPool, "_work", lambda self, name, answers: None)
     with pytest.raises(SearchError, match=r"no worker has started within 0\.5 seconds"):
         train(trainer_of(ThreadExecutor(1, start_seconds=0.5)), ListSupply(plans(1)))
+
+
+def test_a_cap_below_what_a_worker_needs_ends_the_search_with_the_reason(monkeypatch):
+    monkeypatch.setattr(ThreadPool, "_work", lambda self, name, answers: self.messages.put((name, OverMemory(3 << 30))))
+    with pytest.raises(SearchError, match=r"uses 3\.0 GiB before it trains anything, and the cap is 1\.0 GiB"):
+        train(trainer_of(ThreadExecutor(2, max_memory_bytes=2**30)), ListSupply(plans(2)))
 
 
 def test_an_execution_that_uses_too_much_memory_ends_as_out_of_memory():
