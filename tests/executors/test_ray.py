@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import socket
@@ -147,22 +148,34 @@ def test_resources_that_cannot_be(resources):
     tiny.four_parts(caught.value)
 
 
+def run_program(name, argument, folder):
+    """Runs a program of this folder in a process of its own: what it printed, and its complaints."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name(name)), str(argument)],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout, done.stderr[-3000:]
+
+
+def test_a_search_through_a_client_server_finds_what_one_process_finds(tmp_path):
+    printed, complaints = run_program("through_client.py", tmp_path, tmp_path)
+    there, here = (ast.literal_eval(line) for line in printed.strip().splitlines()[-2:])
+    assert there == pytest.approx(here, abs=2e-4), complaints
+    assert len(set(here)) == 3
+
+
 def test_the_example_of_the_docs_runs_on_two_machines_of_which_one_dies_and_one_joins(tmp_path):
     """Two raylets on loopback are two machines to Ray."""
     text = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
     [example] = re.findall(r"```python\n(# A Ray cluster.*?)```", text, re.DOTALL)
     script = tmp_path / "example.py"
     script.write_text(example, encoding="utf-8")
-    program = Path(__file__).with_name("two_machines.py")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        [sys.executable, str(program), str(script)],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=150,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "12 trials completed; workers on 3 machines" in done.stdout, done.stdout + done.stderr[-3000:]
+    printed, complaints = run_program("two_machines.py", script, tmp_path)
+    assert "12 trials completed; workers on 3 machines" in printed, printed + complaints

@@ -156,7 +156,8 @@ def _settings(backend: str) -> dict[str, str]:
     cores = f"on {num_workers()} threads" if num_workers() > 1 else "side by side"
     over = f", divided between {device.count} devices" if device.count > 1 else ""
     settings["trials"] = f"train together, {cores}{over}"
-    settings["memory"] = f"{free_bytes() / 2**30:.1f} GiB free on a device"
+    where = " on each device" if device.count > 1 else ""
+    settings["memory"] = f"{free_bytes() / 2**30:.1f} GiB free{where}"
     folder = cache_folder()
     settings["programs"] = "are not kept" if folder is None else f"are kept in {_shortened(folder)} ({_size(folder)})"
     return settings

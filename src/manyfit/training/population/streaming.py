@@ -142,7 +142,9 @@ class _Run:
             compiled = self._program.compile_seconds
             started = time.perf_counter()
             self._carry = jax.block_until_ready(self._program.feed(self._carry, self._lifted, number, leaves))
-            self.seconds += time.perf_counter() - started - (self._program.compile_seconds - compiled)
+            elapsed = time.perf_counter() - started
+            # What another batch of members compiles meanwhile may have begun before this one: never less than nothing.
+            self.seconds += max(0.0, elapsed - (self._program.compile_seconds - compiled))
 
         self.guarded(step)
 
