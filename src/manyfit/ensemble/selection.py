@@ -22,7 +22,8 @@ from manyfit.ensemble.metrics import Metric, log_losses, squared_errors
 from manyfit.ensemble.problem import Problem
 
 _TIE = 1e-12
-_CHUNK = 4  # candidates whose exact losses are computed together: few, so that the bound can spare the rest
+_CHUNK = 8  # candidates whose losses are computed together: few, so that the bound can spare the rest
+_ROUGHLY = 1e-5  # what float32 may be wrong by, generously: losses are means of logs of at most 16
 _SMALL = 8192  # numbers that are sooner gone through than ruled out
 _BLOCK = 16  # candidates whose predictions are pooled together, for metrics without a bound
 
@@ -40,6 +41,7 @@ class _LogLoss:
 
     def __init__(self, problem: Problem) -> None:
         self.probability = problem.true_probability
+        self.log_probability = problem.log_true_probability
         self.weight = problem.entry_weight
         self.total = np.zeros(len(self.probability))
         self.count = 0
@@ -48,28 +50,30 @@ class _LogLoss:
         self.total += self.probability[:, member]
         self.count += 1
 
-    def _losses(self, members: np.ndarray) -> np.ndarray:
-        pooled = (self.total[:, None] + self.probability[:, members]) / (self.count + 1)
-        return -(self.weight @ np.log(pooled))
+    def _losses(self, members: np.ndarray, precision: type = np.float64) -> np.ndarray:
+        summed = self.probability.T[members].astype(precision, copy=False)  # a copy already: chosen by index
+        summed += self.total.astype(precision, copy=False)
+        return np.log(self.count + 1) - np.log(summed, out=summed) @ self.weight.astype(precision, copy=False)
 
     def best_addition(self, chosen: np.ndarray) -> tuple[int, float]:
         num_members = self.probability.shape[1]
         if self.count == 0:
-            return _first_minimum(-(self.weight @ np.log(self.probability)), chosen)
+            return _first_minimum(-(self.weight @ self.log_probability), chosen)
         if self.probability.size <= _SMALL:
             return _first_minimum(self._losses(np.arange(num_members)), chosen)
         mean = self.total / self.count
         attraction = (self.weight / mean) @ self.probability
         bound = -float(self.weight @ np.log(mean)) - (attraction - 1.0) / (self.count + 1)  # (1)
         order = np.argsort(bound, kind="stable")
-        losses = np.full(num_members, np.inf)
-        best = np.inf
+        rough = np.full(num_members, np.inf)
         for start in range(0, num_members, _CHUNK):
             members = order[start : start + _CHUNK]
-            if bound[members[0]] > best + _TIE:
+            if bound[members[0]] > rough.min() + _ROUGHLY:
                 break
-            losses[members] = self._losses(members)
-            best = min(best, float(losses[members].min()))
+            rough[members] = self._losses(members, np.float32)
+        losses = np.full(num_members, np.inf)
+        close = np.flatnonzero(rough <= rough.min() + 2 * _ROUGHLY)
+        losses[close] = self._losses(close)
         return _first_minimum(losses, chosen)
 
 

@@ -62,7 +62,7 @@ def log_loss_weights(
     chosen = np.ones(1)
     gap = np.inf
     for _ in range(_MAX_ROUNDS):
-        mixture = true_probability[:, active] @ chosen
+        mixture = _columns(true_probability, active) @ chosen
         attraction = (weight / mixture) @ true_probability  # (1)
         new_gap = float(attraction.max() - 1.0)  # (2)
         joining = _joining(attraction - 1.0, active, tolerance)
@@ -71,16 +71,20 @@ def log_loss_weights(
             break
         gap = new_gap
         active, chosen = np.r_[active, joining], np.r_[chosen, np.zeros(len(joining))]
-        chosen = _newton(true_probability[:, active], weight, chosen, tolerance / 4)
+        chosen = _newton(_columns(true_probability, active), weight, chosen, tolerance / 4)
         active, chosen = active[chosen > 0], chosen[chosen > 0]
     weights = np.zeros(true_probability.shape[1])
     weights[active] = chosen / chosen.sum()
-    loss = float(-(weight @ np.log(true_probability[:, active] @ weights[active])))
+    loss = float(-(weight @ np.log(_columns(true_probability, active) @ weights[active])))
     return Solution(weights, loss, gap)
 
 
 def _normalised(row_weight: np.ndarray | None, num_rows: int) -> np.ndarray:
     return np.full(num_rows, 1.0 / num_rows) if row_weight is None else row_weight / row_weight.sum()
+
+
+def _columns(array: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    return array.T[chosen].T  # fast where the array lies in memory column by column, as those of a `Problem` do
 
 
 def _joining(violation: np.ndarray, active: np.ndarray, tolerance: float) -> np.ndarray:
@@ -171,7 +175,7 @@ def squared_error_weights(
     chosen = np.ones(1)
     gap = np.inf
     for _ in range(_MAX_ROUNDS):
-        pooled = residual[:, active] @ chosen
+        pooled = _columns(residual, active) @ chosen
         gradient = (weight * pooled) @ residual  # (A w)
         loss = float(weight @ pooled**2)
         new_gap = float(max(2.0 * (loss - gradient.min()), 0.0))  # (6)
@@ -181,11 +185,11 @@ def squared_error_weights(
             break
         gap = new_gap
         active = np.r_[active, joining]
-        chosen = _simplex_minimum(residual[:, active], weight)
+        chosen = _simplex_minimum(_columns(residual, active), weight)
         active, chosen = active[chosen > 0], chosen[chosen > 0]
     weights = np.zeros(residual.shape[1])
     weights[active] = chosen
-    return Solution(weights, float(weight @ (residual[:, active] @ chosen) ** 2), gap)
+    return Solution(weights, float(weight @ (_columns(residual, active) @ chosen) ** 2), gap)
 
 
 def _simplex_minimum(residual: np.ndarray, weight: np.ndarray) -> np.ndarray:
