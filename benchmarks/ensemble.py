@@ -22,20 +22,21 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import argparse
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from combiners import RIVALS, loss_on
+from combiners import RIVALS, entries_of, log_loss, squared_error
 from ensemble_searches import SEARCHES, Replay, replay
 from scipy.stats import rankdata
 
-from manyfit.ensemble import Ensemble, Settings
-from manyfit.ensemble.choice import BASELINES
+from manyfit.ensemble import Ensemble
 from manyfit.ensemble.metrics import default_metric
 from manyfit.ensemble.pools import Pool, softmax
 from manyfit.ensemble.problem import Task, make_problem
 from manyfit.ensemble.selection import greedy_weights
+from manyfit.ensemble.threads import one_thread
 from manyfit.ensemble.weights import log_loss_weights
 
 HERE = Path(__file__).parent
@@ -52,38 +53,51 @@ def sizes_of(rows: int) -> list[int]:
     return sizes if rows // 2 >= 2 * SIZES[1] else sorted({*sizes, rows // 2})
 
 
-def resplit(search: Replay, size: int, number: int) -> dict[str, Any]:
-    """Test losses of every combiner on one resplit, and what Manyfit stated."""
+def split(search: Replay, size: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Validation rows and test rows of one resplit."""
     order = np.random.default_rng([number, size]).permutation(len(search.y))
-    chosen, test = order[:size], order[size:]
-    on_test = loss_on(search.y[test], search.is_regression)
-    validation, unseen = search.predictions[:, chosen].astype(float), search.predictions[:, test]
+    return order[:size], order[size:]
+
+
+def rivals_on(search: Replay, size: int, number: int) -> dict[str, Any]:
+    """Test losses of the rivals on one resplit, and what it took to fit them."""
+    chosen, test = split(search, size, number)
+    loss = squared_error if search.is_regression else log_loss
+    seen = entries_of(search.predictions[:, chosen], search.y[chosen], search.is_regression)
+    unseen = entries_of(search.predictions[:, test], search.y[test], search.is_regression)
     losses, seconds = {}, {}
     for name, combine in RIVALS.items():
         started = time.perf_counter()
-        weights = combine(validation, loss_on(search.y[chosen], search.is_regression))
+        weights = combine(seen, loss)
         seconds[name] = time.perf_counter() - started
-        losses[name] = float(on_test(np.tensordot(weights, unseen, axes=1)))
+        losses[name] = float(loss(weights @ unseen))
+    return {"losses": losses, "seconds": seconds}
+
+
+def ours_on(search: Replay, size: int, number: int) -> dict[str, Any]:
+    """Test loss of Manyfit on one resplit, what it stated, and what the ensemble it speaks of gains on test rows."""
+    chosen, test = split(search, size, number)
+    loss = squared_error if search.is_regression else log_loss
     task = Task.REGRESSION if search.is_regression else Task.MULTICLASS
     started = time.perf_counter()
     ensemble = Ensemble.fit(list(search.predictions[:, chosen]), search.y[chosen], task=task, seed=number)
-    seconds[OURS] = time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    unseen = search.predictions[:, test]
 
     def loss_of(pool: Pool) -> float:
-        return float(on_test(pool(unseen, task)))
+        pooled = pool(unseen, task)
+        return float(loss(entries_of(pooled[None], search.y[test], search.is_regression))[0])
 
-    losses[OURS] = loss_of(ensemble.pool)
-    candidates = ensemble.choice.candidates  # best first
-    close = [one for one in candidates if one.within_one_error and one.name not in BASELINES]
-    cheapest = min(close, key=lambda one: (one.num_members, one.loss), default=candidates[0])
-    unrefused = candidates[0] if candidates[0].name in BASELINES else cheapest
+    single = next(one.pool for one in ensemble.choice.candidates if one.name == "single best")
+    gain = ensemble.gain
     return {
-        "losses": losses,
-        "seconds": seconds,
-        "method": ensemble.method,
+        "losses": {OURS: loss_of(ensemble.pool)},
+        "seconds": {OURS: seconds},
+        "method": ensemble.choice.ensemble.name,
         "refused": ensemble.refused,
-        "stated": ensemble.gain.estimate,
-        "true": losses["single best"] - loss_of(unrefused.pool),
+        "stated": gain.estimate,
+        "error": gain.standard_error,
+        "true": loss_of(single) - loss_of(ensemble.choice.ensemble.pool),
     }
 
 
@@ -93,15 +107,24 @@ def quality(folder: Path, names: list[str], resplits: int) -> str:
     for name in names:
         search = replay(name, folder, DATA if DATA.exists() else None)
         for size in sizes_of(len(search.y)):
-            path = folder / f"results {name} {size}.json"
-            rows = json.loads(path.read_text()) if path.exists() else []
-            for number in range(len(rows), resplits):
-                rows.append(resplit(search, size, number))
-                path.write_text(json.dumps(rows))
-            found[f"{name}, {len(search.predictions)} members, {size:,} rows"] = rows[:resplits]
+            both = [
+                _kept(folder / f"{role} {name} {size}.json", run, search, size, resplits)
+                for role, run in (("rivals", rivals_on), ("ours", ours_on))
+            ]
+            found[f"{name}, {len(search.predictions)} members, {size:,} rows"] = [
+                {**ours, **{key: rivals[key] | ours[key] for key in rivals}} for rivals, ours in zip(*both, strict=True)
+            ]
             print(f"{name} {size}: done", flush=True)
     count = f"{resplits} resplits of the rows of {', '.join(names)}."
     return "\n\n".join([count, _loss_table(found), _gain_table(found)])
+
+
+def _kept(path: Path, run: Any, search: Replay, size: int, resplits: int) -> list[dict[str, Any]]:
+    rows = json.loads(path.read_text()) if path.exists() else []
+    for number in range(len(rows), resplits):
+        rows.append(run(search, size, number))
+        path.write_text(json.dumps(rows))
+    return rows[:resplits]
 
 
 def _loss_table(found: dict[str, list[dict[str, Any]]]) -> str:
@@ -124,23 +147,29 @@ def _loss_table(found: dict[str, list[dict[str, Any]]]) -> str:
 
 def _gain_table(found: dict[str, list[dict[str, Any]]]) -> str:
     lines = [
-        "| validation rows | stated gain | gain on test rows | difference | standard error | refused |",
-        "|---" * 6 + "|",
+        "| validation rows | stated gain | its standard error | gain on test rows | difference | refused | methods |",
+        "|---" * 7 + "|",
     ]
-    scaled = []
+    scaled, apart = [], []
     for title, rows in found.items():
-        stated, true = (np.array([row[key] for row in rows]) for key in ("stated", "true"))
-        error = float((stated - true).std(ddof=1) / np.sqrt(len(rows))) if len(rows) > 1 else float("nan")
-        scaled.append(float((stated - true).mean()) / error)
+        stated, true, error = (np.array([row[key] for row in rows]) for key in ("stated", "true", "error"))
+        difference = float((stated - true).mean())
+        own = float(error.mean())
+        scaled.append(difference / own)
+        apart.append(difference / float((stated - true).std(ddof=1) / np.sqrt(len(rows))))
         refused = float(np.mean([row["refused"] for row in rows]))
+        methods = Counter(row["method"] for row in rows).most_common(3)
+        named = ", ".join(f"{method} {count}" for method, count in methods)
         lines.append(
-            f"| {title} | {stated.mean():.4f} | {true.mean():.4f} | {(stated - true).mean():+.4f} | {error:.4f} "
-            f"| {refused:.0%} |"
+            f"| {title} | {stated.mean():.4f} | {own:.4f} | {true.mean():.4f} | {difference:+.4f} | {refused:.0%} "
+            f"| {named} |"
         )
-    mean = np.mean(scaled)
+    spread = np.std(apart, ddof=1) / np.sqrt(len(apart)) if len(apart) > 1 else float("nan")
     text = (
-        f"Mean difference over the lines, in standard errors: {mean:+.2f}; within one standard error on "
-        f"{np.mean(np.abs(scaled) <= 1):.0%} of the lines, within two on {np.mean(np.abs(scaled) <= 2):.0%}."
+        "Stated minus true gain, mean over resplits, in standard errors of one statement: mean over the lines "
+        f"{np.mean(scaled):+.2f}, at most {np.max(np.abs(scaled)):.2f}; within one on "
+        f"{np.mean(np.abs(scaled) <= 1):.0%} of the lines. In standard errors of the mean over resplits: mean over the "
+        f"lines {np.mean(apart):+.2f} (standard error {spread:.2f})."
     )
     return "\n".join([*lines, "", text])
 
@@ -155,7 +184,7 @@ def null(trials: int) -> str:
             logits = 1.5 * rng.normal(size=(rows, 3))
             y = (softmax(logits).cumsum(axis=1) < rng.random((rows, 1))).sum(axis=1)
             members = [softmax(logits + 0.05 * rng.normal(size=logits.shape)) for _ in range(5)]
-            refused += Ensemble.fit(members, y, seed=seed, settings=Settings(num_folds=3)).refused
+            refused += Ensemble.fit(members, y, seed=seed).refused
         lines.append(f"{rows:,} rows: refused in {refused} of {trials} ({refused / trials:.1%})")
     return "Null test, goal 95 %: " + "; ".join(lines) + "."
 
@@ -170,15 +199,17 @@ def speed() -> str:
     for member in predictions:
         member[:] = softmax(signal + rng.normal(scale=rng.uniform(1.5, 3), size=signal.shape))
     problem = make_problem(predictions, y, task="multiclass")
-    started = time.perf_counter()
-    probability = problem.true_probability
-    prepared = time.perf_counter() - started
-    started = time.perf_counter()
-    weights = greedy_weights(problem, default_metric(Task.MULTICLASS), num_steps=25)
-    greedy = time.perf_counter() - started
-    started = time.perf_counter()
-    solution = log_loss_weights(probability, tolerance=1e-9)
-    convex = time.perf_counter() - started
+    seconds = {}
+    with one_thread():  # as in `Ensemble.fit`
+        started = time.perf_counter()
+        probability = problem.true_probability
+        seconds["prepared"] = time.perf_counter() - started
+        started = time.perf_counter()
+        weights = greedy_weights(problem, default_metric(Task.MULTICLASS), num_steps=25)
+        seconds["greedy"] = time.perf_counter() - started
+        started = time.perf_counter()
+        solution = log_loss_weights(probability, tolerance=1e-9)
+        seconds["convex"] = time.perf_counter() - started
     rows, steps = np.arange(num_rows), 1
     total = np.zeros((num_rows, num_classes))
     started = time.perf_counter()
@@ -186,10 +217,11 @@ def speed() -> str:
         [-np.log((total + member)[rows, y] / (step + 1)).mean() for member in predictions]
     loop = 25 / steps * (time.perf_counter() - started)
     return (
-        f"1,000 members x 10,000 rows x 10 classes: probabilities of the truth {prepared:.2f} s, once; greedy 25 "
-        f"{greedy:.2f} s ({np.count_nonzero(weights)} members); convex weights {convex:.2f} s (gap "
-        f"{solution.gap:.0e}); a Python loop over members {loop:.0f} s (from {steps} of 25 steps), "
-        f"{loop / (prepared + greedy):.0f}x."
+        f"1,000 members x 10,000 rows x 10 classes: probabilities of the truth {seconds['prepared']:.2f} s, once; "
+        f"greedy 25 {seconds['greedy']:.2f} s ({np.count_nonzero(weights)} members); convex weights "
+        f"{seconds['convex']:.2f} s (gap {solution.gap:.0e}); a Python loop over members {loop:.0f} s (from {steps} of "
+        f"25 steps), "
+        f"{loop / (seconds['prepared'] + seconds['greedy']):.0f}x."
     )
 
 

@@ -151,7 +151,7 @@ def test_temperature_agrees_with_a_generic_minimiser(p):
     problem, metric = make_problem(p, y), named_metric("log_loss")
 
     def loss(beta):
-        prior = (beta - 1) ** 2 / (2 * 0.3**2 * 40)  # a normal one, worth one row
+        prior = (beta - 1) ** 2 / (2 * 0.15**2 * 40)  # a normal one, worth one row
         return metric.loss(Pool("linear", W, inverse_temperature=beta)(p, Task.MULTICLASS), problem) + prior
 
     found = with_temperature(Pool("linear", W), problem).inverse_temperature

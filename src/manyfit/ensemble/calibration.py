@@ -18,7 +18,7 @@ from manyfit.ensemble.pools import Pool, log_clipped, sharpened
 from manyfit.ensemble.problem import EPSILON, Problem, two_columns
 
 _LIMITS = (0.1, 10.0)
-_PRIOR_DEVIATION = 0.3  # s of equation (2): most temperatures lie between 0.6 and 1.6
+_PRIOR_DEVIATION = 0.15  # s of equation (2): most pools want between 0.75 and 1.3
 
 
 def fit_inverse_temperature(log_pool: np.ndarray, truth: np.ndarray, weight: np.ndarray, *, pull: float = 0.0) -> float:

@@ -7,21 +7,29 @@ procedure on rows that neither the weights nor the choice had seen.
 
 Nesting needs fits without fold a, without folds a and b, and on everything: k + k(k - 1)/2 + 1 fits per method.
 
-The rule of one standard error: the cheapest ensemble whose loss is within one standard error (of the paired difference)
-of the best. Whether it is better than one member is a second question, answered by its gain alone. The baseline is the
-single best member, with a temperature where that helps it: calibration is no reason to pay for several members.
+Two questions, asked one after the other.
+
+*Which ensemble?* The default, a pool with bagged convex weights, unless another is proven better: the best of fifteen
+scores on few rows is often the luckiest. Then the rule of one standard error towards cheaper: the version of the
+default with the fewest members within one standard error (of the paired difference), provided that it gives up no more
+than a tenth of the gain.
+
+*Is it worth several members?* Only if its gain over the single best member is proven, which is one test of one
+procedure, and if it is no trifle: copies of one model that differ by a whiff of noise do gain a whiff. The baseline of
+that test is the single best member, with a temperature where that helps it: calibration is no reason to pay for several
+members.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from manyfit.core.seeds import generator
 from manyfit.ensemble.losses import Losses
-from manyfit.ensemble.methods import Context
+from manyfit.ensemble.methods import DEFAULTS, Context
 from manyfit.ensemble.metrics import Metric
 from manyfit.ensemble.pools import Pool
 from manyfit.ensemble.problem import Problem, Task
@@ -31,8 +39,9 @@ Fit = Callable[[Problem, Context], Mapping[str, Pool]]
 Predictions = Mapping[str, np.ndarray]
 
 BASELINES = ("single best", "single best + temperature")
+_SHARE_GIVEN_UP = 0.1  # of the gain, for fewer members
 _FEW_ROWS = 1000  # below, the cross-fitting is repeated on other folds
-_REPEATS = 2
+_REPEATS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +53,12 @@ class Gain:
     high: float
     standard_error: float
     bound: float  # what the gain exceeds with the same confidence: one-sided, so above `low`
+    least: float = 0.0  # what is worth having
 
     @property
     def proven(self) -> bool:
-        """Whether `bound` is above zero: that it is no loss is the one question, so one side is enough."""
-        return self.bound > 0
+        """Whether the gain is surely above `least`: that it is no less is the one question, so one side is enough."""
+        return self.bound > self.least
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,6 +90,7 @@ class Choice:
     baseline_score: float  # cross-fitted score of the single best member
     score: float  # cross-fitted score of the procedure
     refused: bool
+    ensemble: Candidate  # the one that `gain` speaks of: what was chosen, or what was refused
 
 
 def folds_of(problem: Problem, num_folds: int, rng: np.random.Generator) -> np.ndarray:
@@ -144,29 +155,43 @@ class CrossFit:
             sizes = {name: len(pool.support) for name, pool in pools.items()}
             others = self.problem.rows(np.flatnonzero(self.fold != k))
             losses = Losses(self.metric, others, [self.predictions(without=k)], precise=False)
-            chosen = cheapest_ensemble(losses, sizes)
-            calibrated = one_standard_error(losses, sizes, [name for name in BASELINES if name in sizes])
+            chosen = best_ensemble(losses, sizes, self.settings)
+            singles = [name for name in BASELINES if name in sizes]
+            calibrated = cheapest(losses, sizes, min(singles, key=lambda name: losses.mean[name]), singles)
             for role, name in zip(answer, (chosen, calibrated, "single best"), strict=True):
                 answer[role][rows] = pools[name](part, self.problem.task)
         return answer
 
 
-def one_standard_error(losses: Losses, sizes: Mapping[str, int], names: Sequence[str]) -> str:
-    """The method with the fewest members among those within one standard error of the best; then the smallest loss."""
+def best_ensemble(losses: Losses, sizes: Mapping[str, int], settings: Settings) -> str:
+    """The default method or what is proven better, and then the cheapest version of it that is nearly as good."""
+    names = [name for name in sizes if name not in BASELINES] or list(sizes)
     best = min(names, key=lambda name: losses.mean[name])
-    close = [name for name in names if _is_close(losses, name, best)]
-    return min(close, key=lambda name: (sizes[name], losses.mean[name]))
+    default = next((name for name in DEFAULTS if name in sizes), best)
+    level = 1.0 - (1.0 - settings.confidence) / len(names)  # Bonferroni's: one of many is better by luck sooner
+    leader = best if losses.bounds(default, best, [level])[0] > 0 else default
+    alone = losses.mean[BASELINES[0]]
+    gain = max(alone - losses.mean[leader], settings.least_gain * abs(alone))
+    versions = [name for name in names if name.startswith(default)] if default in sizes else names
+    return cheapest(losses, sizes, leader, versions, give_up=_SHARE_GIVEN_UP * gain)
 
 
-def cheapest_ensemble(losses: Losses, sizes: Mapping[str, int]) -> str:
-    """The cheapest ensemble within one standard error of the best method; a baseline only where that is the best.
+def cheapest(
+    losses: Losses, sizes: Mapping[str, int], leader: str, names: Iterable[str], *, give_up: float = np.inf
+) -> str:
+    """The method with the fewest members, then the smallest loss, among those within one standard error of `leader`.
 
-    Whether several members pay at all is not decided here, but by the proof of their gain: deciding it twice would
-    refuse what little data can prove.
+    Args:
+        losses: of all methods.
+        sizes: members that each uses.
+        leader: the one to be compared with.
+        names: those that may be taken.
+        give_up: how much worse the answer may be at most.
     """
-    best = min(sizes, key=lambda name: losses.mean[name])
-    allowed = [name for name in sizes if name == best or name not in BASELINES]
-    return best if best in BASELINES else one_standard_error(losses, sizes, allowed)
+    close = [
+        name for name in names if _is_close(losses, name, leader) and losses.mean[name] <= losses.mean[leader] + give_up
+    ]
+    return min({leader, *close}, key=lambda name: (sizes[name], losses.mean[name], name))
 
 
 def _is_close(losses: Losses, name: str, best: str) -> bool:
@@ -188,29 +213,31 @@ def choose(
         insist: the user named the method: choose among what is no baseline, and do not refuse.
     """
     repeats = _REPEATS if problem.num_rows < _FEW_ROWS else 1
+    repeats = _REPEATS if problem.num_rows < _FEW_ROWS else 1
     runs = [CrossFit(problem, fit, metric, settings, seed + repeat) for repeat in range(repeats)]
     final = runs[0].pools()
-    candidates = _table(Losses(metric, problem, [run.predictions() for run in runs]), final)
+    losses = Losses(metric, problem, [run.predictions() for run in runs])
+    candidates = {candidate.name: candidate for candidate in _table(losses, final)}
+    sizes = {name: candidate.num_members for name, candidate in candidates.items()}
+    chosen = ensemble = candidates[best_ensemble(losses, sizes, settings)]
     stated = Losses(metric, problem, [run.nested() for run in runs])
     gain = _gain(stated, "single best", "procedure", settings)
     ensembling = _gain(stated, "baseline", "procedure", settings)
-    named = [c for c in candidates if c.name not in BASELINES]
-    best = min(candidates, key=lambda candidate: candidate.loss)
-    chosen = best if best.name in BASELINES and not (insist and named) else _cheapest(named or candidates)
     refused = settings.refuse and not insist and not (ensembling.proven and problem.num_members > 1)
     if refused:
         calibration = _gain(stated, "single best", "baseline", settings)
-        singles = [c for c in candidates if c.name in BASELINES]
+        singles = [candidates[name] for name in BASELINES if name in candidates]
         chosen = singles[-1] if calibration.proven else singles[0]
     return Choice(
         chosen.name,
         chosen.pool,
-        tuple(sorted(candidates, key=lambda c: c.loss)),
+        tuple(sorted(candidates.values(), key=lambda c: c.loss)),
         gain,
         ensembling,
         metric.to_score(stated.mean["single best"], problem),
         metric.to_score(stated.mean["procedure"], problem),
         refused,
+        ensemble,
     )
 
 
@@ -224,13 +251,6 @@ def _table(losses: Losses, final: Mapping[str, Pool]) -> list[Candidate]:
     return table
 
 
-def _cheapest(candidates: Sequence[Candidate]) -> Candidate:
-    close = [candidate for candidate in candidates if candidate.within_one_error]
-    if not close:  # the best of all is a baseline, and the user insists on a method
-        return min(candidates, key=lambda candidate: candidate.loss)
-    return min(close, key=lambda candidate: (candidate.num_members, candidate.loss))
-
-
 def _gain(losses: Losses, before: str, after: str, settings: Settings) -> Gain:
     metric, problem = losses.metric, losses.problem
     difference, error = losses.difference(before, after)
@@ -240,6 +260,7 @@ def _gain(losses: Losses, before: str, after: str, settings: Settings) -> Gain:
     step = other - level if abs(other - level) > 1e-9 * max(abs(level), 1e-12) else max(abs(level), 1e-12) * 1e-6
     unit = abs((metric.to_score(level + step, problem) - metric.to_score(level, problem)) / step)
     unit = unit if np.isfinite(unit) else 1.0
-    width = settings.standard_errors(losses.num_rows) * error
-    bound = difference - settings.standard_errors(losses.num_rows, one_sided=True) * error
-    return Gain(difference * unit, (difference - width) * unit, (difference + width) * unit, error * unit, bound * unit)
+    tail = (1.0 - settings.confidence) / 2
+    low, high, bound = losses.bounds(before, after, (1.0 - tail, tail, settings.confidence))
+    least = settings.least_gain * abs(level)
+    return Gain(*(number * unit for number in (difference, low, high, error, bound, least)))

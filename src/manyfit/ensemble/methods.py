@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from manyfit.ensemble import blind, smooth
+from manyfit.ensemble import bagging, blind, smooth
 from manyfit.ensemble.calibration import calibrated_members, with_temperature
 from manyfit.ensemble.metrics import Metric, log_losses, squared_errors, surrogate
 from manyfit.ensemble.pools import Pool, rank_pool, single
@@ -22,6 +22,7 @@ from manyfit.ensemble.settings import Settings
 from manyfit.ensemble.weights import log_loss_weights, squared_error_weights
 
 _SLOW_MEMBERS = 10  # members that the slow methods look at
+_POWERS = (0.25, 0.5, 0.75)  # between the geometric pool at 0 and the linear one at 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +70,7 @@ def bagged_greedy(problem: Problem, context: Context) -> Pool:
     weights = bagged_greedy_weights(
         problem.members(chosen), context.metric, context.rng, num_steps=context.settings.num_steps
     )
-    weights = np.where(weights < 0.01, 0.0, weights)  # members that some bag picked once are cost without use
-    return Pool("linear", weights / weights.sum()).expand(chosen, problem.num_members)
+    return Pool("linear", trimmed(weights)).expand(chosen, problem.num_members)
 
 
 def convex(problem: Problem, context: Context) -> Pool:
@@ -98,33 +98,62 @@ def _convex_weights(problem: Problem, context: Context) -> np.ndarray:
     return Pool("linear", better).expand(chosen, problem.num_members).weights
 
 
-def shrunk_convex(problem: Problem, context: Context) -> Pool:
-    """Half convex weights, half the plain average of the members they use: less fitted to these rows."""
-    weights = convex(problem, context).weights
-    used = weights > 0
-    return Pool("linear", 0.5 * weights + 0.5 * used / used.sum())
+def bagged_convex(problem: Problem, context: Context) -> Pool:
+    """Convex weights for the metric's surrogate, stopped early and averaged over bootstraps of the rows."""
+    return Pool("linear", _bagged_weights(problem, context))
+
+
+def _bagged_weights(problem: Problem, context: Context) -> np.ndarray:
+    if "bagged" not in context.memory:
+        chosen = screened(problem, context, context.settings.max_candidates)
+        smaller = problem.members(chosen)
+        bags = bagging.bayesian_bootstraps(problem.row_weight, context.rng)
+        steps = bagging.num_steps(problem.row_weight)
+        if surrogate(context.metric, problem.task).row_losses is log_losses:
+            bags = np.repeat(bags, len(problem.entry_weight) // problem.num_rows, axis=1)
+            bags /= bags.sum(axis=1, keepdims=True)
+            weights = bagging.bagged_log_loss_weights(smaller.true_probability, bags, steps=steps)
+        else:
+            bags = np.repeat(bags, problem.num_outputs, axis=1) / problem.num_outputs
+            weights = bagging.bagged_squared_error_weights(smaller.residual, bags, steps=steps)
+        context.memory["bagged"] = Pool("linear", trimmed(weights)).expand(chosen, problem.num_members).weights
+    return context.memory["bagged"]
+
+
+def trimmed(weights: np.ndarray) -> np.ndarray:
+    """The same weights without those below 1 %, of members that are cost without use."""
+    weights = np.where(weights < min(0.01, weights.max()), 0.0, weights)
+    return weights / weights.sum()
 
 
 def geometric(problem: Problem, context: Context) -> Pool:
-    """The geometric pool with the smallest log loss."""
-    chosen = relevant(problem, context)
-    return smooth.geometric_pool(problem.members(chosen)).expand(chosen, problem.num_members)
+    """The geometric pool with the smallest log loss, weights pulled towards bagged convex ones."""
+    prior = _bagged_weights(problem, context)
+    chosen = np.flatnonzero(prior)
+    return smooth.geometric_pool(problem.members(chosen), prior=prior[chosen]).expand(chosen, problem.num_members)
 
 
 def power(problem: Problem, context: Context) -> Pool:
-    """The power mean with convex weights, r in (0, 1] chosen by log loss."""
-    return _with_parameter(problem, context, "power", (0.02, 1.0))
+    """The power mean with bagged convex weights, r in (0, 1] and the temperature chosen by log loss."""
+    weights = _bagged_weights(problem, context)
+    smaller = problem.members(np.flatnonzero(weights))
+    pools = [Pool("power", weights[weights > 0], parameter=r) for r in _POWERS]
+    tempered = [with_temperature(pool, smaller) for pool in pools]
+    losses = [float(smaller.row_weight @ log_losses(p(smaller.predictions, problem.task), smaller)) for p in tempered]
+    best = int(np.argmin(losses))
+    chosen = tempered[best] if context.settings.temperature else pools[best]
+    return chosen.expand(np.flatnonzero(weights), problem.num_members)
 
 
 def exponential(problem: Problem, context: Context) -> Pool:
     """The exponential mean with convex weights, a chosen by the surrogate."""
     if problem.task is not Task.REGRESSION:
-        return _with_parameter(problem, context, "exponential", (0.05, 8.0))
+        return _exponential(problem, context, (0.05, 8.0))
     spread = max(float(problem.target.std()), 1e-12)
-    return _with_parameter(problem, context, "exponential", (0.01 / spread, 4.0 / spread))
+    return _exponential(problem, context, (0.01 / spread, 4.0 / spread))
 
 
-def _with_parameter(problem: Problem, context: Context, kind: str, limits: tuple[float, float]) -> Pool:
+def _exponential(problem: Problem, context: Context, limits: tuple[float, float]) -> Pool:
     chosen = relevant(problem, context)
     smaller = problem.members(chosen)
     weights = convex(problem, context).weights[chosen]
@@ -132,11 +161,11 @@ def _with_parameter(problem: Problem, context: Context, kind: str, limits: tuple
     near = surrogate(context.metric, problem.task)
 
     def loss(parameter: float) -> float:
-        pool = Pool(kind, weights, parameter=parameter)
+        pool = Pool("exponential", weights, parameter=parameter)
         return near.loss(pool(smaller.predictions, problem.task), smaller)
 
     answer = minimize_scalar(loss, bounds=limits, method="bounded", options={"xatol": 0.02 * limits[1], "maxiter": 12})
-    return Pool(kind, weights, parameter=float(answer.x)).expand(chosen, problem.num_members)
+    return Pool("exponential", weights, parameter=float(answer.x)).expand(chosen, problem.num_members)
 
 
 def rank(problem: Problem, context: Context) -> Pool:
@@ -152,17 +181,8 @@ def rank(problem: Problem, context: Context) -> Pool:
 
 def stacking(problem: Problem, context: Context) -> Pool:
     """A linear model on the members' outputs, strongly regularised."""
-    return _stacking(problem, context, 0.1)
-
-
-def light_stacking(problem: Problem, context: Context) -> Pool:
-    """The same, lightly regularised."""
-    return _stacking(problem, context, 0.01)
-
-
-def _stacking(problem: Problem, context: Context, ridge: float) -> Pool:
     chosen = relevant(problem, context)
-    return smooth.stacking_pool(problem.members(chosen), ridge=ridge).expand(chosen, problem.num_members)
+    return smooth.stacking_pool(problem.members(chosen), ridge=0.1).expand(chosen, problem.num_members)
 
 
 def nelder_mead(problem: Problem, context: Context) -> Pool:
@@ -199,20 +219,22 @@ METHODS: dict[str, Method] = {
     "greedy": greedy,
     "bagged greedy": bagged_greedy,
     "convex": convex,
-    "shrunk convex": shrunk_convex,
+    "bagged convex": bagged_convex,
     "geometric": geometric,
     "power": power,
     "exponential": exponential,
     "rank": rank,
     "stacking": stacking,
-    "light stacking": light_stacking,
     "nelder-mead": nelder_mead,
     "random search": random_search,
 }
 """Every method by its name."""
 
-TEMPERED = ("single best", "uniform", "greedy", "bagged greedy", "convex", "shrunk convex", "power", "exponential")
-CALIBRATED = ("uniform", "greedy", "bagged greedy", "convex")
+TEMPERED = ("single best", "uniform", "greedy", "bagged greedy", "convex", "bagged convex", "exponential")
+CALIBRATED = ("convex", "bagged convex")
+DEFAULTS = ("power", "bagged convex", "bagged greedy")
+"""The first that is on the menu is the default: what is used unless the rows prove something else better."""
+_CHEAPER = (1, 3, 5, 8)  # members of the default's cheaper versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,15 +243,21 @@ class Menu:
 
     plain: tuple[str, ...]
     tempered: tuple[str, ...] = ()  # those of `plain` that are also tried with a temperature after pooling
-    calibrated: tuple[
-        str, ...
-    ] = ()  # those that are also tried on calibrated members, with a temperature after pooling
+    calibrated: tuple[str, ...] = ()  # those tried on calibrated members too, with a temperature after pooling
+    default: str = ""  # tried with fewer members, too
+
+    def cheaper(self, num_members: int) -> dict[str, int]:
+        """Names of the cheaper versions of the default, each with its number of members."""
+        return {f"{self.default}, best {k}": k for k in _CHEAPER if self.default and k < num_members}
 
     def fit(self, problem: Problem, context: Context) -> dict[str, Pool]:
         """Fits them all; names say what was done: "greedy", "greedy + temperature", "calibrated greedy"."""
         pools = {name: METHODS[name](problem, context) for name in self.plain}
         for name in self.tempered:
             pools[f"{name} + temperature"] = with_temperature(pools[name], problem)
+        for name, count in self.cheaper(problem.num_members).items():
+            smaller = pruned(pools[self.default], count)
+            pools[name] = with_temperature(smaller, problem) if context.settings.temperature else smaller
         if self.calibrated:
             inner, betas = calibrated_members(problem)
             afresh = dataclasses.replace(context, memory={})
@@ -239,25 +267,32 @@ class Menu:
         return pools
 
 
+def pruned(pool: Pool, count: int) -> Pool:
+    """The pool of the members with the largest weights; not for pools whose weights depend on each other."""
+    weights = pool.weights.copy()
+    weights[np.argsort(-weights, kind="stable")[count:]] = 0.0
+    return dataclasses.replace(pool, weights=weights / weights.sum())
+
+
 def menu(task: Task, metric: Metric, settings: Settings) -> Menu:
     """The methods that make sense for a task and a metric."""
-    names = ["single best", "uniform", "greedy", "bagged greedy", "convex", "shrunk convex"]
+    names = ["single best", "uniform", "greedy", "bagged greedy", "convex"]
+    if surrogate(metric, task).row_losses in (log_losses, squared_errors):
+        names += ["bagged convex"]
     if not metric.exact:
         # Where the convex weights are exact, blind searches answer the same question, later and less well.
         names += ["nelder-mead", "random search"]
     if metric.quantiles is None and (task.probabilistic or metric.row_losses is squared_errors):
-        names += [
-            "stacking",
-            "light stacking",
-        ]  # for values it minimises squared error, so only where that is asked for
+        names += ["stacking"]  # for values it minimises squared error, so only where that is asked for
     if task.probabilistic:
         names += ["geometric", "power", "exponential"]
     if metric.ranks:
         names += ["rank"]
     # Ranks and, but for ties, decisions are the same at every temperature of a single member or of the whole pool.
+    default = next(name for name in DEFAULTS if name in names)
     if not (task.probabilistic and settings.temperature) or metric.ranks or metric.name in ("accuracy", "f1"):
-        return Menu(tuple(names))
-    return Menu(tuple(names), TEMPERED, CALIBRATED)
+        return Menu(tuple(names), default=default)
+    return Menu(tuple(names), TEMPERED, CALIBRATED, default)
 
 
 def menu_of_one(method: str, task: Task, settings: Settings) -> Menu:

@@ -25,6 +25,7 @@ _TIE = 1e-12
 _CHUNK = 8  # candidates whose losses are computed together: few, so that the bound can spare the rest
 _ROUGHLY = 1e-5  # what float32 may be wrong by, generously: losses are means of logs of at most 16
 _SMALL = 8192  # numbers that are sooner gone through than ruled out
+_MANY_ROWS = 1_000  # from here on a few bags do
 _BLOCK = 16  # candidates whose predictions are pooled together, for metrics without a bound
 
 
@@ -217,12 +218,12 @@ def bagged_greedy_weights(
     """(M,) mean weights of greedy selections, each from a random share of the members on a bootstrap of the rows.
 
     A bootstrap is a vector of row weights here, so no row is copied, unless the metric cannot weigh rows. There are
-    twelve bags, or five for metrics that need all rows at once and are slow.
+    twelve bags, or four for many rows and for metrics that need all rows at once and are slow.
     """
     num_members = problem.num_members
     size = max(1, min(num_members, int(np.ceil(member_share * num_members))))
     weights = np.zeros(num_members)
-    for _ in range(num_bags or (12 if metric.row_losses is not None else 5)):
+    for _ in range(num_bags or (12 if metric.row_losses is not None and problem.num_rows < _MANY_ROWS else 4)):
         members = np.sort(rng.choice(num_members, size, replace=False))
         counts = rng.multinomial(problem.num_rows, problem.row_weight)
         if not counts.any():

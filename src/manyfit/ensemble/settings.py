@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Settings:
     num_folds: int | None = None  # of the cross-fitting that chooses and states the gain; None: 5, fewer for many rows
     confidence: float = 0.95  # of the interval of the stated gain, and that a gain called proven is none by luck
     refuse: bool = True  # no proven gain: return the single best member
+    least_gain: float = 0.005  # share of the single best member's loss that several members must surely save
     temperature: bool = True  # fit one temperature after pooling, where that helps (probabilities only)
     num_steps: int = 25  # of greedy selection
     max_candidates: int = 50  # members that the slower methods look at
@@ -54,22 +54,3 @@ class Settings:
         """
         wanted = self.num_folds or (5 if num_rows < 1000 else 4 if num_rows < 4000 else 3)
         return max(3, min(wanted, num_rows))  # nesting leaves out two folds and fits on the rest
-
-    def standard_errors(self, num_rows: float, *, one_sided: bool = False) -> float:
-        """Half width of the interval in standard errors: Student's t, without end below ten rows, whose standard error
-        means nothing.
-
-        Args:
-            num_rows: effective number of rows.
-            one_sided: of the interval that is open above.
-
-        Example:
-
-        >>> round(Settings().standard_errors(10_000), 2), round(Settings().standard_errors(10), 2)
-        (1.96, 2.26)
-        """
-        from scipy.special import stdtrit
-
-        if self.confidence >= 1 or num_rows < 9.5:
-            return math.inf
-        return float(stdtrit(num_rows - 1, self.confidence if one_sided else 0.5 + self.confidence / 2))

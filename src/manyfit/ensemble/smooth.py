@@ -19,6 +19,8 @@ from manyfit.ensemble.metrics import Metric
 from manyfit.ensemble.pools import Pool, log_clipped, softmax
 from manyfit.ensemble.problem import Problem, two_columns
 
+_PRIOR_DEVIATION = 0.1  # of the weights of a geometric pool
+
 
 def expanded(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     """(S, N, C) log-probabilities with two-class columns unfolded, and the (N, C) one-hot truth."""
@@ -28,18 +30,26 @@ def expanded(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     return log_clipped(problem.predictions.astype(np.float64)), problem.one_hot
 
 
-def geometric_pool(problem: Problem, *, iterations: int = 200) -> Pool:
-    """The geometric pool with the smallest log loss; the temperature is within its weights, equation (1)."""
+def geometric_pool(problem: Problem, *, prior: np.ndarray | None = None, iterations: int = 200) -> Pool:
+    """The geometric pool with the smallest log loss; the temperature is within its weights, equation (1).
+
+    Args:
+        problem: rows to fit on.
+        prior: (S,) weights around which there is a normal prior; with few rows the free fit follows their noise.
+        iterations: of L-BFGS.
+    """
     logs, truth = expanded(problem)
     weight = problem.entry_weight
     flat = logs.reshape(len(logs), -1)
+    start = np.full(len(logs), 1.0 / len(logs)) if prior is None else prior
+    pull = 0.0 if prior is None else float((problem.row_weight**2).sum()) / _PRIOR_DEVIATION**2
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         logits = (weights @ flat).reshape(truth.shape)
         value, difference = _cross_entropy(logits, truth, weight)
-        return value, flat @ difference.ravel()  # (2)
+        away = weights - start
+        return value + pull / 2 * float(away @ away), flat @ difference.ravel() + pull * away  # (2)
 
-    start = np.full(len(logs), 1.0 / len(logs))
     options = {"maxiter": iterations, "ftol": 1e-12, "gtol": 1e-8}
     answer = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(logs), options=options)
     weights = np.where(answer.x < 1e-6 * answer.x.sum(), 0.0, answer.x)
