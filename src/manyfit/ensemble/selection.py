@@ -218,12 +218,12 @@ def bagged_greedy_weights(
     """(M,) mean weights of greedy selections, each from a random share of the members on a bootstrap of the rows.
 
     A bootstrap is a vector of row weights here, so no row is copied, unless the metric cannot weigh rows. There are
-    twelve bags, or four for many rows and for metrics that need all rows at once and are slow.
+    eight bags, or four for many rows and for metrics that need all rows at once and are slow.
     """
     num_members = problem.num_members
     size = max(1, min(num_members, int(np.ceil(member_share * num_members))))
     weights = np.zeros(num_members)
-    for _ in range(num_bags or (12 if metric.row_losses is not None and problem.num_rows < _MANY_ROWS else 4)):
+    for _ in range(num_bags or (8 if metric.row_losses is not None and problem.num_rows < _MANY_ROWS else 4)):
         members = np.sort(rng.choice(num_members, size, replace=False))
         counts = rng.multinomial(problem.num_rows, problem.row_weight)
         if not counts.any():
