@@ -2,9 +2,10 @@
 
 Source: Li, Jamieson, DeSalvo, Rostamizadeh and Talwalkar 2018, Algorithm 1; sizes as in `rungs`.
 
-Four things differ from KerasTuner's, on purpose. Promoted trials continue, under their own id. Trials that failed
+Five things differ from KerasTuner's, on purpose. Promoted trials continue, under their own id. Trials that failed
 are replaced, in the first rung by new ones and above by the next best. Where configurations run out, brackets
-shrink and go on halving. And nobody is promoted on a wrong bracket number when brackets overlap.
+shrink and go on halving. Nobody is promoted on a wrong bracket number when brackets overlap. And a rung ranks by the
+loss at its end, as the paper does, where KerasTuner takes the best epoch within the rung.
 """
 
 from __future__ import annotations

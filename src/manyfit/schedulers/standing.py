@@ -41,8 +41,25 @@ def failed_before(progress: Progress, epochs: int) -> bool:
 
 
 def loss_at(progress: Progress, epochs: int) -> float:
-    """The loss by which a trial is ranked in a rung: its best within the rung's epochs."""
-    return math.inf if progress.ending is Ending.DIVERGED else progress.best_loss(epochs)
+    """The loss by which a trial is ranked in a rung: the latest one at the rung's end, from where it would go on.
+
+    A peak that is over is in the trial's score already, and says less about what more epochs would bring. A trial
+    that ended before the rung did has nothing but its score, the best of its curve.
+
+    Source: Li et al. 2018, Algorithm 1 (the loss "after" r_i epochs).
+
+    Example:
+
+    >>> overfitted = Progress("0", (0.4, 0.2, 0.3), target_epochs=3)
+    >>> loss_at(overfitted, 2), loss_at(overfitted, 3)
+    (0.2, 0.3)
+    """
+    if progress.ending is Ending.DIVERGED:
+        return math.inf
+    if progress.epochs < epochs:
+        return progress.best_loss(epochs)
+    logged = [loss for loss in progress.curve[:epochs] if loss == loss]
+    return logged[-1] if logged else math.inf
 
 
 def stand(members: Sequence[Progress], epochs: int, next_epochs: int | None) -> RungStanding:
