@@ -5,12 +5,13 @@ race of `manyfit.stats.racing`. The winner then runs `--proof` further seeds. Th
 
 - coverage: how often the truly best finalist is in the winning set (stated: `--confidence`),
 - the size of the winning set, and how often one is left or the rest cannot be told apart,
-- executions against uniform replication: all finalists, all rounds, the same test, so the same decision,
+- executions against uniform replication (all finalists, all rounds, the same test), and how often that decides the
+  same: the same winning set,
 - the error of three scores of the recommended finalist (score - truth, in standard deviations of the noise): its
   search score, its mean in the race, its mean over the proof runs.
 
     python benchmarks/confirm.py            # all three, without arguments
-    python benchmarks/confirm.py simulate   # the table, about a minute per 1,000 searches and shape
+    python benchmarks/confirm.py simulate   # the table, about ten seconds per 1,000 searches and shape
     python benchmarks/confirm.py fcnet      # 20 contenders, noise of 1 % as in FCNet: executions saved
     python benchmarks/confirm.py mnist      # the demo's 8 configurations on MNIST against model.fit one by one
 
@@ -78,6 +79,7 @@ class Tally:
     sizes: list[int] = dataclasses.field(default_factory=list)
     verdicts: list[Verdict | None] = dataclasses.field(default_factory=list)
     shares: list[float] = dataclasses.field(default_factory=list)
+    same: list[bool] = dataclasses.field(default_factory=list)
     search_errors: list[float] = dataclasses.field(default_factory=list)
     race_errors: list[float] = dataclasses.field(default_factory=list)
     proof_errors: list[float] = dataclasses.field(default_factory=list)
@@ -102,7 +104,9 @@ def one_search(case: Case, tally: Tally, options: argparse.Namespace, rng: np.ra
     tally.covered.append(best in standing.winning_set)
     tally.sizes.append(len(standing.winning_set))
     tally.verdicts.append(standing.verdict)
-    tally.shares.append(standing.num_executions / (case.finalists * options.rounds))
+    tally.shares.append(standing.num_executions / losses.size)
+    uniform = race(losses, confidence=options.confidence, max_rounds=options.rounds, futility=0.0)
+    tally.same.append(set(uniform.winning_set) == set(standing.winning_set))
     # A search reports its best score.
     if case.gap is None:
         tally.search_errors.append(float(seen[finalists[0]] - truths[finalists[0]]))
@@ -118,16 +122,14 @@ def simulate(options: argparse.Namespace) -> None:
     print(f"{options.searches} searches per shape, confidence {options.confidence}, up to {options.rounds} rounds,")
     print(f"{options.proof} proof runs; errors in units of the noise, +- one standard error of the simulation\n")
     print(
-        f"{'shape':16s} {'coverage':>14s} {'set':>5s} {'one':>5s} {'tied':>5s} {'executions':>11s} "
+        f"{'shape':16s} {'coverage':>14s} {'set':>5s} {'one':>5s} {'tied':>5s} {'executions':>11s} {'same':>5s} "
         f"{'search score':>15s} {'race score':>15s} {'proof score':>16s}"
     )
-    pooled = []
     for number, case in enumerate(CASES):
         rng = np.random.default_rng([options.seed, number])
         tally = Tally()
         for _ in range(options.searches):
             one_search(case, tally, options, rng)
-        pooled += tally.shares
         count = options.searches
         coverage = np.mean(tally.covered)
         tied = np.mean([verdict is Verdict.CANNOT_BE_TOLD_APART for verdict in tally.verdicts])
@@ -137,11 +139,11 @@ def simulate(options: argparse.Namespace) -> None:
         print(
             f"{case.name:16s} {coverage:7.3f} +-{math.sqrt(coverage * (1 - coverage) / count):.3f} "
             f"{np.mean(tally.sizes):5.2f} {one:5.2f} {tied:5.2f} {np.median(tally.shares):11.2f} "
+            f"{np.mean(tally.same):5.2f} "
             f"{_mean(tally.search_errors):>15s} {_mean(tally.race_errors):>15s} "
             f"{np.mean(tally.proof_errors):+8.4f} +-{proof_error:.4f}",
             flush=True,
         )
-    print(f"\nmedian executions over all searches: {np.median(pooled):.2f} of uniform replication")
 
 
 def _mean(errors: list[float]) -> str:

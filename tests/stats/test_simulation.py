@@ -42,15 +42,28 @@ def test_the_best_is_in_the_set_as_often_as_stated_and_its_proof_is_unbiased(sha
         assert np.mean(race_errors) < -5 * np.std(race_errors) / np.sqrt(NUM_SEARCHES)
 
 
-def test_uniform_replication_decides_the_same_and_costs_twice_as_much():
+def test_the_best_search_score_is_too_good():
+    # Of 100 trials with noise of their own size, the best score flatters its trial by more than one deviation.
+    rng = np.random.default_rng(22)
+    truths = rng.standard_normal((NUM_SEARCHES, 100))
+    seen = truths + rng.standard_normal(truths.shape)
+    rows, best = np.arange(NUM_SEARCHES), seen.argmin(axis=1)
+    errors = seen[rows, best] - truths[rows, best]
+    assert np.mean(errors) < -1.0
+    # From theory: with equal variances half of the standing out is luck, and the best of 100 stands out by 2.51.
+    assert np.mean(errors) == pytest.approx(-2.51 / np.sqrt(2), abs=4 * np.std(errors) / np.sqrt(NUM_SEARCHES))
+
+
+@pytest.mark.parametrize("spread", [0.0, 2.0])
+def test_uniform_replication_decides_the_same_and_costs_twice_as_much(spread):
     rng = np.random.default_rng(21)
     shares, same = [], []
     for _ in range(150):
-        truths = np.sort(2.0 * rng.standard_normal(8))
+        truths = np.sort(spread * rng.standard_normal(8))
         losses = truths[:, None] + rng.standard_normal((8, 30))
         raced = race(losses)
         uniform = race(losses, futility=0.0)  # all rounds that anybody needs, for everybody
         shares.append(raced.num_executions / losses.size)
         same.append(set(uniform.winning_set) == set(raced.winning_set))
     assert np.median(shares) <= 0.5
-    assert np.mean(same) > 0.85  # stopping early for futility gives up a late drop in up to one of ten races
+    assert np.mean(same) > 0.88  # 0.96 and more in large simulations; 0.88 has a probability of 1e-5 then

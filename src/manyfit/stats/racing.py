@@ -13,7 +13,7 @@ look with the stated confidence, whenever the race is stopped and however many r
 
 Sources: racing, Maron and Moore 1994; paired races with dropping, Birattari et al. 2002 (F-race); repeated looks,
 Pocock 1977, Jennison and Turnbull 1989; the set that holds the best, Gupta 1965, Hsu 1984; stopping for futility,
-Lan, Simon and Halperin 1982.
+Lan, Simon and Halperin 1982, with the predictive law of Spiegelhalter, Freedman and Blackburn 1986.
 
 The mean of the winner's own race is too good: it was chosen for it. Its honest score comes from *proof* runs, on
 further seeds that no decision has seen (`finish` runs them for the recommended contender). Their plain mean is
@@ -33,6 +33,8 @@ from scipy import special
 from manyfit.core.errors import UsageError, explain
 from manyfit.stats.arrays import confidence_level, score_table
 from manyfit.stats.boundary import MIN_ROUNDS, nominal_level
+
+_SIGNAL_ERROR = 0.2  # with which the share of signal is below its upper limit; see `_Track._most_signal`
 
 
 class Verdict(enum.StrEnum):
@@ -72,7 +74,7 @@ def race(
     *,
     confidence: float = 0.95,
     max_rounds: int = 30,
-    futility: float = 0.1,
+    futility: float = 0.05,
     costs: Sequence[float] | None = None,
 ) -> Standing:
     """Replays a race from its scores: a pure function, to be asked again whenever scores have come in.
@@ -85,7 +87,8 @@ def race(
         scores: losses, shape (contenders, seeds), lower is better; NaN: not run, +inf: diverged or failed.
         confidence: with which the winning set holds the best contender at every look, from 0.7 to below 1.
         max_rounds: rounds at most. State it before the race, as the level of each look depends on it.
-        futility: stop when the chance that the rounds left drop anybody is below it; 0 never stops so.
+        futility: stop when the chance that the rounds left drop anybody is below it; 0 never stops so. Of eight
+            finalists in simulations 0.05 gives up a late drop in up to one race of 25.
         costs: one number per contender, for instance parameters or seconds, lower is better.
 
     Raises:
@@ -223,15 +226,36 @@ class _Track:
         return None
 
     def _chance_of_a_drop(self, max_rounds: int) -> float:
-        """Of the most likely pair, under its trend so far: predictive law of t at the last round N,
+        """Of the most likely pair: predictive law of its t at the last round N, the deviation taken as known,
 
-        t_N | t_n ~ N(t_n sqrt(N / n), (N - n) / n), with a flat prior and the deviation taken as known.
+        t_N | t_n ~ N(t_n sqrt(N / n) (n + (N - n) b) / N, (N - n) / N + b (N - n)^2 / (n N)).
+
+        b is the share of the differences that is no noise. The most likely pair is the extreme one of many, so with
+        b = 1, a flat prior, equal contenders would be believed far apart.
         """
         n, last = self.rounds, max_rounds
-        _, t = self._statistics()
+        left = last - n
+        share = self._most_signal()
+        widest = float(self._statistics()[1].max())
+        expected = widest * np.sqrt(last / n) * (n + left * share) / last
+        deviation = np.sqrt(left / last + share * left**2 / (n * last))
         needed = -special.stdtrit(last - 1, self.level)
-        widest = float(t.max())
-        return float(special.ndtr((widest * np.sqrt(last / n) - needed) / np.sqrt((last - n) / n)))
+        return float(special.ndtr((expected - needed) / deviation))
+
+    def _most_signal(self) -> float:
+        """Upper limit of the share of true differences in the variance of the contenders' means, at 80 %.
+
+        Source: the ratio of variances in a two-way layout (Searle, Casella and McCulloch 1992, section 3.6).
+        """
+        _, x = self._rows()
+        k, n = x.shape
+        means = x.mean(axis=1)
+        rest = x - means[:, None] - x.mean(axis=0) + x.mean()
+        noise = (rest**2).sum() / ((k - 1) * (n - 1))
+        between = n * means.var(ddof=1)
+        if between <= 0:
+            return 0.0
+        return max(0.0, 1.0 - float(special.fdtri(k - 1, (k - 1) * (n - 1), _SIGNAL_ERROR)) * noise / between)
 
     def in_order(self) -> tuple[int, ...]:
         """The active contenders, lowest mean loss first."""
