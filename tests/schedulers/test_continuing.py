@@ -13,12 +13,13 @@ import manyfit as kt
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan
 from manyfit.training.base import Task
+from manyfit.training.continuing import stored_by
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.stored_state import read_state
 from manyfit.training.weights import load_weights
 
 pytestmark = [
-    pytest.mark.skipif(keras.backend.backend() != "jax", reason="states are stored on the JAX backend"),
+    pytest.mark.backends,
     pytest.mark.filterwarnings("ignore:__array__ implementation"),
 ]
 
@@ -26,6 +27,9 @@ RNG = np.random.default_rng(5)
 X = RNG.normal(size=(90, 6)).astype("float32")
 Y = (X[:, 0] * X[:, 1] > 0).astype("int32")
 RUNGS = (3, 9)
+BACKEND = keras.backend.backend()
+TRAINERS = ["population", "fit"] if BACKEND == "jax" else ["fit"]
+on_jax = pytest.mark.skipif(BACKEND != "jax", reason="the backend plays no part in it")
 
 
 def build(hp):
@@ -82,7 +86,7 @@ def plans_in(folder, values):
             weights_path=str(folder / f"{number}.npz"),
             state_path=str(folder / f"{number}.state"),
         )
-        for number, rate in enumerate((0.02, 0.002))
+        for number, rate in enumerate((0.02,) if BACKEND == "tensorflow" else (0.02, 0.002))
     ]
 
 
@@ -105,7 +109,14 @@ def run(trainer, values, folder, mode):
     return supply
 
 
-@pytest.mark.parametrize(("trainer", "schedule"), [("population", True), ("population", False), ("fit", False)])
+@pytest.mark.parametrize(
+    ("trainer", "schedule"),
+    {
+        "jax": [("population", True), ("population", False), ("fit", False)],
+        "torch": [("fit", True), ("fit", False)],
+        "tensorflow": [("fit", False)],  # it compiles for long
+    }[BACKEND],
+)
 def test_continuing_equals_never_having_stopped(trainer, schedule, tmp_path):
     values = {"schedule": schedule}
     folders = {mode: tmp_path / mode for mode in ("straight", "resident", "stored")}
@@ -148,7 +159,8 @@ def build_tuned(hp):
     return build({"rate": hp.Float("rate", 1e-4, 1e-1, sampling="log"), "schedule": False})
 
 
-@pytest.mark.parametrize("population", [True, False])
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="it compiles for long, and is as in the test above")
+@pytest.mark.parametrize("population", [name == "population" for name in TRAINERS])
 def test_a_search_that_was_killed_between_rungs_trains_no_epoch_twice(population, tmp_path, monkeypatch):
     fit = {"validation_split": 0.3, "batch_size": 30, "verbose": 0, "callbacks": [Counter()]}
 
@@ -182,20 +194,21 @@ def test_a_search_that_was_killed_between_rungs_trains_no_epoch_twice(population
     assert not list((tmp_path / "killed" / "untitled_project" / "weights").glob("*.state"))  # nobody needs them now
 
 
+@on_jax
 def test_a_state_that_does_not_fit_is_not_used(tmp_path):
     run("fit", {"schedule": True}, tmp_path, "stored")
     plan = plans_in(tmp_path, {"schedule": True})[0]
-    assert read_state(dataclasses.replace(plan, first_epoch=0), "keras_fit", 1) is None
+    assert read_state(dataclasses.replace(plan, first_epoch=0), stored_by(), 1) is None
     continued = dataclasses.replace(plan, first_epoch=9)
-    assert read_state(continued, "keras_fit", 1).epoch == 9
+    assert read_state(continued, stored_by(), 1).epoch == 9
     assert read_state(continued, "population", 1) is None  # it reads the data in another order
-    assert read_state(continued, "keras_fit", 2) is None  # with another callback it is another training
-    assert read_state(dataclasses.replace(continued, seed=99), "keras_fit", 1) is None
-    assert read_state(dataclasses.replace(continued, first_epoch=8), "keras_fit", 1) is None
+    assert read_state(continued, stored_by(), 2) is None  # with another callback it is another training
+    assert read_state(dataclasses.replace(continued, seed=99), stored_by(), 1) is None
+    assert read_state(dataclasses.replace(continued, first_epoch=8), stored_by(), 1) is None
     (tmp_path / "0.state").write_bytes(pickle.dumps("something else"))
-    assert read_state(continued, "keras_fit", 1) is None
+    assert read_state(continued, stored_by(), 1) is None
     (tmp_path / "0.state").write_bytes(b"cut off")
-    assert read_state(continued, "keras_fit", 1) is None
+    assert read_state(continued, stored_by(), 1) is None
 
 
 class Unstorable(keras.callbacks.Callback):
@@ -205,7 +218,8 @@ class Unstorable(keras.callbacks.Callback):
         self.numbers = (number for number in range(100))
 
 
-@pytest.mark.parametrize("trainer", ["population", "fit"])
+@on_jax
+@pytest.mark.parametrize("trainer", TRAINERS)
 def test_what_cannot_be_stored_trains_again_from_its_start(trainer, tmp_path):
     fit = {"epochs": 6, "validation_split": 0.3, "batch_size": 20, "verbose": 0, "callbacks": [Unstorable()]}
     task = Task(build, (X, Y), fit, objective=Objective("val_loss", "min"), pausable=True)

@@ -19,19 +19,19 @@ from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer, judge
 from manyfit.training.callback_files import separate_files
+from manyfit.training.continuing import Continue, is_storable, make_variables, order_of_data, stored_by, variables_of
+from manyfit.training.data_order import SeededOrder
 from manyfit.training.devices import LayoutCheck, distributed, distribution_of
-from manyfit.training.fit_arguments import fit_data, num_rows
 from manyfit.training.keras_settings import KerasSettings, clear_session
 from manyfit.training.measuring import take_measures
 from manyfit.training.models import build_model, check_size, ending_of, num_parameters
 from manyfit.training.outcomes import completed_by, merge_histories, to_histories
 from manyfit.training.precision import LossScaleCallback, needs_loss_scale_callback
-from manyfit.training.seeding import seeded, set_generator_states
-from manyfit.training.stored_state import StoredState, arrays_of, read_state, restore, states_of, write_state
+from manyfit.training.seeding import seeded
+from manyfit.training.stored_state import StoredState, read_state, states_of, write_state
 from manyfit.training.suspended import SuspendableCall
 from manyfit.training.weights import write_weights
 
-_STORED_BY = "keras_fit"  # see `StoredState.trainer`
 #: Parameters of a model whose memory is worth a full garbage collection (0.1 s); smaller ones wait for Python's own.
 _LARGE = 1_000_000
 
@@ -40,7 +40,7 @@ class KerasFit(Trainer):
     """Trains executions one after another through `model.fit`.
 
     A paused execution stays in memory and continues as if it had never stopped. One that is no longer there (the
-    process was killed meanwhile) continues from its stored state; what cannot be stored (see `_storable`) is trained
+    process was killed meanwhile) continues from its stored state; what cannot be stored (see `is_storable`) is trained
     again from its start, with its own seed, without reporting what is known.
     """
 
@@ -89,6 +89,7 @@ class _Run:
         self.call: SuspendableCall | None = None
         self.user_callbacks: list[keras.callbacks.Callback] = []
         self.stored: StoredState | None = None
+        self.order = order_of_data(plan.seed, task)
         if task.pausable:
             self.call = SuspendableCall(self._train)
             self.reporter.pause = self._pause
@@ -133,6 +134,7 @@ class _Run:
             check_size(self.model, task.max_model_size)
             own: list[keras.callbacks.Callback] = [self.loss_scale] if needs_loss_scale_callback(self.model) else []
             own += [] if distribution is None else [LayoutCheck(distribution)]
+            own += [] if self.order is None else [self.order]
             own += [self.keeper, self.reporter, *self._continued(plan)]
             returned = fit(
                 self.model,
@@ -141,6 +143,7 @@ class _Run:
                 callbacks=own,
                 user_callbacks=self.user_callbacks,
                 initial_epoch=None if self.stored is None else self.stored.epoch,
+                order=self.order,
             )
         check_size(self.model, task.max_model_size)  # again: a model may be built by its first batch only
         if task.fit is not None and task.objective is not None:
@@ -169,26 +172,31 @@ class _Run:
 
     def _continued(self, plan: Plan) -> list[keras.callbacks.Callback]:
         """Reads the stored state of an execution that was paused in another process; a callback that puts it back."""
-        stored = read_state(plan, _STORED_BY, len(self.user_callbacks))
+        stored = read_state(plan, stored_by(), len(self.user_callbacks))
+        if stored is None:
+            return []
         assert self.model is not None  # our bug: it has just been built
-        if stored is None or (self.model.built and not stored.fits(_variables(self.model)[:2])):
+        make_variables(self.model, self.task)
+        if not stored.fits(variables_of(self.model)):
+            keras.utils.set_random_seed(plan.seed)  # making the variables may have drawn from it
+            self.model = build_model(self.task.build, plan.values)
             return []
         self.stored = stored
         self.reporter.history = {name: list(curve) for name, curve in stored.history.items()}
         self.keeper.weights, self.keeper.loss = stored.best, stored.best_loss
         self.result.history = self.reporter.history
-        return [_Continue(stored, self.user_callbacks)]
+        return [Continue(stored, self.user_callbacks)]
 
     def _store(self, plan: Plan) -> None:
         assert self.model is not None and self.call is not None  # our bug: it has just been paused
         callbacks = states_of(self.user_callbacks)
-        if plan.state_path is None or callbacks is None or not _storable(self.model, self.task):
+        if plan.state_path is None or callbacks is None or not is_storable(self.model, self.task, self.order):
             return
         state = StoredState(
-            _STORED_BY,
+            stored_by(),
             plan.seed,
             max(map(len, self.reporter.history.values())),
-            variables=tuple(arrays_of([v.value for v in group]) for group in _variables(self.model)),  # type: ignore[arg-type]
+            variables=tuple([variable.numpy() for variable in group] for group in variables_of(self.model)),  # type: ignore[arg-type]
             callbacks=callbacks,
             history=self.reporter.history,
             best=self.keeper.weights,
@@ -196,38 +204,6 @@ class _Run:
             generators=self.call.generators,
         )
         write_state(plan.state_path, state)
-
-
-def _storable(model: keras.Model, task: Task) -> bool:
-    """Whether everything that decides how an execution goes on is in variables, callbacks and global generators.
-
-    It is not where the data come as a stream, which has a position; where the user's own code trains, which may keep
-    numbers of its own; and on TensorFlow and torch, which order the data by generators that cannot be read.
-    """
-    own_code = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in ("fit", "train_step"))
-    arrays = num_rows(fit_data(task.fit_args, task.fit_kwargs)[0]) is not None
-    return keras.backend.backend() == "jax" and task.fit is None and arrays and not own_code
-
-
-def _variables(model: keras.Model) -> tuple[list[Any], list[Any], list[Any]]:
-    optimizer = [] if model.optimizer is None else list(model.optimizer.variables)
-    return model.trainable_variables, model.non_trainable_variables, optimizer
-
-
-class _Continue(keras.callbacks.Callback):
-    """Puts an execution back to where it was, after `fit` and the user's callbacks have begun."""
-
-    def __init__(self, stored: StoredState, user_callbacks: list[keras.callbacks.Callback]) -> None:
-        super().__init__()
-        self._stored, self._user_callbacks = stored, user_callbacks
-
-    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        del logs
-        for variables, arrays in zip(_variables(self.model), self._stored.variables, strict=True):
-            for variable, array in zip(variables, arrays, strict=True):
-                variable.assign(array)
-        restore(self._user_callbacks, self._stored.callbacks)
-        set_generator_states(self._stored.generators)
 
 
 def fit(
@@ -238,6 +214,7 @@ def fit(
     callbacks: list[keras.callbacks.Callback],
     user_callbacks: list[keras.callbacks.Callback],
     initial_epoch: int | None = None,
+    order: SeededOrder | None = None,
 ) -> Any:
     """Calls `model.fit` for a plan with the user's arguments.
 
@@ -248,10 +225,13 @@ def fit(
         callbacks: ours, after the user's.
         user_callbacks: copies of the user's.
         initial_epoch: where it goes on; None: as the user's arguments say.
+        order: of the data, one of `callbacks`; None: Keras's.
     """
     args, kwargs = task.fit_args, dict(task.fit_kwargs)
     if task.split_for is not None:
         args, kwargs = task.split_for(plan).arguments(args, kwargs)
+    if order is not None:
+        args, kwargs = order.arguments(args, kwargs)
     own = [] if task.callbacks is None else task.callbacks(plan)
     kwargs["callbacks"] = user_callbacks + own + callbacks
     if initial_epoch is not None:

@@ -28,7 +28,7 @@ class StoredState:
     """What continues an execution.
 
     Attributes:
-        trainer: whose state it is; another one reads the data in another order.
+        trainer: whose state it is, and on which backend; another one reads the data in another order.
         seed: of the execution.
         epoch: epochs that are behind it.
         variables: trainable, other and optimizer variables.

@@ -1,0 +1,92 @@
+"""An order of the data that follows seed and epoch, for TensorFlow.
+
+Keras shuffles arrays inside a `tf.data` pipeline there, by generators whose state can be neither read nor set, so an
+execution that goes on in another process could not go on in its order.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from manyfit.core.seeds import generator
+from manyfit.training.fit_arguments import validation_rows
+
+_FIT_SIGNATURE = inspect.signature(keras.Model.fit)
+_BATCH_SIZE = 32  # Keras's default
+
+
+class SeededOrder(keras.callbacks.Callback):
+    """Shuffles NumPy arrays by seed and epoch, in the place of Keras; a callback, so that it knows the epoch.
+
+    Args:
+        seed: of the execution.
+
+    Attributes:
+        knows: whether the order of the next epoch is known without what came before it.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._seed = seed
+        self._epoch = 0
+        self.knows = False
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        del logs
+        self._epoch = epoch
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of `fit` with the arrays as a pipeline; unchanged where they are none, or not shuffled."""
+        given = _FIT_SIGNATURE.bind(None, *args, **kwargs).arguments
+        data = given.get("x"), given.get("y"), given.get("sample_weight")
+        leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
+        are_arrays = bool(leaves) and all(type(leaf) is np.ndarray for leaf in leaves)
+        are_weights_spread = data[2] is not None and keras.tree.is_nested(data[1])  # over several outputs, by Keras
+        shuffle = given.get("shuffle", True)
+        starts_anew = not given.get("steps_per_epoch")
+        self.knows = are_arrays and not are_weights_spread and starts_anew and isinstance(shuffle, bool)
+        if not self.knows or not shuffle:
+            return args, kwargs
+        num_rows = len(leaves[0])
+        replaced: dict[str, Any] = {"y": None, "sample_weight": None, "shuffle": False}
+        if given.get("validation_split") and given.get("validation_data") is None:
+            held_out = validation_rows(args, kwargs)
+            assert held_out is not None  # our bug: arrays can be split
+            num_rows -= len(keras.tree.flatten(held_out[0])[0])
+            replaced |= {"validation_split": 0.0, "validation_data": held_out}
+        batch_size = given.get("batch_size") or _BATCH_SIZE
+        replaced["x"] = self._pipeline([_as_floatx(leaf[:num_rows]) for leaf in leaves], data, num_rows, batch_size)
+        return (), {name: value for name, value in given.items() if name != "self"} | replaced
+
+    def _pipeline(self, leaves: list[np.ndarray], data: tuple[Any, Any, Any], num_rows: int, batch_size: int) -> Any:
+        """A `tf.data.Dataset` of batches: each pass over it is the epoch that has begun."""
+        import tensorflow as tf
+
+        def order() -> Iterator[np.ndarray]:
+            yield generator(self._seed, "batch order", self._epoch).permutation(num_rows)
+
+        def cut(rows: Any) -> Any:
+            full = num_rows // batch_size * batch_size
+            batches = tf.data.Dataset.from_tensor_slices(tf.reshape(rows[:full], (-1, batch_size)))
+            return batches if full == num_rows else batches.concatenate(tf.data.Dataset.from_tensors(rows[full:]))
+
+        parts = tuple(part for part in data if part is not None)
+        tensors = keras.tree.lists_to_tuples(keras.tree.pack_sequence_as(parts, list(map(tf.constant, leaves))))
+        rows = tf.data.Dataset.from_generator(order, output_signature=tf.TensorSpec((num_rows,), tf.int64))
+        batches = rows.flat_map(cut).map(
+            lambda numbers: keras.tree.map_structure(lambda tensor: tf.gather(tensor, numbers), tensors),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        return batches.apply(tf.data.experimental.assert_cardinality(-(-num_rows // batch_size))).prefetch(
+            tf.data.AUTOTUNE
+        )
+
+
+def _as_floatx(array: np.ndarray) -> np.ndarray:
+    """What Keras makes of an array: floats become `keras.config.floatx()`."""
+    return array.astype(keras.config.floatx(), copy=False) if array.dtype.kind == "f" else array
