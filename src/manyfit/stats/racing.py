@@ -87,8 +87,8 @@ def race(
         scores: losses, shape (contenders, seeds), lower is better; NaN: not run, +inf: diverged or failed.
         confidence: with which the winning set holds the best contender at every look, from 0.7 to below 1.
         max_rounds: rounds at most. State it before the race, as the level of each look depends on it.
-        futility: stop when the chance that the rounds left drop anybody is below it; 0 never stops so. Of eight
-            finalists in simulations 0.05 gives up a late drop in up to one race of 25.
+        futility: stop when the chance that the rounds left drop anybody is below it; 0 never stops so. In
+            simulations 0.05 gives up a late drop in up to one race of 20.
         costs: one number per contender, for instance parameters or seconds, lower is better.
 
     Raises:
