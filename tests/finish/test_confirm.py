@@ -79,10 +79,10 @@ def test_it_can_be_read_as_text_as_html_and_in_a_rich_terminal(project):
     confirmation = tuner.confirm(top=3)
     best = confirmation.recommended.trial_id
     text, page = str(confirmation), confirmation._repr_html_()
-    for words in ("mean loss", "95% interval", "best with", "runs", "search said"):
+    for words in ("Mean loss", "95% interval", "best with", "runs", "search said"):
         assert words in text and words in page
     assert f"rial {best}" in text.splitlines()[0] and "executions in" in text
-    assert page.count("<tr") == 4 and "<script" not in page
+    assert page.count("<tr") == 1 + 2 * 3 and page.count("<svg") == 3 and "<script" not in page
     rich = pytest.importorskip("rich.console")
     console = rich.Console(width=200, record=True, file=io.StringIO())
     console.print(confirmation)
@@ -95,7 +95,13 @@ def test_the_cheapest_within_noise_is_recommended_and_it_is_said(project):
     confirmation = tuner.confirm(top=2, max_rounds=12)
     assert len(confirmation.winning_set) == 2 and confirmation.settled
     assert confirmation.recommended.values["kind"] == "b"
-    assert "cannot be told apart" in str(confirmation)
+    assert "cannot be told apart. Recommended" in " ".join(str(confirmation).split())
+    first, second = confirmation.rows
+    behind = dataclasses.replace(first, score=second.score + 0.001)  # the objective is a loss
+    found = dataclasses.replace(confirmation, rows=(behind, second)).sentences()[0]
+    assert found.endswith("the cheapest of those within noise of the best mean.")
+    ahead = dataclasses.replace(confirmation, rows=(dataclasses.replace(first, score=second.score - 0.001), second))
+    assert ahead.sentences()[0].endswith("the one with the best mean.")
     assert confirmation.num_executions < 2 * 12 + 5  # it does not run all rounds for what nobody will ever know
 
 
@@ -111,7 +117,7 @@ def test_all_tie(project):
 def test_one_finalist(project):
     confirmation = searched(project, Noisy(), max_trials=3).confirm(top=1, proof_executions=4)
     assert confirmation.winning_set == (confirmation.recommended.trial_id,)
-    assert "the only finalist" in str(confirmation) and confirmation.proof.num_executions == 4
+    assert "the only finalist" in " ".join(str(confirmation).split()) and confirmation.proof.num_executions == 4
 
 
 def test_a_finalist_that_fails_on_a_fresh_seed_is_out(project):
@@ -121,7 +127,7 @@ def test_a_finalist_that_fails_on_a_fresh_seed_is_out(project):
     trainer.fail = lambda plan: ValueError("no") if plan.trial_id == best and plan.execution == 1 else None
     confirmation = tuner.confirm(top=3)
     row = next(row for row in confirmation.rows if row.trial_id == best)
-    assert not row.in_winning_set and row.score is None and "fresh seed 2" in row.standing
+    assert not row.in_winning_set and row.score is None and row.standing == "failed on seed 2"
 
 
 def test_finalists_that_all_fail_are_an_error_with_their_reason(project):

@@ -124,6 +124,8 @@ def test_test_rows_are_counted(tuner, tmp_path):
     tuner.retrain(1, epochs_factor=3.0, verbose=0)
     second = tuner.evaluate(X[TEST], Y[TEST])
     assert second.times_used == 2 and "Test set used twice" in str(second)
+    card = (tuner.export(tmp_path / "used") / "README.md").read_text()
+    assert str(interval) in card and "95%, over the rows" in card and "were used for 2 different choices" in card
     assert tuner.evaluate(X[VALIDATION], Y[VALIDATION]).times_used == 1  # other rows
     for wrong in ((X[:0], Y[:0]), (X[TEST], Y[:3])):
         with pytest.raises(UsageError):

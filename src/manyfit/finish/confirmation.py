@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from manyfit.core import seeds
+from manyfit.finish import confirmation_views as views
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import Confirmed
-from manyfit.report import terminal
 from manyfit.stats import racing
 from manyfit.stats.intervals import mean_interval
 from manyfit.stats.ranking import probability_best
@@ -29,7 +28,7 @@ class Finalist:
     score: float | None  # mean over the race's seeds; None: none was run, or one diverged
     low: float  # ends of Student's interval for that mean
     high: float
-    num_executions: int  # in the race
+    num_executions: int  # that the race looked at
     probability_best: float
     search_score: float | None
     in_winning_set: bool
@@ -138,9 +137,9 @@ class Confirmation:
         if not others:
             sure = f"with {self.confidence:.0%} confidence"
             return f"Trial {best.trial_id} is the best of {len(self.rows)} finalists, {sure}."
-        leader = max((row for row in self.rows if row.in_winning_set), key=lambda row: row.probability_best)
-        cheaper = best.cost is not None and leader.cost is not None and best.cost < leader.cost
-        why = "the cheapest of those within noise of the leader" if cheaper else "the one with the best mean"
+        means = [row.score for row in self.rows if row.in_winning_set and row.score is not None]
+        leads = not means or best.score == (max(means) if self.direction == "max" else min(means))
+        why = "the one with the best mean" if leads else "the cheapest of those within noise of the best mean"
         names = ", ".join(self.winning_set)
         told_apart = "cannot be told apart" if self.settled else "are not told apart yet"
         return (
@@ -149,21 +148,22 @@ class Confirmation:
         )
 
     def _how_good(self) -> list[str]:
-        best, lines = self.recommended, []
+        best, lines, number = self.recommended, [], views.numbers_of(self)
         if self.proof is not None:
-            interval = f" [{self.proof.low:.4g}, {self.proof.high:.4g}]" if math.isfinite(self.proof.low) else ""
+            low, high = number(self.proof.low), number(self.proof.high)
+            interval = f" [{low}, {high}]" if math.isfinite(self.proof.low) else ""
             lines.append(
                 f"Its {self.objective} on {self.proof.num_executions} further seeds, which no decision has seen: "
-                f"{self.proof.score:.4g}{interval}."
+                f"{number(self.proof.score)}{interval}."
             )
         elif best.score is not None:
             lines.append(
-                f"Its {self.objective} in the race: {best.score:.4g}. There were no proof runs, so this is a little "
-                "too good."
+                f"Its {self.objective} in the race: {number(best.score)}. There were no proof runs, so this is a "
+                "little too good."
             )
         if self.optimism is not None and best.search_score is not None:
             word = "too good" if self.optimism >= 0 else "too modest"
-            line = f"The search had said {best.search_score:.4g}: {word} by {abs(self.optimism):.2g}."
+            line = f"The search had said {number(best.search_score)}: {word} by {abs(self.optimism):.2g}."
             if self.expected_optimism is not None and self.expected_optimism > 0:
                 usual = f"the best of {self.num_trials} trials is too good by {self.expected_optimism:.2g} on average"
                 line += f" (With this noise, {usual}.)"
@@ -184,47 +184,17 @@ class Confirmation:
     def table(self) -> list[dict[str, Any]]:
         """One mapping per finalist, for people."""
         return [
-            {
-                "trial": row.trial_id,
-                f"mean {self.objective}": row.score,
-                f"{self.confidence:.0%} interval": "-"
-                if not math.isfinite(row.low)
-                else f"[{row.low:.4g}, {row.high:.4g}]",
-                "best with": f"{row.probability_best:.0%}",
-                "runs": row.num_executions,
-                "search said": row.search_score,
-                "standing": row.standing,
-                "values": ", ".join(f"{name}={_short(value)}" for name, value in row.values.items()),
-            }
-            for row in self.rows
+            {**cells, "values": views.values_of(row)} for cells, row in zip(views.table(self), self.rows, strict=True)
         ]
 
     def __str__(self) -> str:
-        rows = self.table()
-        footnote = "Intervals are of the race's own runs; the race decides by paired differences, which are sharper."
-        return "\n".join([*self.sentences(), "", terminal.table(rows, list(rows[0])), "", footnote])
+        return views.text(self)
 
     def _repr_html_(self) -> str:
-        rows = self.table()
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
-        body = "".join(
-            f"<tr{' style=font-weight:bold' if number == 0 else ''}>"
-            + "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row.values())
-            + "</tr>"
-            for number, row in enumerate(rows)
-        )
-        text = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
-        return f"{text}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return views.page(self)
 
     def __rich__(self) -> Any:
-        from rich.console import Group
-        from rich.table import Table
-
-        rows = self.table()
-        table = Table(*rows[0])
-        for number, row in enumerate(rows):
-            table.add_row(*map(_cell, row.values()), style="bold" if number == 0 else None)
-        return Group(*self.sentences(), table)
+        return views.rich(self)
 
 
 def summarise(
@@ -250,6 +220,8 @@ def summarise(
         seconds: that it took.
         costs: one number per finalist, or None.
     """
+    num_executions = int((~np.isnan(race)).sum() + (~np.isnan(proof)).sum())
+    race = _looked_at(race, standing)
     rng = seeds.generator(oracle.seed, "confirm", "probability")
     probabilities = probability_best(race, rng=rng) if len(trials) > 1 else np.ones(1)
     members = set(standing.winning_set)
@@ -270,12 +242,20 @@ def summarise(
         verdict=_verdict(standing, out_of_time),
         settled=standing.settled,
         rounds=standing.rounds,
-        num_executions=int((~np.isnan(race)).sum() + (~np.isnan(proof)).sum()),
+        num_executions=num_executions,
         seconds=seconds,
         proof=_proof(proof, oracle, standing.confidence),
         expected_optimism=_expected_optimism(oracle, race),
         num_trials=len(oracle.book.by_search_score()),
     )
+
+
+def _looked_at(race: np.ndarray, standing: racing.Standing) -> np.ndarray:
+    """The losses that the race decided by; runs ahead of the last look would make its order look wrong."""
+    if standing.rounds == 0:
+        return race
+    lasts = np.array([standing.rounds if after is None else after for after in standing.dropped_after])
+    return np.where(np.arange(race.shape[1]) < lasts[:, None], race, np.nan)
 
 
 def _finalist(
@@ -308,9 +288,9 @@ def _words(row: int, trials: Sequence[Trial], standing: racing.Standing, run: np
     after, by = standing.dropped_after[row], standing.dropped_by[row]
     diverged = np.flatnonzero(np.isinf(run))
     if len(diverged):
-        return f"diverged or failed on fresh seed {diverged[0] + 1}"
+        return f"failed on seed {diverged[0] + 1}"
     if after is not None:
-        return f"dropped after {after}" + ("" if by is None else f", by trial {trials[by].trial_id}")
+        return "dropped" if by is None else f"worse than {trials[by].trial_id}"
     if row == standing.recommended:
         return "recommended"
     return "may be the best"
@@ -354,11 +334,3 @@ def _verdict(standing: racing.Standing, out_of_time: bool) -> str:
     if standing.verdict is not None:
         return reasons[standing.verdict]
     return "the time was up" if out_of_time else "the budget of executions was spent"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _cell(value: Any) -> str:
-    return "-" if value is None else _short(value)

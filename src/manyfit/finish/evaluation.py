@@ -124,6 +124,8 @@ def evaluate(
         "choice": fingerprint(*(array for model in models.values() for array in _weights(model))),
         "models": list(models),
         "scores": {name: {metric: found.estimate for metric, found in row.items()} for name, row in scores.items()},
+        "with_intervals": {name: {metric: str(found) for metric, found in row.items()} for name, row in scores.items()},
+        "confidence": confidence,
         "at": time.time(),
     }
     known = store.get(_FACT, [])
@@ -135,7 +137,7 @@ def evaluate(
 
 
 def test_uses(store: Facts) -> list[dict[str, Any]]:
-    """Every choice that was measured on test data: data, choice, models, scores, at."""
+    """Every choice that was measured on test data: data, choice, models, scores, with_intervals, confidence, at."""
     return store.get(_FACT, [])
 
 

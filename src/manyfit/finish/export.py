@@ -140,9 +140,10 @@ def _held_out(test_uses: Sequence[Mapping[str, Any]]) -> str:
             "test data": use["data"],
             "model": name,
             **scores,
+            "interval": f"{use['confidence']:.0%}, over the rows",
         }
         for use in test_uses
-        for name, scores in use["scores"].items()
+        for name, scores in use["with_intervals"].items()
     ]
     uses = {use["data"]: sum(other["data"] == use["data"] for other in test_uses) for use in test_uses}
     notes = [
