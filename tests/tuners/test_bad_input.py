@@ -241,6 +241,18 @@ def test_an_objective_that_is_measured_every_third_epoch_is_no_error(project, ro
     assert [row.best_epoch for row in tuner.results()] == [2, 2, 2]
 
 
+@pytest.mark.parametrize(("options", "instead"), [
+    ({"validation_freq": 2}, "Type validation_freq=1, or epochs=2 or more."),
+    ({"validation_freq": [7, 5], "epochs": 4}, "epochs=5 or more."),
+])  # fmt: skip
+def test_an_objective_that_no_epoch_will_measure(options, instead, project, rows):
+    tuner = searching(project, objective="val_loss")
+    with pytest.raises(UsageError, match="val_loss is never measured") as caught:
+        tuner.search(*rows, validation_split=0.25, verbose=0, **options)
+    assert tiny.four_parts(caught.value)[3].endswith(instead)
+    assert not tuner.oracle.trials
+
+
 class Unique(keras.callbacks.Callback):
     """Cannot be copied, like an open file."""
 

@@ -18,7 +18,7 @@ from manyfit.core.records import Decision, Plan, Result
 from manyfit.finish.data import VALIDATION_ARGUMENTS, counted_rows, joined_rows
 from manyfit.finish.schedules import stretched_build
 from manyfit.oracles import Oracle, Trial
-from manyfit.training.base import Task, Trainer
+from manyfit.training.base import ListSupply, Task, Trainer
 from manyfit.training.devices import distributed, distribution_of
 from manyfit.training.estimators import load_estimator, pickle_path
 from manyfit.training.fit_arguments import fit_data, num_rows
@@ -40,29 +40,6 @@ class Candidate:
     values: Any  # its HyperParameters
     best_epochs: Sequence[int]  # of its executions (folds and fresh seeds included), counted from 0
     seeds: Sequence[int]  # one per model that is wanted
-
-
-class ListSupply:
-    """Hands out a fixed list of executions and keeps their results."""
-
-    independent = True
-
-    def __init__(self, plans: Sequence[Plan]) -> None:
-        self._waiting = list(plans)
-        self.results: dict[tuple[str, int], Result] = {}
-
-    def take(self, count: int) -> Sequence[Plan]:
-        """See `manyfit.training.base.Supply`."""
-        taken, self._waiting = self._waiting[:count], self._waiting[count:]
-        return taken
-
-    def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
-        """See `manyfit.training.base.Supply`."""
-        return [Decision.GO_ON] * len(epochs)
-
-    def finish(self, result: Result) -> None:
-        """See `manyfit.training.base.Supply`."""
-        self.results[result.plan.key] = result
 
 
 class PatientSupply(ListSupply):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable, Mapping, Sequence
 
 from manyfit.core.records import Decision, Plan, Result
+from manyfit.training import base
 
 
-class ListSupply:
-    """A `Supply` of a fixed list of plans.
+class ListSupply(base.ListSupply):
+    """A `Supply` of a fixed list of plans that checks its trainer, and answers reports as a test wants it.
 
     Args:
         plans: handed out in this order.
@@ -19,12 +19,6 @@ class ListSupply:
     Attributes:
         reports: every report, in the order in which they came.
         results: trial and execution -> result.
-
-    Example:
-
-    >>> supply = ListSupply([Plan("0", 0, {}, seed=1)])
-    >>> [plan.trial_id for plan in supply.take(5)], supply.take(5)
-    (['0'], [])
     """
 
     def __init__(
@@ -34,16 +28,15 @@ class ListSupply:
         decide: Callable[[Plan, int, Mapping[str, float]], Decision] | None = None,
         independent: bool = True,
     ) -> None:
-        self._waiting = collections.deque(plans)
+        super().__init__(plans)
         self._decide = decide
         self._running: set[tuple[str, int]] = set()
         self.independent = independent
         self.reports: list[tuple[Plan, int, dict[str, float]]] = []
-        self.results: dict[tuple[str, int], Result] = {}
 
     def take(self, count: int) -> Sequence[Plan]:
         """Up to `count` of the plans that are left."""
-        plans = [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+        plans = super().take(count)
         self._running.update(plan.key for plan in plans)
         return plans
 
@@ -61,7 +54,7 @@ class ListSupply:
         key = result.plan.key
         assert key in self._running, f"{key} finished but was not running"
         self._running.discard(key)
-        self.results[key] = result
+        super().finish(result)
 
     def put(self, plan: Plan) -> None:
         """Adds a plan, for instance to resume a paused execution."""

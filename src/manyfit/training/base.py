@@ -62,6 +62,42 @@ class Supply(Protocol):
         """Takes the outcome of one execution; called exactly once for every plan that was taken."""
 
 
+class ListSupply:
+    """A `Supply` of a fixed list of executions, all of which are trained to their end.
+
+    Args:
+        plans: handed out in this order.
+
+    Attributes:
+        results: trial and execution -> result.
+
+    Example:
+
+    >>> supply = ListSupply([Plan("0", 0, {}, seed=1)])
+    >>> [plan.trial_id for plan in supply.take(5)], supply.take(5)
+    (['0'], [])
+    """
+
+    independent = True
+
+    def __init__(self, plans: Sequence[Plan]) -> None:
+        self._waiting = list(plans)
+        self.results: dict[tuple[str, int], Result] = {}
+
+    def take(self, count: int) -> Sequence[Plan]:
+        """See `Supply`."""
+        taken, self._waiting = self._waiting[:count], self._waiting[count:]
+        return taken
+
+    def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
+        """See `Supply`."""
+        return [Decision.GO_ON] * len(epochs)
+
+    def finish(self, result: Result) -> None:
+        """See `Supply`."""
+        self.results[result.plan.key] = result
+
+
 class Trainer(abc.ABC):
     """Trains executions. `keras_fit` trains them one after another, `population` as one compiled program."""
 

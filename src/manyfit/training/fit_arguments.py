@@ -10,7 +10,12 @@ from manyfit.core.objective import Objective
 
 
 def check_fit_arguments(
-    args: Sequence[Any], kwargs: Mapping[str, Any], objective: Objective, *, has_validation: bool = False
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    objective: Objective,
+    *,
+    has_validation: bool = False,
+    max_epochs: int | None = None,
 ) -> None:
     """Checks the arguments of `search` that `model.fit` would refuse, or silently accept, later.
 
@@ -19,9 +24,11 @@ def check_fit_arguments(
         kwargs: keyword arguments.
         objective: what is ranked.
         has_validation: whether validation rows come from elsewhere (folds).
+        max_epochs: of a trial, where a scheduler says so; None: as the arguments say.
 
     Raises:
-        UsageError: x and y of different length, no epochs, or a `val_` objective without validation data.
+        UsageError: x and y of different length, no epochs, a `val_` objective without validation data, or one that no
+            epoch measures (`validation_freq`).
     """
     _check_lengths("search(x, y)", *fit_data(args, kwargs))
     validation_data = kwargs.get("validation_data")
@@ -41,6 +48,24 @@ def check_fit_arguments(
                 f'Add validation_split=0.2, or type objective="{name.removeprefix("val_")}".',
             )
         )
+    if needs_validation:
+        _check_frequency(
+            kwargs.get("validation_freq", 1), epochs if max_epochs is None else max_epochs, needs_validation
+        )
+
+
+def _check_frequency(frequency: Any, epochs: Any, names: Sequence[str]) -> None:
+    first = min(frequency, default=1) if isinstance(frequency, list | tuple | set) else frequency
+    if not isinstance(first, int) or not isinstance(epochs, int) or first <= epochs:
+        return
+    raise UsageError(
+        explain(
+            "search(validation_freq=...)",
+            f"validation_freq={frequency} with epochs={epochs}, so {names[0]} is never measured",
+            "a first validation within the epochs of a trial",
+            f"Type validation_freq=1, or epochs={first} or more.",
+        )
+    )
 
 
 def check_retrain(top: Any, x: Any, y: Any) -> None:

@@ -15,13 +15,12 @@ from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, expl
 from manyfit.core.records import Result, Values
 from manyfit.ensemble.archive import Archive
 from manyfit.finish.cross_validation import FoldPlan, fold_plan
-from manyfit.finish.retrain import ListSupply
 from manyfit.interop import tensorboard
 from manyfit.oracles import Oracle, Trial
 from manyfit.schedulers.full import FullBudget
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.training.base import Task, Trainer
+from manyfit.training.base import ListSupply, Task, Trainer
 from manyfit.training.devices import check_batches, distributed, distribution_of
 from manyfit.training.estimators import Estimators, is_estimator, load_estimator, pickle_path
 from manyfit.training.fit_arguments import check_fit_arguments
@@ -209,7 +208,8 @@ class Tuner(Finishing, Overrides, BaseTuner):
         self._fold_plan = None if given is None else fold_plan(given, fit_args, fit_kwargs)
         if self._trains_itself() and not overrides_fit(self.hypermodel):
             known = given is not None or environment.written_for_keras_tuner  # there a trial tells what is missing
-            check_fit_arguments(fit_args, fit_kwargs, self.oracle.objective, has_validation=known)
+            limit = self.oracle.scheduler.max_epochs
+            check_fit_arguments(fit_args, fit_kwargs, self.oracle.objective, has_validation=known, max_epochs=limit)
         self.oracle.set_epochs(fit_kwargs.get("epochs"))
         self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
         self._task = tensorboard.per_execution(self._make_task(fit_args, fit_kwargs))
