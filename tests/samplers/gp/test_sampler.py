@@ -238,3 +238,30 @@ def test_better_than_random_search_under_noise() -> None:
 def test_bad_arguments_are_refused(arguments: dict) -> None:
     with pytest.raises(UsageError, match=f"GaussianProcessSampler: got {next(iter(arguments))}="):
         GaussianProcessSampler(**arguments)
+
+
+def seven_numbers(num_trials: int) -> tuple[HyperParameters, list[Observation]]:
+    """Seven numbers, and trials at random points around a bowl."""
+    space = HyperParameters()
+    for j in range(7):
+        space.Float(f"x{j}", 0.0, 1.0)
+    drawn = Encoding(space).random_many(num_trials, np.random.default_rng(6))
+    losses = [sum((float(value) - 0.3) ** 2 for value in values.values()) for values in drawn]
+    return space, [completed(values, i, loss) for i, (values, loss) in enumerate(zip(drawn, losses, strict=True))]
+
+
+def test_of_a_batch_half_refine_the_best_trial_and_half_go_anywhere() -> None:
+    space, history = seven_numbers(40)
+    best = GaussianProcessSampler().rank(space, history)[0].values
+    batch = GaussianProcessSampler().propose(space, history, [], 16, np.random.default_rng(3))
+    shared = [sum(values[name] == best[name] for name in best) for values in batch]
+    assert sum(number >= 4 for number in shared) == 8
+    assert sum(number < 4 for number in shared) == 8
+
+
+def test_alone_or_early_no_proposal_is_held_to_the_best_trial() -> None:
+    for num_trials, count in ((41, 1), (42, 1), (20, 8)):
+        space, history = seven_numbers(num_trials)
+        best = GaussianProcessSampler().rank(space, history)[0].values
+        for values in GaussianProcessSampler().propose(space, history, [], count, np.random.default_rng(3)):
+            assert sum(values[name] == best[name] for name in best) < 4

@@ -56,9 +56,11 @@ class Geometry:
 
     Args:
         unordered: (d,) booleans, true for unordered categories.
+        warped: (k,) indices of the dimensions whose scale is learned, see `warping`.
     """
 
     unordered: NDArray[np.bool_]
+    warped: NDArray[np.int64] = dataclasses.field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def num_dimensions(self) -> int:

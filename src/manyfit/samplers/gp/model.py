@@ -102,7 +102,7 @@ def fit(
     for c in softness:
         bent, log_slope = bend(evidence.losses, c)
         targets = _targets(evidence, bent, log_slope)
-        likelihood = Likelihood(squares, _subset(targets, rows), noise)
+        likelihood = Likelihood(squares, _subset(targets, rows), noise, evidence.points[rows], geometry.warped)
         theta, density = likelihood.maximise(likelihood.start() if theta is None else theta)
         density += log_slope * len(rows) / len(bent)
         fits.append((density, targets, theta))
@@ -142,15 +142,15 @@ def doubt(member: Member, evidence: Evidence) -> Member:
     nobody has been, and then no amount of trials corrects them. Shorter ones keep such places open (Berkenkamp et
     al. 2019); taking turns with the learned ones costs little where those are right.
     """
-    surrogate = member.surrogate.with_theta(doubted(member.surrogate.theta))
+    surrogate = doubted(member.surrogate)
     return dataclasses.replace(member, surrogate=surrogate, incumbents=lowest_means(surrogate, evidence))
 
 
-def doubted(theta: Array) -> Array:
-    """Theta with length scales halved."""
-    found = theta.copy()
-    found[:-1] -= math.log(2.0)
-    return found
+def doubted(surrogate: Surrogate) -> Surrogate:
+    """The process with length scales halved."""
+    theta = surrogate.theta.copy()
+    theta[: surrogate.geometry.num_dimensions] -= math.log(2.0)
+    return surrogate.with_theta(theta)
 
 
 def posterior_mean(members: Sequence[Member], points: Array) -> Array:

@@ -20,6 +20,8 @@ from manyfit.space.encoding import Encoding
 _SCALES = np.array([0.003, 0.02, 0.1, 0.3])  # of perturbations, from polishing to wandering
 _FULL_EFFORT = 120  # trials up to which the optimiser does all it can
 _COARSE_BELOW = 12  # ordered dimensions with fewer values are searched value by value, not by gradient
+_NUM_PLANES = 6  # through a center, of which a proposal chooses
+_MAX_FREE = 3  # coordinates that differ from the center
 _MAX_CATEGORIES = 24  # neighbours tried per unordered dimension and step; more are sampled
 
 
@@ -106,6 +108,32 @@ class Moves:
         target = np.where(faces, np.round(rng.random(shape)), target)
         return self.encoding.snap(np.where(moved, target, points))
 
+    def pool(self, centers: Array, effort: Effort, rng: np.random.Generator) -> Array:
+        """(m, d) points anywhere, and points near the best centers."""
+        anywhere = self.uniform(effort.num_uniform, rng)
+        if not len(centers):
+            return anywhere
+        near = self.perturbed(centers[: effort.num_centers], effort.num_near, rng)
+        return np.concatenate([anywhere, near])
+
+    def planes(self, center: Array, effort: Effort, rng: np.random.Generator) -> Array:
+        """(m, d) points that share all but up to three coordinates with a center: near it, far from it, on bounds."""
+        d = center.size
+        num_each = effort.num_uniform // _NUM_PLANES
+        num_free = int(rng.integers(1, min(_MAX_FREE, d) + 1))
+        free = np.zeros((_NUM_PLANES, d), dtype=bool)
+        for plane in free:
+            plane[rng.choice(d, size=num_free, replace=False)] = True
+        free = np.repeat(free, num_each, axis=0)
+        far = rng.random(free.shape)
+        base = np.where(np.isnan(center), rng.random(d), center)  # what a move switches on starts anywhere
+        step = rng.choice(_SCALES, size=(len(free), 1)) * rng.standard_normal(free.shape)
+        near = (rng.random((len(free), 1)) < 0.5) & ~self.unordered
+        target = np.where(near, np.clip(base + step, 0.0, 1.0), far)
+        faces = (rng.random(free.shape) < 0.1) & ~self.unordered
+        target = np.where(faces, np.round(target), target)
+        return self.encoding.snap(np.where(free, target, base))
+
     def neighbours(self, point: Array, rng: np.random.Generator) -> Array:
         """Points that differ in one coarse dimension by one or two values, or in one category; (m, d)."""
         found = []
@@ -129,15 +157,24 @@ class Moves:
         return self.encoding.snap(np.concatenate(found))
 
 
-def climb(score: Score, starts: Array, moves: Moves, max_iterations: int) -> Array:
+def climb(score: Score, starts: Array, moves: Moves, max_iterations: int, held: Array | None = None) -> Array:
     """Gradient ascent from several starts at once, in smooth dimensions only, then a snap to legal values.
 
     The starts form one problem, the sum of their scores, so that each step evaluates all of them in one batch.
+
+    Args:
+        score: what to maximise.
+        starts: (m, d) points.
+        moves: of the space.
+        max_iterations: gradient steps.
+        held: (d,) a point; coordinates that a start shares with it stay.
 
     Returns:
         (m, d) end points.
     """
     free = moves.smooth[None, :] & ~np.isnan(starts)
+    if held is not None:
+        free &= starts != held
     if not free.any():
         return starts
     points = starts.copy()
@@ -183,30 +220,35 @@ def step_through(score: Score, points: Array, moves: Moves, max_steps: int, rng:
 
 
 def best_first(
-    score: Score, centers: Array, known: Array, *, moves: Moves, effort: Effort, rng: np.random.Generator
+    score: Score,
+    pool: Array,
+    known: Array,
+    *,
+    moves: Moves,
+    effort: Effort,
+    rng: np.random.Generator,
+    held: Array | None = None,
 ) -> Iterator[Array]:
     """Points of high score, the best first; many enough that the caller can skip those it knows already.
 
     Args:
         score: what to maximise.
-        centers: (k, d) points whose surroundings are worth a look.
+        pool: (m, d) points of which the best are improved further.
         known: (n, d) points that need not be proposed again.
         moves: of the space.
         effort: how hard to try.
         rng: the source of randomness.
+        held: (d,) a point; coordinates of the pool that equal its own are not improved.
 
     Yields:
         (d,) points.
     """
-    pool = moves.uniform(effort.num_uniform, rng)
-    if len(centers):
-        pool = np.concatenate([pool, moves.perturbed(centers[: effort.num_centers], effort.num_near, rng)])
     taken = {point.tobytes() for point in known}
     pool = pool[[point.tobytes() not in taken for point in pool]]
     values = score(pool)
     order = np.argsort(-values)
     starts = pool[order[: effort.num_starts]]
-    ends = climb(score, starts, moves, effort.max_iterations)
+    ends = climb(score, starts, moves, effort.max_iterations, held)
     ends = step_through(score, ends, moves, effort.max_steps, rng)
     points = np.concatenate([ends, pool])
     yield from points[np.argsort(-np.concatenate([score(ends), values]))]

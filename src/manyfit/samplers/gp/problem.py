@@ -21,15 +21,22 @@ from manyfit.samplers.outcomes import Constraint
 from manyfit.space.encoding import Encoding
 from manyfit.stats import pareto
 
+_MAX_WARPED = 20  # dimensions; two shapes each are more than the trials of a wider search can tell
 _NUM_VERSIONS = 16  # imagined outcomes of pending trials
 _NUM_VERSIONS_OF_FRONTS = 4  # a front takes longer to evaluate than one incumbent
 _REFERENCE_MARGIN = 0.1  # of the front's extent, beyond its worst losses (Ishibuchi et al. 2018)
 
 
 def geometry_of(encoding: Encoding, with_fidelity: bool) -> Geometry:
-    """How the points of a space are compared, with a last coordinate for the fidelity where there is one."""
+    """How the points of a space are compared, with a last coordinate for the fidelity where there is one.
+
+    Numbers of three or more values are warped.
+    """
     unordered = [each.kind == "unordered" for each in encoding.dimensions]
-    return Geometry(np.array(unordered + [False] * with_fidelity, dtype=bool))
+    warped = [j for j, each in enumerate(encoding.dimensions) if not unordered[j] and (each.num_values or 3) > 2]
+    if len(warped) > _MAX_WARPED:
+        warped = []
+    return Geometry(np.array(unordered + [False] * with_fidelity, dtype=bool), np.array(warped, dtype=np.int64))
 
 
 class Problem(abc.ABC):
@@ -164,7 +171,7 @@ class SeveralLosses(Problem):
     def score(self, waiting: Array, *, doubting: bool, rng: np.random.Generator) -> Score:
         surrogates, ran = self._surrogates, self.evidence.full
         if doubting:
-            surrogates = [each.with_theta(model.doubted(each.theta)) for each in surrogates]
+            surrogates = [model.doubted(each) for each in surrogates]
         if len(waiting):
             lifted = self.evidence.lift(waiting)
             surrogates = [each.fantasise(lifted, _NUM_VERSIONS_OF_FRONTS, rng) for each in surrogates]

@@ -24,6 +24,7 @@ from manyfit.samplers.outcomes import Constraint
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 
+_CLOSE_EVERY = 2
 _DOUBT_EVERY = 3
 _DOUBT_AFTER = 4  # trials per dimension
 
@@ -128,7 +129,9 @@ class GaussianProcessSampler(Sampler):
                 if not proposals.add_best_of(left, Sum(scores)):
                     break
                 continue
-            ranked = best_first(Sum(scores), centers, proposals.points, moves=moves, effort=effort, rng=rng)
+            held = centers[0] if _stays_close(proposals, num_rows, encoding) else None
+            pool = moves.pool(centers, effort, rng) if held is None else moves.planes(held, effort, rng)
+            ranked = best_first(Sum(scores), pool, proposals.points, moves=moves, effort=effort, rng=rng, held=held)
             if not any(proposals.add_point(point) for point in ranked):
                 return proposals.fill(count, rng)
         return proposals.found
@@ -180,3 +183,15 @@ def _check(name: str, got: Any, fine: bool, allowed: str) -> None:
 def _doubts(num_trials: int, num_scored: int, encoding: Encoding) -> bool:
     """Whether this proposal mistrusts the length scales: every third one, once there is something to be wrong about."""
     return num_trials % _DOUBT_EVERY == 0 and num_scored >= _DOUBT_AFTER * len(encoding)
+
+
+def _stays_close(proposals: Proposals, num_scored: int, encoding: Encoding) -> bool:
+    """Whether this proposal shares all but a few coordinates with the best trial.
+
+    Of many proposals at once, those after the first few expect to improve most where nobody will have been, far from
+    anything good: sixteen at a time are few rounds, and each spends itself on looking around. So every second
+    proposal that has company refines the best trial, a few coordinates at a time (in the spirit of the trust regions
+    of Eriksson et al. 2019 and the random subspaces of Kirschner et al. 2019), once there are trials to know it by.
+    """
+    has_company = len(proposals.waiting()) > 0
+    return has_company and len(proposals.points) % _CLOSE_EVERY == 1 and num_scored >= _DOUBT_AFTER * len(encoding)

@@ -8,6 +8,7 @@ Notation (n points, d dimensions, all in units of the standardised target):
 | c | (n,) replicates behind each target |
 | K | (n, n) correlation of the points, eq. (2) of `kernels`, plus a constant that stands for the unknown mean |
 | eta | noise variance of one replicate over signal variance |
+| theta | log length scales, then the shapes of the k input warps (log a, log b), then log eta |
 | s2 | signal variance, given an inverse-gamma(a, b) prior and integrated out |
 | A | K + eta diag(1 / c) |
 | S | sum of squares of the replicates around their own means, on v degrees of freedom |
@@ -29,9 +30,11 @@ import dataclasses
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import lapack
 from scipy.optimize import minimize
 
+from manyfit.samplers.gp import warping
 from manyfit.samplers.gp.kernels import Array, Geometry, matern52
 
 _AMPLITUDE_SHAPE = 2.0  # a
@@ -94,15 +97,24 @@ def cholesky(matrix: Array) -> Array:
 
 
 class Likelihood:
-    """Marginal likelihood (2) as a function of log length scales and log eta, with its gradient.
+    """Marginal likelihood (2) as a function of theta, with its gradient.
 
     Args:
         squares: (d, n, n) squared differences of the points.
         targets: what was measured there.
         noise: prior of log eta.
+        points: (n, d) the points, where some dimensions are warped.
+        warped: (k,) indices of these dimensions.
     """
 
-    def __init__(self, squares: Array, targets: Targets, noise: NoisePrior) -> None:
+    def __init__(
+        self,
+        squares: Array,
+        targets: Targets,
+        noise: NoisePrior,
+        points: Array | None = None,
+        warped: NDArray[np.int64] | None = None,
+    ) -> None:
         num_dimensions, n, _ = squares.shape
         self._rows, self._columns = np.tril_indices(n, -1)
         self._pairs = np.ascontiguousarray(squares[:, self._rows, self._columns])
@@ -110,30 +122,39 @@ class Likelihood:
         self._noise = noise
         self._n = n
         self._length_center = math.sqrt(2.0) + 0.5 * math.log(max(num_dimensions, 1))
+        self._d = num_dimensions
+        self._warps: warping.WarpedPairs | None = None
+        self._num_shapes = 0
+        if points is not None and warped is not None and len(warped):
+            self._warps = warping.WarpedPairs(self._pairs, points, self._rows, self._columns, warped)
+            self._num_shapes = 2 * len(warped)
 
     def __call__(self, theta: Array) -> tuple[float, Array]:
         """Negative log posterior density of theta, and its gradient.
 
         Args:
-            theta: (d + 1,) log length scales, then log eta.
+            theta: (d + 2 k + 1,).
 
         Returns:
-            A number and (d + 1,) slopes.
+            A number and (d + 2 k + 1,) slopes.
         """
         value, gradient = self.evidence(theta)
-        length_z = (theta[:-1] - self._length_center) / _LENGTH_SPREAD
-        noise_z = (theta[-1] - self._noise.center) / self._noise.spread
-        value -= 0.5 * float(length_z @ length_z) + 0.5 * noise_z**2
-        gradient[:-1] -= length_z / _LENGTH_SPREAD
-        gradient[-1] -= noise_z / self._noise.spread
-        return -value, -gradient
+        z = np.empty(theta.size)
+        spread = np.empty(theta.size)
+        spread[: self._d], spread[self._d : -1], spread[-1] = _LENGTH_SPREAD, warping.SPREAD, self._noise.spread
+        z[: self._d] = theta[: self._d] - self._length_center
+        z[self._d : -1] = theta[self._d : -1]
+        z[-1] = theta[-1] - self._noise.center
+        z /= spread
+        return 0.5 * float(z @ z) - value, z / spread - gradient
 
     def evidence(self, theta: Array) -> tuple[float, Array]:
         """Log marginal likelihood (2) without its constant, and its gradient with respect to theta."""
         targets, n = self._targets, self._n
-        weights = np.exp(-2.0 * theta[:-1])
+        weights = np.exp(-2.0 * theta[: self._d])
         eta = math.exp(theta[-1])
-        correlation, slope = matern52(weights @ self._pairs)
+        pairs = self._pairs if self._warps is None else self._warps.at(theta[self._d : -1])
+        correlation, slope = matern52(weights @ pairs)
         matrix = np.empty((n, n))
         matrix[self._rows, self._columns] = correlation
         matrix[self._columns, self._rows] = correlation
@@ -154,7 +175,11 @@ class Likelihood:
         ratio = shape / scale
         pull = (ratio * alpha[self._rows] * alpha[self._columns] - lower) * slope
         gradient = np.empty(theta.size)
-        gradient[:-1] = -2.0 * weights * (self._pairs @ pull)
+        gradient[: self._d] = -2.0 * weights * (pairs @ pull)
+        if self._warps is not None:
+            matrix[self._rows, self._columns] = matrix[self._columns, self._rows] = pull
+            matrix.flat[:: n + 1] = 0.0
+            gradient[self._d : -1] = self._warps.slopes(weights, matrix)
         gradient[-1] = (
             0.5 * eta * float(((ratio * alpha * alpha - diagonal) / targets.counts).sum())
             + 0.5 * ratio * targets.within / eta
@@ -166,19 +191,19 @@ class Likelihood:
         """The mode of the posterior of theta, from a starting point.
 
         Returns:
-            (d + 1,) theta, and the log posterior density there.
+            Theta, and the log posterior density there.
         """
-        bounds = [_LENGTH_BOUNDS] * (start.size - 1) + [(self._noise.lower, self._noise.upper)]
+        bounds = [_LENGTH_BOUNDS] * self._d + [warping.BOUNDS] * self._num_shapes
+        bounds += [(self._noise.lower, self._noise.upper)]
         found = minimize(
             self, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": max_iterations, "ftol": 1e-6}
         )
         return found.x, -float(found.fun)
 
     def start(self, eta: float = 1e-3) -> Array:
-        """A starting point in the middle of what the data can tell: length scales of a few units."""
-        theta = np.full(self._pairs.shape[0] + 1, 0.5 * math.log(max(self._pairs.shape[0], 1)))
-        theta[-1] = math.log(eta)
-        return theta
+        """A starting point in the middle of what the data can tell: length scales of a few units, no warp."""
+        lengths = np.full(self._d, 0.5 * math.log(max(self._d, 1)))
+        return np.concatenate([lengths, np.zeros(self._num_shapes), [math.log(eta)]])
 
 
 class Surrogate:
@@ -192,7 +217,7 @@ class Surrogate:
         geometry: how points are compared.
         points: (n, d) where the targets were measured, NaN where inactive.
         targets: what was measured.
-        theta: (d + 1,) log length scales, then log eta.
+        theta: (d + 2 k + 1,), or (d + 1,) for no warps: log length scales, shapes of the warps, log eta.
 
     Example:
 
@@ -208,7 +233,10 @@ class Surrogate:
         self.geometry = geometry
         self.theta = theta
         self._targets = targets
-        self._weights = np.exp(-2.0 * theta[:-1])
+        num_dimensions = geometry.num_dimensions
+        self._weights = np.exp(-2.0 * theta[:num_dimensions])
+        shapes = theta[num_dimensions:-1].reshape(2, -1)
+        self._warp = warping.Warping(geometry.warped[: shapes.shape[1]], *shapes)
         eta = math.exp(theta[-1])
         self._condition(points, targets.means[:, None], eta / targets.counts + _JITTER)
         quadratic = float(targets.means @ self._alpha[:, 0]) + targets.within / eta
@@ -243,7 +271,7 @@ class Surrogate:
         """
         drawn = self.sample(points, num_versions, rng).T
         twin = object.__new__(Surrogate)
-        twin.geometry, twin.theta, twin._weights = self.geometry, self.theta, self._weights
+        twin.geometry, twin.theta, twin._weights, twin._warp = self.geometry, self.theta, self._weights, self._warp
         twin._targets = self._targets
         twin.amplitude, twin.noise = self.amplitude, self.noise
         columns = np.concatenate([np.repeat(self._columns, num_versions, axis=1), drawn])
@@ -253,7 +281,7 @@ class Surrogate:
 
     def correlation(self, left: Array, right: Array) -> Array:
         """(n, m) correlation of two sets of points, the unknown mean included."""
-        squares = self.geometry.squared_differences(left, right)
+        squares = self.geometry.squared_differences(self._warp(left), self._warp(right))
         return matern52(np.tensordot(self._weights, squares, axes=1))[0] + _MEAN_VARIANCE
 
     def predict(self, points: Array) -> tuple[Array, Array]:
@@ -280,16 +308,18 @@ class Surrogate:
             (s, m) means, (m,) variances, (s, m, d) slopes of the means, (m, d) slopes of the variances; slopes
             are 0 in unordered and inactive dimensions.
         """
-        differences = self.geometry.signed_differences(points, self.points)
-        squares = self.geometry.squared_differences(points, self.points)
+        here, there = self._warp(points), self._warp(self.points)
+        differences = self.geometry.signed_differences(here, there)
+        squares = self.geometry.squared_differences(here, there)
         correlation, slope = matern52(np.tensordot(self._weights, squares, axes=1))
         cross = correlation + _MEAN_VARIANCE
         solved, _ = lapack.dpotrs(self._factor, cross.T, lower=1)
         variance = 1.0 + _MEAN_VARIANCE - np.einsum("ij,ji->i", cross, solved)
-        # d r2 / d x_j = 2 w_j (x_j - x'_j)
+        # d r2 / d u_j = 2 w_j (u_j - u'_j), and u_j changes with x_j
         scaled = differences * (2.0 * self._weights)[:, None, None] * slope
-        mean_slopes = np.einsum("jmn,ns->smj", scaled, self._alpha, optimize=True)
-        variance_slopes = -2.0 * self.amplitude * np.einsum("jmn,nm->mj", scaled, solved)
+        steepness = self._warp.slopes(points)
+        mean_slopes = np.einsum("jmn,ns->smj", scaled, self._alpha, optimize=True) * steepness
+        variance_slopes = -2.0 * self.amplitude * np.einsum("jmn,nm->mj", scaled, solved) * steepness
         means: Array = self._alpha.T @ cross.T
         return means, np.maximum(self.amplitude * variance, _LEAST_VARIANCE), mean_slopes, variance_slopes
 
