@@ -82,9 +82,11 @@ def test_out_of_fold_predictions_are_kept_by_place(tmp_path, data):
             np.testing.assert_allclose(kept.predictions[held_out], told, rtol=2e-3)
     ensemble = tuner.ensemble(method="uniform")
     assert {len(member.models) for member in ensemble.members if member.models} == {3}, "the models of the folds"
-    collapsed = ensemble.refit(lambda member: member.models[0])
-    assert {len(member.models) for member in collapsed.members if member.models} == {1}
+    collapsed = ensemble.refit(verbose=0)
+    assert {len(collapsed.members[index].models) for index in collapsed.pool.support} == {1}
     assert collapsed.weights == ensemble.weights
+    assert all(collapsed.members[i].model is not ensemble.members[i].models[0] for i in collapsed.pool.support)
+    assert collapsed.predict(x[:5]).shape == (5, 1)
 
 
 def test_weights_of_search_time_models_go_to_retrained_ones(tmp_path, data):
@@ -95,6 +97,21 @@ def test_weights_of_search_time_models_go_to_retrained_ones(tmp_path, data):
     for member, model in zip(ensemble.members, models, strict=True):
         assert member.model is model
         np.testing.assert_array_equal(member.predictions, own[model].predictions)
+
+
+def test_refit_retrains_every_seed_with_weight_and_leaves_the_rest(tmp_path, data):
+    tuner = search(tmp_path, data, max_trials=2, executions_per_trial=2)
+    ensemble = tuner.ensemble(method="uniform")
+    again = ensemble.refit(epochs_factor=1.0, verbose=0)
+    used = again.pool.support
+    models = [again.members[index].model for index in used]
+    assert len({id(model) for model in models}) == len(used)
+    for index in used:
+        assert type(again.members[index].model) is type(ensemble.members[index].model)
+        assert again.members[index].model is not ensemble.members[index].model
+    assert again.weights == ensemble.weights
+    with pytest.raises(UsageError, match="a function from a Member"):
+        kt.Ensemble.fit([data[1], data[1] + 0.1], data[1]).refit()
 
 
 def test_stopped_trials_keep_their_predictions_too(tmp_path, data):

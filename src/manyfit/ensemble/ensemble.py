@@ -64,6 +64,7 @@ class Ensemble:
         self.settings = Settings()
         self.notes: list[str] = []
         self.seconds_per_row: np.ndarray | None = None  # (M,) of each member, NaN where it was not measured
+        self.retrainer: Callable[..., dict[int, Any]] | None = None  # indices of members -> their retrained models
         self._program: program.Program | None = None
 
     @classmethod
@@ -131,7 +132,7 @@ class Ensemble:
             )
         chosen_metric = resolve_metric(metric, problem.task, quantiles=settings.quantiles, direction=settings.direction)
         costs = budgets.member_costs([everyone[index] for index in usable], settings.budget, x)
-        fit = budgets.within(_menu(method, problem, chosen_metric, settings).fit, settings.budget, costs)
+        fit = budgets.within(methods.menu_named(method, problem, chosen_metric, settings).fit, settings.budget, costs)
         with one_thread():
             result = choice.choose(problem, fit, chosen_metric, settings, seed, insist=method != "auto")
         pool = result.pool.expand(usable, len(everyone))
@@ -239,16 +240,35 @@ class Ensemble:
         ]
         return self._like(members)
 
-    def refit(self, train: Callable[[Member], Any]) -> Ensemble:
-        """Retrains every member that has weight, once, and keeps the weights.
+    def refit(self, train: Callable[[Member], Any] | None = None, **options: Any) -> Ensemble:
+        """Retrains every member that has weight, once, on all data, and keeps the weights.
 
         This is how a member made of the k models of a cross-validation collapses to one model.
 
         Args:
-            train: takes a `Member`, gives back its model trained on all data.
+            train: takes a `Member`, gives back its model trained on all data; None for members of a search, whose
+                tuner retrains them.
+            **options: of `tuner.retrain`: x, y, epochs_factor, ...
+
+        Raises:
+            UsageError: no `train`, and members that are of no search.
         """
-        used = set(self.pool.support.tolist())
-        return self.with_models([train(m) if index in used else None for index, m in enumerate(self.members)])
+        used = self.pool.support.tolist()
+        if train is None and self.retrainer is None:
+            raise UsageError(
+                explain(
+                    "Ensemble.refit(train)",
+                    "nothing that trains",
+                    "a function from a Member to its model, unless tuner.ensemble() made the ensemble",
+                    "For instance ensemble.refit(lambda member: build_and_fit(member.configuration)).",
+                )
+            )
+        if train is not None:
+            models = {index: train(self.members[index]) for index in used}
+        else:
+            assert self.retrainer is not None
+            models = self.retrainer(used, **options)
+        return self.with_models([models.get(index) for index in range(len(self.members))])
 
     def _like(self, members: Sequence[Member]) -> Ensemble:
         other = Ensemble(
@@ -261,6 +281,7 @@ class Ensemble:
             metric=self.metric,
         )
         other.settings, other.notes, other.seconds_per_row = self.settings, list(self.notes), self.seconds_per_row
+        other.retrainer = self.retrainer
         return other
 
     def measure_latency(self, x: Any) -> dict[str, float]:
@@ -450,31 +471,6 @@ def _task(task: Task | str | None, members: Sequence[Member]) -> Task | str | No
             if name in ("mse", "mae", "mean_squared_error", "mean_absolute_error", "huber", "log_cosh", "poisson"):
                 return None if np.asarray(member.predictions).shape[1] > 1 else Task.REGRESSION
     return None
-
-
-def _menu(method: str, problem: Problem, metric: Metric, settings: Settings) -> methods.Menu:
-    alone = problem.num_members == 1
-    if method == "auto":
-        return (
-            methods.menu_of_one("single best", problem.task, settings)
-            if alone
-            else methods.menu(problem.task, metric, settings)
-        )
-    name = method.lower().replace("_", " ").replace("nelder mead", "nelder-mead")
-    if name not in methods.METHODS:
-        raise UsageError(
-            explain("Ensemble.fit(method)", repr(method), '"auto", ' + ", ".join(methods.METHODS), 'Try "auto".')
-        )
-    if name in ("geometric", "power") and not problem.task.probabilistic:
-        raise UsageError(
-            explain(
-                "Ensemble.fit(method)",
-                f"{method!r} for regression",
-                "methods for values: uniform, greedy, convex, exponential, stacking, ...",
-                'Try "convex".',
-            )
-        )
-    return methods.menu_of_one("single best" if alone else name, problem.task, settings)
 
 
 def _with_everyone(problem: Problem, usable: np.ndarray, num_members: int) -> Problem:

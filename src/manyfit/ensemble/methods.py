@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from manyfit.core.errors import UsageError, explain
 from manyfit.ensemble import bagging, blind, smooth
 from manyfit.ensemble.calibration import calibrated_members, with_temperature
 from manyfit.ensemble.metrics import Metric, log_losses, squared_errors, surrogate
@@ -300,3 +301,27 @@ def menu_of_one(method: str, task: Task, settings: Settings) -> Menu:
     plain = ("single best",) if method == "single best" else ("single best", method)
     tempered = (method,) if task.probabilistic and settings.temperature and method in TEMPERED else ()
     return Menu(plain, tempered)
+
+
+def menu_named(method: str, problem: Problem, metric: Metric, settings: Settings) -> Menu:
+    """The menu for "auto", or for a method that the user named.
+
+    Raises:
+        UsageError: there is no such method, or it is none for this task.
+    """
+    alone = problem.num_members == 1
+    if method == "auto":
+        return menu_of_one("single best", problem.task, settings) if alone else menu(problem.task, metric, settings)
+    name = method.lower().replace("_", " ").replace("nelder mead", "nelder-mead")
+    if name not in METHODS:
+        raise UsageError(explain("Ensemble.fit(method)", repr(method), '"auto", ' + ", ".join(METHODS), 'Try "auto".'))
+    if name in ("geometric", "power") and not problem.task.probabilistic:
+        raise UsageError(
+            explain(
+                "Ensemble.fit(method)",
+                f"{method!r} for regression",
+                "methods for values: uniform, greedy, convex, exponential, stacking, ...",
+                'Try "convex".',
+            )
+        )
+    return menu_of_one("single best" if alone else name, problem.task, settings)

@@ -72,10 +72,13 @@ def check_retrain(top: Any, x: Any, y: Any) -> None:
     """Checks the arguments of `retrain`.
 
     Raises:
-        UsageError: `top` is below 1, y without x, or x and y of different length.
+        UsageError: `top` is neither a number of at least 1 nor ids of trials, y without x, or x and y of different
+            length.
     """
-    if isinstance(top, bool) or not hasattr(top, "__index__") or top < 1:
-        raise UsageError(explain("retrain(top=...)", top, "a whole number of at least 1", "Type retrain(top=4), say."))
+    ids = isinstance(top, list | tuple) and len(top) > 0 and all(isinstance(one, str) for one in top)
+    if not ids and (isinstance(top, bool) or not hasattr(top, "__index__") or top < 1):
+        allowed = "a whole number of at least 1, or a list of trial ids"
+        raise UsageError(explain("retrain(top=...)", top, allowed, "Type retrain(top=4), say."))
     if x is None and y is not None:
         raise UsageError(explain("retrain(x, y)", "y without x", "both or neither", "Add x=."))
     _check_lengths("retrain(x, y)", x, y)

@@ -30,6 +30,7 @@ class Candidate:
     kept: Kept
     configuration: Mapping[str, Any]
     load: Callable[[], Any]  # one model, or a list of fold models
+    origin: tuple[Tuner, str]  # whose trial it is
 
     def member(self, rows: np.ndarray) -> Member:
         """The member, without its model, on some of the rows that were kept."""
@@ -92,6 +93,7 @@ def ensemble_of_searches(tuners: Sequence[Tuner], **options: Any) -> Ensemble | 
         for index, (one, member) in enumerate(zip(named, members, strict=True))
     ]
     ensemble = ensemble.with_models(models)
+    ensemble.retrainer = retrainer_of([one.origin for one in named])
     total = max(len(one.kept.row_ids) for one in named)
     if len(y) < total:
         ensemble.notes.append(
@@ -116,14 +118,38 @@ def candidates_of(tuner: Tuner) -> Iterator[Candidate]:
         if len(parts) > 1 and any(not np.array_equal(part.rows, parts[0].rows) for part in parts):
             together = archive.get(trial.trial_id, executions)
             assert together is not None  # our bug: its parts are there
-            yield Candidate(name, together, values, _loader(tuner, trial, executions))
+            yield Candidate(name, together, values, _loader(tuner, trial, executions), (tuner, trial.trial_id))
             continue
         best = best_execution(tuner, trial)
         order = sorted(zip(executions, parts, strict=True), key=lambda pair: (pair[0] != best, pair[0]))
         for number, (execution, part) in enumerate(order):
-            yield Candidate(
-                name if number == 0 else f"{name} ({number + 1})", part, values, _loader(tuner, trial, execution)
-            )
+            numbered = name if number == 0 else f"{name} ({number + 1})"
+            yield Candidate(numbered, part, values, _loader(tuner, trial, execution), (tuner, trial.trial_id))
+
+
+def retrainer_of(origins: Sequence[tuple[Tuner, str]]) -> Callable[..., dict[int, Any]]:
+    """What `Ensemble.refit` retrains members with: each tuner retrains its own trials, once per member.
+
+    Args:
+        origins: the tuner and the trial of every member.
+    """
+
+    def retrain(used: Sequence[int], **options: Any) -> dict[int, Any]:
+        models: dict[int, Any] = {}
+        for tuner in dict.fromkeys(origins[index][0] for index in used):
+            mine: dict[str, list[int]] = {}  # several seeds of one trial are several models
+            for index in used:
+                if origins[index][0] is tuner:
+                    mine.setdefault(origins[index][1], []).append(index)
+            most = max(map(len, mine.values()))
+            made_before = tuner._final
+            trained = tuner.retrain(list(mine), executions=most, **options)
+            tuner._final = made_before  # these belong to the ensemble
+            for position, members in enumerate(mine.values()):
+                models.update(zip(members, trained[position * most : (position + 1) * most], strict=False))
+        return models
+
+    return retrain
 
 
 def best_execution(tuner: Tuner, trial: Trial) -> int:

@@ -87,7 +87,7 @@ class Finishing:
 
     def retrain(
         self,
-        top: int = 1,
+        top: int | Sequence[str] = 1,
         x: Any = None,
         y: Any = None,
         *,
@@ -110,7 +110,7 @@ class Finishing:
         the search is made first, and said.
 
         Args:
-            top: how many of the best configurations.
+            top: how many of the best configurations, or the ids of trials.
             x: training and validation rows; None joins those of the latest `search`. Test rows have no place here.
             y: their targets.
             epochs_factor: 1 keeps the best epoch.
@@ -137,7 +137,10 @@ class Finishing:
         if isinstance(executions, bool) or not hasattr(executions, "__index__") or executions < 1:
             allowed = "a whole number of at least 1"
             raise UsageError(explain("retrain(executions=...)", executions, allowed, "Leave it out for 1."))
-        trials = self.oracle.get_best_trials(top)
+        if isinstance(top, Sequence):
+            trials = [self.oracle.get_trial(trial_id) for trial_id in top]
+        else:
+            trials = self.oracle.get_best_trials(top)
         if not trials:
             raise UsageError(
                 explain(
@@ -199,7 +202,8 @@ class Finishing:
             **options: see `Ensemble.fit`: `method` ("auto", "uniform", "nelder-mead", ...), `metric`, `sample_weight`.
 
         Returns:
-            The ensemble. When no gain over the single best member is proven, it is that member, and says so.
+            The ensemble. When no gain over the single best member is proven, it is that member, and says so. Its
+            `refit()` retrains the members with weight on all data.
 
         Raises:
             UsageError: a model that this tuner did not make, no validation rows, or members that predicted different
@@ -219,6 +223,8 @@ class Finishing:
             predictions, y, weight = self._predictions_of(models, x, y)
             options = {"sample_weight": weight, **options}
             ensemble = Ensemble.fit(predictions=predictions, y=y, models=models, **options)
+            origins = [(self, self._trial_of_model[model]) for model in models]
+            ensemble.retrainer = ensembling.retrainer_of(origins)  # type: ignore[arg-type]
         self._final["ensemble"] = ensemble
         return ensemble
 
