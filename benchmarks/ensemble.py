@@ -7,7 +7,7 @@ quality  20 resplits of each search's held-out rows into validation rows (200, 1
          against gains on test rows.
 null     members are one model plus a whiff of noise: the share of refusals.
 speed    1,000 members x 10,000 rows x 10 classes: greedy selection and convex weights, against a Python loop.
-fused    `Ensemble.predict` of 8 MLPs of one structure against 8 `predict` calls.
+fused    `Ensemble.predict` of 8 MLPs of one structure against 8 `predict` calls, as typed and in large batches.
 
 Data: MNIST and California housing in the folder MANYFIT_DATA (default ``../shared/data``), or downloaded by Keras.
 The searches run once (``cache/ensemble`` beside this file); results go to ``results/ensemble.md``.
@@ -219,48 +219,62 @@ def speed() -> str:
     return (
         f"1,000 members x 10,000 rows x 10 classes: probabilities of the truth {seconds['prepared']:.2f} s, once; "
         f"greedy 25 {seconds['greedy']:.2f} s ({np.count_nonzero(weights)} members); convex weights "
-        f"{seconds['convex']:.2f} s (gap {solution.gap:.0e}); a Python loop over members {loop:.0f} s (from {steps} of "
-        f"25 steps), "
-        f"{loop / (seconds['prepared'] + seconds['greedy']):.0f}x."
+        f"{seconds['convex']:.2f} s (gap {solution.gap:.0e}); a Python loop over members {loop:.1f} s (from {steps} of "
+        f"25 steps), {loop / (seconds['prepared'] + seconds['greedy']):.0f}x."
     )
 
 
 def fused() -> str:
-    """Eight MLPs of one structure: one program against eight calls of `predict`."""
+    """Eight MLPs of one structure: one program against eight calls of `predict`, as typed and in batches of 1,024."""
     import keras
 
     from manyfit.ensemble import Member
 
-    models = []
-    for seed in range(8):
-        keras.utils.set_random_seed(seed)
-        layers = [
-            keras.Input((784,)),
-            keras.layers.Dense(64, activation="relu"),
-            keras.layers.Dense(10, activation="softmax"),
-        ]
-        models.append(keras.Sequential(layers))
-    lines = []
-    for num_rows in (1_000, 10_000):
-        x = np.random.default_rng(0).random((num_rows, 784), dtype=np.float32)
+    lines = [
+        "8 MLPs, milliseconds (ratio to `Ensemble.predict`); the matrix products alone are those of NumPy:",
+        "",
+        "| MLP | rows | `Ensemble.predict` | 8 x `predict(x)` | 8 x `predict(x, batch_size=1024)` | products alone |",
+        "|---" * 6 + "|",
+    ]
+    for units in ((784, 64, 10), (20, 64, 64, 10)):
+        models = []
+        for seed in range(8):
+            keras.utils.set_random_seed(seed)
+            hidden = [keras.layers.Dense(width, activation="relu") for width in units[1:-1]]
+            last = keras.layers.Dense(units[-1], activation="softmax")
+            models.append(keras.Sequential([keras.Input(units[:1]), *hidden, last]))
         members = [Member(f"m{number}", model) for number, model in enumerate(models)]
-        ensemble = Ensemble(members, Pool("linear", np.full(8, 1 / 8)), Task.MULTICLASS, num_outputs=10)
-        ways = {
-            "fused": lambda x=x, ensemble=ensemble: ensemble.predict(x),
-            "calls": lambda x=x: np.mean([model.predict(x, batch_size=1024, verbose=0) for model in models], axis=0),
-        }
-        np.testing.assert_allclose(ways["fused"](), ways["calls"](), atol=1e-5)
-        seconds = {name: [] for name in ways}
-        for _ in range(7):
-            for name, way in ways.items():
-                started = time.perf_counter()
-                way()
-                seconds[name].append(time.perf_counter() - started)
-        once, eight = (float(np.median(seconds[name])) for name in ways)
-        lines.append(f"{num_rows:,} rows {1e3 * once:.0f} ms against {1e3 * eight:.0f} ms, {eight / once:.1f}x")
-    return (
-        "8 MLPs 784-64-10, `Ensemble.predict` against 8 `predict` calls (batches of 1,024): " + "; ".join(lines) + "."
-    )
+        ensemble = Ensemble(members, Pool("linear", np.full(8, 1 / 8)), Task.MULTICLASS, num_outputs=units[-1])
+        kernels = [[np.asarray(weights) for weights in model.get_weights()[::2]] for model in models]
+        for num_rows in (100, 1_000, 10_000):
+            x = np.random.default_rng(0).random((num_rows, units[0]), dtype=np.float32)
+            lines.append(f"| {'-'.join(map(str, units))} | {num_rows:,} | {_fused_row(ensemble, models, kernels, x)} |")
+    return "\n".join(lines)
+
+
+def _fused_row(ensemble: Ensemble, models: list[Any], kernels: list[list[np.ndarray]], x: np.ndarray) -> str:
+    def products() -> None:
+        first = x @ np.concatenate([layers[0] for layers in kernels], axis=1)
+        for hidden, layers in zip(np.split(first, len(kernels), axis=1), kernels, strict=True):
+            for kernel in layers[1:]:
+                hidden = hidden @ kernel
+
+    ways = {
+        "fused": lambda: ensemble.predict(x),
+        "calls": lambda: np.mean([model.predict(x, verbose=0) for model in models], axis=0),
+        "large": lambda: np.mean([model.predict(x, batch_size=1024, verbose=0) for model in models], axis=0),
+        "products": products,
+    }
+    np.testing.assert_allclose(ways["fused"](), ways["calls"](), atol=1e-5)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(7):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - started)
+    median = {name: 1e3 * float(np.median(values)) for name, values in seconds.items()}
+    told = [f"{median[name]:.1f} ({median[name] / median['fused']:.1f}x)" for name in ("calls", "large", "products")]
+    return " | ".join([f"{median['fused']:.1f}", *told])
 
 
 def main() -> None:

@@ -190,8 +190,10 @@ class Ensemble:
         outputs = self._program.predict(x, batch_size=size)
         if self.task.two_class and self.num_outputs == 1:
             outputs = [output[:, -1:] for output in outputs]
-        outputs = [np.pad(output, ((0, 0), (0, self.num_outputs - output.shape[1]))) for output in outputs]
-        return self.pool.combine(np.stack(outputs).astype(np.float64), self.task).astype(np.float32)
+        stacked = np.zeros((len(outputs), len(outputs[0]), self.num_outputs))  # a member may know the first classes only
+        for place, output in zip(stacked, outputs, strict=True):
+            place[:, : output.shape[1]] = output
+        return self.pool.combine(stacked, self.task).astype(np.float32)
 
     def evaluate(self, x: Any, y: Any, *, sample_weight: Any = None, batch_size: int | None = None) -> dict[str, float]:
         """Measures the ensemble.
