@@ -272,7 +272,7 @@ def test_summary_says_what_was_done_and_why():
     assert "worse than" in useless.reason
     for member in told.members[:3]:
         assert member.without > ensemble.choice.score - 0.05
-        assert "without it the loss would be +" in member.reason
+        assert "without it the loss would change by +" in member.reason
     assert told.heat_map().startswith("<svg")
     sizes, scores = [point.num_members for point in told.front], [point.score for point in told.front]
     assert sizes == sorted(set(sizes)) and scores == sorted(scores, reverse=True), "each member more buys something"

@@ -144,7 +144,10 @@ def _value_diversity(problem: Problem) -> Diversity:
 
 
 def heat_map(matrix: np.ndarray, names: list[str], title: str) -> str:
-    """A symmetric matrix with values in [-1, 1] as a self-contained SVG picture.
+    """A symmetric matrix as a self-contained SVG picture; members that are alike stand together.
+
+    Colours run from the smallest to the largest pair, since good members are all alike: on one scale from -1 to 1 the
+    picture would be one patch.
 
     Example:
 
@@ -154,33 +157,49 @@ def heat_map(matrix: np.ndarray, names: list[str], title: str) -> str:
     import html
 
     cell, margin = 34, 90
-    size = margin + cell * len(names) + 10
+    size = margin + cell * len(names) + 40
+    pairs = matrix[~np.eye(len(matrix), dtype=bool)]
+    pairs = pairs[np.isfinite(pairs)]
+    low, high = (float(pairs.min()), float(pairs.max())) if len(pairs) else (0.0, 1.0)
+    caption = html.escape(f"{title}, colours from {low:.2f} to {high:.2f}")
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{size}" height="{size + 20}" font-family="sans-serif" '
-        f'font-size="11" role="img" aria-label="{html.escape(title)}">',
-        f'<text x="8" y="18" font-size="13">{html.escape(title)}</text>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{size}" height="{size}" font-family="sans-serif" '
+        f'font-size="11" role="img" aria-label="{caption}">',
+        f'<text x="8" y="18" font-size="13">{caption}</text>',
     ]
-    for i, name in enumerate(names):
-        middle = margin + cell * i + cell / 2
-        short = html.escape(name if len(name) <= 12 else name[:11] + "…")
+    order = _grouped(matrix)
+    for place, i in enumerate(order):
+        middle = margin + cell * place + cell / 2
+        short = html.escape(names[i] if len(names[i]) <= 12 else names[i][:11] + "…")
         parts.append(f'<text x="{margin - 6}" y="{middle + 24}" text-anchor="end">{short}</text>')
         parts.append(
             f'<text transform="translate({middle + 4},{margin + 14}) rotate(-60)" text-anchor="start">{short}</text>'
         )
-        for j in range(len(names)):
+        for column, j in enumerate(order):
             value = float(matrix[i, j])
-            x, y = margin + cell * j, margin + 20 + cell * i
-            ink = "#fff" if abs(value) > 0.6 else "#222"
+            strength = (value - low) / (high - low) if high > low and i != j and np.isfinite(value) else 0.0
+            x, y = margin + cell * column, margin + 20 + cell * place
             parts.append(
-                f'<rect x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" fill="{_colour(value)}">'
+                f'<rect x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" fill="{_colour(strength)}">'
                 f"<title>{html.escape(names[i])}, {html.escape(names[j])}: {value:.3f}</title></rect>"
-                f'<text x="{x + cell / 2}" y="{y + cell / 2 + 4}" text-anchor="middle" fill="{ink}">{value:.2f}</text>'
             )
+            if i != j:
+                ink, across, down = "#fff" if strength > 0.45 else "#222", x + cell / 2, y + cell / 2 + 4
+                parts.append(f'<text x="{across}" y="{down}" text-anchor="middle" fill="{ink}">{value:.2f}</text>')
     return "".join([*parts, "</svg>"])
 
 
-def _colour(value: float) -> str:
-    """Blue for negative, white for zero, red for positive."""
-    strength = min(abs(value), 1.0) if np.isfinite(value) else 0.0
-    faint = round(255 * (1 - strength))
-    return f"rgb({255},{faint},{faint})" if value >= 0 else f"rgb({faint},{faint},255)"
+def _grouped(matrix: np.ndarray) -> list[int]:
+    """Rows in the order of a tree that joins what is alike, by average linkage."""
+    if len(matrix) < 3:
+        return list(range(len(matrix)))
+    from scipy.cluster.hierarchy import leaves_list, linkage  # slow to import, and only for pictures
+
+    rows, columns = np.triu_indices(len(matrix), 1)
+    apart = 1.0 - np.nan_to_num(matrix[rows, columns])
+    return leaves_list(linkage(np.maximum(apart, 0.0), "average", optimal_ordering=True)).tolist()
+
+
+def _colour(strength: float) -> str:
+    """White at zero, dark blue at one."""
+    return "rgb({},{},{})".format(*(round(255 + strength * (dark - 255)) for dark in (8, 48, 107)))

@@ -190,7 +190,7 @@ class Ensemble:
         outputs = self._program.predict(x, batch_size=size)
         if self.task.two_class and self.num_outputs == 1:
             outputs = [output[:, -1:] for output in outputs]
-        stacked = np.zeros((len(outputs), len(outputs[0]), self.num_outputs))  # a member may know the first classes only
+        stacked = np.zeros((len(outputs), len(outputs[0]), self.num_outputs))  # a member may know fewer classes
         for place, output in zip(stacked, outputs, strict=True):
             place[:, : output.shape[1]] = output
         return self.pool.combine(stacked, self.task).astype(np.float32)

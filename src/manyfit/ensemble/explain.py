@@ -199,7 +199,7 @@ def _reason(
             return "the best member alone" if index == best else "the only member that was chosen"
         if without is None:
             return "a coefficient of a linear model, not a share"
-        return f"without it the loss would be {without - whole:+.3g}"
+        return f"without it the loss would change by {without - whole:+.3g}"
     used = [int(k) for k in near if weights[k] != 0]
     if used:
         return f"a copy of {ensemble.members[used[0]].name}, which is in already"
@@ -279,9 +279,8 @@ def _diversity_lines(told: Explanation) -> list[str]:
     q = told.diversity.q_statistic
     if q is not None and len(q) > 1:
         mean = float(q[np.triu_indices(len(q), 1)].mean())
-        lines.append(
-            f"Mean Q between members: {mean:.2f}" + (", near-copies: expect little." if mean > COPIES else ".")
-        )
+        alike = mean > COPIES and told.choice.refused
+        lines.append(f"Mean Q between members: {mean:.2f}" + (", near-copies: expect little." if alike else "."))
     return lines + list(told.notes)
 
 
