@@ -35,7 +35,10 @@ def count_rows(x: Any) -> int:
 def slice_rows(x: Any, start: int, stop: int) -> Any:
     """Rows from `start` to `stop`; floats become float32, as in `model.predict`."""
     return map_arrays(
-        x, lambda array: array[start:stop].astype(np.float32) if array.dtype.kind == "f" else array[start:stop]
+        x,
+        lambda array: (
+            array[start:stop].astype(np.float32, copy=False) if array.dtype.kind == "f" else array[start:stop]
+        ),
     )
 
 

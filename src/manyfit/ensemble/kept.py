@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -122,9 +123,7 @@ def pack(
         scale = np.nan_to_num(np.nanstd(finite, axis=0)) if np.isfinite(finite).any() else np.ones(kept.shape[1])
         scale = np.where(scale > 0, scale, 1.0)
         small = (kept - shift) / scale
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
+    return _compressed(
         values=small.astype(np.float16),
         row_ids=np.asarray(row_ids, dtype=np.uint64)[rows],
         rows=rows if positions is None else np.asarray(positions)[rows],
@@ -132,6 +131,15 @@ def pack(
         scale=scale,
         logarithmic=np.array(logarithmic),
     )
+
+
+def _compressed(**arrays: np.ndarray) -> bytes:
+    """What `np.savez_compressed` makes, in half its time: rounded numbers hardly get smaller with more effort."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
     return buffer.getvalue()
 
 

@@ -34,7 +34,7 @@ class Ranking:
 
     def order(self, trials: Sequence[Trial]) -> list[Trial]:
         """The trials, best first; ties stay in the order given."""
-        excess = [broken(self.constraints, trial.metrics) for trial in trials]
+        excess = [broken(self.constraints, trial.metrics) if self.constraints else 0.0 for trial in trials]
         fronts = self._fronts(trials)
         leading = [self.objective.loss(trial.score) for trial in trials]
         order = sorted(range(len(trials)), key=lambda i: (excess[i], fronts[i], leading[i]))

@@ -10,7 +10,7 @@ import pytest
 from manyfit.training.population.layout import LayoutChoice
 from manyfit.training.population.program import Layout
 from manyfit.training.population.remembered import Remembered, recall, remember
-from manyfit.training.population.sizing import Sizing
+from manyfit.training.population.sizing import Sizing, slots_on_cores
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
 
@@ -74,6 +74,34 @@ def test_a_population_grows_while_members_are_cheap_and_memory_lasts(monkeypatch
 def test_where_members_cost_a_full_run_a_sampler_that_learns_gets_no_more_than_there_are_workers():
     assert Sizing(None, learns=True, workers=2, cpu=True).size == 2
     assert Sizing(5, learns=True, workers=2, cpu=True).size == 5  # the user's word
+
+
+def test_each_core_has_its_share_of_members_that_do_not_depend_on_each_other():
+    sizing = Sizing(None, learns=False, workers=2, cpu=True)
+    assert (sizing.size, sizing.group) == (8, 4)
+    sizing.record("mlp", 8, 0.1)  # all cores are busy: more members would only wait
+    assert sizing.size == 8
+    assert Sizing(3, learns=False, workers=2, cpu=True).group == 2
+    assert Sizing(None, learns=True, workers=2, cpu=True).group == 1
+    accelerator = Sizing(None, learns=False, workers=1, cpu=False)
+    assert accelerator.group == accelerator.size
+
+
+@pytest.mark.parametrize(
+    ("num_members", "epochs", "seconds", "compiled", "slots"),
+    [
+        (9, 1, None, (), 4),
+        (4, 9, 0.1, (), 4),
+        (3, 9, None, (), 4),
+        (2, 9, None, (), 2),
+        (1, 9, None, (), 1),
+        (2, 1, 0.1, (4,), 4),  # compiling would take longer
+        (2, 1, 0.1, (4, 1), 1),  # one on each core
+        (3, 50, 0.1, (4,), 2),  # two and one, rather than three on one core
+    ],
+)
+def test_slots_of_programs_on_cores(num_members, epochs, seconds, compiled, slots):
+    assert slots_on_cores(num_members, 4, 2, epochs, seconds, 1.0, compiled) == slots
 
 
 def test_halving_is_for_good():

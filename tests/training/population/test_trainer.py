@@ -267,7 +267,7 @@ def test_layouts_agree(layout, monkeypatch):
     steps, members = layout.split("/")
     reference = ListSupply(plans(3))
     Population(Recorder()).train(reference, make_task())
-    monkeypatch.setattr(family_module, "candidates", lambda trace, streams: (Layout(steps, members),))
+    monkeypatch.setattr(family_module, "candidates", lambda trace, **_: (Layout(steps, members),))
     supply = ListSupply(plans(3))
     population = Population(Recorder())
     population.train(supply, make_task())
@@ -277,7 +277,7 @@ def test_layouts_agree(layout, monkeypatch):
 
 
 def test_members_at_different_epochs_read_their_own_order_in_a_fused_program(monkeypatch):
-    monkeypatch.setattr(family_module, "candidates", lambda trace, streams: (Layout("scan", "vmap"),))
+    monkeypatch.setattr(family_module, "candidates", lambda trace, **_: (Layout("scan", "vmap"),))
     uneven = [dataclasses.replace(plan, epochs=2 + number) for number, plan in enumerate(plans(3))]
     fused, alone = ListSupply(uneven), ListSupply([uneven[2]])
     Population(Recorder(), population_size=2).train(fused, make_task())  # the third joins when the first has left

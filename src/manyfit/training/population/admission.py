@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import time
 import traceback
@@ -67,6 +68,11 @@ class Admission:
         """Members that wait for a slot."""
         return sum(len(family.waiting) for family in self.families.values())
 
+    @property
+    def most_waiting(self) -> int:
+        """Members of one family that wait for a slot, of the family with the most."""
+        return max((len(family.waiting) for family in self.families.values()), default=0)
+
     def admit(self, plan: Plan) -> None:
         """Makes a plan a waiting member, trains it in the fallback, or reports that it failed."""
         started = time.perf_counter()
@@ -85,18 +91,26 @@ class Admission:
         member.seconds += time.perf_counter() - started
         self._enqueue(member)
 
-    def next_member(self, active: Sequence[Member]) -> Member | None:
-        """A waiting member, of a family that already trains if possible, else of the one with the most waiting."""
-        training = {id(member.family) for member in active}
-        waiting = [family for family in self.families.values() if family.waiting]
-        if not waiting:
+    def next_member(self, active: Sequence[Member], group: int, least: float = 1) -> Member | None:
+        """A waiting member: one that fills up a program, else one of the family with the most waiting.
+
+        Args:
+            active: members that train, or are about to.
+            group: members of one program.
+            least: a family's first member joins where so many of it wait.
+        """
+        training = collections.Counter(id(member.family) for member in active)
+        fills = {name: training[id(family)] % group != 0 for name, family in self.families.items()}
+        waiting = {name: len(family.waiting) for name, family in self.families.items()}
+        names = [name for name, number in waiting.items() if number >= (1 if fills[name] else least)]
+        if not names:
             return None
-        family = max(waiting, key=lambda family: (id(family) in training, len(family.waiting)))
+        family = self.families[max(names, key=lambda name: (fills[name], waiting[name]))]
         member = family.waiting.popleft()
         if is_complete(member.trace, member.view.shapes):
             return member
         self._enqueue(member)  # while it waited, a stream brought a batch of another shape
-        return self.next_member(active)
+        return self.next_member(active, group, least)
 
     def _enqueue(self, member: Member) -> None:
         try:
@@ -152,7 +166,8 @@ class Admission:
         key = f"{found.key} {view.sizes}"
         family = self.families.get(key)
         if family is None:
-            family = self.families[key] = Family(found, view.data, keras_side.summary(model))
+            together = bool(getattr(self.supply, "independent", False))
+            family = self.families[key] = Family(found, view.data, keras_side.summary(model), together=together)
         epochs = self.data.epochs if plan.epochs is None else plan.epochs
         member = Member(
             dataclasses.replace(plan, values=values),  # with what the build has brought to light

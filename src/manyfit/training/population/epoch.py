@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from manyfit.training.population.data import Rows, Stream
+from manyfit.training.population.layout import num_workers
 from manyfit.training.population.program import Compiled, Layout, Lift, Members, State, Steps
 from manyfit.training.population.sharding import spread
 
@@ -45,6 +46,7 @@ class Pass:
         self._shapes = shapes
         self._function = self.steps.train if kind == "train" else self.steps.test
         self._members = Members(layout.members, self.count)
+        self._one_thread = False
         self._compiled: dict[str, Compiled] = {}
         self._lock = threading.Lock()
 
@@ -71,7 +73,9 @@ class Pass:
                 if name not in self._compiled:
                     # What runs once per pass is not worth the time of the optimising compiler.
                     quick = name in ("begin", "end")
-                    self._compiled[name] = self.spread.compile(function, arguments, quick=quick, donate=donate)
+                    self._compiled[name] = self.spread.compile(
+                        function, arguments, quick=quick, one_thread=self._one_thread, donate=donate
+                    )
         return self._compiled[name]
 
     def _call(self, name: str, function: Callable[..., Any], arguments: Sequence[Any], **options: Any) -> Any:
@@ -147,6 +151,7 @@ class RowsPass(Pass):
         super().__init__(kind, lift, layout=layout, count=count, shapes=rows.shapes[0])
         self.rows, self.own_order = rows, own_order
         self.prepared = False
+        self._one_thread = self._members.stacked and num_workers() > 1  # the others have programs of their own
         # The short batch comes once per pass, so it is compiled the cheap way: one step for all, not one for each.
         self._tail_members = Members("vmap", self.count)
 
@@ -226,7 +231,8 @@ class RowsPass(Pass):
         members = self._members
         if self.rows.tail_size:
             members = self._tail_members
-            carry = tuple(members.bundle(self._members.split(part)) for part in carry)
+            if members.stacked != self._members.stacked:
+                carry = tuple(members.bundle(self._members.split(part)) for part in carry)
             number = 1 if self.rows.num_full else 0
             batch = self._batch(leaves, tail, members)
             carry = self._step(

@@ -18,6 +18,7 @@ from manyfit.training.population.probe import find_mismatch
 from manyfit.training.population.program import Layout, Lift, State
 from manyfit.training.population.remembered import Remembered, recall, remember
 from manyfit.training.population.sharding import num_slots, spread
+from manyfit.training.population.sizing import slots_on_cores
 
 _PROBED = 2  # members that a probe compares
 
@@ -37,18 +38,19 @@ class Family:
         trace: the steps of the first execution.
         data: what they train on.
         structure: its model in a few words.
+        together: whether several members are expected at the same time.
     """
 
-    def __init__(self, trace: Trace, data: FitArguments, structure: str) -> None:
+    def __init__(self, trace: Trace, data: FitArguments, structure: str, *, together: bool = False) -> None:
         self.key = trace.key
         self.structure = structure
         self.data = data
         self.lift = Lift(trace)
         self.waiting: collections.deque[Member] = collections.deque()
-        options = candidates(trace, streams=isinstance(data.training, Stream))
+        options = candidates(trace, streams=isinstance(data.training, Stream), together=together)
         shapes = [source.shapes for source in (data.training, data.validation) if source is not None]
         steps = [source.num_steps for source in (data.training, data.validation) if source is not None]
-        self._name = f"{trace.key} {shapes} {steps}"  # in the memory of other processes
+        self._name = f"{trace.key} {shapes} {steps} {options[0]}"  # in the memory of other processes
         self._recalled = recall(self._name, options)
         self.choice = LayoutChoice(options if self._recalled is None else (self._recalled.layout,))
         self.mismatch: str | None = None
@@ -124,6 +126,13 @@ class Family:
             compiled = {count for _, _, count, _ in self._passes}
         compiled |= set(() if self._recalled is None else self._recalled.counts)
         return min((count for count in compiled if num_members <= count <= most), default=wanted)
+
+    def slots_on_cores(self, num_members: int, group: int, layout: Layout, *, workers: int, epochs: int) -> int:
+        """See `sizing.slots_on_cores`; the rest is known here."""
+        with self._lock:
+            compiled = {count for _, one, count, _ in self._passes if one == layout}
+        seconds = self.choice.seconds.get(layout)
+        return slots_on_cores(num_members, group, workers, epochs, seconds, self.compile_seconds, compiled)
 
     def remember(self) -> None:
         """Writes down for later processes which layout was the fastest."""

@@ -29,16 +29,18 @@ def num_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def candidates(trace: Trace, *, streams: bool = False) -> tuple[Layout, ...]:
+def candidates(trace: Trace, *, streams: bool = False, together: bool = False) -> tuple[Layout, ...]:
     """Layouts worth trying on this machine, the most promising first.
 
-    On a CPU a member costs nearly a full run whatever the layout, and one program per core beats one program for
-    several members in compile time and in speed; convolutions inside a loop are several times slower than outside
-    (XLA runs them on one thread there). On an accelerator members side by side are nearly free.
+    On a CPU each core runs a program of its own. A few members side by side in each share the reading of rows, one
+    large matrix product where their inputs are the same, and what a step costs beside arithmetic: half the time of
+    a small model, a tenth of a larger one's. Convolutions inside a loop are several times slower than outside (XLA
+    runs them on one thread there). On an accelerator members side by side are nearly free.
 
     Args:
         trace: a member's steps.
         streams: whether batches come one by one, so that each step is a call.
+        together: whether several members of this family are expected at the same time.
     """
     cpu = jax.default_backend() == "cpu" and num_devices() == 1
     if num_devices() > 1:  # all of them run one program: members stand side by side on each
@@ -56,10 +58,9 @@ def candidates(trace: Trace, *, streams: bool = False) -> tuple[Layout, ...]:
             Layout("host", "sequential"), Layout("chunk", "sequential"), Layout("host", "unrolled"),
             Layout("scan", "sequential"),
         )  # fmt: skip
-    return (
-        Layout("scan", "sequential"), Layout("scan", "vmap"), Layout("chunk", "sequential"),
-        Layout("host", "sequential"),
-    )  # fmt: skip
+    alone, fused = Layout("scan", "sequential"), Layout("scan", "vmap")
+    scans = (fused, alone) if together else (alone, fused)
+    return (*scans, Layout("chunk", "sequential"), Layout("host", "sequential"))
 
 
 def has_convolutions(trace: Trace) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,7 @@ class Session:
             devices=num_devices(),
         )
         self.rounds = Rounds(data, order_of=self._order_of)
+        self.expects_more = False  # further members may come that fill up the programs of those that wait
         self.idle: list[Member] = []  # members between two epochs
         self.ended: list[tuple[Member, bool]] = []
 
@@ -82,6 +84,9 @@ class Session:
                 self.rounds.start(self._batches())
                 self._finish_ended()
                 self._admit(join=False)
+                if self._has_work_for_a_worker():
+                    self._admit(take=False)
+                    continue
                 self._close(self.rounds.collect(everything=not self.independent))
                 self._admit(take=not self.num_active and not self.ended)
         finally:
@@ -94,16 +99,29 @@ class Session:
         if take:
             # Proposals that do not depend on results are asked for ahead: many of one family are there together.
             most = self.sizing.size * (5 if self.independent else 1)
-            room = most - self.num_active - self.admission.num_waiting
-            if room > 0:
-                for plan in self.supply.take(room):
+            while (room := most - self.num_active - self.admission.num_waiting) > 0:
+                plans = self.supply.take(min(room, self.sizing.size))
+                for plan in plans:
                     self.admission.admit(plan)
-        while join and self.num_active < self.sizing.size:
-            member = self.admission.next_member([*self.idle, *self._running()])
+                self.expects_more = bool(plans) and self.independent
+                if not self.expects_more or self._has_work_for_a_worker():
+                    break
+            else:
+                self.expects_more = False
+        group = self.sizing.group
+        while join and (room := self.sizing.size - self.num_active) > 0:
+            least = 1 if not self.expects_more else group if room >= group else math.inf
+            member = self.admission.next_member([*self.idle, *self._running()], group, least)
             if member is None:
                 return
             member.begin()
             self.idle.append(member)
+
+    def _has_work_for_a_worker(self) -> bool:
+        """Whether a program's worth of members waits while a worker has nothing to do."""
+        group = self.sizing.group
+        is_free = len(self.rounds.batches) < self.rounds.workers and self.sizing.size - self.num_active >= group
+        return self.independent and is_free and self.admission.most_waiting >= group
 
     def _running(self) -> list[Member]:
         return [member for batch in self.rounds.batches for member in batch.members]
@@ -120,7 +138,8 @@ class Session:
             running = [batch for batch in self.rounds.batches if batch.family is family]
             left = sum(member.last_epoch - member.epoch for member in (*members, *family.waiting))
             layout = family.choice.choose(left, family.compile_seconds)
-            if any(batch.layout != layout or layout.members != "sequential" for batch in running):
+            several = layout.members == "sequential" or self.rounds.workers > 1
+            if any(batch.layout != layout or not several for batch in running):
                 self.idle += members
                 continue
             batches += self._split(family, members, layout)
@@ -132,7 +151,13 @@ class Session:
         return batches
 
     def _split(self, family: Family, members: list[Member], layout: Layout) -> list[Batch]:
-        count = 1 if layout.members == "sequential" else family.count_for(len(members), self.sizing.size)
+        group, epochs = self.sizing.group, max(member.last_epoch - member.epoch for member in members)
+        if layout.members == "sequential":
+            count = 1
+        elif self.rounds.workers == 1:
+            count = family.count_for(len(members), group)
+        else:
+            count = family.slots_on_cores(len(members), group, layout, workers=self.rounds.workers, epochs=epochs)
         starts = range(0, len(members), count)
         return [Batch(family, tuple(members[start : start + count]), layout, count) for start in starts]
 

@@ -48,10 +48,11 @@ class OneDevice:
         arguments: Sequence[Any],
         *,
         quick: bool = False,
+        one_thread: bool = False,
         donate: tuple[int, ...] = (),
     ) -> Compiled:
         """See `compile_function`."""
-        return compile_function(function, arguments, quick=quick, donate=donate)
+        return compile_function(function, arguments, quick=quick, one_thread=one_thread, donate=donate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +128,13 @@ class ManyDevices(OneDevice):
         arguments: Sequence[Any],
         *,
         quick: bool = False,
+        one_thread: bool = False,
         donate: tuple[int, ...] = (),
     ) -> Compiled:
         """See `compile_function`; `Split` leaves of the arguments are divided, all others are every device's whole."""
         started = time.perf_counter()
         program, flat, outputs = self.program(function, arguments, donate=donate)
-        compiled = compiled_from(program.lower(*flat), started, quick=quick)
+        compiled = compiled_from(program.lower(*flat), started, quick=quick, one_thread=one_thread)
         structure = jax.tree.structure(outputs)
         scalars = [leaf.scalar for leaf in jax.tree.leaves(outputs)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
@@ -14,14 +15,16 @@ _START = 8  # on an accelerator
 # A member is worth having beside the others while it costs less than this share of what each of those costs.
 _CHEAP_WHILE_LEARNING = 0.6  # members of one batch are proposed without knowing each other's results
 _CHEAP = 0.9
+_ALONE = 1.4  # times the seconds of a member that stands side by side with others, on a CPU
 
 
 class Sizing:
     """Chooses the number of members that train at once, and learns from epochs that were timed.
 
-    Where a member costs nearly a full run (a CPU, a large model), it brings nothing by standing beside others, and a
-    sampler that learns would propose it without their results: as many members as there are workers. Where members
-    are nearly free (a GPU, small models), the number doubles while further members cost little.
+    Where a member costs nearly a full run (a CPU, a large model), it brings little by standing beside others, and a
+    sampler that learns would propose it without their results: as many members as there are workers; a few for each
+    worker where proposals do not depend on results. Where members are nearly free (a GPU, small models), the number
+    doubles while further members cost little.
 
     Args:
         limit: most members, the user's word; None: chosen here.
@@ -46,6 +49,8 @@ class Sizing:
 
     def __init__(self, limit: int | None, *, learns: bool, workers: int, cpu: bool, devices: int = 1) -> None:
         self._chosen = limit is not None
+        self._programs = workers if cpu else 1
+        self._cpu = cpu
         self._cheap = _CHEAP_WHILE_LEARNING if learns else _CHEAP
         self._seconds: dict[str, dict[int, float]] = {}
         self._ceiling = _MOST * devices if limit is None else limit
@@ -56,6 +61,11 @@ class Sizing:
     def size(self) -> int:
         """Members that may train at once."""
         return max(1, min(self._target, self._ceiling))
+
+    @property
+    def group(self) -> int:
+        """Members that may stand side by side in one program: all of them, or each core's share."""
+        return max(1, math.ceil(self.size / self._programs))
 
     def record(self, family: str, count: int, seconds: float, bytes_per_member: float = 0.0) -> None:
         """Takes the time of an epoch in a program for `count` members side by side.
@@ -68,8 +78,8 @@ class Sizing:
         """
         known = self._seconds.setdefault(family, {})
         known[count] = min(seconds, known.get(count, math.inf))
-        if self._chosen or count < self.size:
-            return  # the user's word; or a program for fewer members than may train
+        if self._chosen or self._cpu or count < self.size:
+            return  # the user's word; or all cores are busy; or a program for fewer members than may train
         smaller = max((one for one in known if one < count), default=0)
         if smaller:
             further = (known[count] - known[smaller]) / (count - smaller)
@@ -85,6 +95,43 @@ class Sizing:
         """Takes note that `num_members` were too many for the memory; answers how many it will be."""
         self._ceiling = max(1, math.ceil(num_members / 2))
         return self._ceiling
+
+
+def slots_on_cores(
+    num_members: int,
+    group: int,
+    workers: int,
+    epochs: int,
+    seconds: float | None,
+    compile_seconds: float,
+    compiled: Collection[int],
+) -> int:
+    """Slots of the programs that train members on the cores of a CPU the soonest, compilation included.
+
+    Args:
+        num_members: that are ready.
+        group: most slots of a program.
+        workers: programs that run at the same time.
+        epochs: that the members have left.
+        seconds: of one member and epoch, side by side with others, with all workers busy; None: not known.
+        compile_seconds: for a further number of slots.
+        compiled: numbers of slots that there are programs for.
+
+    Example: one member is not worth a program of its own for one epoch, but for ten.
+
+    >>> [slots_on_cores(1, 4, 2, epochs, 0.1, 1.0, {4}) for epochs in (1, 10)]
+    [4, 1]
+    """
+    powers = [1 << power for power in range(group.bit_length()) if 1 << power < group]
+    if num_members >= group or seconds is None:
+        return min((count for count in powers if count >= num_members), default=group)
+
+    def cost(count: int) -> float:
+        rounds = math.ceil(num_members / (count * workers))
+        each = seconds * workers * (_ALONE if count == 1 else 1.0)
+        return epochs * rounds * count * each + (0.0 if count in compiled else compile_seconds)
+
+    return min([group, *powers], key=cost)
 
 
 def free_bytes() -> int:
