@@ -120,14 +120,38 @@ def test_one_finalist(project):
     assert "the only finalist" in " ".join(str(confirmation).split()) and confirmation.proof.num_executions == 4
 
 
-def test_a_finalist_that_fails_on_a_fresh_seed_is_out(project):
-    trainer = Noisy()
+class Diverging(Noisy):
+    """One trial's loss is NaN on the second fresh seed."""
+
+    victim = None
+
+    def train(self, supply, task):
+        class Spoilt:
+            def __getattr__(self, name):
+                return getattr(supply, name)
+
+            def finish(_, result):
+                if (result.plan.phase, result.plan.trial_id, result.plan.execution) == ("confirm", self.victim, 1):
+                    result.history = {"loss": [float("nan")]}
+                    result.ending, result.message = judge(result.history, task.objective, stopped=False)
+                supply.finish(result)
+
+        super().train(Spoilt(), task)
+
+
+@pytest.mark.parametrize("how", ["fails", "diverges"])
+def test_a_finalist_that_fails_on_a_fresh_seed_is_out(how, project):
+    trainer = Diverging()
     tuner = searched(project, trainer)
     best = min(tuner.oracle.trials.values(), key=lambda t: t.hyperparameters.values["units"]).trial_id
-    trainer.fail = lambda plan: ValueError("no") if plan.trial_id == best and plan.execution == 1 else None
+    if how == "diverges":
+        trainer.victim = best
+    else:
+        trainer.fail = lambda plan: ValueError("no") if plan.trial_id == best and plan.execution == 1 else None
     confirmation = tuner.confirm(top=3)
     row = next(row for row in confirmation.rows if row.trial_id == best)
     assert not row.in_winning_set and row.score is None and row.standing == "failed on seed 2"
+    assert confirmation.recommended.trial_id != best and confirmation.score is not None
 
 
 def test_finalists_that_all_fail_are_an_error_with_their_reason(project):
