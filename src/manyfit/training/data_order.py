@@ -78,13 +78,18 @@ class SeededOrder(keras.callbacks.Callback):
         parts = tuple(part for part in data if part is not None)
         tensors = keras.tree.lists_to_tuples(keras.tree.pack_sequence_as(parts, list(map(tf.constant, leaves))))
         rows = tf.data.Dataset.from_generator(order, output_signature=tf.TensorSpec((num_rows,), tf.int64))
-        batches = rows.flat_map(cut).map(
-            lambda numbers: keras.tree.map_structure(lambda tensor: tf.gather(tensor, numbers), tensors),
-            num_parallel_calls=tf.data.AUTOTUNE,
+        batches = (
+            rows.prefetch(1)
+            .flat_map(cut)
+            .map(
+                lambda numbers: keras.tree.map_structure(lambda tensor: tf.gather(tensor, numbers), tensors),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
         )
-        return batches.apply(tf.data.experimental.assert_cardinality(-(-num_rows // batch_size))).prefetch(
-            tf.data.AUTOTUNE
-        )
+        options = tf.data.Options()
+        options.experimental_optimization.apply_default_optimizations = False  # as Keras: they cost more than they give
+        counted = batches.apply(tf.data.experimental.assert_cardinality(-(-num_rows // batch_size)))
+        return counted.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
 def _as_floatx(array: np.ndarray) -> np.ndarray:
