@@ -10,6 +10,8 @@ import pytest
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Plan
+from manyfit.executors.parcels import open_array
+from manyfit.executors.process import ProcessExecutor, ProcessPool
 from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Task
 from manyfit.training.keras_fit import KerasFit
@@ -77,3 +79,19 @@ def test_the_rows_of_a_split_are_still_a_file(tmp_path, everything_is_large):
 def test_arrays_in_memory_and_small_files_stay_resident(tmp_path):
     assert not mapped.is_mapped(X) and not mapped.is_mapped(X[3:][:, 2:])
     assert not mapped.must_stream([on_disk(tmp_path, X.astype("float64"))])
+
+
+def test_arrays_that_begin_where_the_device_wants_them_are_not_copied(tmp_path):
+    """So do those that workers find in shared memory, and files; of others in memory there is one copy."""
+    memory = np.empty(X.nbytes + 64, "uint8")
+    start = -memory.ctypes.data % 64
+    aligned = memory[start : start + X.nbytes].view("float32").reshape(X.shape)
+    aligned[:] = X
+    pool = ProcessPool(ProcessExecutor(workers=1))
+    shared = open_array(pool.share(X))
+    for x in (aligned, shared):
+        rows = read_fit_arguments(task(x)).training
+        assert isinstance(rows, Rows)
+        assert rows.leaves[0].unsafe_buffer_pointer() == x.ctypes.data
+        np.testing.assert_array_equal(x, X)
+    pool.close()
