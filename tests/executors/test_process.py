@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import sqlite3
-import subprocess
-import sys
-import textwrap
 import time
 
 import pytest
 import remote_work
+import restarts
 import tiny
 
 import manyfit as kt
@@ -110,72 +105,13 @@ def test_memory_goes_back_after_each_trial_without_a_new_process(tmp_path):
     assert max(held) - held[0] < 40, held
 
 
-SCRIPT = """
-import os, sys, time
-from pathlib import Path
-import manyfit as kt
-import remote_work
-
-class Waiting(remote_work.Numbers):
-    def run_trial(self, trial, *args, **kwargs):
-        while trial.trial_id >= "3" and not Path(os.environ["GO"]).exists():
-            time.sleep(0.05)  # until the driver has been killed, and this process with it
-        return super().run_trial(trial)
-
-tuner = Waiting(objective="loss", max_trials=8, seed=0, hyperparameters=remote_work.space(), directory=sys.argv[1],
-             executor=kt.ProcessExecutor(workers=2))
-tuner.search(verbose=0)
-print(sorted((trial.trial_id, round(trial.score, 6), trial.status) for trial in tuner.oracle.trials.values()))
-"""
-
-
 def test_a_driver_that_is_killed_and_started_again_finds_the_same_and_leaves_no_process(tmp_path):
     """A script without `if __name__`, with a class of its own."""
-    path = tmp_path / "script.py"
-    path.write_text(textwrap.dedent(SCRIPT), encoding="utf-8")
-    go = tmp_path / "go"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "GO": str(go)}
-    command = [sys.executable, str(path), str(tmp_path)]
-    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    database = tmp_path / "untitled_project"
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and num_ended(database) < 2:
-        time.sleep(0.05)
-    children = children_of(first.pid)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    ended = num_ended(database)
-    go.touch()
-    second = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=200)
-    trials = eval(second.stdout.strip().splitlines()[-1])  # a list that this test's script printed
-    assert 2 <= ended <= 3
-    assert [(name, status) for name, _, status in trials] == [(str(number), "COMPLETED") for number in range(8)]
-    local = remote_work.Numbers(
-        objective="loss", max_trials=8, seed=0, hyperparameters=remote_work.space(), directory=tmp_path / "here"
-    )
-    local.search(verbose=0)
-    assert [score for _, score, _ in trials] == [round(t.score, 6) for t in local.oracle.trials.values()]
+    children = restarts.check("kt.ProcessExecutor(workers=2)", tmp_path)
     until = time.monotonic() + 60
     while time.monotonic() < until and any(map(alive, children)):
         time.sleep(0.1)
     assert children and not any(map(alive, children))
-
-
-def num_ended(folder) -> int:
-    """Trials that ended, by the store."""
-    path = folder / "manyfit.sqlite"
-    if not path.exists():
-        return 0
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-        try:
-            return database.execute("select count(*) from executions").fetchone()[0]
-        except sqlite3.OperationalError:  # before its tables are there
-            return 0
-
-
-def children_of(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return [int(word) for word in listed.stdout.split()]
 
 
 def alive(pid: int) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import remote_work
+import restarts
 import tiny
 
 import manyfit as kt
@@ -84,6 +85,25 @@ def test_accelerators_are_shared_or_reserved_together(cluster, tmp_path, gpus, d
     assert {row["devices"] for row in metrics} == {devices}
     assert {row["share"] for row in metrics} == {share}
     assert len({row["pid"] for row in metrics}) == (2 if gpus < 1 else 1)
+
+
+def test_a_cap_on_memory_holds(cluster, tmp_path):
+    hp = kt.HyperParameters()
+    hp.Choice("megabytes", [1, 1500, 2])
+    executor = kt.RayExecutor(resources_per_worker={"CPU": 1, "memory": 1300 << 20}, max_workers=1)
+    tuner = remote_work.Leaking(
+        objective="loss", max_trials=None, hyperparameters=hp, directory=tmp_path, executor=executor
+    )
+    tuner.search(verbose=0)
+    tuner.close()
+    endings = {trial.hyperparameters.get("megabytes"): trial.ending for trial in tuner.oracle.trials.values()}
+    assert endings == {1: "completed", 1500: "out of memory", 2: "completed"}
+
+
+def test_a_driver_that_is_killed_and_started_again_finds_the_same(cluster, tmp_path):
+    """On a cluster that outlives it, where Ray ends the workers of the dead one."""
+    address = ray.get_runtime_context().gcs_address
+    restarts.check(f'kt.RayExecutor(address="{address}", max_workers=2)', tmp_path)
 
 
 def test_more_accelerators_than_there_are_are_refused(cluster, project):
