@@ -108,8 +108,10 @@ class Peak:
 def in_own_process(row: str, *arguments: str, devices: int = 1) -> dict[str, Any]:
     """Runs one row in a fresh interpreter."""
     flags = f"--xla_force_host_platform_device_count={devices}"
+    # Each row compiles its programs: reading kept ones takes less memory, and not every row would find some.
+    environment = {**os.environ, "XLA_FLAGS": flags, "MANYFIT_CACHE_DIR": "off"}
     command = [sys.executable, __file__, "--row", row, *arguments]
-    done = subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
