@@ -52,9 +52,8 @@ def loaded():
     )
 
 
-@pytest.mark.parametrize("data", [mapped, iterated, loaded])
-def test_each_kind_trains_as_in_model_fit(data):
-    held_out = grain.MapDataset.source(Source(20)).batch(9)  # the last batch of both is a short one
+@pytest.mark.parametrize(("data", "held_out"), [(mapped, iterated), (loaded, mapped)])
+def test_each_kind_trains_as_in_model_fit(data, held_out):
     population = equals_model_fit(
         dense_model, lambda: (data(),), {"epochs": 3, "shuffle": False, "validation_data": held_out}, VALUES
     )
@@ -66,8 +65,8 @@ def test_endless_data_go_on_where_the_epoch_before_ended():
     equals_model_fit(
         dense_model,
         lambda: (mapped().repeat(),),
-        {"epochs": 3, "steps_per_epoch": 3, "shuffle": False, "validation_data": (X[:9], Y[:9])},
-        VALUES,
+        {"epochs": 3, "steps_per_epoch": 3, "shuffle": False},
+        VALUES[:1],
     )
 
 
@@ -75,9 +74,8 @@ def build(hp):
     return dense_model({"learning_rate": hp.Float("learning_rate", 1e-3, 1e-1, sampling="log"), "rate": 0.9})
 
 
-@pytest.mark.parametrize("population", [True, False])
-def test_from_the_search_to_one_model(project, population):
-    tuner = kt.RandomSearch(build, "val_loss", max_trials=3, seed=0, population=population, **project)
+def test_from_the_search_to_one_model(project):
+    tuner = kt.RandomSearch(build, "val_loss", max_trials=3, seed=0, **project)
     tuner.search(mapped(), epochs=2, shuffle=False, validation_data=iterated(), verbose=0)
     [model] = tuner.retrain(top=1, x=mapped(), shuffle=False, verbose=0)
     losses = [trial.score for trial in tuner.oracle.get_best_trials(3)]
