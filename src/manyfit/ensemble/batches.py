@@ -26,10 +26,14 @@ def map_arrays(x: Any, function: Callable[[np.ndarray], Any]) -> Any:
     return function(x)
 
 
+def flat_arrays(x: Any) -> list[np.ndarray]:
+    """The arrays in it."""
+    return list(x.values()) if isinstance(x, dict) else list(x) if isinstance(x, list | tuple) else [x]
+
+
 def count_rows(x: Any) -> int:
     """Rows of the first array."""
-    first = next(iter(x.values())) if isinstance(x, dict) else x[0] if isinstance(x, list | tuple) else x
-    return len(first)
+    return len(flat_arrays(x)[0])
 
 
 def slice_rows(x: Any, start: int, stop: int) -> Any:

@@ -6,20 +6,25 @@ backend models that differ only in their variables share one compiled program he
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from manyfit.ensemble.batches import count_rows, padded, slice_rows, sliceable
+from manyfit.ensemble.batches import count_rows, flat_arrays, padded, slice_rows, sliceable
 from manyfit.ensemble.members import as_columns, emits_logits, is_keras, link, model_predictions
 from manyfit.ensemble.program import backend, structure_of
 
 _MAX_PROGRAMS = 64
+_MOST_KEPT = 1 << 26  # numbers
 
 
 class Forward:
     """A memory of compiled programs, by structure.
+
+    Args:
+        keeps_rows: whether the rows predicted last stay on the device, up to a size: for many models that predict the
+            same ones. They must not be changed in place then.
 
     Example:
 
@@ -30,8 +35,10 @@ class Forward:
     [[2.0], [4.0]]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_rows: bool = False) -> None:
         self._programs: dict[str, Callable[..., Any]] = {}
+        self._keeps_rows = keeps_rows
+        self._kept: tuple[Any, int, list[Any]] = (None, 0, [])  # rows, batch size, batches on the device
 
     def predict(self, model: Any, x: Any, *, batch_size: int = 1024) -> np.ndarray:
         """(n, C) predictions of one model: probabilities or values, as `model_predictions` gives them.
@@ -54,11 +61,20 @@ class Forward:
             [variable.value for variable in model.trainable_variables],
             [variable.value for variable in model.non_trainable_variables],
         )
-        parts = [
-            program(*variables, padded(slice_rows(x, start, start + size), size)) for start in range(0, num_rows, size)
-        ]  # all batches are queued before the first is fetched
+        parts = [program(*variables, rows) for rows in self._batches(x, size)]  # queued before the first is fetched
         joined = np.concatenate([np.asarray(part) for part in parts])[:num_rows]
         return link(as_columns(joined), emits_logits(model))
+
+    def _batches(self, x: Any, size: int) -> Iterable[Any]:
+        if self._kept[0] is x and self._kept[1] == size:
+            return self._kept[2]
+        batches = (padded(slice_rows(x, start, start + size), size) for start in range(0, count_rows(x), size))
+        if not self._keeps_rows or sum(map(np.size, flat_arrays(x))) > _MOST_KEPT:
+            return batches
+        import jax
+
+        self._kept = (x, size, [jax.device_put(batch) for batch in batches])
+        return self._kept[2]
 
     def _program(self, model: Any) -> Callable[..., Any]:
         structure = structure_of(model)

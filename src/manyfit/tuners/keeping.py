@@ -59,7 +59,7 @@ class Keeper:
         self._archive = archive
         self._data = data
         self._folds = folds
-        self._forward = Forward()
+        self._forward = Forward(keeps_rows=folds is None)
         self._labelled = False
         self.reason: str | None = None  # why the latest execution was not kept
 
