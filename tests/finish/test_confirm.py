@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -182,6 +183,23 @@ def test_budgets(project):
         with pytest.raises(UsageError) as error:
             tuner.confirm(**wrong)
         tiny.four_parts(error.value)
+
+
+@pytest.mark.parametrize("num_in_time", [1, 7])
+def test_the_time_may_end_it(num_in_time, project, monkeypatch):
+    trainer = Noisy()
+    trainer.members = 1
+    tuner = searched(project, trainer)
+    already = len(trainer.trained)
+    clock = SimpleNamespace(monotonic=lambda: float(len(trainer.trained) - already))  # an execution takes a second
+    monkeypatch.setattr("manyfit.finish.confirm.time", clock)
+    confirmation = tuner.confirm(top=4, max_seconds=num_in_time)
+    assert confirmation.num_executions == num_in_time and confirmation.proof is None and not confirmation.settled
+    assert confirmation.verdict == "the time was up"
+    words = " ".join(str(confirmation).split())
+    assert "not told apart yet" in words and "no proof runs" in words and len(confirmation.winning_set) == 4
+    monkeypatch.undo()
+    assert tuner.confirm(top=4).settled  # it goes on where it was
 
 
 def test_confirming_needs_a_search_in_this_process(project):
