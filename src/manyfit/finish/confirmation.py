@@ -177,9 +177,8 @@ class Confirmation:
             if uniform > self.num_executions
             else ""
         )
-        return (
-            f"{self.num_executions} executions in {self.seconds:.0f} s{saved}. The race ended because {self.verdict}."
-        )
+        why = "" if len(self.rows) == 1 else f" The race ended because {self.verdict}."
+        return f"{self.num_executions} executions in {self.seconds:.0f} s{saved}.{why}"
 
     def table(self) -> list[dict[str, Any]]:
         """One mapping per finalist, for people."""

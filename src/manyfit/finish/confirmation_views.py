@@ -145,13 +145,20 @@ def rich(found: Confirmation) -> Any:
     """What `rich.print` shows."""
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     rows = table(found)
-    shown = Table(*rows[0], "values", title=title(found), title_justify="left")
+    shown = Table(title=title(found), title_justify="left", box=None, pad_edge=False)
+    for name in rows[0]:
+        shown.add_column(name, justify="right" if name in _NUMERIC else "left", no_wrap=True)
+    values = []
     for place, (row, finalist) in enumerate(zip(rows, found.rows, strict=True)):
-        style = "bold" if place == 0 else None if finalist.in_winning_set else "dim"
-        shown.add_row(*map(str, row.values()), values_of(finalist), style=style)
-    return Group(*found.sentences(), shown)
+        style = "bold" if place == 0 else "" if finalist.in_winning_set else "dim"
+        shown.add_row(*map(str, row.values()), style=style)
+        values.append(Text(f"{finalist.trial_id}: {values_of(finalist)}", style=style))
+    lead, *rest = map(Text, found.sentences())
+    lead.stylize("bold")
+    return Group(lead, *rest, "", shown, "", *values)
 
 
 class _Axis:
