@@ -184,7 +184,7 @@ def successive_halving(problem: Problem, seed: int) -> None:
                     if problem.over:
                         return
                     problem.train(trial, epoch + 1)
-            trials.sort(key=lambda trial: -problem.curves[trial][:target].max())
+            trials.sort(key=lambda trial: -problem.curves[trial][target - 1])
             trials, done = trials[: max(1, len(trials) // 3)], target
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import statistics
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -42,20 +43,20 @@ _STYLE = """
 
 
 class Numbers:
-    """Writes scores with as many decimals as their intervals are worth.
+    """Writes scores with as many decimals as their intervals are worth: two digits of a usual half width.
 
     Args:
         half_widths: of the intervals; infinite ones say nothing.
 
     Example:
 
-    >>> Numbers([0.0072, 0.02])(0.951), Numbers([])(0.95123)
+    >>> Numbers([0.0072, 0.0051, 0.02])(0.951), Numbers([])(0.95123)
     ('0.9510', '0.9512')
     """
 
     def __init__(self, half_widths: Sequence[float]) -> None:
         known = [width for width in half_widths if math.isfinite(width) and width > 0]
-        self._decimals = max(0, 1 - math.floor(math.log10(min(known)))) if known else None
+        self._decimals = max(0, 1 - math.floor(math.log10(statistics.median(known)))) if known else None
 
     def __call__(self, value: float | None) -> str:
         if value is None or not math.isfinite(value):
