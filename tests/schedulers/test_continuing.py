@@ -13,7 +13,7 @@ import manyfit as kt
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan
 from manyfit.training.base import Task
-from manyfit.training.continuing import stored_by
+from manyfit.training.continuing import is_storable, stored_by
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.stored_state import read_state
 from manyfit.training.weights import load_weights
@@ -209,6 +209,24 @@ def test_a_state_that_does_not_fit_is_not_used(tmp_path):
     assert read_state(continued, stored_by(), 1) is None
     (tmp_path / "0.state").write_bytes(b"cut off")
     assert read_state(continued, stored_by(), 1) is None
+
+
+class OwnStep(keras.Sequential):
+    def train_step(self, state, data):
+        return super().train_step(state, data)
+
+
+@on_jax
+def test_what_of_fit_is_storable():
+    model, arrays = build({"rate": 0.1, "schedule": False}), Task(build, (X, Y))
+    assert is_storable(model, arrays, None)
+    assert not is_storable(OwnStep([keras.layers.Dense(1)]), arrays, None)
+    for task in (
+        Task(build, (iter(()),)),
+        Task(build, (X, Y), {"steps_per_epoch": 2}),  # an epoch begins where the one before it ended
+        Task(build, (X, Y), fit=lambda values, model, *args, **kwargs: None),
+    ):
+        assert not is_storable(model, task, None)
 
 
 class Unstorable(keras.callbacks.Callback):
