@@ -27,6 +27,7 @@ from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
 from manyfit.training.seeding import seeded
 from manyfit.training.stored_state import read_state
 
+_MAX_KNOWN = 32  # traces by what models are recognised by: those whose numbers differ are recognised once each
 _MAX_RESIDENT = 64  # paused members whose state is on the disk, too, and that are held in memory nevertheless
 
 
@@ -204,7 +205,9 @@ class Admission:
         """
         structure = structure_key(model)
         key = None if structure is None else f"{structure} {view.sizes}"
-        known = self._known.get(key) if key is not None else None
+        known = self._known.pop(key, None) if key is not None else None
+        if known is not None:
+            self._known[str(key)] = known  # the last one to be dropped
         whole = whole or needs_loss_scale_callback(model)
         batch = view.shapes.first_batch()
         if known is not None and not whole:
@@ -224,6 +227,8 @@ class Admission:
         place = keras_side.place_of_learning_rate(model)
         if key is not None and place is not None:
             self._known.setdefault(key, Known(found, parts[2], place))
+            if len(self._known) > _MAX_KNOWN:
+                del self._known[next(iter(self._known))]
         return found, (parts[0], parts[1], parts[2])
 
     def _trace(self, model: Any, view: View) -> Trace:
