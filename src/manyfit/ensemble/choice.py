@@ -12,7 +12,7 @@ Two questions, asked one after the other.
 *Which ensemble?* The default, a pool with bagged convex weights, unless another is proven better: the best of fifteen
 scores on few rows is often the luckiest. Then the rule of one standard error towards cheaper: the version of the
 default with the fewest members within one standard error (of the paired difference), if that allowed for it gives up no
-more than a twentieth of the gain.
+more than a fiftieth of the gain.
 
 *Is it worth several members?* Only if its gain over the single best member is proven, and no trifle: copies of one
 model that differ by a whiff of noise do gain a whiff. What the gain is counted from is the single best member, with a
@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from manyfit.core.seeds import generator
-from manyfit.ensemble.losses import Losses
+from manyfit.ensemble.losses import Losses, standard_errors
 from manyfit.ensemble.methods import DEFAULTS, Context
 from manyfit.ensemble.metrics import Metric, log_losses
 from manyfit.ensemble.pools import Pool
@@ -42,7 +42,7 @@ Fit = Callable[[Problem, Context], Mapping[str, Pool]]
 Predictions = Mapping[str, np.ndarray]
 
 BASELINES = ("single best", "single best + temperature")
-_SHARE_GIVEN_UP = 0.05  # of the gain, for fewer members
+_SHARE_GIVEN_UP = 0.02  # of the gain, for fewer members
 _FEW_ROWS = 1000  # below, the cross-fitting is repeated on other folds
 _REPEATS = 3
 
@@ -173,8 +173,9 @@ def best_ensemble(losses: Losses, sizes: Mapping[str, int], settings: Settings) 
     names = [name for name in sizes if name not in BASELINES] or list(sizes)
     best = min(names, key=lambda name: losses.mean[name])
     default = next((name for name in DEFAULTS if name in sizes), best)
+    ahead, error = losses.difference(default, best)
     level = 1.0 - (1.0 - settings.confidence) / len(names)  # Bonferroni's: one of many is better by luck sooner
-    leader = best if losses.bounds(default, best, [level])[0] > 0 else default
+    leader = best if ahead > error * standard_errors(losses.num_rows, level) else default
     alone = losses.mean[BASELINES[0]]
     gain = max(alone - losses.mean[leader], settings.least_gain * abs(alone))
     versions = [name for name in names if name.startswith(default)] if default in sizes else names
