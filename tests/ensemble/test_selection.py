@@ -50,6 +50,21 @@ def test_log_loss_selection_is_the_literal_one(seed, num_start):
     np.testing.assert_allclose([loss for _, loss in ours], [loss for _, loss in theirs], rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_candidates_that_are_ruled_out_would_not_have_been_chosen(dtype):
+    """Large enough for the bound and for float32, which only rule out: members and losses are the literal ones."""
+    p, y = classes(0, num_members=40, num_rows=300)
+    p = p.astype(dtype)
+    problem = make_problem(p, y)
+    ours = greedy_path(problem, named_metric("log_loss"), num_steps=25)
+    p = problem.predictions.astype("float64")
+    theirs = caruana(p, lambda q: -np.log(q[np.arange(len(y)), y]).mean(), 25)
+    assert [member for member, _ in ours] == [member for member, _ in theirs]
+    np.testing.assert_allclose(
+        [loss for _, loss in ours], [loss for _, loss in theirs], rtol=1e-6 if dtype == "float32" else 1e-12
+    )
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_squared_error_selection_is_the_literal_one(seed):
     rng = np.random.default_rng(seed)
