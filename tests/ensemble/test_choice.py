@@ -3,6 +3,8 @@
 Fixed seeds. A red test means a bug: under the stated rates each would fail by chance less than once in 10,000.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -99,8 +101,9 @@ def test_evidence_proves_what_the_mean_of_few_rows_cannot():
     losses = Losses(named_metric("log_loss"), problem, [{"single": wrong, "others": p[0]}])
     gain = _gain(losses, "single", "others", Settings())
     assert gain.estimate / gain.standard_error < 1.2 and gain.proven
+    assert not dataclasses.replace(gain, enough=np.inf, bound=0.0).proven
     assert gain.evidence == pytest.approx(np.log(p[0][7, y[7]] / 1e-6), rel=1e-6)
-    assert gain.enough == pytest.approx(np.log(40))
+    assert gain.enough == pytest.approx(np.log(20))
 
 
 @pytest.mark.parametrize("draw_rows", ["exponential", "mixture"])

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from manyfit.ensemble.weights import squared_error_weights
+
 _STEPS_PER_ROOT = 5.0  # times the square root of n: 70 steps for 200 rows, 350 for 5,000
 _MANY_ROWS = 1_000  # from here on a few bootstraps do
 
@@ -77,7 +79,7 @@ def bagged_squared_error_weights(residual: np.ndarray, bags: np.ndarray, *, step
     Args:
         residual: (N, M) prediction minus truth.
         bags: (B, N) row weights, each summing to one.
-        steps: from equal weights.
+        steps: from equal weights; beside many rows the exact weights of every bootstrap are quicker and better.
 
     Example:
 
@@ -85,6 +87,8 @@ def bagged_squared_error_weights(residual: np.ndarray, bags: np.ndarray, *, step
     >>> bagged_squared_error_weights(apart, np.full((1, 2), 0.5), steps=50).round(2).tolist()
     [0.5, 0.5, 0.0]
     """
+    if len(residual) >= _MANY_ROWS:
+        return np.mean([squared_error_weights(residual, bag, tolerance=1e-6).weights for bag in bags], axis=0)
     gram = np.stack([(residual * bag[:, None]).T @ residual for bag in bags])
     weights = np.full((len(bags), residual.shape[1]), 1.0 / residual.shape[1])
     for _ in range(steps):

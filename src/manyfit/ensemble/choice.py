@@ -14,13 +14,13 @@ scores on few rows is often the luckiest. Then the rule of one standard error to
 default with the fewest members within one standard error (of the paired difference), if that allowed for it gives up no
 more than a fiftieth of the gain.
 
-*Is it worth several members?* Only if its gain over the single best member is proven, and no trifle: copies of one
-model that differ by a whiff of noise do gain a whiff. What the gain is counted from is the single best member, with a
-temperature where that helps it: calibration is no reason to pay for several members. There are two tests, each at half
-of the doubt that is allowed: of the mean gain of the rows, and, for log loss, of the likelihood ratio of all rows.
-Were the single best member the truth, the labels would be 40 times as likely under an ensemble fitted on other rows
-once in 40 times at most (Wasserman, Ramdas and Balakrishnan 2020, "Universal inference"), whatever the shape of the
-gains; with few rows, where a handful decides, the mean's standard error is blunt.
+*Is it worth several members?* Only if its gain over the single best member is surely no trifle: copies of one model
+that differ by a whiff of noise do gain a whiff. What the gain is counted from is the single best member, with a
+temperature where that helps it: calibration is no reason to pay for several members. The rule of one standard error
+holds here, too: the gain must be above one percent of the loss by that much. Or, for log loss, the likelihood ratio of
+all rows must be 20. Were the single best member the truth, the labels would be 20 times as likely under an ensemble
+fitted on other rows once in 20 times at most (Wasserman, Ramdas and Balakrishnan 2020, "Universal inference"),
+whatever the shape of the gains; with few rows, where a handful decides, the mean's standard error is blunt.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Gain:
     low: float
     high: float
     standard_error: float
-    bound: float  # what the gain exceeds with the same confidence: one-sided, so above `low`
+    bound: float  # what the gain exceeds by the confidence that counts as proof, one-sided
     least: float = 0.0  # what is worth having
     evidence: float = 0.0  # log of the likelihood ratio of all rows, for log loss; 0 for other metrics
     enough: float = np.inf  # evidence that is a proof
@@ -269,10 +269,10 @@ def _gain(losses: Losses, before: str, after: str, settings: Settings) -> Gain:
     unit = abs((metric.to_score(level + step, problem) - metric.to_score(level, problem)) / step)
     unit = unit if np.isfinite(unit) else 1.0
     doubt = 1.0 - settings.confidence
-    two_tests = metric.row_losses is log_losses and problem.task is not Task.MULTILABEL  # labels of a row go together
-    one_side = doubt / 2 if two_tests else doubt  # Bonferroni's
-    low, high, bound = losses.bounds(before, after, (1.0 - doubt / 2, doubt / 2, 1.0 - one_side))
+    low, high, bound = losses.bounds(before, after, (1.0 - doubt / 2, doubt / 2, settings.proof))
     gain = Gain(*(number * unit for number in (difference, low, high, error, bound, settings.least_gain * abs(level))))
-    if not two_tests or one_side <= 0:
+    if (
+        metric.row_losses is not log_losses or problem.task is Task.MULTILABEL or doubt <= 0
+    ):  # labels of a row go together
         return gain
-    return dataclasses.replace(gain, evidence=losses.num_rows * difference, enough=float(np.log(1.0 / one_side)))
+    return dataclasses.replace(gain, evidence=losses.num_rows * difference, enough=float(np.log(1.0 / doubt)))

@@ -266,6 +266,8 @@ def _headline(told: Explanation) -> list[str]:
         used = sum(1 for member in told.members if member.weight != 0)
         first = f"{result.method}: {told.pool_text} of {used} of {len(told.members)} members."
     lines = [first, f"{percent}, choice included: {scores}, gain over the single best {gain}."]
+    if not result.refused and result.gain.low < 0:
+        lines.append("The gain is likely, not certain: its interval covers zero.")
     if told.optimality_gap is not None:
         lines.append(f"Its weights are within {max(told.optimality_gap, 0):.1g} of the best possible on these rows.")
     return lines

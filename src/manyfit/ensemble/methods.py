@@ -116,7 +116,7 @@ def _bagged_weights(problem: Problem, context: Context) -> np.ndarray:
             weights = bagging.bagged_log_loss_weights(smaller.true_probability, bags, steps=steps)
         else:
             bags = np.repeat(bags, problem.num_outputs, axis=1) / problem.num_outputs
-            weights = bagging.bagged_squared_error_weights(smaller.residual, bags, steps=2 * steps)  # smaller steps
+            weights = bagging.bagged_squared_error_weights(smaller.residual, bags, steps=2 * steps)  # shorter ones
         context.memory["bagged"] = Pool("linear", trimmed(weights)).expand(chosen, problem.num_members).weights
     return context.memory["bagged"]
 

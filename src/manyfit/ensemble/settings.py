@@ -33,7 +33,8 @@ class Settings:
     """
 
     num_folds: int | None = None  # of the cross-fitting that chooses and states the gain; None: 5, fewer for many rows
-    confidence: float = 0.95  # of the interval of the stated gain, and that a gain called proven is none by luck
+    confidence: float = 0.95  # of the interval of the stated gain, and that what displaces the default is better
+    proof: float = 0.84  # confidence that the gain is worth having, for several members to be taken: one standard error
     refuse: bool = True  # no proven gain: return the single best member
     least_gain: float = 0.01  # share of the single best member's loss that several members must surely save
     temperature: bool = True  # fit one temperature after pooling, where that helps (probabilities only)
