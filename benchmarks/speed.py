@@ -11,6 +11,7 @@ compilation cache is empty at the start of each cold search, and the warm one fo
 same trials, shows what of the gain is not KerasTuner's own overhead.
 Row D is the time per member and epoch of A, nothing compiled, against a hand-written JAX scan of the same steps.
 Row E is the time per execution outside of training, with a trainer that does nothing, at 200 trials of a random search.
+Row F is an epoch of one member that trains alone, of models of several kinds, against an epoch of `model.fit`.
 Medians of the repeats. Run it with `KERAS_BACKEND=jax`.
 Data: `mnist.npz` in the folder named by MANYFIT_DATA (default `../shared/data`).
 """
@@ -282,6 +283,75 @@ def print_steps(repeats: int, epochs: int = 12) -> None:
     print(f"D: {shown}; {statistics.median(ratios):.2f} times its time (goal {GOALS['D']:g})", flush=True)
 
 
+def architectures() -> dict[str, Callable[[Any], keras.Model]]:
+    """One model each of the common kinds, for images of 28 x 28."""
+    layers = keras.layers
+
+    def of(*parts: Any) -> Callable[[Any], keras.Model]:
+        def build(hp: Any) -> keras.Model:
+            made = [part() for part in parts]
+            model = keras.Sequential([layers.Input((28, 28)), *made, layers.Dense(10, activation="softmax")])
+            rate = hp.Float("learning_rate", 1e-4, 1e-2, sampling="log")
+            model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+            return model
+
+        return build
+
+    def attention() -> keras.Model:
+        x = layers.Input((28, 28))
+        mixed = layers.LayerNormalization()(x + layers.MultiHeadAttention(2, 14)(x, x))
+        return keras.Model(x, layers.Flatten()(mixed + layers.Dense(28, activation="relu")(mixed)))
+
+    def convolution() -> Any:
+        return layers.Conv2D(16, 3, activation="relu")
+
+    return {
+        "MLP, 64 units": of(layers.Flatten, lambda: layers.Dense(64, activation="relu")),
+        "MLP, 2 x 1,024 units": of(layers.Flatten, *[lambda: layers.Dense(1024, activation="relu")] * 2),
+        "two convolutions": of(
+            lambda: layers.Reshape((28, 28, 1)), convolution, layers.MaxPooling2D, convolution, layers.Flatten
+        ),
+        "LSTM, 32 units": of(lambda: layers.LSTM(32)),
+        "attention": of(attention),
+    }
+
+
+class EpochSeconds(keras.callbacks.Callback):
+    """Notes how long the epochs of `fit` take."""
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.seconds: list[float] = []
+        self.begin = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        now = time.perf_counter()
+        self.seconds.append(now - self.begin)
+        self.begin = now
+
+
+def print_alone(repeats: int, epochs: int = 4) -> None:
+    """Row F: an epoch of a member that trains alone against one of `model.fit`; the fastest epoch of each."""
+    x, y = mnist()
+    args = (x[:8000].reshape(-1, 28, 28), y[:8000])
+    kwargs = {
+        "batch_size": 128,
+        "epochs": epochs,
+        "validation_data": (x[8000:10000].reshape(-1, 28, 28), y[8000:10000]),
+    }
+    for name, build in architectures().items():
+        ratios = []
+        for _ in range(repeats):
+            watch = EpochSeconds()
+            build(kt.HyperParameters()).fit(*args, **kwargs, verbose=0, callbacks=[watch])
+            with project() as place:
+                tuner = kt.RandomSearch(build, "val_accuracy", max_trials=1, population_size=1, **place)
+                tuner.search(*args, **kwargs)
+            (record,) = tuner.programs().records
+            ratios.append(min(watch.seconds) / min(record.epoch_seconds.values()))
+        shown = f"F: {name}: {statistics.median(ratios):.2f} times as fast as model.fit per epoch, alone"
+        print(f"{shown} ({record.layout})", flush=True)
+
+
 class Instant(Trainer):
     """Trains nothing: what a search with it takes is everything else."""
 
@@ -316,7 +386,7 @@ def print_overhead(repeats: int, trials: int = 200) -> None:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", nargs="*", default=["A", "B", "C", "D", "E"])
+    parser.add_argument("rows", nargs="*", default=["A", "B", "C", "D", "E", "F"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--repeats-of", nargs="*", default=[], metavar="ROW=N", help="repeats of single rows")
     parser.add_argument("--share", type=float, default=1.0, help="share of the trials of A, B and C, for a quick look")
@@ -331,6 +401,8 @@ def main() -> None:
             print_steps(number)
         elif name == "E":
             print_overhead(number)
+        elif name == "F":
+            print_alone(number)
         else:
             print_searches(name, number, options.share)
 
