@@ -60,6 +60,15 @@ def test_what_it_leaves_to_keras(options, knows):
     assert order.knows is knows
 
 
+def test_what_has_no_labels_to_split_is_left_to_keras():
+    order = SeededOrder(7)
+    assert order.arguments((X,), {"validation_split": 0.3}) == ((X,), {"validation_split": 0.3}) and not order.knows
+    _, kwargs = order.arguments((X,), {})
+    assert order.knows and {name: part.shape for name, part in next(iter(kwargs["x"]))[0].items()} == {
+        "a": (32, 3), "b": (32, 2),
+    }  # fmt: skip
+
+
 def test_streams_are_left_alone():
     import tensorflow as tf
 

@@ -44,26 +44,28 @@ class SeededOrder(keras.callbacks.Callback):
         """The arguments of `fit` with the arrays as a pipeline; unchanged where they are none, or not shuffled."""
         given = _FIT_SIGNATURE.bind(None, *args, **kwargs).arguments
         data = given.get("x"), given.get("y"), given.get("sample_weight")
-        leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
-        are_arrays = bool(leaves) and all(type(leaf) is np.ndarray for leaf in leaves)
+        parts = tuple(part for part in data if part is not None)
+        leaves = keras.tree.flatten(parts)
+        held_out = None
+        if splits := bool(given.get("validation_split")) and given.get("validation_data") is None:
+            held_out = validation_rows(args, kwargs)
         are_weights_spread = data[2] is not None and keras.tree.is_nested(data[1])  # over several outputs, by Keras
+        is_simple = bool(leaves) and all(map(_is_numbers, leaves)) and splits == (held_out is not None)
         shuffle = given.get("shuffle", True)
         starts_anew = not given.get("steps_per_epoch")
-        self.knows = are_arrays and not are_weights_spread and starts_anew and isinstance(shuffle, bool)
+        self.knows = is_simple and not are_weights_spread and starts_anew and isinstance(shuffle, bool)
         if not self.knows or not shuffle:
             return args, kwargs
         num_rows = len(leaves[0])
         replaced: dict[str, Any] = {"y": None, "sample_weight": None, "shuffle": False}
-        if given.get("validation_split") and given.get("validation_data") is None:
-            held_out = validation_rows(args, kwargs)
-            assert held_out is not None  # our bug: arrays can be split
+        if held_out is not None:
             num_rows -= len(keras.tree.flatten(held_out[0])[0])
             replaced |= {"validation_split": 0.0, "validation_data": held_out}
         batch_size = given.get("batch_size") or _BATCH_SIZE
-        replaced["x"] = self._pipeline([_as_floatx(leaf[:num_rows]) for leaf in leaves], data, num_rows, batch_size)
+        replaced["x"] = self._pipeline([_as_floatx(leaf[:num_rows]) for leaf in leaves], parts, num_rows, batch_size)
         return (), {name: value for name, value in given.items() if name != "self"} | replaced
 
-    def _pipeline(self, leaves: list[np.ndarray], data: tuple[Any, Any, Any], num_rows: int, batch_size: int) -> Any:
+    def _pipeline(self, leaves: list[np.ndarray], parts: tuple[Any, ...], num_rows: int, batch_size: int) -> Any:
         """A `tf.data.Dataset` of batches: each pass over it is the epoch that has begun."""
         import tensorflow as tf
 
@@ -75,7 +77,6 @@ class SeededOrder(keras.callbacks.Callback):
             batches = tf.data.Dataset.from_tensor_slices(tf.reshape(rows[:full], (-1, batch_size)))
             return batches if full == num_rows else batches.concatenate(tf.data.Dataset.from_tensors(rows[full:]))
 
-        parts = tuple(part for part in data if part is not None)
         tensors = keras.tree.lists_to_tuples(keras.tree.pack_sequence_as(parts, list(map(tf.constant, leaves))))
         rows = tf.data.Dataset.from_generator(order, output_signature=tf.TensorSpec((num_rows,), tf.int64))
         batches = (
@@ -90,6 +91,11 @@ class SeededOrder(keras.callbacks.Callback):
         options.experimental_optimization.apply_default_optimizations = False  # as Keras: they cost more than they give
         counted = batches.apply(tf.data.experimental.assert_cardinality(-(-num_rows // batch_size)))
         return counted.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+def _is_numbers(leaf: Any) -> bool:
+    """Whether it is an array in memory that TensorFlow takes as it is: no file, no texts, no objects."""
+    return type(leaf) is np.ndarray and leaf.dtype.kind in "biuf"
 
 
 def _as_floatx(array: np.ndarray) -> np.ndarray:
