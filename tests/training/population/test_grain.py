@@ -64,7 +64,7 @@ def test_each_kind_trains_as_in_model_fit(data, held_out):
 def test_endless_data_go_on_where_the_epoch_before_ended():
     equals_model_fit(
         dense_model,
-        lambda: (mapped().repeat(),),
+        lambda: (mapped().repeat().to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)),),
         {"epochs": 3, "steps_per_epoch": 3, "shuffle": False},
         VALUES[:1],
     )
