@@ -12,6 +12,7 @@ import tiny
 
 import manyfit as kt
 from manyfit.core.errors import UsageError
+from manyfit.executors import process
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,13 @@ def alive(pid: int) -> bool:
 def test_numbers_out_of_range_are_refused(arguments):
     with pytest.raises(UsageError) as caught:
         kt.ProcessExecutor(**arguments)
+    tiny.four_parts(caught.value)
+
+
+def test_a_cap_that_nobody_could_watch_is_refused(monkeypatch):
+    monkeypatch.setattr(process, "held_bytes", lambda: 0)  # as on macOS
+    with pytest.raises(UsageError, match="Linux") as caught:
+        kt.ProcessExecutor(max_memory_bytes=1 << 30)
     tiny.four_parts(caught.value)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from manyfit.core.errors import UsageError, explain
 from manyfit.executors.base import Executor, MakeTrainer, Pool
 from manyfit.executors.dispatcher import Dispatcher, Rules
-from manyfit.executors.memory import readable
+from manyfit.executors.memory import held_bytes, readable
 from manyfit.executors.messages import Answer, Hello, Lost, Message
 from manyfit.executors.parcels import ArrayFile
 from manyfit.executors.settings import check_count
@@ -51,7 +51,8 @@ class ProcessExecutor(Executor):
         max_losses: an execution whose process died so many times ends as failed.
 
     Raises:
-        UsageError: a number out of its range, or a system without POSIX pipes.
+        UsageError: a number out of its range, a cap on memory that this system cannot watch, or a system without POSIX
+            pipes.
 
     Example:
 
@@ -73,6 +74,10 @@ class ProcessExecutor(Executor):
         self.workers = check_count(_WHERE, "workers", workers)
         self.devices = None if devices is None else [int(device) for device in devices]
         self.max_memory_bytes = check_count(_WHERE, "max_memory_bytes", max_memory_bytes, optional=True)
+        if self.max_memory_bytes is not None and not held_bytes():
+            allowed = "a cap where the system tells what a process holds: Linux"
+            where = f"{_WHERE}(max_memory_bytes)"
+            raise UsageError(explain(where, f"a cap on {sys.platform}", allowed, "Leave it out."))
         self.recycle_after = check_count(_WHERE, "recycle_after", recycle_after, optional=True)
         self.max_losses = check_count(_WHERE, "max_losses", max_losses)
 
