@@ -159,7 +159,7 @@ def _gain_table(found: dict[str, list[dict[str, Any]]]) -> str:
         apart.append(difference / float((stated - true).std(ddof=1) / np.sqrt(len(rows))))
         refused = float(np.mean([row["refused"] for row in rows]))
         methods = Counter(row["method"] for row in rows).most_common(3)
-        named = ", ".join(f"{method} {count}" for method, count in methods)
+        named = "; ".join(f"{method}: {count}" for method, count in methods)
         lines.append(
             f"| {title} | {stated.mean():.4f} | {own:.4f} | {true.mean():.4f} | {difference:+.4f} | {refused:.0%} "
             f"| {named} |"
