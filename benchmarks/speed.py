@@ -9,6 +9,7 @@ validation, checkpoints, store, display (KerasTuner's is off, which is faster; M
 KerasTuner's random search on Keras's JAX backend, timed on a tenth of the trials and scaled; the table says so. The
 compilation cache is empty at the start of each cold search, and the warm one follows it. `model.fit` alone, on the
 same trials, shows what of the gain is not KerasTuner's own overhead.
+For A and B a line says what the matrix products alone would take.
 Row D is the time per member and epoch of A, nothing compiled, against a hand-written JAX scan of the same steps.
 Row E is the time per execution outside of training, with a trainer that does nothing, at 200 trials of a random search.
 Row F is an epoch of one member that trains alone, of models of several kinds, against an epoch of `model.fit`.
@@ -214,7 +215,33 @@ def print_searches(name: str, repeats: int, share: float) -> None:
                 f"{trials} trials): {other / mine:5.1f} times faster{wanted}",
                 flush=True,
             )
+    if name in "AB":
+        floor = products_seconds(row, tuner)
+        bound = statistics.median(seconds["KerasTuner"]) / floor
+        print(
+            f"{name}: the matrix products alone, at the pace of large ones on all cores: {floor:.1f} s, so "
+            f"{bound:.1f} times is the most that float32 allows here",
+            flush=True,
+        )
     print(tuner.programs(), flush=True)
+
+
+def products_seconds(row: dict[str, Any], tuner: kt.RandomSearch) -> float:
+    """What the two-layer MLPs of a search must take: their matrix products at the pace of a large one on all cores."""
+    large = jnp.ones((2048, 2048), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    paces = []
+    for _ in range(6):
+        started = time.perf_counter()
+        jax.block_until_ready(product(large, large))
+        paces.append(2 * 2048**3 / (time.perf_counter() - started))
+    held_out = len(row["x"]) - row["rows"]
+    total = 0
+    for trial in tuner.oracle.trials.values():
+        units = trial.hyperparameters.values.get("units", 64)
+        first, second = 2 * 784 * units, 2 * units * 10  # per row; backwards the first layer's inputs need no gradient
+        total += row["rows"] * (2 * first + 3 * second) + held_out * (first + second)
+    return total * row["executions"] * row["epochs"] / max(paces)
 
 
 def hand_written_epoch(x: Any, y: Any, rows: int, units: int = 64) -> Callable[[Any, Any], Any]:
