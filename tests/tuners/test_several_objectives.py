@@ -64,11 +64,14 @@ def test_the_front_survives_reopening(project):
 
 @pytest.mark.parametrize("tuner", [kt.BayesianOptimization, kt.Evolution])
 def test_searches_that_learn_come_closer_to_the_front(project, tuner):
-    """Distance to the front is y; a uniform draw has 0.5. Evolution needs more trials than a Gaussian process."""
+    """Distance to the front is y: one uniform draw in ten has less than 0.1. Evolution needs more trials."""
     num_trials = 18 if tuner is kt.BayesianOptimization else 80
     found = searched(project, tuner, max_trials=num_trials)
     last = [trial.hyperparameters.get("y") for trial in found.oracle.trials.values()][-10:]
-    assert np.mean(last) < (0.1 if tuner is kt.BayesianOptimization else 0.3)
+    if tuner is kt.BayesianOptimization:
+        assert np.mean(np.array(last) < 0.1) >= 0.8
+    else:
+        assert np.mean(last) < 0.3
     costs = [trial.hyperparameters.get("x") for trial in found.oracle.get_best_trials()]
     assert min(costs) < 0.2 and max(costs) > 0.6  # along the front, not at one of its ends
 
