@@ -356,7 +356,7 @@ class EpochSeconds(keras.callbacks.Callback):
         self.begin = now
 
 
-def print_alone(repeats: int, epochs: int = 4) -> None:
+def print_alone(repeats: int, epochs: int = 8) -> None:
     """Row F: an epoch of a member that trains alone against one of `model.fit`; the fastest epoch of each."""
     x, y = mnist()
     args = (x[:8000].reshape(-1, 28, 28), y[:8000])
