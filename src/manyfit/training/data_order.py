@@ -16,7 +16,7 @@ import numpy as np
 from manyfit.core.seeds import generator
 from manyfit.training.fit_arguments import validation_rows
 
-_FIT_SIGNATURE = inspect.signature(keras.Model.fit)
+FIT_SIGNATURE = inspect.signature(keras.Model.fit)
 _BATCH_SIZE = 32  # Keras's default
 
 
@@ -42,7 +42,7 @@ class SeededOrder(keras.callbacks.Callback):
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of `fit` with the arrays as a pipeline; unchanged where they are none, or not shuffled."""
-        given = _FIT_SIGNATURE.bind(None, *args, **kwargs).arguments
+        given = FIT_SIGNATURE.bind(None, *args, **kwargs).arguments
         data = given.get("x"), given.get("y"), given.get("sample_weight")
         parts = tuple(part for part in data if part is not None)
         leaves = keras.tree.flatten(parts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,13 +12,13 @@ import numpy as np
 
 from manyfit.core.seeds import generator, seed_of
 from manyfit.training.base import Task
+from manyfit.training.data_order import FIT_SIGNATURE
 from manyfit.training.population import keras_side
 from manyfit.training.population.mapped import must_stream
 from manyfit.training.population.placement import on_every_device
 from manyfit.training.population.sizing import free_bytes
 from manyfit.training.seeding import seeded
 
-_FIT_SIGNATURE = inspect.signature(keras.Model.fit)
 _MOST_OF_MEMORY = 0.5  # arrays that take more of what is free are streamed: members need memory, too
 
 
@@ -252,7 +251,7 @@ def read_fit_arguments(task: Task, seed: int = 0) -> FitArguments:
 
 
 def _bound(task: Task) -> Mapping[str, Any]:
-    bound = _FIT_SIGNATURE.bind(None, *task.fit_args, **task.fit_kwargs)
+    bound = FIT_SIGNATURE.bind(None, *task.fit_args, **task.fit_kwargs)
     bound.apply_defaults()
     return bound.arguments
 

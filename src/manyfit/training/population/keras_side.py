@@ -18,6 +18,8 @@ from keras.src.trainers.data_adapters import array_slicing, data_adapter_utils
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.utils.naming import reset_uids
 
+from manyfit.training import continuing
+
 
 def forget_names() -> None:
     """Lets automatic names start anew ("dense", not "dense_41"), so that equal models are equal to the letter.
@@ -61,8 +63,7 @@ def place_of_learning_rate(model: Any) -> int | None:
 
 def variables_of(model: Any) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
     """Trainable, non-trainable, optimizer and metric variables, in the order of `train_step`'s state."""
-    optimizer = model.optimizer.variables if model.optimizer is not None else []
-    return model.trainable_variables, model.non_trainable_variables, list(optimizer), model.metrics_variables
+    return (*continuing.variables_of(model), model.metrics_variables)
 
 
 def values_of(variables: Sequence[Any]) -> list[Any]:
