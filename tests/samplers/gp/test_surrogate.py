@@ -57,8 +57,7 @@ def test_golden_marginal_likelihood_is_that_of_scikit_learn_with_the_amplitude_i
     prior = invgamma(surrogate._AMPLITUDE_SHAPE, scale=surrogate._AMPLITUDE_SCALE)
 
     def evidence(noise: float) -> float:
-        squares = Geometry(np.zeros(3, dtype=bool)).squared_differences(points, points)
-        likelihood = Likelihood(squares, Targets(y, np.ones(len(y))), NoisePrior())
+        likelihood = Likelihood(Geometry(np.zeros(3, dtype=bool)), points, Targets(y, np.ones(len(y))), NoisePrior())
         return likelihood.evidence(np.append(np.log(LENGTHS), np.log(noise)))[0]
 
     def integrated(noise: float) -> float:
@@ -81,7 +80,7 @@ def test_gradient_of_the_evidence_equals_finite_differences() -> None:
     points[:6, 3] = np.nan
     geometry = Geometry(np.array([False, False, True, False]))
     targets = Targets(rng.standard_normal(20), rng.integers(1, 4, 20).astype(float), within=2.0, degrees=10)
-    likelihood = Likelihood(geometry.squared_differences(points, points), targets, NoisePrior())
+    likelihood = Likelihood(geometry, points, targets, NoisePrior())
     theta = np.array([-0.5, 0.2, 0.4, 1.0, -2.0])
     _, gradient = likelihood(theta)
     for j in range(5):
@@ -121,7 +120,7 @@ def test_pooled_replicates_equal_repeated_rows() -> None:
     np.testing.assert_allclose(a[1], b[1], atol=1e-6)
 
     def evidence(rows: np.ndarray, targets: Targets, theta: np.ndarray) -> float:
-        return Likelihood(geometry.squared_differences(rows, rows), targets, NoisePrior()).evidence(theta)[0]
+        return Likelihood(geometry, rows, targets, NoisePrior()).evidence(theta)[0]
 
     other = theta + 0.3
     gap_long = evidence(repeated, long, theta) - evidence(repeated, long, other)
@@ -150,7 +149,7 @@ def test_noise_is_learned_from_replicates() -> None:
     within = float(((replicates - replicates.mean(axis=0)) ** 2).sum())
     targets = Targets(replicates.mean(axis=0), np.full(15, 40.0), within, 39 * 15)
     geometry = Geometry(np.array([False]))
-    likelihood = Likelihood(geometry.squared_differences(points, points), targets, NoisePrior())
+    likelihood = Likelihood(geometry, points, targets, NoisePrior())
     theta, _ = likelihood.maximise(likelihood.start())
     assert Surrogate(geometry, points, targets, theta).noise == pytest.approx(0.09, rel=0.15)
 

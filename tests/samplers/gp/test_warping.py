@@ -62,8 +62,7 @@ def mixed() -> tuple[Geometry, np.ndarray, Targets]:
 
 def test_gradient_of_the_likelihood_equals_finite_differences() -> None:
     geometry, points, targets = mixed()
-    squares = geometry.squared_differences(points, points)
-    likelihood = Likelihood(squares, targets, NoisePrior(), points, geometry.warped)
+    likelihood = Likelihood(geometry, points, targets, NoisePrior())
     theta = likelihood.start() + 0.3 * np.random.default_rng(1).standard_normal(11)
     _, gradient = likelihood(theta)
     steps = 1e-6 * np.eye(len(theta))
@@ -77,9 +76,8 @@ def test_the_likelihood_is_that_of_the_warped_points() -> None:
     shapes = np.array([-0.8, 0.4, 0.2, 0.5, -0.3, 0.0])
     lengths = np.log([0.7, 1.0, 1.5, 0.9])
     warped = Warping(geometry.warped, shapes[:3], shapes[3:])(points)
-    squares = geometry.squared_differences(points, points)
-    likelihood = Likelihood(squares, targets, NoisePrior(), points, geometry.warped)
-    plain = Likelihood(geometry.squared_differences(warped, warped), targets, NoisePrior())
+    likelihood = Likelihood(geometry, points, targets, NoisePrior())
+    plain = Likelihood(Geometry(geometry.unordered), warped, targets, NoisePrior())
     theta = np.concatenate([lengths, shapes, [-4.0]])
     assert likelihood.evidence(theta)[0] == pytest.approx(plain.evidence(np.append(lengths, -4.0))[0], rel=1e-10)
     new = points[::-1] * 0.9
@@ -118,8 +116,7 @@ def test_a_scale_that_was_chosen_badly_is_mended() -> None:
     errors = []
     for warped in ([], [0, 1]):
         geometry = Geometry(np.zeros(2, dtype=bool), np.array(warped, dtype=np.int64))
-        squares = geometry.squared_differences(points, points)
-        likelihood = Likelihood(squares, targets, NoisePrior(), points, geometry.warped)
+        likelihood = Likelihood(geometry, points, targets, NoisePrior())
         theta, _ = likelihood.maximise(likelihood.start())
         means, _ = Surrogate(geometry, points, targets, theta).predict(new)
         errors.append(float(np.sqrt(np.mean((center + spread * means[0] - loss(new)) ** 2))))

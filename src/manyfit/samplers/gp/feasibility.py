@@ -41,7 +41,7 @@ def log_odds_of_success(geometry: Geometry, evidence: Evidence) -> LogProbabilit
     labels = np.concatenate([np.zeros(len(scored)), np.ones(len(points) - len(scored))])
     center = labels.mean()
     targets = Targets((labels - center) / 0.5, np.ones(len(labels)))
-    likelihood = Likelihood(geometry.squared_differences(points, points), targets, _LABEL_NOISE)
+    likelihood = Likelihood(geometry, points, targets, _LABEL_NOISE)
     theta, _ = likelihood.maximise(likelihood.start(eta=0.05))
     return LogProbabilityBelow(Surrogate(geometry, points, targets, theta), (0.5 - center) / 0.5)
 
@@ -72,6 +72,6 @@ def _log_probability_below_zero(geometry: Geometry, points: Array, quantity: Arr
     """A process of a quantity, and the probability that it is below 0."""
     center, spread = float(quantity.mean()), float(quantity.std()) or 1.0
     targets = Targets((quantity - center) / spread, np.ones(len(quantity)))
-    likelihood = Likelihood(geometry.squared_differences(points, points), targets, NoisePrior())
+    likelihood = Likelihood(geometry, points, targets, NoisePrior())
     theta, _ = likelihood.maximise(likelihood.start())
     return LogProbabilityBelow(Surrogate(geometry, points, targets, theta), -center / spread)

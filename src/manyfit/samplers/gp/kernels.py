@@ -36,10 +36,16 @@ def matern52(r2: Array) -> tuple[Array, Array]:
     >>> float(correlation[0]), round(float(slope[0]), 4)
     (1.0, -0.8333)
     """
-    scaled = _ROOT5 * np.sqrt(r2)
+    scaled = np.sqrt(r2)
+    scaled *= _ROOT5
     decay = np.exp(-scaled)
-    linear = (1.0 + scaled) * decay
-    return linear + (5.0 / 3.0) * r2 * decay, (-5.0 / 6.0) * linear
+    scaled += 1.0
+    linear = np.multiply(scaled, decay, out=scaled)
+    decay *= r2
+    decay *= 5.0 / 3.0
+    decay += linear
+    linear *= -5.0 / 6.0
+    return decay, linear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,36 +73,62 @@ class Geometry:
         """d."""
         return int(self.unordered.size)
 
-    def squared_differences(self, left: Array, right: Array) -> Array:
-        """D of two sets of points.
+    def squared_distances(self, left: Array, right: Array, weights: Array) -> Array:
+        """r2 of two sets of points, eq. (1).
 
         Args:
             left: (n, d) points, NaN where inactive.
             right: (m, d) points.
+            weights: (d,) w.
 
         Returns:
-            (d, n, m) squared differences.
+            (n, m) squared distances.
         """
-        filled_left, filled_right = self._filled(left), self._filled(right)
-        differences = filled_left.T[:, :, None] - filled_right.T[:, None, :]
-        squares: Array = np.square(differences, out=differences)
-        squares[self.unordered] = squares[self.unordered] > 0.0
-        left_off, right_off = np.isnan(left), np.isnan(right)
-        for j in np.flatnonzero((left_off.any(axis=0) | right_off.any(axis=0)) & ~self.unordered):
-            squares[j] += _INACTIVE_GAP * (left_off[:, j, None] != right_off[None, :, j])
+        dimensions, gaps = self.gaps(left, right)
+        squares = expanded(self.coordinates(left), self.coordinates(right), weights)
+        if len(dimensions):
+            squares += np.tensordot(weights[dimensions], gaps, axes=1)
         return squares
 
-    def signed_differences(self, left: Array, right: Array) -> Array:
-        """x_j - x'_j, of which (1) is the weighted sum of squares; 0 where a dimension has no slope.
+    def coordinates(self, points: Array) -> Array:
+        """(n, d) what of a point moves continuously, around the middle; 0 for a category, and where inactive."""
+        found: Array = np.where(np.isnan(points) | self.unordered, 0.0, points - 0.5)
+        return found
+
+    def gaps(self, left: Array, right: Array) -> tuple[NDArray[np.intp], Array]:
+        """What two sets of points differ by besides their coordinates: in categories, and in what is active.
 
         Returns:
-            (d, n, m) differences.
+            (k,) the dimensions where there is such a thing, and (k, n, m) parts of the squared differences.
         """
-        filled_left, filled_right = self._filled(left), self._filled(right)
-        differences: Array = filled_left.T[:, :, None] - filled_right.T[:, None, :]
-        differences[self.unordered] = 0.0
-        return differences * ~np.isnan(left).T[:, :, None]
+        left_off, right_off = np.isnan(left), np.isnan(right)
+        dimensions = np.flatnonzero(self.unordered | left_off.any(axis=0) | right_off.any(axis=0))
+        found = np.empty((len(dimensions), len(left), len(right)))
+        for gap, j in zip(found, dimensions, strict=True):
+            apart = left_off[:, j, None] != right_off[None, :, j]
+            if self.unordered[j]:  # NaN differs from itself: two inactive points are the same all the same
+                same = (left[:, j, None] == right[None, :, j]) | (left_off[:, j, None] & right_off[None, :, j])
+                gap[:] = ~same
+            else:
+                gap[:] = _INACTIVE_GAP * apart
+        return dimensions, found
 
-    def _filled(self, points: Array) -> Array:
-        """Points without NaN: the middle for numbers, a category of its own for categories."""
-        return np.where(np.isnan(points), np.where(self.unordered, -1.0, 0.5), points)
+
+def expanded(left: Array, right: Array, weights: Array) -> Array:
+    """(n, m) sum_j w_j (u_j - v_j)^2, by one product of matrices instead of an (n, m, d) array of differences.
+
+    Args:
+        left: (n, d) u.
+        right: (m, d) v.
+        weights: (d,) w.
+
+    Example:
+
+    >>> expanded(np.array([[0.0, 0.0]]), np.array([[1.0, 2.0]]), np.array([1.0, 0.5])).tolist()
+    [[3.0]]
+    """
+    weighted = left * weights
+    squares = weighted @ (-2.0 * right.T)
+    squares += (weighted * left).sum(axis=1)[:, None]
+    squares += (right * right) @ weights
+    return np.maximum(squares, 0.0, out=squares)

@@ -96,13 +96,12 @@ def fit(
         Members with their weights, at least one, the heaviest first.
     """
     rows = _representatives(evidence.losses)
-    squares = geometry.squared_differences(evidence.points[rows], evidence.points[rows])
     fits: list[tuple[float, Targets, Array]] = []
     theta: Array | None = None
     for c in softness:
         bent, log_slope = bend(evidence.losses, c)
         targets = _targets(evidence, bent, log_slope)
-        likelihood = Likelihood(squares, _subset(targets, rows), noise, evidence.points[rows], geometry.warped)
+        likelihood = Likelihood(geometry, evidence.points[rows], _subset(targets, rows), noise)
         theta, density = likelihood.maximise(likelihood.start() if theta is None else theta)
         density += log_slope * len(rows) / len(bent)
         fits.append((density, targets, theta))

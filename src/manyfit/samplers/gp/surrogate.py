@@ -30,7 +30,6 @@ import dataclasses
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import lapack
 from scipy.optimize import minimize
 
@@ -89,7 +88,7 @@ def cholesky(matrix: Array) -> Array:
     jitter = 0.0
     for _ in range(6):
         raised = matrix if jitter == 0.0 else matrix + jitter * np.eye(len(matrix))
-        factor, failed = lapack.dpotrf(raised, lower=1, clean=1)
+        factor, failed = lapack.dpotrf(raised.T, lower=1, clean=1)  # transposed: as LAPACK has it, nothing to reorder
         if failed == 0:
             return factor
         jitter = 1e-10 * float(np.trace(matrix)) / len(matrix) if jitter == 0.0 else jitter * 100.0
@@ -100,34 +99,20 @@ class Likelihood:
     """Marginal likelihood (2) as a function of theta, with its gradient.
 
     Args:
-        squares: (d, n, n) squared differences of the points.
+        geometry: how points are compared, and which dimensions are warped.
+        points: (n, d) where the targets were measured, NaN where inactive.
         targets: what was measured there.
         noise: prior of log eta.
-        points: (n, d) the points, where some dimensions are warped.
-        warped: (k,) indices of these dimensions.
     """
 
-    def __init__(
-        self,
-        squares: Array,
-        targets: Targets,
-        noise: NoisePrior,
-        points: Array | None = None,
-        warped: NDArray[np.int64] | None = None,
-    ) -> None:
-        num_dimensions, n, _ = squares.shape
-        self._rows, self._columns = np.tril_indices(n, -1)
-        self._pairs = np.ascontiguousarray(squares[:, self._rows, self._columns])
+    def __init__(self, geometry: Geometry, points: Array, targets: Targets, noise: NoisePrior) -> None:
+        self._distances = warping.Distances(geometry, points)
         self._targets = targets
         self._noise = noise
-        self._n = n
-        self._length_center = math.sqrt(2.0) + 0.5 * math.log(max(num_dimensions, 1))
-        self._d = num_dimensions
-        self._warps: warping.WarpedPairs | None = None
-        self._num_shapes = 0
-        if points is not None and warped is not None and len(warped):
-            self._warps = warping.WarpedPairs(self._pairs, points, self._rows, self._columns, warped)
-            self._num_shapes = 2 * len(warped)
+        self._n = len(points)
+        self._d = geometry.num_dimensions
+        self._length_center = math.sqrt(2.0) + 0.5 * math.log(max(self._d, 1))
+        self._num_shapes = 2 * len(geometry.warped)
 
     def __call__(self, theta: Array) -> tuple[float, Array]:
         """Negative log posterior density of theta, and its gradient.
@@ -153,16 +138,11 @@ class Likelihood:
         targets, n = self._targets, self._n
         weights = np.exp(-2.0 * theta[: self._d])
         eta = math.exp(theta[-1])
-        pairs = self._pairs if self._warps is None else self._warps.at(theta[self._d : -1])
-        correlation, slope = matern52(weights @ pairs)
-        matrix = np.empty((n, n))
-        matrix[self._rows, self._columns] = correlation
-        matrix[self._columns, self._rows] = correlation
-        matrix.flat[:: n + 1] = 1.0 + eta / targets.counts + _JITTER
-        matrix += _MEAN_VARIANCE
-        factor = cholesky(matrix)
+        correlation, slope = matern52(self._distances.at(weights, theta[self._d : -1]))
+        correlation += _MEAN_VARIANCE
+        correlation.flat[:: n + 1] += eta / targets.counts + _JITTER
+        factor = cholesky(correlation)
         inverse, _ = lapack.dpotri(factor, lower=1)
-        lower = inverse[self._rows, self._columns]
         diagonal = inverse.flat[:: n + 1]
         alpha, _ = lapack.dpotrs(factor, targets.means, lower=1)
         quadratic = float(targets.means @ alpha) + targets.within / eta
@@ -171,15 +151,13 @@ class Likelihood:
         value = (
             -float(np.log(factor.flat[:: n + 1]).sum()) - 0.5 * targets.degrees * theta[-1] - shape * math.log(scale)
         )
-        # d value / d A_ij = 1/2 (shape/scale alpha_i alpha_j - (A^-1)_ij); off-diagonal pairs count twice.
+        # d value / d A_ij = 1/2 (shape/scale alpha_i alpha_j - (A^-1)_ij); only the lower triangle of A^-1 is there,
+        # and the diagonal, which would count twice, has a squared distance that is always 0.
         ratio = shape / scale
-        pull = (ratio * alpha[self._rows] * alpha[self._columns] - lower) * slope
+        pull = (np.outer(ratio * alpha, alpha) - inverse - inverse.T) * slope
         gradient = np.empty(theta.size)
-        gradient[: self._d] = -2.0 * weights * (pairs @ pull)
-        if self._warps is not None:
-            matrix[self._rows, self._columns] = matrix[self._columns, self._rows] = pull
-            matrix.flat[:: n + 1] = 0.0
-            gradient[self._d : -1] = self._warps.slopes(weights, matrix)
+        gradient[: self._d], gradient[self._d : -1] = self._distances.slopes(pull)
+        gradient[: self._d] *= -2.0 * weights
         gradient[-1] = (
             0.5 * eta * float(((ratio * alpha * alpha - diagonal) / targets.counts).sum())
             + 0.5 * ratio * targets.within / eta
@@ -281,8 +259,8 @@ class Surrogate:
 
     def correlation(self, left: Array, right: Array) -> Array:
         """(n, m) correlation of two sets of points, the unknown mean included."""
-        squares = self.geometry.squared_differences(self._warp(left), self._warp(right))
-        return matern52(np.tensordot(self._weights, squares, axes=1))[0] + _MEAN_VARIANCE
+        squares = self.geometry.squared_distances(self._warp(left), self._warp(right), self._weights)
+        return matern52(squares)[0] + _MEAN_VARIANCE
 
     def predict(self, points: Array) -> tuple[Array, Array]:
         """Posterior means and variance of the noise-free target.
@@ -309,17 +287,18 @@ class Surrogate:
             are 0 in unordered and inactive dimensions.
         """
         here, there = self._warp(points), self._warp(self.points)
-        differences = self.geometry.signed_differences(here, there)
-        squares = self.geometry.squared_differences(here, there)
-        correlation, slope = matern52(np.tensordot(self._weights, squares, axes=1))
+        correlation, slope = matern52(self.geometry.squared_distances(here, there, self._weights))
         cross = correlation + _MEAN_VARIANCE
         solved, _ = lapack.dpotrs(self._factor, cross.T, lower=1)
         variance = 1.0 + _MEAN_VARIANCE - np.einsum("ij,ji->i", cross, solved)
         # d r2 / d u_j = 2 w_j (u_j - u'_j), and u_j changes with x_j
-        scaled = differences * (2.0 * self._weights)[:, None, None] * slope
-        steepness = self._warp.slopes(points)
-        mean_slopes = np.einsum("jmn,ns->smj", scaled, self._alpha, optimize=True) * steepness
-        variance_slopes = -2.0 * self.amplitude * np.einsum("jmn,nm->mj", scaled, solved) * steepness
+        steepness = 2.0 * self._weights * self._warp.slopes(points) * ~np.isnan(points)
+        left, right = self.geometry.coordinates(here), self.geometry.coordinates(there)
+        by_mean = slope * self._alpha.T[:, None, :]
+        mean_slopes = (left * by_mean.sum(axis=2)[:, :, None] - by_mean @ right) * steepness
+        by_variance = slope * solved.T
+        variance_slopes = left * by_variance.sum(axis=1)[:, None] - by_variance @ right
+        variance_slopes *= -2.0 * self.amplitude * steepness
         means: Array = self._alpha.T @ cross.T
         return means, np.maximum(self.amplitude * variance, _LEAST_VARIANCE), mean_slopes, variance_slopes
 

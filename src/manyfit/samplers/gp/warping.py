@@ -23,7 +23,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from manyfit.samplers.gp.kernels import Array
+from manyfit.samplers.gp.kernels import Array, Geometry, expanded
 
 SPREAD = 0.5  # of the normal prior of log a and log b around 0
 BOUNDS = (-1.5, 1.5)
@@ -95,52 +95,47 @@ class Warping:
         return found
 
 
-class WarpedPairs:
-    """Squared differences of all pairs of points as a function of the shapes, for the likelihood.
+class Distances:
+    """Squared scaled distances of all pairs of points, eq. (1) of `kernels`, as a function of theta.
 
     Args:
-        pairs: (d, p) squared differences of unwarped points.
-        points: (n, d) these points, NaN where inactive.
-        rows: (p,) the first point of each pair.
-        columns: (p,) the second one.
-        dimensions: (k,) indices of the warped dimensions.
+        geometry: how points are compared, and which dimensions are warped.
+        points: (n, d), NaN where inactive.
     """
 
-    def __init__(
-        self,
-        pairs: Array,
-        points: Array,
-        rows: NDArray[np.intp],
-        columns: NDArray[np.intp],
-        dimensions: NDArray[np.int64],
-    ) -> None:
-        self._pairs = pairs.copy()
-        self._rows, self._columns = rows, columns
-        self._dimensions = dimensions
-        self._x = np.ascontiguousarray(points[:, dimensions].T)
-        self._inactive = np.isnan(self._x)
-        self._x[self._inactive] = 0.5
-        # What an inactive point adds to the distance does not depend on the shape.
-        self._gaps = pairs[dimensions] - (self._x[:, rows] - self._x[:, columns]) ** 2
-        self._u = self._x
+    def __init__(self, geometry: Geometry, points: Array) -> None:
+        self._warped = geometry.warped
+        self._u = geometry.coordinates(points)
+        self._dimensions, self._gaps = geometry.gaps(points, points)
+        self._active = ~np.isnan(points[:, self._warped])
+        self._x = np.where(self._active, points[:, self._warped], 0.5)
+        self._weights = np.ones(geometry.num_dimensions)
+        self._by_a = self._by_b = np.zeros(self._x.shape)
 
-    def at(self, shapes: Array) -> Array:
-        """(d, p) squared differences for (2 k,) log a and log b."""
-        log_a, log_b = shapes.reshape(2, -1, 1)
-        u, self._by_a, self._by_b = warp(self._x, log_a, log_b)
-        self._u = np.where(self._inactive, 0.5, u)
-        differences = self._u[:, self._rows] - self._u[:, self._columns]
-        self._pairs[self._dimensions] = differences * differences + self._gaps
-        return self._pairs
+    def at(self, weights: Array, shapes: Array) -> Array:
+        """(n, n) squared distances for (d,) inverse squared length scales and (2 k,) log a and log b."""
+        self._weights = weights
+        if len(self._warped):
+            u, self._by_a, self._by_b = warp(self._x, *shapes.reshape(2, -1))
+            self._u[:, self._warped] = np.where(self._active, u - 0.5, 0.0)
+        squares = expanded(self._u, self._u, weights)
+        if len(self._dimensions):
+            squares += np.tensordot(weights[self._dimensions], self._gaps, axes=1)
+        return squares
 
-    def slopes(self, weights: Array, pull: Array) -> Array:
-        """(2 k,) derivatives of a sum over pairs with respect to the shapes of the last call of `at`.
+    def slopes(self, pull: Array) -> tuple[Array, Array]:
+        """Derivatives of a sum over pairs, at the theta of the last call of `at`.
 
         Args:
-            weights: (d,) inverse squared length scales.
             pull: (n, n), symmetric: the derivative of the sum by the squared distance of each pair.
+
+        Returns:
+            (d,) by the weights, (2 k,) by the shapes.
         """
-        moved = self._u * pull.sum(axis=1) - self._u @ pull
-        moved *= 2.0 * weights[self._dimensions, None]
-        moved[self._inactive] = 0.0
-        return np.concatenate([(moved * self._by_a).sum(axis=1), (moved * self._by_b).sum(axis=1)])
+        moved = self._u * pull.sum(axis=1)[:, None] - pull @ self._u
+        by_weight = np.einsum("nj,nj->j", self._u, moved)
+        if len(self._dimensions):
+            by_weight[self._dimensions] += 0.5 * np.tensordot(self._gaps, pull, axes=2)
+        turned = 2.0 * self._weights[self._warped] * moved[:, self._warped] * self._active
+        by_shape = np.einsum("nk,snk->sk", turned, np.stack([self._by_a, self._by_b]))
+        return by_weight, by_shape.ravel()
