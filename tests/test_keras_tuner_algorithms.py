@@ -74,17 +74,17 @@ def test_each_hyperparameter_has_a_length_scale():
 
 
 @pytest.mark.parametrize("num_hyperparameters", [4, 12])
-def test_the_model_decides_from_the_sixth_trial_at_the_latest(num_hyperparameters):
+def test_the_model_decides_from_the_ninth_trial_at_the_latest(num_hyperparameters):
     """Three random trials per hyperparameter, fixed and inactive ones included: with four, ten trials have no model."""
     space = continua(*(f"x{i}" for i in range(num_hyperparameters)))
     for i in range(20):
         space.Fixed(f"fixed{i}", i)
     sampler = kt.oracles.BayesianOptimizationOracle("loss", hyperparameters=space).sampler
 
-    def sixth(loss):
-        return sampler.propose(space, measured(space, 5, loss), [], 1, np.random.default_rng(0))
+    def ninth(loss):
+        return sampler.propose(space, measured(space, 8, loss), [], 1, np.random.default_rng(0))
 
-    assert sixth(lambda values: values["x0"]) != sixth(lambda values: -values["x0"])
+    assert ninth(lambda values: values["x0"]) != ninth(lambda values: -values["x0"])
 
 
 def test_a_hyperparameter_that_appears_while_trials_run_is_no_error():

@@ -144,12 +144,15 @@ class Tuner(Finishing, Overrides, BaseTuner):
         hyperparameters = self.oracle.get_space()
         self.hypermodel.declare_hyperparameters(hyperparameters)
         self.oracle.update_space(hyperparameters)
+        if self._fuses():
+            from manyfit.training.population import persistence  # imports JAX
+
+            persistence.enable_compilation_cache()  # before the first model: drawing its weights compiles, too
         check = type(self).run_trial is Tuner.run_trial and not overrides_fit(self.hypermodel)
-        check = check and not environment.written_for_keras_tuner
-        build = self._checked_build if check else self.hypermodel.build
+        build = self._checked_build if check and not environment.written_for_keras_tuner else self.hypermodel.build
         # Cleared each time: names of layers, and names that are made of theirs, are those of the search.
-        discovered = discover(lambda hp: (clear_session(), build(hp))[1], self.oracle.get_space())  # type: ignore[func-returns-value]
-        self.oracle.update_space(discovered)
+        found = discover(lambda hp: (clear_session(), build(hp))[1], self.oracle.get_space())  # type: ignore[func-returns-value]
+        self.oracle.update_space(found)
         self.store.put(estimators=self._estimators)
         clear_session()
 

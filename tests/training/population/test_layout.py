@@ -4,11 +4,13 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+import jax
 import keras
 import pytest
 
+from manyfit.training.population import program as program_module
 from manyfit.training.population.layout import LayoutChoice
-from manyfit.training.population.program import Layout
+from manyfit.training.population.program import Layout, compile_function
 from manyfit.training.population.remembered import Remembered, recall, remember
 from manyfit.training.population.sizing import Sizing, slots_on_cores
 
@@ -37,6 +39,13 @@ def test_every_layout_is_timed_and_the_fastest_stays():
 def test_nothing_is_tried_that_could_not_pay_for_its_compilation():
     choice = LayoutChoice((SCAN, HOST))
     assert chosen(choice, SCAN, 0.2, left=10) == SCAN
+
+
+def test_what_promises_less_needs_more_work_left():
+    choice = LayoutChoice((FUSED, SCAN, HOST))
+    assert chosen(choice, FUSED, 0.1, left=100) == SCAN
+    assert chosen(choice, SCAN, 0.2, left=100) == FUSED
+    assert choice.choose(300, 1.0) == HOST
 
 
 def test_one_slow_epoch_does_not_condemn_a_layout():
@@ -109,3 +118,22 @@ def test_halving_is_for_good():
     assert sizing.halve(32) == 16 == sizing.size
     sizing.record("mlp", 16, 1.0)
     assert sizing.size == 16
+
+
+def test_an_xla_without_the_older_emitters_still_compiles_quickly(monkeypatch):
+    program_module._quick_options.cache_clear()
+    both = program_module._quick_options()
+    assert both["xla_backend_optimization_level"] == "0"
+    program_module._quick_options.cache_clear()
+    lowered = type(jax.jit(abs).lower(0.0))
+    honest = lowered.compile
+
+    def older(self, compiler_options=None):
+        if "xla_cpu_use_fusion_emitters" in (compiler_options or {}):
+            raise RuntimeError("INVALID_ARGUMENT: no such compile option")
+        return honest(self, compiler_options)
+
+    monkeypatch.setattr(lowered, "compile", older)
+    assert program_module._quick_options() == {"xla_backend_optimization_level": "0"}
+    assert compile_function(abs, (jax.numpy.array(-2.0),), quick=True).call(jax.numpy.array(-2.0)) == 2.0
+    program_module._quick_options.cache_clear()

@@ -1,6 +1,7 @@
 """Members leave, join, pause, fail and fall back."""
 
 import dataclasses
+import math
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -16,8 +17,13 @@ from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Task, Trainer
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population, supported
+from manyfit.training.population import epoch as epoch_module
 from manyfit.training.population import family as family_module
+from manyfit.training.population import layout as layout_module
+from manyfit.training.population import rounds as rounds_module
+from manyfit.training.population import session as session_module
 from manyfit.training.population.program import Layout, Lift
+from manyfit.training.population.rounds import Rounds
 
 pytestmark = [
     pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend"),
@@ -276,6 +282,28 @@ def test_layouts_agree(layout, monkeypatch):
         np.testing.assert_allclose(supply.results[key].history["val_loss"], result.history["val_loss"], rtol=1e-4)
 
 
+def test_one_program_tries_a_layout_while_the_others_go_on(monkeypatch):
+    monkeypatch.setenv("MANYFIT_CACHE_DIR", "off")  # else the first search tells the second which layout is best
+    reference, supply = ListSupply(plans(8)), ListSupply(plans(8))
+    Population(Recorder()).train(reference, make_task(epochs=8))
+    for module in (rounds_module, session_module, epoch_module):
+        monkeypatch.setattr(module, "num_workers", lambda: 2)
+    options = (Layout("scan", "vmap"), Layout("scan", "sequential"))
+    monkeypatch.setattr(family_module, "candidates", lambda trace, **_: options)
+    monkeypatch.setattr(layout_module, "_HOPED_GAIN", math.inf)
+    started = []
+    honest = Rounds.start
+    monkeypatch.setattr(Rounds, "start", lambda self, batches: (started.append(list(batches)), honest(self, batches)))
+    Population(Recorder()).train(supply, make_task(epochs=8))
+    trying = [batch for batches in started for batch in batches if batch.layout == options[1]]
+    together = [batch for batches in started for batch in batches if batch.layout == options[0]]
+    assert trying and len(together) >= 4
+    first = next(batches for batches in started if batches and batches[0].layout == options[1])
+    assert sum(len(batch.members) for batch in first if batch.layout == options[1]) == 4  # one core's share of eight
+    for key, result in reference.results.items():
+        np.testing.assert_allclose(supply.results[key].history["val_loss"], result.history["val_loss"], rtol=1e-4)
+
+
 def test_members_at_different_epochs_read_their_own_order_in_a_fused_program(monkeypatch):
     monkeypatch.setattr(family_module, "candidates", lambda trace, **_: (Layout("scan", "vmap"),))
     uneven = [dataclasses.replace(plan, epochs=2 + number) for number, plan in enumerate(plans(3))]
@@ -283,6 +311,63 @@ def test_members_at_different_epochs_read_their_own_order_in_a_fused_program(mon
     Population(Recorder(), population_size=2).train(fused, make_task())  # the third joins when the first has left
     Population(Recorder()).train(alone, make_task())
     np.testing.assert_allclose(fused.results["2", 0].history["loss"], alone.results["2", 0].history["loss"], rtol=1e-4)
+
+
+def test_programs_are_probed_once_however_many_batches_begin_together(monkeypatch):
+    for module in (rounds_module, session_module, epoch_module):
+        monkeypatch.setattr(module, "num_workers", lambda: 2)
+    probes = []
+    honest = family_module.find_mismatch
+    monkeypatch.setattr(
+        family_module, "find_mismatch", lambda *args, **kwargs: (probes.append(1), honest(*args, **kwargs))[1]
+    )
+    supply = ListSupply(plans(8))
+    Population(Recorder()).train(supply, make_task())
+    assert len(probes) == 1
+    assert {result.ending for result in supply.results.values()} == {Ending.COMPLETED}
+
+
+def two_optimizers(hp):
+    model = keras.Sequential(
+        [keras.layers.Input((4,)), keras.layers.Dense(4), keras.layers.LeakyReLU(hp["slope"]), keras.layers.Dense(1)]
+    )
+    model.compile(optimizer={"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[hp["optimizer"]](), loss="mse")
+    return model
+
+
+def of_two_optimizers(slopes):
+    values = [{"optimizer": name, "slope": slope} for name, slope in zip(["sgd", "adam"] * 2, slopes, strict=True)]
+    return [Plan(str(n), 0, each, seed=n) for n, each in enumerate(values)]
+
+
+@pytest.mark.parametrize(("slopes", "num_programs"), [((0.1, 0.1, 0.1, 0.1), 1), ((0.1, 0.4, 0.1, 0.4), 2)])
+def test_families_that_differ_in_training_only_share_their_test_program(slopes, num_programs):
+    """Unless other numbers are written into it: here the slope, which differs between the families, not within."""
+    population, supply = Population(Recorder()), ListSupply(of_two_optimizers(slopes))
+    population.train(supply, make_task(build=two_optimizers))
+    assert len(population._learned.families) == 2
+    assert len(population._learned.tests) == num_programs
+    for plan in of_two_optimizers(slopes):
+        alone = ListSupply([plan])
+        Population(Recorder()).train(alone, make_task(build=two_optimizers))
+        curves = [found.results[plan.key].history["val_loss"] for found in (supply, alone)]
+        np.testing.assert_allclose(*curves, rtol=1e-5)
+
+
+def test_a_worker_without_work_compiles_while_further_members_are_built(monkeypatch):
+    for module in (rounds_module, session_module, epoch_module):
+        monkeypatch.setattr(module, "num_workers", lambda: 2)
+    reference, supply, ahead = ListSupply(plans(16)), ListSupply(plans(16)), []
+    honest = Rounds.compile_ahead
+    monkeypatch.setattr(
+        Rounds, "compile_ahead", lambda self, batch: (ahead.append(len(batch.members)), honest(self, batch))
+    )
+    Population(Recorder()).train(supply, make_task())
+    assert ahead[0] == 2  # the first two members tell in what a family differs
+    monkeypatch.setattr(Rounds, "compile_ahead", lambda self, batch: None)
+    Population(Recorder()).train(reference, make_task())
+    for key, result in reference.results.items():
+        assert supply.results[key].history == result.history
 
 
 def test_the_probe_catches_a_wrong_number(monkeypatch):

@@ -37,7 +37,7 @@ class GaussianProcessSampler(Sampler):
     searches are among the completed ones, their winners come first, and how much the rest is worth is learned.
 
     Args:
-        num_initial_points: trials before the model decides; None: dimensions + 1, at least 3 and at most 5. Trials
+        num_initial_points: trials before the model decides; None: dimensions + 1, at least 3 and at most 8. Trials
             that are there already, whoever proposed them, count.
         alpha: noise variance that is expected, relative to the variance of the objective: the centre of a wide
             prior; the data decide.
@@ -161,7 +161,7 @@ class GaussianProcessSampler(Sampler):
         if self.num_initial_points is not None:
             return self.num_initial_points
         typical = int(np.ceil(encoding.active(encoding.defaults()).sum())) if len(encoding) else 0
-        return min(max(typical + 1, 3), 5)
+        return min(max(typical + 1, 3), 8)
 
     def _odds(self, encoding: Encoding, completed: Sequence[Observation], evidence: Evidence) -> list[Score]:
         """What a proposal has to be besides good: likely to get a score, likely to keep the constraints."""

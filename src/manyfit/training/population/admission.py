@@ -18,6 +18,7 @@ from manyfit.training.population import keras_side
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.capture import CannotTrace, Trace, check_model, complete, is_complete, trace
 from manyfit.training.population.data import FitArguments
+from manyfit.training.population.epoch import RowsPass
 from manyfit.training.population.family import Family
 from manyfit.training.population.member import STORED_BY, Member
 from manyfit.training.population.program import State
@@ -31,6 +32,21 @@ _MAX_KNOWN = 32  # traces by what models are recognised by: those whose numbers 
 _MAX_RESIDENT = 64  # paused members whose state is on the disk, too, and that are held in memory nevertheless
 
 
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """What is known of the structures that train on the same data: programs stay from call to call.
+
+    Attributes:
+        families: known structures and their programs.
+        known: what was traced, by what it is recognised by.
+        tests: test passes that families share.
+    """
+
+    families: dict[str, Family] = dataclasses.field(default_factory=dict)
+    known: dict[str, Known] = dataclasses.field(default_factory=dict)
+    tests: dict[tuple[Any, ...], RowsPass] = dataclasses.field(default_factory=dict)
+
+
 class Admission:
     """Turns plans into members.
 
@@ -38,8 +54,7 @@ class Admission:
         supply: hears of executions that fail before their first epoch.
         task: how to build them.
         data: what they train on.
-        families: known structures and their programs; new ones are added.
-        known: what was traced, by what it is recognised by; likewise.
+        learned: what earlier calls have learned from the same data; it grows.
         fallback: trains what cannot join.
         refuse: hears the reason, and the plan.
         notify: takes a line for the user.
@@ -51,8 +66,7 @@ class Admission:
         task: Task,
         data: FitArguments,
         *,
-        families: dict[str, Family],
-        known: dict[str, Known],
+        learned: Learned,
         fallback: Trainer,
         refuse: Callable[[str, Plan | None], None],
         notify: Callable[[str], None],
@@ -60,8 +74,7 @@ class Admission:
         self.supply, self.task, self.data = supply, task, data
         self.fallback, self.refuse, self.notify = fallback, refuse, notify
         self._views = Views(data, task.split_for)
-        self.families = families
-        self._known = known
+        self.families, self._known, self._tests = learned.families, learned.known, learned.tests
         self._parked: dict[tuple[str, int], Member] = {}  # in the order of their pauses
 
     @property
@@ -93,7 +106,8 @@ class Admission:
         self._enqueue(member)
 
     def next_member(self, active: Sequence[Member], group: int, least: float = 1) -> Member | None:
-        """A waiting member: one that fills up a program, else one of the family with the most waiting.
+        """A waiting member: one that fills up a program, else one whose program is there and gets full, else of
+        the family with the most waiting.
 
         Args:
             active: members that train, or are about to.
@@ -106,7 +120,8 @@ class Admission:
         names = [name for name, number in waiting.items() if number >= (1 if fills[name] else least)]
         if not names:
             return None
-        family = self.families[max(names, key=lambda name: (fills[name], waiting[name]))]
+        ready = {name: self.families[name].is_compiled and waiting[name] >= group for name in names}
+        family = self.families[max(names, key=lambda name: (fills[name], ready[name], waiting[name]))]
         member = family.waiting.popleft()
         if is_complete(member.trace, member.view.shapes):
             return member
@@ -168,7 +183,9 @@ class Admission:
         family = self.families.get(key)
         if family is None:
             together = bool(getattr(self.supply, "independent", False))
-            family = self.families[key] = Family(found, view.data, keras_side.summary(model), together=together)
+            summary = keras_side.summary(model)
+            family = Family(found, view.data, summary, together=together, tests=self._tests)
+            self.families[key] = family
         epochs = self.data.epochs if plan.epochs is None else plan.epochs
         member = Member(
             dataclasses.replace(plan, values=values),  # with what the build has brought to light

@@ -39,10 +39,10 @@ class Pass:
     """
 
     def __init__(self, kind: str, lift: Lift, *, layout: Layout, count: int, shapes: Sequence[Any]) -> None:
-        self.kind, self.lift, self.layout = kind, lift, layout
+        self.kind, self.lift, self.layout = kind, lift.only(kind), layout
         self.spread = spread()
         self.count = max(1, count // self.spread.num_devices)  # of one device: what the program sees
-        self.steps = Steps(lift)
+        self.steps = Steps(self.lift)
         self._shapes = shapes
         self._function = self.steps.train if kind == "train" else self.steps.test
         self._members = Members(layout.members, self.count)
@@ -121,10 +121,18 @@ class Pass:
         found = members.map(logs, self._bundle_of(lifted, members), metrics, step_logs)
         return members.split(states), members.stack(found)
 
-    def _closed(self, found: tuple[Any, Any]) -> tuple[list[State], dict[str, Any]]:
+    def _opened(self, states: Sequence[State]) -> list[Any]:
+        """What a pass is given of the members' states: a test has nothing to do with the optimizer's."""
+        if self.kind == "test":
+            states = [(trainable, fixed, ()) for trainable, fixed, _ in states]
+        return self.spread.gather(states)
+
+    def _closed(self, found: tuple[Any, Any], before: Sequence[State]) -> tuple[list[State], dict[str, Any]]:
         """States of all members, and logs, from what the last function of a pass answers."""
-        states, logs = found
-        return self.spread.scatter(states), self.spread.joined(logs)
+        states, logs = self.spread.scatter(found[0]), self.spread.joined(found[1])
+        if self.kind == "test":
+            states = [(new[0], new[1], old[2]) for new, old in zip(states, before, strict=True)]
+        return states, logs
 
     def _bundle_of(self, lifted: Any, members: Members) -> Any:
         """A bundle of the members' lifted numbers."""
@@ -159,7 +167,7 @@ class RowsPass(Pass):
         """Compiles everything that `run` calls with such arguments."""
         if self.prepared:
             return
-        states = self.spread.gather(states)
+        states = self._opened(states)
         full, tail = self.spread.split(order) if self.own_order else order
         leaves = self.rows.leaves
         if self.layout.steps == "scan":
@@ -184,17 +192,17 @@ class RowsPass(Pass):
         Returns:
             New states, and the logs with a first axis for members; not waited for.
         """
-        states = self.spread.gather(states)
+        given = self._opened(states)
         full, tail = self.spread.split(order) if self.own_order else order
         leaves = self.rows.leaves
         if self.layout.steps == "scan":
-            carry = self._call("scan", self._scan, (states, lifted, leaves, full))
+            carry = self._call("scan", self._scan, (given, lifted, leaves, full))
         else:
-            carry = self._call("begin", self._begin, (states, lifted))
+            carry = self._call("begin", self._begin, (given, lifted))
             for name, function, first, last in self._calls():
                 arguments = (carry, lifted, leaves, self._cut(full, first, last))
                 carry = self._call(name, function, arguments, donate=(0,))
-        return self._closed(self._call("end", self._finish, (carry, lifted, leaves, tail)))
+        return self._closed(self._call("end", self._finish, (carry, lifted, leaves, tail)), states)
 
     def _calls(self) -> list[tuple[str, Callable[..., Any], int, int]]:
         """The calls of a pass over full batches: name, function, first batch and the one after the last."""
@@ -265,12 +273,13 @@ class StreamPass(Pass):
 
     def extend(self, lift: Lift) -> None:
         """Takes over a lift that knows of further shapes."""
-        self.lift, self.steps = lift, Steps(lift)
+        self.lift = lift.only(self.kind)
+        self.steps = Steps(self.lift)
         self._function = self.steps.train if self.kind == "train" else self.steps.test
 
     def begin(self, states: Sequence[State], lifted: Any) -> Any:
         """The carry before the first batch; states are left as they are."""
-        return self._call("begin", self._begin, (self.spread.gather(states), self._numbers_of(lifted, 0)))
+        return self._call("begin", self._begin, (self._opened(states), self._numbers_of(lifted, 0)))
 
     def feed(self, carry: Any, lifted: Any, number: int, batch: tuple[Any, ...]) -> Any:
         """The carry after a batch, whose shape has this number; the old one is used up."""
@@ -281,11 +290,11 @@ class StreamPass(Pass):
         arguments = (carry, self._numbers_of(lifted, number), batch)
         return self._call(f"step {number}", step, arguments, donate=(0,))
 
-    def end(self, carry: Any, lifted: Any) -> tuple[list[State], dict[str, Any]]:
-        """New states, and the logs with a first axis for members; not waited for."""
+    def end(self, carry: Any, lifted: Any, before: Sequence[State]) -> tuple[list[State], dict[str, Any]]:
+        """New states, and the logs with a first axis for members; not waited for. `before`: the states at the start."""
         numbers = {name: packed for name, packed in lifted.items() if name == "results"}
         end = lambda carry, lifted: self._end(self._members, carry, lifted)  # noqa: E731
-        return self._closed(self._call("end", end, (carry, numbers)))
+        return self._closed(self._call("end", end, (carry, numbers)), before)
 
     def _numbers_of(self, lifted: Mapping[str, Any], number: int) -> dict[str, Any]:
         """What one step needs of the lifted numbers: shapes that come later do not make it another program."""

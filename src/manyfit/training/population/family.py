@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from manyfit.training.population import keras_side
 from manyfit.training.population.capture import Trace, complete
@@ -39,9 +40,18 @@ class Family:
         data: what they train on.
         structure: its model in a few words.
         together: whether several members are expected at the same time.
+        tests: test passes over resident rows, which families share that differ in training only.
     """
 
-    def __init__(self, trace: Trace, data: FitArguments, structure: str, *, together: bool = False) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        data: FitArguments,
+        structure: str,
+        *,
+        together: bool = False,
+        tests: dict[tuple[Any, ...], RowsPass] | None = None,
+    ) -> None:
         self.key = trace.key
         self.structure = structure
         self.data = data
@@ -59,9 +69,11 @@ class Family:
         self._samples: list[_Sample] = []
         self._verified: set[tuple[int, bool]] = set()
         self._passes: dict[tuple[str, Layout, int, bool], Pass] = {}
+        self._tests = {} if tests is None else tests
         self._retired_seconds = 0.0
         self._num_retired = 0
         self._lock = threading.Lock()
+        self._probing = threading.Lock()
 
     def add(self, member: Member) -> None:
         """Queues a member; lifts what it differs in, and forgets passes compiled before that was known.
@@ -98,6 +110,11 @@ class Family:
     def compile_seconds(self) -> float:
         """Time spent in compiling for this family."""
         return self._retired_seconds + sum(each.compile_seconds for each in list(self._passes.values()))
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether there is a program of this version, or one is being made."""
+        return bool(self._passes)
 
     def _num_training_passes(self) -> int:
         return sum(kind == "train" for kind, *_ in self._passes)
@@ -152,12 +169,22 @@ class Family:
         count, num_bytes = max(found)
         return max(0.0, num_bytes - self.data.num_bytes) / count
 
-    def verify(self, layout: Layout) -> None:
+    def verify(self, layout: Layout, *, wait: bool = True) -> None:
         """Probes the program once per version and way of standing side by side, when members differ.
 
         What it finds is kept in `mismatch`.
+
+        Args:
+            layout: of the program.
+            wait: for another thread that is at it; else leaves it to that one.
         """
-        fused = layout.members == "vmap"
+        if self._probing.acquire(blocking=wait):
+            try:
+                self._verify(fused=layout.members == "vmap")
+            finally:
+                self._probing.release()
+
+    def _verify(self, *, fused: bool) -> None:
         with self._lock:
             key, lift = (self.num_versions, fused), self.lift
             samples = list(self._samples)
@@ -180,10 +207,15 @@ class Family:
         """The pass over resident rows, made if need be."""
         rows = self.data.training if kind == "train" else self.data.validation
         assert isinstance(rows, Rows)
-        found = self._pass(
-            (kind, layout, count, own_order),
-            lambda: RowsPass(kind, self.lift, layout=layout, count=count, rows=rows, own_order=own_order),
-        )
+        lift = self.lift
+
+        def make() -> RowsPass:
+            made = RowsPass(kind, lift, layout=layout, count=count, rows=rows, own_order=own_order)
+            if kind == "train":
+                return made
+            return self._tests.setdefault((lift.fingerprint(kind), layout, count, own_order, id(rows)), made)
+
+        found = self._pass((kind, layout, count, own_order), make)
         assert isinstance(found, RowsPass)
         return found
 

@@ -17,7 +17,8 @@ from manyfit.training.population.placement import num_devices
 from manyfit.training.population.program import Layout
 
 # A candidate must be able to save this much: guessed gain of an untried layout, as a share of the work that is left.
-_HOPED_GAIN = 0.2
+_HOPED_GAIN = 0.2  # of the second most promising one
+_HOPED_GAIN_OF_OTHERS = 0.05
 _ENOUGH = 4  # timed epochs after which a layout is judged: while members are built, the first ones take longer
 _HOPELESS = 1.5  # times the best one's seconds: one epoch tells
 
@@ -106,8 +107,9 @@ class LayoutChoice:
             if self.timed[option] < _ENOUGH and seconds < _HOPELESS * self.seconds[best]:
                 return option
         work_left_seconds = epochs_left * self.seconds[best]
-        for option in self.options:
-            if option not in self.seconds and work_left_seconds * _HOPED_GAIN > compile_seconds:
+        for rank, option in enumerate(self.options):
+            gain = _HOPED_GAIN if rank <= 1 else _HOPED_GAIN_OF_OTHERS
+            if option not in self.seconds and work_left_seconds * gain > compile_seconds:
                 return option
         return best
 

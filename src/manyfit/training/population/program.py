@@ -8,6 +8,7 @@ and are looked at without touching the others; a program that wants them stacked
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -91,6 +92,25 @@ class Lift:
             else:
                 packed[f"hole {hole}"] = value
         return {**packed, **{dtype: np.stack(values) for dtype, values in scalars.items()}}
+
+    def only(self, kind: str) -> Lift:
+        """The part that concerns the steps of one kind ("train" or "test"), and the metrics' results."""
+        names = [name for name in self.holes if name.split()[0] in (kind, "results")]
+        return Lift(self.template, {name: self.holes[name] for name in names})
+
+    def fingerprint(self, kind: str) -> tuple[Any, ...]:
+        """Equal where the steps of one kind are one program: with the numbers that are written into it."""
+        trace = self.template
+        steps = []
+        for name, form in sorted(trace.forms.items()):
+            if name.split()[0] in (kind, "results"):
+                lifted = self.holes.get(name, ())
+                written = tuple(bits for hole, bits in enumerate(form.bits) if hole not in lifted)
+                steps.append((name, form.key, lifted, written))
+        num_trainable, num_fixed, num_optimizer, num_metrics = trace.counts
+        counts = (num_trainable, num_fixed, num_optimizer if kind == "train" else 0, num_metrics)
+        start = tuple(value.tobytes() for value in trace.start_metrics)
+        return (*steps, counts, trace.log_names, trace.step_log_names.get(kind), start)
 
     def unpack(self, name: str, packed: Mapping[str, Mapping[str, Any]]) -> dict[int, Any]:
         """The inverse of `values` for one form, inside a traced function: hole -> value."""
@@ -234,7 +254,7 @@ def compiled_from(lowered: Any, started: float, *, quick: bool, one_thread: bool
     """
     options: dict[str, str | bool] = {}
     if jax.default_backend() == "cpu":
-        options |= {"xla_backend_optimization_level": "0"} if quick else {}
+        options |= _quick_options() if quick else {}
         options |= {"xla_cpu_multi_thread_eigen": False} if one_thread else {}
     executable = lowered.compile(compiler_options=options or None)
     outputs = jax.tree.map(lambda out: jax.ShapeDtypeStruct(out.shape, out.dtype), lowered.out_info)
@@ -245,6 +265,22 @@ def compiled_from(lowered: Any, started: float, *, quick: bool, one_thread: bool
         num_bytes=_bytes_of(executable.memory_analysis()),
         num_flops=float((executable.cost_analysis() or {}).get("flops", 0.0)),
     )
+
+
+@functools.cache
+def _quick_options() -> dict[str, str | bool]:
+    """Options with which XLA compiles for a CPU in a fifth of the time: no optimisation, and the older emitters.
+
+    The newer emitters of fused loops spend most of a small program's compile time. An XLA without that choice refuses
+    its name.
+    """
+    plain: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
+    both = plain | {"xla_cpu_use_fusion_emitters": False}
+    try:
+        jax.jit(lambda x: x).lower(0.0).compile(compiler_options=both)
+    except (RuntimeError, ValueError):
+        return plain
+    return both
 
 
 def _bytes_of(memory: Any) -> int:

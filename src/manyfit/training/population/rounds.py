@@ -13,9 +13,11 @@ import numpy as np
 
 from manyfit.training.population.batch import Batch, Outcome, trusted
 from manyfit.training.population.data import FitArguments, Rows, Stream
-from manyfit.training.population.epoch import Order
+from manyfit.training.population.epoch import Order, RowsPass
+from manyfit.training.population.family import Family
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.member import Member
+from manyfit.training.population.program import State
 from manyfit.training.population.streaming import Streaming
 
 _THREADS = 64  # most of them wait: for a program that another one compiles, or for their turn to train
@@ -38,6 +40,7 @@ class Rounds:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="population")
         self._running: dict[Future[Outcome], Batch] = {}
         self._streaming: list[Batch] = []  # trained in `collect`: the user's code reads the data
+        self._ahead: dict[tuple[Family, int], Future[None]] = {}  # compiled for batches that are not complete yet
 
     def close(self) -> None:
         """Waits for what runs, and lets the threads go."""
@@ -47,6 +50,17 @@ class Rounds:
     def batches(self) -> list[Batch]:
         """Those that are under way."""
         return [*self._running.values(), *self._streaming]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a core has nothing to train, to compile or (one of them) to build."""
+        return len(self.batches) + sum(not future.done() for future in self._ahead.values()) < self.workers - 1
+
+    def compile_ahead(self, batch: Batch) -> None:
+        """Begins to compile what batches like this one will need, over resident rows; once per version of a family."""
+        key = batch.family, batch.family.num_versions
+        if not self._streams and key not in self._ahead:
+            self._ahead[key] = self._pool.submit(self._compile, batch)
 
     def start(self, batches: Sequence[Batch]) -> None:
         """Begins an epoch of each batch."""
@@ -76,13 +90,8 @@ class Rounds:
         try:
             states = [member.state for member in batch.slots]
             logs: dict[str, dict[str, np.ndarray]] = {}
-            for kind in ("train", "test") if batch.validates(self.data) else ("train",):
-                order, own = self._order(kind, batch)
-                program = batch.family.rows_pass(kind, batch.layout, batch.count, own_order=own)
-                lifted = program.lifted([member.trace for member in batch.slots])
-                with contextlib.nullcontext() if program.prepared else self._compilers:
-                    trusted(batch)
-                    program.prepare(states, lifted, order)
+            for kind in self._kinds(batch):
+                program, lifted, order = self._prepared(kind, batch, states)
                 with self._slots:
                     sharing = min(self.workers, max(1, len(self._running)))
                     started = time.perf_counter()
@@ -93,6 +102,26 @@ class Rounds:
             return Outcome(batch, {}, None, seconds, sharing, error)
         batch.take_over(states)
         return Outcome(batch, logs["train"], logs.get("test"), seconds, sharing)
+
+    def _compile(self, batch: Batch) -> None:
+        states = [member.state for member in batch.slots]
+        with contextlib.suppress(Exception):  # it comes up again when the members train, and is told then
+            for kind in self._kinds(batch):
+                self._prepared(kind, batch, states)
+
+    def _kinds(self, batch: Batch) -> tuple[str, ...]:
+        return ("train", "test") if batch.validates(self.data) else ("train",)
+
+    def _prepared(self, kind: str, batch: Batch, states: Sequence[State]) -> tuple[RowsPass, Any, Order]:
+        """A batch's program, compiled and trusted, and what it takes beside the states."""
+        order, own = self._order(kind, batch)
+        program = batch.family.rows_pass(kind, batch.layout, batch.count, own_order=own)
+        lifted = program.lifted([member.trace for member in batch.slots])
+        with contextlib.nullcontext() if program.prepared else self._compilers:
+            batch.family.verify(batch.layout, wait=False)  # a thread of another batch may be at it
+            program.prepare(states, lifted, order)
+            trusted(batch)
+        return program, lifted, order
 
     def _order(self, kind: str, batch: Batch) -> tuple[Order, bool]:
         """The row numbers of a pass, and whether each member has its own."""

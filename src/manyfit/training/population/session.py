@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from manyfit.training.population.admission import Admission
 
 
+_ENOUGH_TO_TELL = 2  # members of a family
+
+
 class Session:
     """Members join, train an epoch at a time, report, and leave, until the supply has nothing more.
 
@@ -103,6 +106,8 @@ class Session:
                 plans = self.supply.take(min(room, self.sizing.size))
                 for plan in plans:
                     self.admission.admit(plan)
+                    if len(plans) == self.sizing.size:  # so there may be many
+                        self._compile_ahead()
                 self.expects_more = bool(plans) and self.independent
                 if not self.expects_more or self._has_work_for_a_worker():
                     break
@@ -116,6 +121,20 @@ class Session:
                 return
             member.begin()
             self.idle.append(member)
+
+    def _compile_ahead(self) -> None:
+        """While further members are built, lets a worker without work compile for a family of which two are there.
+
+        By two one can tell in which numbers the members of a family differ.
+        """
+        group = self.sizing.group
+        if not self.independent or self.rounds.workers == 1 or group < _ENOUGH_TO_TELL:
+            return
+        for family in self.admission.families.values():
+            if len(family.waiting) >= _ENOUGH_TO_TELL and not family.is_compiled and self.rounds.is_idle:
+                layout = family.choice.best
+                count = 1 if layout.members == "sequential" else group
+                self.rounds.compile_ahead(Batch(family, tuple(family.waiting)[:count], layout, count))
 
     def _has_work_for_a_worker(self) -> bool:
         """Whether a program's worth of members waits while a worker has nothing to do."""
@@ -136,13 +155,11 @@ class Session:
         for members in by_family.values():
             family = members[0].family
             running = [batch for batch in self.rounds.batches if batch.family is family]
-            left = sum(member.last_epoch - member.epoch for member in (*members, *family.waiting))
-            layout = family.choice.choose(left, family.compile_seconds)
-            several = layout.members == "sequential" or self.rounds.workers > 1
-            if any(batch.layout != layout or not several for batch in running):
-                self.idle += members
-                continue
-            batches += self._split(family, members, layout)
+            for layout, some in self._laid_out(family, members, running):
+                if self._waits(some, layout, running):
+                    self.idle += some
+                else:
+                    batches += self._split(family, some, layout)
         for member in (member for batch in batches for member in batch.members):
             if member.callbacks.any:
                 member.show()
@@ -150,7 +167,30 @@ class Session:
                 member.adopt()
         return batches
 
+    def _laid_out(
+        self, family: Family, members: list[Member], running: Sequence[Batch]
+    ) -> list[tuple[Layout, list[Member]]]:
+        """The layouts that idle members of a family train their next epoch in.
+
+        Where each core has a program of its own, one of them tries the layout that is to be timed, and the others go
+        on in the best one so far: nobody waits for what may be slower.
+        """
+        left = sum(member.last_epoch - member.epoch for member in (*members, *family.waiting))
+        layout, best = family.choice.choose(left, family.compile_seconds), family.choice.best
+        if layout == best or self.rounds.workers == 1:
+            return [(layout, members)]
+        num_trying = 0 if any(batch.layout == layout for batch in running) else self.sizing.group
+        parts = [(layout, members[:num_trying]), (best, members[num_trying:])]
+        return [(each, some) for each, some in parts if some]
+
+    def _waits(self, members: Sequence[Member], layout: Layout, running: Sequence[Batch]) -> bool:
+        """Whether these members should stand beside others of their family that are under way."""
+        if self.rounds.workers == 1:
+            return any(batch.layout != layout or layout.members != "sequential" for batch in running)
+        return len(members) < self.sizing.group and any(batch.layout != layout for batch in running)
+
     def _split(self, family: Family, members: list[Member], layout: Layout) -> list[Batch]:
+        members = sorted(members, key=self._order_of)  # those that read the same rows share the reading
         group, epochs = self.sizing.group, max(member.last_epoch - member.epoch for member in members)
         if layout.members == "sequential":
             count = 1

@@ -152,7 +152,7 @@ class _Run:
         """After the last batch of a pass."""
         assert self._program is not None
         started = time.perf_counter()
-        self.states, found = self._program.end(self._carry, self._lifted)
+        self.states, found = self._program.end(self._carry, self._lifted, self.states)
         self._carry = None
         self._close(kind, found, started)
 

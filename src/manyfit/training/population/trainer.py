@@ -10,9 +10,8 @@ import keras
 from manyfit.core.records import Plan
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.fit_arguments import fit_data
-from manyfit.training.population.admission import Admission, Known
+from manyfit.training.population.admission import Admission, Learned
 from manyfit.training.population.data import FitArguments, Stream, read_fit_arguments, same_sources
-from manyfit.training.population.family import Family
 from manyfit.training.population.listing import ProgramRecord, Programs
 from manyfit.training.population.persistence import enable_compilation_cache
 from manyfit.training.population.session import Session
@@ -56,8 +55,7 @@ class Population(Trainer):
         self._notify = notify
         self._shuffle_seed = shuffle_seed
         self._reasons: dict[str, list[Plan]] = {}
-        self._families: dict[str, Family] = {}  # of the data that are resident
-        self._known: dict[str, Known] = {}
+        self._learned = Learned()  # of the data that are resident
         self._task: Task | None = None  # whose data these are
         self._data: FitArguments | None = None
         self._past: list[ProgramRecord] = []  # programs of other data
@@ -78,8 +76,7 @@ class Population(Trainer):
             supply,
             task,
             data,
-            families=self._families,
-            known=self._known,
+            learned=self._learned,
             fallback=self._fallback,
             refuse=self._refuse,
             notify=self._notify,
@@ -96,11 +93,11 @@ class Population(Trainer):
     def _keep(self, task: Task) -> FitArguments:
         """Reads the data. Those of the call before stay, with their programs: confirming winners compiles nothing."""
         if self._task is not None and self._data is not None and same_sources(self._task, task):
-            for family in self._families.values():
+            for family in self._learned.families.values():
                 family.waiting.clear()  # of a call that was interrupted
             return self._data.with_arguments(task)
-        self._past += [family.record() for family in self._families.values()]
-        self._families, self._known = {}, {}
+        self._past += [family.record() for family in self._learned.families.values()]
+        self._learned = Learned()
         self._task, self._data = task, read_fit_arguments(task, self._shuffle_seed)
         return self._data
 
@@ -110,7 +107,7 @@ class Population(Trainer):
 
     def programs(self) -> Programs:
         """The programs of all calls of `train`, and why executions trained with `model.fit` instead."""
-        records = (*self._past, *(family.record() for family in self._families.values()))
+        records = (*self._past, *(family.record() for family in self._learned.families.values()))
         return Programs(records, {why: tuple(plan.trial_id for plan in plans) for why, plans in self._reasons.items()})
 
     def _refuse(self, reason: str, plan: Plan | None) -> None:
