@@ -207,9 +207,9 @@ class Family:
         """The pass over resident rows, made if need be."""
         rows = self.data.training if kind == "train" else self.data.validation
         assert isinstance(rows, Rows)
-        lift = self.lift
 
         def make() -> RowsPass:
+            lift = self.lift
             made = RowsPass(kind, lift, layout=layout, count=count, rows=rows, own_order=own_order)
             if kind == "train":
                 return made
