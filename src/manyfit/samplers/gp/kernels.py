@@ -84,51 +84,64 @@ class Geometry:
         Returns:
             (n, m) squared distances.
         """
-        dimensions, gaps = self.gaps(left, right)
-        squares = expanded(self.coordinates(left), self.coordinates(right), weights)
-        if len(dimensions):
-            squares += np.tensordot(weights[dimensions], gaps, axes=1)
-        return squares
+        gaps = self.gaps(left, right)
+        return squared_distances(self.coordinates(left), self.coordinates(right), weights, gaps)
 
     def coordinates(self, points: Array) -> Array:
         """(n, d) what of a point moves continuously, around the middle; 0 for a category, and where inactive."""
         found: Array = np.where(np.isnan(points) | self.unordered, 0.0, points - 0.5)
         return found
 
-    def gaps(self, left: Array, right: Array) -> tuple[NDArray[np.intp], Array]:
-        """What two sets of points differ by besides their coordinates: in categories, and in what is active.
-
-        Returns:
-            (k,) the dimensions where there is such a thing, and (k, n, m) parts of the squared differences.
-        """
+    def gaps(self, left: Array, right: Array) -> Gaps:
+        """What two sets of points, (n, d) and (m, d), differ by besides their coordinates."""
         left_off, right_off = np.isnan(left), np.isnan(right)
         dimensions = np.flatnonzero(self.unordered | left_off.any(axis=0) | right_off.any(axis=0))
-        found = np.empty((len(dimensions), len(left), len(right)))
-        for gap, j in zip(found, dimensions, strict=True):
-            apart = left_off[:, j, None] != right_off[None, :, j]
+        parts = np.empty((len(dimensions), len(left), len(right)))
+        for part, j in zip(parts, dimensions, strict=True):
             if self.unordered[j]:  # NaN differs from itself: two inactive points are the same all the same
-                same = (left[:, j, None] == right[None, :, j]) | (left_off[:, j, None] & right_off[None, :, j])
-                gap[:] = ~same
+                both_off = left_off[:, j, None] & right_off[None, :, j]
+                part[:] = (left[:, j, None] != right[None, :, j]) & ~both_off
             else:
-                gap[:] = _INACTIVE_GAP * apart
-        return dimensions, found
+                part[:] = _INACTIVE_GAP * (left_off[:, j, None] != right_off[None, :, j])
+        return Gaps(dimensions, parts)
 
 
-def expanded(left: Array, right: Array, weights: Array) -> Array:
-    """(n, m) sum_j w_j (u_j - v_j)^2, by one product of matrices instead of an (n, m, d) array of differences.
+@dataclasses.dataclass(frozen=True)
+class Gaps:
+    """What two sets of points differ by besides their coordinates: in categories, and in what is active.
 
     Args:
-        left: (n, d) u.
-        right: (m, d) v.
+        dimensions: (k,) where there is such a thing.
+        parts: (k, n, m) of the squared differences there.
+    """
+
+    dimensions: NDArray[np.intp]
+    parts: Array
+
+
+def squared_distances(left: Array, right: Array, weights: Array, gaps: Gaps) -> Array:
+    """r2, eq. (1), by one product of matrices instead of an (n, m, d) array of differences.
+
+    Args:
+        left: (n, d) coordinates, see `Geometry.coordinates`.
+        right: (m, d) coordinates.
         weights: (d,) w.
+        gaps: between the same points.
+
+    Returns:
+        (n, m) squared distances, at least 0.
 
     Example:
 
-    >>> expanded(np.array([[0.0, 0.0]]), np.array([[1.0, 2.0]]), np.array([1.0, 0.5])).tolist()
+    >>> none = Gaps(np.empty(0, dtype=np.intp), np.empty((0, 1, 1)))
+    >>> squared_distances(np.array([[0.0, 0.0]]), np.array([[1.0, 2.0]]), np.array([1.0, 0.5]), none).tolist()
     [[3.0]]
     """
     weighted = left * weights
     squares = weighted @ (-2.0 * right.T)
     squares += (weighted * left).sum(axis=1)[:, None]
     squares += (right * right) @ weights
-    return np.maximum(squares, 0.0, out=squares)
+    np.maximum(squares, 0.0, out=squares)
+    if len(gaps.dimensions):
+        squares += np.tensordot(weights[gaps.dimensions], gaps.parts, axes=1)
+    return squares

@@ -23,7 +23,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from manyfit.samplers.gp.kernels import Array, Geometry, expanded
+from manyfit.samplers.gp.kernels import Array, Geometry, squared_distances
 
 SPREAD = 0.5  # of the normal prior of log a and log b around 0
 BOUNDS = (-1.5, 1.5)
@@ -106,7 +106,7 @@ class Distances:
     def __init__(self, geometry: Geometry, points: Array) -> None:
         self._warped = geometry.warped
         self._u = geometry.coordinates(points)
-        self._dimensions, self._gaps = geometry.gaps(points, points)
+        self._gaps = geometry.gaps(points, points)
         self._active = ~np.isnan(points[:, self._warped])
         self._x = np.where(self._active, points[:, self._warped], 0.5)
         self._weights = np.ones(geometry.num_dimensions)
@@ -118,10 +118,7 @@ class Distances:
         if len(self._warped):
             u, self._by_a, self._by_b = warp(self._x, *shapes.reshape(2, -1))
             self._u[:, self._warped] = np.where(self._active, u - 0.5, 0.0)
-        squares = expanded(self._u, self._u, weights)
-        if len(self._dimensions):
-            squares += np.tensordot(weights[self._dimensions], self._gaps, axes=1)
-        return squares
+        return squared_distances(self._u, self._u, weights, self._gaps)
 
     def slopes(self, pull: Array) -> tuple[Array, Array]:
         """Derivatives of a sum over pairs, at the theta of the last call of `at`.
@@ -134,8 +131,8 @@ class Distances:
         """
         moved = self._u * pull.sum(axis=1)[:, None] - pull @ self._u
         by_weight = np.einsum("nj,nj->j", self._u, moved)
-        if len(self._dimensions):
-            by_weight[self._dimensions] += 0.5 * np.tensordot(self._gaps, pull, axes=2)
+        if len(self._gaps.dimensions):
+            by_weight[self._gaps.dimensions] += 0.5 * np.tensordot(self._gaps.parts, pull, axes=2)
         turned = 2.0 * self._weights[self._warped] * moved[:, self._warped] * self._active
         by_shape = np.einsum("nk,snk->sk", turned, np.stack([self._by_a, self._by_b]))
         return by_weight, by_shape.ravel()

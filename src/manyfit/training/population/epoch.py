@@ -39,16 +39,20 @@ class Pass:
     """
 
     def __init__(self, kind: str, lift: Lift, *, layout: Layout, count: int, shapes: Sequence[Any]) -> None:
-        self.kind, self.lift, self.layout = kind, lift.only(kind), layout
+        self.kind, self.layout = kind, layout
         self.spread = spread()
         self.count = max(1, count // self.spread.num_devices)  # of one device: what the program sees
-        self.steps = Steps(self.lift)
+        self._take(lift)
         self._shapes = shapes
-        self._function = self.steps.train if kind == "train" else self.steps.test
         self._members = Members(layout.members, self.count)
         self._one_thread = False
         self._compiled: dict[str, Compiled] = {}
         self._lock = threading.Lock()
+
+    def _take(self, lift: Lift) -> None:
+        self.lift = lift.only(self.kind)
+        self.steps = Steps(self.lift)
+        self._function = self.steps.train if self.kind == "train" else self.steps.test
 
     @property
     def compile_seconds(self) -> float:
@@ -273,9 +277,7 @@ class StreamPass(Pass):
 
     def extend(self, lift: Lift) -> None:
         """Takes over a lift that knows of further shapes."""
-        self.lift = lift.only(self.kind)
-        self.steps = Steps(self.lift)
-        self._function = self.steps.train if self.kind == "train" else self.steps.test
+        self._take(lift)
 
     def begin(self, states: Sequence[State], lifted: Any) -> Any:
         """The carry before the first batch; states are left as they are."""

@@ -128,7 +128,7 @@ class Session:
         By two one can tell in which numbers the members of a family differ.
         """
         group = self.sizing.group
-        if not self.independent or self.rounds.workers == 1 or group < _ENOUGH_TO_TELL:
+        if not self.independent or group < _ENOUGH_TO_TELL:
             return
         for family in self.admission.families.values():
             if len(family.waiting) >= _ENOUGH_TO_TELL and not family.is_compiled and self.rounds.is_idle:
