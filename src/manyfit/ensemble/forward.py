@@ -1,21 +1,23 @@
-"""Predicts many models one after another, without a compilation for each.
+"""Predicts many models as they come, without a compilation for each.
 
 `model.predict` traces and compiles anew for every model, which takes longer than many a small model trains. On the JAX
-backend models that differ only in their variables share one compiled program here.
+backend models that differ only in their variables share one compiled program here, and those that come together go
+over the rows together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from manyfit.ensemble.batches import count_rows, flat_arrays, padded, slice_rows, sliceable
 from manyfit.ensemble.members import as_columns, emits_logits, is_keras, link, model_predictions
-from manyfit.ensemble.program import backend, structure_of
+from manyfit.ensemble.program import backend, has_convolution, structure_of
 
 _MAX_PROGRAMS = 64
+_TOGETHER = 4  # models of one program
 _MOST_KEPT = 1 << 26  # numbers
 
 
@@ -52,18 +54,51 @@ class Forward:
             UsageError: the model has several outputs.
             UsageTypeError: it cannot predict.
         """
-        if not (is_keras(model) and backend() == "jax" and sliceable(x) and _is_plain(model)):
-            return model_predictions(model, x, batch_size)
+        return self.predict_several([model], x, batch_size=batch_size)[0]
+
+    def predict_several(self, models: Sequence[Any], x: Any, *, batch_size: int = 1024) -> list[np.ndarray]:
+        """What `predict` gives for each of several models; a few of one structure share the reading of the rows.
+
+        Args:
+            models: Keras models or estimators.
+            x: rows.
+            batch_size: rows per batch.
+
+        Raises:
+            UsageError: a model has several outputs.
+            UsageTypeError: one cannot predict.
+        """
+        answers: dict[int, np.ndarray] = {}
+        by_structure: dict[str, list[int]] = {}
+        for place, model in enumerate(models):
+            if is_keras(model) and backend() == "jax" and sliceable(x) and _is_plain(model):
+                by_structure.setdefault(structure_of(model), []).append(place)
+            else:
+                answers[place] = model_predictions(model, x, batch_size)
+        for structure, places in by_structure.items():
+            together = 1 if _is_slower_together(models[places[0]]) else _TOGETHER
+            for start in range(0, len(places), together):
+                some = places[start : start + together]
+                found = self._predict(structure, [models[place] for place in some], x, batch_size)
+                answers.update(zip(some, found, strict=True))
+        return [answers[place] for place in range(len(models))]
+
+    def _predict(self, structure: str, models: list[Any], x: Any, batch_size: int) -> list[np.ndarray]:
+        """One model, or up to `_TOGETHER` of this structure."""
+        slots = models if len(models) == 1 else [*models, *[models[-1]] * (_TOGETHER - len(models))]
+        program = self._program(structure, slots)
+        variables = [
+            (
+                [variable.value for variable in model.trainable_variables],
+                [variable.value for variable in model.non_trainable_variables],
+            )
+            for model in slots
+        ]
         num_rows = count_rows(x)
         size = min(batch_size, 1 << max(num_rows - 1, 0).bit_length())
-        program = self._program(model)
-        variables = (
-            [variable.value for variable in model.trainable_variables],
-            [variable.value for variable in model.non_trainable_variables],
-        )
-        parts = [program(*variables, rows) for rows in self._batches(x, size)]  # queued before the first is fetched
-        joined = np.concatenate([np.asarray(part) for part in parts])[:num_rows]
-        return link(as_columns(joined), emits_logits(model))
+        parts = [program(variables, rows) for rows in self._batches(x, size)]  # queued before the first is fetched
+        joined = np.concatenate([np.asarray(part) for part in parts], axis=1)[:, :num_rows]
+        return [link(as_columns(one), emits_logits(model)) for one, model in zip(joined, models, strict=False)]
 
     def _batches(self, x: Any, size: int) -> Iterable[Any]:
         if self._kept[0] is x and self._kept[1] == size:
@@ -76,19 +111,34 @@ class Forward:
         self._kept = (x, size, [jax.device_put(batch) for batch in batches])
         return self._kept[2]
 
-    def _program(self, model: Any) -> Callable[..., Any]:
-        structure = structure_of(model)
-        if structure not in self._programs:
+    def _program(self, structure: str, models: Sequence[Any]) -> Callable[..., Any]:
+        """A compiled function of the variables of so many models, and of rows: (models, rows, ...) in float32."""
+        key = f"{len(models)} {structure}"
+        if key not in self._programs:
             import jax
             import jax.numpy as jnp
 
-            def run(trainable: Any, fixed: Any, rows: Any) -> Any:
-                return jnp.asarray(model.stateless_call(trainable, fixed, rows, training=False)[0], jnp.float32)
+            model = models[0]
+
+            def run(variables: list[Any], rows: Any) -> Any:
+                def one(trainable: Any, fixed: Any) -> Any:
+                    return jnp.asarray(model.stateless_call(trainable, fixed, rows, training=False)[0], jnp.float32)
+
+                if len(variables) == 1:
+                    return one(*variables[0])[None]
+                return jax.vmap(one)(*jax.tree.map(lambda *values: jnp.stack(values), *variables))
 
             if len(self._programs) >= _MAX_PROGRAMS:
                 del self._programs[next(iter(self._programs))]
-            self._programs[structure] = jax.jit(run)
-        return self._programs[structure]
+            self._programs[key] = jax.jit(run)
+        return self._programs[key]
+
+
+def _is_slower_together(model: Any) -> bool:
+    """Whether models of this structure had better predict one by one: see `manyfit.ensemble.program`."""
+    import jax
+
+    return jax.default_backend() == "cpu" and has_convolution(model)
 
 
 def _is_plain(model: Any) -> bool:

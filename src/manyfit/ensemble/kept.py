@@ -123,7 +123,7 @@ def pack(
         scale = np.nan_to_num(np.nanstd(finite, axis=0)) if np.isfinite(finite).any() else np.ones(kept.shape[1])
         scale = np.where(scale > 0, scale, 1.0)
         small = (kept - shift) / scale
-    return _compressed(
+    return _archived(
         values=small.astype(np.float16),
         row_ids=np.asarray(row_ids, dtype=np.uint64)[rows],
         rows=rows if positions is None else np.asarray(positions)[rows],
@@ -133,13 +133,18 @@ def pack(
     )
 
 
-def _compressed(**arrays: np.ndarray) -> bytes:
-    """What `np.savez_compressed` makes, in half its time: rounded numbers hardly get smaller with more effort."""
+def _archived(**arrays: np.ndarray) -> bytes:
+    """What `np.savez` makes, with the places of the rows compressed: numbers in order get small.
+
+    Hashes do not get smaller at all, and rounded logarithms by a seventh only, for four times the time of the rest.
+    """
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(buffer, "w", compresslevel=1) as archive:
         for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w") as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
+            written = io.BytesIO()
+            np.lib.format.write_array(written, array, allow_pickle=False)
+            how = zipfile.ZIP_DEFLATED if name == "rows" else zipfile.ZIP_STORED
+            archive.writestr(f"{name}.npy", written.getbuffer(), how)
     return buffer.getvalue()
 
 

@@ -74,7 +74,7 @@ class Program:
         on_cpu = jax.default_backend() == "cpu"
         by_structure: dict[str, list[int]] = {}
         for index, model in enumerate(self.models):
-            alone = not self.stacked or (on_cpu and _has_convolution(model))
+            alone = not self.stacked or (on_cpu and has_convolution(model))
             by_structure.setdefault(f"alone {index}" if alone else structure_of(model), []).append(index)
         self._groups = [_Group([self.models[i] for i in indices], indices) for indices in by_structure.values()]
         groups = self._groups
@@ -169,7 +169,8 @@ def _essence(config: Any) -> Any:
     return config
 
 
-def _has_convolution(model: Any) -> bool:
+def has_convolution(model: Any) -> bool:
+    """Whether a model convolves."""
     return any("Conv" in type(layer).__name__ for layer in model._flatten_layers())
 
 

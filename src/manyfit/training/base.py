@@ -39,7 +39,9 @@ class Task:
     split_for: Callable[[Plan], Split] | None = (
         None  # which rows of x and y train and validate; None: as the arguments say
     )
-    keep: Callable[[Plan, Any], None] | None = None  # called with the model of the best epoch where weights are written
+    keep: Callable[[Sequence[tuple[Plan, Any]]], None] | None = (
+        None  # called with executions whose weights were written, and their models of the best epoch
+    )
 
 
 class Supply(Protocol):

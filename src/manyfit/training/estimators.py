@@ -89,7 +89,7 @@ class Estimators(KerasFit):
         if plan.weights_path is not None and result.ending.has_score:
             write_estimator(pickle_path(plan.weights_path), estimator)
             if task.keep is not None:
-                task.keep(plan, estimator)
+                task.keep([(plan, estimator)])
 
     def trains_in_epochs(self, values: Any, task: Task) -> bool:
         """Whether training on might be better; what is fitted in one go is done."""

@@ -167,7 +167,7 @@ class _Run:
             write_weights(plan.weights_path, weights, build_config=self.model.get_build_config())
             if self.task.keep is not None:
                 self.model.set_weights(weights)
-                self.task.keep(plan, self.model)
+                self.task.keep([(plan, self.model)])
                 self.model.set_weights(latest)  # a paused execution goes on from here
 
     def _continued(self, plan: Plan) -> list[keras.callbacks.Callback]:

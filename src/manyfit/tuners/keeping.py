@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class DataSet:
 
 
 class Keeper:
-    """What a trainer calls with each trained model of a search: see `Task.keep`.
+    """What a trainer calls with the trained models of a search: see `Task.keep`.
 
     A prediction that fails costs the trial nothing: what is not kept is predicted anew when it is asked for.
 
@@ -63,20 +64,32 @@ class Keeper:
         self._labelled = False
         self.reason: str | None = None  # why the latest execution was not kept
 
-    def __call__(self, plan: Plan, model: Any) -> None:
+    def __call__(self, trained: Sequence[tuple[Plan, Any]]) -> None:
         """Predicts and keeps; executions of other phases than the search are left alone."""
-        if plan.phase != "search":
-            return
+        of_search = [(plan, model) for plan, model in trained if plan.phase == "search"]
+        if self._folds is None and len(of_search) > 1:
+            try:
+                found = self._forward.predict_several([model for _, model in of_search], self._data.x)
+            except Exception:  # of one of them: below it comes up again, and harms that one only
+                pass
+            else:
+                for (plan, _), predictions in zip(of_search, found, strict=True):
+                    self._keep(plan, predictions, self._data.row_ids, None)
+                return
+        for plan, model in of_search:
+            x, row_ids, positions = self._data.x, self._data.row_ids, None
+            if self._folds is not None:
+                positions = self._folds.split_for(plan).validation
+                x, row_ids = take_rows(x, positions), row_ids[positions]
+            try:
+                predictions = self._forward.predict(model, x)
+            except Exception as error:  # several outputs, a model that predicts by other means, no memory
+                self.reason = f"{type(error).__name__}: {error}"
+            else:
+                self._keep(plan, predictions, row_ids, positions)
+
+    def _keep(self, plan: Plan, predictions: np.ndarray, row_ids: np.ndarray, positions: np.ndarray | None) -> None:
         data = self._data
-        x, row_ids, positions = data.x, data.row_ids, None
-        if self._folds is not None:
-            positions = self._folds.split_for(plan).validation
-            x, row_ids = take_rows(data.x, positions), row_ids[positions]
-        try:
-            predictions = self._forward.predict(model, x)
-        except Exception as error:  # several outputs, a model that predicts by other means, no memory
-            self.reason = f"{type(error).__name__}: {error}"
-            return
         try:
             if not self._labelled:
                 self._archive.keep_labels(Labels(data.row_ids, np.asarray(data.y), _array(data.sample_weight)))

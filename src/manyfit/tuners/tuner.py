@@ -144,14 +144,16 @@ class Tuner(Finishing, Overrides, BaseTuner):
         hyperparameters = self.oracle.get_space()
         self.hypermodel.declare_hyperparameters(hyperparameters)
         self.oracle.update_space(hyperparameters)
+        building: Any = contextlib.nullcontext()
         if self._fuses():
-            from manyfit.training.population import persistence  # imports JAX
+            from manyfit.training.population.building import quick_building  # imports JAX
 
-            persistence.enable_compilation_cache()  # before the first model: drawing its weights compiles, too
+            building = quick_building()
         check = type(self).run_trial is Tuner.run_trial and not overrides_fit(self.hypermodel)
         build = self._checked_build if check and not environment.written_for_keras_tuner else self.hypermodel.build
         # Cleared each time: names of layers, and names that are made of theirs, are those of the search.
-        found = discover(lambda hp: (clear_session(), build(hp))[1], self.oracle.get_space())  # type: ignore[func-returns-value]
+        with building:
+            found = discover(lambda hp: (clear_session(), build(hp))[1], self.oracle.get_space())  # type: ignore[func-returns-value]
         self.oracle.update_space(found)
         self.store.put(estimators=self._estimators)
         clear_session()

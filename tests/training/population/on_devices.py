@@ -92,7 +92,7 @@ def training_pass(count: int) -> tuple[RowsPass, Any]:
     lift = Lift(member.trace)
     rows = family.data.training
     program = RowsPass("train", lift, layout=Layout("scan", "vmap"), count=count, rows=rows)
-    states = program.spread.gather([member.state] * count)
+    states = program._opened([member.state] * count)
     return program, (states, program.lifted([member.trace] * count), rows.leaves, rows.in_order()[0])
 
 

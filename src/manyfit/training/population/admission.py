@@ -166,7 +166,7 @@ class Admission:
         keras_side.forget_names()
         values = plan.values.copy() if hasattr(plan.values, "copy") else plan.values
         view = self._views.of(plan)
-        with seeded(plan.seed):
+        with seeded(plan.seed), keras_side.quick_draws():
             model = build_model(self.task.build, values)
             check_size(model, self.task.max_model_size)
             check_model(model)

@@ -206,7 +206,8 @@ def _trace_step(kind: str, step: Callable[..., Any], state: Sequence[Any], data:
         return new_state, dict(logs)
 
     try:
-        closed, (new_state, logs) = jax.make_jaxpr(ordered, return_shape=True)(state, data)
+        with keras_side.quick_draws():
+            closed, (new_state, logs) = jax.make_jaxpr(ordered, return_shape=True)(state, data)
     except Exception as error:
         raise CannotTrace(f"its {kind} step cannot be traced: {first_line(error)}") from error
     if closed.effects:

@@ -17,6 +17,7 @@ import numpy as np
 
 from manyfit.training.population.data import Rows, Stream
 from manyfit.training.population.layout import num_workers
+from manyfit.training.population.placement import num_devices
 from manyfit.training.population.program import Compiled, Layout, Lift, Members, State, Steps
 from manyfit.training.population.sharding import spread
 
@@ -45,6 +46,8 @@ class Pass:
         self._take(lift)
         self._shapes = shapes
         self._members = Members(layout.members, self.count)
+        # A CPU's memory is at hand: states are stacked and cut by NumPy, not by a kernel per variable and member.
+        self._stacks_at_hand = self._members.stacked and num_devices() == 1 and jax.default_backend() == "cpu"
         self._one_thread = False
         self._compiled: dict[str, Compiled] = {}
         self._lock = threading.Lock()
@@ -88,13 +91,14 @@ class Pass:
     def _begin(self, states: Any, lifted: Any) -> Any:
         """Carry of a pass: states, metrics at their start, and the last logs of steps that log on their own."""
         members = self._members
-        bundle, metrics = members.bundle(states), members.repeat(self.steps.trace.start_metrics)
+        bundle = states if self._stacks_at_hand else members.bundle(states)
+        metrics = members.repeat(self.steps.trace.start_metrics)
         if self.kind not in self.steps.trace.step_log_names:
             return bundle, metrics, members.repeat(())
         shapes = jax.eval_shape(
             lambda lifted, state, metrics, batch: self._function(0, lifted, state, metrics, batch)[2],
             jax.tree.map(lambda leaf: leaf[0], lifted),
-            states[0],
+            jax.tree.map(lambda leaf: leaf[0], states) if self._stacks_at_hand else states[0],
             self.steps.trace.start_metrics,
             self._shapes,
         )
@@ -115,28 +119,37 @@ class Pass:
         outs = members.map(one, *carry, lifted, own, shared=None if own_batch else batch)
         return outs if members.stacked else tuple(map(list, zip(*outs, strict=True)))
 
-    def _end(self, members: Members, carry: Any, lifted: Any) -> tuple[list[State], dict[str, Any]]:
-        """States and logs, the latter with a first axis for members."""
+    def _end(self, members: Members, carry: Any, lifted: Any) -> tuple[Any, dict[str, Any]]:
+        """States, one per member or stacked, and logs with a first axis for members."""
         states, metrics, step_logs = carry
 
         def logs(lifted: Any, metrics: Any, step_logs: Any, _: Any) -> dict[str, Any]:
             return self.steps.logs(self.kind, lifted, metrics, step_logs)
 
         found = members.map(logs, self._bundle_of(lifted, members), metrics, step_logs)
-        return members.split(states), members.stack(found)
+        return states if self._stacks_at_hand else members.split(states), members.stack(found)
 
-    def _opened(self, states: Sequence[State]) -> list[Any]:
+    def _opened(self, states: Sequence[State]) -> Any:
         """What a pass is given of the members' states: a test has nothing to do with the optimizer's."""
         if self.kind == "test":
             states = [(trainable, fixed, ()) for trainable, fixed, _ in states]
+        if self._stacks_at_hand:
+            return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *states)
         return self.spread.gather(states)
 
     def _closed(self, found: tuple[Any, Any], before: Sequence[State]) -> tuple[list[State], dict[str, Any]]:
         """States of all members, and logs, from what the last function of a pass answers."""
-        states, logs = self.spread.scatter(found[0]), self.spread.joined(found[1])
+        logs = self.spread.joined(found[1])
+        states = self._cut_apart(found[0]) if self._stacks_at_hand else self.spread.scatter(found[0])
         if self.kind == "test":
             states = [(new[0], new[1], old[2]) for new, old in zip(states, before, strict=True)]
         return states, logs
+
+    def _cut_apart(self, stacked: Any) -> list[State]:
+        """Each member's share of stacked states, in arrays of its own: one that lives on does not keep the others'."""
+        at_hand = jax.tree.map(np.asarray, stacked)
+        shares = [jax.tree.map(lambda leaf, at=member: leaf[at], at_hand) for member in range(self.count)]
+        return jax.device_put(shares, may_alias=False)
 
     def _bundle_of(self, lifted: Any, members: Members) -> Any:
         """A bundle of the members' lifted numbers."""

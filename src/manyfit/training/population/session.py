@@ -114,7 +114,7 @@ class Session:
             else:
                 self.expects_more = False
         group = self.sizing.group
-        while join and (room := self.sizing.size - self.num_active) > 0:
+        while join and (room := self.sizing.joined - self.num_active) > 0:
             least = 1 if not self.expects_more else group if room >= group else math.inf
             member = self.admission.next_member([*self.idle, *self._running()], group, least)
             if member is None:
@@ -139,7 +139,7 @@ class Session:
     def _has_work_for_a_worker(self) -> bool:
         """Whether a program's worth of members waits while a worker has nothing to do."""
         group = self.sizing.group
-        is_free = len(self.rounds.batches) < self.rounds.workers and self.sizing.size - self.num_active >= group
+        is_free = len(self.rounds.batches) < self.rounds.workers and self.sizing.joined - self.num_active >= group
         return self.independent and is_free and self.admission.most_waiting >= group
 
     def _running(self) -> list[Member]:
@@ -227,7 +227,7 @@ class Session:
             decision = decisions.get(member.plan.key, Decision.GO_ON)
             if decision is Decision.PAUSE and not member.is_done():  # a callback may have ended it at its rung's end
                 self.admission.park(member)
-                self._hand_over(member, member.paused())
+                self._hand_over([(member, member.paused())])
             elif decision is Decision.STOP:
                 self.ended.append((member, True))
             elif member.is_done():
@@ -278,20 +278,24 @@ class Session:
 
     def _finish_ended(self) -> None:
         ended, self.ended = self.ended, []
+        results = []
         for member, stopped in ended:
             if member.callbacks.any:
                 member.show()
                 member.callbacks.train_end(member.last_logs)
                 member.adopt()
             member.family.num_trained += 1
-            self._hand_over(member, member.result(self.task.objective, stopped=stopped))
+            results.append((member, member.result(self.task.objective, stopped=stopped)))
+        self._hand_over(results)
 
-    def _hand_over(self, member: Member, result: Result) -> None:
-        """Tells the supply of an outcome, after the task has seen the model of the written weights, and measured it."""
-        keep = self.task.keep if member.plan.weights_path is not None else None
-        if result.ending.has_score and (keep is not None or self.task.measures):
+    def _hand_over(self, results: Sequence[tuple[Member, Result]]) -> None:
+        """Tells the supply of outcomes, after the task has seen the models of the written weights, and measured them."""
+        scored = [member for member, result in results if result.ending.has_score]
+        kept = [member for member in scored if self.task.keep is not None and member.plan.weights_path is not None]
+        for member in scored if self.task.measures else kept:
             member.show_best()
-            if keep is not None:
-                keep(member.plan, member.model)
-        take_measures(result, member.model, self.task)
-        self.supply.finish(result)
+        if kept and self.task.keep is not None:
+            self.task.keep([(member.plan, member.model) for member in kept])
+        for member, result in results:
+            take_measures(result, member.model, self.task)
+            self.supply.finish(result)

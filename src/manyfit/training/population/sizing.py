@@ -55,12 +55,19 @@ class Sizing:
         self._seconds: dict[str, dict[int, float]] = {}
         self._ceiling = _MOST * devices if limit is None else limit
         start = workers if cpu else _START * devices
+        self._has_next = cpu and workers > 1 and not learns and limit is None
         self._target = self._ceiling if limit is not None else start if learns else 4 * start
 
     @property
     def size(self) -> int:
         """Members that may train at once."""
         return max(1, min(self._target, self._ceiling))
+
+    @property
+    def joined(self) -> int:
+        """Members that train or are next: where proposals do not depend on results, a core goes on with a program's
+        worth of them while those that ended are written out."""
+        return self.size + (self.group if self._has_next else 0)
 
     @property
     def group(self) -> int:
@@ -94,6 +101,7 @@ class Sizing:
     def halve(self, num_members: int) -> int:
         """Takes note that `num_members` were too many for the memory; answers how many it will be."""
         self._ceiling = max(1, math.ceil(num_members / 2))
+        self._has_next = False
         return self._ceiling
 
 
