@@ -13,7 +13,8 @@ For A and B a line says what the matrix products alone would take.
 Row D is the time per member and epoch of A, nothing compiled, against a hand-written JAX scan of the same steps.
 Row E is the time per execution outside of training, with a trainer that does nothing, at 200 trials of a random search.
 Row F is an epoch of one member that trains alone, of models of several kinds, against an epoch of `model.fit`.
-Medians of the repeats. Run it with `KERAS_BACKEND=jax`.
+Medians of the repeats; for D and F, whose epochs are short, also the range, since a neighbour on the machine moves a
+single one by a tenth. Run it with `KERAS_BACKEND=jax`.
 Data: `mnist.npz` in the folder named by MANYFIT_DATA (default `../shared/data`).
 """
 
@@ -294,7 +295,6 @@ def print_steps(repeats: int, epochs: int = 12) -> None:
     epoch, carry = hand_written_epoch(x, y, row["rows"])
     orders = [np.random.default_rng(n).permutation(row["rows"]).astype("int32") for n in range(epochs + 1)]
     ratios, shown = [], ""
-
     for _ in range(repeats):
         times = []
         for order in orders:
@@ -307,7 +307,12 @@ def print_steps(repeats: int, epochs: int = 12) -> None:
         mine, theirs = min(record.epoch_seconds.values()), min(times[1:])
         ratios.append(mine / theirs)
         shown = f"{mine:.4f} s per member and epoch ({record.layout}), hand-written scan {theirs:.4f} s"
-    print(f"D: {shown}; {statistics.median(ratios):.2f} times its time (goal {GOALS['D']:g})", flush=True)
+    print(f"D: {shown}; {_spread(ratios)} times its time (goal {GOALS['D']:g})", flush=True)
+
+
+def _spread(ratios: list[float]) -> str:
+    """The median of some ratios, and where they lie."""
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def architectures() -> dict[str, Callable[[Any], keras.Model]]:
@@ -375,7 +380,7 @@ def print_alone(repeats: int, epochs: int = 8) -> None:
                 tuner.search(*args, **kwargs)
             (record,) = tuner.programs().records
             ratios.append(min(watch.seconds) / min(record.epoch_seconds.values()))
-        shown = f"F: {name}: {statistics.median(ratios):.2f} times as fast as model.fit per epoch, alone"
+        shown = f"F: {name}: {_spread(ratios)} times as fast as model.fit per epoch, alone"
         print(f"{shown} ({record.layout})", flush=True)
 
 

@@ -30,3 +30,34 @@ def test_rows_that_are_too_many_to_stay_are_predicted_all_the_same(monkeypatch):
     x, model = np.ones((5, 3)), model_of(0)
     found = Forward(keeps_rows=True).predict(model, x)
     np.testing.assert_allclose(found, model.predict(x, verbose=0), rtol=1e-5)
+
+
+def convolving(seed):
+    keras.utils.set_random_seed(seed)
+    layers = keras.layers
+    return keras.Sequential(
+        [layers.Input((3,)), layers.Reshape((3, 1)), layers.Conv1D(2, 2), layers.Flatten(), layers.Dense(2)]
+    )
+
+
+class Half:
+    """Something that predicts and is no Keras model."""
+
+    def predict(self, x):
+        return x[:, 0] / 2
+
+
+def test_several_models_are_predicted_as_each_is_alone():
+    x = np.random.default_rng(0).normal(size=(21, 3))
+    wide = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(7, activation="softmax")])
+    models = [model_of(1), wide, *map(model_of, range(2, 8)), Half(), convolving(1), convolving(2)]
+    forward = Forward(keeps_rows=True)
+    found = forward.predict_several(models, x, batch_size=8)
+    assert len(found) == len(models)
+    for one, model in zip(found, models, strict=True):
+        right = np.asarray(model.predict(x, verbose=0) if isinstance(model, keras.Model) else model.predict(x))
+        np.testing.assert_allclose(one, right.reshape(21, -1), rtol=1e-5, atol=1e-6)
+
+
+def test_several_of_none_is_nothing():
+    assert Forward().predict_several([], np.ones((2, 3))) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -26,6 +26,14 @@ def overrides_hooks(tuner: Any, base: type, names: tuple[str, ...] = EPOCH_HOOKS
 def is_overridden(instance: Any, base: type, name: str) -> bool:
     """Whether an object does not have this method from `base`: its class has another, or it has one itself."""
     return name in vars(instance) or getattr(type(instance), name) is not getattr(base, name)
+
+
+def as_keras_history(curves: Mapping[str, Sequence[float | None]]) -> keras.callbacks.History:
+    """Curves as `model.fit` answers them."""
+    history = keras.callbacks.History()
+    history.history = {name: list(curve) for name, curve in curves.items()}
+    history.epoch = list(range(max(map(len, curves.values()), default=0)))
+    return history
 
 
 def only_keras(callbacks: Any) -> bool:

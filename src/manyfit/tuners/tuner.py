@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -32,7 +32,7 @@ from manyfit.training.precision import sentence
 from manyfit.training.seeding import seeded
 from manyfit.training.weights import load_keras_weights, load_weights, write_weights
 from manyfit.tuners.base_tuner import BaseTuner
-from manyfit.tuners.callbacks import is_overridden, only_keras
+from manyfit.tuners.callbacks import as_keras_history, is_overridden, only_keras
 from manyfit.tuners.ensembling import ModelOrigins, best_execution
 from manyfit.tuners.finishing import Finishing
 from manyfit.tuners.hypermodel import overrides_fit
@@ -380,7 +380,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
         own = is_overridden(self, Tuner, "_build_and_fit_model")
         train = self._train_by_override if own else self._train_execution
         returned = [
-            _keras_history(trial.executions[execution].history)  # finished before the process was killed
+            as_keras_history(trial.executions[execution].history)  # finished before the process was killed
             if execution in trial.executions
             else train(trial, execution, fit_args, fit_kwargs)
             for execution in range(self._first_execution, self._first_execution + self.executions_per_trial)
@@ -399,7 +399,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
         if self._num_runs <= 1 and self.oracle.objective.has_value({**result.history, **result.measures}):
             self.oracle.book.add_execution(result, **self._notes)
         measured = {name: [value] * result.num_epochs for name, value in result.measures.items()}
-        return _keras_history({**result.history, **measured})
+        return as_keras_history({**result.history, **measured})
 
     def _after_trial(self, trial: Trial) -> None:
         # Weights of trials that have fallen out of the best are deleted at once: a search does not fill the disk.
@@ -493,10 +493,3 @@ class Tuner(Finishing, Overrides, BaseTuner):
 
     def on_batch_end(self, trial: Trial, model: Any, batch: int, logs: Any = None) -> None:
         """Override it to be called when a batch ends; trials then train through `model.fit`."""
-
-
-def _keras_history(curves: Mapping[str, Sequence[float | None]]) -> keras.callbacks.History:
-    history = keras.callbacks.History()
-    history.history = {name: list(curve) for name, curve in curves.items()}
-    history.epoch = list(range(max(map(len, curves.values()), default=0)))
-    return history

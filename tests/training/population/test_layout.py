@@ -80,6 +80,17 @@ def test_a_population_grows_while_members_are_cheap_and_memory_lasts(monkeypatch
     assert small.size == 12  # four more fit
 
 
+def test_members_that_come_next_are_at_hand_only_where_nothing_is_learned_and_nobody_set_a_limit():
+    free = Sizing(None, learns=False, workers=2, cpu=True)
+    assert (free.size, free.group, free.joined) == (8, 4, 12)
+    assert Sizing(8, learns=False, workers=2, cpu=True).joined == 8
+    assert Sizing(None, learns=True, workers=2, cpu=True).joined == 2
+    device = Sizing(None, learns=False, workers=1, cpu=False)
+    assert device.joined == device.size
+    free.halve(8)
+    assert (free.size, free.joined) == (4, 4)
+
+
 def test_where_members_cost_a_full_run_a_sampler_that_learns_gets_no_more_than_there_are_workers():
     assert Sizing(None, learns=True, workers=2, cpu=True).size == 2
     assert Sizing(5, learns=True, workers=2, cpu=True).size == 5  # the user's word

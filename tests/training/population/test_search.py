@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 import weakref
 
 import keras
@@ -18,6 +19,7 @@ import pytest
 import manyfit as kt
 from manyfit.core.records import Ending
 from manyfit.training.population.epoch import RowsPass
+from manyfit.training.population.rounds import Rounds
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
 
@@ -174,3 +176,38 @@ def test_models_of_trials_that_ended_are_gone(project):
     # What stays does not grow with the trials: what is resident for the next search is traces and programs.
     assert sum(reference() is not None for reference in built) <= 4
     del tuner
+
+
+def test_members_go_on_while_further_ones_are_built(project, monkeypatch):
+    """The thread that builds collects an epoch's end between two builds, not after all of them."""
+    builds, collected, all_rounds = [], [], []
+    original = Rounds.collect
+
+    def collect(self, *, everything):
+        found = original(self, everything=everything)
+        if found:
+            collected.append(len(builds))
+        return found
+
+    def started(self, batches, original=Rounds.start):
+        all_rounds[:] = [self]
+        original(self, batches)
+
+    monkeypatch.setattr(Rounds, "collect", collect)
+    monkeypatch.setattr(Rounds, "start", started)
+    monkeypatch.setattr("manyfit.training.population.rounds.num_workers", lambda: 2)
+    monkeypatch.setattr("manyfit.training.population.session.num_workers", lambda: 2)
+
+    def slow_build(hp):
+        builds.append(1)
+        if all_rounds and not collected:  # members train: wait until an epoch of theirs has ended
+            deadline = time.monotonic() + 60
+            while not all_rounds[0].has_outcome and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert all_rounds[0].has_outcome
+        return build(hp)
+
+    tuner = kt.RandomSearch(slow_build, "val_loss", max_trials=40, seed=0, **project)
+    tuner.search(X, Y, **FIT)
+    assert collected[0] < 41  # one build explored the space
+    assert len(tuner.oracle.trials) == 40

@@ -118,8 +118,9 @@ def test_stop_and_pause():
     assert paused.ending is Ending.PAUSED and len(paused.history["val_loss"]) == 2
 
 
-def _predict(plan, model):
-    assert np.isfinite(model.predict(X, verbose=0)).all()  # Keras donates the arrays that it predicts with
+def _predict(trained):
+    for _, model in trained:
+        assert np.isfinite(model.predict(X, verbose=0)).all()  # Keras donates the arrays that it predicts with
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,11 @@ class Rounds:
         return [*self._running.values(), *self._streaming]
 
     @property
+    def has_outcome(self) -> bool:
+        """Whether an epoch has ended that was not collected yet."""
+        return any(future.done() for future in self._running)
+
+    @property
     def is_idle(self) -> bool:
         """Whether a core has nothing to train, to compile or (one of them) to build."""
         return len(self.batches) + sum(not future.done() for future in self._ahead.values()) < self.workers - 1

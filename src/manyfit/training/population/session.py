@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
 
-from manyfit.core.records import Decision, Ending, Result
+from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task
 from manyfit.training.keras_fit import scalar_logs
 from manyfit.training.measuring import take_measures
@@ -70,6 +71,8 @@ class Session:
             devices=num_devices(),
         )
         self.rounds = Rounds(data, order_of=self._order_of)
+        self.taken: collections.deque[Plan] = collections.deque()  # handed out, and not built yet
+        self.many_taken = False  # as many as were asked for
         self.expects_more = False  # further members may come that fill up the programs of those that wait
         self.idle: list[Member] = []  # members between two epochs
         self.ended: list[tuple[Member, bool]] = []
@@ -83,7 +86,7 @@ class Session:
         """Trains until there is nothing more to train."""
         try:
             self._admit()
-            while self.num_active or self.ended:
+            while self.num_active or self.ended or self.taken:
                 self.rounds.start(self._batches())
                 self._finish_ended()
                 self._admit(join=False)
@@ -100,19 +103,7 @@ class Session:
     def _admit(self, *, take: bool = True, join: bool = True) -> None:
         """Takes plans, and lets waiting members join."""
         if take:
-            # Proposals that do not depend on results are asked for ahead: many of one family are there together.
-            most = self.sizing.size * (5 if self.independent else 1)
-            while (room := most - self.num_active - self.admission.num_waiting) > 0:
-                plans = self.supply.take(min(room, self.sizing.size))
-                for plan in plans:
-                    self.admission.admit(plan)
-                    if len(plans) == self.sizing.size:  # so there may be many
-                        self._compile_ahead()
-                self.expects_more = bool(plans) and self.independent
-                if not self.expects_more or self._has_work_for_a_worker():
-                    break
-            else:
-                self.expects_more = False
+            self._build()
         group = self.sizing.group
         while join and (room := self.sizing.joined - self.num_active) > 0:
             least = 1 if not self.expects_more else group if room >= group else math.inf
@@ -121,6 +112,27 @@ class Session:
                 return
             member.begin()
             self.idle.append(member)
+
+    def _build(self) -> None:
+        """Makes plans members that wait, as long as no worker waits for what this thread has to do for it."""
+        # Proposals that do not depend on results are asked for ahead: many of one family are there together.
+        most = self.sizing.size * (5 if self.independent else 1)
+        while (room := most - self.num_active - self.admission.num_waiting) > 0:
+            if not self.taken:
+                self.taken.extend(self.supply.take(min(room, self.sizing.size)))
+                self.many_taken = len(self.taken) == self.sizing.size
+                self.expects_more = bool(self.taken) and self.independent
+                if not self.taken:
+                    return
+            while self.taken:
+                self.admission.admit(self.taken.popleft())
+                if self.many_taken:  # so there may be more
+                    self._compile_ahead()
+                if self.independent and self.rounds.has_outcome:
+                    return
+            if not self.expects_more or self._has_work_for_a_worker():
+                return
+        self.expects_more = False
 
     def _compile_ahead(self) -> None:
         """While further members are built, lets a worker without work compile for a family of which two are there.
@@ -289,7 +301,7 @@ class Session:
         self._hand_over(results)
 
     def _hand_over(self, results: Sequence[tuple[Member, Result]]) -> None:
-        """Tells the supply of outcomes, after the task has seen the models of the written weights, and measured them."""
+        """Tells the supply of outcomes, after the task has seen the models of written weights, and has measured them."""
         scored = [member for member, result in results if result.ending.has_score]
         kept = [member for member in scored if self.task.keep is not None and member.plan.weights_path is not None]
         for member in scored if self.task.measures else kept:
