@@ -301,7 +301,7 @@ class Session:
         self._hand_over(results)
 
     def _hand_over(self, results: Sequence[tuple[Member, Result]]) -> None:
-        """Tells the supply of outcomes, after the task has seen the models of written weights, and has measured them."""
+        """Tells the supply of outcomes, after the task has seen and measured the models of written weights."""
         scored = [member for member, result in results if result.ending.has_score]
         kept = [member for member in scored if self.task.keep is not None and member.plan.weights_path is not None]
         for member in scored if self.task.measures else kept:
