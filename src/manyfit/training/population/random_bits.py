@@ -78,7 +78,9 @@ def written_out(key: Any) -> Any:
     Args:
         key: as JAX's functions take it.
     """
-    is_default = jax.config.jax_default_prng_impl == "threefry2x32" and jax.config.jax_threefry_partitionable
+    settings = jax.config
+    is_default = getattr(settings, "jax_default_prng_impl", None) == "threefry2x32"
+    is_default = is_default and getattr(settings, "jax_threefry_partitionable", False)
     is_raw = getattr(key, "dtype", None) == np.uint32 and np.shape(key) == _ITS_OWN.key_shape
     if jax.default_backend() != "cpu" or not is_default or not is_raw:
         return key
