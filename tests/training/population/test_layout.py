@@ -44,8 +44,17 @@ def test_nothing_is_tried_that_could_not_pay_for_its_compilation():
 def test_what_promises_less_needs_more_work_left():
     choice = LayoutChoice((FUSED, SCAN, HOST))
     assert chosen(choice, FUSED, 0.1, left=100) == SCAN
-    assert chosen(choice, SCAN, 0.2, left=100) == FUSED
+    assert chosen(choice, SCAN, 0.14, left=100) == FUSED
     assert choice.choose(300, 1.0) == HOST
+
+
+def test_where_members_stand_in_a_way_that_is_far_behind_no_other_such_layout_is_tried():
+    choice = LayoutChoice((FUSED, SCAN, HOST))
+    assert chosen(choice, FUSED, 0.1) == SCAN
+    assert chosen(choice, SCAN, 0.2) == FUSED
+    choice = LayoutChoice((SCAN, HOST, FUSED))
+    assert chosen(choice, SCAN, 0.2) == HOST
+    assert chosen(choice, HOST, 0.1) == FUSED  # SCAN is far behind, but members stand so in the best one, too
 
 
 def test_one_slow_epoch_does_not_condemn_a_layout():

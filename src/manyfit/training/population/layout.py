@@ -96,6 +96,8 @@ class LayoutChoice:
     def choose(self, epochs_left: int, compile_seconds: float) -> Layout:
         """The layout for the next epoch.
 
+        Where members that stand in one way are far behind, other programs in which they stand so are not tried.
+
         Args:
             epochs_left: member epochs that this family still has to train.
             compile_seconds: what compiling the layout of the first epoch took.
@@ -107,9 +109,13 @@ class LayoutChoice:
             if self.timed[option] < _ENOUGH and seconds < _HOPELESS * self.seconds[best]:
                 return option
         work_left_seconds = epochs_left * self.seconds[best]
+        far_behind = {
+            option.members for option, seconds in self.seconds.items() if seconds >= _HOPELESS * self.seconds[best]
+        } - {best.members}
         for rank, option in enumerate(self.options):
             gain = _HOPED_GAIN if rank <= 1 else _HOPED_GAIN_OF_OTHERS
-            if option not in self.seconds and work_left_seconds * gain > compile_seconds:
+            is_new = option not in self.seconds and option.members not in far_behind
+            if is_new and work_left_seconds * gain > compile_seconds:
                 return option
         return best
 
