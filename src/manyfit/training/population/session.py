@@ -155,7 +155,7 @@ class Session:
         return self.independent and is_free and self.admission.most_waiting >= group
 
     def _running(self) -> list[Member]:
-        return [member for batch in self.rounds.batches for member in batch.members]
+        return _members_of(self.rounds.batches)
 
     def _batches(self) -> list[Batch]:
         """Idle members as batches. Those of a family whose members stand side by side wait for each other."""
@@ -168,10 +168,10 @@ class Session:
             family = members[0].family
             running = [batch for batch in self.rounds.batches if batch.family is family]
             for layout, some in self._laid_out(family, members, running):
-                if self._waits(some, layout, running):
-                    self.idle += some
-                else:
-                    batches += self._split(family, some, layout)
+                now, later = self._parted(some, layout, running)
+                self.idle += later
+                if now:
+                    batches += self._split(family, now, layout)
         for member in (member for batch in batches for member in batch.members):
             if member.callbacks.any:
                 member.show()
@@ -195,23 +195,61 @@ class Session:
         parts = [(layout, members[:num_trying]), (best, members[num_trying:])]
         return [(each, some) for each, some in parts if some]
 
-    def _waits(self, members: Sequence[Member], layout: Layout, running: Sequence[Batch]) -> bool:
-        """Whether these members should stand beside others of their family that are under way."""
+    def _parted(
+        self, members: list[Member], layout: Layout, running: Sequence[Batch]
+    ) -> tuple[list[Member], list[Member]]:
+        """Those that begin their next epoch now, and those that wait for others of their family under way.
+
+        Members that read the same rows share the reading and the products with them; once they stand beside members
+        of another epoch, they do so to the end. So a few wait for those that will be as far as they are.
+        """
         if self.rounds.workers == 1:
-            return any(batch.layout != layout or layout.members != "sequential" for batch in running)
-        return len(members) < self.sizing.group and any(batch.layout != layout for batch in running)
+            waits = any(batch.layout != layout or layout.members != "sequential" for batch in running)
+        else:
+            waits = len(members) < self.sizing.group and any(batch.layout != layout for batch in running)
+        if waits:
+            return [], members
+        if self.rounds.workers == 1 or layout.members == "sequential" or self.task.own_order or not self.data.shuffle:
+            return members, []
+        coming = {(view, seed, epoch + 1) for view, seed, epoch in map(self._rows_of, _members_of(running))}
+        full, rest = self._by_rows(members)
+        later = [member for member in rest if self._rows_of(member) in coming]
+        return [*full, *(member for member in rest if member not in later)], later
 
     def _split(self, family: Family, members: list[Member], layout: Layout) -> list[Batch]:
-        members = sorted(members, key=self._order_of)  # those that read the same rows share the reading
-        group, epochs = self.sizing.group, max(member.last_epoch - member.epoch for member in members)
+        epochs = max(member.last_epoch - member.epoch for member in members)
+        parts: list[tuple[list[Member], int]] = []
         if layout.members == "sequential":
-            count = 1
+            parts = [(members, 1)]
         elif self.rounds.workers == 1:
-            count = family.count_for(len(members), group)
+            parts = [(sorted(members, key=self._order_of), family.count_for(len(members), self.sizing.group))]
         else:
-            count = family.slots_on_cores(len(members), group, layout, workers=self.rounds.workers, epochs=epochs)
-        starts = range(0, len(members), count)
-        return [Batch(family, tuple(members[start : start + count]), layout, count) for start in starts]
+            group, workers = self.sizing.group, self.rounds.workers
+            for some in filter(None, self._by_rows(members)):
+                count = family.slots_on_cores(len(some), group, layout, workers=workers, epochs=epochs)
+                parts.append((some, count))
+        return [
+            Batch(family, tuple(some[start : start + count]), layout, count)
+            for some, count in parts
+            for start in range(0, len(some), count)
+        ]
+
+    def _by_rows(self, members: Sequence[Member]) -> tuple[list[Member], list[Member]]:
+        """Members that fill up programs with others that read the same rows, one such program after another; and the
+        rest, those that read the same rows next to each other."""
+        same: dict[tuple[int, int, int], list[Member]] = {}
+        for member in sorted(members, key=self._order_of):
+            same.setdefault(self._rows_of(member), []).append(member)
+        full, rest = [], []
+        for some in same.values():
+            num_full = len(some) // self.sizing.group * self.sizing.group
+            full += some[:num_full]
+            rest += some[num_full:]
+        return full, rest
+
+    def _rows_of(self, member: Member) -> tuple[int, int, int]:
+        """Equal for members that read the same rows in the same order in their next epoch."""
+        return id(member.view), *self._order_of(member)
 
     def _order_of(self, member: Member) -> tuple[int, int]:
         """Seed and epoch: what names the order in which a member reads its batches."""
@@ -311,3 +349,7 @@ class Session:
         for member, result in results:
             take_measures(result, member.model, self.task)
             self.supply.finish(result)
+
+
+def _members_of(batches: Sequence[Batch]) -> list[Member]:
+    return [member for batch in batches for member in batch.members]
