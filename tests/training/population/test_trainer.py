@@ -123,6 +123,18 @@ def _predict(trained):
         assert np.isfinite(model.predict(X, verbose=0)).all()  # Keras donates the arrays that it predicts with
 
 
+def test_what_could_be_kept_before_one_that_could_not_is_told(tmp_path):
+    def keep(trained):
+        if any(plan.trial_id == "2" for plan, _ in trained):
+            raise OSError("no space left on device")
+
+    given = [dataclasses.replace(plan, weights_path=str(tmp_path / f"{plan.trial_id}.npz")) for plan in plans(4)]
+    supply = ListSupply(given)
+    with pytest.raises(OSError, match="no space"):
+        Population(KerasFit(), max_members=4).train(supply, dataclasses.replace(make_task(), keep=keep))
+    assert {trial_id for trial_id, _ in supply.results} == {"0", "1"}
+
+
 @pytest.mark.parametrize(
     ("task_options", "callbacks"),
     [({}, []), ({"keep": _predict}, []), ({"measures": ("predict_seconds",)}, [keras.callbacks.Callback()])],

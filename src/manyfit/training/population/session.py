@@ -345,7 +345,14 @@ class Session:
         for member in scored if self.task.measures else kept:
             member.show_best()
         if kept and self.task.keep is not None:
-            self.task.keep([(member.plan, member.model) for member in kept])
+            try:
+                self.task.keep([(member.plan, member.model) for member in kept])
+            except Exception:
+                if len(results) == 1:
+                    raise
+                for one in results:  # what stands before the one that fails is told
+                    self._hand_over([one])
+                return
         for member, result in results:
             take_measures(result, member.model, self.task)
             self.supply.finish(result)
