@@ -131,7 +131,7 @@ def test_what_could_be_kept_before_one_that_could_not_is_told(tmp_path):
     given = [dataclasses.replace(plan, weights_path=str(tmp_path / f"{plan.trial_id}.npz")) for plan in plans(4)]
     supply = ListSupply(given)
     with pytest.raises(OSError, match="no space"):
-        Population(KerasFit(), max_members=4).train(supply, dataclasses.replace(make_task(), keep=keep))
+        Population(KerasFit(), population_size=4).train(supply, dataclasses.replace(make_task(), keep=keep))
     assert {trial_id for trial_id, _ in supply.results} == {"0", "1"}
 
 
