@@ -14,7 +14,7 @@ import numpy as np
 
 from manyfit.ensemble.batches import count_rows, flat_arrays, padded, slice_rows, sliceable
 from manyfit.ensemble.members import as_columns, emits_logits, is_keras, link, model_predictions
-from manyfit.ensemble.program import backend, has_convolution, structure_of
+from manyfit.ensemble.program import backend, is_slower_stacked, structure_of, values_of
 
 _MAX_PROGRAMS = 64
 _TOGETHER = 4  # models of one program
@@ -76,7 +76,7 @@ class Forward:
             else:
                 answers[place] = model_predictions(model, x, batch_size)
         for structure, places in by_structure.items():
-            together = 1 if _is_slower_together(models[places[0]]) else _TOGETHER
+            together = 1 if is_slower_stacked(models[places[0]]) else _TOGETHER
             for start in range(0, len(places), together):
                 some = places[start : start + together]
                 found = self._predict(structure, [models[place] for place in some], x, batch_size)
@@ -87,13 +87,7 @@ class Forward:
         """One model, or up to `_TOGETHER` of this structure."""
         slots = models if len(models) == 1 else [*models, *[models[-1]] * (_TOGETHER - len(models))]
         program = self._program(structure, slots)
-        variables = [
-            (
-                [variable.value for variable in model.trainable_variables],
-                [variable.value for variable in model.non_trainable_variables],
-            )
-            for model in slots
-        ]
+        variables = [values_of(model) for model in slots]
         num_rows = count_rows(x)
         size = min(batch_size, 1 << max(num_rows - 1, 0).bit_length())
         parts = [program(variables, rows) for rows in self._batches(x, size)]  # queued before the first is fetched
@@ -132,13 +126,6 @@ class Forward:
                 del self._programs[next(iter(self._programs))]
             self._programs[key] = jax.jit(run)
         return self._programs[key]
-
-
-def _is_slower_together(model: Any) -> bool:
-    """Whether models of this structure had better predict one by one: see `manyfit.ensemble.program`."""
-    import jax
-
-    return jax.default_backend() == "cpu" and has_convolution(model)
 
 
 def _is_plain(model: Any) -> bool:

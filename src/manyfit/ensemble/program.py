@@ -71,10 +71,9 @@ class Program:
     def _build(self) -> None:
         import jax
 
-        on_cpu = jax.default_backend() == "cpu"
         by_structure: dict[str, list[int]] = {}
         for index, model in enumerate(self.models):
-            alone = not self.stacked or (on_cpu and has_convolution(model))
+            alone = not self.stacked or is_slower_stacked(model)
             by_structure.setdefault(f"alone {index}" if alone else structure_of(model), []).append(index)
         self._groups = [_Group([self.models[i] for i in indices], indices) for indices in by_structure.values()]
         groups = self._groups
@@ -113,10 +112,7 @@ class _Group:
         """Current values of the models' variables, on a leading axis; stacked again only if one of them changed."""
         import jax.numpy as jnp
 
-        values = [
-            ([v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables])
-            for model in self.models
-        ]
+        values = [values_of(model) for model in self.models]
         flat = [leaf for pair in values for part in pair for leaf in part]
         if self._stacked is None or any(a is not b for a, b in zip(flat, self._seen, strict=True)):
             trainable = [jnp.stack(column) for column in zip(*(pair[0] for pair in values), strict=True)]
@@ -169,9 +165,17 @@ def _essence(config: Any) -> Any:
     return config
 
 
-def has_convolution(model: Any) -> bool:
-    """Whether a model convolves."""
-    return any("Conv" in type(layer).__name__ for layer in model._flatten_layers())
+def values_of(model: Any) -> tuple[list[Any], list[Any]]:
+    """What a model's trainable and its other variables hold."""
+    return [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
+
+
+def is_slower_stacked(model: Any) -> bool:
+    """Whether models of this structure are slower under `vmap` than one by one, as convolutions on a CPU are."""
+    import jax
+
+    on_cpu = jax.default_backend() == "cpu"
+    return on_cpu and any("Conv" in type(layer).__name__ for layer in model._flatten_layers())
 
 
 def _close(output: np.ndarray, right: np.ndarray) -> bool:

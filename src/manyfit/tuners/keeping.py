@@ -67,26 +67,29 @@ class Keeper:
     def __call__(self, trained: Sequence[tuple[Plan, Any]]) -> None:
         """Predicts and keeps; executions of other phases than the search are left alone."""
         of_search = [(plan, model) for plan, model in trained if plan.phase == "search"]
-        if self._folds is None and len(of_search) > 1:
-            try:
-                found = self._forward.predict_several([model for _, model in of_search], self._data.x)
-            except Exception:  # of one of them: below it comes up again, and harms that one only
-                pass
-            else:
-                for (plan, _), predictions in zip(of_search, found, strict=True):
-                    self._keep(plan, predictions, self._data.row_ids, None)
-                return
+        if self._folds is None:
+            self._predict(of_search, self._data.x, self._data.row_ids, None)
+            return
         for plan, model in of_search:
-            x, row_ids, positions = self._data.x, self._data.row_ids, None
-            if self._folds is not None:
-                positions = self._folds.split_for(plan).validation
-                x, row_ids = take_rows(x, positions), row_ids[positions]
-            try:
-                predictions = self._forward.predict(model, x)
-            except Exception as error:  # several outputs, a model that predicts by other means, no memory
+            positions = self._folds.split_for(plan).validation
+            x, row_ids = take_rows(self._data.x, positions), self._data.row_ids[positions]
+            self._predict([(plan, model)], x, row_ids, positions)
+
+    def _predict(
+        self, trained: Sequence[tuple[Plan, Any]], x: Any, row_ids: np.ndarray, positions: np.ndarray | None
+    ) -> None:
+        """Predicts the same rows with each model, and keeps what it said of them."""
+        try:
+            found = self._forward.predict_several([model for _, model in trained], x)
+        except Exception as error:  # several outputs, a model that predicts by other means, no memory
+            if len(trained) == 1:
                 self.reason = f"{type(error).__name__}: {error}"
-            else:
-                self._keep(plan, predictions, row_ids, positions)
+            else:  # it harms the one it comes from only
+                for one in trained:
+                    self._predict([one], x, row_ids, positions)
+            return
+        for (plan, _), predictions in zip(trained, found, strict=True):
+            self._keep(plan, predictions, row_ids, positions)
 
     def _keep(self, plan: Plan, predictions: np.ndarray, row_ids: np.ndarray, positions: np.ndarray | None) -> None:
         data = self._data

@@ -17,7 +17,6 @@ import numpy as np
 
 from manyfit.training.population.data import Rows, Stream
 from manyfit.training.population.layout import num_workers
-from manyfit.training.population.placement import num_devices
 from manyfit.training.population.program import Compiled, Layout, Lift, Members, State, Steps
 from manyfit.training.population.sharding import spread
 
@@ -47,7 +46,7 @@ class Pass:
         self._shapes = shapes
         self._members = Members(layout.members, self.count)
         # A CPU's memory is at hand: states are stacked and cut by NumPy, not by a kernel per variable and member.
-        self._stacks_at_hand = self._members.stacked and num_devices() == 1 and jax.default_backend() == "cpu"
+        self._stacks_at_hand = self._members.stacked and self.spread.num_devices == 1 and jax.default_backend() == "cpu"
         self._one_thread = False
         self._compiled: dict[str, Compiled] = {}
         self._lock = threading.Lock()
@@ -98,7 +97,7 @@ class Pass:
         shapes = jax.eval_shape(
             lambda lifted, state, metrics, batch: self._function(0, lifted, state, metrics, batch)[2],
             jax.tree.map(lambda leaf: leaf[0], lifted),
-            jax.tree.map(lambda leaf: leaf[0], states) if self._stacks_at_hand else states[0],
+            members.split(bundle)[0],
             self.steps.trace.start_metrics,
             self._shapes,
         )

@@ -124,13 +124,12 @@ class Session:
                 self.expects_more = bool(self.taken) and self.independent
                 if not self.taken:
                     return
-            while self.taken:
-                self.admission.admit(self.taken.popleft())
-                if self.many_taken:  # so there may be more
-                    self._compile_ahead()
-                if self.independent and self.rounds.has_outcome:
-                    return
-            if not self.expects_more or self._has_work_for_a_worker():
+            self.admission.admit(self.taken.popleft())
+            if self.many_taken:  # so there may be more
+                self._compile_ahead()
+            if self.independent and self.rounds.has_outcome:
+                return
+            if not self.taken and (not self.expects_more or self._has_work_for_a_worker()):
                 return
         self.expects_more = False
 
