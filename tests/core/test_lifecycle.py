@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import manyfit as kt
 from manyfit.core import errors
 from manyfit.core.lifecycle import (
-    Outcome,
     OversizedModelError,
+    TrialOutcome,
     TrialState,
     failure_of,
     is_paused,
@@ -76,33 +76,33 @@ def test_nothing_has_ended_before_an_execution_has():
 def test_two_executions(first, second):
     outcome = outcome_of({0: run(first, "a"), 1: run(second, "b")})
     if not first.has_score:
-        assert outcome == Outcome(first, "a", decided_by=(0,))
+        assert outcome == TrialOutcome(first, "a", decided_by=(0,))
     elif not second.has_score:
-        assert outcome == Outcome(second, "b", decided_by=(1,))
+        assert outcome == TrialOutcome(second, "b", decided_by=(1,))
     elif Ending.PAUSED in (first, second):
         assert outcome is None
     elif first is second:
-        assert outcome == Outcome(first, "a", decided_by=(0, 1))
+        assert outcome == TrialOutcome(first, "a", decided_by=(0, 1))
     else:
         stopped = [first, second].index(Ending.STOPPED)
-        assert outcome == Outcome(Ending.STOPPED, "ab"[stopped], decided_by=(stopped,))
+        assert outcome == TrialOutcome(Ending.STOPPED, "ab"[stopped], decided_by=(stopped,))
 
 
 def test_a_message_of_any_execution_is_better_than_none():
     outcome = outcome_of({0: run(Ending.COMPLETED, "ended after 3 of 9 epochs by a callback"), 1: run(Ending.STOPPED)})
-    assert outcome == Outcome(Ending.STOPPED, "ended after 3 of 9 epochs by a callback", decided_by=(1,))
+    assert outcome == TrialOutcome(Ending.STOPPED, "ended after 3 of 9 epochs by a callback", decided_by=(1,))
 
 
 def test_a_failure_without_a_retry_goes_before_one_with():
     outcome = outcome_of({0: run(Ending.FAILED, "a"), 1: run(Ending.TOO_LARGE, "b", final=True)})
-    assert outcome == Outcome(Ending.TOO_LARGE, "b", final=True, decided_by=(1,))
+    assert outcome == TrialOutcome(Ending.TOO_LARGE, "b", final=True, decided_by=(1,))
     assert not outcome.may_be_retried
 
 
 @pytest.mark.parametrize("ending", list(Ending))
 def test_only_what_has_no_score_may_be_retried(ending):
-    assert Outcome(ending).may_be_retried == (ending in UNSCORED)
-    assert not Outcome(ending, final=True).may_be_retried
+    assert TrialOutcome(ending).may_be_retried == (ending in UNSCORED)
+    assert not TrialOutcome(ending, final=True).may_be_retried
 
 
 runs = st.builds(run, st.sampled_from(list(Ending)), st.none() | st.text(max_size=3), st.just(False))
@@ -285,18 +285,18 @@ def test_a_status_reads_as_it_was_set(statuses):
         ((), "RUNNING"),
         ((RUNNING,), "RUNNING"),
         ((RUNNING, PAUSED), "RUNNING"),
-        ((RUNNING, Outcome(Ending.COMPLETED)), "COMPLETED"),
-        ((RUNNING, PAUSED, Outcome(Ending.STOPPED)), "COMPLETED"),
-        ((RUNNING, Outcome(Ending.FAILED)), "INVALID"),
-        ((RUNNING, Outcome(Ending.FAILED, final=True)), "FAILED"),
-        ((RUNNING, Outcome(Ending.FAILED), ENDED), "FAILED"),
-        ((RUNNING, Outcome(Ending.FAILED), QUEUED, RUNNING), "RUNNING"),
+        ((RUNNING, TrialOutcome(Ending.COMPLETED)), "COMPLETED"),
+        ((RUNNING, PAUSED, TrialOutcome(Ending.STOPPED)), "COMPLETED"),
+        ((RUNNING, TrialOutcome(Ending.FAILED)), "INVALID"),
+        ((RUNNING, TrialOutcome(Ending.FAILED, final=True)), "FAILED"),
+        ((RUNNING, TrialOutcome(Ending.FAILED), ENDED), "FAILED"),
+        ((RUNNING, TrialOutcome(Ending.FAILED), QUEUED, RUNNING), "RUNNING"),
     ],
 )
 def test_the_status_follows_from_state_and_outcome(steps, status):
     trial = kt.Trial(tiny.space())
     for each in steps:
-        if isinstance(each, Outcome):
+        if isinstance(each, TrialOutcome):
             trial.conclude(each)
         else:
             trial.move(each)

@@ -86,7 +86,7 @@ class Ended(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """What became of a trial."""
 
     ending: Ending
@@ -105,7 +105,7 @@ def is_paused(run: Ended) -> bool:
     return run.ending is Ending.PAUSED
 
 
-def outcome_of(executions: Mapping[int, Ended]) -> Outcome | None:
+def outcome_of(executions: Mapping[int, Ended]) -> TrialOutcome | None:
     """What the executions of a trial make of it.
 
     One execution without a score decides: the mean over the others would be of fewer runs than the other trials', and
@@ -123,21 +123,21 @@ def outcome_of(executions: Mapping[int, Ended]) -> Outcome | None:
     >>> from manyfit.core.records import Plan, Result
     >>> done, stopped = (Result(Plan("0", 0, {}, 1), e, {}) for e in (Ending.COMPLETED, Ending.STOPPED))
     >>> outcome_of({0: done, 1: stopped})
-    Outcome(ending=<Ending.STOPPED: 'stopped'>, message=None, final=False, decided_by=(1,))
+    TrialOutcome(ending=<Ending.STOPPED: 'stopped'>, message=None, final=False, decided_by=(1,))
     """
     runs = dict(sorted(executions.items()))
     failed = {index: run for index, run in runs.items() if not run.ending.has_score}
     if failed:
         # A final one goes first: what the user's code forbids to retry must not be retried because of another's.
         index = next((index for index, run in failed.items() if run.final), min(failed))
-        return Outcome(failed[index].ending, failed[index].message, failed[index].final, (index,))
+        return TrialOutcome(failed[index].ending, failed[index].message, failed[index].final, (index,))
     if not runs or any(is_paused(run) for run in runs.values()):
         return None
     stopped = {index: run for index, run in runs.items() if run.ending is Ending.STOPPED}
     deciding = stopped or runs
     messages = [run.message for run in [*deciding.values(), *runs.values()] if run.message is not None]
     ending = Ending.STOPPED if stopped else Ending.COMPLETED
-    return Outcome(ending, messages[0] if messages else None, decided_by=tuple(deciding))
+    return TrialOutcome(ending, messages[0] if messages else None, decided_by=tuple(deciding))
 
 
 # What an exception means ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 from manyfit.core import seeds
 from manyfit.core.environment import compat_of
 from manyfit.core.errors import SearchError, UsageError, explain
-from manyfit.core.lifecycle import Outcome, TrialState
+from manyfit.core.lifecycle import TrialOutcome, TrialState
 from manyfit.core.measures import measures_among
 from manyfit.core.objective import create_objective
 from manyfit.core.records import Ending, Values
@@ -375,7 +375,7 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
             if trial.score is None or self.objective.loss(trial.score) == float("inf"):
                 trial.score = None
                 message = trial.message or f"{self.objective.name} was never finite"
-                trial.conclude(Outcome(Ending.DIVERGED, message))
+                trial.conclude(TrialOutcome(Ending.DIVERGED, message))
         self._retry_or_settle(trial)
         self.book.end(trial, space=self.hyperparameters.get_config(), **self._facts())
         self.ongoing_trials = {key: other for key, other in self.ongoing_trials.items() if other is not trial}

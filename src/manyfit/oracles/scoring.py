@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyfit.core import history as histories
 from manyfit.core import seeds
-from manyfit.core.lifecycle import Outcome
+from manyfit.core.lifecycle import TrialOutcome
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.oracles.checks import check_measured
@@ -96,7 +96,7 @@ class Scoring:
     def _take_reports(self, trial: Trial) -> None:
         """Takes what `update_trial` reported as the trial's executions, where there are no others."""
         if trial.outcome is None and trial.running:
-            trial.conclude(Outcome(Ending.COMPLETED))
+            trial.conclude(TrialOutcome(Ending.COMPLETED))
         if not trial.is_completed or trial.executions:
             return
         for execution, history in sorted(trial.running.items()):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core import history as histories
-from manyfit.core.lifecycle import Outcome, TrialState, is_paused, step
+from manyfit.core.lifecycle import TrialOutcome, TrialState, is_paused, step
 from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import Ending, Observation, Progress, Value
 from manyfit.oracles.metrics_tracking import MetricsTracker
@@ -143,7 +143,7 @@ class Trial:
         if to in (TrialState.QUEUED, TrialState.RUNNING):
             self._ending, self._final, self._foreign_status = None, False, None
 
-    def conclude(self, outcome: Outcome) -> None:
+    def conclude(self, outcome: TrialOutcome) -> None:
         """Takes what became of it. With a score, or without hope of one, it has ended.
 
         Otherwise it stays where it is until the oracle has decided whether it is tried again.
@@ -154,9 +154,9 @@ class Trial:
             self.move(TrialState.ENDED)
 
     @property
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> TrialOutcome | None:
         """What became of it; None while that is not known."""
-        return None if self._ending is None else Outcome(self._ending, self.message, self._final)
+        return None if self._ending is None else TrialOutcome(self._ending, self.message, self._final)
 
     @property
     def ending(self) -> Ending | None:

@@ -11,7 +11,7 @@ from typing import Any
 from manyfit.core import seeds
 from manyfit.core.environment import refuse_chief_and_workers
 from manyfit.core.errors import SearchError, UsageError, explain
-from manyfit.core.lifecycle import Outcome, TrialState, failure_of, outcome_of
+from manyfit.core.lifecycle import TrialOutcome, TrialState, failure_of, outcome_of
 from manyfit.core.records import Ending, Plan, Result, Values
 from manyfit.executors.base import Executor, MakeTrainer
 from manyfit.oracles import Oracle, Trial, TrialStatus
@@ -240,11 +240,11 @@ class BaseTuner(Repeating):
             failure = failure_of(error)
             # What the user's code says about its own trial needs no traceback.
             text = failure.line if failure.final else failure.message
-            trial.conclude(Outcome(failure.ending, text, failure.final))
+            trial.conclude(TrialOutcome(failure.ending, text, failure.final))
         else:
             self._take_histories(trial, returned, seed)
             # Without an execution it was reported to an oracle of the user's, which scores it as it likes.
-            trial.conclude(outcome_of(trial.executions) or Outcome(Ending.COMPLETED))
+            trial.conclude(outcome_of(trial.executions) or TrialOutcome(Ending.COMPLETED))
 
     _trainer: Trainer | None = None  # of models
     _runner: Trainer | None = None  # of whole trials, on an executor

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyfit.core import seeds
-from manyfit.core.lifecycle import Outcome, failure_of, outcome_of
+from manyfit.core.lifecycle import TrialOutcome, failure_of, outcome_of
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import SEARCH
@@ -224,9 +224,9 @@ class TrialSupply:
             self._tuner._end_repeat(trial, call)
             return
         if has_returned:
-            trial.conclude(outcome_of(trial.executions) or Outcome(Ending.COMPLETED))
+            trial.conclude(outcome_of(trial.executions) or TrialOutcome(Ending.COMPLETED))
         else:
-            trial.conclude(Outcome(result.ending, result.message, result.final))
+            trial.conclude(TrialOutcome(result.ending, result.message, result.final))
         self._tuner.on_trial_end(trial)
 
     def _take(self, trial: Trial, result: Result) -> None:
