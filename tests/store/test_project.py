@@ -7,7 +7,7 @@ import tiny
 
 from manyfit.core.errors import ProjectError
 from manyfit.store import ProjectStore
-from manyfit.store.project import DATABASE_NAME
+from manyfit.store.layout import DATABASE_NAME
 from manyfit.store.schema import SCHEMA_VERSION
 
 TRIAL = {

@@ -13,8 +13,7 @@ from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
 from manyfit.schedulers.full import FullBudget
 from manyfit.space.hyperparameters import HyperParameters
-
-STATE_SUFFIX = ".state"  # of the files that continue paused executions, beside the weights
+from manyfit.store.layout import state_beside
 
 
 def plans_of(trial: Trial, num_executions: int, oracle: Oracle, weights_path: Callable[[str, int], Path]) -> list[Plan]:
@@ -42,7 +41,7 @@ def plan_of(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable
         seeds.seed_of(oracle.seed, "execution", trial.trial_id, execution, trial.attempt),
         epochs=oracle.scheduler.max_epochs,
         first_epoch=0 if paused is None else paused.num_epochs,
-        state_path=None if isinstance(oracle.scheduler, FullBudget) else str(path.with_suffix(STATE_SUFFIX)),
+        state_path=None if isinstance(oracle.scheduler, FullBudget) else str(state_beside(path)),
         weights_path=str(path),
     )
 
@@ -137,7 +136,7 @@ class SearchSupply:
                         f"stopped after {run.num_epochs} of {max_epochs} epochs: not promoted",
                     )
                     self._oracle.book.amend(trial, run)
-                    self._weights_path(trial.trial_id, run.index).with_suffix(STATE_SUFFIX).unlink(missing_ok=True)
+                    state_beside(self._weights_path(trial.trial_id, run.index)).unlink(missing_ok=True)
             self._end_trial(trial)
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
