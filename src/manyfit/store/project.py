@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from manyfit.core.errors import ProjectError, explain
-from manyfit.core.files import write_failed
 from manyfit.store import lock
 from manyfit.store.layout import DATABASE_NAME, Layout
-from manyfit.store.schema import SCHEMA_VERSION, TABLES
+from manyfit.store.migrations import bring_up_to_date, transaction
 
 ExecutionKey = tuple[str, str, int, int]
 """Trial id, phase, attempt, index of the execution."""
@@ -61,6 +60,11 @@ class ProjectStore:
             lock.release(self.folder)
             raise
 
+    @property
+    def _where(self) -> str:
+        """This project, for messages."""
+        return f'project "{self.folder}"'
+
     @staticmethod
     def exists(folder: str | os.PathLike[str]) -> bool:
         """Whether a project is in a folder."""
@@ -84,35 +88,30 @@ class ProjectStore:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
     def _connect(self) -> sqlite3.Connection:
-        path = self.layout.database
+        connection = None
         try:
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
+            # Autocommit (`isolation_level=None`): transactions begin where `transaction` says so, and nowhere else. Any
+            # thread may write, since oracles are called from several; their lock keeps the order.
+            connection = sqlite3.connect(
+                self.layout.database, isolation_level=None, check_same_thread=False, timeout=30.0
+            )
             connection.execute("PRAGMA journal_mode=WAL")
             # A killed process loses nothing at this level; only a power cut can lose the last transactions.
             connection.execute("PRAGMA synchronous=NORMAL")
-            connection.executescript(TABLES)
-        except sqlite3.DatabaseError as error:
+            bring_up_to_date(connection, self._where)
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if not isinstance(error, sqlite3.DatabaseError):
+                raise
             raise ProjectError(
                 explain(
-                    f'project "{self.folder}"',
+                    self._where,
                     f"{DATABASE_NAME}, which cannot be read or written ({error})",
                     "a Manyfit project in a writable folder",
                     "Restore the file, or type overwrite=True to start anew.",
                 )
             ) from None
-        self._connection = connection
-        version = self.get("schema_version")
-        if version is None:
-            self.put(schema_version=SCHEMA_VERSION)
-        elif version > SCHEMA_VERSION:
-            raise ProjectError(
-                explain(
-                    f'project "{self.folder}"',
-                    f"a file of version {version}",
-                    f"up to version {SCHEMA_VERSION}",
-                    "Update Manyfit: pip install --upgrade manyfit.",
-                )
-            )
         return connection
 
     @contextlib.contextmanager
@@ -122,17 +121,8 @@ class ProjectStore:
         Raises:
             ProjectError: the disk is full or the file cannot be written; what was committed before stays.
         """
-        connection = self._connection
-        try:
-            connection.execute("BEGIN IMMEDIATE")
+        with transaction(self._connection, self._where) as connection:
             yield connection
-            connection.execute("COMMIT")
-        except BaseException as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):
-                raise write_failed(f'project "{self.folder}"', str(error)) from error
-            raise
 
     # Project facts ---------------------------------------------------------------------------------------------
 
