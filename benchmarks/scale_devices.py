@@ -31,10 +31,11 @@ def flops() -> dict[str, Any]:
     import numpy as np
 
     from manyfit.training.base import Task
+    from manyfit.training.keras_internals.building import build_symbolically
     from manyfit.training.population.capture import Shapes, trace
     from manyfit.training.population.data import Rows, read_fit_arguments
     from manyfit.training.population.epoch import RowsPass
-    from manyfit.training.population.keras_side import build_symbolically, values_of, variables_of
+    from manyfit.training.population.model_state import values_of, variables_of
     from manyfit.training.population.program import Layout, Lift
 
     layers = [keras.layers.Dense(64, activation="relu"), keras.layers.Dropout(0.3)]

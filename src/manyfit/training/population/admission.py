@@ -13,8 +13,10 @@ from manyfit.core.errors import FatalError
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.keras_fit import CannotCopy, copy_callbacks
-from manyfit.training.models import build_model, check_size, ending_of
-from manyfit.training.population import keras_side
+from manyfit.training.keras_internals import building
+from manyfit.training.keras_internals.draws import quick_draws
+from manyfit.training.models import build_model, check_size, ending_of, summary_of
+from manyfit.training.population import model_state
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.capture import CannotTrace, Trace, check_model, complete, is_complete, trace
 from manyfit.training.population.data import FitArguments
@@ -163,10 +165,10 @@ class Admission:
         return member
 
     def _capture(self, plan: Plan) -> Member:
-        keras_side.forget_names()
+        building.forget_names()
         values = plan.values.copy() if hasattr(plan.values, "copy") else plan.values
         view = self._views.of(plan)
-        with seeded(plan.seed), keras_side.quick_draws():
+        with seeded(plan.seed), quick_draws():
             model = build_model(self.task.build, values)
             check_size(model, self.task.max_model_size)
             check_model(model)
@@ -183,7 +185,7 @@ class Admission:
         family = self.families.get(key)
         if family is None:
             together = bool(getattr(self.supply, "independent", False))
-            summary = keras_side.summary(model)
+            summary = summary_of(model)
             family = Family(found, view.data, summary, together=together, tests=self._tests)
             self.families[key] = family
         epochs = self.data.epochs if plan.epochs is None else plan.epochs
@@ -228,20 +230,20 @@ class Admission:
         whole = whole or needs_loss_scale_callback(model)
         batch = view.shapes.first_batch()
         if known is not None and not whole:
-            keras_side.build_layers(model, batch[0])
-        if known is not None and not whole and keras_side.is_built(model):
+            model_state.build_layers(model, batch[0])
+        if known is not None and not whole and building.is_built(model):
             trainable, fixed = model.trainable_variables, model.non_trainable_variables
             first = list(known.optimizer)
             first[known.learning_rate] = model.optimizer.variables[known.learning_rate].value
             return known.trace, (
-                tuple(keras_side.values_of(trainable)),
-                tuple(keras_side.values_of(fixed)),
+                tuple(model_state.values_of(trainable)),
+                tuple(model_state.values_of(fixed)),
                 tuple(first),
             )
-        keras_side.build_symbolically(model, batch)
-        parts = [tuple(keras_side.values_of(part)) for part in keras_side.variables_of(model)[:3]]
+        building.build_symbolically(model, batch)
+        parts = [tuple(model_state.values_of(part)) for part in model_state.variables_of(model)[:3]]
         found = self._trace(model, view) if known is None else known.trace
-        place = keras_side.place_of_learning_rate(model)
+        place = building.place_of_learning_rate(model)
         if key is not None and place is not None:
             self._known.setdefault(key, Known(found, parts[2], place))
             if len(self._known) > _MAX_KNOWN:

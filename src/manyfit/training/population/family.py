@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from manyfit.training.population import keras_side
+from manyfit.training.population import model_state
 from manyfit.training.population.capture import Trace, complete
 from manyfit.training.population.data import FitArguments, Rows, Stream
 from manyfit.training.population.epoch import Pass, RowsPass, StreamPass
@@ -91,7 +91,7 @@ class Family:
                 self._samples.clear()  # those that made the new version necessary are the ones to probe
             self.lift = lift
             if len(self._samples) < _PROBED and all(member.trace is not other.trace for other in self._samples):
-                self._samples.append(_Sample(member.trace, keras_side.copied(member.state)))
+                self._samples.append(_Sample(member.trace, model_state.copied(member.state)))
         self.waiting.append(member)
 
     def extend(self, members: Sequence[Member]) -> None:

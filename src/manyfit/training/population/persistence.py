@@ -1,12 +1,15 @@
-"""JAX's compilation cache on disk, so that the second run of a search compiles nothing."""
+"""Compiled programs on disk, so that the second run of a search compiles nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-import jax
+from manyfit.training.keras_internals.draws import quick_draws
+from manyfit.training.keras_internals.programs import kept_on_disk
 
 OFF = ("", "0", "off", "none")
 
@@ -23,18 +26,24 @@ def cache_folder() -> Path | None:
     return base / "manyfit" / "programs"
 
 
-def enable_compilation_cache() -> None:
-    """Switches the cache on, unless the user has chosen a folder for JAX or has switched it off."""
-    if getattr(jax.config, "jax_compilation_cache_dir", None):
-        return
+@contextlib.contextmanager
+def programs_kept() -> Iterator[None]:
+    """What JAX compiles inside is kept on disk, unless the user keeps it elsewhere or nowhere; see `kept_on_disk`."""
     folder = cache_folder()
     if folder is None:
+        yield
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return  # a home that cannot be written to costs speed, not the search
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    # A small program is worth keeping, too: it takes longer to compile than to load.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        yield  # a home that cannot be written to costs speed, not the search
+        return
+    with kept_on_disk(folder):
+        yield
+
+
+@contextlib.contextmanager
+def quick_building() -> Iterator[None]:
+    """Around the builds that explore a space: drawing weights compiles, so it is quick, and stays for the next run."""
+    with programs_kept(), quick_draws():
+        yield

@@ -8,7 +8,6 @@ and are looked at without touching the others; a program that wants them stacked
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manyfit.training.keras_internals.programs import ONE_THREAD, bytes_of, quick_options
 from manyfit.training.population.capture import Trace
 from manyfit.training.population.unify import Form, differing_holes, evaluate
 
@@ -254,35 +254,14 @@ def compiled_from(lowered: Any, started: float, *, quick: bool, one_thread: bool
     """
     options: dict[str, str | bool] = {}
     if jax.default_backend() == "cpu":
-        options |= _quick_options() if quick else {}
-        options |= {"xla_cpu_multi_thread_eigen": False} if one_thread else {}
+        options |= quick_options() if quick else {}
+        options |= ONE_THREAD if one_thread else {}
     executable = lowered.compile(compiler_options=options or None)
     outputs = jax.tree.map(lambda out: jax.ShapeDtypeStruct(out.shape, out.dtype), lowered.out_info)
     return Compiled(
         executable,
         outputs,
         time.perf_counter() - started,
-        num_bytes=_bytes_of(executable.memory_analysis()),
+        num_bytes=bytes_of(executable.memory_analysis()),
         num_flops=float((executable.cost_analysis() or {}).get("flops", 0.0)),
     )
-
-
-@functools.cache
-def _quick_options() -> dict[str, str | bool]:
-    """Options with which XLA compiles for a CPU in a fifth of the time: no optimisation, and the older emitters.
-
-    The newer emitters of fused loops spend most of a small program's compile time. An XLA without that choice refuses
-    its name.
-    """
-    plain: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
-    both = plain | {"xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(lambda x: x).lower(0.0).compile(compiler_options=both)
-    except (RuntimeError, ValueError):
-        return plain
-    return both
-
-
-def _bytes_of(memory: Any) -> int:
-    names = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
-    return sum(int(getattr(memory, name, 0) or 0) for name in names)  # a backend without an analysis answers None

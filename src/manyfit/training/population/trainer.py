@@ -13,7 +13,7 @@ from manyfit.training.fit_arguments import fit_data
 from manyfit.training.population.admission import Admission, Learned
 from manyfit.training.population.data import FitArguments, Stream, read_fit_arguments, same_sources
 from manyfit.training.population.listing import ProgramRecord, Programs
-from manyfit.training.population.persistence import enable_compilation_cache
+from manyfit.training.population.persistence import programs_kept
 from manyfit.training.population.session import Session
 
 
@@ -61,7 +61,10 @@ class Population(Trainer):
         self._past: list[ProgramRecord] = []  # programs of other data
 
     def train(self, supply: Supply, task: Task) -> None:
-        enable_compilation_cache()
+        with programs_kept():
+            self._train(supply, task)
+
+    def _train(self, supply: Supply, task: Task) -> None:
         reason = supported(task)
         if reason is not None:
             self._refuse(reason, None)
