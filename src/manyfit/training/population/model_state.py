@@ -1,17 +1,14 @@
-"""A Keras model's variables as a population holds them: in groups, as arrays, and as shapes to trace with."""
+"""A Keras model's variables as a population holds them: in groups, and as arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-import jax
 import keras
 import numpy as np
 
 from manyfit.training import continuing
-
-Tree = TypeVar("Tree")
 
 
 def build_layers(model: keras.Model, x: object) -> None:
@@ -33,11 +30,6 @@ def values_of(variables: Sequence[keras.Variable]) -> list[Any]:
     return [variable.value for variable in variables]
 
 
-def copied(values: Tree) -> Tree:
-    """A tree of the same values in arrays of their own, on the same devices, which a model cannot use up."""
-    return jax.device_put(values, may_alias=False)
-
-
 def in_order_of_weights(model: keras.Model, trainable: Sequence[Any], fixed: Sequence[Any]) -> list[Any]:
     """Values of the trainable and the other variables in the order of `model.weights`, which leaves seeds out."""
     values = dict(zip(map(id, model.trainable_variables), trainable, strict=True))
@@ -55,8 +47,3 @@ def metric_results(model: keras.Model, values: Sequence[Any]) -> dict[str, Any]:
 def python_logs(logs: Mapping[str, Any]) -> dict[str, Any]:
     """Logs with Python floats where an entry is one number, as callbacks expect them."""
     return {name: float(value) if np.ndim(value) == 0 else np.asarray(value) for name, value in logs.items()}
-
-
-def shapes_of(arrays: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
-    """Shapes and types for tracing without values."""
-    return [jax.ShapeDtypeStruct(np.shape(array), array.dtype) for array in arrays]

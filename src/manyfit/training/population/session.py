@@ -14,17 +14,16 @@ from manyfit.training.base import Supply, Task
 from manyfit.training.keras_fit import scalar_logs
 from manyfit.training.measuring import take_measures
 from manyfit.training.models import ending_of
+from manyfit.training.population import model_state
+from manyfit.training.population.arrays import num_devices
 from manyfit.training.population.batch import Batch, Outcome
-from manyfit.training.population.capture import CannotTrace
 from manyfit.training.population.data import FitArguments
-from manyfit.training.population.family import Family
-from manyfit.training.population.layout import num_workers
+from manyfit.training.population.layout import Layout, num_workers
 from manyfit.training.population.member import Member
-from manyfit.training.population.model_state import python_logs
-from manyfit.training.population.placement import num_devices
-from manyfit.training.population.program import Layout
+from manyfit.training.population.program import Family
 from manyfit.training.population.rounds import Rounds
 from manyfit.training.population.sizing import Sizing
+from manyfit.training.population.trace import CannotTrace
 
 if TYPE_CHECKING:
     from manyfit.training.population.admission import Admission
@@ -294,10 +293,10 @@ class Session:
 
     def _close_epoch(self, member: Member, number: int, outcome: Outcome) -> dict[str, float]:
         """One member's logs of the epoch, after its callbacks have seen them."""
-        logs = python_logs({name: value[number] for name, value in outcome.logs.items()})
+        logs = model_state.python_logs({name: value[number] for name, value in outcome.logs.items()})
         tested = None
         if outcome.test_logs is not None and self.data.validates_at(member.epoch):
-            tested = python_logs({name: value[number] for name, value in outcome.test_logs.items()})
+            tested = model_state.python_logs({name: value[number] for name, value in outcome.test_logs.items()})
             logs.update({f"val_{name}": value for name, value in tested.items()})
         logs.update(member.watch_loss_scale(member.view.training.num_steps or 1))
         if member.callbacks.any:

@@ -15,26 +15,15 @@ import numpy as np
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.population import model_state
-from manyfit.training.population.data import Rows, Stream
-from manyfit.training.population.unify import Form, Mismatch, canonical_form, differing_holes, first_difference
-
-
-@dataclasses.dataclass(frozen=True)
-class Shapes:
-    """The data whose batches a step takes: their tree, and the shapes that occur. A stream's may become more."""
-
-    training: Rows | Stream
-    validation: Rows | Stream | None
-
-    def numbers(self) -> Iterator[tuple[str, int]]:
-        """The steps that there are: "train" or "test", and the number of a shape."""
-        for kind, source in (("train", self.training), ("test", self.validation)):
-            for number in range(0 if source is None else len(source.shapes)):
-                yield kind, number
-
-    def first_batch(self) -> Any:
-        """A training batch of shapes in place of arrays, as Keras packs it."""
-        return jax.tree.unflatten(self.training.structure, self.training.shapes[0])
+from manyfit.training.population.arrays import shapes_of
+from manyfit.training.population.canonical_jaxpr import (
+    Form,
+    Mismatch,
+    canonical_form,
+    differing_holes,
+    first_difference,
+)
+from manyfit.training.population.data import Shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +91,7 @@ def trace(model: Any, shapes: Shapes) -> Trace:
         CannotTrace: a step that JAX cannot trace, or that has effects beyond its outputs.
     """
     variables = model_state.variables_of(model)
-    structs = [model_state.shapes_of(model_state.values_of(part)) for part in variables]
+    structs = [shapes_of(model_state.values_of(part)) for part in variables]
     results, names = _trace_step("metric", _results_step(model), [structs[3]], None)
     forms = {"results": results}
     step_logs: dict[str, tuple[str, ...]] = {}
@@ -185,7 +174,7 @@ def following(name: str, found: Trace, like: Trace) -> Form | None:
 
 def _steps(model: Any, shapes: Shapes) -> Iterator[tuple[str, str, Callable[[], tuple[Form, tuple[str, ...]]]]]:
     """The steps there are: name, "train" or "test", and a function that traces it to its form and its logs' names."""
-    structs = [model_state.shapes_of(model_state.values_of(part)) for part in model_state.variables_of(model)]
+    structs = [shapes_of(model_state.values_of(part)) for part in model_state.variables_of(model)]
     plan = [("train", model.train_step, structs, shapes.training)]
     if shapes.validation is not None:
         plan.append(("test", model.test_step, [structs[0], structs[1], structs[3]], shapes.validation))
