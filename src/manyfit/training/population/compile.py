@@ -9,38 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import jax
 
+from manyfit.core.files import cache_folder
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.keras_internals.programs import ONE_THREAD, bytes_of, kept_on_disk, quick_options
 from manyfit.training.population.arrays import ArrayTree, Function
 
 QUICK_COMPILES = True
-OFF = ("", "0", "off", "none")
-
-
-def cache_folder() -> Path | None:
-    """Where compiled programs are kept: `MANYFIT_CACHE_DIR` ("off": nowhere), else the user's cache folder."""
-    given = os.environ.get("MANYFIT_CACHE_DIR")
-    if given is not None:
-        return None if given.lower() in OFF else Path(given).expanduser() / "programs"
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home()))
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "manyfit" / "programs"
 
 
 @contextlib.contextmanager
 def programs_kept() -> Iterator[None]:
     """What JAX compiles inside is kept on disk, unless the user keeps it elsewhere or nowhere; see `kept_on_disk`."""
-    folder = cache_folder()
+    folder = cache_folder("programs")
     if folder is None:
         yield
         return
