@@ -102,7 +102,7 @@ class Formula(Trainer):
         self.trained.append((*plan.key, plan.seed))
         error = self.fail(plan)
         if error is not None:
-            supply.finish(Result(plan, Ending.FAILED, curve, message=repr(error), extra={"error": error}))
+            supply.finish(Result(plan, Ending.FAILED, curve, message=repr(error), error=error))
             return
         ending, message = judge(curve, task.objective, stopped=False)
         supply.finish(Result(plan, ending, curve, message=message))

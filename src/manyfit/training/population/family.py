@@ -13,13 +13,13 @@ from manyfit.training.population.capture import Trace, complete
 from manyfit.training.population.data import FitArguments, Rows, Stream
 from manyfit.training.population.epoch import Pass, RowsPass, StreamPass
 from manyfit.training.population.layout import LayoutChoice, candidates
-from manyfit.training.population.listing import ProgramRecord
 from manyfit.training.population.member import Member
 from manyfit.training.population.probe import find_mismatch
 from manyfit.training.population.program import Layout, Lift, State
 from manyfit.training.population.remembered import Remembered, recall, remember
 from manyfit.training.population.sharding import num_slots, spread
 from manyfit.training.population.sizing import slots_on_cores
+from manyfit.training.program_report import ProgramRecord
 
 _PROBED = 2  # members that a probe compares
 

@@ -171,7 +171,7 @@ class Member:
     def failed(self, ending: Ending, error: Exception | None) -> Result:
         """The outcome where an epoch could not be trained."""
         message = f"{type(error).__name__}: {error}"
-        return Result(self.plan, ending, self.history, seconds=self.seconds, message=message, extra={"error": error})
+        return Result(self.plan, ending, self.history, seconds=self.seconds, message=message, error=error)
 
     def _outcome(self, ending: Ending, message: str | None) -> Result:
         started = time.perf_counter()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from manyfit.core.records import Plan
-from manyfit.training.folds import Split
+from manyfit.data.rows import Split
 from manyfit.training.population.capture import Shapes
 from manyfit.training.population.data import FitArguments, Rows, Stream
 
