@@ -289,7 +289,6 @@ class Tuner(Finishing, Overrides, BaseTuner):
             max_model_size=self.max_model_size,
             fit=own_fit,
             callbacks=callbacks,
-            # Two that take turns cannot both call an object that cannot be copied, and KerasTuner refuses it.
             may=Permissions(pause=may_pause, share_callbacks=not may_pause and self.oracle.compat is None),
             devices=devices,
             measures=self.oracle.measures,
@@ -326,11 +325,10 @@ class Tuner(Finishing, Overrides, BaseTuner):
         Returns:
             An object to print, with one record per program; a sentence where trials train through `model.fit`.
         """
-        programs = self._get_trainer().programs()
-        if programs is not None:
+        if (programs := self._get_trainer().programs()) is not None:
             return programs
-        there = "in workers, one after another in each" if self.executor is not None else ""
-        return f"Trials train {there or 'one after another through model.fit'}."
+        in_workers = "in workers, one after another in each"
+        return f"Trials train {in_workers if self.executor else 'one after another through model.fit'}."
 
     def _trainer_for(self, task: Task) -> Trainer:
         """The trainer of a task: folds need one that takes index sets."""
