@@ -15,7 +15,8 @@ from typing import Any
 
 import keras
 
-from manyfit.core.errors import FailedTrialError, FatalError, SearchError
+from manyfit.core.errors import SearchError
+from manyfit.core.lifecycle import stand_in
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.executors import memory
 from manyfit.executors.messages import (
@@ -170,7 +171,9 @@ class RemoteSupply:
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`. The driver has it when this returns."""
         files = self._mirror.collect()
-        result = dataclasses.replace(result, error=None if result.error is None else _portable(result.error))
+        if result.failure is not None:
+            failure = dataclasses.replace(result.failure, error=_portable(result.failure.error))
+            result = dataclasses.replace(result, failure=failure)
         self._exchange(Finished(result, files, lines=self.lines_since()))
         self._num_training -= 1
 
@@ -209,12 +212,10 @@ def _quiet(task: Task) -> Task:
     return dataclasses.replace(task, call=task.call.with_(verbose=task.call.get("verbose", 0)))
 
 
-def _portable(error: BaseException) -> BaseException:
-    """The error, or one of the nearest class of ours with its text, where it cannot be pickled."""
+def _portable(error: Exception) -> Exception:
+    """The error, or where it cannot be pickled one that means the same."""
     try:
         pickle.loads(pickle.dumps(error))
         return error
     except Exception:
-        text = f"{type(error).__name__}: {error}"
-        kinds = (FatalError, FailedTrialError)
-        return next((kind(text) for kind in kinds if isinstance(error, kind)), RuntimeError(text))
+        return stand_in(error)

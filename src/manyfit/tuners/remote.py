@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyfit.core import seeds
-from manyfit.core.errors import FailedTrialError, FatalError, ProjectError
+from manyfit.core.lifecycle import TrialOutcome, failure_of, outcome_of
 from manyfit.core.records import Decision, Ending, Plan, Result
-from manyfit.oracles import Oracle, Trial, TrialStatus
+from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import SEARCH
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import Supply, Task, Trainer
-from manyfit.training.models import ending_of
 from manyfit.training.seeding import seeded
 
 if TYPE_CHECKING:
@@ -85,7 +83,7 @@ class _DistantBook:
     def add_execution(self, result: Result, **notes: Any) -> None:
         """Keeps an execution; the driver makes its own notes."""
         del notes
-        self.results.append(dataclasses.replace(result, error=None))
+        self.results.append(result)
 
     def forget_executions(self, trial: Trial, first: int = 0) -> None:
         """Drops those of this call."""
@@ -152,10 +150,8 @@ def _run(plan: Plan, task: RunTask) -> Result:
             result.executions = tuple(tuner.oracle.book.results)
         else:
             result.histories = tuner._histories(trial, returned)
-    except (FatalError, ProjectError):
-        raise
     except Exception as error:
-        result = Result(plan, ending_of(error), {}, message=traceback.format_exc(), error=error)
+        result = Result.of_failure(plan, failure_of(error))
     result.seconds = time.perf_counter() - started
     return dataclasses.replace(result, plan=dataclasses.replace(plan, values=trial.hyperparameters))
 
@@ -230,15 +226,13 @@ class TrialSupply:
         if call:
             if not has_returned:
                 plan = dataclasses.replace(result.plan, phase=SEARCH)
-                self._tuner._take_failed_repeat(dataclasses.replace(result, plan=plan, error=None))
+                self._tuner._take_failed_repeat(dataclasses.replace(result, plan=plan))
             self._tuner._end_repeat(trial, call)
             return
         if has_returned:
-            self._tuner._judge_executions(trial)
+            trial.conclude(outcome_of(trial.executions) or TrialOutcome(Ending.COMPLETED))
         else:
-            failed = isinstance(result.error, FailedTrialError)
-            trial.status = TrialStatus.FAILED if failed else TrialStatus.INVALID
-            trial.ending, trial.message = result.ending, result.message
+            trial.conclude(TrialOutcome(result.ending, result.message, result.final))
         self._tuner.on_trial_end(trial)
 
     def _take(self, trial: Trial, result: Result) -> None:
