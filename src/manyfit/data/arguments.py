@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from typing import SupportsIndex
 
 import numpy as np
 
+from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import Objective
 from manyfit.data.call import Call
@@ -91,9 +90,9 @@ def check_retrain(top: object, x: FitData, y: FitData) -> None:
             length.
     """
     ids = isinstance(top, list | tuple) and len(top) > 0 and all(isinstance(one, str) for one in top)
-    if not ids and (isinstance(top, bool) or not isinstance(top, SupportsIndex) or operator.index(top) < 1):
+    if not ids:
         allowed = "a whole number of at least 1, or a list of trial ids"
-        raise UsageError(explain("retrain(top=...)", top, allowed, "Type retrain(top=4), say."))
+        whole_number("retrain(top=...)", top, allowed=allowed, instead="Type retrain(top=4), say.")
     if x is None and y is not None:
         raise UsageError(explain("retrain(x, y)", "y without x", "both or neither", "Add x=."))
     _check_lengths("retrain(x, y)", x, y)
