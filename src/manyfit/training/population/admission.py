@@ -179,7 +179,7 @@ class Admission:
         key = f"{found.key} {view.sizes}"
         family = self.families.get(key)
         if family is None:
-            together = bool(getattr(self.supply, "independent", False))
+            together = self.supply.independent
             summary = summary_of(model)
             family = Family(found, view.data, summary, together=together, tests=self._tests)
             self.families[key] = family
@@ -205,7 +205,7 @@ class Admission:
         try:
             return copy_callbacks(self.data.callbacks, plan)
         except CannotCopy as error:
-            if not self.task.shares_callbacks:
+            if not self.task.may.share_callbacks:
                 raise
             reason = f"callback {error.callback} cannot be copied ({error.__cause__}), so executions share it"
             raise CannotTrace(reason) from error
@@ -268,6 +268,10 @@ class _OnePlan:
         self._supply = supply
         self._plans = [plan]
         self.independent = False
+
+    @property
+    def remaining(self) -> int | None:
+        return len(self._plans)
 
     def take(self, count: int) -> Sequence[Plan]:
         del count

@@ -13,8 +13,8 @@ import jax
 from manyfit.core import history as histories
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Failure, Plan, Result
+from manyfit.data.rows import Split
 from manyfit.training.base import judge
-from manyfit.training.folds import Split
 from manyfit.training.keras_internals import building
 from manyfit.training.models import num_parameters
 from manyfit.training.population import model_state

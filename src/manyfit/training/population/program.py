@@ -15,10 +15,10 @@ from manyfit.training.population.lift import Lift
 from manyfit.training.population.member import Member
 from manyfit.training.population.passes import Pass, RowsPass, StreamPass
 from manyfit.training.population.probe import find_mismatch
-from manyfit.training.population.program_report import ProgramRecord
 from manyfit.training.population.sharding import num_slots, spread
 from manyfit.training.population.sizing import slots_on_cores
 from manyfit.training.population.trace import Trace, complete
+from manyfit.training.program_report import ProgramRecord
 
 _PROBED = 2  # members that a probe compares
 
