@@ -32,7 +32,7 @@ def session():
     made = Session.__new__(Session)
     made.sizing = SimpleNamespace(group=4)
     made.rounds = SimpleNamespace(workers=2)
-    made.task = SimpleNamespace(own_order=False)
+    made.task = SimpleNamespace(may=SimpleNamespace(share_order=True))
     made.data = SimpleNamespace(shuffle=True)
     made.shuffle_seed = 5
     return made
@@ -68,7 +68,7 @@ def test_rows_of_another_fold_are_other_rows(session):
 
 @pytest.mark.parametrize("reason", ["own order", "no shuffling", "one by one"])
 def test_nobody_waits_where_nothing_is_shared_or_all_is(session, reason):
-    session.task.own_order = reason == "own order"
+    session.task.may.share_order = reason != "own order"
     session.data.shuffle = reason != "no shuffling"
     layout = ALONE if reason == "one by one" else FUSED
     given = members_at(2, 2, 2, 2, 2)

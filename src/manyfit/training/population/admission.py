@@ -12,8 +12,10 @@ from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.keras_fit import CannotCopy, copy_callbacks
-from manyfit.training.models import build_model, check_size
-from manyfit.training.population import keras_side
+from manyfit.training.keras_internals import building
+from manyfit.training.keras_internals.draws import quick_draws
+from manyfit.training.models import build_model, check_size, summary_of
+from manyfit.training.population import model_state
 from manyfit.training.population.arrays import State
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import FitArguments
@@ -158,10 +160,10 @@ class Admission:
         return member
 
     def _capture(self, plan: Plan) -> Member:
-        keras_side.forget_names()
+        building.forget_names()
         values = plan.values.copy() if hasattr(plan.values, "copy") else plan.values
         view = self._views.of(plan)
-        with seeded(plan.seed), keras_side.quick_draws():
+        with seeded(plan.seed), quick_draws():
             model = build_model(self.task.build, values)
             check_size(model, self.task.max_model_size)
             check_model(model)
@@ -177,8 +179,8 @@ class Admission:
         key = f"{found.key} {view.sizes}"
         family = self.families.get(key)
         if family is None:
-            together = bool(getattr(self.supply, "independent", False))
-            summary = keras_side.summary(model)
+            together = self.supply.independent
+            summary = summary_of(model)
             family = Family(found, view.data, summary, together=together, tests=self._tests)
             self.families[key] = family
         epochs = self.data.epochs if plan.epochs is None else plan.epochs
@@ -203,7 +205,7 @@ class Admission:
         try:
             return copy_callbacks(self.data.callbacks, plan)
         except CannotCopy as error:
-            if not self.task.shares_callbacks:
+            if not self.task.may.share_callbacks:
                 raise
             reason = f"callback {error.callback} cannot be copied ({error.__cause__}), so executions share it"
             raise CannotTrace(reason) from error
@@ -223,20 +225,20 @@ class Admission:
         whole = whole or needs_loss_scale_callback(model)
         batch = view.shapes.first_batch()
         if known is not None and not whole:
-            keras_side.build_layers(model, batch[0])
-        if known is not None and not whole and keras_side.is_built(model):
+            model_state.build_layers(model, batch[0])
+        if known is not None and not whole and building.is_built(model):
             trainable, fixed = model.trainable_variables, model.non_trainable_variables
             first = list(known.optimizer)
             first[known.learning_rate] = model.optimizer.variables[known.learning_rate].value
             return known.trace, (
-                tuple(keras_side.values_of(trainable)),
-                tuple(keras_side.values_of(fixed)),
+                tuple(model_state.values_of(trainable)),
+                tuple(model_state.values_of(fixed)),
                 tuple(first),
             )
-        keras_side.build_symbolically(model, batch)
-        parts = [tuple(keras_side.values_of(part)) for part in keras_side.variables_of(model)[:3]]
+        building.build_symbolically(model, batch)
+        parts = [tuple(model_state.values_of(part)) for part in model_state.variables_of(model)[:3]]
         found = self._trace(model, view) if known is None else known.trace
-        place = keras_side.place_of_learning_rate(model)
+        place = building.place_of_learning_rate(model)
         if key is not None and place is not None:
             self._known.setdefault(key, Known(found, parts[2], place))
             if len(self._known) > _MAX_KNOWN:
@@ -266,6 +268,10 @@ class _OnePlan:
         self._supply = supply
         self._plans = [plan]
         self.independent = False
+
+    @property
+    def remaining(self) -> int | None:
+        return len(self._plans)
 
     def take(self, count: int) -> Sequence[Plan]:
         del count

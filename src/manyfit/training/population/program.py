@@ -8,18 +8,17 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from manyfit.training.population import keras_side
-from manyfit.training.population.arrays import State
+from manyfit.training.population.arrays import State, copied
 from manyfit.training.population.data import FitArguments, Rows, Stream
 from manyfit.training.population.layout import Layout, LayoutChoice, Remembered, candidates, recall, remember
 from manyfit.training.population.lift import Lift
 from manyfit.training.population.member import Member
 from manyfit.training.population.passes import Pass, RowsPass, StreamPass
 from manyfit.training.population.probe import find_mismatch
-from manyfit.training.population.program_report import ProgramRecord
 from manyfit.training.population.sharding import num_slots, spread
 from manyfit.training.population.sizing import slots_on_cores
 from manyfit.training.population.trace import Trace, complete
+from manyfit.training.program_report import ProgramRecord
 
 _PROBED = 2  # members that a probe compares
 
@@ -91,7 +90,7 @@ class Family:
                 self._samples.clear()  # those that made the new version necessary are the ones to probe
             self.lift = lift
             if len(self._samples) < _PROBED and all(member.trace is not other.trace for other in self._samples):
-                self._samples.append(_Sample(member.trace, keras_side.copied(member.state)))
+                self._samples.append(_Sample(member.trace, copied(member.state)))
         self.waiting.append(member)
 
     def extend(self, members: Sequence[Member]) -> None:

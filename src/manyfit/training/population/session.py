@@ -14,7 +14,7 @@ from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task
 from manyfit.training.keras_fit import scalar_logs
 from manyfit.training.measuring import take_measures
-from manyfit.training.population import keras_side
+from manyfit.training.population import model_state
 from manyfit.training.population.arrays import num_devices
 from manyfit.training.population.batch import Batch, Outcome
 from manyfit.training.population.data import FitArguments
@@ -61,7 +61,7 @@ class Session:
         self.supply, self.task, self.data = supply, task, data
         self.admission = admission
         self.shuffle_seed = shuffle_seed
-        self.independent = bool(getattr(supply, "independent", False))
+        self.independent = supply.independent
         self.sizing = Sizing(
             max_members,
             learns=not self.independent,
@@ -207,7 +207,8 @@ class Session:
             waits = len(members) < self.sizing.group and any(batch.layout != layout for batch in running)
         if waits:
             return [], members
-        if self.rounds.workers == 1 or layout.members == "sequential" or self.task.own_order or not self.data.shuffle:
+        in_one_order = self.data.shuffle and self.task.may.share_order
+        if self.rounds.workers == 1 or layout.members == "sequential" or not in_one_order:
             return members, []
         coming = {(view, seed, epoch + 1) for view, seed, epoch in map(self._rows_of, _members_of(running))}
         full, rest = self._by_rows(members)
@@ -251,7 +252,7 @@ class Session:
 
     def _order_of(self, member: Member) -> tuple[int, int]:
         """Seed and epoch: what names the order in which a member reads its batches."""
-        return member.plan.seed if self.task.own_order else self.shuffle_seed, member.epoch
+        return self.shuffle_seed if self.task.may.share_order else member.plan.seed, member.epoch
 
     def _close(self, outcomes: Sequence[Outcome]) -> None:
         """Reports epochs, and parts the members that go on from those that do not."""
@@ -293,10 +294,10 @@ class Session:
 
     def _close_epoch(self, member: Member, number: int, outcome: Outcome) -> dict[str, float]:
         """One member's logs of the epoch, after its callbacks have seen them."""
-        logs = keras_side.python_logs({name: value[number] for name, value in outcome.logs.items()})
+        logs = model_state.python_logs({name: value[number] for name, value in outcome.logs.items()})
         tested = None
         if outcome.test_logs is not None and self.data.validates_at(member.epoch):
-            tested = keras_side.python_logs({name: value[number] for name, value in outcome.test_logs.items()})
+            tested = model_state.python_logs({name: value[number] for name, value in outcome.test_logs.items()})
             logs.update({f"val_{name}": value for name, value in tested.items()})
         logs.update(member.watch_loss_scale(member.view.training.num_steps or 1))
         if member.callbacks.any:
