@@ -64,7 +64,7 @@ class Session:
             cpu=jax.default_backend() == "cpu" and num_devices() == 1,
             devices=num_devices(),
         )
-        self.rounds = Rounds(data, order_of=lambda member: self._rules.order_of(member))
+        self.rounds = Rounds(data, order_of=self._order_of)
         self.taken: collections.deque[Plan] = collections.deque()  # handed out, and not built yet
         self.many_taken = False  # as many as were asked for
         self.expects_more = False  # further members may come that fill up the programs of those that wait
@@ -161,6 +161,9 @@ class Session:
                 member.callbacks.epoch_begin(member.epoch)
                 member.adopt()
         return batches
+
+    def _order_of(self, member: Member) -> tuple[int, int]:
+        return self._rules.order_of(member)
 
     @property
     def _rules(self) -> Rules:
