@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyfit.core import seeds
-from manyfit.core.errors import FailedTrialError, FatalError, ProjectError
+from manyfit.core.lifecycle import TrialOutcome, failure_of, outcome_of
 from manyfit.core.records import Decision, Ending, Plan, Result
-from manyfit.oracles import Oracle, Trial, TrialStatus
+from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import SEARCH
 from manyfit.training.base import Supply, Task, Trainer
-from manyfit.training.models import ending_of
 from manyfit.training.seeding import seeded
 
 if TYPE_CHECKING:
@@ -147,10 +145,8 @@ def _run(plan: Plan, task: RunTask) -> Result:
         own = returned is not None and returned is tuner._recorded
         extra = {"executions": tuner.oracle.book.results} if own else {"histories": tuner._histories(trial, returned)}
         result = Result(plan, Ending.COMPLETED, {}, extra=extra)
-    except (FatalError, ProjectError):
-        raise
     except Exception as error:
-        result = Result(plan, ending_of(error), {}, message=traceback.format_exc(), extra={"error": error})
+        result = Result.of_failure(plan, failure_of(error))
     result.seconds = time.perf_counter() - started
     return dataclasses.replace(result, plan=dataclasses.replace(plan, values=trial.hyperparameters))
 
@@ -228,11 +224,9 @@ class TrialSupply:
             self._tuner._end_repeat(trial, call)
             return
         if has_returned:
-            self._tuner._judge_executions(trial)
+            trial.conclude(outcome_of(trial.executions) or TrialOutcome(Ending.COMPLETED))
         else:
-            failed = isinstance(extra.get("error"), FailedTrialError)
-            trial.status = TrialStatus.FAILED if failed else TrialStatus.INVALID
-            trial.ending, trial.message = result.ending, result.message
+            trial.conclude(TrialOutcome(result.ending, result.message, result.final))
         self._tuner.on_trial_end(trial)
 
     def _take(self, trial: Trial, result: Result) -> None:

@@ -394,8 +394,8 @@ class Tuner(Finishing, Overrides, BaseTuner):
         supply = ListSupply([plan])
         KerasFit().train(supply, tensorboard.per_execution(self._make_task(fit_args, fit_kwargs)))
         result: Result = supply.results[plan.key]
-        if "error" in result.extra:
-            raise result.extra["error"]
+        if result.failure is not None:
+            raise result.failure.error
         if self._num_runs <= 1 and self.oracle.objective.has_value({**result.history, **result.measures}):
             self.oracle.book.add_execution(result, **self._notes)
         measured = {name: [value] * result.num_epochs for name, value in result.measures.items()}
