@@ -13,6 +13,7 @@ from manyfit.core.environment import refuse_chief_and_workers
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.lifecycle import TrialOutcome, TrialState, failure_of, outcome_of
 from manyfit.core.records import Ending, Plan, Result, Values
+from manyfit.data.call import Call
 from manyfit.executors.base import Executor, MakeTrainer
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.checks import failure_report
@@ -210,9 +211,7 @@ class BaseTuner(Repeating):
 
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         if self.executor is not None:
-            task = RunTask(
-                build=self.run_trial, fit=self.run_trial, fit_args=fit_args, fit_kwargs=fit_kwargs, tuner=self
-            )
+            task = RunTask(build=self.run_trial, fit=self.run_trial, call=Call(fit_args, fit_kwargs), tuner=self)
             if self._runner is None:
                 self._runner = self._on_executor(make_run_trial)
             self._runner.train(TrialSupply(self), task)

@@ -118,7 +118,9 @@ class Overrides:
     def _hook_callbacks(self, plan: Plan) -> list[Any]:
         """What calls the hooks of a subclass; in a worker, those of its copy of this tuner."""
         trial = self.oracle.trials.get(plan.trial_id)
-        trial = Trial(plan.values, trial_id=plan.trial_id) if trial is None else trial
+        if trial is None:
+            assert isinstance(plan.values, HyperParameters)  # our bug: a tuner's plans hold them
+            trial = Trial(plan.values, trial_id=plan.trial_id)
         return [TunerCallback(self, trial) if self._works_on_batches() else EpochHooks(self, trial)]
 
     # Training one by one ---------------------------------------------------------------------------------------

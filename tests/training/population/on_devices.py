@@ -12,8 +12,9 @@ import numpy as np
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Plan
+from manyfit.data.call import Call
 from manyfit.testing.fakes import ListSupply
-from manyfit.training.base import Task
+from manyfit.training.base import Permissions, Task
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population
 from manyfit.training.population import program as programs
@@ -66,7 +67,9 @@ def curves(*, own_order: bool = False, stream: bool = False) -> dict[str, list[f
     supply = ListSupply(plans())
     arguments = {"batch_size": None if stream else 16, "validation_data": (X[:40], Y[:40]), "verbose": 0}
     data = (Batches(),) if stream else (X, Y)
-    task = Task(build, data, arguments, objective=Objective("val_loss", "min"), own_order=own_order)
+    task = Task(
+        build, Call(data, arguments), objective=Objective("val_loss", "min"), may=Permissions(share_order=not own_order)
+    )
     Population(KerasFit(), population_size=10).train(supply, task)
     return {
         f"{trial_id} {name}": result.history[name]
@@ -87,7 +90,7 @@ def training_pass(count: int) -> tuple[RowsPass, Any]:
 
     programs.SharedProgram.add = keep  # type: ignore[method-assign]
     try:
-        task = Task(build, (X[:64], Y[:64]), {"batch_size": 16, "epochs": 1, "verbose": 0}, objective=None)
+        task = Task(build, Call((X[:64], Y[:64]), {"batch_size": 16, "epochs": 1, "verbose": 0}), objective=None)
         Population(KerasFit()).train(supply, task)
     finally:
         programs.SharedProgram.add = original  # type: ignore[method-assign]

@@ -10,6 +10,7 @@ import pytest
 from keras import layers, losses, optimizers, regularizers
 from keras.optimizers import schedules
 
+from manyfit.data.call import Call
 from manyfit.training.base import Task
 from manyfit.training.population import keras_side
 from manyfit.training.population.data import Shapes, read_fit_arguments
@@ -138,7 +139,7 @@ def capture(build, value, shapes):
 @pytest.mark.parametrize("name", CASES)
 def test_one_program(name):
     x, y, build = CASES[name]
-    data = read_fit_arguments(Task(build, (x, y), {"batch_size": 8}))
+    data = read_fit_arguments(Task(build, Call((x, y), {"batch_size": 8})))
     shapes = Shapes(data.training, None)
     (first, first_state), (other, other_state) = (capture(build, value, shapes) for value in (0.1, 0.3))
     assert first.key == other.key, first.difference(other).reason
@@ -153,7 +154,7 @@ def test_one_program(name):
 @pytest.mark.parametrize("name", ["weight decay", "dropout", "label smoothing"])
 def test_the_short_batch_follows_from_the_full_one(name):
     x, y, build = CASES[name]
-    data = read_fit_arguments(Task(build, (x, y), {"batch_size": 5, "validation_split": 0.1}))
+    data = read_fit_arguments(Task(build, Call((x, y), {"batch_size": 5, "validation_split": 0.1})))
     shapes = Shapes(data.training, data.validation)
     first, second = (capture(build, value, shapes)[0] for value in (0.1, 0.3))
     guess = following("train 1", second, first)
@@ -167,6 +168,6 @@ def test_a_number_that_depends_on_the_size_of_the_batch_too_does_not_follow():
 
         return model([], loss=of)
 
-    data = read_fit_arguments(Task(build, (FLAT, ONE_HOT), {"batch_size": 5}))
+    data = read_fit_arguments(Task(build, Call((FLAT, ONE_HOT), {"batch_size": 5})))
     first, second = (capture(build, value, Shapes(data.training, None))[0] for value in (0.1, 0.3))
     assert following("train 1", second, first) is None

@@ -17,7 +17,7 @@ if keras.backend.backend() == "jax":
 
     FUSED, ALONE = Layout("scan", "vmap"), Layout("scan", "sequential")
     # Two workers with programs for four members each.
-    RULES = Rules(group=4, workers=2, shuffle=True, shuffle_seed=5, own_order=False)
+    RULES = Rules(group=4, workers=2, shuffle=True, shuffle_seed=5, share_order=True)
 
 VIEW = object()
 
@@ -68,7 +68,7 @@ def test_rows_of_another_fold_are_other_rows():
 
 @pytest.mark.parametrize("reason", ["own order", "no shuffling", "one by one"])
 def test_nobody_waits_where_nothing_is_shared_or_all_is(reason):
-    rules = dataclasses.replace(RULES, own_order=reason == "own order", shuffle=reason != "no shuffling")
+    rules = dataclasses.replace(RULES, share_order=reason != "own order", shuffle=reason != "no shuffling")
     layout = ALONE if reason == "one by one" else FUSED
     given = members_at(2, 2, 2, 2, 2)
     assert parted(given, layout, [batch(members_at(1), ALONE)], rules) == (given, [])

@@ -13,8 +13,9 @@ import pytest
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan
+from manyfit.data.call import Call
 from manyfit.testing.fakes import ListSupply
-from manyfit.training.base import Task, Trainer
+from manyfit.training.base import Permissions, Task, Trainer
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population, supported
 from manyfit.training.population import layout as layout_module
@@ -52,7 +53,7 @@ def _eager(hp):
 
 def make_task(objective="val_loss", build=build, **kwargs):
     arguments = {"epochs": 4, "batch_size": 16, "validation_data": (X[:32], Y[:32]), "verbose": 0, **kwargs}
-    return Task(build, (X, Y), arguments, objective=objective and Objective(objective, "min"))
+    return Task(build, Call((X, Y), arguments), objective=objective and Objective(objective, "min"))
 
 
 def plans(count, learning_rate=0.01):
@@ -194,7 +195,7 @@ def test_the_order_of_the_data_follows_the_seed_where_the_task_says_so(own_order
 
     values = {"learning_rate": 0.05, "rate": 0.0}
     supply = ListSupply([Plan("a", 0, values, seed=1), Plan("b", 0, values, seed=2)])
-    task = dataclasses.replace(make_task(build=constant), own_order=own_order)
+    task = dataclasses.replace(make_task(build=constant), may=Permissions(share_order=not own_order))
     Population(Recorder()).train(supply, task)
     first, second = (supply.results[name, 0].history["val_loss"] for name in "ab")
     assert (first != second) is own_order
@@ -276,7 +277,7 @@ def test_a_failing_build_is_an_ending():
 
 def test_too_large_models_are_not_trained():
     task = make_task(epochs=1)
-    task = Task(task.build, task.fit_args, task.fit_kwargs, objective=task.objective, max_model_size=10)
+    task = dataclasses.replace(task, max_model_size=10)
     supply = ListSupply(plans(1))
     Population(Recorder()).train(supply, task)
     assert supply.results["0", 0].ending is Ending.TOO_LARGE

@@ -232,7 +232,7 @@ class Admission:
         try:
             return copy_callbacks(self.data.callbacks, plan)
         except CannotCopy as error:
-            if not self.task.shares_callbacks:
+            if not self.task.may.share_callbacks:
                 raise
             reason = f"callback {error.callback} cannot be copied ({error.__cause__}), so executions share it"
             raise CannotTrace(reason) from error
@@ -281,6 +281,10 @@ class _OnePlan:
         self._supply = supply
         self._plans = [plan]
         self.independent = False
+
+    @property
+    def remaining(self) -> int | None:
+        return len(self._plans)
 
     def take(self, count: int) -> Sequence[Plan]:
         del count

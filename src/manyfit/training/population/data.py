@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from manyfit.core.seeds import generator, seed_of
+from manyfit.data.order import FIT_SIGNATURE
 from manyfit.training.base import Task
-from manyfit.training.data_order import FIT_SIGNATURE
 from manyfit.training.population import keras_side
 from manyfit.training.population.arrays import must_stream, on_every_device
 from manyfit.training.population.sizing import free_bytes
@@ -268,7 +268,7 @@ def read_fit_arguments(task: Task, seed: int = 0) -> FitArguments:
 
 
 def _bound(task: Task) -> Mapping[str, Any]:
-    bound = FIT_SIGNATURE.bind(None, *task.fit_args, **task.fit_kwargs)
+    bound = FIT_SIGNATURE.bind(None, *task.call.args, **task.call.kwargs)
     bound.apply_defaults()
     return bound.arguments
 
@@ -299,10 +299,10 @@ def same_sources(first: Task, second: Task) -> bool:
     """Whether two tasks train the same models on the same batches, so that programs of one serve the other."""
     free = {"callbacks", "epochs", "initial_epoch", "verbose", "shuffle", "validation_freq"}
     parts = [
-        [*task.fit_args, *(value for name, value in sorted(task.fit_kwargs.items()) if name not in free)]
+        [*task.call.args, *(value for name, value in sorted(task.call.kwargs.items()) if name not in free)]
         for task in (first, second)
     ]
-    names = [sorted(set(task.fit_kwargs) - free) for task in (first, second)]
+    names = [sorted(set(task.call.kwargs) - free) for task in (first, second)]
     return (
         first.build == second.build
         and (first.split_for is None) == (second.split_for is None)

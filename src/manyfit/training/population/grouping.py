@@ -88,19 +88,19 @@ class Rules:
         group: most slots of a program.
         workers: programs that run at the same time.
         shuffle: whether the order of the rows changes from epoch to epoch; else all members read the same always.
-        shuffle_seed: names the order that members share.
-        own_order: whether each member reads its rows in an order of its own instead.
+        shuffle_seed: names the order that members share, where they share one.
+        share_order: whether it does; else each member reads its rows in an order of its own, by its seed.
     """
 
     group: int
     workers: int
     shuffle: bool
     shuffle_seed: int
-    own_order: bool
+    share_order: bool
 
     def order_of(self, member: Member) -> tuple[int, int]:
         """Seed and epoch: what names the order in which a member reads its batches."""
-        return member.plan.seed if self.own_order else self.shuffle_seed, member.epoch
+        return self.shuffle_seed if self.share_order else member.plan.seed, member.epoch
 
     def rows_of(self, member: Member) -> tuple[int, int, int]:
         """Equal for members that read the same rows in the same order in their next epoch."""
@@ -173,7 +173,7 @@ def parted(
         waits = len(members) < rules.group and any(batch.layout != layout for batch in running)
     if waits:
         return [], members
-    if rules.workers == 1 or layout.members == "sequential" or rules.own_order or not rules.shuffle:
+    if rules.workers == 1 or layout.members == "sequential" or not (rules.share_order and rules.shuffle):
         return members, []
     coming = {
         (view, seed, epoch + 1)

@@ -18,8 +18,8 @@ import jax
 from manyfit.core import history as histories
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Failure, Plan, Result
+from manyfit.data.rows import Split
 from manyfit.training.base import judge
-from manyfit.training.folds import Split
 from manyfit.training.models import num_parameters
 from manyfit.training.population import keras_side
 from manyfit.training.population.arrays import State

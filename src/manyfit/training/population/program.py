@@ -18,9 +18,9 @@ from manyfit.training.population.layout import Layout, LayoutChoice, Remembered,
 from manyfit.training.population.lift import Lift
 from manyfit.training.population.passes import Pass, RowsPass, StreamPass
 from manyfit.training.population.probe import find_mismatch
-from manyfit.training.population.program_report import ProgramRecord
 from manyfit.training.population.sharding import num_slots, spread
 from manyfit.training.population.trace import CannotTrace, Trace
+from manyfit.training.program_report import ProgramRecord
 
 _PROBED = 2  # members that a probe compares
 

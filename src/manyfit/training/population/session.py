@@ -173,7 +173,7 @@ class Session:
             workers=self.rounds.workers,
             shuffle=bool(self.data.shuffle),
             shuffle_seed=self.shuffle_seed,
-            own_order=self.task.own_order,
+            share_order=self.task.may.share_order,
         )
 
     def _close(self, outcomes: Sequence[Outcome]) -> None:

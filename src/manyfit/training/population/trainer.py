@@ -9,12 +9,11 @@ import keras
 
 from manyfit.core.records import Plan
 from manyfit.training.base import Supply, Task, Trainer
-from manyfit.training.fit_arguments import fit_data
 from manyfit.training.population.admission import Admission, Learned
 from manyfit.training.population.compile import enable_compilation_cache
 from manyfit.training.population.data import FitArguments, Stream, read_fit_arguments, same_sources
-from manyfit.training.population.program_report import ProgramRecord, Programs
 from manyfit.training.population.session import Session
+from manyfit.training.program_report import ProgramRecord, Programs
 
 
 def supported(task: Task | None = None) -> str | None:
@@ -25,7 +24,7 @@ def supported(task: Task | None = None) -> str | None:
         return "each model spans the devices (devices=, or a keras.distribution that is set)"
     if task is not None and task.fit is not None:
         return "the hypermodel has its own `fit`"
-    if task is not None and fit_data(task.fit_args, task.fit_kwargs)[0] is None:
+    if task is not None and task.call.x is None:
         return "there is no x to train on"
     return None
 
