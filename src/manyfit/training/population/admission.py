@@ -18,8 +18,10 @@ from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.keras_fit import CannotCopy, copy_callbacks
-from manyfit.training.models import build_model, check_size
-from manyfit.training.population import keras_side
+from manyfit.training.keras_internals import building
+from manyfit.training.keras_internals.draws import quick_draws
+from manyfit.training.models import build_model, check_size, summary_of
+from manyfit.training.population import model_state
 from manyfit.training.population.arrays import State
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import FitArguments
@@ -181,10 +183,10 @@ class Admission:
         return member
 
     def _build(self, plan: Plan) -> Member:
-        keras_side.forget_names()
+        building.forget_names()
         values = plan.values.copy() if hasattr(plan.values, "copy") else plan.values
         view = self._views.of(plan)
-        with seeded(plan.seed), keras_side.quick_draws():
+        with seeded(plan.seed), quick_draws():
             model = build_model(self.task.build, values)
             check_size(model, self.task.max_model_size)
             check_model(model)
@@ -221,7 +223,7 @@ class Admission:
             self.programs[key] = SharedProgram(
                 found,
                 view.data,
-                keras_side.summary(model),
+                summary_of(model),
                 together=self.supply.independent,
                 test_passes=self._learned.test_passes,
             )
@@ -250,19 +252,19 @@ class Admission:
         whole = whole or needs_loss_scale_callback(model)
         batch = view.shapes.first_batch()
         if known is not None and not whole:
-            keras_side.build_layers(model, batch[0])
-        if known is not None and not whole and keras_side.is_built(model):
+            model_state.build_layers(model, batch[0])
+        if known is not None and not whole and building.is_built(model):
             trainable, fixed = model.trainable_variables, model.non_trainable_variables
             optimizer = known.first_state(model.optimizer.variables[known.learning_rate].value)
             return known.trace, (
-                tuple(keras_side.values_of(trainable)),
-                tuple(keras_side.values_of(fixed)),
+                tuple(model_state.values_of(trainable)),
+                tuple(model_state.values_of(fixed)),
                 optimizer,
             )
-        keras_side.build_symbolically(model, batch)
-        parts = [tuple(keras_side.values_of(part)) for part in keras_side.variables_of(model)[:3]]
+        building.build_symbolically(model, batch)
+        parts = [tuple(model_state.values_of(part)) for part in model_state.variables_of(model)[:3]]
         found = self._trace(model, view) if known is None else known.trace
-        place = keras_side.place_of_learning_rate(model)
+        place = building.place_of_learning_rate(model)
         if key is not None and place is not None:
             self._learned.structures.keep(key, KnownStructure(found, parts[2], place))
         return found, (parts[0], parts[1], parts[2])

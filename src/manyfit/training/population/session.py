@@ -13,7 +13,7 @@ from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task
 from manyfit.training.keras_fit import scalar_logs
 from manyfit.training.measuring import take_measures
-from manyfit.training.population import keras_side
+from manyfit.training.population import model_state
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices
 from manyfit.training.population.data import FitArguments
@@ -216,10 +216,10 @@ class Session:
 
     def _close_epoch(self, member: Member, number: int, outcome: Outcome) -> dict[str, float]:
         """One member's logs of the epoch, after its callbacks have seen them."""
-        logs = keras_side.python_logs({name: value[number] for name, value in outcome.logs.items()})
+        logs = model_state.python_logs({name: value[number] for name, value in outcome.logs.items()})
         tested = None
         if outcome.test_logs is not None and self.data.validates_at(member.epoch):
-            tested = keras_side.python_logs({name: value[number] for name, value in outcome.test_logs.items()})
+            tested = model_state.python_logs({name: value[number] for name, value in outcome.test_logs.items()})
             logs.update({f"val_{name}": value for name, value in tested.items()})
         logs.update(member.watch_loss_scale(member.view.training.num_steps or 1))
         if member.callbacks.any:

@@ -10,7 +10,7 @@ import keras
 from manyfit.core.records import Plan
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.population.admission import Admission, Learned
-from manyfit.training.population.compile import enable_compilation_cache
+from manyfit.training.population.compile import programs_kept
 from manyfit.training.population.data import FitArguments, Stream, read_fit_arguments, same_sources
 from manyfit.training.population.session import Session
 from manyfit.training.program_report import ProgramRecord, Programs
@@ -63,7 +63,10 @@ class Population(Trainer):
         self._past: list[ProgramRecord] = []  # programs of other data
 
     def train(self, supply: Supply, task: Task) -> None:
-        enable_compilation_cache()
+        with programs_kept():
+            self._train(supply, task)
+
+    def _train(self, supply: Supply, task: Task) -> None:
         reason = supported(task)
         if reason is not None:
             self._refuse(reason, None)
