@@ -54,7 +54,7 @@ _HOMES = {
     "SklearnTuner": "manyfit.tuners.sklearn_tuner",
     "ProcessExecutor": "manyfit.executors.process",
     "RayExecutor": "manyfit.executors.ray",
-    "synchronized": "manyfit.oracles.synchronized",
+    "synchronized": "manyfit.oracles.keras_tuner.synchronized",
     "table": "manyfit.report.terminal",
     "Tuner": "manyfit.tuners.tuner",
 }
@@ -72,8 +72,8 @@ if TYPE_CHECKING:
     from manyfit.executors.local import LocalExecutor as LocalExecutor
     from manyfit.executors.process import ProcessExecutor as ProcessExecutor
     from manyfit.executors.ray import RayExecutor as RayExecutor
+    from manyfit.oracles.keras_tuner.synchronized import synchronized as synchronized
     from manyfit.oracles.oracle import Oracle as Oracle
-    from manyfit.oracles.synchronized import synchronized as synchronized
     from manyfit.oracles.trial import Trial as Trial
     from manyfit.oracles.trial import TrialStatus as TrialStatus
     from manyfit.report.terminal import table as table

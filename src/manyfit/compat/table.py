@@ -22,7 +22,7 @@ _NAMES_OF = {
     "manyfit.oracles.metrics_tracking": "MetricHistory MetricObservation MetricsTracker",
     "manyfit.oracles.oracle": "Oracle",
     "manyfit.oracles.searches": "BayesianOptimizationOracle GridSearchOracle HyperbandOracle RandomSearchOracle",
-    "manyfit.oracles.synchronized": "synchronized",
+    "manyfit.oracles.keras_tuner.synchronized": "synchronized",
     "manyfit.oracles.trial": "Trial TrialStatus generate_trial_id",
     "manyfit.tuners.base_tuner": "BaseTuner",
     "manyfit.tuners.callbacks": "SaveBestEpoch TunerCallback",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from manyfit.core import history as histories
+from manyfit.core.lifecycle import TrialState
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Observation, Plan, Progress, Result
-from manyfit.oracles.ranking import Ranking
 from manyfit.oracles.trial import SEARCH, Execution, Trial
-from manyfit.samplers.outcomes import Constraint
+from manyfit.samplers.outcomes import Constraint, broken
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.stats import pareto
 
 Key = tuple[str, str, int, int]  # of an execution in the store: trial id, phase, attempt, index
 
@@ -30,6 +34,69 @@ class Store(Protocol):
     def epochs(self, trial_id: str | None = None) -> list[dict[str, Any]]: ...
     def forget_epochs(self, key: Key) -> None: ...
     def forget_executions(self, keys: Iterable[Key]) -> None: ...
+
+
+class Ranking:
+    """The order of completed trials.
+
+    Trials that break a constraint come after all that keep them, those that break them least first (Deb 2000). With
+    several objectives front comes after front, and within a front the leading objective decides.
+
+    Args:
+        objective: what is ranked.
+        constraints: on metrics of the trials.
+    """
+
+    def __init__(self, objective: Objective, constraints: Sequence[Constraint] = ()) -> None:
+        self.objective = objective
+        self.constraints = tuple(constraints)
+
+    def broken(self, trial: Trial) -> list[Constraint]:
+        """The constraints that a trial breaks."""
+        return [each for each in self.constraints if not each.holds(trial.metrics)]
+
+    def order(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The trials, best first; ties stay in the order given."""
+        excess = [broken(self.constraints, trial.metrics) if self.constraints else 0.0 for trial in trials]
+        fronts = self._fronts(trials)
+        leading = [self.objective.loss(trial.score) for trial in trials]
+        order = sorted(range(len(trials)), key=lambda i: (excess[i], fronts[i], leading[i]))
+        return [trials[i] for i in order]
+
+    def best(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The best trial, or with several objectives the whole front; trials that break constraints are not in it."""
+        kept = [trial for trial in self.order(trials) if not self.broken(trial)]
+        if len(self.objective.terms) < 2:
+            return kept[:1]
+        return [trial for trial, front in zip(kept, self._fronts(kept), strict=True) if front == 0]
+
+    def notes(self, trial: Trial, front: Sequence[Trial]) -> list[str]:
+        """Lines about a trial besides its score: its objectives where there are several, the constraints it breaks.
+
+        Args:
+            trial: a trial; nothing is said of one without a score.
+            front: what `best` returned.
+        """
+        if trial.score is None:
+            return []
+        metrics, lines = trial.metrics, []
+        if len(self.objective.terms) > 1:
+            values = ", ".join(f"{term.name} {metrics.get(term.name, math.nan):.5g}" for term in self.objective.terms)
+            place = "nothing dominates it" if trial in front else "another trial dominates it"
+            lines.append(f"Objectives: {values} ({place})")
+        for each in self.broken(trial):
+            lines.append(f"Breaks the constraint {each}: {metrics.get(each.metric, math.nan):.5g}")
+        return lines
+
+    def _fronts(self, trials: Sequence[Trial]) -> list[int]:
+        """The front of each trial among those that keep the constraints; 0 for all with one objective."""
+        if len(self.objective.terms) < 2 or not trials:
+            return [0] * len(trials)
+        losses = np.array(
+            [[term.loss(trial.metrics.get(term.name)) for term in self.objective.terms] for trial in trials]
+        )
+        losses[[bool(self.broken(trial)) for trial in trials]] = math.inf
+        return [int(front) for front in pareto.fronts(losses)]
 
 
 class TrialBook:
@@ -51,6 +118,13 @@ class TrialBook:
 
     # Reading ---------------------------------------------------------------------------------------------------
 
+    def own(self, trial: Trial) -> Trial:
+        """The trial in the book that a copy stands for, with what the copy says."""
+        known = self.trials.get(trial.trial_id, trial)
+        if known is not trial:
+            known.hyperparameters, known.status, known.message = trial.hyperparameters, trial.status, trial.message
+        return known
+
     def observations(self) -> list[Observation]:
         """What samplers may know: every trial that ended, in the order of start."""
         return [
@@ -67,6 +141,10 @@ class TrialBook:
     def pending(self) -> list[dict[str, Any]]:
         """Values of the trials that were proposed and have not ended."""
         return [trial.searched_values for trial in self.trials.values() if not trial.has_ended]
+
+    def paused(self) -> list[Trial]:
+        """Trials that wait for a promotion."""
+        return [trial for trial in self.trials.values() if trial.state is TrialState.PAUSED]
 
     def progress(self) -> list[Progress]:
         """What schedulers may know: every trial that was started."""

@@ -153,6 +153,14 @@ class Trial:
         if not outcome.may_be_retried:
             self.move(TrialState.ENDED)
 
+    def begin_again(self) -> None:
+        """Queues it for another attempt; what the last one left is dropped here, and stays in the store."""
+        self.move(TrialState.QUEUED)
+        self.attempt += 1
+        self.executions.clear()
+        self.forget_reports()
+        self.score, self.best_step = None, None
+
     @property
     def outcome(self) -> TrialOutcome | None:
         """What became of it; None while that is not known."""

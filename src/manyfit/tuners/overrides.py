@@ -11,7 +11,7 @@ import keras
 
 from manyfit.core.records import Plan
 from manyfit.oracles import Oracle, Trial
-from manyfit.oracles.keras_tuner_files import weights_file
+from manyfit.oracles.keras_tuner.files import weights_file
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.keras_fit import copy_callbacks
 from manyfit.training.models import build_model, check_size

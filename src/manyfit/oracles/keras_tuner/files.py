@@ -10,16 +10,14 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from manyfit.core import seeds
 from manyfit.core.errors import ProjectError, explain
 from manyfit.core.records import Ending, Plan, Result
+from manyfit.oracles.keras_tuner.style import KerasTunerOracle
 from manyfit.oracles.trial import Trial, TrialStatus
 from manyfit.store import ProjectStore
-
-if TYPE_CHECKING:
-    from manyfit.oracles.oracle import Oracle
 
 ORACLE_FILE = "oracle.json"
 
@@ -32,7 +30,7 @@ def weights_file(folder: Path, trial_id: str) -> Path:
 # Reading -------------------------------------------------------------------------------------------------------
 
 
-def read_project(oracle: Oracle, store: ProjectStore) -> bool:
+def read_project(oracle: KerasTunerOracle, store: ProjectStore) -> bool:
     """Takes a project of KerasTuner's into the store, once; its files stay as they are.
 
     Trials that had not ended run again from their start. A promoted trial of Hyperband is a trial of its own, as it was
@@ -75,7 +73,7 @@ def read_project(oracle: Oracle, store: ProjectStore) -> bool:
         trials,
         space=oracle.hyperparameters.get_config(),
         seed=oracle.seed,
-        **oracle._facts(),
+        **oracle.own_facts(),
         **({"tuner_state": next(iter(states.values()))} if states else {}),
     )
     oracle.reload()
@@ -103,7 +101,7 @@ def _trial_files(folder: Path, order: Iterable[str]) -> list[Path]:
     return [found[trial_id] for trial_id in [*ids, *sorted(set(found) - set(ids))]]
 
 
-def _trial(oracle: Oracle, state: Mapping[str, Any]) -> Trial:
+def _trial(oracle: KerasTunerOracle, state: Mapping[str, Any]) -> Trial:
     trial = Trial.from_state(state)
     trial.number = len(oracle.trials)
     oracle.trials[trial.trial_id] = trial
@@ -113,7 +111,7 @@ def _trial(oracle: Oracle, state: Mapping[str, Any]) -> Trial:
     return trial
 
 
-def _add_execution(oracle: Oracle, trial: Trial) -> None:
+def _add_execution(oracle: KerasTunerOracle, trial: Trial) -> None:
     """One execution with what KerasTuner kept of all of them: the means at the best epoch."""
     if not trial.is_completed:
         return
@@ -132,7 +130,7 @@ def _add_execution(oracle: Oracle, trial: Trial) -> None:
 
 
 def write_project(
-    oracle: Oracle, store: ProjectStore, tuner_states: Mapping[str, Any], trials: Iterable[Trial]
+    oracle: KerasTunerOracle, store: ProjectStore, tuner_states: Mapping[str, Any], trials: Iterable[Trial]
 ) -> None:
     """Writes KerasTuner's JSON files beside the store.
 
@@ -153,7 +151,7 @@ def write_project(
 _NO_DISPLAY: dict[str, Any] = {"search_start": None, "trial_start": {}, "trial_number": {}}
 
 
-def _write(path: Path, state: Any) -> None:
+def _write(path: Path, state: Mapping[str, Any]) -> None:
     """A file is complete or absent: it is written under another name and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"partial-{path.name}")

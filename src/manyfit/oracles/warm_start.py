@@ -14,6 +14,7 @@ from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import Ending, Observation
 from manyfit.oracles.book import Store
 from manyfit.oracles.trial import SEARCH
+from manyfit.samplers.base import Sampler
 
 
 class Source(Protocol):
@@ -23,7 +24,28 @@ class Source(Protocol):
     def executions(self) -> list[dict[str, Any]]: ...
 
 
-class Earlier:
+def check_learns(sampler: Sampler | None, search: str) -> None:
+    """Checks that trials of earlier searches are of use.
+
+    Args:
+        sampler: of the search; None: a user's `populate_space` decides.
+        search: what the user calls it.
+
+    Raises:
+        UsageError: it would not look at them.
+    """
+    if sampler is None or not sampler.uses_earlier:
+        raise UsageError(
+            explain(
+                "warm_start(source)",
+                f"a search by {search}, which does not learn from trials",
+                "a search that learns",
+                "Type kt.BayesianOptimization, kt.Search or kt.Evolution.",
+            )
+        )
+
+
+class EarlierTrials:
     """The trials that were taken from earlier searches, as observations."""
 
     def __init__(self) -> None:
