@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core import seeds
+from manyfit.core.checks import whole_number, whole_number_or_none
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.finish.confirmation import Confirmation, summarise
@@ -62,10 +63,7 @@ class Settings:
             ("max_executions", self.max_executions, 1),
             ("proof_executions", self.proof_executions, 0),
         ):
-            if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__") or value < least):
-                raise UsageError(
-                    explain(f"confirm({name})", value, f"a whole number of at least {least}", "Leave it out.")
-                )
+            whole_number_or_none(f"confirm({name})", value, least=least, instead="Leave it out.")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise UsageError(
                 explain("confirm(max_seconds)", self.max_seconds, "more than 0", "Leave it out for no limit.")
@@ -266,8 +264,7 @@ def finalists(oracle: Oracle, top: Any) -> list[Trial]:
     Raises:
         UsageError: `top` is below 1, or no trial was completed.
     """
-    if isinstance(top, bool) or not hasattr(top, "__index__") or top < 1:
-        raise UsageError(explain("confirm(top=...)", top, "a whole number of at least 1", "Type confirm(top=8), say."))
+    whole_number("confirm(top=...)", top, instead="Type confirm(top=8), say.")
     trials = oracle.book.by_search_score()[:top]
     if not trials:
         raise UsageError(

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Decision, Ending, Progress, Value
 
@@ -175,7 +176,5 @@ def check_count(where: str, name: str, value: Any, *, low: int, hint: str) -> in
     Raises:
         UsageError: it is no integer, or below `low`.
     """
-    is_integer = not isinstance(value, bool) and hasattr(value, "__index__")
-    if not is_integer or value < low:
-        raise UsageError(explain(f"{where}({name}=...)", value, f"an integer of {low} or more", hint))
-    return int(value)
+    allowed = f"an integer of {low} or more"
+    return whole_number(f"{where}({name}=...)", value, least=low, allowed=allowed, instead=hint)

@@ -19,7 +19,8 @@ import keras
 import numpy as np
 from scipy.stats import rankdata
 
-from manyfit.core.errors import ProjectError, UsageError, explain
+from manyfit.core.errors import UsageError, explain
+from manyfit.core.files import written_whole
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Plan, Result
@@ -252,17 +253,5 @@ def write_estimator(path: Path, estimator: Any) -> None:
     Raises:
         ProjectError: the disk is full or the file cannot be written.
     """
-    partial = path.with_name(f"partial-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path, "estimator") as partial:
         partial.write_bytes(pickle.dumps(estimator))
-        partial.replace(path)
-    except OSError as error:
-        raise ProjectError(
-            explain(
-                f'estimator "{path}"',
-                f"a write that failed ({error.strerror or error})",
-                "a writable disk with free space",
-                "Free some space and call search again: what was finished is kept.",
-            )
-        ) from error

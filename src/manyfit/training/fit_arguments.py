@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import Objective
 
@@ -76,9 +77,9 @@ def check_retrain(top: Any, x: Any, y: Any) -> None:
             length.
     """
     ids = isinstance(top, list | tuple) and len(top) > 0 and all(isinstance(one, str) for one in top)
-    if not ids and (isinstance(top, bool) or not hasattr(top, "__index__") or top < 1):
+    if not ids:
         allowed = "a whole number of at least 1, or a list of trial ids"
-        raise UsageError(explain("retrain(top=...)", top, allowed, "Type retrain(top=4), say."))
+        whole_number("retrain(top=...)", top, allowed=allowed, instead="Type retrain(top=4), say.")
     if x is None and y is not None:
         raise UsageError(explain("retrain(x, y)", "y without x", "both or neither", "Add x=."))
     _check_lengths("retrain(x, y)", x, y)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core import seeds
+from manyfit.core.checks import is_whole
 from manyfit.core.errors import UsageError, UsageTypeError, explain
 from manyfit.training.fit_arguments import fit_data, num_rows
 
@@ -132,10 +133,10 @@ class CrossValidation:
         seed: int = 0,
     ) -> None:
         self.splitter = folds if hasattr(folds, "split") and hasattr(folds, "get_n_splits") else None
-        if self.splitter is None and (isinstance(folds, bool) or not hasattr(folds, "__index__") or folds < 2):
+        if self.splitter is None and not (is_whole(folds) and folds >= 2):
             got = f"folds={folds!r}"
             raise UsageError(explain(_WHERE, got, "2 folds or more, or a splitter", "Type kt.CrossValidation(5)."))
-        if isinstance(repeats, bool) or not hasattr(repeats, "__index__") or repeats < 1:
+        if not (is_whole(repeats) and repeats >= 1):
             raise UsageError(explain(_WHERE, f"repeats={repeats!r}", "1 or more", "Leave repeats= out for 1."))
         stratified = stratify is not None and stratify is not False
         if stratified + (groups is not None) + time_series > 1:
@@ -161,7 +162,7 @@ class CrossValidation:
         if isinstance(given, CrossValidation):
             return given
         is_splitter = hasattr(given, "split") and hasattr(given, "get_n_splits")
-        if is_splitter or (hasattr(given, "__index__") and not isinstance(given, bool)):
+        if is_splitter or is_whole(given):
             return cls(given)
         raise UsageTypeError(
             explain(

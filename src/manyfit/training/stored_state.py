@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from manyfit.core.files import written_whole
 from manyfit.core.records import Plan
-from manyfit.training.files import written_whole
 
 _FUNCTIONS = (types.FunctionType, types.MethodType)
 _OF_KERAS = ("_model", "params", "validation_data")  # attributes that Keras sets anew

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import model_predictions
@@ -134,9 +135,7 @@ class Finishing:
                 rows than the search trained on, or there is no data.
         """
         check_retrain(top, x, y)
-        if isinstance(executions, bool) or not hasattr(executions, "__index__") or executions < 1:
-            allowed = "a whole number of at least 1"
-            raise UsageError(explain("retrain(executions=...)", executions, allowed, "Leave it out for 1."))
+        whole_number("retrain(executions=...)", executions, instead="Leave it out for 1.")
         if isinstance(top, Sequence):
             trials = [self.oracle.get_trial(trial_id) for trial_id in top]
         else:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from manyfit.core.errors import ProjectError, explain
+from manyfit.core.files import writing
 from manyfit.core.records import Plan
 from manyfit.ensemble.archive import Archive, Labels
 from manyfit.ensemble.forward import Forward
@@ -93,20 +93,11 @@ class Keeper:
 
     def _keep(self, plan: Plan, predictions: np.ndarray, row_ids: np.ndarray, positions: np.ndarray | None) -> None:
         data = self._data
-        try:
+        with writing(f"kept predictions of trial {plan.trial_id}"):
             if not self._labelled:
                 self._archive.keep_labels(Labels(data.row_ids, np.asarray(data.y), _array(data.sample_weight)))
                 self._labelled = True
             self._archive.keep(plan.trial_id, plan.execution, predictions, row_ids, positions)
-        except OSError as error:
-            raise ProjectError(
-                explain(
-                    f"kept predictions of trial {plan.trial_id}",
-                    f"a write that failed ({error.strerror or error})",
-                    "a writable disk with free space",
-                    "Free some space and call search again: what was finished is kept.",
-                )
-            ) from error
 
 
 def _array(values: Any) -> np.ndarray | None:

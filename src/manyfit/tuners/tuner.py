@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from manyfit.core import environment
+from manyfit.core.checks import is_whole, whole_number
 from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
 from manyfit.core.records import Result, Values
 from manyfit.ensemble.archive import Archive
@@ -113,8 +114,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
                 )
             )
         for name, value in (("executions_per_trial", executions_per_trial), ("num_kept_models", num_kept_models)):
-            if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-                raise UsageError(explain(name, value, "a whole number of at least 1", f"Type {name}=1, say."))
+            whole_number(name, value, instead=f"Type {name}=1, say.")
         self.tuner_id = tuner_id or self.tuner_id
         self.max_model_size = max_model_size
         self.optimizer = optimizer
@@ -420,7 +420,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
         Raises:
             UsageTypeError: `num_models` is no number, but hyperparameters, say.
         """
-        if num_models is not None and (isinstance(num_models, bool) or not hasattr(num_models, "__index__")):
+        if num_models is not None and not is_whole(num_models):
             raise UsageTypeError(
                 explain(
                     "get_best_models(num_models)",

@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from manyfit.core import seeds
 from manyfit.core.errors import ProjectError, explain
+from manyfit.core.files import replaced
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.oracles.keras_tuner.style import KerasTunerOracle
 from manyfit.oracles.trial import Trial, TrialStatus
@@ -152,8 +152,5 @@ _NO_DISPLAY: dict[str, Any] = {"search_start": None, "trial_start": {}, "trial_n
 
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:
-    """A file is complete or absent: it is written under another name and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{path.name}")
-    partial.write_text(json.dumps(state))
-    os.replace(partial, path)
+    with replaced(path) as partial:
+        partial.write_text(json.dumps(state))

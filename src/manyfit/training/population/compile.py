@@ -10,38 +10,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import jax
 
+from manyfit.core.files import cache_folder
 from manyfit.training.population import keras_side
 from manyfit.training.population.arrays import ArrayTree, Function
 
 QUICK_COMPILES = True
-OFF = ("", "0", "off", "none")
-
-
-def cache_folder() -> Path | None:
-    """Where compiled programs are kept: `MANYFIT_CACHE_DIR` ("off": nowhere), else the user's cache folder."""
-    given = os.environ.get("MANYFIT_CACHE_DIR")
-    if given is not None:
-        return None if given.lower() in OFF else Path(given).expanduser() / "programs"
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home()))
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "manyfit" / "programs"
 
 
 def enable_compilation_cache() -> None:
     """Switches the cache on, unless the user has chosen a folder for JAX or has switched it off."""
     if getattr(jax.config, "jax_compilation_cache_dir", None):
         return
-    folder = cache_folder()
+    folder = cache_folder("programs")
     if folder is None:
         return
     try:
