@@ -53,11 +53,11 @@ class Ranking:
 
     def broken(self, trial: Trial) -> list[Constraint]:
         """The constraints that a trial breaks."""
-        return [each for each in self.constraints if not each.holds(trial.metrics)]
+        return [each for each in self.constraints if not each.holds(trial.measured)]
 
     def order(self, trials: Sequence[Trial]) -> list[Trial]:
         """The trials, best first; ties stay in the order given."""
-        excess = [broken(self.constraints, trial.metrics) if self.constraints else 0.0 for trial in trials]
+        excess = [broken(self.constraints, trial.measured) for trial in trials]
         fronts = self._fronts(trials)
         leading = [self.objective.loss(trial.score) for trial in trials]
         order = sorted(range(len(trials)), key=lambda i: (excess[i], fronts[i], leading[i]))
@@ -79,7 +79,7 @@ class Ranking:
         """
         if trial.score is None:
             return []
-        metrics, lines = trial.metrics, []
+        metrics, lines = trial.measured, []
         if len(self.objective.terms) > 1:
             values = ", ".join(f"{term.name} {metrics.get(term.name, math.nan):.5g}" for term in self.objective.terms)
             place = "nothing dominates it" if trial in front else "another trial dominates it"
@@ -93,7 +93,7 @@ class Ranking:
         if len(self.objective.terms) < 2 or not trials:
             return [0] * len(trials)
         losses = np.array(
-            [[term.loss(trial.metrics.get(term.name)) for term in self.objective.terms] for trial in trials]
+            [[term.loss(trial.measured.get(term.name)) for term in self.objective.terms] for trial in trials]
         )
         losses[[bool(self.broken(trial)) for trial in trials]] = math.inf
         return [int(front) for front in pareto.fronts(losses)]
@@ -143,8 +143,8 @@ class TrialBook:
         return [trial.searched_values for trial in self.trials.values() if not trial.has_ended]
 
     def paused(self) -> list[Trial]:
-        """Trials that wait for a promotion."""
-        return [trial for trial in self.trials.values() if trial.state is TrialState.PAUSED]
+        """Trials that wait for a promotion, with executions that can go on."""
+        return [trial for trial in self.trials.values() if trial.state is TrialState.PAUSED and trial.executions]
 
     def progress(self) -> list[Progress]:
         """What schedulers may know: every trial that was started."""

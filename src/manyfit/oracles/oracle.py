@@ -9,7 +9,7 @@ from manyfit.core import history as histories
 from manyfit.core import seeds
 from manyfit.core.clock import Clock
 from manyfit.core.environment import compat_of
-from manyfit.core.lifecycle import TrialState
+from manyfit.core.lifecycle import TrialState, TrialStatus
 from manyfit.core.measures import measures_among
 from manyfit.core.objective import ObjectiveLike, create_objective
 from manyfit.core.records import Values
@@ -27,7 +27,7 @@ from manyfit.oracles.keras_tuner.synchronized import synchronized
 from manyfit.oracles.proposals import ProposalQueue
 from manyfit.oracles.replication import Replication, replication
 from manyfit.oracles.scoring import Scoring
-from manyfit.oracles.trial import Trial, TrialStatus
+from manyfit.oracles.trial import Trial
 from manyfit.oracles.warm_start import EarlierTrials, Source, check_learns
 from manyfit.samplers.base import Sampler
 from manyfit.samplers.outcomes import Constraint

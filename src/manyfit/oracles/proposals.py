@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from manyfit.core import seeds
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.lifecycle import TrialStatus
 from manyfit.core.records import Observation, Values
 from manyfit.oracles.book import Store, TrialBook
-from manyfit.oracles.trial import TrialStatus
 from manyfit.oracles.warm_start import EarlierTrials
 from manyfit.samplers.base import Sampler
 from manyfit.samplers.known import tried

@@ -14,9 +14,10 @@ from typing import Any
 from manyfit.core import seeds
 from manyfit.core.errors import ProjectError, explain
 from manyfit.core.files import replaced
+from manyfit.core.lifecycle import TrialStatus
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.oracles.keras_tuner.style import KerasTunerOracle
-from manyfit.oracles.trial import Trial, TrialStatus
+from manyfit.oracles.trial import Trial
 from manyfit.store import ProjectStore
 
 ORACLE_FILE = "oracle.json"

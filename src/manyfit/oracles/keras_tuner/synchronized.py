@@ -8,7 +8,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from manyfit.oracles.trial import Trial, TrialStatus
+from manyfit.core.lifecycle import TrialStatus
+from manyfit.oracles.trial import Trial
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
