@@ -127,6 +127,12 @@ class Scheduler(abc.ABC):
     stop_reason: str = "the scheduler ended it"
     #: Epochs of a trial that is trained to its end; None: as the user's fit arguments say.
     max_epochs: int | None
+    #: Whether `decide` may answer `PAUSE`. Pauses cost: `model.fit` runs in a thread of its own, data are put into an
+    #: order that another process can repeat, and models that are fitted in one go are refused.
+    may_pause: bool = True
+    #: Whether `decide` may answer `STOP`. One that neither pauses nor stops is not asked, and its trials can be handed
+    #: out far ahead.
+    may_stop: bool = True
 
     @abc.abstractmethod
     def assign(self, history: Sequence[Progress], count: int, limits: Limits) -> list[Job]:

@@ -13,6 +13,7 @@ from manyfit.core.environment import refuse_chief_and_workers
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.lifecycle import TrialOutcome, TrialState, failure_of, outcome_of
 from manyfit.core.records import Ending, Plan, Result, Values
+from manyfit.data.call import Call
 from manyfit.executors.base import Executor, MakeTrainer
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.checks import failure_report
@@ -21,6 +22,7 @@ from manyfit.report import terminal
 from manyfit.report.colours import check_display
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
+from manyfit.store.layout import Layout
 from manyfit.training.base import Trainer, judge
 from manyfit.training.outcomes import to_histories
 from manyfit.training.seeding import seeded
@@ -125,12 +127,12 @@ class BaseTuner(Repeating):
 
     def get_trial_dir(self, trial_id: str) -> str:
         """A folder for files of a trial, for subclasses that write their own."""
-        path = Path(self.project_dir) / f"trial_{trial_id}"
+        path = self.store.layout.trial_folder(trial_id)
         path.mkdir(parents=True, exist_ok=True)
         return str(path)
 
     def _get_tuner_fname(self) -> str:
-        return os.path.join(self.project_dir, f"{self.tuner_id}.json")
+        return str(Layout.of(self.project_dir).tuner_file(self.tuner_id))
 
     def _populate_initial_space(self) -> None:
         """Finds the search space before the first trial. `Tuner` runs the build function for it."""
@@ -210,9 +212,7 @@ class BaseTuner(Repeating):
 
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         if self.executor is not None:
-            task = RunTask(
-                build=self.run_trial, fit=self.run_trial, fit_args=fit_args, fit_kwargs=fit_kwargs, tuner=self
-            )
+            task = RunTask(build=self.run_trial, fit=self.run_trial, call=Call(fit_args, fit_kwargs), tuner=self)
             if self._runner is None:
                 self._runner = self._on_executor(make_run_trial)
             self._runner.train(TrialSupply(self), task)

@@ -11,13 +11,12 @@ import numpy as np
 
 from manyfit.core.files import writing
 from manyfit.core.records import Plan
+from manyfit.data.rows import num_rows, take_rows
 from manyfit.ensemble.archive import Archive, Labels
 from manyfit.ensemble.forward import Forward
 from manyfit.ensemble.kept import row_identities
 from manyfit.finish.cross_validation import FoldPlan
 from manyfit.training.base import Task
-from manyfit.training.fit_arguments import fit_data, num_rows, validation_rows
-from manyfit.training.folds import take_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,10 +30,8 @@ class DataSet:
     @classmethod
     def of(cls, task: Task, folds: FoldPlan | None) -> DataSet | None:
         """The rows of a search; None where they are no arrays, so that nobody can tell one row from another."""
-        if folds is None:
-            rows = validation_rows(task.fit_args, task.fit_kwargs)
-        else:
-            rows = (*fit_data(task.fit_args, task.fit_kwargs), task.fit_kwargs.get("sample_weight"))
+        call = task.call
+        rows = call.validation_rows() if folds is None else (call.x, call.y, call.sample_weight)
         if rows is None or num_rows(rows[0]) is None or num_rows(rows[1]) != num_rows(rows[0]):
             return None
         return cls(*rows)

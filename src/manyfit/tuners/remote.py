@@ -18,6 +18,8 @@ from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.scoring import Scoring
 from manyfit.oracles.trial import SEARCH
+from manyfit.space.hyperparameters import HyperParameters
+from manyfit.store.layout import Layout
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.seeding import seeded
 
@@ -87,7 +89,7 @@ class _DistantBook:
     def add_execution(self, result: Result, **notes: Any) -> None:
         """Keeps an execution; the driver makes its own notes."""
         del notes
-        self.results.append(dataclasses.replace(result, extra={}))
+        self.results.append(result)
 
     def forget_executions(self, trial: Trial, first: int = 0) -> None:
         """Drops those of this call."""
@@ -99,11 +101,16 @@ class DistantStore:
     """Knows where the weights of the trial that runs go."""
 
     def __init__(self) -> None:
-        self.folder = Path(".")
+        self.layout = Layout(Path("."))
+
+    @property
+    def folder(self) -> Path:
+        """See `ProjectStore`."""
+        return self.layout.folder
 
     def weights_path(self, trial_id: str, execution: int) -> Path:
         """See `ProjectStore`."""
-        return self.folder / "weights" / f"{trial_id}-{execution}.npz"
+        return self.layout.weights(trial_id, execution)
 
     def close(self) -> None:
         """Nothing is open here."""
@@ -137,19 +144,24 @@ def make_run_trial(notify: Callable[[str], None]) -> Trainer:
 
 def _run(plan: Plan, task: RunTask) -> Result:
     tuner = task.tuner
+    assert isinstance(plan.values, HyperParameters)  # our bug: a tuner's plans hold them
     trial = Trial(plan.values, trial_id=plan.trial_id)
     trial.attempt = plan.attempt
     tuner.oracle.trials, tuner.oracle.book = {trial.trial_id: trial}, _DistantBook()
-    tuner.store.folder = folder = Path(str(plan.weights_path)).parent.parent
+    tuner.store.layout = Layout.around(str(plan.weights_path))
+    folder = tuner.store.folder
     tuner.directory, tuner.project_name = str(folder.parent), folder.name
     tuner._prepare_call(plan.execution if plan.phase == _REPEAT else 0)
     started = time.perf_counter()
     try:
         with seeded(plan.seed):
-            returned = tuner.run_trial(trial, *task.fit_args, **task.fit_kwargs)
+            returned = tuner.run_trial(trial, *task.call.args, **task.call.kwargs)
         own = returned is not None and returned is tuner._recorded
-        extra = {"executions": tuner.oracle.book.results} if own else {"histories": tuner._histories(trial, returned)}
-        result = Result(plan, Ending.COMPLETED, {}, extra=extra)
+        result = Result(plan, Ending.COMPLETED, {})
+        if own:
+            result.executions = tuple(tuner.oracle.book.results)
+        else:
+            result.histories = tuner._histories(trial, returned)
     except Exception as error:
         result = Result.of_failure(plan, failure_of(error))
     result.seconds = time.perf_counter() - started
@@ -214,18 +226,19 @@ class TrialSupply:
 
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`."""
-        trial, extra = self._oracle.trials[result.plan.trial_id], result.extra
+        trial = self._oracle.trials[result.plan.trial_id]
+        assert isinstance(result.plan.values, HyperParameters)  # our bug: a tuner's plans hold them
         trial.hyperparameters = result.plan.values
         self._open.discard(trial.trial_id)
         call = self._calls.pop(trial.trial_id, 0)
         self._tuner._prepare_call(result.plan.execution if call else 0, call)
-        has_returned = "executions" in extra or "histories" in extra
+        has_returned = result.executions is not None or result.histories is not None
         if has_returned:
             self._take(trial, result)
         if call:
             if not has_returned:
                 plan = dataclasses.replace(result.plan, phase=SEARCH)
-                self._tuner._take_failed_repeat(dataclasses.replace(result, plan=plan, extra={}))
+                self._tuner._take_failed_repeat(dataclasses.replace(result, plan=plan))
             self._tuner._end_repeat(trial, call)
             return
         if has_returned:
@@ -236,8 +249,8 @@ class TrialSupply:
 
     def _take(self, trial: Trial, result: Result) -> None:
         """Takes what a call returned into the book."""
-        if "executions" in result.extra:
-            for run in result.extra["executions"]:
+        if result.executions is not None:
+            for run in result.executions:
                 self._oracle.book.add_execution(run, **self._tuner._notes)
-        else:
-            self._tuner._record(trial, result.extra["histories"], result.plan.seed)
+        elif result.histories is not None:
+            self._tuner._record(trial, result.histories, result.plan.seed)

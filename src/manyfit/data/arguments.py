@@ -1,18 +1,34 @@
-"""Checks of what was passed to `search`, before the first model is trained."""
+"""Arguments of `search` and `retrain`: checked before the first model is trained, and joined for a retraining."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+import numpy as np
 
 from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import Objective
+from manyfit.data.call import Call
+from manyfit.data.rows import FitData, num_rows
+
+#: Arguments of `search` that make no sense once the validation rows are trained on.
+VALIDATION_ARGUMENTS = frozenset(
+    [
+        "validation_data",
+        "validation_split",
+        "validation_freq",
+        "validation_steps",
+        "validation_batch_size",
+        "epochs",
+        "initial_epoch",
+        "callbacks",
+    ]
+)
 
 
 def check_fit_arguments(
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
+    call: Call,
     objective: Objective,
     *,
     has_validation: bool = False,
@@ -21,8 +37,7 @@ def check_fit_arguments(
     """Checks the arguments of `search` that `model.fit` would refuse, or silently accept, later.
 
     Args:
-        args: positional arguments.
-        kwargs: keyword arguments.
+        call: of `search`.
         objective: what is ranked.
         has_validation: whether validation rows come from elsewhere (folds).
         max_epochs: of a trial, where a scheduler says so; None: as the arguments say.
@@ -31,15 +46,15 @@ def check_fit_arguments(
         UsageError: x and y of different length, no epochs, a `val_` objective without validation data, or one that no
             epoch measures (`validation_freq`).
     """
-    _check_lengths("search(x, y)", *fit_data(args, kwargs))
-    validation_data = kwargs.get("validation_data")
+    _check_lengths("search(x, y)", call.x, call.y)
+    validation_data = call.get("validation_data")
     if isinstance(validation_data, list | tuple) and len(validation_data) >= 2:
         _check_lengths("search(validation_data=(x, y))", validation_data[0], validation_data[1])
-    epochs = kwargs.get("epochs", 1)
+    epochs = call.get("epochs", 1)
     if isinstance(epochs, int) and epochs < 1:
         raise UsageError(explain("search(epochs=...)", epochs, "a whole number of at least 1", "Type epochs=10, say."))
     needs_validation = [name for name in objective.names if name.startswith("val_")]
-    if needs_validation and not has_validation and validation_data is None and not kwargs.get("validation_split"):
+    if needs_validation and not has_validation and validation_data is None and not call.get("validation_split"):
         name = needs_validation[0]
         raise UsageError(
             explain(
@@ -50,12 +65,10 @@ def check_fit_arguments(
             )
         )
     if needs_validation:
-        _check_frequency(
-            kwargs.get("validation_freq", 1), epochs if max_epochs is None else max_epochs, needs_validation
-        )
+        _check_frequency(call.get("validation_freq", 1), epochs if max_epochs is None else max_epochs, needs_validation)
 
 
-def _check_frequency(frequency: Any, epochs: Any, names: Sequence[str]) -> None:
+def _check_frequency(frequency: object, epochs: object, names: Sequence[str]) -> None:
     first = min(frequency, default=1) if isinstance(frequency, list | tuple | set) else frequency
     if not isinstance(first, int) or not isinstance(epochs, int) or first <= epochs:
         return
@@ -69,7 +82,7 @@ def _check_frequency(frequency: Any, epochs: Any, names: Sequence[str]) -> None:
     )
 
 
-def check_retrain(top: Any, x: Any, y: Any) -> None:
+def check_retrain(top: object, x: FitData, y: FitData) -> None:
     """Checks the arguments of `retrain`.
 
     Raises:
@@ -85,54 +98,34 @@ def check_retrain(top: Any, x: Any, y: Any) -> None:
     _check_lengths("retrain(x, y)", x, y)
 
 
-def validation_rows(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any] | None:
-    """The validation rows that `model.fit` would use: x, y and sample weights (or None).
+def joined_rows(where: str, call: Call) -> tuple[FitData, FitData]:
+    """Training and validation rows of a search as one x and one y.
 
-    Returns:
-        None where there are none, or where they are no arrays (a generator, a `tf.data` pipeline).
+    Args:
+        where: who asks, for messages.
+        call: of the search.
+
+    Raises:
+        UsageError: they are no arrays, or have sample weights.
     """
-    validation = kwargs.get("validation_data")
-    if isinstance(validation, list | tuple) and len(validation) in (2, 3):
-        return (*validation, None)[:3] if len(validation) == 2 else tuple(validation)  # type: ignore[return-value]
-    fraction = kwargs.get("validation_split")
-    x, y = fit_data(args, kwargs)
-    rows = num_rows(x)
-    if not fraction or y is None or rows is None:
-        return None
-    first = int(rows * (1.0 - fraction))  # Keras takes the last rows, and rounds like this
-
-    def cut(data: Any) -> Any:
-        if data is None:
-            return None
-        if isinstance(data, Mapping):
-            return {name: cut(part) for name, part in data.items()}
-        if isinstance(data, list | tuple) and data and hasattr(data[0], "shape"):
-            return type(data)([cut(part) for part in data])
-        return data[first:]
-
-    return cut(x), cut(y), cut(kwargs.get("sample_weight"))
+    x, y = call.x, call.y
+    validation = call.get("validation_data")
+    if validation is None:
+        return x, y
+    arrays = isinstance(x, np.ndarray) and isinstance(y, np.ndarray)
+    if not arrays or not isinstance(validation, list | tuple) or call.sample_weight is not None:
+        raise UsageError(
+            explain(
+                where,
+                "no x and y, while the data of the search cannot be joined to one array",
+                "x= and y= with training and validation rows",
+                "Type tuner.retrain(x=x_full, y=y_full).",
+            )
+        )
+    return np.concatenate([x, validation[0]]), np.concatenate([y, validation[1]])
 
 
-def fit_data(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
-    """x and y, however they were passed to `fit`."""
-    x = args[0] if args else kwargs.get("x")
-    y = args[1] if len(args) > 1 else kwargs.get("y")
-    return x, y
-
-
-def num_rows(data: Any) -> int | None:
-    """Rows of an array, or of the first array in a list, tuple or dict of them; None where there is no telling."""
-    if isinstance(data, Mapping):
-        data = list(data.values())
-    if isinstance(data, list | tuple) and data and hasattr(data[0], "shape"):
-        data = data[0]
-    shape = getattr(data, "shape", None)
-    if shape is not None and len(shape) > 0:
-        return None if shape[0] is None else int(shape[0])
-    return len(data) if isinstance(data, list) else None
-
-
-def _check_lengths(where: str, x: Any, y: Any) -> None:
+def _check_lengths(where: str, x: FitData, y: FitData) -> None:
     if x is None or y is None:
         return
     rows, labels = num_rows(x), num_rows(y)
