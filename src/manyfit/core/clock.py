@@ -38,6 +38,7 @@ class Clock:
 
     def start(self) -> None:
         """Counts from now on; a clock that runs already goes on counting from now."""
+        # What ran since an earlier `start` counts: a search inside a longer call shares its clock.
         self._before = self.spent()
         self._started = self._now()
 
@@ -60,6 +61,7 @@ class Clock:
 
     def allows(self, seconds: float = 0.0) -> bool:
         """Whether something that takes so long still fits. When nothing is left, nothing does, however short."""
+        # Not `seconds <= left` alone: with nothing left, work that is predicted to take no time would still be begun.
         left = self.left()
         return left > 0.0 and seconds <= left
 

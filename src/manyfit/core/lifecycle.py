@@ -294,6 +294,7 @@ def failure_of(error: BaseException) -> Failure:
     """
     if isinstance(error, _ENDS_SEARCH) or not isinstance(error, Exception):
         raise error
+    # Made here, where the traceback is whole: an error that travels to another process loses it.
     text = "".join(traceback.format_exception(error))
     return Failure(_ending_of(error), text, isinstance(error, FailedTrialError), error)
 
@@ -301,6 +302,7 @@ def failure_of(error: BaseException) -> Failure:
 def _ending_of(error: Exception) -> Ending:
     if isinstance(error, OversizedModelError):
         return Ending.TOO_LARGE
+    # By text, since the libraries' own classes would have to be imported to ask for them, and change their names.
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
         return Ending.OUT_OF_MEMORY
     return Ending.FAILED
@@ -308,6 +310,7 @@ def _ending_of(error: Exception) -> Ending:
 
 def stand_in(error: BaseException) -> Exception:
     """An error with the same text that means the same, for one that cannot travel to another process."""
+    # The more special class first. Their constructors take one text; a user's subclass may not.
     kinds: tuple[type[ManyfitError], ...] = (*_ENDS_SEARCH, OversizedModelError, FailedTrialError)
     text = f"{type(error).__name__}: {error}"
     return next((kind(text) for kind in kinds if isinstance(error, kind)), RuntimeError(text))

@@ -95,6 +95,7 @@ class Ranking:
         losses = np.array(
             [[term.loss(trial.measured.get(term.name)) for term in self.objective.terms] for trial in trials]
         )
+        # Infinite losses put a trial behind every front of those that keep the constraints.
         losses[[bool(self.broken(trial)) for trial in trials]] = math.inf
         return [int(front) for front in pareto.fronts(losses)]
 
@@ -115,6 +116,8 @@ class TrialBook:
         self.ended: list[str] = []  # ids in the order of their end
         self._observations: dict[str, Observation] = {}
         self._progress: dict[str, Progress] = {}
+        # The two above: samplers and schedulers read the whole history at every question. Deriving it anew each time
+        # would be quadratic in the number of trials, so what has settled is kept until something about it changes.
 
     # Reading ---------------------------------------------------------------------------------------------------
 
@@ -160,6 +163,8 @@ class TrialBook:
         """
         ranked = self.by_search_score()
         ranked = [trial for trial in ranked if not self.ranking.broken(trial)] or ranked
+        # Not one list sorted by score: a confirmed score has lost the luck that the search's maximum has, so the two
+        # cannot be compared, and the confirmed ones would nearly always come last.
         confirmed = [trial for trial in ranked if trial.confirmed is not None]
         confirmed.sort(key=lambda trial: trial.confirmed.rank)  # type: ignore[union-attr]
         others = [trial for trial in ranked if trial.confirmed is None]
@@ -199,6 +204,7 @@ class TrialBook:
         trial.ended_at = time.time()
         self._save([trial], **facts)
         self.trials[trial.trial_id] = trial
+        # A retried or rescored trial ends more than once; the latest end is the one that consecutive failures count.
         if trial.trial_id in self.ended:
             self.ended.remove(trial.trial_id)
         self.ended.append(trial.trial_id)
@@ -224,7 +230,8 @@ class TrialBook:
             self.store.save_epochs([(*self._key(plan), epoch, logs) for plan, epoch, logs in epochs])
         for plan, epoch, logs in epochs:
             trial = self.trials.get(plan.trial_id)
-            if trial is not None and plan.phase == SEARCH:  # schedulers and samplers hear of the search only
+            # Schedulers and samplers hear of the search only: fresh seeds of the confirmation must not steer it.
+            if trial is not None and plan.phase == SEARCH:
                 histories.append(trial.running.setdefault(plan.execution, {}), logs, epoch)
 
     def add_execution(self, result: Result, **notes: Any) -> Execution:
@@ -235,6 +242,8 @@ class TrialBook:
             notes: further facts about it, kept in `Execution.notes`.
         """
         plan = result.plan
+        # A measure (memory, seconds per prediction) is one number per execution. It stands at every epoch, so that the
+        # best epoch has it, whichever that is; the stored history stays what was logged.
         measured: dict[str, list[float | None]] = {
             name: [value] * result.num_epochs for name, value in result.measures.items()
         }
@@ -256,6 +265,7 @@ class TrialBook:
             execution.metrics = histories.at_epoch(history, execution.best_epoch)
         trial = self.trials[plan.trial_id]
         if self.store is not None:
+            # Epochs that were committed one by one are not written again: a population reports thousands.
             logs = [histories.at_epoch(result.history, epoch) for epoch in range(execution.num_epochs)]
             reported = plan.phase == SEARCH and trial.running.get(plan.execution) == result.history
             self.store.save_execution(self._key(plan), execution.outcome(), history=None if reported else logs)
@@ -304,10 +314,13 @@ class TrialBook:
         for row in self.store.executions():
             key = (row.pop("trial_id"), row.pop("phase"), row.pop("attempt"), row.pop("execution"))
             trial, history = self.trials[key[0]], curves.pop(key, {})
+            # Rows of failed attempts stay in the store as a record; only the latest attempt counts.
             if trial.attempt == key[2]:
                 row["ending"] = Ending(row["ending"])
                 row.pop("num_epochs", None)  # told by the history
                 trial.executions_of(key[1])[key[3]] = Execution(index=key[3], history=history, **row)
+        # What is left reported epochs and has no outcome: it was running when the process died, and runs again with its
+        # own seed, so it will report the same epochs.
         for key in curves:
             self.store.forget_epochs(key)
         ended = [trial for trial in self.trials.values() if trial.ended_at is not None]

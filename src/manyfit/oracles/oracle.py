@@ -141,6 +141,8 @@ class Oracle(KerasTunerOracle):
         before = {hp.name: hp for hp in self.hyperparameters.space}
         if self.tune_new_entries and self.hyperparameters.widen(hyperparameters):
             self.proposals.is_exhausted = False  # there is more to try than before
+            # A range that has widened shows that it depends on another value: the space keeps the envelope of what
+            # builds asked for, so from now on a proposal may lie outside of what its own build allows.
             if any(hp.name in before and not hp.same_domain(before[hp.name]) for hp in self.hyperparameters.space):
                 self.proposals.has_dependent_bounds = True
 
@@ -181,6 +183,7 @@ class Oracle(KerasTunerOracle):
         if trials:
             self.ongoing_trials[tuner_id] = trials[0]
             return trials[0]
+        # The answer has a status and is no trial of the search: it is in no book, and its id is only the next one.
         idle = self.proposals.is_idle or any(t.state is TrialState.RUNNING for t in self.trials.values())
         status = TrialStatus.IDLE if idle else TrialStatus.STOPPED
         if status == TrialStatus.STOPPED:
@@ -188,11 +191,7 @@ class Oracle(KerasTunerOracle):
         return Trial(self.get_space(), trial_id=self.new_id(len(self.trials)), status=status)
 
     def set_epochs(self, epochs: int | None) -> None:
-        """Tells a scheduler that was given by name how long a full training is.
-
-        Args:
-            epochs: the `epochs` of `search`.
-        """
+        """Tells a scheduler that was given by name how long a full training is: the `epochs` of `search`."""
         if self._named_scheduler is not None or (
             self.max_total_epochs is not None and self.scheduler.max_epochs is None
         ):
@@ -208,12 +207,20 @@ class Oracle(KerasTunerOracle):
         """
         if self.clock.is_over():
             return []
+        # Before anything new, so that a search that goes on has the trials that it would have had: what the sampler
+        # proposes next may rest on how these end.
         again = [self.trials[trial_id] for trial_id in self.waiting[:count]]
         del self.waiting[:count]
         self._hand_out(again)
         return again + (self._assign_new(count - len(again)) if len(again) < count else [])
 
     def _assign_new(self, count: int) -> list[Trial]:
+        """What the scheduler asks for: starts of new trials, and paused ones that go on.
+
+        The scheduler says how many are to start before anybody knows whether there is something new to try. Where the
+        queue comes up short, the scheduler is told that the space is exhausted and asked once more: with nobody new to
+        wait for it may promote paused trials that it would have let wait.
+        """
         jobs = self.scheduler.assign(self.book.progress(), count, self._limits())
         starts = [job for job in jobs if isinstance(job, Start)]
         proposals = self.proposals.next(len(starts)) if starts else []
@@ -232,12 +239,14 @@ class Oracle(KerasTunerOracle):
             handed.append(trial)
         self._hand_out(handed)
         if short and not self.proposals.is_exhausted and not self.overrides("populate_space"):
-            # Paused trials are promoted among themselves once nothing new can be started.
+            # Not for a `populate_space` of the user's: that has nothing *now*, and may have something later.
             self.proposals.is_exhausted = True
             handed += self._assign_new(count - len(handed)) if len(handed) < count else []
         return handed
 
     def _hand_out(self, trials: Sequence[Trial]) -> None:
+        # Committed before anybody acts on it, with all that the proposals rest on, in one transaction: whatever kills
+        # the process, the trial is either there with its values, or the sampler is asked for it again.
         for trial in trials:
             trial.move(TrialState.RUNNING)
             trial.message = None  # of an attempt before
@@ -269,13 +278,7 @@ class Oracle(KerasTunerOracle):
         )
 
     def warm_start(self, source: Source) -> int:
-        """Lets trials of an earlier search tell where to look; see `BaseTuner.warm_start`.
-
-        Args:
-            source: the rows of an earlier project's store: an object with `trials()` and `executions()`.
-
-        Returns:
-            How many trials were of use.
+        """Lets trials of an earlier search tell where to look, and says how many did; see `BaseTuner.warm_start`.
 
         Raises:
             UsageError: none of its trials has the metrics of this objective, or the sampler does not learn.
@@ -284,10 +287,7 @@ class Oracle(KerasTunerOracle):
         return self.earlier.take(source, self.objective, self.book.store)
 
     def enqueue(self, values: Values) -> None:
-        """Has a configuration tried before the sampler is asked.
-
-        Args:
-            values: hyperparameter names and values; missing ones get their defaults.
+        """Has a configuration tried before the sampler is asked; see `BaseTuner.enqueue`.
 
         Raises:
             UsageError: an unknown name, or a value outside of its range.
@@ -329,12 +329,7 @@ class Oracle(KerasTunerOracle):
         return trial
 
     def hear(self, trial: Trial, found: Sequence[histories.History]) -> None:
-        """Calls an `update_trial` of the user's, once, with the metrics at the best epoch, as KerasTuner does.
-
-        Args:
-            trial: that has run.
-            found: one history per execution.
-        """
+        """Calls an `update_trial` of the user's, once, with the metrics at the best epoch, as KerasTuner does."""
         if self.overrides("update_trial") and not trial.is_reported:
             metrics, step = self.scoring.summary(found)
             self.update_trial(trial.trial_id, metrics, step=step)
@@ -478,7 +473,8 @@ class Oracle(KerasTunerOracle):
         self.proposals.load(self.book.store)
         self.earlier.load(self.book.store)
         self.ongoing_trials = {}
-        if self.ends_with_contenders():  # killed before the last repeated run became part of its trial's score
+        if self.ends_with_contenders():
+            # The process may have died between a repeated run and the score that it became part of.
             for trial in self.trials.values():
                 if trial.is_completed:
                     self.score_trial(trial)

@@ -85,6 +85,7 @@ class ProposalQueue:
         Raises:
             UsageError: an unknown name, or a value outside of its range.
         """
+        # `adapt` clips and completes; what it had to change is what the user has to be told.
         encoding = Encoding(self._oracle.hyperparameters)
         complete = encoding.adapt(values)
         changed = [name for name, value in values.items() if complete.get(name) != value]
@@ -109,6 +110,8 @@ class ProposalQueue:
         return first + (self._ask(count - len(first)) if len(first) < count else [])
 
     def _ask(self, count: int) -> list[Values]:
+        # In rounds, since a proposal may settle to something that was tried, and the sampler then owes another one. It
+        # ends: what was settled away counts as pending, so no proposal comes twice.
         found: list[Values] = []
         while len(found) < count:
             answers = self._ask_again(count - len(found), found)
@@ -166,6 +169,7 @@ class ProposalQueue:
         oracle = self._oracle
         if oracle.sampler is None:
             raise NotImplementedError(f"{type(oracle).__name__} has no sampler: override populate_space.")
+        # By the trial's number and not by a running generator: after a restart the same trial gets the same values.
         rng = seeds.generator(oracle.seed, "sampler", number)
         return oracle.sampler.propose(oracle.hyperparameters.copy(), self.history(), pending, count, rng)
 

@@ -35,6 +35,7 @@ class Scoring:
             return
         names, found = self.objective.names, sorted(metrics)
         missing = next((name for name in names if name not in metrics), self.objective.name)
+        # No cutoff: even a poor guess shows that it is the name of a logged metric that belongs there.
         closest = (difflib.get_close_matches(missing, found, n=1, cutoff=0.0) or ["loss"])[0]
         raise UsageError(
             explain(
@@ -107,6 +108,7 @@ class Scoring:
         """Sets the trial's score and best step: means over its executions."""
         scored = [run for run in trial.executions.values() if run.score is not None]
         if scored:
+            # The mean and not the best: the best of several executions rewards a configuration for its noise.
             trial.score = sum(run.score for run in scored) / len(scored)  # type: ignore[misc]
             trial.best_step = round(sum(run.best_epoch or 0 for run in scored) / len(scored))
         elif trial.metrics.exists(self.objective.name):  # reported through update_trial, and not ended yet

@@ -59,6 +59,8 @@ class RandomSearchOracle(Oracle):
             **limits,
         )
 
+    # A method, since `Oracle` needs the sampler while it is made, and some samplers need `max_trials` or what a
+    # constructor below has noted before it called this one.
     def _make_sampler(self, max_trials: int | None) -> Sampler:
         del max_trials
         return RandomSampler()
@@ -212,6 +214,7 @@ class OptunaOracle(RandomSearchOracle):
         sampler_settings: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        # Here and not in `_make_sampler`, so that a sampler that Optuna does not have is refused first.
         self._made = OptunaSampler(sampler, sampler_settings)
         super().__init__(objective, max_trials, *args, **kwargs)
         if len(self.objective.terms) > 1:

@@ -40,6 +40,7 @@ class Execution:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # at the best epoch
     num_parameters: int | None = None
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)  # further facts, for instance what data it saw
+    # Last, and with a default: rows of earlier versions do not have it.
     final: bool = False  # it failed in a way that forbids a retry of its trial
 
     def outcome(self) -> dict[str, Any]:
@@ -273,7 +274,7 @@ class Trial:
         )
 
     def _reported_loss(self, objective: Objective) -> tuple[float, ...]:
-        """For oracles whose `score_trial` is overridden and sets `score` without executions."""
+        # For oracles of users whose `score_trial` sets a score without executions.
         return () if self.score is None or not math.isfinite(self.score) else (objective.loss(self.score),)
 
     def progress(self, objective: Objective) -> Progress:
@@ -289,6 +290,8 @@ class Trial:
 
     def _curve_so_far(self, objective: Objective) -> tuple[float, ...]:
         """Mean loss per epoch. An execution that ended by itself keeps its last loss while its siblings go on."""
+        # The mean over executions reaches as far as the slowest of those that still go on; one that ended by itself (a
+        # callback of the user's) cannot go further, so its last loss stands for the epochs after.
         going = [objective.epoch_losses(history) for history in self.running.values()]
         going += [objective.epoch_losses(run.history) for run in self.executions.values() if is_paused(run)]
         ended = [
@@ -354,6 +357,7 @@ class Trial:
     @classmethod
     def from_row(cls, row: Mapping[str, Any], space: HyperParameters) -> Trial:
         """The trial that `row` was made of, without its executions."""
+        # The row has values only: the space is the same for all trials, and stored once.
         hyperparameters = space.copy()
         hyperparameters.values = dict(row["values"])
         outcome = row["outcome"]

@@ -89,6 +89,7 @@ class EarlierTrials:
 def _observations(source: Source, objective: Objective) -> list[Observation]:
     runs: dict[str, list[Mapping[str, float]]] = {}
     for run in source.executions():
+        # Runs that were stopped early have another budget: their losses would say that long training is what helps.
         full = run["ending"] == Ending.COMPLETED and run["phase"] == SEARCH
         if full and all(name in run["metrics"] for name in objective.names):
             runs.setdefault(run["trial_id"], []).append(run["metrics"])
@@ -96,6 +97,7 @@ def _observations(source: Source, objective: Objective) -> list[Observation]:
     for row in source.trials():
         metrics = runs.get(row["id"])
         if metrics and row["outcome"]["ending"] == Ending.COMPLETED:
+            # "tuner/epochs" and the like are the earlier scheduler's notes, no hyperparameters of this search.
             values = {name: value for name, value in row["values"].items() if not name.startswith("tuner/")}
             vectors = [objective.losses(each) for each in metrics] if isinstance(objective, ParetoObjective) else []
             losses = [objective.loss(objective.get_value(each)) for each in metrics]

@@ -57,6 +57,7 @@ def read_project(oracle: KerasTunerOracle, store: ProjectStore) -> bool:
                 "If you did not mean to reload it, pass `overwrite=True` or another project_name=.",
             )
         ) from error
+    # The files know an order of ends and no times; a millisecond apart after the file's own time keeps the order.
     for trial in trials:
         oracle.trials[trial.trial_id] = trial
         _add_execution(oracle, trial)
@@ -115,6 +116,7 @@ def _add_execution(oracle: KerasTunerOracle, trial: Trial) -> None:
             observations = {each.step: each.mean() for each in tracked.get_history()}
             history[name] = [observations.get(step) for step in range(max(observations, default=-1) + 1)]
     seed = seeds.seed_of(oracle.seed, "execution", trial.trial_id, 0, 0)
+    # KerasTuner's own score stands: it was computed from executions that its files do not keep.
     score, best_step = trial.score, trial.best_step
     oracle.book.add_execution(Result(Plan(trial.trial_id, 0, trial.hyperparameters, seed), Ending.COMPLETED, history))
     trial.score, trial.best_step = score, best_step

@@ -39,6 +39,7 @@ def synchronized(method: Method) -> Method:
 
     @functools.wraps(method)
     def call(self: HasTrials, *args: Any, **kwargs: Any) -> Any:
+        # Re-entrant: `create_trial` of a user's calls ours, and both are decorated.
         with lock_of(self):
             if method.__name__ == "end_trial":
                 args, kwargs = (ended_trial(self, *args, **kwargs),), {}
