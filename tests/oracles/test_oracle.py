@@ -10,6 +10,7 @@ from manyfit.core.errors import SearchError, UsageError
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.oracles.checks import failure_report
 from manyfit.oracles.searches import GridSearchOracle, RandomSearchOracle
+from manyfit.store import ProjectStore
 
 
 def random_oracle(**arguments):
@@ -229,6 +230,53 @@ def test_an_exhausted_space_that_grows_is_searched_on():
     grown.Boolean("bias")
     oracle.update_space(grown)
     assert len(oracle.assign(9)) == 2
+
+
+def test_what_a_lost_trainer_had_reported_stays(tmp_path):
+    """Its result comes from the executor, which keeps no curves."""
+    store = ProjectStore(tmp_path)
+    oracle = random_oracle()
+    oracle.open(store)
+    [trial] = oracle.assign(1)
+    plan = Plan(trial.trial_id, 0, trial.hyperparameters, 1)
+    for epoch, loss in enumerate([3.0, 2.0]):
+        oracle.book.add_epochs([(plan, epoch, {"loss": loss})])
+    execution = oracle.book.add_execution(Result(plan, Ending.FAILED, {}, message="it lost 3 workers"))
+    assert execution.history == {"loss": [3.0, 2.0]} and trial.running == {}
+    assert [row["logs"] for row in store.epochs()] == [{"loss": 3.0}, {"loss": 2.0}]
+    store.close()
+
+
+def test_a_trial_that_is_ended_without_a_word_is_neither_completed_nor_promoted():
+    oracle = random_oracle()
+    trial = oracle.create_trial("a")
+    oracle.end_trial(trial)
+    oracle.end_trial(trial)
+    assert trial.status == "RUNNING" and not trial.has_ended
+    assert oracle.book.paused() == [] and oracle.get_best_trials() == []
+    trial.status = "COMPLETED"
+    oracle.update_trial(trial.trial_id, {"loss": 2.0})
+    oracle.end_trial(trial)
+    assert (trial.score, trial.status) == (2.0, "COMPLETED")
+
+
+def test_a_trial_that_no_oracle_handed_out_may_be_ended():
+    oracle = random_oracle()
+    trial = kt.Trial(oracle.get_space(), "mine")
+    oracle.trials["mine"] = trial
+    oracle.update_trial("mine", {"loss": 2.0})
+    oracle.end_trial(trial)
+    assert oracle.get_best_trials() == [trial] and trial.score == 2.0
+
+
+def test_metrics_are_the_same_with_and_without_a_tracker():
+    oracle = random_oracle()
+    trial = oracle.create_trial("a")
+    end(oracle, trial, [3.0, 1.0], [0.1, 0.3], [0.7])
+    assert trial.measured == dict(trial.metrics)
+    other = oracle.create_trial("b")
+    oracle.update_trial(other.trial_id, {"loss": 2.0, "mae": 1.0})
+    assert other.measured == dict(other.metrics)
 
 
 def test_a_reported_step_belongs_to_an_epoch_and_a_repeated_one_to_another_execution():

@@ -247,13 +247,17 @@ class TrialBook:
         measured: dict[str, list[float | None]] = {
             name: [value] * result.num_epochs for name, value in result.measures.items()
         }
-        history = {**result.history, **measured}
+        trial = self.trials[plan.trial_id]
+        reported = trial.running.get(plan.execution) if plan.phase == SEARCH else None
+        # Where the trainer was lost with its curve, what it had reported is what is known.
+        own = result.history or dict(reported or {})
+        history = {**own, **measured}
         scored = histories.score(history, self.objective) if result.ending.has_score else None
         execution = Execution(
             plan.execution,
             plan.seed,
             result.ending,
-            result.history,
+            own,
             seconds=result.seconds,
             message=result.message,
             num_parameters=result.num_parameters,
@@ -263,12 +267,11 @@ class TrialBook:
         if scored is not None:
             execution.score, execution.best_epoch = scored
             execution.metrics = histories.at_epoch(history, execution.best_epoch)
-        trial = self.trials[plan.trial_id]
         if self.store is not None:
             # Epochs that were committed one by one are not written again: a population reports thousands.
-            logs = [histories.at_epoch(result.history, epoch) for epoch in range(execution.num_epochs)]
-            reported = plan.phase == SEARCH and trial.running.get(plan.execution) == result.history
-            self.store.save_execution(self._key(plan), execution.outcome(), history=None if reported else logs)
+            is_stored = not result.history or reported == result.history
+            logs = None if is_stored else [histories.at_epoch(own, epoch) for epoch in range(execution.num_epochs)]
+            self.store.save_execution(self._key(plan), execution.outcome(), history=logs)
         if plan.phase == SEARCH:
             trial.running.pop(plan.execution, None)
         trial.executions_of(plan.phase)[plan.execution] = execution

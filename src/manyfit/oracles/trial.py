@@ -108,8 +108,10 @@ class Trial:
         self.replicates: dict[str, dict[int, Execution]] = {}  # of later phases ("confirm", "proof"), by index
         self.confirmed: Confirmed | None = None  # replaces the search score wherever trials are ranked or shown
         self.validation_ratio: float | None = None  # cross-validation: validation rows / training rows of a fold
-        # What executions that have not ended have reported: of these curves the only copy that decides anything. A
-        # trainer's own goes into its `Result`, which replaces this one when the execution ends.
+        # The curves of executions that have not ended, as reported. The book alone keeps them: schedulers decide by
+        # them, executors have none. A trainer has its own, which its `Result` brings in place of this one; where the
+        # trainer is lost (a worker died), this one stands. A paused execution's curve is in `executions` until it goes
+        # on.
         self.running: dict[int, dict[str, list[float | None]]] = {}
         self.target_epochs: int | None = None  # train up to here; None: as the fit arguments say
         self.tags: dict[str, Value] = {}  # the scheduler's notes
