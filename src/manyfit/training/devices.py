@@ -12,6 +12,7 @@ import keras
 from manyfit.core.errors import FatalValueError, explain
 from manyfit.data.call import Call
 from manyfit.data.rows import num_rows
+from manyfit.training.keras_internals.building import layout_rules
 
 Devices: TypeAlias = "str | keras.distribution.DataParallel | keras.distribution.ModelParallel | None"
 """None: each model on one device; "data_parallel": each model on all of them; or a Keras distribution."""
@@ -74,7 +75,7 @@ class LayoutCheck(keras.callbacks.Callback):
 
     def __init__(self, distribution: Any) -> None:
         super().__init__()
-        self._rules = list(getattr(distribution, "_layout_map", ()))
+        self._rules = list(layout_rules(distribution))
 
     def on_train_begin(self, logs: Any = None) -> None:
         paths = [variable.path for variable in self.model.variables]

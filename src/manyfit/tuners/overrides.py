@@ -11,9 +11,9 @@ import keras
 
 from manyfit.core.records import Plan
 from manyfit.oracles import Oracle, Trial
-from manyfit.oracles.keras_tuner_files import weights_file
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.keras_fit import copy_callbacks
+from manyfit.training.keras_internals.building import compile_arguments
 from manyfit.training.models import build_model, check_size
 from manyfit.training.outcomes import to_histories
 from manyfit.training.seeding import seeded
@@ -67,12 +67,12 @@ class Overrides:
     def _override_compile_args(self, model: Any) -> None:
         """Recompiles a model with the optimizer, the loss and the metrics that the tuner was given."""
         given = {"optimizer": self.optimizer, "loss": self.loss, "metrics": self.metrics}
-        arguments = {**_compile_arguments(model), **{name: value for name, value in given.items() if value is not None}}
+        arguments = {**compile_arguments(model), **{name: value for name, value in given.items() if value is not None}}
         model.compile(**{name: _fresh(value) for name, value in arguments.items()})
 
     def _get_checkpoint_fname(self, trial_id: str) -> str:
         """Where KerasTuner keeps the weights of a trial; `load_model` looks there, too."""
-        return str(weights_file(Path(self.store.folder), trial_id))
+        return str(self.store.layout.keras_weights(trial_id))
 
     def _weights_file(self, trial_id: str, execution: int) -> Path:
         """The weights of an execution: Manyfit's file, else one that KerasTuner or a user's own loop has written."""
@@ -163,12 +163,6 @@ class Overrides:
             FatalValueError: a callback cannot be copied; the message names it.
         """
         return copy_callbacks(callbacks)
-
-
-def _compile_arguments(model: Any) -> dict[str, Any]:
-    """What the user's build function passed to `compile`."""
-    config = getattr(model, "_compile_config", None)  # the objects themselves; the public form needs them registered
-    return {} if config is None else dict(config.config)
 
 
 def _tuner() -> Any:

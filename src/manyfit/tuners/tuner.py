@@ -255,7 +255,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
     @property
     def predictions_archive(self) -> Archive:
         """Where the predictions of the search are kept."""
-        return Archive(self.store.folder / "predictions")
+        return Archive(self.store.layout.predictions)
 
     def _settle(self, values: Values) -> Values:
         """What the build function makes of a proposal. One that it cannot build stays as it is, and will fail."""

@@ -12,7 +12,8 @@ from keras.optimizers import schedules
 
 from manyfit.data.call import Call
 from manyfit.training.base import Task
-from manyfit.training.population import keras_side
+from manyfit.training.keras_internals import building
+from manyfit.training.population import model_state
 from manyfit.training.population.data import Shapes, read_fit_arguments
 from manyfit.training.population.lift import Lift
 from manyfit.training.population.probe import find_mismatch
@@ -126,11 +127,11 @@ CASES = {
 
 
 def capture(build, value, shapes):
-    keras_side.forget_names()
+    building.forget_names()
     with seeded(1):
         found = build(value)
-        keras_side.build_symbolically(found, shapes.first_batch())
-    state = tuple(tuple(keras_side.values_of(part)) for part in keras_side.variables_of(found)[:3])
+        building.build_symbolically(found, shapes.first_batch())
+    state = tuple(tuple(model_state.values_of(part)) for part in model_state.variables_of(found)[:3])
     traced = trace(found, shapes)
     complete(traced, found, shapes)
     return traced, state
