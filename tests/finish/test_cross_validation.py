@@ -10,7 +10,7 @@ from sklearn import model_selection
 import manyfit as kt
 from manyfit.core.errors import UsageError
 from manyfit.finish.cross_validation import out_of_fold, predict_out_of_fold
-from manyfit.stats.folds import fold_interval
+from manyfit.stats.intervals import fold_interval
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 

@@ -22,8 +22,7 @@ import scipy.stats
 from manyfit.core.errors import UsageError, explain
 from manyfit.finish.data import fingerprint
 from manyfit.report import terminal
-from manyfit.stats.arrays import confidence_level
-from manyfit.stats.intervals import Interval, mean_interval
+from manyfit.stats.intervals import Interval, confidence_level, mean_interval
 from manyfit.training.fit_arguments import num_rows
 from manyfit.training.folds import take_rows
 

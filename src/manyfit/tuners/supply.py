@@ -10,7 +10,7 @@ from manyfit.core.errors import FailedTrialError, UsageError, explain
 from manyfit.core.measures import MEASURES
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial, TrialStatus
-from manyfit.schedulers.full import FullBudget
+from manyfit.schedulers.full_length import FullBudget
 from manyfit.space.hyperparameters import HyperParameters
 
 STATE_SUFFIX = ".state"  # of the files that continue paused executions, beside the weights

@@ -17,7 +17,7 @@ from manyfit.ensemble.archive import Archive
 from manyfit.finish.cross_validation import FoldPlan, fold_plan
 from manyfit.interop import tensorboard
 from manyfit.oracles import Oracle, Trial
-from manyfit.schedulers.full import FullBudget
+from manyfit.schedulers.full_length import FullBudget
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import ListSupply, Task, Trainer
