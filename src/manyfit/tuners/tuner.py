@@ -146,7 +146,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
         self.oracle.update_space(hyperparameters)
         building: Any = contextlib.nullcontext()
         if self._fuses():
-            from manyfit.training.population.building import quick_building  # imports JAX
+            from manyfit.training.population.compile import quick_building  # imports JAX
 
             building = quick_building()
         check = type(self).run_trial is Tuner.run_trial and not overrides_fit(self.hypermodel)
