@@ -32,6 +32,8 @@ class FullBudget(Scheduler):
     [Start(target_epochs=20, tags={}), Start(target_epochs=20, tags={})]
     """
 
+    may_pause = may_stop = False
+
     def __init__(self, max_epochs: int | None = None):
         if max_epochs is not None:
             max_epochs = check_count("FullBudget", "max_epochs", max_epochs, low=1, hint="Type for instance 20.")
@@ -88,6 +90,7 @@ class MedianRule(Scheduler):
     """
 
     stop_reason = "its best was worse than the median of the others by then"
+    may_pause = False  # who is stopped does not come back
 
     def __init__(self, max_epochs: int | None = None, *, grace_epochs: int = 3, min_trials: int = 5):
         self._full = FullBudget(max_epochs)
