@@ -12,7 +12,7 @@ from manyfit.core.records import Observation, Values
 from manyfit.oracles.book import Store, TrialBook
 from manyfit.oracles.warm_start import EarlierTrials
 from manyfit.samplers.base import Sampler
-from manyfit.samplers.known import tried
+from manyfit.samplers.candidates import tried
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 
