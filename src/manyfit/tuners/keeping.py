@@ -11,10 +11,9 @@ import numpy as np
 
 from manyfit.core.errors import ProjectError, explain
 from manyfit.core.records import Plan
-from manyfit.ensemble.archive import Archive, Labels
-from manyfit.ensemble.forward import Forward
-from manyfit.ensemble.kept import row_identities
+from manyfit.ensemble.prediction import Forward
 from manyfit.finish.cross_validation import FoldPlan
+from manyfit.store.predictions import Archive, Labels, row_identities
 from manyfit.training.base import Task
 from manyfit.training.fit_arguments import fit_data, num_rows, validation_rows
 from manyfit.training.folds import take_rows

@@ -13,13 +13,13 @@ import keras
 from manyfit.core import environment
 from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
 from manyfit.core.records import Result, Values
-from manyfit.ensemble.archive import Archive
 from manyfit.finish.cross_validation import FoldPlan, fold_plan
 from manyfit.interop import tensorboard
 from manyfit.oracles import Oracle, Trial
 from manyfit.schedulers.full import FullBudget
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.store.predictions import Archive
 from manyfit.training.base import ListSupply, Task, Trainer
 from manyfit.training.devices import check_batches, distributed, distribution_of
 from manyfit.training.estimators import Estimators, is_estimator, load_estimator, pickle_path
