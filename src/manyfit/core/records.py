@@ -6,11 +6,23 @@ import dataclasses
 import enum
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol
 
 Value = bool | int | float | str
 Values = Mapping[str, Value]
 """One configuration: hyperparameter name -> value, active hyperparameters only."""
+
+
+class Configuration(Protocol):
+    """What a build function is called with: a trial's `HyperParameters`.
+
+    Core knows no space, so it asks for the one thing that it hands on: a copy, because a build function may change
+    what it is given.
+    """
+
+    def copy(self) -> Configuration:
+        """One of the same values, whose changes stay its own."""
+        ...
 
 
 class Ending(enum.StrEnum):
@@ -109,7 +121,7 @@ class Plan:
 
     trial_id: str
     execution: int
-    values: Any  # the trial's `HyperParameters`; typed loosely because core knows no space
+    values: Configuration  # the trial's `HyperParameters`
     seed: int
     epochs: int | None = None  # train up to this epoch (not including it); None: as the user's fit arguments say
     first_epoch: int = 0  # epochs that are already behind it (a resumed execution)
@@ -124,6 +136,21 @@ class Plan:
         return self.trial_id, self.execution
 
 
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """An execution that an exception ended, and what that means; made by `core.lifecycle.failure_of`."""
+
+    ending: Ending
+    message: str  # with the traceback
+    final: bool  # the user's code asks for no retry
+    error: Exception
+
+    @property
+    def line(self) -> str:
+        """What happened without the way that led there: of errors in code of ours, or that explain themselves."""
+        return f"{type(self.error).__name__}: {self.error}"
+
+
 @dataclasses.dataclass
 class Result:
     """What became of one execution."""
@@ -135,7 +162,25 @@ class Result:
     message: str | None = None  # the reason, for every ending but COMPLETED
     num_parameters: int | None = None  # trainable ones
     measures: dict[str, float] = dataclasses.field(default_factory=dict)  # of `core.measures`: one number each
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    failure: Failure | None = None  # the exception that ended it, where one did
+    # Of a trial that a user's `run_trial` ran elsewhere, one of the two: what it trained by Manyfit's own means, or
+    # what it returned. None both: the call failed.
+    executions: tuple[Result, ...] | None = None
+    histories: list[dict[str, list[float | None]]] | None = None
+
+    @classmethod
+    def of_failure(cls, plan: Plan, failure: Failure, *, seconds: float = 0.0) -> Result:
+        """The result of an execution that an exception ended before its first epoch."""
+        return cls(plan, failure.ending, {}, seconds, failure.message, failure=failure)
+
+    def fail(self, failure: Failure) -> None:
+        """Takes the exception that ended it; the epochs before stay."""
+        self.ending, self.message, self.failure = failure.ending, failure.message, failure
+
+    @property
+    def final(self) -> bool:
+        """Whether it failed in a way that forbids a retry of its trial."""
+        return self.failure is not None and self.failure.final
 
     @property
     def num_epochs(self) -> int:

@@ -317,13 +317,13 @@ def _is_slower_stacked(model: keras.Model) -> bool:
     import jax
 
     on_cpu = jax.default_backend() == "cpu"
-    return on_cpu and any("Conv" in type(layer).__name__ for layer in model._flatten_layers())
+    return on_cpu and any("Conv" in type(layer).__name__ for layer in _layers_of(model))
 
 
 def _is_plain(model: keras.Model) -> bool:
     """Whether variables and configuration say all about a built model with one output: layers of Keras's own, none of
     them with adapted state or code of the user's."""
-    layers = model._flatten_layers()
+    layers = _layers_of(model)
     return (
         model.built
         and not isinstance(getattr(model, "output", None), list | tuple | dict)
@@ -334,6 +334,13 @@ def _is_plain(model: keras.Model) -> bool:
             for layer in layers
         )
     )
+
+
+def _layers_of(model: keras.Model) -> list[keras.layers.Layer]:
+    # Not at the top: it imports Keras, which an ensemble of kept predictions never needs.
+    from manyfit.training.keras_internals.building import layers_of
+
+    return layers_of(model)
 
 
 def _close(output: np.ndarray, right: np.ndarray) -> bool:

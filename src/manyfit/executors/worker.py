@@ -6,7 +6,6 @@ tasks share are the same objects, so a population keeps its compiled programs fr
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pickle
 import tempfile
@@ -16,7 +15,8 @@ from typing import Any
 
 import keras
 
-from manyfit.core.errors import FailedTrialError, FatalError, SearchError
+from manyfit.core.errors import SearchError
+from manyfit.core.lifecycle import stand_in
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.executors import memory
 from manyfit.executors.messages import (
@@ -39,6 +39,7 @@ from manyfit.executors.mirror import Mirror
 from manyfit.executors.parcels import ArrayFile, open_array, unpack
 from manyfit.training.base import Task, Trainer
 from manyfit.training.keras_fit import KerasFit
+from manyfit.training.program_report import Programs
 
 Exchange = Callable[[Message], Answer]
 """Says something to the driver and returns its answer."""
@@ -118,7 +119,7 @@ class _Worker:
         settings.apply()
         if self._trainer is None:
             self._trainer = make(self.supply.say)
-            keeps_programs = hasattr(self._trainer, "programs")
+            keeps_programs = self._trainer.programs() is not None
             self.supply.footprint = memory.Footprint(_nothing if keeps_programs else _drop_compiled)
         self.supply.independent = work.independent
         trainer = self._trainer
@@ -129,10 +130,9 @@ class _Worker:
     def _open(self, handle: Any) -> Any:
         return open_array(handle) if isinstance(handle, ArrayFile) else self._fetch(handle)
 
-    def programs(self) -> Any:
+    def programs(self) -> Programs | None:
         """Of the trainer, where it has some."""
-        found = getattr(self._trainer, "programs", None)
-        return None if found is None else found()
+        return None if self._trainer is None else self._trainer.programs()
 
 
 class RemoteSupply:
@@ -150,6 +150,7 @@ class RemoteSupply:
         self._num_training = 0
         self.footprint: memory.Footprint | None = None  # from before the first execution
         self.independent = False
+        self.remaining: int | None = None  # the driver knows, and shares out
 
     def take(self, count: int) -> Sequence[Plan]:
         """See `manyfit.training.base.Supply`."""
@@ -170,7 +171,9 @@ class RemoteSupply:
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`. The driver has it when this returns."""
         files = self._mirror.collect()
-        result = dataclasses.replace(result, extra=_portable_extra(result.extra))
+        if result.failure is not None:
+            failure = dataclasses.replace(result.failure, error=_portable(result.failure.error))
+            result = dataclasses.replace(result, failure=failure)
         self._exchange(Finished(result, files, lines=self.lines_since()))
         self._num_training -= 1
 
@@ -206,28 +209,13 @@ def _quiet(task: Task) -> Task:
     """The task, without Keras's progress bar unless the user asked for one: bars of several workers are no use."""
     if task.fit is not None:  # a function of the user's, which is called as it would be called here
         return task
-    return dataclasses.replace(task, fit_kwargs={"verbose": 0, **task.fit_kwargs})
+    return dataclasses.replace(task, call=task.call.with_(verbose=task.call.get("verbose", 0)))
 
 
-def _portable_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the further facts can travel."""
-    kept = {}
-    for name, value in extra.items():
-        if isinstance(value, BaseException):
-            kept[name] = _portable(value)
-            continue
-        with contextlib.suppress(Exception):
-            pickle.dumps(value)
-            kept[name] = value
-    return kept
-
-
-def _portable(error: BaseException) -> BaseException:
-    """The error, or one of the nearest class of ours with its text, where it cannot be pickled."""
+def _portable(error: Exception) -> Exception:
+    """The error, or where it cannot be pickled one that means the same."""
     try:
         pickle.loads(pickle.dumps(error))
         return error
     except Exception:
-        text = f"{type(error).__name__}: {error}"
-        kinds = (FatalError, FailedTrialError)
-        return next((kind(text) for kind in kinds if isinstance(error, kind)), RuntimeError(text))
+        return stand_in(error)

@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyfit.core import seeds
 from manyfit.core.errors import ProjectError, explain
+from manyfit.core.files import replaced
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.oracles.trial import Trial, TrialStatus
 from manyfit.store import ProjectStore
@@ -68,7 +68,7 @@ def read_project(oracle: Oracle, store: ProjectStore) -> bool:
     for trial in trials:
         oracle.trials[trial.trial_id] = trial
         _add_execution(oracle, trial)
-        if trial.trial_id in ends and not trial.is_running:
+        if trial.trial_id in ends and trial.has_ended:
             trial.ended_at = path.stat().st_mtime + 1e-3 * ends[trial.trial_id]
     states = {file.stem: _read(file) for file in store.folder.glob("*.json") if file.name != ORACLE_FILE}
     oracle.book.save(
@@ -107,19 +107,15 @@ def _trial(oracle: Oracle, state: Mapping[str, Any]) -> Trial:
     trial = Trial.from_state(state)
     trial.number = len(oracle.trials)
     oracle.trials[trial.trial_id] = trial
-    if trial.status == TrialStatus.COMPLETED:
-        trial.ending = Ending.COMPLETED
-    elif trial.status == TrialStatus.FAILED:
-        trial.ending = Ending.FAILED
-    else:
-        trial.status, trial.is_running = TrialStatus.RUNNING, True
+    if not trial.has_ended:
+        trial.status = TrialStatus.RUNNING
         trial.forget_reports()
     return trial
 
 
 def _add_execution(oracle: Oracle, trial: Trial) -> None:
     """One execution with what KerasTuner kept of all of them: the means at the best epoch."""
-    if trial.status != TrialStatus.COMPLETED:
+    if not trial.is_completed:
         return
     history: dict[str, list[float | None]] = {}
     for name, tracked in trial.metrics.metrics.items():
@@ -158,8 +154,5 @@ _NO_DISPLAY: dict[str, Any] = {"search_start": None, "trial_start": {}, "trial_n
 
 
 def _write(path: Path, state: Any) -> None:
-    """A file is complete or absent: it is written under another name and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"partial-{path.name}")
-    partial.write_text(json.dumps(state))
-    os.replace(partial, path)
+    with replaced(path) as partial:
+        partial.write_text(json.dumps(state))

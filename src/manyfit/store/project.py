@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from manyfit.core.errors import ProjectError, explain
+from manyfit.core.files import write_failed
 from manyfit.store import lock
 from manyfit.store.schema import SCHEMA_VERSION, TABLES
 
@@ -130,14 +131,7 @@ class ProjectStore:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.OperationalError):
-                raise ProjectError(
-                    explain(
-                        f'project "{self.folder}"',
-                        f"a write that failed ({error})",
-                        "a writable disk with free space",
-                        "Free some space and call search again: what was finished is kept.",
-                    )
-                ) from error
+                raise write_failed(f'project "{self.folder}"', str(error)) from error
             raise
 
     # Project facts ---------------------------------------------------------------------------------------------

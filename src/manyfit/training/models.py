@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from manyfit.core.errors import FailedTrialError, FatalTypeError, explain
-from manyfit.core.records import Ending
-
-# What JAX, TensorFlow and torch say. "oom" only as a word: there is one in "room".
-_OUT_OF_MEMORY = re.compile(r"out of memory|resource_?exhausted|\boom\b", re.IGNORECASE)
-
-
-class OversizedModelError(FailedTrialError):
-    """The model has more trainable parameters than `max_model_size`."""
+from manyfit.core.errors import FatalTypeError, explain
+from manyfit.core.lifecycle import OversizedModelError
 
 
 def build_model(build: Callable[[Any], Any], values: Any) -> keras.Model:
@@ -48,6 +40,12 @@ def num_parameters(model: keras.Model) -> int:
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
+def summary_of(model: keras.Model) -> str:
+    """A model in a few words: its layers, parameters and optimizer."""
+    layers = ", ".join(type(layer).__name__ for layer in model.layers[:6]) + (", ..." if len(model.layers) > 6 else "")
+    return f"{layers}; {num_parameters(model):,} parameters; {type(model.optimizer).__name__}"
+
+
 def check_size(model: keras.Model, max_model_size: int | None) -> None:
     """Refuses a model that is too large.
 
@@ -57,12 +55,3 @@ def check_size(model: keras.Model, max_model_size: int | None) -> None:
     size = num_parameters(model)
     if max_model_size is not None and size > max_model_size:
         raise OversizedModelError(f"Oversized model: {size} parameters. Skip model. (max_model_size={max_model_size})")
-
-
-def ending_of(error: BaseException) -> Ending:
-    """How an execution ended that raised this error."""
-    if isinstance(error, OversizedModelError):
-        return Ending.TOO_LARGE
-    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
-        return Ending.OUT_OF_MEMORY
-    return Ending.FAILED

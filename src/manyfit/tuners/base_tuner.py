@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-import traceback
 import warnings
 from pathlib import Path
 from typing import Any
 
 from manyfit.core import seeds
 from manyfit.core.environment import refuse_chief_and_workers
-from manyfit.core.errors import FailedTrialError, FatalError, ProjectError, SearchError, UsageError, explain
-from manyfit.core.records import Plan, Result, Values
+from manyfit.core.errors import SearchError, UsageError, explain
+from manyfit.core.lifecycle import TrialOutcome, TrialState, failure_of, outcome_of
+from manyfit.core.records import Ending, Plan, Result, Values
+from manyfit.data.call import Call
 from manyfit.executors.base import Executor, MakeTrainer
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.checks import failure_report
@@ -22,7 +23,6 @@ from manyfit.report.colours import check_display
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
 from manyfit.training.base import Trainer, judge
-from manyfit.training.models import ending_of
 from manyfit.training.outcomes import to_histories
 from manyfit.training.seeding import seeded
 from manyfit.tuners.hypermodel import HyperModel, get_hypermodel
@@ -211,9 +211,7 @@ class BaseTuner(Repeating):
 
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         if self.executor is not None:
-            task = RunTask(
-                build=self.run_trial, fit=self.run_trial, fit_args=fit_args, fit_kwargs=fit_kwargs, tuner=self
-            )
+            task = RunTask(build=self.run_trial, fit=self.run_trial, call=Call(fit_args, fit_kwargs), tuner=self)
             if self._runner is None:
                 self._runner = self._on_executor(make_run_trial)
             self._runner.train(TrialSupply(self), task)
@@ -237,17 +235,15 @@ class BaseTuner(Repeating):
         try:
             with seeded(seed):  # the user's own training is reproducible, too
                 returned = self.run_trial(trial, *fit_args, **fit_kwargs)
-        except (FatalError, ProjectError):  # the user's word, or a store that cannot be written: the search ends
-            raise
-        except FailedTrialError as error:
-            trial.status, trial.message = TrialStatus.FAILED, f"{type(error).__name__}: {error}"
-            trial.ending = ending_of(error)
         except Exception as error:
-            trial.status, trial.message = TrialStatus.INVALID, traceback.format_exc()
-            trial.ending = ending_of(error)
+            failure = failure_of(error)
+            # What the user's code says about its own trial needs no traceback.
+            text = failure.line if failure.final else failure.message
+            trial.conclude(TrialOutcome(failure.ending, text, failure.final))
         else:
             self._take_histories(trial, returned, seed)
-            self._judge_executions(trial)
+            # Without an execution it was reported to an oracle of the user's, which scores it as it likes.
+            trial.conclude(outcome_of(trial.executions) or TrialOutcome(Ending.COMPLETED))
 
     _trainer: Trainer | None = None  # of models
     _runner: Trainer | None = None  # of whole trials, on an executor
@@ -287,14 +283,6 @@ class BaseTuner(Repeating):
             plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed)
             self.oracle.book.add_execution(Result(plan, ending, history, message=message), **self._notes)
 
-    @staticmethod
-    def _judge_executions(trial: Trial) -> None:
-        """A trial is what its executions are."""
-        failed = [run for run in trial.executions.values() if not run.ending.has_score]
-        trial.status = TrialStatus.INVALID if failed else TrialStatus.COMPLETED
-        if failed:
-            trial.ending, trial.message = failed[0].ending, failed[0].message
-
     def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> Any:
         """Trains and measures one trial.
 
@@ -313,7 +301,7 @@ class BaseTuner(Repeating):
         if self.oracle.compat == "keras_tuner":
             return  # its searches end in silence
         trials = list(self.oracle.trials.values())
-        if trials and not any(trial.status == TrialStatus.COMPLETED for trial in trials):
+        if trials and not any(trial.is_completed for trial in trials):
             failed = [trial for trial in trials if trial.status == TrialStatus.FAILED]
             if failed:
                 raise SearchError(
@@ -354,6 +342,8 @@ class BaseTuner(Repeating):
         self._say_begin(trial)
         if self.keras_tuner_files:
             write_project(self.oracle, self.store, {self.tuner_id: self.get_state()}, [trial])
+        if trial.state is TrialState.QUEUED:  # made by an oracle of the user's, whose `create_trial` is its own
+            trial.move(TrialState.RUNNING)
         self.on_trial_begin(trial)
 
     def _after_trial(self, trial: Trial) -> None:

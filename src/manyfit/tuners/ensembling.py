@@ -15,7 +15,6 @@ from manyfit.ensemble.members import EnsembleMember
 from manyfit.oracles import Trial
 from manyfit.store.predictions import Archive, Kept, Labels
 from manyfit.training.base import Task
-from manyfit.training.fit_arguments import validation_rows
 
 if TYPE_CHECKING:
     from manyfit.tuners.tuner import Tuner
@@ -341,7 +340,7 @@ def validation_data(task: Task | None) -> tuple[Any, Any, Any]:
     Raises:
         UsageError: there was no search in this process, or its validation data are no arrays.
     """
-    rows = None if task is None else validation_rows(task.fit_args, task.fit_kwargs)
+    rows = None if task is None else task.call.validation_rows()
     if rows is None:
         raise UsageError(
             explain(

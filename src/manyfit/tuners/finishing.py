@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
+from manyfit.data.arguments import check_retrain
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import model_predictions
 from manyfit.finish import confirm as confirming
@@ -20,8 +22,7 @@ from manyfit.finish import retrain as retraining
 from manyfit.finish.confirmation import Confirmation
 from manyfit.oracles import Oracle, Trial
 from manyfit.store import ProjectStore
-from manyfit.training.base import Task, Trainer
-from manyfit.training.fit_arguments import check_retrain, fit_data
+from manyfit.training.base import Permissions, Task, Trainer
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.precision import sentence
 from manyfit.tuners import ensembling
@@ -134,9 +135,7 @@ class Finishing:
                 rows than the search trained on, or there is no data.
         """
         check_retrain(top, x, y)
-        if isinstance(executions, bool) or not hasattr(executions, "__index__") or executions < 1:
-            allowed = "a whole number of at least 1"
-            raise UsageError(explain("retrain(executions=...)", executions, allowed, "Leave it out for 1."))
+        whole_number("retrain(executions=...)", executions, instead="Leave it out for 1.")
         if isinstance(top, Sequence):
             trials = [self.oracle.get_trial(trial_id) for trial_id in top]
         else:
@@ -148,15 +147,15 @@ class Finishing:
                 )
             )
         searched = self._task or self._make_task((), {})
-        args, kwargs = retraining.fit_arguments_for_all_data(searched.fit_args, searched.fit_kwargs, x, y, callbacks)
+        call = retraining.call_for_all_data(searched.call, x, y, callbacks)
         given = {"precision": precision, "steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
         options = self.model_options.replaced(**given, devices=devices)
         if precision is not None and (said := sentence(precision)):
             self._say(said)
         own = None if options == self.model_options else options  # None: the programs of the search serve again
         task = dataclasses.replace(
-            self._make_task(args, {**kwargs, **fit_kwargs}, own), objective=None, max_model_size=None, callbacks=None,
-            pausable=False,
+            self._make_task(call.args, {**call.kwargs, **fit_kwargs}, own), objective=None, max_model_size=None,
+            callbacks=None, may=Permissions(share_callbacks=searched.may.share_callbacks),
         )  # fmt: skip
         retraining.train_longer(trials, self.oracle, searched, self._trainer_for(searched), say=self._say)
         models = retraining.retrain(
@@ -164,7 +163,7 @@ class Finishing:
             task,
             self._get_trainer(),
             epochs_factor=epochs_factor,
-            steps_ratio=retraining.steps_ratio(searched, args, task.fit_kwargs) if stretch_schedules else None,
+            steps_ratio=retraining.steps_ratio(searched.call, task.call) if stretch_schedules else None,
         )
         origins = [trial.trial_id for trial in trials for _ in range(executions)]
         self._trial_of_model.update(zip(models, origins, strict=True))
@@ -243,8 +242,8 @@ class Finishing:
     def _out_of_fold_predictions(self, models: Sequence[keras.Model]) -> tuple[Mapping[str, Any], Any, Any]:
         plan, task = self._fold_plan, self._task
         assert plan is not None and task is not None  # our bug: the caller asks
-        covered, y, weights = crossing.out_of_fold(plan, task.fit_args, task.fit_kwargs)
-        x, _ = fit_data(task.fit_args, task.fit_kwargs)
+        covered, y, weights = crossing.out_of_fold(plan, task.call)
+        x = task.call.x
 
         def predict(trial_id: str) -> Any:
             trial = self.oracle.get_trial(trial_id)

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from manyfit.core.errors import ProjectError, explain
+from manyfit.core.files import writing
 from manyfit.core.records import Plan
+from manyfit.data.rows import num_rows, take_rows
 from manyfit.ensemble.prediction import Forward
 from manyfit.finish.cross_validation import FoldPlan
 from manyfit.store.predictions import Archive, Labels, row_identities
 from manyfit.training.base import Task
-from manyfit.training.fit_arguments import fit_data, num_rows, validation_rows
-from manyfit.training.folds import take_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,10 +29,8 @@ class DataSet:
     @classmethod
     def of(cls, task: Task, folds: FoldPlan | None) -> DataSet | None:
         """The rows of a search; None where they are no arrays, so that nobody can tell one row from another."""
-        if folds is None:
-            rows = validation_rows(task.fit_args, task.fit_kwargs)
-        else:
-            rows = (*fit_data(task.fit_args, task.fit_kwargs), task.fit_kwargs.get("sample_weight"))
+        call = task.call
+        rows = call.validation_rows() if folds is None else (call.x, call.y, call.sample_weight)
         if rows is None or num_rows(rows[0]) is None or num_rows(rows[1]) != num_rows(rows[0]):
             return None
         return cls(*rows)
@@ -92,20 +89,11 @@ class Keeper:
 
     def _keep(self, plan: Plan, predictions: np.ndarray, row_ids: np.ndarray, positions: np.ndarray | None) -> None:
         data = self._data
-        try:
+        with writing(f"kept predictions of trial {plan.trial_id}"):
             if not self._labelled:
                 self._archive.keep_labels(Labels(data.row_ids, np.asarray(data.y), _array(data.sample_weight)))
                 self._labelled = True
             self._archive.keep(plan.trial_id, plan.execution, predictions, row_ids, positions)
-        except OSError as error:
-            raise ProjectError(
-                explain(
-                    f"kept predictions of trial {plan.trial_id}",
-                    f"a write that failed ({error.strerror or error})",
-                    "a writable disk with free space",
-                    "Free some space and call search again: what was finished is kept.",
-                )
-            ) from error
 
 
 def _array(values: Any) -> np.ndarray | None:

@@ -14,6 +14,7 @@ from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.keras_tuner_files import weights_file
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.keras_fit import copy_callbacks
+from manyfit.training.keras_internals.building import compile_arguments
 from manyfit.training.models import build_model, check_size
 from manyfit.training.outcomes import to_histories
 from manyfit.training.seeding import seeded
@@ -67,7 +68,7 @@ class Overrides:
     def _override_compile_args(self, model: Any) -> None:
         """Recompiles a model with the optimizer, the loss and the metrics that the tuner was given."""
         given = {"optimizer": self.optimizer, "loss": self.loss, "metrics": self.metrics}
-        arguments = {**_compile_arguments(model), **{name: value for name, value in given.items() if value is not None}}
+        arguments = {**compile_arguments(model), **{name: value for name, value in given.items() if value is not None}}
         model.compile(**{name: _fresh(value) for name, value in arguments.items()})
 
     def _get_checkpoint_fname(self, trial_id: str) -> str:
@@ -118,7 +119,9 @@ class Overrides:
     def _hook_callbacks(self, plan: Plan) -> list[Any]:
         """What calls the hooks of a subclass; in a worker, those of its copy of this tuner."""
         trial = self.oracle.trials.get(plan.trial_id)
-        trial = Trial(plan.values, trial_id=plan.trial_id) if trial is None else trial
+        if trial is None:
+            assert isinstance(plan.values, HyperParameters)  # our bug: a tuner's plans hold them
+            trial = Trial(plan.values, trial_id=plan.trial_id)
         return [TunerCallback(self, trial) if self._works_on_batches() else EpochHooks(self, trial)]
 
     # Training one by one ---------------------------------------------------------------------------------------
@@ -161,12 +164,6 @@ class Overrides:
             FatalValueError: a callback cannot be copied; the message names it.
         """
         return copy_callbacks(callbacks)
-
-
-def _compile_arguments(model: Any) -> dict[str, Any]:
-    """What the user's build function passed to `compile`."""
-    config = getattr(model, "_compile_config", None)  # the objects themselves; the public form needs them registered
-    return {} if config is None else dict(config.config)
 
 
 def _tuner() -> Any:

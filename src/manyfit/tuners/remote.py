@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manyfit.core import seeds
-from manyfit.core.errors import FailedTrialError, FatalError, ProjectError
+from manyfit.core.lifecycle import TrialOutcome, failure_of, outcome_of
 from manyfit.core.records import Decision, Ending, Plan, Result
-from manyfit.oracles import Oracle, Trial, TrialStatus
+from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import SEARCH
+from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import Supply, Task, Trainer
-from manyfit.training.models import ending_of
 from manyfit.training.seeding import seeded
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class _DistantBook:
     def add_execution(self, result: Result, **notes: Any) -> None:
         """Keeps an execution; the driver makes its own notes."""
         del notes
-        self.results.append(dataclasses.replace(result, extra={}))
+        self.results.append(result)
 
     def forget_executions(self, trial: Trial, first: int = 0) -> None:
         """Drops those of this call."""
@@ -134,6 +133,7 @@ def make_run_trial(notify: Callable[[str], None]) -> Trainer:
 
 def _run(plan: Plan, task: RunTask) -> Result:
     tuner = task.tuner
+    assert isinstance(plan.values, HyperParameters)  # our bug: a tuner's plans hold them
     trial = Trial(plan.values, trial_id=plan.trial_id)
     trial.attempt = plan.attempt
     tuner.oracle.trials, tuner.oracle.book = {trial.trial_id: trial}, _DistantBook()
@@ -143,14 +143,15 @@ def _run(plan: Plan, task: RunTask) -> Result:
     started = time.perf_counter()
     try:
         with seeded(plan.seed):
-            returned = tuner.run_trial(trial, *task.fit_args, **task.fit_kwargs)
+            returned = tuner.run_trial(trial, *task.call.args, **task.call.kwargs)
         own = returned is not None and returned is tuner._recorded
-        extra = {"executions": tuner.oracle.book.results} if own else {"histories": tuner._histories(trial, returned)}
-        result = Result(plan, Ending.COMPLETED, {}, extra=extra)
-    except (FatalError, ProjectError):
-        raise
+        result = Result(plan, Ending.COMPLETED, {})
+        if own:
+            result.executions = tuple(tuner.oracle.book.results)
+        else:
+            result.histories = tuner._histories(trial, returned)
     except Exception as error:
-        result = Result(plan, ending_of(error), {}, message=traceback.format_exc(), extra={"error": error})
+        result = Result.of_failure(plan, failure_of(error))
     result.seconds = time.perf_counter() - started
     return dataclasses.replace(result, plan=dataclasses.replace(plan, values=trial.hyperparameters))
 
@@ -213,32 +214,31 @@ class TrialSupply:
 
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`."""
-        trial, extra = self._oracle.trials[result.plan.trial_id], result.extra
+        trial = self._oracle.trials[result.plan.trial_id]
+        assert isinstance(result.plan.values, HyperParameters)  # our bug: a tuner's plans hold them
         trial.hyperparameters = result.plan.values
         self._open.discard(trial.trial_id)
         call = self._calls.pop(trial.trial_id, 0)
         self._tuner._prepare_call(result.plan.execution if call else 0, call)
-        has_returned = "executions" in extra or "histories" in extra
+        has_returned = result.executions is not None or result.histories is not None
         if has_returned:
             self._take(trial, result)
         if call:
             if not has_returned:
                 plan = dataclasses.replace(result.plan, phase=SEARCH)
-                self._tuner._take_failed_repeat(dataclasses.replace(result, plan=plan, extra={}))
+                self._tuner._take_failed_repeat(dataclasses.replace(result, plan=plan))
             self._tuner._end_repeat(trial, call)
             return
         if has_returned:
-            self._tuner._judge_executions(trial)
+            trial.conclude(outcome_of(trial.executions) or TrialOutcome(Ending.COMPLETED))
         else:
-            failed = isinstance(extra.get("error"), FailedTrialError)
-            trial.status = TrialStatus.FAILED if failed else TrialStatus.INVALID
-            trial.ending, trial.message = result.ending, result.message
+            trial.conclude(TrialOutcome(result.ending, result.message, result.final))
         self._tuner.on_trial_end(trial)
 
     def _take(self, trial: Trial, result: Result) -> None:
         """Takes what a call returned into the book."""
-        if "executions" in result.extra:
-            for run in result.extra["executions"]:
+        if result.executions is not None:
+            for run in result.executions:
                 self._oracle.book.add_execution(run, **self._tuner._notes)
-        else:
-            self._tuner._record(trial, result.extra["histories"], result.plan.seed)
+        elif result.histories is not None:
+            self._tuner._record(trial, result.histories, result.plan.seed)

@@ -5,17 +5,15 @@ What is left of the budget of such a space goes to further calls with other seed
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from manyfit.core import seeds
-from manyfit.core.errors import FatalError, ProjectError
+from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Plan, Result
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.replication import CALL, Replication, first_index
-from manyfit.training.models import ending_of
 from manyfit.training.seeding import seeded
 from manyfit.tuners.speaker import Speaker
 
@@ -81,10 +79,8 @@ class Repeating(Speaker):
             try:
                 with seeded(plan.seed):
                     returned = self.run_trial(trial, *fit_args, **fit_kwargs)
-            except (FatalError, ProjectError):
-                raise
             except Exception as error:
-                self._take_failed_repeat(Result(plan, ending_of(error), {}, message=traceback.format_exc()))
+                self._take_failed_repeat(Result.of_failure(plan, failure_of(error)))
             else:
                 self._take_histories(trial, returned, plan.seed)
             self._end_repeat(trial, call)

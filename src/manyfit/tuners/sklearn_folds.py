@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from manyfit.core.checks import is_whole
 from manyfit.core.errors import UsageError, UsageTypeError, explain
 
 Splits = Sequence[tuple[Any, Any]]
@@ -98,7 +99,7 @@ def as_splitter(cv: Any) -> Any:
 
     if cv is None:
         return KFold(5, shuffle=True, random_state=1)
-    if hasattr(cv, "split") or (hasattr(cv, "__index__") and not isinstance(cv, bool)):
+    if hasattr(cv, "split") or is_whole(cv):
         return cv
     try:
         return check_cv(list(cv))

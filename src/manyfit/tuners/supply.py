@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from manyfit.core import seeds
-from manyfit.core.errors import FailedTrialError, UsageError, explain
+from manyfit.core.errors import UsageError, explain
+from manyfit.core.lifecycle import is_paused, outcome_of
 from manyfit.core.measures import MEASURES
 from manyfit.core.records import Decision, Ending, Plan, Result
-from manyfit.oracles import Oracle, Trial, TrialStatus
-from manyfit.schedulers.full import FullBudget
+from manyfit.oracles import Oracle, Trial
 from manyfit.space.hyperparameters import HyperParameters
 
 STATE_SUFFIX = ".state"  # of the files that continue paused executions, beside the weights
@@ -26,7 +26,7 @@ def plans_of(trial: Trial, num_executions: int, oracle: Oracle, weights_path: Ca
     return [
         plan_of(trial, execution, oracle, weights_path)
         for execution in range(num_executions)
-        if execution not in trial.executions or trial.executions[execution].ending is Ending.PAUSED
+        if execution not in trial.executions or is_paused(trial.executions[execution])
     ]
 
 
@@ -41,7 +41,7 @@ def plan_of(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable
         seeds.seed_of(oracle.seed, "execution", trial.trial_id, execution, trial.attempt),
         epochs=oracle.scheduler.max_epochs,
         first_epoch=0 if paused is None else paused.num_epochs,
-        state_path=None if isinstance(oracle.scheduler, FullBudget) else str(path.with_suffix(STATE_SUFFIX)),
+        state_path=str(path.with_suffix(STATE_SUFFIX)) if oracle.scheduler.may_pause else None,
         weights_path=str(path),
     )
 
@@ -83,11 +83,11 @@ class SearchSupply:
     def independent(self) -> bool:
         """See `manyfit.training.base.Supply`."""
         sampler = self._oracle.sampler
-        return sampler is not None and not sampler.learns and isinstance(self._oracle.scheduler, FullBudget)
+        return sampler is not None and not sampler.learns and not self._scheduler_decides()
 
     @property
     def remaining(self) -> int | None:
-        """Executions that may still be handed out; None: no limit. Executors share them out evenly."""
+        """See `manyfit.training.base.Supply`."""
         trials = self._oracle.remaining_trials()
         return None if trials is None else trials * self._num_executions + len(self._queue)
 
@@ -130,7 +130,7 @@ class SearchSupply:
         max_epochs = self._oracle.scheduler.max_epochs
         for trial in self._oracle.paused_trials():
             for run in trial.executions.values():
-                if run.ending is Ending.PAUSED:
+                if is_paused(run):
                     run.ending, run.message = (
                         Ending.STOPPED,
                         f"stopped after {run.num_epochs} of {max_epochs} epochs: not promoted",
@@ -146,9 +146,12 @@ class SearchSupply:
         if self._oracle.out_of_time() or self._lacks_objective(epochs[0][2]):
             self._stop_reasons.update({plan.key: "the time was up" for plan, _, _ in epochs})
             return [Decision.STOP] * len(epochs)  # `finish` says which metrics there are
-        if isinstance(self._oracle.scheduler, FullBudget):
+        if not self._scheduler_decides():
             return [Decision.GO_ON] * len(epochs)
         return self._decide(epochs)
+
+    def _scheduler_decides(self) -> bool:
+        return self._oracle.scheduler.may_pause or self._oracle.scheduler.may_stop
 
     def _lacks_objective(self, logs: Mapping[str, float]) -> bool:
         """Whether no epoch will ever log the objective: seen after one epoch, not after a whole training."""
@@ -182,24 +185,23 @@ class SearchSupply:
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`."""
         trial = self._oracle.trials[result.plan.trial_id]
-        if result.ending is Ending.PAUSED:
+        if is_paused(result):
             self._check_measured(result)
         elif result.ending.has_score:
             self._oracle.check_objective({**result.history, **result.measures})
         result.message = self._why_it_ended(result) or result.message
         self._oracle.book.add_execution(result)
-        if result.ending is not Ending.PAUSED and result.plan.state_path is not None:
+        if not is_paused(result) and result.plan.state_path is not None:
             Path(result.plan.state_path).unlink(missing_ok=True)
         trial.hyperparameters = self._grown(trial, result.plan)
         waiting = self._open[trial.trial_id]
         waiting.discard(result.plan.execution)
-        if trial.status == TrialStatus.COMPLETED:  # a further execution of a contender
+        if trial.has_ended:  # a further execution of a contender
             if not waiting:
                 del self._open[trial.trial_id]
                 self._oracle.rescore(trial)
             return
         if not result.ending.has_score:
-            self._note_failure(trial, result)
             dropped = {plan.execution for plan in self._queue if plan.trial_id == trial.trial_id}
             self._queue = [plan for plan in self._queue if plan.trial_id != trial.trial_id]
             waiting -= dropped
@@ -236,32 +238,20 @@ class SearchSupply:
 
         Values that it did not ask for stay, unless what was built shows that they are inactive.
         """
-        built: HyperParameters = plan.values
+        built = plan.values
+        assert isinstance(built, HyperParameters)  # our bug: `plan_of` puts them there
         known = {hp.name for hp in built.space}
         for name, value in trial.hyperparameters.values.items():
             if name not in built.values and (name not in known or built.is_active(name)):
                 built.values[name] = value
         return built
 
-    @staticmethod
-    def _note_failure(trial: Trial, result: Result) -> None:
-        trial.ending, trial.message = result.ending, result.message
-        final = isinstance(result.extra.get("error"), FailedTrialError)
-        trial.status = TrialStatus.FAILED if final else TrialStatus.INVALID
-
     def _end_trial(self, trial: Trial) -> None:
-        if trial.status == TrialStatus.RUNNING and any(
-            run.ending is Ending.PAUSED for run in trial.executions.values()
-        ):
-            self._open.pop(trial.trial_id, None)
-            self._oracle.pause_trial(trial)
-            return
-        if trial.status == TrialStatus.RUNNING:
-            endings = [run.ending for run in trial.executions.values()]
-            failed = [run for run in trial.executions.values() if not run.ending.has_score]
-            trial.status = TrialStatus.INVALID if failed else TrialStatus.COMPLETED
-            trial.ending = failed[0].ending if failed else max(endings, key=lambda ending: ending == "stopped")
-            why = failed or [run for run in trial.executions.values() if run.message is not None]
-            trial.message = why[0].message if why else trial.message
+        """Ends or pauses a trial, as its executions say."""
         self._open.pop(trial.trial_id, None)
-        self._end(trial)
+        outcome = outcome_of(trial.executions)
+        if outcome is None:
+            self._oracle.pause_trial(trial)
+        else:
+            trial.conclude(outcome)
+            self._end(trial)

@@ -11,24 +11,26 @@ from typing import Any
 import keras
 
 from manyfit.core import environment
+from manyfit.core.checks import is_whole, whole_number
 from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
 from manyfit.core.records import Result, Values
+from manyfit.data.arguments import check_fit_arguments
+from manyfit.data.call import Call
 from manyfit.finish.cross_validation import FoldPlan, fold_plan
 from manyfit.interop import tensorboard
 from manyfit.oracles import Oracle, Trial
-from manyfit.schedulers.full import FullBudget
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store.predictions import Archive
-from manyfit.training.base import ListSupply, Task, Trainer
+from manyfit.training.base import ListSupply, Permissions, Task, Trainer
 from manyfit.training.devices import check_batches, distributed, distribution_of
 from manyfit.training.estimators import Estimators, is_estimator, load_estimator, pickle_path
-from manyfit.training.fit_arguments import check_fit_arguments
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.keras_settings import clear_session
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.models import build_model
 from manyfit.training.precision import sentence
+from manyfit.training.program_report import Programs
 from manyfit.training.seeding import seeded
 from manyfit.training.weights import load_keras_weights, load_weights, write_weights
 from manyfit.tuners.base_tuner import BaseTuner
@@ -113,8 +115,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
                 )
             )
         for name, value in (("executions_per_trial", executions_per_trial), ("num_kept_models", num_kept_models)):
-            if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-                raise UsageError(explain(name, value, "a whole number of at least 1", f"Type {name}=1, say."))
+            whole_number(name, value, instead=f"Type {name}=1, say.")
         self.tuner_id = tuner_id or self.tuner_id
         self.max_model_size = max_model_size
         self.optimizer = optimizer
@@ -146,7 +147,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
         self.oracle.update_space(hyperparameters)
         building: Any = contextlib.nullcontext()
         if self._fuses():
-            from manyfit.training.population.building import quick_building  # imports JAX
+            from manyfit.training.population.compile import quick_building  # imports JAX
 
             building = quick_building()
         check = type(self).run_trial is Tuner.run_trial and not overrides_fit(self.hypermodel)
@@ -210,11 +211,12 @@ class Tuner(Finishing, Overrides, BaseTuner):
         given = fit_kwargs.pop("cross_validation", None)
         if self._estimators:
             given = self._folds_for_estimators(given, fit_kwargs)
-        self._fold_plan = None if given is None else fold_plan(given, fit_args, fit_kwargs)
+        self._fold_plan = None if given is None else fold_plan(given, Call(fit_args, fit_kwargs))
         if self._trains_itself() and not overrides_fit(self.hypermodel):
             known = given is not None or environment.written_for_keras_tuner  # there a trial tells what is missing
             limit = self.oracle.scheduler.max_epochs
-            check_fit_arguments(fit_args, fit_kwargs, self.oracle.objective, has_validation=known, max_epochs=limit)
+            call = Call(fit_args, fit_kwargs)
+            check_fit_arguments(call, self.oracle.objective, has_validation=known, max_epochs=limit)
         self.oracle.set_epochs(fit_kwargs.get("epochs"))
         self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
         self._task = tensorboard.per_execution(self._make_task(fit_args, fit_kwargs))
@@ -231,12 +233,12 @@ class Tuner(Finishing, Overrides, BaseTuner):
         Raises:
             UsageError: a scheduler that pauses, which estimators cannot.
         """
-        if not isinstance(self.oracle.scheduler, FullBudget):
+        if self.oracle.scheduler.may_pause:
             raise UsageError(
                 explain(
                     "search() of estimators",
                     f"{type(self.oracle.scheduler).__name__}, which trains a few epochs at a time",
-                    "a search without a scheduler: estimators are fitted in one go",
+                    "a scheduler that does not pause: estimators are fitted in one go",
                     "Type kt.BayesianOptimization(build, ...), say; boosting stops early by itself.",
                 )
             )
@@ -275,19 +277,19 @@ class Tuner(Finishing, Overrides, BaseTuner):
     ) -> Task:
         hypermodel = self.hypermodel
         devices = (options or self.model_options).devices
-        check_batches(distribution_of(devices), fit_args, fit_kwargs)
         fit_kwargs, callbacks = self._callback_arguments(fit_kwargs)
-        pausable = not isinstance(self.oracle.scheduler, FullBudget)
+        own_fit = hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None
+        call = Call.of(own_fit, fit_args, fit_kwargs)
+        check_batches(distribution_of(devices), call)
+        may_pause = self.oracle.scheduler.may_pause
         return Task(
             build=self._build if options is None else functools.partial(options.built, self._build_plainly),
-            fit_args=fit_args,
-            fit_kwargs=fit_kwargs,
+            call=call,
             objective=self.oracle.objective,
             max_model_size=self.max_model_size,
-            fit=hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None,
+            fit=own_fit,
             callbacks=callbacks,
-            pausable=pausable,
-            shares_callbacks=not pausable and self.oracle.compat is None,
+            may=Permissions(pause=may_pause, share_callbacks=not may_pause and self.oracle.compat is None),
             devices=devices,
             measures=self.oracle.measures,
         )
@@ -317,14 +319,16 @@ class Tuner(Finishing, Overrides, BaseTuner):
             KerasFit(), population_size=self.population_size, notify=notify, shuffle_seed=self.oracle.seed
         )
 
-    def programs(self) -> Any:
+    def programs(self) -> Programs | str:
         """The compiled programs of this tuner: members, layouts, compile seconds; and what did not fit, and why.
 
         Returns:
             An object to print, with one record per program; a sentence where trials train through `model.fit`.
         """
-        programs = getattr(self._get_trainer(), "programs", None)
-        return "Trials train one after another through model.fit." if programs is None else programs()
+        if (programs := self._get_trainer().programs()) is not None:
+            return programs
+        in_workers = "in workers, one after another in each"
+        return f"Trials train {in_workers if self.executor else 'one after another through model.fit'}."
 
     def _trainer_for(self, task: Task) -> Trainer:
         """The trainer of a task: folds need one that takes index sets."""
@@ -394,8 +398,8 @@ class Tuner(Finishing, Overrides, BaseTuner):
         supply = ListSupply([plan])
         KerasFit().train(supply, tensorboard.per_execution(self._make_task(fit_args, fit_kwargs)))
         result: Result = supply.results[plan.key]
-        if "error" in result.extra:
-            raise result.extra["error"]
+        if result.failure is not None:
+            raise result.failure.error
         if self._num_runs <= 1 and self.oracle.objective.has_value({**result.history, **result.measures}):
             self.oracle.book.add_execution(result, **self._notes)
         measured = {name: [value] * result.num_epochs for name, value in result.measures.items()}
@@ -420,7 +424,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
         Raises:
             UsageTypeError: `num_models` is no number, but hyperparameters, say.
         """
-        if num_models is not None and (isinstance(num_models, bool) or not hasattr(num_models, "__index__")):
+        if num_models is not None and not is_whole(num_models):
             raise UsageTypeError(
                 explain(
                     "get_best_models(num_models)",

@@ -1,0 +1,279 @@
+"""Cross-validation: which rows train and which rows validate, as index sets.
+
+A trainer is handed one array of rows and, per execution, a `Split` of its row numbers, so the data lie in memory once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from manyfit.core import seeds
+from manyfit.core.checks import is_whole
+from manyfit.core.errors import UsageError, UsageTypeError, explain
+from manyfit.data.rows import FitData, Split, num_rows
+
+_WHERE = "CrossValidation"
+
+
+class Folds:
+    """The splits of one data set: an endless row of them, repeat after repeat.
+
+    Args:
+        num_splits: splits per repeat.
+        make: repeat number -> its splits.
+        groups: one label per row; rows with the same label must stay together.
+    """
+
+    def __init__(self, num_splits: int, make: Callable[[int], list[Split]], groups: np.ndarray | None = None) -> None:
+        self.num_splits = num_splits
+        self._make = make
+        self._groups = groups
+        self._repeats: dict[int, list[Split]] = {}
+
+    def split(self, index: int) -> Split:
+        """The split of this number: fold `index % num_splits` of repeat `index // num_splits`.
+
+        Raises:
+            UsageError: a part is empty, the parts overlap, or a group lies in both.
+        """
+        repeat, fold = divmod(index, self.num_splits)
+        if repeat not in self._repeats:
+            self._repeats[repeat] = self._make(repeat)
+            for split in self._repeats[repeat]:
+                self._check_groups(split)
+        return self._repeats[repeat][fold]
+
+    @property
+    def validation_ratio(self) -> float:
+        """Validation rows per training row, the mean over one repeat; for `manyfit.stats.folds.fold_interval`."""
+        splits = [self.split(index) for index in range(self.num_splits)]
+        return float(np.mean([len(split.validation) / len(split.training) for split in splits]))
+
+    def _check_groups(self, split: Split) -> None:
+        if self._groups is None:
+            return
+        shared = np.intersect1d(self._groups[split.training], self._groups[split.validation])
+        if len(shared):
+            got = f"group {shared[0]} in the training and in the validation part"
+            instead = "Type kt.CrossValidation(folds, groups=groups), or pass a splitter for groups."
+            raise UsageError(explain(f"{_WHERE}(groups=...)", got, "each group in one part", instead))
+
+
+class CrossValidation:
+    """How rows are cut into folds: an argument of `search` and `confirm`.
+
+    Args:
+        folds: how many folds, or a splitter of scikit-learn (anything with `split` and `get_n_splits`).
+        repeats: how often the rows are cut anew, each time in another order.
+        stratify: keep the shares of the classes in each fold. None does so where y holds class numbers with enough
+            rows of each, True insists, False does not; an array holds the classes of the rows.
+        groups: one label per row; rows with the same label stay in one fold.
+        time_series: train on the past, validate on what comes next; rows are in the order of time.
+        seed: of the order of the rows; trials of one search share it, so that they are compared on the same folds.
+
+    Raises:
+        UsageError: fewer than 2 folds, no repeats, or settings that exclude each other.
+
+    Example:
+
+    >>> splits = CrossValidation(3, stratify=True).resolve(np.zeros((6, 1)), np.array([0, 0, 0, 1, 1, 1]))
+    >>> [len(splits.split(fold).validation) for fold in range(3)]
+    [2, 2, 2]
+    """
+
+    def __init__(
+        self,
+        folds: Any = 5,
+        repeats: int = 1,
+        *,
+        stratify: Any = None,
+        groups: Any = None,
+        time_series: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.splitter = folds if hasattr(folds, "split") and hasattr(folds, "get_n_splits") else None
+        if self.splitter is None and not (is_whole(folds) and folds >= 2):
+            got = f"folds={folds!r}"
+            raise UsageError(explain(_WHERE, got, "2 folds or more, or a splitter", "Type kt.CrossValidation(5)."))
+        if not (is_whole(repeats) and repeats >= 1):
+            raise UsageError(explain(_WHERE, f"repeats={repeats!r}", "1 or more", "Leave repeats= out for 1."))
+        stratified = stratify is not None and stratify is not False
+        if stratified + (groups is not None) + time_series > 1:
+            got = "two of stratify, groups and time_series"
+            instead = "For two at once pass a splitter, for instance sklearn.model_selection.StratifiedGroupKFold(5)."
+            raise UsageError(explain(_WHERE, got, "one of them", instead))
+        if time_series and repeats > 1:
+            raise UsageError(explain(_WHERE, f"time_series with repeats={repeats}", "repeats=1", "Time runs once."))
+        self.folds = None if self.splitter is not None else int(folds)
+        self.repeats = int(repeats)
+        self.stratify = stratify
+        self.groups = None if groups is None else np.asarray(groups)
+        self.time_series = time_series
+        self.seed = seed
+
+    @classmethod
+    def of(cls, given: object) -> CrossValidation:
+        """Understands a `CrossValidation`, a number of folds, or a splitter of scikit-learn.
+
+        Raises:
+            UsageTypeError: something else.
+        """
+        if isinstance(given, CrossValidation):
+            return given
+        is_splitter = hasattr(given, "split") and hasattr(given, "get_n_splits")
+        if is_splitter or is_whole(given):
+            return cls(given)
+        raise UsageTypeError(
+            explain(
+                "cross_validation=",
+                given,
+                "kt.CrossValidation(...), a number or a splitter",
+                "Type kt.CrossValidation(5).",
+            )
+        )
+
+    def __repr__(self) -> str:
+        words = [repr(self.splitter or self.folds)] + ([f"repeats={self.repeats}"] if self.repeats > 1 else [])
+        words += ["time_series=True"] if self.time_series else []
+        words += ["groups=..."] if self.groups is not None else []
+        words += (
+            [] if self.stratify is None else [f"stratify={self.stratify if isinstance(self.stratify, bool) else '...'}"]
+        )
+        return f"CrossValidation({', '.join(words)}, seed={self.seed})"
+
+    def resolve(self, x: FitData, y: FitData) -> Folds:
+        """The folds of a data set.
+
+        Args:
+            x: an array of rows, or a list or dict of arrays.
+            y: the targets of the rows.
+
+        Raises:
+            UsageError: x is no array, more folds than rows, rows of a class, or groups; a group in several folds.
+        """
+        rows = num_rows(x)
+        if rows is None:
+            got = f"x of type {type(x).__name__}"
+            raise UsageError(explain(_WHERE, got, "arrays, whose rows can be numbered", "Pass x and y as arrays."))
+        if self.groups is not None and len(self.groups) != rows:
+            got = f"{len(self.groups)} groups for {rows} rows"
+            raise UsageError(
+                explain(f"{_WHERE}(groups=...)", got, "one group per row", "Pass the groups of all rows of x.")
+            )
+        if self.splitter is not None:
+            return self._from_splitter(rows, y)
+        assert self.folds is not None  # our bug: __init__ sets it where there is no splitter
+        if self.time_series:
+            splits = _time_series(rows, self.folds)
+            return Folds(self.folds, lambda repeat: splits)
+        fold_of = self._assignment(rows, y, self.folds)
+        return Folds(self.folds, lambda repeat: _splits(fold_of(self._generator(repeat)), rows), self.groups)
+
+    def _generator(self, repeat: int) -> np.random.Generator:
+        return seeds.generator(self.seed, "folds", repeat)
+
+    def _assignment(self, rows: int, y: FitData, folds: int) -> Callable[[np.random.Generator], np.ndarray]:
+        """Generator -> the fold of each row."""
+        if folds > rows:
+            raise UsageError(
+                explain(_WHERE, f"{folds} folds of {rows} rows", "at most as many folds as rows", "Use fewer folds.")
+            )
+        if self.groups is not None:
+            return lambda rng: _by_groups(np.asarray(self.groups), folds, rng)
+        classes = self._classes(rows, y, folds)
+        return lambda rng: _dealt(classes, folds, rng)
+
+    def _classes(self, rows: int, y: FitData, folds: int) -> np.ndarray:
+        """The class of each row; one class for all where nothing is to be kept in proportion."""
+        everybody = np.zeros(rows, dtype=int)
+        if self.stratify is False:
+            return everybody
+        insists = self.stratify is not None
+        labels = np.asarray(y if self.stratify is None or self.stratify is True else self.stratify)
+        if labels.ndim == 2 and labels.shape[1] > 1 and insists:
+            labels = labels.argmax(axis=1)  # one-hot
+        labels = labels.reshape(rows) if labels.size == rows else labels
+        if not insists and (labels.shape != (rows,) or labels.dtype.kind not in "biuUSO"):
+            return everybody
+        if labels.shape != (rows,):
+            got = f"classes of shape {labels.shape} for {rows} rows"
+            raise UsageError(explain(f"{_WHERE}(stratify=...)", got, "one class per row", "Pass stratify=labels."))
+        names, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        if counts.min() < folds:
+            if not insists:
+                return everybody
+            got = f"{folds} folds, and class {names[counts.argmin()]} with {counts.min()} rows"
+            instead = f"Type folds={max(2, counts.min())}, or stratify=False."
+            raise UsageError(
+                explain(f"{_WHERE}(stratify=...)", got, "at least one row of each class per fold", instead)
+            )
+        return classes
+
+    def _from_splitter(self, rows: int, y: FitData) -> Folds:
+        assert self.splitter is not None  # our bug: the caller asks
+        positions = np.arange(rows)  # splitters number rows; what is in them matters to none
+        splits = [
+            Split(np.sort(np.asarray(training)), np.sort(np.asarray(validation)))
+            for _ in range(self.repeats)
+            for training, validation in self.splitter.split(positions, y, self.groups)
+        ]
+        return Folds(len(splits) // self.repeats, lambda repeat: _repeat_of(splits, repeat, self.repeats), self.groups)
+
+
+def random_splits(rows: int, num_validation: int, seed: int) -> Folds:
+    """A fresh random split for every index, each with so many validation rows."""
+
+    def make(repeat: int) -> list[Split]:
+        order = seeds.generator(seed, "random split", repeat).permutation(rows)
+        return [Split(np.sort(order[num_validation:]), np.sort(order[:num_validation]))]
+
+    return Folds(1, make)
+
+
+def _splits(fold_of: np.ndarray, rows: int) -> list[Split]:
+    positions = np.arange(rows)
+    return [Split(positions[fold_of != fold], positions[fold_of == fold]) for fold in range(int(fold_of.max()) + 1)]
+
+
+def _dealt(classes: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Shuffled, sorted by class, dealt like cards: sizes of folds, and of classes in them, differ by one at most."""
+    order = rng.permutation(len(classes))
+    order = order[np.argsort(classes[order], kind="stable")]
+    fold_of = np.empty(len(classes), dtype=int)
+    fold_of[order] = np.arange(len(classes)) % folds
+    return fold_of
+
+
+def _by_groups(groups: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """Largest group first, each to the smallest fold so far."""
+    names, group_of, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(names) < folds:
+        got, instead = f"{folds} folds of {len(names)} groups", f"Type folds={len(names)}."
+        raise UsageError(explain(f"{_WHERE}(groups=...)", got, "at most as many folds as groups", instead))
+    sizes = np.zeros(folds, dtype=int)
+    fold_of_group = np.empty(len(names), dtype=int)
+    order = rng.permutation(len(names))
+    for group in order[np.argsort(-counts[order], kind="stable")]:
+        fold_of_group[group] = sizes.argmin()
+        sizes[fold_of_group[group]] += counts[group]
+    return fold_of_group[group_of]
+
+
+def _time_series(rows: int, folds: int) -> list[Split]:
+    """Blocks of equal length at the end of the rows, each after all that it is trained on."""
+    block = rows // (folds + 1)
+    if block == 0:
+        got = f"{folds} folds of {rows} rows"
+        raise UsageError(explain(f"{_WHERE}(time_series=True)", got, f"at least {folds + 1} rows", "Use fewer folds."))
+    starts = range(rows - folds * block, rows, block)
+    return [Split(np.arange(start), np.arange(start, start + block)) for start in starts]
+
+
+def _repeat_of(splits: list[Split], repeat: int, repeats: int) -> list[Split]:
+    """The splitter's own repeats, over and over: it may not be asked for more than it was made for."""
+    size = len(splits) // repeats
+    start = (repeat % repeats) * size
+    return splits[start : start + size]

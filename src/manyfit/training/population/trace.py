@@ -1,0 +1,226 @@
+"""One execution, ready to join a population: its model, its state, and what its steps look like when traced."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import keras
+import numpy as np
+
+from manyfit.training.keras_internals import building
+from manyfit.training.keras_internals.draws import quick_draws
+from manyfit.training.population import model_state
+from manyfit.training.population.arrays import shapes_of
+from manyfit.training.population.canonical_jaxpr import (
+    Form,
+    Mismatch,
+    canonical_form,
+    differing_holes,
+    first_difference,
+)
+from manyfit.training.population.data import Shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """The steps of one configuration in canonical form.
+
+    Attributes:
+        forms: "train 0", "train 1" (short batch), "test 0", "test 1", "results" -> form; a stream may bring further
+            shapes of batches, and `complete` adds their forms.
+        key: equal for traces that are one program up to the numbers in their holes.
+        counts: numbers of trainable, non-trainable, optimizer and metric variables.
+        log_names: the metrics' names, in the order of the outputs of "results".
+        step_log_names: for a "train" or "test" step of the user's own that logs other things than the metrics' results:
+            the names of its logs, in the order of its outputs after the state.
+        start_metrics: what the metric variables hold at the start of an epoch.
+        proven: name of a further form -> whether `following` was right about it, for a member that differs.
+    """
+
+    forms: dict[str, Form]
+    key: str
+    counts: tuple[int, int, int, int]
+    log_names: tuple[str, ...]
+    step_log_names: dict[str, tuple[str, ...]]
+    start_metrics: tuple[np.ndarray, ...]
+    proven: dict[str, bool] = dataclasses.field(default_factory=dict)
+
+    def difference(self, other: Trace) -> Mismatch:
+        """Says where two traces of different keys part."""
+        for name, form in self.forms.items():
+            if name not in other.forms:
+                return Mismatch(f'only one of them has a step "{name}"')
+            found = first_difference(form, other.forms[name])
+            if found is not None:
+                return Mismatch(f"{name}: {found.reason}")
+        return Mismatch("their metrics have other names or start values")
+
+
+class CannotTrace(Exception):
+    """A model that a population cannot train; its text is the reason."""
+
+
+def check_model(model: Any) -> None:
+    """Refuses models whose training is not a pure step.
+
+    Raises:
+        CannotTrace: with the reason, in words for the user.
+    """
+    if not isinstance(model, keras.Model):
+        raise CannotTrace(f"the build function returned {type(model).__name__}, not a Keras model")
+    if not model.compiled:
+        raise CannotTrace("the model is not compiled")
+    if model.run_eagerly:
+        raise CannotTrace("the model is compiled with run_eagerly=True")
+    if not model.jit_compile:
+        raise CannotTrace("the model is compiled with jit_compile=False, or has a layer that cannot be compiled")
+    for name in ("fit", "evaluate", "make_train_function", "make_test_function"):
+        if getattr(type(model), name) is not getattr(keras.Model, name):
+            raise CannotTrace(f"{type(model).__name__} has its own `{name}`")
+
+
+def trace(model: Any, shapes: Shapes) -> Trace:
+    """Traces a built model's training and test step for the first shapes of batches, and its metrics' results.
+
+    Raises:
+        CannotTrace: a step that JAX cannot trace, or that has effects beyond its outputs.
+    """
+    variables = model_state.variables_of(model)
+    structs = [shapes_of(model_state.values_of(part)) for part in variables]
+    results, names = _trace_step("metric", _results_step(model), [structs[3]], None)
+    forms = {"results": results}
+    step_logs: dict[str, tuple[str, ...]] = {}
+    for name, kind, make in _steps(model, shapes):
+        if _is_first(name):
+            forms[name], logs = make()
+            if set(logs) != set(names):
+                step_logs[kind] = logs
+    start_metrics = _start_metrics(model, variables[3])
+    parts = [f"{name} {form.key}" for name, form in sorted(forms.items())]
+    parts += [repr([len(part) for part in structs]), repr(names), repr(sorted(step_logs.items()))]
+    parts += [hashlib.sha256(value.tobytes()).hexdigest() for value in start_metrics]
+    return Trace(
+        forms=forms,
+        key=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
+        counts=(len(structs[0]), len(structs[1]), len(structs[2]), len(structs[3])),
+        log_names=names,
+        step_log_names=step_logs,
+        start_metrics=start_metrics,
+    )
+
+
+def is_complete(found: Trace, shapes: Shapes) -> bool:
+    """Whether a trace has a form for each shape of batches that has come up."""
+    return all(f"{kind} {number}" in found.forms for kind, number in shapes.numbers())
+
+
+def complete(found: Trace, model: Any, shapes: Shapes, like: Trace | None = None) -> None:
+    """Adds the forms for further shapes of batches: the short one at the end, or what a stream brings later.
+
+    Args:
+        found: the trace that is to be completed.
+        model: its model.
+        shapes: of all batches so far.
+        like: a complete trace of the same program, if there is one; what follows from it is not traced again.
+
+    Raises:
+        CannotTrace: a step that JAX cannot trace.
+    """
+    if is_complete(found, shapes):
+        return
+    if model.optimizer is not None and not model.optimizer.built:  # a recognised model's has no variables yet
+        building.build_symbolically(model, shapes.first_batch())
+    for name, kind, make in _steps(model, shapes):
+        if name in found.forms:
+            continue
+        guess = None if like is None else following(name, found, like)
+        if guess is not None and like is not None and like.proven.get(name):
+            found.forms[name] = guess
+            continue
+        form = found.forms[name] = make()[0]
+        first = f"{kind} 0"
+        if guess is not None and like is not None and found.forms[first].bits != like.forms[first].bits:
+            right = (form.key, form.bits) == (guess.key, guess.bits)
+            like.proven[name] = right and like.proven.get(name, True)
+
+
+def following(name: str, found: Trace, like: Trace) -> Form | None:
+    """What a further form is, if numbers differ between two members as they do in their forms for the first shape.
+
+    A number that depends on the size of the batch as well as on what differs cannot be told: None. The answer is
+    trusted once it has been right for a member (`Trace.proven`).
+
+    Args:
+        name: of the further form.
+        found: the trace that lacks it.
+        like: a trace of the same program that has it.
+    """
+    first, first_like, further = (found.forms[f"{name.split()[0]} 0"], like.forms[f"{name.split()[0]} 0"],
+                                  like.forms.get(name))  # fmt: skip
+    if further is None or first.key != first_like.key or len(first.values) != len(further.values):
+        return None
+    values = list(further.values)
+    for hole in differing_holes([first_like, first]):
+        if further.bits[hole] != first_like.bits[hole]:
+            return None
+        values[hole] = first.values[hole]
+    return dataclasses.replace(further, values=tuple(values))
+
+
+def _steps(model: Any, shapes: Shapes) -> Iterator[tuple[str, str, Callable[[], tuple[Form, tuple[str, ...]]]]]:
+    """The steps there are: name, "train" or "test", and a function that traces it to its form and its logs' names."""
+    structs = [shapes_of(model_state.values_of(part)) for part in model_state.variables_of(model)]
+    plan = [("train", model.train_step, structs, shapes.training)]
+    if shapes.validation is not None:
+        plan.append(("test", model.test_step, [structs[0], structs[1], structs[3]], shapes.validation))
+    for kind, step, state, source in plan:
+        for number, batch in enumerate(source.shapes):
+            data = jax.tree.unflatten(source.structure, batch)
+            yield f"{kind} {number}", kind, functools.partial(_trace_step, kind, step, state, data)
+
+
+def _is_first(name: str) -> bool:
+    """Whether a form is of the first shape of batches: the others follow from it, and do not make the key."""
+    return name.endswith(" 0")
+
+
+def _trace_step(kind: str, step: Callable[..., Any], state: Sequence[Any], data: Any) -> tuple[Form, tuple[str, ...]]:
+    """The form of one step, outputs state first and logs last, and the logs' names in the order of the outputs."""
+
+    def ordered(state: Any, data: Any) -> tuple[Any, Any]:
+        logs, new_state = step(tuple(state), data)
+        return new_state, dict(logs)
+
+    try:
+        with quick_draws():
+            closed, (new_state, logs) = jax.make_jaxpr(ordered, return_shape=True)(state, data)
+    except Exception as error:
+        raise CannotTrace(f"its {kind} step cannot be traced: {first_line(error)}") from error
+    if closed.effects:
+        raise CannotTrace(f"its {kind} step has effects beyond its outputs, such as printing")
+    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(new_state), strict=True):
+        if (before.shape, before.dtype) != (after.shape, after.dtype):
+            raise CannotTrace(f"its {kind} step changes the type of a variable from {before} to {after}")
+    if len(jax.tree.leaves(logs)) != len(logs):
+        raise CannotTrace(f"its {kind} step returns logs that are not a flat dictionary of arrays")
+    return canonical_form(closed), tuple(sorted(logs))  # JAX flattens dictionaries in the order of their keys
+
+
+def _results_step(model: Any) -> Callable[..., Any]:
+    return lambda state, _: (model_state.metric_results(model, state[0]), state)
+
+
+def _start_metrics(model: Any, variables: Sequence[Any]) -> tuple[np.ndarray, ...]:
+    model.reset_metrics()
+    return tuple(np.asarray(value) for value in model_state.values_of(variables))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, after its type's name."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,71 @@
+"""What `tuner.programs()` shows: records of compiled programs.
+
+They come from the population, from workers as messages, and go to the user; so this file needs neither Keras nor JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramRecord:
+    """What is known of one program.
+
+    Attributes:
+        program: its id.
+        structure: the model in a few words.
+        members: executions that it has trained.
+        lifted: numbers in which its members may differ.
+        versions: how often it had to be compiled anew because members began to differ in further numbers.
+        compilations: training programs that were compiled, over all layouts, member counts and versions.
+        layout: the layout that is in use.
+        compile_seconds: over all layouts, member counts and versions.
+        epoch_seconds: layout -> measured seconds per member and epoch.
+        epochs_timed: how many epochs these come from.
+    """
+
+    program: str
+    structure: str
+    members: int
+    lifted: int
+    versions: int
+    compilations: int
+    layout: str
+    compile_seconds: float
+    epoch_seconds: dict[str, float]
+    epochs_timed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """The programs of a search and the reasons for what did not fit; prints as a table."""
+
+    records: tuple[ProgramRecord, ...]
+    reasons: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def joined(cls, several: Iterable[Programs]) -> Programs:
+        """The programs of several trainers, with the trials that share a reason put together."""
+        several = list(several)
+        reasons: dict[str, tuple[str, ...]] = {}
+        for programs in several:
+            for why, trials in programs.reasons.items():
+                reasons[why] = (*reasons.get(why, ()), *trials)
+        return cls(tuple(record for programs in several for record in programs.records), reasons)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{'program':<17} {'members':>7} {'lifted':>6} {'compiled':>8} {'seconds':>7} {'layout':<16} "
+            f"{'s/epoch':>8}  structure"
+        ]
+        for record in self.records:
+            seconds = record.epoch_seconds.get(record.layout)
+            shown = "" if seconds is None else f"{seconds:.3f}"
+            lines.append(
+                f"{record.program:<17} {record.members:>7} {record.lifted:>6} {record.compilations:>8} "
+                f"{record.compile_seconds:>7.2f} {record.layout:<16} {shown:>8}  {record.structure}"
+            )
+        lines += [f"trained with model.fit ({len(trials) or 'all'}): {why}" for why, trials in self.reasons.items()]
+        return "\n".join(lines)

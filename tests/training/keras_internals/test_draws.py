@@ -1,0 +1,138 @@
+"""Random numbers drawn without JAX's loop are the numbers that JAX draws."""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import contextlib
+import threading
+
+import keras
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
+if keras.backend.backend() == "jax":
+    import jax
+    import jax.numpy as jnp
+
+    from manyfit.training.keras_internals.draws import quick_draws, threefry, written_out
+
+needs_a_cpu = pytest.mark.skipif("jax.default_backend() != 'cpu'", reason="elsewhere JAX draws in its own way")
+
+
+@pytest.mark.parametrize(
+    ("key", "counts", "answer"),
+    [
+        ((0x00000000, 0x00000000), (0x00000000, 0x00000000), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_the_known_answers_of_the_authors(key, counts, answer):
+    found = threefry(tuple(map(np.uint32, key)), tuple(map(np.uint32, counts)))
+    assert tuple(map(int, found)) == answer
+
+
+@needs_a_cpu
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 5), (128, 33), (0, 4)])
+def test_bits_are_those_of_jax(shape, dtype):
+    for seed in (0, 1, 2**31):
+        key = jax.random.PRNGKey(seed)
+        np.testing.assert_array_equal(
+            jax.random.bits(written_out(key), shape, dtype), jax.random.bits(key, shape, dtype)
+        )
+
+
+@needs_a_cpu
+def test_so_are_those_of_mapped_and_of_split_keys():
+    keys = jax.random.split(jax.random.PRNGKey(3), 5)
+    draw = lambda key: jax.random.normal(jax.random.split(key)[1], (4, 3))  # noqa: E731
+    found = jax.jit(jax.vmap(lambda key: draw(written_out(key))))(keys)
+    np.testing.assert_array_equal(found, jax.jit(jax.vmap(draw))(keys))
+
+
+@needs_a_cpu
+def test_words_of_64_bits_are_drawn_by_jax_itself():
+    with jax.enable_x64(True):
+        key = jax.random.PRNGKey(1)
+        np.testing.assert_array_equal(
+            jax.random.bits(written_out(key), (9,), "uint64"), jax.random.bits(key, (9,), "uint64")
+        )
+
+
+def test_keys_that_jax_draws_from_in_another_way_stay_as_they_are():
+    typed = jax.random.key(0)
+    assert written_out(typed) is typed
+    raw = jax.random.PRNGKey(0)
+    with jax.threefry_partitionable(False):
+        assert written_out(raw) is raw
+    with jax.default_prng_impl("rbg"):
+        assert written_out(raw) is raw
+
+
+DRAWS = {
+    "uniform": lambda: keras.random.uniform((5, 4), seed=1),
+    "normal": lambda: keras.random.normal((5, 4), seed=1),
+    "truncated_normal": lambda: keras.random.truncated_normal((5, 4), seed=1),
+    "randint": lambda: keras.random.randint((9,), 0, 100, seed=1),
+    "categorical": lambda: keras.random.categorical(np.log([[0.2, 0.5, 0.3]]), 20, seed=1),
+    "shuffle": lambda: keras.random.shuffle(np.arange(20), seed=1),
+    "dropout": lambda: keras.random.dropout(np.ones((6, 6), "float32"), 0.5, seed=1),
+    "gamma": lambda: keras.random.gamma((5,), 2.0, seed=1),
+    "binomial": lambda: keras.random.binomial((5,), 10.0, 0.3, seed=1),
+    "beta": lambda: keras.random.beta((5,), 2.0, 3.0, seed=1),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_keras_draws_the_same_numbers_in_less_time(name):
+    plain = np.asarray(DRAWS[name]())
+    with quick_draws():
+        quick = np.asarray(DRAWS[name]())
+    np.testing.assert_array_equal(quick, plain)
+    np.testing.assert_array_equal(np.asarray(DRAWS[name]()), plain)
+
+
+@needs_a_cpu
+def test_only_this_thread_draws_so_and_only_inside():
+    seen = {}
+
+    def traced(name):
+        seen[name] = "while" in str(jax.jit(lambda: keras.random.uniform((64,), seed=1)).lower().as_text())
+
+    with pytest.raises(ValueError, match="inside"), quick_draws():
+        traced("inside")
+        other = threading.Thread(target=traced, args=("other thread",))
+        other.start()
+        other.join()
+        raise ValueError("inside")
+    traced("after")
+    assert seen == {"inside": False, "other thread": True, "after": True}
+
+
+def test_weights_of_members_are_those_of_a_plain_build():
+    def build():
+        keras.utils.set_random_seed(4)
+        layers = keras.layers
+        parts = [layers.Input((6, 3)), layers.LSTM(5), layers.Dense(4, kernel_initializer="he_normal")]
+        return keras.Sequential(parts).get_weights()
+
+    plain = build()
+    with quick_draws():
+        quick = build()
+    for one, other in zip(quick, plain, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_seed_generator_goes_on_as_it_did():
+    states = []
+    for scope in (quick_draws, contextlib.nullcontext):
+        generator = keras.random.SeedGenerator(7)
+        with scope():
+            draws = [np.asarray(keras.random.normal((3,), seed=generator)) for _ in range(2)]
+        states.append((np.asarray(generator.state.value), *draws))
+    for one, other in zip(*states, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not jnp.array_equal(states[0][1], states[0][2])
