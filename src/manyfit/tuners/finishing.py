@@ -83,8 +83,9 @@ class Finishing:
             self._searched_task("confirm()"), cross_validation, new_splits, self.oracle.seed
         )
         trainer = self._trainer_for(task)
-        folder = Path(self.store.folder) / "weights"
-        return confirming.confirm(trials, self.oracle, task, trainer, options, folder=folder, protocol=protocol)
+        return confirming.confirm(
+            trials, self.oracle, task, trainer, options, layout=self.store.layout, protocol=protocol
+        )
 
     def retrain(
         self,
