@@ -84,7 +84,7 @@ def _normalised(row_weight: np.ndarray | None, num_rows: int) -> np.ndarray:
 
 
 def _columns(array: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    return array.T[chosen].T  # fast where the array lies in memory column by column, as those of a `Problem` do
+    return array.T[chosen].T  # fast where the array lies in memory column by column, as those of a `EnsembleProblem` do
 
 
 def _joining(violation: np.ndarray, active: np.ndarray, tolerance: float) -> np.ndarray:

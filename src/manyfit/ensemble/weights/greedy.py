@@ -19,11 +19,10 @@ from typing import Protocol
 import numpy as np
 
 from manyfit.ensemble.metrics import Metric, log_losses, squared_errors
-from manyfit.ensemble.problem import Problem
+from manyfit.ensemble.problem import EnsembleProblem
 
 _TIE = 1e-12
 _CHUNK = 8  # candidates whose losses are computed together: few, so that the bound can spare the rest
-_ROUGHLY = 1e-5  # what float32 may be wrong by, generously: losses are means of logs of at most 16
 _SMALL = 8192  # numbers that are sooner gone through than ruled out
 _MANY_ROWS = 1_000  # from here on a few bags do
 _BLOCK = 16  # candidates whose predictions are pooled together, for metrics without a bound
@@ -40,7 +39,7 @@ class _Candidates(Protocol):
 class _LogLoss:
     """Candidates under log loss, with the bound (1)."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: EnsembleProblem) -> None:
         self.probability = problem.true_probability
         self.log_probability = problem.log_true_probability
         self.weight = problem.entry_weight
@@ -51,10 +50,9 @@ class _LogLoss:
         self.total += self.probability[:, member]
         self.count += 1
 
-    def _losses(self, members: np.ndarray, precision: type = np.float64) -> np.ndarray:
-        summed = self.probability.T[members].astype(precision, copy=False)  # a copy already: chosen by index
-        summed += self.total.astype(precision, copy=False)
-        return np.log(self.count + 1) - np.log(summed, out=summed) @ self.weight.astype(precision, copy=False)
+    def _losses(self, members: np.ndarray) -> np.ndarray:
+        summed = self.probability.T[members] + self.total
+        return np.log(self.count + 1) - np.log(summed, out=summed) @ self.weight
 
     def best_addition(self, chosen: np.ndarray) -> tuple[int, float]:
         num_members = self.probability.shape[1]
@@ -66,22 +64,19 @@ class _LogLoss:
         attraction = (self.weight / mean) @ self.probability
         bound = -float(self.weight @ np.log(mean)) - (attraction - 1.0) / (self.count + 1)  # (1)
         order = np.argsort(bound, kind="stable")
-        rough = np.full(num_members, np.inf)
+        losses = np.full(num_members, np.inf)
         for start in range(0, num_members, _CHUNK):
             members = order[start : start + _CHUNK]
-            if bound[members[0]] > rough.min() + _ROUGHLY:
-                break
-            rough[members] = self._losses(members, np.float32)
-        losses = np.full(num_members, np.inf)
-        close = np.flatnonzero(rough <= rough.min() + 2 * _ROUGHLY)
-        losses[close] = self._losses(close)
+            if bound[members[0]] > losses.min() + _TIE:
+                break  # nor can those behind, whose bounds are larger still
+            losses[members] = self._losses(members)
         return _first_minimum(losses, chosen)
 
 
 class _SquaredError:
     """Candidates under squared error, by equation (2)."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: EnsembleProblem) -> None:
         self.residual = problem.residual
         self.weight = problem.residual_weight
         self.own = self.weight @ self.residual**2
@@ -101,7 +96,7 @@ class _SquaredError:
 class _AnyMetric:
     """Candidates under any other metric, a chunk at a time where the metric is row-wise."""
 
-    def __init__(self, problem: Problem, metric: Metric) -> None:
+    def __init__(self, problem: EnsembleProblem, metric: Metric) -> None:
         self.problem = problem
         self.metric = metric
         self.total = np.zeros(problem.predictions.shape[1:])
@@ -127,7 +122,7 @@ def _first_minimum(losses: np.ndarray, chosen: np.ndarray) -> tuple[int, float]:
     return int(np.flatnonzero(familiar if familiar.any() else tied)[0]), best
 
 
-def _candidates(problem: Problem, metric: Metric) -> _Candidates:
+def _candidates(problem: EnsembleProblem, metric: Metric) -> _Candidates:
     if metric.row_losses is log_losses:
         return _LogLoss(problem)
     if metric.row_losses is squared_errors:
@@ -136,7 +131,7 @@ def _candidates(problem: Problem, metric: Metric) -> _Candidates:
 
 
 def greedy_path(
-    problem: Problem, metric: Metric, *, num_steps: int = 25, num_start: int = 1
+    problem: EnsembleProblem, metric: Metric, *, num_steps: int = 25, num_start: int = 1
 ) -> list[tuple[int, float]]:
     """The members in the order they were added, each with the loss of the ensemble after it.
 
@@ -150,10 +145,10 @@ def greedy_path(
     Example:
 
     >>> from manyfit.ensemble.metrics import default_metric
-    >>> from manyfit.ensemble.problem import Task, make_problem
+    >>> from manyfit.ensemble.problem import PredictionTask, make_problem
     >>> p = np.array([[[0.9], [0.45]], [[0.6], [0.7]]])
     >>> problem = make_problem(p, [1, 1])
-    >>> [member for member, loss in greedy_path(problem, default_metric(Task.BINARY), num_steps=3)]
+    >>> [member for member, loss in greedy_path(problem, default_metric(PredictionTask.BINARY), num_steps=3)]
     [1, 0, 1]
     """
     start = _sorted_start(problem, metric, min(num_start, problem.num_members, num_steps))
@@ -171,7 +166,7 @@ def greedy_path(
     return path
 
 
-def _sorted_start(problem: Problem, metric: Metric, count: int) -> list[tuple[int, float]]:
+def _sorted_start(problem: EnsembleProblem, metric: Metric, count: int) -> list[tuple[int, float]]:
     if count <= 1:
         return []
     order = np.argsort(own_losses(problem, metric), kind="stable")[:count]
@@ -186,7 +181,7 @@ def _sorted_start(problem: Problem, metric: Metric, count: int) -> list[tuple[in
     return [(int(member), float(loss)) for member, loss in zip(order[: best + 1], losses, strict=False)]
 
 
-def own_losses(problem: Problem, metric: Metric) -> np.ndarray:
+def own_losses(problem: EnsembleProblem, metric: Metric) -> np.ndarray:
     """(M,) the loss of each member alone."""
     if metric.row_losses is log_losses:
         return -(problem.entry_weight @ problem.log_true_probability)
@@ -198,7 +193,7 @@ def own_losses(problem: Problem, metric: Metric) -> np.ndarray:
     )
 
 
-def greedy_weights(problem: Problem, metric: Metric, *, num_steps: int = 25, num_start: int = 5) -> np.ndarray:
+def greedy_weights(problem: EnsembleProblem, metric: Metric, *, num_steps: int = 25, num_start: int = 5) -> np.ndarray:
     """(M,) weights of greedy selection: counts of the best prefix of the path, over their sum."""
     path = greedy_path(problem, metric, num_steps=num_steps, num_start=num_start)
     best = min(range(len(path)), key=lambda position: path[position][1])
@@ -207,7 +202,7 @@ def greedy_weights(problem: Problem, metric: Metric, *, num_steps: int = 25, num
 
 
 def bagged_greedy_weights(
-    problem: Problem,
+    problem: EnsembleProblem,
     metric: Metric,
     rng: np.random.Generator,
     *,

@@ -14,8 +14,8 @@ import dataclasses
 
 import numpy as np
 
-from manyfit.ensemble.pools import Pool, log_clipped, sharpened
-from manyfit.ensemble.problem import EPSILON, Problem, two_columns
+from manyfit.ensemble.pools import Pool, TemperedPool, log_clipped, sharpened
+from manyfit.ensemble.problem import EPSILON, EnsembleProblem, two_columns
 
 _LIMITS = (0.1, 10.0)
 _PRIOR_DEVIATION = 0.15  # s of equation (2): most pools want between 0.75 and 1.3
@@ -62,15 +62,15 @@ def fit_inverse_temperature(log_pool: np.ndarray, truth: np.ndarray, weight: np.
     return float(beta)
 
 
-def with_temperature(pool: Pool, problem: Problem) -> Pool:
+def with_temperature(pool: Pool, problem: EnsembleProblem) -> Pool:
     """The same pool with the temperature that suits the rows of `problem` best; ranks and values stay as they are."""
-    if not problem.task.probabilistic or pool.kind == "rank":
+    if not problem.task.probabilistic or not isinstance(pool, TemperedPool):
         return pool
     pooled = dataclasses.replace(pool, inverse_temperature=1.0)(problem.predictions, problem.task)
     return dataclasses.replace(pool, inverse_temperature=_inverse_temperature(pooled, problem))
 
 
-def _inverse_temperature(prediction: np.ndarray, problem: Problem) -> float:
+def _inverse_temperature(prediction: np.ndarray, problem: EnsembleProblem) -> float:
     if problem.task.two_class:
         logs = log_clipped(two_columns(prediction[None])[0])
         truth = (problem.target.reshape(-1) > 0.5).astype(int)
@@ -81,7 +81,7 @@ def _inverse_temperature(prediction: np.ndarray, problem: Problem) -> float:
     return fit_inverse_temperature(logs, truth, problem.entry_weight, pull=pull)
 
 
-def calibrated_members(problem: Problem) -> tuple[Problem, np.ndarray]:
+def calibrated_members(problem: EnsembleProblem) -> tuple[EnsembleProblem, np.ndarray]:
     """Every member with a temperature of its own, as Caruana, Munson and Niculescu-Mizil 2006 advise before selection.
 
     Returns:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from manyfit.ensemble.weights import squared_error_weights
+from manyfit.ensemble.weights.exact import squared_error_weights
 
 _STEPS_PER_ROOT = 5.0  # times the square root of n: 70 steps for 200 rows, 350 for 5,000
 _MANY_ROWS = 1_000  # from here on a few bootstraps do

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from manyfit.core.errors import UsageError
-from manyfit.ensemble import Ensemble, Settings
-from manyfit.ensemble.exits import fresh_copy, greedy_soup
+from manyfit.ensemble import Ensemble, EnsembleSettings
+from manyfit.ensemble.distillation import fresh_copy, greedy_soup
 from manyfit.ensemble.metrics import named_metric
 
 pytestmark = pytest.mark.backends
@@ -72,7 +72,7 @@ def test_soup_needs_one_structure(tuned):
 
 
 def test_student_learns_the_ensemble(tuned):
-    ensemble = Ensemble.fit(tuned, Y[300:], x=X[300:], method="uniform", settings=Settings(num_folds=3))
+    ensemble = Ensemble.fit(tuned, Y[300:], x=X[300:], method="uniform", settings=EnsembleSettings(num_folds=3))
     student = ensemble.distill(X, Y[300:], x_test=X[300:], epochs=40, batch_size=32)
     assert student.difference < 0.06
     assert set(student.scores) == {"ensemble", "student", "best member"}
@@ -85,7 +85,7 @@ def test_student_learns_the_ensemble(tuned):
 
 def test_soup_of_an_ensemble(tuned):
     ensemble = Ensemble.fit(
-        tuned, Y[300:], x=X[300:], method="uniform", settings=Settings(num_folds=3, temperature=False)
+        tuned, Y[300:], x=X[300:], method="uniform", settings=EnsembleSettings(num_folds=3, temperature=False)
     )
     assert ensemble.soup(X[300:], Y[300:]).score <= ensemble.evaluate(X[300:], Y[300:])["log_loss"] + 0.1
 

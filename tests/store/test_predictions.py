@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from manyfit.core.errors import UsageError
-from manyfit.ensemble.kept import pack, row_identities, unpack
+from manyfit.store.predictions import pack, row_identities, unpack
 
 
 def test_log_loss_survives_half_precision():

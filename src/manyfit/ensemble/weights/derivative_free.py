@@ -13,10 +13,10 @@ from scipy.optimize import minimize
 
 from manyfit.ensemble.metrics import Metric, log_losses, squared_errors
 from manyfit.ensemble.pools import softmax
-from manyfit.ensemble.problem import Problem
+from manyfit.ensemble.problem import EnsembleProblem
 
 
-def linear_losses(problem: Problem, metric: Metric) -> Callable[[np.ndarray], np.ndarray]:
+def linear_losses(problem: EnsembleProblem, metric: Metric) -> Callable[[np.ndarray], np.ndarray]:
     """A function from (K, M) weights to the (K,) losses of the linear pools with these weights."""
     if metric.row_losses is log_losses:
         return lambda weights: -(problem.entry_weight @ np.log(problem.true_probability @ weights.T))
@@ -30,7 +30,7 @@ def linear_losses(problem: Problem, metric: Metric) -> Callable[[np.ndarray], np
     return losses
 
 
-def nelder_mead_weights(problem: Problem, metric: Metric, *, evaluations: int = 300) -> np.ndarray:
+def nelder_mead_weights(problem: EnsembleProblem, metric: Metric, *, evaluations: int = 300) -> np.ndarray:
     """Simplex weights by Nelder and Mead (1965) on the logits of the weights, from equal weights."""
     losses = linear_losses(problem, metric)
     if problem.num_members == 1:
@@ -42,7 +42,9 @@ def nelder_mead_weights(problem: Problem, metric: Metric, *, evaluations: int = 
     return softmax(answer.x)
 
 
-def random_weights(problem: Problem, metric: Metric, rng: np.random.Generator, *, draws: int = 400) -> np.ndarray:
+def random_weights(
+    problem: EnsembleProblem, metric: Metric, rng: np.random.Generator, *, draws: int = 400
+) -> np.ndarray:
     """The best of random simplex weights: half uniform on the simplex, half near its corners and edges."""
     half = draws // 2
     ones = np.ones(problem.num_members)
@@ -50,7 +52,7 @@ def random_weights(problem: Problem, metric: Metric, rng: np.random.Generator, *
     return trials[int(np.argmin(linear_losses(problem, metric)(trials)))]
 
 
-def polished(problem: Problem, metric: Metric, start: np.ndarray, *, evaluations: int = 300) -> np.ndarray:
+def polished(problem: EnsembleProblem, metric: Metric, start: np.ndarray, *, evaluations: int = 300) -> np.ndarray:
     """Moves weight between pairs of members while the metric improves, in steps that halve from 0.2 to 0.025."""
     losses = linear_losses(problem, metric)
     weights, best, spent = start, float(losses(start[None])[0]), 1

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
+import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.ensemble.fuse import load_saved
-from manyfit.ensemble.members import emits_logits, is_keras, model_predictions
+from manyfit.ensemble.members import EnsembleMember, Model, emits_logits, is_keras, model_predictions
 from manyfit.ensemble.metrics import Metric
-from manyfit.ensemble.problem import Task, make_problem
+from manyfit.ensemble.problem import EnsembleProblem, PredictionTask, make_problem
+from manyfit.ensemble.saving import load_saved
+
+if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept predictions does not need it
+    import keras
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Soup:
     """One model whose weights are the mean of several models' weights."""
 
-    model: Any
+    model: keras.Model
     ingredients: tuple[int, ...]  # indices of the models in it, in the order they went in
     score: float  # of the soup on the rows it was made with
     best_score: float  # of the best ingredient alone, on the same rows
 
 
-def greedy_soup(models: Sequence[Any], x: Any, y: Any, metric: Metric, *, task: Task | None = None) -> Soup:
+def greedy_soup(
+    models: Sequence[Model], x: object, y: ArrayLike, metric: Metric, *, task: PredictionTask | None = None
+) -> Soup:
     """Averages the weights of models that share a start (Wortsman et al. 2022, greedy soup).
 
     The best model goes in first; each further model, best first, stays in only if the average is no worse with it.
@@ -42,9 +50,9 @@ def greedy_soup(models: Sequence[Any], x: Any, y: Any, metric: Metric, *, task: 
     Raises:
         UsageError: fewer than two models, or models of different structure.
     """
-
-    shapes = [[tuple(v.shape) for v in model.variables] if is_keras(model) else None for model in models]
-    if len(models) < 2 or None in shapes or any(shape != shapes[0] for shape in shapes):
+    nets = [model for model in models if is_keras(model)]
+    shapes = [[tuple(v.shape) for v in net.variables] for net in nets]
+    if len(models) < 2 or len(nets) < len(models) or any(shape != shapes[0] for shape in shapes):
         raise UsageError(
             explain(
                 "soup",
@@ -54,23 +62,22 @@ def greedy_soup(models: Sequence[Any], x: Any, y: Any, metric: Metric, *, task: 
             )
         )
 
-    def loss(model: Any) -> float:
-        problem = make_problem(model_predictions(model, x, 1024)[None], y, task=task)
+    def problem_of(net: keras.Model) -> EnsembleProblem:
+        return make_problem(model_predictions(net, x, 1024)[None], y, task=task)
+
+    def loss(net: keras.Model) -> float:
+        problem = problem_of(net)
         return metric.loss(problem.predictions[0], problem)
 
-    def score(value: float) -> float:
-        problem = make_problem(model_predictions(models[0], x, 1024)[None], y, task=task)
-        return metric.to_score(value, problem)
-
-    own = [loss(model) for model in models]
+    own = [loss(net) for net in nets]
     order = [int(index) for index in np.argsort(own, kind="stable")]
-    soup = _through_file(models[order[0]])
-    values, best, inside = models[order[0]].get_weights(), own[order[0]], [order[0]]
+    soup = _through_file(nets[order[0]])
+    values, best, inside = nets[order[0]].get_weights(), own[order[0]], [order[0]]
     for index in order[1:]:
         size = len(inside)
         trial = [
             ((a * size + b) / (size + 1)).astype(a.dtype)
-            for a, b in zip(values, models[index].get_weights(), strict=True)
+            for a, b in zip(values, nets[index].get_weights(), strict=True)
         ]
         soup.set_weights(trial)
         tried = loss(soup)
@@ -78,13 +85,11 @@ def greedy_soup(models: Sequence[Any], x: Any, y: Any, metric: Metric, *, task: 
             values, best = trial, tried
             inside.append(index)
     soup.set_weights(values)
-    return Soup(soup, tuple(inside), score(best), score(own[order[0]]))
+    rows = problem_of(nets[0])  # a score such as R^2 needs the labels to turn a loss back
+    return Soup(soup, tuple(inside), metric.to_score(best, rows), metric.to_score(own[order[0]], rows))
 
 
-def _through_file(model: Any) -> Any:
-    import pathlib
-    import tempfile
-
+def _through_file(model: keras.Model) -> keras.Model:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.keras"
         model.save(path)
@@ -96,7 +101,7 @@ def _through_file(model: Any) -> Any:
 class Student:
     """A model that was trained to predict like an ensemble."""
 
-    model: Any
+    model: keras.Model
     scores: dict[str, float]  # of "ensemble", "student" and "best member" on the labelled rows; empty without labels
     difference: float  # mean absolute difference between its predictions and the ensemble's on `x`
 
@@ -109,8 +114,15 @@ class Student:
 
 
 def train_student(
-    teacher: Callable[[Any], np.ndarray], student: Any, x: Any, task: Task, *, epochs: int, batch_size: int, seed: int
-) -> Any:
+    teacher: Callable[[object], np.ndarray],
+    student: keras.Model,
+    x: object,
+    task: PredictionTask,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+) -> keras.Model:
     """Trains `student` on the soft labels of `teacher` for the rows `x` (Hinton, Vinyals and Dean 2015).
 
     Args:
@@ -125,8 +137,8 @@ def train_student(
     import keras
 
     logits = emits_logits(student)
-    if task is Task.MULTICLASS:
-        loss: Any = keras.losses.CategoricalCrossentropy(from_logits=logits)
+    if task is PredictionTask.MULTICLASS:
+        loss: keras.losses.Loss = keras.losses.CategoricalCrossentropy(from_logits=logits)
     elif task.probabilistic:
         loss = keras.losses.BinaryCrossentropy(from_logits=logits)
     else:
@@ -137,7 +149,26 @@ def train_student(
     return student
 
 
-def fresh_copy(model: Any) -> Any:
+def student_like(member: EnsembleMember) -> keras.Model:
+    """A fresh copy of a member's first model, to be taught.
+
+    Raises:
+        UsageError: it is no Keras model.
+    """
+    model = next(iter(member.models), None)
+    if not is_keras(model) or not member.all_keras:
+        raise UsageError(
+            explain(
+                "Ensemble.distill",
+                "no student, and a best member that is no Keras model",
+                "a Keras model as student",
+                "Pass student=, a small Keras model with the same inputs and outputs.",
+            )
+        )
+    return fresh_copy(model)
+
+
+def fresh_copy(model: keras.Model) -> keras.Model:
     """A model of the same structure with weights drawn anew, adapted layers excepted; compiled loss included."""
     import keras
 

@@ -7,20 +7,20 @@ it, so that cross-fitting covers the screening too.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.ensemble import bagging, blind, smooth
-from manyfit.ensemble.calibration import calibrated_members, with_temperature
+from manyfit.ensemble.choosing.calibration import calibrated_members, with_temperature
 from manyfit.ensemble.metrics import Metric, log_losses, squared_errors, surrogate
-from manyfit.ensemble.pools import Pool, rank_pool, single
-from manyfit.ensemble.problem import Problem, Task
-from manyfit.ensemble.selection import bagged_greedy_weights, greedy_weights, own_losses
-from manyfit.ensemble.settings import Settings
-from manyfit.ensemble.weights import log_loss_weights, squared_error_weights
+from manyfit.ensemble.pools import ExponentialPool, LinearPool, Pool, PowerPool, TemperedPool, rank_pool, single
+from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
+from manyfit.ensemble.settings import CostBudget, Costs, EnsembleSettings
+from manyfit.ensemble.weights import bagging, derivative_free, gradient
+from manyfit.ensemble.weights.exact import log_loss_weights, squared_error_weights
+from manyfit.ensemble.weights.greedy import bagged_greedy_weights, greedy_path, greedy_weights, own_losses
 
 _SLOW_MEMBERS = 10  # members that the slow methods look at
 _POWERS = (0.25, 0.5, 0.75)  # between the geometric pool at 0 and the linear one at 1
@@ -31,57 +31,59 @@ class Context:
     """What every method is told besides the problem."""
 
     metric: Metric
-    settings: Settings
+    settings: EnsembleSettings
     rng: np.random.Generator
     memory: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # what several methods need, found once
 
     @property
     def evaluations(self) -> int:
-        """What a blind search may spend: metrics that need all rows at once are slow."""
+        """What a derivative-free search may spend: metrics that need all rows at once are slow."""
         return 300 if self.metric.row_losses is not None else 120
 
 
-Method = Callable[[Problem, Context], Pool]
+Method = Callable[[EnsembleProblem, Context], Pool]
+Fit = Callable[[EnsembleProblem, Context], Mapping[str, Pool]]
+"""Fits every method of a menu, by name."""
 
 
-def single_best(problem: Problem, context: Context) -> Pool:
+def single_best(problem: EnsembleProblem, context: Context) -> Pool:
     """The member with the smallest loss."""
     return single(int(np.argmin(own_losses(problem, context.metric))), problem.num_members)
 
 
-def uniform(problem: Problem, context: Context) -> Pool:
+def uniform(problem: EnsembleProblem, context: Context) -> Pool:
     """The plain average of the best k members, k in 1, 2, 3, 5, 8, ... chosen by the metric."""
     order = np.argsort(own_losses(problem, context.metric), kind="stable")
     sizes = [size for size in (1, 2, 3, 5, 8, 12, 20, 30, 50) if size <= problem.num_members]
     trials = np.zeros((len(sizes), problem.num_members))
     for trial, size in zip(trials, sizes, strict=True):
         trial[order[:size]] = 1.0 / size
-    losses = blind.linear_losses(problem, context.metric)(trials)
-    return Pool("linear", trials[int(np.argmin(losses))])
+    losses = derivative_free.linear_losses(problem, context.metric)(trials)
+    return LinearPool(trials[int(np.argmin(losses))])
 
 
-def greedy(problem: Problem, context: Context) -> Pool:
+def greedy(problem: EnsembleProblem, context: Context) -> Pool:
     """Greedy selection with replacement and sorted start."""
-    return Pool("linear", greedy_weights(problem, context.metric, num_steps=context.settings.num_steps))
+    return LinearPool(greedy_weights(problem, context.metric, num_steps=context.settings.num_steps))
 
 
-def bagged_greedy(problem: Problem, context: Context) -> Pool:
+def bagged_greedy(problem: EnsembleProblem, context: Context) -> Pool:
     """Greedy selection bagged over members and rows."""
     chosen = screened(problem, context, context.settings.max_candidates)
     weights = bagged_greedy_weights(
         problem.members(chosen), context.metric, context.rng, num_steps=context.settings.num_steps
     )
-    return Pool("linear", trimmed(weights)).expand(chosen, problem.num_members)
+    return LinearPool(trimmed(weights)).expand(chosen, problem.num_members)
 
 
-def convex(problem: Problem, context: Context) -> Pool:
+def convex(problem: EnsembleProblem, context: Context) -> Pool:
     """The best simplex weights: exact where the metric allows it, else those of a smooth surrogate, then polished."""
     if "convex" not in context.memory:
         context.memory["convex"] = _convex_weights(problem, context)
-    return Pool("linear", context.memory["convex"])
+    return LinearPool(context.memory["convex"])
 
 
-def _convex_weights(problem: Problem, context: Context) -> np.ndarray:
+def _convex_weights(problem: EnsembleProblem, context: Context) -> np.ndarray:
     near = surrogate(context.metric, problem.task)
     if near.row_losses is log_losses:
         weights = log_loss_weights(problem.true_probability, problem.entry_weight, tolerance=1e-9).weights
@@ -89,22 +91,22 @@ def _convex_weights(problem: Problem, context: Context) -> np.ndarray:
         weights = squared_error_weights(problem.residual, problem.residual_weight).weights
     else:
         chosen = screened(problem, context, context.settings.max_candidates)
-        found = smooth.smoothed_weights(problem.members(chosen), near)
-        weights = Pool("linear", found).expand(chosen, problem.num_members).weights
+        found = gradient.smoothed_weights(problem.members(chosen), near)
+        weights = LinearPool(found).expand(chosen, problem.num_members).weights
     if context.metric.exact:
         return weights
     chosen = np.union1d(np.flatnonzero(weights), screened(problem, context, _SLOW_MEMBERS))
     start = weights[chosen]
-    better = blind.polished(problem.members(chosen), context.metric, start, evaluations=context.evaluations)
-    return Pool("linear", better).expand(chosen, problem.num_members).weights
+    better = derivative_free.polished(problem.members(chosen), context.metric, start, evaluations=context.evaluations)
+    return LinearPool(better).expand(chosen, problem.num_members).weights
 
 
-def bagged_convex(problem: Problem, context: Context) -> Pool:
+def bagged_convex(problem: EnsembleProblem, context: Context) -> Pool:
     """Convex weights for the metric's surrogate, stopped early and averaged over bootstraps of the rows."""
-    return Pool("linear", _bagged_weights(problem, context))
+    return LinearPool(_bagged_weights(problem, context))
 
 
-def _bagged_weights(problem: Problem, context: Context) -> np.ndarray:
+def _bagged_weights(problem: EnsembleProblem, context: Context) -> np.ndarray:
     if "bagged" not in context.memory:
         chosen = screened(problem, context, context.settings.max_candidates)
         smaller = problem.members(chosen)
@@ -117,7 +119,7 @@ def _bagged_weights(problem: Problem, context: Context) -> np.ndarray:
         else:
             bags = np.repeat(bags, problem.num_outputs, axis=1) / problem.num_outputs
             weights = bagging.bagged_squared_error_weights(smaller.residual, bags, steps=2 * steps)  # shorter ones
-        context.memory["bagged"] = Pool("linear", trimmed(weights)).expand(chosen, problem.num_members).weights
+        context.memory["bagged"] = LinearPool(trimmed(weights)).expand(chosen, problem.num_members).weights
     return context.memory["bagged"]
 
 
@@ -127,18 +129,18 @@ def trimmed(weights: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def geometric(problem: Problem, context: Context) -> Pool:
+def geometric(problem: EnsembleProblem, context: Context) -> Pool:
     """The geometric pool with the smallest log loss, weights pulled towards bagged convex ones."""
     prior = _bagged_weights(problem, context)
     chosen = np.flatnonzero(prior)
-    return smooth.geometric_pool(problem.members(chosen), prior=prior[chosen]).expand(chosen, problem.num_members)
+    return gradient.geometric_pool(problem.members(chosen), prior=prior[chosen]).expand(chosen, problem.num_members)
 
 
-def power(problem: Problem, context: Context) -> Pool:
+def power(problem: EnsembleProblem, context: Context) -> Pool:
     """The power mean with bagged convex weights, r in (0, 1] and the temperature chosen by log loss."""
     weights = _bagged_weights(problem, context)
     smaller = problem.members(np.flatnonzero(weights))
-    pools = [Pool("power", weights[weights > 0], parameter=r) for r in _POWERS]
+    pools = [PowerPool(weights[weights > 0], parameter=r) for r in _POWERS]
     tempered = [with_temperature(pool, smaller) for pool in pools]
     losses = [float(smaller.row_weight @ log_losses(p(smaller.predictions, problem.task), smaller)) for p in tempered]
     best = int(np.argmin(losses))
@@ -146,15 +148,15 @@ def power(problem: Problem, context: Context) -> Pool:
     return chosen.expand(np.flatnonzero(weights), problem.num_members)
 
 
-def exponential(problem: Problem, context: Context) -> Pool:
+def exponential(problem: EnsembleProblem, context: Context) -> Pool:
     """The exponential mean with convex weights, a chosen by the surrogate."""
-    if problem.task is not Task.REGRESSION:
+    if problem.task is not PredictionTask.REGRESSION:
         return _exponential(problem, context, (0.05, 8.0))
     spread = max(float(problem.target.std()), 1e-12)
     return _exponential(problem, context, (0.01 / spread, 4.0 / spread))
 
 
-def _exponential(problem: Problem, context: Context, limits: tuple[float, float]) -> Pool:
+def _exponential(problem: EnsembleProblem, context: Context, limits: tuple[float, float]) -> Pool:
     chosen = relevant(problem, context)
     smaller = problem.members(chosen)
     weights = convex(problem, context).weights[chosen]
@@ -162,14 +164,14 @@ def _exponential(problem: Problem, context: Context, limits: tuple[float, float]
     near = surrogate(context.metric, problem.task)
 
     def loss(parameter: float) -> float:
-        pool = Pool("exponential", weights, parameter=parameter)
+        pool = ExponentialPool(weights, parameter=parameter)
         return near.loss(pool(smaller.predictions, problem.task), smaller)
 
     answer = minimize_scalar(loss, bounds=limits, method="bounded", options={"xatol": 0.02 * limits[1], "maxiter": 12})
-    return Pool("exponential", weights, parameter=float(answer.x)).expand(chosen, problem.num_members)
+    return ExponentialPool(weights, parameter=float(answer.x)).expand(chosen, problem.num_members)
 
 
-def rank(problem: Problem, context: Context) -> Pool:
+def rank(problem: EnsembleProblem, context: Context) -> Pool:
     """The average of ranks, weights by greedy selection on the ranks."""
     chosen = screened(problem, context, _SLOW_MEMBERS)
     smaller = problem.members(chosen)
@@ -180,34 +182,38 @@ def rank(problem: Problem, context: Context) -> Pool:
     return rank_pool(smaller.predictions, weights).expand(chosen, problem.num_members)
 
 
-def stacking(problem: Problem, context: Context) -> Pool:
+def stacking(problem: EnsembleProblem, context: Context) -> Pool:
     """A linear model on the members' outputs, strongly regularised."""
     chosen = relevant(problem, context)
-    return smooth.stacking_pool(problem.members(chosen), ridge=0.1).expand(chosen, problem.num_members)
+    return gradient.stacking_pool(problem.members(chosen), ridge=0.1).expand(chosen, problem.num_members)
 
 
-def nelder_mead(problem: Problem, context: Context) -> Pool:
+def nelder_mead(problem: EnsembleProblem, context: Context) -> Pool:
     """Nelder-Mead on the weights of the best few members."""
     chosen = screened(problem, context, _SLOW_MEMBERS)
-    weights = blind.nelder_mead_weights(problem.members(chosen), context.metric, evaluations=context.evaluations)
-    return Pool("linear", weights).expand(chosen, problem.num_members)
+    weights = derivative_free.nelder_mead_weights(
+        problem.members(chosen), context.metric, evaluations=context.evaluations
+    )
+    return LinearPool(weights).expand(chosen, problem.num_members)
 
 
-def random_search(problem: Problem, context: Context) -> Pool:
+def random_search(problem: EnsembleProblem, context: Context) -> Pool:
     """The best of random weights of the best few members."""
     chosen = screened(problem, context, _SLOW_MEMBERS)
-    weights = blind.random_weights(problem.members(chosen), context.metric, context.rng, draws=context.evaluations)
-    return Pool("linear", weights).expand(chosen, problem.num_members)
+    weights = derivative_free.random_weights(
+        problem.members(chosen), context.metric, context.rng, draws=context.evaluations
+    )
+    return LinearPool(weights).expand(chosen, problem.num_members)
 
 
-def screened(problem: Problem, context: Context, count: int) -> np.ndarray:
+def screened(problem: EnsembleProblem, context: Context, count: int) -> np.ndarray:
     """Indices of the `count` members with the smallest losses, in order of index."""
     if problem.num_members <= count:
         return np.arange(problem.num_members)
     return np.sort(np.argsort(own_losses(problem, context.metric), kind="stable")[:count])
 
 
-def relevant(problem: Problem, context: Context) -> np.ndarray:
+def relevant(problem: EnsembleProblem, context: Context) -> np.ndarray:
     """Indices of the members worth a slow look: those with the largest convex weights, and the best few alone."""
     weights = convex(problem, context).weights
     largest = np.argsort(-weights, kind="stable")[:_SLOW_MEMBERS]
@@ -251,37 +257,32 @@ class Menu:
         """Names of the cheaper versions of the default, each with its number of members."""
         return {f"{self.default}, best {k}": k for k in _CHEAPER if self.default and k < num_members}
 
-    def fit(self, problem: Problem, context: Context) -> dict[str, Pool]:
+    def fit(self, problem: EnsembleProblem, context: Context) -> dict[str, Pool]:
         """Fits them all; names say what was done: "greedy", "greedy + temperature", "calibrated greedy"."""
         pools = {name: METHODS[name](problem, context) for name in self.plain}
         for name in self.tempered:
             pools[f"{name} + temperature"] = with_temperature(pools[name], problem)
         for name, count in self.cheaper(problem.num_members).items():
-            smaller = pruned(pools[self.default], count)
+            smaller = pools[self.default].pruned(count)
             pools[name] = with_temperature(smaller, problem) if context.settings.temperature else smaller
         if self.calibrated:
             inner, betas = calibrated_members(problem)
-            afresh = dataclasses.replace(context, memory={})
+            afresh = dataclasses.replace(context, memory={})  # what was found on members as they are does not hold
             for name in self.calibrated:
-                pool = dataclasses.replace(METHODS[name](inner, afresh), member_inverse_temperatures=betas)
+                pool = METHODS[name](inner, afresh)
+                assert isinstance(pool, TemperedPool)  # `CALIBRATED` names no others
+                pool = dataclasses.replace(pool, member_inverse_temperatures=betas)
                 pools[f"calibrated {name}"] = with_temperature(pool, problem)
         return pools
 
 
-def pruned(pool: Pool, count: int) -> Pool:
-    """The pool of the members with the largest weights; not for pools whose weights depend on each other."""
-    weights = pool.weights.copy()
-    weights[np.argsort(-weights, kind="stable")[count:]] = 0.0
-    return dataclasses.replace(pool, weights=weights / weights.sum())
-
-
-def menu(task: Task, metric: Metric, settings: Settings) -> Menu:
+def menu(task: PredictionTask, metric: Metric, settings: EnsembleSettings) -> Menu:
     """The methods that make sense for a task and a metric."""
     names = ["single best", "uniform", "greedy", "bagged greedy", "convex"]
     if surrogate(metric, task).row_losses in (log_losses, squared_errors):
         names += ["bagged convex"]
     if not metric.exact:
-        # Where the convex weights are exact, blind searches answer the same question, later and less well.
+        # Where the convex weights are exact, derivative-free searches answer the same question, later and less well.
         names += ["nelder-mead", "random search"]
     if metric.quantiles is None and (task.probabilistic or metric.row_losses is squared_errors):
         names += ["stacking"]  # for values it minimises squared error, so only where that is asked for
@@ -296,14 +297,14 @@ def menu(task: Task, metric: Metric, settings: Settings) -> Menu:
     return Menu(tuple(names), TEMPERED, CALIBRATED, default)
 
 
-def menu_of_one(method: str, task: Task, settings: Settings) -> Menu:
+def menu_of_one(method: str, task: PredictionTask, settings: EnsembleSettings) -> Menu:
     """The menu of a user who named a method; the single best member stays on it, to be compared with."""
     plain = ("single best",) if method == "single best" else ("single best", method)
     tempered = (method,) if task.probabilistic and settings.temperature and method in TEMPERED else ()
     return Menu(plain, tempered)
 
 
-def menu_named(method: str, problem: Problem, metric: Metric, settings: Settings) -> Menu:
+def menu_named(method: str, problem: EnsembleProblem, metric: Metric, settings: EnsembleSettings) -> Menu:
     """The menu for "auto", or for a method that the user named.
 
     Raises:
@@ -325,3 +326,38 @@ def menu_named(method: str, problem: Problem, metric: Metric, settings: Settings
             )
         )
     return menu_of_one("single best" if alone else name, problem.task, settings)
+
+
+def within(fit: Fit, budget: CostBudget, costs: Costs) -> Fit:
+    """The same fit of methods, on the members that greedy selection would buy with the budget."""
+    if not budget.limited:
+        return fit
+
+    def limited(problem: EnsembleProblem, context: Context) -> dict[str, Pool]:
+        chosen = affordable(problem, context, budget, costs)
+        pools = fit(problem.members(chosen), context)
+        return {name: pool.expand(chosen, problem.num_members) for name, pool in pools.items()}
+
+    return limited
+
+
+def affordable(problem: EnsembleProblem, context: Context, budget: CostBudget, costs: Costs) -> np.ndarray:
+    """Indices of members chosen greedily until nothing more fits the budget.
+
+    The first is the best member that fits. Then the member that helps most among those that still fit, and so on;
+    once no more helps, the rest of the budget is not spent.
+    """
+    own = own_losses(problem, context.metric)
+    fitting = [index for index in np.argsort(own, kind="stable") if costs.fits([int(index)], budget)]
+    chosen = [int(fitting[0])]
+    while True:
+        open_ones = [i for i in range(problem.num_members) if i not in chosen and costs.fits([*chosen, i], budget)]
+        if not open_ones:
+            break
+        among = np.array([*chosen, *open_ones])
+        path = greedy_path(problem.members(among), context.metric, num_steps=context.settings.num_steps)
+        new = next((int(among[member]) for member, _ in path if member >= len(chosen)), None)
+        if new is None:
+            break
+        chosen.append(new)
+    return np.sort(chosen)

@@ -1,11 +1,7 @@
 """The choice among methods, and a gain that may be believed.
 
-Every method is *cross-fitted*: fitted on k - 1 folds of the rows, scored on the fold left out. The best cross-fitted
-score of many methods is itself too good to be true, so the choice is cross-fitted as well (*nested*): for each fold
-the method is chosen without that fold's rows, by fits that never saw them. What is printed is the gain of the whole
+Every method is cross-fitted, and so is the choice among them (`crossfit`): what is printed is the gain of the whole
 procedure on rows that neither the weights nor the choice had seen.
-
-Nesting needs fits without fold a, without folds a and b, and on everything: k + k(k - 1)/2 + 1 fits per method.
 
 Two questions, asked one after the other.
 
@@ -26,20 +22,16 @@ whatever the shape of the gains; with few rows, where a handful decides, the mea
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from manyfit.core.seeds import generator
-from manyfit.ensemble.losses import Losses, standard_errors
-from manyfit.ensemble.methods import DEFAULTS, Context
+from manyfit.ensemble.choosing.crossfit import CrossFit, Losses, standard_errors
+from manyfit.ensemble.choosing.methods import DEFAULTS, Fit
 from manyfit.ensemble.metrics import Metric, log_losses
 from manyfit.ensemble.pools import Pool
-from manyfit.ensemble.problem import Problem, Task
-from manyfit.ensemble.settings import Settings
-
-Fit = Callable[[Problem, Context], Mapping[str, Pool]]
-Predictions = Mapping[str, np.ndarray]
+from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
+from manyfit.ensemble.settings import EnsembleSettings
 
 BASELINES = ("single best", "single best + temperature")
 _SHARE_GIVEN_UP = 0.02  # of the gain, for fewer members
@@ -67,7 +59,7 @@ class Gain:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Candidate:
+class FittedMethod:
     """One method: its pool fitted on all rows, and its cross-fitted result."""
 
     name: str
@@ -84,92 +76,27 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Choice:
+class MethodChoice:
     """What was chosen, and why."""
 
     method: str
     pool: Pool
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[FittedMethod, ...]
     gain: Gain  # of the procedure over the single best member
     ensembling_gain: Gain  # over the single best member with a temperature: what several members add
     baseline_score: float  # cross-fitted score of the single best member
     score: float  # cross-fitted score of the procedure
     refused: bool
-    ensemble: Candidate  # the one that `gain` speaks of: what was chosen, or what was refused
+    ensemble: FittedMethod  # the one that `gain` speaks of: what was chosen, or what was refused
 
 
-def folds_of(problem: Problem, num_folds: int, rng: np.random.Generator) -> np.ndarray:
-    """(n,) fold of each row, classes spread evenly over the folds."""
-    order = rng.permutation(problem.num_rows)
-    if problem.task in (Task.MULTICLASS, Task.BINARY):
-        order = order[np.argsort(problem.target.reshape(-1)[order], kind="stable")]
-    fold = np.empty(problem.num_rows, dtype=np.int64)
-    fold[order] = np.arange(problem.num_rows) % num_folds
-    return fold
+def best_ensemble(losses: Losses, sizes: Mapping[str, int], settings: EnsembleSettings) -> str:
+    """The default method or what is proven better, and then the cheapest version of it that is nearly as good.
 
-
-class CrossFit:
-    """Fits of every method without each fold and without each pair of folds, made when they are first asked for."""
-
-    def __init__(self, problem: Problem, fit: Fit, metric: Metric, settings: Settings, seed: int) -> None:
-        self.problem = problem
-        self.fit = fit
-        self.metric = metric
-        self.settings = settings
-        self.seed = seed
-        self.num_folds = settings.folds(problem.num_rows)
-        self.fold = folds_of(problem, self.num_folds, generator(seed, "folds"))
-        self._fitted: dict[tuple[int, ...], Mapping[str, Pool]] = {}
-
-    def pools(self, *left_out: int) -> Mapping[str, Pool]:
-        """Every method's pool, fitted on the rows outside the folds `left_out`."""
-        key = tuple(sorted(left_out))
-        if key not in self._fitted:
-            rows = self.problem.rows(np.flatnonzero(~np.isin(self.fold, key))) if key else self.problem
-            rng = generator(self.seed, "methods", *key)
-            self._fitted[key] = self.fit(rows, Context(self.metric, self.settings, rng))
-        return self._fitted[key]
-
-    def predictions(self, without: int | None = None) -> dict[str, np.ndarray]:
-        """(n, C) out-of-fold predictions of every method.
-
-        Args:
-            without: a fold that neither fits nor predicts; its rows are left out of the answer.
-        """
-        answer: dict[str, np.ndarray] = {}
-        for k in range(self.num_folds):
-            if k == without:
-                continue
-            rows = np.flatnonzero(self.fold == k)
-            part = self.problem.predictions[:, rows]
-            for name, pool in (self.pools(k) if without is None else self.pools(k, without)).items():
-                empty = np.empty(self.problem.predictions.shape[1:])
-                answer.setdefault(name, empty)[rows] = pool(part, self.problem.task)
-        if without is None:
-            return answer
-        kept = self.fold != without
-        return {name: array[kept] for name, array in answer.items()}
-
-    def nested(self) -> dict[str, np.ndarray]:
-        """(n, C) predictions of the procedure, its baseline and the single best, each on rows unseen by them."""
-        shape = self.problem.predictions.shape[1:]
-        answer = {name: np.empty(shape) for name in ("procedure", "baseline", "single best")}
-        for k in range(self.num_folds):
-            rows = np.flatnonzero(self.fold == k)
-            part, pools = self.problem.predictions[:, rows], self.pools(k)
-            sizes = {name: len(pool.support) for name, pool in pools.items()}
-            others = self.problem.rows(np.flatnonzero(self.fold != k))
-            losses = Losses(self.metric, others, [self.predictions(without=k)], precise=False)
-            chosen = best_ensemble(losses, sizes, self.settings)
-            singles = [name for name in BASELINES if name in sizes]
-            calibrated = cheapest(losses, sizes, min(singles, key=lambda name: losses.mean[name]), singles)
-            for role, name in zip(answer, (chosen, calibrated, "single best"), strict=True):
-                answer[role][rows] = pools[name](part, self.problem.task)
-        return answer
-
-
-def best_ensemble(losses: Losses, sizes: Mapping[str, int], settings: Settings) -> str:
-    """The default method or what is proven better, and then the cheapest version of it that is nearly as good."""
+    Two steps that pull apart on purpose. To *leave* the default takes proof, since the minimum of fifteen noisy scores
+    is mostly noise; to take fewer members of the same method takes only the absence of proof against it, since fewer
+    members are certainly cheaper. The baselines take no part: whether to combine at all is asked later, by `choose`.
+    """
     names = [name for name in sizes if name not in BASELINES] or list(sizes)
     best = min(names, key=lambda name: losses.mean[name])
     default = next((name for name in DEFAULTS if name in sizes), best)
@@ -180,6 +107,12 @@ def best_ensemble(losses: Losses, sizes: Mapping[str, int], settings: Settings) 
     gain = max(alone - losses.mean[leader], settings.least_gain * abs(alone))
     versions = [name for name in names if name.startswith(default)] if default in sizes else names
     return cheapest(losses, sizes, leader, versions, give_up=_SHARE_GIVEN_UP * gain)
+
+
+def _best_single(losses: Losses, sizes: Mapping[str, int]) -> str:
+    """The single best member, with a temperature where that is better by more than a standard error."""
+    singles = [name for name in BASELINES if name in sizes]
+    return cheapest(losses, sizes, min(singles, key=lambda name: losses.mean[name]), singles)
 
 
 def cheapest(
@@ -208,8 +141,8 @@ def _is_close(losses: Losses, name: str, best: str) -> bool:
 
 
 def choose(
-    problem: Problem, fit: Fit, metric: Metric, settings: Settings, seed: int, *, insist: bool = False
-) -> Choice:
+    problem: EnsembleProblem, fit: Fit, metric: Metric, settings: EnsembleSettings, seed: int, *, insist: bool = False
+) -> MethodChoice:
     """Chooses a method, fits it on all rows, and states what it gains.
 
     Args:
@@ -221,22 +154,26 @@ def choose(
         insist: the user named the method: choose among what is no baseline, and do not refuse.
     """
     repeats = _REPEATS if problem.num_rows < _FEW_ROWS else 1
-    repeats = _REPEATS if problem.num_rows < _FEW_ROWS else 1
     runs = [CrossFit(problem, fit, metric, settings, seed + repeat) for repeat in range(repeats)]
     final = runs[0].pools()
     losses = Losses(metric, problem, [run.predictions() for run in runs])
     candidates = {candidate.name: candidate for candidate in _table(losses, final)}
     sizes = {name: candidate.num_members for name, candidate in candidates.items()}
     chosen = ensemble = candidates[best_ensemble(losses, sizes, settings)]
-    stated = Losses(metric, problem, [run.nested() for run in runs])
-    gain = _gain(stated, "single best", "procedure", settings)
-    ensembling = _gain(stated, "baseline", "procedure", settings)
+
+    def pick(losses: Losses, sizes: Mapping[str, int]) -> tuple[str, str]:
+        return best_ensemble(losses, sizes, settings), _best_single(losses, sizes)
+
+    # `losses` chose, so it flatters what it chose. What is stated, and what refuses, are the nested ones.
+    stated = Losses(metric, problem, [run.nested(pick) for run in runs])
+    gain = gain_between(stated, "single best", "procedure", settings)
+    ensembling = gain_between(stated, "baseline", "procedure", settings)
     refused = settings.refuse and not insist and not (ensembling.proven and problem.num_members > 1)
     if refused:
-        calibration = _gain(stated, "single best", "baseline", settings)
+        calibration = gain_between(stated, "single best", "baseline", settings)
         singles = [candidates[name] for name in BASELINES if name in candidates]
         chosen = singles[-1] if calibration.proven else singles[0]
-    return Choice(
+    return MethodChoice(
         chosen.name,
         chosen.pool,
         tuple(sorted(candidates.values(), key=lambda c: c.loss)),
@@ -249,17 +186,17 @@ def choose(
     )
 
 
-def _table(losses: Losses, final: Mapping[str, Pool]) -> list[Candidate]:
+def _table(losses: Losses, final: Mapping[str, Pool]) -> list[FittedMethod]:
     best = min(final, key=lambda name: losses.mean[name])
     table = []
     for name, pool in final.items():
         score = losses.metric.to_score(losses.mean[name], losses.problem)
         _, error = losses.difference(name, best)
-        table.append(Candidate(name, pool, losses.mean[name], score, error, _is_close(losses, name, best)))
+        table.append(FittedMethod(name, pool, losses.mean[name], score, error, _is_close(losses, name, best)))
     return table
 
 
-def _gain(losses: Losses, before: str, after: str, settings: Settings) -> Gain:
+def gain_between(losses: Losses, before: str, after: str, settings: EnsembleSettings) -> Gain:
     metric, problem = losses.metric, losses.problem
     difference, error = losses.difference(before, after)
     level = losses.mean[before]
@@ -271,8 +208,7 @@ def _gain(losses: Losses, before: str, after: str, settings: Settings) -> Gain:
     doubt = 1.0 - settings.confidence
     low, high, bound = losses.bounds(before, after, (1.0 - doubt / 2, doubt / 2, settings.proof))
     gain = Gain(*(number * unit for number in (difference, low, high, error, bound, settings.least_gain * abs(level))))
-    if (
-        metric.row_losses is not log_losses or problem.task is Task.MULTILABEL or doubt <= 0
-    ):  # labels of a row go together
+    # The likelihood ratio multiplies over independent rows; the labels of one row in a multi-label task are not.
+    if metric.row_losses is not log_losses or problem.task is PredictionTask.MULTILABEL or doubt <= 0:
         return gain
     return dataclasses.replace(gain, evidence=losses.num_rows * difference, enough=float(np.log(1.0 / doubt)))

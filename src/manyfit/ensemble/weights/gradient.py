@@ -7,22 +7,33 @@ v (N,) row weights.
   (2) df/dw_i = sum_jc v_j (Q - e)_jc L_ijc
 Weights of the geometric pool need not sum to one: their sum is an inverse temperature, so weights and calibration
 are one convex fit.
+
+L-BFGS factorises matrices of twenty rows; OpenBLAS starts all its threads for each of them, and on a busy machine most
+of the time goes into waiting for them: a fit that takes 1.2 s of processor time with one thread took 8 s with two.
+`one_thread` limits them where `threadpoolctl` is installed, which comes with scikit-learn; elsewhere nothing changes.
 """
 
 from __future__ import annotations
+
+import contextlib
+import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
 from manyfit.ensemble.metrics import Metric
-from manyfit.ensemble.pools import Pool, log_clipped, softmax
-from manyfit.ensemble.problem import Problem, two_columns
+from manyfit.ensemble.pools import GeometricPool, StackingPool, log_clipped, softmax
+from manyfit.ensemble.problem import EnsembleProblem, two_columns
+
+if TYPE_CHECKING:  # it may not be installed
+    from threadpoolctl import ThreadpoolController
 
 _PRIOR_DEVIATION = 0.1  # of the weights of a geometric pool
 
 
-def expanded(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+def expanded(problem: EnsembleProblem) -> tuple[np.ndarray, np.ndarray]:
     """(S, N, C) log-probabilities with two-class columns unfolded, and the (N, C) one-hot truth."""
     if problem.task.two_class:
         truth = two_columns(problem.target[None])[0]
@@ -30,7 +41,9 @@ def expanded(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     return log_clipped(problem.predictions.astype(np.float64)), problem.one_hot
 
 
-def geometric_pool(problem: Problem, *, prior: np.ndarray | None = None, iterations: int = 200) -> Pool:
+def geometric_pool(
+    problem: EnsembleProblem, *, prior: np.ndarray | None = None, iterations: int = 200
+) -> GeometricPool:
     """The geometric pool with the smallest log loss; the temperature is within its weights, equation (1).
 
     Args:
@@ -53,7 +66,7 @@ def geometric_pool(problem: Problem, *, prior: np.ndarray | None = None, iterati
     options = {"maxiter": iterations, "ftol": 1e-12, "gtol": 1e-8}
     answer = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(logs), options=options)
     weights = np.where(answer.x < 1e-6 * answer.x.sum(), 0.0, answer.x)
-    return Pool("geometric", weights) if weights.any() else Pool("geometric", start)
+    return GeometricPool(weights if weights.any() else start)
 
 
 def _cross_entropy(logits: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> tuple[float, np.ndarray]:
@@ -64,7 +77,7 @@ def _cross_entropy(logits: np.ndarray, truth: np.ndarray, weight: np.ndarray) ->
     return value, (exponent / total - truth) * weight[:, None]
 
 
-def stacking_pool(problem: Problem, *, ridge: float, iterations: int = 60) -> Pool:
+def stacking_pool(problem: EnsembleProblem, *, ridge: float, iterations: int = 60) -> StackingPool:
     """A regularised linear model on the members' outputs: log-probabilities for classes, values for regression.
 
     One weight per member and column, and a bias per column, pulled towards the plain average with strength `ridge`.
@@ -88,10 +101,10 @@ def stacking_pool(problem: Problem, *, ridge: float, iterations: int = 60) -> Po
 
     answer = minimize(loss, prior, jac=True, method="L-BFGS-B", options={"maxiter": iterations, "gtol": 1e-7})
     matrix = answer.x[:-num_classes].reshape(num_members, num_classes)
-    return Pool("stacking", _importance(matrix), class_weights=matrix, bias=answer.x[-num_classes:])
+    return StackingPool(_importance(matrix), class_weights=matrix, bias=answer.x[-num_classes:])
 
 
-def _ridge_pool(problem: Problem, ridge: float) -> Pool:
+def _ridge_pool(problem: EnsembleProblem, ridge: float) -> StackingPool:
     """Solves min sum_j v_j (p_j a + b - y_j)^2 + ridge * scale * |a - 1/S|^2 for every output."""
     num_members, _, num_outputs = problem.predictions.shape
     matrix, bias = np.zeros((num_members, num_outputs)), np.zeros(num_outputs)
@@ -106,7 +119,7 @@ def _ridge_pool(problem: Problem, ridge: float) -> Pool:
         change = np.linalg.solve(gram + ridge * scale * np.eye(num_members), centered.T @ (rest * problem.row_weight))
         matrix[:, column] = 1.0 / num_members + change
         bias[column] = middle - center @ matrix[:, column]
-    return Pool("stacking", _importance(matrix), class_weights=matrix, bias=bias)
+    return StackingPool(_importance(matrix), class_weights=matrix, bias=bias)
 
 
 def _importance(matrix: np.ndarray) -> np.ndarray:
@@ -115,7 +128,7 @@ def _importance(matrix: np.ndarray) -> np.ndarray:
     return np.where(mean == 0, 1e-12, mean)
 
 
-def smoothed_weights(problem: Problem, metric: Metric, *, iterations: int = 100) -> np.ndarray:
+def smoothed_weights(problem: EnsembleProblem, metric: Metric, *, iterations: int = 100) -> np.ndarray:
     """Simplex weights under a smoothed absolute or pinball loss: the kink is rounded within a twentieth of the errors.
 
     (3) l(d) = tau d + h log(1 + exp(-d / h)),  d = y - p;   absolute loss is twice the pinball loss at 1/2
@@ -138,3 +151,18 @@ def smoothed_weights(problem: Problem, metric: Metric, *, iterations: int = 100)
     weights = softmax(answer.x)
     weights[weights < 1e-4] = 0.0
     return weights / weights.sum()
+
+
+@functools.cache
+def _controller() -> ThreadpoolController | None:
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return None
+    return ThreadpoolController()
+
+
+def one_thread() -> contextlib.AbstractContextManager[object]:
+    """A context in which BLAS uses one thread, where that can be told to it."""
+    controller = _controller()
+    return contextlib.nullcontext() if controller is None else controller.limit(limits=1, user_api="blas")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
-from manyfit.ensemble.choice import BASELINES, Choice
+from manyfit.ensemble.choosing.choice import BASELINES, MethodChoice
 from manyfit.ensemble.diversity import (
     COPIES,
     Decomposition,
@@ -17,15 +17,13 @@ from manyfit.ensemble.diversity import (
     log_decomposition,
     squared_decomposition,
 )
+from manyfit.ensemble.members import EnsembleMember
 from manyfit.ensemble.metrics import Metric
-from manyfit.ensemble.pools import Pool, sharpened
-from manyfit.ensemble.problem import Problem
-from manyfit.ensemble.selection import own_losses
-from manyfit.ensemble.weights import log_loss_weights, squared_error_weights
+from manyfit.ensemble.pools import LinearPool, Pool, TemperedPool, sharpened
+from manyfit.ensemble.problem import EnsembleProblem
+from manyfit.ensemble.weights.exact import log_loss_weights, squared_error_weights
+from manyfit.ensemble.weights.greedy import own_losses
 from manyfit.stats.pareto import non_dominated
-
-if TYPE_CHECKING:
-    from manyfit.ensemble.ensemble import Ensemble
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Explanation:
     names: tuple[str, ...]  # of the rows and columns of `diversity`
     optimality_gap: float | None  # of the convex weights, in the unit of the surrogate; None if others were chosen
     front: tuple[FrontPoint, ...]  # what each cost buys at best, cheapest first
-    choice: Choice
+    choice: MethodChoice
     metric: Metric
     notes: tuple[str, ...]
     pool_text: str
@@ -81,58 +79,58 @@ class Explanation:
         return "\n".join([*_headline(self), *_diversity_lines(self), *_member_lines(self), *_front_lines(self)])
 
 
-def explain_ensemble(ensemble: Ensemble) -> Explanation:
-    """Makes the explanation of a fitted ensemble.
+@dataclasses.dataclass(frozen=True, eq=False)
+class FittedParts:
+    """What an explanation is made of: the parts of an ensemble that was fitted here."""
 
-    Raises:
-        UsageError: it was loaded, so the rows are not here.
-    """
-    problem, result = ensemble.problem, ensemble.choice
-    if problem is None or result is None:
-        from manyfit.core.errors import UsageError, explain
+    members: Sequence[EnsembleMember]
+    pool: Pool  # among all members
+    problem: EnsembleProblem  # of all members; NaN where predictions could not be used
+    choice: MethodChoice
+    metric: Metric
+    notes: Sequence[str]
+    seconds_per_row: np.ndarray | None  # (M,), NaN where it was not measured
 
-        raise UsageError(
-            explain(
-                "Ensemble.explanation",
-                "an ensemble that was loaded from disk",
-                "a freshly fitted ensemble",
-                "Fit again, or keep the text of summary() beside the saved ensemble.",
-            )
-        )
+
+def explain_fit(parts: FittedParts) -> Explanation:
+    """Makes the explanation of a fitted ensemble."""
+    problem, result = parts.problem, parts.choice
     flat = problem.predictions.reshape(problem.num_members, -1)
     finite = np.flatnonzero(np.isfinite(flat).all(axis=1))
     seen = problem.members(finite)
-    names = tuple(ensemble.members[index].name for index in finite)
+    names = tuple(parts.members[index].name for index in finite.tolist())
     measured = diversity(seen)
     return Explanation(
-        members=tuple(_facts(ensemble, problem, finite, measured)),
-        decompositions=tuple(_decompositions(seen, ensemble.pool, finite)),
+        members=tuple(_facts(parts, finite, measured)),
+        decompositions=tuple(_decompositions(seen, parts.pool, finite)),
         diversity=measured,
         names=names,
-        optimality_gap=_gap(seen, ensemble.metric, ensemble.pool, result, finite),
-        front=_front(ensemble, result),
+        optimality_gap=_gap(seen, parts.metric, parts.pool, result, finite),
+        front=_front(parts),
         choice=result,
-        metric=ensemble.metric,
-        notes=tuple(ensemble.notes),
-        pool_text=ensemble.pool.describe(),
+        metric=parts.metric,
+        notes=tuple(parts.notes),
+        pool_text=parts.pool.describe(),
     )
 
 
-def _decompositions(problem: Problem, pool: Pool, finite: np.ndarray) -> list[Decomposition]:
+def _decompositions(problem: EnsembleProblem, pool: Pool, finite: np.ndarray) -> list[Decomposition]:
     weights = np.maximum(pool.weights[finite], 0.0)
     if weights.sum() <= 0 or (weights > 0).sum() < 2:
         return []
     weights = weights / weights.sum()
-    if pool.member_inverse_temperatures is not None:
+    if isinstance(pool, TemperedPool) and pool.member_inverse_temperatures is not None:
         betas = pool.member_inverse_temperatures[finite]
         problem = dataclasses.replace(problem, predictions=sharpened(problem.predictions, betas, problem.task))
     if not problem.task.probabilistic:
         return [squared_decomposition(problem, weights)]
-    return [log_decomposition(problem, weights, geometric=pool.kind in ("geometric", "stacking"))]
+    return [log_decomposition(problem, weights, geometric=pool.averages_logs)]
 
 
-def _gap(problem: Problem, metric: Metric, pool: Pool, result: Choice, finite: np.ndarray) -> float | None:
-    if not result.method.startswith("convex") or pool.kind != "linear":
+def _gap(
+    problem: EnsembleProblem, metric: Metric, pool: Pool, result: MethodChoice, finite: np.ndarray
+) -> float | None:
+    if not result.method.startswith("convex") or not isinstance(pool, LinearPool):
         return None
     if problem.task.probabilistic and metric.name == "log_loss":
         return log_loss_weights(problem.true_probability, problem.entry_weight, tolerance=1e-9).gap
@@ -141,19 +139,19 @@ def _gap(problem: Problem, metric: Metric, pool: Pool, result: Choice, finite: n
     return None
 
 
-def _facts(ensemble: Ensemble, problem: Problem, finite: np.ndarray, measured: Diversity) -> list[MemberFacts]:
-    metric, pool = ensemble.metric, ensemble.pool
+def _facts(parts: FittedParts, finite: np.ndarray, measured: Diversity) -> list[MemberFacts]:
+    problem, metric, pool = parts.problem, parts.metric, parts.pool
     own = np.full(problem.num_members, np.nan)
     own[finite] = own_losses(problem.members(finite), metric)
     whole = metric.loss(pool(problem.predictions, problem.task), problem)
     answer = []
-    for index, member in enumerate(ensemble.members):
+    for index, member in enumerate(parts.members):
         place = np.flatnonzero(finite == index)
         near = finite[np.flatnonzero(measured.copies[place[0]])] if len(place) else np.array([], dtype=int)
         without = _loss_without(pool, index, problem, metric)
         seeds = [
             other.name
-            for other in ensemble.members
+            for other in parts.members
             if other is not member and member.configuration is not None and other.configuration == member.configuration
         ]
         weight = float(pool.weights[index])
@@ -163,50 +161,47 @@ def _facts(ensemble: Ensemble, problem: Problem, finite: np.ndarray, measured: D
                 weight,
                 metric.to_score(float(own[index]), problem),
                 None if without is None else metric.to_score(without, problem),
-                tuple(ensemble.members[k].name for k in near),
+                tuple(parts.members[k].name for k in near.tolist()),
                 tuple(seeds),
                 member.num_bytes,
-                _reason(ensemble, problem, index, own, whole, without, near),
+                _reason(parts, index, own, whole, without, near),
             )
         )
     return answer
 
 
-def _loss_without(pool: Pool, index: int, problem: Problem, metric: Metric) -> float | None:
-    if pool.weights[index] == 0 or len(pool.support) < 2 or pool.kind == "stacking":
+def _loss_without(pool: Pool, index: int, problem: EnsembleProblem, metric: Metric) -> float | None:
+    if pool.weights[index] == 0 or len(pool.support) < 2:
         return None
-    weights = pool.weights.copy()
-    weights[index] = 0.0
-    weights *= pool.weights.sum() / weights.sum()
-    return metric.loss(dataclasses.replace(pool, weights=weights)(problem.predictions, problem.task), problem)
+    other = pool.without(index)
+    return None if other is None else metric.loss(other(problem.predictions, problem.task), problem)
 
 
 def _reason(
-    ensemble: Ensemble,
-    problem: Problem,
+    parts: FittedParts,
     index: int,
     own: np.ndarray,
     whole: float,
     without: float | None,
     near: np.ndarray,
 ) -> str:
-    weights = ensemble.pool.weights
+    weights = parts.pool.weights
     if not np.isfinite(own[index]):
         return "its predictions are not all finite"
     best = int(np.nanargmin(own))
     if weights[index] != 0:
-        if len(ensemble.pool.support) == 1:
+        if len(parts.pool.support) == 1:
             return "the best member alone" if index == best else "the only member that was chosen"
         if without is None:
             return "a coefficient of a linear model, not a share"
         return f"without it the loss would change by {without - whole:+.3g}"
     used = [int(k) for k in near if weights[k] != 0]
     if used:
-        return f"a copy of {ensemble.members[used[0]].name}, which is in already"
-    if ensemble.refused:
+        return f"a copy of {parts.members[used[0]].name}, which is in already"
+    if parts.choice.refused:
         return "no gain from several members is proven"
-    step = _loss_with(ensemble.pool, index, problem, ensemble.metric)
-    worse = f"alone {own[index] - own[best]:.3g} worse than {ensemble.members[best].name}"
+    step = _loss_with(parts.pool, index, parts.problem, parts.metric)
+    worse = f"alone {own[index] - own[best]:.3g} worse than {parts.members[best].name}"
     if step is not None and step > whole:
         return f"{worse}; a 5 % share of it would cost {step - whole:.3g}"
     return (
@@ -214,26 +209,24 @@ def _reason(
     )
 
 
-def _loss_with(pool: Pool, index: int, problem: Problem, metric: Metric, share: float = 0.05) -> float | None:
-    if pool.kind in ("stacking", "rank"):
-        return None
-    weights = pool.weights * (1 - share)
-    weights[index] = share * pool.weights.sum()
-    return metric.loss(dataclasses.replace(pool, weights=weights)(problem.predictions, problem.task), problem)
+def _loss_with(pool: Pool, index: int, problem: EnsembleProblem, metric: Metric, share: float = 0.05) -> float | None:
+    other = pool.with_share(index, share)
+    return None if other is None else metric.loss(other(problem.predictions, problem.task), problem)
 
 
-def _front(ensemble: Ensemble, result: Choice) -> tuple[FrontPoint, ...]:
-    num_bytes = np.array([member.num_bytes if member.models else np.nan for member in ensemble.members])
-    seconds = ensemble.seconds_per_row
+def _front(parts: FittedParts) -> tuple[FrontPoint, ...]:
+    result = parts.choice
+    num_bytes = np.array([member.num_bytes if member.models else np.nan for member in parts.members])
+    seconds = parts.seconds_per_row
     seconds = np.full(len(num_bytes), np.nan) if seconds is None else seconds
     # Candidates were fitted on the members whose predictions could be used.
-    usable = np.flatnonzero(np.isfinite(ensemble.problem.predictions).all(axis=(1, 2)))  # type: ignore[union-attr]
-    parts = [usable[candidate.pool.support] for candidate in result.candidates]
-    costs = np.array([[len(part), num_bytes[part].sum(), seconds[part].sum()] for part in parts])
+    usable = np.flatnonzero(np.isfinite(parts.problem.predictions).all(axis=(1, 2)))
+    groups = [usable[candidate.pool.support] for candidate in result.candidates]
+    costs = np.array([[len(part), num_bytes[part].sum(), seconds[part].sum()] for part in groups])
     known = np.isfinite(costs).all(axis=0)
     losses = np.array([[candidate.loss] for candidate in result.candidates])
     first = non_dominated(np.hstack([costs[:, known], losses]))
-    direction = 1 if ensemble.metric.maximise else -1
+    direction = 1 if parts.metric.maximise else -1
     alone = next(candidate.score for candidate in result.candidates if candidate.name == BASELINES[0])
     points = {
         (len(part), candidate.loss): FrontPoint(
@@ -244,7 +237,7 @@ def _front(ensemble: Ensemble, result: Choice) -> tuple[FrontPoint, ...]:
             int(cost[1]) if known[1] else None,
             float(cost[2]) if known[2] else None,
         )
-        for candidate, part, cost, kept in zip(result.candidates, parts, costs, first, strict=True)
+        for candidate, part, cost, kept in zip(result.candidates, groups, costs, first, strict=True)
         if kept
     }
     return tuple(points[key] for key in sorted(points))
