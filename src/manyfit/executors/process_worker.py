@@ -8,7 +8,7 @@ import sys
 import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 
 def main() -> None:
@@ -26,8 +26,7 @@ def _work(line: Connection, max_bytes: int, folder: Path) -> None:
     # Not at the top: which cores and devices there are has to be settled before Keras's backend looks.
     from manyfit.executors import memory
     from manyfit.executors.messages import Answer, Hello, Message, OverMemory
-    from manyfit.executors.versions import versions
-    from manyfit.executors.worker import serve
+    from manyfit.executors.worker import serve, versions
 
     speaking = threading.Lock()
 
@@ -64,5 +63,5 @@ def _end_with(driver: int) -> None:
     threading.Thread(target=look, name="driver-watch", daemon=True).start()
 
 
-def _nothing_to_fetch(handle: Any) -> Any:
+def _nothing_to_fetch(handle: object) -> NoReturn:
     raise TypeError(f"arrays of this pool are files, not {handle!r}")

@@ -8,7 +8,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +126,12 @@ class ProjectStore:
 
     # Project facts ---------------------------------------------------------------------------------------------
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: object = None) -> Any:
         """A named fact of the project (settings, seed, space)."""
         row = self._connection.execute("SELECT value FROM project WHERE name = ?", (name,)).fetchone()
         return default if row is None else json.loads(row[0])
 
-    def put(self, **facts: Any) -> None:
+    def put(self, **facts: object) -> None:
         """Commits named facts of the project."""
         with self.transaction() as connection:
             connection.executemany(
@@ -141,7 +141,7 @@ class ProjectStore:
 
     # Trials ----------------------------------------------------------------------------------------------------
 
-    def save_trials(self, rows: Iterable[Mapping[str, Any]], **facts: Any) -> None:
+    def save_trials(self, rows: Iterable[Mapping[str, Any]], **facts: object) -> None:
         """Commits trials, new or changed, and project facts, in one transaction.
 
         Args:
@@ -190,7 +190,9 @@ class ProjectStore:
                 [(*row[:5], json.dumps(dict(row[5]))) for row in rows],
             )
 
-    def save_execution(self, key: ExecutionKey, outcome: Mapping[str, Any], *, history: Any = None) -> None:
+    def save_execution(
+        self, key: ExecutionKey, outcome: Mapping[str, object], *, history: Sequence[Mapping[str, object]] | None = None
+    ) -> None:
         """Commits the outcome of an execution, and its epochs where they were not reported one by one.
 
         Args:

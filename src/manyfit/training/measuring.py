@@ -18,7 +18,7 @@ _NUM_CALLS = 20
 
 
 def take_measures(result: Result, model: keras.Model, task: Task) -> None:
-    """Adds to a result what its task wants measured (see `manyfit.core.measures`).
+    """Adds to a result what its task wants measured (see `manyfit.core.objective`).
 
     Args:
         result: of an execution with a score; others get nothing.
