@@ -1,10 +1,11 @@
-"""Keeps the predictions of a search, execution by execution, on rows that the execution did not train on."""
+"""What a search keeps for later: predictions of rows that an execution did not train on, and where models come from."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ from manyfit.training.folds import take_rows
 class DataSet:
     """The rows that executions validate on: all of `x`, or for each execution the rows of its fold."""
 
-    x: Any
-    y: Any
-    sample_weight: Any
+    x: object  # arrays with one row each, or a list or a dictionary of such
+    y: object
+    sample_weight: object
 
     @classmethod
     def of(cls, task: Task, folds: FoldPlan | None) -> DataSet | None:
@@ -48,7 +49,8 @@ class DataSet:
 class Keeper:
     """What a trainer calls with the trained models of a search: see `Task.keep`.
 
-    A prediction that fails costs the trial nothing: what is not kept is predicted anew when it is asked for.
+    A prediction that fails costs the trial nothing: what is not kept is predicted anew when it is asked for. A write
+    that fails ends the search, since the disk is full and the trials that follow would lose their weights as well.
 
     Args:
         archive: where to.
@@ -76,7 +78,7 @@ class Keeper:
             self._predict([(plan, model)], x, row_ids, positions)
 
     def _predict(
-        self, trained: Sequence[tuple[Plan, Any]], x: Any, row_ids: np.ndarray, positions: np.ndarray | None
+        self, trained: Sequence[tuple[Plan, Any]], x: object, row_ids: np.ndarray, positions: np.ndarray | None
     ) -> None:
         """Predicts the same rows with each model, and keeps what it said of them."""
         try:
@@ -109,5 +111,34 @@ class Keeper:
             ) from error
 
 
-def _array(values: Any) -> np.ndarray | None:
+def _array(values: object) -> np.ndarray | None:
     return None if values is None else np.asarray(values)
+
+
+class ModelOrigins(MutableMapping[Any, str]):
+    """Which trial a model came from, as long as the model lives. By identity: some estimators cannot be hashed."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, str]] = {}
+
+    def __getitem__(self, model: object) -> str:
+        reference, trial_id = self._known[id(model)]
+        if reference() is not model:  # the number of a model that is gone may be another's by now
+            raise KeyError(model)
+        return trial_id
+
+    def __setitem__(self, model: object, trial_id: str) -> None:
+        key = id(model)
+        self._known[key] = weakref.ref(model, lambda _: self._known.pop(key, None)), trial_id
+
+    def __delitem__(self, model: object) -> None:
+        del self._known[id(model)]
+
+    def __contains__(self, model: object) -> bool:
+        return id(model) in self._known and self._known[id(model)][0]() is model
+
+    def __iter__(self) -> Iterator[Any]:
+        return (model for reference, _ in list(self._known.values()) if (model := reference()) is not None)
+
+    def __len__(self) -> int:
+        return len(self._known)
