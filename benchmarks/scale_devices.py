@@ -31,11 +31,12 @@ def flops() -> dict[str, Any]:
     import numpy as np
 
     from manyfit.training.base import Task
-    from manyfit.training.population.capture import Shapes, trace
-    from manyfit.training.population.data import Rows, read_fit_arguments
-    from manyfit.training.population.epoch import RowsPass
+    from manyfit.training.population.data import Rows, Shapes, read_fit_arguments
     from manyfit.training.population.keras_side import build_symbolically, values_of, variables_of
-    from manyfit.training.population.program import Layout, Lift
+    from manyfit.training.population.layout import Layout
+    from manyfit.training.population.lift import Lift
+    from manyfit.training.population.passes import RowsPass
+    from manyfit.training.population.trace import trace
 
     layers = [keras.layers.Dense(64, activation="relu"), keras.layers.Dropout(0.3)]
     model = keras.Sequential([keras.Input((784,)), *layers, keras.layers.Dense(10, activation="softmax")])

@@ -137,7 +137,9 @@ class Dispatcher(Trainer):
         found = [programs for programs in self._programs.values() if programs is not None]
         if not found:
             return "Trials train in workers, one after another in each."
-        from manyfit.training.population.listing import Programs  # its package imports JAX, which other backends lack
+        from manyfit.training.population.program_report import (
+            Programs,  # its package imports JAX, which other backends lack
+        )
 
         reasons: dict[str, tuple[str, ...]] = {}
         for programs in found:

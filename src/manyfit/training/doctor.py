@@ -149,8 +149,8 @@ def _settings(backend: str) -> dict[str, str]:
     if backend != "jax":
         settings["trials"] = "train one after another through model.fit"
         return settings
+    from manyfit.training.population.compile import cache_folder
     from manyfit.training.population.layout import num_workers
-    from manyfit.training.population.persistence import cache_folder
     from manyfit.training.population.sizing import free_bytes
 
     cores = f"on {num_workers()} threads" if num_workers() > 1 else "side by side"

@@ -62,7 +62,7 @@ def exploring_builds(fuses: bool) -> contextlib.AbstractContextManager[None]:
     """Around the builds that explore a space, whose weights nobody trains: for a population they are drawn quickly."""
     if not fuses:
         return contextlib.nullcontext()
-    from manyfit.training.population.building import quick_building  # imports JAX
+    from manyfit.training.population.compile import quick_building  # imports JAX
 
     return quick_building()
 

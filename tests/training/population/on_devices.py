@@ -16,9 +16,10 @@ from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Task
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population
-from manyfit.training.population import family as families
-from manyfit.training.population.epoch import RowsPass
-from manyfit.training.population.program import Layout, Lift
+from manyfit.training.population import program as families
+from manyfit.training.population.layout import Layout
+from manyfit.training.population.lift import Lift
+from manyfit.training.population.passes import RowsPass
 
 NUM_MEMBERS = 11  # neither one nor two devices' worth
 RNG = np.random.default_rng(3)

@@ -12,10 +12,10 @@ from keras.optimizers import schedules
 
 from manyfit.training.base import Task
 from manyfit.training.population import keras_side
-from manyfit.training.population.capture import Shapes, complete, following, trace
-from manyfit.training.population.data import read_fit_arguments
+from manyfit.training.population.data import Shapes, read_fit_arguments
+from manyfit.training.population.lift import Lift
 from manyfit.training.population.probe import find_mismatch
-from manyfit.training.population.program import Lift
+from manyfit.training.population.trace import complete, following, trace
 from manyfit.training.seeding import seeded
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")

@@ -8,10 +8,9 @@ import jax
 import keras
 import pytest
 
-from manyfit.training.population import program as program_module
-from manyfit.training.population.layout import LayoutChoice
-from manyfit.training.population.program import Layout, compile_function
-from manyfit.training.population.remembered import Remembered, recall, remember
+from manyfit.training.population import compile as compile_module
+from manyfit.training.population.compile import compile_function
+from manyfit.training.population.layout import Layout, LayoutChoice, Remembered, recall, remember
 from manyfit.training.population.sizing import Sizing, slots_on_cores
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
@@ -141,10 +140,10 @@ def test_halving_is_for_good():
 
 
 def test_an_xla_without_the_older_emitters_still_compiles_quickly(monkeypatch):
-    program_module._quick_options.cache_clear()
-    both = program_module._quick_options()
+    compile_module.quick_options.cache_clear()
+    both = compile_module.quick_options()
     assert both["xla_backend_optimization_level"] == "0"
-    program_module._quick_options.cache_clear()
+    compile_module.quick_options.cache_clear()
     lowered = type(jax.jit(abs).lower(0.0))
     honest = lowered.compile
 
@@ -154,6 +153,6 @@ def test_an_xla_without_the_older_emitters_still_compiles_quickly(monkeypatch):
         return honest(self, compiler_options)
 
     monkeypatch.setattr(lowered, "compile", older)
-    assert program_module._quick_options() == {"xla_backend_optimization_level": "0"}
+    assert compile_module.quick_options() == {"xla_backend_optimization_level": "0"}
     assert compile_function(abs, (jax.numpy.array(-2.0),), quick=True).call(jax.numpy.array(-2.0)) == 2.0
-    program_module._quick_options.cache_clear()
+    compile_module.quick_options.cache_clear()

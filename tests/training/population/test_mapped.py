@@ -15,7 +15,7 @@ from manyfit.executors.process import ProcessExecutor, ProcessPool
 from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Task
 from manyfit.training.keras_fit import KerasFit
-from manyfit.training.population import Population, data, mapped
+from manyfit.training.population import Population, arrays, data
 from manyfit.training.population.data import Rows, Stream, read_fit_arguments
 
 pytestmark = [pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs JAX")]
@@ -48,7 +48,7 @@ def curve(x, **arguments):
 
 @pytest.fixture
 def everything_is_large(monkeypatch):
-    monkeypatch.setattr(data, "must_stream", lambda arrays: mapped.must_stream(arrays, small_bytes=0))
+    monkeypatch.setattr(data, "must_stream", lambda given: arrays.must_stream(given, small_bytes=0))
 
 
 def test_a_file_of_floats_is_computed_on_in_place(tmp_path, everything_is_large):
@@ -65,7 +65,7 @@ def test_what_would_have_to_be_copied_whole_is_streamed(tmp_path, everything_is_
         x = on_disk(tmp_path, X.astype("float64"))
     else:
         x = on_disk(tmp_path, np.concatenate([np.zeros((80, 1), "float32"), X], axis=1))[:, 1:]
-    assert mapped.is_mapped(x)
+    assert arrays.is_mapped(x)
     assert isinstance(read_fit_arguments(task(x)).training, Stream)
     np.testing.assert_allclose(curve(x, shuffle=False), curve(X, shuffle=False), rtol=1e-5)
 
@@ -77,8 +77,8 @@ def test_the_rows_of_a_split_are_still_a_file(tmp_path, everything_is_large):
 
 
 def test_arrays_in_memory_and_small_files_stay_resident(tmp_path):
-    assert not mapped.is_mapped(X) and not mapped.is_mapped(X[3:][:, 2:])
-    assert not mapped.must_stream([on_disk(tmp_path, X.astype("float64"))])
+    assert not arrays.is_mapped(X) and not arrays.is_mapped(X[3:][:, 2:])
+    assert not arrays.must_stream([on_disk(tmp_path, X.astype("float64"))])
 
 
 def test_arrays_that_begin_where_the_device_wants_them_are_not_copied(tmp_path):

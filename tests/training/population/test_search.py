@@ -18,7 +18,7 @@ import pytest
 
 import manyfit as kt
 from manyfit.core.records import Ending
-from manyfit.training.population.epoch import RowsPass
+from manyfit.training.population.passes import RowsPass
 from manyfit.training.population.rounds import Rounds
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")

@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
 if keras.backend.backend() == "jax":
-    from manyfit.training.population.program import Layout
+    from manyfit.training.population.layout import Layout
     from manyfit.training.population.session import Session
 
     FUSED, ALONE = Layout("scan", "vmap"), Layout("scan", "sequential")

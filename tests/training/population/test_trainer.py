@@ -17,12 +17,13 @@ from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Task, Trainer
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population, supported
-from manyfit.training.population import epoch as epoch_module
-from manyfit.training.population import family as family_module
 from manyfit.training.population import layout as layout_module
+from manyfit.training.population import passes as epoch_module
+from manyfit.training.population import program as family_module
 from manyfit.training.population import rounds as rounds_module
 from manyfit.training.population import session as session_module
-from manyfit.training.population.program import Layout, Lift
+from manyfit.training.population.layout import Layout
+from manyfit.training.population.lift import Lift
 from manyfit.training.population.rounds import Rounds
 
 pytestmark = [
@@ -307,7 +308,7 @@ def test_one_program_tries_a_layout_while_the_others_go_on(monkeypatch):
         monkeypatch.setattr(module, "num_workers", lambda: 2)
     options = (Layout("scan", "vmap"), Layout("scan", "sequential"))
     monkeypatch.setattr(family_module, "candidates", lambda trace, **_: options)
-    monkeypatch.setattr(layout_module, "_HOPED_GAIN", math.inf)
+    monkeypatch.setattr(layout_module, "HOPED_GAIN", math.inf)
     started = []
     honest = Rounds.start
     monkeypatch.setattr(Rounds, "start", lambda self, batches: (started.append(list(batches)), honest(self, batches)))

@@ -15,15 +15,14 @@ from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.keras_fit import CannotCopy, copy_callbacks
 from manyfit.training.models import build_model, check_size, ending_of
 from manyfit.training.population import keras_side
+from manyfit.training.population.arrays import State
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
-from manyfit.training.population.capture import CannotTrace, Trace, check_model, complete, is_complete, trace
 from manyfit.training.population.data import FitArguments
-from manyfit.training.population.epoch import RowsPass
-from manyfit.training.population.family import Family
-from manyfit.training.population.member import STORED_BY, Member
-from manyfit.training.population.program import State
-from manyfit.training.population.recognition import structure_key
-from manyfit.training.population.views import View, Views
+from manyfit.training.population.member import STORED_BY, Member, View, Views
+from manyfit.training.population.passes import RowsPass
+from manyfit.training.population.program import Family
+from manyfit.training.population.structure_key import structure_key
+from manyfit.training.population.trace import CannotTrace, Trace, check_model, complete, is_complete, trace
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
 from manyfit.training.seeding import seeded
 from manyfit.training.stored_state import read_state

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from manyfit.training.population.capture import CannotTrace
+from manyfit.training.population.arrays import State
 from manyfit.training.population.data import FitArguments
-from manyfit.training.population.family import Family
+from manyfit.training.population.layout import Layout
 from manyfit.training.population.member import Member
-from manyfit.training.population.program import Layout, State
+from manyfit.training.population.program import Family
+from manyfit.training.population.trace import CannotTrace
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

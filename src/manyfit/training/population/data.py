@@ -14,8 +14,7 @@ from manyfit.core.seeds import generator, seed_of
 from manyfit.training.base import Task
 from manyfit.training.data_order import FIT_SIGNATURE
 from manyfit.training.population import keras_side
-from manyfit.training.population.mapped import must_stream
-from manyfit.training.population.placement import on_every_device
+from manyfit.training.population.arrays import must_stream, on_every_device
 from manyfit.training.population.sizing import free_bytes
 from manyfit.training.seeding import seeded
 
@@ -170,6 +169,24 @@ class Stream:
         if shapes not in self.shapes:
             self.shapes.append(shapes)
         return self.shapes.index(shapes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """The data whose batches a step takes: their tree, and the shapes that occur. A stream's may become more."""
+
+    training: Rows | Stream
+    validation: Rows | Stream | None
+
+    def numbers(self) -> Iterator[tuple[str, int]]:
+        """The steps that there are: "train" or "test", and the number of a shape."""
+        for kind, source in (("train", self.training), ("test", self.validation)):
+            for number in range(0 if source is None else len(source.shapes)):
+                yield kind, number
+
+    def first_batch(self) -> Any:
+        """A training batch of shapes in place of arrays, as Keras packs it."""
+        return jax.tree.unflatten(self.training.structure, self.training.shapes[0])
 
 
 def generator_seed(seed: int, number: int) -> int:

@@ -1,26 +1,50 @@
-"""Which layout a family's passes run in: decided by timing real epochs, so that no measurement is thrown away.
+"""Which layout a program's passes run in: decided by timing real epochs, so that no measurement is thrown away.
 
 Every candidate is tried on epochs that have to be trained anyway; all that it costs is its compilation. A candidate
-is tried only where the work that is left could pay for that.
+is tried only where the work that is left could pay for that. What was found is remembered on disk beside the compiled
+programs: the next process then neither measures nor compiles what lost the first time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import json
 import math
 import os
+from pathlib import Path
+from typing import Literal
 
 import jax
 
-from manyfit.training.population.capture import Trace
-from manyfit.training.population.placement import num_devices
-from manyfit.training.population.program import Layout
+from manyfit.training.population.arrays import num_devices
+from manyfit.training.population.compile import cache_folder
+from manyfit.training.population.trace import Trace
 
 # A candidate must be able to save this much: guessed gain of an untried layout, as a share of the work that is left.
-_HOPED_GAIN = 0.2  # of the second most promising one
-_HOPED_GAIN_OF_OTHERS = 0.05
+HOPED_GAIN = 0.2  # of the second most promising one
+HOPED_GAIN_OF_OTHERS = 0.05
 _ENOUGH = 4  # timed epochs after which a layout is judged: while members are built, the first ones take longer
 _HOPELESS = 1.5  # times the best one's seconds: one epoch tells
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Layout:
+    """How a program runs its members and its steps.
+
+    Attributes:
+        steps: "scan" runs an epoch inside the program; "chunk" calls the program once for several steps, written out
+            one after another; "host" calls it once per step.
+        members: "unrolled" writes the members side by side into the program, "vmap" adds an axis for them, "sequential"
+            runs a program for one member once per member, on as many threads as there are cores.
+    """
+
+    steps: Literal["scan", "chunk", "host"]
+    members: Literal["unrolled", "vmap", "sequential"]
+
+    def __str__(self) -> str:
+        return f"{self.steps}/{self.members}"
 
 
 def num_workers() -> int:
@@ -41,7 +65,7 @@ def candidates(trace: Trace, *, streams: bool = False, together: bool = False) -
     Args:
         trace: a member's steps.
         streams: whether batches come one by one, so that each step is a call.
-        together: whether several members of this family are expected at the same time.
+        together: whether several members of this program are expected at the same time.
     """
     cpu = jax.default_backend() == "cpu" and num_devices() == 1
     if num_devices() > 1:  # all of them run one program: members stand side by side on each
@@ -71,7 +95,7 @@ def has_convolutions(trace: Trace) -> bool:
 
 @dataclasses.dataclass
 class LayoutChoice:
-    """Chooses a family's layout from the seconds per member and epoch that were measured.
+    """Chooses a program's layout from the seconds per member and epoch that were measured.
 
     Args:
         options: candidates, the most promising first.
@@ -99,7 +123,7 @@ class LayoutChoice:
         Where members that stand in one way are far behind, other programs in which they stand so are not tried.
 
         Args:
-            epochs_left: member epochs that this family still has to train.
+            epochs_left: member epochs that this program still has to train.
             compile_seconds: what compiling the layout of the first epoch took.
         """
         if not self.seconds:
@@ -113,7 +137,7 @@ class LayoutChoice:
             option.members for option, seconds in self.seconds.items() if seconds >= _HOPELESS * self.seconds[best]
         } - {best.members}
         for rank, option in enumerate(self.options):
-            gain = _HOPED_GAIN if rank <= 1 else _HOPED_GAIN_OF_OTHERS
+            gain = HOPED_GAIN if rank <= 1 else HOPED_GAIN_OF_OTHERS
             is_new = option not in self.seconds and option.members not in far_behind
             if is_new and work_left_seconds * gain > compile_seconds:
                 return option
@@ -123,3 +147,51 @@ class LayoutChoice:
         """Takes the seconds per member of an epoch; the first of a layout (it compiles) must not be recorded."""
         self.seconds[layout] = min(seconds, self.seconds.get(layout, math.inf))
         self.timed[layout] = self.timed.get(layout, 0) + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Remembered:
+    """What a program's measurements came to.
+
+    Attributes:
+        layout: the fastest.
+        counts: numbers of slots for which its programs were compiled.
+    """
+
+    layout: Layout
+    counts: tuple[int, ...]
+
+
+def recall(name: str, options: tuple[Layout, ...]) -> Remembered | None:
+    """What was remembered of a program; None if nothing was, or if its layout is no option any more."""
+    path = _path(name)
+    if path is None:
+        return None
+    try:
+        found = json.loads(path.read_text())
+        layouts = [option for option in options if str(option) == found["layout"]]
+        return Remembered(layouts[0], tuple(map(int, found["counts"]))) if layouts else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # nothing there, or of another version
+
+
+def remember(name: str, found: Remembered) -> None:
+    """Writes down what was measured. A folder that cannot be written to costs speed, not the search."""
+    path = _path(name)
+    if path is None:
+        return
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps({"layout": str(found.layout), "counts": sorted(found.counts)}))
+        partial.replace(path)
+
+
+def _path(name: str) -> Path | None:
+    """Where a program's measurements lie: they hold for these devices and this version of JAX."""
+    folder = cache_folder()
+    if folder is None:
+        return None
+    devices = jax.local_devices()
+    place = f"{name} {jax.__version__} {devices[0].device_kind} {len(devices)} {os.cpu_count()}"
+    return folder.with_name("layouts") / f"{hashlib.sha256(place.encode()).hexdigest()[:24]}.json"

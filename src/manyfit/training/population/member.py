@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,20 +14,80 @@ from manyfit.core import history as histories
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.training.base import judge
+from manyfit.training.folds import Split
 from manyfit.training.models import num_parameters
 from manyfit.training.population import keras_side
+from manyfit.training.population.arrays import State
 from manyfit.training.population.callbacks import MemberCallbacks
-from manyfit.training.population.capture import Trace
-from manyfit.training.population.program import State
+from manyfit.training.population.data import FitArguments, Rows, Shapes, Stream
+from manyfit.training.population.trace import Trace
 from manyfit.training.precision import LossScaleWatch
 from manyfit.training.stored_state import StoredState, arrays_of, restore, states_of, write_state
 from manyfit.training.weights import write_weights
 
 if TYPE_CHECKING:
-    from manyfit.training.population.family import Family
-    from manyfit.training.population.views import View
+    from manyfit.training.population.program import Family
 
 STORED_BY = "population"  # see `StoredState.trainer`
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class View:
+    """The rows of a member, and what a step must know of them.
+
+    Attributes:
+        data: the fit arguments, with the member's own rows.
+        shapes: of the batches that occur.
+        sizes: rows to train and to validate on; members of one program have the same.
+    """
+
+    data: FitArguments
+    shapes: Shapes
+    sizes: tuple[int, int]
+
+    @property
+    def training(self) -> Rows | Stream:
+        """The rows to train on, or the stream that everybody reads."""
+        return self.data.training
+
+    @property
+    def validation(self) -> Rows | Stream | None:
+        """The rows to validate on, if there are any."""
+        return self.data.validation
+
+
+class Views:
+    """Plan -> view. Members of one fold share one, so that they can share the order of their batches.
+
+    Args:
+        data: the fit arguments with all rows.
+        split_for: the rows of a plan; None: everybody reads everything.
+    """
+
+    def __init__(self, data: FitArguments, split_for: Callable[[Plan], Split] | None) -> None:
+        self._data = data
+        self._split_for = split_for
+        self._views: dict[int | None, tuple[Any, View]] = {}  # by id of the split, which is held as well
+
+    def of(self, plan: Plan) -> View:
+        """The view of a plan."""
+        split = None if self._split_for is None else self._split_for(plan)
+        key = None if split is None else id(split)
+        if key not in self._views:
+            self._views[key] = split, _view(self._data, split)
+        return self._views[key][1]
+
+
+def _view(data: FitArguments, split: Split | None) -> View:
+    training, validation = data.training, data.validation
+    if split is not None:
+        assert isinstance(training, Rows) and isinstance(
+            validation, Rows
+        )  # our bug: `read_fit_arguments` sees to it where a task has splits
+        training, validation = training.part(split.training), validation.part(split.validation)
+        data = dataclasses.replace(data, training=training, validation=validation)
+    sizes = [source.num_rows if isinstance(source, Rows) else 0 for source in (training, validation)]
+    return View(data, Shapes(training, validation), (sizes[0], sizes[1]))
 
 
 @dataclasses.dataclass(eq=False)

@@ -12,8 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from manyfit.training.population.capture import Trace
-from manyfit.training.population.program import Lift, Members, State, Steps, compile_function
+from manyfit.training.population.arrays import State
+from manyfit.training.population.compile import compile_function
+from manyfit.training.population.lift import Lift, Members, Steps
+from manyfit.training.population.trace import Trace
 
 # Float32 rounding through one step; a wrong number in a hole changes results by far more.
 _RELATIVE = 2e-3

@@ -1,288 +1,237 @@
-"""Compiled steps that many members share.
-
-A *family* is a set of executions whose traces have one key; a *program* is a family's step, compiled for a number of
-members and a layout. Between calls every member's state is its own list of arrays, so members join, leave, pause
-and are looked at without touching the others; a program that wants them stacked does it inside.
-"""
+"""A family: executions whose steps are one program, and the passes compiled for them."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import functools
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from manyfit.training.population import keras_side
+from manyfit.training.population.arrays import State
+from manyfit.training.population.data import FitArguments, Rows, Stream
+from manyfit.training.population.layout import Layout, LayoutChoice, Remembered, candidates, recall, remember
+from manyfit.training.population.lift import Lift
+from manyfit.training.population.member import Member
+from manyfit.training.population.passes import Pass, RowsPass, StreamPass
+from manyfit.training.population.probe import find_mismatch
+from manyfit.training.population.program_report import ProgramRecord
+from manyfit.training.population.sharding import num_slots, spread
+from manyfit.training.population.sizing import slots_on_cores
+from manyfit.training.population.trace import Trace, complete
 
-from manyfit.training.population.capture import Trace
-from manyfit.training.population.unify import Form, differing_holes, evaluate
-
-State = tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]]
-"""One member's trainable, non-trainable and optimizer variables."""
-
-
-@dataclasses.dataclass(frozen=True, order=True)
-class Layout:
-    """How a program runs its members and its steps.
-
-    Attributes:
-        steps: "scan" runs an epoch inside the program; "chunk" calls the program once for several steps, written out
-            one after another; "host" calls it once per step.
-        members: "unrolled" writes the members side by side into the program, "vmap" adds an axis for them, "sequential"
-            runs a program for one member once per member, on as many threads as there are cores.
-    """
-
-    steps: Literal["scan", "chunk", "host"]
-    members: Literal["unrolled", "vmap", "sequential"]
-
-    def __str__(self) -> str:
-        return f"{self.steps}/{self.members}"
+_PROBED = 2  # members that a probe compares
 
 
 @dataclasses.dataclass(frozen=True)
-class Lift:
-    """Which holes of a family's forms are inputs.
+class _Sample:
+    """What a probe needs of a member."""
 
-    Scalars of one form and type travel as one vector per member, so that a program has few arguments.
+    trace: Trace
+    state: State
 
-    Attributes:
-        template: the trace whose other numbers are written into the program.
-        holes: form name -> numbers of its lifted holes.
+
+class Family:
+    """Executions of one structure: those that wait, and the compiled passes that serve them.
+
+    Args:
+        trace: the steps of the first execution.
+        data: what they train on.
+        structure: its model in a few words.
+        together: whether several members are expected at the same time.
+        tests: test passes over resident rows, which families share that differ in training only.
     """
 
-    template: Trace
-    holes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    def __init__(
+        self,
+        trace: Trace,
+        data: FitArguments,
+        structure: str,
+        *,
+        together: bool = False,
+        tests: dict[tuple[Any, ...], RowsPass] | None = None,
+    ) -> None:
+        self.key = trace.key
+        self.structure = structure
+        self.data = data
+        self.lift = Lift(trace)
+        self.waiting: collections.deque[Member] = collections.deque()
+        options = candidates(trace, streams=isinstance(data.training, Stream), together=together)
+        shapes = [source.shapes for source in (data.training, data.validation) if source is not None]
+        steps = [source.num_steps for source in (data.training, data.validation) if source is not None]
+        self._name = f"{trace.key} {shapes} {steps} {options[0]}"  # in the memory of other processes
+        self._recalled = recall(self._name, options)
+        self.choice = LayoutChoice(options if self._recalled is None else (self._recalled.layout,))
+        self.mismatch: str | None = None
+        self.num_trained = 0
+        self.num_versions = 1
+        self._samples: list[_Sample] = []
+        self._verified: set[tuple[int, bool]] = set()
+        self._passes: dict[tuple[str, Layout, int, bool], Pass] = {}
+        self._tests = {} if tests is None else tests
+        self._retired_seconds = 0.0
+        self._num_retired = 0
+        self._lock = threading.Lock()
+        self._probing = threading.Lock()
 
-    def widened(self, traces: Sequence[Trace]) -> Lift:
-        """Lifts what differs between the template and these traces; itself where that changes nothing.
+    def add(self, member: Member) -> None:
+        """Queues a member; lifts what it differs in, and forgets passes compiled before that was known.
 
         Raises:
-            ValueError: a step of theirs is another program.
+            ValueError: it is of another structure, though its first steps are equal.
         """
-        holes = dict(self.holes)
-        for name, form in self.template.forms.items():
-            others = [trace.forms[name] for trace in traces if name in trace.forms]
-            if any(other.key != form.key for other in others):
-                raise ValueError(f'their step "{name}" differs in more than numbers')
-            found = differing_holes([form, *others])
-            if union := tuple(sorted({*holes.get(name, ()), *found})):
-                holes[name] = union
-        return self if holes == self.holes else Lift(self.template, holes)
+        lift = self.lift.widened([member.trace])
+        with self._lock:
+            if lift is not self.lift and self._passes:
+                self._retired_seconds += sum(each.compile_seconds for each in self._passes.values())
+                self._num_retired += self._num_training_passes()
+                self._passes.clear()
+                self.num_versions += 1
+                self._samples.clear()  # those that made the new version necessary are the ones to probe
+            self.lift = lift
+            if len(self._samples) < _PROBED and all(member.trace is not other.trace for other in self._samples):
+                self._samples.append(_Sample(member.trace, keras_side.copied(member.state)))
+        self.waiting.append(member)
+
+    def extend(self, members: Sequence[Member]) -> None:
+        """Adds the steps for shapes of batches that have just come up in a stream.
+
+        Raises:
+            CannotTrace: a step that JAX cannot trace.
+            ValueError: one that is another program than the first member's.
+        """
+        for member in members:
+            complete(member.trace, member.model, member.view.shapes)
+        # Not the template's: its model may be gone, and its own steps of this shape with it.
+        self.lift = Lift(members[0].trace, self.lift.holes).widened([member.trace for member in members])
 
     @property
-    def count(self) -> int:
-        """Lifted holes over all forms."""
-        return sum(map(len, self.holes.values()))
+    def compile_seconds(self) -> float:
+        """Time spent in compiling for this family."""
+        return self._retired_seconds + sum(each.compile_seconds for each in list(self._passes.values()))
 
-    def values(self, trace: Trace) -> dict[str, dict[str, np.ndarray]]:
-        """One member's numbers: form name -> a vector per type for scalars, an array each for the rest."""
-        return {name: self._packed(trace.forms[name], holes) for name, holes in self.holes.items()}
+    @property
+    def is_compiled(self) -> bool:
+        """Whether there is a program of this version, or one is being made."""
+        return bool(self._passes)
 
-    @staticmethod
-    def _packed(form: Form, holes: Sequence[int]) -> dict[str, np.ndarray]:
-        scalars: dict[str, list[Any]] = {}
-        packed: dict[str, np.ndarray] = {}
-        for hole in holes:
-            value = np.asarray(form.values[hole]).astype(form.dtypes[hole])
-            if value.ndim == 0:
-                scalars.setdefault(str(value.dtype), []).append(value)
-            else:
-                packed[f"hole {hole}"] = value
-        return {**packed, **{dtype: np.stack(values) for dtype, values in scalars.items()}}
+    def _num_training_passes(self) -> int:
+        return sum(kind == "train" for kind, *_ in self._passes)
 
-    def only(self, kind: str) -> Lift:
-        """The part that concerns the steps of one kind ("train" or "test"), and the metrics' results."""
-        names = [name for name in self.holes if name.split()[0] in (kind, "results")]
-        return Lift(self.template, {name: self.holes[name] for name in names})
+    def record(self) -> ProgramRecord:
+        """What is known of this family's program, for showing."""
+        measured, layout = self.choice.seconds, self.choice.best
+        return ProgramRecord(
+            program=self.key,
+            structure=self.structure,
+            members=self.num_trained,
+            lifted=self.lift.count,
+            versions=self.num_versions,
+            compilations=self._num_retired + self._num_training_passes(),
+            layout=str(layout),
+            compile_seconds=self.compile_seconds,
+            epoch_seconds={str(each): seconds for each, seconds in measured.items()},
+            epochs_timed=self.choice.epochs_timed,
+        )
 
-    def fingerprint(self, kind: str) -> tuple[Any, ...]:
-        """Equal where the steps of one kind are one program: with the numbers that are written into it."""
-        trace = self.template
-        steps = []
-        for name, form in sorted(trace.forms.items()):
-            if name.split()[0] in (kind, "results"):
-                lifted = self.holes.get(name, ())
-                written = tuple(bits for hole, bits in enumerate(form.bits) if hole not in lifted)
-                steps.append((name, form.key, lifted, written))
-        num_trainable, num_fixed, num_optimizer, num_metrics = trace.counts
-        counts = (num_trainable, num_fixed, num_optimizer if kind == "train" else 0, num_metrics)
-        start = tuple(value.tobytes() for value in trace.start_metrics)
-        return (*steps, counts, trace.log_names, trace.step_log_names.get(kind), start)
+    def count_for(self, num_members: int, max_members: int) -> int:
+        """Slots of the program that trains `num_members`: the smallest that is compiled, else see `num_slots`."""
+        wanted = num_slots(num_members, max_members, spread().num_devices)
+        most = max(wanted, max_members)
+        with self._lock:
+            compiled = {count for _, _, count, _ in self._passes}
+        compiled |= set(() if self._recalled is None else self._recalled.counts)
+        return min((count for count in compiled if num_members <= count <= most), default=wanted)
 
-    def unpack(self, name: str, packed: Mapping[str, Mapping[str, Any]]) -> dict[int, Any]:
-        """The inverse of `values` for one form, inside a traced function: hole -> value."""
-        places: dict[str, int] = {}
-        lifted: dict[int, Any] = {}
-        form = self.template.forms[name]
-        for hole in self.holes.get(name, ()):
-            if np.ndim(form.values[hole]) == 0:
-                dtype = str(form.dtypes[hole])
-                place = places.get(dtype, 0)
-                places[dtype] = place + 1
-                lifted[hole] = packed[name][dtype][place]
-            else:
-                lifted[hole] = packed[name][f"hole {hole}"]
-        return lifted
+    def slots_on_cores(self, num_members: int, group: int, layout: Layout, *, workers: int, epochs: int) -> int:
+        """See `sizing.slots_on_cores`; the rest is known here."""
+        with self._lock:
+            compiled = {count for _, one, count, _ in self._passes if one == layout}
+        seconds = self.choice.seconds.get(layout)
+        return slots_on_cores(num_members, group, workers, epochs, seconds, self.compile_seconds, compiled)
 
+    def remember(self) -> None:
+        """Writes down for later processes which layout was the fastest."""
+        if not self.choice.seconds or self._recalled is not None:
+            return
+        best = self.choice.best
+        with self._lock:
+            counts = {count for _, layout, count, _ in self._passes if layout == best}
+        remember(self._name, Remembered(best, tuple(counts)))
 
-class Steps:
-    """A family's steps for one member as pure functions of arrays, ready to be laid out."""
+    def bytes_per_member(self, layout: Layout) -> float:
+        """Memory that one member of this layout's programs takes, by the compiler's analysis; 0 if none is compiled."""
+        with self._lock:
+            found = [(count, each.num_bytes) for (_, one, count, _), each in self._passes.items() if one == layout]
+        if not found:
+            return 0.0
+        count, num_bytes = max(found)
+        return max(0.0, num_bytes - self.data.num_bytes) / count
 
-    def __init__(self, lift: Lift) -> None:
-        self.trace = lift.template
-        self.lift = lift
+    def verify(self, layout: Layout, *, wait: bool = True) -> None:
+        """Probes the program once per version and way of standing side by side, when members differ.
 
-    def train(self, number: int, lifted: Any, state: State, metrics: Sequence[Any], batch: Sequence[Any]) -> Any:
-        """One training step -> (state, metrics, logs of the step)."""
-        num_trainable, num_fixed, num_optimizer, num_metrics = self.trace.counts
-        flat = [*state[0], *state[1], *state[2], *metrics, *batch]
-        out = evaluate(self.trace.forms[f"train {number}"], flat, self.lift.unpack(f"train {number}", lifted))
-        parts = _cut(out, (num_trainable, num_fixed, num_optimizer, num_metrics))
-        return (parts[0], parts[1], parts[2]), parts[3], self._step_logs("train", parts[4])
+        What it finds is kept in `mismatch`.
 
-    def test(self, number: int, lifted: Any, state: State, metrics: Sequence[Any], batch: Sequence[Any]) -> Any:
-        """One test step -> (state, metrics, logs of the step)."""
-        num_trainable, num_fixed, _, num_metrics = self.trace.counts
-        flat = [*state[0], *state[1], *metrics, *batch]
-        out = evaluate(self.trace.forms[f"test {number}"], flat, self.lift.unpack(f"test {number}", lifted))
-        parts = _cut(out, (num_trainable, num_fixed, num_metrics))
-        return (parts[0], parts[1], state[2]), parts[2], self._step_logs("test", parts[3])
+        Args:
+            layout: of the program.
+            wait: for another thread that is at it; else leaves it to that one.
+        """
+        if self._probing.acquire(blocking=wait):
+            try:
+                self._verify(fused=layout.members == "vmap")
+            finally:
+                self._probing.release()
 
-    def logs(self, kind: str, lifted: Any, metrics: Sequence[Any], step_logs: Sequence[Any]) -> dict[str, Any]:
-        """The epoch's logs: the metrics' results, or what a step of the user's own logged last."""
-        if kind in self.trace.step_log_names:
-            return dict(zip(self.trace.step_log_names[kind], step_logs, strict=True))
-        out = evaluate(self.trace.forms["results"], metrics, self.lift.unpack("results", lifted))
-        return dict(zip(self.trace.log_names, out[self.trace.counts[3] :], strict=True))
+    def _verify(self, *, fused: bool) -> None:
+        with self._lock:
+            key, lift = (self.num_versions, fused), self.lift
+            samples = list(self._samples)
+        if key in self._verified or all(each.trace is lift.template for each in samples):
+            return
+        # One member that differs is enough where members do not share an axis; each costs two compilations.
+        probed = samples if fused else [each for each in samples if each.trace is not lift.template][:1]
+        found = find_mismatch(
+            lift,
+            [each.trace for each in probed],
+            [each.state for each in probed],
+            self.data.training.some_batch(),
+            fused=fused,
+        )
+        self._verified.add(key)
+        if found is not None:
+            self.mismatch = f"a step of program {self.key} is not that of {found}"
 
-    def _step_logs(self, kind: str, logs: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(logs) if kind in self.trace.step_log_names else ()
+    def rows_pass(self, kind: str, layout: Layout, count: int, *, own_order: bool = False) -> RowsPass:
+        """The pass over resident rows, made if need be."""
+        rows = self.data.training if kind == "train" else self.data.validation
+        assert isinstance(rows, Rows)
 
+        def make() -> RowsPass:
+            lift = self.lift
+            made = RowsPass(kind, lift, layout=layout, count=count, rows=rows, own_order=own_order)
+            if kind == "train":
+                return made
+            return self._tests.setdefault((lift.fingerprint(kind), layout, count, own_order, id(rows)), made)
 
-def _cut(values: Sequence[Any], sizes: Sequence[int]) -> list[tuple[Any, ...]]:
-    parts, start = [], 0
-    for size in sizes:
-        parts.append(tuple(values[start : start + size]))
-        start += size
-    return [*parts, tuple(values[start:])]
+        found = self._pass((kind, layout, count, own_order), make)
+        assert isinstance(found, RowsPass)
+        return found
 
+    def stream_pass(self, kind: str, layout: Layout, count: int) -> StreamPass:
+        """The pass over a stream, made if need be."""
+        stream = self.data.training if kind == "train" else self.data.validation
+        assert isinstance(stream, Stream)
+        found = self._pass(
+            (kind, layout, count, False),
+            lambda: StreamPass(kind, self.lift, layout=layout, count=count, stream=stream),
+        )
+        assert isinstance(found, StreamPass)
+        return found
 
-class Members:
-    """How several members stand side by side in one traced function.
-
-    A *bundle* is a list with one entry per member ("unrolled"), or one tree with a first axis for members ("vmap").
-
-    Args:
-        kind: "unrolled" or "vmap".
-        count: number of members.
-    """
-
-    def __init__(self, kind: str, count: int) -> None:
-        self.stacked = kind == "vmap" and count > 1
-        self.count = count
-
-    def bundle(self, trees: Sequence[Any]) -> Any:
-        """One bundle from a list with one tree per member."""
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) if self.stacked else list(trees)
-
-    def split(self, bundle: Any) -> list[Any]:
-        """The inverse of `bundle`."""
-        if not self.stacked:
-            return list(bundle)
-        return [jax.tree.map(lambda leaf, at=member: leaf[at], bundle) for member in range(self.count)]
-
-    def repeat(self, tree: Any) -> Any:
-        """A bundle in which every member has the same tree."""
-        return self.bundle([jax.tree.map(jnp.asarray, tree)] * self.count)
-
-    def map(self, function: Callable[..., Any], *bundles: Any, shared: Any = None) -> Any:
-        """`function(*entries, shared)` for every member; answers a bundle."""
-        if self.stacked:
-            return jax.vmap(lambda *entries: function(*entries, shared))(*bundles)
-        return [function(*(bundle[member] for bundle in bundles), shared) for member in range(self.count)]
-
-    def stack(self, bundle: Any) -> Any:
-        """One tree with a first axis for members from a bundle."""
-        return bundle if self.stacked else jax.tree.map(lambda *leaves: jnp.stack(leaves), *bundle)
-
-
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """One compiled function, the shapes of what it answers, and what it cost."""
-
-    call: Callable[..., Any]
-    outputs: Any
-    seconds: float
-    num_bytes: int  # of arguments, answers and what lies in between, while it runs, on one device
-    num_flops: float  # of one device, by the compiler's count: the body of a loop counts once
-
-
-def compile_function(
-    function: Callable[..., Any],
-    arguments: Sequence[Any],
-    *,
-    quick: bool = False,
-    one_thread: bool = False,
-    donate: tuple[int, ...] = (),
-) -> Compiled:
-    """Traces, lowers and compiles a function for arguments (arrays or shapes).
-
-    Args:
-        function: pure.
-        arguments: arrays, or their shapes.
-        quick: compile fast rather than for speed; only where the compiler has that choice (a CPU).
-        one_thread: for programs that run beside others on the cores of a CPU: handing parts of small steps from thread
-            to thread costs a tenth of the time then.
-        donate: places of the arguments whose memory the answers may take.
-    """
-    started = time.perf_counter()
-    lowered = jax.jit(function, donate_argnums=donate).lower(*arguments)
-    return compiled_from(lowered, started, quick=quick, one_thread=one_thread)
-
-
-def compiled_from(lowered: Any, started: float, *, quick: bool, one_thread: bool = False) -> Compiled:
-    """Compiles what `jax.jit(...).lower(...)` has answered.
-
-    Args:
-        lowered: the program.
-        started: when tracing it began, by `time.perf_counter`.
-        quick: see `compile_function`.
-        one_thread: likewise.
-    """
-    options: dict[str, str | bool] = {}
-    if jax.default_backend() == "cpu":
-        options |= _quick_options() if quick else {}
-        options |= {"xla_cpu_multi_thread_eigen": False} if one_thread else {}
-    executable = lowered.compile(compiler_options=options or None)
-    outputs = jax.tree.map(lambda out: jax.ShapeDtypeStruct(out.shape, out.dtype), lowered.out_info)
-    return Compiled(
-        executable,
-        outputs,
-        time.perf_counter() - started,
-        num_bytes=_bytes_of(executable.memory_analysis()),
-        num_flops=float((executable.cost_analysis() or {}).get("flops", 0.0)),
-    )
-
-
-@functools.cache
-def _quick_options() -> dict[str, str | bool]:
-    """Options with which XLA compiles for a CPU in a fifth of the time: no optimisation, and the older emitters.
-
-    The newer emitters of fused loops spend most of a small program's compile time. An XLA without that choice refuses
-    its name.
-    """
-    plain: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
-    both = plain | {"xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(lambda x: x).lower(0.0).compile(compiler_options=both)
-    except (RuntimeError, ValueError):
-        return plain
-    return both
-
-
-def _bytes_of(memory: Any) -> int:
-    names = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
-    return sum(int(getattr(memory, name, 0) or 0) for name in names)  # a backend without an analysis answers None
+    def _pass(self, key: tuple[str, Layout, int, bool], make: Callable[[], Pass]) -> Pass:
+        with self._lock:
+            if key not in self._passes:
+                self._passes[key] = make()
+            return self._passes[key]

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from manyfit.training.population.arrays import State
 from manyfit.training.population.batch import Batch, Outcome, trusted
 from manyfit.training.population.data import FitArguments, Rows, Stream
-from manyfit.training.population.epoch import Order, RowsPass
-from manyfit.training.population.family import Family
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.member import Member
-from manyfit.training.population.program import State
+from manyfit.training.population.passes import Order, RowsPass
+from manyfit.training.population.program import Family
 from manyfit.training.population.streaming import Streaming
 
 _THREADS = 64  # most of them wait: for a program that another one compiles, or for their turn to train

@@ -15,16 +15,15 @@ from manyfit.training.keras_fit import scalar_logs
 from manyfit.training.measuring import take_measures
 from manyfit.training.models import ending_of
 from manyfit.training.population import keras_side
+from manyfit.training.population.arrays import num_devices
 from manyfit.training.population.batch import Batch, Outcome
-from manyfit.training.population.capture import CannotTrace
 from manyfit.training.population.data import FitArguments
-from manyfit.training.population.family import Family
-from manyfit.training.population.layout import num_workers
+from manyfit.training.population.layout import Layout, num_workers
 from manyfit.training.population.member import Member
-from manyfit.training.population.placement import num_devices
-from manyfit.training.population.program import Layout
+from manyfit.training.population.program import Family
 from manyfit.training.population.rounds import Rounds
 from manyfit.training.population.sizing import Sizing
+from manyfit.training.population.trace import CannotTrace
 
 if TYPE_CHECKING:
     from manyfit.training.population.admission import Admission

@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from manyfit.training.population import placement
-from manyfit.training.population.program import Compiled, State, compile_function, compiled_from
+from manyfit.training.population.arrays import AXIS, State, mesh, num_devices
+from manyfit.training.population.compile import Compiled, compile_function, compiled_from
 
 
 class OneDevice:
@@ -82,7 +82,7 @@ class ManyDevices(OneDevice):
         self.mesh = mesh
         self.devices = list(mesh.devices.flat)
         self.num_devices = len(self.devices)
-        self._divided = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(placement.AXIS))
+        self._divided = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
         self._shared = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
     def gather(self, states: Sequence[State]) -> list[Any]:
@@ -200,7 +200,7 @@ def _without_axes(leaves: list[Any], scalars: tuple[bool, ...]) -> list[Any]:
 @functools.cache
 def spread() -> OneDevice:
     """How members are divided between the devices of this process."""
-    return OneDevice() if placement.num_devices() == 1 else ManyDevices(placement.mesh())
+    return OneDevice() if num_devices() == 1 else ManyDevices(mesh())
 
 
 def num_slots(num_members: int, max_members: int, num_devices: int) -> int:

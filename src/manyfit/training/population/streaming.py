@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from manyfit.training.population.batch import Batch, Outcome, trusted
-from manyfit.training.population.capture import CannotTrace
 from manyfit.training.population.data import FitArguments, Rows, Stream
-from manyfit.training.population.epoch import StreamPass
+from manyfit.training.population.passes import StreamPass
+from manyfit.training.population.trace import CannotTrace
 
 _SPENT = (
     "the data came to an end: there was no batch for this epoch. A generator can be read once; pass a PyDataset or a "

@@ -11,9 +11,9 @@ from manyfit.core.records import Plan
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.fit_arguments import fit_data
 from manyfit.training.population.admission import Admission, Learned
+from manyfit.training.population.compile import enable_compilation_cache
 from manyfit.training.population.data import FitArguments, Stream, read_fit_arguments, same_sources
-from manyfit.training.population.listing import ProgramRecord, Programs
-from manyfit.training.population.persistence import enable_compilation_cache
+from manyfit.training.population.program_report import ProgramRecord, Programs
 from manyfit.training.population.session import Session
 
 

@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manyfit.training.population.arrays import State
+from manyfit.training.population.compile import Compiled
 from manyfit.training.population.data import Rows, Stream
-from manyfit.training.population.layout import num_workers
-from manyfit.training.population.program import Compiled, Layout, Lift, Members, State, Steps
+from manyfit.training.population.layout import Layout, num_workers
+from manyfit.training.population.lift import Lift, Members, Steps
 from manyfit.training.population.sharding import spread
 
 Order = tuple[np.ndarray, np.ndarray]

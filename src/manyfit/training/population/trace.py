@@ -13,26 +13,14 @@ import keras
 import numpy as np
 
 from manyfit.training.population import keras_side
-from manyfit.training.population.data import Rows, Stream
-from manyfit.training.population.unify import Form, Mismatch, canonical_form, differing_holes, first_difference
-
-
-@dataclasses.dataclass(frozen=True)
-class Shapes:
-    """The data whose batches a step takes: their tree, and the shapes that occur. A stream's may become more."""
-
-    training: Rows | Stream
-    validation: Rows | Stream | None
-
-    def numbers(self) -> Iterator[tuple[str, int]]:
-        """The steps that there are: "train" or "test", and the number of a shape."""
-        for kind, source in (("train", self.training), ("test", self.validation)):
-            for number in range(0 if source is None else len(source.shapes)):
-                yield kind, number
-
-    def first_batch(self) -> Any:
-        """A training batch of shapes in place of arrays, as Keras packs it."""
-        return jax.tree.unflatten(self.training.structure, self.training.shapes[0])
+from manyfit.training.population.canonical_jaxpr import (
+    Form,
+    Mismatch,
+    canonical_form,
+    differing_holes,
+    first_difference,
+)
+from manyfit.training.population.data import Shapes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from manyfit.training.population.unify import canonical_form, differing_holes, evaluate, first_difference
+from manyfit.training.population.canonical_jaxpr import canonical_form, differing_holes, evaluate, first_difference
 
 X = np.linspace(-1, 1, 12, dtype="float32").reshape(3, 4)
 

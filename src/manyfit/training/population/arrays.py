@@ -1,0 +1,103 @@
+"""Arrays: what they are called in this room, where they are put, and which of them lie in a file.
+
+Devices: a population uses all of this process, and the data lie whole on each of them.
+
+Files (`np.memmap`, `np.load(mmap_mode="r")`): a CPU computes on the file's pages themselves where they are laid out as
+it needs them; nothing is copied, and the system may drop pages that were read. What would have to be converted or
+copied as a whole is streamed instead.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import keras
+import numpy as np
+
+Array: TypeAlias = jax.Array | np.ndarray
+"""On a device, or in the machine's memory; inside a traced function, the tracer that stands for it."""
+
+Arrays: TypeAlias = tuple[jax.Array, ...]
+"""Arrays in an order that somebody else knows: the leaves of a batch, the variables of a model."""
+
+ArrayTree: TypeAlias = Any
+"""Tuples, lists and dictionaries of arrays, nested as JAX's `tree` functions take them, or of `ShapeDtypeStruct` in
+their place. It is `Any` to mypy, since a tree is indexed by whoever knows its structure and by nobody else."""
+
+State: TypeAlias = tuple[Arrays, Arrays, Arrays]
+"""One member's trainable, non-trainable and optimizer variables."""
+
+Lifted: TypeAlias = Mapping[str, Mapping[str, Array]]
+"""The numbers in which members of one program differ: form name -> a vector per type for scalars, an array each for
+the rest; see `lift.Lift.values`."""
+
+Order: TypeAlias = tuple[np.ndarray, np.ndarray]
+"""Row numbers of a pass: full batches (steps, rows) and the short last one (rows,); a first axis for members if own."""
+
+Function: TypeAlias = Callable[..., ArrayTree]
+"""A pure function of trees of arrays, which JAX may trace."""
+
+AXIS = "devices"
+_ALIGNMENT_BYTES = 64  # of what XLA takes without a copy
+_SMALL_BYTES = 64 << 20  # such arrays may be copied
+
+
+@functools.cache
+def mesh() -> jax.sharding.Mesh:
+    """The devices of this process, in a row."""
+    # Local ones: what spans several processes would have to be called by all of them at once, and a search is not.
+    return jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+
+
+def num_devices() -> int:
+    """How many they are."""
+    return mesh().size
+
+
+def on_every_device(array: Array) -> jax.Array:
+    """Puts an array that all members read on each device."""
+    if num_devices() == 1:
+        return jax.device_put(array)
+    return jax.device_put(array, jax.sharding.NamedSharding(mesh(), jax.sharding.PartitionSpec()))
+
+
+def copied(values: ArrayTree) -> ArrayTree:
+    """A tree of the same values in arrays of their own, on the same devices, which a model cannot use up."""
+    return jax.device_put(values, may_alias=False)
+
+
+def shapes_of(arrays: Sequence[Array]) -> list[jax.ShapeDtypeStruct]:
+    """Shapes and types, for tracing without values."""
+    return [jax.ShapeDtypeStruct(np.shape(array), array.dtype) for array in arrays]
+
+
+def is_mapped(array: object) -> bool:
+    """Whether an array, or what it is a view of, lies in a file."""
+    while isinstance(array, np.ndarray):
+        if isinstance(array, np.memmap):
+            return True
+        array = array.base
+    return False
+
+
+def must_stream(arrays: Sequence[Array], small_bytes: int = _SMALL_BYTES) -> bool:
+    """Whether reading one of these arrays at once would bring a large file into memory.
+
+    Args:
+        arrays: as the user has passed them.
+        small_bytes: files up to this size may be read whole.
+    """
+    return any(is_mapped(array) and array.nbytes > small_bytes and not _in_place(array) for array in arrays)
+
+
+def _in_place(array: Array) -> bool:
+    assert isinstance(array, np.ndarray)  # it is mapped
+    if np.issubdtype(array.dtype, np.floating) and array.dtype != keras.config.floatx():
+        return False  # Keras converts it
+    if jax.default_backend() != "cpu" or num_devices() > 1:
+        return True  # it goes to the device, if there is room
+    aligned = array.ctypes.data % _ALIGNMENT_BYTES == 0 and array.flags.c_contiguous
+    return bool(aligned and array.dtype == jax.dtypes.canonicalize_dtype(array.dtype))
