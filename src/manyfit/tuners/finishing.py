@@ -32,6 +32,7 @@ from manyfit.training.fit_arguments import check_retrain, fit_data
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.precision import sentence
 from manyfit.tuners import ensembling
+from manyfit.tuners.together import LatestSearch
 
 SaveTo: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
 """Where models are saved: a folder, a path that ends in `.keras`, one such path per model, or nowhere."""
@@ -41,21 +42,12 @@ Named: TypeAlias = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class LatestSearch:
-    """What the latest `search` in this process trained on: what follows it takes the same data."""
-
-    task: Task
-    folds: crossing.FoldPlan | None
-
-
-@dataclasses.dataclass(frozen=True)
 class Training:
     """How a tuner trains what is not part of its search."""
 
     make_task: Callable[..., Task]  # (fit_args, fit_kwargs, model options or None for the tuner's)
     trainer: Callable[[], Trainer]  # of whole data sets
     trainer_for: Callable[[Task], Trainer]  # one that follows the task's folds
-    trains_itself: Callable[[], bool]  # False: a `run_trial` of the user's trains
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +75,10 @@ class FinishedTuner(ensembling.SearchedTuner, Protocol):
 
     store: ProjectStore
     model_options: ModelOptions
+    latest_search: LatestSearch | None
+
+    def searched_task(self, where: str) -> Task:
+        """The task of the latest search."""
 
     def get_best_models(self, num_models: int | None = None) -> list[Any]:
         """The models of the best trials."""
@@ -100,12 +96,10 @@ class Finish:
         say: takes one line of text for people.
 
     Attributes:
-        latest: the latest search in this process, or None; the tuner sets it.
         final: by name, what was made last by `retrain` or `ensemble`: what `evaluate` and `export` take by default.
     """
 
     def __init__(self, tuner: FinishedTuner, training: Training, say: Callable[[str], None]) -> None:
-        self.latest: LatestSearch | None = None
         self.final: dict[str, Any] = {}
         self._tuner = tuner
         self._oracle = tuner.oracle
@@ -124,7 +118,7 @@ class Finish:
         """See `Tuner.confirm`."""
         trials = confirming.finalists(self._oracle, top)
         task, protocol = crossing.resplit(
-            self.searched_task("confirm()"), cross_validation, new_splits, self._oracle.seed
+            self._tuner.searched_task("confirm()"), cross_validation, new_splits, self._oracle.seed
         )
         trainer = self._training.trainer_for(task)
         folder = Path(self._tuner.store.folder) / "weights"
@@ -147,7 +141,7 @@ class Finish:
         """
         check_retrain(top, x, y)
         trials = self._trials_to_retrain(top)
-        latest = self.latest
+        latest = self._tuner.latest_search
         searched = self._training.make_task((), {}) if latest is None else latest.task
         args, kwargs = retraining.fit_arguments_for_all_data(
             searched.fit_args, searched.fit_kwargs, x, y, settings.callbacks
@@ -241,13 +235,14 @@ class Finish:
 
     def _predictions_of(self, models: Sequence[Any], x: object, y: object) -> tuple[Mapping[str, np.ndarray], Any, Any]:
         """Predictions by search-time models on rows that they did not train on, with y and sample weights."""
+        latest = self._tuner.latest_search
         if x is None:
             kept = ensembling.kept_predictions(self._tuner, models)
             if kept is not None:
                 return kept
-            if self.latest is not None and self.latest.folds is not None:
-                return self._out_of_fold_predictions(models, self.latest.task, self.latest.folds)
-        task = None if self.latest is None else self.latest.task
+            if latest is not None and latest.folds is not None:
+                return self._out_of_fold_predictions(models, latest.task, latest.folds)
+        task = None if latest is None else latest.task
         x, y, weight = (x, y, None) if x is not None else ensembling.validation_data(task)
 
         def predict(trial_id: str) -> np.ndarray:
@@ -324,24 +319,3 @@ class Finish:
                 )
             )
         return list(dict.fromkeys(trial_id for trial_id in ids if trial_id is not None))
-
-    def searched_task(self, where: str) -> Task:
-        """The task of the latest search.
-
-        Args:
-            where: who asks, for the message.
-
-        Raises:
-            UsageError: there was none in this process, or the user's own code trains.
-        """
-        if self.latest is None or not self._training.trains_itself():
-            got = "a tuner whose run_trial is overridden" if self.latest is not None else "no search in this process"
-            raise UsageError(
-                explain(
-                    where,
-                    got,
-                    "a search that Manyfit trained, with its data",
-                    "Call tuner.search(...) with the same arguments first: a search that is complete returns at once.",
-                )
-            )
-        return self.latest.task

@@ -111,6 +111,12 @@ class Keeper:
             ) from error
 
 
+def keeping(task: Task, archive: Archive, folds: FoldPlan | None) -> Task:
+    """A search's task whose trained models leave predictions behind; the task itself where its rows are no arrays."""
+    data = DataSet.of(task, folds)
+    return task if data is None else dataclasses.replace(task, keep=Keeper(archive, data, folds))
+
+
 def _array(values: object) -> np.ndarray | None:
     return None if values is None else np.asarray(values)
 

@@ -1,10 +1,13 @@
-"""Which trainer a tuner's executions get: chosen here, made in this process or by an executor's workers, and kept."""
+"""Which trainer a tuner's executions get: chosen here, made in this process or by an executor's workers, and kept.
+
+What a trainer has compiled for one search serves the next one, and retraining: so a tuner has one of them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -21,21 +24,21 @@ class TrainerChoice:
     Attributes:
         fuses: whether trials may train together as one program.
         estimators: whether the build function returns estimators.
-        on_batches: whether something of the user's has to be called for each batch, which a population has not.
+        batch_hooks: methods of the user's that have to be called for each batch, which a population cannot.
         population_size: most members that train together; None: found by measurement.
         shuffle_seed: of the order of the data.
     """
 
     fuses: bool
     estimators: bool
-    on_batches: bool
+    batch_hooks: tuple[str, ...]
     population_size: int | None
     shuffle_seed: int
 
     @property
     def keeps_programs(self) -> bool:
         """Whether the trainer has compiled programs that it profits from keeping."""
-        return self.fuses and not self.on_batches
+        return self.fuses and not self.batch_hooks
 
     def __call__(self, notify: Callable[[str], None]) -> Trainer:
         """A new trainer.
@@ -70,15 +73,13 @@ def exploring_builds(fuses: bool) -> contextlib.AbstractContextManager[None]:
 class Trainers:
     """The trainers of one tuner.
 
-    One is kept for all that follows, so that its compiled programs serve from search to search and to retraining.
-
     Args:
-        notify: takes one line of text for people.
+        say: takes one line of text for people.
         on_executor: makes a trainer whose executions run in workers; None: they run here.
     """
 
-    def __init__(self, notify: Callable[[str], None], on_executor: Callable[..., Trainer] | None) -> None:
-        self._notify = notify
+    def __init__(self, say: Callable[[str], None], on_executor: Callable[..., Trainer] | None) -> None:
+        self._say = say
         self._on_executor = on_executor
         self._kept: Trainer | None = None
 
@@ -87,16 +88,26 @@ class Trainers:
         if self._kept is None:
             make: MakeTrainer = choice
             if self._on_executor is None:
-                self._kept = make(self._notify)
+                self._kept = make(self._say)
             else:
                 self._kept = self._on_executor(make, keeps_programs=choice.keeps_programs)
         return self._kept
 
-    def suited(self, trainer: Trainer, task: Task, *, on_batches: bool) -> Trainer:
-        """This trainer, or `model.fit` where it cannot do what a task asks: index sets of folds, hooks of batches."""
+    def for_task(self, trainer: Trainer, task: Task, choice: TrainerChoice) -> Trainer:
+        """This trainer, or `model.fit` where it cannot do what a task asks: index sets of folds, hooks of batches.
+
+        Hooks may have been overridden after the trainer was made, on the tuner itself: what was chosen then is no good.
+        """
+        self.say_why_sequential(choice.batch_hooks, choice.fuses)
         fits = task.split_for is None or trainer.takes_splits
-        # Workers chose by `on_batches` when theirs were made.
-        return trainer if fits and (not on_batches or self._on_executor is not None) else KerasFit()
+        return trainer if fits and (not choice.batch_hooks or self._on_executor is not None) else KerasFit()
+
+    def say_why_sequential(self, overrides: Sequence[str], fuses: bool) -> None:
+        """Says which methods of the user's keep trials from training together, where they otherwise would."""
+        if overrides and fuses:
+            verb = "is" if len(overrides) == 1 else "are"
+            where = "" if self._on_executor is None else " in each worker"
+            self._say(f"Trials run one after another{where}, because {', '.join(overrides)} {verb} overridden.")
 
     def close(self) -> None:
         """Ends workers, where there are any."""

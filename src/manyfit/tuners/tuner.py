@@ -1,43 +1,29 @@
-"""The tuner of Keras models: trains many trials at once, and goes from the search to a final model."""
+"""The tuner of Keras models that users construct: it searches, and goes from the search to a final model."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from manyfit.core import environment
-from manyfit.core.errors import UsageError, explain
-from manyfit.core.records import Values
-from manyfit.ensemble.archive import Archive
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.finish import confirm as confirming
 from manyfit.finish.confirmation import Confirmation
-from manyfit.finish.cross_validation import FoldPlan, fold_plan
 from manyfit.finish.evaluation import Evaluation
-from manyfit.interop import tensorboard
-from manyfit.oracles import Oracle, Trial
-from manyfit.schedulers.full import FullBudget
-from manyfit.training.base import Task, Trainer
+from manyfit.oracles import Oracle
 from manyfit.training.devices import Devices
-from manyfit.training.fit_arguments import check_fit_arguments
-from manyfit.training.keras_settings import clear_session
 from manyfit.training.model_options import ModelOptions
-from manyfit.training.precision import Precision, sentence
-from manyfit.tuners.finishing import Finish, LatestSearch, RetrainSettings, SaveTo, Training
-from manyfit.tuners.keeping import DataSet, Keeper
-from manyfit.tuners.keras_tuner.callbacks import only_keras
-from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, overrides_fit
-from manyfit.tuners.keras_tuner.overrides import ModelTuner, Strategy
-from manyfit.tuners.supply import SearchSupply
-from manyfit.tuners.trainers import TrainerChoice, Trainers, exploring_builds, may_fuse
+from manyfit.training.precision import Precision
+from manyfit.tuners.finishing import Finish, RetrainSettings, SaveTo, Training
+from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
+from manyfit.tuners.keras_tuner.overrides import Strategy
+from manyfit.tuners.together import PopulationTuner
 
 
-class Tuner(ModelTuner):
+class Tuner(PopulationTuner):
     """Searches the hyperparameters of Keras models.
 
     Args:
@@ -100,9 +86,6 @@ class Tuner(ModelTuner):
         **kwargs: Any,
     ) -> None:
         self.tuner_id = tuner_id or self.tuner_id
-        self.population = population
-        self.population_size = population_size
-        self.keep_predictions = keep_predictions
         super().__init__(
             oracle,
             hypermodel,
@@ -113,6 +96,9 @@ class Tuner(ModelTuner):
             distribution_strategy=distribution_strategy,
             executions_per_trial=executions_per_trial,
             num_kept_models=num_kept_models,
+            population=population,
+            population_size=population_size,
+            keep_predictions=keep_predictions,
             model_options=ModelOptions(precision, steps_per_execution, jit_compile, devices),
             directory=directory,
             project_name=project_name,
@@ -120,189 +106,12 @@ class Tuner(ModelTuner):
             logger=logger,
             **kwargs,
         )
-        self._trainers = Trainers(self._display.say, None if self.executor is None else self._on_executor)
-        training = Training(self._make_task, self._get_trainer, self._trainer_for, self._trains_itself)
+        training = Training(self._make_task, self._get_trainer, self._trainer_for)
         self._finish = Finish(self, training, self._display.say)
 
     def stand_ins(self) -> dict[str, object]:
-        """See `BaseTuner`. Trainers, the data of the search and the final models stay here."""
-        return {**super().stand_ins(), "_trainers": None, "_finish": None}
-
-    # Searching -------------------------------------------------------------------------------------------------
-
-    def _populate_initial_space(self) -> None:
-        with exploring_builds(self._fuses()):
-            super()._populate_initial_space()
-
-    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
-        """Searches. Takes what `model.fit` takes, and passes it on: data, epochs, callbacks and the rest.
-
-        Args:
-            *fit_args: usually x and y.
-            **fit_kwargs: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing. Beyond those of
-                `model.fit`: `cross_validation`, a `kt.CrossValidation`, a number of folds or a splitter of
-                scikit-learn; every trial then runs once per fold, and its score is the mean.
-
-        Raises:
-            UsageError: the data cannot be right, or the objective is not among the metrics that were logged.
-            SearchError: every trial failed, or too many in a row did. What finished before is kept.
-        """
-        given = fit_kwargs.pop("cross_validation", None)
-        if self._estimators:
-            given = self._folds_for_estimators(given, fit_kwargs)
-        folds = None if given is None else fold_plan(given, fit_args, fit_kwargs)
-        if self._trains_itself() and not overrides_fit(self.hypermodel):
-            known = given is not None or environment.written_for_keras_tuner  # there a trial tells what is missing
-            limit = self.oracle.scheduler.max_epochs
-            check_fit_arguments(fit_args, fit_kwargs, self.oracle.objective, has_validation=known, max_epochs=limit)
-        self.oracle.set_epochs(fit_kwargs.get("epochs"))
-        self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
-        task = tensorboard.per_execution(self._make_task(fit_args, fit_kwargs))
-        self._finish.latest = LatestSearch(task, folds)
-        if folds is not None:
-            searched = self._finish.searched_task("search(cross_validation=...)")
-            task = dataclasses.replace(searched, split_for=folds.split_for)
-        self._finish.latest = LatestSearch(self._keeping(task, folds), folds)
-        super().search(*fit_args, **fit_kwargs)
-
-    def _folds_for_estimators(self, given: object, fit_kwargs: Mapping[str, Any]) -> object:
-        """Estimators are cross-validated where nothing else is asked for.
-
-        Raises:
-            UsageError: a scheduler that pauses, which estimators cannot.
-        """
-        if not isinstance(self.oracle.scheduler, FullBudget):
-            raise UsageError(
-                explain(
-                    "search() of estimators",
-                    f"{type(self.oracle.scheduler).__name__}, which trains a few epochs at a time",
-                    "a search without a scheduler: estimators are fitted in one go",
-                    "Type kt.BayesianOptimization(build, ...), say; boosting stops early by itself.",
-                )
-            )
-        validated = fit_kwargs.get("validation_data") is not None or fit_kwargs.get("validation_split")
-        return 5 if given is None and not validated else given
-
-    def _keeping(self, task: Task, folds: FoldPlan | None) -> Task:
-        """The task whose trained models leave predictions in the project's folder."""
-        data = DataSet.of(task, folds) if self.keep_predictions and self._trains_itself() else None
-        if data is None:
-            return task
-        return dataclasses.replace(task, keep=Keeper(self.predictions_archive, data, folds))
-
-    @property
-    def predictions_archive(self) -> Archive:
-        """Where the predictions of the search are kept."""
-        return Archive(self.store.folder / "predictions")
-
-    def _settle(self, values: Values) -> Values:
-        """What the build function makes of a proposal. One that it cannot build stays as it is, and will fail.
-
-        Bounds may depend on other values, and what is asked for on other choices: only a build tells which values a
-        proposal really has, and so whether it was tried before.
-        """
-        hyperparameters = self.oracle.get_space()
-        hyperparameters.values = dict(values)
-        try:
-            self._build(hyperparameters)
-        except Exception:
-            return values
-        finally:
-            clear_session()
-        return {name: hyperparameters.values[name] for name in values if name in hyperparameters.values}
-
-    def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
-        """Runs the trials of a search: together, unless something of the user's has to run them one by one."""
-        one_by_one = self._runs_one_by_one()
-        if one_by_one:
-            if self.executor is None:  # its workers run as many trials at once as there are workers
-                self._say_why_sequential(one_by_one)
-            super()._run_trials(fit_args, fit_kwargs)
-            return
-        latest, num_executions = self._finish.latest, self._num_executions()
-        assert latest is not None and num_executions is not None  # our bug: `search` sets it, and Manyfit trains
-        task = latest.task
-        if said := sentence(self.model_options.precision):
-            self._display.say(said)
-        supply = SearchSupply(
-            self.oracle,
-            num_executions,
-            weights_path=self.store.weights_path,
-            begin=self._begin_trial,
-            end=self.on_trial_end,
-            logs_are_complete=task.fit is None and only_keras(fit_kwargs.get("callbacks")),
-        )
-        trainer = self._trainer_for(task)
-        trainer.train(supply, task)
-        paused = [(trial.trial_id, index) for trial in self.oracle.paused_trials() for index in trial.executions]
-        supply.end_paused()
-        trainer.forget(paused)
-
-    def _begin_trial(self, trial: Trial) -> None:
-        folds = self._folds()
-        trial.validation_ratio = None if folds is None else folds.folds.validation_ratio
-        super()._begin_trial(trial)
-
-    @property
-    def latest_search(self) -> LatestSearch | None:
-        """The data and the folds of the latest `search` in this process; None before there was one."""
-        return self._finish.latest
-
-    def _folds(self) -> FoldPlan | None:
-        return None if self._finish.latest is None else self._finish.latest.folds
-
-    def _num_executions(self) -> int | None:
-        """Executions per trial, one per fold where there are folds; None where the user's own code runs trials."""
-        if not self._trains_itself():
-            return None
-        folds = self._folds()
-        return self.executions_per_trial * (1 if folds is None else folds.num_splits)
-
-    # Trainers --------------------------------------------------------------------------------------------------
-
-    def _trains_itself(self) -> bool:
-        """Whether training is Manyfit's: a user's `run_trial` runs trials one by one."""
-        return not self._runs_one_by_one()
-
-    def _fuses(self) -> bool:
-        """Whether trials may train together as one program."""
-        distributed = self.distribution_strategy is not None
-        return may_fuse(population=self.population, estimators=self._estimators, distributed=distributed)
-
-    def _get_trainer(self) -> Trainer:
-        """The trainer of this tuner: it keeps its compiled programs from search to search and to retraining."""
-        on_batches = bool(self._works_on_batches())
-        return self._trainers.get(
-            TrainerChoice(self._fuses(), self._estimators, on_batches, self.population_size, self.oracle.seed)
-        )
-
-    def _trainer_for(self, task: Task) -> Trainer:
-        """The trainer of a task: folds need one that takes index sets."""
-        on_batches = self._works_on_batches()
-        self._say_why_sequential(on_batches)
-        return self._trainers.suited(self._get_trainer(), task, on_batches=bool(on_batches))
-
-    def _say_why_sequential(self, overrides: Sequence[str]) -> None:
-        if overrides and self._fuses():
-            verb = "is" if len(overrides) == 1 else "are"
-            where = "" if self.executor is None else " in each worker"
-            self._display.say(f"Trials run one after another{where}, because {', '.join(overrides)} {verb} overridden.")
-
-    def programs(self) -> Any:
-        """The compiled programs of this tuner: members, layouts, compile seconds; and what did not fit, and why.
-
-        Returns:
-            An object to print, with one record per program; a sentence where trials train through `model.fit`.
-        """
-        programs = getattr(self._get_trainer(), "programs", None)
-        return "Trials train one after another through model.fit." if programs is None else programs()
-
-    def close(self) -> None:
-        """See `BaseTuner`. Ends workers, too."""
-        self._trainers.close()
-        super().close()
-
-    # After the search: see `finishing.py` ----------------------------------------------------------------------
+        """See `BaseTuner`. The final models stay here."""
+        return {**super().stand_ins(), "_finish": None}
 
     def confirm(
         self,
