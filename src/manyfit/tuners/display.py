@@ -44,6 +44,7 @@ class TrialDisplay:
         if self._shows() and not is_rich(self.style):
             best = self._oracle.get_best_trials(1)
             values = trial.hyperparameters.values
+            # Before there is a best trial KerasTuner shows the values themselves there, and programs read its lines.
             self.say(terminal.trial_begin(trial.number + 1, values, best[0].hyperparameters.values if best else values))
 
     def trial_ends(self, trial: Trial) -> None:
@@ -56,6 +57,7 @@ class TrialDisplay:
             left = self._oracle.max_retries_per_trial - trial.attempt + 1
             self.say(f"Trial {trial.trial_id} failed {trial.attempt} times. {left} retries left.")
         if again or trial.status == TrialStatus.FAILED:
+            # On stderr, so that who keeps the output of a search still sees that something goes wrong.
             print(f"Trial {trial.trial_id} failed: {_last_line(trial.message)}", file=sys.stderr, flush=True)
         if is_rich(self.style):
             self._trial_ends_for_people(trial, best[0].score if best else None)
@@ -99,6 +101,7 @@ def print_summary(oracle: Oracle, project_dir: str, num_trials: int, contenders:
         num_trials: how many are shown at most.
         contenders: where their repetition stands; None where nothing is repeated.
     """
+    # `get_best_trials` has completed trials only; people who look at a summary want to know of the others, too.
     shown = oracle.get_best_trials(num_trials)
     failed = [trial for trial in oracle.trials.values() if trial.status == TrialStatus.FAILED]
     shown += failed[: max(0, num_trials - len(shown))]

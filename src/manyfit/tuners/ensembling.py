@@ -91,11 +91,12 @@ def ensemble_of_searches(projects: Sequence[SearchedProject], **options: Any) ->
     Raises:
         UsageError: predictions of other rows than the labels', or projects without a row (and its target) in common.
     """
+    # Labels lie beside the predictions, so this works in a process that has no data, and for other projects.
     searched = [(one, list(models_of(one)), one.tuner.predictions_archive.labels()) for one in projects]
     lacking = next((one.tuner for one, found, labels in searched if labels is None or not found), None)
     if lacking is not None:
         if len(projects) == 1:
-            return None
+            return None  # the caller has models and rows of its own to fall back to; other projects' are not at hand
         raise UsageError(
             explain(
                 "ensemble(others)",
@@ -123,13 +124,14 @@ def ensemble_of_searches(projects: Sequence[SearchedProject], **options: Any) ->
     ensemble = Ensemble.fit(members, y, **{"sample_weight": weight, **options})
     used = set(ensemble.pool.support.tolist())
     models = [
+        # Most members get no weight, and a model costs a build: the others stay unloaded.
         one.load() if index in used and not member.models else None
         for index, (one, member) in enumerate(zip(named, members, strict=True))
     ]
     ensemble = ensemble.with_models(models)
     ensemble.retrainer = retrainer_of([one.origin for one in named])
     total = max(len(one.kept.row_ids) for one in named)
-    if len(y) < total:
+    if len(y) < total:  # said, since an interval for few rows is wide and nobody would know why
         ensemble.notes.append(
             f"Weights are learned on the {len(y)} rows, of up to {total}, that all searches predicted."
         )
@@ -155,6 +157,7 @@ def models_of(project: SearchedProject) -> Iterator[SearchedModel]:
             assert together is not None  # our bug: its parts are there
             yield SearchedModel(name, together, values, _loader(tuner, trial, executions), (project, trial.trial_id))
             continue
+        # The best seed has the trial's plain name: it is the one that `get_best_models` brings back.
         best = best_execution(tuner.oracle, trial)
         order = sorted(zip(executions, parts, strict=True), key=lambda pair: (pair[0] != best, pair[0]))
         for number, (execution, part) in enumerate(order):
@@ -180,6 +183,8 @@ def retrainer_of(origins: Sequence[tuple[SearchedProject, str]]) -> Callable[...
             for index in used:
                 if origins[index][0] is project:
                     mine.setdefault(origins[index][1], []).append(index)
+            # One call for all, although some trials then get more models than they need: a second call would be a
+            # second population, which costs more than a member does.
             most = max(map(len, mine.values()))
             trained = project.retrain(list(mine), executions=most, **options)
             for position, members in enumerate(mine.values()):
@@ -215,6 +220,7 @@ def shared_rows(row_ids: Sequence[np.ndarray]) -> list[np.ndarray]:
     >>> [rows.tolist() for rows in shared_rows([np.array([7, 8, 9]), np.array([9, 5, 7])])]
     [[0, 2], [2, 0]]
     """
+    # Nearly always all searches validated on the same rows in the same order, and this is all there is to do.
     if all(np.array_equal(ids, row_ids[0]) for ids in row_ids):
         return [np.arange(len(ids)) for ids in row_ids]
     places: list[dict[tuple[int, int], int]] = []
@@ -245,6 +251,7 @@ def _labels_of(
     y = weight = None
     for one, rows, own in zip(candidates, places, labels, strict=True):
         assert own is not None  # our bug: the caller asks
+        # A place alone proves nothing: another search in the same folder may have written other labels since.
         where = one.kept.rows[rows]
         if where.max() >= len(own.row_ids) or not np.array_equal(own.row_ids[where], one.kept.row_ids[rows]):
             raise _misaligned(one.name)
@@ -277,6 +284,7 @@ def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> tuple[dict[
     labels = tuner.predictions_archive.labels()
     by_trial: dict[str, Kept | None] = {}
 
+    # Several models may be seeds of one trial: each trial is read once.
     def look_up(trial_id: str) -> np.ndarray:
         if trial_id not in by_trial:
             by_trial[trial_id] = _kept_of_trial(tuner, tuner.oracle.get_trial(trial_id))
@@ -290,6 +298,7 @@ def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> tuple[dict[
     for trial_id, kept in zip(by_trial, found, strict=True):
         if kept.rows.max() >= len(labels.row_ids) or not np.array_equal(labels.row_ids[kept.rows], kept.row_ids):
             raise _misaligned(f"trial {trial_id}")
+    # Executions that were cut off by the size cap at different rows cannot be compared row by row.
     rows = found[0].rows
     if any(not np.array_equal(kept.rows, rows) for kept in found):
         return None

@@ -143,6 +143,7 @@ class Finish:
         trials = self._trials_to_retrain(top)
         latest = self._tuner.latest_search
         searched = self._training.make_task((), {}) if latest is None else latest.task
+        # Without a search in this process there are no data to join: then x and y have to be given.
         args, kwargs = retraining.fit_arguments_for_all_data(
             searched.fit_args, searched.fit_kwargs, x, y, settings.callbacks
         )
@@ -157,6 +158,7 @@ class Finish:
             objective=None, max_model_size=None, callbacks=None, pausable=False,
         )  # fmt: skip
         retraining.train_longer(trials, self._oracle, searched, self._training.trainer_for(searched), say=self._say)
+        # With `trainer` and not `trainer_for`: there are no folds on all rows, and its programs are there already.
         models = retraining.retrain(
             retraining.candidates_of(trials, self._oracle.seed, settings.executions),
             task,
@@ -195,6 +197,7 @@ class Finish:
 
     def _retrain_for_ensemble(self, trial_ids: Sequence[str], *, executions: int, **options: Any) -> list[Any]:
         """Retrains members of an ensemble. They belong to it: the final models of the tuner stay those of before."""
+        # `retrain` is called on the tuner, and not on this part: a subclass may have overridden it.
         made_before = self.final
         models = self._tuner.retrain(trial_ids, executions=executions, **options)
         self.final = made_before
@@ -224,6 +227,7 @@ class Finish:
                 explain("ensemble(others)", got, "the predictions that searches kept", "Leave models, x and y out.")
             )
         if ensemble is None:
+            # Five: more models are more to load and to predict with, for less and less gain.
             models = self._tuner.get_best_models(5) if models is None else list(models)
             predictions, y, weight = self._predictions_of(models, x, y)
             options = {"sample_weight": weight, **options}
@@ -240,6 +244,7 @@ class Finish:
             kept = ensembling.kept_predictions(self._tuner, models)
             if kept is not None:
                 return kept
+            # Rows of a fold were trained on by the other folds' models, so each is predicted by its own only.
             if latest is not None and latest.folds is not None:
                 return self._out_of_fold_predictions(models, latest.task, latest.folds)
         task = None if latest is None else latest.task

@@ -68,6 +68,7 @@ class Keeper:
 
     def __call__(self, trained: Sequence[tuple[Plan, Any]]) -> None:
         """Predicts and keeps; executions of other phases than the search are left alone."""
+        # Confirmation and retraining have rows of their own; their predictions would be taken for the search's.
         of_search = [(plan, model) for plan, model in trained if plan.phase == "search"]
         if self._folds is None:
             self._predict(of_search, self._data.x, self._data.row_ids, None)
@@ -83,7 +84,8 @@ class Keeper:
         """Predicts the same rows with each model, and keeps what it said of them."""
         try:
             found = self._forward.predict_several([model for _, model in trained], x)
-        except Exception as error:  # several outputs, a model that predicts by other means, no memory
+        # Whatever it is: several outputs, a model that predicts by other means, no memory. The trial has its score.
+        except Exception as error:
             if len(trained) == 1:
                 self.reason = f"{type(error).__name__}: {error}"
             else:  # it harms the one it comes from only
@@ -96,6 +98,7 @@ class Keeper:
     def _keep(self, plan: Plan, predictions: np.ndarray, row_ids: np.ndarray, positions: np.ndarray | None) -> None:
         data = self._data
         try:
+            # Labels go first and once: predictions without them are of no use, the other way round they are.
             if not self._labelled:
                 self._archive.keep_labels(Labels(data.row_ids, np.asarray(data.y), _array(data.sample_weight)))
                 self._labelled = True
@@ -134,6 +137,7 @@ class ModelOrigins(MutableMapping[Any, str]):
         return trial_id
 
     def __setitem__(self, model: object, trial_id: str) -> None:
+        # A plain WeakKeyDictionary hashes its keys, which scikit-learn's estimators with `__eq__` refuse.
         key = id(model)
         self._known[key] = weakref.ref(model, lambda _: self._known.pop(key, None)), trial_id
 

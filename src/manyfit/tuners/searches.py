@@ -66,6 +66,7 @@ class ReadySearch(Tuner):
             allow_new_entries=allow_new_entries,
             max_retries_per_trial=max_retries_per_trial,
             max_consecutive_failed_trials=max_consecutive_failed_trials,
+            # Taken out here, so that what is left over is refused by `BaseTuner` with a message that names it.
             **{name: kwargs.pop(name) for name in list(kwargs) if name in self._oracle_arguments},
         )
         super().__init__(oracle, hypermodel, **kwargs)
@@ -80,6 +81,7 @@ class RandomSearch(ReadySearch):
     _oracle_class = oracles.RandomSearchOracle
 
 
+# KerasTuner's `GridSearch` tries the whole grid unless told otherwise, hence another default for `max_trials`.
 class GridSearch(ReadySearch):
     """Grid search: all of a finite space, each configuration once, in a stable order.
 
@@ -204,7 +206,7 @@ class Hyperband(ReadySearch):
         factor: int = 3,
         hyperband_iterations: int | None = 1,
         *args: Any,
-        max_trials: int | None = None,
+        max_trials: int | None = None,  # by name only: KerasTuner's Hyperband has none
         **kwargs: Any,
     ) -> None:
         kwargs.update(max_epochs=max_epochs, factor=factor, hyperband_iterations=hyperband_iterations)

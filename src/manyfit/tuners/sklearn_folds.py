@@ -102,6 +102,7 @@ def as_metrics(metrics: Metric | Sequence[Metric] | None) -> list[Metric]:
     Raises:
         UsageTypeError: one of them is no function with a name.
     """
+    # Names are what results are logged under; a lambda has one, a partial function has none.
     given: list[Any] = [] if metrics is None else list(metrics) if isinstance(metrics, list | tuple) else [metrics]
     for metric in given:
         if not callable(metric) or not hasattr(metric, "__name__"):
@@ -124,6 +125,7 @@ def as_splitter(cv: CrossValidator | None) -> Splitter | int:
     """
     from sklearn.model_selection import KFold, check_cv
 
+    # KerasTuner's default: shuffled, and the same for every search, so that scores of two searches can be compared.
     if cv is None:
         return KFold(5, shuffle=True, random_state=1)
     if hasattr(cv, "split") or (hasattr(cv, "__index__") and not isinstance(cv, bool)):
@@ -178,6 +180,7 @@ def fit(model: SklearnModel, X: object, y: object, sample_weight: object) -> Skl
     if sample_weight is None:
         return model.fit(X, y)
     name = _name_of_weights(model)
+    # A warning and no error: a search over several kinds of estimators goes on, and its score still has the weights.
     if name is None:
         warnings.warn(
             explain(

@@ -88,6 +88,7 @@ class SklearnTuner(BaseTuner):
         self.cv = folds.as_splitter(cv)
         self.num_kept_models = num_kept_models
         self._splits: list[tuple[folds.RowNumbers, folds.RowNumbers]] = []
+        # What an overridden `run_trial` measures is not known before it has run.
         if isinstance(oracle, Oracle) and type(self).run_trial is SklearnTuner.run_trial:
             self._check_objective(oracle)
         super().__init__(oracle, hypermodel, **kwargs)
@@ -178,6 +179,7 @@ class SklearnTuner(BaseTuner):
         """
         del groups, kwargs
         measured = []
+        # No splits: an override called this outside of `search`, with rows of its own.
         for training, testing in self._splits or self._split(X, y, None):
             model = self._fit(trial, *folds.take(training, X, y, sample_weight))
             rows = folds.take(testing, X, y, sample_weight)
@@ -215,6 +217,7 @@ class SklearnTuner(BaseTuner):
         return sum(losses) / len(losses) < objective.loss(best[-1].score)
 
     def _after_trial(self, trial: Trial) -> None:
+        # Unlike weights, estimators lie in the trials' folders, as KerasTuner keeps them: programs look for them there.
         kept = {best.trial_id for best in self.oracle.book.kept(self.num_kept_models)}
         for path in Path(self.project_dir).glob("trial_*/model.pickle"):
             if path.parent.name.removeprefix("trial_") not in kept:

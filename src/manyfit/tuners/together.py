@@ -88,6 +88,7 @@ class PopulationTuner(ModelTuner):
             UsageError: the data cannot be right, or the objective is not among the metrics that were logged.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
+        # Nothing of this may be called with the data that `model.fit` is called with: it would be an unknown argument.
         given = fit_kwargs.pop("cross_validation", None)
         if self._estimators:
             given = folds_for_estimators(self.oracle.scheduler, given, fit_kwargs)
@@ -97,6 +98,7 @@ class PopulationTuner(ModelTuner):
             limit = self.oracle.scheduler.max_epochs
             check_fit_arguments(fit_args, fit_kwargs, self.oracle.objective, has_validation=known, max_epochs=limit)
         self.oracle.set_epochs(fit_kwargs.get("epochs"))
+        # A `run_trial` of the user's may ask for hyperparameters that no build shows: its proposals stay as they are.
         self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
         task = tensorboard.per_execution(self._make_task(fit_args, fit_kwargs))
         self.latest_search = LatestSearch(task, folds)
@@ -127,6 +129,7 @@ class PopulationTuner(ModelTuner):
         latest, num_executions = self.latest_search, self._num_executions()
         assert latest is not None and num_executions is not None  # our bug: `search` sets it, and Manyfit trains
         task = latest.task
+        # "auto" picks a precision by device, which changes results: people have to see it.
         if said := sentence(self.model_options.precision):
             self._display.say(said)
         supply = SearchSupply(
@@ -145,6 +148,7 @@ class PopulationTuner(ModelTuner):
         trainer.forget(paused)
 
     def _begin_trial(self, trial: Trial) -> None:
+        # How wide the interval of a mean over folds is depends on how many rows they share.
         folds = self._folds()
         trial.validation_ratio = None if folds is None else folds.folds.validation_ratio
         super()._begin_trial(trial)

@@ -46,6 +46,7 @@ class TrainerChoice:
         Args:
             notify: takes one line of text for people.
         """
+        # `Estimators` trains Keras models, too: a build function may return one or the other by a hyperparameter.
         if not self.keeps_programs:
             return Estimators() if self.estimators else KerasFit()
         from manyfit.training.population import Population  # imports JAX, which other backends lack
@@ -85,6 +86,7 @@ class Trainers:
 
     def get(self, choice: TrainerChoice) -> Trainer:
         """The trainer; the choice counts when it is made, and not afterwards."""
+        # Made late: what a subclass overrides may be set on the tuner itself until the first search.
         if self._kept is None:
             make: MakeTrainer = choice
             if self._on_executor is None:

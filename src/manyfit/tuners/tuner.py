@@ -106,6 +106,7 @@ class Tuner(PopulationTuner):
             logger=logger,
             **kwargs,
         )
+        # Last, since it works on what all classes above have set up.
         training = Training(self._make_task, self._get_trainer, self._trainer_for)
         self._finish = Finish(self, training, self._display.say)
 

@@ -96,6 +96,7 @@ class BaseTuner:
             )
         self.executor = executor
         self.oracle = oracle
+        # Made before the project is opened: overridden hooks are called while it is, and may print or train.
         self._runner: Trainer | None = None  # of whole trials, on an executor
         self.hypermodel: HyperModel | None = get_hypermodel(hypermodel)
         self.directory = directory or "."
@@ -110,11 +111,12 @@ class BaseTuner:
             if self.oracle.open(self.store) or read_project(self.oracle, self.store):
                 self._display.say(f"Reloading Tuner from {self._get_tuner_fname()}")
                 self.set_state(self.store.get("tuner_state", {}))
-            if self.store.get("space") is None:  # new, or killed before its space was found
+            # "space" is written last: without it the project is new, or was killed before its space was found.
+            if self.store.get("space") is None:
                 self._populate_initial_space()
                 self.oracle.save()
         except BaseException:
-            self.store.close()
+            self.store.close()  # else the lock of the project stays taken as long as the exception's traceback lives
             raise
 
     @property
@@ -222,6 +224,7 @@ class BaseTuner:
             self._one_by_one.run(self._trial_steps(self._begin_trial), self.tuner_id, fit_args, fit_kwargs)
             return
         task = RunTask(build=self.run_trial, fit=self.run_trial, fit_args=fit_args, fit_kwargs=fit_kwargs, tuner=self)
+        # Kept: workers that have started serve the next search, too.
         if self._runner is None:
             self._runner = self._on_executor(make_run_trial)
         self._runner.train(self.trial_supply(), task)
@@ -275,6 +278,7 @@ class BaseTuner:
         trials = list(self.oracle.trials.values())
         if trials and not any(trial.status == TrialStatus.COMPLETED for trial in trials):
             failed = [trial for trial in trials if trial.status == TrialStatus.FAILED]
+            # None failed either: the search was stopped by a limit before a trial ended, which is no error.
             if failed:
                 raise SearchError(
                     f"search: all {len(failed)} trials failed, so there is nothing to rank. Causes:\n"
@@ -303,6 +307,7 @@ class BaseTuner:
     def on_trial_end(self, trial: Trial) -> None:
         """Called when a trial has ended: hands it to the oracle. Overrides call `super().on_trial_end(trial)`."""
         self.oracle.end_trial(trial)
+        # After the oracle: a state that tells of more trials than the book has would be wrong after a kill.
         if type(self).get_state is not BaseTuner.get_state:
             self.store.put(tuner_state=self.get_state())
         if self.keras_tuner_files:

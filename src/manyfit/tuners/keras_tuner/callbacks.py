@@ -55,6 +55,7 @@ def is_overridden(instance: object, base: type, name: str) -> bool:
 
 def as_keras_history(curves: Mapping[str, Sequence[float | None]]) -> keras.callbacks.History:
     """Curves as `model.fit` answers them."""
+    # A real `History`, though nothing was called with it: overrides of `run_trial` read `.history` and `.epoch`.
     history = keras.callbacks.History()
     history.history = {name: list(curve) for name, curve in curves.items()}
     history.epoch = list(range(max(map(len, curves.values()), default=0)))
@@ -63,6 +64,7 @@ def as_keras_history(curves: Mapping[str, Sequence[float | None]]) -> keras.call
 
 def only_keras(callbacks: object) -> bool:
     """Whether all of these callbacks (one, a list, or None) are Keras's own, which log the same in every epoch."""
+    # LambdaCallback is Keras's, and what is in it is the user's: it may write into the logs.
     given = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
     return all(
         callback is None
@@ -122,6 +124,7 @@ class SaveBestEpoch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         numbers = scalar_logs(logs)
+        # Logs without the objective are no reason not to save: the last epoch's weights are better than none.
         if self.objective.has_value(numbers):
             loss = self.objective.loss(self.objective.get_value(numbers))
             if loss >= self._best_loss:

@@ -91,6 +91,7 @@ class OneByOne:
             if trial.status == TrialStatus.STOPPED:
                 self._repeat_contenders(steps, fit_args, fit_kwargs)
                 return
+            # An oracle of the user's that waits for results; nothing tells when it will go on, so it is asked again.
             if trial.status == TrialStatus.IDLE:
                 time.sleep(_IDLE_SECONDS)
                 continue
@@ -99,6 +100,7 @@ class OneByOne:
             steps.end(trial)
 
     def _try(self, trial: Trial, steps: TrialSteps, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+        # The seed of its first execution, so that an override that trains once gets what the default would have.
         seed = seeds.seed_of(self._oracle.seed, "execution", trial.trial_id, 0, trial.attempt)
         self.call.begin()
         try:
@@ -125,6 +127,7 @@ class OneByOne:
 
     def record(self, trial: Trial, found: list[dict[str, list[float | None]]], seed: int) -> None:
         """Writes histories into the book as the executions of this call."""
+        # Whatever the default wrote during this call gives way: it may have trained each fold, and this be their mean.
         oracle = self._oracle
         oracle.book.forget_executions(trial, self.call.first_execution)
         oracle.hear(trial, found)

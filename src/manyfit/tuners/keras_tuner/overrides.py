@@ -96,6 +96,7 @@ class ModelTuner(BaseTuner):
         model_options: ModelOptions | None = None,
         **kwargs: Any,
     ) -> None:
+        # A loop of the user's may build for itself, so it needs none.
         if hypermodel is None and not self._overrides("run_trial"):
             raise UsageError(
                 explain(
@@ -134,6 +135,8 @@ class ModelTuner(BaseTuner):
         hyperparameters = self.oracle.get_space()
         self.hypermodel.declare_hyperparameters(hyperparameters)
         self.oracle.update_space(hyperparameters)
+        # A `fit` or a `run_trial` of the user's may compile the model itself. KerasTuner checks in the first trial, and
+        # programs that were written for it may rely on being told then.
         check = not self._overrides("run_trial") and not overrides_fit(self.hypermodel)
         build = self._checked_build if check and not environment.written_for_keras_tuner else self.hypermodel.build
         # Cleared each time: names of layers, and names that are made of theirs, are those of the search.
@@ -170,6 +173,7 @@ class ModelTuner(BaseTuner):
             model = self._build_hypermodel(hyperparameters)
             given = any(one is not None for one in (self.optimizer, self.loss, self.metrics))
             if given and not is_estimator(model):
+                # Checked first: otherwise what is no model fails below with an AttributeError of `compile`.
                 build_model(lambda _: model, hyperparameters)
                 self._override_compile_args(model)
         return model
@@ -222,6 +226,7 @@ class ModelTuner(BaseTuner):
         """The keyword arguments of `fit`, and what makes an execution's further callbacks, or None."""
         if is_overridden(self, ModelTuner, "_deepcopy_callbacks"):
             given = fit_kwargs.get("callbacks") or []
+            # Taken out of `fit`'s arguments: the trainer would copy them, too, which is what the override is there for.
             return {**fit_kwargs, "callbacks": None}, functools.partial(self._copies_and_hooks, given)
         return fit_kwargs, self._hook_callbacks if overrides_hooks(self, ModelTuner) else None
 
@@ -231,6 +236,7 @@ class ModelTuner(BaseTuner):
 
     def _hook_callbacks(self, plan: Plan) -> list[keras.callbacks.Callback]:
         """What calls the hooks of a subclass; in a worker, those of its copy of this tuner."""
+        # A worker has no trials, and hooks want one: its values and its id are what they read.
         trial = self.oracle.trials.get(plan.trial_id)
         trial = Trial(plan.values, trial_id=plan.trial_id) if trial is None else trial
         return [TunerCallback(self, trial) if self._works_on_batches() else EpochHooks(self, trial)]
@@ -282,6 +288,7 @@ class ModelTuner(BaseTuner):
         call.num_default_calls += 1
         if call.num_default_calls > 1:  # once per fold, say: what the override returns is recorded, not each of these
             self.oracle.book.forget_executions(trial, call.first_execution)
+        # Only an override is called: the default would build a model for nothing where `KerasFit` builds its own.
         own = is_overridden(self, ModelTuner, "_build_and_fit_model")
         train = self._train_by_override if own else self._train_execution
         returned = [
@@ -303,6 +310,7 @@ class ModelTuner(BaseTuner):
         result: Result = supply.results[plan.key]
         if "error" in result.extra:
             raise result.extra["error"]
+        # A second call of the default means that its result is a part (a fold, say), which only the override can weigh.
         only_call = self.trial_call.num_default_calls <= 1
         if only_call and self.oracle.objective.has_value({**result.history, **result.measures}):
             self.oracle.book.add_execution(result, **self.trial_call.notes)
@@ -407,6 +415,7 @@ class ModelTuner(BaseTuner):
         if execution is None:
             execution = best_execution(self.oracle, trial)
         path = self._weights_file(trial.trial_id, execution)
+        # Not `path.exists()`: estimators lie beside it under another name.
         if not self.has_model(trial, execution):
             raise UsageError(
                 explain(
@@ -420,6 +429,7 @@ class ModelTuner(BaseTuner):
             estimator = load_estimator(pickle_path(path))
             self.model_origins[estimator] = trial.trial_id
             return estimator
+        # Seeded, since a build function may draw: random features that no weight remembers, say.
         seed = trial.executions[execution].seed if execution in trial.executions else self.oracle.seed
         clear_session()  # so that layers, and names that are made of theirs, are called as they were in the search
         with seeded(seed), distributed(distribution_of(self.model_options.devices)):

@@ -65,6 +65,7 @@ class DistantOracle:
         """A copy of the search space."""
         return self.hyperparameters.copy()
 
+    # Answers that are wrong for the search would be worse than none: which trials are best changes while this one runs.
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
         """None: how other trials do is known to the driver, who drops what need not be kept."""
         del num_trials
@@ -139,10 +140,12 @@ def make_run_trial(notify: Callable[[str], None]) -> Trainer:
 
 def _run(plan: Plan, task: RunTask) -> Result:
     """Calls `run_trial` for one plan. What it returned travels as histories, or as the executions that are kept."""
+    # In a worker it is one: pickling has put stand-ins in place. In the driver's process nobody calls this.
     tuner = cast(TunerInWorker, task.tuner)
     trial = Trial(plan.values, trial_id=plan.trial_id)
     trial.attempt = plan.attempt
     tuner.oracle.trials, tuner.oracle.book = {trial.trial_id: trial}, DistantBook()
+    # The only thing that tells a worker where it may write is the path of the plan: its folder is not the driver's.
     tuner.store.folder = folder = Path(str(plan.weights_path)).parent.parent
     tuner.directory, tuner.project_name = str(folder.parent), folder.name
     tuner.trial_call.begin(plan.execution if plan.phase == _REPEAT else 0)
@@ -195,6 +198,7 @@ class TrialSupply:
         """See `manyfit.training.base.Supply`."""
         plans: list[Plan] = []
         for _ in range(count):
+            # One at a time: `pre_create_trial` of the user's is called before each, and may change what comes next.
             self._steps.before()
             trials = self._oracle.assign(1)
             if not trials:
