@@ -124,6 +124,21 @@ class Plan:
         return self.trial_id, self.execution
 
 
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """An execution that an exception ended, and what that means; made by `core.lifecycle.failure_of`."""
+
+    ending: Ending
+    message: str  # with the traceback
+    final: bool  # the user's code asks for no retry
+    error: Exception
+
+    @property
+    def line(self) -> str:
+        """What happened without the way that led there: of errors in code of ours, or that explain themselves."""
+        return f"{type(self.error).__name__}: {self.error}"
+
+
 @dataclasses.dataclass
 class Result:
     """What became of one execution."""
@@ -136,6 +151,21 @@ class Result:
     num_parameters: int | None = None  # trainable ones
     measures: dict[str, float] = dataclasses.field(default_factory=dict)  # of `core.measures`: one number each
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    failure: Failure | None = None  # the exception that ended it, where one did
+
+    @classmethod
+    def of_failure(cls, plan: Plan, failure: Failure, *, seconds: float = 0.0) -> Result:
+        """The result of an execution that an exception ended before its first epoch."""
+        return cls(plan, failure.ending, {}, seconds, failure.message, failure=failure)
+
+    def fail(self, failure: Failure) -> None:
+        """Takes the exception that ended it; the epochs before stay."""
+        self.ending, self.message, self.failure = failure.ending, failure.message, failure
+
+    @property
+    def final(self) -> bool:
+        """Whether it failed in a way that forbids a retry of its trial."""
+        return self.failure is not None and self.failure.final
 
     @property
     def num_epochs(self) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 
 from manyfit.core import history as histories
 from manyfit.core.errors import SearchError, UsageError, explain
+from manyfit.core.lifecycle import is_paused
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.executors import memory
 from manyfit.executors.base import MakeTrainer, Pool
@@ -383,7 +384,7 @@ class _Run:
         folders += [] if plan.weights_path is None else [Path(plan.weights_path).parent]
         write_files(message.files, folders)
         self._homes.pop(plan.key, None)
-        if result.ending is Ending.PAUSED:
+        if is_paused(result):
             self._homes[plan.key] = seat.worker
         else:
             self._curves.pop(plan.key, None)

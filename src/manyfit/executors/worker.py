@@ -16,7 +16,8 @@ from typing import Any
 
 import keras
 
-from manyfit.core.errors import FailedTrialError, FatalError, SearchError
+from manyfit.core.errors import SearchError
+from manyfit.core.lifecycle import stand_in
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.executors import memory
 from manyfit.executors.messages import (
@@ -171,6 +172,8 @@ class RemoteSupply:
         """See `manyfit.training.base.Supply`. The driver has it when this returns."""
         files = self._mirror.collect()
         result = dataclasses.replace(result, extra=_portable_extra(result.extra))
+        if result.failure is not None:
+            result.failure = dataclasses.replace(result.failure, error=_portable(result.failure.error))
         self._exchange(Finished(result, files, lines=self.lines_since()))
         self._num_training -= 1
 
@@ -213,21 +216,16 @@ def _portable_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     """What of the further facts can travel."""
     kept = {}
     for name, value in extra.items():
-        if isinstance(value, BaseException):
-            kept[name] = _portable(value)
-            continue
         with contextlib.suppress(Exception):
             pickle.dumps(value)
             kept[name] = value
     return kept
 
 
-def _portable(error: BaseException) -> BaseException:
-    """The error, or one of the nearest class of ours with its text, where it cannot be pickled."""
+def _portable(error: Exception) -> Exception:
+    """The error, or where it cannot be pickled one that means the same."""
     try:
         pickle.loads(pickle.dumps(error))
         return error
     except Exception:
-        text = f"{type(error).__name__}: {error}"
-        kinds = (FatalError, FailedTrialError)
-        return next((kind(text) for kind in kinds if isinstance(error, kind)), RuntimeError(text))
+        return stand_in(error)

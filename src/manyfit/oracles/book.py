@@ -10,7 +10,7 @@ from manyfit.core import history as histories
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Observation, Plan, Progress, Result
 from manyfit.oracles.ranking import Ranking
-from manyfit.oracles.trial import SEARCH, Execution, Trial, TrialStatus
+from manyfit.oracles.trial import SEARCH, Execution, Trial
 from manyfit.samplers.outcomes import Constraint
 from manyfit.space.hyperparameters import HyperParameters
 
@@ -56,7 +56,7 @@ class TrialBook:
         return [
             self._observations.get(trial_id) or self._observe(trial)
             for trial_id, trial in self.trials.items()
-            if trial.status in (TrialStatus.COMPLETED, TrialStatus.FAILED)
+            if trial.has_ended
         ]
 
     def _observe(self, trial: Trial) -> Observation:
@@ -66,16 +66,12 @@ class TrialBook:
 
     def pending(self) -> list[dict[str, Any]]:
         """Values of the trials that were proposed and have not ended."""
-        return [
-            trial.searched_values
-            for trial in self.trials.values()
-            if trial.status not in (TrialStatus.COMPLETED, TrialStatus.FAILED)
-        ]
+        return [trial.searched_values for trial in self.trials.values() if not trial.has_ended]
 
     def progress(self) -> list[Progress]:
         """What schedulers may know: every trial that was started."""
         for trial in self.trials.values():
-            if trial.is_running or trial.trial_id not in self._progress:
+            if trial.is_underway or trial.trial_id not in self._progress:
                 self._progress[trial.trial_id] = trial.progress(self.objective)
         return [self._progress[trial_id] for trial_id in self.trials]
 
@@ -102,7 +98,7 @@ class TrialBook:
 
     def by_search_score(self) -> list[Trial]:
         """Completed trials by what the search alone found of them."""
-        return self.ranking.order([trial for trial in self.trials.values() if trial.status == TrialStatus.COMPLETED])
+        return self.ranking.order([trial for trial in self.trials.values() if trial.is_completed])
 
     # Writing: each method commits before it returns --------------------------------------------------------------
 
@@ -175,6 +171,7 @@ class TrialBook:
             message=result.message,
             num_parameters=result.num_parameters,
             notes=notes,
+            final=result.final,
         )
         if scored is not None:
             execution.score, execution.best_epoch = scored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from manyfit.core.lifecycle import TrialState
 from manyfit.core.objective import Objective
 from manyfit.oracles.book import TrialBook
 from manyfit.oracles.replication import Replication, replication
@@ -66,8 +67,9 @@ class Budget:
         What an interrupted run in this process left in the middle (Ctrl-C in a notebook) is to be run again.
         """
         for trial in self.book.trials.values():
-            if trial.is_running and trial.trial_id not in self.waiting:
+            if trial.state is TrialState.RUNNING:
                 trial.running.clear()
+                trial.move(TrialState.QUEUED)
                 self.waiting.append(trial.trial_id)
         self.ongoing_trials.clear()
         self._clock_started = time.monotonic()

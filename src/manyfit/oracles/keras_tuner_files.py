@@ -68,7 +68,7 @@ def read_project(oracle: Oracle, store: ProjectStore) -> bool:
     for trial in trials:
         oracle.trials[trial.trial_id] = trial
         _add_execution(oracle, trial)
-        if trial.trial_id in ends and not trial.is_running:
+        if trial.trial_id in ends and trial.has_ended:
             trial.ended_at = path.stat().st_mtime + 1e-3 * ends[trial.trial_id]
     states = {file.stem: _read(file) for file in store.folder.glob("*.json") if file.name != ORACLE_FILE}
     oracle.book.save(
@@ -107,19 +107,15 @@ def _trial(oracle: Oracle, state: Mapping[str, Any]) -> Trial:
     trial = Trial.from_state(state)
     trial.number = len(oracle.trials)
     oracle.trials[trial.trial_id] = trial
-    if trial.status == TrialStatus.COMPLETED:
-        trial.ending = Ending.COMPLETED
-    elif trial.status == TrialStatus.FAILED:
-        trial.ending = Ending.FAILED
-    else:
-        trial.status, trial.is_running = TrialStatus.RUNNING, True
+    if not trial.has_ended:
+        trial.status = TrialStatus.RUNNING
         trial.forget_reports()
     return trial
 
 
 def _add_execution(oracle: Oracle, trial: Trial) -> None:
     """One execution with what KerasTuner kept of all of them: the means at the best epoch."""
-    if trial.status != TrialStatus.COMPLETED:
+    if not trial.is_completed:
         return
     history: dict[str, list[float | None]] = {}
     for name, tracked in trial.metrics.metrics.items():

@@ -8,6 +8,7 @@ from typing import Any
 from manyfit.core import seeds
 from manyfit.core.environment import compat_of
 from manyfit.core.errors import SearchError, UsageError, explain
+from manyfit.core.lifecycle import TrialOutcome, TrialState
 from manyfit.core.measures import measures_among
 from manyfit.core.objective import create_objective
 from manyfit.core.records import Ending, Values
@@ -217,7 +218,7 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
         if trials:
             self.ongoing_trials[tuner_id] = trials[0]
             return trials[0]
-        idle = self.proposals.is_idle or any(t.is_running for t in self.trials.values())
+        idle = self.proposals.is_idle or any(t.state is TrialState.RUNNING for t in self.trials.values())
         status = TrialStatus.IDLE if idle else TrialStatus.STOPPED
         if status == TrialStatus.STOPPED:
             self.tuner_ids.discard(tuner_id)
@@ -275,7 +276,7 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
 
     def _hand_out(self, trials: Sequence[Trial]) -> None:
         for trial in trials:
-            trial.is_running, trial.status = True, TrialStatus.RUNNING
+            trial.move(TrialState.RUNNING)
             trial.message = None  # of an attempt before
         if trials:
             self.book.add(trials, space=self.hyperparameters.get_config(), **self.proposals.facts(), **self._facts())
@@ -367,54 +368,49 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
         """
         trial = self._own_trial(trial)
         self.update_space(trial.hyperparameters)
-        trial.is_running = False
         self._take_reports(trial)
         trial.running.clear()
-        if trial.status == TrialStatus.COMPLETED:
+        if trial.is_completed:
             self.score_trial(trial)
-            trial.ending = trial.ending or Ending.COMPLETED
             if trial.score is None or self.objective.loss(trial.score) == float("inf"):
-                trial.status, trial.ending, trial.score = TrialStatus.INVALID, Ending.DIVERGED, None
-                trial.message = trial.message or f"{self.objective.name} was never finite"
-        if trial.status == TrialStatus.FAILED:
-            trial.ending = trial.ending or Ending.FAILED
-        if trial.status == TrialStatus.INVALID:
-            self._retry_or_fail(trial)
-        else:
-            self.book.end(trial, space=self.hyperparameters.get_config(), **self._facts())
+                trial.score = None
+                message = trial.message or f"{self.objective.name} was never finite"
+                trial.conclude(TrialOutcome(Ending.DIVERGED, message))
+        self._retry_or_settle(trial)
+        self.book.end(trial, space=self.hyperparameters.get_config(), **self._facts())
         self.ongoing_trials = {key: other for key, other in self.ongoing_trials.items() if other is not trial}
         self._check_consecutive_failures()
 
     def pause_trial(self, trial: Trial) -> None:
         """Takes note that a trial has reached its target, and may be promoted later."""
-        trial.is_running = False
+        trial.move(TrialState.PAUSED)
         trial.running.clear()
         self.book.pause(trial)
 
     def paused_trials(self) -> list[Trial]:
         """Trials that wait for a promotion."""
-        return [
-            trial
-            for trial in self.trials.values()
-            if trial.status == TrialStatus.RUNNING and not trial.is_running and trial.trial_id not in self.waiting
-        ]
+        return [trial for trial in self.trials.values() if trial.state is TrialState.PAUSED]
 
-    def _retry_or_fail(self, trial: Trial) -> None:
-        trial.ending = trial.ending or Ending.FAILED
-        if trial.attempt < self.max_retries_per_trial:
+    def _retry_or_settle(self, trial: Trial) -> None:
+        """Queues a trial without a score again while it has retries; else it has ended."""
+        outcome = trial.outcome
+        if outcome is None:
+            # A program called `end_trial` and neither set a status nor reported anything: it can only be waited for.
+            trial.move(TrialState.PAUSED)
+        elif outcome.may_be_retried and trial.attempt < self.max_retries_per_trial:
             trial.attempt += 1
             trial.executions.clear()
             trial.forget_reports()
-            trial.ending, trial.score, trial.best_step = None, None, None
+            trial.score, trial.best_step = None, None
+            trial.move(TrialState.QUEUED)
             self.waiting.append(trial.trial_id)
         else:
-            trial.status = TrialStatus.FAILED
-        self.book.end(trial, space=self.hyperparameters.get_config(), **self._facts())
+            trial.move(TrialState.ENDED)
 
     def _check_consecutive_failures(self) -> None:
         last = [self.trials[trial_id] for trial_id in self.book.ended[-self.max_consecutive_failed_trials :]]
         if len(last) == self.max_consecutive_failed_trials and all(
-            trial.status == TrialStatus.FAILED and trial.ending in _BROKEN for trial in last
+            trial.has_ended and trial.ending in _BROKEN for trial in last
         ):
             raise SearchError(
                 f"Number of consecutive failures exceeded the limit of {self.max_consecutive_failed_trials}.\n"
@@ -454,16 +450,14 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
         if space is not None and self.tune_new_entries:
             self.hyperparameters.widen(HyperParameters.from_config({**space, "values": {}}))
         self.book.load(self.get_space())
-        self.waiting = [
-            trial.trial_id for trial in self.trials.values() if trial.is_running or trial.status == TrialStatus.INVALID
-        ]
+        self.waiting = [trial.trial_id for trial in self.trials.values() if trial.state is TrialState.QUEUED]
         self.proposals.load(self.book.store)
         self.earlier.load(self.book.store)
         self.ongoing_trials = {}
         self._exhausted = False
         if self.ends_with_contenders():  # killed before the last repeated run became part of its trial's score
             for trial in self.trials.values():
-                if trial.status == TrialStatus.COMPLETED:
+                if trial.is_completed:
                     self.score_trial(trial)
         if self._remembers_more() and (state := self.book.store.get("oracle_state")) is not None:
             self.set_state(state)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from manyfit.core import history as histories
 from manyfit.core import seeds
+from manyfit.core.lifecycle import TrialOutcome
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.oracles.checks import check_measured
 from manyfit.oracles.synchronized import synchronized
-from manyfit.oracles.trial import Trial, TrialStatus
+from manyfit.oracles.trial import Trial
 
 if TYPE_CHECKING:
     from manyfit.oracles.book import TrialBook
@@ -94,9 +95,9 @@ class Scoring:
 
     def _take_reports(self, trial: Trial) -> None:
         """Takes what `update_trial` reported as the trial's executions, where there are no others."""
-        if trial.status == TrialStatus.RUNNING and trial.running:
-            trial.status = TrialStatus.COMPLETED
-        if trial.status != TrialStatus.COMPLETED or trial.executions:
+        if trial.outcome is None and trial.running:
+            trial.conclude(TrialOutcome(Ending.COMPLETED))
+        if not trial.is_completed or trial.executions:
             return
         for execution, history in sorted(trial.running.items()):
             seed = seeds.seed_of(self.seed, "execution", trial.trial_id, execution, trial.attempt)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core import history as histories
+from manyfit.core.lifecycle import TrialOutcome, TrialState, is_paused, step
 from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import Ending, Observation, Progress, Value
 from manyfit.oracles.metrics_tracking import MetricsTracker
@@ -25,7 +26,7 @@ SEARCH = "search"  # the phase of executions that the search itself ran
 
 
 class TrialStatus:
-    """States of a trial, under KerasTuner's names."""
+    """KerasTuner's words for where a trial stands: `Trial.status` says them of `Trial.state` and what came of it."""
 
     RUNNING = "RUNNING"  # proposed, not ended
     IDLE = "IDLE"  # nothing to propose until a running trial reports
@@ -50,6 +51,7 @@ class Execution:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # at the best epoch
     num_parameters: int | None = None
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)  # further facts, for instance what data it saw
+    final: bool = False  # it failed in a way that forbids a retry of its trial
 
     def outcome(self) -> dict[str, Any]:
         """What the store keeps of it, besides the history."""
@@ -104,7 +106,6 @@ class Trial:
     ) -> None:
         self.hyperparameters = hyperparameters
         self.trial_id = generate_trial_id() if trial_id is None else trial_id
-        self.status = status
         self.message = message
         self.score: float | None = None
         self.best_step: int | None = None  # mean best epoch of its executions
@@ -112,16 +113,110 @@ class Trial:
         self.attempt = 0  # how often it was retried
         self.started_at = 0.0
         self.ended_at: float | None = None
-        self.ending: Ending | None = None
+        self._state = TrialState.QUEUED
+        self._ending: Ending | None = None
+        self._final = False  # it failed in a way that forbids a retry
+        self._foreign_status: str | None = None  # a status of KerasTuner's that no state of ours has: IDLE, STOPPED
         self.executions: dict[int, Execution] = {}  # of the search, of this attempt, by index
         self.replicates: dict[str, dict[int, Execution]] = {}  # of later phases ("confirm", "proof"), by index
         self.confirmed: Confirmed | None = None  # replaces the search score wherever trials are ranked or shown
         self.validation_ratio: float | None = None  # cross-validation: validation rows / training rows of a fold
-        self.running: dict[int, dict[str, list[float | None]]] = {}  # histories of executions that have not ended
+        # What executions that have not ended have reported: of these curves the only copy that decides anything. A
+        # trainer's own goes into its `Result`, which replaces this one when the execution ends.
+        self.running: dict[int, dict[str, list[float | None]]] = {}
         self.target_epochs: int | None = None  # train up to here; None: as the fit arguments say
-        self.is_running = False  # handed out, and neither paused nor ended
         self.tags: dict[str, Value] = {}  # the scheduler's notes
         self._reported = MetricsTracker()  # what `Oracle.update_trial` was told, or a user wrote there
+        if status != TrialStatus.RUNNING:
+            self.status = status
+
+    # Its life: see `core.lifecycle` ------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> TrialState:
+        """Where it stands."""
+        return self._state
+
+    def move(self, to: TrialState) -> None:
+        """Takes a step; the oracle's to call. What the last attempt came to is forgotten when it is to run again."""
+        self._state = step(self._state, to)
+        if to in (TrialState.QUEUED, TrialState.RUNNING):
+            self._ending, self._final, self._foreign_status = None, False, None
+
+    def conclude(self, outcome: TrialOutcome) -> None:
+        """Takes what became of it. With a score, or without hope of one, it has ended.
+
+        Otherwise it stays where it is until the oracle has decided whether it is tried again.
+        """
+        self._ending, self._final = outcome.ending, outcome.final
+        self.message = outcome.message or self.message
+        if not outcome.may_be_retried:
+            self.move(TrialState.ENDED)
+
+    @property
+    def outcome(self) -> TrialOutcome | None:
+        """What became of it; None while that is not known."""
+        return None if self._ending is None else TrialOutcome(self._ending, self.message, self._final)
+
+    @property
+    def ending(self) -> Ending | None:
+        """How it ended; None while that is not known.
+
+        It may be set, after the status, to say more than that: why it failed, for instance. None leaves it at what the
+        status says.
+        """
+        return self._ending
+
+    @ending.setter
+    def ending(self, ending: Ending | None) -> None:
+        if ending is not None:
+            self._ending = ending
+            self._state = TrialState.ENDED if ending.has_score else self._state
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is over, and how is known."""
+        return self._state is TrialState.ENDED and self._ending is not None
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether it has ended as one that is ranked."""
+        return self._state is TrialState.ENDED and self._ending is not None and self._ending.has_score
+
+    @property
+    def is_underway(self) -> bool:
+        """Whether it is handed out, or about to be: it takes part in what a scheduler has on the way."""
+        return self._state in (TrialState.QUEUED, TrialState.RUNNING)
+
+    @property
+    def status(self) -> str:
+        """KerasTuner's word for where it stands. It may be set, as KerasTuner's programs do before `end_trial`."""
+        if self._foreign_status is not None:
+            return self._foreign_status
+        if self._ending is None:
+            waits_for_retry = self._state is TrialState.QUEUED and self.attempt > 0
+            return TrialStatus.INVALID if waits_for_retry else TrialStatus.RUNNING
+        if self._ending.has_score:
+            return TrialStatus.COMPLETED
+        return TrialStatus.FAILED if self._state is TrialState.ENDED else TrialStatus.INVALID
+
+    @status.setter
+    def status(self, status: str) -> None:
+        # What a user's program says holds, whatever was before: here no step is forbidden.
+        if status == self.status:
+            return
+        failed = self._ending if self._ending is not None and not self._ending.has_score else Ending.FAILED
+        self._foreign_status = None
+        if status == TrialStatus.RUNNING:
+            self._state, self._ending, self._final = TrialState.RUNNING, None, False
+        elif status == TrialStatus.COMPLETED:
+            self._state, self._ending, self._final = TrialState.ENDED, Ending.COMPLETED, False
+        elif status == TrialStatus.FAILED:
+            self._state, self._ending, self._final = TrialState.ENDED, failed, True
+        elif status == TrialStatus.INVALID:
+            self._state, self._ending, self._final = TrialState.RUNNING, failed, False
+        else:
+            self._foreign_status = status
 
     def executions_of(self, phase: str) -> dict[int, Execution]:
         """The executions of a phase, by index."""
@@ -180,7 +275,7 @@ class Trial:
     def observation(self, objective: Objective) -> Observation:
         """What samplers may know of this trial once it has ended."""
         scored = [run.history for run in self.executions.values() if run.ending.has_score]
-        ending = self.ending or (Ending.COMPLETED if self.status == TrialStatus.COMPLETED else Ending.FAILED)
+        ending = self.ending or Ending.FAILED
         return Observation(
             trial_id=self.trial_id,
             values=self.searched_values,
@@ -212,20 +307,18 @@ class Trial:
             self._curve_so_far(objective),
             self.target_epochs,
             self.ending,
-            self.is_running,
+            self.is_underway,
             self.tags,
         )
 
     def _curve_so_far(self, objective: Objective) -> tuple[float, ...]:
         """Mean loss per epoch. An execution that ended by itself keeps its last loss while its siblings go on."""
         going = [objective.epoch_losses(history) for history in self.running.values()]
-        going += [
-            objective.epoch_losses(run.history) for run in self.executions.values() if run.ending is Ending.PAUSED
-        ]
+        going += [objective.epoch_losses(run.history) for run in self.executions.values() if is_paused(run)]
         ended = [
             objective.epoch_losses(run.history)
             for run in self.executions.values()
-            if run.ending.has_score and run.ending is not Ending.PAUSED
+            if run.ending.has_score and not is_paused(run)
         ]
         length = min(map(len, going)) if going else max(map(len, ended), default=0)
         curves = going + [(losses + losses[-1:] * (length - len(losses)))[:length] for losses in ended if losses]
@@ -274,7 +367,8 @@ class Trial:
                 "ending": None if self.ending is None else str(self.ending),
                 "target_epochs": self.target_epochs,
                 "tags": self.tags,
-                "is_running": self.is_running,
+                # Of what a killed process leaves: whether it runs again. An attempt that waits for a retry does anyway.
+                "is_running": self.is_underway and self.status == TrialStatus.RUNNING,
                 "confirmed": None if self.confirmed is None else dataclasses.asdict(self.confirmed),
                 "validation_ratio": self.validation_ratio,
             },
@@ -288,17 +382,24 @@ class Trial:
         hyperparameters = space.copy()
         hyperparameters.values = dict(row["values"])
         outcome = row["outcome"]
-        trial = cls(hyperparameters, row["id"], row["status"], outcome["message"])
+        trial = cls(hyperparameters, row["id"], message=outcome["message"])
         trial.score, trial.best_step = outcome["score"], outcome["best_step"]
-        trial.ending = None if outcome["ending"] is None else Ending(outcome["ending"])
         trial.target_epochs, trial.tags = outcome["target_epochs"], outcome["tags"]
-        trial.is_running = outcome["is_running"]
+        trial._take_status(row["status"], outcome["ending"], is_running=outcome["is_running"])
         confirmed = outcome.get("confirmed")
         trial.confirmed = None if confirmed is None else Confirmed(**confirmed)
         trial.validation_ratio = outcome.get("validation_ratio")
         trial.number, trial.attempt = row["number"], row["attempt"]
         trial.started_at, trial.ended_at = row["started_at"], row["ended_at"]
         return trial
+
+    def _take_status(self, status: str, ending: str | None, *, is_running: bool) -> None:
+        """The state that a row was written in; what ran then is to run again."""
+        if status == TrialStatus.RUNNING:
+            self._state = TrialState.QUEUED if is_running else TrialState.PAUSED
+        elif status != TrialStatus.INVALID:  # a retry is waited for in the queue, as at the start
+            self.status, self._state = status, TrialState.ENDED
+            self._ending = self._ending if ending is None else Ending(ending)
 
     def get_state(self) -> dict[str, Any]:
         """The trial as JSON, with KerasTuner's keys."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import pickle
 import time
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ import keras
 import numpy as np
 from scipy.stats import rankdata
 
-from manyfit.core.errors import FatalError, ProjectError, UsageError, explain
+from manyfit.core.errors import ProjectError, UsageError, explain
+from manyfit.core.lifecycle import failure_of
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.training.base import Supply, Task, judge
@@ -28,7 +28,6 @@ from manyfit.training.boosting import fit_with_early_stopping, library_of, set_r
 from manyfit.training.fit_arguments import fit_data, num_rows, validation_rows
 from manyfit.training.folds import take_rows
 from manyfit.training.keras_fit import KerasFit
-from manyfit.training.models import ending_of
 from manyfit.training.seeding import seeded
 
 _SMALLEST = 1e-7  # as in Keras's cross-entropies
@@ -66,11 +65,8 @@ class Estimators(KerasFit):
         result = Result(plan, Ending.COMPLETED, {})
         try:
             self._fit(estimator, plan, task, result)
-        except (FatalError, ProjectError):
-            raise
         except Exception as error:
-            result.ending, result.message = ending_of(error), traceback.format_exc()
-            result.extra["error"] = error
+            result.fail(failure_of(error))
         result.seconds = time.perf_counter() - started
         return result
 

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import gc
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,7 +13,8 @@ import keras
 import numpy as np
 
 from manyfit.core import history as histories
-from manyfit.core.errors import FatalError, FatalValueError, ProjectError, explain
+from manyfit.core.errors import FatalValueError, explain
+from manyfit.core.lifecycle import failure_of, is_paused
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer, judge
@@ -24,7 +24,7 @@ from manyfit.training.data_order import SeededOrder
 from manyfit.training.devices import LayoutCheck, distributed, distribution_of
 from manyfit.training.keras_settings import KerasSettings, clear_session
 from manyfit.training.measuring import take_measures
-from manyfit.training.models import build_model, check_size, ending_of, num_parameters
+from manyfit.training.models import build_model, check_size, num_parameters
 from manyfit.training.outcomes import completed_by, merge_histories, to_histories
 from manyfit.training.precision import LossScaleCallback, needs_loss_scale_callback
 from manyfit.training.seeding import seeded
@@ -66,7 +66,7 @@ class KerasFit(Trainer):
         clear_session()
         run = self._paused.pop(plan.key, None) or _Run(plan, supply, task)
         result = run.proceed(plan)
-        if result.ending is Ending.PAUSED:
+        if is_paused(result):
             self._paused[plan.key] = run
         else:
             is_large = run.model is not None and num_parameters(run.model) >= _LARGE
@@ -106,12 +106,8 @@ class _Run:
             else:
                 paused = not self.call.proceed()
             self._judge(plan, paused)
-        except (FatalError, ProjectError):  # the user's word, and a store that cannot be written: the search ends
-            raise
         except Exception as error:
-            self.result.ending = ending_of(error)
-            self.result.message = traceback.format_exc()
-            self.result.extra["error"] = error
+            self.result.fail(failure_of(error))
         self.result.seconds += time.perf_counter() - started
         if self.model is not None:
             take_measures(self.result, self.model, self.task)

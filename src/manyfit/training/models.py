@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from manyfit.core.errors import FailedTrialError, FatalTypeError, explain
-from manyfit.core.records import Ending
-
-# What JAX, TensorFlow and torch say. "oom" only as a word: there is one in "room".
-_OUT_OF_MEMORY = re.compile(r"out of memory|resource_?exhausted|\boom\b", re.IGNORECASE)
-
-
-class OversizedModelError(FailedTrialError):
-    """The model has more trainable parameters than `max_model_size`."""
+from manyfit.core.errors import FatalTypeError, explain
+from manyfit.core.lifecycle import OversizedModelError
 
 
 def build_model(build: Callable[[Any], Any], values: Any) -> keras.Model:
@@ -57,12 +49,3 @@ def check_size(model: keras.Model, max_model_size: int | None) -> None:
     size = num_parameters(model)
     if max_model_size is not None and size > max_model_size:
         raise OversizedModelError(f"Oversized model: {size} parameters. Skip model. (max_model_size={max_model_size})")
-
-
-def ending_of(error: BaseException) -> Ending:
-    """How an execution ended that raised this error."""
-    if isinstance(error, OversizedModelError):
-        return Ending.TOO_LARGE
-    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
-        return Ending.OUT_OF_MEMORY
-    return Ending.FAILED

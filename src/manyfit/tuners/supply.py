@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from manyfit.core import seeds
-from manyfit.core.errors import FailedTrialError, UsageError, explain
+from manyfit.core.errors import UsageError, explain
+from manyfit.core.lifecycle import is_paused, outcome_of
 from manyfit.core.measures import MEASURES
 from manyfit.core.records import Decision, Ending, Plan, Result
-from manyfit.oracles import Oracle, Trial, TrialStatus
+from manyfit.oracles import Oracle, Trial
 from manyfit.schedulers.full import FullBudget
 from manyfit.space.hyperparameters import HyperParameters
 
@@ -26,7 +27,7 @@ def plans_of(trial: Trial, num_executions: int, oracle: Oracle, weights_path: Ca
     return [
         plan_of(trial, execution, oracle, weights_path)
         for execution in range(num_executions)
-        if execution not in trial.executions or trial.executions[execution].ending is Ending.PAUSED
+        if execution not in trial.executions or is_paused(trial.executions[execution])
     ]
 
 
@@ -132,7 +133,7 @@ class SearchSupply:
         max_epochs = self._oracle.scheduler.max_epochs
         for trial in self._oracle.paused_trials():
             for run in trial.executions.values():
-                if run.ending is Ending.PAUSED:
+                if is_paused(run):
                     run.ending, run.message = (
                         Ending.STOPPED,
                         f"stopped after {run.num_epochs} of {max_epochs} epochs: not promoted",
@@ -184,25 +185,24 @@ class SearchSupply:
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`."""
         trial = self._oracle.trials[result.plan.trial_id]
-        if result.ending is Ending.PAUSED:
+        if is_paused(result):
             self._check_measured(result)
         elif result.ending.has_score:
             self._oracle.check_objective({**result.history, **result.measures})
         # Trainers know that an execution was told to stop, and only here it is known why.
         result.message = self._why_it_ended(result) or result.message
         self._oracle.book.add_execution(result)
-        if result.ending is not Ending.PAUSED and result.plan.state_path is not None:
+        if not is_paused(result) and result.plan.state_path is not None:
             Path(result.plan.state_path).unlink(missing_ok=True)
         trial.hyperparameters = self._grown(trial, result.plan)
         waiting = self._open[trial.trial_id]
         waiting.discard(result.plan.execution)
-        if trial.status == TrialStatus.COMPLETED:  # a further execution of a contender
+        if trial.has_ended:  # a further execution of a contender
             if not waiting:
                 del self._open[trial.trial_id]
                 self._oracle.rescore(trial)
             return
         if not result.ending.has_score:
-            self._note_failure(trial, result)
             dropped = {plan.execution for plan in self._queue if plan.trial_id == trial.trial_id}
             self._queue = [plan for plan in self._queue if plan.trial_id != trial.trial_id]
             waiting -= dropped
@@ -246,25 +246,12 @@ class SearchSupply:
                 built.values[name] = value
         return built
 
-    @staticmethod
-    def _note_failure(trial: Trial, result: Result) -> None:
-        trial.ending, trial.message = result.ending, result.message
-        final = isinstance(result.extra.get("error"), FailedTrialError)
-        trial.status = TrialStatus.FAILED if final else TrialStatus.INVALID
-
     def _end_trial(self, trial: Trial) -> None:
-        if trial.status == TrialStatus.RUNNING and any(
-            run.ending is Ending.PAUSED for run in trial.executions.values()
-        ):
-            self._open.pop(trial.trial_id, None)
-            self._oracle.pause_trial(trial)
-            return
-        if trial.status == TrialStatus.RUNNING:
-            endings = [run.ending for run in trial.executions.values()]
-            failed = [run for run in trial.executions.values() if not run.ending.has_score]
-            trial.status = TrialStatus.INVALID if failed else TrialStatus.COMPLETED
-            trial.ending = failed[0].ending if failed else max(endings, key=lambda ending: ending == "stopped")
-            why = failed or [run for run in trial.executions.values() if run.message is not None]
-            trial.message = why[0].message if why else trial.message
+        """Ends or pauses a trial, as its executions say."""
         self._open.pop(trial.trial_id, None)
-        self._end(trial)
+        outcome = outcome_of(trial.executions)
+        if outcome is None:
+            self._oracle.pause_trial(trial)
+        else:
+            trial.conclude(outcome)
+            self._end(trial)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from manyfit.core.errors import FatalError
+from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.keras_fit import CannotCopy, copy_callbacks
-from manyfit.training.models import build_model, check_size, ending_of
+from manyfit.training.models import build_model, check_size
 from manyfit.training.population import keras_side
 from manyfit.training.population.arrays import State
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
@@ -91,15 +90,12 @@ class Admission:
         started = time.perf_counter()
         try:
             member = self._resume(plan) or self._capture(plan)
-        except FatalError:
-            raise
         except CannotTrace as error:
             self._fall_back(plan, str(error))
             return
         except Exception as error:
-            result = Result(plan, ending_of(error), {}, message=traceback.format_exc(), extra={"error": error})
-            result.seconds = time.perf_counter() - started
-            self.supply.finish(result)
+            seconds = time.perf_counter() - started
+            self.supply.finish(Result.of_failure(plan, failure_of(error), seconds=seconds))
             return
         member.seconds += time.perf_counter() - started
         self._enqueue(member)

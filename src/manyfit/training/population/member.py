@@ -12,7 +12,7 @@ import jax
 
 from manyfit.core import history as histories
 from manyfit.core.objective import Objective
-from manyfit.core.records import Ending, Plan, Result
+from manyfit.core.records import Ending, Failure, Plan, Result
 from manyfit.training.base import judge
 from manyfit.training.folds import Split
 from manyfit.training.models import num_parameters
@@ -228,10 +228,11 @@ class Member:
             write_state(self.plan.state_path, state)
         return result
 
-    def failed(self, ending: Ending, error: Exception | None) -> Result:
+    def failed(self, failure: Failure) -> Result:
         """The outcome where an epoch could not be trained."""
-        message = f"{type(error).__name__}: {error}"
-        return Result(self.plan, ending, self.history, seconds=self.seconds, message=message, extra={"error": error})
+        return Result(
+            self.plan, failure.ending, self.history, seconds=self.seconds, message=failure.line, failure=failure
+        )
 
     def _outcome(self, ending: Ending, message: str | None) -> Result:
         started = time.perf_counter()

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import jax
 
+from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task
 from manyfit.training.keras_fit import scalar_logs
 from manyfit.training.measuring import take_measures
-from manyfit.training.models import ending_of
 from manyfit.training.population import keras_side
 from manyfit.training.population.arrays import num_devices
 from manyfit.training.population.batch import Batch, Outcome
@@ -310,19 +310,19 @@ class Session:
 
     def _fail(self, outcomes: Sequence[Outcome], num_active: int) -> None:
         """Ends or sends back the members of epochs that failed; where memory ran out, fewer try again."""
-        endings = {outcome: ending_of(outcome.error) for outcome in outcomes if outcome.error is not None}
-        too_many = num_active > 1 and Ending.OUT_OF_MEMORY in endings.values()
+        failures = {outcome: failure_of(outcome.error) for outcome in outcomes if outcome.error is not None}
+        too_many = num_active > 1 and any(each.ending is Ending.OUT_OF_MEMORY for each in failures.values())
         if too_many:
             size = self.sizing.halve(num_active)
             self.admission.notify(f"out of memory with {num_active} members at once; from now on at most {size}")
-        for outcome, ending in endings.items():
+        for outcome, failure in failures.items():
             for member in outcome.batch.members:
                 if isinstance(outcome.error, CannotTrace):
                     self.admission.send_back(member, str(outcome.error))
-                elif too_many and ending is Ending.OUT_OF_MEMORY:
+                elif too_many and failure.ending is Ending.OUT_OF_MEMORY:
                     self.admission.rebuild(member)
                 else:
-                    self.supply.finish(member.failed(ending, outcome.error))
+                    self.supply.finish(member.failed(failure))
 
     def _finish_ended(self) -> None:
         ended, self.ended = self.ended, []

@@ -10,6 +10,7 @@ from typing import Any
 
 from manyfit.core.environment import refuse_chief_and_workers
 from manyfit.core.errors import SearchError, UsageError, explain
+from manyfit.core.lifecycle import TrialState
 from manyfit.core.records import Values
 from manyfit.executors.base import Executor, MakeTrainer
 from manyfit.oracles import Oracle, Trial, TrialStatus
@@ -276,7 +277,7 @@ class BaseTuner:
         if self.oracle.compat == "keras_tuner":
             return  # its searches end in silence
         trials = list(self.oracle.trials.values())
-        if trials and not any(trial.status == TrialStatus.COMPLETED for trial in trials):
+        if trials and not any(trial.is_completed for trial in trials):
             failed = [trial for trial in trials if trial.status == TrialStatus.FAILED]
             # None failed either: the search was stopped by a limit before a trial ended, which is no error.
             if failed:
@@ -319,6 +320,8 @@ class BaseTuner:
         self._display.trial_begins(trial)
         if self.keras_tuner_files:
             write_project(self.oracle, self.store, {self.tuner_id: self.get_state()}, [trial])
+        if trial.state is TrialState.QUEUED:  # made by an oracle of the user's, whose `create_trial` is its own
+            trial.move(TrialState.RUNNING)
         self.on_trial_begin(trial)
 
     def _after_trial(self, trial: Trial) -> None:

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from manyfit.core import seeds
-from manyfit.core.errors import FailedTrialError, FatalError, ProjectError
+from manyfit.core.lifecycle import TrialOutcome, failure_of, outcome_of
 from manyfit.core.objective import Objective
-from manyfit.core.records import Plan, Result
+from manyfit.core.records import Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.replication import CALL, first_index
 from manyfit.training.base import judge
-from manyfit.training.models import ending_of
 from manyfit.training.outcomes import to_histories
 from manyfit.training.seeding import seeded
 
@@ -106,17 +104,14 @@ class OneByOne:
         try:
             with seeded(seed):  # the user's own training is reproducible, too
                 returned = steps.run(trial, *fit_args, **fit_kwargs)
-        except (FatalError, ProjectError):  # the user's word, or a store that cannot be written: the search ends
-            raise
-        except FailedTrialError as error:
-            trial.status, trial.message = TrialStatus.FAILED, f"{type(error).__name__}: {error}"
-            trial.ending = ending_of(error)
         except Exception as error:
-            trial.status, trial.message = TrialStatus.INVALID, traceback.format_exc()
-            trial.ending = ending_of(error)
+            failure = failure_of(error)
+            # What the user's code says about its own trial needs no traceback.
+            text = failure.line if failure.final else failure.message
+            trial.conclude(TrialOutcome(failure.ending, text, failure.final))
         else:
             self._take(trial, returned, seed)
-            judge_executions(trial)
+            conclude(trial)
 
     def _take(self, trial: Trial, returned: object, seed: int) -> None:
         """Takes what `run_trial` returned into the book, in place of what the default `run_trial` put there."""
@@ -163,10 +158,8 @@ class OneByOne:
             try:
                 with seeded(plan.seed):
                     returned = steps.run(trial, *fit_args, **fit_kwargs)
-            except (FatalError, ProjectError):
-                raise
             except Exception as error:
-                self.take_failed_repeat(Result(plan, ending_of(error), {}, message=traceback.format_exc()))
+                self.take_failed_repeat(Result.of_failure(plan, failure_of(error)))
             else:
                 self._take(trial, returned, plan.seed)
             self.end_repeat(trial, steps)
@@ -200,9 +193,7 @@ def histories_of(trial: Trial, returned: object, objective: Objective) -> list[d
     return to_histories(returned, objective, "Tuner.run_trial()")
 
 
-def judge_executions(trial: Trial) -> None:
-    """Sets a trial's status by its executions: one without a score, and the trial has none."""
-    failed = [run for run in trial.executions.values() if not run.ending.has_score]
-    trial.status = TrialStatus.INVALID if failed else TrialStatus.COMPLETED
-    if failed:
-        trial.ending, trial.message = failed[0].ending, failed[0].message
+def conclude(trial: Trial) -> None:
+    """Has a trial end as its executions say."""
+    # Without an execution it was reported to an oracle of the user's, which scores it as it likes.
+    trial.conclude(outcome_of(trial.executions) or TrialOutcome(Ending.COMPLETED))

@@ -308,8 +308,8 @@ class ModelTuner(BaseTuner):
         supply = ListSupply([plan])
         KerasFit().train(supply, tensorboard.per_execution(self._make_task(fit_args, fit_kwargs)))
         result: Result = supply.results[plan.key]
-        if "error" in result.extra:
-            raise result.extra["error"]
+        if result.failure is not None:
+            raise result.failure.error
         # A second call of the default means that its result is a part (a fold, say), which only the override can weigh.
         only_call = self.trial_call.num_default_calls <= 1
         if only_call and self.oracle.objective.has_value({**result.history, **result.measures}):

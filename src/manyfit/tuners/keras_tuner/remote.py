@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from manyfit.core import seeds
-from manyfit.core.errors import FailedTrialError, FatalError, ProjectError
+from manyfit.core.lifecycle import TrialOutcome, failure_of
 from manyfit.core.records import Decision, Ending, Plan, Result
-from manyfit.oracles import Oracle, Trial, TrialStatus
+from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import SEARCH
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import Supply, Task, Trainer
-from manyfit.training.models import ending_of
 from manyfit.training.seeding import seeded
-from manyfit.tuners.keras_tuner.one_by_one import OneByOne, RunTrialCall, TrialSteps, histories_of, judge_executions
+from manyfit.tuners.keras_tuner.one_by_one import OneByOne, RunTrialCall, TrialSteps, conclude, histories_of
 
 _REPEAT = "repeat"  # the phase of plans for a further call of a trial's `run_trial`
 
@@ -159,10 +157,8 @@ def _run(plan: Plan, task: RunTask) -> Result:
             else {"histories": histories_of(trial, returned, tuner.oracle.objective)}
         )
         result = Result(plan, Ending.COMPLETED, {}, extra=extra)
-    except (FatalError, ProjectError):
-        raise
     except Exception as error:
-        result = Result(plan, ending_of(error), {}, message=traceback.format_exc(), extra={"error": error})
+        result = Result.of_failure(plan, failure_of(error))
     result.seconds = time.perf_counter() - started
     return dataclasses.replace(result, plan=dataclasses.replace(plan, values=trial.hyperparameters))
 
@@ -248,11 +244,9 @@ class TrialSupply:
             self._one_by_one.end_repeat(trial, self._steps)
             return
         if has_returned:
-            judge_executions(trial)
+            conclude(trial)
         else:
-            failed = isinstance(extra.get("error"), FailedTrialError)
-            trial.status = TrialStatus.FAILED if failed else TrialStatus.INVALID
-            trial.ending, trial.message = result.ending, result.message
+            trial.conclude(TrialOutcome(result.ending, result.message, result.final))
         self._steps.end(trial)
 
     def _take(self, trial: Trial, result: Result) -> None:
