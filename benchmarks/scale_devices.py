@@ -30,11 +30,13 @@ def flops() -> dict[str, Any]:
     import keras
     import numpy as np
 
+    from manyfit.data.call import Call
     from manyfit.training.base import Task
+    from manyfit.training.keras_internals.building import build_symbolically
     from manyfit.training.population.data import Rows, Shapes, read_fit_arguments
-    from manyfit.training.population.keras_side import build_symbolically, values_of, variables_of
     from manyfit.training.population.layout import Layout
     from manyfit.training.population.lift import Lift
+    from manyfit.training.population.model_state import values_of, variables_of
     from manyfit.training.population.passes import RowsPass
     from manyfit.training.population.trace import trace
 
@@ -42,7 +44,7 @@ def flops() -> dict[str, Any]:
     model = keras.Sequential([keras.Input((784,)), *layers, keras.layers.Dense(10, activation="softmax")])
     model.compile("adam", "sparse_categorical_crossentropy")
     x, y = np.zeros((1280, 784), "float32"), np.zeros(1280, "int32")
-    rows = read_fit_arguments(Task(lambda hp: model, (x, y), {"batch_size": 128})).training
+    rows = read_fit_arguments(Task(lambda hp: model, Call((x, y), {"batch_size": 128}))).training
     if not isinstance(rows, Rows):
         raise SystemExit("the rows are not resident")
     build_symbolically(model, (x[:128], y[:128], None))
@@ -50,7 +52,7 @@ def flops() -> dict[str, Any]:
     state = tuple(tuple(values_of(part)) for part in variables_of(model)[:3])
     program = RowsPass("train", Lift(found), layout=Layout("scan", "vmap"), count=NUM_MEMBERS, rows=rows)
     states, lifted = program.spread.gather([state] * NUM_MEMBERS), program.lifted([found] * NUM_MEMBERS)
-    compiled = program.spread.compile(program._scan, (states, lifted, rows.leaves, rows.in_order()[0]))
+    compiled = program.spread.compile(program.scan, (states, lifted, rows.leaves, rows.in_order()[0]))
     return {"devices": jax.local_device_count(), "flops": compiled.num_flops, "bytes": compiled.num_bytes}
 
 

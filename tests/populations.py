@@ -5,6 +5,7 @@ import numpy as np
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Plan
+from manyfit.data.call import Call
 from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Task, Trainer
 from manyfit.training.keras_fit import KerasFit
@@ -64,7 +65,7 @@ def equals_model_fit(build, data, fit_arguments, values, *, tolerance=2e-4, obje
 
 def make_task(build, data, fit_arguments, objective="loss"):
     arguments = {key: value() if callable(value) else value for key, value in fit_arguments.items()}
-    return Task(build, data(), {"verbose": 0, **arguments}, objective=Objective(objective, "min"))
+    return Task(build, Call(data(), {"verbose": 0, **arguments}), objective=Objective(objective, "min"))
 
 
 def dense_model(hp, *, shape=(6,)):

@@ -9,6 +9,7 @@ import manyfit as kt  # isort: skip
 
 import keras
 
+from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer, judge
 
@@ -102,7 +103,7 @@ class Formula(Trainer):
         self.trained.append((*plan.key, plan.seed))
         error = self.fail(plan)
         if error is not None:
-            supply.finish(Result(plan, Ending.FAILED, curve, message=repr(error), extra={"error": error}))
+            supply.finish(Result(plan, Ending.FAILED, curve, message=repr(error), failure=failure_of(error)))
             return
         ending, message = judge(curve, task.objective, stopped=False)
         supply.finish(Result(plan, ending, curve, message=message))

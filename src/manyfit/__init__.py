@@ -33,7 +33,7 @@ _HOMES = {
     "OptunaSearch": "manyfit.tuners.searches",
     "Belief": "manyfit.samplers.gp.priors",
     "Constraint": "manyfit.samplers.outcomes",
-    "CrossValidation": "manyfit.training.folds",
+    "CrossValidation": "manyfit.data.folds",
     "BaseTuner": "manyfit.tuners.keras_tuner.base_tuner",
     "Ensemble": "manyfit.ensemble.ensemble",
     "FailedTrialError": "manyfit.core.errors",
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from manyfit.core.objective import MultiObjective as MultiObjective
     from manyfit.core.objective import Objective as Objective
     from manyfit.core.objective import ParetoObjective as ParetoObjective
+    from manyfit.data.folds import CrossValidation as CrossValidation
     from manyfit.ensemble.ensemble import Ensemble as Ensemble
     from manyfit.executors.local import LocalExecutor as LocalExecutor
     from manyfit.executors.process import ProcessExecutor as ProcessExecutor
@@ -83,7 +84,6 @@ if TYPE_CHECKING:
     from manyfit.schedulers.median import MedianRule as MedianRule
     from manyfit.space.hyperparameter import HyperParameter as HyperParameter
     from manyfit.space.hyperparameters import HyperParameters as HyperParameters
-    from manyfit.training.folds import CrossValidation as CrossValidation
     from manyfit.tuners.keras_tuner.base_tuner import BaseTuner as BaseTuner
     from manyfit.tuners.keras_tuner.hypermodel import HyperModel as HyperModel
     from manyfit.tuners.searches import BayesianOptimization as BayesianOptimization

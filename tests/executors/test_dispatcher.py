@@ -13,6 +13,7 @@ import tiny
 
 from manyfit.core.errors import SearchError, UsageError
 from manyfit.core.records import Ending
+from manyfit.data.call import Call
 from manyfit.executors.messages import Lost, OverMemory
 from manyfit.executors.versions import versions
 from manyfit.testing.executors import ThreadExecutor, ThreadPool, make_scripted, plans
@@ -29,7 +30,7 @@ def trainer_of(executor, lines=None):
 
 
 def train(trainer, supply, task=None):
-    trainer.train(supply, task or Task(build=len, fit_args=(X,)))
+    trainer.train(supply, task or Task(call=Call((X,)), build=len))
     return supply
 
 
@@ -47,7 +48,7 @@ def test_an_array_that_no_task_uses_any_more_is_put_again():
     executor = ThreadExecutor(1)
     trainer = trainer_of(executor)
     for array in (X, X + 1, X + 1, X):
-        train(trainer, ListSupply(plans(1)), Task(build=len, fit_args=(array,)))
+        train(trainer, ListSupply(plans(1)), Task(call=Call((array,)), build=len))
     assert executor.pools[0].num_shared == 4
     trainer.close()
 
@@ -171,11 +172,11 @@ def test_what_cannot_be_sent_is_named(name):
     callback.held = guard
     task = {
         "build": Task(build=build_model),
-        "callback": Task(build=len, fit_kwargs={"callbacks": [Holding(guard)]}),
-        "data": Task(build=len, fit_args=(row for row in X)),
+        "callback": Task(call=Call(kwargs={"callbacks": [Holding(guard)]}), build=len),
+        "data": Task(call=Call(row for row in X), build=len),
     }[name]
     if name == "data":
-        task = dataclasses.replace(task, fit_args=((row for row in X),))
+        task = dataclasses.replace(task, call=Call(((row for row in X),)))
     named = {
         "build": r"the function .*build_model > its variable guard, a lock",
         "callback": r"Holding\.guard, a lock",

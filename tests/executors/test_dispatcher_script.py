@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from manyfit.core.records import Ending, Result
+from manyfit.data.call import Call
 from manyfit.executors.base import Pool
 from manyfit.executors.dispatcher import Dispatcher, Rules
 from manyfit.executors.messages import Finished, Forget, Hello, Idle, Take, Want
@@ -93,7 +94,7 @@ def test_a_worker_forgets_what_it_has_paused_and_another_has_trained_again():
         ["a", "b"],
     )
     trainer = Dispatcher(lambda: pool, make_scripted, rules=Rules("Scripted"), folder=Path(), notify=print)
-    task = Task(build=len, fit_args=(np.arange(4.0),))
+    task = Task(call=Call((np.arange(4.0),)), build=len)
     trainer.train(Pausing([first, second, third]), task)
     given = [
         (worker, plan.trial_id) for worker, answer in pool.answers if isinstance(answer, Take) for plan in answer.plans

@@ -75,7 +75,7 @@ def test_a_search_that_learns_can_be_replayed_from_the_order_of_its_events(tmp_p
         trial = replayed.oracle.trials[trial_id]
         history = {"loss": [loss_of(trial.hyperparameters.values)]}
         plan = Plan(trial_id, 0, trial.hyperparameters, 0)
-        supply.finish(Result(plan, Ending.COMPLETED, {}, extra={"histories": [history]}))
+        supply.finish(Result(plan, Ending.COMPLETED, {}, histories=[history]))
     assert tiny.proposals(replayed) == tiny.proposals(tuner)
     assert replayed.oracle.end_order == tuner.oracle.end_order
 

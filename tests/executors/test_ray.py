@@ -19,6 +19,7 @@ import tiny
 
 import manyfit as kt
 from manyfit.core.errors import UsageError
+from manyfit.data.call import Call
 from manyfit.executors import ray as executors_ray
 from manyfit.testing.executors import check_executor, make_scripted, plans
 from manyfit.testing.fakes import ListSupply
@@ -127,7 +128,7 @@ def test_data_lie_once_in_the_object_store(cluster):
     try:
         trainer = cluster.trainer(make_scripted, notify=print, folder=Path("."), keeps_programs=False)
         for _ in range(2):
-            trainer.train(ListSupply(plans(4)), Task(build=len, fit_args=(x,)))
+            trainer.train(ListSupply(plans(4)), Task(call=Call((x,)), build=len))
         trainer.close()
     finally:
         executors_ray.RayPool = original

@@ -12,7 +12,8 @@ import pytest
 import manyfit as kt
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan
-from manyfit.training.base import Task
+from manyfit.data.call import Call
+from manyfit.training.base import Permissions, Task
 from manyfit.training.continuing import is_storable, stored_by
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.stored_state import read_state
@@ -100,7 +101,7 @@ def callbacks_for(values):
 
 def run(trainer, values, folder, mode):
     fit = {"epochs": 27, "validation_split": 0.3, "batch_size": 20, "verbose": 0, "callbacks": callbacks_for(values)}
-    task = Task(build, (X, Y), fit, objective=Objective("val_loss", "min"), pausable=True)
+    task = Task(build, Call((X, Y), fit), objective=Objective("val_loss", "min"), may=Permissions(pause=True))
     supply = Rungs(plans_in(folder, values), () if mode == "straight" else RUNGS, resumes=mode == "resident")
     trainer_of(trainer).train(supply, task)
     while supply.paused:  # the process is gone, and with it everything in memory
@@ -218,13 +219,13 @@ class OwnStep(keras.Sequential):
 
 @on_jax
 def test_what_of_fit_is_storable():
-    model, arrays = build({"rate": 0.1, "schedule": False}), Task(build, (X, Y))
+    model, arrays = build({"rate": 0.1, "schedule": False}), Task(build, Call((X, Y)))
     assert is_storable(model, arrays, None)
     assert not is_storable(OwnStep([keras.layers.Dense(1)]), arrays, None)
     for task in (
-        Task(build, (iter(()),)),
-        Task(build, (X, Y), {"steps_per_epoch": 2}),  # an epoch begins where the one before it ended
-        Task(build, (X, Y), fit=lambda values, model, *args, **kwargs: None),
+        Task(build, Call((iter(()),))),
+        Task(build, Call((X, Y), {"steps_per_epoch": 2})),  # an epoch begins where the one before it ended
+        Task(build, Call((X, Y)), fit=lambda values, model, *args, **kwargs: None),
     ):
         assert not is_storable(model, task, None)
 
@@ -240,7 +241,7 @@ class Unstorable(keras.callbacks.Callback):
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_what_cannot_be_stored_trains_again_from_its_start(trainer, tmp_path):
     fit = {"epochs": 6, "validation_split": 0.3, "batch_size": 20, "verbose": 0, "callbacks": [Unstorable()]}
-    task = Task(build, (X, Y), fit, objective=Objective("val_loss", "min"), pausable=True)
+    task = Task(build, Call((X, Y), fit), objective=Objective("val_loss", "min"), may=Permissions(pause=True))
     curves = []
     for rungs in ((), (3,)):
         plans = [dataclasses.replace(plan, epochs=6) for plan in plans_in(tmp_path, {"schedule": True})[:1]]

@@ -13,6 +13,7 @@ import manyfit as kt
 from manyfit.core.errors import FatalValueError
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Plan
+from manyfit.data.call import Call
 from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Task
 from manyfit.training.hardware import Hardware
@@ -48,7 +49,7 @@ def trained(trainer, x, *, epochs=2, seeds=(7,)):
     plans = [Plan(str(seed), 0, {"learning_rate": 1e-5}, seed=seed) for seed in seeds]
     supply = ListSupply(plans)
     arguments = {"epochs": epochs, "batch_size": 16, "shuffle": False, "verbose": 0}
-    trainer.train(supply, Task(half, (x, Y), arguments, objective=Objective("loss", "min")))
+    trainer.train(supply, Task(half, Call((x, Y), arguments), objective=Objective("loss", "min")))
     return [supply.results[plan.key] for plan in plans]
 
 

@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from manyfit.core.records import Ending, Result
+from manyfit.data.call import Call
 from manyfit.tuners.keras_tuner.remote import RunTask, RunTrial
 
 
@@ -246,7 +247,7 @@ def run_in_worker(tuner):
     """Searches as an executor's worker and driver do together, without processes."""
     worker = object.__new__(type(tuner))
     worker.__dict__.update(tuner.__getstate__())
-    task = RunTask(build=None, fit=None, fit_args=(), fit_kwargs={}, objective=tuner.oracle.objective, tuner=worker)
+    task = RunTask(build=None, call=Call(), fit=None, objective=tuner.oracle.objective, tuner=worker)
     RunTrial().train(tuner.trial_supply(), task)
 
 

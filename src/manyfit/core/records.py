@@ -6,11 +6,23 @@ import dataclasses
 import enum
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol
 
 Value = bool | int | float | str
 Values = Mapping[str, Value]
 """One configuration: hyperparameter name -> value, active hyperparameters only."""
+
+
+class Configuration(Protocol):
+    """What a build function is called with: a trial's `HyperParameters`.
+
+    Core knows no space, so it asks for the one thing that it hands on: a copy, because a build function may change
+    what it is given.
+    """
+
+    def copy(self) -> Configuration:
+        """One of the same values, whose changes stay its own."""
+        ...
 
 
 class Ending(enum.StrEnum):
@@ -109,7 +121,7 @@ class Plan:
 
     trial_id: str
     execution: int
-    values: Any  # the trial's `HyperParameters`; typed loosely because core knows no space
+    values: Configuration  # the trial's `HyperParameters`
     seed: int
     epochs: int | None = None  # train up to this epoch (not including it); None: as the user's fit arguments say
     first_epoch: int = 0  # epochs that are already behind it (a resumed execution)
@@ -150,8 +162,11 @@ class Result:
     message: str | None = None  # the reason, for every ending but COMPLETED
     num_parameters: int | None = None  # trainable ones
     measures: dict[str, float] = dataclasses.field(default_factory=dict)  # of `core.measures`: one number each
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
     failure: Failure | None = None  # the exception that ended it, where one did
+    # Of a trial that a user's `run_trial` ran elsewhere, one of the two: what it trained by Manyfit's own means, or
+    # what it returned. None both: the call failed.
+    executions: tuple[Result, ...] | None = None
+    histories: list[dict[str, list[float | None]]] | None = None
 
     @classmethod
     def of_failure(cls, plan: Plan, failure: Failure, *, seconds: float = 0.0) -> Result:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.files import replaced
 from manyfit.ensemble.kept import MAX_BYTES, Kept, pack, unpack
 
 _LABELS = "labels.npz"
@@ -45,10 +46,8 @@ class Archive:
     def keep_labels(self, labels: Labels) -> None:
         """Keeps the labels of the data set; those of another data set are replaced."""
         weight = {} if labels.sample_weight is None else {"sample_weight": np.asarray(labels.sample_weight)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"partial-{_LABELS}"
-        np.savez_compressed(partial, row_ids=labels.row_ids, y=labels.y, **weight)  # type: ignore[arg-type]
-        partial.replace(self.folder / _LABELS)
+        with replaced(self.folder / _LABELS) as partial:
+            np.savez_compressed(partial, row_ids=labels.row_ids, y=labels.y, **weight)  # type: ignore[arg-type]
 
     def labels(self) -> Labels | None:
         """The labels, or None if nothing was kept."""
@@ -72,11 +71,8 @@ class Archive:
             positions: (n,) their places in the data set; None: all rows, in order.
         """
         packed = pack(predictions, row_ids, max_bytes=self.max_bytes, positions=positions)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(trial_id, execution)
-        partial = path.with_name(f"partial-{path.name}")
-        partial.write_bytes(packed)
-        partial.replace(path)
+        with replaced(self._path(trial_id, execution)) as partial:
+            partial.write_bytes(packed)
 
     def executions(self, trial_id: str) -> list[int]:
         """Executions of a trial whose predictions were kept, in order."""

@@ -47,6 +47,7 @@ from manyfit.executors.shelf import Shelf
 from manyfit.executors.versions import differences, versions
 from manyfit.executors.worker import KerasSettings
 from manyfit.training.base import Supply, Task, Trainer
+from manyfit.training.program_report import Programs
 
 _WAIT_SECONDS = 1.0  # between looks at the size of the cluster
 _MAX_FAILED_STARTS = 3
@@ -103,7 +104,7 @@ class Dispatcher(Trainer):
         self._pool: Pool | None = None
         self._shelf = Shelf()
         self._seats: dict[str, Seat] = {}
-        self._programs: dict[str, Any] = {}  # of each worker
+        self._programs: dict[str, Programs | None] = {}  # of each worker
         self._told: set[str] = set()
         self._homes: dict[Key, str] = {}  # paused execution -> worker that holds it
 
@@ -123,7 +124,7 @@ class Dispatcher(Trainer):
         self._shelf.begin(self._pool.share)
         content = (self._make, task, KerasSettings.of_this_process())
         packed = pack(content, self._shelf.put, folder=self._folder, where=f"search with {self._rules.where}")
-        return Work(packed, self._shelf.handles(), getattr(supply, "independent", False))
+        return Work(packed, self._shelf.handles(), supply.independent)
 
     def forget(self, keys: Iterable[Key]) -> None:
         """See `Trainer`."""
@@ -133,20 +134,10 @@ class Dispatcher(Trainer):
         for seat in self._seats.values():
             seat.to_forget += keys
 
-    def programs(self) -> Any:
-        """The compiled programs of all workers; a sentence where they have none."""
+    def programs(self) -> Programs | None:
+        """The compiled programs of all workers; None where they have none."""
         found = [programs for programs in self._programs.values() if programs is not None]
-        if not found:
-            return "Trials train in workers, one after another in each."
-        from manyfit.training.population.program_report import (
-            Programs,  # its package imports JAX, which other backends lack
-        )
-
-        reasons: dict[str, tuple[str, ...]] = {}
-        for programs in found:
-            for why, trials in programs.reasons.items():
-                reasons[why] = (*reasons.get(why, ()), *trials)
-        return Programs(tuple(record for programs in found for record in programs.records), reasons)
+        return Programs.joined(found) if found else None
 
     def close(self) -> None:
         """Ends the workers."""
@@ -294,7 +285,7 @@ class _Run:
     def _share(self, seat: Seat, count: int) -> int:
         """How many of `count` wanted executions a worker may have: an even share of what is left at most."""
         num_seats = max(1, len(self._seats))
-        remaining = getattr(self._supply, "remaining", None)
+        remaining = self._supply.remaining
         if remaining is None:
             return math.ceil(count / num_seats)
         unfinished = remaining + sum(len(other.held) + len(other.reserved) for other in self._seats.values())

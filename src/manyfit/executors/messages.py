@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyfit.core.records import Decision, Plan, Result
+from manyfit.training.program_report import Programs
 
 Key = tuple[str, int]  # trial id and execution
 
@@ -45,7 +46,7 @@ class Hello(Message):
 class Idle(Message):
     """Nothing to do; `programs` are those of its trainer, where it has some. Answer: `Begin`, `Forget` or `Stop`."""
 
-    programs: Any = None
+    programs: Programs | None = None
 
 
 @dataclasses.dataclass

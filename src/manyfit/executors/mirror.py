@@ -9,9 +9,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from manyfit.core.errors import ProjectError, explain
-
-_PARTIAL = "partial-"
+from manyfit.core.files import PARTIAL, written_whole
 
 
 class Mirror:
@@ -42,7 +40,7 @@ class Mirror:
         """The files that were written since, by their paths on the driver."""
         files = {}
         for path in self.root.rglob("*"):
-            if path.is_file() and not path.name.startswith(_PARTIAL):
+            if path.is_file() and not path.name.startswith(PARTIAL):
                 files[f"/{path.relative_to(self.root).as_posix()}"] = path.read_bytes()
                 path.unlink()
         return files
@@ -67,17 +65,5 @@ def write_files(files: Mapping[str, bytes], allowed: Iterable[Path]) -> None:
         path = Path(name)
         if ".." in path.parts or not any(path.is_relative_to(folder) for folder in folders):
             continue
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{_PARTIAL}{path.name}")
+        with written_whole(path, "file") as partial:
             partial.write_bytes(content)
-            partial.replace(path)
-        except OSError as error:
-            raise ProjectError(
-                explain(
-                    f'file "{path}"',
-                    f"a write that failed ({error.strerror or error})",
-                    "a writable disk with free space",
-                    "Free some space and call search again: what was finished is kept.",
-                )
-            ) from error

@@ -17,13 +17,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from manyfit.core.checks import whole_number, whole_number_or_none
 from manyfit.core.errors import UsageError, explain
 from manyfit.executors.base import Executor, MakeTrainer, Pool
 from manyfit.executors.dispatcher import Dispatcher, Rules
 from manyfit.executors.memory import held_bytes, readable
 from manyfit.executors.messages import Answer, Hello, Lost, Message
 from manyfit.executors.parcels import ArrayFile
-from manyfit.executors.settings import check_count
 from manyfit.training.base import Trainer
 
 _WHERE = "ProcessExecutor"
@@ -71,15 +71,17 @@ class ProcessExecutor(Executor):
     ) -> None:
         if os.name != "posix":
             raise UsageError(explain(_WHERE, sys.platform, "Linux or macOS", "Use kt.RayExecutor() here."))
-        self.workers = check_count(_WHERE, "workers", workers)
+        self.workers = whole_number(f"{_WHERE}(workers)", workers, instead="Type workers=1, say.")
         self.devices = None if devices is None else [int(device) for device in devices]
-        self.max_memory_bytes = check_count(_WHERE, "max_memory_bytes", max_memory_bytes, optional=True)
+        self.max_memory_bytes = whole_number_or_none(
+            f"{_WHERE}(max_memory_bytes)", max_memory_bytes, instead="Leave it out."
+        )
         if self.max_memory_bytes is not None and not held_bytes():
             allowed = "a cap where the system tells what a process holds: Linux"
             where = f"{_WHERE}(max_memory_bytes)"
             raise UsageError(explain(where, f"a cap on {sys.platform}", allowed, "Leave it out."))
-        self.recycle_after = check_count(_WHERE, "recycle_after", recycle_after, optional=True)
-        self.max_losses = check_count(_WHERE, "max_losses", max_losses)
+        self.recycle_after = whole_number_or_none(f"{_WHERE}(recycle_after)", recycle_after, instead="Leave it out.")
+        self.max_losses = whole_number(f"{_WHERE}(max_losses)", max_losses, instead="Type max_losses=1, say.")
 
     def __repr__(self) -> str:
         cap = "" if self.max_memory_bytes is None else f", max_memory_bytes={readable(self.max_memory_bytes)}"

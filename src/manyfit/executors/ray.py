@@ -24,13 +24,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from manyfit.core.checks import whole_number, whole_number_or_none
 from manyfit.core.errors import UsageError, explain
 from manyfit.executors import memory
 from manyfit.executors.base import Executor, MakeTrainer, Pool
 from manyfit.executors.dispatcher import Dispatcher, Rules
 from manyfit.executors.messages import Answer, Hello, Lost, Message, OverMemory, Raised, Stop
 from manyfit.executors.process import MAX_HELD_BYTES, share_of_device
-from manyfit.executors.settings import check_count
 from manyfit.training.base import Trainer
 
 try:
@@ -98,10 +98,10 @@ class RayExecutor(Executor):
             raise UsageError(
                 explain(f"{_WHERE}(resources_per_worker)", f"GPU={gpus}", "a part of one GPU, or whole ones", "Type 2.")
             )
-        self.max_workers = check_count(_WHERE, "max_workers", max_workers, optional=True)
+        self.max_workers = whole_number_or_none(f"{_WHERE}(max_workers)", max_workers, instead="Leave it out.")
         self.timeout_seconds = float(timeout_seconds)
-        self.recycle_after = check_count(_WHERE, "recycle_after", recycle_after, optional=True)
-        self.max_losses = check_count(_WHERE, "max_losses", max_losses)
+        self.recycle_after = whole_number_or_none(f"{_WHERE}(recycle_after)", recycle_after, instead="Leave it out.")
+        self.max_losses = whole_number(f"{_WHERE}(max_losses)", max_losses, instead="Type max_losses=1, say.")
         self.init = init
         self._started = False
 

@@ -6,7 +6,6 @@ tasks share are the same objects, so a population keeps its compiled programs fr
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pickle
 import tempfile
@@ -40,6 +39,7 @@ from manyfit.executors.mirror import Mirror
 from manyfit.executors.parcels import ArrayFile, open_array, unpack
 from manyfit.training.base import Task, Trainer
 from manyfit.training.keras_fit import KerasFit
+from manyfit.training.program_report import Programs
 
 Exchange = Callable[[Message], Answer]
 """Says something to the driver and returns its answer."""
@@ -119,7 +119,7 @@ class _Worker:
         settings.apply()
         if self._trainer is None:
             self._trainer = make(self.supply.say)
-            keeps_programs = hasattr(self._trainer, "programs")
+            keeps_programs = self._trainer.programs() is not None
             self.supply.footprint = memory.Footprint(_nothing if keeps_programs else _drop_compiled)
         self.supply.independent = work.independent
         trainer = self._trainer
@@ -130,10 +130,9 @@ class _Worker:
     def _open(self, handle: Any) -> Any:
         return open_array(handle) if isinstance(handle, ArrayFile) else self._fetch(handle)
 
-    def programs(self) -> Any:
+    def programs(self) -> Programs | None:
         """Of the trainer, where it has some."""
-        found = getattr(self._trainer, "programs", None)
-        return None if found is None else found()
+        return None if self._trainer is None else self._trainer.programs()
 
 
 class RemoteSupply:
@@ -151,6 +150,7 @@ class RemoteSupply:
         self._num_training = 0
         self.footprint: memory.Footprint | None = None  # from before the first execution
         self.independent = False
+        self.remaining: int | None = None  # the driver knows, and shares out
 
     def take(self, count: int) -> Sequence[Plan]:
         """See `manyfit.training.base.Supply`."""
@@ -171,9 +171,9 @@ class RemoteSupply:
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`. The driver has it when this returns."""
         files = self._mirror.collect()
-        result = dataclasses.replace(result, extra=_portable_extra(result.extra))
         if result.failure is not None:
-            result.failure = dataclasses.replace(result.failure, error=_portable(result.failure.error))
+            failure = dataclasses.replace(result.failure, error=_portable(result.failure.error))
+            result = dataclasses.replace(result, failure=failure)
         self._exchange(Finished(result, files, lines=self.lines_since()))
         self._num_training -= 1
 
@@ -209,17 +209,7 @@ def _quiet(task: Task) -> Task:
     """The task, without Keras's progress bar unless the user asked for one: bars of several workers are no use."""
     if task.fit is not None:  # a function of the user's, which is called as it would be called here
         return task
-    return dataclasses.replace(task, fit_kwargs={"verbose": 0, **task.fit_kwargs})
-
-
-def _portable_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the further facts can travel."""
-    kept = {}
-    for name, value in extra.items():
-        with contextlib.suppress(Exception):
-            pickle.dumps(value)
-            kept[name] = value
-    return kept
+    return dataclasses.replace(task, call=task.call.with_(verbose=task.call.get("verbose", 0)))
 
 
 def _portable(error: Exception) -> Exception:

@@ -11,21 +11,22 @@ import abc
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from manyfit.core import seeds
+from manyfit.core.checks import whole_number, whole_number_or_none
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.records import Decision, Plan, Result
+from manyfit.data.identity import fingerprint
 from manyfit.finish.confirmation import Confirmation, summarise
-from manyfit.finish.data import fingerprint
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import Execution
 from manyfit.stats import racing
 from manyfit.stats.boundary import MIN_ROUNDS
-from manyfit.training.base import Task, Trainer
+from manyfit.store.layout import Layout
+from manyfit.training.base import Permissions, Task, Trainer
 
 RACE, PROOF = "confirm", "proof"  # phases of executions in the book
 
@@ -62,10 +63,7 @@ class Settings:
             ("max_executions", self.max_executions, 1),
             ("proof_executions", self.proof_executions, 0),
         ):
-            if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__") or value < least):
-                raise UsageError(
-                    explain(f"confirm({name})", value, f"a whole number of at least {least}", "Leave it out.")
-                )
+            whole_number_or_none(f"confirm({name})", value, least=least, instead="Leave it out.")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise UsageError(
                 explain("confirm(max_seconds)", self.max_seconds, "more than 0", "Leave it out for no limit.")
@@ -98,11 +96,12 @@ class FreshSeeds(abc.ABC):
         protocol: names data and settings: only executions under the same protocol count.
         deadline: `time.monotonic()` at which to stop; None: never.
         epochs: train up to here; None: as the fit arguments say.
-        weights_folder: where weights go; None: they are not kept.
+        layout: says where weights go; None: they are not kept.
     """
 
     phase: str
     independent = False  # what is run next depends on results
+    remaining: int | None = None  # nobody knows before the race is over
 
     def __init__(
         self,
@@ -112,7 +111,7 @@ class FreshSeeds(abc.ABC):
         protocol: str,
         deadline: float | None = None,
         epochs: int | None = None,
-        weights_folder: Path | None = None,
+        layout: Layout | None = None,
     ) -> None:
         self.trials = list(trials)
         self.out_of_time = False
@@ -120,7 +119,7 @@ class FreshSeeds(abc.ABC):
         self._protocol = protocol
         self._deadline = deadline
         self._epochs = epochs
-        self._weights_folder = weights_folder
+        self._layout = layout
         self._running: set[tuple[int, int]] = set()
         self._rows = {trial.trial_id: row for row, trial in enumerate(self.trials)}
 
@@ -157,15 +156,15 @@ class FreshSeeds(abc.ABC):
 
     def _plan(self, row: int, index: int) -> Plan:
         trial = self.trials[row]
-        folder = self._weights_folder
-        name = f"{trial.trial_id}-{self.phase}-{index}.npz"
+        layout = self._layout
+        weights = None if layout is None else str(layout.weights(trial.trial_id, index, phase=self.phase))
         return Plan(
             trial.trial_id,
             index,
             trial.hyperparameters.copy(),
             seeds.seed_of(self._oracle.seed, self.phase, index),  # the same for all trials: they are compared in pairs
             epochs=self._epochs,
-            weights_path=None if folder is None else str(folder / name),
+            weights_path=weights,
             phase=self.phase,
         )
 
@@ -266,8 +265,7 @@ def finalists(oracle: Oracle, top: Any) -> list[Trial]:
     Raises:
         UsageError: `top` is below 1, or no trial was completed.
     """
-    if isinstance(top, bool) or not hasattr(top, "__index__") or top < 1:
-        raise UsageError(explain("confirm(top=...)", top, "a whole number of at least 1", "Type confirm(top=8), say."))
+    whole_number("confirm(top=...)", top, instead="Type confirm(top=8), say.")
     trials = oracle.book.by_search_score()[:top]
     if not trials:
         raise UsageError(
@@ -283,7 +281,7 @@ def confirm(
     trainer: Trainer,
     settings: Settings,
     *,
-    folder: Path | None = None,
+    layout: Layout | None = None,
     protocol: str = "",
 ) -> Confirmation:
     """Runs finalists on fresh seeds until it is settled who may be the best, or the budget ends.
@@ -294,7 +292,7 @@ def confirm(
         task: what to train.
         trainer: how.
         settings: confidence and budget.
-        folder: where weights go if they are kept.
+        layout: says where weights go if they are kept.
         protocol: names splits that are drawn anew; see `FreshSeeds`.
 
     Returns:
@@ -311,9 +309,10 @@ def confirm(
         "protocol": f"{protocol}/{_protocol(task)}",
         "deadline": None if settings.max_seconds is None else started + settings.max_seconds,
         "epochs": max(targets) if targets else None,
-        "weights_folder": folder if settings.keep_weights else None,
+        "layout": layout if settings.keep_weights else None,
     }
-    task = dataclasses.replace(task, own_order=True, callbacks=None, pausable=False)
+    may = Permissions(share_callbacks=task.may.share_callbacks, share_order=False)  # each seed orders its own batches
+    task = dataclasses.replace(task, callbacks=None, may=may)
     race = RaceSupply(trials, oracle, settings=settings, **options)
     trainer.train(race, task)
     standing = race.standing()
@@ -337,10 +336,9 @@ def confirm(
 
 def _protocol(task: Task) -> str:
     """Names what executions must have in common to be compared: data and the arguments of `fit`."""
-    settings = {name: value for name, value in task.fit_kwargs.items() if name not in ("verbose", "callbacks")}
-    callbacks = task.fit_kwargs.get("callbacks") or []
-    callbacks = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
-    return fingerprint(*task.fit_args, settings, " ".join(type(one).__name__ for one in callbacks))
+    call = task.call
+    settings = {name: value for name, value in call.kwargs.items() if name not in ("verbose", "callbacks")}
+    return fingerprint(*call.args, settings, " ".join(type(one).__name__ for one in call.callbacks))
 
 
 def _check_any_score(race: RaceSupply) -> None:

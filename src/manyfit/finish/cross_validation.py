@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -11,10 +11,11 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Plan
-from manyfit.finish.data import counted_rows, joined_rows
+from manyfit.data.arguments import joined_rows
+from manyfit.data.call import Call
+from manyfit.data.folds import CrossValidation, Folds, random_splits
+from manyfit.data.rows import FitData, Split, num_rows, take_rows
 from manyfit.training.base import Task
-from manyfit.training.fit_arguments import fit_data, num_rows
-from manyfit.training.folds import CrossValidation, Folds, Split, random_splits, take_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class FoldPlan:
         return self.folds.split(plan.execution % self.num_splits)
 
 
-def fold_plan(given: Any, fit_args: Sequence[Any], fit_kwargs: Mapping[str, Any]) -> FoldPlan:
+def fold_plan(given: object, call: Call) -> FoldPlan:
     """What `search(cross_validation=...)` means for its data.
 
     Raises:
@@ -37,7 +38,7 @@ def fold_plan(given: Any, fit_args: Sequence[Any], fit_kwargs: Mapping[str, Any]
         UsageTypeError: `given` is no cross-validation.
     """
     for name in ("validation_data", "validation_split"):
-        if fit_kwargs.get(name):
+        if call.get(name):
             raise UsageError(
                 explain(
                     "search(cross_validation=...)",
@@ -47,7 +48,7 @@ def fold_plan(given: Any, fit_args: Sequence[Any], fit_kwargs: Mapping[str, Any]
                 )
             )
     cross_validation = CrossValidation.of(given)
-    folds = cross_validation.resolve(*fit_data(fit_args, fit_kwargs))
+    folds = cross_validation.resolve(call.x, call.y)
     repeats = cross_validation.repeats
     for index in range(folds.num_splits * repeats):
         folds.split(index)  # refuses bad folds before anything is trained
@@ -74,12 +75,8 @@ def resplit(task: Task, cross_validation: Any, new_splits: bool, seed: int) -> t
         raise UsageError(explain("confirm()", got, "one of the two", "Leave new_splits out: folds are new splits."))
     if cross_validation is None and not new_splits:
         return task, "splits of the search" if task.split_for is not None else "rows of the search"
-    kwargs = dict(task.fit_kwargs)
-    x, y = joined_rows("confirm()", task.fit_args, kwargs)
-    counts = counted_rows(task.fit_args, kwargs)
-    kwargs = {
-        name: value for name, value in kwargs.items() if name not in ("x", "y", "validation_data", "validation_split")
-    }
+    x, y = joined_rows("confirm()", task.call)
+    counts = task.call.counted_rows()
     if cross_validation is not None:
         settings = CrossValidation.of(cross_validation)
         folds, name = settings.resolve(x, y), repr(settings)
@@ -95,22 +92,20 @@ def resplit(task: Task, cross_validation: Any, new_splits: bool, seed: int) -> t
                 )
             )
         folds, name = random_splits(rows, counts[1], seed), "new splits"
-    new = dataclasses.replace(
-        task, fit_args=(x, y, *task.fit_args[2:]), fit_kwargs=kwargs, split_for=lambda plan: folds.split(plan.execution)
-    )
+    call = task.call.with_(without=("validation_data", "validation_split"), x=x, y=y)
+    new = dataclasses.replace(task, call=call, split_for=lambda plan: folds.split(plan.execution))
     return new, name
 
 
-def out_of_fold(plan: FoldPlan, fit_args: Sequence[Any], fit_kwargs: Mapping[str, Any]) -> tuple[np.ndarray, Any, Any]:
+def out_of_fold(plan: FoldPlan, call: Call) -> tuple[np.ndarray, FitData, FitData]:
     """The rows that some fold validates, with their targets: what out-of-fold predictions are compared with.
 
     Returns:
         Row numbers in ascending order, y of these rows, sample weights or None.
     """
     covered = np.unique(np.concatenate([plan.folds.split(index).validation for index in range(plan.num_splits)]))
-    _, y = fit_data(fit_args, fit_kwargs)
-    weights = fit_kwargs.get("sample_weight")
-    return covered, take_rows(y, covered), None if weights is None else take_rows(weights, covered)
+    weights = call.sample_weight
+    return covered, take_rows(call.y, covered), None if weights is None else take_rows(weights, covered)
 
 
 def predict_out_of_fold(

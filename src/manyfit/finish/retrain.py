@@ -15,13 +15,14 @@ import keras
 from manyfit.core import seeds
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.records import Decision, Plan, Result
-from manyfit.finish.data import VALIDATION_ARGUMENTS, counted_rows, joined_rows
+from manyfit.data.arguments import VALIDATION_ARGUMENTS, joined_rows
+from manyfit.data.call import Call
+from manyfit.data.rows import FitData, num_rows
 from manyfit.finish.schedules import stretched_build
 from manyfit.oracles import Oracle, Trial
-from manyfit.training.base import ListSupply, Task, Trainer
+from manyfit.training.base import FixedSupply, Permissions, Task, Trainer
 from manyfit.training.devices import distributed, distribution_of
 from manyfit.training.estimators import load_estimator, pickle_path
-from manyfit.training.fit_arguments import fit_data, num_rows
 from manyfit.training.models import build_model
 from manyfit.training.seeding import seeded
 from manyfit.training.weights import load_weights
@@ -42,7 +43,7 @@ class Candidate:
     seeds: Sequence[int]  # one per model that is wanted
 
 
-class PatientSupply(ListSupply):
+class PatientSupply(FixedSupply):
     """Ends an execution that has not become better for a while, and writes it into the book.
 
     Args:
@@ -115,7 +116,7 @@ def train_longer(
     if not short:
         return
     names = ", ".join(trial.trial_id for trial in short)
-    if not task.fit_args and "x" not in task.fit_kwargs:
+    if task.call.x is None:
         say(
             f"retrain: trials {names} were still improving in their last epoch; their last epoch is taken for the best."
         )
@@ -137,7 +138,8 @@ def train_longer(
         )
         for trial in short
     ]
-    trainer.train(PatientSupply(plans, oracle, patience), dataclasses.replace(task, callbacks=None, pausable=False))
+    may = Permissions(share_callbacks=task.may.share_callbacks)
+    trainer.train(PatientSupply(plans, oracle, patience), dataclasses.replace(task, callbacks=None, may=may))
     for trial in short:
         [run] = trial.executions_of(LONGER).values()
         found = "failed" if run.best_epoch is None else f"best in epoch {run.best_epoch + 1} of {run.num_epochs}"
@@ -198,7 +200,7 @@ def retrain(
             for candidate in candidates
             for number, seed in enumerate(candidate.seeds)
         ]
-        supply = ListSupply(plans)
+        supply = FixedSupply(plans)
         trained = task
         if steps_ratio is not None:
             factors = [num_epochs(c.best_epochs, epochs_factor) / num_epochs(c.best_epochs, 1.0) for c in candidates]
@@ -230,14 +232,11 @@ def _finished_model(plan: Plan, result: Result, task: Task) -> keras.Model:
     return model
 
 
-def fit_arguments_for_all_data(
-    fit_args: Sequence[Any], fit_kwargs: Mapping[str, Any], x: Any, y: Any, callbacks: Any
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The fit arguments of a search, turned into those of a retraining.
+def call_for_all_data(searched: Call, x: FitData, y: FitData, callbacks: Any) -> Call:
+    """The call of a search, turned into that of a retraining.
 
     Args:
-        fit_args: positional arguments of `search`.
-        fit_kwargs: keyword arguments of `search`.
+        searched: the call of the search.
         x: all rows; None joins the search's training and validation rows.
         y: their targets.
         callbacks: None takes those of the search that watch no metric (a `LearningRateScheduler`, say): without
@@ -246,28 +245,27 @@ def fit_arguments_for_all_data(
     Raises:
         UsageError: x is None, and the search's data cannot be joined; or x has fewer rows than the search trained on.
     """
-    kwargs = {name: value for name, value in fit_kwargs.items() if name not in VALIDATION_ARGUMENTS | {"x", "y"}}
+    without = set(VALIDATION_ARGUMENTS)
     if x is None:
-        x, y = joined_rows("retrain()", fit_args, fit_kwargs)
-        if fit_kwargs.get("validation_data") is not None:
-            kwargs.pop("sample_weight", None)
+        x, y = joined_rows("retrain()", searched)
+        if searched.get("validation_data") is not None:
+            without.add("sample_weight")
     else:
-        _check_rows(num_rows(x), counted_rows(fit_args, fit_kwargs))
-        kwargs.pop("sample_weight", None)  # of other rows
+        _check_rows(num_rows(x), searched.counted_rows())
+        without.add("sample_weight")  # of other rows
     if callbacks is None:
-        given = fit_kwargs.get("callbacks") or []
-        given = given if isinstance(given, list | tuple) else [given]
-        callbacks = [one for one in given if not hasattr(one, "monitor")]
-    return (() if y is None else (x, y)) or (x,), {**kwargs, "callbacks": callbacks}
+        callbacks = [one for one in searched.callbacks if not hasattr(one, "monitor")]
+    data = {"x": x} if y is None else {"x": x, "y": y}
+    return searched.with_(without=without if y is not None else {*without, "y"}, **data, callbacks=callbacks)
 
 
-def steps_ratio(searched: Task, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
+def steps_ratio(searched: Call, now: Call) -> float:
     """Steps per epoch of a retraining by those of the search; 1 where rows cannot be counted."""
-    before, now = counted_rows(searched.fit_args, searched.fit_kwargs), num_rows(fit_data(args, kwargs)[0])
-    if before is None or now is None or not before[0]:
+    before, rows = searched.counted_rows(), now.num_rows
+    if before is None or rows is None or not before[0]:
         return 1.0
-    old_size, new_size = (options.get("batch_size") or 32 for options in (searched.fit_kwargs, kwargs))
-    return math.ceil(now / new_size) / math.ceil(before[0] / old_size)
+    old_size, new_size = (call.get("batch_size") or 32 for call in (searched, now))
+    return math.ceil(rows / new_size) / math.ceil(before[0] / old_size)
 
 
 def _check_rows(rows: int | None, searched: tuple[int, int] | None) -> None:

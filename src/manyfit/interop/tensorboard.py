@@ -24,6 +24,7 @@ import keras
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Plan, Value
+from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import Task
 
 _file_numbers = itertools.count()
@@ -36,8 +37,7 @@ def per_execution(task: Task) -> Task:
         ImportError: there is one, and tensorboard is not installed: `pip install manyfit[tensorboard]`.
         UsageError: one is set to write what only TensorFlow can, which is not installed.
     """
-    given = task.fit_kwargs.get("callbacks") or []
-    callbacks = list(given) if isinstance(given, list | tuple) else [given]
+    callbacks = task.call.callbacks
     boards = [callback for callback in callbacks if isinstance(callback, keras.callbacks.TensorBoard)]
     if not boards:
         return task
@@ -49,7 +49,7 @@ def per_execution(task: Task) -> Task:
         own = [] if before is None else before(plan)
         return [*own, *(each for board in boards for each in callbacks_for(board, plan))]
 
-    return dataclasses.replace(task, fit_kwargs={**task.fit_kwargs, "callbacks": others}, callbacks=callbacks_of)
+    return dataclasses.replace(task, call=task.call.with_(callbacks=others), callbacks=callbacks_of)
 
 
 def callbacks_for(board: keras.callbacks.TensorBoard, plan: Plan) -> list[keras.callbacks.Callback]:
@@ -59,13 +59,14 @@ def callbacks_for(board: keras.callbacks.TensorBoard, plan: Plan) -> list[keras.
         board: the user's callback; it stays as it is.
         plan: the execution.
     """
+    assert isinstance(plan.values, HyperParameters)  # our bug: a tuner's plans hold them
     own = copy.deepcopy(board)
     own.log_dir = str(Path(own.log_dir) / plan.trial_id / f"execution{plan.execution}")
     curves = own if _has_tensorflow() else EpochScalars(own.log_dir)
-    return [curves, Session(own.log_dir, plan.values.values, plan.trial_id)]
+    return [curves, HParamsSession(own.log_dir, plan.values.values, plan.trial_id)]
 
 
-class Session(keras.callbacks.Callback):
+class HParamsSession(keras.callbacks.Callback):
     """Writes one session of the HParams dashboard.
 
     Args:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from manyfit.core.checks import whole_number, whole_number_or_none
 from manyfit.core.errors import ProjectError, UsageError, explain
 from manyfit.core.objective import Objective
 from manyfit.oracles.trial import Trial
@@ -20,12 +21,11 @@ def check_limits(
     Raises:
         UsageError: a limit is no number, or below its least value.
     """
-    _check_whole("max_trials", max_trials, least=1, optional=True, instead="Type max_trials=10, say.")
-    _check_whole("max_retries_per_trial", max_retries_per_trial, least=0, instead="Type 0 for no retries.")
-    _check_whole(
+    whole_number_or_none("max_trials", max_trials, instead="Type max_trials=10, say.")
+    whole_number("max_retries_per_trial", max_retries_per_trial, least=0, instead="Type 0 for no retries.")
+    whole_number(
         "max_consecutive_failed_trials",
         max_consecutive_failed_trials,
-        least=1,
         instead="Type a large number for never.",
     )
     if max_seconds is not None and (not isinstance(max_seconds, int | float) or not max_seconds > 0):
@@ -40,14 +40,7 @@ def check_seed(seed: Any) -> None:
     Raises:
         UsageError: it is neither None nor a whole number of at least 0.
     """
-    _check_whole("seed", seed, least=0, optional=True, instead="Type seed=0, say; leave it out for a random one.")
-
-
-def _check_whole(name: str, value: Any, *, least: int, instead: str, optional: bool = False) -> None:
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
-        raise UsageError(explain(name, repr(value), f"a whole number of at least {least}", instead))
+    whole_number_or_none("seed", seed, least=0, instead="Type seed=0, say; leave it out for a random one.")
 
 
 def check_same_search(known: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

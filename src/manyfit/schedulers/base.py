@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Decision, Ending, Progress, Value
 
@@ -126,6 +127,12 @@ class Scheduler(abc.ABC):
     stop_reason: str = "the scheduler ended it"
     #: Epochs of a trial that is trained to its end; None: as the user's fit arguments say.
     max_epochs: int | None
+    #: Whether `decide` may answer `PAUSE`. Pauses cost: `model.fit` runs in a thread of its own, data are put into an
+    #: order that another process can repeat, and models that are fitted in one go are refused.
+    may_pause: bool = True
+    #: Whether `decide` may answer `STOP`. One that neither pauses nor stops is not asked, and its trials can be handed
+    #: out far ahead.
+    may_stop: bool = True
 
     @abc.abstractmethod
     def assign(self, history: Sequence[Progress], count: int, limits: Limits) -> list[Job]:
@@ -175,7 +182,5 @@ def check_count(where: str, name: str, value: Any, *, low: int, hint: str) -> in
     Raises:
         UsageError: it is no integer, or below `low`.
     """
-    is_integer = not isinstance(value, bool) and hasattr(value, "__index__")
-    if not is_integer or value < low:
-        raise UsageError(explain(f"{where}({name}=...)", value, f"an integer of {low} or more", hint))
-    return int(value)
+    allowed = f"an integer of {low} or more"
+    return whole_number(f"{where}({name}=...)", value, least=low, allowed=allowed, instead=hint)

@@ -26,6 +26,8 @@ class FullBudget(Scheduler):
     [Start(target_epochs=20, tags={}), Start(target_epochs=20, tags={})]
     """
 
+    may_pause = may_stop = False
+
     def __init__(self, max_epochs: int | None = None):
         if max_epochs is not None:
             max_epochs = check_count("FullBudget", "max_epochs", max_epochs, low=1, hint="Type for instance 20.")

@@ -39,6 +39,7 @@ class MedianRule(Scheduler):
     """
 
     stop_reason = "its best was worse than the median of the others by then"
+    may_pause = False  # who is stopped does not come back
 
     def __init__(self, max_epochs: int | None = None, *, grace_epochs: int = 3, min_trials: int = 5):
         self._full = FullBudget(max_epochs)

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.stats.arrays import confidence_level, score_table
 from manyfit.stats.boundary import MIN_ROUNDS, nominal_level
@@ -290,8 +291,7 @@ def _check_settings(
     if confidence < 0.7:
         got, allowed = f"confidence={confidence!r}", "0.7 <= confidence < 1"
         raise UsageError(explain("race", got, allowed, "Below 0.7 the winning set says little; type 0.95."))
-    if isinstance(max_rounds, bool) or not hasattr(max_rounds, "__index__") or max_rounds < 1:
-        raise UsageError(explain("race(max_rounds)", max_rounds, "an integer of 1 or more", "Type for instance 30."))
+    whole_number("race(max_rounds)", max_rounds, allowed="an integer of 1 or more", instead="Type for instance 30.")
     if not 0 <= futility < 1:
         raise UsageError(explain("race(futility)", futility, "0 <= futility < 1", "Type 0 to use every round."))
     if costs is not None and (len(costs) != num_contenders or any(cost != cost for cost in costs)):

@@ -21,11 +21,13 @@ import numpy as np
 
 from manyfit.core.errors import FatalValueError
 from manyfit.core.records import Decision, Ending, Plan, Result
+from manyfit.data.call import Call
 from manyfit.executors.base import Executor, MakeTrainer, Pool
 from manyfit.executors.dispatcher import Dispatcher, Rules
 from manyfit.executors.messages import Answer, Hello, Lost, Message, OverMemory, Raised, Stop
 from manyfit.executors.versions import versions
 from manyfit.executors.worker import serve
+from manyfit.store.layout import Layout
 from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Supply, Task, Trainer
 
@@ -86,7 +88,7 @@ def check_pauses_continue(trainer: Trainer) -> None:
     trainer.train(found, _task())
     assert sorted((plan.key, epoch) for plan, epoch, _ in found.reports) == _all_epochs(4)
     assert all(result.ending is Ending.COMPLETED for result in found.results.values())
-    continued = [result.extra["epochs_trained"] for result in found.results.values()]
+    continued = [result.measures["epochs_trained"] for result in found.results.values()]
     assert 2 in continued, f"no execution continued where its state was: {continued}"
 
 
@@ -113,7 +115,7 @@ def check_a_deadly_execution_ends_as_failed(trainer: Trainer) -> None:
 def check_files_arrive(trainer: Trainer) -> None:
     """Weights lie where the plan says when the supply hears of the result."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "weights" / "0-0.npz"
+        path = Layout.of(folder).weights("0", 0)
         seen = []
 
         class Watching(ListSupply):
@@ -147,7 +149,7 @@ def _all_epochs(count: int) -> list[tuple[tuple[str, int], int]]:
 
 
 def _task() -> Task:
-    return Task(build=len, fit_args=(np.arange(40_000, dtype=np.float64),))
+    return Task(build=len, call=Call((np.arange(40_000, dtype=np.float64),)))
 
 
 def _trained(trainer: Trainer, work: Sequence[Plan], **arguments: Any) -> ListSupply:
@@ -175,7 +177,7 @@ class Scripted(Trainer):
 
     def train(self, supply: Supply, task: Task) -> None:
         """See `Trainer`."""
-        [rows] = task.fit_args
+        [rows] = task.call.args
         total = float(rows.sum())
         while taken := supply.take(self.members):
             active = {plan.key: (plan, self._paused.pop(plan.key, {"loss": []})) for plan in taken}
@@ -216,11 +218,12 @@ class Scripted(Trainer):
             trained = len(history["loss"]) - begun[key]
             copied = {name: list(curve) for name, curve in history.items()}
             del active[key]
-            supply.finish(Result(plan, ending, copied, extra={"epochs_trained": trained}))
+            supply.finish(Result(plan, ending, copied, measures={"epochs_trained": trained}))
 
 
 def _maybe_die(plan: Plan) -> None:
     """Ends this worker as the system would, as often as the plan says."""
+    assert isinstance(plan.values, dict)  # as `plans` makes them
     for number in range(plan.values.get("kills", 0)):
         mark = Path(plan.values["folder"]) / f"killed-{number}"
         if not mark.exists():

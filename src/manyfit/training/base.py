@@ -14,27 +14,44 @@ from typing import Any, Protocol
 
 from manyfit.core.history import History
 from manyfit.core.objective import Objective
-from manyfit.core.records import Decision, Ending, Plan, Result
-from manyfit.training.folds import Split
+from manyfit.core.records import Configuration, Decision, Ending, Plan, Result
+from manyfit.data.call import Call
+from manyfit.data.rows import Split
+from manyfit.training.program_report import Programs
+
+
+@dataclasses.dataclass(frozen=True)
+class Permissions:
+    """What a trainer may do with executions beyond training each by itself.
+
+    Attributes:
+        pause: leave one in the middle and continue it later: the supply may answer `PAUSE`. Without it nothing has to
+            be kept for a continuation, and data stay in the order that the backend makes.
+        share_callbacks: hand a user's callback that cannot be copied to one execution after another.
+        share_order: show all executions the batches in one order; else each one's order follows its own seed, as it
+            does where seeds are what is compared.
+    """
+
+    pause: bool = False
+    share_callbacks: bool = False
+    share_order: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is to be trained: the user's build function, data and fit arguments. The same for a whole search."""
+    """What is to be trained: how to build a model, the call of `fit`, and what the trainer may do.
+
+    The same for a whole search; what differs from execution to execution is in its `Plan`.
+    """
 
     build: Callable[[Any], Any]  # HyperParameters -> compiled Keras model
-    fit_args: tuple[Any, ...] = ()  # positional arguments of `model.fit`: usually x, y
-    fit_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # validation_data, epochs, callbacks, ...
+    call: Call = dataclasses.field(default_factory=Call)  # of `fit`: data, epochs, callbacks, ...
     objective: Objective | None = None  # None: nothing is ranked (retraining)
     max_model_size: int | None = None  # most trainable parameters
     devices: Any = None  # see `manyfit.training.devices`; None: each model on one device
     fit: Callable[..., Any] | None = None  # fit(values, model, *args, **kwargs) of the user; None: `model.fit`
-    pausable: bool = False  # whether the supply may answer "pause"
-    shares_callbacks: bool = (
-        False  # whether executions share, one after another, a user's callback that cannot be copied
-    )
+    may: Permissions = dataclasses.field(default_factory=Permissions)
     callbacks: Callable[[Plan], list[Any]] | None = None  # further callbacks of an execution, after the user's
-    own_order: bool = False  # the order of the data follows `plan.seed`; False: a population may share one order
     measures: tuple[str, ...] = ()  # of `core.measures`: what is measured besides what is logged
     split_for: Callable[[Plan], Split] | None = (
         None  # which rows of x and y train and validate; None: as the arguments say
@@ -43,6 +60,11 @@ class Task:
         None  # called with executions whose weights were written, and their models of the best epoch
     )
 
+    def call_of(self, plan: Plan) -> Call:
+        """The call of `fit` for one execution: its rows, and for how long."""
+        call = self.call if self.split_for is None else self.call.with_(rows=self.split_for(plan))
+        return call if plan.epochs is None else call.with_(epochs=plan.epochs)
+
 
 class Supply(Protocol):
     """The side that hands out executions and hears of them: the tuner, or a list in `finish/`."""
@@ -50,6 +72,12 @@ class Supply(Protocol):
     @property
     def independent(self) -> bool:
         """Whether what is handed out does not depend on results, so that a trainer may ask far ahead."""
+        ...
+
+    @property
+    def remaining(self) -> int | None:
+        """Executions that may still be handed out; None: nobody knows. Executors share them out evenly."""
+        ...
 
     def take(self, count: int) -> Sequence[Plan]:
         """Up to `count` executions to train now. An empty answer: nothing more until something is reported."""
@@ -64,7 +92,7 @@ class Supply(Protocol):
         """Takes the outcome of one execution; called exactly once for every plan that was taken."""
 
 
-class ListSupply:
+class FixedSupply:
     """A `Supply` of a fixed list of executions, all of which are trained to their end.
 
     Args:
@@ -75,7 +103,7 @@ class ListSupply:
 
     Example:
 
-    >>> supply = ListSupply([Plan("0", 0, {}, seed=1)])
+    >>> supply = FixedSupply([Plan("0", 0, {}, seed=1)])
     >>> [plan.trial_id for plan in supply.take(5)], supply.take(5)
     (['0'], [])
     """
@@ -85,6 +113,11 @@ class ListSupply:
     def __init__(self, plans: Sequence[Plan]) -> None:
         self._waiting = list(plans)
         self.results: dict[tuple[str, int], Result] = {}
+
+    @property
+    def remaining(self) -> int | None:
+        """See `Supply`."""
+        return len(self._waiting)
 
     def take(self, count: int) -> Sequence[Plan]:
         """See `Supply`."""
@@ -117,7 +150,11 @@ class Trainer(abc.ABC):
         it, as if it had never stopped.
         """
 
-    def trains_in_epochs(self, values: Any, task: Task) -> bool:
+    def programs(self) -> Programs | None:
+        """What it has compiled that several executions use; None: each model compiles for itself."""
+        return None
+
+    def trains_in_epochs(self, values: Configuration, task: Task) -> bool:
         """Whether more epochs might make a model of these values better; not so for what is fitted in one go."""
         del values, task
         return True

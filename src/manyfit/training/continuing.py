@@ -8,10 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from manyfit.data.order import SeededOrder
+from manyfit.data.rows import take_rows
 from manyfit.training.base import Task
-from manyfit.training.data_order import SeededOrder
-from manyfit.training.fit_arguments import fit_data, num_rows
-from manyfit.training.folds import take_rows
 from manyfit.training.seeding import set_generator_states
 from manyfit.training.stored_state import StoredState, restore
 
@@ -23,7 +22,7 @@ def stored_by() -> str:
 
 def order_of_data(seed: int, task: Task) -> SeededOrder | None:
     """Who orders the data of an execution that may be paused; None: Keras, by global generators that are stored."""
-    is_ours = task.pausable and task.fit is None and keras.backend.backend() == "tensorflow"
+    is_ours = task.may.pause and task.fit is None and keras.backend.backend() == "tensorflow"
     return SeededOrder(seed) if is_ours else None
 
 
@@ -34,8 +33,8 @@ def is_storable(model: keras.Model, task: Task, order: SeededOrder | None) -> bo
     keep numbers of its own.
     """
     own_code = any(getattr(type(model), name) is not getattr(keras.Model, name) for name in ("fit", "train_step"))
-    arrays = num_rows(fit_data(task.fit_args, task.fit_kwargs)[0]) is not None
-    starts_anew = not task.fit_kwargs.get("steps_per_epoch")  # else an epoch begins where the one before it ended
+    arrays = task.call.num_rows is not None
+    starts_anew = not task.call.get("steps_per_epoch")  # else an epoch begins where the one before it ended
     ordered = keras.backend.backend() != "tensorflow" or (order is not None and order.knows)
     return task.fit is None and arrays and starts_anew and ordered and not own_code
 
@@ -54,7 +53,7 @@ def make_variables(model: keras.Model, task: Task) -> None:
         task: its data.
     """
     if not model.built:
-        model(take_rows(fit_data(task.fit_args, task.fit_kwargs)[0], np.arange(1)))
+        model(take_rows(task.call.x, np.arange(1)))
     if model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import keras
 
 from manyfit.core.errors import FatalValueError, explain
-from manyfit.training.fit_arguments import fit_data, num_rows
+from manyfit.data.call import Call
+from manyfit.data.rows import num_rows
+from manyfit.training.keras_internals.building import layout_rules
 
 Devices: TypeAlias = "str | keras.distribution.DataParallel | keras.distribution.ModelParallel | None"
 """None: each model on one device; "data_parallel": each model on all of them; or a Keras distribution."""
@@ -73,7 +75,7 @@ class LayoutCheck(keras.callbacks.Callback):
 
     def __init__(self, distribution: Any) -> None:
         super().__init__()
-        self._rules = list(getattr(distribution, "_layout_map", ()))
+        self._rules = list(layout_rules(distribution))
 
     def on_train_begin(self, logs: Any = None) -> None:
         paths = [variable.path for variable in self.model.variables]
@@ -95,13 +97,12 @@ def _suggestion(rule: str, paths: Sequence[str]) -> str:
     return inside if any(re.fullmatch(inside, path) for path in paths) else paths[0]
 
 
-def check_batches(distribution: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+def check_batches(distribution: Any, call: Call) -> None:
     """Refuses batches that cannot be divided equally between a distribution's copies of the model.
 
     Args:
         distribution: a Keras distribution, or None.
-        args: positional arguments of `fit`.
-        kwargs: keyword arguments of `fit`.
+        call: of `fit`.
 
     Raises:
         FatalValueError: a full batch, or the short one at the end, does not divide.
@@ -109,9 +110,9 @@ def check_batches(distribution: Any, args: Sequence[Any], kwargs: Mapping[str, A
     if distribution is None:
         return
     copies = max(1, distribution.num_model_replicas // distribution.num_processes)
-    split, size = kwargs.get("validation_split") or 0.0, kwargs.get("batch_size") or 32
-    validation_size = kwargs.get("validation_batch_size") or size
-    rows, validation = num_rows(fit_data(args, kwargs)[0]), kwargs.get("validation_data")
+    split, size = call.get("validation_split") or 0.0, call.get("batch_size") or 32
+    validation_size = call.get("validation_batch_size") or size
+    rows, validation = call.num_rows, call.get("validation_data")
     held_out = num_rows(validation[0]) if isinstance(validation, list | tuple) else None
     parts: list[tuple[int, int]] = []
     if rows is not None:

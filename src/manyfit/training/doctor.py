@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from manyfit.core.backend import chosen_by
+from manyfit.core.files import cache_folder
 
 _BACKENDS = {"jax": "jax", "tensorflow": "tensorflow", "torch": "torch"}
 _FOR_DEVELOPERS = frozenset({"bench", "test", "check"})
@@ -149,7 +150,6 @@ def _settings(backend: str) -> dict[str, str]:
     if backend != "jax":
         settings["trials"] = "train one after another through model.fit"
         return settings
-    from manyfit.training.population.compile import cache_folder
     from manyfit.training.population.layout import num_workers
     from manyfit.training.population.sizing import free_bytes
 
@@ -158,7 +158,7 @@ def _settings(backend: str) -> dict[str, str]:
     settings["trials"] = f"train together, {cores}{over}"
     where = " on each device" if device.count > 1 else ""
     settings["memory"] = f"{free_bytes() / 2**30:.1f} GiB free{where}"
-    folder = cache_folder()
+    folder = cache_folder("programs")
     settings["programs"] = "are not kept" if folder is None else f"are kept in {_shortened(folder)} ({_size(folder)})"
     return settings
 

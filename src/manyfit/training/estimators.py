@@ -19,14 +19,14 @@ import keras
 import numpy as np
 from scipy.stats import rankdata
 
-from manyfit.core.errors import ProjectError, UsageError, explain
+from manyfit.core.errors import UsageError, explain
+from manyfit.core.files import written_whole
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Plan, Result
+from manyfit.data.rows import take_rows
 from manyfit.training.base import Supply, Task, judge
 from manyfit.training.boosting import fit_with_early_stopping, library_of, set_rounds
-from manyfit.training.fit_arguments import fit_data, num_rows, validation_rows
-from manyfit.training.folds import take_rows
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.seeding import seeded
 
@@ -102,11 +102,8 @@ def rows_of(plan: Plan, task: Task) -> tuple[Rows, Rows | None]:
     Raises:
         UsageError: x is no array, or there are no targets.
     """
-    args, kwargs = task.fit_args, dict(task.fit_kwargs)
-    if task.split_for is not None:
-        args, kwargs = task.split_for(plan).arguments(args, kwargs)
-    x, y = fit_data(args, kwargs)
-    rows = num_rows(x)
+    call = task.call_of(plan)
+    x, y, rows = call.x, call.y, call.num_rows
     if rows is None or y is None:
         raise UsageError(
             explain(
@@ -116,9 +113,9 @@ def rows_of(plan: Plan, task: Task) -> tuple[Rows, Rows | None]:
                 "Pass x and y as arrays or DataFrames.",
             )
         )
-    weight, validation = kwargs.get("sample_weight"), validation_rows(args, kwargs)
-    fraction = kwargs.get("validation_split")
-    if fraction and kwargs.get("validation_data") is None:
+    weight, validation = call.sample_weight, call.validation_rows()
+    fraction = call.get("validation_split")
+    if fraction and call.get("validation_data") is None:
         first = np.arange(int(rows * (1.0 - fraction)))  # Keras takes the last rows for validation
         x, y, weight = (None if part is None else take_rows(part, first) for part in (x, y, weight))
     train = (x, _targets(y), _weights(weight))
@@ -252,17 +249,5 @@ def write_estimator(path: Path, estimator: Any) -> None:
     Raises:
         ProjectError: the disk is full or the file cannot be written.
     """
-    partial = path.with_name(f"partial-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path, "estimator") as partial:
         partial.write_bytes(pickle.dumps(estimator))
-        partial.replace(path)
-    except OSError as error:
-        raise ProjectError(
-            explain(
-                f'estimator "{path}"',
-                f"a write that failed ({error.strerror or error})",
-                "a writable disk with free space",
-                "Free some space and call search again: what was finished is kept.",
-            )
-        ) from error

@@ -17,10 +17,10 @@ from manyfit.core.errors import FatalValueError, explain
 from manyfit.core.lifecycle import failure_of, is_paused
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan, Result
+from manyfit.data.order import SeededOrder
 from manyfit.training.base import Supply, Task, Trainer, judge
 from manyfit.training.callback_files import separate_files
 from manyfit.training.continuing import Continue, is_storable, make_variables, order_of_data, stored_by, variables_of
-from manyfit.training.data_order import SeededOrder
 from manyfit.training.devices import LayoutCheck, distributed, distribution_of
 from manyfit.training.keras_settings import KerasSettings, clear_session
 from manyfit.training.measuring import take_measures
@@ -90,7 +90,7 @@ class _Run:
         self.user_callbacks: list[keras.callbacks.Callback] = []
         self.stored: StoredState | None = None
         self.order = order_of_data(plan.seed, task)
-        if task.pausable:
+        if task.may.pause:
             self.call = SuspendableCall(self._train)
             self.reporter.pause = self._pause
 
@@ -123,7 +123,7 @@ class _Run:
         del call
         plan, task = self.reporter.plan, self.task
         self.settings.restore()  # a call that can be paused has a thread of its own
-        self.user_callbacks = copy_callbacks(task.fit_kwargs.get("callbacks"), plan, share=task.shares_callbacks)
+        self.user_callbacks = copy_callbacks(task.call.get("callbacks"), plan, share=task.may.share_callbacks)
         distribution = distribution_of(task.devices)  # of the process that trains
         with seeded(plan.seed), distributed(distribution):
             self.model = build_model(task.build, plan.values)
@@ -223,20 +223,16 @@ def fit(
         initial_epoch: where it goes on; None: as the user's arguments say.
         order: of the data, one of `callbacks`; None: Keras's.
     """
-    args, kwargs = task.fit_args, dict(task.fit_kwargs)
-    if task.split_for is not None:
-        args, kwargs = task.split_for(plan).arguments(args, kwargs)
+    call = task.call_of(plan)
     if order is not None:
-        args, kwargs = order.arguments(args, kwargs)
+        call = order.applied_to(call)
     own = [] if task.callbacks is None else task.callbacks(plan)
-    kwargs["callbacks"] = user_callbacks + own + callbacks
+    call = call.with_(callbacks=user_callbacks + own + callbacks)
     if initial_epoch is not None:
-        kwargs["initial_epoch"] = initial_epoch
-    if plan.epochs is not None:
-        kwargs["epochs"] = plan.epochs
+        call = call.with_(initial_epoch=initial_epoch)
     if task.fit is not None:
-        return task.fit(plan.values, model, *args, **kwargs)
-    return model.fit(*args, **kwargs)
+        return task.fit(plan.values, model, *call.args, **call.kwargs)
+    return model.fit(*call.args, **call.kwargs)
 
 
 class CannotCopy(FatalValueError):

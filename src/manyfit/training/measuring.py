@@ -12,7 +12,6 @@ import numpy as np
 
 from manyfit.core.records import Result
 from manyfit.training.base import Task
-from manyfit.training.fit_arguments import fit_data
 from manyfit.training.models import num_parameters
 
 _NUM_CALLS = 20
@@ -65,7 +64,7 @@ def predict_seconds(model: keras.Model, row: Any) -> float:
 
 def _one_row(model: keras.Model, task: Task) -> Any:
     """The first row of the data, or a row of zeros where the data cannot be cut; None where neither can be had."""
-    x, _ = fit_data(task.fit_args, task.fit_kwargs)
+    x = task.call.x
     parts = list(x.values()) if isinstance(x, Mapping) else [x]
     if parts and all(isinstance(part, np.ndarray) for part in parts):
         return keras.tree.map_structure(lambda part: part[:1], x)

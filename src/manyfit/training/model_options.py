@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from manyfit.core.checks import whole_number
 from manyfit.core.errors import FatalValueError, explain
 from manyfit.training.devices import Devices, check_devices
 from manyfit.training.precision import Precision, built_with, check_precision
@@ -47,9 +48,8 @@ class ModelOptions:
         steps, backend = self.steps_per_execution, keras.backend.backend()
         if steps is None:
             return
-        if isinstance(steps, bool) or not hasattr(steps, "__index__") or steps < 1:
-            allowed = "a whole number of at least 1"
-            raise FatalValueError(explain("steps_per_execution", steps, allowed, "Type steps_per_execution=8, say."))
+        instead = "Type steps_per_execution=8, say."
+        whole_number("steps_per_execution", steps, instead=instead, error=FatalValueError)
         if backend == "torch" and steps > 1:
             raise FatalValueError(
                 explain(

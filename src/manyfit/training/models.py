@@ -40,6 +40,12 @@ def num_parameters(model: keras.Model) -> int:
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
+def summary_of(model: keras.Model) -> str:
+    """A model in a few words: its layers, parameters and optimizer."""
+    layers = ", ".join(type(layer).__name__ for layer in model.layers[:6]) + (", ..." if len(model.layers) > 6 else "")
+    return f"{layers}; {num_parameters(model):,} parameters; {type(model.optimizer).__name__}"
+
+
 def check_size(model: keras.Model, max_model_size: int | None) -> None:
     """Refuses a model that is too large.
 

@@ -19,6 +19,7 @@ import numpy as np
 from manyfit.core.errors import FatalValueError, explain
 from manyfit.core.records import Ending
 from manyfit.training.hardware import Hardware, hardware
+from manyfit.training.keras_internals.building import output_layers
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 """Precision -> Keras's dtype policy."""
@@ -136,8 +137,7 @@ def _output_layers(model: keras.Model) -> list[keras.layers.Layer]:
     if isinstance(model, keras.Sequential):
         last = model.layers[-1:]
     else:
-        histories = [getattr(tensor, "_keras_history", None) for tensor in keras.tree.flatten(_outputs(model))]
-        last = [history.operation for history in histories if history is not None]
+        last = output_layers(keras.tree.flatten(_outputs(model)))
     layers = [layer for layer in last if isinstance(layer, keras.layers.Layer)]
     return [
         inner for layer in layers for inner in (_output_layers(layer) if isinstance(layer, keras.Model) else [layer])

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from manyfit.core.files import written_whole
 from manyfit.core.records import Plan
-from manyfit.training.files import written_whole
+from manyfit.training.keras_internals.building import CALLBACK_ATTRIBUTES
 
 _FUNCTIONS = (types.FunctionType, types.MethodType)
-_OF_KERAS = ("_model", "params", "validation_data")  # attributes that Keras sets anew
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ def states_of(callbacks: Sequence[Any]) -> list[dict[str, Any]] | None:
     """
     states = []
     for callback in callbacks:
-        own = {name: value for name, value in vars(callback).items() if name not in _OF_KERAS}
+        own = {name: value for name, value in vars(callback).items() if name not in CALLBACK_ATTRIBUTES}
         lost = [name for name, value in own.items() if not _can_be_stored(value)]
         if not all(isinstance(own[name], _FUNCTIONS) for name in lost):
             return None

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from manyfit.training.files import written_whole
+from manyfit.core.files import written_whole
 
 _BUILD_CONFIG = "build_config"
 

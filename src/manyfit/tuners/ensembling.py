@@ -22,7 +22,6 @@ from manyfit.ensemble.kept import Kept
 from manyfit.ensemble.members import Member
 from manyfit.oracles import Oracle, Trial
 from manyfit.training.base import Task
-from manyfit.training.fit_arguments import validation_rows
 from manyfit.tuners.keeping import ModelOrigins
 
 
@@ -358,7 +357,7 @@ def validation_data(task: Task | None) -> tuple[Any, Any, Any]:
     Raises:
         UsageError: there was no search in this process, or its validation data are no arrays.
     """
-    rows = None if task is None else validation_rows(task.fit_args, task.fit_kwargs)
+    rows = None if task is None else task.call.validation_rows()
     if rows is None:
         raise UsageError(
             explain(

@@ -16,7 +16,10 @@ from typing import Any, Protocol, TypeAlias
 import keras
 import numpy as np
 
+from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
+from manyfit.data.arguments import check_retrain
+from manyfit.data.rows import FitData
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import model_predictions
 from manyfit.finish import confirm as confirming
@@ -27,8 +30,7 @@ from manyfit.finish import retrain as retraining
 from manyfit.finish.confirmation import Confirmation
 from manyfit.oracles import Trial
 from manyfit.store import ProjectStore
-from manyfit.training.base import Task, Trainer
-from manyfit.training.fit_arguments import check_retrain, fit_data
+from manyfit.training.base import Permissions, Task, Trainer
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.precision import sentence
 from manyfit.tuners import ensembling
@@ -65,9 +67,7 @@ class RetrainSettings:
     save_best: SaveTo = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.executions, bool) or not hasattr(self.executions, "__index__") or self.executions < 1:
-            allowed = "a whole number of at least 1"
-            raise UsageError(explain("retrain(executions=...)", self.executions, allowed, "Leave it out for 1."))
+        whole_number("retrain(executions=...)", self.executions, instead="Leave it out for 1.")
 
 
 class FinishedTuner(ensembling.SearchedTuner, Protocol):
@@ -121,14 +121,14 @@ class Finish:
             self._tuner.searched_task("confirm()"), cross_validation, new_splits, self._oracle.seed
         )
         trainer = self._training.trainer_for(task)
-        folder = Path(self._tuner.store.folder) / "weights"
-        return confirming.confirm(trials, self._oracle, task, trainer, settings, folder=folder, protocol=protocol)
+        layout = self._tuner.store.layout
+        return confirming.confirm(trials, self._oracle, task, trainer, settings, layout=layout, protocol=protocol)
 
     def retrain(
         self,
         top: int | Sequence[str],
-        x: object,
-        y: object,
+        x: FitData,
+        y: FitData,
         *,
         settings: RetrainSettings,
         model_options: Mapping[str, Any],
@@ -144,9 +144,7 @@ class Finish:
         latest = self._tuner.latest_search
         searched = self._training.make_task((), {}) if latest is None else latest.task
         # Without a search in this process there are no data to join: then x and y have to be given.
-        args, kwargs = retraining.fit_arguments_for_all_data(
-            searched.fit_args, searched.fit_kwargs, x, y, settings.callbacks
-        )
+        call = retraining.call_for_all_data(searched.call, x, y, settings.callbacks)
         options = self._tuner.model_options.replaced(**model_options)
         precision = model_options.get("precision")
         if precision is not None and (said := sentence(precision)):
@@ -154,8 +152,9 @@ class Finish:
         # None, where nothing was changed: the compiled programs of the search serve again.
         own = None if options == self._tuner.model_options else options
         task = dataclasses.replace(
-            self._training.make_task(args, {**kwargs, **fit_kwargs}, own),
-            objective=None, max_model_size=None, callbacks=None, pausable=False,
+            self._training.make_task(call.args, {**call.kwargs, **fit_kwargs}, own),
+            objective=None, max_model_size=None, callbacks=None,
+            may=Permissions(share_callbacks=searched.may.share_callbacks),
         )  # fmt: skip
         retraining.train_longer(trials, self._oracle, searched, self._training.trainer_for(searched), say=self._say)
         # With `trainer` and not `trainer_for`: there are no folds on all rows, and its programs are there already.
@@ -164,7 +163,7 @@ class Finish:
             task,
             self._training.trainer(),
             epochs_factor=settings.epochs_factor,
-            steps_ratio=retraining.steps_ratio(searched, args, task.fit_kwargs) if settings.stretch_schedules else None,
+            steps_ratio=retraining.steps_ratio(searched.call, task.call) if settings.stretch_schedules else None,
         )
         self._take_retrained(models, trials, settings)
         return models
@@ -206,8 +205,8 @@ class Finish:
     def ensemble(
         self,
         models: Sequence[Any] | None,
-        x: object,
-        y: object,
+        x: FitData,
+        y: FitData,
         *,
         others: Sequence[ensembling.SearchedProject],
         options: Mapping[str, Any],
@@ -237,7 +236,9 @@ class Finish:
         self.final["ensemble"] = ensemble
         return ensemble
 
-    def _predictions_of(self, models: Sequence[Any], x: object, y: object) -> tuple[Mapping[str, np.ndarray], Any, Any]:
+    def _predictions_of(
+        self, models: Sequence[Any], x: FitData, y: FitData
+    ) -> tuple[Mapping[str, np.ndarray], Any, Any]:
         """Predictions by search-time models on rows that they did not train on, with y and sample weights."""
         latest = self._tuner.latest_search
         if x is None:
@@ -258,8 +259,8 @@ class Finish:
     def _out_of_fold_predictions(
         self, models: Sequence[Any], task: Task, folds: crossing.FoldPlan
     ) -> tuple[Mapping[str, np.ndarray], Any, Any]:
-        covered, y, weights = crossing.out_of_fold(folds, task.fit_args, task.fit_kwargs)
-        x, _ = fit_data(task.fit_args, task.fit_kwargs)
+        covered, y, weights = crossing.out_of_fold(folds, task.call)
+        x = task.call.x
 
         def predict(trial_id: str) -> np.ndarray:
             trial = self._oracle.get_trial(trial_id)
@@ -269,7 +270,7 @@ class Finish:
         return ensembling.member_predictions(models, self._tuner.model_origins, predict), y, weights
 
     def evaluate(
-        self, x: object, y: object, models: object, *, confidence: float, options: Mapping[str, Any]
+        self, x: FitData, y: FitData, models: object, *, confidence: float, options: Mapping[str, Any]
     ) -> evaluating.Evaluation:
         """See `Tuner.evaluate`."""
         named = self._named_models(models)

@@ -10,32 +10,29 @@ from typing import Any
 
 import numpy as np
 
-from manyfit.core.errors import ProjectError, explain
+from manyfit.core.files import writing
 from manyfit.core.records import Plan
+from manyfit.data.rows import FitData, num_rows, take_rows
 from manyfit.ensemble.archive import Archive, Labels
 from manyfit.ensemble.forward import Forward
 from manyfit.ensemble.kept import row_identities
 from manyfit.finish.cross_validation import FoldPlan
 from manyfit.training.base import Task
-from manyfit.training.fit_arguments import fit_data, num_rows, validation_rows
-from manyfit.training.folds import take_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataSet:
     """The rows that executions validate on: all of `x`, or for each execution the rows of its fold."""
 
-    x: object  # arrays with one row each, or a list or a dictionary of such
-    y: object
-    sample_weight: object
+    x: FitData  # arrays with one row each, or a list or a dictionary of such
+    y: FitData
+    sample_weight: FitData
 
     @classmethod
     def of(cls, task: Task, folds: FoldPlan | None) -> DataSet | None:
         """The rows of a search; None where they are no arrays, so that nobody can tell one row from another."""
-        if folds is None:
-            rows = validation_rows(task.fit_args, task.fit_kwargs)
-        else:
-            rows = (*fit_data(task.fit_args, task.fit_kwargs), task.fit_kwargs.get("sample_weight"))
+        call = task.call
+        rows = call.validation_rows() if folds is None else (call.x, call.y, call.sample_weight)
         if rows is None or num_rows(rows[0]) is None or num_rows(rows[1]) != num_rows(rows[0]):
             return None
         return cls(*rows)
@@ -79,7 +76,7 @@ class Keeper:
             self._predict([(plan, model)], x, row_ids, positions)
 
     def _predict(
-        self, trained: Sequence[tuple[Plan, Any]], x: object, row_ids: np.ndarray, positions: np.ndarray | None
+        self, trained: Sequence[tuple[Plan, Any]], x: FitData, row_ids: np.ndarray, positions: np.ndarray | None
     ) -> None:
         """Predicts the same rows with each model, and keeps what it said of them."""
         try:
@@ -97,21 +94,12 @@ class Keeper:
 
     def _keep(self, plan: Plan, predictions: np.ndarray, row_ids: np.ndarray, positions: np.ndarray | None) -> None:
         data = self._data
-        try:
+        with writing(f"kept predictions of trial {plan.trial_id}"):
             # Labels go first and once: predictions without them are of no use, the other way round they are.
             if not self._labelled:
                 self._archive.keep_labels(Labels(data.row_ids, np.asarray(data.y), _array(data.sample_weight)))
                 self._labelled = True
             self._archive.keep(plan.trial_id, plan.execution, predictions, row_ids, positions)
-        except OSError as error:
-            raise ProjectError(
-                explain(
-                    f"kept predictions of trial {plan.trial_id}",
-                    f"a write that failed ({error.strerror or error})",
-                    "a writable disk with free space",
-                    "Free some space and call search again: what was finished is kept.",
-                )
-            ) from error
 
 
 def keeping(task: Task, archive: Archive, folds: FoldPlan | None) -> Task:

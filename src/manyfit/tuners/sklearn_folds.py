@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from manyfit.core.checks import is_whole
 from manyfit.core.errors import UsageError, UsageTypeError, explain
 
 Metric: TypeAlias = Callable[..., float]
@@ -128,7 +129,7 @@ def as_splitter(cv: CrossValidator | None) -> Splitter | int:
     # KerasTuner's default: shuffled, and the same for every search, so that scores of two searches can be compared.
     if cv is None:
         return KFold(5, shuffle=True, random_state=1)
-    if hasattr(cv, "split") or (hasattr(cv, "__index__") and not isinstance(cv, bool)):
+    if hasattr(cv, "split") or is_whole(cv):
         return cv  # type: ignore[return-value]  # it was asked for what makes it one
     try:
         return check_cv(list(cv))  # type: ignore[arg-type]  # what is no list is refused below

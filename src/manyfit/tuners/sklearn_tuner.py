@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from manyfit.core import seeds
+from manyfit.core.checks import is_whole, whole_number
 from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
+from manyfit.core.files import replaced
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
 from manyfit.training.seeding import seeded
@@ -79,10 +81,7 @@ class SklearnTuner(BaseTuner):
                     "Type kt.SklearnTuner(oracle, build_model).",
                 )
             )
-        if isinstance(num_kept_models, bool) or not hasattr(num_kept_models, "__index__") or num_kept_models < 1:
-            raise UsageError(
-                explain("num_kept_models", num_kept_models, "a whole number of at least 1", "Type 1, say.")
-            )
+        whole_number("num_kept_models", num_kept_models, instead="Type 1, say.")
         self.scoring = folds.as_scorer(scoring)
         self.metrics = folds.as_metrics(metrics)
         self.cv = folds.as_splitter(cv)
@@ -219,8 +218,8 @@ class SklearnTuner(BaseTuner):
     def _after_trial(self, trial: Trial) -> None:
         # Unlike weights, estimators lie in the trials' folders, as KerasTuner keeps them: programs look for them there.
         kept = {best.trial_id for best in self.oracle.book.kept(self.num_kept_models)}
-        for path in Path(self.project_dir).glob("trial_*/model.pickle"):
-            if path.parent.name.removeprefix("trial_") not in kept:
+        for trial_id, path in self.store.layout.all_pickled().items():
+            if trial_id not in kept:
                 path.unlink()
                 if not any(path.parent.iterdir()):
                     path.parent.rmdir()
@@ -228,10 +227,8 @@ class SklearnTuner(BaseTuner):
     def save_model(self, trial_id: str, model: object, step: int = 0) -> None:
         """Pickles a trial's estimator into the trial's folder."""
         del step
-        self._path(trial_id).parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path(trial_id).with_suffix(".partial")
-        partial.write_bytes(pickle.dumps(model))
-        partial.replace(self._path(trial_id))  # a process that is killed leaves no half file behind
+        with replaced(self._path(trial_id)) as partial:
+            partial.write_bytes(pickle.dumps(model))
 
     def load_model(self, trial: Trial) -> Any:
         """A trial's estimator, trained on all rows of the search. Pickles run code: load only your own projects.
@@ -255,7 +252,7 @@ class SklearnTuner(BaseTuner):
         return pickle.loads(path.read_bytes())
 
     def _path(self, trial_id: str) -> Path:
-        return Path(self.project_dir) / f"trial_{trial_id}" / "model.pickle"
+        return self.store.layout.pickled(trial_id)
 
     def get_best_models(self, num_models: int | None = None) -> list[Any]:
         """The estimators of the best trials, trained on all rows of the search, best first.
@@ -267,7 +264,7 @@ class SklearnTuner(BaseTuner):
         Raises:
             UsageTypeError: `num_models` is no whole number.
         """
-        if num_models is not None and (isinstance(num_models, bool) or not hasattr(num_models, "__index__")):
+        if num_models is not None and not is_whole(num_models):
             raise UsageTypeError(
                 explain(
                     "get_best_models(num_models)",

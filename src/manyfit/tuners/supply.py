@@ -11,10 +11,8 @@ from manyfit.core.lifecycle import is_paused, outcome_of
 from manyfit.core.measures import MEASURES
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
-from manyfit.schedulers.full import FullBudget
 from manyfit.space.hyperparameters import HyperParameters
-
-STATE_SUFFIX = ".state"  # of the files that continue paused executions, beside the weights
+from manyfit.store.layout import state_beside
 
 
 def plans_of(trial: Trial, num_executions: int, oracle: Oracle, weights_path: Callable[[str, int], Path]) -> list[Plan]:
@@ -42,7 +40,7 @@ def plan_of(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable
         seeds.seed_of(oracle.seed, "execution", trial.trial_id, execution, trial.attempt),
         epochs=oracle.scheduler.max_epochs,
         first_epoch=0 if paused is None else paused.num_epochs,
-        state_path=None if isinstance(oracle.scheduler, FullBudget) else str(path.with_suffix(STATE_SUFFIX)),
+        state_path=str(state_beside(path)) if oracle.scheduler.may_pause else None,
         weights_path=str(path),
     )
 
@@ -84,11 +82,11 @@ class SearchSupply:
     def independent(self) -> bool:
         """See `manyfit.training.base.Supply`."""
         sampler = self._oracle.sampler
-        return sampler is not None and not sampler.learns and isinstance(self._oracle.scheduler, FullBudget)
+        return sampler is not None and not sampler.learns and not self._scheduler_decides()
 
     @property
     def remaining(self) -> int | None:
-        """Executions that may still be handed out; None: no limit. Executors share them out evenly."""
+        """See `manyfit.training.base.Supply`."""
         trials = self._oracle.remaining_trials()
         return None if trials is None else trials * self._num_executions + len(self._queue)
 
@@ -139,7 +137,7 @@ class SearchSupply:
                         f"stopped after {run.num_epochs} of {max_epochs} epochs: not promoted",
                     )
                     self._oracle.book.amend(trial, run)
-                    self._weights_path(trial.trial_id, run.index).with_suffix(STATE_SUFFIX).unlink(missing_ok=True)
+                    state_beside(self._weights_path(trial.trial_id, run.index)).unlink(missing_ok=True)
             self._end_trial(trial)
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
@@ -149,9 +147,12 @@ class SearchSupply:
         if self._oracle.out_of_time() or self._lacks_objective(epochs[0][2]):
             self._stop_reasons.update({plan.key: "the time was up" for plan, _, _ in epochs})
             return [Decision.STOP] * len(epochs)  # `finish` says which metrics there are
-        if isinstance(self._oracle.scheduler, FullBudget):
+        if not self._scheduler_decides():
             return [Decision.GO_ON] * len(epochs)
         return self._decide(epochs)
+
+    def _scheduler_decides(self) -> bool:
+        return self._oracle.scheduler.may_pause or self._oracle.scheduler.may_stop
 
     def _lacks_objective(self, logs: Mapping[str, float]) -> bool:
         """Whether no epoch will ever log the objective: seen after one epoch, not after a whole training."""
@@ -239,7 +240,8 @@ class SearchSupply:
 
         Values that it did not ask for stay, unless what was built shows that they are inactive.
         """
-        built: HyperParameters = plan.values
+        built = plan.values
+        assert isinstance(built, HyperParameters)  # our bug: `plan_of` puts them there
         known = {hp.name for hp in built.space}
         for name, value in trial.hyperparameters.values.items():
             if name not in built.values and (name not in known or built.is_active(name)):

@@ -9,17 +9,18 @@ from typing import Any
 from manyfit.core import environment
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Values
+from manyfit.data.arguments import check_fit_arguments
+from manyfit.data.call import Call
 from manyfit.ensemble.archive import Archive
 from manyfit.finish.cross_validation import FoldPlan, fold_plan
 from manyfit.interop import tensorboard
 from manyfit.oracles import Oracle, Trial
 from manyfit.schedulers import Scheduler
-from manyfit.schedulers.full import FullBudget
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import Task, Trainer
-from manyfit.training.fit_arguments import check_fit_arguments
 from manyfit.training.keras_settings import clear_session
 from manyfit.training.precision import sentence
+from manyfit.training.program_report import Programs
 from manyfit.tuners.keeping import keeping
 from manyfit.tuners.keras_tuner.callbacks import only_keras
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, overrides_fit
@@ -92,11 +93,12 @@ class PopulationTuner(ModelTuner):
         given = fit_kwargs.pop("cross_validation", None)
         if self._estimators:
             given = folds_for_estimators(self.oracle.scheduler, given, fit_kwargs)
-        folds = None if given is None else fold_plan(given, fit_args, fit_kwargs)
+        call = Call(fit_args, fit_kwargs)
+        folds = None if given is None else fold_plan(given, call)
         if self._trains_itself() and not overrides_fit(self.hypermodel):
             known = given is not None or environment.written_for_keras_tuner  # there a trial tells what is missing
             limit = self.oracle.scheduler.max_epochs
-            check_fit_arguments(fit_args, fit_kwargs, self.oracle.objective, has_validation=known, max_epochs=limit)
+            check_fit_arguments(call, self.oracle.objective, has_validation=known, max_epochs=limit)
         self.oracle.set_epochs(fit_kwargs.get("epochs"))
         # A `run_trial` of the user's may ask for hyperparameters that no build shows: its proposals stay as they are.
         self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
@@ -113,7 +115,7 @@ class PopulationTuner(ModelTuner):
     @property
     def predictions_archive(self) -> Archive:
         """Where the predictions of the search are kept."""
-        return Archive(self.store.folder / "predictions")
+        return Archive(self.store.layout.predictions)
 
     def _settle(self, values: Values) -> Values:
         return settled(values, self._build, self.oracle.get_space())
@@ -208,14 +210,16 @@ class PopulationTuner(ModelTuner):
         """The trainer of a task: folds need one that takes index sets."""
         return self._trainers.for_task(self._get_trainer(), task, self._trainer_choice())
 
-    def programs(self) -> Any:
+    def programs(self) -> Programs | str:
         """The compiled programs of this tuner: members, layouts, compile seconds; and what did not fit, and why.
 
         Returns:
             An object to print, with one record per program; a sentence where trials train through `model.fit`.
         """
-        programs = getattr(self._get_trainer(), "programs", None)
-        return "Trials train one after another through model.fit." if programs is None else programs()
+        if (programs := self._get_trainer().programs()) is not None:
+            return programs
+        in_workers = "in workers, one after another in each"
+        return f"Trials train {in_workers if self.executor else 'one after another through model.fit'}."
 
     def close(self) -> None:
         """See `BaseTuner`. Ends workers, too."""
@@ -229,12 +233,12 @@ def folds_for_estimators(scheduler: Scheduler, given: object, fit_kwargs: Mappin
     Raises:
         UsageError: a scheduler that pauses, which estimators cannot.
     """
-    if not isinstance(scheduler, FullBudget):
+    if scheduler.may_pause:
         raise UsageError(
             explain(
                 "search() of estimators",
                 f"{type(scheduler).__name__}, which trains a few epochs at a time",
-                "a search without a scheduler: estimators are fitted in one go",
+                "a scheduler that does not pause: estimators are fitted in one go",
                 "Type kt.BayesianOptimization(build, ...), say; boosting stops early by itself.",
             )
         )

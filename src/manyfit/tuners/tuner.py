@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from manyfit.data.rows import FitData
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.finish import confirm as confirming
 from manyfit.finish.confirmation import Confirmation
@@ -157,8 +158,8 @@ class Tuner(PopulationTuner):
     def retrain(
         self,
         top: int | Sequence[str] = 1,
-        x: object = None,
-        y: object = None,
+        x: FitData = None,
+        y: FitData = None,
         *,
         epochs_factor: float = 1.2,
         executions: int = 1,
@@ -215,8 +216,8 @@ class Tuner(PopulationTuner):
     def ensemble(
         self,
         models: Sequence[Any] | None = None,
-        x: object = None,
-        y: object = None,
+        x: FitData = None,
+        y: FitData = None,
         *,
         others: Sequence[Tuner] = (),
         **options: Any,
@@ -248,8 +249,8 @@ class Tuner(PopulationTuner):
 
     def evaluate(
         self,
-        x: object,
-        y: object = None,
+        x: FitData,
+        y: FitData = None,
         *,
         models: object = None,
         confidence: float = 0.95,

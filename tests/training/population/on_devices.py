@@ -12,14 +12,17 @@ import numpy as np
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Plan
+from manyfit.data.call import Call
 from manyfit.testing.fakes import ListSupply
-from manyfit.training.base import Task
+from manyfit.training.base import Permissions, Task
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population
-from manyfit.training.population import program as families
+from manyfit.training.population import program as programs
+from manyfit.training.population.arrays import State
 from manyfit.training.population.layout import Layout
 from manyfit.training.population.lift import Lift
 from manyfit.training.population.passes import RowsPass
+from manyfit.training.population.trace import Trace
 
 NUM_MEMBERS = 11  # neither one nor two devices' worth
 RNG = np.random.default_rng(3)
@@ -64,7 +67,9 @@ def curves(*, own_order: bool = False, stream: bool = False) -> dict[str, list[f
     supply = ListSupply(plans())
     arguments = {"batch_size": None if stream else 16, "validation_data": (X[:40], Y[:40]), "verbose": 0}
     data = (Batches(),) if stream else (X, Y)
-    task = Task(build, data, arguments, objective=Objective("val_loss", "min"), own_order=own_order)
+    task = Task(
+        build, Call(data, arguments), objective=Objective("val_loss", "min"), may=Permissions(share_order=not own_order)
+    )
     Population(KerasFit(), population_size=10).train(supply, task)
     return {
         f"{trial_id} {name}": result.history[name]
@@ -77,36 +82,34 @@ def training_pass(count: int) -> tuple[RowsPass, Any]:
     """A pass over the rows for so many members, and the arguments of its epoch."""
     values = {"units": 64, "learning_rate": 0.01, "rate": 0.5}
     supply, found = ListSupply([Plan("0", 0, values, seed=0)]), []
-    original = families.Family.add
+    original = programs.SharedProgram.add
 
-    def keep(family: families.Family, member: Any) -> None:
-        found.append((family, member))
-        original(family, member)
+    def keep(program: programs.SharedProgram, trace: Trace, state: State) -> None:
+        found.append((program.data.training, trace, state))
+        original(program, trace, state)
 
-    families.Family.add = keep  # type: ignore[method-assign]
+    programs.SharedProgram.add = keep  # type: ignore[method-assign]
     try:
-        task = Task(build, (X[:64], Y[:64]), {"batch_size": 16, "epochs": 1, "verbose": 0}, objective=None)
+        task = Task(build, Call((X[:64], Y[:64]), {"batch_size": 16, "epochs": 1, "verbose": 0}), objective=None)
         Population(KerasFit()).train(supply, task)
     finally:
-        families.Family.add = original  # type: ignore[method-assign]
-    family, member = found[0]
-    lift = Lift(member.trace)
-    rows = family.data.training
-    program = RowsPass("train", lift, layout=Layout("scan", "vmap"), count=count, rows=rows)
-    states = program._opened([member.state] * count)
-    return program, (states, program.lifted([member.trace] * count), rows.leaves, rows.in_order()[0])
+        programs.SharedProgram.add = original  # type: ignore[method-assign]
+    rows, trace, state = found[0]
+    rows_pass = RowsPass("train", Lift(trace), layout=Layout("scan", "vmap"), count=count, rows=rows)
+    states = rows_pass.opened([state] * count)
+    return rows_pass, (states, rows_pass.lifted([trace] * count), rows.leaves, rows.in_order()[0])
 
 
 def num_flops(count: int) -> float:
     """What one device computes in an epoch of so many members, by the compiler's count."""
-    program, arguments = training_pass(count)
-    return program.spread.compile(program._scan, arguments).num_flops
+    rows_pass, arguments = training_pass(count)
+    return rows_pass.spread.compile(rows_pass.scan, arguments).num_flops
 
 
 def for_tpu(count: int) -> dict[str, Any]:
     """The same epoch lowered for TPUs, and what devices tell each other in it."""
-    program, arguments = training_pass(count)
-    many, shapes, _ = program.spread.program(program._scan, arguments)
+    rows_pass, arguments = training_pass(count)
+    many, shapes, _ = rows_pass.spread.program(rows_pass.scan, arguments)
     exported = jax.export.export(many, platforms=["tpu"])(*shapes)
     words = ("all_reduce", "all_gather", "all_to_all", "collective_permute", "reduce_scatter")
     return {

@@ -13,6 +13,7 @@ from keras import callbacks
 from populations import NoFallback, dense_model, make_task, refuse, train
 
 from manyfit.core.records import Ending, Plan
+from manyfit.training.base import Permissions
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population
 from manyfit.training.population.callbacks import why_not
@@ -206,7 +207,7 @@ def test_what_needs_more_than_epochs_trains_through_model_fit(make, words, tmp_p
     told = []
     population = Population(KerasFit(), notify=told.append)
     task = make_task(dense_model, lambda: (X, Y), fit_arguments(make()))
-    supply = train(population, dataclasses.replace(task, shares_callbacks=True), PLANS)
+    supply = train(population, dataclasses.replace(task, may=Permissions(share_callbacks=True)), PLANS)
     assert len(told) == 1 and words in told[0] and "model.fit" in told[0]
     assert {result.ending for result in supply.results.values()} == {Ending.COMPLETED}
     assert words in str(population.programs())

@@ -10,8 +10,10 @@ import pytest
 from keras import layers, losses, optimizers, regularizers
 from keras.optimizers import schedules
 
+from manyfit.data.call import Call
 from manyfit.training.base import Task
-from manyfit.training.population import keras_side
+from manyfit.training.keras_internals import building
+from manyfit.training.population import model_state
 from manyfit.training.population.data import Shapes, read_fit_arguments
 from manyfit.training.population.lift import Lift
 from manyfit.training.population.probe import find_mismatch
@@ -125,11 +127,11 @@ CASES = {
 
 
 def capture(build, value, shapes):
-    keras_side.forget_names()
+    building.forget_names()
     with seeded(1):
         found = build(value)
-        keras_side.build_symbolically(found, shapes.first_batch())
-    state = tuple(tuple(keras_side.values_of(part)) for part in keras_side.variables_of(found)[:3])
+        building.build_symbolically(found, shapes.first_batch())
+    state = tuple(tuple(model_state.values_of(part)) for part in model_state.variables_of(found)[:3])
     traced = trace(found, shapes)
     complete(traced, found, shapes)
     return traced, state
@@ -138,7 +140,7 @@ def capture(build, value, shapes):
 @pytest.mark.parametrize("name", CASES)
 def test_one_program(name):
     x, y, build = CASES[name]
-    data = read_fit_arguments(Task(build, (x, y), {"batch_size": 8}))
+    data = read_fit_arguments(Task(build, Call((x, y), {"batch_size": 8})))
     shapes = Shapes(data.training, None)
     (first, first_state), (other, other_state) = (capture(build, value, shapes) for value in (0.1, 0.3))
     assert first.key == other.key, first.difference(other).reason
@@ -153,7 +155,7 @@ def test_one_program(name):
 @pytest.mark.parametrize("name", ["weight decay", "dropout", "label smoothing"])
 def test_the_short_batch_follows_from_the_full_one(name):
     x, y, build = CASES[name]
-    data = read_fit_arguments(Task(build, (x, y), {"batch_size": 5, "validation_split": 0.1}))
+    data = read_fit_arguments(Task(build, Call((x, y), {"batch_size": 5, "validation_split": 0.1})))
     shapes = Shapes(data.training, data.validation)
     first, second = (capture(build, value, shapes)[0] for value in (0.1, 0.3))
     guess = following("train 1", second, first)
@@ -167,6 +169,6 @@ def test_a_number_that_depends_on_the_size_of_the_batch_too_does_not_follow():
 
         return model([], loss=of)
 
-    data = read_fit_arguments(Task(build, (FLAT, ONE_HOT), {"batch_size": 5}))
+    data = read_fit_arguments(Task(build, Call((FLAT, ONE_HOT), {"batch_size": 5})))
     first, second = (capture(build, value, Shapes(data.training, None))[0] for value in (0.1, 0.3))
     assert following("train 1", second, first) is None

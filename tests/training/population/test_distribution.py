@@ -13,7 +13,8 @@ from scipy import stats
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Plan
-from manyfit.training.base import Task
+from manyfit.data.call import Call
+from manyfit.training.base import Permissions, Task
 from manyfit.training.population import Population
 from manyfit.training.seeding import seeded
 
@@ -60,8 +61,8 @@ def through_fit():
 
 
 def through_population(rate, *, own_order):
-    task = Task(build, (X[:64], Y[:64]), FIT, objective=Objective("val_loss", "min"))
-    task = dataclasses.replace(task, own_order=own_order)
+    task = Task(build, Call((X[:64], Y[:64]), FIT), objective=Objective("val_loss", "min"))
+    task = dataclasses.replace(task, may=Permissions(share_order=not own_order))
     plans = [Plan(str(seed), 0, {"rate": rate}, seed=seed) for seed in range(SEEDS)]
     supply = train(Population(NoFallback(), notify=refuse), task, plans)
     histories = [supply.results[plan.key].history for plan in plans]

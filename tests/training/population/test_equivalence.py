@@ -11,6 +11,7 @@ from populations import NoFallback, compare, train
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Plan
+from manyfit.data.call import Call
 from manyfit.training.base import Task
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population
@@ -122,14 +123,16 @@ def test_curve_equals_model_fit(name, tmp_path):
     training, validation = (slice(0, 50), slice(50, ROWS)) if name == "mlp" else (slice(0, 48), slice(48, 64))
     task = Task(
         build,
-        (part(x, training), part(y, training)),
-        {
-            "batch_size": 16,
-            "epochs": 3,
-            "shuffle": False,
-            "verbose": 0,
-            "validation_data": (part(x, validation), part(y, validation)),
-        },
+        Call(
+            (part(x, training), part(y, training)),
+            {
+                "batch_size": 16,
+                "epochs": 3,
+                "shuffle": False,
+                "verbose": 0,
+                "validation_data": (part(x, validation), part(y, validation)),
+            },
+        ),
         objective=Objective("val_loss", "min"),
     )
     plans = [
@@ -166,8 +169,7 @@ def test_fit_arguments(extra):
     build, x, y = CASES["mlp"]
     task = Task(
         build,
-        (x, y),
-        {"batch_size": 32, "epochs": 3, "shuffle": False, "verbose": 0, **extra},
+        Call((x, y), {"batch_size": 32, "epochs": 3, "shuffle": False, "verbose": 0, **extra}),
         objective=Objective("loss", "min"),
     )
     plans = [Plan("0", 0, VALUES[0], seed=1), Plan("0", 1, VALUES[0], seed=2), Plan("1", 0, VALUES[1], seed=3)]
@@ -191,14 +193,16 @@ def test_weighted_metrics_and_own_metric_classes():
     y = (LABELS > 0).astype("float32")
     task = Task(
         build,
-        (FLAT, y),
-        {
-            "epochs": 2,
-            "shuffle": False,
-            "verbose": 0,
-            "validation_split": 0.4,
-            "sample_weight": np.linspace(0.5, 1.5, ROWS),
-        },
+        Call(
+            (FLAT, y),
+            {
+                "epochs": 2,
+                "shuffle": False,
+                "verbose": 0,
+                "validation_split": 0.4,
+                "sample_weight": np.linspace(0.5, 1.5, ROWS),
+            },
+        ),
         objective=Objective("val_auc", "max"),
     )
     plans = [Plan(str(n), 0, values, seed=n) for n, values in enumerate(VALUES)]

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from manyfit.core.records import Ending, Plan
+from manyfit.data.call import Call
+from manyfit.data.folds import CrossValidation
 from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Task, Trainer
-from manyfit.training.folds import CrossValidation
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population
 
@@ -42,7 +43,7 @@ def train(trainer, folds, **kwargs):
     ]
     supply = ListSupply(plans)
     fit = {"batch_size": 16, "epochs": 3, "shuffle": False, "verbose": 0, **kwargs}
-    trainer.train(supply, Task(build, (X, Y), fit, split_for=lambda plan: folds.split(plan.execution)))
+    trainer.train(supply, Task(build, Call((X, Y), fit), split_for=lambda plan: folds.split(plan.execution)))
     return supply.results
 
 
@@ -67,7 +68,7 @@ def test_shuffled_folds_train_on_their_own_rows_only():
     straight = train(Population(NoFallback(), population_size=6), folds, shuffle=True)
     supply = ListSupply([Plan("0", 0, {"rate": 0.1}, seed=0)])
     fit = {"batch_size": 16, "epochs": 3, "verbose": 0}
-    task = Task(build, (X, poisoned), fit, split_for=lambda plan: folds.split(plan.execution))
+    task = Task(build, Call((X, poisoned), fit), split_for=lambda plan: folds.split(plan.execution))
     Population(NoFallback()).train(supply, task)
     # Labels of the held-out rows are turned around: what was trained on is the same, what was validated on is not.
     np.testing.assert_allclose(supply.results["0", 0].history["loss"], straight["0", 0].history["loss"], rtol=1e-5)

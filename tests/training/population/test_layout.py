@@ -10,8 +10,9 @@ import pytest
 
 from manyfit.training.population import compile as compile_module
 from manyfit.training.population.compile import compile_function
+from manyfit.training.population.grouping import slots_on_cores
 from manyfit.training.population.layout import Layout, LayoutChoice, Remembered, recall, remember
-from manyfit.training.population.sizing import Sizing, slots_on_cores
+from manyfit.training.population.sizing import Sizing
 
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
 

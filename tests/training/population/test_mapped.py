@@ -10,6 +10,7 @@ import pytest
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Plan
+from manyfit.data.call import Call
 from manyfit.executors.parcels import open_array
 from manyfit.executors.process import ProcessExecutor, ProcessPool
 from manyfit.testing.fakes import ListSupply
@@ -37,7 +38,9 @@ def on_disk(folder, array):
 
 
 def task(x, **arguments):
-    return Task(build, (x, Y), {"epochs": 2, "batch_size": 16, "verbose": 0, **arguments}, Objective("loss", "min"))
+    return Task(
+        build, Call((x, Y), {"epochs": 2, "batch_size": 16, "verbose": 0, **arguments}), Objective("loss", "min")
+    )
 
 
 def curve(x, **arguments):

@@ -61,6 +61,6 @@ def test_the_same_program_is_lowered_for_tpus_and_its_devices_tell_each_other_no
 
 
 def test_one_device_lowers_for_a_tpu_too(job):
-    program, arguments = job.training_pass(3)
-    exported = jax.export.export(jax.jit(program._scan), platforms=["tpu"])(*arguments)
+    rows_pass, arguments = job.training_pass(3)
+    exported = jax.export.export(jax.jit(rows_pass.scan), platforms=["tpu"])(*arguments)
     assert exported.platforms == ("tpu",) and "stablehlo.while" in exported.mlir_module()

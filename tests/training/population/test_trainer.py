@@ -13,13 +13,14 @@ import pytest
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan
+from manyfit.data.call import Call
 from manyfit.testing.fakes import ListSupply
-from manyfit.training.base import Task, Trainer
+from manyfit.training.base import Permissions, Task, Trainer
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population, supported
 from manyfit.training.population import layout as layout_module
-from manyfit.training.population import passes as epoch_module
-from manyfit.training.population import program as family_module
+from manyfit.training.population import passes as passes_module
+from manyfit.training.population import program as program_module
 from manyfit.training.population import rounds as rounds_module
 from manyfit.training.population import session as session_module
 from manyfit.training.population.layout import Layout
@@ -52,7 +53,7 @@ def _eager(hp):
 
 def make_task(objective="val_loss", build=build, **kwargs):
     arguments = {"epochs": 4, "batch_size": 16, "validation_data": (X[:32], Y[:32]), "verbose": 0, **kwargs}
-    return Task(build, (X, Y), arguments, objective=objective and Objective(objective, "min"))
+    return Task(build, Call((X, Y), arguments), objective=objective and Objective(objective, "min"))
 
 
 def plans(count, learning_rate=0.01):
@@ -194,7 +195,7 @@ def test_the_order_of_the_data_follows_the_seed_where_the_task_says_so(own_order
 
     values = {"learning_rate": 0.05, "rate": 0.0}
     supply = ListSupply([Plan("a", 0, values, seed=1), Plan("b", 0, values, seed=2)])
-    task = dataclasses.replace(make_task(build=constant), own_order=own_order)
+    task = dataclasses.replace(make_task(build=constant), may=Permissions(share_order=not own_order))
     Population(Recorder()).train(supply, task)
     first, second = (supply.results[name, 0].history["val_loss"] for name in "ab")
     assert (first != second) is own_order
@@ -276,7 +277,7 @@ def test_a_failing_build_is_an_ending():
 
 def test_too_large_models_are_not_trained():
     task = make_task(epochs=1)
-    task = Task(task.build, task.fit_args, task.fit_kwargs, objective=task.objective, max_model_size=10)
+    task = dataclasses.replace(task, max_model_size=10)
     supply = ListSupply(plans(1))
     Population(Recorder()).train(supply, task)
     assert supply.results["0", 0].ending is Ending.TOO_LARGE
@@ -291,7 +292,7 @@ def test_layouts_agree(layout, monkeypatch):
     steps, members = layout.split("/")
     reference = ListSupply(plans(3))
     Population(Recorder()).train(reference, make_task())
-    monkeypatch.setattr(family_module, "candidates", lambda trace, **_: (Layout(steps, members),))
+    monkeypatch.setattr(program_module, "candidates", lambda trace, **_: (Layout(steps, members),))
     supply = ListSupply(plans(3))
     population = Population(Recorder())
     population.train(supply, make_task())
@@ -304,10 +305,10 @@ def test_one_program_tries_a_layout_while_the_others_go_on(monkeypatch):
     monkeypatch.setenv("MANYFIT_CACHE_DIR", "off")  # else the first search tells the second which layout is best
     reference, supply = ListSupply(plans(8)), ListSupply(plans(8))
     Population(Recorder()).train(reference, make_task(epochs=8))
-    for module in (rounds_module, session_module, epoch_module):
+    for module in (rounds_module, session_module, passes_module):
         monkeypatch.setattr(module, "num_workers", lambda: 2)
     options = (Layout("scan", "vmap"), Layout("scan", "sequential"))
-    monkeypatch.setattr(family_module, "candidates", lambda trace, **_: options)
+    monkeypatch.setattr(program_module, "candidates", lambda trace, **_: options)
     monkeypatch.setattr(layout_module, "HOPED_GAIN", math.inf)
     started = []
     honest = Rounds.start
@@ -323,7 +324,7 @@ def test_one_program_tries_a_layout_while_the_others_go_on(monkeypatch):
 
 
 def test_members_at_different_epochs_read_their_own_order_in_a_fused_program(monkeypatch):
-    monkeypatch.setattr(family_module, "candidates", lambda trace, **_: (Layout("scan", "vmap"),))
+    monkeypatch.setattr(program_module, "candidates", lambda trace, **_: (Layout("scan", "vmap"),))
     uneven = [dataclasses.replace(plan, epochs=2 + number) for number, plan in enumerate(plans(3))]
     fused, alone = ListSupply(uneven), ListSupply([uneven[2]])
     Population(Recorder(), population_size=2).train(fused, make_task())  # the third joins when the first has left
@@ -332,12 +333,12 @@ def test_members_at_different_epochs_read_their_own_order_in_a_fused_program(mon
 
 
 def test_programs_are_probed_once_however_many_batches_begin_together(monkeypatch):
-    for module in (rounds_module, session_module, epoch_module):
+    for module in (rounds_module, session_module, passes_module):
         monkeypatch.setattr(module, "num_workers", lambda: 2)
     probes = []
-    honest = family_module.find_mismatch
+    honest = program_module.find_mismatch
     monkeypatch.setattr(
-        family_module, "find_mismatch", lambda *args, **kwargs: (probes.append(1), honest(*args, **kwargs))[1]
+        program_module, "find_mismatch", lambda *args, **kwargs: (probes.append(1), honest(*args, **kwargs))[1]
     )
     supply = ListSupply(plans(8))
     Population(Recorder()).train(supply, make_task())
@@ -363,8 +364,8 @@ def test_families_that_differ_in_training_only_share_their_test_program(slopes, 
     """Unless other numbers are written into it: here the slope, which differs between the families, not within."""
     population, supply = Population(Recorder()), ListSupply(of_two_optimizers(slopes))
     population.train(supply, make_task(build=two_optimizers))
-    assert len(population._learned.families) == 2
-    assert len(population._learned.tests) == num_programs
+    assert len(population.learned.programs) == 2
+    assert len(population.learned.test_passes) == num_programs
     for plan in of_two_optimizers(slopes):
         alone = ListSupply([plan])
         Population(Recorder()).train(alone, make_task(build=two_optimizers))
@@ -373,7 +374,7 @@ def test_families_that_differ_in_training_only_share_their_test_program(slopes, 
 
 
 def test_a_worker_without_work_compiles_while_further_members_are_built(monkeypatch):
-    for module in (rounds_module, session_module, epoch_module):
+    for module in (rounds_module, session_module, passes_module):
         monkeypatch.setattr(module, "num_workers", lambda: 2)
     reference, supply, ahead = ListSupply(plans(16)), ListSupply(plans(16)), []
     honest = Rounds.compile_ahead

@@ -1,6 +1,6 @@
 """Population training: executions train together as one compiled JAX program."""
 
-from manyfit.training.population.program_report import ProgramRecord, Programs
 from manyfit.training.population.trainer import Population, supported
+from manyfit.training.program_report import ProgramRecord, Programs
 
 __all__ = ["Population", "ProgramRecord", "Programs", "supported"]

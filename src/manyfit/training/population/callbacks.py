@@ -12,6 +12,8 @@ from typing import Any
 
 import keras
 
+from manyfit.training.keras_internals import building
+
 _BATCH_HOOKS = (
     "on_batch_begin",
     "on_batch_end",
@@ -25,7 +27,9 @@ _BATCH_HOOKS = (
 _HARMLESS = {
     keras.callbacks.TerminateOnNaN: lambda callback: True,  # called once per epoch, with the epoch's logs
     keras.callbacks.ModelCheckpoint: lambda callback: callback.save_freq == "epoch",
-    keras.callbacks.TensorBoard: lambda callback: callback.update_freq == "epoch" and not callback._stop_batch,
+    keras.callbacks.TensorBoard: lambda callback: (
+        callback.update_freq == "epoch" and not building.profiles_batches(callback)
+    ),
     keras.callbacks.ProgbarLogger: lambda callback: True,
 }
 

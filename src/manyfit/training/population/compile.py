@@ -9,56 +9,39 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import jax
 
-from manyfit.training.population import keras_side
+from manyfit.core.files import cache_folder
+from manyfit.training.keras_internals.draws import quick_draws
+from manyfit.training.keras_internals.programs import ONE_THREAD, bytes_of, kept_on_disk, quick_options
 from manyfit.training.population.arrays import ArrayTree, Function
 
 QUICK_COMPILES = True
-OFF = ("", "0", "off", "none")
 
 
-def cache_folder() -> Path | None:
-    """Where compiled programs are kept: `MANYFIT_CACHE_DIR` ("off": nowhere), else the user's cache folder."""
-    given = os.environ.get("MANYFIT_CACHE_DIR")
-    if given is not None:
-        return None if given.lower() in OFF else Path(given).expanduser() / "programs"
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home()))
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return base / "manyfit" / "programs"
-
-
-def enable_compilation_cache() -> None:
-    """Switches the cache on, unless the user has chosen a folder for JAX or has switched it off."""
-    if getattr(jax.config, "jax_compilation_cache_dir", None):
-        return
-    folder = cache_folder()
+@contextlib.contextmanager
+def programs_kept() -> Iterator[None]:
+    """What JAX compiles inside is kept on disk, unless the user keeps it elsewhere or nowhere; see `kept_on_disk`."""
+    folder = cache_folder("programs")
     if folder is None:
+        yield
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return  # a home that cannot be written to costs speed, not the search
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    # A small program is worth keeping, too: it takes longer to compile than to load.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        yield  # a home that cannot be written to costs speed, not the search
+        return
+    with kept_on_disk(folder):
+        yield
 
 
 @contextlib.contextmanager
 def quick_building() -> Iterator[None]:
     """Around the builds that explore a space: drawing weights compiles, so it is quick, and stays for the next run."""
-    enable_compilation_cache()
-    with keras_side.quick_draws():
+    with programs_kept(), quick_draws():
         yield
 
 
@@ -108,7 +91,7 @@ def compiled_from(lowered: jax.stages.Lowered, started: float, *, quick: bool, o
     options: dict[str, str | bool] = {}
     if jax.default_backend() == "cpu":  # other compilers refuse these names
         options |= quick_options() if quick and QUICK_COMPILES else {}
-        options |= {"xla_cpu_multi_thread_eigen": False} if one_thread else {}
+        options |= ONE_THREAD if one_thread else {}
     # `compiler_options={}` and `None` are two keys of the cache on disk: say nothing where there is nothing to say.
     executable = lowered.compile(compiler_options=options or None)
     outputs = jax.tree.map(lambda out: jax.ShapeDtypeStruct(out.shape, out.dtype), lowered.out_info)
@@ -116,27 +99,6 @@ def compiled_from(lowered: jax.stages.Lowered, started: float, *, quick: bool, o
         executable,
         outputs,
         time.perf_counter() - started,
-        num_bytes=_bytes_of(executable.memory_analysis()),
+        num_bytes=bytes_of(executable.memory_analysis()),
         num_flops=float((executable.cost_analysis() or {}).get("flops", 0.0)),
     )
-
-
-@functools.cache
-def quick_options() -> dict[str, str | bool]:
-    """Options with which XLA compiles for a CPU in a fifth of the time: no optimisation, and the older emitters.
-
-    The newer emitters of fused loops spend most of a small program's compile time. An XLA without that choice refuses
-    its name.
-    """
-    plain: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
-    both = plain | {"xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(lambda x: x).lower(0.0).compile(compiler_options=both)
-    except (RuntimeError, ValueError):
-        return plain
-    return both
-
-
-def _bytes_of(memory: object) -> int:
-    names = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
-    return sum(int(getattr(memory, name, 0) or 0) for name in names)  # a backend without an analysis answers None

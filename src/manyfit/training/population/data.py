@@ -11,9 +11,9 @@ import keras
 import numpy as np
 
 from manyfit.core.seeds import generator, seed_of
+from manyfit.data.order import FIT_SIGNATURE
 from manyfit.training.base import Task
-from manyfit.training.data_order import FIT_SIGNATURE
-from manyfit.training.population import keras_side
+from manyfit.training.keras_internals import data as keras_data
 from manyfit.training.population.arrays import must_stream, on_every_device
 from manyfit.training.population.sizing import free_bytes
 from manyfit.training.seeding import seeded
@@ -125,7 +125,7 @@ class Stream:
         self._iterator, self._restarts, self._seed = iterator, restarts, seed
         self._num_passes = 0
         with seeded(generator_seed(seed, 0)):
-            first = keras_side.first_batch(iterator)
+            first = keras_data.first_batch(iterator)
         leaves, structure = jax.tree.flatten(first)
         self.structure: Any = structure
         self.shapes: list[list[jax.ShapeDtypeStruct]] = []
@@ -153,7 +153,7 @@ class Stream:
         self._num_passes += 1
         if self._restarts:
             self._iterator.reset()
-        read = keras_side.one_pass(self._iterator)
+        read = keras_data.one_pass(self._iterator)
         with seeded(generator_seed(self._seed, self._num_passes)):  # Keras draws the order with the first batch
             batch = next(read, None)
         while batch is not None:
@@ -239,7 +239,7 @@ def read_fit_arguments(task: Task, seed: int = 0) -> FitArguments:
     x, y, sample_weight = given["x"], given["y"], given["sample_weight"]
     validation_data = given["validation_data"]
     if given["validation_split"] and validation_data is None:
-        (x, y, sample_weight), validation_data = keras_side.split((x, y, sample_weight), given["validation_split"])
+        (x, y, sample_weight), validation_data = keras_data.split((x, y, sample_weight), given["validation_split"])
     training = _source(
         (x, y, sample_weight),
         {
@@ -259,7 +259,7 @@ def read_fit_arguments(task: Task, seed: int = 0) -> FitArguments:
         )
     elif validation_data is not None:
         validation = _source(
-            keras_side.unpack(validation_data),
+            keras_data.unpack(validation_data),
             {"batch_size": batch_size, "steps_per_epoch": given["validation_steps"], "shuffle": False},
             restarts=True,
             seed=seed,
@@ -268,7 +268,7 @@ def read_fit_arguments(task: Task, seed: int = 0) -> FitArguments:
 
 
 def _bound(task: Task) -> Mapping[str, Any]:
-    bound = FIT_SIGNATURE.bind(None, *task.fit_args, **task.fit_kwargs)
+    bound = FIT_SIGNATURE.bind(None, *task.call.args, **task.call.kwargs)
     bound.apply_defaults()
     return bound.arguments
 
@@ -299,10 +299,10 @@ def same_sources(first: Task, second: Task) -> bool:
     """Whether two tasks train the same models on the same batches, so that programs of one serve the other."""
     free = {"callbacks", "epochs", "initial_epoch", "verbose", "shuffle", "validation_freq"}
     parts = [
-        [*task.fit_args, *(value for name, value in sorted(task.fit_kwargs.items()) if name not in free)]
+        [*task.call.args, *(value for name, value in sorted(task.call.kwargs.items()) if name not in free)]
         for task in (first, second)
     ]
-    names = [sorted(set(task.fit_kwargs) - free) for task in (first, second)]
+    names = [sorted(set(task.call.kwargs) - free) for task in (first, second)]
     return (
         first.build == second.build
         and (first.split_for is None) == (second.split_for is None)
@@ -314,11 +314,11 @@ def same_sources(first: Task, second: Task) -> bool:
 
 def _source(data: tuple[Any, Any, Any], arguments: dict[str, Any], *, restarts: bool, seed: int) -> Rows | Stream:
     """Resident rows where that is possible, else a stream."""
-    iterator = keras_side.epoch_iterator(*data, **arguments)
+    iterator = keras_data.epoch_iterator(*data, **arguments)
     adapter, steps = iterator.data_adapter, arguments["steps_per_epoch"]
-    if keras_side.is_array_adapter(adapter) and not must_stream(jax.tree.leaves(data)):
-        leaves, structure = jax.tree.flatten(keras_side.arrays_of(adapter))
-        num_rows, size = leaves[0].shape[0], keras_side.batch_size_of(adapter)
+    if keras_data.is_array_adapter(adapter) and not must_stream(jax.tree.leaves(data)):
+        leaves, structure = jax.tree.flatten(keras_data.arrays_of(adapter))
+        num_rows, size = leaves[0].shape[0], keras_data.batch_size_of(adapter)
         num_batches = -(-num_rows // size)
         if steps and restarts:  # every validation reads the same first batches
             num_rows = min(num_rows, steps * size)

@@ -18,8 +18,8 @@ from typing import Literal
 
 import jax
 
+from manyfit.core.files import cache_folder, replaced
 from manyfit.training.population.arrays import num_devices
-from manyfit.training.population.compile import cache_folder
 from manyfit.training.population.trace import Trace
 
 # A candidate must be able to save this much: guessed gain of an untried layout, as a share of the work that is left.
@@ -180,18 +180,15 @@ def remember(name: str, found: Remembered) -> None:
     path = _path(name)
     if path is None:
         return
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError), replaced(path, is_shared=True) as partial:
         partial.write_text(json.dumps({"layout": str(found.layout), "counts": sorted(found.counts)}))
-        partial.replace(path)
 
 
 def _path(name: str) -> Path | None:
     """Where a program's measurements lie: they hold for these devices and this version of JAX."""
-    folder = cache_folder()
+    folder = cache_folder("layouts")
     if folder is None:
         return None
     devices = jax.local_devices()
     place = f"{name} {jax.__version__} {devices[0].device_kind} {len(devices)} {os.cpu_count()}"
-    return folder.with_name("layouts") / f"{hashlib.sha256(place.encode()).hexdigest()[:24]}.json"
+    return folder / f"{hashlib.sha256(place.encode()).hexdigest()[:24]}.json"

@@ -1,4 +1,9 @@
-"""One execution on its way through a population."""
+"""One execution on its way through a population: its model, its state, its curves, and the rows that it reads.
+
+A member's state is a tuple of arrays that passes replace and never change. Its Keras model is a shell beside it: only
+where a callback or a file needs the model are its variables pointed at the arrays (`show`), and what was assigned
+meanwhile is taken over (`adopt`).
+"""
 
 from __future__ import annotations
 
@@ -6,27 +11,26 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
 from manyfit.core import history as histories
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Failure, Plan, Result
+from manyfit.data.rows import Split
 from manyfit.training.base import judge
-from manyfit.training.folds import Split
+from manyfit.training.keras_internals import building
 from manyfit.training.models import num_parameters
-from manyfit.training.population import keras_side
-from manyfit.training.population.arrays import State
+from manyfit.training.population import model_state
+from manyfit.training.population.arrays import State, copied
 from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.data import FitArguments, Rows, Shapes, Stream
-from manyfit.training.population.trace import Trace
+from manyfit.training.population.program import SharedProgram
+from manyfit.training.population.trace import Trace, complete
 from manyfit.training.precision import LossScaleWatch
 from manyfit.training.stored_state import StoredState, arrays_of, restore, states_of, write_state
 from manyfit.training.weights import write_weights
-
-if TYPE_CHECKING:
-    from manyfit.training.population.program import Family
 
 STORED_BY = "population"  # see `StoredState.trainer`
 
@@ -98,7 +102,7 @@ class Member:
         plan: what is to be trained.
         model: its own Keras model; its variables are looked at only where a callback or a file needs them.
         trace: the canonical form of its steps.
-        family: those it can share programs with.
+        program: what it shares with others of its structure.
         view: the rows it reads.
         state: its variables; replaced, never changed, by each pass.
         epoch: epochs that are behind it.
@@ -112,7 +116,7 @@ class Member:
     plan: Plan
     model: Any
     trace: Trace
-    family: Family
+    program: SharedProgram
     view: View
     state: State
     epoch: int
@@ -128,6 +132,14 @@ class Member:
     is_stored: bool = False  # whether its state as it is now is on the disk
     last_logs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     loss_scale: LossScaleWatch | None = None
+
+    def complete_trace(self, like: Trace | None = None) -> None:
+        """Traces the steps for shapes of batches that have come up since; `like`: see `trace.complete`.
+
+        Raises:
+            CannotTrace: a step that JAX cannot trace.
+        """
+        complete(self.trace, self.model, self.view.shapes, like)
 
     def watch_loss_scale(self, num_steps: int) -> dict[str, float]:
         """What float16 adds to the logs of an epoch of so many steps; a loss scale that collapsed ends the member."""
@@ -146,7 +158,7 @@ class Member:
         if loss < self.best_loss:
             # Passes leave their inputs as they are, so holding the arrays is enough where no callback sees the model.
             weights = self.state[:2]
-            self.best_loss, self.best = loss, keras_side.copied(weights) if self.callbacks.any else weights
+            self.best_loss, self.best = loss, copied(weights) if self.callbacks.any else weights
 
     def is_done(self) -> bool:
         """Whether it has nothing more to train, with `stop_reason` where that came early.
@@ -164,19 +176,19 @@ class Member:
 
     def show(self) -> None:
         """Lets the model's variables be this member's, until `adopt`."""
-        trainable, fixed, optimizer, _ = keras_side.variables_of(self.model)
-        keras_side.assign_values([*trainable, *fixed, *optimizer], [*self.state[0], *self.state[1], *self.state[2]])
+        trainable, fixed, optimizer, _ = model_state.variables_of(self.model)
+        building.assign_values([*trainable, *fixed, *optimizer], [*self.state[0], *self.state[1], *self.state[2]])
 
     def show_best(self) -> None:
         """Lets the model's variables be copies of the weights that are kept: those of the best epoch."""
-        trainable, fixed, _, _ = keras_side.variables_of(self.model)
+        trainable, fixed, _, _ = model_state.variables_of(self.model)
         best = self.best or self.state[:2]
-        keras_side.assign_values([*trainable, *fixed], keras_side.copied([*best[0], *best[1]]))
+        building.assign_values([*trainable, *fixed], copied([*best[0], *best[1]]))
 
     def adopt(self) -> None:
         """Takes over what callbacks have assigned to the model's variables since `show`, or Keras in their calls."""
-        variables = keras_side.variables_of(self.model)[:3]
-        parts = [keras_side.changed_values(group, values) for group, values in zip(variables, self.state, strict=True)]
+        variables = model_state.variables_of(self.model)[:3]
+        parts = [building.changed_values(group, values) for group, values in zip(variables, self.state, strict=True)]
         self.state = tuple(  # type: ignore[assignment]
             old if new is None else tuple(new) for old, new in zip(self.state, parts, strict=True)
         )
@@ -240,7 +252,7 @@ class Member:
         result = Result(self.plan, ending, history, message=message, num_parameters=num_parameters(self.model))
         if self.plan.weights_path is not None and ending.has_score:
             trainable, fixed = self.best or self.state[:2]
-            arrays = keras_side.in_order_of_weights(self.model, trainable, fixed)
+            arrays = model_state.in_order_of_weights(self.model, trainable, fixed)
             write_weights(self.plan.weights_path, arrays, build_config=self.model.get_build_config())
         result.seconds = self.seconds + time.perf_counter() - started
         return result

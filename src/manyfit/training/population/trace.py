@@ -12,7 +12,10 @@ import jax
 import keras
 import numpy as np
 
-from manyfit.training.population import keras_side
+from manyfit.training.keras_internals import building
+from manyfit.training.keras_internals.draws import quick_draws
+from manyfit.training.population import model_state
+from manyfit.training.population.arrays import shapes_of
 from manyfit.training.population.canonical_jaxpr import (
     Form,
     Mismatch,
@@ -87,8 +90,8 @@ def trace(model: Any, shapes: Shapes) -> Trace:
     Raises:
         CannotTrace: a step that JAX cannot trace, or that has effects beyond its outputs.
     """
-    variables = keras_side.variables_of(model)
-    structs = [keras_side.shapes_of(keras_side.values_of(part)) for part in variables]
+    variables = model_state.variables_of(model)
+    structs = [shapes_of(model_state.values_of(part)) for part in variables]
     results, names = _trace_step("metric", _results_step(model), [structs[3]], None)
     forms = {"results": results}
     step_logs: dict[str, tuple[str, ...]] = {}
@@ -131,7 +134,7 @@ def complete(found: Trace, model: Any, shapes: Shapes, like: Trace | None = None
     if is_complete(found, shapes):
         return
     if model.optimizer is not None and not model.optimizer.built:  # a recognised model's has no variables yet
-        keras_side.build_symbolically(model, shapes.first_batch())
+        building.build_symbolically(model, shapes.first_batch())
     for name, kind, make in _steps(model, shapes):
         if name in found.forms:
             continue
@@ -171,7 +174,7 @@ def following(name: str, found: Trace, like: Trace) -> Form | None:
 
 def _steps(model: Any, shapes: Shapes) -> Iterator[tuple[str, str, Callable[[], tuple[Form, tuple[str, ...]]]]]:
     """The steps there are: name, "train" or "test", and a function that traces it to its form and its logs' names."""
-    structs = [keras_side.shapes_of(keras_side.values_of(part)) for part in keras_side.variables_of(model)]
+    structs = [shapes_of(model_state.values_of(part)) for part in model_state.variables_of(model)]
     plan = [("train", model.train_step, structs, shapes.training)]
     if shapes.validation is not None:
         plan.append(("test", model.test_step, [structs[0], structs[1], structs[3]], shapes.validation))
@@ -194,7 +197,7 @@ def _trace_step(kind: str, step: Callable[..., Any], state: Sequence[Any], data:
         return new_state, dict(logs)
 
     try:
-        with keras_side.quick_draws():
+        with quick_draws():
             closed, (new_state, logs) = jax.make_jaxpr(ordered, return_shape=True)(state, data)
     except Exception as error:
         raise CannotTrace(f"its {kind} step cannot be traced: {first_line(error)}") from error
@@ -209,12 +212,12 @@ def _trace_step(kind: str, step: Callable[..., Any], state: Sequence[Any], data:
 
 
 def _results_step(model: Any) -> Callable[..., Any]:
-    return lambda state, _: (keras_side.metric_results(model, state[0]), state)
+    return lambda state, _: (model_state.metric_results(model, state[0]), state)
 
 
 def _start_metrics(model: Any, variables: Sequence[Any]) -> tuple[np.ndarray, ...]:
     model.reset_metrics()
-    return tuple(np.asarray(value) for value in keras_side.values_of(variables))
+    return tuple(np.asarray(value) for value in model_state.values_of(variables))
 
 
 def first_line(error: BaseException) -> str:

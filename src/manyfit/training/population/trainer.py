@@ -9,12 +9,11 @@ import keras
 
 from manyfit.core.records import Plan
 from manyfit.training.base import Supply, Task, Trainer
-from manyfit.training.fit_arguments import fit_data
 from manyfit.training.population.admission import Admission, Learned
-from manyfit.training.population.compile import enable_compilation_cache
+from manyfit.training.population.compile import programs_kept
 from manyfit.training.population.data import FitArguments, Stream, read_fit_arguments, same_sources
-from manyfit.training.population.program_report import ProgramRecord, Programs
 from manyfit.training.population.session import Session
+from manyfit.training.program_report import ProgramRecord, Programs
 
 
 def supported(task: Task | None = None) -> str | None:
@@ -25,7 +24,7 @@ def supported(task: Task | None = None) -> str | None:
         return "each model spans the devices (devices=, or a keras.distribution that is set)"
     if task is not None and task.fit is not None:
         return "the hypermodel has its own `fit`"
-    if task is not None and fit_data(task.fit_args, task.fit_kwargs)[0] is None:
+    if task is not None and task.call.x is None:
         return "there is no x to train on"
     return None
 
@@ -38,6 +37,9 @@ class Population(Trainer):
         population_size: most members that train at once; None: chosen by measurement.
         notify: takes one line of text for each reason why something trains in `fallback`.
         shuffle_seed: names the order of the batches; all executions of a search read epoch n in the same order.
+
+    Attributes:
+        learned: programs and traces for the data that are resident; a call of `train` on other data starts anew.
     """
 
     takes_splits = True
@@ -55,13 +57,16 @@ class Population(Trainer):
         self._notify = notify
         self._shuffle_seed = shuffle_seed
         self._reasons: dict[str, list[Plan]] = {}
-        self._learned = Learned()  # of the data that are resident
+        self.learned = Learned()
         self._task: Task | None = None  # whose data these are
         self._data: FitArguments | None = None
         self._past: list[ProgramRecord] = []  # programs of other data
 
     def train(self, supply: Supply, task: Task) -> None:
-        enable_compilation_cache()
+        with programs_kept():
+            self._train(supply, task)
+
+    def _train(self, supply: Supply, task: Task) -> None:
         reason = supported(task)
         if reason is not None:
             self._refuse(reason, None)
@@ -76,7 +81,7 @@ class Population(Trainer):
             supply,
             task,
             data,
-            learned=self._learned,
+            learned=self.learned,
             fallback=self._fallback,
             refuse=self._refuse,
             notify=self._notify,
@@ -93,11 +98,9 @@ class Population(Trainer):
     def _keep(self, task: Task) -> FitArguments:
         """Reads the data. Those of the call before stay, with their programs: confirming winners compiles nothing."""
         if self._task is not None and self._data is not None and same_sources(self._task, task):
-            for family in self._learned.families.values():
-                family.waiting.clear()  # of a call that was interrupted
             return self._data.with_arguments(task)
-        self._past += [family.record() for family in self._learned.families.values()]
-        self._learned = Learned()
+        self._past += [program.record() for program in self.learned.programs.values()]
+        self.learned = Learned()
         self._task, self._data = task, read_fit_arguments(task, self._shuffle_seed)
         return self._data
 
@@ -107,7 +110,7 @@ class Population(Trainer):
 
     def programs(self) -> Programs:
         """The programs of all calls of `train`, and why executions trained with `model.fit` instead."""
-        records = (*self._past, *(family.record() for family in self._learned.families.values()))
+        records = (*self._past, *(program.record() for program in self.learned.programs.values()))
         return Programs(records, {why: tuple(plan.trial_id for plan in plans) for why, plans in self._reasons.items()})
 
     def _refuse(self, reason: str, plan: Plan | None) -> None:

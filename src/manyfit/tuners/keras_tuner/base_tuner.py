@@ -12,6 +12,7 @@ from manyfit.core.environment import refuse_chief_and_workers
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.lifecycle import TrialState
 from manyfit.core.records import Values
+from manyfit.data.call import Call
 from manyfit.executors.base import Executor, MakeTrainer
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.checks import failure_report
@@ -21,6 +22,7 @@ from manyfit.report import terminal
 from manyfit.report.colours import check_display
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
+from manyfit.store.layout import Layout
 from manyfit.training.base import Trainer
 from manyfit.tuners.display import TrialDisplay, print_summary
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, get_hypermodel
@@ -136,12 +138,12 @@ class BaseTuner:
 
     def get_trial_dir(self, trial_id: str) -> str:
         """A folder for files of a trial, for subclasses that write their own."""
-        path = Path(self.project_dir) / f"trial_{trial_id}"
+        path = self.store.layout.trial_folder(trial_id)
         path.mkdir(parents=True, exist_ok=True)
         return str(path)
 
     def _get_tuner_fname(self) -> str:
-        return os.path.join(self.project_dir, f"{self.tuner_id}.json")
+        return str(Layout.of(self.project_dir).tuner_file(self.tuner_id))
 
     def _populate_initial_space(self) -> None:
         """Finds the search space before the first trial. `Tuner` runs the build function for it."""
@@ -224,7 +226,7 @@ class BaseTuner:
         if self.executor is None:
             self._one_by_one.run(self._trial_steps(self._begin_trial), self.tuner_id, fit_args, fit_kwargs)
             return
-        task = RunTask(build=self.run_trial, fit=self.run_trial, fit_args=fit_args, fit_kwargs=fit_kwargs, tuner=self)
+        task = RunTask(build=self.run_trial, fit=self.run_trial, call=Call(fit_args, fit_kwargs), tuner=self)
         # Kept: workers that have started serve the next search, too.
         if self._runner is None:
             self._runner = self._on_executor(make_run_trial)

@@ -17,18 +17,19 @@ from typing import Any, Protocol
 import keras
 
 from manyfit.core import environment
+from manyfit.core.checks import is_whole, whole_number
 from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
 from manyfit.core.records import Plan, Result
+from manyfit.data.call import Call
 from manyfit.interop import tensorboard
 from manyfit.oracles import Oracle, Trial
-from manyfit.oracles.keras_tuner_files import weights_file
-from manyfit.schedulers.full import FullBudget
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.training.base import ListSupply, Task
+from manyfit.training.base import FixedSupply, Permissions, Task
 from manyfit.training.devices import check_batches, distributed, distribution_of
 from manyfit.training.estimators import is_estimator, load_estimator, pickle_path
 from manyfit.training.keras_fit import KerasFit, copy_callbacks
+from manyfit.training.keras_internals.building import compile_arguments
 from manyfit.training.keras_settings import clear_session
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.models import build_model, check_size
@@ -107,8 +108,7 @@ class ModelTuner(BaseTuner):
                 )
             )
         for name, value in (("executions_per_trial", executions_per_trial), ("num_kept_models", num_kept_models)):
-            if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-                raise UsageError(explain(name, value, "a whole number of at least 1", f"Type {name}=1, say."))
+            whole_number(name, value, instead=f"Type {name}=1, say.")
         self.max_model_size = max_model_size
         self.optimizer = optimizer
         self.loss = loss
@@ -198,7 +198,7 @@ class ModelTuner(BaseTuner):
     def _override_compile_args(self, model: keras.Model) -> None:
         """Recompiles a model with the optimizer, the loss and the metrics that the tuner was given."""
         given = {"optimizer": self.optimizer, "loss": self.loss, "metrics": self.metrics}
-        arguments = {**_compile_arguments(model), **{name: value for name, value in given.items() if value is not None}}
+        arguments = {**compile_arguments(model), **{name: value for name, value in given.items() if value is not None}}
         model.compile(**{name: _fresh(value) for name, value in arguments.items()})
 
     # What an override means ------------------------------------------------------------------------------------
@@ -238,7 +238,9 @@ class ModelTuner(BaseTuner):
         """What calls the hooks of a subclass; in a worker, those of its copy of this tuner."""
         # A worker has no trials, and hooks want one: its values and its id are what they read.
         trial = self.oracle.trials.get(plan.trial_id)
-        trial = Trial(plan.values, trial_id=plan.trial_id) if trial is None else trial
+        if trial is None:
+            assert isinstance(plan.values, HyperParameters)  # our bug: a tuner's plans hold them
+            trial = Trial(plan.values, trial_id=plan.trial_id)
         return [TunerCallback(self, trial) if self._works_on_batches() else EpochHooks(self, trial)]
 
     # Training one by one ---------------------------------------------------------------------------------------
@@ -255,19 +257,19 @@ class ModelTuner(BaseTuner):
         """
         hypermodel = self.hypermodel
         devices = (options or self.model_options).devices
-        check_batches(distribution_of(devices), fit_args, fit_kwargs)
         fit_kwargs, callbacks = self._callback_arguments(fit_kwargs)
-        pausable = not isinstance(self.oracle.scheduler, FullBudget)
+        own_fit = hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None
+        call = Call.of(own_fit, fit_args, fit_kwargs)
+        check_batches(distribution_of(devices), call)
+        may_pause = self.oracle.scheduler.may_pause
         return Task(
             build=self._build if options is None else functools.partial(options.built, self._build_plainly),
-            fit_args=fit_args,
-            fit_kwargs=fit_kwargs,
+            call=call,
             objective=self.oracle.objective,
             max_model_size=self.max_model_size,
-            fit=hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None,
+            fit=own_fit,
             callbacks=callbacks,
-            pausable=pausable,
-            shares_callbacks=not pausable and self.oracle.compat is None,
+            may=Permissions(pause=may_pause, share_callbacks=not may_pause and self.oracle.compat is None),
             devices=devices,
             measures=self.oracle.measures,
         )
@@ -305,7 +307,7 @@ class ModelTuner(BaseTuner):
     ) -> keras.callbacks.History:
         plan = plan_of(trial, execution, self.oracle, self.store.weights_path)
         plan = dataclasses.replace(plan, values=trial.hyperparameters)
-        supply = ListSupply([plan])
+        supply = FixedSupply([plan])
         KerasFit().train(supply, tensorboard.per_execution(self._make_task(fit_args, fit_kwargs)))
         result: Result = supply.results[plan.key]
         if result.failure is not None:
@@ -390,7 +392,7 @@ class ModelTuner(BaseTuner):
         Raises:
             UsageTypeError: `num_models` is no number, but hyperparameters, say.
         """
-        if num_models is not None and (isinstance(num_models, bool) or not hasattr(num_models, "__index__")):
+        if num_models is not None and not is_whole(num_models):
             raise UsageTypeError(
                 explain(
                     "get_best_models(num_models)",
@@ -451,7 +453,7 @@ class ModelTuner(BaseTuner):
 
     def _get_checkpoint_fname(self, trial_id: str) -> str:
         """Where KerasTuner keeps the weights of a trial; `load_model` looks there, too."""
-        return str(weights_file(Path(self.store.folder), trial_id))
+        return str(self.store.layout.keras_weights(trial_id))
 
     def _weights_file(self, trial_id: str, execution: int) -> Path:
         """The weights of an execution: Manyfit's file, else one that KerasTuner or a user's own loop has written."""
@@ -465,12 +467,6 @@ class ModelTuner(BaseTuner):
         dropped = {*self._with_weights, trial.trial_id}.difference(best)
         self.store.delete_weights(dropped)
         self._with_weights = set(best)
-
-
-def _compile_arguments(model: keras.Model) -> dict[str, Any]:
-    """What the user's build function passed to `compile`."""
-    config = getattr(model, "_compile_config", None)  # the objects themselves; the public form needs them registered
-    return {} if config is None else dict(config.config)
 
 
 def _fresh(value: Any) -> Any:

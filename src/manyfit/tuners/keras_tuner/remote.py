@@ -19,6 +19,7 @@ from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import SEARCH
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.store.layout import Layout
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.seeding import seeded
 from manyfit.tuners.keras_tuner.one_by_one import OneByOne, RunTrialCall, TrialSteps, conclude, histories_of
@@ -35,7 +36,7 @@ class DistantBook:
     def add_execution(self, result: Result, **notes: object) -> None:
         """Keeps an execution; the driver makes its own notes."""
         del notes
-        self.results.append(dataclasses.replace(result, extra={}))
+        self.results.append(result)
 
     def forget_executions(self, trial: Trial, first: int = 0) -> None:
         """Drops those of this call."""
@@ -87,11 +88,16 @@ class DistantStore:
     """Knows where the weights of the trial that runs go."""
 
     def __init__(self) -> None:
-        self.folder = Path(".")
+        self.layout = Layout(Path("."))
+
+    @property
+    def folder(self) -> Path:
+        """See `ProjectStore`."""
+        return self.layout.folder
 
     def weights_path(self, trial_id: str, execution: int) -> Path:
         """See `ProjectStore`."""
-        return self.folder / "weights" / f"{trial_id}-{execution}.npz"
+        return self.layout.weights(trial_id, execution)
 
     def close(self) -> None:
         """Nothing is open here."""
@@ -140,23 +146,24 @@ def _run(plan: Plan, task: RunTask) -> Result:
     """Calls `run_trial` for one plan. What it returned travels as histories, or as the executions that are kept."""
     # In a worker it is one: pickling has put stand-ins in place. In the driver's process nobody calls this.
     tuner = cast(TunerInWorker, task.tuner)
+    assert isinstance(plan.values, HyperParameters)  # our bug: a tuner's plans hold them
     trial = Trial(plan.values, trial_id=plan.trial_id)
     trial.attempt = plan.attempt
     tuner.oracle.trials, tuner.oracle.book = {trial.trial_id: trial}, DistantBook()
     # The only thing that tells a worker where it may write is the path of the plan: its folder is not the driver's.
-    tuner.store.folder = folder = Path(str(plan.weights_path)).parent.parent
+    tuner.store.layout = Layout.around(str(plan.weights_path))
+    folder = tuner.store.folder
     tuner.directory, tuner.project_name = str(folder.parent), folder.name
     tuner.trial_call.begin(plan.execution if plan.phase == _REPEAT else 0)
     started = time.perf_counter()
     try:
         with seeded(plan.seed):
-            returned = tuner.run_trial(trial, *task.fit_args, **task.fit_kwargs)
-        extra: dict[str, Any] = (
-            {"executions": tuner.oracle.book.results}
-            if tuner.trial_call.was_recorded(returned)
-            else {"histories": histories_of(trial, returned, tuner.oracle.objective)}
-        )
-        result = Result(plan, Ending.COMPLETED, {}, extra=extra)
+            returned = tuner.run_trial(trial, *task.call.args, **task.call.kwargs)
+        result = Result(plan, Ending.COMPLETED, {})
+        if tuner.trial_call.was_recorded(returned):
+            result.executions = tuple(tuner.oracle.book.results)
+        else:
+            result.histories = histories_of(trial, returned, tuner.oracle.objective)
     except Exception as error:
         result = Result.of_failure(plan, failure_of(error))
     result.seconds = time.perf_counter() - started
@@ -229,18 +236,19 @@ class TrialSupply:
 
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`."""
-        trial, extra = self._oracle.trials[result.plan.trial_id], result.extra
+        trial = self._oracle.trials[result.plan.trial_id]
+        assert isinstance(result.plan.values, HyperParameters)  # our bug: a tuner's plans hold them
         trial.hyperparameters = result.plan.values
         self._open.discard(trial.trial_id)
         number = self._calls.pop(trial.trial_id, 0)
         self._one_by_one.call.begin(result.plan.execution if number else 0, number)
-        has_returned = "executions" in extra or "histories" in extra
+        has_returned = result.executions is not None or result.histories is not None
         if has_returned:
             self._take(trial, result)
         if number:
             if not has_returned:
                 plan = dataclasses.replace(result.plan, phase=SEARCH)
-                self._one_by_one.take_failed_repeat(dataclasses.replace(result, plan=plan, extra={}))
+                self._one_by_one.take_failed_repeat(dataclasses.replace(result, plan=plan))
             self._one_by_one.end_repeat(trial, self._steps)
             return
         if has_returned:
@@ -251,8 +259,8 @@ class TrialSupply:
 
     def _take(self, trial: Trial, result: Result) -> None:
         """Takes what a call returned into the book."""
-        if "executions" in result.extra:
-            for run in result.extra["executions"]:
+        if result.executions is not None:
+            for run in result.executions:
                 self._oracle.book.add_execution(run, **self._one_by_one.call.notes)
-        else:
-            self._one_by_one.record(trial, result.extra["histories"], result.plan.seed)
+        elif result.histories is not None:
+            self._one_by_one.record(trial, result.histories, result.plan.seed)

@@ -1,8 +1,12 @@
-"""What `tuner.programs()` shows."""
+"""What `tuner.programs()` shows: records of compiled programs.
+
+They come from the population, from workers as messages, and go to the user; so this file needs neither Keras nor JAX.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +44,16 @@ class Programs:
 
     records: tuple[ProgramRecord, ...]
     reasons: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def joined(cls, several: Iterable[Programs]) -> Programs:
+        """The programs of several trainers, with the trials that share a reason put together."""
+        several = list(several)
+        reasons: dict[str, tuple[str, ...]] = {}
+        for programs in several:
+            for why, trials in programs.reasons.items():
+                reasons[why] = (*reasons.get(why, ()), *trials)
+        return cls(tuple(record for programs in several for record in programs.records), reasons)
 
     def __str__(self) -> str:
         lines = [

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from manyfit.core.seeds import generator
-from manyfit.training.fit_arguments import validation_rows
+from manyfit.data.call import Call
 
 FIT_SIGNATURE = inspect.signature(keras.Model.fit)
 _BATCH_SIZE = 32  # Keras's default
@@ -40,30 +40,30 @@ class SeededOrder(keras.callbacks.Callback):
         del logs
         self._epoch = epoch
 
-    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of `fit` with the arrays as a pipeline; unchanged where they are none, or not shuffled."""
-        given = FIT_SIGNATURE.bind(None, *args, **kwargs).arguments
-        data = given.get("x"), given.get("y"), given.get("sample_weight")
+    def applied_to(self, call: Call) -> Call:
+        """The call with the arrays as a pipeline; the same one where they are none, or not shuffled."""
+        FIT_SIGNATURE.bind(None, *call.args, **call.kwargs)  # an unknown argument is refused here, in Keras's words
+        data = call.x, call.y, call.sample_weight
         parts = tuple(part for part in data if part is not None)
         leaves = keras.tree.flatten(parts)
         held_out = None
-        if splits := bool(given.get("validation_split")) and given.get("validation_data") is None:
-            held_out = validation_rows(args, kwargs)
+        if splits := bool(call.get("validation_split")) and call.get("validation_data") is None:
+            held_out = call.validation_rows()
         are_weights_spread = data[2] is not None and keras.tree.is_nested(data[1])  # over several outputs, by Keras
         is_simple = bool(leaves) and all(map(_is_numbers, leaves)) and splits == (held_out is not None)
-        shuffle = given.get("shuffle", True)
-        starts_anew = not given.get("steps_per_epoch")
+        shuffle = call.get("shuffle", True)
+        starts_anew = not call.get("steps_per_epoch")
         self.knows = is_simple and not are_weights_spread and starts_anew and isinstance(shuffle, bool)
         if not self.knows or not shuffle:
-            return args, kwargs
+            return call
         num_rows = len(leaves[0])
         replaced: dict[str, Any] = {"y": None, "sample_weight": None, "shuffle": False}
         if held_out is not None:
             num_rows -= len(keras.tree.flatten(held_out[0])[0])
             replaced |= {"validation_split": 0.0, "validation_data": held_out}
-        batch_size = given.get("batch_size") or _BATCH_SIZE
+        batch_size = call.get("batch_size") or _BATCH_SIZE
         replaced["x"] = self._pipeline([_as_floatx(leaf[:num_rows]) for leaf in leaves], parts, num_rows, batch_size)
-        return (), {name: value for name, value in given.items() if name != "self"} | replaced
+        return call.with_(**replaced)
 
     def _pipeline(self, leaves: list[np.ndarray], parts: tuple[Any, ...], num_rows: int, batch_size: int) -> Any:
         """A `tf.data.Dataset` of batches: each pass over it is the epoch that has begun."""

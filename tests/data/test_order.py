@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from manyfit.core.seeds import generator
-from manyfit.training.data_order import SeededOrder
+from manyfit.data.call import Call
+from manyfit.data.order import SeededOrder
 
 pytestmark = [
     pytest.mark.backends,
@@ -37,9 +38,9 @@ def test_it_trains_on_the_rows_in_the_order_of_seed_and_epoch(weights, class_wei
     options = {"batch_size": 8, "verbose": 0, "class_weight": class_weight}
     order = SeededOrder(7)
     given = {"sample_weight": weights, "validation_split": 0.3, "epochs": 2, "callbacks": [order], **options}
-    args, kwargs = order.arguments((X, Y), given)
+    call = order.applied_to(Call((X, Y), given))
     assert order.knows
-    found = build().fit(*args, **kwargs).history
+    found = build().fit(*call.args, **call.kwargs).history
     by_hand = build()
     held_out = taken((X, Y, weights), slice(35, None))
     for epoch in range(2):
@@ -56,15 +57,17 @@ def test_it_trains_on_the_rows_in_the_order_of_seed_and_epoch(weights, class_wei
 )
 def test_what_it_leaves_to_keras(options, knows):
     order = SeededOrder(7)
-    assert order.arguments((X, Y), options) == ((X, Y), options)
+    call = Call((X, Y), options)
+    assert order.applied_to(call) is call
     assert order.knows is knows
 
 
 def test_what_has_no_labels_to_split_is_left_to_keras():
     order = SeededOrder(7)
-    assert order.arguments((X,), {"validation_split": 0.3}) == ((X,), {"validation_split": 0.3}) and not order.knows
-    _, kwargs = order.arguments((X,), {})
-    assert order.knows and {name: part.shape for name, part in next(iter(kwargs["x"]))[0].items()} == {
+    call = Call((X,), {"validation_split": 0.3})
+    assert order.applied_to(call) is call and not order.knows
+    call = order.applied_to(Call((X,)))
+    assert order.knows and {name: part.shape for name, part in next(iter(call.x))[0].items()} == {
         "a": (32, 3), "b": (32, 2),
     }  # fmt: skip
 
@@ -74,4 +77,5 @@ def test_streams_are_left_alone():
 
     order = SeededOrder(7)
     stream = tf.data.Dataset.from_tensor_slices((X["b"], Y)).batch(8)
-    assert order.arguments((stream,), {"epochs": 2}) == ((stream,), {"epochs": 2}) and not order.knows
+    call = Call((stream,), {"epochs": 2})
+    assert order.applied_to(call) is call and not order.knows

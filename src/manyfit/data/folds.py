@@ -1,58 +1,21 @@
 """Cross-validation: which rows train and which rows validate, as index sets.
 
 A trainer is handed one array of rows and, per execution, a `Split` of its row numbers, so the data lie in memory once.
-A `Split` whose two parts share a row cannot be made: that no fold leaks into its own training is a matter of
-construction, not of care.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from manyfit.core import seeds
+from manyfit.core.checks import is_whole
 from manyfit.core.errors import UsageError, UsageTypeError, explain
-from manyfit.training.fit_arguments import fit_data, num_rows
+from manyfit.data.rows import FitData, Split, num_rows
 
 _WHERE = "CrossValidation"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Split:
-    """Row numbers to train on and row numbers to validate on.
-
-    Raises:
-        UsageError: a part is empty, or a row is in both.
-    """
-
-    training: np.ndarray  # integers, ascending
-    validation: np.ndarray
-
-    def __post_init__(self) -> None:
-        for name, rows in (("training", self.training), ("validation", self.validation)):
-            if len(rows) == 0:
-                raise UsageError(explain(_WHERE, f"an empty {name} part", "at least one row", "Use fewer folds."))
-        shared = np.intersect1d(self.training, self.validation)
-        if len(shared):
-            got = f"{len(shared)} rows in both parts, for instance row {shared[0]}"
-            raise UsageError(explain(_WHERE, got, "parts that share no row", "Mend the splitter."))
-
-    def arguments(
-        self, fit_args: tuple[Any, ...], fit_kwargs: Mapping[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of `model.fit` for this split of the rows in `fit_args` and `fit_kwargs`."""
-        kwargs = {name: value for name, value in fit_kwargs.items() if name not in ("x", "y", "validation_split")}
-        x, y = fit_data(fit_args, fit_kwargs)
-        weights = kwargs.get("sample_weight")
-        held_out = [part for part in (x, y, weights) if part is not None]
-        kwargs["validation_data"] = tuple(take_rows(part, self.validation) for part in held_out)
-        if weights is not None:
-            kwargs["sample_weight"] = take_rows(weights, self.training)
-        trained = tuple(take_rows(part, self.training) for part in (x, y) if part is not None)
-        return (*trained, *fit_args[2:]), kwargs
 
 
 class Folds:
@@ -132,10 +95,10 @@ class CrossValidation:
         seed: int = 0,
     ) -> None:
         self.splitter = folds if hasattr(folds, "split") and hasattr(folds, "get_n_splits") else None
-        if self.splitter is None and (isinstance(folds, bool) or not hasattr(folds, "__index__") or folds < 2):
+        if self.splitter is None and not (is_whole(folds) and folds >= 2):
             got = f"folds={folds!r}"
             raise UsageError(explain(_WHERE, got, "2 folds or more, or a splitter", "Type kt.CrossValidation(5)."))
-        if isinstance(repeats, bool) or not hasattr(repeats, "__index__") or repeats < 1:
+        if not (is_whole(repeats) and repeats >= 1):
             raise UsageError(explain(_WHERE, f"repeats={repeats!r}", "1 or more", "Leave repeats= out for 1."))
         stratified = stratify is not None and stratify is not False
         if stratified + (groups is not None) + time_series > 1:
@@ -152,7 +115,7 @@ class CrossValidation:
         self.seed = seed
 
     @classmethod
-    def of(cls, given: Any) -> CrossValidation:
+    def of(cls, given: object) -> CrossValidation:
         """Understands a `CrossValidation`, a number of folds, or a splitter of scikit-learn.
 
         Raises:
@@ -161,7 +124,7 @@ class CrossValidation:
         if isinstance(given, CrossValidation):
             return given
         is_splitter = hasattr(given, "split") and hasattr(given, "get_n_splits")
-        if is_splitter or (hasattr(given, "__index__") and not isinstance(given, bool)):
+        if is_splitter or is_whole(given):
             return cls(given)
         raise UsageTypeError(
             explain(
@@ -181,7 +144,7 @@ class CrossValidation:
         )
         return f"CrossValidation({', '.join(words)}, seed={self.seed})"
 
-    def resolve(self, x: Any, y: Any) -> Folds:
+    def resolve(self, x: FitData, y: FitData) -> Folds:
         """The folds of a data set.
 
         Args:
@@ -201,7 +164,7 @@ class CrossValidation:
                 explain(f"{_WHERE}(groups=...)", got, "one group per row", "Pass the groups of all rows of x.")
             )
         if self.splitter is not None:
-            return self._from_splitter(rows, x, y)
+            return self._from_splitter(rows, y)
         assert self.folds is not None  # our bug: __init__ sets it where there is no splitter
         if self.time_series:
             splits = _time_series(rows, self.folds)
@@ -212,7 +175,7 @@ class CrossValidation:
     def _generator(self, repeat: int) -> np.random.Generator:
         return seeds.generator(self.seed, "folds", repeat)
 
-    def _assignment(self, rows: int, y: Any, folds: int) -> Callable[[np.random.Generator], np.ndarray]:
+    def _assignment(self, rows: int, y: FitData, folds: int) -> Callable[[np.random.Generator], np.ndarray]:
         """Generator -> the fold of each row."""
         if folds > rows:
             raise UsageError(
@@ -223,7 +186,7 @@ class CrossValidation:
         classes = self._classes(rows, y, folds)
         return lambda rng: _dealt(classes, folds, rng)
 
-    def _classes(self, rows: int, y: Any, folds: int) -> np.ndarray:
+    def _classes(self, rows: int, y: FitData, folds: int) -> np.ndarray:
         """The class of each row; one class for all where nothing is to be kept in proportion."""
         everybody = np.zeros(rows, dtype=int)
         if self.stratify is False:
@@ -249,7 +212,7 @@ class CrossValidation:
             )
         return classes
 
-    def _from_splitter(self, rows: int, x: Any, y: Any) -> Folds:
+    def _from_splitter(self, rows: int, y: FitData) -> Folds:
         assert self.splitter is not None  # our bug: the caller asks
         positions = np.arange(rows)  # splitters number rows; what is in them matters to none
         splits = [
@@ -268,17 +231,6 @@ def random_splits(rows: int, num_validation: int, seed: int) -> Folds:
         return [Split(np.sort(order[num_validation:]), np.sort(order[:num_validation]))]
 
     return Folds(1, make)
-
-
-def take_rows(data: Any, rows: np.ndarray) -> Any:
-    """Rows of an array, or of each array in a list, tuple or dict of them."""
-    if isinstance(data, Mapping):
-        return {name: take_rows(part, rows) for name, part in data.items()}
-    if isinstance(data, list | tuple) and data and hasattr(data[0], "shape"):
-        return type(data)([take_rows(part, rows) for part in data])
-    if hasattr(data, "iloc"):
-        return data.iloc[rows]
-    return data[rows] if hasattr(data, "shape") else np.asarray(data)[rows]
 
 
 def _splits(fold_of: np.ndarray, rows: int) -> list[Split]:

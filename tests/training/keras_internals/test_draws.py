@@ -16,8 +16,7 @@ if keras.backend.backend() == "jax":
     import jax
     import jax.numpy as jnp
 
-    from manyfit.training.population import keras_side
-    from manyfit.training.population.random_bits import threefry, written_out
+    from manyfit.training.keras_internals.draws import quick_draws, threefry, written_out
 
 needs_a_cpu = pytest.mark.skipif("jax.default_backend() != 'cpu'", reason="elsewhere JAX draws in its own way")
 
@@ -90,7 +89,7 @@ DRAWS = {
 @pytest.mark.parametrize("name", DRAWS)
 def test_keras_draws_the_same_numbers_in_less_time(name):
     plain = np.asarray(DRAWS[name]())
-    with keras_side.quick_draws():
+    with quick_draws():
         quick = np.asarray(DRAWS[name]())
     np.testing.assert_array_equal(quick, plain)
     np.testing.assert_array_equal(np.asarray(DRAWS[name]()), plain)
@@ -103,7 +102,7 @@ def test_only_this_thread_draws_so_and_only_inside():
     def traced(name):
         seen[name] = "while" in str(jax.jit(lambda: keras.random.uniform((64,), seed=1)).lower().as_text())
 
-    with pytest.raises(ValueError, match="inside"), keras_side.quick_draws():
+    with pytest.raises(ValueError, match="inside"), quick_draws():
         traced("inside")
         other = threading.Thread(target=traced, args=("other thread",))
         other.start()
@@ -121,7 +120,7 @@ def test_weights_of_members_are_those_of_a_plain_build():
         return keras.Sequential(parts).get_weights()
 
     plain = build()
-    with keras_side.quick_draws():
+    with quick_draws():
         quick = build()
     for one, other in zip(quick, plain, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -129,7 +128,7 @@ def test_weights_of_members_are_those_of_a_plain_build():
 
 def test_a_seed_generator_goes_on_as_it_did():
     states = []
-    for scope in (keras_side.quick_draws, contextlib.nullcontext):
+    for scope in (quick_draws, contextlib.nullcontext):
         generator = keras.random.SeedGenerator(7)
         with scope():
             draws = [np.asarray(keras.random.normal((3,), seed=generator)) for _ in range(2)]

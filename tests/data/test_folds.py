@@ -11,7 +11,7 @@ from sklearn import model_selection
 
 import manyfit as kt
 from manyfit.core.errors import UsageError, UsageTypeError
-from manyfit.training.folds import CrossValidation, Split, random_splits
+from manyfit.data.folds import CrossValidation, Split, random_splits
 
 X = np.arange(24, dtype=float).reshape(12, 2)
 Y = np.array([0, 1] * 4 + [0] * 4)

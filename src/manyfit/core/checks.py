@@ -1,0 +1,72 @@
+"""Checks of arguments that many calls share, so that the same mistake is answered in the same words everywhere."""
+
+from __future__ import annotations
+
+from typing import TypeGuard
+
+from manyfit.core.errors import ManyfitError, UsageError, explain
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value counts as a whole number: Python's and NumPy's integers do, `True` and `3.0` do not.
+
+    Example:
+
+    >>> is_whole(3), is_whole(True), is_whole(3.0)
+    (True, False, False)
+    """
+    # `__index__` and not `isinstance(value, int)`: NumPy's integers come out of many a user's arithmetic. A bool has it
+    # as well, and `epochs=True` is always a mistake.
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def whole_number(
+    where: str,
+    value: object,
+    *,
+    least: int = 1,
+    instead: str,
+    allowed: str = "",
+    error: type[ManyfitError] = UsageError,
+) -> int:
+    """The value as an `int`, where it is a whole number of at least `least`.
+
+    Args:
+        where: the call or the argument, for the message.
+        value: what the user passed.
+        least: the smallest one that is allowed.
+        instead: what to type instead.
+        allowed: what is allowed, where there is more to say than the least number.
+        error: what to raise.
+
+    Raises:
+        UsageError: it is no whole number, or smaller; or `error`, where one is given.
+
+    Example:
+
+    >>> whole_number("search(max_trials)", 3, instead="Type max_trials=10, say.")
+    3
+    """
+    if is_whole(value) and int(value) >= least:
+        return int(value)
+    raise error(explain(where, repr(value), allowed or f"a whole number of at least {least}", instead))
+
+
+def whole_number_or_none(
+    where: str,
+    value: object,
+    *,
+    least: int = 1,
+    instead: str,
+    allowed: str = "",
+    error: type[ManyfitError] = UsageError,
+) -> int | None:
+    """See `whole_number`; None stays None.
+
+    Raises:
+        UsageError: it is neither None nor a whole number of at least `least`; or `error`, where one is given.
+    """
+    if value is None:
+        return None
+    allowed = allowed or f"a whole number of at least {least}, or None"
+    return whole_number(where, value, least=least, instead=instead, allowed=allowed, error=error)

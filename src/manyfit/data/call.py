@@ -1,0 +1,212 @@
+"""The record of one call of `fit`.
+
+A trial, a fold, a confirmation and a retrained winner are all trained by the same call with named changes: other rows,
+other epochs, further callbacks. `Call` keeps what was passed and says what it means; `with_` makes the changed one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from manyfit.data.rows import FitData, Split, num_rows, take_rows
+
+#: The parameters of `keras.Model.fit`, in their order. Written out, so that this file needs no Keras.
+FIT_PARAMETERS = (
+    "x",
+    "y",
+    "batch_size",
+    "epochs",
+    "verbose",
+    "callbacks",
+    "validation_split",
+    "validation_data",
+    "shuffle",
+    "class_weight",
+    "sample_weight",
+    "initial_epoch",
+    "steps_per_epoch",
+    "validation_steps",
+    "validation_batch_size",
+    "validation_freq",
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """What `fit` is called with, as the user gave it, and what that means.
+
+    The arguments stay as they were passed, positional ones positional: a user's own `HyperModel.fit` is called with
+    them, too, and may name its parameters as it likes. What is asked for by name is found in either place.
+
+    Args:
+        args: positional arguments; the first two are x and y, whatever the user's own function calls them.
+        kwargs: keyword arguments.
+        names: of the positional arguments; see `of`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> call = Call((np.zeros((4, 1)), np.zeros(4), 2), {"epochs": 3})
+    >>> call.get("batch_size"), call.get("epochs"), call.num_rows
+    (2, 3, 4)
+    >>> call.with_(epochs=5, batch_size=4).args[2:], call.with_(epochs=5).kwargs
+    ((4,), {'epochs': 5})
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    names: tuple[str, ...] = FIT_PARAMETERS
+
+    @classmethod
+    def of(cls, fit: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+        """The record of a call of a user's own function.
+
+        Args:
+            fit: `fit(hyperparameters, model, *args, **kwargs)`; None: Keras's.
+            args: positional arguments after the model.
+            kwargs: keyword arguments.
+        """
+        if fit is None:
+            return cls(args, kwargs)
+        own = [
+            parameter.name
+            for parameter in inspect.signature(fit).parameters.values()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ][2:]
+        # What goes on into `*args` goes on to Keras's `fit`, as a rule.
+        return cls(args, kwargs, tuple(own) + FIT_PARAMETERS[len(own) :])
+
+    @property
+    def x(self) -> FitData:
+        """The inputs; None where there are none."""
+        return self.get("x")
+
+    @property
+    def y(self) -> FitData:
+        """The targets; None where there are none, or where x brings them along."""
+        return self.get("y")
+
+    @property
+    def sample_weight(self) -> FitData:
+        """One weight per row, or None."""
+        return self.get("sample_weight")
+
+    @property
+    def num_rows(self) -> int | None:
+        """Rows of x, those included that `validation_split` holds out; None where there is no telling."""
+        return num_rows(self.x)
+
+    @property
+    def callbacks(self) -> list[Any]:
+        """The user's callbacks as a list, whichever way they were given."""
+        given = self.get("callbacks")
+        if given is None:
+            return []
+        if hasattr(given, "callbacks") and hasattr(given, "append"):  # a `keras.callbacks.CallbackList`
+            return list(given.callbacks)
+        return list(given) if isinstance(given, list | tuple) else [given]
+
+    def get(self, name: str, default: FitData = None) -> FitData:
+        """An argument by its name; `default` where it was not passed."""
+        place = self._place(name)
+        return self.kwargs.get(name, default) if place is None else self.args[place]
+
+    def with_(self, *, rows: Split | None = None, without: Collection[str] = (), **changes: object) -> Call:
+        """The same call with changes; each argument stays positional or keyword, as it was passed.
+
+        Args:
+            rows: train and validate on these rows of x, y and sample weights.
+            without: arguments to leave out, so that the default holds; those that were not passed are no error.
+            **changes: arguments by name.
+
+        Example:
+
+        >>> import numpy as np
+        >>> call = Call((np.arange(4), np.arange(4)), {"validation_split": 0.5})
+        >>> call.with_(rows=Split(np.array([0, 1]), np.array([3]))).get("validation_data")
+        (array([3]), array([3]))
+        """
+        call = self if rows is None else self._of_rows(rows)
+        call = call._without(without) if without else call
+        args, kwargs = list(call.args), dict(call.kwargs)
+        for name, value in changes.items():
+            place = call._place(name)
+            if place is not None:
+                args[place] = value
+            elif name not in kwargs and self._is_next(name, args):
+                args.append(value)
+            else:
+                kwargs[name] = value
+        return dataclasses.replace(self, args=tuple(args), kwargs=kwargs)
+
+    def validation_rows(self) -> tuple[FitData, FitData, FitData] | None:
+        """The validation rows that `model.fit` would use: x, y and sample weights (or None).
+
+        Returns:
+            None where there are none, or where they are no arrays (a generator, a `tf.data` pipeline).
+        """
+        validation = self.get("validation_data")
+        if isinstance(validation, list | tuple) and len(validation) in (2, 3):
+            x, y, *weights = validation
+            return x, y, weights[0] if weights else None
+        fraction, rows = self.get("validation_split"), self.num_rows
+        if not fraction or self.y is None or rows is None:
+            return None
+        first = int(rows * (1.0 - fraction))  # Keras takes the last rows, and rounds like this
+        return _from_row(self.x, first), _from_row(self.y, first), _from_row(self.sample_weight, first)
+
+    def counted_rows(self) -> tuple[int, int] | None:
+        """How many rows it trains and validates on; None where there is no telling."""
+        rows = self.num_rows
+        if rows is None:
+            return None
+        validation = self.validation_rows()
+        held_out = 0 if validation is None else (num_rows(validation[0]) or 0)
+        return (rows, held_out) if self.get("validation_data") is not None else (rows - held_out, held_out)
+
+    def _place(self, name: str) -> int | None:
+        """Where among the positional arguments it is; None: it is not."""
+        if name in ("x", "y"):
+            place = ("x", "y").index(name)
+            return place if place < len(self.args) else None
+        passed = self.names[2 : len(self.args)]
+        return 2 + passed.index(name) if name in passed else None
+
+    @staticmethod
+    def _is_next(name: str, args: list[Any]) -> bool:
+        """Whether it is x or y and its place is the next one: a user's function may call these two otherwise."""
+        return name in ("x", "y")[len(args) : len(args) + 1]
+
+    def _of_rows(self, rows: Split) -> Call:
+        parts = {name: self.get(name) for name in ("x", "y", "sample_weight")}
+        known = {name: part for name, part in parts.items() if part is not None}
+        held_out = tuple(take_rows(part, rows.validation) for part in known.values())
+        trained = {name: take_rows(part, rows.training) for name, part in known.items()}
+        return self.with_(without=("validation_split",), **trained, validation_data=held_out)
+
+    def _without(self, names: Collection[str]) -> Call:
+        kwargs = {name: value for name, value in self.kwargs.items() if name not in names}
+        places = [place for place in map(self._place, names) if place is not None]
+        first = min(places, default=len(self.args))
+        # What comes behind a positional argument that is gone has to be named, or it would move into its place.
+        behind = dict(zip(self._names[first:], self.args[first:], strict=False))
+        kwargs |= {name: value for name, value in behind.items() if name not in names}
+        return dataclasses.replace(self, args=self.args[:first], kwargs=kwargs)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return ("x", "y", *self.names[2:])
+
+
+def _from_row(data: FitData, first: int) -> FitData:
+    """The rows from this one on. Slices, not row numbers: whatever can be sliced will do, and nothing is copied."""
+    if data is None:
+        return None
+    if isinstance(data, Mapping):
+        return {name: _from_row(part, first) for name, part in data.items()}
+    if isinstance(data, list | tuple) and data and hasattr(data[0], "shape"):
+        return type(data)([_from_row(part, first) for part in data])
+    return data[first:]

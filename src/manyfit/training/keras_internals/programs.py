@@ -1,0 +1,108 @@
+"""How XLA compiles, and where JAX keeps what was compiled: settings whose names belong to XLA and JAX."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+ONE_THREAD: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
+"""Compile option: a program on a CPU hands no parts of its steps to other threads."""
+
+
+@functools.cache
+def quick_options() -> dict[str, str | bool]:
+    """Options with which XLA compiles for a CPU in a fifth of the time: no optimisation, and the older emitters.
+
+    The newer emitters of fused loops spend most of a small program's compile time.
+    """
+    plain: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}
+    both = plain | {"xla_cpu_use_fusion_emitters": False}
+    try:
+        # Asked rather than looked up by version: an XLA without that choice refuses its name.
+        jax.jit(lambda x: x).lower(0.0).compile(compiler_options=both)
+    except (RuntimeError, ValueError):
+        return plain
+    return both
+
+
+def bytes_of(memory: object) -> int:
+    """Memory that a compiled program takes: arguments, outputs and what lies between.
+
+    Args:
+        memory: what `compiled.memory_analysis()` answers; a backend without an analysis answers None.
+    """
+    names = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+    return sum(int(getattr(memory, name, 0) or 0) for name in names)
+
+
+# A small program is worth keeping, too: it takes longer to compile than to load.
+_KEEP_ALL = {"jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": -1}
+
+
+class _Keeping:
+    """How many are inside of `kept_on_disk`, and what JAX's settings were before the first of them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.num_inside = 0
+        self.before: dict[str, object] = {}
+        self.ours: dict[str, object] = {}
+
+
+_keeping = _Keeping()
+
+
+@contextlib.contextmanager
+def kept_on_disk(folder: Path) -> Iterator[None]:
+    """What JAX compiles inside is kept in a folder, and read from there by the next process.
+
+    JAX's settings are afterwards what they were. While at least one thread is inside they hold for the process: JAX
+    has one such cache, and a population compiles in threads of its own. A user who has chosen a folder for JAX keeps
+    it, and everything else about it.
+
+    Args:
+        folder: exists.
+    """
+    entered = _enter(folder)
+    try:
+        yield
+    finally:
+        if entered:
+            _leave()
+
+
+def _setting(name: str) -> object:
+    return getattr(jax.config, name, None)  # one that this JAX lacks is None
+
+
+def _enter(folder: Path) -> bool:
+    with _keeping.lock:
+        if _keeping.num_inside == 0:
+            if _setting("jax_compilation_cache_dir"):
+                return False
+            _keeping.ours = {"jax_compilation_cache_dir": str(folder), **_KEEP_ALL}
+            _keeping.before = {name: _setting(name) for name in _keeping.ours}
+            for name, value in _keeping.ours.items():
+                jax.config.update(name, value)
+        _keeping.num_inside += 1
+        return True
+
+
+def _leave() -> None:
+    with _keeping.lock:
+        _keeping.num_inside -= 1
+        if _keeping.num_inside:
+            return
+        for name, value in _keeping.before.items():
+            # What somebody set meanwhile, a build function say, is theirs.
+            if _setting(name) == _keeping.ours[name]:
+                jax.config.update(name, value)
+        # JAX opens the folder once and then asks no setting any more: without this, what the user compiles afterwards
+        # would go to our folder, and a folder that the user chooses afterwards would stay empty.
+        compilation_cache.reset_cache()
