@@ -4,7 +4,7 @@ import pytest
 
 from manyfit.core.errors import UsageError
 from manyfit.space import Boolean, Fixed, Float, Parent
-from manyfit.space.kinds import KINDS, of_config, to_config
+from manyfit.space.hyperparameters import KINDS, of_config, serialize
 
 
 def test_there_are_five():
@@ -13,12 +13,12 @@ def test_there_are_five():
 
 @pytest.mark.parametrize("hp", [Float("h", 0, 1, step=0.1), Boolean("h", conditions=[Parent("p", 1)]), Fixed("h", 2)])
 def test_there_and_back(hp):
-    twin = of_config(to_config(hp))
+    twin = of_config(serialize(hp))
     assert repr(twin) == repr(hp) and twin.key == hp.key
 
 
 def test_an_unknown_condition_is_refused():
-    config = to_config(Boolean("h", conditions=[Parent("p", 1)]))
+    config = serialize(Boolean("h", conditions=[Parent("p", 1)]))
     config["config"]["conditions"][0]["class_name"] = "Child"
     with pytest.raises(UsageError, match=r"conditions: got Unknown object: 'Child'\. Allowed: the class_name"):
         of_config(config)
