@@ -69,7 +69,7 @@ class TrialDisplay:
                 objective=self._oracle.objective.name,
                 score=trial.score,
                 best=best[0].score if best else None,
-                elapsed_seconds=self._oracle.spent_seconds(),
+                elapsed_seconds=self._oracle.clock.spent(),
             )
         )
 
@@ -84,7 +84,7 @@ class TrialDisplay:
             objective=self._oracle.objective.name,
             num_ended=len(self._oracle.end_order),
             max_trials=self._oracle.max_trials,
-            elapsed_seconds=self._oracle.spent_seconds(),
+            elapsed_seconds=self._oracle.clock.spent(),
         )
 
 

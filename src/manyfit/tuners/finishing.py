@@ -232,7 +232,7 @@ class Finish:
             options = {"sample_weight": weight, **options}
             ensemble = Ensemble.fit(predictions=predictions, y=y, models=models, **options)
             origins = [(self.project, self._tuner.model_origins[model]) for model in models]
-            ensemble.retrainer = ensembling.retrainer_of(origins)
+            ensemble = ensemble.with_retrainer(ensembling.retrainer_of(origins))
         self.final["ensemble"] = ensemble
         return ensemble
 

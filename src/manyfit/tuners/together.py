@@ -11,12 +11,12 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Values
 from manyfit.data.arguments import check_fit_arguments
 from manyfit.data.call import Call
-from manyfit.ensemble.archive import Archive
 from manyfit.finish.cross_validation import FoldPlan, fold_plan
 from manyfit.interop import tensorboard
 from manyfit.oracles import Oracle, Trial
 from manyfit.schedulers import Scheduler
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.store.predictions import Archive
 from manyfit.training.base import Task, Trainer
 from manyfit.training.keras_settings import clear_session
 from manyfit.training.precision import sentence
@@ -145,7 +145,7 @@ class PopulationTuner(ModelTuner):
         trainer = self._trainer_for(task)
         trainer.train(supply, task)
         # Taken down before they end: afterwards nobody knows which executions the trainer still holds.
-        paused = [(trial.trial_id, index) for trial in self.oracle.paused_trials() for index in trial.executions]
+        paused = [(trial.trial_id, index) for trial in self.oracle.book.paused() for index in trial.executions]
         supply.end_paused()
         trainer.forget(paused)
 

@@ -16,7 +16,7 @@ from manyfit.data.call import Call
 from manyfit.executors.base import Executor, MakeTrainer
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.checks import failure_report
-from manyfit.oracles.keras_tuner_files import read_project, write_project
+from manyfit.oracles.keras_tuner.files import read_project, write_project
 from manyfit.oracles.replication import Replication
 from manyfit.report import terminal
 from manyfit.report.colours import check_display

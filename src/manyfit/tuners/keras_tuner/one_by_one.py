@@ -127,7 +127,7 @@ class OneByOne:
         oracle.book.forget_executions(trial, self.call.first_execution)
         oracle.hear(trial, found)
         for execution, history in enumerate(found, self.call.first_execution):
-            oracle.check_objective(history)
+            oracle.scoring.check(history)
             ending, message = judge(history, oracle.objective, stopped=False)
             plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed)
             oracle.book.add_execution(Result(plan, ending, history, message=message), **self.call.notes)

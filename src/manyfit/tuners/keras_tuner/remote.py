@@ -17,6 +17,7 @@ from manyfit.core import seeds
 from manyfit.core.lifecycle import TrialOutcome, failure_of
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
+from manyfit.oracles.scoring import Scoring
 from manyfit.oracles.trial import SEARCH
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store.layout import Layout
@@ -59,6 +60,7 @@ class DistantOracle:
         self.hyperparameters = oracle.get_space()
         self.trials: dict[str, Trial] = {}
         self.book = DistantBook()
+        self.scoring = Scoring(oracle.objective)
 
     def get_space(self) -> HyperParameters:
         """A copy of the search space."""
@@ -79,9 +81,12 @@ class DistantOracle:
         del names
         return []
 
-    # Reports of a training loop of the user's are taken here as the driver's oracle would, and travel with the trial.
-    update_trial = Oracle.update_trial
-    check_objective = Oracle.check_objective
+    # What a training loop of the user's reports is taken here as the driver's oracle would, and travels with the trial.
+    def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Trial:
+        """See `Oracle.update_trial`."""
+        self.scoring.check(metrics)
+        self.scoring.report(self.trials[trial_id], metrics, step)
+        return self.trials[trial_id]
 
 
 class DistantStore:
