@@ -22,7 +22,7 @@ _MODULES = frozenset({"brands"})  # public modules, loaded like names
 # Public name -> module that defines it.
 _HOMES = {
     "ASHA": "manyfit.schedulers.asha",
-    "MedianRule": "manyfit.schedulers.median",
+    "MedianRule": "manyfit.schedulers.full_length",
     "Hyperband": "manyfit.tuners.searches",
     "BayesianOptimization": "manyfit.tuners.searches",
     "Evolution": "manyfit.tuners.searches",
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from manyfit.samplers.gp.priors import Belief as Belief
     from manyfit.samplers.outcomes import Constraint as Constraint
     from manyfit.schedulers.asha import ASHA as ASHA
-    from manyfit.schedulers.median import MedianRule as MedianRule
+    from manyfit.schedulers.full_length import MedianRule as MedianRule
     from manyfit.space.hyperparameter import HyperParameter as HyperParameter
     from manyfit.space.hyperparameters import HyperParameters as HyperParameters
     from manyfit.tuners.base_tuner import BaseTuner as BaseTuner

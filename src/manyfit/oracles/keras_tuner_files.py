@@ -17,17 +17,10 @@ from manyfit.core.files import replaced
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.oracles.trial import Trial, TrialStatus
 from manyfit.store import ProjectStore
+from manyfit.store.layout import Layout
 
 if TYPE_CHECKING:
     from manyfit.oracles.oracle import Oracle
-
-ORACLE_FILE = "oracle.json"
-
-
-def weights_file(folder: Path, trial_id: str) -> Path:
-    """Where KerasTuner keeps a trial's weights."""
-    return folder / f"trial_{trial_id}" / "checkpoint.weights.h5"
-
 
 # Reading -------------------------------------------------------------------------------------------------------
 
@@ -48,13 +41,13 @@ def read_project(oracle: Oracle, store: ProjectStore) -> bool:
     Raises:
         ProjectError: the files cannot be read, or are those of another search.
     """
-    path = store.folder / ORACLE_FILE
+    path = store.layout.oracle_file
     if store.get("space") is not None or not path.exists():
         return False
     state = _read(path)
     try:
         oracle.set_state(state)
-        trials = [_trial(oracle, _read(file)) for file in _trial_files(store.folder, state["start_order"])]
+        trials = [_trial(oracle, _read(file)) for file in _trial_files(store.layout, state["start_order"])]
         ends = {trial_id: place for place, trial_id in enumerate(state["end_order"])}
     except (KeyError, TypeError) as error:
         raise ProjectError(
@@ -70,7 +63,7 @@ def read_project(oracle: Oracle, store: ProjectStore) -> bool:
         _add_execution(oracle, trial)
         if trial.trial_id in ends and trial.has_ended:
             trial.ended_at = path.stat().st_mtime + 1e-3 * ends[trial.trial_id]
-    states = {file.stem: _read(file) for file in store.folder.glob("*.json") if file.name != ORACLE_FILE}
+    states = {file.stem: _read(file) for file in store.layout.tuner_files()}
     oracle.book.save(
         trials,
         space=oracle.hyperparameters.get_config(),
@@ -96,9 +89,9 @@ def _read(path: Path) -> Any:
         ) from error
 
 
-def _trial_files(folder: Path, order: Iterable[str]) -> list[Path]:
+def _trial_files(layout: Layout, order: Iterable[str]) -> list[Path]:
     """The files of trials in the order of their start."""
-    found = {file.parent.name.removeprefix("trial_"): file for file in folder.glob("trial_*/trial.json")}
+    found = layout.trial_files()
     ids = [trial_id for trial_id in order if trial_id in found]
     return [found[trial_id] for trial_id in [*ids, *sorted(set(found) - set(ids))]]
 
@@ -143,10 +136,10 @@ def write_project(
         trials: those that have changed.
     """
     for trial in trials:
-        _write(store.folder / f"trial_{trial.trial_id}" / "trial.json", trial.get_state())
-    _write(store.folder / ORACLE_FILE, {**oracle.get_state(), "display": _NO_DISPLAY})
+        _write(store.layout.trial_file(trial.trial_id), trial.get_state())
+    _write(store.layout.oracle_file, {**oracle.get_state(), "display": _NO_DISPLAY})
     for tuner_id, state in tuner_states.items():
-        _write(store.folder / f"{tuner_id}.json", state)
+        _write(store.layout.tuner_file(tuner_id), state)
 
 
 #: What KerasTuner writes there while no trial is on display.

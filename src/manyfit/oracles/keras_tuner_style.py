@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from manyfit.core.records import Value
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
+from manyfit.store.layout import Layout
 
 if TYPE_CHECKING:
     from manyfit.oracles.trial import Trial
@@ -94,10 +95,10 @@ class KerasTunerStyle:
         return str(self.book.store.folder)
 
     def _get_trial_dir(self, trial_id: str) -> str:
-        return os.path.join(self._project_dir, f"trial_{trial_id}")
+        return str(Layout.of(self._project_dir).trial_folder(trial_id))
 
     def _get_oracle_fname(self) -> str:
-        return os.path.join(self._project_dir, "oracle.json")
+        return str(Layout.of(self._project_dir).oracle_file)
 
     # Helpers of `populate_space` -------------------------------------------------------------------------------
 

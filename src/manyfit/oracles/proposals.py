@@ -10,7 +10,7 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Observation, Values
 from manyfit.oracles.book import Store
 from manyfit.oracles.trial import TrialStatus
-from manyfit.samplers.known import tried
+from manyfit.samplers.candidates import tried
 from manyfit.space.encoding import Encoding
 
 if TYPE_CHECKING:

@@ -15,13 +15,11 @@ from manyfit.oracles.oracle import Oracle
 from manyfit.samplers.evolution import EvolutionSampler
 from manyfit.samplers.gp.priors import Belief
 from manyfit.samplers.gp.sampler import GaussianProcessSampler
-from manyfit.samplers.grid import GridSampler
+from manyfit.samplers.non_adaptive import GridSampler, QuasiRandomSampler, RandomSampler
 from manyfit.samplers.optuna_adapter import OptunaSampler
 from manyfit.samplers.outcomes import Constraint
 from manyfit.samplers.portfolio import PortfolioSampler
-from manyfit.samplers.quasi_random import QuasiRandomSampler
-from manyfit.samplers.random_search import RandomSampler
-from manyfit.schedulers.hyperband import Hyperband
+from manyfit.schedulers.hyperband import HyperbandScheduler
 from manyfit.space.hyperparameters import HyperParameters
 
 
@@ -249,7 +247,7 @@ class HyperbandOracle(RandomSearchOracle):
         if factor < 2:
             got = f"{factor!r}; factor needs to be a int larger than 1."
             raise UsageError(explain("Hyperband(factor=...)", got, "2 or more", "Type factor=3, say."))
-        scheduler = Hyperband(max_epochs, factor, hyperband_iterations or None, min_epochs=min_epochs)
+        scheduler = HyperbandScheduler(max_epochs, factor, hyperband_iterations or None, min_epochs=min_epochs)
         self.max_epochs, self.min_epochs, self.factor = max_epochs, min_epochs, factor
         self.hyperband_iterations = hyperband_iterations
         super().__init__(objective, max_trials, *args, scheduler=scheduler, **kwargs)

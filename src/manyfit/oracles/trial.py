@@ -20,7 +20,7 @@ from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import Ending, Observation, Progress, Value
 from manyfit.oracles.metrics_tracking import MetricsTracker
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.stats.folds import fold_interval
+from manyfit.stats.intervals import fold_interval
 
 SEARCH = "search"  # the phase of executions that the search itself ran
 

@@ -22,6 +22,7 @@ from manyfit.report import terminal
 from manyfit.report.colours import check_display
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
+from manyfit.store.layout import Layout
 from manyfit.training.base import Trainer, judge
 from manyfit.training.outcomes import to_histories
 from manyfit.training.seeding import seeded
@@ -126,12 +127,12 @@ class BaseTuner(Repeating):
 
     def get_trial_dir(self, trial_id: str) -> str:
         """A folder for files of a trial, for subclasses that write their own."""
-        path = Path(self.project_dir) / f"trial_{trial_id}"
+        path = self.store.layout.trial_folder(trial_id)
         path.mkdir(parents=True, exist_ok=True)
         return str(path)
 
     def _get_tuner_fname(self) -> str:
-        return os.path.join(self.project_dir, f"{self.tuner_id}.json")
+        return str(Layout.of(self.project_dir).tuner_file(self.tuner_id))
 
     def _populate_initial_space(self) -> None:
         """Finds the search space before the first trial. `Tuner` runs the build function for it."""

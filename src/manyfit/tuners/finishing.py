@@ -83,8 +83,9 @@ class Finishing:
             self._searched_task("confirm()"), cross_validation, new_splits, self.oracle.seed
         )
         trainer = self._trainer_for(task)
-        folder = Path(self.store.folder) / "weights"
-        return confirming.confirm(trials, self.oracle, task, trainer, options, folder=folder, protocol=protocol)
+        return confirming.confirm(
+            trials, self.oracle, task, trainer, options, layout=self.store.layout, protocol=protocol
+        )
 
     def retrain(
         self,
@@ -223,7 +224,7 @@ class Finishing:
             options = {"sample_weight": weight, **options}
             ensemble = Ensemble.fit(predictions=predictions, y=y, models=models, **options)
             origins = [(self, self._trial_of_model[model]) for model in models]
-            ensemble.retrainer = ensembling.retrainer_of(origins)  # type: ignore[arg-type]
+            ensemble = ensemble.with_retrainer(ensembling.retrainer_of(origins))  # type: ignore[arg-type]
         self._final["ensemble"] = ensemble
         return ensemble
 

@@ -11,7 +11,6 @@ import keras
 
 from manyfit.core.records import Plan
 from manyfit.oracles import Oracle, Trial
-from manyfit.oracles.keras_tuner_files import weights_file
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.keras_fit import copy_callbacks
 from manyfit.training.keras_internals.building import compile_arguments
@@ -73,7 +72,7 @@ class Overrides:
 
     def _get_checkpoint_fname(self, trial_id: str) -> str:
         """Where KerasTuner keeps the weights of a trial; `load_model` looks there, too."""
-        return str(weights_file(Path(self.store.folder), trial_id))
+        return str(self.store.layout.keras_weights(trial_id))
 
     def _weights_file(self, trial_id: str, execution: int) -> Path:
         """The weights of an execution: Manyfit's file, else one that KerasTuner or a user's own loop has written."""

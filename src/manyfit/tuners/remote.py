@@ -18,6 +18,7 @@ from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import SEARCH
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.store.layout import Layout
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.seeding import seeded
 
@@ -95,11 +96,16 @@ class DistantStore:
     """Knows where the weights of the trial that runs go."""
 
     def __init__(self) -> None:
-        self.folder = Path(".")
+        self.layout = Layout(Path("."))
+
+    @property
+    def folder(self) -> Path:
+        """See `ProjectStore`."""
+        return self.layout.folder
 
     def weights_path(self, trial_id: str, execution: int) -> Path:
         """See `ProjectStore`."""
-        return self.folder / "weights" / f"{trial_id}-{execution}.npz"
+        return self.layout.weights(trial_id, execution)
 
     def close(self) -> None:
         """Nothing is open here."""
@@ -137,7 +143,8 @@ def _run(plan: Plan, task: RunTask) -> Result:
     trial = Trial(plan.values, trial_id=plan.trial_id)
     trial.attempt = plan.attempt
     tuner.oracle.trials, tuner.oracle.book = {trial.trial_id: trial}, _DistantBook()
-    tuner.store.folder = folder = Path(str(plan.weights_path)).parent.parent
+    tuner.store.layout = Layout.around(str(plan.weights_path))
+    folder = tuner.store.folder
     tuner.directory, tuner.project_name = str(folder.parent), folder.name
     tuner._prepare_call(plan.execution if plan.phase == _REPEAT else 0)
     started = time.perf_counter()

@@ -206,8 +206,8 @@ class SklearnTuner(BaseTuner):
 
     def _after_trial(self, trial: Trial) -> None:
         kept = {best.trial_id for best in self.oracle.book.kept(self.num_kept_models)}
-        for path in Path(self.project_dir).glob("trial_*/model.pickle"):
-            if path.parent.name.removeprefix("trial_") not in kept:
+        for trial_id, path in self.store.layout.all_pickled().items():
+            if trial_id not in kept:
                 path.unlink()
                 if not any(path.parent.iterdir()):
                     path.parent.rmdir()
@@ -240,7 +240,7 @@ class SklearnTuner(BaseTuner):
         return pickle.loads(path.read_bytes())
 
     def _path(self, trial_id: str) -> Path:
-        return Path(self.project_dir) / f"trial_{trial_id}" / "model.pickle"
+        return self.store.layout.pickled(trial_id)
 
     def get_best_models(self, num_models: int | None = None) -> list[Any]:
         """The estimators of the best trials, trained on all rows of the search, best first.

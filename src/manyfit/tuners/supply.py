@@ -12,8 +12,7 @@ from manyfit.core.measures import MEASURES
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.hyperparameters import HyperParameters
-
-STATE_SUFFIX = ".state"  # of the files that continue paused executions, beside the weights
+from manyfit.store.layout import state_beside
 
 
 def plans_of(trial: Trial, num_executions: int, oracle: Oracle, weights_path: Callable[[str, int], Path]) -> list[Plan]:
@@ -41,7 +40,7 @@ def plan_of(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable
         seeds.seed_of(oracle.seed, "execution", trial.trial_id, execution, trial.attempt),
         epochs=oracle.scheduler.max_epochs,
         first_epoch=0 if paused is None else paused.num_epochs,
-        state_path=str(path.with_suffix(STATE_SUFFIX)) if oracle.scheduler.may_pause else None,
+        state_path=str(state_beside(path)) if oracle.scheduler.may_pause else None,
         weights_path=str(path),
     )
 
@@ -136,7 +135,7 @@ class SearchSupply:
                         f"stopped after {run.num_epochs} of {max_epochs} epochs: not promoted",
                     )
                     self._oracle.book.amend(trial, run)
-                    self._weights_path(trial.trial_id, run.index).with_suffix(STATE_SUFFIX).unlink(missing_ok=True)
+                    state_beside(self._weights_path(trial.trial_id, run.index)).unlink(missing_ok=True)
             self._end_trial(trial)
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:

@@ -16,13 +16,13 @@ from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, expl
 from manyfit.core.records import Result, Values
 from manyfit.data.arguments import check_fit_arguments
 from manyfit.data.call import Call
-from manyfit.ensemble.archive import Archive
 from manyfit.finish.cross_validation import FoldPlan, fold_plan
 from manyfit.interop import tensorboard
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.training.base import ListSupply, Permissions, Task, Trainer
+from manyfit.store.predictions import Archive
+from manyfit.training.base import FixedSupply, Permissions, Task, Trainer
 from manyfit.training.devices import check_batches, distributed, distribution_of
 from manyfit.training.estimators import Estimators, is_estimator, load_estimator, pickle_path
 from manyfit.training.keras_fit import KerasFit
@@ -255,7 +255,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
     @property
     def predictions_archive(self) -> Archive:
         """Where the predictions of the search are kept."""
-        return Archive(self.store.folder / "predictions")
+        return Archive(self.store.layout.predictions)
 
     def _settle(self, values: Values) -> Values:
         """What the build function makes of a proposal. One that it cannot build stays as it is, and will fail."""
@@ -395,7 +395,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
     def _train_execution(self, trial: Trial, execution: int, fit_args: tuple[Any, ...], fit_kwargs: Any) -> Any:
         plan = plan_of(trial, execution, self.oracle, self.store.weights_path)
         plan = dataclasses.replace(plan, values=trial.hyperparameters)
-        supply = ListSupply([plan])
+        supply = FixedSupply([plan])
         KerasFit().train(supply, tensorboard.per_execution(self._make_task(fit_args, fit_kwargs)))
         result: Result = supply.results[plan.key]
         if result.failure is not None:
