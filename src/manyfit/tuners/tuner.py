@@ -358,7 +358,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
         )
         trainer = self._trainer_for(self._task)
         trainer.train(supply, self._task)
-        paused = [(trial.trial_id, index) for trial in self.oracle.paused_trials() for index in trial.executions]
+        paused = [(trial.trial_id, index) for trial in self.oracle.book.paused() for index in trial.executions]
         supply.end_paused()
         trainer.forget(paused)
 

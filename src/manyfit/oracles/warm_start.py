@@ -14,6 +14,7 @@ from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import Ending, Observation
 from manyfit.oracles.book import Store
 from manyfit.oracles.trial import SEARCH
+from manyfit.samplers.base import Sampler
 
 
 class Source(Protocol):
@@ -23,7 +24,28 @@ class Source(Protocol):
     def executions(self) -> list[dict[str, Any]]: ...
 
 
-class Earlier:
+def check_learns(sampler: Sampler | None, search: str) -> None:
+    """Checks that trials of earlier searches are of use.
+
+    Args:
+        sampler: of the search; None: a user's `populate_space` decides.
+        search: what the user calls it.
+
+    Raises:
+        UsageError: it would not look at them.
+    """
+    if sampler is None or not sampler.uses_earlier:
+        raise UsageError(
+            explain(
+                "warm_start(source)",
+                f"a search by {search}, which does not learn from trials",
+                "a search that learns",
+                "Type kt.BayesianOptimization, kt.Search or kt.Evolution.",
+            )
+        )
+
+
+class EarlierTrials:
     """The trials that were taken from earlier searches, as observations."""
 
     def __init__(self) -> None:
@@ -67,6 +89,7 @@ class Earlier:
 def _observations(source: Source, objective: Objective) -> list[Observation]:
     runs: dict[str, list[Mapping[str, float]]] = {}
     for run in source.executions():
+        # Runs that were stopped early have another budget: their losses would say that long training is what helps.
         full = run["ending"] == Ending.COMPLETED and run["phase"] == SEARCH
         if full and all(name in run["metrics"] for name in objective.names):
             runs.setdefault(run["trial_id"], []).append(run["metrics"])
@@ -74,6 +97,7 @@ def _observations(source: Source, objective: Objective) -> list[Observation]:
     for row in source.trials():
         metrics = runs.get(row["id"])
         if metrics and row["outcome"]["ending"] == Ending.COMPLETED:
+            # "tuner/epochs" and the like are the earlier scheduler's notes, no hyperparameters of this search.
             values = {name: value for name, value in row["values"].items() if not name.startswith("tuner/")}
             vectors = [objective.losses(each) for each in metrics] if isinstance(objective, ParetoObjective) else []
             losses = [objective.loss(objective.get_value(each)) for each in metrics]

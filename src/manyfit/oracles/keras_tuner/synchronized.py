@@ -6,12 +6,24 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from manyfit.core.lifecycle import TrialStatus
+from manyfit.oracles.trial import Trial
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
-# Outside of the oracles, which stay copyable and picklable.
-_LOCKS: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
+
+class HasTrials(Protocol):
+    """What is read of an oracle."""
+
+    @property
+    def trials(self) -> dict[str, Trial]:
+        """By id."""
+
+
+# Outside of the oracles, which stay copyable and picklable: a lock is neither.
+_LOCKS: weakref.WeakKeyDictionary[object, threading.RLock] = weakref.WeakKeyDictionary()
 _MAKING = threading.Lock()
 
 
@@ -26,7 +38,8 @@ def synchronized(method: Method) -> Method:
     """
 
     @functools.wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: HasTrials, *args: Any, **kwargs: Any) -> Any:
+        # Re-entrant: `create_trial` of a user's calls ours, and both are decorated.
         with lock_of(self):
             if method.__name__ == "end_trial":
                 args, kwargs = (ended_trial(self, *args, **kwargs),), {}
@@ -35,18 +48,20 @@ def synchronized(method: Method) -> Method:
     return call  # type: ignore[return-value]
 
 
-def lock_of(oracle: Any) -> threading.RLock:
+def lock_of(oracle: object) -> threading.RLock:
     """The lock of an oracle."""
     with _MAKING:
         return _LOCKS.setdefault(oracle, threading.RLock())
 
 
-def ended_trial(oracle: Any, trial: Any = None, status: str | None = None, trial_id: str | None = None) -> Any:
+def ended_trial(
+    oracle: HasTrials, trial: Trial | str | None = None, status: str | None = None, trial_id: str | None = None
+) -> Trial:
     """The trial that a call of `end_trial` means: given itself, or by its id and its status."""
     if trial is None or isinstance(trial, str):
-        trial = oracle.trials[trial_id if trial is None else trial]
+        trial = oracle.trials[str(trial_id if trial is None else trial)]
     if status is not None:
         trial.status = status
-    elif trial.status == "RUNNING" and trial_id is not None:
-        trial.status = "COMPLETED"
+    elif trial.status == TrialStatus.RUNNING and trial_id is not None:
+        trial.status = TrialStatus.COMPLETED
     return trial

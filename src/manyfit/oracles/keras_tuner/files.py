@@ -9,23 +9,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from manyfit.core import seeds
 from manyfit.core.errors import ProjectError, explain
 from manyfit.core.files import replaced
+from manyfit.core.lifecycle import TrialStatus
 from manyfit.core.records import Ending, Plan, Result
-from manyfit.oracles.trial import Trial, TrialStatus
+from manyfit.oracles.keras_tuner.style import KerasTunerOracle
+from manyfit.oracles.trial import Trial
 from manyfit.store import ProjectStore
 from manyfit.store.layout import Layout
-
-if TYPE_CHECKING:
-    from manyfit.oracles.oracle import Oracle
 
 # Reading -------------------------------------------------------------------------------------------------------
 
 
-def read_project(oracle: Oracle, store: ProjectStore) -> bool:
+def read_project(oracle: KerasTunerOracle, store: ProjectStore) -> bool:
     """Takes a project of KerasTuner's into the store, once; its files stay as they are.
 
     Trials that had not ended run again from their start. A promoted trial of Hyperband is a trial of its own, as it was
@@ -58,6 +57,7 @@ def read_project(oracle: Oracle, store: ProjectStore) -> bool:
                 "If you did not mean to reload it, pass `overwrite=True` or another project_name=.",
             )
         ) from error
+    # The files know an order of ends and no times; a millisecond apart after the file's own time keeps the order.
     for trial in trials:
         oracle.trials[trial.trial_id] = trial
         _add_execution(oracle, trial)
@@ -68,7 +68,7 @@ def read_project(oracle: Oracle, store: ProjectStore) -> bool:
         trials,
         space=oracle.hyperparameters.get_config(),
         seed=oracle.seed,
-        **oracle._facts(),
+        **oracle.own_facts(),
         **({"tuner_state": next(iter(states.values()))} if states else {}),
     )
     oracle.reload()
@@ -96,7 +96,7 @@ def _trial_files(layout: Layout, order: Iterable[str]) -> list[Path]:
     return [found[trial_id] for trial_id in [*ids, *sorted(set(found) - set(ids))]]
 
 
-def _trial(oracle: Oracle, state: Mapping[str, Any]) -> Trial:
+def _trial(oracle: KerasTunerOracle, state: Mapping[str, Any]) -> Trial:
     trial = Trial.from_state(state)
     trial.number = len(oracle.trials)
     oracle.trials[trial.trial_id] = trial
@@ -106,7 +106,7 @@ def _trial(oracle: Oracle, state: Mapping[str, Any]) -> Trial:
     return trial
 
 
-def _add_execution(oracle: Oracle, trial: Trial) -> None:
+def _add_execution(oracle: KerasTunerOracle, trial: Trial) -> None:
     """One execution with what KerasTuner kept of all of them: the means at the best epoch."""
     if not trial.is_completed:
         return
@@ -116,6 +116,7 @@ def _add_execution(oracle: Oracle, trial: Trial) -> None:
             observations = {each.step: each.mean() for each in tracked.get_history()}
             history[name] = [observations.get(step) for step in range(max(observations, default=-1) + 1)]
     seed = seeds.seed_of(oracle.seed, "execution", trial.trial_id, 0, 0)
+    # KerasTuner's own score stands: it was computed from executions that its files do not keep.
     score, best_step = trial.score, trial.best_step
     oracle.book.add_execution(Result(Plan(trial.trial_id, 0, trial.hyperparameters, seed), Ending.COMPLETED, history))
     trial.score, trial.best_step = score, best_step
@@ -125,7 +126,7 @@ def _add_execution(oracle: Oracle, trial: Trial) -> None:
 
 
 def write_project(
-    oracle: Oracle, store: ProjectStore, tuner_states: Mapping[str, Any], trials: Iterable[Trial]
+    oracle: KerasTunerOracle, store: ProjectStore, tuner_states: Mapping[str, Any], trials: Iterable[Trial]
 ) -> None:
     """Writes KerasTuner's JSON files beside the store.
 
@@ -146,6 +147,6 @@ def write_project(
 _NO_DISPLAY: dict[str, Any] = {"search_start": None, "trial_start": {}, "trial_number": {}}
 
 
-def _write(path: Path, state: Any) -> None:
+def _write(path: Path, state: Mapping[str, Any]) -> None:
     with replaced(path) as partial:
         partial.write_text(json.dumps(state))
