@@ -74,7 +74,7 @@ class Results(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice) -> Any:
         return self.rows[index]
 
     def __iter__(self) -> Iterator[Row]:
