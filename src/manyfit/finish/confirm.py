@@ -25,7 +25,7 @@ from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import Execution
 from manyfit.stats import racing
 from manyfit.stats.boundary import MIN_ROUNDS
-from manyfit.store.layout import Layout
+from manyfit.store.layout import ProjectLayout
 from manyfit.training.base import Permissions, Task, Trainer
 
 RACE, PROOF = "confirm", "proof"  # phases of executions in the book
@@ -111,7 +111,7 @@ class FreshSeeds(abc.ABC):
         protocol: str,
         deadline: float | None = None,
         epochs: int | None = None,
-        layout: Layout | None = None,
+        layout: ProjectLayout | None = None,
     ) -> None:
         self.trials = list(trials)
         self.out_of_time = False
@@ -281,7 +281,7 @@ def confirm(
     trainer: Trainer,
     settings: Settings,
     *,
-    layout: Layout | None = None,
+    layout: ProjectLayout | None = None,
     protocol: str = "",
 ) -> Confirmation:
     """Runs finalists on fresh seeds until it is settled who may be the best, or the budget ends.

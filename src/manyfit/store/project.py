@@ -14,7 +14,7 @@ from typing import Any
 
 from manyfit.core.errors import ProjectError, explain
 from manyfit.store import lock
-from manyfit.store.layout import DATABASE_NAME, Layout
+from manyfit.store.layout import DATABASE_NAME, ProjectLayout
 from manyfit.store.migrations import bring_up_to_date, transaction
 
 ExecutionKey = tuple[str, str, int, int]
@@ -37,7 +37,7 @@ class ProjectStore:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        self.layout = Layout.of(folder)
+        self.layout = ProjectLayout.of(folder)
         self.folder = self.layout.folder
         self._closed = False
         try:
@@ -68,7 +68,7 @@ class ProjectStore:
     @staticmethod
     def exists(folder: str | os.PathLike[str]) -> bool:
         """Whether a project is in a folder."""
-        return isinstance(folder, str | os.PathLike) and Layout.of(folder).database.is_file()
+        return isinstance(folder, str | os.PathLike) and ProjectLayout.of(folder).database.is_file()
 
     def _clear(self) -> None:
         layout = self.layout

@@ -27,7 +27,7 @@ from manyfit.executors.dispatcher import Dispatcher
 from manyfit.executors.messages import Answer, Hello, Lost, Message, OverMemory, Raised, Stop
 from manyfit.executors.seats import WorkerRules
 from manyfit.executors.worker import serve, versions
-from manyfit.store.layout import Layout
+from manyfit.store.layout import ProjectLayout
 from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Supply, Task, Trainer
 
@@ -115,7 +115,7 @@ def check_a_deadly_execution_ends_as_failed(trainer: Trainer) -> None:
 def check_files_arrive(trainer: Trainer) -> None:
     """Weights lie where the plan says when the supply hears of the result."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Layout.of(folder).weights("0", 0)
+        path = ProjectLayout.of(folder).weights("0", 0)
         seen = []
 
         class Watching(ListSupply):
