@@ -26,6 +26,8 @@ def prefer_jax() -> None:
     is first imported, installed or not.
     """
     global chosen_by
+    # Through the environment: Keras reads it when it is first imported, and cannot change its backend afterwards; and
+    # workers that are started later inherit it.
     if "KERAS_BACKEND" in os.environ:
         chosen_by = "KERAS_BACKEND"
     elif "keras" not in sys.modules and _configured_backend() in (None, "tensorflow"):

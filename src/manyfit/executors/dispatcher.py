@@ -46,7 +46,7 @@ from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.program_report import Programs
 
 _WAIT_SECONDS = 1.0  # between looks at the size of the cluster
-_MAX_FAILED_STARTS = 3
+_MAX_FAILED_STARTS = 3  # one may be bad luck; three are a broken installation, and would go on for ever
 
 
 class Dispatcher(Trainer):
@@ -298,6 +298,7 @@ class _Run:
 
     def _share(self, seat: Seat, count: int) -> int:
         """How many of `count` wanted executions a worker may have: an even share of what is left at most."""
+        # First come, first served would give a population everything, and leave the other workers idle.
         num_seats = max(1, len(self._seats))
         remaining = self._supply.remaining
         if remaining is None:
@@ -380,6 +381,7 @@ class _Run:
         plan = dataclasses.replace(plan, values=result.plan.values)
         folders = [self._folder]
         folders += [] if plan.weights_path is None else [Path(plan.weights_path).parent]
+        # Files before the fact: a result in the store whose weights are missing could never be loaded.
         write_files(message.files, folders)
         self._homes.pop(plan.key, None)
         if is_paused(result):
@@ -420,6 +422,7 @@ class _Run:
                 raise SearchError(f"{self._rules.where}: {_MAX_FAILED_STARTS} workers did not start. {lost.reason}")
         self._remove(seat)
         self._again += seat.reserved
+        # Each member may have killed the worker, so each is counted; from then on it is tried alone, which tells.
         for key, plan in seat.held.items():
             if not lost.node_lost:
                 self._losses[key] = self._losses.get(key, 0) + 1

@@ -60,6 +60,7 @@ def pack(content: object, share: Callable[[np.ndarray], str], *, folder: Path, w
     Raises:
         UsageError: something in it cannot be pickled; the message names it.
     """
+    # The search for a culprit happens only after pickling has failed: it pickles every part once more.
     buffer = io.BytesIO()
     try:
         _Pickler(buffer, share, folder.absolute()).dump(content)
@@ -182,6 +183,7 @@ class Shelf:
     def begin(self, share: Callable[[np.ndarray], object]) -> None:
         """Begins a task; what neither it nor the one before has used is dropped."""
         self._share = share
+        # Two tasks' worth is held: a search and its confirmation use the same rows, and so the same programs.
         self._known, self._used = self._used, {}
 
     def put(self, array: np.ndarray) -> str:
@@ -228,6 +230,7 @@ class Mirror:
     def collect(self) -> dict[str, bytes]:
         """The files that were written since, by their paths on the driver."""
         files = {}
+        # What another thread is still writing has its partial name; it travels with the next message.
         for path in self.root.rglob("*"):
             if path.is_file() and not path.name.startswith(PARTIAL):
                 files[f"/{path.relative_to(self.root).as_posix()}"] = path.read_bytes()
@@ -252,6 +255,7 @@ def write_files(files: Mapping[str, bytes], allowed: Iterable[Path]) -> None:
     folders = [str(folder.absolute()) for folder in allowed]
     for name, content in files.items():
         path = Path(name)
+        # A worker runs code of the user's on another machine. It may fill its project's folder, and nothing else.
         if ".." in path.parts or not any(path.is_relative_to(folder) for folder in folders):
             continue
         with written_whole(path, "file") as partial:

@@ -141,7 +141,7 @@ class ProcessPool(WorkerPool):
         process = subprocess.Popen(
             [sys.executable, "-c", _WORKER, *arguments],
             env={**os.environ, **self._environment(slot)},
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno()],  # spawned, not forked: JAX's threads do not survive a fork
             stdin=subprocess.DEVNULL,
             process_group=0,  # Ctrl-C is the driver's: it ends its workers
         )
@@ -181,6 +181,7 @@ class ProcessPool(WorkerPool):
                 message.node = "here"
             return message
         except (EOFError, OSError):
+            # The pipe ends before the process has; its exit status says why, and is worth a moment.
             code = worker.process.poll()
             if code is None:
                 try:
@@ -205,6 +206,8 @@ class ProcessPool(WorkerPool):
 
     def share(self, array: np.ndarray) -> Handle:
         """See `WorkerPool`. The array lies in memory of its own that all processes map, and that ends with them."""
+        # A file in memory that every process maps, and not `multiprocessing.shared_memory`: that one outlives a killed
+        # driver, and its tracker warns of segments that are still in use.
         size = array.nbytes
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("manyfit")

@@ -15,6 +15,7 @@ def main() -> None:
     """Works for the process that started this one; its arguments: a pipe, that process, a cap, a folder."""
     descriptor, driver, max_bytes = (int(argument) for argument in sys.argv[1:4])
     line = Connection(descriptor)
+    # Before anything is imported: thread pools are made as large as the cores that are there at that moment.
     cores = os.environ.pop("MANYFIT_WORKER_CORES", "")
     if cores:
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])

@@ -189,6 +189,7 @@ class RemoteSupply:
     def take(self, count: int) -> Sequence[Plan]:
         """See `manyfit.training.base.Supply`."""
         assert self.footprint is not None  # our bug: made with the trainer
+        # Only between executions: what a running one holds is in use, and collecting would slow it down.
         held = 0 if self._num_training else self.footprint.give_back()
         answer = self._exchange(Want(count, held, lines=self.lines_since()))
         assert isinstance(answer, Take)
@@ -204,6 +205,7 @@ class RemoteSupply:
 
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`. The driver has it when this returns."""
+        # With the message that says that it ended, not later: a worker that dies in between would leave half a fact.
         files = self._mirror.collect()
         if result.failure is not None:
             failure = dataclasses.replace(result.failure, error=_portable(result.failure.error))

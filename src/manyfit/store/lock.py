@@ -15,6 +15,7 @@ import filelock
 from manyfit.core.errors import ProjectError, explain
 from manyfit.store.layout import ProjectLayout
 
+# An operating-system lock and not a file that is there or not: the system gives it back when its holder is killed.
 _held: dict[Path, tuple[filelock.FileLock, int]] = {}
 _released: deque[Path] = deque()  # given back, not settled yet
 _guard = threading.Lock()
@@ -33,6 +34,7 @@ def acquire(folder: Path) -> None:
             lock, count = _held[path]
             _held[path] = (lock, count + 1)
             return
+        # One lock per process, counted: a lock of the system is the process's, so a second one would just succeed.
         lock = filelock.FileLock(path)
         try:
             lock.acquire(timeout=0)

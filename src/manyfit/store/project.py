@@ -184,6 +184,7 @@ class ProjectStore:
 
     def save_epochs(self, rows: Iterable[tuple[str, str, int, int, int, Mapping[str, float]]]) -> None:
         """Commits (trial id, phase, attempt, execution, epoch, logs) of a whole population in one transaction."""
+        # One commit for a population's epoch, not one per member: a commit waits for the disk.
         with self.transaction() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO epochs VALUES (?, ?, ?, ?, ?, ?)",
@@ -223,6 +224,7 @@ class ProjectStore:
 
     def executions(self) -> list[dict[str, Any]]:
         """All finished executions: trial_id, phase, attempt, execution, and what their outcome holds."""
+        # Ordered by key and not as they were written: after a restart everything has to come in the same order.
         rows = self._connection.execute("SELECT * FROM executions ORDER BY 1, 2, 3, 4").fetchall()
         return [{**dict(zip(_KEY, row, strict=False)), **json.loads(row[4])} for row in rows]
 
@@ -251,6 +253,7 @@ class ProjectStore:
             self._connection.close()
             lock.release(self.folder)
 
+    # A tuner that nobody closed must not keep the project locked for the rest of a notebook's life.
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and hasattr(self, "_connection"):
             self.close()
