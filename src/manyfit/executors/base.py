@@ -77,8 +77,8 @@ class WorkerPool(abc.ABC):
     def wait(self, timeout_seconds: float) -> Sequence[tuple[str, Message]]:
         """What workers have said since, in order of arrival; waits up to `timeout_seconds` for a first message."""
 
-    # That a worker died is told in one way only (`Lost` from `wait`): else two places of the driver would take back what
-    # it held, and race for it.
+    # That a worker died is told in one way only, `Lost` from `wait`: else two places of the driver would take back
+    # what it held, and race for it.
     @abc.abstractmethod
     def answer(self, worker: str, answer: Answer) -> None:
         """Answers a worker's message. Never fails: that the worker has died meanwhile is heard from `wait`."""
