@@ -12,6 +12,7 @@ import keras
 from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.arguments import check_retrain
+from manyfit.data.folds import FoldPlan
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import model_predictions
 from manyfit.finish import confirm as confirming
@@ -19,8 +20,8 @@ from manyfit.finish import cross_validation as crossing
 from manyfit.finish import evaluation as evaluating
 from manyfit.finish import export as exporting
 from manyfit.finish import retrain as retraining
-from manyfit.finish.confirmation import Confirmation
 from manyfit.oracles import Oracle, Trial
+from manyfit.report.confirmation import Confirmation
 from manyfit.store import ProjectStore
 from manyfit.training.base import Permissions, Task, Trainer
 from manyfit.training.model_options import ModelOptions
@@ -36,7 +37,7 @@ class Finishing:
     store: ProjectStore
     _task: Task | None  # of the latest search: its data are those of what follows
     model_options: ModelOptions
-    _fold_plan: crossing.FoldPlan | None  # of the latest search
+    _fold_plan: FoldPlan | None  # of the latest search
     _trial_of_model: MutableMapping[Any, str]
     _final: dict[str, Any]  # name -> model: what was made last by `retrain` or `ensemble`
 
@@ -68,7 +69,7 @@ class Finishing:
                 comes with a fold of its own.
             new_splits: each seed comes with a fresh random split of training and validation rows.
             **settings: `max_rounds=30`, `proof_executions=5`, `keep_weights=False`: see
-                `manyfit.finish.confirm.Settings`.
+                `manyfit.finish.confirm.ConfirmSettings`.
 
         Returns:
             A `Confirmation`: print it.
@@ -77,7 +78,7 @@ class Finishing:
             UsageError: nothing was searched in this process, the budget is too small, or folds do not fit the rows.
             SearchError: every run of every finalist failed.
         """
-        options = confirming.Settings(confidence, max_executions, max_seconds, **settings)
+        options = confirming.ConfirmSettings(confidence, max_executions, max_seconds, **settings)
         trials = confirming.finalists(self.oracle, top)
         task, protocol = crossing.resplit(
             self._searched_task("confirm()"), cross_validation, new_splits, self.oracle.seed

@@ -16,12 +16,12 @@ from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, expl
 from manyfit.core.records import Result, Values
 from manyfit.data.arguments import check_fit_arguments
 from manyfit.data.call import Call
+from manyfit.data.folds import FoldPlan, fold_plan
 from manyfit.ensemble.archive import Archive
-from manyfit.finish.cross_validation import FoldPlan, fold_plan
-from manyfit.interop import tensorboard
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.training import tensorboard
 from manyfit.training.base import FixedSupply, Permissions, Task, Trainer
 from manyfit.training.devices import check_batches, distributed, distribution_of
 from manyfit.training.estimators import Estimators, is_estimator, load_estimator, pickle_path
