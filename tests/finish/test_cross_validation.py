@@ -11,7 +11,7 @@ import manyfit as kt
 from manyfit.core.errors import UsageError
 from manyfit.data.call import Call
 from manyfit.finish.cross_validation import out_of_fold, predict_out_of_fold
-from manyfit.stats.folds import fold_interval
+from manyfit.stats.intervals import fold_interval
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 

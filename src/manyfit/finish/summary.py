@@ -14,8 +14,7 @@ from manyfit.report.confirmation import Confirmation, Proof
 from manyfit.report.finalists import Finalist
 from manyfit.stats import racing
 from manyfit.stats.intervals import mean_interval
-from manyfit.stats.ranking import probability_best
-from manyfit.stats.selection import noise_deviation, optimism_of_best
+from manyfit.stats.ranking import noise_deviation, optimism_of_best, probability_best
 
 
 def summarise(

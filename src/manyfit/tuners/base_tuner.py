@@ -17,7 +17,7 @@ from manyfit.data.call import Call
 from manyfit.executors.base import Executor, MakeTrainer
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.checks import failure_report
-from manyfit.oracles.keras_tuner_files import read_project, write_project
+from manyfit.oracles.keras_tuner.files import read_project, write_project
 from manyfit.report import terminal
 from manyfit.report.colours import check_display
 from manyfit.space.hyperparameters import HyperParameters
@@ -279,7 +279,7 @@ class BaseTuner(Repeating):
         self.oracle.book.forget_executions(trial, self._first_execution)
         self.oracle.hear(trial, found)
         for execution, history in enumerate(found, self._first_execution):
-            self.oracle.check_objective(history)
+            self.oracle.scoring.check(history)
             ending, message = judge(history, self.oracle.objective, stopped=False)
             plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed)
             self.oracle.book.add_execution(Result(plan, ending, history, message=message), **self._notes)

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.ensemble.archive import Archive, Labels
 from manyfit.ensemble.ensemble import Ensemble
-from manyfit.ensemble.kept import Kept
-from manyfit.ensemble.members import Member
+from manyfit.ensemble.members import EnsembleMember
 from manyfit.oracles import Trial
+from manyfit.store.predictions import Archive, Kept, Labels
 from manyfit.training.base import Task
 
 if TYPE_CHECKING:
@@ -31,9 +30,9 @@ class Candidate:
     load: Callable[[], Any]  # one model, or a list of fold models
     origin: tuple[Tuner, str]  # whose trial it is
 
-    def member(self, rows: np.ndarray) -> Member:
+    def member(self, rows: np.ndarray) -> EnsembleMember:
         """The member, without its model, on some of the rows that were kept."""
-        return Member(
+        return EnsembleMember(
             self.name,
             predictions=self.kept.predictions[rows],
             row_ids=self.kept.row_ids[rows],
@@ -91,14 +90,12 @@ def ensemble_of_searches(tuners: Sequence[Tuner], **options: Any) -> Ensemble | 
         one.load() if index in used and not member.models else None
         for index, (one, member) in enumerate(zip(named, members, strict=True))
     ]
-    ensemble = ensemble.with_models(models)
-    ensemble.retrainer = retrainer_of([one.origin for one in named])
+    notes = []
     total = max(len(one.kept.row_ids) for one in named)
     if len(y) < total:
-        ensemble.notes.append(
-            f"Weights are learned on the {len(y)} rows, of up to {total}, that all searches predicted."
-        )
-    return ensemble
+        notes.append(f"Weights are learned on the {len(y)} rows, of up to {total}, that all searches predicted.")
+    retrain = retrainer_of([one.origin for one in named])
+    return ensemble.with_models(models).with_retrainer(retrain, notes=notes)
 
 
 def candidates_of(tuner: Tuner) -> Iterator[Candidate]:

@@ -225,7 +225,7 @@ class Finishing:
             options = {"sample_weight": weight, **options}
             ensemble = Ensemble.fit(predictions=predictions, y=y, models=models, **options)
             origins = [(self, self._trial_of_model[model]) for model in models]
-            ensemble.retrainer = ensembling.retrainer_of(origins)  # type: ignore[arg-type]
+            ensemble = ensemble.with_retrainer(ensembling.retrainer_of(origins))  # type: ignore[arg-type]
         self._final["ensemble"] = ensemble
         return ensemble
 

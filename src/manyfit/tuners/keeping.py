@@ -12,10 +12,10 @@ import numpy as np
 from manyfit.core.files import writing
 from manyfit.core.records import Plan
 from manyfit.data.folds import FoldPlan
+from manyfit.data.identity import row_identities
 from manyfit.data.rows import num_rows, take_rows
-from manyfit.ensemble.archive import Archive, Labels
-from manyfit.ensemble.forward import Forward
-from manyfit.ensemble.kept import row_identities
+from manyfit.ensemble.prediction import Forward
+from manyfit.store.predictions import Archive, Labels
 from manyfit.training.base import Task
 
 

@@ -16,6 +16,7 @@ from manyfit.core import seeds
 from manyfit.core.lifecycle import TrialOutcome, failure_of, outcome_of
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
+from manyfit.oracles.scoring import Scoring
 from manyfit.oracles.trial import SEARCH
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store.layout import Layout
@@ -52,6 +53,7 @@ class DistantOracle:
         self.hyperparameters = oracle.get_space()
         self.trials: dict[str, Trial] = {}
         self.book = _DistantBook()
+        self.scoring = Scoring(oracle.objective)
 
     def get_space(self) -> Any:
         """A copy of the search space."""
@@ -71,8 +73,11 @@ class DistantOracle:
         del names
         return []
 
-    update_trial = Oracle.update_trial
-    check_objective = Oracle.check_objective
+    def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Trial:
+        """See `Oracle.update_trial`."""
+        self.scoring.check(metrics)
+        self.scoring.report(self.trials[trial_id], metrics, step)
+        return self.trials[trial_id]
 
 
 class _DistantBook:

@@ -52,7 +52,7 @@ class Speaker:
                 objective=self.oracle.objective.name,
                 score=trial.score,
                 best=best[0].score if best else None,
-                elapsed_seconds=self.oracle.spent_seconds(),
+                elapsed_seconds=self.oracle.clock.spent(),
             )
         )
 
@@ -67,7 +67,7 @@ class Speaker:
             objective=self.oracle.objective.name,
             num_ended=len(self.oracle.end_order),
             max_trials=self.oracle.max_trials,
-            elapsed_seconds=self.oracle.spent_seconds(),
+            elapsed_seconds=self.oracle.clock.spent(),
         )
 
 

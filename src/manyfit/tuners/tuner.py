@@ -17,10 +17,10 @@ from manyfit.core.records import Result, Values
 from manyfit.data.arguments import check_fit_arguments
 from manyfit.data.call import Call
 from manyfit.data.folds import FoldPlan, fold_plan
-from manyfit.ensemble.archive import Archive
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.store.predictions import Archive
 from manyfit.training import tensorboard
 from manyfit.training.base import FixedSupply, Permissions, Task, Trainer
 from manyfit.training.devices import check_batches, distributed, distribution_of
@@ -358,7 +358,7 @@ class Tuner(Finishing, Overrides, BaseTuner):
         )
         trainer = self._trainer_for(self._task)
         trainer.train(supply, self._task)
-        paused = [(trial.trial_id, index) for trial in self.oracle.paused_trials() for index in trial.executions]
+        paused = [(trial.trial_id, index) for trial in self.oracle.book.paused() for index in trial.executions]
         supply.end_paused()
         trainer.forget(paused)
 
