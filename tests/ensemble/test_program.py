@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 import pytest
+from marks import only_on
 
 from manyfit.ensemble.members import EnsembleMember
 from manyfit.ensemble.prediction import EnsembleProgram
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="one program for all members needs JAX")
+pytestmark = only_on("jax", "one program for all members needs JAX")
 
 X = np.random.default_rng(0).normal(size=(300, 6)).astype("float32")
 
