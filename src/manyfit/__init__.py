@@ -34,14 +34,14 @@ _HOMES = {
     "Belief": "manyfit.samplers.gp.priors",
     "Constraint": "manyfit.samplers.outcomes",
     "CrossValidation": "manyfit.data.folds",
-    "BaseTuner": "manyfit.tuners.base_tuner",
+    "BaseTuner": "manyfit.tuners.keras_tuner.base_tuner",
     "Ensemble": "manyfit.ensemble.ensemble",
     "FailedTrialError": "manyfit.core.errors",
     "FatalError": "manyfit.core.errors",
     "FatalRuntimeError": "manyfit.core.errors",
     "FatalTypeError": "manyfit.core.errors",
     "FatalValueError": "manyfit.core.errors",
-    "HyperModel": "manyfit.tuners.hypermodel",
+    "HyperModel": "manyfit.tuners.keras_tuner.hypermodel",
     "HyperParameter": "manyfit.space.hyperparameter",
     "HyperParameters": "manyfit.space.hyperparameters",
     "LocalExecutor": "manyfit.executors.local",
@@ -84,8 +84,8 @@ if TYPE_CHECKING:
     from manyfit.schedulers.full_length import MedianRule as MedianRule
     from manyfit.space.hyperparameter import HyperParameter as HyperParameter
     from manyfit.space.hyperparameters import HyperParameters as HyperParameters
-    from manyfit.tuners.base_tuner import BaseTuner as BaseTuner
-    from manyfit.tuners.hypermodel import HyperModel as HyperModel
+    from manyfit.tuners.keras_tuner.base_tuner import BaseTuner as BaseTuner
+    from manyfit.tuners.keras_tuner.hypermodel import HyperModel as HyperModel
     from manyfit.tuners.searches import BayesianOptimization as BayesianOptimization
     from manyfit.tuners.searches import Evolution as Evolution
     from manyfit.tuners.searches import GridSearch as GridSearch

@@ -94,6 +94,7 @@ class SearchSupply:
         """See `manyfit.training.base.Supply`."""
         while len(self._queue) < count:
             missing = count - len(self._queue)
+            # Rounded up: the executions of a trial are handed out together or left in the queue, never half asked for.
             trials = self._oracle.assign(-(-missing // self._num_executions))
             if not trials:
                 self._queue += self._replicates(missing)
@@ -115,6 +116,7 @@ class SearchSupply:
     def _replicates(self, count: int) -> list[Plan]:
         """Further executions of the contenders of a finite space that was tried in full."""
         oracle = self._oracle
+        # Only when nothing runs: who is a contender changes with every result that is still to come.
         if self._open or self._queue or not oracle.may_replicate():
             return []
         state = oracle.replication(self._num_executions)
@@ -188,6 +190,7 @@ class SearchSupply:
             self._check_measured(result)
         elif result.ending.has_score:
             self._oracle.scoring.check({**result.history, **result.measures})
+        # Trainers know that an execution was told to stop, and only here it is known why.
         result.message = self._why_it_ended(result) or result.message
         self._oracle.book.add_execution(result)
         if not is_paused(result) and result.plan.state_path is not None:
