@@ -93,6 +93,7 @@ class PopulationTuner(ModelTuner):
         given = fit_kwargs.pop("cross_validation", None)
         if self._estimators:
             given = folds_for_estimators(self.oracle.scheduler, given, fit_kwargs)
+        # Folds come first: whether there are validation rows, which the checks below ask, depends on them.
         call = Call(fit_args, fit_kwargs)
         folds = None if given is None else fold_plan(given, call)
         if self._trains_itself() and not overrides_fit(self.hypermodel):
@@ -103,6 +104,7 @@ class PopulationTuner(ModelTuner):
         # A `run_trial` of the user's may ask for hyperparameters that no build shows: its proposals stay as they are.
         self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
         task = tensorboard.per_execution(self._make_task(fit_args, fit_kwargs))
+        # Set before `searched_task` is asked, which refuses folds where the user's own code trains.
         self.latest_search = LatestSearch(task, folds)
         if folds is not None:
             searched = self.searched_task("search(cross_validation=...)")
