@@ -35,7 +35,7 @@ from search_quality import cached_reference, read
 
 from manyfit.core.records import Ending, Observation, Progress
 from manyfit.samplers.gp.sampler import GaussianProcessSampler
-from manyfit.schedulers import ASHA, FullBudget, Hyperband, Limits, MedianRule
+from manyfit.schedulers import ASHA, FullBudget, HyperbandScheduler, Limits, MedianRule
 from manyfit.schedulers.base import Scheduler
 from manyfit.schedulers.rungs import num_brackets, rungs_of
 from manyfit.space.hyperparameters import HyperParameters
@@ -51,7 +51,7 @@ SEARCHERS = ("hyperband+random", "keras-tuner", "asha+gp", "hyperband+gp", "sha"
 SCHEDULERS: dict[str, Callable[[], Scheduler]] = {
     "full": lambda: FullBudget(FULL_EPOCHS),
     "median": lambda: MedianRule(FULL_EPOCHS),
-    "hyperband": lambda: Hyperband(FULL_EPOCHS, 3, None),
+    "hyperband": lambda: HyperbandScheduler(FULL_EPOCHS, 3, None),
     "asha": lambda: ASHA(FULL_EPOCHS, 3),
     "asha-min6": lambda: ASHA(FULL_EPOCHS, 3, min_epochs=6),
 }

@@ -182,8 +182,7 @@ class Manyfit:
     def __init__(self, parameters: Sequence[Parameter], seed: int, sampler: str) -> None:
         from manyfit.samplers.evolution import EvolutionSampler
         from manyfit.samplers.gp.sampler import GaussianProcessSampler
-        from manyfit.samplers.quasi_random import QuasiRandomSampler
-        from manyfit.samplers.random_search import RandomSampler
+        from manyfit.samplers.non_adaptive import QuasiRandomSampler, RandomSampler
         from manyfit.space.hyperparameters import HyperParameters
 
         self._sampler = {

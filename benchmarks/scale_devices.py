@@ -52,7 +52,7 @@ def flops() -> dict[str, Any]:
     state = tuple(tuple(values_of(part)) for part in variables_of(model)[:3])
     program = RowsPass("train", Lift(found), layout=Layout("scan", "vmap"), count=NUM_MEMBERS, rows=rows)
     states, lifted = program.spread.gather([state] * NUM_MEMBERS), program.lifted([found] * NUM_MEMBERS)
-    compiled = program.spread.compile(program._scan, (states, lifted, rows.leaves, rows.in_order()[0]))
+    compiled = program.spread.compile(program.scan, (states, lifted, rows.leaves, rows.in_order()[0]))
     return {"devices": jax.local_device_count(), "flops": compiled.num_flops, "bytes": compiled.num_bytes}
 
 

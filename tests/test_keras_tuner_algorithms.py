@@ -19,7 +19,7 @@ from manyfit.samplers.gp.kernels import Geometry
 from manyfit.samplers.gp.model import fit
 from manyfit.samplers.gp.sampler import GaussianProcessSampler
 from manyfit.samplers.gp.surrogate import NoisePrior
-from manyfit.schedulers import Hyperband
+from manyfit.schedulers import HyperbandScheduler
 from manyfit.schedulers.base import Limits, Start
 from manyfit.schedulers.rungs import rungs_of
 from manyfit.space.encoding import Encoding
@@ -141,7 +141,7 @@ def test_hyperband_searches_what_only_the_run_asks_for(project):
 def test_trials_carry_the_number_of_their_own_bracket():
     """`tuner/bracket` says which bracket is the current one: wrong where brackets overlap."""
     oracle = FakeOracle(Limits(), slots=16)  # as many as to begin a bracket before the one in front of it is full
-    oracle.run(lambda: Hyperband(9, 3))
+    oracle.run(lambda: HyperbandScheduler(9, 3))
     started = [job.tags["tuner/bracket"] for job in oracle.jobs if isinstance(job, Start)]
     assert {number: started.count(number) for number in (2, 1, 0)} == {
         number: rungs_of(9, 3, number)[0].num_trials for number in (2, 1, 0)

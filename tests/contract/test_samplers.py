@@ -6,10 +6,9 @@ from manyfit.samplers.base import Sampler
 from manyfit.samplers.evolution import EvolutionSampler
 from manyfit.samplers.gp.priors import Belief
 from manyfit.samplers.gp.sampler import GaussianProcessSampler
+from manyfit.samplers.non_adaptive import QuasiRandomSampler, RandomSampler
 from manyfit.samplers.outcomes import Constraint
 from manyfit.samplers.portfolio import PortfolioSampler
-from manyfit.samplers.quasi_random import QuasiRandomSampler
-from manyfit.samplers.random_search import RandomSampler
 from manyfit.testing.samplers import SamplerSuite
 
 

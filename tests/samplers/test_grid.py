@@ -7,7 +7,7 @@ import pytest
 
 from manyfit.core.errors import UsageError
 from manyfit.core.records import Ending, Observation, Value
-from manyfit.samplers.grid import GridSampler
+from manyfit.samplers.non_adaptive import GridSampler
 from manyfit.space.hyperparameters import HyperParameters
 
 

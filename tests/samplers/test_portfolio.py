@@ -6,7 +6,7 @@ import numpy as np
 
 from manyfit.samplers.evolution import EvolutionSampler
 from manyfit.samplers.gp.sampler import GaussianProcessSampler
-from manyfit.samplers.grid import GridSampler
+from manyfit.samplers.non_adaptive import GridSampler
 from manyfit.samplers.portfolio import PortfolioSampler
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.testing.samplers import NUM_FINITE, finite_space, mixed_space

@@ -8,7 +8,7 @@ from scipy.stats import qmc
 
 from manyfit.core.errors import UsageError
 from manyfit.core.records import Ending, Observation
-from manyfit.samplers.quasi_random import QuasiRandomSampler
+from manyfit.samplers.non_adaptive import QuasiRandomSampler
 from manyfit.space.hyperparameters import HyperParameters
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import chisquare, kstest
 
 from manyfit.core.records import Ending, Observation
-from manyfit.samplers.random_search import RandomSampler
+from manyfit.samplers.non_adaptive import RandomSampler
 from manyfit.space.hyperparameters import HyperParameters
 
 

@@ -5,7 +5,7 @@ import pytest
 from manyfit.core.errors import UsageError
 from manyfit.core.records import Decision, Ending, Progress
 from manyfit.schedulers.base import Limits, Room
-from manyfit.schedulers.full import FullBudget
+from manyfit.schedulers.full_length import FullBudget
 
 
 def test_best_loss_skips_epochs_that_were_not_logged():

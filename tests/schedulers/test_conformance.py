@@ -2,7 +2,7 @@
 
 import pytest
 
-from manyfit.schedulers import ASHA, FullBudget, Hyperband, MedianRule
+from manyfit.schedulers import ASHA, FullBudget, HyperbandScheduler, MedianRule
 from manyfit.testing.schedulers import SchedulerSuite
 
 
@@ -18,12 +18,12 @@ class TestFullBudgetOfUnknownLength(SchedulerSuite):
 
 class TestHyperband(SchedulerSuite):
     def make(self):
-        return Hyperband(9, 3, hyperband_iterations=2)
+        return HyperbandScheduler(9, 3, hyperband_iterations=2)
 
 
 class TestEndlessHyperbandByTwos(SchedulerSuite):
     def make(self):
-        return Hyperband(8, 2, hyperband_iterations=None)
+        return HyperbandScheduler(8, 2, hyperband_iterations=None)
 
 
 class TestASHA(SchedulerSuite):

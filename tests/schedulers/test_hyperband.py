@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from manyfit.core.errors import UsageError
 from manyfit.core.records import Ending, Progress
-from manyfit.schedulers import Hyperband
+from manyfit.schedulers import HyperbandScheduler
 from manyfit.schedulers.base import Limits, Resume, Start
 from manyfit.schedulers.rungs import rungs_of
 from manyfit.testing.schedulers import FakeOracle, falling_curve
@@ -36,13 +36,13 @@ def entries(oracle, iteration=0):
 @pytest.mark.parametrize("slots", [1, 16])
 def test_a_whole_search_spends_kerastuners_trials_and_epochs(max_epochs, num_entries, num_epochs, slots):
     # KerasTuner 1.4.8, see `test_rungs`; its trials are our jobs.
-    oracle = run(Hyperband(max_epochs, 3), slots=slots)
+    oracle = run(HyperbandScheduler(max_epochs, 3), slots=slots)
     assert (len(oracle.jobs), oracle.num_epochs) == (num_entries, num_epochs)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_best_of_each_rung_are_promoted_whatever_the_order_of_results(seed):
-    oracle = run(Hyperband(9, 3), slots=7, order=np.random.default_rng(seed))
+    oracle = run(HyperbandScheduler(9, 3), slots=7, order=np.random.default_rng(seed))
     for bracket, finished in entries(oracle).items():
         ladder = rungs_of(9, 3, bracket)
         for rung, following in itertools.pairwise(ladder):
@@ -54,7 +54,7 @@ def test_the_best_of_each_rung_are_promoted_whatever_the_order_of_results(seed):
 
 def test_a_slot_does_not_wait_when_a_promotion_is_sure():
     # 9 trials, 3 to promote. With 7 results the best has at most 2 unknown above it: sure. The second is not.
-    scheduler = Hyperband(9, 3)
+    scheduler = HyperbandScheduler(9, 3)
     tags = {"tuner/bracket": 2, "tuner/iteration": 0}
     finished = [Progress(str(i), (float(i),), 1, tags=tags) for i in range(7)]
     running = [Progress(str(i), (), 1, running=True, tags=tags) for i in (7, 8)]
@@ -65,7 +65,7 @@ def test_a_slot_does_not_wait_when_a_promotion_is_sure():
 
 
 def test_tags_are_kerastuners():
-    oracle = run(Hyperband(9, 3), slots=1)
+    oracle = run(HyperbandScheduler(9, 3), slots=1)
     first = next(job for job in oracle.jobs if isinstance(job, Start))
     assert dict(first.tags) == {
         "tuner/epochs": 1,
@@ -86,7 +86,7 @@ def test_tags_are_kerastuners():
 
 
 def test_iterations_repeat_the_brackets():
-    once, twice = run(Hyperband(9, 3), slots=4), run(Hyperband(9, 3, 2), slots=4)
+    once, twice = run(HyperbandScheduler(9, 3), slots=4), run(HyperbandScheduler(9, 3, 2), slots=4)
     assert twice.num_epochs == 2 * once.num_epochs
     assert {p.tags["tuner/iteration"] for p in twice.history} == {0, 1}
     sizes = {epochs: len(ids) for epochs, ids in entries(twice, 1)[2].items()}
@@ -94,10 +94,10 @@ def test_iterations_repeat_the_brackets():
 
 
 def test_failed_trials_are_replaced_in_every_rung():
-    whole = run(Hyperband(9, 3), slots=3)
+    whole = run(HyperbandScheduler(9, 3), slots=3)
     best = min((p for p in whole.history if p.tags["tuner/bracket"] == 2), key=lambda p: p.best_loss())
     # The would-be winner of the first bracket fails at its last rung, two others in their first epoch.
-    oracle = run(Hyperband(9, 3), slots=3, fail_at={int(best.trial_id): 5, 1: 1, 4: 1})
+    oracle = run(HyperbandScheduler(9, 3), slots=3, fail_at={int(best.trial_id): 5, 1: 1, 4: 1})
     sizes = {bracket: [len(ids) for ids in rungs.values()] for bracket, rungs in entries(oracle).items()}
     assert sizes == {2: [9, 3, 1], 1: [5, 2], 0: [3]}
     assert sum(p.ending is Ending.FAILED for p in oracle.history) == 3
@@ -105,8 +105,8 @@ def test_failed_trials_are_replaced_in_every_rung():
 
 
 def test_diverged_trials_keep_their_place_and_are_promoted_by_nobody():
-    oracle = run(Hyperband(9, 3), slots=4, curve=lambda t, e: math.inf if t < 8 else falling_curve(t, e))
-    whole = run(Hyperband(9, 3), slots=4)
+    oracle = run(HyperbandScheduler(9, 3), slots=4, curve=lambda t, e: math.inf if t < 8 else falling_curve(t, e))
+    whole = run(HyperbandScheduler(9, 3), slots=4)
     assert len(oracle.history) == len(whole.history)
     assert sum(p.ending is Ending.DIVERGED for p in oracle.history) == 8
     assert all(job.trial_id >= "0008" for job in oracle.jobs if isinstance(job, Resume))
@@ -116,20 +116,20 @@ def test_a_trial_that_a_callback_ended_keeps_its_score_in_higher_rungs():
     tags = {"tuner/bracket": 2, "tuner/iteration": 0}
     history = [Progress(str(i), (float(i),), 1, tags=tags) for i in range(9)]
     history[0] = dataclasses.replace(history[0], ending=Ending.COMPLETED)
-    jobs = Hyperband(9, 3).assign(history, 3, Limits(exhausted=True))
+    jobs = HyperbandScheduler(9, 3).assign(history, 3, Limits(exhausted=True))
     assert [job.trial_id for job in jobs] == ["1", "2"]  # 0 holds the third place without training
     done = [
         dataclasses.replace(p, curve=(*p.curve, 5.0, 5.0), target_epochs=3) if p.trial_id in "12" else p
         for p in history
     ]
-    assert Hyperband(9, 3).assign(done, 3, Limits(exhausted=True)) == []  # and wins the last place, too
+    assert HyperbandScheduler(9, 3).assign(done, 3, Limits(exhausted=True)) == []  # and wins the last place, too
 
 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("slots", [1, 8])
 def test_eight_configurations_still_halve(known, slots):
     limits = Limits(num_configurations=8) if known else Limits()
-    oracle = run(Hyperband(100, 3), limits=limits, slots=slots, space_size=8)
+    oracle = run(HyperbandScheduler(100, 3), limits=limits, slots=slots, space_size=8)
     epochs = sorted((p.epochs for p in oracle.history), reverse=True)
     assert len(epochs) == 8 and epochs[0] == 100
     assert sum(e == epochs[-1] for e in epochs) == 5  # 8 -> 3: the others never leave the first rung
@@ -139,18 +139,18 @@ def test_eight_configurations_still_halve(known, slots):
 
 
 def test_a_cap_on_epochs_is_spent_and_not_passed():
-    oracle = run(Hyperband(27, 3), limits=Limits(max_total_epochs=200), slots=32)
+    oracle = run(HyperbandScheduler(27, 3), limits=Limits(max_total_epochs=200), slots=32)
     assert 190 <= oracle.num_epochs <= 200
 
 
 @pytest.mark.parametrize("rest", [0, 1, 2, 3])
 def test_endless_iterations_end_when_no_first_rung_can_be_paid(rest):
-    oracle = run(Hyperband(50, 3, None), limits=Limits(max_total_epochs=922 + rest), slots=1)
+    oracle = run(HyperbandScheduler(50, 3, None), limits=Limits(max_total_epochs=922 + rest), slots=1)
     assert oracle.num_epochs + 1 >= 922  # one epoch is less than a first rung of two
 
 
 def test_a_cap_on_trials_means_fewer_brackets():
-    oracle = run(Hyperband(27, 3), limits=Limits(max_trials=40), slots=8)
+    oracle = run(HyperbandScheduler(27, 3), limits=Limits(max_trials=40), slots=8)
     assert len(oracle.history) == 40
     assert max(p.epochs for p in oracle.history) == 27
 
@@ -158,10 +158,10 @@ def test_a_cap_on_trials_means_fewer_brackets():
 def test_raising_the_cap_goes_on_with_the_old_brackets():
     limits = Limits(max_trials=12)
     oracle = FakeOracle(limits, slots=4)
-    oracle.run(lambda: Hyperband(9, 3))
+    oracle.run(lambda: HyperbandScheduler(9, 3))
     before = oracle.num_epochs
     oracle.limits = Limits(max_trials=30)
-    oracle.run(lambda: Hyperband(9, 3))
+    oracle.run(lambda: HyperbandScheduler(9, 3))
     assert len(oracle.history) == 17 and oracle.num_epochs > before  # 9 + 5 + 3
 
 
@@ -170,8 +170,8 @@ def test_an_objective_that_is_never_logged_within_a_rung_is_said():
         return falling_curve(trial, epoch) if epoch % 2 == 0 else math.nan
 
     with pytest.raises(UsageError, match=r"first 1 epochs.*min_epochs=2 or more, or validate in every epoch"):
-        run(Hyperband(9, 3), curve=every_second)
-    assert run(Hyperband(9, 3, min_epochs=2), curve=every_second).num_epochs > 0
+        run(HyperbandScheduler(9, 3), curve=every_second)
+    assert run(HyperbandScheduler(9, 3, min_epochs=2), curve=every_second).num_epochs > 0
 
 
 @settings(max_examples=25, deadline=None)
@@ -179,7 +179,7 @@ def test_an_objective_that_is_never_logged_within_a_rung_is_said():
 def test_every_search_ends_and_reaches_the_last_rung(max_epochs, factor, slots, seed):
     rng = np.random.default_rng(seed)
     fail_at = {int(row): int(rng.integers(1, max_epochs + 1)) for row in rng.integers(0, 60, size=10)}
-    oracle = run(Hyperband(max_epochs, factor), slots=slots, order=rng, fail_at=fail_at)
+    oracle = run(HyperbandScheduler(max_epochs, factor), slots=slots, order=rng, fail_at=fail_at)
     assert max(p.epochs for p in oracle.history) == max_epochs
 
 
@@ -200,4 +200,4 @@ def test_every_search_ends_and_reaches_the_last_rung(max_epochs, factor, slots, 
 )
 def test_wrong_arguments_are_explained(arguments, part):
     with pytest.raises(UsageError, match=part):
-        Hyperband(**arguments)
+        HyperbandScheduler(**arguments)

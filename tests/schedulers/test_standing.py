@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from manyfit.core.records import Ending, Progress
-from manyfit.schedulers import ASHA, Hyperband
+from manyfit.schedulers import ASHA, HyperbandScheduler
 from manyfit.schedulers.base import Limits
-from manyfit.schedulers.standing import loss_at, stand
+from manyfit.schedulers.rungs import loss_at, stand
 from manyfit.testing.schedulers import FakeOracle
 
 
@@ -32,7 +32,7 @@ def test_equal_losses_rank_by_the_order_of_their_start():
     assert [p.trial_id for p in stand(members, 1, 3).finished] == ["1", "3", "0", "2"]
 
 
-@pytest.mark.parametrize("make", [lambda: Hyperband(9, 3), lambda: ASHA(9, 3)])
+@pytest.mark.parametrize("make", [lambda: HyperbandScheduler(9, 3), lambda: ASHA(9, 3)])
 def test_who_was_lucky_in_one_epoch_is_not_promoted_from_the_rung_after_it(make):
     truths = np.random.default_rng(0).permutation(12) / 12
 

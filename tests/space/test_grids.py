@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manyfit.space.grids import LinearGrid, RatioGrid, as_typed, common_step
+from manyfit.space.scale import LinearGrid, RatioGrid, as_typed, common_step
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import tiny
 
 from manyfit.core.errors import ProjectError
 from manyfit.store import ProjectStore
-from manyfit.store.project import DATABASE_NAME
-from manyfit.store.schema import SCHEMA_VERSION
+from manyfit.store.layout import DATABASE_NAME
+from manyfit.store.migrations import SCHEMA_VERSION
 
 TRIAL = {
     "id": "0",

@@ -1,4 +1,8 @@
-"""Small functions of KerasTuner's that programs in the wild import."""
+"""Small functions of KerasTuner's that programs in the wild import.
+
+Helpers around what `run_trial` and `HyperModel.fit` return; and chief and workers, recognised and answered with what
+takes their place.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,15 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from manyfit.core import history as histories
+from manyfit.core.environment import refuse_chief_and_workers
+from manyfit.core.objective import Objective
+from manyfit.space.categorical import Boolean, Choice, Fixed
+from manyfit.space.hyperparameters import HyperParameters
+from manyfit.training.outcomes import to_histories
 
 #: The version of KerasTuner whose interface is served.
 KERAS_TUNER_VERSION = "1.4.8"
@@ -76,3 +87,142 @@ class Stateful:
         """Reads the state from a file."""
         with open(fname) as file:
             self.set_state(json.load(file))
+
+
+def average_metrics_dicts(metrics_dicts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means of metrics over executions.
+
+    Example:
+
+    >>> average_metrics_dicts([{"loss": 1.0}, {"loss": 3.0}])
+    {'loss': 2.0}
+    """
+    return histories.mean_metrics(metrics_dicts)
+
+
+def validate_trial_results(results: Any, objective: Objective, func_name: str) -> None:
+    """Checks what a user's function returned.
+
+    Args:
+        results: what it returned.
+        objective: what is ranked.
+        func_name: the function's name, for messages.
+
+    Raises:
+        FatalTypeError: None, or something of another type.
+        FatalValueError: a dict without the objective.
+    """
+    to_histories(results, objective, func_name)
+
+
+def convert_to_metrics_dict(results: Any, objective: Objective) -> dict[str, float]:
+    """The metrics of what a user's function returned: at the best epoch, averaged over a list.
+
+    Example:
+
+    >>> convert_to_metrics_dict([0.25, 0.75], Objective("val_loss", "min"))
+    {'val_loss': 0.5}
+    """
+    rows = []
+    for history in to_histories(results, objective, "run_trial()"):
+        metrics = histories.at_epoch(history, _best_epoch(history, objective))
+        if len(objective.names) > 1 and objective.has_value(metrics):
+            metrics[objective.name] = objective.get_value(metrics)
+        rows.append(metrics)
+    return histories.mean_metrics(rows)
+
+
+def get_best_step(results: Any, objective: Objective) -> int:
+    """The best epoch of what a user's function returned, counted from 0; the mean, rounded down, over a list."""
+    epochs = [_best_epoch(history, objective) for history in to_histories(results, objective, "run_trial()")]
+    return sum(epochs) // len(epochs)
+
+
+def _best_epoch(history: histories.History, objective: Objective) -> int:
+    scored = histories.score(history, objective)
+    last = max(map(len, history.values()), default=1) - 1
+    return last if scored is None else scored[1]
+
+
+def convert_hyperparams_to_hparams(hyperparams: HyperParameters, hparams_api: Any = None) -> dict[Any, Any]:
+    """A trial's values under TensorBoard's HParams.
+
+    Args:
+        hyperparams: the trial's.
+        hparams_api: the module `tensorboard.plugins.hparams.api`; None imports it.
+
+    Returns:
+        `HParam` -> value, for each active hyperparameter.
+    """
+    if hparams_api is None:
+        import importlib
+
+        hparams_api = importlib.import_module("tensorboard.plugins.hparams.api")
+    found = {}
+    for hp in hyperparams.space:
+        if hyperparams.is_active(hp):
+            value = hyperparams.values.get(hp.name, hp.default)
+            found[hparams_api.HParam(hp.name, _domain(hp, hparams_api))] = value
+    return found
+
+
+def _domain(hp: Any, api: Any) -> Any:
+    if isinstance(hp, Boolean):
+        return api.Discrete([True, False])
+    if isinstance(hp, Fixed | Choice):
+        return api.Discrete(list(hp.values))
+    if hp.step is not None and (type(hp).__name__ == "Float" or hp.step != 1):
+        return api.Discrete(list(hp.values))
+    interval = api.IntInterval if type(hp).__name__ == "Int" else api.RealInterval
+    return interval(hp.min_value, hp.max_value)
+
+
+def has_chief_oracle() -> bool:
+    """Whether KerasTuner's environment variables name a chief."""
+    return "KERASTUNER_ORACLE_IP" in os.environ
+
+
+def is_chief_oracle() -> bool:
+    """Whether they say that this process is the chief."""
+    return has_chief_oracle() and "chief" in os.environ.get("KERASTUNER_TUNER_ID", "")
+
+
+def start_server(oracle: Any) -> NoReturn:
+    """KerasTuner's chief served its oracle to workers.
+
+    Raises:
+        UsageError: always; it says what to write instead.
+    """
+    del oracle
+    refuse_chief_and_workers("start_server", always=True)
+    raise AssertionError
+
+
+def exit_chief(oracle: Any) -> bool:
+    """Whether a chief may end: no trial is running."""
+    return not oracle.ongoing_trials
+
+
+class OracleClient:
+    """KerasTuner's worker-side oracle.
+
+    Raises:
+        UsageError: always; it says what to write instead.
+    """
+
+    def __init__(self, oracle: Any) -> None:
+        del oracle
+        refuse_chief_and_workers("OracleClient", always=True)
+
+
+def get_proto() -> NoReturn:
+    """KerasTuner's messages between chief and workers.
+
+    Raises:
+        UsageError: always; it says what to write instead.
+    """
+    refuse_chief_and_workers("protos", always=True)
+    raise AssertionError
+
+
+get_service = get_service_grpc = get_proto

@@ -7,7 +7,10 @@ A module's entry is a text of names. `name` alone is looked up in `HOMES`; `name
 from __future__ import annotations
 
 _SPACE = "manyfit.space"
-_COMPAT = "manyfit.compat"
+
+# Named one by one: a module served whole would show what it happens to import, too.
+_FILES = "exists rmtree File glob makedirs write_filepath remove_temp_dir_with_filepath"
+_UTILS = "try_clear create_directory serialize_keras_object deserialize_keras_object to_list save_json load_json"
 
 _NAMES_OF = {
     "manyfit": "__version__",
@@ -22,20 +25,20 @@ _NAMES_OF = {
     "manyfit.oracles.metrics_tracking": "MetricHistory MetricObservation MetricsTracker",
     "manyfit.oracles.oracle": "Oracle",
     "manyfit.oracles.searches": "BayesianOptimizationOracle GridSearchOracle HyperbandOracle RandomSearchOracle",
-    "manyfit.oracles.synchronized": "synchronized",
-    "manyfit.oracles.trial": "Trial TrialStatus generate_trial_id",
-    "manyfit.tuners.base_tuner": "BaseTuner",
-    "manyfit.tuners.callbacks": "SaveBestEpoch TunerCallback",
-    "manyfit.tuners.hypermodel": "DefaultHyperModel HyperModel get_hypermodel",
+    "manyfit.oracles.keras_tuner.synchronized": "synchronized",
+    "manyfit.core.lifecycle": "TrialStatus",
+    "manyfit.oracles.trial": "Trial generate_trial_id",
+    "manyfit.tuners.keras_tuner.base_tuner": "BaseTuner",
+    "manyfit.tuners.keras_tuner.callbacks": "SaveBestEpoch TunerCallback",
+    "manyfit.tuners.keras_tuner.hypermodel": "DefaultHyperModel HyperModel get_hypermodel",
     "manyfit.tuners.searches": "BayesianOptimization GridSearch Hyperband RandomSearch",
     "manyfit.tuners.sklearn_tuner": "SklearnTuner",
     "manyfit.tuners.tuner": "Tuner",
     "manyfit.applications": "HyperEfficientNet HyperImageAugment HyperResNet HyperXception",
-    f"{_COMPAT}.distribute": "exit_chief "
-    "get_proto get_service get_service_grpc has_chief_oracle is_chief_oracle OracleClient start_server",
-    f"{_COMPAT}.helpers": "keras_tuner_export maybe_compute_model_size maybe_distribute Stateful",
-    f"{_COMPAT}.results": "average_metrics_dicts convert_hyperparams_to_hparams convert_to_metrics_dict get_best_step "
-    "validate_trial_results",
+    "manyfit.compat.helpers": "average_metrics_dicts convert_hyperparams_to_hparams convert_to_metrics_dict exit_chief "
+    "get_best_step get_proto get_service get_service_grpc has_chief_oracle is_chief_oracle keras_tuner_export "
+    "maybe_compute_model_size maybe_distribute OracleClient start_server Stateful validate_trial_results",
+    "manyfit.compat.utils": f"{_FILES} {_UTILS}",
 }
 
 #: Name -> the module that defines it.
@@ -47,7 +50,7 @@ _TOP = (
 )
 _KINDS = "Boolean Choice Fixed Float Int"
 _KINDS_AND_BASE = f"{_KINDS} HyperParameter HyperParameters serialize deserialize"
-_CONFIGS = "serialize=manyfit.space.kinds:to_config deserialize=manyfit.space.kinds:of_config"
+_CONFIGS = "serialize deserialize"
 
 #: Module -> the names it serves.
 MODULES = {
@@ -61,7 +64,7 @@ MODULES = {
     "applications.xception": "HyperXception",
     "backend": "",
     "backend.config": "backend=keras:backend.backend multi_backend=manyfit.compat.helpers:multi_backend",
-    "backend.io": "*manyfit.compat.io",
+    "backend.io": _FILES,
     "backend.keras": "*keras",
     "backend.ops": "*keras.ops",
     "backend.random": "*keras.random",
@@ -105,6 +108,6 @@ MODULES = {
     "tuners.hyperband": "Hyperband HyperbandOracle",
     "tuners.randomsearch": "RandomSearch RandomSearchOracle",
     "tuners.sklearn_tuner": "SklearnTuner",
-    "utils": "*manyfit.compat.utils",
+    "utils": _UTILS,
     "version": "__version__=manyfit.compat.helpers:KERAS_TUNER_VERSION",
 }

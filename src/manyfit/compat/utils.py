@@ -1,22 +1,24 @@
-"""KerasTuner's `utils`."""
+"""KerasTuner's `utils`, and its `backend.io`: files on the local file system."""
 
 from __future__ import annotations
 
+import glob as _glob
 import json
 import os
 import shutil
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
+
+from manyfit.core.errors import UsageError, explain
+from manyfit.report.terminal import in_notebook
 
 
 def try_clear() -> None:
     """Clears the output of a notebook cell; prints an empty line elsewhere."""
-    from manyfit.report.terminal import in_notebook
-
     if not in_notebook():
         print()
         return
-    from IPython import display
+    from IPython import display  # only where a notebook runs this, and so has it
 
     display.clear_output()
 
@@ -53,8 +55,6 @@ def deserialize_keras_object(
     Raises:
         UsageError: the class is in neither.
     """
-    from manyfit.core.errors import UsageError, explain
-
     known = {**(module_objects or {}), **(custom_objects or {})}
     cls = known.get(config["class_name"])
     if cls is None:
@@ -86,3 +86,39 @@ def load_json(path: str | os.PathLike[str]) -> Any:
     """Reads an object from a JSON file."""
     with open(path) as file:
         return json.load(file)
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or a folder."""
+    return os.path.exists(path)
+
+
+def rmtree(path: str) -> None:
+    """Deletes a folder and what is in it."""
+    shutil.rmtree(path)
+
+
+def File(filename: str, mode: str) -> IO[Any]:
+    """Opens a file."""
+    return open(filename, mode)
+
+
+def glob(path: str) -> list[str]:
+    """The paths that match a pattern."""
+    return _glob.glob(path)
+
+
+def makedirs(path: str) -> None:
+    """Makes a folder, and those above it."""
+    os.makedirs(path, exist_ok=True)
+
+
+def write_filepath(filepath: str, strategy: Any) -> str:
+    """Where this process writes a file; with one process it is the path itself."""
+    del strategy
+    return filepath
+
+
+def remove_temp_dir_with_filepath(filepath: str, strategy: Any) -> None:
+    """Deletes what only `write_filepath` has made: nothing."""
+    del filepath, strategy

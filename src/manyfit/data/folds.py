@@ -48,7 +48,7 @@ class Folds:
 
     @property
     def validation_ratio(self) -> float:
-        """Validation rows per training row, the mean over one repeat; for `manyfit.stats.folds.fold_interval`."""
+        """Validation rows per training row, the mean over one repeat; for `manyfit.stats.intervals.fold_interval`."""
         splits = [self.split(index) for index in range(self.num_splits)]
         return float(np.mean([len(split.validation) / len(split.training) for split in splits]))
 

@@ -11,7 +11,6 @@ import abc
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import Execution
 from manyfit.stats import racing
 from manyfit.stats.boundary import MIN_ROUNDS
+from manyfit.store.layout import Layout
 from manyfit.training.base import Permissions, Task, Trainer
 
 RACE, PROOF = "confirm", "proof"  # phases of executions in the book
@@ -96,7 +96,7 @@ class FreshSeeds(abc.ABC):
         protocol: names data and settings: only executions under the same protocol count.
         deadline: `time.monotonic()` at which to stop; None: never.
         epochs: train up to here; None: as the fit arguments say.
-        weights_folder: where weights go; None: they are not kept.
+        layout: says where weights go; None: they are not kept.
     """
 
     phase: str
@@ -111,7 +111,7 @@ class FreshSeeds(abc.ABC):
         protocol: str,
         deadline: float | None = None,
         epochs: int | None = None,
-        weights_folder: Path | None = None,
+        layout: Layout | None = None,
     ) -> None:
         self.trials = list(trials)
         self.out_of_time = False
@@ -119,7 +119,7 @@ class FreshSeeds(abc.ABC):
         self._protocol = protocol
         self._deadline = deadline
         self._epochs = epochs
-        self._weights_folder = weights_folder
+        self._layout = layout
         self._running: set[tuple[int, int]] = set()
         self._rows = {trial.trial_id: row for row, trial in enumerate(self.trials)}
 
@@ -156,15 +156,15 @@ class FreshSeeds(abc.ABC):
 
     def _plan(self, row: int, index: int) -> Plan:
         trial = self.trials[row]
-        folder = self._weights_folder
-        name = f"{trial.trial_id}-{self.phase}-{index}.npz"
+        layout = self._layout
+        weights = None if layout is None else str(layout.weights(trial.trial_id, index, phase=self.phase))
         return Plan(
             trial.trial_id,
             index,
             trial.hyperparameters.copy(),
             seeds.seed_of(self._oracle.seed, self.phase, index),  # the same for all trials: they are compared in pairs
             epochs=self._epochs,
-            weights_path=None if folder is None else str(folder / name),
+            weights_path=weights,
             phase=self.phase,
         )
 
@@ -181,7 +181,7 @@ class FreshSeeds(abc.ABC):
             self._oracle.book.forget_epochs(plan)  # broken off: it says nothing about a full training
             return
         if result.ending.has_score:
-            self._oracle.check_objective(result.history)
+            self._oracle.scoring.check(result.history)
         self._oracle.book.add_execution(result, protocol=self._protocol)
 
     def _time_is_up(self) -> bool:
@@ -281,7 +281,7 @@ def confirm(
     trainer: Trainer,
     settings: Settings,
     *,
-    folder: Path | None = None,
+    layout: Layout | None = None,
     protocol: str = "",
 ) -> Confirmation:
     """Runs finalists on fresh seeds until it is settled who may be the best, or the budget ends.
@@ -292,7 +292,7 @@ def confirm(
         task: what to train.
         trainer: how.
         settings: confidence and budget.
-        folder: where weights go if they are kept.
+        layout: says where weights go if they are kept.
         protocol: names splits that are drawn anew; see `FreshSeeds`.
 
     Returns:
@@ -309,7 +309,7 @@ def confirm(
         "protocol": f"{protocol}/{_protocol(task)}",
         "deadline": None if settings.max_seconds is None else started + settings.max_seconds,
         "epochs": max(targets) if targets else None,
-        "weights_folder": folder if settings.keep_weights else None,
+        "layout": layout if settings.keep_weights else None,
     }
     may = Permissions(share_callbacks=task.may.share_callbacks, share_order=False)  # each seed orders its own batches
     task = dataclasses.replace(task, callbacks=None, may=may)

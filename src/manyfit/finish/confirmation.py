@@ -15,8 +15,7 @@ from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import Confirmed
 from manyfit.stats import racing
 from manyfit.stats.intervals import mean_interval
-from manyfit.stats.ranking import probability_best
-from manyfit.stats.selection import noise_deviation, optimism_of_best
+from manyfit.stats.ranking import noise_deviation, optimism_of_best, probability_best
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,8 +23,7 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.data.identity import fingerprint
 from manyfit.data.rows import num_rows, take_rows
 from manyfit.report import terminal
-from manyfit.stats.arrays import confidence_level
-from manyfit.stats.intervals import Interval, mean_interval
+from manyfit.stats.intervals import Interval, confidence_level, mean_interval
 
 _NUM_GROUPS = 20  # Student's quantile is 2.09 then, against 1.96 for infinitely many; each group costs a call
 _FACT = "test_uses"  # where the project keeps them

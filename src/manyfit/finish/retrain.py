@@ -20,7 +20,7 @@ from manyfit.data.call import Call
 from manyfit.data.rows import FitData, num_rows
 from manyfit.finish.schedules import stretched_build
 from manyfit.oracles import Oracle, Trial
-from manyfit.training.base import ListSupply, Permissions, Task, Trainer
+from manyfit.training.base import FixedSupply, Permissions, Task, Trainer
 from manyfit.training.devices import distributed, distribution_of
 from manyfit.training.estimators import load_estimator, pickle_path
 from manyfit.training.models import build_model
@@ -43,7 +43,7 @@ class Candidate:
     seeds: Sequence[int]  # one per model that is wanted
 
 
-class PatientSupply(ListSupply):
+class PatientSupply(FixedSupply):
     """Ends an execution that has not become better for a while, and writes it into the book.
 
     Args:
@@ -200,7 +200,7 @@ def retrain(
             for candidate in candidates
             for number, seed in enumerate(candidate.seeds)
         ]
-        supply = ListSupply(plans)
+        supply = FixedSupply(plans)
         trained = task
         if steps_ratio is not None:
             factors = [num_epochs(c.best_epochs, epochs_factor) / num_epochs(c.best_epochs, 1.0) for c in candidates]

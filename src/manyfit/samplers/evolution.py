@@ -13,8 +13,8 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Observation, Value, Values
-from manyfit.samplers import filling, known
 from manyfit.samplers.base import Sampler
+from manyfit.samplers.candidates import draw_new, next_point, tried
 from manyfit.samplers.outcomes import Constraint, standings
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
@@ -87,7 +87,7 @@ class EvolutionSampler(Sampler):
     ) -> list[dict[str, Value]]:
         """Up to `count` new configurations; see `Sampler.propose`."""
         encoding = Encoding(space)
-        taken = known.tried(encoding, completed, pending)
+        taken = tried(encoding, completed, pending)
         found: list[dict[str, Value]] = []
         population = completed[-self.population_size :]
         points = encoding.encode_many([encoding.adapt(each.values) for each in population])
@@ -185,10 +185,10 @@ def _spread(
         return defaults
     if len(encoding):
         there = [encoding.adapt(each.values) for each in completed if not each.earlier] + list(found)
-        values = encoding.decode(filling.next_point(encoding, encoding.encode_many(there), rng))
+        values = encoding.decode(next_point(encoding, encoding.encode_many(there), rng))
         if encoding.key(values) not in taken:
             return values
-    return next(iter(known.draw_new(encoding, taken, 1, rng)), None)
+    return next(iter(draw_new(encoding, taken, 1, rng)), None)
 
 
 def _check(name: str, got: Any, fine: bool, allowed: str) -> None:

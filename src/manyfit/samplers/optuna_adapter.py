@@ -15,8 +15,8 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Observation, Value, Values
-from manyfit.samplers import known
 from manyfit.samplers.base import Sampler
+from manyfit.samplers.candidates import draw_new, tried
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 
@@ -59,9 +59,9 @@ class OptunaSampler(Sampler):
         """Up to `count` new configurations; see `Sampler.propose`."""
         optuna = _optuna()
         encoding = Encoding(space)
-        taken = known.tried(encoding, completed, pending)
+        taken = tried(encoding, completed, pending)
         if not len(encoding):
-            return known.draw_new(encoding, taken, count, rng)
+            return draw_new(encoding, taken, count, rng)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental samplers, and storage notes that are not the user's
             study = optuna.create_study(sampler=self._made(int(rng.integers(2**31))))
@@ -77,7 +77,7 @@ class OptunaSampler(Sampler):
                 if key not in taken:
                     taken.add(key)
                     found.append(values)
-        return found + known.draw_new(encoding, taken, count - len(found), rng)
+        return found + draw_new(encoding, taken, count - len(found), rng)
 
     def _made(self, seed: int) -> Any:
         optuna = _optuna()

@@ -13,7 +13,7 @@ from manyfit.samplers.base import Sampler
 from manyfit.samplers.evolution import EvolutionSampler
 from manyfit.samplers.gp.priors import Belief
 from manyfit.samplers.gp.sampler import GaussianProcessSampler
-from manyfit.samplers.grid import GridSampler
+from manyfit.samplers.non_adaptive import GridSampler
 from manyfit.samplers.outcomes import Constraint
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
@@ -23,7 +23,7 @@ _MAX_DIMENSIONS = 80
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class Selection:
     """Which sampler, and the sentence that says why."""
 
     sampler: Sampler
@@ -65,7 +65,7 @@ class PortfolioSampler(Sampler):
         """The name. The budget may be raised between sessions: it is no part of a project's identity."""
         return {"name": type(self).__name__}
 
-    def choose(self, space: HyperParameters, num_trials: int) -> Choice:
+    def choose(self, space: HyperParameters, num_trials: int) -> Selection:
         """The sampler for the next proposals.
 
         Args:
@@ -76,15 +76,15 @@ class PortfolioSampler(Sampler):
         size = encoding.num_configurations(self.max_trials) if self.max_trials else None
         if size is not None:
             few = "1 configuration is" if size == 1 else f"{size} configurations are"
-            return Choice(GridSampler(), f"grid: {few} no more than the {self.max_trials} trials allowed")
+            return Selection(GridSampler(), f"grid: {few} no more than the {self.max_trials} trials allowed")
         if len(encoding) > _MAX_DIMENSIONS:
             reason = f"evolution: {len(encoding)} hyperparameters are too many for a Gaussian process"
-            return Choice(EvolutionSampler(constraints=self.constraints), reason)
+            return Selection(EvolutionSampler(constraints=self.constraints), reason)
         if num_trials > _MAX_MODELLED:
             reason = f"evolution: after {_MAX_MODELLED} trials a Gaussian process takes longer than it is worth"
-            return Choice(EvolutionSampler(constraints=self.constraints), reason)
+            return Selection(EvolutionSampler(constraints=self.constraints), reason)
         sampler = GaussianProcessSampler(constraints=self.constraints, beliefs=self.beliefs)
-        return Choice(sampler, "Bayesian optimisation with a Gaussian process")
+        return Selection(sampler, "Bayesian optimisation with a Gaussian process")
 
     def rank(self, space: HyperParameters, completed: Sequence[Observation]) -> list[Observation]:
         """As a Gaussian process ranks them, as long as one decides in time; see `Sampler.rank`."""

@@ -8,9 +8,9 @@ from manyfit.schedulers.base import Limits as Limits
 from manyfit.schedulers.base import Resume as Resume
 from manyfit.schedulers.base import Scheduler as Scheduler
 from manyfit.schedulers.base import Start as Start
-from manyfit.schedulers.full import FullBudget as FullBudget
-from manyfit.schedulers.hyperband import Hyperband as Hyperband
-from manyfit.schedulers.median import MedianRule as MedianRule
+from manyfit.schedulers.full_length import FullBudget as FullBudget
+from manyfit.schedulers.full_length import MedianRule as MedianRule
+from manyfit.schedulers.hyperband import HyperbandScheduler as HyperbandScheduler
 
 #: The names that ``scheduler="..."`` takes.
 NAMES = ("full", "hyperband", "asha", "median")
@@ -46,4 +46,4 @@ def scheduler_of(scheduler: Scheduler | str | None, max_epochs: int | None) -> S
     if max_epochs is None:
         got = f"scheduler={scheduler!r} without the epochs of a full training"
         raise UsageError(explain("search()", got, "a number of epochs", "Add `epochs=...` to search()."))
-    return ASHA(max_epochs) if scheduler == "asha" else Hyperband(max_epochs)
+    return ASHA(max_epochs) if scheduler == "asha" else HyperbandScheduler(max_epochs)

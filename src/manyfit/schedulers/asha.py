@@ -13,8 +13,7 @@ from manyfit.core.records import Progress, Value
 from manyfit.schedulers import base
 from manyfit.schedulers.base import Job, Limits, Resume, Room, Scheduler, Start
 from manyfit.schedulers.hyperband import check_rungs
-from manyfit.schedulers.rungs import ceil_div, num_brackets, rung_epochs
-from manyfit.schedulers.standing import RungStanding, entered, stand
+from manyfit.schedulers.rungs import RungStanding, ceil_div, entered, num_brackets, rung_epochs, stand
 
 
 class ASHA(Scheduler):

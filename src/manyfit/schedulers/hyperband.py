@@ -19,8 +19,18 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Progress
 from manyfit.schedulers import base
 from manyfit.schedulers.base import Job, Limits, Resume, Room, Scheduler, Start
-from manyfit.schedulers.rungs import Rung, bracket_numbers, num_brackets, rung_epochs, rungs_of, shrunk
-from manyfit.schedulers.standing import RungStanding, entered, failed_before, stand
+from manyfit.schedulers.rungs import (
+    Rung,
+    RungStanding,
+    bracket_numbers,
+    entered,
+    failed_before,
+    num_brackets,
+    rung_epochs,
+    rungs_of,
+    shrunk,
+    stand,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +56,7 @@ class _Bracket:
         }
 
 
-class Hyperband(Scheduler):
+class HyperbandScheduler(Scheduler):
     """Successive halving in brackets.
 
     The rungs of a bracket are decided as soon as they can be: a trial is promoted once so many others are known to
@@ -67,7 +77,7 @@ class Hyperband(Scheduler):
     Example:
 
     >>> from manyfit.schedulers.base import Limits
-    >>> jobs = Hyperband(max_epochs=9, factor=3).assign([], 100, Limits())
+    >>> jobs = HyperbandScheduler(max_epochs=9, factor=3).assign([], 100, Limits())
     >>> [sum(job.target_epochs == epochs for job in jobs) for epochs in (1, 3, 9)]
     [9, 5, 3]
     """
@@ -161,7 +171,7 @@ class Hyperband(Scheduler):
     def settings(self) -> dict[str, Any]:
         """See `Scheduler.settings`."""
         return {
-            "name": "Hyperband",
+            "name": "Hyperband",  # not the class's name: projects that were written before compare it
             "max_epochs": self.max_epochs,
             "factor": self.factor,
             "hyperband_iterations": self.hyperband_iterations,

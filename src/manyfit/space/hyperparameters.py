@@ -11,12 +11,14 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, UsageKeyError, UsageTypeError, explain
 from manyfit.core.records import Value
-from manyfit.space import kinds
 from manyfit.space.categorical import Boolean, Choice, Fixed
 from manyfit.space.conditions import Condition, Parent, all_active
 from manyfit.space.hyperparameter import HyperParameter
 from manyfit.space.numerical import Float, Int
 from manyfit.space.registry import Registry, parents_first
+
+#: The five kinds of hyperparameter by the name that their configuration carries.
+KINDS: dict[str, type[HyperParameter]] = {kind.__name__: kind for kind in (Fixed, Float, Int, Choice, Boolean)}
 
 
 class HyperParameters(Registry):
@@ -345,7 +347,7 @@ class HyperParameters(Registry):
     def get_config(self) -> dict[str, Any]:
         """Space and values as JSON, in KerasTuner's form (with the key "pinned" if anything is)."""
         config: dict[str, Any] = {
-            "space": [kinds.to_config(each) for each in self._space],
+            "space": [serialize(each) for each in self._space],
             "values": dict(self.values),
         }
         return {**config, "pinned": sorted(self._pinned)} if self._pinned else config
@@ -355,7 +357,7 @@ class HyperParameters(Registry):
         """The space and values that `get_config` described."""
         hps = cls()
         for each in config["space"]:
-            hps._put(kinds.of_config(each))
+            hps._put(of_config(each))
         hps.values = dict(config["values"])
         hps._pinned = set(config.get("pinned", ()))
         return hps
@@ -451,4 +453,23 @@ def deserialize(config: Mapping[str, Any]) -> HyperParameters | HyperParameter:
     """
     if config.get("class_name") == HyperParameters.__name__:
         return HyperParameters.from_config(config["config"])
-    return kinds.of_config(config)
+    return of_config(config)
+
+
+def of_config(config: Mapping[str, Any]) -> HyperParameter:
+    """The hyperparameter that `serialize` described.
+
+    Raises:
+        UsageError: a class name that is none of the five kinds.
+    """
+    kind = KINDS.get(config.get("class_name", ""))
+    if kind is None:
+        raise UsageError(
+            explain(
+                "deserialize",
+                f"Unknown object: {config.get('class_name')!r}",
+                f"a class_name out of {', '.join(KINDS)}",
+                "Check that the file was written by `get_config`.",
+            )
+        )
+    return kind.from_config(config["config"])

@@ -22,8 +22,8 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Value
 from manyfit.space import scale
 from manyfit.space.conditions import Condition, as_value
-from manyfit.space.grids import Grid, LinearGrid, RatioGrid, common_step
 from manyfit.space.hyperparameter import HyperParameter, Kind
+from manyfit.space.scale import Grid, LinearGrid, RatioGrid, common_step
 
 #: The largest whole number up to which floating point, and so the unit interval, tells all integers apart.
 MAX_INTEGER = 2**53

@@ -25,15 +25,15 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
-from manyfit.stats.arrays import confidence_level, score_table
 from manyfit.stats.boundary import MIN_ROUNDS, nominal_level
+from manyfit.stats.intervals import confidence_level, score_table
 
 _SIGNAL_ERROR = 0.2  # with which the share of signal is below its upper limit; see `_Track._most_signal`
 
@@ -71,7 +71,7 @@ class Standing:
 
 
 def race(
-    scores: Any,
+    scores: ArrayLike,
     *,
     confidence: float = 0.95,
     max_rounds: int = 30,
@@ -123,7 +123,7 @@ def race(
     )
 
 
-def next_runs(scores: Any, standing: Standing, *, count: int, max_rounds: int = 30) -> list[tuple[int, int]]:
+def next_runs(scores: ArrayLike, standing: Standing, *, count: int, max_rounds: int = 30) -> list[tuple[int, int]]:
     """The (contender, seed) pairs to run next: missing rounds of those still in the race, earlier seeds first.
 
     Args:

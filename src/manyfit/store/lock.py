@@ -13,6 +13,7 @@ from pathlib import Path
 import filelock
 
 from manyfit.core.errors import ProjectError, explain
+from manyfit.store.layout import Layout
 
 _held: dict[Path, tuple[filelock.FileLock, int]] = {}
 _released: deque[Path] = deque()  # given back, not settled yet
@@ -25,7 +26,7 @@ def acquire(folder: Path) -> None:
     Raises:
         ProjectError: another process holds the lock; the message names it.
     """
-    path = folder.resolve() / "manyfit.lock"
+    path = Layout(folder.resolve()).lock
     with _guard:
         _settle()
         if path in _held:
@@ -46,12 +47,12 @@ def acquire(folder: Path) -> None:
             ) from None
         _held[path] = (lock, 1)
         holder = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        (folder / "manyfit.holder.json").write_text(json.dumps(holder))
+        Layout(folder).holder.write_text(json.dumps(holder))
 
 
 def release(folder: Path) -> None:
     """Gives the lock back once nobody in this process needs it. Never waits: a garbage collector may call it."""
-    _released.append(folder.resolve() / "manyfit.lock")
+    _released.append(Layout(folder.resolve()).lock)
     if _guard.acquire(blocking=False):  # else whoever holds the guard, or takes it next, settles this
         try:
             _settle()
@@ -74,7 +75,7 @@ def _settle() -> None:
 
 def _describe_holder(folder: Path) -> str:
     try:
-        holder = json.loads((folder / "manyfit.holder.json").read_text())
+        holder = json.loads(Layout(folder).holder.read_text())
         return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
     except (OSError, ValueError, KeyError):
         return "another process"

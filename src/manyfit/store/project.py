@@ -13,13 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from manyfit.core.errors import ProjectError, explain
-from manyfit.core.files import write_failed
 from manyfit.store import lock
-from manyfit.store.schema import SCHEMA_VERSION, TABLES
-
-DATABASE_NAME = "manyfit.sqlite"
-_OF_THE_LOCK = ("manyfit.lock", "manyfit.holder.json")
-_MARKS = (DATABASE_NAME, "oracle.json")  # files that tell a project's folder, KerasTuner's included, from any other
+from manyfit.store.layout import DATABASE_NAME, Layout
+from manyfit.store.migrations import bring_up_to_date, transaction
 
 ExecutionKey = tuple[str, str, int, int]
 """Trial id, phase, attempt, index of the execution."""
@@ -41,7 +37,8 @@ class ProjectStore:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        self.folder = Path(folder)
+        self.layout = Layout.of(folder)
+        self.folder = self.layout.folder
         self._closed = False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -63,15 +60,22 @@ class ProjectStore:
             lock.release(self.folder)
             raise
 
+    @property
+    def _where(self) -> str:
+        """This project, for messages."""
+        return f'project "{self.folder}"'
+
     @staticmethod
     def exists(folder: str | os.PathLike[str]) -> bool:
         """Whether a project is in a folder."""
-        return isinstance(folder, str | os.PathLike) and (Path(folder) / DATABASE_NAME).is_file()
+        return isinstance(folder, str | os.PathLike) and Layout.of(folder).database.is_file()
 
     def _clear(self) -> None:
-        entries = [entry for entry in self.folder.iterdir() if entry.name not in _OF_THE_LOCK]
-        entries.sort(key=lambda entry: entry.name in _MARKS)  # the marks last: a broken off clearing can be repeated
-        if entries and entries[-1].name not in _MARKS:
+        layout = self.layout
+        marks = (layout.database, layout.oracle_file)  # what tells a project, KerasTuner's included, from any folder
+        entries = [entry for entry in self.folder.iterdir() if entry not in (layout.lock, layout.holder)]
+        entries.sort(key=lambda entry: entry in marks)  # the marks last: a broken off clearing can be repeated
+        if entries and entries[-1] not in marks:
             raise ProjectError(
                 explain(
                     f'overwrite=True with the project folder "{self.folder}"',
@@ -84,35 +88,30 @@ class ProjectStore:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
     def _connect(self) -> sqlite3.Connection:
-        path = self.folder / DATABASE_NAME
+        connection = None
         try:
-            connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
+            # Autocommit (`isolation_level=None`): transactions begin where `transaction` says so, and nowhere else. Any
+            # thread may write, since oracles are called from several; their lock keeps the order.
+            connection = sqlite3.connect(
+                self.layout.database, isolation_level=None, check_same_thread=False, timeout=30.0
+            )
             connection.execute("PRAGMA journal_mode=WAL")
             # A killed process loses nothing at this level; only a power cut can lose the last transactions.
             connection.execute("PRAGMA synchronous=NORMAL")
-            connection.executescript(TABLES)
-        except sqlite3.DatabaseError as error:
+            bring_up_to_date(connection, self._where)
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if not isinstance(error, sqlite3.DatabaseError):
+                raise
             raise ProjectError(
                 explain(
-                    f'project "{self.folder}"',
+                    self._where,
                     f"{DATABASE_NAME}, which cannot be read or written ({error})",
                     "a Manyfit project in a writable folder",
                     "Restore the file, or type overwrite=True to start anew.",
                 )
             ) from None
-        self._connection = connection
-        version = self.get("schema_version")
-        if version is None:
-            self.put(schema_version=SCHEMA_VERSION)
-        elif version > SCHEMA_VERSION:
-            raise ProjectError(
-                explain(
-                    f'project "{self.folder}"',
-                    f"a file of version {version}",
-                    f"up to version {SCHEMA_VERSION}",
-                    "Update Manyfit: pip install --upgrade manyfit.",
-                )
-            )
         return connection
 
     @contextlib.contextmanager
@@ -122,17 +121,8 @@ class ProjectStore:
         Raises:
             ProjectError: the disk is full or the file cannot be written; what was committed before stays.
         """
-        connection = self._connection
-        try:
-            connection.execute("BEGIN IMMEDIATE")
+        with transaction(self._connection, self._where) as connection:
             yield connection
-            connection.execute("COMMIT")
-        except BaseException as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):
-                raise write_failed(f'project "{self.folder}"', str(error)) from error
-            raise
 
     # Project facts ---------------------------------------------------------------------------------------------
 
@@ -244,12 +234,12 @@ class ProjectStore:
 
     def weights_path(self, trial_id: str, execution: int) -> Path:
         """Where the weights of an execution's best epoch lie."""
-        return self.folder / "weights" / f"{trial_id}-{execution}.npz"
+        return self.layout.weights(trial_id, execution)
 
     def delete_weights(self, trial_ids: Iterable[str]) -> None:
         """Deletes the weights of trials, where there are any."""
         for trial_id in trial_ids:
-            for path in (self.folder / "weights").glob(f"{trial_id}-*"):
+            for path in self.layout.of_models(trial_id):
                 path.unlink(missing_ok=True)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Tables of a project's database.
+"""Tables of a project's database, in the newest version: `migrations.py` leads there from earlier ones.
 
 `phase` says what an execution was run for: "search", "confirm" (the race on fresh seeds) or "proof" (the recommended
 trial's score on further seeds). `attempt` counts retries of a trial: the rows of a failed attempt stay, the latest
@@ -7,41 +7,44 @@ attempt is the one that counts.
 (Python's JSON reads and writes them), None marks what was not measured.
 """
 
-SCHEMA_VERSION = 1
-
-TABLES = """
-CREATE TABLE IF NOT EXISTS project (
-    name  TEXT PRIMARY KEY,
-    value TEXT NOT NULL
-) WITHOUT ROWID;
-
-CREATE TABLE IF NOT EXISTS trials (
-    id         TEXT PRIMARY KEY,
-    number     INTEGER NOT NULL,
-    status     TEXT NOT NULL,
-    attempt    INTEGER NOT NULL,
-    trial_values TEXT NOT NULL,
-    outcome    TEXT NOT NULL,
-    started_at REAL NOT NULL,
-    ended_at   REAL
-) WITHOUT ROWID;
-
-CREATE TABLE IF NOT EXISTS executions (
-    trial_id  TEXT NOT NULL,
-    phase     TEXT NOT NULL,
-    attempt   INTEGER NOT NULL,
-    execution INTEGER NOT NULL,
-    outcome   TEXT NOT NULL,
-    PRIMARY KEY (trial_id, phase, attempt, execution)
-) WITHOUT ROWID;
-
-CREATE TABLE IF NOT EXISTS epochs (
-    trial_id  TEXT NOT NULL,
-    phase     TEXT NOT NULL,
-    attempt   INTEGER NOT NULL,
-    execution INTEGER NOT NULL,
-    epoch     INTEGER NOT NULL,
-    logs      TEXT NOT NULL,
-    PRIMARY KEY (trial_id, phase, attempt, execution, epoch)
-) WITHOUT ROWID;
-"""
+TABLES = (
+    """
+    CREATE TABLE project (
+        name  TEXT PRIMARY KEY,
+        value TEXT NOT NULL
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE trials (
+        id         TEXT PRIMARY KEY,
+        number     INTEGER NOT NULL,
+        status     TEXT NOT NULL,
+        attempt    INTEGER NOT NULL,
+        trial_values TEXT NOT NULL,
+        outcome    TEXT NOT NULL,
+        started_at REAL NOT NULL,
+        ended_at   REAL
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE executions (
+        trial_id  TEXT NOT NULL,
+        phase     TEXT NOT NULL,
+        attempt   INTEGER NOT NULL,
+        execution INTEGER NOT NULL,
+        outcome   TEXT NOT NULL,
+        PRIMARY KEY (trial_id, phase, attempt, execution)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE epochs (
+        trial_id  TEXT NOT NULL,
+        phase     TEXT NOT NULL,
+        attempt   INTEGER NOT NULL,
+        execution INTEGER NOT NULL,
+        epoch     INTEGER NOT NULL,
+        logs      TEXT NOT NULL,
+        PRIMARY KEY (trial_id, phase, attempt, execution, epoch)
+    ) WITHOUT ROWID
+    """,
+)

@@ -27,6 +27,7 @@ from manyfit.executors.dispatcher import Dispatcher, Rules
 from manyfit.executors.messages import Answer, Hello, Lost, Message, OverMemory, Raised, Stop
 from manyfit.executors.versions import versions
 from manyfit.executors.worker import serve
+from manyfit.store.layout import Layout
 from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Supply, Task, Trainer
 
@@ -114,7 +115,7 @@ def check_a_deadly_execution_ends_as_failed(trainer: Trainer) -> None:
 def check_files_arrive(trainer: Trainer) -> None:
     """Weights lie where the plan says when the supply hears of the result."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "weights" / "0-0.npz"
+        path = Layout.of(folder).weights("0", 0)
         seen = []
 
         class Watching(ListSupply):

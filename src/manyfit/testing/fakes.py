@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from manyfit.core.records import Decision, Plan, Result
-from manyfit.training import base
+from manyfit.training.base import FixedSupply
 
 
-class ListSupply(base.ListSupply):
+class ListSupply(FixedSupply):
     """A `Supply` of a fixed list of plans that checks its trainer, and answers reports as a test wants it.
 
     Args:
@@ -55,6 +55,11 @@ class ListSupply(base.ListSupply):
         assert key in self._running, f"{key} finished but was not running"
         self._running.discard(key)
         super().finish(result)
+
+    @property
+    def running(self) -> frozenset[tuple[str, int]]:
+        """Executions that were taken and are not finished."""
+        return frozenset(self._running)
 
     def put(self, plan: Plan) -> None:
         """Adds a plan, for instance to resume a paused execution."""

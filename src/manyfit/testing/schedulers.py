@@ -223,7 +223,8 @@ class SchedulerSuite(abc.ABC):
     def test_settings_are_json_and_name_the_scheduler(self) -> None:
         settings: dict[str, Any] = self.make().settings()
         assert json.loads(json.dumps(settings)) == settings
-        assert settings["name"] == type(self.make()).__name__
+        # Projects store it, so it outlives the name of a class: `HyperbandScheduler` has always been "Hyperband" there.
+        assert settings["name"].removesuffix("Scheduler") == type(self.make()).__name__.removesuffix("Scheduler")
 
     def test_decisions_come_one_per_trial_in_order(self) -> None:
         target = self.full_epochs()

@@ -92,7 +92,7 @@ class Supply(Protocol):
         """Takes the outcome of one execution; called exactly once for every plan that was taken."""
 
 
-class ListSupply:
+class FixedSupply:
     """A `Supply` of a fixed list of executions, all of which are trained to their end.
 
     Args:
@@ -103,7 +103,7 @@ class ListSupply:
 
     Example:
 
-    >>> supply = ListSupply([Plan("0", 0, {}, seed=1)])
+    >>> supply = FixedSupply([Plan("0", 0, {}, seed=1)])
     >>> [plan.trial_id for plan in supply.take(5)], supply.take(5)
     (['0'], [])
     """

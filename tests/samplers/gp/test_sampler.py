@@ -12,8 +12,8 @@ from manyfit.core.errors import UsageError
 from manyfit.core.records import Ending, Observation, Values
 from manyfit.samplers.gp.problem import OneLoss
 from manyfit.samplers.gp.sampler import GaussianProcessSampler
+from manyfit.samplers.non_adaptive import RandomSampler
 from manyfit.samplers.outcomes import Constraint
-from manyfit.samplers.random_search import RandomSampler
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 

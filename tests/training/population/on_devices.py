@@ -1,10 +1,7 @@
 """A population of eleven members; run as a program, it prints what it found on the devices of its process."""
 
 import json
-import os
 from typing import Any
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 import keras
@@ -17,10 +14,12 @@ from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Permissions, Task
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population
-from manyfit.training.population import program as families
+from manyfit.training.population import program as programs
+from manyfit.training.population.arrays import State
 from manyfit.training.population.layout import Layout
 from manyfit.training.population.lift import Lift
 from manyfit.training.population.passes import RowsPass
+from manyfit.training.population.trace import Trace
 
 NUM_MEMBERS = 11  # neither one nor two devices' worth
 RNG = np.random.default_rng(3)
@@ -80,36 +79,34 @@ def training_pass(count: int) -> tuple[RowsPass, Any]:
     """A pass over the rows for so many members, and the arguments of its epoch."""
     values = {"units": 64, "learning_rate": 0.01, "rate": 0.5}
     supply, found = ListSupply([Plan("0", 0, values, seed=0)]), []
-    original = families.Family.add
+    original = programs.SharedProgram.add
 
-    def keep(family: families.Family, member: Any) -> None:
-        found.append((family, member))
-        original(family, member)
+    def keep(program: programs.SharedProgram, trace: Trace, state: State) -> None:
+        found.append((program.data.training, trace, state))
+        original(program, trace, state)
 
-    families.Family.add = keep  # type: ignore[method-assign]
+    programs.SharedProgram.add = keep  # type: ignore[method-assign]
     try:
         task = Task(build, Call((X[:64], Y[:64]), {"batch_size": 16, "epochs": 1, "verbose": 0}), objective=None)
         Population(KerasFit()).train(supply, task)
     finally:
-        families.Family.add = original  # type: ignore[method-assign]
-    family, member = found[0]
-    lift = Lift(member.trace)
-    rows = family.data.training
-    program = RowsPass("train", lift, layout=Layout("scan", "vmap"), count=count, rows=rows)
-    states = program._opened([member.state] * count)
-    return program, (states, program.lifted([member.trace] * count), rows.leaves, rows.in_order()[0])
+        programs.SharedProgram.add = original  # type: ignore[method-assign]
+    rows, trace, state = found[0]
+    rows_pass = RowsPass("train", Lift(trace), layout=Layout("scan", "vmap"), count=count, rows=rows)
+    states = rows_pass.opened([state] * count)
+    return rows_pass, (states, rows_pass.lifted([trace] * count), rows.leaves, rows.in_order()[0])
 
 
 def num_flops(count: int) -> float:
     """What one device computes in an epoch of so many members, by the compiler's count."""
-    program, arguments = training_pass(count)
-    return program.spread.compile(program._scan, arguments).num_flops
+    rows_pass, arguments = training_pass(count)
+    return rows_pass.spread.compile(rows_pass.scan, arguments).num_flops
 
 
 def for_tpu(count: int) -> dict[str, Any]:
     """The same epoch lowered for TPUs, and what devices tell each other in it."""
-    program, arguments = training_pass(count)
-    many, shapes, _ = program.spread.program(program._scan, arguments)
+    rows_pass, arguments = training_pass(count)
+    many, shapes, _ = rows_pass.spread.program(rows_pass.scan, arguments)
     exported = jax.export.export(many, platforms=["tpu"])(*shapes)
     words = ("all_reduce", "all_gather", "all_to_all", "collective_permute", "reduce_scatter")
     return {

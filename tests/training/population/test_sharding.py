@@ -6,14 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import jax
-import keras
 import numpy as np
 import pytest
+from marks import needs_jax
 
-pytestmark = [pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs JAX")]
+pytestmark = [needs_jax]
 
 HERE = Path(__file__).parent
 
@@ -61,6 +59,6 @@ def test_the_same_program_is_lowered_for_tpus_and_its_devices_tell_each_other_no
 
 
 def test_one_device_lowers_for_a_tpu_too(job):
-    program, arguments = job.training_pass(3)
-    exported = jax.export.export(jax.jit(program._scan), platforms=["tpu"])(*arguments)
+    rows_pass, arguments = job.training_pass(3)
+    exported = jax.export.export(jax.jit(rows_pass.scan), platforms=["tpu"])(*arguments)
     assert exported.platforms == ("tpu",) and "stablehlo.while" in exported.mlir_module()

@@ -2,14 +2,12 @@
 
 import dataclasses
 import math
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 import keras
 import numpy as np
 import pytest
+from marks import needs_jax
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan
@@ -19,8 +17,8 @@ from manyfit.training.base import Permissions, Task, Trainer
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population, supported
 from manyfit.training.population import layout as layout_module
-from manyfit.training.population import passes as epoch_module
-from manyfit.training.population import program as family_module
+from manyfit.training.population import passes as passes_module
+from manyfit.training.population import program as program_module
 from manyfit.training.population import rounds as rounds_module
 from manyfit.training.population import session as session_module
 from manyfit.training.population.layout import Layout
@@ -28,7 +26,7 @@ from manyfit.training.population.lift import Lift
 from manyfit.training.population.rounds import Rounds
 
 pytestmark = [
-    pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend"),
+    needs_jax,
     pytest.mark.filterwarnings("ignore:__array__ implementation"),
 ]
 
@@ -292,7 +290,7 @@ def test_layouts_agree(layout, monkeypatch):
     steps, members = layout.split("/")
     reference = ListSupply(plans(3))
     Population(Recorder()).train(reference, make_task())
-    monkeypatch.setattr(family_module, "candidates", lambda trace, **_: (Layout(steps, members),))
+    monkeypatch.setattr(program_module, "candidates", lambda trace, **_: (Layout(steps, members),))
     supply = ListSupply(plans(3))
     population = Population(Recorder())
     population.train(supply, make_task())
@@ -305,10 +303,10 @@ def test_one_program_tries_a_layout_while_the_others_go_on(monkeypatch):
     monkeypatch.setenv("MANYFIT_CACHE_DIR", "off")  # else the first search tells the second which layout is best
     reference, supply = ListSupply(plans(8)), ListSupply(plans(8))
     Population(Recorder()).train(reference, make_task(epochs=8))
-    for module in (rounds_module, session_module, epoch_module):
+    for module in (rounds_module, session_module, passes_module):
         monkeypatch.setattr(module, "num_workers", lambda: 2)
     options = (Layout("scan", "vmap"), Layout("scan", "sequential"))
-    monkeypatch.setattr(family_module, "candidates", lambda trace, **_: options)
+    monkeypatch.setattr(program_module, "candidates", lambda trace, **_: options)
     monkeypatch.setattr(layout_module, "HOPED_GAIN", math.inf)
     started = []
     honest = Rounds.start
@@ -324,7 +322,7 @@ def test_one_program_tries_a_layout_while_the_others_go_on(monkeypatch):
 
 
 def test_members_at_different_epochs_read_their_own_order_in_a_fused_program(monkeypatch):
-    monkeypatch.setattr(family_module, "candidates", lambda trace, **_: (Layout("scan", "vmap"),))
+    monkeypatch.setattr(program_module, "candidates", lambda trace, **_: (Layout("scan", "vmap"),))
     uneven = [dataclasses.replace(plan, epochs=2 + number) for number, plan in enumerate(plans(3))]
     fused, alone = ListSupply(uneven), ListSupply([uneven[2]])
     Population(Recorder(), population_size=2).train(fused, make_task())  # the third joins when the first has left
@@ -333,12 +331,12 @@ def test_members_at_different_epochs_read_their_own_order_in_a_fused_program(mon
 
 
 def test_programs_are_probed_once_however_many_batches_begin_together(monkeypatch):
-    for module in (rounds_module, session_module, epoch_module):
+    for module in (rounds_module, session_module, passes_module):
         monkeypatch.setattr(module, "num_workers", lambda: 2)
     probes = []
-    honest = family_module.find_mismatch
+    honest = program_module.find_mismatch
     monkeypatch.setattr(
-        family_module, "find_mismatch", lambda *args, **kwargs: (probes.append(1), honest(*args, **kwargs))[1]
+        program_module, "find_mismatch", lambda *args, **kwargs: (probes.append(1), honest(*args, **kwargs))[1]
     )
     supply = ListSupply(plans(8))
     Population(Recorder()).train(supply, make_task())
@@ -364,8 +362,8 @@ def test_families_that_differ_in_training_only_share_their_test_program(slopes, 
     """Unless other numbers are written into it: here the slope, which differs between the families, not within."""
     population, supply = Population(Recorder()), ListSupply(of_two_optimizers(slopes))
     population.train(supply, make_task(build=two_optimizers))
-    assert len(population._learned.families) == 2
-    assert len(population._learned.tests) == num_programs
+    assert len(population.learned.programs) == 2
+    assert len(population.learned.test_passes) == num_programs
     for plan in of_two_optimizers(slopes):
         alone = ListSupply([plan])
         Population(Recorder()).train(alone, make_task(build=two_optimizers))
@@ -374,7 +372,7 @@ def test_families_that_differ_in_training_only_share_their_test_program(slopes, 
 
 
 def test_a_worker_without_work_compiles_while_further_members_are_built(monkeypatch):
-    for module in (rounds_module, session_module, epoch_module):
+    for module in (rounds_module, session_module, passes_module):
         monkeypatch.setattr(module, "num_workers", lambda: 2)
     reference, supply, ahead = ListSupply(plans(16)), ListSupply(plans(16)), []
     honest = Rounds.compile_ahead

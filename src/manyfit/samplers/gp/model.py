@@ -37,7 +37,7 @@ _MAX_FIT = 120  # points that length scales are learned from; all points count f
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
+class MixtureMember:
     """One process of the mixture.
 
     Args:
@@ -83,7 +83,7 @@ def bend(losses: Array, softness: float) -> tuple[Array, float]:
 
 def fit(
     evidence: Evidence, geometry: Geometry, noise: NoisePrior, softness: Sequence[float] = SOFTNESS
-) -> list[Member]:
+) -> list[MixtureMember]:
     """The mixture that the evidence supports.
 
     Args:
@@ -111,7 +111,7 @@ def fit(
     for score, targets, theta in heaviest[: 1 if len(evidence.losses) > _MAX_MIXED else None]:
         if score - best >= math.log(_LEAST_WEIGHT):
             surrogate = Surrogate(geometry, evidence.points, targets, theta)
-            members.append(Member(surrogate, score - best, np.zeros(1)))
+            members.append(MixtureMember(surrogate, score - best, np.zeros(1)))
     total = math.log(sum(math.exp(each.log_weight) for each in members))
     return [
         dataclasses.replace(each, log_weight=each.log_weight - total, incumbents=lowest_means(each.surrogate, evidence))
@@ -134,7 +134,7 @@ def lowest_means(surrogate: Surrogate, evidence: Evidence, pending: Array | None
     return lowest
 
 
-def doubt(member: Member, evidence: Evidence) -> Member:
+def doubt(member: MixtureMember, evidence: Evidence) -> MixtureMember:
     """The member with length scales halved.
 
     Trials of a search crowd around what looks best. Length scales learned there can be sure of places where
@@ -152,7 +152,7 @@ def doubted(surrogate: Surrogate) -> Surrogate:
     return surrogate.with_theta(theta)
 
 
-def posterior_mean(members: Sequence[Member], points: Array) -> Array:
+def posterior_mean(members: Sequence[MixtureMember], points: Array) -> Array:
     """(m,) mean of the mixture on the standardised scale: for ranking points, not for reading off losses."""
     means = [math.exp(each.log_weight) * each.surrogate.predict(points)[0].mean(axis=0) for each in members]
     total: Array = np.sum(means, axis=0)

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from manyfit.core.records import Observation
 from manyfit.samplers.gp import model
+from manyfit.samplers.gp.acquisition import ConfidenceBound, ExpectedImprovement, Lifted
 from manyfit.samplers.gp.data import Evidence, collect
 from manyfit.samplers.gp.hypervolume import Boxes, HypervolumeImprovement
 from manyfit.samplers.gp.kernels import Array, Geometry
 from manyfit.samplers.gp.optimise import Score
-from manyfit.samplers.gp.score import ConfidenceBound, ExpectedImprovement, Lifted
 from manyfit.samplers.gp.surrogate import NoisePrior, Surrogate
 from manyfit.samplers.outcomes import Constraint
 from manyfit.space.encoding import Encoding
@@ -39,7 +39,7 @@ def geometry_of(encoding: Encoding, with_fidelity: bool) -> Geometry:
     return Geometry(np.array(unordered + [False] * with_fidelity, dtype=bool), np.array(warped, dtype=np.int64))
 
 
-class Problem(abc.ABC):
+class LossModel(abc.ABC):
     """Evidence and models of a call of the sampler.
 
     Attributes:
@@ -80,7 +80,7 @@ class Problem(abc.ABC):
         """
 
 
-class OneLoss(Problem):
+class OneLoss(LossModel):
     """One loss: a mixture of processes and expected improvement, or KerasTuner's confidence bound.
 
     Args:
@@ -104,7 +104,7 @@ class OneLoss(Problem):
         self._noise = noise
         self._beta = beta
         self.evidence = collect(encoding, completed, constraints)
-        self.members: list[model.Member] = []
+        self.members: list[model.MixtureMember] = []
 
     def fit(self) -> None:
         geometry = geometry_of(self._encoding, self.evidence.with_fidelity)
@@ -123,14 +123,14 @@ class OneLoss(Problem):
         score: Score = ExpectedImprovement(members) if self._beta is None else ConfidenceBound(members, self._beta)
         return Lifted(score) if evidence.with_fidelity else score
 
-    def _imagine(self, member: model.Member, waiting: Array, rng: np.random.Generator) -> model.Member:
+    def _imagine(self, member: model.MixtureMember, waiting: Array, rng: np.random.Generator) -> model.MixtureMember:
         """The member with imagined outcomes at waiting points, which may become incumbents."""
         surrogate = member.surrogate.fantasise(self.evidence.lift(waiting), _NUM_VERSIONS, rng)
         incumbents = model.lowest_means(surrogate, self.evidence, waiting)
         return dataclasses.replace(member, surrogate=surrogate, incumbents=incumbents)
 
 
-class SeveralLosses(Problem):
+class SeveralLosses(LossModel):
     """Several losses: one process each, and expected improvement of the hypervolume below the front.
 
     The front is that of the posterior means, so one lucky draw does not stand on it. Volumes are measured on the

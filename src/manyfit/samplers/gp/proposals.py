@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from manyfit.core.records import Observation, Value, Values
-from manyfit.samplers import filling, known
+from manyfit.samplers.candidates import MAX_LISTED, draw_new, next_point, untried
 from manyfit.samplers.gp.kernels import Array
 from manyfit.samplers.gp.optimise import Score
 from manyfit.samplers.gp.priors import Belief, LogBelief
@@ -20,7 +20,7 @@ _NUM_TRANSFERRED = 3  # winners of earlier searches that are tried first
 _MAX_LISTED = 2_000  # finite spaces with at most so much left are scored in full instead of searched
 
 
-class Proposals:
+class ProposalBatch:
     """Configurations that were tried, are pending or were just chosen; those just chosen are in `found`.
 
     Args:
@@ -47,9 +47,9 @@ class Proposals:
         self.found: list[dict[str, Value]] = []
         self._winners = _winners(encoding, [each for each in completed if each.earlier])
         self._left: list[dict[str, Value]] | None = None
-        size = encoding.num_configurations(known.MAX_LISTED)
+        size = encoding.num_configurations(MAX_LISTED)
         if size is not None and size - len(self._keys) <= _MAX_LISTED:
-            self._left = known.untried(encoding, self._keys)
+            self._left = untried(encoding, self._keys)
 
     def waiting(self) -> Array:
         """(k, d) points without a result: pending ones, and those just chosen."""
@@ -84,9 +84,9 @@ class Proposals:
             if self._beliefs:
                 anywhere = self._encoding.snap(rng.random((_NUM_ANYWHERE, len(self._encoding))))
                 candidates = LogBelief(self._encoding, self._beliefs, 1).draw(anywhere, _NUM_BELIEVED, rng)
-            if self.add_point(filling.next_point(self._encoding, self.points, rng, candidates)):
+            if self.add_point(next_point(self._encoding, self.points, rng, candidates)):
                 return True
-        return any(self.add(values) for values in known.draw_new(self._encoding, self._keys, 1, rng))
+        return any(self.add(values) for values in draw_new(self._encoding, self._keys, 1, rng))
 
     def add_best_of(self, left: list[dict[str, Value]], score: Score) -> bool:
         """Takes the best of what is left of a finite space; False when nothing is."""

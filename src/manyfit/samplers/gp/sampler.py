@@ -12,13 +12,12 @@ import numpy as np
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Observation, Value, Values
 from manyfit.samplers.base import Sampler
+from manyfit.samplers.gp.acquisition import Sum, log_odds_of_constraints, log_odds_of_success
 from manyfit.samplers.gp.data import Evidence
-from manyfit.samplers.gp.feasibility import log_odds_of_constraints, log_odds_of_success
 from manyfit.samplers.gp.optimise import Effort, Moves, Score, best_first
 from manyfit.samplers.gp.priors import Belief, LogBelief
-from manyfit.samplers.gp.problem import OneLoss, Problem, SeveralLosses, geometry_of
-from manyfit.samplers.gp.proposals import Proposals
-from manyfit.samplers.gp.score import Sum
+from manyfit.samplers.gp.problem import LossModel, OneLoss, SeveralLosses, geometry_of
+from manyfit.samplers.gp.proposals import ProposalBatch
 from manyfit.samplers.gp.surrogate import NoisePrior
 from manyfit.samplers.outcomes import Constraint
 from manyfit.space.encoding import Encoding
@@ -101,7 +100,7 @@ class GaussianProcessSampler(Sampler):
     ) -> list[dict[str, Value]]:
         """Up to `count` new configurations that are useful together; see `Sampler.propose`."""
         encoding = Encoding(space)
-        proposals = Proposals(encoding, completed, pending, self.beliefs)
+        proposals = ProposalBatch(encoding, completed, pending, self.beliefs)
         start = self._num_initial(encoding)
         while len(proposals.found) < count and len(proposals.points) < start:
             if not proposals.add_initial(rng):
@@ -151,7 +150,7 @@ class GaussianProcessSampler(Sampler):
         order = problem.order(points)
         return [scored[i] for i in order]
 
-    def _problem(self, encoding: Encoding, completed: Sequence[Observation]) -> Problem:
+    def _problem(self, encoding: Encoding, completed: Sequence[Observation]) -> LossModel:
         noise = dataclasses.replace(NoisePrior(), center=math.log(self.alpha))
         if any(each.vectors for each in completed):
             return SeveralLosses(encoding, completed, self.constraints, noise=noise)
@@ -185,7 +184,7 @@ def _doubts(num_trials: int, num_scored: int, encoding: Encoding) -> bool:
     return num_trials % _DOUBT_EVERY == 0 and num_scored >= _DOUBT_AFTER * len(encoding)
 
 
-def _stays_close(proposals: Proposals, num_scored: int, encoding: Encoding) -> bool:
+def _stays_close(proposals: ProposalBatch, num_scored: int, encoding: Encoding) -> bool:
     """Whether this proposal shares all but a few coordinates with the best trial.
 
     Of many proposals at once, those after the first few expect to improve most where nobody will have been, far from

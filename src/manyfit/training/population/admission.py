@@ -1,4 +1,9 @@
-"""How a plan becomes a member: built under its seed, traced or recognised, and put into its family."""
+"""How a plan becomes a member: built under its seed, traced or recognised, and queued for its program.
+
+A plan goes one of four ways. It was paused in this process: its member is still here. It trains with others: a model is
+built, its steps are traced or recognised, and it waits for a slot. It cannot train with others: the fallback trains it
+here and now, and the user reads one line of reason. Or it fails before its first epoch: that is its result.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,8 @@ import collections
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+
+import keras
 
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Plan, Result
@@ -21,14 +27,13 @@ from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import FitArguments
 from manyfit.training.population.member import STORED_BY, Member, View, Views
 from manyfit.training.population.passes import RowsPass
-from manyfit.training.population.program import Family
-from manyfit.training.population.structure_key import structure_key
+from manyfit.training.population.program import SharedProgram
+from manyfit.training.population.structure_key import KnownStructure, KnownStructures, structure_key
 from manyfit.training.population.trace import CannotTrace, Trace, check_model, complete, is_complete, trace
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
 from manyfit.training.seeding import seeded
 from manyfit.training.stored_state import read_state
 
-_MAX_KNOWN = 32  # traces by what models are recognised by: those whose numbers differ are recognised once each
 _MAX_RESIDENT = 64  # paused members whose state is on the disk, too, and that are held in memory nevertheless
 
 
@@ -37,14 +42,14 @@ class Learned:
     """What is known of the structures that train on the same data: programs stay from call to call.
 
     Attributes:
-        families: known structures and their programs.
-        known: what was traced, by what it is recognised by.
-        tests: test passes that families share.
+        programs: by the key of their steps and the numbers of their rows.
+        structures: what was traced, by what it is recognised by.
+        test_passes: those that programs share.
     """
 
-    families: dict[str, Family] = dataclasses.field(default_factory=dict)
-    known: dict[str, Known] = dataclasses.field(default_factory=dict)
-    tests: dict[tuple[Any, ...], RowsPass] = dataclasses.field(default_factory=dict)
+    programs: dict[str, SharedProgram] = dataclasses.field(default_factory=dict)
+    structures: KnownStructures = dataclasses.field(default_factory=KnownStructures)
+    test_passes: dict[tuple[object, ...], RowsPass] = dataclasses.field(default_factory=dict)
 
 
 class Admission:
@@ -74,24 +79,35 @@ class Admission:
         self.supply, self.task, self.data = supply, task, data
         self.fallback, self.refuse, self.notify = fallback, refuse, notify
         self._views = Views(data, task.split_for)
-        self.families, self._known, self._tests = learned.families, learned.known, learned.tests
+        self.programs = learned.programs
+        self._learned = learned
+        self._waiting: dict[int, collections.deque[Member]] = {}  # by id of their program
         self._parked: dict[tuple[str, int], Member] = {}  # in the order of their pauses
 
     @property
     def num_waiting(self) -> int:
         """Members that wait for a slot."""
-        return sum(len(family.waiting) for family in self.families.values())
+        return sum(map(len, self._waiting.values()))
+
+    @property
+    def waiting(self) -> list[Member]:
+        """Members that wait for a slot, those of one program in the order in which they will get one."""
+        return [member for members in self._waiting.values() for member in members]
+
+    def waiting_for(self, program: SharedProgram) -> Sequence[Member]:
+        """Members of one program that wait for a slot."""
+        return self._waiting.get(id(program), ())
 
     @property
     def most_waiting(self) -> int:
-        """Members of one family that wait for a slot, of the family with the most."""
-        return max((len(family.waiting) for family in self.families.values()), default=0)
+        """Members of one program that wait for a slot, of the program with the most."""
+        return max(map(len, self._waiting.values()), default=0)
 
     def admit(self, plan: Plan) -> None:
         """Makes a plan a waiting member, trains it in the fallback, or reports that it failed."""
         started = time.perf_counter()
         try:
-            member = self._resume(plan) or self._capture(plan)
+            member = self._resume(plan) or self._build(plan)
         except CannotTrace as error:
             self._fall_back(plan, str(error))
             return
@@ -103,23 +119,25 @@ class Admission:
         self._enqueue(member)
 
     def next_member(self, active: Sequence[Member], group: int, least: float = 1) -> Member | None:
-        """A waiting member: one that fills up a program, else one whose program is there and gets full, else of
-        the family with the most waiting.
+        """A waiting member, chosen so that no slot of a program computes in vain.
+
+        First one that fills up a program that others train in; else one whose program is compiled and gets full; else
+        one of the program with the most waiting.
 
         Args:
             active: members that train, or are about to.
             group: members of one program.
-            least: a family's first member joins where so many of it wait.
+            least: a program's first member joins where so many of it wait.
         """
-        training = collections.Counter(id(member.family) for member in active)
-        fills = {name: training[id(family)] % group != 0 for name, family in self.families.items()}
-        waiting = {name: len(family.waiting) for name, family in self.families.items()}
+        training = collections.Counter(id(member.program) for member in active)
+        fills = {name: training[id(program)] % group != 0 for name, program in self.programs.items()}
+        waiting = {name: len(self.waiting_for(program)) for name, program in self.programs.items()}
         names = [name for name, number in waiting.items() if number >= (1 if fills[name] else least)]
         if not names:
             return None
-        ready = {name: self.families[name].is_compiled and waiting[name] >= group for name in names}
-        family = self.families[max(names, key=lambda name: (fills[name], ready[name], waiting[name]))]
-        member = family.waiting.popleft()
+        ready = {name: self.programs[name].is_compiled and waiting[name] >= group for name in names}
+        chosen = max(names, key=lambda name: (fills[name], ready[name], waiting[name]))
+        member = self._waiting[id(self.programs[chosen])].popleft()
         if is_complete(member.trace, member.view.shapes):
             return member
         self._enqueue(member)  # while it waited, a stream brought a batch of another shape
@@ -127,10 +145,15 @@ class Admission:
 
     def _enqueue(self, member: Member) -> None:
         try:
-            complete(member.trace, member.model, member.view.shapes)
-            member.family.add(member)
+            member.complete_trace()
+            member.program.add(member.trace, member.state)
         except (CannotTrace, ValueError) as error:
             self.send_back(member, str(error))
+        else:
+            self._queue_of(member).append(member)
+
+    def _queue_of(self, member: Member) -> collections.deque[Member]:
+        return self._waiting.setdefault(id(member.program), collections.deque())
 
     def park(self, member: Member) -> None:
         """Holds a paused member's state until a plan with its key continues it."""
@@ -140,8 +163,8 @@ class Admission:
             del self._parked[key]  # if it is promoted after all, its stored state continues it
 
     def rebuild(self, member: Member) -> None:
-        """Puts a member whose epoch did not run back into its family's queue."""
-        member.family.waiting.appendleft(member)
+        """Puts a member whose epoch did not run back to the front of its queue."""
+        self._queue_of(member).appendleft(member)
 
     def send_back(self, member: Member, reason: str) -> None:
         """Trains a member in the fallback, from the beginning."""
@@ -159,7 +182,7 @@ class Admission:
         member.last_epoch = self.data.epochs if plan.epochs is None else plan.epochs
         return member
 
-    def _capture(self, plan: Plan) -> Member:
+    def _build(self, plan: Plan) -> Member:
         building.forget_names()
         values = plan.values.copy() if hasattr(plan.values, "copy") else plan.values
         view = self._views.of(plan)
@@ -176,19 +199,12 @@ class Admission:
             found, state = self._steps_of(model, view, whole=bool(callbacks) or stored is not None)
             stored = stored if stored is not None and stored.fits(state) else None
         check_size(model, self.task.max_model_size)
-        key = f"{found.key} {view.sizes}"
-        family = self.families.get(key)
-        if family is None:
-            together = self.supply.independent
-            summary = summary_of(model)
-            family = Family(found, view.data, summary, together=together, tests=self._tests)
-            self.families[key] = family
         epochs = self.data.epochs if plan.epochs is None else plan.epochs
         member = Member(
             dataclasses.replace(plan, values=values),  # with what the build has brought to light
             model,
             found,
-            family,
+            self._program_of(found, model, view),
             view,
             state,
             epoch=self.data.initial_epoch,
@@ -200,7 +216,20 @@ class Admission:
             member.continue_from(stored)
         return member
 
-    def _copies(self, plan: Plan) -> list[Any]:
+    def _program_of(self, found: Trace, model: keras.Model, view: View) -> SharedProgram:
+        """The program of a trace, made if need be. Members of one program have equally many rows, in batches alike."""
+        key = f"{found.key} {view.sizes}"
+        if key not in self.programs:
+            self.programs[key] = SharedProgram(
+                found,
+                view.data,
+                summary_of(model),
+                together=self.supply.independent,
+                test_passes=self._learned.test_passes,
+            )
+        return self.programs[key]
+
+    def _copies(self, plan: Plan) -> list[keras.callbacks.Callback]:
         """The user's callbacks for one member."""
         try:
             return copy_callbacks(self.data.callbacks, plan)
@@ -210,7 +239,7 @@ class Admission:
             reason = f"callback {error.callback} cannot be copied ({error.__cause__}), so executions share it"
             raise CannotTrace(reason) from error
 
-    def _steps_of(self, model: Any, view: View, *, whole: bool) -> tuple[Trace, State]:
+    def _steps_of(self, model: keras.Model, view: View, *, whole: bool) -> tuple[Trace, State]:
         """A model's trace and first state.
 
         A recognised model is not built to the end where nobody will look at its optimizer (not `whole`): its optimizer
@@ -219,46 +248,32 @@ class Admission:
         """
         structure = structure_key(model)
         key = None if structure is None else f"{structure} {view.sizes}"
-        known = self._known.pop(key, None) if key is not None else None
-        if known is not None:
-            self._known[str(key)] = known  # the last one to be dropped
+        known = self._learned.structures.find(key)
         whole = whole or needs_loss_scale_callback(model)
         batch = view.shapes.first_batch()
         if known is not None and not whole:
             model_state.build_layers(model, batch[0])
         if known is not None and not whole and building.is_built(model):
             trainable, fixed = model.trainable_variables, model.non_trainable_variables
-            first = list(known.optimizer)
-            first[known.learning_rate] = model.optimizer.variables[known.learning_rate].value
+            optimizer = known.first_state(model.optimizer.variables[known.learning_rate].value)
             return known.trace, (
                 tuple(model_state.values_of(trainable)),
                 tuple(model_state.values_of(fixed)),
-                tuple(first),
+                optimizer,
             )
         building.build_symbolically(model, batch)
         parts = [tuple(model_state.values_of(part)) for part in model_state.variables_of(model)[:3]]
         found = self._trace(model, view) if known is None else known.trace
         place = building.place_of_learning_rate(model)
         if key is not None and place is not None:
-            self._known.setdefault(key, Known(found, parts[2], place))
-            if len(self._known) > _MAX_KNOWN:
-                del self._known[next(iter(self._known))]
+            self._learned.structures.keep(key, KnownStructure(found, parts[2], place))
         return found, (parts[0], parts[1], parts[2])
 
-    def _trace(self, model: Any, view: View) -> Trace:
+    def _trace(self, model: keras.Model, view: View) -> Trace:
         found = trace(model, view.shapes)
-        family = self.families.get(f"{found.key} {view.sizes}")
-        complete(found, model, view.shapes, None if family is None else family.lift.template)
+        program = self.programs.get(f"{found.key} {view.sizes}")
+        complete(found, model, view.shapes, None if program is None else program.lift.template)
         return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Known:
-    """A structure that was traced: its trace, its optimizer's first state and the learning rate's place in it."""
-
-    trace: Trace
-    optimizer: tuple[Any, ...]
-    learning_rate: int
 
 
 class _OnePlan:

@@ -1,4 +1,9 @@
-"""One execution on its way through a population."""
+"""One execution on its way through a population: its model, its state, its curves, and the rows that it reads.
+
+A member's state is a tuple of arrays that passes replace and never change. Its Keras model is a shell beside it: only
+where a callback or a file needs the model are its variables pointed at the arrays (`show`), and what was assigned
+meanwhile is taken over (`adopt`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 
@@ -21,13 +26,11 @@ from manyfit.training.population import model_state
 from manyfit.training.population.arrays import State, copied
 from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.data import FitArguments, Rows, Shapes, Stream
-from manyfit.training.population.trace import Trace
+from manyfit.training.population.program import SharedProgram
+from manyfit.training.population.trace import Trace, complete
 from manyfit.training.precision import LossScaleWatch
 from manyfit.training.stored_state import StoredState, arrays_of, restore, states_of, write_state
 from manyfit.training.weights import write_weights
-
-if TYPE_CHECKING:
-    from manyfit.training.population.program import Family
 
 STORED_BY = "population"  # see `StoredState.trainer`
 
@@ -99,7 +102,7 @@ class Member:
         plan: what is to be trained.
         model: its own Keras model; its variables are looked at only where a callback or a file needs them.
         trace: the canonical form of its steps.
-        family: those it can share programs with.
+        program: what it shares with others of its structure.
         view: the rows it reads.
         state: its variables; replaced, never changed, by each pass.
         epoch: epochs that are behind it.
@@ -113,7 +116,7 @@ class Member:
     plan: Plan
     model: Any
     trace: Trace
-    family: Family
+    program: SharedProgram
     view: View
     state: State
     epoch: int
@@ -129,6 +132,14 @@ class Member:
     is_stored: bool = False  # whether its state as it is now is on the disk
     last_logs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     loss_scale: LossScaleWatch | None = None
+
+    def complete_trace(self, like: Trace | None = None) -> None:
+        """Traces the steps for shapes of batches that have come up since; `like`: see `trace.complete`.
+
+        Raises:
+            CannotTrace: a step that JAX cannot trace.
+        """
+        complete(self.trace, self.model, self.view.shapes, like)
 
     def watch_loss_scale(self, num_steps: int) -> dict[str, float]:
         """What float16 adds to the logs of an epoch of so many steps; a loss scale that collapsed ends the member."""

@@ -1,32 +1,46 @@
 """One epoch of several members as compiled functions: a training pass and a test pass, over resident rows or a stream.
 
 A pass carries, from step to step, a bundle each of the members' states, their metrics, and the last logs of steps
-that log on their own. It is begun, stepped and ended; where rows are resident and the layout is "scan", all steps are
-one function.
+that log on their own. It is begun, stepped and ended. Over resident rows all steps may be one function (layout "scan":
+one call per epoch, the batches picked by row numbers inside), or eight of them ("chunk"), or one ("host"); a stream
+calls a function per batch, since nobody knows how many will come. The short batch at the end of the rows has a shape of
+its own, so it is a step of its own, inside the function that ends the pass.
+
+Every member's results must be those that it would have had alone. So what members share is read only (rows, the numbers
+written into the program), states never mix, and the state that goes in is left as it is: only the carry between two
+calls gives its memory away (`donate`).
+
+On a CPU members' arrays are stacked and cut by NumPy instead of by a kernel per variable and member: this saved 1.6
+processor seconds of row A with a warm cache (`benchmarks/results/speed.md`). `STACKS_AT_HAND` switches it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from manyfit.training.population.arrays import State
+from manyfit.training.population.arrays import Arrays, ArrayTree, Function, Lifted, Order, State
 from manyfit.training.population.compile import Compiled
 from manyfit.training.population.data import Rows, Stream
 from manyfit.training.population.layout import Layout, num_workers
 from manyfit.training.population.lift import Lift, Members, Steps
 from manyfit.training.population.sharding import spread
+from manyfit.training.population.trace import Trace
 
-Order = tuple[np.ndarray, np.ndarray]
-"""Row numbers of a pass: full batches (steps, rows) and the short last one (rows,); a first axis for members if own."""
-
+STACKS_AT_HAND = True
 CHUNK = 8
 """Steps that a program of layout "chunk" holds."""
+
+Carry: TypeAlias = tuple[ArrayTree, ArrayTree, ArrayTree]
+"""Bundles of states, of metrics, and of the last logs of steps that log on their own."""
+
+Logs: TypeAlias = dict[str, jax.Array]
+"""Name -> a number per member."""
 
 
 class Pass:
@@ -40,15 +54,17 @@ class Pass:
         shapes: of the first batch.
     """
 
-    def __init__(self, kind: str, lift: Lift, *, layout: Layout, count: int, shapes: Sequence[Any]) -> None:
+    def __init__(
+        self, kind: str, lift: Lift, *, layout: Layout, count: int, shapes: Sequence[jax.ShapeDtypeStruct]
+    ) -> None:
         self.kind, self.layout = kind, layout
         self.spread = spread()
         self.count = max(1, count // self.spread.num_devices)  # of one device: what the program sees
         self._take(lift)
         self._shapes = shapes
         self._members = Members(layout.members, self.count)
-        # A CPU's memory is at hand: states are stacked and cut by NumPy, not by a kernel per variable and member.
-        self._stacks_at_hand = self._members.stacked and self.spread.num_devices == 1 and jax.default_backend() == "cpu"
+        on_cpu = self.spread.num_devices == 1 and jax.default_backend() == "cpu"
+        self._stacks_at_hand = STACKS_AT_HAND and self._members.stacked and on_cpu
         self._one_thread = False
         self._compiled: dict[str, Compiled] = {}
         self._lock = threading.Lock()
@@ -68,13 +84,13 @@ class Pass:
         """Memory that the largest of its functions takes while it runs."""
         return max((compiled.num_bytes for compiled in list(self._compiled.values())), default=0)
 
-    def lifted(self, traces: Sequence[Any]) -> Any:
+    def lifted(self, traces: Sequence[Trace]) -> Lifted:
         """The members' lifted numbers, with a first axis for members."""
         packed = jax.tree.map(lambda *values: np.stack(values), *(self.lift.values(trace) for trace in traces))
         return self.spread.split(packed)
 
     def _ready(
-        self, name: str, function: Callable[..., Any], arguments: Sequence[Any], *, donate: tuple[int, ...] = ()
+        self, name: str, function: Function, arguments: Sequence[ArrayTree], *, donate: tuple[int, ...] = ()
     ) -> Compiled:
         if name not in self._compiled:
             with self._lock:
@@ -86,10 +102,12 @@ class Pass:
                     )
         return self._compiled[name]
 
-    def _call(self, name: str, function: Callable[..., Any], arguments: Sequence[Any], **options: Any) -> Any:
-        return self._ready(name, function, arguments, **options).call(*arguments)
+    def _call(
+        self, name: str, function: Function, arguments: Sequence[ArrayTree], *, donate: tuple[int, ...] = ()
+    ) -> ArrayTree:
+        return self._ready(name, function, arguments, donate=donate).call(*arguments)
 
-    def _begin(self, states: Any, lifted: Any) -> Any:
+    def _begin(self, states: ArrayTree, lifted: Lifted) -> Carry:
         """Carry of a pass: states, metrics at their start, and the last logs of steps that log on their own."""
         members = self._members
         bundle = states if self._stacks_at_hand else members.bundle(states)
@@ -106,11 +124,19 @@ class Pass:
         return bundle, metrics, members.repeat(tuple(jnp.zeros(shape.shape, shape.dtype) for shape in shapes))
 
     def _step(
-        self, number: int, members: Members, carry: Any, lifted: Any, batch: Any, *, own_batch: bool = False
-    ) -> Any:
+        self,
+        number: int,
+        members: Members,
+        carry: Carry,
+        lifted: ArrayTree,
+        batch: ArrayTree,
+        *,
+        own_batch: bool = False,
+    ) -> Carry:
         """One step of all members; `lifted` is a bundle, and so is `batch` where each member has its own."""
 
-        def one(state: Any, metrics: Any, logs: Any, lifted: Any, own: Any, shared: Any) -> Any:
+        def one(state: State, metrics: Arrays, logs: Arrays, lifted: Lifted, own: Arrays, shared: Arrays) -> Carry:
+            # A carry keeps its types from step to step: a scan refuses others, and a call would be another program.
             out = self._function(number, lifted, state, metrics, own if own_batch else shared)
             return jax.tree.map(
                 lambda new, old: jax.lax.convert_element_type(new, old.dtype), out, (state, metrics, logs)
@@ -118,19 +144,22 @@ class Pass:
 
         own = batch if own_batch else members.repeat(())
         outs = members.map(one, *carry, lifted, own, shared=None if own_batch else batch)
-        return outs if members.stacked else tuple(map(list, zip(*outs, strict=True)))
+        if members.stacked:
+            return outs
+        states, metrics, logs = (list(part) for part in zip(*outs, strict=True))
+        return states, metrics, logs
 
-    def _end(self, members: Members, carry: Any, lifted: Any) -> tuple[Any, dict[str, Any]]:
+    def _end(self, members: Members, carry: Carry, lifted: Lifted) -> tuple[ArrayTree, Logs]:
         """States, one per member or stacked, and logs with a first axis for members."""
         states, metrics, step_logs = carry
 
-        def logs(lifted: Any, metrics: Any, step_logs: Any, _: Any) -> dict[str, Any]:
+        def logs(lifted: Lifted, metrics: Arrays, step_logs: Arrays, _: object) -> Logs:
             return self.steps.logs(self.kind, lifted, metrics, step_logs)
 
         found = members.map(logs, self._bundle_of(lifted, members), metrics, step_logs)
         return states if self._stacks_at_hand else members.split(states), members.stack(found)
 
-    def _opened(self, states: Sequence[State]) -> Any:
+    def opened(self, states: Sequence[State]) -> ArrayTree:
         """What a pass is given of the members' states: a test has nothing to do with the optimizer's."""
         if self.kind == "test":
             states = [(trainable, fixed, ()) for trainable, fixed, _ in states]
@@ -138,7 +167,7 @@ class Pass:
             return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *states)
         return self.spread.gather(states)
 
-    def _closed(self, found: tuple[Any, Any], before: Sequence[State]) -> tuple[list[State], dict[str, Any]]:
+    def _closed(self, found: tuple[ArrayTree, ArrayTree], before: Sequence[State]) -> tuple[list[State], Logs]:
         """States of all members, and logs, from what the last function of a pass answers."""
         logs = self.spread.joined(found[1])
         states = self._cut_apart(found[0]) if self._stacks_at_hand else self.spread.scatter(found[0])
@@ -146,13 +175,13 @@ class Pass:
             states = [(new[0], new[1], old[2]) for new, old in zip(states, before, strict=True)]
         return states, logs
 
-    def _cut_apart(self, stacked: Any) -> list[State]:
+    def _cut_apart(self, stacked: ArrayTree) -> list[State]:
         """Each member's share of stacked states, in arrays of its own: one that lives on does not keep the others'."""
         at_hand = jax.tree.map(np.asarray, stacked)
         shares = [jax.tree.map(lambda leaf, at=member: leaf[at], at_hand) for member in range(self.count)]
         return jax.device_put(shares, may_alias=False)
 
-    def _bundle_of(self, lifted: Any, members: Members) -> Any:
+    def _bundle_of(self, lifted: Lifted, members: Members) -> ArrayTree:
         """A bundle of the members' lifted numbers."""
         if members.stacked:
             return lifted
@@ -181,15 +210,15 @@ class RowsPass(Pass):
         # The short batch comes once per pass, so it is compiled the cheap way: one step for all, not one for each.
         self._tail_members = Members("vmap", self.count)
 
-    def prepare(self, states: Sequence[State], lifted: Any, order: Order) -> None:
+    def prepare(self, states: Sequence[State], lifted: Lifted, order: Order) -> None:
         """Compiles everything that `run` calls with such arguments."""
         if self.prepared:
             return
-        states = self._opened(states)
+        states = self.opened(states)
         full, tail = self.spread.split(order) if self.own_order else order
         leaves = self.rows.leaves
         if self.layout.steps == "scan":
-            carry = self._ready("scan", self._scan, (states, lifted, leaves, full)).outputs
+            carry = self._ready("scan", self.scan, (states, lifted, leaves, full)).outputs
         else:
             carry = self._ready("begin", self._begin, (states, lifted)).outputs
             for name, function, first, last in self._calls():
@@ -199,7 +228,7 @@ class RowsPass(Pass):
         self._ready("end", self._finish, (carry, lifted, leaves, tail))
         self.prepared = True
 
-    def run(self, states: Sequence[State], lifted: Any, order: Order) -> tuple[list[State], dict[str, Any]]:
+    def run(self, states: Sequence[State], lifted: Lifted, order: Order) -> tuple[list[State], Logs]:
         """Runs the pass.
 
         Args:
@@ -210,11 +239,11 @@ class RowsPass(Pass):
         Returns:
             New states, and the logs with a first axis for members; not waited for.
         """
-        given = self._opened(states)
+        given = self.opened(states)
         full, tail = self.spread.split(order) if self.own_order else order
         leaves = self.rows.leaves
         if self.layout.steps == "scan":
-            carry = self._call("scan", self._scan, (given, lifted, leaves, full))
+            carry = self._call("scan", self.scan, (given, lifted, leaves, full))
         else:
             carry = self._call("begin", self._begin, (given, lifted))
             for name, function, first, last in self._calls():
@@ -222,7 +251,7 @@ class RowsPass(Pass):
                 carry = self._call(name, function, arguments, donate=(0,))
         return self._closed(self._call("end", self._finish, (carry, lifted, leaves, tail)), states)
 
-    def _calls(self) -> list[tuple[str, Callable[..., Any], int, int]]:
+    def _calls(self) -> list[tuple[str, Function, int, int]]:
         """The calls of a pass over full batches: name, function, first batch and the one after the last."""
         length = CHUNK if self.layout.steps == "chunk" else 1
         whole = self.rows.num_full // length * length
@@ -232,10 +261,11 @@ class RowsPass(Pass):
     def _cut(self, full: np.ndarray, first: int, last: int) -> np.ndarray:
         return full[:, first:last] if self.own_order else full[first:last]
 
-    def _scan(self, states: Any, lifted: Any, leaves: Any, full: Any) -> Any:
+    def scan(self, states: ArrayTree, lifted: Lifted, leaves: Arrays, full: jax.Array) -> Carry:
+        """All full batches of a pass as one function of arrays, ready to be compiled."""
         bundle = self._bundle_of(lifted, self._members)
 
-        def step(carry: Any, rows: Any) -> tuple[Any, None]:
+        def step(carry: Carry, rows: jax.Array) -> tuple[Carry, None]:
             return self._one_step(carry, bundle, leaves, rows), None
 
         carry = self._begin(states, lifted)
@@ -243,17 +273,17 @@ class RowsPass(Pass):
             return carry
         return jax.lax.scan(step, carry, jnp.swapaxes(full, 0, 1) if self.own_order else full)[0]
 
-    def _several_steps(self, carry: Any, lifted: Any, leaves: Any, full: Any) -> Any:
+    def _several_steps(self, carry: Carry, lifted: Lifted, leaves: Arrays, full: jax.Array) -> Carry:
         bundle = self._bundle_of(lifted, self._members)
         for at in range(full.shape[1 if self.own_order else 0]):
             carry = self._one_step(carry, bundle, leaves, full[:, at] if self.own_order else full[at])
         return carry
 
-    def _one_step(self, carry: Any, bundle: Any, leaves: Any, rows: Any) -> Any:
+    def _one_step(self, carry: Carry, bundle: ArrayTree, leaves: Arrays, rows: jax.Array) -> Carry:
         batch = self._batch(leaves, rows, self._members)
         return self._step(0, self._members, carry, bundle, batch, own_batch=self.own_order)
 
-    def _finish(self, carry: Any, lifted: Any, leaves: Any, tail: Any) -> tuple[list[State], dict[str, Any]]:
+    def _finish(self, carry: Carry, lifted: Lifted, leaves: Arrays, tail: jax.Array) -> tuple[ArrayTree, Logs]:
         members = self._members
         if self.rows.tail_size:
             members = self._tail_members
@@ -266,8 +296,9 @@ class RowsPass(Pass):
             )
         return self._end(members, carry, lifted)
 
-    def _batch(self, leaves: Any, rows: Any, members: Members) -> Any:
-        def read(numbers: Any) -> tuple[Any, ...]:
+    def _batch(self, leaves: Arrays, rows: jax.Array, members: Members) -> ArrayTree:
+        def read(numbers: jax.Array) -> Arrays:
+            # Row numbers are ours, so they are in bounds; the check that JAX would make costs a pass over the batch.
             return tuple(leaf.at[numbers].get(mode="promise_in_bounds") for leaf in leaves)
 
         if not self.own_order:
@@ -293,25 +324,25 @@ class StreamPass(Pass):
         """Takes over a lift that knows of further shapes."""
         self._take(lift)
 
-    def begin(self, states: Sequence[State], lifted: Any) -> Any:
+    def begin(self, states: Sequence[State], lifted: Lifted) -> Carry:
         """The carry before the first batch; states are left as they are."""
-        return self._call("begin", self._begin, (self._opened(states), self._numbers_of(lifted, 0)))
+        return self._call("begin", self._begin, (self.opened(states), self._numbers_of(lifted, 0)))
 
-    def feed(self, carry: Any, lifted: Any, number: int, batch: tuple[Any, ...]) -> Any:
+    def feed(self, carry: Carry, lifted: Lifted, number: int, batch: Arrays) -> Carry:
         """The carry after a batch, whose shape has this number; the old one is used up."""
 
-        def step(carry: Any, lifted: Any, batch: Any) -> Any:
+        def step(carry: Carry, lifted: Lifted, batch: Arrays) -> Carry:
             return self._step(number, self._members, carry, self._bundle_of(lifted, self._members), batch)
 
         arguments = (carry, self._numbers_of(lifted, number), batch)
         return self._call(f"step {number}", step, arguments, donate=(0,))
 
-    def end(self, carry: Any, lifted: Any, before: Sequence[State]) -> tuple[list[State], dict[str, Any]]:
+    def end(self, carry: Carry, lifted: Lifted, before: Sequence[State]) -> tuple[list[State], Logs]:
         """New states, and the logs with a first axis for members; not waited for. `before`: the states at the start."""
         numbers = {name: packed for name, packed in lifted.items() if name == "results"}
         end = lambda carry, lifted: self._end(self._members, carry, lifted)  # noqa: E731
         return self._closed(self._call("end", end, (carry, numbers)), before)
 
-    def _numbers_of(self, lifted: Mapping[str, Any], number: int) -> dict[str, Any]:
+    def _numbers_of(self, lifted: Lifted, number: int) -> Lifted:
         """What one step needs of the lifted numbers: shapes that come later do not make it another program."""
         return {name: packed for name, packed in lifted.items() if name == f"{self.kind} {number}"}

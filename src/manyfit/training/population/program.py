@@ -1,23 +1,25 @@
-"""A family: executions whose steps are one program, and the passes compiled for them."""
+"""A program: what executions of one structure share, and the passes that are compiled for them.
+
+Executions whose traces have one key are one program up to the numbers in which they differ. Those numbers come to light
+one execution after another, so a program has *versions*: where a newcomer differs in a number that was written into the
+passes so far, that number becomes an input, and the passes are compiled anew. Nothing here knows of members: a program
+is asked for a pass, given states and numbers by whoever trains, and stays from call to call.
+"""
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from manyfit.training.population.arrays import State, copied
 from manyfit.training.population.data import FitArguments, Rows, Stream
 from manyfit.training.population.layout import Layout, LayoutChoice, Remembered, candidates, recall, remember
 from manyfit.training.population.lift import Lift
-from manyfit.training.population.member import Member
 from manyfit.training.population.passes import Pass, RowsPass, StreamPass
 from manyfit.training.population.probe import find_mismatch
 from manyfit.training.population.sharding import num_slots, spread
-from manyfit.training.population.sizing import slots_on_cores
-from manyfit.training.population.trace import Trace, complete
+from manyfit.training.population.trace import CannotTrace, Trace
 from manyfit.training.program_report import ProgramRecord
 
 _PROBED = 2  # members that a probe compares
@@ -25,21 +27,23 @@ _PROBED = 2  # members that a probe compares
 
 @dataclasses.dataclass(frozen=True)
 class _Sample:
-    """What a probe needs of a member."""
+    """What a probe needs of an execution."""
 
     trace: Trace
     state: State
 
 
-class Family:
-    """Executions of one structure: those that wait, and the compiled passes that serve them.
+class SharedProgram:
+    """The steps that executions of one structure share, and the compiled passes that serve them.
+
+    Passes are asked for by threads that train, while the thread that builds adds further executions: hence the lock.
 
     Args:
         trace: the steps of the first execution.
         data: what they train on.
         structure: its model in a few words.
-        together: whether several members are expected at the same time.
-        tests: test passes over resident rows, which families share that differ in training only.
+        together: whether several executions are expected at the same time.
+        test_passes: over resident rows, which programs share that differ in training only.
     """
 
     def __init__(
@@ -49,13 +53,12 @@ class Family:
         structure: str,
         *,
         together: bool = False,
-        tests: dict[tuple[Any, ...], RowsPass] | None = None,
+        test_passes: dict[tuple[object, ...], RowsPass] | None = None,
     ) -> None:
         self.key = trace.key
         self.structure = structure
         self.data = data
         self.lift = Lift(trace)
-        self.waiting: collections.deque[Member] = collections.deque()
         options = candidates(trace, streams=isinstance(data.training, Stream), together=together)
         shapes = [source.shapes for source in (data.training, data.validation) if source is not None]
         steps = [source.num_steps for source in (data.training, data.validation) if source is not None]
@@ -68,19 +71,19 @@ class Family:
         self._samples: list[_Sample] = []
         self._verified: set[tuple[int, bool]] = set()
         self._passes: dict[tuple[str, Layout, int, bool], Pass] = {}
-        self._tests = {} if tests is None else tests
+        self._test_passes = {} if test_passes is None else test_passes
         self._retired_seconds = 0.0
         self._num_retired = 0
         self._lock = threading.Lock()
         self._probing = threading.Lock()
 
-    def add(self, member: Member) -> None:
-        """Queues a member; lifts what it differs in, and forgets passes compiled before that was known.
+    def add(self, trace: Trace, state: State) -> None:
+        """Takes in one more execution; lifts what it differs in, and forgets passes compiled before that was known.
 
         Raises:
             ValueError: it is of another structure, though its first steps are equal.
         """
-        lift = self.lift.widened([member.trace])
+        lift = self.lift.widened([trace])
         with self._lock:
             if lift is not self.lift and self._passes:
                 self._retired_seconds += sum(each.compile_seconds for each in self._passes.values())
@@ -89,37 +92,38 @@ class Family:
                 self.num_versions += 1
                 self._samples.clear()  # those that made the new version necessary are the ones to probe
             self.lift = lift
-            if len(self._samples) < _PROBED and all(member.trace is not other.trace for other in self._samples):
-                self._samples.append(_Sample(member.trace, copied(member.state)))
-        self.waiting.append(member)
+            if len(self._samples) < _PROBED and all(trace is not other.trace for other in self._samples):
+                # A copy: callbacks may predict with the model, and Keras donates the arrays that it predicts with.
+                self._samples.append(_Sample(trace, copied(state)))
 
-    def extend(self, members: Sequence[Member]) -> None:
-        """Adds the steps for shapes of batches that have just come up in a stream.
+    def extend(self, traces: Sequence[Trace]) -> None:
+        """Takes in the steps for shapes of batches that have just come up in a stream.
+
+        Args:
+            traces: completed, of all executions that train now.
 
         Raises:
-            CannotTrace: a step that JAX cannot trace.
-            ValueError: one that is another program than the first member's.
+            ValueError: one of them is another program than the first's.
         """
-        for member in members:
-            complete(member.trace, member.model, member.view.shapes)
         # Not the template's: its model may be gone, and its own steps of this shape with it.
-        self.lift = Lift(members[0].trace, self.lift.holes).widened([member.trace for member in members])
+        self.lift = Lift(traces[0], self.lift.holes).widened(traces)
 
     @property
     def compile_seconds(self) -> float:
-        """Time spent in compiling for this family."""
+        """Time spent in compiling for this program."""
+        # A copy of the values: another thread may add a pass meanwhile, and a number a little too old does no harm.
         return self._retired_seconds + sum(each.compile_seconds for each in list(self._passes.values()))
 
     @property
     def is_compiled(self) -> bool:
-        """Whether there is a program of this version, or one is being made."""
+        """Whether there is a pass of this version, or one is being made."""
         return bool(self._passes)
 
     def _num_training_passes(self) -> int:
         return sum(kind == "train" for kind, *_ in self._passes)
 
     def record(self) -> ProgramRecord:
-        """What is known of this family's program, for showing."""
+        """What is known of this program, for showing."""
         measured, layout = self.choice.seconds, self.choice.best
         return ProgramRecord(
             program=self.key,
@@ -135,7 +139,7 @@ class Family:
         )
 
     def count_for(self, num_members: int, max_members: int) -> int:
-        """Slots of the program that trains `num_members`: the smallest that is compiled, else see `num_slots`."""
+        """Slots of the pass that trains `num_members`: the smallest that is compiled, else see `num_slots`."""
         wanted = num_slots(num_members, max_members, spread().num_devices)
         most = max(wanted, max_members)
         with self._lock:
@@ -143,24 +147,19 @@ class Family:
         compiled |= set(() if self._recalled is None else self._recalled.counts)
         return min((count for count in compiled if num_members <= count <= most), default=wanted)
 
-    def slots_on_cores(self, num_members: int, group: int, layout: Layout, *, workers: int, epochs: int) -> int:
-        """See `sizing.slots_on_cores`; the rest is known here."""
+    def compiled_counts(self, layout: Layout) -> set[int]:
+        """Numbers of slots for which there are passes of a layout."""
         with self._lock:
-            compiled = {count for _, one, count, _ in self._passes if one == layout}
-        seconds = self.choice.seconds.get(layout)
-        return slots_on_cores(num_members, group, workers, epochs, seconds, self.compile_seconds, compiled)
+            return {count for _, one, count, _ in self._passes if one == layout}
 
     def remember(self) -> None:
         """Writes down for later processes which layout was the fastest."""
-        if not self.choice.seconds or self._recalled is not None:
-            return
-        best = self.choice.best
-        with self._lock:
-            counts = {count for _, layout, count, _ in self._passes if layout == best}
-        remember(self._name, Remembered(best, tuple(counts)))
+        if self.choice.seconds and self._recalled is None:
+            best = self.choice.best
+            remember(self._name, Remembered(best, tuple(self.compiled_counts(best))))
 
     def bytes_per_member(self, layout: Layout) -> float:
-        """Memory that one member of this layout's programs takes, by the compiler's analysis; 0 if none is compiled."""
+        """Memory that one member of this layout's passes takes, by the compiler's analysis; 0 if none is compiled."""
         with self._lock:
             found = [(count, each.num_bytes) for (_, one, count, _), each in self._passes.items() if one == layout]
         if not found:
@@ -168,22 +167,22 @@ class Family:
         count, num_bytes = max(found)
         return max(0.0, num_bytes - self.data.num_bytes) / count
 
-    def verify(self, layout: Layout, *, wait: bool = True) -> None:
-        """Probes the program once per version and way of standing side by side, when members differ.
+    def probe(self, layout: Layout, *, wait: bool = True) -> None:
+        """Compares shared steps with each execution's own, once per version and way of standing side by side.
 
-        What it finds is kept in `mismatch`.
+        Only where executions differ; what is found is kept in `mismatch`.
 
         Args:
-            layout: of the program.
+            layout: of the passes that are to be trusted.
             wait: for another thread that is at it; else leaves it to that one.
         """
         if self._probing.acquire(blocking=wait):
             try:
-                self._verify(fused=layout.members == "vmap")
+                self._probe(fused=layout.members == "vmap")
             finally:
                 self._probing.release()
 
-    def _verify(self, *, fused: bool) -> None:
+    def _probe(self, *, fused: bool) -> None:
         with self._lock:
             key, lift = (self.num_versions, fused), self.lift
             samples = list(self._samples)
@@ -202,6 +201,16 @@ class Family:
         if found is not None:
             self.mismatch = f"a step of program {self.key} is not that of {found}"
 
+    def ensure_probed(self, layout: Layout) -> None:
+        """Probes if that has not been done.
+
+        Raises:
+            CannotTrace: a shared step is not that of an execution.
+        """
+        self.probe(layout)
+        if self.mismatch is not None:
+            raise CannotTrace(self.mismatch)
+
     def rows_pass(self, kind: str, layout: Layout, count: int, *, own_order: bool = False) -> RowsPass:
         """The pass over resident rows, made if need be."""
         rows = self.data.training if kind == "train" else self.data.validation
@@ -212,7 +221,7 @@ class Family:
             made = RowsPass(kind, lift, layout=layout, count=count, rows=rows, own_order=own_order)
             if kind == "train":
                 return made
-            return self._tests.setdefault((lift.fingerprint(kind), layout, count, own_order, id(rows)), made)
+            return self._test_passes.setdefault((lift.fingerprint(kind), layout, count, own_order, id(rows)), made)
 
         found = self._pass((kind, layout, count, own_order), make)
         assert isinstance(found, RowsPass)

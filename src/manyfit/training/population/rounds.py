@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from manyfit.training.population.arrays import State
-from manyfit.training.population.batch import Batch, Outcome, trusted
 from manyfit.training.population.data import FitArguments, Rows, Stream
+from manyfit.training.population.grouping import Batch, Outcome
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.member import Member
 from manyfit.training.population.passes import Order, RowsPass
-from manyfit.training.population.program import Family
+from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.streaming import Streaming
 
 _THREADS = 64  # most of them wait: for a program that another one compiles, or for their turn to train
@@ -40,7 +40,8 @@ class Rounds:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="population")
         self._running: dict[Future[Outcome], Batch] = {}
         self._streaming: list[Batch] = []  # trained in `collect`: the user's code reads the data
-        self._ahead: dict[tuple[Family, int], Future[None]] = {}  # compiled for batches that are not complete yet
+        # What is compiled for batches that are not complete yet, by program and version.
+        self._ahead: dict[tuple[SharedProgram, int], Future[None]] = {}
 
     def close(self) -> None:
         """Waits for what runs, and lets the threads go."""
@@ -62,8 +63,8 @@ class Rounds:
         return len(self.batches) + sum(not future.done() for future in self._ahead.values()) < self.workers - 1
 
     def compile_ahead(self, batch: Batch) -> None:
-        """Begins to compile what batches like this one will need, over resident rows; once per version of a family."""
-        key = batch.family, batch.family.num_versions
+        """Begins to compile what batches like this one will need, over resident rows; once per version of a program."""
+        key = batch.program, batch.program.num_versions
         if not self._streams and key not in self._ahead:
             self._ahead[key] = self._pool.submit(self._compile, batch)
 
@@ -120,12 +121,12 @@ class Rounds:
     def _prepared(self, kind: str, batch: Batch, states: Sequence[State]) -> tuple[RowsPass, Any, Order]:
         """A batch's program, compiled and trusted, and what it takes beside the states."""
         order, own = self._order(kind, batch)
-        program = batch.family.rows_pass(kind, batch.layout, batch.count, own_order=own)
+        program = batch.program.rows_pass(kind, batch.layout, batch.count, own_order=own)
         lifted = program.lifted([member.trace for member in batch.slots])
         with contextlib.nullcontext() if program.prepared else self._compilers:
-            batch.family.verify(batch.layout, wait=False)  # a thread of another batch may be at it
+            batch.program.probe(batch.layout, wait=False)  # a thread of another batch may be at it
             program.prepare(states, lifted, order)
-            trusted(batch)
+            batch.program.ensure_probed(batch.layout)
         return program, lifted, order
 
     def _order(self, kind: str, batch: Batch) -> tuple[Order, bool]:

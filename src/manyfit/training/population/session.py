@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import jax
 
@@ -15,21 +14,17 @@ from manyfit.training.base import Supply, Task
 from manyfit.training.keras_fit import scalar_logs
 from manyfit.training.measuring import take_measures
 from manyfit.training.population import model_state
+from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices
-from manyfit.training.population.batch import Batch, Outcome
 from manyfit.training.population.data import FitArguments
-from manyfit.training.population.layout import Layout, num_workers
+from manyfit.training.population.grouping import Batch, Outcome, Rules, form_batches
+from manyfit.training.population.layout import num_workers
 from manyfit.training.population.member import Member
-from manyfit.training.population.program import Family
 from manyfit.training.population.rounds import Rounds
 from manyfit.training.population.sizing import Sizing
 from manyfit.training.population.trace import CannotTrace
 
-if TYPE_CHECKING:
-    from manyfit.training.population.admission import Admission
-
-
-_ENOUGH_TO_TELL = 2  # members of a family
+_ENOUGH_TO_TELL = 2  # members of a program
 
 
 class Session:
@@ -96,8 +91,8 @@ class Session:
                 self._admit(take=not self.num_active and not self.ended)
         finally:
             self.rounds.close()
-        for family in self.admission.families.values():
-            family.remember()
+        for program in self.admission.programs.values():
+            program.remember()
 
     def _admit(self, *, take: bool = True, join: bool = True) -> None:
         """Takes plans, and lets waiting members join."""
@@ -114,7 +109,7 @@ class Session:
 
     def _build(self) -> None:
         """Makes plans members that wait, as long as no worker waits for what this thread has to do for it."""
-        # Proposals that do not depend on results are asked for ahead: many of one family are there together.
+        # Proposals that do not depend on results are asked for ahead: many of one program are there together.
         most = self.sizing.size * (5 if self.independent else 1)
         while (room := most - self.num_active - self.admission.num_waiting) > 0:
             if not self.taken:
@@ -133,18 +128,20 @@ class Session:
         self.expects_more = False
 
     def _compile_ahead(self) -> None:
-        """While further members are built, lets a worker without work compile for a family of which two are there.
+        """While further members are built, lets a worker without work compile for a program of which two are there.
 
-        By two one can tell in which numbers the members of a family differ.
+        By two one can tell in which numbers the members of a program differ. Earlier, what is compiled would be
+        thrown away with the second member; later, the worker would have waited.
         """
         group = self.sizing.group
         if not self.independent or group < _ENOUGH_TO_TELL:
             return
-        for family in self.admission.families.values():
-            if len(family.waiting) >= _ENOUGH_TO_TELL and not family.is_compiled and self.rounds.is_idle:
-                layout = family.choice.best
+        for program in self.admission.programs.values():
+            waiting = self.admission.waiting_for(program)
+            if len(waiting) >= _ENOUGH_TO_TELL and not program.is_compiled and self.rounds.is_idle:
+                layout = program.choice.best
                 count = 1 if layout.members == "sequential" else group
-                self.rounds.compile_ahead(Batch(family, tuple(family.waiting)[:count], layout, count))
+                self.rounds.compile_ahead(Batch(program, tuple(waiting)[:count], layout, count))
 
     def _has_work_for_a_worker(self) -> bool:
         """Whether a program's worth of members waits while a worker has nothing to do."""
@@ -156,103 +153,28 @@ class Session:
         return _members_of(self.rounds.batches)
 
     def _batches(self) -> list[Batch]:
-        """Idle members as batches. Those of a family whose members stand side by side wait for each other."""
-        by_family: dict[int, list[Member]] = {}
-        for member in self.idle:
-            by_family.setdefault(id(member.family), []).append(member)
-        batches: list[Batch] = []
-        self.idle = []
-        for members in by_family.values():
-            family = members[0].family
-            running = [batch for batch in self.rounds.batches if batch.family is family]
-            for layout, some in self._laid_out(family, members, running):
-                now, later = self._parted(some, layout, running)
-                self.idle += later
-                if now:
-                    batches += self._split(family, now, layout)
-        for member in (member for batch in batches for member in batch.members):
+        """Idle members as batches, whose callbacks have begun the epoch; the others stay idle."""
+        batches, self.idle = form_batches(self.idle, self.rounds.batches, self.admission.waiting, self._rules)
+        for member in _members_of(batches):
             if member.callbacks.any:
                 member.show()
                 member.callbacks.epoch_begin(member.epoch)
                 member.adopt()
         return batches
 
-    def _laid_out(
-        self, family: Family, members: list[Member], running: Sequence[Batch]
-    ) -> list[tuple[Layout, list[Member]]]:
-        """The layouts that idle members of a family train their next epoch in.
-
-        Where each core has a program of its own, one of them tries the layout that is to be timed, and the others go
-        on in the best one so far: nobody waits for what may be slower.
-        """
-        left = sum(member.last_epoch - member.epoch for member in (*members, *family.waiting))
-        layout, best = family.choice.choose(left, family.compile_seconds), family.choice.best
-        if layout == best or self.rounds.workers == 1:
-            return [(layout, members)]
-        num_trying = 0 if any(batch.layout == layout for batch in running) else self.sizing.group
-        parts = [(layout, members[:num_trying]), (best, members[num_trying:])]
-        return [(each, some) for each, some in parts if some]
-
-    def _parted(
-        self, members: list[Member], layout: Layout, running: Sequence[Batch]
-    ) -> tuple[list[Member], list[Member]]:
-        """Those that begin their next epoch now, and those that wait for others of their family under way.
-
-        Members that read the same rows share the reading and the products with them; once they stand beside members
-        of another epoch, they do so to the end. So a few wait for those that will be as far as they are.
-        """
-        if self.rounds.workers == 1:
-            waits = any(batch.layout != layout or layout.members != "sequential" for batch in running)
-        else:
-            waits = len(members) < self.sizing.group and any(batch.layout != layout for batch in running)
-        if waits:
-            return [], members
-        in_one_order = self.data.shuffle and self.task.may.share_order
-        if self.rounds.workers == 1 or layout.members == "sequential" or not in_one_order:
-            return members, []
-        coming = {(view, seed, epoch + 1) for view, seed, epoch in map(self._rows_of, _members_of(running))}
-        full, rest = self._by_rows(members)
-        later = [member for member in rest if self._rows_of(member) in coming]
-        return [*full, *(member for member in rest if member not in later)], later
-
-    def _split(self, family: Family, members: list[Member], layout: Layout) -> list[Batch]:
-        epochs = max(member.last_epoch - member.epoch for member in members)
-        parts: list[tuple[list[Member], int]] = []
-        if layout.members == "sequential":
-            parts = [(members, 1)]
-        elif self.rounds.workers == 1:
-            parts = [(sorted(members, key=self._order_of), family.count_for(len(members), self.sizing.group))]
-        else:
-            group, workers = self.sizing.group, self.rounds.workers
-            for some in filter(None, self._by_rows(members)):
-                count = family.slots_on_cores(len(some), group, layout, workers=workers, epochs=epochs)
-                parts.append((some, count))
-        return [
-            Batch(family, tuple(some[start : start + count]), layout, count)
-            for some, count in parts
-            for start in range(0, len(some), count)
-        ]
-
-    def _by_rows(self, members: Sequence[Member]) -> tuple[list[Member], list[Member]]:
-        """Members that fill up programs with others that read the same rows, one such program after another; and the
-        rest, those that read the same rows next to each other."""
-        same: dict[tuple[int, int, int], list[Member]] = {}
-        for member in sorted(members, key=self._order_of):
-            same.setdefault(self._rows_of(member), []).append(member)
-        full, rest = [], []
-        for some in same.values():
-            num_full = len(some) // self.sizing.group * self.sizing.group
-            full += some[:num_full]
-            rest += some[num_full:]
-        return full, rest
-
-    def _rows_of(self, member: Member) -> tuple[int, int, int]:
-        """Equal for members that read the same rows in the same order in their next epoch."""
-        return id(member.view), *self._order_of(member)
-
     def _order_of(self, member: Member) -> tuple[int, int]:
-        """Seed and epoch: what names the order in which a member reads its batches."""
-        return self.shuffle_seed if self.task.may.share_order else member.plan.seed, member.epoch
+        return self._rules.order_of(member)
+
+    @property
+    def _rules(self) -> Rules:
+        """What grouping has to know; a property, since the size of a group changes while epochs are timed."""
+        return Rules(
+            group=self.sizing.group,
+            workers=self.rounds.workers,
+            shuffle=bool(self.data.shuffle),
+            shuffle_seed=self.shuffle_seed,
+            share_order=self.task.may.share_order,
+        )
 
     def _close(self, outcomes: Sequence[Outcome]) -> None:
         """Reports epochs, and parts the members that go on from those that do not."""
@@ -287,10 +209,10 @@ class Session:
 
     def _note_time(self, outcome: Outcome) -> None:
         batch = outcome.batch
-        batch.family.choice.record(batch.layout, outcome.seconds / batch.count / outcome.sharing)
+        batch.program.choice.record(batch.layout, outcome.seconds / batch.count / outcome.sharing)
         if batch.count > 1:
-            per_member = batch.family.bytes_per_member(batch.layout)
-            self.sizing.record(batch.family.key, batch.count, outcome.seconds, per_member)
+            per_member = batch.program.bytes_per_member(batch.layout)
+            self.sizing.record(batch.program.key, batch.count, outcome.seconds, per_member)
 
     def _close_epoch(self, member: Member, number: int, outcome: Outcome) -> dict[str, float]:
         """One member's logs of the epoch, after its callbacks have seen them."""
@@ -333,7 +255,7 @@ class Session:
                 member.show()
                 member.callbacks.train_end(member.last_logs)
                 member.adopt()
-            member.family.num_trained += 1
+            member.program.num_trained += 1
             results.append((member, member.result(self.task.objective, stopped=stopped)))
         self._hand_over(results)
 

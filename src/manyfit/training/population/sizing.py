@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection
 from pathlib import Path
 
 import jax
@@ -15,7 +14,6 @@ _START = 8  # on an accelerator
 # A member is worth having beside the others while it costs less than this share of what each of those costs.
 _CHEAP_WHILE_LEARNING = 0.6  # members of one batch are proposed without knowing each other's results
 _CHEAP = 0.9
-_ALONE = 1.4  # times the seconds of a member that stands side by side with others, on a CPU
 
 
 class Sizing:
@@ -103,43 +101,6 @@ class Sizing:
         self._ceiling = max(1, math.ceil(num_members / 2))
         self._has_next = False
         return self._ceiling
-
-
-def slots_on_cores(
-    num_members: int,
-    group: int,
-    workers: int,
-    epochs: int,
-    seconds: float | None,
-    compile_seconds: float,
-    compiled: Collection[int],
-) -> int:
-    """Slots of the programs that train members on the cores of a CPU the soonest, compilation included.
-
-    Args:
-        num_members: that are ready.
-        group: most slots of a program.
-        workers: programs that run at the same time.
-        epochs: that the members have left.
-        seconds: of one member and epoch, side by side with others, with all workers busy; None: not known.
-        compile_seconds: for a further number of slots.
-        compiled: numbers of slots that there are programs for.
-
-    Example: one member is not worth a program of its own for one epoch, but for ten.
-
-    >>> [slots_on_cores(1, 4, 2, epochs, 0.1, 1.0, {4}) for epochs in (1, 10)]
-    [4, 1]
-    """
-    powers = [1 << power for power in range(group.bit_length()) if 1 << power < group]
-    if num_members >= group or seconds is None:
-        return min((count for count in powers if count >= num_members), default=group)
-
-    def cost(count: int) -> float:
-        rounds = math.ceil(num_members / (count * workers))
-        each = seconds * workers * (_ALONE if count == 1 else 1.0)
-        return epochs * rounds * count * each + (0.0 if count in compiled else compile_seconds)
-
-    return min([group, *powers], key=cost)
 
 
 def free_bytes() -> int:

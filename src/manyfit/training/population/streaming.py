@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
-from typing import Any
 
 import jax
 import numpy as np
 
-from manyfit.training.population.batch import Batch, Outcome, trusted
+from manyfit.training.population.arrays import ArrayTree, Lifted, Order
 from manyfit.training.population.data import FitArguments, Rows, Stream
+from manyfit.training.population.grouping import Batch, Outcome
 from manyfit.training.population.passes import StreamPass
 from manyfit.training.population.trace import CannotTrace
 
@@ -31,13 +31,13 @@ class Streaming:
             validation is a stream.
     """
 
-    def __init__(self, data: FitArguments, pool: Executor, order: Callable[[str, Batch], tuple[Any, bool]]) -> None:
+    def __init__(self, data: FitArguments, pool: Executor, order: Callable[[str, Batch], tuple[Order, bool]]) -> None:
         self.data, self.pool, self.order = data, pool, order
 
     def epoch(self, batches: Sequence[Batch]) -> list[Outcome]:
         """Trains and validates an epoch of each batch of members."""
         runs = [_Run(batch) for batch in batches]
-        self._each(runs, lambda run: trusted(run.batch))
+        self._each(runs, lambda run: run.batch.program.ensure_probed(run.batch.layout))
         self._pass_over("train", runs, self.data.training)
         validating = [run for run in runs if run.batch.validates(self.data)]
         self._pass_over("test", validating, self.data.validation)
@@ -76,10 +76,13 @@ class Streaming:
 
     def _extend(self, runs: Sequence[_Run]) -> None:
         """Adds the step for a shape that came up in the middle of a pass."""
-        for family in {id(run.batch.family): run.batch.family for run in runs}.values():
-            own = [run for run in runs if run.batch.family is family]
+        for program in {id(run.batch.program): run.batch.program for run in runs}.values():
+            own = [run for run in runs if run.batch.program is program]
+            members = [member for run in own for member in run.batch.members]
             try:
-                family.extend([member for run in own for member in run.batch.members])
+                for member in members:
+                    member.complete_trace()
+                program.extend([member.trace for member in members])
             except (CannotTrace, ValueError) as error:
                 for run in own:
                     run.error = CannotTrace(str(error))
@@ -100,9 +103,9 @@ class _Run:
         self.logs: dict[str, dict[str, np.ndarray]] = {}
         self.seconds = 0.0
         self.error: Exception | None = None
-        self._program: StreamPass | None = None
-        self._carry: Any = None
-        self._lifted: Any = None
+        self._pass: StreamPass | None = None
+        self._carry: ArrayTree = None
+        self._lifted: Lifted = {}
 
     def guarded(self, action: Callable[[_Run], None]) -> None:
         """Does something, and keeps the error if it fails."""
@@ -111,52 +114,51 @@ class _Run:
         except Exception as error:
             self.error = error
 
-    def over_rows(self, kind: str, order: Callable[[str, Batch], tuple[Any, bool]]) -> None:
+    def over_rows(self, kind: str, order: Callable[[str, Batch], tuple[Order, bool]]) -> None:
         """A whole pass over resident rows."""
-        family, layout, count = self.batch.family, self.batch.layout, self.batch.count
         numbers, own = order(kind, self.batch)
-        program = family.rows_pass(kind, layout, count, own_order=own)
-        lifted = program.lifted([member.trace for member in self.batch.slots])
-        program.prepare(self.states, lifted, numbers)
+        rows_pass = self.batch.program.rows_pass(kind, self.batch.layout, self.batch.count, own_order=own)
+        lifted = rows_pass.lifted([member.trace for member in self.batch.slots])
+        rows_pass.prepare(self.states, lifted, numbers)
         started = time.perf_counter()
-        self.states, found = program.run(self.states, lifted, numbers)
+        self.states, found = rows_pass.run(self.states, lifted, numbers)
         self._close(kind, found, started)
 
     def begin(self, kind: str) -> None:
         """Before the first batch of a pass."""
-        self._program = self.batch.family.stream_pass(kind, self.batch.layout, self.batch.count)
+        self._pass = self.batch.program.stream_pass(kind, self.batch.layout, self.batch.count)
         self.refresh()
-        self._carry = self._program.begin(self.states, self._lifted)
+        self._carry = self._pass.begin(self.states, self._lifted)
 
     def refresh(self) -> None:
-        """Takes over what the family has learned of further shapes."""
-        assert self._program is not None
-        self._program.extend(self.batch.family.lift)
-        self._lifted = self._program.lifted([member.trace for member in self.batch.slots])
+        """Takes over what the program has learned of further shapes."""
+        assert self._pass is not None
+        self._pass.extend(self.batch.program.lift)
+        self._lifted = self._pass.lifted([member.trace for member in self.batch.slots])
 
     def feed(self, number: int, leaves: tuple[jax.Array, ...]) -> None:
         """Trains on, or tests, a batch of data."""
 
         def step(_: _Run) -> None:
-            assert self._program is not None
-            compiled = self._program.compile_seconds
+            assert self._pass is not None
+            compiled = self._pass.compile_seconds
             started = time.perf_counter()
-            self._carry = jax.block_until_ready(self._program.feed(self._carry, self._lifted, number, leaves))
+            self._carry = jax.block_until_ready(self._pass.feed(self._carry, self._lifted, number, leaves))
             elapsed = time.perf_counter() - started
             # What another batch of members compiles meanwhile may have begun before this one: never less than nothing.
-            self.seconds += max(0.0, elapsed - (self._program.compile_seconds - compiled))
+            self.seconds += max(0.0, elapsed - (self._pass.compile_seconds - compiled))
 
         self.guarded(step)
 
     def end(self, kind: str) -> None:
         """After the last batch of a pass."""
-        assert self._program is not None
+        assert self._pass is not None
         started = time.perf_counter()
-        self.states, found = self._program.end(self._carry, self._lifted, self.states)
+        self.states, found = self._pass.end(self._carry, self._lifted, self.states)
         self._carry = None
         self._close(kind, found, started)
 
-    def _close(self, kind: str, found: dict[str, Any], started: float) -> None:
+    def _close(self, kind: str, found: Mapping[str, jax.Array], started: float) -> None:
         self.logs[kind] = {name: np.asarray(value) for name, value in found.items()}
         self.seconds += time.perf_counter() - started
 

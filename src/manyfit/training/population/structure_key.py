@@ -1,17 +1,29 @@
 """Recognises models whose steps need not be traced again.
 
 Two models of Keras's own layers, optimizer, loss and metrics have the same traced steps if their configurations are
-equal but for what is state (the learning rate).
-Anything that a configuration does not tell completely is never recognised.
+equal but for what is state (the learning rate). Such a model need not even be built to the end: its optimizer starts
+where that of the first model of its structure started. Anything that a configuration does not tell completely is never
+recognised: a wrong key would train one model with another's steps, and no probe would see it, since a recognised member
+brings no trace of its own to compare with.
+
+It earns the builds of row A, where 200 executions of eight structures differ in nothing but the learning rate;
+`RECOGNISES = False` traces every model.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
-from typing import Any
 
+import jax
 import keras
+
+from manyfit.training.population.arrays import Arrays
+from manyfit.training.population.trace import Trace
+
+RECOGNISES = True
+_MAX_KNOWN = 32  # those whose numbers differ are recognised once each, so what is kept has to end somewhere
 
 _LAYERS = frozenset(
     """
@@ -28,8 +40,45 @@ _LAYERS = frozenset(
 )
 
 
-def structure_key(model: Any) -> str | None:
+@dataclasses.dataclass(frozen=True)
+class KnownStructure:
+    """A structure that was traced: its trace, its optimizer's first state and the learning rate's place in it."""
+
+    trace: Trace
+    optimizer: Arrays
+    learning_rate: int
+
+    def first_state(self, learning_rate: jax.Array) -> Arrays:
+        """The optimizer's first state with another learning rate."""
+        first = list(self.optimizer)
+        first[self.learning_rate] = learning_rate
+        return tuple(first)
+
+
+class KnownStructures:
+    """What was traced, by what it is recognised by. The one that was not needed for the longest time is dropped."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, KnownStructure] = {}  # the next to be dropped first
+
+    def find(self, key: str | None) -> KnownStructure | None:
+        """What is known by a key; None for nothing, and for the key of a model that is never recognised."""
+        found = None if key is None else self._known.pop(key, None)
+        if found is not None and key is not None:
+            self._known[key] = found
+        return found
+
+    def keep(self, key: str, found: KnownStructure) -> None:
+        """Takes in a structure, unless its key is there."""
+        self._known.setdefault(key, found)
+        if len(self._known) > _MAX_KNOWN:
+            del self._known[next(iter(self._known))]
+
+
+def structure_key(model: keras.Model) -> str | None:
     """A text that is equal for models with the same traced steps; None for a model that is never recognised."""
+    if not RECOGNISES:
+        return None
     if type(model) not in (keras.Sequential, keras.Model) and type(model).__name__ != "Functional":
         return None
     if type(model).train_step is not keras.Model.train_step or type(model).test_step is not keras.Model.test_step:
@@ -56,7 +105,7 @@ def structure_key(model: Any) -> str | None:
     return None if _has_custom_objects(config) else text
 
 
-def _has_custom_objects(config: Any) -> bool:
+def _has_custom_objects(config: object) -> bool:
     if isinstance(config, dict):
         if (
             config.get("registered_name") not in (None, config.get("class_name"))

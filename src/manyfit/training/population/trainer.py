@@ -37,6 +37,9 @@ class Population(Trainer):
         population_size: most members that train at once; None: chosen by measurement.
         notify: takes one line of text for each reason why something trains in `fallback`.
         shuffle_seed: names the order of the batches; all executions of a search read epoch n in the same order.
+
+    Attributes:
+        learned: programs and traces for the data that are resident; a call of `train` on other data starts anew.
     """
 
     takes_splits = True
@@ -54,7 +57,7 @@ class Population(Trainer):
         self._notify = notify
         self._shuffle_seed = shuffle_seed
         self._reasons: dict[str, list[Plan]] = {}
-        self._learned = Learned()  # of the data that are resident
+        self.learned = Learned()
         self._task: Task | None = None  # whose data these are
         self._data: FitArguments | None = None
         self._past: list[ProgramRecord] = []  # programs of other data
@@ -78,7 +81,7 @@ class Population(Trainer):
             supply,
             task,
             data,
-            learned=self._learned,
+            learned=self.learned,
             fallback=self._fallback,
             refuse=self._refuse,
             notify=self._notify,
@@ -95,11 +98,9 @@ class Population(Trainer):
     def _keep(self, task: Task) -> FitArguments:
         """Reads the data. Those of the call before stay, with their programs: confirming winners compiles nothing."""
         if self._task is not None and self._data is not None and same_sources(self._task, task):
-            for family in self._learned.families.values():
-                family.waiting.clear()  # of a call that was interrupted
             return self._data.with_arguments(task)
-        self._past += [family.record() for family in self._learned.families.values()]
-        self._learned = Learned()
+        self._past += [program.record() for program in self.learned.programs.values()]
+        self.learned = Learned()
         self._task, self._data = task, read_fit_arguments(task, self._shuffle_seed)
         return self._data
 
@@ -109,7 +110,7 @@ class Population(Trainer):
 
     def programs(self) -> Programs:
         """The programs of all calls of `train`, and why executions trained with `model.fit` instead."""
-        records = (*self._past, *(family.record() for family in self._learned.families.values()))
+        records = (*self._past, *(program.record() for program in self.learned.programs.values()))
         return Programs(records, {why: tuple(plan.trial_id for plan in plans) for why, plans in self._reasons.items()})
 
     def _refuse(self, reason: str, plan: Plan | None) -> None:

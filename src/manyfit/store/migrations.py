@@ -1,0 +1,139 @@
+"""How a project that an earlier version wrote becomes one of this version: numbered steps, each a transaction.
+
+A project knows its version (the fact `schema_version`; 0.1.0 wrote 1). Opening it runs the steps that it lacks, one
+after another. A step and the new number are committed together: a process that is killed in the middle leaves the
+project at the step before, with every row as it was, and the next one goes on from there.
+
+**To add or change a table:**
+
+1. Change `TABLES` in `schema.py`, which says how a new project begins.
+2. Add a function here that does the same to an existing project, and put it at the *end* of `STEPS`. It takes a
+   connection and calls `connection.execute` only: `executescript` would commit in the middle. What a column of an old
+   row holds is decided here, once; nobody else asks whether a row is old.
+3. `tests/store/test_migrations.py` proves that both ways lead to the same tables; `test_golden.py` opens the projects
+   of all released versions.
+
+A step that was released is never changed, moved or removed: projects stand on every one of them. SQLite cannot alter
+much of a table in place; make `new_trials`, copy with `INSERT INTO ... SELECT`, drop, rename.
+
+Numbers and not one look at the columns that are there: what a row *means* can change while its columns stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+
+from manyfit.core.errors import ProjectError, explain
+from manyfit.core.files import write_failed
+from manyfit.store.schema import TABLES
+
+Step = Callable[[sqlite3.Connection], None]
+
+FIRST_VERSION = 1  # of 0.1.0
+
+STEPS: tuple[Step, ...] = ()
+"""In order: the first one leads from version 1 to version 2."""
+
+SCHEMA_VERSION = FIRST_VERSION + len(STEPS)
+"""Of the tables in `schema.py`."""
+
+
+def bring_up_to_date(
+    connection: sqlite3.Connection, where: str, *, steps: Sequence[Step] = STEPS, tables: Sequence[str] = TABLES
+) -> None:
+    """Creates the tables of a new project, or takes an earlier one step by step to this version.
+
+    Args:
+        connection: in autocommit mode, so that transactions begin where this file says so.
+        where: the project, for messages.
+        steps: see `STEPS`.
+        tables: the statements that create the newest schema.
+
+    Raises:
+        ProjectError: a newer version wrote it, or the disk is full; the project stays as it was.
+        sqlite3.DatabaseError: it is no project.
+    """
+    version, newest = version_of(connection), FIRST_VERSION + len(steps)
+    if version is None:
+        _create(connection, tables, newest)
+        return
+    if version > newest:
+        raise ProjectError(
+            explain(
+                where,
+                f"a file of version {version}",
+                f"up to version {newest}",
+                "Update Manyfit: pip install --upgrade manyfit.",
+            )
+        )
+    for number in range(version + 1, newest + 1):
+        with transaction(connection, where):
+            steps[number - FIRST_VERSION - 1](connection)
+            assert connection.in_transaction, "a step has committed"  # our bug: it could not be taken back
+            _set_version(connection, number)
+
+
+def version_of(connection: sqlite3.Connection) -> int | None:
+    """The version of a project's file; None where it is empty."""
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'project'").fetchone():
+        return None
+    row = connection.execute("SELECT value FROM project WHERE name = 'schema_version'").fetchone()
+    return None if row is None else int(json.loads(row[0]))
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection, where: str) -> Iterator[sqlite3.Connection]:
+    """All writes inside are committed together, or not at all.
+
+    Args:
+        connection: in autocommit mode.
+        where: the project, for the message.
+
+    Raises:
+        ProjectError: the disk is full or the file cannot be written; what was committed before stays.
+    """
+    try:
+        # IMMEDIATE: the right to write is taken now. Taken at the first write it could be refused in the middle.
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        if isinstance(error, sqlite3.OperationalError):
+            raise write_failed(where, str(error)) from error
+        raise
+
+
+def _create(connection: sqlite3.Connection, tables: Sequence[str], version: int) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        _drop_what_a_killed_process_left(connection)
+        for table in tables:
+            connection.execute(table)
+        _set_version(connection, version)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _drop_what_a_killed_process_left(connection: sqlite3.Connection) -> None:
+    """Drops empty tables of a file without a version.
+
+    0.1.0 created its tables one by one, and wrote the version last: killed in between, it left empty ones.
+    """
+    found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    for (name,) in found:
+        if connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone():
+            raise sqlite3.DatabaseError(f"table {name} has rows, and no version is written there")
+    for (name,) in found:
+        connection.execute(f'DROP TABLE "{name}"')
+
+
+def _set_version(connection: sqlite3.Connection, version: int) -> None:
+    connection.execute("INSERT OR REPLACE INTO project VALUES ('schema_version', ?)", (json.dumps(version),))

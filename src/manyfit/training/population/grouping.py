@@ -1,0 +1,257 @@
+"""Which executions train together: pure functions from members to batches.
+
+A *batch* is what one program trains for one epoch: members of one structure, the layout that they run in, and a number
+of slots. Three questions are answered here, each by a function of its own, for members of one program at a time.
+
+1. In which layout? (`layouts_for`) Usually in the fastest; one core tries the layout that is to be timed.
+2. Who begins now? (`parted`) Members that read the same rows share the reading of them and, where their inputs are the
+   same, one large matrix product. Once they stand beside members of another epoch, they do so to the end. So a few
+   wait for those that will be as far as they are.
+3. In which batches of how many slots? (`cut`) Those that read the same rows first, then the rest. A program is
+   compiled for a number of slots; fewer slots than that cost a compilation, more of them compute in vain.
+
+On the cores of a CPU the third answer weighs seconds: `slots_on_cores`. It earns its place at the end of row A (idle
+slots of the last batch of each of eight structures); `WEIGHS_SLOTS = False` takes the smallest power of two instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from manyfit.training.population.arrays import State
+from manyfit.training.population.data import FitArguments
+from manyfit.training.population.layout import Layout
+from manyfit.training.population.member import Member
+from manyfit.training.population.program import SharedProgram
+
+WEIGHS_SLOTS = True
+_ALONE = 1.4  # times the seconds of a member that stands side by side with others, on a CPU
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """Members that run an epoch in one program: one of them, or several of one structure.
+
+    Idle slots, up to `count`, repeat the last member, and what they bring is thrown away.
+    """
+
+    program: SharedProgram
+    members: tuple[Member, ...]
+    layout: Layout
+    count: int
+
+    @property
+    def slots(self) -> list[Member]:
+        """A member per slot of the program."""
+        return [*self.members, *[self.members[-1]] * (self.count - len(self.members))]
+
+    def validates(self, data: FitArguments) -> bool:
+        """Whether this epoch ends with a validation for any of the members."""
+        return any(data.validates_at(member.epoch) for member in self.members)
+
+    def take_over(self, states: Sequence[State]) -> None:
+        """Gives the members their new states, once the whole epoch went well."""
+        for member, state in zip(self.members, states, strict=False):
+            member.state = state
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What an epoch of a batch brought.
+
+    Attributes:
+        batch: the members.
+        logs: name -> a number per slot.
+        test_logs: likewise, where the epoch ended with a validation.
+        seconds: of training and validation, without what was compiled for them.
+        sharing: programs that ran at the same time.
+        error: why there are no logs.
+    """
+
+    batch: Batch
+    logs: dict[str, np.ndarray]
+    test_logs: dict[str, np.ndarray] | None
+    seconds: float
+    sharing: int
+    error: Exception | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What grouping has to know beside the members.
+
+    Attributes:
+        group: most slots of a program.
+        workers: programs that run at the same time.
+        shuffle: whether the order of the rows changes from epoch to epoch; else all members read the same always.
+        shuffle_seed: names the order that members share, where they share one.
+        share_order: whether it does; else each member reads its rows in an order of its own, by its seed.
+    """
+
+    group: int
+    workers: int
+    shuffle: bool
+    shuffle_seed: int
+    share_order: bool
+
+    def order_of(self, member: Member) -> tuple[int, int]:
+        """Seed and epoch: what names the order in which a member reads its batches."""
+        return self.shuffle_seed if self.share_order else member.plan.seed, member.epoch
+
+    def rows_of(self, member: Member) -> tuple[int, int, int]:
+        """Equal for members that read the same rows in the same order in their next epoch."""
+        return id(member.view), *self.order_of(member)
+
+
+def form_batches(
+    idle: Sequence[Member], running: Sequence[Batch], waiting: Sequence[Member], rules: Rules
+) -> tuple[list[Batch], list[Member]]:
+    """Idle members as batches.
+
+    Args:
+        idle: members between two epochs.
+        running: batches that are under way.
+        waiting: members that have not begun; their epochs count where a layout's compilation has to pay.
+        rules: of this session.
+
+    Returns:
+        The batches that begin now, and the members that wait for others.
+    """
+    by_program: dict[int, list[Member]] = {}
+    for member in idle:
+        by_program.setdefault(id(member.program), []).append(member)
+    batches: list[Batch] = []
+    later: list[Member] = []
+    for members in by_program.values():
+        program = members[0].program
+        beside = [batch for batch in running if batch.program is program]
+        others = [member for member in waiting if member.program is program]
+        epochs_left = sum(member.last_epoch - member.epoch for member in (*members, *others))
+        for layout, some in layouts_for(program, members, beside, epochs_left=epochs_left, rules=rules):
+            now, wait = parted(some, layout, beside, rules)
+            later += wait
+            batches += cut(program, now, layout, rules) if now else []
+    return batches, later
+
+
+def layouts_for(
+    program: SharedProgram, members: Sequence[Member], running: Sequence[Batch], *, epochs_left: int, rules: Rules
+) -> list[tuple[Layout, list[Member]]]:
+    """The layouts in which idle members of a program train their next epoch.
+
+    Where each core has a program of its own, one of them tries the layout that is to be timed, and the others go
+    on in the best one so far: nobody waits for what may be slower.
+
+    Args:
+        program: theirs.
+        members: idle ones.
+        running: batches of the same program.
+        epochs_left: that its members have before them.
+        rules: of this session.
+    """
+    layout, best = program.choice.choose(epochs_left, program.compile_seconds), program.choice.best
+    if layout == best or rules.workers == 1:
+        return [(layout, list(members))]
+    num_trying = 0 if any(batch.layout == layout for batch in running) else rules.group
+    parts = [(layout, list(members[:num_trying])), (best, list(members[num_trying:]))]
+    return [(each, some) for each, some in parts if some]
+
+
+def parted(
+    members: Sequence[Member], layout: Layout, running: Sequence[Batch], rules: Rules
+) -> tuple[list[Member], list[Member]]:
+    """Those that begin their next epoch now, and those that wait for others of their program under way."""
+    members = list(members)
+    if rules.workers == 1:
+        # One program at a time: what stands side by side waits until all are back, and fills the same slots again.
+        waits = any(batch.layout != layout or layout.members != "sequential" for batch in running)
+    else:
+        waits = len(members) < rules.group and any(batch.layout != layout for batch in running)
+    if waits:
+        return [], members
+    if rules.workers == 1 or layout.members == "sequential" or not (rules.share_order and rules.shuffle):
+        return members, []
+    coming = {
+        (view, seed, epoch + 1)
+        for view, seed, epoch in (rules.rows_of(member) for batch in running for member in batch.members)
+    }
+    full, rest = by_rows(members, rules)
+    later = [member for member in rest if rules.rows_of(member) in coming]
+    return [*full, *(member for member in rest if member not in later)], later
+
+
+def cut(program: SharedProgram, members: Sequence[Member], layout: Layout, rules: Rules) -> list[Batch]:
+    """Members that begin now, as batches."""
+    parts: list[tuple[list[Member], int]] = []
+    if layout.members == "sequential":
+        parts = [(list(members), 1)]
+    elif rules.workers == 1:
+        parts = [(sorted(members, key=rules.order_of), program.count_for(len(members), rules.group))]
+    else:
+        epochs = max(member.last_epoch - member.epoch for member in members)
+        seconds = program.choice.seconds.get(layout) if WEIGHS_SLOTS else None
+        for some in filter(None, by_rows(members, rules)):
+            compiled, compile_seconds = program.compiled_counts(layout), program.compile_seconds
+            count = slots_on_cores(len(some), rules.group, rules.workers, epochs, seconds, compile_seconds, compiled)
+            parts.append((some, count))
+    return [
+        Batch(program, tuple(some[start : start + count]), layout, count)
+        for some, count in parts
+        for start in range(0, len(some), count)
+    ]
+
+
+def by_rows(members: Sequence[Member], rules: Rules) -> tuple[list[Member], list[Member]]:
+    """Members that fill up programs with others that read the same rows, one such program after another; and the
+    rest, those that read the same rows next to each other."""
+    same: dict[tuple[int, int, int], list[Member]] = {}
+    for member in sorted(members, key=rules.order_of):
+        same.setdefault(rules.rows_of(member), []).append(member)
+    full: list[Member] = []
+    rest: list[Member] = []
+    for some in same.values():
+        num_full = len(some) // rules.group * rules.group
+        full += some[:num_full]
+        rest += some[num_full:]
+    return full, rest
+
+
+def slots_on_cores(
+    num_members: int,
+    group: int,
+    workers: int,
+    epochs: int,
+    seconds: float | None,
+    compile_seconds: float,
+    compiled: Collection[int],
+) -> int:
+    """Slots of the programs that train members on the cores of a CPU the soonest, compilation included.
+
+    Args:
+        num_members: that are ready.
+        group: most slots of a program.
+        workers: programs that run at the same time.
+        epochs: that the members have left.
+        seconds: of one member and epoch, side by side with others, with all workers busy; None: not known.
+        compile_seconds: for a further number of slots.
+        compiled: numbers of slots that there are programs for.
+
+    Example: one member is not worth a program of its own for one epoch, but for ten.
+
+    >>> [slots_on_cores(1, 4, 2, epochs, 0.1, 1.0, {4}) for epochs in (1, 10)]
+    [4, 1]
+    """
+    powers = [1 << power for power in range(group.bit_length()) if 1 << power < group]
+    if num_members >= group or seconds is None:
+        return min((count for count in powers if count >= num_members), default=group)
+
+    def cost(count: int) -> float:
+        rounds = math.ceil(num_members / (count * workers))
+        each = seconds * workers * (_ALONE if count == 1 else 1.0)
+        return epochs * rounds * count * each + (0.0 if count in compiled else compile_seconds)
+
+    return min([group, *powers], key=cost)
