@@ -57,7 +57,7 @@ class HyperImageAugment(HyperModel):
     def __init__(
         self,
         input_shape: Shape | None = None,
-        input_tensor: Any = None,
+        input_tensor: keras.KerasTensor | None = None,
         rotate: Range = 0.5,
         translate_x: Range = 0.4,
         translate_y: Range = 0.4,
@@ -109,12 +109,12 @@ class RandomTransform(layers.Layer):
         self.transforms = {str(place): _MAKE[name](f) for place, (name, f) in enumerate(factors.items()) if f}
         self.seed_generator = keras.random.SeedGenerator()
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Nothing has weights."""
         for transform in self.transforms.values():
             transform.build(input_shape)
 
-    def call(self, images: Any, training: bool | None = None) -> Any:
+    def call(self, images: keras.KerasTensor, training: bool | None = None) -> keras.KerasTensor:
         """Images of the same shape; unchanged unless `training`."""
         if not training:
             return images
@@ -125,7 +125,7 @@ class RandomTransform(layers.Layer):
             changed = keras.ops.where(drawn == int(place), transform(images, training=True), changed)
         return changed
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The input's."""
         return input_shape
 
@@ -134,7 +134,7 @@ class RandomTransform(layers.Layer):
         return {**super().get_config(), "factors": self.factors}
 
 
-def _range_of(name: str, value: Any, lowest: float) -> tuple[Any, Any]:
+def _range_of(name: str, value: object, lowest: float) -> tuple[Any, Any]:
     """(lowest, highest) from a number or a pair."""
     kinds = (int,) if name == "augment_layers" else (int, float)
     pair = tuple(value) if isinstance(value, list | tuple) else (lowest, value)

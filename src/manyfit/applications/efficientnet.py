@@ -44,9 +44,9 @@ class HyperEfficientNet(HyperModel):
     def __init__(
         self,
         input_shape: Shape | None = None,
-        input_tensor: Any = None,
+        input_tensor: keras.KerasTensor | None = None,
         classes: int | None = None,
-        augmentation_model: Any = None,
+        augmentation_model: HyperModel | keras.Model | None = None,
         *,
         weights: str | None = None,
         **kwargs: Any,

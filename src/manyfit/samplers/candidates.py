@@ -136,7 +136,8 @@ def next_point(encoding: Encoding, points: Array, rng: np.random.Generator, cand
     if candidates is None:
         candidates = encoding.snap(rng.random((_NUM_CANDIDATES, len(encoding))))
     if not len(points):
-        return candidates[0]
+        first: Array = candidates[0]
+        return first
     categories = np.array([(each.num_values or 0) * (each.kind == "unordered") for each in encoding.dimensions])
     best: Array = candidates[int(np.argmin(crowding(candidates, points, categories)))]
     return best

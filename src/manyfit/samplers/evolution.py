@@ -191,6 +191,6 @@ def _spread(
     return next(iter(draw_new(encoding, taken, 1, rng)), None)
 
 
-def _check(name: str, got: Any, fine: bool, allowed: str) -> None:
+def _check(name: str, got: object, fine: bool, allowed: str) -> None:
     if not fine:
         raise UsageError(explain("EvolutionSampler", f"{name}={got!r}", allowed, f"Leave {name} out for the default."))

@@ -176,7 +176,7 @@ class Scheduler(abc.ABC):
         return {"name": type(self).__name__}
 
 
-def check_count(where: str, name: str, value: Any, *, low: int, hint: str) -> int:
+def check_count(where: str, name: str, value: object, *, low: int, hint: str) -> int:
     """Returns an integer setting of at least `low`.
 
     Raises:

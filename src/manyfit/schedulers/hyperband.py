@@ -201,7 +201,7 @@ def _sure_of_promotion(standing: RungStanding, num_coming: int, following: Rung)
     return chosen
 
 
-def check_rungs(where: str, max_epochs: Any, factor: Any, min_epochs: Any) -> tuple[int, int, int]:
+def check_rungs(where: str, max_epochs: object, factor: object, min_epochs: object) -> tuple[int, int, int]:
     """Returns the three settings of rungs.
 
     Raises:

@@ -252,11 +252,13 @@ class _Track:
         k, n = x.shape
         means = x.mean(axis=1)
         rest = x - means[:, None] - x.mean(axis=0) + x.mean()
-        noise = (rest**2).sum() / ((k - 1) * (n - 1))
-        between = n * means.var(ddof=1)
+        noise = float((rest**2).sum() / ((k - 1) * (n - 1)))
+        between = float(n * means.var(ddof=1))
         if between <= 0:
             return 0.0
-        return max(0.0, 1.0 - float(special.fdtri(k - 1, (k - 1) * (n - 1), _SIGNAL_ERROR)) * noise / between)
+        limit = float(special.fdtri(k - 1, (k - 1) * (n - 1), _SIGNAL_ERROR))
+        share: float = max(0.0, 1.0 - limit * noise / between)
+        return share
 
     def in_order(self) -> tuple[int, ...]:
         """The active contenders, lowest mean loss first."""

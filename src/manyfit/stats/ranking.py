@@ -71,7 +71,8 @@ def probability_best(scores: ArrayLike, *, rng: np.random.Generator, num_draws: 
         scale = np.sqrt((n - 1) / rng.chisquare(n - 1, num_draws))
         above[:, contender] = d.mean() + scale * (multipliers[:, common] @ deviations)
     lowest = above == above.min(axis=1, keepdims=True)
-    return (lowest / lowest.sum(axis=1, keepdims=True)).mean(axis=0)  # exact ties share a draw
+    shares: Array = (lowest / lowest.sum(axis=1, keepdims=True)).mean(axis=0)  # exact ties share a draw
+    return shares
 
 
 def _leader(table: Array, eligible: NDArray[np.bool_]) -> int:
@@ -104,7 +105,7 @@ def expected_maximum(count: int) -> float:
     # E max = integral of (1 - F^n(z)) over z > 0 minus integral of F^n(z) over z < 0, F the normal law.
     above, _ = integrate.quad(lambda z: -math.expm1(count * special.log_ndtr(z)), 0, 40, epsabs=1e-12, limit=200)
     below, _ = integrate.quad(lambda z: math.exp(count * special.log_ndtr(z)), -40, 0, epsabs=1e-12, limit=200)
-    return above - below
+    return float(above - below)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def log_h(z: Array) -> Array:
     z = np.asarray(z, dtype=np.float64)
     near = np.maximum(z, -1.0)
     density = np.exp(-0.5 * near**2 - _LOG_ROOT_2PI)
-    value = np.log(density + near * np.exp(log_ndtr(near)))
+    value: Array = np.log(density + near * np.exp(log_ndtr(near)))
     tail = z < -1.0
     if tail.any():
         far = z[tail]
@@ -251,7 +251,8 @@ class Sum:
 def _log_mean(values: Array) -> Array:
     """(s, m) logarithms -> (m,) logarithm of the mean over s."""
     if len(values) == 1:
-        return values[0]
+        only: Array = values[0]
+        return only
     mean: Array = np.logaddexp.reduce(values, axis=0) - math.log(len(values))
     return mean
 

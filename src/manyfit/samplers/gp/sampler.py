@@ -172,7 +172,7 @@ class GaussianProcessSampler(Sampler):
         return scores
 
 
-def _check(name: str, got: Any, fine: bool, allowed: str) -> None:
+def _check(name: str, got: object, fine: bool, allowed: str) -> None:
     if not fine:
         raise UsageError(
             explain("GaussianProcessSampler", f"{name}={got!r}", allowed, f"Leave {name} out for the default.")

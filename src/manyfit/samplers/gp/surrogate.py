@@ -88,6 +88,7 @@ def cholesky(matrix: Array) -> Array:
     jitter = 0.0
     for _ in range(6):
         raised = matrix if jitter == 0.0 else matrix + jitter * np.eye(len(matrix))
+        factor: Array
         factor, failed = lapack.dpotrf(raised.T, lower=1, clean=1)  # transposed: as LAPACK has it, nothing to reorder
         if failed == 0:
             return factor
