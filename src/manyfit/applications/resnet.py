@@ -56,6 +56,7 @@ class HyperResNet(TopOrNone):
         x = layers.Dense(self.classes, activation="softmax", name="probs")(x)
         model = keras.Model(inputs, x, name="ResNet")
         optimizer = keras.optimizers.get(hp.Choice("optimizer", ["adam", "rmsprop", "sgd"], default="adam"))
+        # Set afterwards, since the optimizer is made from its name with the rate of Keras.
         optimizer.learning_rate = hp.Choice("learning_rate", [0.1, 0.01, 0.001], default=0.01)
         model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"])
         return model
@@ -64,6 +65,8 @@ class HyperResNet(TopOrNone):
 def _stem(x: keras.KerasTensor, version: str) -> keras.KerasTensor:
     x = layers.ZeroPadding2D(3)(x)
     x = layers.Conv2D(64, 7, strides=2, use_bias=version != "next")(x)
+    # No bias where a normalisation follows at once: its shift would undo it. ResNet v1 keeps one, for the published
+    # weights.
     if version != "v2":  # the second version normalises at the start of each block
         x = _normalise(x)
     return layers.MaxPooling2D(3, strides=2)(layers.ZeroPadding2D(1)(x))

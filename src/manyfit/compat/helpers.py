@@ -150,10 +150,12 @@ def convert_to_metrics_dict(results: object, objective: Objective) -> dict[str, 
 def get_best_step(results: object, objective: Objective) -> int:
     """The best epoch of what a user's function returned, counted from 0; the mean, rounded down, over a list."""
     epochs = [_best_epoch(history, objective) for history in to_histories(results, objective, "run_trial()")]
+    # Rounded down, as KerasTuner does: a step has to be an epoch that exists.
     return sum(epochs) // len(epochs)
 
 
 def _best_epoch(history: histories.History, objective: Objective) -> int:
+    # Without a score (all NaN, or not logged) KerasTuner takes the last epoch.
     scored = histories.score(history, objective)
     last = max(map(len, history.values()), default=1) - 1
     return last if scored is None else scored[1]

@@ -64,6 +64,7 @@ class OptunaSampler(Sampler):
             return draw_new(encoding, taken, count, rng)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental samplers, and storage notes that are not the user's
+            # A new study per call: one that is kept would hold state that a restart lacks.
             study = optuna.create_study(sampler=self._made(int(rng.integers(2**31))))
             translator = _Translator(encoding)
             study.add_trials([translator.ended(each) for each in completed])

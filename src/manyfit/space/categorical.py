@@ -56,6 +56,8 @@ class Choice(HyperParameter):
         self._type = type(self._values[0])
         self.ordered = self._type in (int, float) if ordered is None else bool(ordered)
         self._check_order_and_default()
+        # The unit interval follows the numbers; `values` stays in the order of the user, whose first one is the
+        # default.
         self._by_position = sorted(self._values) if self.ordered else self._values
         self._index = {value: index for index, value in enumerate(self._by_position)}
 
@@ -86,6 +88,7 @@ class Choice(HyperParameter):
                     _NOT_A_VALUE,
                 )
             )
+        # NaN equals nothing, not even itself: it could never be looked up again.
         if any(value != value for value in shown):
             raise UsageError(explain(self.where, f"values={shown}", "numbers, NaN is none", "Remove the NaN."))
         twice = [value for index, value in enumerate(shown) if value in shown[:index]]
@@ -143,7 +146,9 @@ class Choice(HyperParameter):
             ) from None
 
     def contains(self, value: object) -> bool:
+        # True equals 1 in Python, so the type is compared where it counts.
         value = as_value(value)
+        # Users type 1 for 1.0, and JSON of other programs drops the point.
         if type(value) is int and self._type is float:
             value = float(value)
         return type(value) is self._type and value in self._values

@@ -119,4 +119,5 @@ def of_config(config: Mapping[str, Any]) -> Condition:
 
 def all_active(conditions: Sequence[Condition], values: Mapping[str, Value]) -> bool:
     """Whether every one of the conditions holds."""
+    # The empty list first: most hyperparameters have no conditions, and this is called for each in each trial.
     return not conditions or all(condition.is_active(values) for condition in conditions)

@@ -71,6 +71,7 @@ class Encoding:
     """
 
     def __init__(self, space: HyperParameters) -> None:
+        # A copy: a space that grows while trials run must not move the coordinates of those that were encoded.
         self._hyperparameters = parents_first(space.copy().space)
         self._index: dict[int, int] = {}
         self.dimensions: list[Dimension] = []

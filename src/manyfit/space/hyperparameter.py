@@ -159,6 +159,7 @@ class HyperParameter:
         """
         if isinstance(seed, np.random.Generator):
             return self.prob_to_value(float(seed.random()))
+        # Python's generator and not NumPy's: KerasTuner draws so, and a seed has to give the same value.
         return self.prob_to_value(random.Random(fresh_seed() if seed is None else seed).random())
 
     def same_domain(self, other: HyperParameter) -> bool:
@@ -171,6 +172,7 @@ class HyperParameter:
 
     def under(self, conditions: Iterable[Condition]) -> HyperParameter:
         """The same hyperparameter under other conditions."""
+        # Shallow: everything but the conditions is constant once made, tables included.
         twin = copy.copy(self)
         twin.conditions = list(conditions)
         return twin
@@ -182,6 +184,7 @@ class HyperParameter:
         return f'{type(self).__name__}("{self.name}"{comma}{arguments})'
 
     def _domain(self) -> dict[str, Any]:
+        # What may differ between two builds without being another definition.
         skipped = ("name", "default", "conditions", "ordered")
         return {key: value for key, value in self.get_config().items() if key not in skipped}
 

@@ -155,6 +155,7 @@ class HyperParameters(Registry):
         **arguments: Any,
     ) -> Any:
         with self._maybe_conditional_scope(parent_name, parent_values):
+            # A name that is no text is passed on as it is: the hyperparameter's own check explains it best.
             full_name = name
             if isinstance(name, str) and name:
                 self._validate_name(name)
@@ -321,6 +322,8 @@ class HyperParameters(Registry):
                     continue
                 self._put(each)
             elif each.name not in self._pinned and not known.same_domain(each):
+                # The envelope and not the latest: bounds that depend on other values move from build to build, and
+                # proposals have to reach all of them.
                 wider = known.union(each)
                 if wider.same_domain(known):
                     continue
@@ -355,6 +358,7 @@ class HyperParameters(Registry):
         for each in self._space:
             twin._put(copy.copy(each))
         twin.values = dict(self.values)
+        # Not `_declared` and not the scopes: they belong to one build, and a copy begins another.
         twin._pinned = set(self._pinned)
         twin.first_definition_holds = self.first_definition_holds
         return twin
@@ -398,6 +402,7 @@ class HyperParameters(Registry):
         missing = [[each for each in hp.conditions if each not in self._conditions] for hp in registered]
         if not all(missing):
             return full_name, []
+        # One definition: its own conditions are inherited, as if its scope had been opened here.
         if len(missing) == 1:
             return full_name, missing[0]
         raise UsageError(

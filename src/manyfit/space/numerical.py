@@ -81,6 +81,7 @@ class Numerical(HyperParameter):
                 "min_value <= max_value",
                 "Swap the two values.",
             )
+        # Beyond 2**53 neighbouring integers share a float, so that a position would stand for several values.
         if self._type is int and max(abs(low), abs(high)) > MAX_INTEGER:
             self._refuse(bounds, "whole numbers up to 2**53", "Search for the exponent, or use Float.")
         if self.sampling != "linear" and low <= 0:
@@ -113,6 +114,7 @@ class Numerical(HyperParameter):
                 f"a value between {self.min_value} and {self.max_value}{steps}",
                 f"Type, for instance, default={self.prob_to_value(0.5)!r}.",
             )
+        # A default of 0.30000000000000004 becomes the grid's 0.3, or it would never equal a proposal.
         self._default = self.cast(self._default)
 
     @property
@@ -163,6 +165,7 @@ class Numerical(HyperParameter):
             return other
         whole = isinstance(self, Int) and isinstance(other, Int)
         low, high = min(self.min_value, other.min_value), max(self.max_value, other.max_value)
+        # A log scale that reaches 0 has no quantiles; the wider range wins over the finer scale.
         sampling = other.sampling if low > 0 else "linear"
         step = None
         if self.grid is not None and other.grid is not None and {self.sampling, other.sampling} == {sampling}:

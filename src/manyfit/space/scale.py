@@ -57,6 +57,7 @@ def to_number(quantiles: ArrayLike, low: float, high: float, sampling: str) -> A
     elif sampling == "log":
         x = _log_number(p, low, high)  # (2)
     else:
+        # The mirror image, term by term, so that both scales round alike.
         x = low + (high - _log_number(1.0 - p, low, high))  # (3)
     # The ends by name, because rounding may miss them by a hair from within.
     return np.where(p <= 0.0, low, np.where(p >= 1.0, high, np.clip(x, low, high)))
@@ -158,6 +159,7 @@ class LinearGrid(Grid):
         return int((self._high - self._low) / self._step + decimal.Decimal(TOLERANCE)) + 1
 
     def at(self, index: int) -> float:
+        # Multiplied, not added up: the error of the tenth step would be ten times that of the first.
         number = self._low + index * self._step  # (4)
         # Three typed thirds miss 1 by a hair, and the user means 1.
         is_end = abs(self._high - number) < self._step * decimal.Decimal(TOLERANCE)
@@ -201,6 +203,7 @@ class RatioGrid(Grid):
         """Whether a grid of this ratio over the bounds of both would hold the values of both."""
         if self._mirrored:  # hangs on both bounds, so that any change of one moves every value
             return (self.low, self.high) == (other.low, other.high)
+        # The starts have to be a whole number of ratios apart, or one grid would fall between the values of the other.
         steps = math.log(other.low / self.low) / math.log(self.step)
         return abs(steps - round(steps)) < TOLERANCE
 
@@ -224,6 +227,7 @@ def common_step(first: Grid, second: Grid) -> float | None:
     if isinstance(first, RatioGrid):
         return first.step if first.step == second.step and first.extends_to(second) else None
     parts = [abs(part) for part in (first._step, second._step, first._low - second._low)]
+    # Whole multiples of the finest decimal: the greatest common divisor is exact there, and meaningless for floats.
     unit = decimal.Decimal(1).scaleb(min(int(part.as_tuple().exponent) for part in parts))
     step = math.gcd(*(int(part / unit) for part in parts)) * unit
     return int(step) if first.as_type is int and second.as_type is int else float(step)
