@@ -33,11 +33,11 @@ from scipy.stats import rankdata
 
 from manyfit.ensemble import Ensemble
 from manyfit.ensemble.metrics import default_metric
-from manyfit.ensemble.pools import Pool, softmax
-from manyfit.ensemble.problem import Task, make_problem
-from manyfit.ensemble.selection import greedy_weights
-from manyfit.ensemble.threads import one_thread
-from manyfit.ensemble.weights import log_loss_weights
+from manyfit.ensemble.pools import LinearPool, Pool, softmax
+from manyfit.ensemble.problem import PredictionTask, make_problem
+from manyfit.ensemble.weights.exact import log_loss_weights
+from manyfit.ensemble.weights.gradient import one_thread
+from manyfit.ensemble.weights.greedy import greedy_weights
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("MANYFIT_DATA", HERE.parent / "../shared/data"))
@@ -78,7 +78,7 @@ def ours_on(search: Replay, size: int, number: int) -> dict[str, Any]:
     """Test loss of Manyfit on one resplit, what it stated, and what the ensemble it speaks of gains on test rows."""
     chosen, test = split(search, size, number)
     loss = squared_error if search.is_regression else log_loss
-    task = Task.REGRESSION if search.is_regression else Task.MULTICLASS
+    task = PredictionTask.REGRESSION if search.is_regression else PredictionTask.MULTICLASS
     started = time.perf_counter()
     ensemble = Ensemble.fit(list(search.predictions[:, chosen]), search.y[chosen], task=task, seed=number)
     seconds = time.perf_counter() - started
@@ -205,7 +205,7 @@ def speed() -> str:
         probability = problem.true_probability
         seconds["prepared"] = time.perf_counter() - started
         started = time.perf_counter()
-        weights = greedy_weights(problem, default_metric(Task.MULTICLASS), num_steps=25)
+        weights = greedy_weights(problem, default_metric(PredictionTask.MULTICLASS), num_steps=25)
         seconds["greedy"] = time.perf_counter() - started
         started = time.perf_counter()
         solution = log_loss_weights(probability, tolerance=1e-9)
@@ -243,7 +243,7 @@ def fused() -> str:
     """Eight MLPs of one structure: one program against eight calls of `predict`, as typed and in batches of 1,024."""
     import keras
 
-    from manyfit.ensemble import Member
+    from manyfit.ensemble import EnsembleMember
 
     lines = [
         "8 MLPs, milliseconds (ratio to `Ensemble.predict`); the matrix products alone are those of NumPy:",
@@ -258,8 +258,8 @@ def fused() -> str:
             hidden = [keras.layers.Dense(width, activation="relu") for width in units[1:-1]]
             last = keras.layers.Dense(units[-1], activation="softmax")
             models.append(keras.Sequential([keras.Input(units[:1]), *hidden, last]))
-        members = [Member(f"m{number}", model) for number, model in enumerate(models)]
-        ensemble = Ensemble(members, Pool("linear", np.full(8, 1 / 8)), Task.MULTICLASS, num_outputs=units[-1])
+        members = [EnsembleMember(f"m{number}", model) for number, model in enumerate(models)]
+        ensemble = Ensemble(members, LinearPool(np.full(8, 1 / 8)), PredictionTask.MULTICLASS, num_outputs=units[-1])
         kernels = [[np.asarray(weights) for weights in model.get_weights()[::2]] for model in models]
         for num_rows in (100, 1_000, 10_000):
             x = np.random.default_rng(0).random((num_rows, units[0]), dtype=np.float32)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import manyfit as kt
-from manyfit.ensemble.archive import Archive
+from manyfit.store.predictions import Archive
 
 TRAINING_ROWS = 5_000
 HELD_OUT_ROWS = 15_000

@@ -1,13 +1,35 @@
-"""Fixtures that every test may use. Manyfit is imported before Keras, so that it chooses the backend."""
+"""What every test runs in: Keras's backend, a cache folder of this session's own, and shared fixtures."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
-import manyfit  # isort: skip
+# One place for all tests, and the programs that they start: JAX, unless somebody asks for another backend.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+# A search reads which layouts were fastest, and compiled programs, that earlier runs left in the user's cache folder. A
+# test must not depend on what was run on this machine before. One folder for the whole session, and not one per test:
+# compiling the same small programs again for each test would take most of the suite's time.
+CACHE = Path(tempfile.mkdtemp(prefix="manyfit-tests-"))
+os.environ["MANYFIT_CACHE_DIR"] = str(CACHE)
 
-import numpy as np
-import pytest
+import manyfit  # isort: skip  # noqa: E402  # before Keras
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+
+def pytest_unconfigure() -> None:
+    """Removes the cache folder."""
+    shutil.rmtree(CACHE, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def no_layout_of_another_test():
+    """Compiled programs change nothing but time; a remembered layout changes what a search does."""
+    shutil.rmtree(CACHE / "layouts", ignore_errors=True)
 
 
 @pytest.fixture

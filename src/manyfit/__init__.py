@@ -34,14 +34,14 @@ _HOMES = {
     "Belief": "manyfit.samplers.gp.priors",
     "Constraint": "manyfit.samplers.outcomes",
     "CrossValidation": "manyfit.data.folds",
-    "BaseTuner": "manyfit.tuners.base_tuner",
+    "BaseTuner": "manyfit.tuners.keras_tuner.base_tuner",
     "Ensemble": "manyfit.ensemble.ensemble",
     "FailedTrialError": "manyfit.core.errors",
     "FatalError": "manyfit.core.errors",
     "FatalRuntimeError": "manyfit.core.errors",
     "FatalTypeError": "manyfit.core.errors",
     "FatalValueError": "manyfit.core.errors",
-    "HyperModel": "manyfit.tuners.hypermodel",
+    "HyperModel": "manyfit.tuners.keras_tuner.hypermodel",
     "HyperParameter": "manyfit.space.hyperparameter",
     "HyperParameters": "manyfit.space.hyperparameters",
     "LocalExecutor": "manyfit.executors.local",
@@ -50,11 +50,11 @@ _HOMES = {
     "Objective": "manyfit.core.objective",
     "Oracle": "manyfit.oracles.oracle",
     "Trial": "manyfit.oracles.trial",
-    "TrialStatus": "manyfit.oracles.trial",
+    "TrialStatus": "manyfit.core.lifecycle",
     "SklearnTuner": "manyfit.tuners.sklearn_tuner",
     "ProcessExecutor": "manyfit.executors.process",
     "RayExecutor": "manyfit.executors.ray",
-    "synchronized": "manyfit.oracles.synchronized",
+    "synchronized": "manyfit.oracles.keras_tuner.synchronized",
     "table": "manyfit.report.terminal",
     "Tuner": "manyfit.tuners.tuner",
 }
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from manyfit.core.errors import FatalRuntimeError as FatalRuntimeError
     from manyfit.core.errors import FatalTypeError as FatalTypeError
     from manyfit.core.errors import FatalValueError as FatalValueError
+    from manyfit.core.lifecycle import TrialStatus as TrialStatus
     from manyfit.core.objective import MultiObjective as MultiObjective
     from manyfit.core.objective import Objective as Objective
     from manyfit.core.objective import ParetoObjective as ParetoObjective
@@ -73,10 +74,9 @@ if TYPE_CHECKING:
     from manyfit.executors.local import LocalExecutor as LocalExecutor
     from manyfit.executors.process import ProcessExecutor as ProcessExecutor
     from manyfit.executors.ray import RayExecutor as RayExecutor
+    from manyfit.oracles.keras_tuner.synchronized import synchronized as synchronized
     from manyfit.oracles.oracle import Oracle as Oracle
-    from manyfit.oracles.synchronized import synchronized as synchronized
     from manyfit.oracles.trial import Trial as Trial
-    from manyfit.oracles.trial import TrialStatus as TrialStatus
     from manyfit.report.terminal import table as table
     from manyfit.samplers.gp.priors import Belief as Belief
     from manyfit.samplers.outcomes import Constraint as Constraint
@@ -84,8 +84,8 @@ if TYPE_CHECKING:
     from manyfit.schedulers.full_length import MedianRule as MedianRule
     from manyfit.space.hyperparameter import HyperParameter as HyperParameter
     from manyfit.space.hyperparameters import HyperParameters as HyperParameters
-    from manyfit.tuners.base_tuner import BaseTuner as BaseTuner
-    from manyfit.tuners.hypermodel import HyperModel as HyperModel
+    from manyfit.tuners.keras_tuner.base_tuner import BaseTuner as BaseTuner
+    from manyfit.tuners.keras_tuner.hypermodel import HyperModel as HyperModel
     from manyfit.tuners.searches import BayesianOptimization as BayesianOptimization
     from manyfit.tuners.searches import Evolution as Evolution
     from manyfit.tuners.searches import GridSearch as GridSearch

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from marks import only_on
 
 from manyfit.core.seeds import generator
 from manyfit.data.call import Call
@@ -10,7 +11,7 @@ from manyfit.data.order import SeededOrder
 
 pytestmark = [
     pytest.mark.backends,
-    pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the order on TensorFlow"),
+    only_on("tensorflow", "the order on TensorFlow"),
 ]
 
 RNG = np.random.default_rng(3)

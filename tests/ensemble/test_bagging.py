@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from manyfit.ensemble import Ensemble
-from manyfit.ensemble.bagging import (
+from manyfit.ensemble.weights.bagging import (
     bagged_log_loss_weights,
     bagged_squared_error_weights,
     bayesian_bootstraps,
     num_steps,
 )
-from manyfit.ensemble.weights import log_loss_weights, squared_error_weights
+from manyfit.ensemble.weights.exact import log_loss_weights, squared_error_weights
 
 
 @pytest.fixture

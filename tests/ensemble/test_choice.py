@@ -8,13 +8,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from manyfit.ensemble import Ensemble, Settings
-from manyfit.ensemble.choice import _gain, folds_of
-from manyfit.ensemble.losses import Losses, standard_errors
+from manyfit.ensemble import Ensemble, EnsembleSettings
+from manyfit.ensemble.choosing.choice import gain_between
+from manyfit.ensemble.choosing.crossfit import Losses, folds_of, standard_errors
 from manyfit.ensemble.metrics import named_metric
 from manyfit.ensemble.problem import make_problem
 
-FAST = Settings(num_folds=3)
+FAST = EnsembleSettings(num_folds=3)
 
 
 def softmax(z):
@@ -51,7 +51,9 @@ def test_stated_gain_is_the_gain_on_new_rows():
     stated, naive = [], []
     for seed in range(8):
         p, y = draw(np.random.default_rng(1000 + seed), 4200, 10, 0.6)
-        fitted = Ensemble.fit([q[:200] for q in p], y[:200], settings=Settings(num_folds=3, refuse=False), seed=seed)
+        fitted = Ensemble.fit(
+            [q[:200] for q in p], y[:200], settings=EnsembleSettings(num_folds=3, refuse=False), seed=seed
+        )
         single = next(c.pool for c in fitted.choice.candidates if c.name == "single best")
 
         stacked = np.stack(p)
@@ -85,7 +87,7 @@ def test_the_cheapest_version_of_the_default_wins_where_more_members_add_nothing
     y = rng.normal(size=300)
     good = y + 0.1 * rng.normal(size=300)
     p = [good, *(good + 1e-4 * rng.normal(size=300) for _ in range(5))]
-    fitted = Ensemble.fit(p, y, settings=Settings(refuse=False, num_folds=3))
+    fitted = Ensemble.fit(p, y, settings=EnsembleSettings(refuse=False, num_folds=3))
     assert fitted.method == "bagged convex, best 3"
     assert (np.array(list(fitted.weights.values())) != 0).sum() == 3
 
@@ -99,7 +101,7 @@ def test_evidence_proves_what_the_mean_of_few_rows_cannot():
     wrong[7] = np.where(np.arange(3) == y[7], 1e-6, 0.5)
     problem = make_problem(np.stack([wrong, p[0]]), y)
     losses = Losses(named_metric("log_loss"), problem, [{"single": wrong, "others": p[0]}])
-    gain = _gain(losses, "single", "others", Settings())
+    gain = gain_between(losses, "single", "others", EnsembleSettings())
     assert gain.estimate / gain.standard_error < 1.2 and gain.proven
     assert not dataclasses.replace(gain, enough=np.inf, bound=0.0).proven
     assert gain.evidence == pytest.approx(np.log(p[0][7, y[7]] / 1e-6), rel=1e-6)

@@ -5,7 +5,7 @@ import pytest
 
 from manyfit.ensemble.diversity import diversity, heat_map, log_decomposition, squared_decomposition
 from manyfit.ensemble.metrics import named_metric
-from manyfit.ensemble.pools import Pool
+from manyfit.ensemble.pools import GeometricPool, LinearPool
 from manyfit.ensemble.problem import make_problem
 
 
@@ -39,7 +39,7 @@ def test_log_loss_identity(task, geometric):
     split = log_decomposition(problem, weights, geometric=geometric)
     assert abs(split.pooled - (split.members - split.diversity)) < 1e-12
     assert split.diversity > 0
-    pooled = Pool("geometric" if geometric else "linear", weights)(problem.predictions, problem.task)
+    pooled = (GeometricPool if geometric else LinearPool)(weights)(problem.predictions, problem.task)
     assert split.pooled == pytest.approx(named_metric("log_loss").loss(pooled, problem), abs=1e-6)
 
 

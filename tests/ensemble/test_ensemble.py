@@ -5,10 +5,10 @@ import pytest
 
 import manyfit as kt
 from manyfit.core.errors import UsageError
-from manyfit.ensemble import Budget, Ensemble, Member, Settings, Task
-from manyfit.ensemble.methods import METHODS
+from manyfit.ensemble import CostBudget, Ensemble, EnsembleMember, EnsembleSettings, PredictionTask
+from manyfit.ensemble.choosing.methods import METHODS
 
-QUICK = Settings(num_folds=3)
+QUICK = EnsembleSettings(num_folds=3)
 
 
 def softmax(z):
@@ -38,7 +38,7 @@ def test_it_is_public():
 def test_members_that_err_independently_are_combined():
     p, y = classes()
     ensemble = Ensemble.fit(p, y, settings=QUICK)
-    assert ensemble.task is Task.MULTICLASS
+    assert ensemble.task is PredictionTask.MULTICLASS
     assert not ensemble.refused
     assert ensemble.gain.low > 0
     assert sum(weight > 0 for weight in ensemble.weights.values()) >= 3
@@ -61,7 +61,7 @@ def test_every_method_fits_classes(method):
 def test_every_method_fits_values(method):
     p, y = values()
     ensemble = Ensemble.fit(p, y, method=method, settings=QUICK)
-    assert ensemble.task is Task.REGRESSION
+    assert ensemble.task is PredictionTask.REGRESSION
     assert ensemble.choice.score <= ensemble.choice.baseline_score * 1.05
 
 
@@ -88,7 +88,9 @@ def test_several_outputs_and_quantiles():
     truth = rng.normal(size=(400, 1))
     spread = np.array([-1.28, 0, 1.28])
     quantiles = [truth + rng.normal(size=(400, 1)) + spread for _ in range(3)]
-    fitted = Ensemble.fit(quantiles, np.repeat(truth, 3, axis=1), settings=Settings(quantiles=levels, num_folds=3))
+    fitted = Ensemble.fit(
+        quantiles, np.repeat(truth, 3, axis=1), settings=EnsembleSettings(quantiles=levels, num_folds=3)
+    )
     assert fitted.metric.name == "pinball"
     assert fitted.gain.estimate > 0
 
@@ -123,7 +125,7 @@ def test_seeds_decide():
 
 def test_one_member_is_itself():
     p, y = classes(1)
-    ensemble = Ensemble.fit(p, y, settings=Settings(temperature=False))
+    ensemble = Ensemble.fit(p, y, settings=EnsembleSettings(temperature=False))
     assert ensemble.refused
     assert ensemble.weights == {"m0": 1.0}
     assert "One member" in str(ensemble)
@@ -131,7 +133,7 @@ def test_one_member_is_itself():
 
 def test_identical_members_are_refused_and_called_copies():
     p, y = classes(1)
-    ensemble = Ensemble.fit([p[0]] * 4, y, settings=Settings(num_folds=3, temperature=False))
+    ensemble = Ensemble.fit([p[0]] * 4, y, settings=EnsembleSettings(num_folds=3, temperature=False))
     assert ensemble.refused
     assert ensemble.gain.estimate == pytest.approx(0, abs=1e-12)
     assert all(len(member.copies) == 3 for member in ensemble.explanation().members)
@@ -201,7 +203,13 @@ def test_misaligned_rows_are_an_error():
     p, y = classes()
     ids = np.arange(len(y))
     with pytest.raises(UsageError, match="row identities that differ"):
-        Ensemble.fit([Member("a", predictions=p[0], row_ids=ids), Member("b", predictions=p[1], row_ids=ids[::-1])], y)
+        Ensemble.fit(
+            [
+                EnsembleMember("a", predictions=p[0], row_ids=ids),
+                EnsembleMember("b", predictions=p[1], row_ids=ids[::-1]),
+            ],
+            y,
+        )
     with pytest.raises(UsageError, match="predictions of 299 rows where 'm0' has 300"):
         Ensemble.fit([p[0], p[1][1:]], y)
     with pytest.raises(UsageError, match="299 labels for 300 predicted rows"):
@@ -227,7 +235,7 @@ def test_misaligned_rows_are_an_error():
         ({"task": "multiclass", "members": [np.full((300, 3), 5.0)]}, "no probabilities"),
         ({"members": [np.zeros((300, 3, 2))]}, "shape"),
         ({"models": [None]}, "1 models for 4 predictions"),
-        ({"settings": Settings(budget=Budget(max_latency_seconds=1e-3))}, "cannot be timed"),
+        ({"settings": EnsembleSettings(budget=CostBudget(max_latency_seconds=1e-3))}, "cannot be timed"),
     ],
 )
 def test_what_cannot_work_is_said(arguments, text):
@@ -239,7 +247,7 @@ def test_what_cannot_work_is_said(arguments, text):
 def test_names_must_differ():
     p, y = classes()
     with pytest.raises(UsageError, match="two members named 'a'"):
-        Ensemble.fit([Member("a", predictions=p[0]), Member("a", predictions=p[1])], y)
+        Ensemble.fit([EnsembleMember("a", predictions=p[0]), EnsembleMember("a", predictions=p[1])], y)
 
 
 def test_predicting_without_models_is_an_error():
@@ -250,7 +258,7 @@ def test_predicting_without_models_is_an_error():
 
 def test_few_rows_prove_nothing():
     p, y = classes(num_rows=4)
-    assert Ensemble.fit(p, y, settings=Settings(temperature=False)).refused
+    assert Ensemble.fit(p, y, settings=EnsembleSettings(temperature=False)).refused
 
 
 # What it says.
@@ -260,7 +268,7 @@ def test_summary_says_what_was_done_and_why():
     p, y = classes()
     p[3] = softmax(np.random.default_rng(0).normal(size=p[3].shape) * 4)  # useless
     members = {"first": p[0], "second": p[1], "third": p[2], "useless": p[3]}
-    ensemble = Ensemble.fit(members, y, method="convex", settings=Settings(num_folds=3, temperature=False))
+    ensemble = Ensemble.fit(members, y, method="convex", settings=EnsembleSettings(num_folds=3, temperature=False))
     told = ensemble.explanation()
     text = ensemble.summary()
     assert told.optimality_gap < 1e-8
@@ -282,7 +290,9 @@ def test_summary_says_what_was_done_and_why():
 
 def test_seeds_of_one_configuration_are_flagged():
     p, y = classes()
-    members = [Member(f"t{k}", predictions=q, configuration={"units": 8 if k < 2 else k}) for k, q in enumerate(p)]
+    members = [
+        EnsembleMember(f"t{k}", predictions=q, configuration={"units": 8 if k < 2 else k}) for k, q in enumerate(p)
+    ]
     told = Ensemble.fit(members, y, method="uniform", settings=QUICK).explanation()
     assert [member.seeds for member in told.members] == [("t1",), ("t0",), (), ()]
 
@@ -290,7 +300,7 @@ def test_seeds_of_one_configuration_are_flagged():
 def test_budget_on_members():
     p, y = classes(8)
     for limit in (1, 2, 3):
-        ensemble = Ensemble.fit(p, y, settings=Settings(num_folds=3, budget=Budget(max_members=limit)))
+        ensemble = Ensemble.fit(p, y, settings=EnsembleSettings(num_folds=3, budget=CostBudget(max_members=limit)))
         assert sum(weight != 0 for weight in ensemble.weights.values()) <= limit
         for candidate in ensemble.choice.candidates:
             assert candidate.num_members <= limit
@@ -311,12 +321,12 @@ def test_budget_on_bytes_and_latency():
     p, y = classes(3)
     x = np.arange(len(y))[:, None]
     models = [Known(p[0]), Known(p[1]), Known(p[2], size=10**6)]
-    roomy = Settings(num_folds=3, budget=Budget(max_bytes=10**6))
+    roomy = EnsembleSettings(num_folds=3, budget=CostBudget(max_bytes=10**6))
     ensemble = Ensemble.fit(models, y, x=x, settings=roomy)
     assert ensemble.weights["m2"] == 0
     with pytest.raises(UsageError, match="a budget that no member fits"):
-        Ensemble.fit(models, y, x=x, settings=Settings(budget=Budget(max_bytes=10)))
-    timed = Settings(num_folds=3, budget=Budget(max_latency_seconds=10.0))
+        Ensemble.fit(models, y, x=x, settings=EnsembleSettings(budget=CostBudget(max_bytes=10)))
+    timed = EnsembleSettings(num_folds=3, budget=CostBudget(max_latency_seconds=10.0))
     assert not Ensemble.fit(models, y, x=x, settings=timed).refused
 
 
@@ -324,7 +334,7 @@ def test_the_front_counts_every_cost_that_is_known():
     p, y = classes(4)
     x = np.arange(len(y))[:, None]
     models = [Known(p[0], size=10**6), *(Known(part) for part in p[1:])]
-    ensemble = Ensemble.fit(models, y, x=x, settings=Settings(num_folds=3))
+    ensemble = Ensemble.fit(models, y, x=x, settings=EnsembleSettings(num_folds=3))
     assert {point.seconds_per_row for point in ensemble.explanation().front} == {None}
     measured = ensemble.measure_latency(x)
     front = ensemble.explanation().front
@@ -357,7 +367,9 @@ def test_folds_of_a_member_are_averaged_and_collapse_on_refit():
     p, y = classes(4)
     x = np.arange(len(y))[:, None]
     members = {"bagged": [Known(p[0]), Known(p[1])], "plain": Known(p[2])}
-    ensemble = Ensemble.fit(members, y, x=x, method="uniform", settings=Settings(num_folds=3, temperature=False))
+    ensemble = Ensemble.fit(
+        members, y, x=x, method="uniform", settings=EnsembleSettings(num_folds=3, temperature=False)
+    )
     assert ensemble.weights == {"bagged": 0.5, "plain": 0.5}
     np.testing.assert_allclose(ensemble.predict(x), (p[0] + p[1]) / 4 + p[2] / 2, atol=1e-6)
     trained = []

@@ -9,8 +9,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from manyfit.core.errors import UsageError
-from manyfit.ensemble import Ensemble, Member, Pool, Settings, Task
-from manyfit.ensemble.pools import rank_pool
+from manyfit.ensemble import Ensemble, EnsembleMember, EnsembleSettings, PredictionTask
+from manyfit.ensemble.pools import LinearPool, PowerPool, StackingPool, rank_pool
 
 pytestmark = pytest.mark.backends
 
@@ -31,12 +31,12 @@ def brands():
 
 @pytest.fixture(scope="module")
 def ensemble(brands):
-    return Ensemble.fit(brands, Y[150:], x=X[150:], method="uniform", settings=Settings(num_folds=3))
+    return Ensemble.fit(brands, Y[150:], x=X[150:], method="uniform", settings=EnsembleSettings(num_folds=3))
 
 
 def test_brands_predict_together(ensemble, brands):
     own = [brands["net"].predict(X, verbose=0), brands["forest"].predict_proba(X), brands["linear"].predict_proba(X)]
-    np.testing.assert_allclose(ensemble.predict(X), ensemble.pool(np.stack(own), Task.MULTICLASS), atol=1e-6)
+    np.testing.assert_allclose(ensemble.predict(X), ensemble.pool(np.stack(own), PredictionTask.MULTICLASS), atol=1e-6)
 
 
 def test_round_trip(ensemble, tmp_path):
@@ -52,9 +52,8 @@ def test_round_trip(ensemble, tmp_path):
 @pytest.mark.parametrize(
     "pool",
     [
-        Pool("stacking", np.array([0.5, 0.5]), class_weights=np.ones((2, 3)), bias=np.arange(3.0)),
-        Pool(
-            "power",
+        StackingPool(np.array([0.5, 0.5]), class_weights=np.ones((2, 3)), bias=np.arange(3.0)),
+        PowerPool(
             np.array([0.2, 0.8]),
             parameter=0.3,
             inverse_temperature=1.2,
@@ -67,7 +66,9 @@ def test_every_pool_survives(pool, brands, tmp_path):
     models = [brands["forest"], brands["linear"]]
     if pool == "rank":
         pool = rank_pool(np.stack([m.predict_proba(X) for m in models]), np.array([0.5, 0.5]))
-    original = Ensemble([Member(f"m{k}", model=m) for k, m in enumerate(models)], pool, Task.MULTICLASS, num_outputs=3)
+    original = Ensemble(
+        [EnsembleMember(f"m{k}", model=m) for k, m in enumerate(models)], pool, PredictionTask.MULTICLASS, num_outputs=3
+    )
     original.save(tmp_path / "winner")
     np.testing.assert_array_equal(Ensemble.load(tmp_path / "winner", trust=True).predict(X), original.predict(X))
 
@@ -79,7 +80,9 @@ def test_pickles_need_trust(ensemble, tmp_path):
 
 
 def test_keras_members_need_no_trust(brands, tmp_path):
-    alone = Ensemble([Member("net", model=brands["net"])], Pool("linear", np.ones(1)), Task.MULTICLASS, num_outputs=3)
+    alone = Ensemble(
+        [EnsembleMember("net", model=brands["net"])], LinearPool(np.ones(1)), PredictionTask.MULTICLASS, num_outputs=3
+    )
     alone.save(tmp_path / "winner")
     np.testing.assert_allclose(
         Ensemble.load(tmp_path / "winner").predict(X), brands["net"].predict(X, verbose=0), atol=1e-6
@@ -119,8 +122,8 @@ def test_what_is_no_ensemble_is_said(tmp_path, ensemble):
 def test_values_of_estimators():
     y = X @ np.array([1.0, 2.0, 0.0, -1.0]) + RNG.normal(size=300)
     models = [Ridge(alpha).fit(X[:150], y[:150]) for alpha in (0.1, 100.0)]
-    fitted = Ensemble.fit(models, y[150:], x=X[150:], settings=Settings(num_folds=3))
-    assert fitted.task is Task.REGRESSION
+    fitted = Ensemble.fit(models, y[150:], x=X[150:], settings=EnsembleSettings(num_folds=3))
+    assert fitted.task is PredictionTask.REGRESSION
     assert fitted.predict(X).shape == (300, 1)
 
 
@@ -128,6 +131,6 @@ def test_estimators_that_have_not_seen_every_class():
     some = Y[:150] > 0
     partial = LogisticRegression().fit(X[:150][some], Y[:150][some])  # classes 1 and 2 only
     whole = LogisticRegression().fit(X[:150], Y[:150])
-    fitted = Ensemble.fit([partial, whole], Y[150:], x=X[150:], settings=Settings(num_folds=3))
+    fitted = Ensemble.fit([partial, whole], Y[150:], x=X[150:], settings=EnsembleSettings(num_folds=3))
     assert fitted.num_outputs == 3
     assert fitted.weights["m1"] > 0

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from manyfit.ensemble.forward import Forward
+from manyfit.ensemble.prediction import Forward
 
 
 def model_of(seed):
@@ -25,10 +25,9 @@ def test_predictions_are_those_of_predict_whatever_was_predicted_before(keeps_ro
         np.testing.assert_allclose(found, model.predict(x, verbose=0), rtol=1e-5)
 
 
-def test_rows_that_are_too_many_to_stay_are_predicted_all_the_same(monkeypatch):
-    monkeypatch.setattr("manyfit.ensemble.forward._MOST_KEPT", 10)
+def test_rows_that_are_too_many_to_stay_are_predicted_all_the_same():
     x, model = np.ones((5, 3)), model_of(0)
-    found = Forward(keeps_rows=True).predict(model, x)
+    found = Forward(keeps_rows=True, max_kept_numbers=10).predict(model, x)
     np.testing.assert_allclose(found, model.predict(x, verbose=0), rtol=1e-5)
 
 

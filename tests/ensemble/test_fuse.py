@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from manyfit.core.errors import UsageError
-from manyfit.ensemble import Ensemble, Member, Pool, Settings, Task
-from manyfit.ensemble.pools import rank_pool
+from manyfit.ensemble import Ensemble, EnsembleMember, EnsembleSettings, PredictionTask
+from manyfit.ensemble.pools import ExponentialPool, GeometricPool, LinearPool, PowerPool, StackingPool, rank_pool
 
 pytestmark = pytest.mark.backends
 
@@ -35,7 +35,7 @@ def network(seed, outputs, activation, *, hidden=5, loss=None, name="sequential"
 def members(outputs, activation, **options):
     """Four models under one name, of two structures, the second half with adapted layers."""
     return [
-        Member(f"m{k}", model=network(k, outputs, activation, hidden=4 + k % 2, normalise=k > 1, **options))
+        EnsembleMember(f"m{k}", model=network(k, outputs, activation, hidden=4 + k % 2, normalise=k > 1, **options))
         for k in range(4)
     ]
 
@@ -49,13 +49,13 @@ def check(ensemble, tmp_path, tolerance=1e-6):
 
 
 POOLS = {
-    "linear": Pool("linear", WEIGHTS),
-    "linear, temperature": Pool("linear", WEIGHTS, inverse_temperature=1.4),
-    "geometric": Pool("geometric", 1.3 * WEIGHTS),
-    "power": Pool("power", WEIGHTS, parameter=0.4, inverse_temperature=0.8),
-    "exponential": Pool("exponential", WEIGHTS, parameter=2.0),
-    "calibrated": Pool(
-        "linear", WEIGHTS, member_inverse_temperatures=np.array([1.2, 1.0, 0.7, 1.5]), inverse_temperature=1.1
+    "linear": LinearPool(WEIGHTS),
+    "linear, temperature": LinearPool(WEIGHTS, inverse_temperature=1.4),
+    "geometric": GeometricPool(1.3 * WEIGHTS),
+    "power": PowerPool(WEIGHTS, parameter=0.4, inverse_temperature=0.8),
+    "exponential": ExponentialPool(WEIGHTS, parameter=2.0),
+    "calibrated": LinearPool(
+        WEIGHTS, member_inverse_temperatures=np.array([1.2, 1.0, 0.7, 1.5]), inverse_temperature=1.1
     ),
 }
 
@@ -63,7 +63,11 @@ POOLS = {
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize(
     ("task", "outputs", "activation"),
-    [(Task.MULTICLASS, 3, "softmax"), (Task.BINARY, 1, "sigmoid"), (Task.MULTILABEL, 2, "sigmoid")],
+    [
+        (PredictionTask.MULTICLASS, 3, "softmax"),
+        (PredictionTask.BINARY, 1, "sigmoid"),
+        (PredictionTask.MULTILABEL, 2, "sigmoid"),
+    ],
 )
 def test_every_pool_of_probabilities(pool, task, outputs, activation, tmp_path):
     ensemble = Ensemble(members(outputs, activation), POOLS[pool], task, num_outputs=outputs)
@@ -77,27 +81,25 @@ def test_every_pool_of_probabilities(pool, task, outputs, activation, tmp_path):
 @pytest.mark.parametrize("kind", ["linear", "exponential", "stacking"])
 def test_every_pool_of_values(kind, outputs, tmp_path):
     pool = {
-        "linear": Pool("linear", WEIGHTS),
-        "exponential": Pool("exponential", WEIGHTS, parameter=0.3),
-        "stacking": Pool(
-            "stacking", WEIGHTS, class_weights=np.outer(WEIGHTS, [1.0, -2.0][:outputs]), bias=np.arange(outputs) + 0.5
+        "linear": LinearPool(WEIGHTS),
+        "exponential": ExponentialPool(WEIGHTS, parameter=0.3),
+        "stacking": StackingPool(
+            WEIGHTS, class_weights=np.outer(WEIGHTS, [1.0, -2.0][:outputs]), bias=np.arange(outputs) + 0.5
         ),
     }[kind]
-    check(Ensemble(members(outputs, None), pool, Task.REGRESSION, num_outputs=outputs), tmp_path, 2e-6)
+    check(Ensemble(members(outputs, None), pool, PredictionTask.REGRESSION, num_outputs=outputs), tmp_path, 2e-6)
 
 
-@pytest.mark.parametrize(("task", "outputs"), [(Task.MULTICLASS, 3), (Task.BINARY, 1)])
+@pytest.mark.parametrize(("task", "outputs"), [(PredictionTask.MULTICLASS, 3), (PredictionTask.BINARY, 1)])
 def test_stacking_of_probabilities(task, outputs, tmp_path):
     columns = 3 if outputs == 3 else 2
     matrix = np.outer(WEIGHTS, np.linspace(-0.5, 1.5, columns))
-    pool = Pool(
-        "stacking", WEIGHTS, class_weights=matrix, bias=np.linspace(-0.2, 0.4, columns), inverse_temperature=0.9
-    )
+    pool = StackingPool(WEIGHTS, class_weights=matrix, bias=np.linspace(-0.2, 0.4, columns), inverse_temperature=0.9)
     activation = "softmax" if outputs == 3 else "sigmoid"
     check(Ensemble(members(outputs, activation), pool, task, num_outputs=outputs), tmp_path)
 
 
-@pytest.mark.parametrize(("task", "outputs"), [(Task.BINARY, 1), (Task.MULTICLASS, 3)])
+@pytest.mark.parametrize(("task", "outputs"), [(PredictionTask.BINARY, 1), (PredictionTask.MULTICLASS, 3)])
 def test_rank_pool(task, outputs, tmp_path):
     group = members(outputs, "sigmoid" if outputs == 1 else "softmax")
     fitted = np.stack([member.model.predict(X, verbose=0) for member in group])
@@ -106,7 +108,7 @@ def test_rank_pool(task, outputs, tmp_path):
 
 def test_logits_become_probabilities(tmp_path):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    ensemble = Ensemble(members(3, None, loss=loss), Pool("linear", WEIGHTS), Task.MULTICLASS, num_outputs=3)
+    ensemble = Ensemble(members(3, None, loss=loss), LinearPool(WEIGHTS), PredictionTask.MULTICLASS, num_outputs=3)
     np.testing.assert_allclose(ensemble.predict(X).sum(axis=1), 1, atol=1e-5)
     loaded = check(ensemble, tmp_path)
     y = np.arange(60) % 3
@@ -117,7 +119,7 @@ def test_logits_become_probabilities(tmp_path):
 
 def test_evaluate_says_what_the_members_would(tmp_path):
     group = members(3, "softmax", loss="sparse_categorical_crossentropy")
-    alone = Ensemble(group, Pool("linear", np.array([1.0, 0, 0, 0])), Task.MULTICLASS, num_outputs=3)
+    alone = Ensemble(group, LinearPool(np.array([1.0, 0, 0, 0])), PredictionTask.MULTICLASS, num_outputs=3)
     y = np.arange(60) % 3
     expected = group[0].model.evaluate(X, y, verbose=0, return_dict=True)
     told = alone.evaluate(X, y)
@@ -135,8 +137,8 @@ def test_members_made_of_folds_and_nested_inputs(tmp_path):
     def model():
         return keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(joined))
 
-    group = [Member("folds", model=[model(), model()]), Member("plain", model=model())]
-    ensemble = Ensemble(group, Pool("linear", np.array([0.6, 0.4])), Task.BINARY, num_outputs=1)
+    group = [EnsembleMember("folds", model=[model(), model()]), EnsembleMember("plain", model=model())]
+    ensemble = Ensemble(group, LinearPool(np.array([0.6, 0.4])), PredictionTask.BINARY, num_outputs=1)
     x = {"a": X, "b": X[:, :2]}
     ensemble.save(tmp_path / "winner.keras")
     loaded = keras.saving.load_model(tmp_path / "winner.keras")
@@ -148,20 +150,20 @@ def test_what_cannot_be_one_model_is_said(tmp_path):
         def predict(self, x):
             return np.zeros(len(x))
 
-    mixed = [Member("net", model=network(0, 1, None)), Member("other", model=Other())]
-    ensemble = Ensemble(mixed, Pool("linear", np.array([0.5, 0.5])), Task.REGRESSION, num_outputs=1)
+    mixed = [EnsembleMember("net", model=network(0, 1, None)), EnsembleMember("other", model=Other())]
+    ensemble = Ensemble(mixed, LinearPool(np.array([0.5, 0.5])), PredictionTask.REGRESSION, num_outputs=1)
     with pytest.raises(UsageError, match="'other', which is no Keras model"):
         ensemble.save(tmp_path / "winner.keras")
     wide = keras.Sequential([keras.layers.Input((7,)), keras.layers.Dense(1)])
-    odd = [Member("net", model=network(0, 1, None)), Member("wide", model=wide)]
+    odd = [EnsembleMember("net", model=network(0, 1, None)), EnsembleMember("wide", model=wide)]
     with pytest.raises(UsageError, match="inputs"):
-        Ensemble(odd, Pool("linear", np.array([0.5, 0.5])), Task.REGRESSION, num_outputs=1).to_keras()
+        Ensemble(odd, LinearPool(np.array([0.5, 0.5])), PredictionTask.REGRESSION, num_outputs=1).to_keras()
 
 
 def test_models_of_the_user_are_left_alone(tmp_path):
     group = members(3, "softmax")
     before = [(m.model.name, [w.copy() for w in m.model.get_weights()]) for m in group]
-    Ensemble(group, Pool("geometric", WEIGHTS), Task.MULTICLASS, num_outputs=3).save(tmp_path / "winner.keras")
+    Ensemble(group, GeometricPool(WEIGHTS), PredictionTask.MULTICLASS, num_outputs=3).save(tmp_path / "winner.keras")
     for member, (name, weights) in zip(group, before, strict=True):
         assert member.model.name == name
         for new, old in zip(member.model.get_weights(), weights, strict=True):
@@ -173,8 +175,8 @@ def test_half_precision_members(tmp_path):
     keras.utils.set_random_seed(0)
     layers = [keras.layers.Dense(5, "relu", dtype=policy), keras.layers.Dense(3, "softmax", dtype=policy)]
     model = keras.Sequential([keras.layers.Input((6,)), *layers])
-    group = [Member("half", model=model), Member("full", model=network(1, 3, "softmax"))]
-    ensemble = Ensemble(group, Pool("geometric", np.array([0.5, 0.5])), Task.MULTICLASS, num_outputs=3)
+    group = [EnsembleMember("half", model=model), EnsembleMember("full", model=network(1, 3, "softmax"))]
+    ensemble = Ensemble(group, GeometricPool(np.array([0.5, 0.5])), PredictionTask.MULTICLASS, num_outputs=3)
     assert ensemble.predict(X).dtype == np.float32
     check(ensemble, tmp_path, 1e-2)  # two programs round half precision differently; single precision is tested above
 
@@ -182,7 +184,10 @@ def test_half_precision_members(tmp_path):
 @pytest.mark.parametrize("pool", ["calibrated", "power"])
 def test_it_loads_where_manyfit_is_not_installed(pool, tmp_path):
     ensemble = Ensemble(
-        members(3, "softmax", loss="sparse_categorical_crossentropy"), POOLS[pool], Task.MULTICLASS, num_outputs=3
+        members(3, "softmax", loss="sparse_categorical_crossentropy"),
+        POOLS[pool],
+        PredictionTask.MULTICLASS,
+        num_outputs=3,
     )
     ensemble.save(tmp_path / "winner.keras")
     np.save(tmp_path / "x.npy", X)
@@ -213,8 +218,8 @@ def test_from_fit_to_file(tmp_path):
     models = [network(k, 1, "sigmoid", hidden=8, loss="binary_crossentropy") for k in range(3)]
     for model in models:
         model.fit(x[:200], y[:200], epochs=3, verbose=0)
-    ensemble = Ensemble.fit(models, y[200:], x=x[200:], settings=Settings(num_folds=3))
-    assert ensemble.task is Task.BINARY
+    ensemble = Ensemble.fit(models, y[200:], x=x[200:], settings=EnsembleSettings(num_folds=3))
+    assert ensemble.task is PredictionTask.BINARY
     told = ensemble.evaluate(x[200:], y[200:])
     assert told["log_loss"] == pytest.approx(told["loss"], abs=1e-5)
     check(ensemble, tmp_path)

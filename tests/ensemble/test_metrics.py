@@ -5,8 +5,9 @@ import pytest
 from sklearn import metrics as theirs
 
 from manyfit.core.errors import UsageError
-from manyfit.ensemble.metrics import binary_auc, pinball, resolve_metric
-from manyfit.ensemble.problem import Task, make_problem
+from manyfit.ensemble.foreign_metrics import resolve_metric
+from manyfit.ensemble.metrics import binary_auc, pinball
+from manyfit.ensemble.problem import PredictionTask, make_problem
 
 RNG = np.random.default_rng(0)
 N = 200
@@ -142,7 +143,7 @@ def test_directions_are_asked_for_when_nobody_knows_them(classes):
 @pytest.mark.parametrize("bad", ["no_such_metric", "mae", 3])
 def test_metrics_that_do_not_fit_are_refused(bad):
     with pytest.raises(UsageError, match="metric"):
-        resolve_metric(bad, Task.MULTICLASS)
+        resolve_metric(bad, PredictionTask.MULTICLASS)
 
 
 def test_quantiles_must_be_levels():

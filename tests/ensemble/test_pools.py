@@ -3,11 +3,20 @@
 import numpy as np
 import pytest
 
-from manyfit.ensemble.calibration import calibrated_members, fit_inverse_temperature, with_temperature
+from manyfit.ensemble.choosing.calibration import calibrated_members, fit_inverse_temperature, with_temperature
 from manyfit.ensemble.metrics import named_metric
-from manyfit.ensemble.pools import Pool, rank_pool, sharpened, single
-from manyfit.ensemble.problem import Task, make_problem
-from manyfit.ensemble.smooth import geometric_pool, stacking_pool
+from manyfit.ensemble.pools import (
+    POOLS,
+    ExponentialPool,
+    GeometricPool,
+    LinearPool,
+    PowerPool,
+    rank_pool,
+    sharpened,
+    single,
+)
+from manyfit.ensemble.problem import PredictionTask, make_problem
+from manyfit.ensemble.weights.gradient import geometric_pool, stacking_pool
 
 W = np.array([0.5, 0.3, 0.2])
 
@@ -19,19 +28,19 @@ def p():
 
 
 def test_linear_pool(p):
-    np.testing.assert_allclose(Pool("linear", W)(p, Task.MULTICLASS), 0.5 * p[0] + 0.3 * p[1] + 0.2 * p[2])
+    np.testing.assert_allclose(LinearPool(W)(p, PredictionTask.MULTICLASS), 0.5 * p[0] + 0.3 * p[1] + 0.2 * p[2])
 
 
 def test_geometric_pool(p):
     product = p[0] ** 0.5 * p[1] ** 0.3 * p[2] ** 0.2
     expected = product / product.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(Pool("geometric", W)(p, Task.MULTICLASS), expected, rtol=1e-12)
+    np.testing.assert_allclose(GeometricPool(W)(p, PredictionTask.MULTICLASS), expected, rtol=1e-12)
 
 
 def test_power_pool_lies_between_linear_and_geometric(p):
-    linear, geometric = Pool("linear", W)(p, Task.MULTICLASS), Pool("geometric", W)(p, Task.MULTICLASS)
-    np.testing.assert_allclose(Pool("power", W, parameter=1.0)(p, Task.MULTICLASS), linear, rtol=1e-9)
-    np.testing.assert_allclose(Pool("power", W, parameter=1e-6)(p, Task.MULTICLASS), geometric, rtol=1e-4)
+    linear, geometric = LinearPool(W)(p, PredictionTask.MULTICLASS), GeometricPool(W)(p, PredictionTask.MULTICLASS)
+    np.testing.assert_allclose(PowerPool(W, parameter=1.0)(p, PredictionTask.MULTICLASS), linear, rtol=1e-9)
+    np.testing.assert_allclose(PowerPool(W, parameter=1e-6)(p, PredictionTask.MULTICLASS), geometric, rtol=1e-4)
 
 
 @pytest.mark.parametrize("r", [0.1, 0.5, 0.9])
@@ -39,44 +48,52 @@ def test_power_pools_with_r_up_to_one_beat_the_members_average(p, r):
     """Log-likelihood of the pool is at least the members' average for r in [0, 1] (arXiv 2603.04204)."""
     y = np.random.default_rng(1).integers(0, 4, 40)
     problem, metric = make_problem(p, y), named_metric("log_loss")
-    pooled = metric.loss(Pool("power", W, parameter=r)(p, Task.MULTICLASS), problem)
+    pooled = metric.loss(PowerPool(W, parameter=r)(p, PredictionTask.MULTICLASS), problem)
     assert pooled <= W @ [metric.loss(q, problem) for q in p]
 
 
 def test_exponential_pool_tends_to_the_linear_one(p):
-    linear = Pool("linear", W)(p, Task.MULTICLASS)
-    np.testing.assert_allclose(Pool("exponential", W, parameter=1e-5)(p, Task.MULTICLASS), linear, rtol=1e-4)
-    confident = Pool("exponential", W, parameter=8.0)(p, Task.MULTICLASS)
+    linear = LinearPool(W)(p, PredictionTask.MULTICLASS)
+    np.testing.assert_allclose(ExponentialPool(W, parameter=1e-5)(p, PredictionTask.MULTICLASS), linear, rtol=1e-4)
+    confident = ExponentialPool(W, parameter=8.0)(p, PredictionTask.MULTICLASS)
     assert confident.max(axis=1).mean() > linear.max(axis=1).mean()
 
 
 def test_two_class_columns_are_pooled_as_two_classes(p):
     q = p[:, :, :1] / (p[:, :, :1] + p[:, :, 1:2])
     both = np.concatenate([1 - q, q], axis=-1)
-    for kind, parameter in (("linear", 1.0), ("geometric", 1.0), ("power", 0.4), ("exponential", 2.0)):
-        pool = Pool(kind, W, parameter=parameter, inverse_temperature=1.7)
-        np.testing.assert_allclose(pool(q, Task.BINARY)[:, 0], pool(both, Task.MULTICLASS)[:, 1], rtol=1e-9)
+    for kind, numbers in (
+        ("linear", {}),
+        ("geometric", {}),
+        ("power", {"parameter": 0.4}),
+        ("exponential", {"parameter": 2.0}),
+    ):
+        pool = POOLS[kind](W, inverse_temperature=1.7, **numbers)
+        np.testing.assert_allclose(
+            pool(q, PredictionTask.BINARY)[:, 0], pool(both, PredictionTask.MULTICLASS)[:, 1], rtol=1e-9
+        )
 
 
 def test_members_without_weight_are_never_looked_at(p):
     broken = p.copy()
     broken[1] = np.inf
-    pool = Pool("geometric", np.array([0.6, 0.0, 0.4]))
-    np.testing.assert_array_equal(pool(broken, Task.MULTICLASS), pool(p, Task.MULTICLASS))
+    pool = GeometricPool(np.array([0.6, 0.0, 0.4]))
+    np.testing.assert_array_equal(pool(broken, PredictionTask.MULTICLASS), pool(p, PredictionTask.MULTICLASS))
 
 
 @pytest.mark.parametrize("kind", ["linear", "geometric", "power", "exponential"])
 def test_probabilities_of_exactly_zero_and_one(kind):
     p = np.array([[[1.0, 0.0]], [[0.0, 1.0]]])
-    pooled = Pool(kind, np.array([0.5, 0.5]), parameter=0.5)(p, Task.MULTICLASS)
+    numbers = {"parameter": 0.5} if kind in ("power", "exponential") else {}
+    pooled = POOLS[kind](np.array([0.5, 0.5]), **numbers)(p, PredictionTask.MULTICLASS)
     np.testing.assert_allclose(pooled, [[0.5, 0.5]], atol=1e-6)
 
 
 def test_exponential_mean_of_values_is_the_linex_estimate():
     p = np.array([[[1.0]], [[3.0]]])
-    pool = Pool("exponential", np.array([0.5, 0.5]), parameter=2.0)
-    assert pool(p, Task.REGRESSION)[0, 0] == pytest.approx(np.log(0.5 * np.exp(2) + 0.5 * np.exp(6)) / 2)
-    assert np.isfinite(pool(p * 1e5, Task.REGRESSION)).all()
+    pool = ExponentialPool(np.array([0.5, 0.5]), parameter=2.0)
+    assert pool(p, PredictionTask.REGRESSION)[0, 0] == pytest.approx(np.log(0.5 * np.exp(2) + 0.5 * np.exp(6)) / 2)
+    assert np.isfinite(pool(p * 1e5, PredictionTask.REGRESSION)).all()
 
 
 def test_rank_pool_orders_like_mean_ranks():
@@ -85,19 +102,19 @@ def test_rank_pool_orders_like_mean_ranks():
     p[1] = p[1] ** 8  # another scale, the same meaning of order
     pool = rank_pool(p, np.array([0.5, 0.5]), num_knots=501)
     ranks = p[:, :, 0].argsort(axis=1).argsort(axis=1).mean(axis=0)
-    assert np.corrcoef(pool(p, Task.BINARY)[:, 0], ranks)[0, 1] > 0.9999
-    assert 0 <= pool(np.array([[[-5.0]], [[5.0]]]), Task.BINARY)[0, 0] <= 1
+    assert np.corrcoef(pool(p, PredictionTask.BINARY)[:, 0], ranks)[0, 1] > 0.9999
+    assert 0 <= pool(np.array([[[-5.0]], [[5.0]]]), PredictionTask.BINARY)[0, 0] <= 1
 
 
 def test_expand_puts_members_back_in_their_places(p):
-    small = Pool("linear", np.array([0.7, 0.3]), member_inverse_temperatures=np.array([1.1, 0.9]))
+    small = LinearPool(np.array([0.7, 0.3]), member_inverse_temperatures=np.array([1.1, 0.9]))
     large = small.expand(np.array([0, 2]), 3)
     assert large.weights.tolist() == [0.7, 0, 0.3]
-    np.testing.assert_array_equal(large(p, Task.MULTICLASS), small(p[[0, 2]], Task.MULTICLASS))
+    np.testing.assert_array_equal(large(p, PredictionTask.MULTICLASS), small(p[[0, 2]], PredictionTask.MULTICLASS))
 
 
 def test_geometric_weights_agree_with_slsqp(p):
-    """The convex fit of equation (1) in smooth.py, by a generic solver with bounds."""
+    """The convex fit of equation (1) in gradient.py, by a generic solver with bounds."""
     from scipy.optimize import minimize
 
     y = p.mean(axis=0).argmax(axis=1)
@@ -105,7 +122,7 @@ def test_geometric_weights_agree_with_slsqp(p):
     problem, metric = make_problem(p, y), named_metric("log_loss")
 
     def loss(w):
-        return metric.loss(Pool("geometric", np.maximum(w, 1e-300))(p, Task.MULTICLASS), problem)
+        return metric.loss(GeometricPool(np.maximum(w, 1e-300))(p, PredictionTask.MULTICLASS), problem)
 
     theirs = minimize(
         loss, np.full(3, 1 / 3), method="SLSQP", bounds=[(0, None)] * 3, options={"ftol": 1e-14, "maxiter": 500}
@@ -121,15 +138,15 @@ def test_stacking_of_values_is_ridge_towards_the_average():
     p = np.stack([2 * y + 1, rng.normal(size=300)])[:, :, None]
     problem = make_problem(p, y)
     light, heavy = stacking_pool(problem, ridge=1e-9), stacking_pool(problem, ridge=1e9)
-    np.testing.assert_allclose(light(p, Task.REGRESSION)[:, 0], y, atol=1e-5)
+    np.testing.assert_allclose(light(p, PredictionTask.REGRESSION)[:, 0], y, atol=1e-5)
     np.testing.assert_allclose(heavy.class_weights[:, 0], [0.5, 0.5], atol=1e-4)
 
 
 def test_stacking_of_classes_never_loses_to_its_start(p):
     y = np.random.default_rng(1).integers(0, 4, 40)
     problem, metric = make_problem(p, y), named_metric("log_loss")
-    start = metric.loss(Pool("geometric", np.full(3, 1 / 3))(p, Task.MULTICLASS), problem)
-    assert metric.loss(stacking_pool(problem, ridge=0.01)(p, Task.MULTICLASS), problem) < start
+    start = metric.loss(GeometricPool(np.full(3, 1 / 3))(p, PredictionTask.MULTICLASS), problem)
+    assert metric.loss(stacking_pool(problem, ridge=0.01)(p, PredictionTask.MULTICLASS), problem) < start
 
 
 @pytest.mark.parametrize("truth", [0.3, 1.0, 4.0])
@@ -137,7 +154,9 @@ def test_temperature_is_recovered(truth):
     """Labels drawn from softmax(truth * logits): the fitted inverse temperature is `truth`, to sampling error."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(40_000, 3))
-    q = sharpened(np.exp(logits)[None] / np.exp(logits).sum(1, keepdims=True), np.array([truth]), Task.MULTICLASS)[0]
+    q = sharpened(
+        np.exp(logits)[None] / np.exp(logits).sum(1, keepdims=True), np.array([truth]), PredictionTask.MULTICLASS
+    )[0]
     y = (q.cumsum(axis=1) < rng.random((len(q), 1))).sum(axis=1)
     base = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     assert fit_inverse_temperature(base, y, np.full(len(y), 1 / len(y))) == pytest.approx(truth, rel=0.05)
@@ -152,9 +171,9 @@ def test_temperature_agrees_with_a_generic_minimiser(p):
 
     def loss(beta):
         prior = (beta - 1) ** 2 / (2 * 0.15**2 * 40)  # a normal one, worth one row
-        return metric.loss(Pool("linear", W, inverse_temperature=beta)(p, Task.MULTICLASS), problem) + prior
+        return metric.loss(LinearPool(W, inverse_temperature=beta)(p, PredictionTask.MULTICLASS), problem) + prior
 
-    found = with_temperature(Pool("linear", W), problem).inverse_temperature
+    found = with_temperature(LinearPool(W), problem).inverse_temperature
     assert found == pytest.approx(
         minimize_scalar(loss, bounds=(0.1, 10), method="bounded", options={"xatol": 1e-9}).x, abs=1e-5
     )
@@ -173,11 +192,11 @@ def test_calibrated_members_lose_nothing(p):
     inner, betas = calibrated_members(problem)
     for member in range(3):
         assert metric.loss(inner.predictions[member], problem) <= metric.loss(p[member], problem) + 1e-9
-    pool = Pool("linear", W, member_inverse_temperatures=betas)
+    pool = LinearPool(W, member_inverse_temperatures=betas)
     np.testing.assert_allclose(
-        pool(p, Task.MULTICLASS), Pool("linear", W)(inner.predictions, Task.MULTICLASS), atol=1e-7
+        pool(p, PredictionTask.MULTICLASS), LinearPool(W)(inner.predictions, PredictionTask.MULTICLASS), atol=1e-7
     )
 
 
 def test_single_is_that_member(p):
-    np.testing.assert_array_equal(single(1, 3)(p, Task.MULTICLASS), p[1])
+    np.testing.assert_array_equal(single(1, 3)(p, PredictionTask.MULTICLASS), p[1])

@@ -3,11 +3,12 @@
 import keras
 import numpy as np
 import pytest
+from marks import only_on
 
-from manyfit.ensemble.members import Member
-from manyfit.ensemble.program import Program
+from manyfit.ensemble.members import EnsembleMember
+from manyfit.ensemble.prediction import EnsembleProgram
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="one program for all members needs JAX")
+pytestmark = only_on("jax", "one program for all members needs JAX")
 
 X = np.random.default_rng(0).normal(size=(300, 6)).astype("float32")
 
@@ -23,7 +24,7 @@ def dense(seed, units=5):
 
 
 def check(models, x, batch_size=64):
-    program = Program([Member(f"m{k}", model=model) for k, model in enumerate(models)])
+    program = EnsembleProgram([EnsembleMember(f"m{k}", model=model) for k, model in enumerate(models)])
     outputs = program.predict(x, batch_size=batch_size)
     for output, model in zip(outputs, models, strict=True):
         np.testing.assert_allclose(output, model.predict(x, verbose=0), atol=1e-6)
@@ -34,12 +35,12 @@ def test_one_structure_is_one_stack():
     """Names, seeds and dropout rates do not matter at prediction."""
     program = check([dense(seed) for seed in range(4)], X)
     assert program.compiled
-    assert [len(group.models) for group in program._groups] == [4]
+    assert program.group_sizes == [4]
 
 
 def test_other_structures_run_beside_it():
     program = check([dense(0), dense(1), dense(2, units=7)], X)
-    assert sorted(len(group.models) for group in program._groups) == [1, 2]
+    assert sorted(program.group_sizes) == [1, 2]
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 63, 64, 65, 300])
@@ -62,7 +63,7 @@ def test_convolutions_run_side_by_side_on_a_cpu():
     layers = lambda: (keras.layers.Conv2D(3, 3), keras.layers.Flatten())  # noqa: E731
     models = [network(seed, *layers(), inputs=(6, 6, 1)) for seed in range(2)]
     program = check(models, np.random.default_rng(0).normal(size=(10, 6, 6, 1)).astype("float32"))
-    assert [len(group.models) for group in program._groups] == [1, 1]
+    assert program.group_sizes == [1, 1]
 
 
 def test_weights_that_change_are_noticed():
@@ -75,7 +76,7 @@ def test_weights_that_change_are_noticed():
 def test_double_precision_and_other_rows_than_arrays():
     check([dense(0), dense(1)], X.astype("float64"))
     models = [dense(0), dense(1)]
-    program = Program([Member(f"m{k}", model=model) for k, model in enumerate(models)])
+    program = EnsembleProgram([EnsembleMember(f"m{k}", model=model) for k, model in enumerate(models)])
     tensor = keras.ops.convert_to_tensor(X)
     np.testing.assert_allclose(program.predict(tensor, batch_size=64)[0], models[0].predict(X, verbose=0), atol=1e-6)
 

@@ -5,7 +5,7 @@ import pytest
 
 from manyfit.ensemble.metrics import named_metric
 from manyfit.ensemble.problem import make_problem
-from manyfit.ensemble.selection import bagged_greedy_weights, greedy_path, greedy_weights, own_losses
+from manyfit.ensemble.weights.greedy import bagged_greedy_weights, greedy_path, greedy_weights, own_losses
 
 
 def caruana(predictions, loss, num_steps, num_start=0):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from manyfit.ensemble.weights import log_loss_weights, nonnegative_minimum, squared_error_weights
+from manyfit.ensemble.weights.exact import log_loss_weights, nonnegative_minimum, squared_error_weights
 
 
 def slsqp(loss, gradient, num_members):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import keras
 import pytest
+from marks import only_on
 
 PAGES = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the other backends are slow, and show nothing new here")
+@only_on("jax", "the other backends are slow, and show nothing new here")
 @pytest.mark.filterwarnings("ignore:__array__ implementation")
 @pytest.mark.parametrize(
     ("page", "said"),

@@ -8,8 +8,9 @@ import tiny
 import manyfit as kt
 from manyfit.core.errors import SearchError, UsageError
 from manyfit.core.records import Ending, Plan, Result
-from manyfit.oracles.oracle import failure_report
+from manyfit.oracles.checks import failure_report
 from manyfit.oracles.searches import GridSearchOracle, RandomSearchOracle
+from manyfit.store import ProjectStore
 
 
 def random_oracle(**arguments):
@@ -231,6 +232,53 @@ def test_an_exhausted_space_that_grows_is_searched_on():
     assert len(oracle.assign(9)) == 2
 
 
+def test_what_a_lost_trainer_had_reported_stays(tmp_path):
+    """Its result comes from the executor, which keeps no curves."""
+    store = ProjectStore(tmp_path)
+    oracle = random_oracle()
+    oracle.open(store)
+    [trial] = oracle.assign(1)
+    plan = Plan(trial.trial_id, 0, trial.hyperparameters, 1)
+    for epoch, loss in enumerate([3.0, 2.0]):
+        oracle.book.add_epochs([(plan, epoch, {"loss": loss})])
+    execution = oracle.book.add_execution(Result(plan, Ending.FAILED, {}, message="it lost 3 workers"))
+    assert execution.history == {"loss": [3.0, 2.0]} and trial.running == {}
+    assert [row["logs"] for row in store.epochs()] == [{"loss": 3.0}, {"loss": 2.0}]
+    store.close()
+
+
+def test_a_trial_that_is_ended_without_a_word_is_neither_completed_nor_promoted():
+    oracle = random_oracle()
+    trial = oracle.create_trial("a")
+    oracle.end_trial(trial)
+    oracle.end_trial(trial)
+    assert trial.status == "RUNNING" and not trial.has_ended
+    assert oracle.book.paused() == [] and oracle.get_best_trials() == []
+    trial.status = "COMPLETED"
+    oracle.update_trial(trial.trial_id, {"loss": 2.0})
+    oracle.end_trial(trial)
+    assert (trial.score, trial.status) == (2.0, "COMPLETED")
+
+
+def test_a_trial_that_no_oracle_handed_out_may_be_ended():
+    oracle = random_oracle()
+    trial = kt.Trial(oracle.get_space(), "mine")
+    oracle.trials["mine"] = trial
+    oracle.update_trial("mine", {"loss": 2.0})
+    oracle.end_trial(trial)
+    assert oracle.get_best_trials() == [trial] and trial.score == 2.0
+
+
+def test_metrics_are_the_same_with_and_without_a_tracker():
+    oracle = random_oracle()
+    trial = oracle.create_trial("a")
+    end(oracle, trial, [3.0, 1.0], [0.1, 0.3], [0.7])
+    assert trial.measured == dict(trial.metrics)
+    other = oracle.create_trial("b")
+    oracle.update_trial(other.trial_id, {"loss": 2.0, "mae": 1.0})
+    assert other.measured == dict(other.metrics)
+
+
 def test_a_reported_step_belongs_to_an_epoch_and_a_repeated_one_to_another_execution():
     oracle = random_oracle()
     trial = oracle.create_trial("a")
@@ -278,9 +326,9 @@ def test_an_oracle_without_sampler_says_what_to_override():
 
 def test_time_runs_only_while_the_clock_does():
     oracle = random_oracle(max_seconds=1e-9)
-    assert not oracle.out_of_time() and oracle.assign(1)
+    assert not oracle.clock.is_over() and oracle.assign(1)
     oracle.start_clock()
-    assert oracle.out_of_time() and oracle.assign(1) == []
+    assert oracle.clock.is_over() and oracle.assign(1) == []
     oracle.stop_clock()
-    spent = oracle.spent_seconds()
-    assert spent > 0 and oracle.spent_seconds() == spent
+    spent = oracle.clock.spent()
+    assert spent > 0 and oracle.clock.spent() == spent

@@ -8,6 +8,7 @@ import pickle
 import keras
 import numpy as np
 import pytest
+from marks import not_on, on_jax_only
 
 import manyfit as kt
 from manyfit.core.objective import Objective
@@ -30,7 +31,6 @@ Y = (X[:, 0] * X[:, 1] > 0).astype("int32")
 RUNGS = (3, 9)
 BACKEND = keras.backend.backend()
 TRAINERS = ["population", "fit"] if BACKEND == "jax" else ["fit"]
-on_jax = pytest.mark.skipif(BACKEND != "jax", reason="the backend plays no part in it")
 
 
 def build(hp):
@@ -160,7 +160,7 @@ def build_tuned(hp):
     return build({"rate": hp.Float("rate", 1e-4, 1e-1, sampling="log"), "schedule": False})
 
 
-@pytest.mark.skipif(BACKEND == "tensorflow", reason="it compiles for long, and is as in the test above")
+@not_on("tensorflow", "it compiles for long, and is as in the test above")
 @pytest.mark.parametrize("population", [name == "population" for name in TRAINERS])
 def test_a_search_that_was_killed_between_rungs_trains_no_epoch_twice(population, tmp_path, monkeypatch):
     fit = {"validation_split": 0.3, "batch_size": 30, "verbose": 0, "callbacks": [Counter()]}
@@ -195,7 +195,7 @@ def test_a_search_that_was_killed_between_rungs_trains_no_epoch_twice(population
     assert not list((tmp_path / "killed" / "untitled_project" / "weights").glob("*.state"))  # nobody needs them now
 
 
-@on_jax
+@on_jax_only
 def test_a_state_that_does_not_fit_is_not_used(tmp_path):
     run("fit", {"schedule": True}, tmp_path, "stored")
     plan = plans_in(tmp_path, {"schedule": True})[0]
@@ -217,7 +217,7 @@ class OwnStep(keras.Sequential):
         return super().train_step(state, data)
 
 
-@on_jax
+@on_jax_only
 def test_what_of_fit_is_storable():
     model, arrays = build({"rate": 0.1, "schedule": False}), Task(build, Call((X, Y)))
     assert is_storable(model, arrays, None)
@@ -237,7 +237,7 @@ class Unstorable(keras.callbacks.Callback):
         self.numbers = (number for number in range(100))
 
 
-@on_jax
+@on_jax_only
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_what_cannot_be_stored_trains_again_from_its_start(trainer, tmp_path):
     fit = {"epochs": 6, "validation_split": 0.3, "batch_size": 20, "verbose": 0, "callbacks": [Unstorable()]}

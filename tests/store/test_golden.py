@@ -9,15 +9,15 @@ from pathlib import Path
 
 import manyfit as kt  # isort: skip
 
-import keras
 import numpy as np
 import pytest
+from marks import only_on
 
 HERE = Path(__file__).parent / "golden"
 VERSIONS = sorted(folder.name for folder in HERE.iterdir() if (folder / "recorded.json").exists())
 BY_TRAINER = {"hyperband": "one after another", "asha": "population"}
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="the projects were written on JAX")
+pytestmark = only_on("jax", "the projects were written on JAX")
 
 
 def _make():

@@ -1,12 +1,9 @@
 """One model over all devices; run as a program, it prints what became of it. Arguments: process, processes, port."""
 
 import json
-import os
 import sys
 import tempfile
 from typing import Any
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
 import numpy as np

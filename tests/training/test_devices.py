@@ -7,14 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import keras
 import numpy as np
 import pytest
+from marks import only_on
 
 BACKEND = keras.backend.backend()
-needs_jax = pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution needs the JAX backend")
+needs_jax = only_on("jax", "keras.distribution needs the JAX backend")
 JOB = Path(__file__).parent / "one_big_model.py"
 
 
@@ -81,7 +80,7 @@ def test_two_processes_are_one(found, tmp_path):
 
 
 @pytest.mark.backends
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
+@only_on("tensorflow", "tf.distribute is TensorFlow's")
 def test_a_mirrored_strategy_trains_what_one_device_trains(tmp_path):
     found = answer(started(tmp_path, 1))
     np.testing.assert_allclose(found["mirrored"]["losses"], found["alone"]["losses"], rtol=1e-5)

@@ -1,9 +1,6 @@
 """What a user has set in Keras stays set."""
 
-import os
 import threading
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
 import pytest

@@ -1,12 +1,9 @@
 """Fused steps and compilation, as options of a tuner."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import keras
 import numpy as np
 import pytest
+from marks import needs_jax, not_on, only_on
 from tiny import build, four_parts
 
 import manyfit as kt
@@ -26,7 +23,7 @@ def curves(tmp_path, **options):
 
 
 @pytest.mark.backends
-@pytest.mark.skipif(BACKEND == "torch", reason="Keras runs one step per call on torch: an error, tested below")
+@not_on("torch", "Keras runs one step per call on torch: an error, tested below")
 def test_fused_steps_change_nothing_but_the_number_of_calls(tmp_path):
     _, one = curves(tmp_path, population=False, steps_per_execution=1)
     tuner, four = curves(tmp_path, population=False, steps_per_execution=4)
@@ -34,7 +31,7 @@ def test_fused_steps_change_nothing_but_the_number_of_calls(tmp_path):
     assert tuner.get_best_models()[0].steps_per_execution == 4
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="population training needs the JAX backend")
+@needs_jax
 def test_a_population_fuses_whole_epochs_whatever_is_asked(tmp_path):
     _, alone = curves(tmp_path, population=False, steps_per_execution=4)
     tuner, together = curves(tmp_path, steps_per_execution=4)
@@ -42,7 +39,7 @@ def test_a_population_fuses_whole_epochs_whatever_is_asked(tmp_path):
     assert tuner.programs().records[0].members == 1
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="population training needs the JAX backend")
+@needs_jax
 def test_what_is_not_to_be_compiled_trains_through_fit(tmp_path):
     tuner, _ = curves(tmp_path, jit_compile=False)
     assert "jit_compile=False" in str(tuner.programs())
@@ -65,14 +62,14 @@ def test_wrong_options_are_refused_before_anything_is_built(wrong, word):
 
 
 @pytest.mark.backends
-@pytest.mark.skipif(BACKEND != "torch", reason="torch only")
+@only_on("torch", "torch only")
 def test_torch_has_no_fused_steps_and_says_so():
     with pytest.raises(FatalValueError, match="on torch, where Keras runs one step per call"):
         ModelOptions(steps_per_execution=2)
 
 
 @pytest.mark.backends
-@pytest.mark.skipif(BACKEND == "jax", reason="JAX has keras.distribution")
+@not_on("jax", "JAX has keras.distribution")
 def test_other_backends_have_no_distribution_and_say_what_they_have():
     with pytest.raises(FatalValueError) as error:
         ModelOptions(devices="data_parallel")

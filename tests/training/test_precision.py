@@ -1,12 +1,9 @@
 """Precision: policies per trial, float32 where it matters, loss scales and what becomes of them."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import keras
 import numpy as np
 import pytest
+from marks import needs_jax
 from tiny import four_parts
 
 import manyfit as kt
@@ -21,7 +18,6 @@ from manyfit.training.keras_fit import KerasFit
 from manyfit.training.precision import best_precision, built_with, check_precision, sentence
 
 JAX = keras.backend.backend() == "jax"
-needs_jax = pytest.mark.skipif(not JAX, reason="population training needs the JAX backend")
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(64, 4)).astype("float32")
 Y = (X[:, 0] > 0).astype("int32")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from manyfit.core.records import Plan
-from manyfit.ensemble.archive import Archive
+from manyfit.store.predictions import Archive
 from manyfit.tuners.keeping import DataSet, Keeper
 
 X = np.arange(12.0).reshape(6, 2)

@@ -11,7 +11,7 @@ from keras import layers
 from manyfit.applications.images import Shape, check_input, open_input
 from manyfit.core.errors import UsageError, explain
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.tuners.hypermodel import HyperModel
+from manyfit.tuners.keras_tuner.hypermodel import HyperModel
 
 Range = float | Sequence[float] | None
 

@@ -10,7 +10,7 @@ from keras import layers
 from manyfit.applications.images import Shape, check_classes, check_input, open_input, pool
 from manyfit.core.errors import UsageError, explain
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.tuners.hypermodel import HyperModel
+from manyfit.tuners.keras_tuner.hypermodel import HyperModel
 
 # Tan & Le 2019: the side of the images that each size was designed for, in pixels.
 _SIDES = {"B0": 224, "B1": 240, "B2": 260, "B3": 300, "B4": 380, "B5": 456, "B6": 528, "B7": 600}

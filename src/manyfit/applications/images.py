@@ -8,7 +8,7 @@ import keras
 from keras import layers
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.tuners.hypermodel import HyperModel
+from manyfit.tuners.keras_tuner.hypermodel import HyperModel
 
 Shape = tuple[int | None, ...]
 

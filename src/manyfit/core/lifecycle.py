@@ -140,6 +140,127 @@ def outcome_of(executions: Mapping[int, Ended]) -> TrialOutcome | None:
     return TrialOutcome(ending, messages[0] if messages else None, decided_by=tuple(deciding))
 
 
+class TrialStatus:
+    """KerasTuner's words for where a trial stands. They mix state and outcome, so here they are only a view of both."""
+
+    RUNNING = "RUNNING"  # proposed, not ended
+    IDLE = "IDLE"  # nothing to propose until a running trial reports
+    INVALID = "INVALID"  # this attempt failed; may be retried
+    STOPPED = "STOPPED"  # no trial: the search is over
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+
+class Life:
+    """Where a trial stands, how it ended once that is known, and KerasTuner's view of the two.
+
+    Attributes:
+        state: where it stands; `move` changes it.
+        ending: how the latest attempt ended; None while that is not known. It is known a moment before the state is
+            ENDED where a retry has to be decided upon.
+        final: whether it failed in a way that forbids a retry.
+    """
+
+    def __init__(self) -> None:
+        self.state = TrialState.QUEUED
+        self.ending: Ending | None = None
+        self.final = False
+        self._other_status: str | None = None  # of KerasTuner's, where no state of ours is meant: IDLE, STOPPED
+
+    def move(self, to: TrialState) -> None:
+        """Takes a step. What the last attempt came to is forgotten when another is to run."""
+        self.state = step(self.state, to)
+        if to in (TrialState.QUEUED, TrialState.RUNNING):
+            self.ending, self.final, self._other_status = None, False, None
+
+    def conclude(self, outcome: TrialOutcome) -> None:
+        """Takes what became of it: it has ended with a score, or without hope of one.
+
+        Otherwise it stays where it is until somebody who knows the number of retries decides.
+        """
+        self.ending, self.final = outcome.ending, outcome.final
+        if not outcome.may_be_retried:
+            self.move(TrialState.ENDED)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is over, and how is known."""
+        return self.state is TrialState.ENDED and self.ending is not None
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether it has ended as one that is ranked."""
+        return self.state is TrialState.ENDED and self.ending is not None and self.ending.has_score
+
+    @property
+    def is_underway(self) -> bool:
+        """Whether it is handed out, or about to be: part of what a scheduler has on the way."""
+        return self.state in (TrialState.QUEUED, TrialState.RUNNING)
+
+    # KerasTuner's view -----------------------------------------------------------------------------------------
+
+    def status(self, attempt: int) -> str:
+        """KerasTuner's word for it.
+
+        Args:
+            attempt: how often it was retried.
+        """
+        if self._other_status is not None:
+            return self._other_status
+        if self.ending is None:
+            waits_for_retry = self.state is TrialState.QUEUED and attempt > 0
+            return TrialStatus.INVALID if waits_for_retry else TrialStatus.RUNNING
+        if self.ending.has_score:
+            return TrialStatus.COMPLETED
+        return TrialStatus.FAILED if self.state is TrialState.ENDED else TrialStatus.INVALID
+
+    def set_status(self, status: str, attempt: int) -> None:
+        """Takes KerasTuner's word. Programs set it before `end_trial`, and again whenever they like.
+
+        So no step is forbidden here, other than in `move`: what a user's program says holds, whatever was before.
+        """
+        if status == self.status(attempt):
+            return
+        failed = self.ending if self.ending is not None and not self.ending.has_score else Ending.FAILED
+        self._other_status = None
+        if status == TrialStatus.RUNNING:
+            self.state, self.ending, self.final = TrialState.RUNNING, None, False
+        elif status == TrialStatus.COMPLETED:
+            self.state, self.ending, self.final = TrialState.ENDED, Ending.COMPLETED, False
+        elif status == TrialStatus.FAILED:
+            self.state, self.ending, self.final = TrialState.ENDED, failed, True
+        elif status == TrialStatus.INVALID:
+            self.state, self.ending, self.final = TrialState.RUNNING, failed, False
+        else:
+            self._other_status = status
+
+    def set_ending(self, ending: Ending) -> None:
+        """Says more than a status that was set: why it failed, for instance."""
+        self.ending = ending
+        self.state = TrialState.ENDED if ending.has_score else self.state
+
+    # The store's columns ---------------------------------------------------------------------------------------
+
+    def runs_again(self, attempt: int) -> bool:
+        """What rows call `is_running`: whether it runs once more when the process that wrote the row has died.
+
+        An attempt that waits for a retry does so anyway: its status says it.
+        """
+        return self.is_underway and self.status(attempt) == TrialStatus.RUNNING
+
+    @classmethod
+    def of_row(cls, status: str, ending: str | None, *, is_running: bool) -> Life:
+        """The life of a trial whose row was written in another process, of this version or an earlier one."""
+        life = cls()
+        if status == TrialStatus.RUNNING:
+            life.state = TrialState.QUEUED if is_running else TrialState.PAUSED
+        elif status != TrialStatus.INVALID:  # a retry waits in the queue, where every life begins
+            life.set_status(status, 0)
+            life.state = TrialState.ENDED
+            life.ending = life.ending if ending is None else Ending(ending)
+        return life
+
+
 # What an exception means ---------------------------------------------------------------------------------------
 
 #: The user's word, and a store that cannot be written: going on would be of no use.
@@ -173,6 +294,7 @@ def failure_of(error: BaseException) -> Failure:
     """
     if isinstance(error, _ENDS_SEARCH) or not isinstance(error, Exception):
         raise error
+    # Made here, where the traceback is whole: an error that travels to another process loses it.
     text = "".join(traceback.format_exception(error))
     return Failure(_ending_of(error), text, isinstance(error, FailedTrialError), error)
 
@@ -180,6 +302,7 @@ def failure_of(error: BaseException) -> Failure:
 def _ending_of(error: Exception) -> Ending:
     if isinstance(error, OversizedModelError):
         return Ending.TOO_LARGE
+    # By text, since the libraries' own classes would have to be imported to ask for them, and change their names.
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
         return Ending.OUT_OF_MEMORY
     return Ending.FAILED
@@ -187,6 +310,7 @@ def _ending_of(error: Exception) -> Ending:
 
 def stand_in(error: BaseException) -> Exception:
     """An error with the same text that means the same, for one that cannot travel to another process."""
+    # The more special class first. Their constructors take one text; a user's subclass may not.
     kinds: tuple[type[ManyfitError], ...] = (*_ENDS_SEARCH, OversizedModelError, FailedTrialError)
     text = f"{type(error).__name__}: {error}"
     return next((kind(text) for kind in kinds if isinstance(error, kind)), RuntimeError(text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from manyfit.core.directions import Direction, infer_metric_direction
 from manyfit.core.environment import compat_of
@@ -232,7 +232,11 @@ class ParetoObjective(Objective):
     __repr__ = __str__
 
 
-def create_objective(objective: str | Objective | Sequence[Any] | None, *, compat: str | None = None) -> Objective:
+ObjectiveLike: TypeAlias = str | Objective | Sequence[str | Objective] | None
+"""What users may give as an objective: a metric's name, an `Objective`, a list of these, or nothing."""
+
+
+def create_objective(objective: ObjectiveLike, *, compat: str | None = None) -> Objective:
     """Understands what a user gave as `objective`.
 
     Args:

@@ -5,10 +5,10 @@ or predictions with the labels of their rows, and gives back an `Ensemble`.
 """
 
 from manyfit.ensemble.ensemble import Ensemble
-from manyfit.ensemble.members import Member
+from manyfit.ensemble.members import EnsembleMember
 from manyfit.ensemble.metrics import Metric
 from manyfit.ensemble.pools import Pool
-from manyfit.ensemble.problem import Task
-from manyfit.ensemble.settings import Budget, Settings
+from manyfit.ensemble.problem import PredictionTask
+from manyfit.ensemble.settings import CostBudget, EnsembleSettings
 
-__all__ = ["Budget", "Ensemble", "Member", "Metric", "Pool", "Settings", "Task"]
+__all__ = ["CostBudget", "Ensemble", "EnsembleMember", "EnsembleSettings", "Metric", "Pool", "PredictionTask"]

@@ -19,7 +19,7 @@ import numpy as np
 
 from manyfit.ensemble.metrics import log_losses, squared_errors
 from manyfit.ensemble.pools import log_clipped, softmax
-from manyfit.ensemble.problem import Problem, two_columns
+from manyfit.ensemble.problem import EnsembleProblem, two_columns
 
 COPIES = 0.95  # Q above this, between members whose losses go together too, means copies
 
@@ -34,7 +34,7 @@ class Decomposition:
     diversity: float  # what their differences give back
 
 
-def squared_decomposition(problem: Problem, weights: np.ndarray) -> Decomposition:
+def squared_decomposition(problem: EnsembleProblem, weights: np.ndarray) -> Decomposition:
     """Equation (1), mean over rows and outputs; `weights` sum to one."""
     used = np.flatnonzero(weights)
     predictions = problem.predictions[used].astype(np.float64)
@@ -44,7 +44,7 @@ def squared_decomposition(problem: Problem, weights: np.ndarray) -> Decompositio
     return _decomposition("squared error", squared_errors(pooled, problem), own, spread, weights[used], problem)
 
 
-def log_decomposition(problem: Problem, weights: np.ndarray, *, geometric: bool) -> Decomposition:
+def log_decomposition(problem: EnsembleProblem, weights: np.ndarray, *, geometric: bool) -> Decomposition:
     """Equation (2) for the geometric pool, (3) for the linear pool, mean over rows and labels."""
     used = np.flatnonzero(weights)
     predictions = problem.predictions[used].astype(np.float64)
@@ -70,7 +70,7 @@ def log_decomposition(problem: Problem, weights: np.ndarray, *, geometric: bool)
 
 
 def _decomposition(
-    name: str, pooled: np.ndarray, own: np.ndarray, back: np.ndarray, weights: np.ndarray, problem: Problem
+    name: str, pooled: np.ndarray, own: np.ndarray, back: np.ndarray, weights: np.ndarray, problem: EnsembleProblem
 ) -> Decomposition:
     rows = problem.row_weight
     return Decomposition(name, float(rows @ pooled), float(weights @ (own @ rows)), float(weights @ (back @ rows)))
@@ -93,7 +93,7 @@ class Diversity:
         return alike & ~np.eye(len(alike), dtype=bool)
 
 
-def diversity(problem: Problem) -> Diversity:
+def diversity(problem: EnsembleProblem) -> Diversity:
     """Measures how different the members' predictions are on the rows of `problem`."""
     if not problem.task.probabilistic:
         return _value_diversity(problem)
@@ -109,13 +109,13 @@ def diversity(problem: Problem) -> Diversity:
     return Diversity(_disagreement(decisions, weight), q, _correlation(losses, problem.row_weight))
 
 
-def _decisions(problem: Problem) -> np.ndarray:
+def _decisions(problem: EnsembleProblem) -> np.ndarray:
     if problem.task.two_class:
         return (problem.predictions > 0.5).reshape(problem.num_members, -1).astype(np.int64)
     return problem.predictions.argmax(axis=-1)
 
 
-def _right(problem: Problem, decisions: np.ndarray) -> np.ndarray:
+def _right(problem: EnsembleProblem, decisions: np.ndarray) -> np.ndarray:
     truth = (problem.target.reshape(-1) > 0.5).astype(np.int64) if problem.task.two_class else problem.target
     return (decisions == truth).astype(np.float64)
 
@@ -133,7 +133,7 @@ def _correlation(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return answer
 
 
-def _value_diversity(problem: Problem) -> Diversity:
+def _value_diversity(problem: EnsembleProblem) -> Diversity:
     errors = problem.residual.T
     weight = problem.residual_weight
     power = (errors * weight) @ errors.T

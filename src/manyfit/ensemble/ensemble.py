@@ -5,34 +5,60 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.ensemble import budgets, choice, exits, folder, fuse, methods, program
-from manyfit.ensemble.explain import Explanation, explain_ensemble
+from manyfit.ensemble import distillation, saving
+from manyfit.ensemble.choosing.choice import Gain, MethodChoice, choose
+from manyfit.ensemble.choosing.methods import menu_named, within
+from manyfit.ensemble.explaining import Explanation, FittedParts, explain_fit
+from manyfit.ensemble.foreign_metrics import resolve_metric
 from manyfit.ensemble.members import (
-    Member,
-    emits_logits,
+    EnsembleMember,
+    Model,
     make_members,
     measure_latency,
     model_predictions,
     stack_predictions,
+    task_of,
+    usable_members,
 )
-from manyfit.ensemble.metrics import Metric, resolve_metric
+from manyfit.ensemble.metrics import Metric
 from manyfit.ensemble.pools import Pool
-from manyfit.ensemble.problem import Problem, Task, make_problem
-from manyfit.ensemble.selection import own_losses
-from manyfit.ensemble.settings import Settings
-from manyfit.ensemble.threads import one_thread
+from manyfit.ensemble.prediction import EnsembleProgram
+from manyfit.ensemble.problem import EnsembleProblem, PredictionTask, make_problem
+from manyfit.ensemble.settings import EnsembleSettings, member_costs
+from manyfit.ensemble.weights.gradient import one_thread
+from manyfit.ensemble.weights.greedy import own_losses
+
+if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept predictions does not need it
+    import keras
+
+Retrainer: TypeAlias = Callable[..., dict[int, Model]]
+"""From indices of members, and options of `tuner.retrain`, to their models trained on all data."""
 
 
 class Ensemble:
     """Several models as one.
 
     Make it with `Ensemble.fit`. Weights are learned from predictions on rows that the members were not trained on:
-    validation rows, or out-of-fold predictions.
+    validation rows, or out-of-fold predictions. It does not change afterwards: `with_models` and `refit` give another.
+
+    Args:
+        members: all, those without weight included.
+        pool: among all members.
+        task: what they predict.
+        num_outputs: columns of a prediction.
+        choice: how it was chosen; None if it was not fitted here.
+        problem: the rows it was fitted on; None if they are not here.
+        metric: what `evaluate` measures; None for the usual one of the task.
+        settings: what it was fitted with.
+        notes: what `summary` says beside the numbers.
+        seconds_per_row: (M,) that each member takes to predict, NaN where it was not measured.
+        retrain: what `refit` calls when it is given nothing else.
 
     Example:
 
@@ -45,49 +71,53 @@ class Ensemble:
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[EnsembleMember],
         pool: Pool,
-        task: Task,
+        task: PredictionTask,
         *,
         num_outputs: int,
-        choice: choice.Choice | None = None,
-        problem: Problem | None = None,
+        choice: MethodChoice | None = None,
+        problem: EnsembleProblem | None = None,
         metric: Metric | None = None,
+        settings: EnsembleSettings | None = None,
+        notes: Sequence[str] = (),
+        seconds_per_row: np.ndarray | None = None,
+        retrain: Retrainer | None = None,
     ) -> None:
-        self.members = list(members)
+        self.members = tuple(members)
         self.pool = pool
         self.task = task
         self.num_outputs = num_outputs
         self.choice = choice
         self.problem = problem
         self.metric = metric if metric is not None else resolve_metric(None, task)
-        self.settings = Settings()
-        self.notes: list[str] = []
-        self.seconds_per_row: np.ndarray | None = None  # (M,) of each member, NaN where it was not measured
-        self.retrainer: Callable[..., dict[int, Any]] | None = None  # indices of members -> their retrained models
-        self._program: program.Program | None = None
+        self.settings = settings if settings is not None else EnsembleSettings()
+        self.notes = tuple(notes)
+        self.seconds_per_row = seconds_per_row
+        self.retrain = retrain
+        self._program = EnsembleProgram(self._used())
 
     @classmethod
     def fit(
         cls,
-        members: Any = None,
-        y: Any = None,
+        members: object = None,
+        y: ArrayLike | None = None,
         *,
-        predictions: Any = None,
-        models: Any = None,
-        x: Any = None,
-        sample_weight: Any = None,
-        metric: Any = None,
+        predictions: object = None,
+        models: object = None,
+        x: object = None,
+        sample_weight: ArrayLike | None = None,
+        metric: object = None,
         method: str = "auto",
-        task: Task | str | None = None,
-        settings: Settings | None = None,
+        task: PredictionTask | str | None = None,
+        settings: EnsembleSettings | None = None,
         seed: int = 0,
     ) -> Ensemble:
         """Learns how to combine members.
 
         Args:
-            members: models, or predictions of shape (rows,) or (rows, columns), or `Member` objects; a list, or a
-                dictionary by name.
+            members: models, or predictions of shape (rows,) or (rows, columns), or `EnsembleMember` objects; a list,
+                or a dictionary by name.
             y: labels of the rows: class indices, one-hot rows, 0/1 labels, or values.
             predictions: what each member predicted on rows it was not trained on. With `models`, the weights are
                 learned from these and given to those: the way to combine models retrained on all data.
@@ -107,7 +137,7 @@ class Ensemble:
         Raises:
             UsageError: members, labels, rows or metric do not fit together; the message says how.
         """
-        settings = settings if settings is not None else Settings()
+        settings = settings if settings is not None else EnsembleSettings()
         if y is None:
             raise UsageError(
                 explain(
@@ -119,8 +149,8 @@ class Ensemble:
             )
         everyone = make_members(members, predictions=predictions, models=models, x=x, batch_size=settings.batch_size)
         stacked = stack_predictions(everyone)
-        usable, notes = _usable(stacked, everyone)
-        problem = make_problem(stacked[usable], y, task=_task(task, everyone), sample_weight=sample_weight)
+        usable, notes = usable_members(stacked, everyone)
+        problem = make_problem(stacked[usable], y, task=task_of(task, everyone), sample_weight=sample_weight)
         if problem.num_rows < 3:
             raise UsageError(
                 explain(
@@ -131,26 +161,26 @@ class Ensemble:
                 )
             )
         chosen_metric = resolve_metric(metric, problem.task, quantiles=settings.quantiles, direction=settings.direction)
-        costs = budgets.member_costs([everyone[index] for index in usable], settings.budget, x)
-        fit = budgets.within(methods.menu_named(method, problem, chosen_metric, settings).fit, settings.budget, costs)
+        costs = member_costs([everyone[index] for index in usable], settings.budget, x)
+        fit = within(menu_named(method, problem, chosen_metric, settings).fit, settings.budget, costs)
         with one_thread():
-            result = choice.choose(problem, fit, chosen_metric, settings, seed, insist=method != "auto")
-        pool = result.pool.expand(usable, len(everyone))
-        ensemble = cls(
+            result = choose(problem, fit, chosen_metric, settings, seed, insist=method != "auto")
+        seconds = None
+        if costs.latency_seconds is not None:
+            seconds = np.full(len(everyone), np.nan)
+            seconds[usable] = costs.latency_seconds
+        return cls(
             everyone,
-            pool,
+            result.pool.expand(usable, len(everyone)),
             problem.task,
             num_outputs=problem.num_outputs,
             choice=result,
-            problem=_with_everyone(problem, usable, len(everyone)),
+            problem=problem.among(usable, len(everyone)),
             metric=chosen_metric,
+            settings=settings,
+            notes=notes,
+            seconds_per_row=seconds,
         )
-        ensemble.settings = settings
-        ensemble.notes = notes
-        if costs.latency_seconds is not None:
-            ensemble.seconds_per_row = np.full(len(everyone), np.nan)
-            ensemble.seconds_per_row[usable] = costs.latency_seconds
-        return ensemble
 
     @property
     def weights(self) -> dict[str, float]:
@@ -168,11 +198,11 @@ class Ensemble:
         return self.choice is not None and self.choice.refused
 
     @property
-    def gain(self) -> choice.Gain | None:
+    def gain(self) -> Gain | None:
         """The cross-fitted gain of choosing and fitting over the single best member, in the metric's own unit."""
         return self.choice.gain if self.choice is not None else None
 
-    def predict(self, x: Any, *, batch_size: int | None = None) -> np.ndarray:
+    def predict(self, x: object, *, batch_size: int | None = None) -> np.ndarray:
         """Predicts rows.
 
         On the JAX backend all Keras members run as one compiled program; elsewhere one after another.
@@ -184,9 +214,6 @@ class Ensemble:
             UsageError: a member with weight has no model.
         """
         size = batch_size if batch_size is not None else self.settings.batch_size
-        used = [self.members[index] for index in self.pool.support]
-        if self._program is None:
-            self._program = program.Program(used)
         outputs = self._program.predict(x, batch_size=size)
         if self.task.two_class and self.num_outputs == 1:
             outputs = [output[:, -1:] for output in outputs]
@@ -195,7 +222,9 @@ class Ensemble:
             place[:, : output.shape[1]] = output
         return self.pool.combine(stacked, self.task).astype(np.float32)
 
-    def evaluate(self, x: Any, y: Any, *, sample_weight: Any = None, batch_size: int | None = None) -> dict[str, float]:
+    def evaluate(
+        self, x: object, y: ArrayLike, *, sample_weight: ArrayLike | None = None, batch_size: int | None = None
+    ) -> dict[str, float]:
         """Measures the ensemble.
 
         Returns:
@@ -208,17 +237,19 @@ class Ensemble:
         prediction = self.predict(x, batch_size=batch_size)
         return self.evaluate_predictions(prediction, y, sample_weight=sample_weight)
 
-    def evaluate_predictions(self, prediction: np.ndarray, y: Any, *, sample_weight: Any = None) -> dict[str, float]:
+    def evaluate_predictions(
+        self, prediction: np.ndarray, y: ArrayLike, *, sample_weight: ArrayLike | None = None
+    ) -> dict[str, float]:
         """Like `evaluate`, for predictions (n, C) that are there already."""
         problem = make_problem(prediction[None], y, task=self.task, sample_weight=sample_weight)
         answer = {self.metric.name: self.metric.score(problem.predictions[0], problem)}
         source = next((m.models[0] for m in self._used() if m.all_keras), None)
-        return {**answer, **fuse.compiled_metrics(source, prediction, y, sample_weight)}
+        return {**answer, **saving.compiled_metrics(source, prediction, y, sample_weight)}
 
-    def _used(self) -> list[Member]:
+    def _used(self) -> list[EnsembleMember]:
         return [self.members[index] for index in self.pool.support]
 
-    def with_models(self, models: Sequence[Any]) -> Ensemble:
+    def with_models(self, models: Sequence[Model | Sequence[Model] | None]) -> Ensemble:
         """The same weights for other models, such as the members retrained on all data.
 
         Args:
@@ -240,54 +271,71 @@ class Ensemble:
             member if model is None else dataclasses.replace(member, model=model)
             for member, model in zip(self.members, models, strict=True)
         ]
-        return self._like(members)
+        return self._with(members=members)
 
-    def refit(self, train: Callable[[Member], Any] | None = None, **options: Any) -> Ensemble:
+    def with_retrainer(self, retrain: Retrainer, *, notes: Sequence[str] = ()) -> Ensemble:
+        """The same ensemble, whose `refit` knows how to retrain members, and which has something more to say.
+
+        Args:
+            retrain: takes indices of members and options, gives back their models.
+            notes: lines for `summary`.
+        """
+        return self._with(retrain=retrain, notes=(*self.notes, *notes))
+
+    def refit(self, train: Callable[[EnsembleMember], Model] | None = None, **options: object) -> Ensemble:
         """Retrains every member that has weight, once, on all data, and keeps the weights.
 
         This is how a member made of the k models of a cross-validation collapses to one model.
 
         Args:
-            train: takes a `Member`, gives back its model trained on all data; None for members of a search, whose
-                tuner retrains them.
+            train: takes an `EnsembleMember`, gives back its model trained on all data; None for members of a search,
+                whose tuner retrains them.
             **options: of `tuner.retrain`: x, y, epochs_factor, ...
 
         Raises:
             UsageError: no `train`, and members that are of no search.
         """
         used = self.pool.support.tolist()
-        if train is None and self.retrainer is None:
+        if train is not None:
+            models = {index: train(self.members[index]) for index in used}
+        elif self.retrain is not None:
+            models = self.retrain(used, **options)
+        else:
             raise UsageError(
                 explain(
                     "Ensemble.refit(train)",
                     "nothing that trains",
-                    "a function from a Member to its model, unless tuner.ensemble() made the ensemble",
+                    "a function from a member to its model, unless tuner.ensemble() made the ensemble",
                     "For instance ensemble.refit(lambda member: build_and_fit(member.configuration)).",
                 )
             )
-        if train is not None:
-            models = {index: train(self.members[index]) for index in used}
-        else:
-            assert self.retrainer is not None
-            models = self.retrainer(used, **options)
         return self.with_models([models.get(index) for index in range(len(self.members))])
 
-    def _like(self, members: Sequence[Member]) -> Ensemble:
-        other = Ensemble(
-            members,
+    def _with(
+        self,
+        *,
+        members: Sequence[EnsembleMember] | None = None,
+        retrain: Retrainer | None = None,
+        notes: Sequence[str] | None = None,
+    ) -> Ensemble:
+        return Ensemble(
+            self.members if members is None else members,
             self.pool,
             self.task,
             num_outputs=self.num_outputs,
             choice=self.choice,
             problem=self.problem,
             metric=self.metric,
+            settings=self.settings,
+            notes=self.notes if notes is None else notes,
+            seconds_per_row=self.seconds_per_row,
+            retrain=self.retrain if retrain is None else retrain,
         )
-        other.settings, other.notes, other.seconds_per_row = self.settings, list(self.notes), self.seconds_per_row
-        other.retrainer = self.retrainer
-        return other
 
-    def measure_latency(self, x: Any) -> dict[str, float]:
+    def measure_latency(self, x: object) -> dict[str, float]:
         """Times every member that has a model; `summary` then shows what latency buys.
+
+        A measurement is all that is ever added to an ensemble: what it predicts does not depend on it.
 
         Args:
             x: rows; a batch of them is predicted a few times.
@@ -299,14 +347,14 @@ class Ensemble:
         self.seconds_per_row = np.array(seconds)
         return {m.name: s for m, s in zip(self.members, seconds, strict=True) if m.models}
 
-    def to_keras(self) -> Any:
+    def to_keras(self) -> keras.Model:
         """One Keras model of standard layers, equal to the ensemble, compiled with the members' loss and metrics.
 
         Raises:
             UsageError: a member with weight is no Keras model, or members take different inputs.
         """
-        model = fuse.fused_model(self.members, self.pool, self.task, self.num_outputs)
-        return fuse.compiled_like(model, self._used()[0].models[0])
+        model = saving.fused_model(self.members, self.pool, self.task, self.num_outputs)
+        return saving.compiled_like(model, self._used()[0].models[0])
 
     def save(self, path: str | pathlib.Path) -> None:
         """Saves the ensemble.
@@ -324,7 +372,7 @@ class Ensemble:
         if path.suffix == ".keras":
             self.to_keras().save(path)
         else:
-            folder.save(path, self._used(), self.pool, self.task, self.num_outputs)
+            saving.save_folder(path, self._used(), self.pool, self.task, self.num_outputs)
 
     @classmethod
     def load(cls, path: str | pathlib.Path, *, trust: bool = False) -> Ensemble:
@@ -338,10 +386,10 @@ class Ensemble:
         Raises:
             UsageError: no manifest, a changed or missing file, or pickles without `trust=True`.
         """
-        members, pool, task, num_outputs = folder.load(pathlib.Path(path), trust=trust)
+        members, pool, task, num_outputs = saving.load_folder(pathlib.Path(path), trust=trust)
         return cls(members, pool, task, num_outputs=num_outputs)
 
-    def soup(self, x: Any, y: Any) -> exits.Soup:
+    def soup(self, x: object, y: ArrayLike) -> distillation.Soup:
         """One model whose weights are the mean of members' weights, for members that were trained from one start.
 
         Args:
@@ -352,19 +400,19 @@ class Ensemble:
             UsageError: fewer than two members are used, or they differ in structure.
         """
         models = [model for member in self._used() for model in member.models]
-        return exits.greedy_soup(models, x, y, self.metric, task=self.task)
+        return distillation.greedy_soup(models, x, y, self.metric, task=self.task)
 
     def distill(
         self,
-        x: Any,
-        y: Any = None,
+        x: object,
+        y: ArrayLike | None = None,
         *,
-        x_test: Any = None,
-        student: Any = None,
+        x_test: object = None,
+        student: keras.Model | None = None,
         epochs: int = 30,
         batch_size: int = 128,
         seed: int = 0,
-    ) -> exits.Student:
+    ) -> distillation.Student:
         """Trains one model to predict like the ensemble, and says what that costs in score.
 
         Args:
@@ -380,21 +428,13 @@ class Ensemble:
             UsageError: no student was given and the best member is no Keras model.
         """
         best = self._best_used()
-        if student is None and not best.all_keras:
-            raise UsageError(
-                explain(
-                    "Ensemble.distill",
-                    "no student, and a best member that is no Keras model",
-                    "a Keras model as student",
-                    "Pass student=, a small Keras model with the same inputs and outputs.",
-                )
-            )
-        student = exits.fresh_copy(best.models[0]) if student is None else student
+        if student is None:
+            student = distillation.student_like(best)
         settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
-        exits.train_student(self.predict, student, x, self.task, **settings)
+        distillation.train_student(self.predict, student, x, self.task, **settings)
         apart = float(np.abs(model_predictions(student, x, 1024) - self.predict(x)).mean())
         if y is None:
-            return exits.Student(student, {}, apart)
+            return distillation.Student(student, {}, apart)
         rows = x if x_test is None else x_test
         told = {
             "ensemble": self.predict(rows),
@@ -402,9 +442,9 @@ class Ensemble:
             "best member": best.predict(rows),
         }
         scores = {name: self.evaluate_predictions(p, y)[self.metric.name] for name, p in told.items()}
-        return exits.Student(student, scores, apart)
+        return distillation.Student(student, scores, apart)
 
-    def _best_used(self) -> Member:
+    def _best_used(self) -> EnsembleMember:
         if self.problem is None:
             return self._used()[0]
         used = self.pool.support
@@ -417,7 +457,19 @@ class Ensemble:
         Raises:
             UsageError: the ensemble was loaded from disk, so the rows it was fitted on are not here.
         """
-        return explain_ensemble(self)
+        if self.problem is None or self.choice is None:
+            raise UsageError(
+                explain(
+                    "Ensemble.explanation",
+                    "an ensemble that was loaded from disk",
+                    "a freshly fitted ensemble",
+                    "Fit again, or keep the text of summary() beside the saved ensemble.",
+                )
+            )
+        parts = FittedParts(
+            self.members, self.pool, self.problem, self.choice, self.metric, self.notes, self.seconds_per_row
+        )
+        return explain_fit(parts)
 
     def summary(self) -> str:
         """A text that says what was chosen, what it gains, and why each member has its weight."""
@@ -430,55 +482,3 @@ class Ensemble:
 
     def __repr__(self) -> str:
         return f"<Ensemble of {len(self.pool.support)} of {len(self.members)} members, {self.method}>"
-
-
-def _usable(predictions: np.ndarray, members: Sequence[Member]) -> tuple[np.ndarray, list[str]]:
-    """Indices of members whose predictions are all finite; the others get weight zero and a note."""
-    flat = predictions.reshape(len(predictions), -1)
-    bad = np.array([int((~np.isfinite(row)).sum()) for row in flat])
-    usable = np.flatnonzero(bad == 0)
-    if not len(usable):
-        raise UsageError(
-            explain(
-                "Ensemble.fit(predictions)",
-                "NaN or inf in the predictions of every member",
-                "at least one member with finite predictions",
-                "Leave out members that diverged, and check the preprocessing of x.",
-            )
-        )
-    notes = [
-        f"{member.name}: {count} predictions are NaN or inf, so it has weight 0"
-        for member, count in zip(members, bad, strict=True)
-        if count
-    ]
-    return usable, notes
-
-
-def _task(task: Task | str | None, members: Sequence[Member]) -> Task | str | None:
-    """The task the user named, or the one that a compiled Keras loss or an estimator's kind makes certain."""
-    if task is not None:
-        if task not in list(Task):
-            raise UsageError(
-                explain("Ensemble.fit(task)", repr(task), ", ".join(Task), "Leave it out to have it found.")
-            )
-        return task
-    for member in members:
-        for model in member.models:
-            loss = getattr(model, "loss", None)
-            name = str(getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss).lower()
-            if "categorical_crossentropy" in name:
-                return Task.MULTICLASS
-            if emits_logits(model):
-                return None
-            if name in ("mse", "mae", "mean_squared_error", "mean_absolute_error", "huber", "log_cosh", "poisson"):
-                return None if np.asarray(member.predictions).shape[1] > 1 else Task.REGRESSION
-    return None
-
-
-def _with_everyone(problem: Problem, usable: np.ndarray, num_members: int) -> Problem:
-    """The problem with NaN in place of the predictions that could not be used."""
-    if len(usable) == num_members:
-        return problem
-    full = np.full((num_members, *problem.predictions.shape[1:]), np.nan)
-    full[usable] = problem.predictions
-    return dataclasses.replace(problem, predictions=full)

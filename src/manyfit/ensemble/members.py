@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, UsageTypeError, explain
+from manyfit.ensemble.problem import PredictionTask
 
-_BYTES_PER_PARAMETER = 4
+if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept predictions does not need it
+    import keras
+
+Model: TypeAlias = object
+"""A Keras model, or an estimator of another brand with `predict_proba` or `predict`; `is_keras` and `is_model` tell.
+
+No class is common to them, and `predict` takes other arguments in each, so what a model is has to be asked.
+"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Member:
+class EnsembleMember:
     """One member.
 
     At least one of `model` and `predictions` is needed: weights are learned from predictions, and new rows need a
@@ -24,18 +34,20 @@ class Member:
 
     Example:
 
-    >>> Member("forest", predictions=np.array([0.2, 0.9])).predictions.shape
+    >>> EnsembleMember("forest", predictions=np.array([0.2, 0.9])).predictions.shape
     (2,)
     """
 
     name: str
-    model: Any = None  # a Keras model, an estimator with `predict_proba` or `predict`, or a list of them
-    predictions: Any = None  # on the rows that weights are learned from; never on rows it was trained on
-    row_ids: Any = None  # identities of those rows, compared between members
-    configuration: Mapping[str, Any] | None = None  # its hyperparameters; members with equal ones are flagged as seeds
+    model: Model | Sequence[Model] | None = None
+    predictions: ArrayLike | None = None  # on the rows that weights are learned from; never on rows it was trained on
+    row_ids: ArrayLike | None = None  # identities of those rows, compared between members
+    configuration: Mapping[str, object] | None = (
+        None  # its hyperparameters; members with equal ones are flagged as seeds
+    )
 
     @property
-    def models(self) -> tuple[Any, ...]:
+    def models(self) -> tuple[Model, ...]:
         """The models that this member averages; empty if it has none."""
         if self.model is None:
             return ()
@@ -51,7 +63,7 @@ class Member:
         """Bytes of its weights: exact for Keras models, those of its pickle for others, 0 without a model."""
         return sum(model_bytes(model) for model in self.models)
 
-    def predict(self, x: Any, *, batch_size: int = 1024) -> np.ndarray:
+    def predict(self, x: object, *, batch_size: int = 1024) -> np.ndarray:
         """Predicts rows.
 
         Returns:
@@ -73,39 +85,37 @@ class Member:
         return parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
 
 
-def is_keras(model: Any) -> bool:
+def is_keras(model: object) -> TypeGuard[keras.Model]:
     """Whether it is a Keras model; does not load Keras to find out."""
-    keras = sys.modules.get("keras")
-    return keras is not None and isinstance(model, keras.Model)
+    loaded = sys.modules.get("keras")
+    return loaded is not None and isinstance(model, loaded.Model)
 
 
-def is_model(value: Any) -> bool:
+def is_model(value: object) -> bool:
     """Whether it can predict."""
     return (
         is_keras(value) or callable(getattr(value, "predict", None)) or callable(getattr(value, "predict_proba", None))
     )
 
 
-def emits_logits(model: Any) -> bool:
+def emits_logits(model: Model) -> bool:
     """Whether a Keras model was compiled with a loss that takes logits."""
     return bool(getattr(getattr(model, "loss", None), "from_logits", False))
 
 
-def model_bytes(model: Any) -> int:
+def model_bytes(model: Model) -> int:
     """Bytes of a model's weights."""
     if is_keras(model):
         return sum(int(np.prod(v.shape)) * _bytes_per_number(v.dtype) for v in model.weights)
-    import pickle
-
     return len(pickle.dumps(model))
 
 
-def _bytes_per_number(dtype: Any) -> int:
+def _bytes_per_number(dtype: object) -> int:
     name = str(dtype)
-    return 2 if name in ("float16", "bfloat16") else 1 if name in ("int8", "bool", "uint8") else _BYTES_PER_PARAMETER
+    return 2 if name in ("float16", "bfloat16") else 1 if name in ("int8", "bool", "uint8") else 4
 
 
-def model_predictions(model: Any, x: Any, batch_size: int) -> np.ndarray:
+def model_predictions(model: Model, x: object, batch_size: int) -> np.ndarray:
     """(n, C) predictions of one model: of a Keras model, or `predict_proba`, or `predict`.
 
     Raises:
@@ -126,10 +136,10 @@ def model_predictions(model: Any, x: Any, batch_size: int) -> np.ndarray:
                 )
             )
         return link(as_columns(np.asarray(output, dtype=np.float32)), emits_logits(model))
-    if callable(getattr(model, "predict_proba", None)):
-        return _estimator_probabilities(model, x)
-    if callable(getattr(model, "predict", None)):
-        return as_columns(np.asarray(model.predict(x)))
+    if callable(predict_proba := getattr(model, "predict_proba", None)):
+        return _placed(predict_proba(x), getattr(model, "classes_", None))
+    if callable(predict := getattr(model, "predict", None)):
+        return as_columns(np.asarray(predict(x)))
     raise UsageTypeError(
         explain(
             "Ensemble member",
@@ -150,15 +160,14 @@ def link(output: np.ndarray, logits: bool) -> np.ndarray:
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
-def _estimator_probabilities(model: Any, x: Any) -> np.ndarray:
-    output = model.predict_proba(x)
+def _placed(output: ArrayLike | list[np.ndarray], classes: ArrayLike | None) -> np.ndarray:
+    """(n, C) probabilities of an estimator, with a column of zeros for each class that it has not seen."""
     if isinstance(output, list):  # scikit-learn's answer to several labels: one (n, 2) array per label
         return np.stack([np.asarray(part)[:, -1] for part in output], axis=1)
     probabilities = as_columns(np.asarray(output))
-    classes = getattr(model, "classes_", None)
-    if classes is None or np.ndim(classes) != 1 or np.asarray(classes).dtype.kind not in "iu":
+    positions = np.asarray(() if classes is None else classes)
+    if positions.ndim != 1 or positions.dtype.kind not in "iu":
         return probabilities
-    positions = np.asarray(classes)
     if positions.min() < 0 or np.array_equal(positions, np.arange(len(positions))):
         return probabilities
     placed = np.zeros((len(probabilities), int(positions.max()) + 1))  # it has not seen every class
@@ -186,9 +195,9 @@ def as_columns(array: np.ndarray) -> np.ndarray:
     )
 
 
-def measure_latency(member: Member, x: Any, *, num_rows: int = 256, repeats: int = 3) -> float:
+def measure_latency(member: EnsembleMember, x: object, *, num_rows: int = 256, repeats: int = 3) -> float:
     """Seconds per row that a member takes to predict a batch, the median of a few tries after a warm-up."""
-    sample = x[:num_rows]
+    sample = x[:num_rows]  # type: ignore[index]  # frames and tensors can be sliced as arrays can
     member.predict(sample, batch_size=num_rows)
     seconds = []
     for _ in range(repeats):
@@ -199,8 +208,8 @@ def measure_latency(member: Member, x: Any, *, num_rows: int = 256, repeats: int
 
 
 def make_members(
-    members: Any, *, predictions: Any = None, models: Any = None, x: Any = None, batch_size: int = 1024
-) -> list[Member]:
+    members: object, *, predictions: object = None, models: object = None, x: object = None, batch_size: int = 1024
+) -> list[EnsembleMember]:
     """Makes a list of members, each with predictions, of whatever the user gave.
 
     Raises:
@@ -220,7 +229,7 @@ def make_members(
             explain(
                 "Ensemble.fit",
                 "no members",
-                "models, predictions, or Member objects",
+                "models, predictions, or EnsembleMember objects",
                 "For instance Ensemble.fit(models, y_val, x=x_val).",
             )
         )
@@ -229,28 +238,35 @@ def make_members(
     return [_with_predictions(member, x, batch_size) for member in _distinct(named)]
 
 
-def _named(members: Any) -> list[Member]:
+def _named(members: object) -> list[EnsembleMember]:
     if isinstance(members, Mapping):
         return [_member(str(name), value) for name, value in members.items()]
-    if isinstance(members, np.ndarray) and members.ndim == 3:
-        members = list(members)
-    if is_model(members) or isinstance(members, Member | np.ndarray):
-        members = [members]
-    return [_member(f"m{position}", value) for position, value in enumerate(members or ())]
+    return [_member(f"m{position}", value) for position, value in enumerate(_each(members))]
 
 
-def _member(name: str, value: Any) -> Member:
-    if isinstance(value, Member):
+def _each(several: object) -> list[object]:
+    """The elements of a list of models, predictions or members, of a dictionary's values, or of an (M, n, C) array."""
+    if isinstance(several, Mapping):
+        return list(several.values())
+    if is_model(several) or isinstance(several, EnsembleMember):
+        return [several]
+    if isinstance(several, np.ndarray):
+        return list(several) if several.ndim == 3 else [several]
+    return list(several) if isinstance(several, Iterable) else []
+
+
+def _member(name: str, value: object) -> EnsembleMember:
+    if isinstance(value, EnsembleMember):
         return value
     if is_model(value):
-        return Member(name, model=value)
+        return EnsembleMember(name, model=value)
     if isinstance(value, list | tuple) and value and all(is_model(part) for part in value):
-        return Member(name, model=list(value))
-    return Member(name, predictions=value)
+        return EnsembleMember(name, model=list(value))
+    return EnsembleMember(name, predictions=value)  # type: ignore[arg-type]  # what is no model is an array
 
 
-def _with_models(members: list[Member], models: Any) -> list[Member]:
-    given = list(models.values()) if isinstance(models, Mapping) else list(models)
+def _with_models(members: list[EnsembleMember], models: object) -> list[EnsembleMember]:
+    given = _each(models)
     if len(given) != len(members):
         raise UsageError(
             explain(
@@ -261,12 +277,12 @@ def _with_models(members: list[Member], models: Any) -> list[Member]:
             )
         )
     return [
-        dataclasses.replace(member, model=model.model if isinstance(model, Member) else model)
+        dataclasses.replace(member, model=model.model if isinstance(model, EnsembleMember) else model)
         for member, model in zip(members, given, strict=True)
     ]
 
 
-def _distinct(members: list[Member]) -> list[Member]:
+def _distinct(members: list[EnsembleMember]) -> list[EnsembleMember]:
     names = [member.name for member in members]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -276,7 +292,7 @@ def _distinct(members: list[Member]) -> list[Member]:
     return members
 
 
-def _with_predictions(member: Member, x: Any, batch_size: int) -> Member:
+def _with_predictions(member: EnsembleMember, x: object, batch_size: int) -> EnsembleMember:
     if member.predictions is not None:
         return dataclasses.replace(member, predictions=as_columns(np.asarray(member.predictions)))
     if x is None:
@@ -291,7 +307,7 @@ def _with_predictions(member: Member, x: Any, batch_size: int) -> Member:
     return dataclasses.replace(member, predictions=member.predict(x, batch_size=batch_size))
 
 
-def stack_predictions(members: Sequence[Member]) -> np.ndarray:
+def stack_predictions(members: Sequence[EnsembleMember]) -> np.ndarray:
     """(M, n, C) predictions of members on the same rows, columns made alike where their meaning is certain.
 
     A (n, 2) softmax beside (n, 1) sigmoids becomes its second column; estimators that have not seen the last classes
@@ -302,6 +318,8 @@ def stack_predictions(members: Sequence[Member]) -> np.ndarray:
     """
     _check_rows(members)
     arrays = [np.asarray(member.predictions) for member in members]
+    # Columns are only filled up for estimators, which say by `classes_` which classes they know. A Keras model with
+    # fewer columns answers another question.
     widths = {array.shape[1] for array in arrays}
     if widths == {1, 2}:
         arrays = [array[:, 1:] if array.shape[1] == 2 else array for array in arrays]
@@ -326,15 +344,18 @@ def stack_predictions(members: Sequence[Member]) -> np.ndarray:
     return np.stack([array.astype(kind) for array in arrays])
 
 
-def _check_rows(members: Sequence[Member]) -> None:
+def _check_rows(members: Sequence[EnsembleMember]) -> None:
+    def num_rows(member: EnsembleMember) -> int:
+        return len(np.asarray(member.predictions))
+
     first = members[0]
     reference = next((member for member in members if member.row_ids is not None), None)
     for member in members:
-        if len(member.predictions) != len(first.predictions):
+        if num_rows(member) != num_rows(first):
             raise UsageError(
                 explain(
                     f"Ensemble.fit, member {member.name!r}",
-                    f"predictions of {len(member.predictions)} rows where {first.name!r} has {len(first.predictions)}",
+                    f"predictions of {num_rows(member)} rows where {first.name!r} has {num_rows(first)}",
                     "predictions of the same rows",
                     "Predict the same validation rows with every member.",
                 )
@@ -350,3 +371,46 @@ def _check_rows(members: Sequence[Member]) -> None:
                     "Sort both by row identity and keep the rows they share.",
                 )
             )
+
+
+def usable_members(predictions: np.ndarray, members: Sequence[EnsembleMember]) -> tuple[np.ndarray, list[str]]:
+    """Indices of members whose predictions are all finite; the others get weight zero and a note."""
+    flat = predictions.reshape(len(predictions), -1)
+    bad = np.array([int((~np.isfinite(row)).sum()) for row in flat])
+    usable = np.flatnonzero(bad == 0)
+    if not len(usable):
+        raise UsageError(
+            explain(
+                "Ensemble.fit(predictions)",
+                "NaN or inf in the predictions of every member",
+                "at least one member with finite predictions",
+                "Leave out members that diverged, and check the preprocessing of x.",
+            )
+        )
+    notes = [
+        f"{member.name}: {count} predictions are NaN or inf, so it has weight 0"
+        for member, count in zip(members, bad, strict=True)
+        if count
+    ]
+    return usable, notes
+
+
+def task_of(task: PredictionTask | str | None, members: Sequence[EnsembleMember]) -> PredictionTask | str | None:
+    """The task the user named, or the one that a compiled Keras loss or an estimator's kind makes certain."""
+    if task is not None:
+        if task not in list(PredictionTask):
+            raise UsageError(
+                explain("Ensemble.fit(task)", repr(task), ", ".join(PredictionTask), "Leave it out to have it found.")
+            )
+        return task
+    for member in members:
+        for model in member.models:
+            loss = getattr(model, "loss", None)
+            name = str(getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss).lower()
+            if "categorical_crossentropy" in name:
+                return PredictionTask.MULTICLASS
+            if emits_logits(model):
+                return None
+            if name in ("mse", "mae", "mean_squared_error", "mean_absolute_error", "huber", "log_cosh", "poisson"):
+                return None if np.asarray(member.predictions).shape[1] > 1 else PredictionTask.REGRESSION
+    return None

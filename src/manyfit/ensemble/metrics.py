@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.ensemble.problem import EPSILON, Problem, Task
+from manyfit.ensemble.problem import EPSILON, EnsembleProblem, PredictionTask
 
-RowLosses = Callable[[np.ndarray, Problem], np.ndarray]  # predictions (..., n, C) -> losses (..., n)
-WholeLoss = Callable[[np.ndarray, Problem], float]
+RowLosses = Callable[[np.ndarray, EnsembleProblem], np.ndarray]  # predictions (..., n, C) -> losses (..., n)
+WholeLoss = Callable[[np.ndarray, EnsembleProblem], float]
 
 
-def _as_is(loss: float, problem: Problem) -> float:
+def _as_is(loss: float, problem: EnsembleProblem) -> float:
     return loss
 
 
@@ -37,13 +36,13 @@ class Metric:
     row_losses: RowLosses | None = None
     whole_loss: WholeLoss | None = None
     maximise: bool = False
-    to_score: Callable[[float, Problem], float] = _as_is  # from a loss to the number that users know
+    to_score: Callable[[float, EnsembleProblem], float] = _as_is  # from a loss to the number that users know
     exact: bool = False  # the weights that are best for the surrogate are best for this metric
     ranks: bool = False  # only the order of predictions counts
     weighs: bool = True  # it heeds row weights; callables may not
     quantiles: tuple[float, ...] | None = None
 
-    def loss(self, prediction: np.ndarray, problem: Problem) -> float:
+    def loss(self, prediction: np.ndarray, problem: EnsembleProblem) -> float:
         """The loss of one prediction (n, C); NaN and inf become inf."""
         if self.row_losses is not None:
             value = float(problem.row_weight @ self.row_losses(prediction, problem))
@@ -52,48 +51,48 @@ class Metric:
             value = float(self.whole_loss(prediction, problem))
         return value if np.isfinite(value) else np.inf
 
-    def losses(self, predictions: np.ndarray, problem: Problem) -> np.ndarray:
+    def losses(self, predictions: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
         """The losses (K,) of several predictions (K, n, C)."""
         if self.row_losses is None:
             return np.array([self.loss(prediction, problem) for prediction in predictions])
         return self.row_losses(predictions, problem) @ problem.row_weight
 
-    def score(self, prediction: np.ndarray, problem: Problem) -> float:
+    def score(self, prediction: np.ndarray, problem: EnsembleProblem) -> float:
         """The metric's own number for one prediction (n, C)."""
         return self.to_score(self.loss(prediction, problem), problem)
 
 
-def log_losses(prediction: np.ndarray, problem: Problem) -> np.ndarray:
+def log_losses(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
     """(..., n) negative log of the probability given to the truth, mean over labels."""
-    if problem.task is Task.MULTICLASS:
+    if problem.task is PredictionTask.MULTICLASS:
         chosen = prediction[..., np.arange(problem.num_rows), problem.target]
         return -np.log(np.maximum(chosen, EPSILON))
     chosen = np.where(problem.target > 0.5, prediction, 1.0 - prediction)
     return -np.log(np.maximum(chosen, EPSILON)).mean(axis=-1)
 
 
-def squared_errors(prediction: np.ndarray, problem: Problem) -> np.ndarray:
+def squared_errors(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
     """(..., n) squared error, mean over outputs; of one-hot rows for classes (Brier's score over classes)."""
-    target = problem.one_hot if problem.task is Task.MULTICLASS else problem.target
+    target = problem.one_hot if problem.task is PredictionTask.MULTICLASS else problem.target
     return ((prediction - target) ** 2).mean(axis=-1)
 
 
-def _absolute_errors(prediction: np.ndarray, problem: Problem) -> np.ndarray:
+def _absolute_errors(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
     return np.abs(prediction - problem.target).mean(axis=-1)
 
 
-def _relative_errors(prediction: np.ndarray, problem: Problem) -> np.ndarray:
+def _relative_errors(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
     return (np.abs(prediction - problem.target) / np.maximum(np.abs(problem.target), EPSILON)).mean(axis=-1)
 
 
-def _mistakes(prediction: np.ndarray, problem: Problem) -> np.ndarray:
-    if problem.task is Task.MULTICLASS:
+def _mistakes(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
+    if problem.task is PredictionTask.MULTICLASS:
         return (prediction.argmax(axis=-1) != problem.target).astype(np.float64)
     return ((prediction > 0.5) != (problem.target > 0.5)).mean(axis=-1)
 
 
 def _pinball_losses(quantiles: np.ndarray) -> RowLosses:
-    def losses(prediction: np.ndarray, problem: Problem) -> np.ndarray:
+    def losses(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
         short = problem.target - prediction
         return np.maximum(quantiles * short, (quantiles - 1) * short).mean(axis=-1)
 
@@ -117,15 +116,15 @@ def pinball(quantiles: tuple[float, ...]) -> Metric:
     return Metric("pinball", row_losses=_pinball_losses(levels), quantiles=tuple(map(float, quantiles)))
 
 
-def _one_minus(loss: float, problem: Problem) -> float:
+def _one_minus(loss: float, problem: EnsembleProblem) -> float:
     return 1.0 - loss
 
 
-def _root(loss: float, problem: Problem) -> float:
+def _root(loss: float, problem: EnsembleProblem) -> float:
     return float(np.sqrt(loss))
 
 
-def _explained(loss: float, problem: Problem) -> float:
+def _explained(loss: float, problem: EnsembleProblem) -> float:
     mean = problem.row_weight @ problem.target
     spread = float((problem.row_weight @ (problem.target - mean) ** 2).mean())
     return 1.0 - loss / spread if spread > 0 else float("nan")
@@ -157,31 +156,31 @@ def binary_auc(score: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> floa
     return float(positive @ (below + negative / 2) / pairs) if pairs > 0 else float("nan")
 
 
-def _columns(problem: Problem) -> np.ndarray:
-    return problem.one_hot if problem.task is Task.MULTICLASS else problem.target
+def _columns(problem: EnsembleProblem) -> np.ndarray:
+    return problem.one_hot if problem.task is PredictionTask.MULTICLASS else problem.target
 
 
-def _auc_loss(prediction: np.ndarray, problem: Problem) -> float:
+def _auc_loss(prediction: np.ndarray, problem: EnsembleProblem) -> float:
     truth = _columns(problem)
     areas = [binary_auc(prediction[:, c], truth[:, c], problem.row_weight) for c in range(truth.shape[1])]
     seen = [area for area in areas if np.isfinite(area)]  # classes without a row say nothing
     return 1.0 - float(np.mean(seen)) if seen else float("inf")
 
 
-def _decisions(prediction: np.ndarray, problem: Problem) -> np.ndarray:
-    if problem.task is Task.MULTICLASS:
+def _decisions(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
+    if problem.task is PredictionTask.MULTICLASS:
         return np.eye(problem.num_outputs)[prediction.argmax(axis=-1)]
     return (prediction > 0.5).astype(np.float64)
 
 
-def _f1_loss(prediction: np.ndarray, problem: Problem) -> float:
+def _f1_loss(prediction: np.ndarray, problem: EnsembleProblem) -> float:
     truth, decided, weight = _columns(problem), _decisions(prediction, problem), problem.row_weight
     both, total = weight @ (truth * decided), weight @ truth + weight @ decided
     present = total > 0
     return 1.0 - float((2 * both[present] / total[present]).mean()) if present.any() else float("inf")
 
 
-def _balanced_loss(prediction: np.ndarray, problem: Problem) -> float:
+def _balanced_loss(prediction: np.ndarray, problem: EnsembleProblem) -> float:
     truth, weight = _columns(problem), problem.row_weight
     decided = _decisions(prediction, problem)
     if problem.task.two_class:
@@ -225,8 +224,6 @@ _OTHER_NAMES = {
     "f1_score": "f1",
     "f1_macro": "f1",
 }
-_FOR_PROBABILITIES = ("log_loss", "brier", "accuracy", "auc", "f1", "balanced_accuracy")
-_FOR_VALUES = ("mse", "rmse", "r2", "mae", "mape")
 
 
 def named_metric(name: str) -> Metric | None:
@@ -235,14 +232,14 @@ def named_metric(name: str) -> Metric | None:
     return _NAMED.get(_OTHER_NAMES.get(plain, plain))
 
 
-def default_metric(task: Task, quantiles: tuple[float, ...] | None = None) -> Metric:
+def default_metric(task: PredictionTask, quantiles: tuple[float, ...] | None = None) -> Metric:
     """Log loss for probabilities, squared error for values, pinball loss for quantiles."""
     if quantiles is not None:
         return pinball(quantiles)
     return _NAMED["log_loss"] if task.probabilistic else _NAMED["mse"]
 
 
-def surrogate(metric: Metric, task: Task) -> Metric:
+def surrogate(metric: Metric, task: PredictionTask) -> Metric:
     """The smooth convex metric that weights are solved for before they are polished for `metric`.
 
     It is the metric itself where that is smooth and convex; the squared error does for Brier's score.
@@ -250,46 +247,3 @@ def surrogate(metric: Metric, task: Task) -> Metric:
     if metric.quantiles is not None or metric.row_losses in (squared_errors, _absolute_errors):
         return metric
     return default_metric(task)
-
-
-def resolve_metric(spec: Any, task: Task, *, quantiles: Any = None, direction: str | None = None) -> Metric:
-    """Makes a `Metric` of whatever names one.
-
-    Args:
-        spec: None, a name, a `Metric`, a Keras loss or metric, a scikit-learn metric function or scorer, or a
-            callable ``(y_true, y_pred) -> float``.
-        task: what the members predict.
-        quantiles: levels of the output columns, for quantile regression.
-        direction: "min" or "max", where the metric does not tell.
-
-    Raises:
-        UsageError: the name is unknown, or the metric does not fit the task.
-        UsageError: nothing tells whether higher or lower is better.
-    """
-    if isinstance(spec, Metric):
-        return spec
-    if spec is None or spec in ("loss", "val_loss"):
-        return default_metric(task, quantiles)
-    if isinstance(spec, str):
-        if spec.removeprefix("val_") == "pinball":
-            return pinball(tuple(quantiles or ()))
-        metric = named_metric(spec)
-        if metric is not None:
-            return _fitting(metric, task)
-    from manyfit.ensemble.foreign import foreign_metric  # Keras is loaded only when a metric of its is meant
-
-    return foreign_metric(spec, task, direction)
-
-
-def _fitting(metric: Metric, task: Task) -> Metric:
-    allowed = (*_FOR_PROBABILITIES, "mse", "rmse") if task.probabilistic else _FOR_VALUES
-    if metric.name not in allowed:
-        raise UsageError(
-            explain(
-                "Ensemble.fit(metric)",
-                f"{metric.name!r} for a {task.value} task",
-                ", ".join(allowed),
-                "Choose one of these, or pass a callable (y_true, y_pred) -> float.",
-            )
-        )
-    return metric

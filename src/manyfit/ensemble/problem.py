@@ -16,19 +16,17 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
 
 EPSILON = 1e-7  # probabilities are kept this far from zero, as in Keras's cross-entropies
-# (N, M) arrays that parts of a problem inherit; in memory member by member, so that those of a few members are near
-_BY_ENTRY = ("true_probability", "log_true_probability", "residual")
 _SUM_TOLERANCE = 2e-2  # half precision, ten classes and a mixed-precision softmax stay well within
 
 
-class Task(enum.StrEnum):
+class PredictionTask(enum.StrEnum):
     """What the members predict."""
 
     BINARY = "binary"  # one column: the probability of 1
@@ -39,12 +37,12 @@ class Task(enum.StrEnum):
     @property
     def probabilistic(self) -> bool:
         """Whether predictions are probabilities."""
-        return self is not Task.REGRESSION
+        return self is not PredictionTask.REGRESSION
 
     @property
     def two_class(self) -> bool:
         """Whether each column is a two-class question of its own."""
-        return self in (Task.BINARY, Task.MULTILABEL)
+        return self in (PredictionTask.BINARY, PredictionTask.MULTILABEL)
 
 
 def two_columns(predictions: np.ndarray) -> np.ndarray:
@@ -54,10 +52,10 @@ def two_columns(predictions: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Problem:
+class EnsembleProblem:
     """Predictions and truth on the rows that weights are learned from."""
 
-    task: Task
+    task: PredictionTask
     predictions: np.ndarray  # (M, n, C)
     target: np.ndarray  # (n,) class indices for multiclass; (n, C) otherwise
     row_weight: np.ndarray  # (n,), sums to one
@@ -81,18 +79,20 @@ class Problem:
     @functools.cached_property
     def entry_weight(self) -> np.ndarray:
         """(N,) weights of the entries of `true_probability` and of `residual`, summing to one."""
-        if self.task is Task.MULTICLASS:
+        if self.task is PredictionTask.MULTICLASS:
             return self.row_weight
         return np.repeat(self.row_weight / self.num_outputs, self.num_outputs)
 
     @functools.cached_property
     def true_probability(self) -> np.ndarray:
         """P (N, M): the probability that each member gave to what was true, at least `EPSILON`."""
-        if self.task is Task.MULTICLASS:
+        if self.task is PredictionTask.MULTICLASS:
             chosen = self.predictions[:, np.arange(self.num_rows), self.target]
         else:
             chosen = np.where(self.target[None] > 0.5, self.predictions, 1.0 - self.predictions)
             chosen = chosen.reshape(self.num_members, -1)
+        # Transposed at the end, not built as (N, M): methods take a few members at a time, whose numbers then lie
+        # together in memory.
         return np.maximum(chosen, EPSILON).astype(np.float64, order="C", copy=False).T
 
     @functools.cached_property
@@ -104,7 +104,7 @@ class Problem:
     @functools.cached_property
     def residual(self) -> np.ndarray:
         """(N, M): prediction minus truth, rows times outputs."""
-        target = self.one_hot if self.task is Task.MULTICLASS else self.target
+        target = self.one_hot if self.task is PredictionTask.MULTICLASS else self.target
         difference = self.predictions.astype(np.float64) - target[None]
         return difference.reshape(self.num_members, -1).T
 
@@ -118,38 +118,42 @@ class Problem:
         """(n, C) indicator of the true class."""
         return np.eye(self.num_outputs)[self.target]
 
-    def rows(self, chosen: np.ndarray) -> Problem:
+    def rows(self, chosen: np.ndarray) -> EnsembleProblem:
         """The same problem on some of its rows, weights renormalised."""
         weight = self.row_weight[chosen]
         total = weight.sum()
         weight = weight / total if total > 0 else np.full(len(weight), 1.0 / len(weight))
-        smaller = Problem(self.task, self.predictions[:, chosen], self.target[chosen], weight, self.given[chosen])
-        for name in _BY_ENTRY:
-            if name in self.__dict__:
-                entries = self.__dict__[name].T.reshape(self.num_members, self.num_rows, -1)[:, chosen]
-                smaller.__dict__[name] = entries.reshape(self.num_members, -1).T
-        return smaller
+        return EnsembleProblem(self.task, self.predictions[:, chosen], self.target[chosen], weight, self.given[chosen])
 
-    def members(self, chosen: np.ndarray) -> Problem:
-        """The same problem with some of its members; what was computed before is reused."""
-        smaller = dataclasses.replace(self, predictions=self.predictions[chosen])
-        for name in _BY_ENTRY:
-            if name in self.__dict__:
-                smaller.__dict__[name] = self.__dict__[name].T[chosen].T
-        return smaller
+    def members(self, chosen: np.ndarray) -> EnsembleProblem:
+        """The same problem with some of its members."""
+        return dataclasses.replace(self, predictions=self.predictions[chosen])
 
-    def weighted(self, row_weight: np.ndarray) -> Problem:
-        """The same problem with other row weights, as a bootstrap sample needs; what was computed before is reused."""
-        other = dataclasses.replace(self, row_weight=row_weight / row_weight.sum())
-        for name in _BY_ENTRY:
-            if name in self.__dict__:
-                other.__dict__[name] = self.__dict__[name]
-        return other
+    def weighted(self, row_weight: np.ndarray) -> EnsembleProblem:
+        """The same problem with other row weights, as a bootstrap sample needs."""
+        return dataclasses.replace(self, row_weight=row_weight / row_weight.sum())
+
+    def among(self, members: np.ndarray, num_members: int) -> EnsembleProblem:
+        """The same problem among all members, with NaN for those that are not in it.
+
+        Args:
+            members: indices of those that are.
+            num_members: how many there are in all.
+        """
+        if len(members) == num_members:
+            return self
+        full = np.full((num_members, *self.predictions.shape[1:]), np.nan)
+        full[members] = self.predictions
+        return dataclasses.replace(self, predictions=full)
 
 
 def make_problem(
-    predictions: np.ndarray, y: Any, *, task: Task | str | None = None, sample_weight: Any = None
-) -> Problem:
+    predictions: np.ndarray,
+    y: ArrayLike,
+    *,
+    task: PredictionTask | str | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> EnsembleProblem:
     """Checks predictions and labels, finds the task, and brings both into one form.
 
     Args:
@@ -177,11 +181,11 @@ def make_problem(
     if len(given) == 0:
         raise UsageError(explain("Ensemble.fit(y)", "no rows", "some rows", "Give the validation rows."))
     labels = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
-    found = Task(task) if task is not None else infer_task(predictions, labels)
+    found = PredictionTask(task) if task is not None else infer_task(predictions, labels)
     target = _target(found, predictions, labels)
     if found.probabilistic:
         predictions = _probabilities(found, predictions)
-    return Problem(found, predictions, target, _row_weight(sample_weight, len(given)), given)
+    return EnsembleProblem(found, predictions, target, _row_weight(sample_weight, len(given)), given)
 
 
 def _is_probability(predictions: np.ndarray) -> bool:
@@ -196,24 +200,28 @@ def _zero_or_one(labels: np.ndarray) -> bool:
     return labels.dtype.kind in "biuf" and bool(np.isin(labels, (0, 1)).all())
 
 
-def infer_task(predictions: np.ndarray, labels: np.ndarray) -> Task:
+def infer_task(predictions: np.ndarray, labels: np.ndarray) -> PredictionTask:
     """Finds the task from the numbers alone: probabilities or not, rows that sum to one or not, labels or values."""
     num_outputs = predictions.shape[-1]
     if labels.dtype.kind not in "biuf":
-        return Task.BINARY if num_outputs == 1 else Task.MULTICLASS
+        return PredictionTask.BINARY if num_outputs == 1 else PredictionTask.MULTICLASS
     if not _is_probability(predictions):
         looks_like_labels = labels.ndim == 1 and num_outputs > 1
-        return Task.MULTICLASS if looks_like_labels else Task.REGRESSION
+        return PredictionTask.MULTICLASS if looks_like_labels else PredictionTask.REGRESSION
     if num_outputs == 1:
-        return Task.BINARY if labels.ndim == 1 and _zero_or_one(labels) else Task.REGRESSION
+        return PredictionTask.BINARY if labels.ndim == 1 and _zero_or_one(labels) else PredictionTask.REGRESSION
     if labels.ndim == 1:
-        return Task.MULTICLASS
+        return PredictionTask.MULTICLASS
     if not _zero_or_one(labels):
-        return Task.REGRESSION
-    return Task.MULTICLASS if _sums_to_one(predictions) and (labels.sum(axis=1) == 1).all() else Task.MULTILABEL
+        return PredictionTask.REGRESSION
+    return (
+        PredictionTask.MULTICLASS
+        if _sums_to_one(predictions) and (labels.sum(axis=1) == 1).all()
+        else PredictionTask.MULTILABEL
+    )
 
 
-def _target(task: Task, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def _target(task: PredictionTask, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     num_outputs = predictions.shape[-1]
     if labels.dtype.kind not in "biuf":
         raise UsageError(
@@ -228,7 +236,7 @@ def _target(task: Task, predictions: np.ndarray, labels: np.ndarray) -> np.ndarr
         raise UsageError(
             explain("Ensemble.fit(y)", "labels that are NaN or inf", "finite labels", "Leave out those rows.")
         )
-    if task is Task.MULTICLASS:
+    if task is PredictionTask.MULTICLASS:
         return _class_indices(labels, num_outputs)
     target = labels.reshape(len(labels), -1).astype(np.float64)
     if target.shape[1] != num_outputs:
@@ -277,8 +285,8 @@ def _class_indices(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return indices
 
 
-def _probabilities(task: Task, predictions: np.ndarray) -> np.ndarray:
-    if not _is_probability(predictions) or (task is Task.MULTICLASS and not _sums_to_one(predictions)):
+def _probabilities(task: PredictionTask, predictions: np.ndarray) -> np.ndarray:
+    if not _is_probability(predictions) or (task is PredictionTask.MULTICLASS and not _sums_to_one(predictions)):
         raise UsageError(
             explain(
                 "Ensemble.fit(predictions)",
@@ -289,14 +297,14 @@ def _probabilities(task: Task, predictions: np.ndarray) -> np.ndarray:
             )
         )
     clipped = np.clip(predictions, 0, 1)
-    if task is Task.MULTICLASS:
+    if task is PredictionTask.MULTICLASS:
         sums = clipped.sum(axis=-1, keepdims=True, dtype=np.float64)
         if np.abs(sums - 1).max() > 1e-5:  # half precision; exact sums are left alone, bit for bit
             clipped = clipped / sums
     return clipped
 
 
-def _row_weight(sample_weight: Any, num_rows: int) -> np.ndarray:
+def _row_weight(sample_weight: ArrayLike | None, num_rows: int) -> np.ndarray:
     if sample_weight is None:
         return np.full(num_rows, 1.0 / num_rows)
     weight = np.asarray(sample_weight, dtype=np.float64).reshape(-1)

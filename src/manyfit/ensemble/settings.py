@@ -1,12 +1,18 @@
-"""What an expert may change about the fitting of an ensemble."""
+"""What an expert may change about the fitting of an ensemble, and what its members cost."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from manyfit.core.errors import UsageError, explain
+from manyfit.ensemble.members import EnsembleMember, measure_latency
 
 
 @dataclasses.dataclass(frozen=True)
-class Budget:
+class CostBudget:
     """The most that an ensemble may cost. `None` means no limit.
 
     Members are chosen under the budget first; then every method weighs only those.
@@ -23,12 +29,12 @@ class Budget:
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class EnsembleSettings:
     """Fine points of `Ensemble.fit`; the defaults are what we would choose.
 
     Example:
 
-    >>> Settings(num_folds=10).num_folds
+    >>> EnsembleSettings(num_folds=10).num_folds
     10
     """
 
@@ -40,7 +46,7 @@ class Settings:
     temperature: bool = True  # fit one temperature after pooling, where that helps (probabilities only)
     num_steps: int = 25  # of greedy selection
     max_candidates: int = 50  # members that the slower methods look at
-    budget: Budget = dataclasses.field(default_factory=Budget)
+    budget: CostBudget = dataclasses.field(default_factory=CostBudget)
     quantiles: tuple[float, ...] | None = None  # of the outputs, for quantile regression
     direction: str | None = None  # "min" or "max", for a metric whose direction nobody can know
     batch_size: int = 1024  # rows per batch when members predict
@@ -50,8 +56,64 @@ class Settings:
 
         Example:
 
-        >>> Settings().folds(200), Settings().folds(2_000), Settings().folds(20_000), Settings().folds(3)
-        (5, 4, 3, 3)
+        >>> [EnsembleSettings().folds(num_rows) for num_rows in (200, 2_000, 20_000, 3)]
+        [5, 4, 3, 3]
         """
         wanted = self.num_folds or (5 if num_rows < 1000 else 4 if num_rows < 4000 else 3)
         return max(3, min(wanted, num_rows))  # nesting leaves out two folds and fits on the rest
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Costs:
+    """What each member costs; members without a model cost nothing."""
+
+    num_bytes: np.ndarray  # (M,)
+    latency_seconds: np.ndarray | None = None  # (M,) per row, when measured
+
+    def fits(self, members: Sequence[int], budget: CostBudget) -> bool:
+        """Whether these members together stay within a budget."""
+        chosen = list(members)
+        if budget.max_members is not None and len(chosen) > budget.max_members:
+            return False
+        if budget.max_bytes is not None and self.num_bytes[chosen].sum() > budget.max_bytes:
+            return False
+        if budget.max_latency_seconds is None or self.latency_seconds is None:
+            return True
+        return bool(self.latency_seconds[chosen].sum() <= budget.max_latency_seconds)
+
+
+def member_costs(members: Sequence[EnsembleMember], budget: CostBudget, x: object) -> Costs:
+    """Weighs and, for a latency budget, times every member.
+
+    Raises:
+        UsageError: a latency budget without `x`, or with members that have no model.
+        UsageError: no member alone fits the budget.
+    """
+    if not budget.limited:
+        return Costs(np.zeros(len(members)))
+    num_bytes = np.array([member.num_bytes for member in members], dtype=np.float64)
+    latency = None
+    if budget.max_latency_seconds is not None:
+        if x is None or not all(member.models for member in members):
+            raise UsageError(
+                explain(
+                    "CostBudget(max_latency_seconds)",
+                    "members that cannot be timed",
+                    "members with models, and x",
+                    "Pass x=x_val; one batch of it is predicted a few times.",
+                )
+            )
+        latency = np.array([measure_latency(member, x) for member in members])
+    costs = Costs(num_bytes, latency)
+    if not any(costs.fits([index], budget) for index in range(len(members))):
+        cheapest = int(np.argmin(num_bytes))
+        raise UsageError(
+            explain(
+                "Ensemble.fit(settings)",
+                f"a budget that no member fits; the smallest, {members[cheapest].name!r}, has "
+                f"{int(num_bytes[cheapest])} bytes",
+                "a budget for at least one member",
+                "Raise the budget.",
+            )
+        )
+    return costs

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from manyfit.core import history as histories
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.lifecycle import is_paused
 from manyfit.core.records import Ending, Plan, Result
@@ -158,7 +157,6 @@ class _Run:
         self._supply, self._work = supply, work
         self._again: list[Plan] = []  # lost with their workers
         self._losses: dict[Key, int] = {}
-        self._curves: dict[Key, dict[str, list[float | None]]] = {}
         self._failed_starts = self._rejected = self._too_large = 0
         self._difference = ""
         self._seen_a_worker = time.monotonic()
@@ -251,7 +249,6 @@ class _Run:
             seat.held[plan.key] = plan
             seat.known_epochs[plan.key] = plan.first_epoch
             seat.to_forget = [key for key in seat.to_forget if key != plan.key]
-            self._curves.setdefault(plan.key, {})
         self._answer(seat, Take([_absolute(plan) for plan in plans]), State.BUSY)
 
     def _plans_for(self, seat: Seat, count: int) -> list[Plan]:
@@ -362,9 +359,8 @@ class _Run:
 
     def _report(self, seat: Seat, report: Report) -> None:
         rows = [(seat.held[key], epoch, logs) for key, epoch, logs in report.epochs]
-        for plan, epoch, logs in rows:
+        for plan, epoch, _ in rows:
             seat.known_epochs[plan.key] = max(seat.known_epochs[plan.key], epoch + 1)
-            histories.append(self._curves[plan.key], logs, epoch)
         self._answer(seat, Decide(list(self._supply.report(rows))), State.BUSY)
 
     def _finish(self, seat: Seat, message: Finished) -> None:
@@ -378,7 +374,6 @@ class _Run:
         if is_paused(result):
             self._homes[plan.key] = seat.worker
         else:
-            self._curves.pop(plan.key, None)
             self._losses.pop(plan.key, None)
         seat.num_finished += 1
         self._too_large = 0
@@ -443,8 +438,8 @@ class _Run:
 
     def _give_up(self, plan: Plan, ending: Ending, reason: str) -> None:
         self._losses.pop(plan.key, None)
-        curves = self._curves.pop(plan.key, {})
-        self._supply.finish(Result(plan, ending, curves, message=f"{self._rules.where}: {reason}"))
+        # Without a history: the worker that had it is gone, and the supply knows the epochs that were reported.
+        self._supply.finish(Result(plan, ending, {}, message=f"{self._rules.where}: {reason}"))
 
 
 def _absolute(plan: Plan) -> Plan:

@@ -181,7 +181,7 @@ class FreshSeeds(abc.ABC):
             self._oracle.book.forget_epochs(plan)  # broken off: it says nothing about a full training
             return
         if result.ending.has_score:
-            self._oracle.check_objective(result.history)
+            self._oracle.scoring.check(result.history)
         self._oracle.book.add_execution(result, protocol=self._protocol)
 
     def _time_is_up(self) -> bool:

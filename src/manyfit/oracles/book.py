@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from manyfit.core import history as histories
+from manyfit.core.lifecycle import TrialState
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Observation, Plan, Progress, Result
-from manyfit.oracles.ranking import Ranking
 from manyfit.oracles.trial import SEARCH, Execution, Trial
-from manyfit.samplers.outcomes import Constraint
+from manyfit.samplers.outcomes import Constraint, broken
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.stats import pareto
 
 Key = tuple[str, str, int, int]  # of an execution in the store: trial id, phase, attempt, index
 
@@ -32,6 +36,70 @@ class Store(Protocol):
     def forget_executions(self, keys: Iterable[Key]) -> None: ...
 
 
+class Ranking:
+    """The order of completed trials.
+
+    Trials that break a constraint come after all that keep them, those that break them least first (Deb 2000). With
+    several objectives front comes after front, and within a front the leading objective decides.
+
+    Args:
+        objective: what is ranked.
+        constraints: on metrics of the trials.
+    """
+
+    def __init__(self, objective: Objective, constraints: Sequence[Constraint] = ()) -> None:
+        self.objective = objective
+        self.constraints = tuple(constraints)
+
+    def broken(self, trial: Trial) -> list[Constraint]:
+        """The constraints that a trial breaks."""
+        return [each for each in self.constraints if not each.holds(trial.measured)]
+
+    def order(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The trials, best first; ties stay in the order given."""
+        excess = [broken(self.constraints, trial.measured) for trial in trials]
+        fronts = self._fronts(trials)
+        leading = [self.objective.loss(trial.score) for trial in trials]
+        order = sorted(range(len(trials)), key=lambda i: (excess[i], fronts[i], leading[i]))
+        return [trials[i] for i in order]
+
+    def best(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The best trial, or with several objectives the whole front; trials that break constraints are not in it."""
+        kept = [trial for trial in self.order(trials) if not self.broken(trial)]
+        if len(self.objective.terms) < 2:
+            return kept[:1]
+        return [trial for trial, front in zip(kept, self._fronts(kept), strict=True) if front == 0]
+
+    def notes(self, trial: Trial, front: Sequence[Trial]) -> list[str]:
+        """Lines about a trial besides its score: its objectives where there are several, the constraints it breaks.
+
+        Args:
+            trial: a trial; nothing is said of one without a score.
+            front: what `best` returned.
+        """
+        if trial.score is None:
+            return []
+        metrics, lines = trial.measured, []
+        if len(self.objective.terms) > 1:
+            values = ", ".join(f"{term.name} {metrics.get(term.name, math.nan):.5g}" for term in self.objective.terms)
+            place = "nothing dominates it" if trial in front else "another trial dominates it"
+            lines.append(f"Objectives: {values} ({place})")
+        for each in self.broken(trial):
+            lines.append(f"Breaks the constraint {each}: {metrics.get(each.metric, math.nan):.5g}")
+        return lines
+
+    def _fronts(self, trials: Sequence[Trial]) -> list[int]:
+        """The front of each trial among those that keep the constraints; 0 for all with one objective."""
+        if len(self.objective.terms) < 2 or not trials:
+            return [0] * len(trials)
+        losses = np.array(
+            [[term.loss(trial.measured.get(term.name)) for term in self.objective.terms] for trial in trials]
+        )
+        # Infinite losses put a trial behind every front of those that keep the constraints.
+        losses[[bool(self.broken(trial)) for trial in trials]] = math.inf
+        return [int(front) for front in pareto.fronts(losses)]
+
+
 class TrialBook:
     """All trials of a search.
 
@@ -48,8 +116,17 @@ class TrialBook:
         self.ended: list[str] = []  # ids in the order of their end
         self._observations: dict[str, Observation] = {}
         self._progress: dict[str, Progress] = {}
+        # The two above: samplers and schedulers read the whole history at every question. Deriving it anew each time
+        # would be quadratic in the number of trials, so what has settled is kept until something about it changes.
 
     # Reading ---------------------------------------------------------------------------------------------------
+
+    def own(self, trial: Trial) -> Trial:
+        """The trial in the book that a copy stands for, with what the copy says."""
+        known = self.trials.get(trial.trial_id, trial)
+        if known is not trial:
+            known.hyperparameters, known.status, known.message = trial.hyperparameters, trial.status, trial.message
+        return known
 
     def observations(self) -> list[Observation]:
         """What samplers may know: every trial that ended, in the order of start."""
@@ -68,6 +145,10 @@ class TrialBook:
         """Values of the trials that were proposed and have not ended."""
         return [trial.searched_values for trial in self.trials.values() if not trial.has_ended]
 
+    def paused(self) -> list[Trial]:
+        """Trials that wait for a promotion, with executions that can go on."""
+        return [trial for trial in self.trials.values() if trial.state is TrialState.PAUSED and trial.executions]
+
     def progress(self) -> list[Progress]:
         """What schedulers may know: every trial that was started."""
         for trial in self.trials.values():
@@ -82,6 +163,8 @@ class TrialBook:
         """
         ranked = self.by_search_score()
         ranked = [trial for trial in ranked if not self.ranking.broken(trial)] or ranked
+        # Not one list sorted by score: a confirmed score has lost the luck that the search's maximum has, so the two
+        # cannot be compared, and the confirmed ones would nearly always come last.
         confirmed = [trial for trial in ranked if trial.confirmed is not None]
         confirmed.sort(key=lambda trial: trial.confirmed.rank)  # type: ignore[union-attr]
         others = [trial for trial in ranked if trial.confirmed is None]
@@ -121,6 +204,7 @@ class TrialBook:
         trial.ended_at = time.time()
         self._save([trial], **facts)
         self.trials[trial.trial_id] = trial
+        # A retried or rescored trial ends more than once; the latest end is the one that consecutive failures count.
         if trial.trial_id in self.ended:
             self.ended.remove(trial.trial_id)
         self.ended.append(trial.trial_id)
@@ -146,7 +230,8 @@ class TrialBook:
             self.store.save_epochs([(*self._key(plan), epoch, logs) for plan, epoch, logs in epochs])
         for plan, epoch, logs in epochs:
             trial = self.trials.get(plan.trial_id)
-            if trial is not None and plan.phase == SEARCH:  # schedulers and samplers hear of the search only
+            # Schedulers and samplers hear of the search only: fresh seeds of the confirmation must not steer it.
+            if trial is not None and plan.phase == SEARCH:
                 histories.append(trial.running.setdefault(plan.execution, {}), logs, epoch)
 
     def add_execution(self, result: Result, **notes: Any) -> Execution:
@@ -157,16 +242,22 @@ class TrialBook:
             notes: further facts about it, kept in `Execution.notes`.
         """
         plan = result.plan
+        # A measure (memory, seconds per prediction) is one number per execution. It stands at every epoch, so that the
+        # best epoch has it, whichever that is; the stored history stays what was logged.
         measured: dict[str, list[float | None]] = {
             name: [value] * result.num_epochs for name, value in result.measures.items()
         }
-        history = {**result.history, **measured}
+        trial = self.trials[plan.trial_id]
+        reported = trial.running.get(plan.execution) if plan.phase == SEARCH else None
+        # Where the trainer was lost with its curve, what it had reported is what is known.
+        own = result.history or dict(reported or {})
+        history = {**own, **measured}
         scored = histories.score(history, self.objective) if result.ending.has_score else None
         execution = Execution(
             plan.execution,
             plan.seed,
             result.ending,
-            result.history,
+            own,
             seconds=result.seconds,
             message=result.message,
             num_parameters=result.num_parameters,
@@ -176,11 +267,11 @@ class TrialBook:
         if scored is not None:
             execution.score, execution.best_epoch = scored
             execution.metrics = histories.at_epoch(history, execution.best_epoch)
-        trial = self.trials[plan.trial_id]
         if self.store is not None:
-            logs = [histories.at_epoch(result.history, epoch) for epoch in range(execution.num_epochs)]
-            reported = plan.phase == SEARCH and trial.running.get(plan.execution) == result.history
-            self.store.save_execution(self._key(plan), execution.outcome(), history=None if reported else logs)
+            # Epochs that were committed one by one are not written again: a population reports thousands.
+            is_stored = not result.history or reported == result.history
+            logs = None if is_stored else [histories.at_epoch(own, epoch) for epoch in range(execution.num_epochs)]
+            self.store.save_execution(self._key(plan), execution.outcome(), history=logs)
         if plan.phase == SEARCH:
             trial.running.pop(plan.execution, None)
         trial.executions_of(plan.phase)[plan.execution] = execution
@@ -226,10 +317,13 @@ class TrialBook:
         for row in self.store.executions():
             key = (row.pop("trial_id"), row.pop("phase"), row.pop("attempt"), row.pop("execution"))
             trial, history = self.trials[key[0]], curves.pop(key, {})
+            # Rows of failed attempts stay in the store as a record; only the latest attempt counts.
             if trial.attempt == key[2]:
                 row["ending"] = Ending(row["ending"])
                 row.pop("num_epochs", None)  # told by the history
                 trial.executions_of(key[1])[key[3]] = Execution(index=key[3], history=history, **row)
+        # What is left reported epochs and has no outcome: it was running when the process died, and runs again with its
+        # own seed, so it will report the same epochs.
         for key in curves:
             self.store.forget_epochs(key)
         ended = [trial for trial in self.trials.values() if trial.ended_at is not None]

@@ -1,16 +1,15 @@
-"""Checks at the oracle's door."""
+"""Checks at the oracle's door, and the report of what went wrong."""
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from manyfit.core.checks import whole_number, whole_number_or_none
-from manyfit.core.errors import ProjectError, UsageError, explain
-from manyfit.core.objective import Objective
+from manyfit.core.errors import ProjectError, SearchError, UsageError, explain
+from manyfit.core.records import Ending
 from manyfit.oracles.trial import Trial
+from manyfit.space.hyperparameters import HyperParameters
 
 
 def check_limits(
@@ -34,7 +33,7 @@ def check_limits(
         )
 
 
-def check_seed(seed: Any) -> None:
+def check_seed(seed: int | None) -> None:
     """Checks the seed of a search.
 
     Raises:
@@ -43,7 +42,49 @@ def check_seed(seed: Any) -> None:
     whole_number_or_none("seed", seed, least=0, instead="Type seed=0, say; leave it out for a random one.")
 
 
-def check_same_search(known: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def check_entries(owner: str, hyperparameters: HyperParameters | None, **allowed: bool) -> None:
+    """Checks that new hyperparameters are forbidden only where there are some to begin with.
+
+    Args:
+        owner: the class of the oracle.
+        hyperparameters: what the user passed.
+        **allowed: `allow_new_entries` and `tune_new_entries`.
+
+    Raises:
+        UsageError: one of them is False, and nothing was passed.
+    """
+    for name, value in allowed.items():
+        if hyperparameters is None and not value:
+            raise UsageError(
+                explain(
+                    f"{owner}({name}=False)",
+                    "no hyperparameters",
+                    f"{name}=False only together with hyperparameters=",
+                    "Add hyperparameters=hp with what may be tuned.",
+                )
+            )
+
+
+def check_no_new_entries(known: HyperParameters, found: HyperParameters) -> None:
+    """Checks that a build asked for nothing that the user did not list.
+
+    Raises:
+        SearchError: it did; the message names the entries.
+    """
+    names = {hp.name for hp in known.space}
+    new = [hp.name for hp in found.space if hp.name not in names]
+    if new:
+        raise SearchError(
+            explain(
+                "`allow_new_entries` is `False`, but found new entries in the build function",
+                ", ".join(new),
+                f"only {', '.join(sorted(names)) or 'none'}",
+                "Add them to hyperparameters=, or type allow_new_entries=True.",
+            )
+        )
+
+
+def check_same_search(known: Mapping[str, object], asked: Mapping[str, object]) -> None:
     """Checks that a project belongs to this search.
 
     Raises:
@@ -64,25 +105,23 @@ def check_same_search(known: Mapping[str, Any], asked: Mapping[str, Any]) -> Non
         )
 
 
-def check_measured(objective: Objective, metrics: Mapping[str, Any]) -> None:
-    """Checks that an objective is among metrics.
+def check_failures(last: Sequence[Trial], limit: int) -> None:
+    """Gives up a search whose latest trials all ended with an exception.
+
+    Models that are too large or diverge say something about a configuration; three of them in a row are no reason to
+    give up.
+
+    Args:
+        last: the latest trials that ended.
+        limit: so many are too many.
 
     Raises:
-        UsageError: it is not; the message lists what is there.
+        SearchError: they all failed; the message counts the causes.
     """
-    if objective.is_complete(metrics):
-        return
-    found = sorted(metrics)
-    missing = next((name for name in objective.names if name not in metrics), objective.name)
-    closest = (difflib.get_close_matches(missing, found, n=1, cutoff=0.0) or ["loss"])[0]
-    raise UsageError(
-        explain(
-            "Objective value missing in metrics reported to the Oracle",
-            f"expected: {list(objective.names)}, found: {found}",
-            f"one of {', '.join(found) or 'the names that fit logs'}",
-            f'Type objective="{closest}", or compile the model with that metric.',
+    if len(last) == limit and all(trial.has_ended and trial.ending is Ending.FAILED for trial in last):
+        raise SearchError(
+            f"Number of consecutive failures exceeded the limit of {limit}.\n{failure_report(last)}\n{last[-1].message}"
         )
-    )
 
 
 def failure_report(trials: Sequence[Trial]) -> str:

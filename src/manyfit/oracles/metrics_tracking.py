@@ -101,6 +101,7 @@ class MetricHistory:
 
     def get_best_value(self) -> float | None:
         """The best mean; NaN never is. None without observations."""
+        # KerasTuner answers NaN when nothing but NaN was observed, and None when nothing was; programs tell by it.
         means = [observation.mean() for observation in self._observations.values()]
         numbers = [mean for mean in means if not math.isnan(mean)]
         if not numbers:

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from manyfit.core import history as histories
 from manyfit.core import seeds
+from manyfit.core.clock import Clock
 from manyfit.core.environment import compat_of
-from manyfit.core.errors import SearchError, UsageError, explain
-from manyfit.core.lifecycle import TrialOutcome, TrialState
+from manyfit.core.lifecycle import TrialState, TrialStatus
 from manyfit.core.measures import measures_among
-from manyfit.core.objective import create_objective
-from manyfit.core.records import Ending, Values
-from manyfit.oracles.book import Store, TrialBook
-from manyfit.oracles.budget import Budget
-from manyfit.oracles.checks import check_limits, check_same_search, check_seed, failure_report
-from manyfit.oracles.earlier import Earlier
-from manyfit.oracles.keras_tuner_style import KerasTunerStyle
-from manyfit.oracles.proposals import Proposals
+from manyfit.core.objective import ObjectiveLike, create_objective
+from manyfit.core.records import Values
+from manyfit.oracles.book import Store
+from manyfit.oracles.checks import (
+    check_entries,
+    check_failures,
+    check_limits,
+    check_no_new_entries,
+    check_same_search,
+    check_seed,
+)
+from manyfit.oracles.keras_tuner.style import KerasTunerOracle, overridden
+from manyfit.oracles.keras_tuner.synchronized import synchronized
+from manyfit.oracles.proposals import ProposalQueue
+from manyfit.oracles.replication import Replication, replication
 from manyfit.oracles.scoring import Scoring
-from manyfit.oracles.synchronized import synchronized
-from manyfit.oracles.trial import Trial, TrialStatus
+from manyfit.oracles.trial import Trial
+from manyfit.oracles.warm_start import EarlierTrials, Source, check_learns
 from manyfit.samplers.base import Sampler
 from manyfit.samplers.outcomes import Constraint
 from manyfit.schedulers import Limits, Resume, Scheduler, Start, scheduler_of
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 
-#: Endings that count towards `max_consecutive_failed_trials`. Models that are too large or diverge say something
-#: about a configuration; three of them in a row are no reason to give up a search.
-_BROKEN = (Ending.FAILED,)
 
-
-class Oracle(Scoring, KerasTunerStyle, Budget):
+class Oracle(KerasTunerOracle):
     """Decides what is tried, and remembers what became of it.
+
+    It consists of parts: the `book` of trials, the queue of `proposals`, the `scoring`, the `clock`, the trials of
+    `earlier` searches, a `sampler` (what to try) and a `scheduler` (how long). What is here joins them: a trial's way
+    from a proposal to its end. The parts do not know each other, save that all read the book.
 
     Args:
         objective: metric name, `Objective`, list of these, or None (the number that `run_trial` returns is minimised).
@@ -60,7 +68,7 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
 
     def __init__(
         self,
-        objective: Any = None,
+        objective: ObjectiveLike = None,
         max_trials: int | None = None,
         hyperparameters: HyperParameters | None = None,
         allow_new_entries: bool = True,
@@ -77,68 +85,50 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
         compat: str | None = None,
     ) -> None:
         check_limits(max_trials, max_retries_per_trial, max_consecutive_failed_trials, max_seconds)
-        for name, allowed in (("allow_new_entries", allow_new_entries), ("tune_new_entries", tune_new_entries)):
-            if hyperparameters is None and not allowed:
-                raise UsageError(
-                    explain(
-                        f"{type(self).__name__}({name}=False)",
-                        "no hyperparameters",
-                        f"{name}=False only together with hyperparameters=",
-                        "Add hyperparameters=hp with what may be tuned.",
-                    )
-                )
+        check_entries(
+            type(self).__name__,
+            hyperparameters,
+            allow_new_entries=allow_new_entries,
+            tune_new_entries=tune_new_entries,
+        )
+        check_seed(seed)
         self.compat = compat_of(compat)
-        self.objective = create_objective(objective, compat=self.compat)
-        self.constraints = tuple(constraints)
-        self.max_trials = max_trials
-        self.hyperparameters = HyperParameters() if hyperparameters is None else hyperparameters
+        super().__init__(
+            create_objective(objective, compat=self.compat),
+            constraints,
+            hyperparameters=HyperParameters() if hyperparameters is None else hyperparameters,
+            tune_new_entries=tune_new_entries,
+            seed=seeds.fresh_seed() if seed is None else int(seed),
+        )
         self.hyperparameters.first_definition_holds |= self.compat == "keras_tuner"
         self.hyperparameters.pin()  # the user's own ranges win over those of the build function
-        self.allow_new_entries = allow_new_entries
-        self.tune_new_entries = tune_new_entries
-        check_seed(seed)
-        self.seed = seeds.fresh_seed() if seed is None else int(seed)
         self._seed_given = seed is not None
+        self.allow_new_entries = allow_new_entries
+        self.max_trials = max_trials
         self.max_retries_per_trial = max_retries_per_trial
         self.max_consecutive_failed_trials = max_consecutive_failed_trials
+        self.max_total_epochs = max_total_epochs
         self.sampler = sampler
         # A scheduler given by name learns the epochs of a full training from `search`: see `set_epochs`.
         self.scheduler = scheduler_of(scheduler, None if scheduler is None else 1)
         self._named_scheduler = None if isinstance(scheduler, Scheduler) else scheduler
-        self.max_total_epochs = max_total_epochs
-        self.max_seconds = max_seconds
-        self.book = TrialBook(self.objective, self.constraints)
-        self.earlier = Earlier()
-        self.ongoing_trials: dict[str, Trial] = {}
-        self.waiting: list[str] = []  # ids of trials to run (again) before anything new is proposed
-        self.proposals = Proposals(self, is_overridden=type(self).populate_space is not Oracle.populate_space)
-        self._exhausted = False
-        self._init_style()
-
-    # What KerasTuner's users know ------------------------------------------------------------------------------
+        self.clock = Clock(max_seconds)
+        self.scoring = Scoring(self.objective)
+        self.earlier = EarlierTrials()
+        self.proposals = ProposalQueue(self, is_overridden=bool(self.overrides("populate_space")))
 
     @property
-    def trials(self) -> dict[str, Trial]:
-        """All trials by id, in the order of their start."""
-        return self.book.trials
+    def max_seconds(self) -> float | None:
+        """How long the search may take; None: no limit."""
+        return self.clock.max_seconds
 
-    @trials.setter
-    def trials(self, trials: dict[str, Trial]) -> None:
-        self.book.trials = trials
+    @max_seconds.setter
+    def max_seconds(self, seconds: float | None) -> None:
+        self.clock.max_seconds = seconds
 
-    @property
-    def start_order(self) -> list[str]:
-        """Ids in the order of their start."""
-        return list(self.book.trials)
-
-    @property
-    def end_order(self) -> list[str]:
-        """Ids in the order of their end."""
-        return list(self.book.ended)
-
-    def get_space(self) -> HyperParameters:
-        """A copy of the search space as known so far."""
-        return self.hyperparameters.copy()
+    def overrides(self, *names: str) -> list[str]:
+        """Those of these methods that a subclass has written anew."""
+        return overridden(self, Oracle, names)
 
     def update_space(self, hyperparameters: HyperParameters) -> None:
         """Adds what a build brought to light.
@@ -146,40 +136,15 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
         Raises:
             SearchError: new entries where `allow_new_entries=False`.
         """
-        known = {hp.name for hp in self.hyperparameters.space}
-        new = [hp.name for hp in hyperparameters.space if hp.name not in known]
-        if new and not self.allow_new_entries:
-            raise SearchError(
-                explain(
-                    "`allow_new_entries` is `False`, but found new entries in the build function",
-                    ", ".join(new),
-                    f"only {', '.join(sorted(known)) or 'none'}",
-                    "Add them to hyperparameters=, or type allow_new_entries=True.",
-                )
-            )
+        if not self.allow_new_entries:
+            check_no_new_entries(self.hyperparameters, hyperparameters)
         before = {hp.name: hp for hp in self.hyperparameters.space}
         if self.tune_new_entries and self.hyperparameters.widen(hyperparameters):
-            self._exhausted = False  # there is more to try than before
+            self.proposals.is_exhausted = False  # there is more to try than before
+            # A range that has widened shows that it depends on another value: the space keeps the envelope of what
+            # builds asked for, so from now on a proposal may lie outside of what its own build allows.
             if any(hp.name in before and not hp.same_domain(before[hp.name]) for hp in self.hyperparameters.space):
                 self.proposals.has_dependent_bounds = True
-
-    def get_trial(self, trial_id: str) -> Trial:
-        """The trial of this id."""
-        return self.trials[trial_id]
-
-    def get_best_trials(self, num_trials: int | None = None) -> list[Trial]:
-        """The best completed trials, best first: by front where there are several objectives.
-
-        Args:
-            num_trials: how many; None: the best one, or with several objectives all that no other trial dominates.
-
-        Returns:
-            Trials that keep the constraints, if any trial does.
-        """
-        several = len(self.objective.terms) > 1
-        if num_trials is None and several:
-            return self.book.front()
-        return self.book.best(1 if num_trials is None else num_trials)
 
     def get_recommended_trials(self, num_trials: int = 1) -> list[Trial]:
         """The trials that are expected to be the best, best first: noise averaged out over neighbours and replicates.
@@ -218,6 +183,7 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
         if trials:
             self.ongoing_trials[tuner_id] = trials[0]
             return trials[0]
+        # The answer has a status and is no trial of the search: it is in no book, and its id is only the next one.
         idle = self.proposals.is_idle or any(t.state is TrialState.RUNNING for t in self.trials.values())
         status = TrialStatus.IDLE if idle else TrialStatus.STOPPED
         if status == TrialStatus.STOPPED:
@@ -225,11 +191,7 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
         return Trial(self.get_space(), trial_id=self.new_id(len(self.trials)), status=status)
 
     def set_epochs(self, epochs: int | None) -> None:
-        """Tells a scheduler that was given by name how long a full training is.
-
-        Args:
-            epochs: the `epochs` of `search`.
-        """
+        """Tells a scheduler that was given by name how long a full training is: the `epochs` of `search`."""
         if self._named_scheduler is not None or (
             self.max_total_epochs is not None and self.scheduler.max_epochs is None
         ):
@@ -243,14 +205,22 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
         Returns:
             An empty list while trials are running means: wait; while none is running: the search is over.
         """
-        if self.out_of_time():
+        if self.clock.is_over():
             return []
+        # Before anything new, so that a search that goes on has the trials that it would have had: what the sampler
+        # proposes next may rest on how these end.
         again = [self.trials[trial_id] for trial_id in self.waiting[:count]]
         del self.waiting[:count]
         self._hand_out(again)
         return again + (self._assign_new(count - len(again)) if len(again) < count else [])
 
     def _assign_new(self, count: int) -> list[Trial]:
+        """What the scheduler asks for: starts of new trials, and paused ones that go on.
+
+        The scheduler says how many are to start before anybody knows whether there is something new to try. Where the
+        queue comes up short, the scheduler is told that the space is exhausted and asked once more: with nobody new to
+        wait for it may promote paused trials that it would have let wait.
+        """
         jobs = self.scheduler.assign(self.book.progress(), count, self._limits())
         starts = [job for job in jobs if isinstance(job, Start)]
         proposals = self.proposals.next(len(starts)) if starts else []
@@ -268,18 +238,20 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
             trial.hyperparameters.values.update(job.tags)  # where KerasTuner's users look for them
             handed.append(trial)
         self._hand_out(handed)
-        if short and not self._exhausted and not self.overrides("populate_space"):
-            # Paused trials are promoted among themselves once nothing new can be started.
-            self._exhausted = True
+        if short and not self.proposals.is_exhausted and not self.overrides("populate_space"):
+            # Not for a `populate_space` of the user's: that has nothing *now*, and may have something later.
+            self.proposals.is_exhausted = True
             handed += self._assign_new(count - len(handed)) if len(handed) < count else []
         return handed
 
     def _hand_out(self, trials: Sequence[Trial]) -> None:
+        # Committed before anybody acts on it, with all that the proposals rest on, in one transaction: whatever kills
+        # the process, the trial is either there with its values, or the sampler is asked for it again.
         for trial in trials:
             trial.move(TrialState.RUNNING)
             trial.message = None  # of an attempt before
         if trials:
-            self.book.add(trials, space=self.hyperparameters.get_config(), **self.proposals.facts(), **self._facts())
+            self.book.add(trials, space=self.hyperparameters.get_config(), **self.proposals.facts(), **self.own_facts())
 
     def _new_trial(self, values: Values) -> Trial:
         hyperparameters = self.get_space()
@@ -302,37 +274,20 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
             max_total_epochs=self.max_total_epochs,
             # A `populate_space` of the user's alone knows when it has nothing more.
             num_configurations=None if own else Encoding(self.hyperparameters).num_configurations(limit=100_000),
-            exhausted=self._exhausted and not own,
+            exhausted=self.proposals.is_exhausted and not own,
         )
 
-    def warm_start(self, source: Any) -> int:
-        """Lets trials of an earlier search tell where to look; see `BaseTuner.warm_start`.
-
-        Args:
-            source: the rows of an earlier project's store: an object with `trials()` and `executions()`.
-
-        Returns:
-            How many trials were of use.
+    def warm_start(self, source: Source) -> int:
+        """Lets trials of an earlier search tell where to look, and says how many did; see `BaseTuner.warm_start`.
 
         Raises:
             UsageError: none of its trials has the metrics of this objective, or the sampler does not learn.
         """
-        if self.sampler is None or not self.sampler.uses_earlier:
-            raise UsageError(
-                explain(
-                    "warm_start(source)",
-                    f"a search by {type(self).__name__}, which does not learn from trials",
-                    "a search that learns",
-                    "Type kt.BayesianOptimization, kt.Search or kt.Evolution.",
-                )
-            )
+        check_learns(self.sampler, type(self).__name__)
         return self.earlier.take(source, self.objective, self.book.store)
 
     def enqueue(self, values: Values) -> None:
-        """Has a configuration tried before the sampler is asked.
-
-        Args:
-            values: hyperparameter names and values; missing ones get their defaults.
+        """Has a configuration tried before the sampler is asked; see `BaseTuner.enqueue`.
 
         Raises:
             UsageError: an unknown name, or a value outside of its range.
@@ -357,6 +312,33 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
     # What came of it -------------------------------------------------------------------------------------------
 
     @synchronized
+    def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Trial:
+        """Reports metrics of a running trial, for `run_trial` overrides that train with a loop of their own.
+
+        Args:
+            trial_id: the trial.
+            metrics: with the objective among them.
+            step: the epoch, counted from 0; where it was reported before, another execution begins.
+
+        Raises:
+            UsageError: the objective is not among the metrics.
+        """
+        self.scoring.check(metrics)
+        trial = self.trials[trial_id]
+        self.scoring.report(trial, metrics, step)
+        return trial
+
+    def hear(self, trial: Trial, found: Sequence[histories.History]) -> None:
+        """Calls an `update_trial` of the user's, once, with the metrics at the best epoch, as KerasTuner does."""
+        if self.overrides("update_trial") and not trial.is_reported:
+            metrics, step = self.scoring.summary(found)
+            self.update_trial(trial.trial_id, metrics, step=step)
+
+    def score_trial(self, trial: Trial) -> None:
+        """Sets the trial's score and best step: means over its executions. Override it to score otherwise."""
+        self.scoring.score(trial)
+
+    @synchronized
     def end_trial(self, trial: Trial) -> None:
         """Takes a trial's end: scores it, or retries it, or records why it failed.
 
@@ -366,20 +348,21 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
         Raises:
             SearchError: too many trials in a row ended with an exception.
         """
-        trial = self._own_trial(trial)
+        trial = self.book.own(trial)
         self.update_space(trial.hyperparameters)
-        self._take_reports(trial)
+        if trial.state is TrialState.QUEUED:  # made by a program that ends it without having been handed it
+            trial.move(TrialState.RUNNING)
+        for result in self.scoring.take_reports(trial, self.seed):
+            self.book.add_execution(result)
         trial.running.clear()
         if trial.is_completed:
             self.score_trial(trial)
-            if trial.score is None or self.objective.loss(trial.score) == float("inf"):
-                trial.score = None
-                message = trial.message or f"{self.objective.name} was never finite"
-                trial.conclude(TrialOutcome(Ending.DIVERGED, message))
+            self.scoring.judge(trial)
         self._retry_or_settle(trial)
-        self.book.end(trial, space=self.hyperparameters.get_config(), **self._facts())
+        self.book.end(trial, space=self.hyperparameters.get_config(), **self.own_facts())
         self.ongoing_trials = {key: other for key, other in self.ongoing_trials.items() if other is not trial}
-        self._check_consecutive_failures()
+        last = [self.trials[trial_id] for trial_id in self.book.ended[-self.max_consecutive_failed_trials :]]
+        check_failures(last, self.max_consecutive_failed_trials)
 
     def pause_trial(self, trial: Trial) -> None:
         """Takes note that a trial has reached its target, and may be promoted later."""
@@ -387,35 +370,71 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
         trial.running.clear()
         self.book.pause(trial)
 
-    def paused_trials(self) -> list[Trial]:
-        """Trials that wait for a promotion."""
-        return [trial for trial in self.trials.values() if trial.state is TrialState.PAUSED]
-
     def _retry_or_settle(self, trial: Trial) -> None:
         """Queues a trial without a score again while it has retries; else it has ended."""
         outcome = trial.outcome
         if outcome is None:
             # A program called `end_trial` and neither set a status nor reported anything: it can only be waited for.
-            trial.move(TrialState.PAUSED)
+            if trial.state is TrialState.RUNNING:
+                trial.move(TrialState.PAUSED)
         elif outcome.may_be_retried and trial.attempt < self.max_retries_per_trial:
-            trial.attempt += 1
-            trial.executions.clear()
-            trial.forget_reports()
-            trial.score, trial.best_step = None, None
-            trial.move(TrialState.QUEUED)
+            trial.begin_again()
             self.waiting.append(trial.trial_id)
         else:
             trial.move(TrialState.ENDED)
 
-    def _check_consecutive_failures(self) -> None:
-        last = [self.trials[trial_id] for trial_id in self.book.ended[-self.max_consecutive_failed_trials :]]
-        if len(last) == self.max_consecutive_failed_trials and all(
-            trial.has_ended and trial.ending in _BROKEN for trial in last
-        ):
-            raise SearchError(
-                f"Number of consecutive failures exceeded the limit of {self.max_consecutive_failed_trials}.\n"
-                f"{failure_report(last)}\n{last[-1].message}"
-            )
+    # Time ------------------------------------------------------------------------------------------------------
+
+    def start_clock(self) -> None:
+        """Starts counting the seconds of the search; those of earlier runs of the project count, too.
+
+        What an interrupted run in this process left in the middle (Ctrl-C in a notebook) is to be run again.
+        """
+        for trial in self.trials.values():
+            if trial.state is TrialState.RUNNING:
+                trial.running.clear()
+                trial.move(TrialState.QUEUED)
+                self.waiting.append(trial.trial_id)
+        self.ongoing_trials.clear()
+        self.clock.start()
+
+    def stop_clock(self) -> None:
+        """Stores the seconds that were spent."""
+        self.clock.stop()
+        if self.book.store is not None:
+            self.book.store.put(spent_seconds=self.clock.spent())
+
+    # Repeating contenders --------------------------------------------------------------------------------------
+
+    #: Whether a budget that is left when a finite space is exhausted goes to further executions of the contenders.
+    replicates: bool = False
+
+    def may_replicate(self) -> bool:
+        """Whether everything was tried, and time is left."""
+        return self.ends_with_contenders() and not self.clock.is_over()
+
+    def ends_with_contenders(self) -> bool:
+        """Whether everything was tried, so that what is left of the budget is for the contenders."""
+        if not self.replicates or len(self.objective.terms) > 1:
+            return False
+        size = Encoding(self.hyperparameters).num_configurations(limit=len(self.trials))
+        return self.proposals.is_exhausted or size is not None
+
+    def replication(self, executions_per_trial: int | None) -> Replication | None:
+        """Where the repetition of contenders stands; None when there is nothing to compare.
+
+        Args:
+            executions_per_trial: of the tuner; None counts calls of a user's `run_trial`, whatever each returns.
+        """
+        by_call = executions_per_trial is None
+        budget = None if self.max_trials is None else self.max_trials * (executions_per_trial or 1)
+        return replication(list(self.trials.values()), self.book.ranking, budget, by_call=by_call)
+
+    def rescore(self, trial: Trial) -> None:
+        """Takes further executions of a completed trial into its score."""
+        trial.running.clear()
+        self.score_trial(trial)
+        self.book.end(trial)
 
     # Memory ----------------------------------------------------------------------------------------------------
 
@@ -438,7 +457,7 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
             known, identity = {**known, "seed": store.get("seed")}, {**identity, "seed": self.seed}
         check_same_search(known, identity)
         self.seed = store.get("seed")
-        self._spent_seconds = store.get("spent_seconds", 0.0)
+        self.clock.set_spent(store.get("spent_seconds", 0.0))
         self.reload()
         return True
 
@@ -454,18 +473,18 @@ class Oracle(Scoring, KerasTunerStyle, Budget):
         self.proposals.load(self.book.store)
         self.earlier.load(self.book.store)
         self.ongoing_trials = {}
-        self._exhausted = False
-        if self.ends_with_contenders():  # killed before the last repeated run became part of its trial's score
+        if self.ends_with_contenders():
+            # The process may have died between a repeated run and the score that it became part of.
             for trial in self.trials.values():
                 if trial.is_completed:
                     self.score_trial(trial)
-        if self._remembers_more() and (state := self.book.store.get("oracle_state")) is not None:
+        if self.remembers_more() and (state := self.book.store.get("oracle_state")) is not None:
             self.set_state(state)
 
     def save(self) -> None:
         """Stores the space. Everything else is stored when it happens."""
         if self.book.store is not None:
-            self.book.store.put(space=self.hyperparameters.get_config(), **self._facts())
+            self.book.store.put(space=self.hyperparameters.get_config(), **self.own_facts())
 
     def _identity(self) -> dict[str, Any]:
         sampler = type(self).__name__ if self.sampler is None else self.sampler.settings()["name"]

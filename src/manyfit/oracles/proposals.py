@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from manyfit.core import seeds
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.lifecycle import TrialStatus
 from manyfit.core.records import Observation, Values
-from manyfit.oracles.book import Store
-from manyfit.oracles.trial import TrialStatus
+from manyfit.oracles.book import Store, TrialBook
+from manyfit.oracles.warm_start import EarlierTrials
+from manyfit.samplers.base import Sampler
 from manyfit.samplers.candidates import tried
 from manyfit.space.encoding import Encoding
-
-if TYPE_CHECKING:
-    from manyfit.oracles.oracle import Oracle
+from manyfit.space.hyperparameters import HyperParameters
 
 
-class Proposals:
-    """Asks the sampler of an oracle, or the oracle's own `populate_space`.
+class Proposer(Protocol):
+    """What the queue needs of its oracle. Read at every call: users set these attributes between searches."""
+
+    hyperparameters: HyperParameters
+    sampler: Sampler | None
+    seed: int
+    book: TrialBook
+    earlier: EarlierTrials
+
+    def populate_space(self, trial_id: str) -> Mapping[str, Any]:
+        """KerasTuner's question what to try in a trial."""
+
+    def new_id(self, number: int) -> str:
+        """The id of the trial of this number."""
+
+
+class ProposalQueue:
+    """Configurations in the order in which they are to be tried.
+
+    The user's own come first, then those of the sampler or, where the user has written one, of `populate_space`. What
+    the build function makes of a proposal may be another configuration (a bound that depends on another value), one
+    that was tried already even; so proposals are *settled* by a build before they become trials.
 
     Args:
         oracle: whose trials these become.
@@ -28,15 +48,17 @@ class Proposals:
         settle: set by tuners: the values that the build function makes of a proposal.
         has_dependent_bounds: whether builds have shown that a bound depends on another value.
         is_idle: whether the user's `populate_space` has answered "ask again later".
+        is_exhausted: whether there was nothing new to try when it was asked last.
     """
 
-    def __init__(self, oracle: Oracle, *, is_overridden: bool) -> None:
+    def __init__(self, oracle: Proposer, *, is_overridden: bool) -> None:
         self._oracle = oracle
         self._is_overridden = is_overridden
         self._enqueued: list[Values] = []  # configurations of the user's, to be tried first
         self.settle: Callable[[Values], Values] | None = None
         self.has_dependent_bounds = False
         self.is_idle = False
+        self.is_exhausted = False
         self._settled_away: list[Values] = []  # proposals that the build function turned into others
 
     def facts(self) -> dict[str, Any]:
@@ -52,6 +74,7 @@ class Proposals:
         self._enqueued = store.get("enqueued", [])
         self._settled_away = store.get("settled_away", [])
         self.has_dependent_bounds = store.get("has_dependent_bounds", False)
+        self.is_exhausted = False
 
     def enqueue(self, values: Values) -> None:
         """Has a configuration tried before the sampler is asked.
@@ -62,6 +85,7 @@ class Proposals:
         Raises:
             UsageError: an unknown name, or a value outside of its range.
         """
+        # `adapt` clips and completes; what it had to change is what the user has to be told.
         encoding = Encoding(self._oracle.hyperparameters)
         complete = encoding.adapt(values)
         changed = [name for name, value in values.items() if complete.get(name) != value]
@@ -86,6 +110,8 @@ class Proposals:
         return first + (self._ask(count - len(first)) if len(first) < count else [])
 
     def _ask(self, count: int) -> list[Values]:
+        # In rounds, since a proposal may settle to something that was tried, and the sampler then owes another one. It
+        # ends: what was settled away counts as pending, so no proposal comes twice.
         found: list[Values] = []
         while len(found) < count:
             answers = self._ask_again(count - len(found), found)
@@ -116,7 +142,9 @@ class Proposals:
 
     def _ask_again(self, count: int, found: Sequence[Values]) -> list[Values]:
         pending = [*self._oracle.book.pending(), *self._settled_away, *found]
-        first = len(self._oracle.trials) + len(found)
+        # A sampler that learns is asked for a batch: it spreads its proposals. Others are asked for one at a time, each
+        # with the generator of its own trial, so that they do not depend on how many trials are started together.
+        first = len(self._oracle.book.trials) + len(found)
         if self._is_overridden or (self._oracle.sampler and not self._oracle.sampler.learns):
             return self._propose_one_by_one(count, first, pending)
         return list(self.of_sampler(count, number=first, pending=pending))
@@ -141,8 +169,9 @@ class Proposals:
         oracle = self._oracle
         if oracle.sampler is None:
             raise NotImplementedError(f"{type(oracle).__name__} has no sampler: override populate_space.")
+        # By the trial's number and not by a running generator: after a restart the same trial gets the same values.
         rng = seeds.generator(oracle.seed, "sampler", number)
-        return oracle.sampler.propose(oracle.get_space(), self.history(), pending, count, rng)
+        return oracle.sampler.propose(oracle.hyperparameters.copy(), self.history(), pending, count, rng)
 
     def history(self) -> list[Observation]:
         """What the sampler knows: trials of earlier searches where it can use them, then those of this one."""

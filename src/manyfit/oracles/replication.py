@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from manyfit.oracles.ranking import Ranking
+from manyfit.oracles.book import Ranking
 from manyfit.oracles.trial import Execution, Trial
 from manyfit.stats import racing
 
@@ -104,6 +104,7 @@ def replication(
     for row, trial in zip(losses, contenders, strict=True):
         for number, run in runs[trial.trial_id].items():
             row[number] = np.mean([ranking.objective.loss(each.score) for each in run])
+    # A trial without a run has used its place in the budget, too: `max_trials` counts attempts, not successes.
     spent = sum(max(1, len(found)) for found in runs.values())
     standing = racing.race(losses, confidence=CONFIDENCE, max_rounds=MAX_ROUNDS)
     return Replication(
@@ -142,6 +143,7 @@ def first_index(trial: Trial, call: int) -> int:
 
 def _num_equal_repeats(runs: Sequence[dict[int, list[Execution]]]) -> int | None:
     """How many runs were repeats, if all were exactly like the first run of their trial; else None."""
+    # Three and not one: with a metric of few distinct values (accuracy on 20 rows) one repeat may agree by chance.
     repeats = [(found[0], run) for found in runs for number, run in found.items() if number > 0 and 0 in found]
     equal = all([each.history for each in first] == [each.history for each in run] for first, run in repeats)
     return len(repeats) if equal and len(repeats) >= _NUM_EQUAL_REPEATS else None

@@ -1,105 +1,116 @@
-"""What trials report, and the score that comes of it: the part of `Oracle` that hears."""
+"""What trials report, and the score that comes of it."""
 
 from __future__ import annotations
 
+import difflib
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from manyfit.core import history as histories
 from manyfit.core import seeds
+from manyfit.core.errors import UsageError, explain
 from manyfit.core.lifecycle import TrialOutcome
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Plan, Result
-from manyfit.oracles.checks import check_measured
-from manyfit.oracles.synchronized import synchronized
 from manyfit.oracles.trial import Trial
-
-if TYPE_CHECKING:
-    from manyfit.oracles.book import TrialBook
 
 
 class Scoring:
-    """The base of `Oracle` that takes metrics and scores trials."""
+    """The part of an oracle that takes metrics and scores trials. It keeps nothing: what it hears goes to the trial.
 
-    if TYPE_CHECKING:
-        objective: Objective
-        seed: int
-        book: TrialBook
-        overrides: Any
+    Args:
+        objective: what is ranked.
+    """
 
-        @property
-        def trials(self) -> dict[str, Trial]: ...
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
 
-    @synchronized
-    def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Trial:
-        """Reports metrics of a running trial, for `run_trial` overrides that train with a loop of their own.
-
-        Args:
-            trial_id: the trial.
-            metrics: with the objective among them.
-            step: the epoch, counted from 0; where it was reported before, another execution begins.
-
-        Raises:
-            UsageError: the objective is not among the metrics.
-        """
-        self.check_objective(metrics)
-        trial = self.trials[trial_id]
-        numbers = {name: float(value) for name, value in metrics.items()}
-        execution = 0
-        while max(map(len, trial.running.get(execution, {}).values()), default=0) > step:
-            execution += 1  # a step that was reported before is another execution's: the trial's score is their mean
-        histories.append(trial.running.setdefault(execution, {}), numbers, step)
-        trial.report(numbers, step, self.objective)
-        return trial
-
-    def check_objective(self, metrics: Mapping[str, Any]) -> None:
+    def check(self, metrics: Mapping[str, object]) -> None:
         """Checks that the objective is among metrics.
 
         Raises:
             UsageError: it is not; the message lists what is there.
         """
-        check_measured(self.objective, metrics)
+        if self.objective.is_complete(metrics):
+            return
+        names, found = self.objective.names, sorted(metrics)
+        missing = next((name for name in names if name not in metrics), self.objective.name)
+        # No cutoff: even a poor guess shows that it is the name of a logged metric that belongs there.
+        closest = (difflib.get_close_matches(missing, found, n=1, cutoff=0.0) or ["loss"])[0]
+        raise UsageError(
+            explain(
+                "Objective value missing in metrics reported to the Oracle",
+                f"expected: {list(names)}, found: {found}",
+                f"one of {', '.join(found) or 'the names that fit logs'}",
+                f'Type objective="{closest}", or compile the model with that metric.',
+            )
+        )
 
-    def hear(self, trial: Trial, found: Sequence[histories.History]) -> None:
-        """Calls an `update_trial` of the user's, once, with the metrics at the best epoch, as KerasTuner does.
+    def report(self, trial: Trial, metrics: Mapping[str, float], step: int) -> None:
+        """Takes metrics of a step of a running trial.
+
+        `update_trial` names no execution, so the steps tell: one that was reported before is the next execution's, and
+        the trial's score is their mean.
+
+        Args:
+            trial: that runs.
+            metrics: with the objective among them.
+            step: the epoch, counted from 0.
+        """
+        numbers = {name: float(value) for name, value in metrics.items()}
+        execution = 0
+        while max(map(len, trial.running.get(execution, {}).values()), default=0) > step:
+            execution += 1
+        histories.append(trial.running.setdefault(execution, {}), numbers, step)
+        trial.report(numbers, step, self.objective)
+
+    def take_reports(self, trial: Trial, seed: int) -> list[Result]:
+        """What `update_trial` was told of a trial that ends, as one result per execution, where there are no others.
+
+        A program that reported and set no status means that the trial is complete.
 
         Args:
             trial: that has run.
+            seed: of the whole search.
+        """
+        if trial.outcome is None and trial.running:
+            trial.conclude(TrialOutcome(Ending.COMPLETED))
+        if not trial.is_completed or trial.executions:
+            return []
+        results = []
+        for execution, history in sorted(trial.running.items()):
+            own_seed = seeds.seed_of(seed, "execution", trial.trial_id, execution, trial.attempt)
+            plan = Plan(trial.trial_id, execution, trial.hyperparameters, own_seed)
+            results.append(Result(plan, Ending.COMPLETED, dict(history)))
+        return results
+
+    def summary(self, found: Sequence[histories.History]) -> tuple[dict[str, float], int]:
+        """Mean metrics at the best epochs of several executions, and the mean of these epochs.
+
+        Args:
             found: one history per execution.
         """
-        if not self.overrides("update_trial") or trial.is_reported:
-            return
         rows, epochs = [], []
         for history in found:
             scored = histories.score(history, self.objective)
             epochs.append(0 if scored is None else scored[1])
             rows.append(histories.at_epoch(history, epochs[-1]))
-        self.update_trial(trial.trial_id, histories.mean_metrics(rows), step=sum(epochs) // len(epochs))
+        return histories.mean_metrics(rows), sum(epochs) // len(epochs)
 
-    def score_trial(self, trial: Trial) -> None:
-        """Sets the trial's score and best step: means over its executions. Override it to score otherwise."""
+    def judge(self, trial: Trial) -> None:
+        """Has a trial that was scored end as diverged where no execution ever measured a finite objective."""
+        if trial.score is None or self.objective.loss(trial.score) == math.inf:
+            trial.score = None
+            message = trial.message or f"{self.objective.name} was never finite"
+            trial.conclude(TrialOutcome(Ending.DIVERGED, message))
+
+    def score(self, trial: Trial) -> None:
+        """Sets the trial's score and best step: means over its executions."""
         scored = [run for run in trial.executions.values() if run.score is not None]
         if scored:
+            # The mean and not the best: the best of several executions rewards a configuration for its noise.
             trial.score = sum(run.score for run in scored) / len(scored)  # type: ignore[misc]
             trial.best_step = round(sum(run.best_epoch or 0 for run in scored) / len(scored))
         elif trial.metrics.exists(self.objective.name):  # reported through update_trial, and not ended yet
             trial.score = trial.metrics.get_best_value(self.objective.name)
             trial.best_step = trial.metrics.get_best_step(self.objective.name)
-
-    def _own_trial(self, trial: Trial) -> Trial:
-        """The trial in the book that a copy stands for, with what the copy says."""
-        known = self.trials.get(trial.trial_id, trial)
-        if known is not trial:
-            known.hyperparameters, known.status, known.message = trial.hyperparameters, trial.status, trial.message
-        return known
-
-    def _take_reports(self, trial: Trial) -> None:
-        """Takes what `update_trial` reported as the trial's executions, where there are no others."""
-        if trial.outcome is None and trial.running:
-            trial.conclude(TrialOutcome(Ending.COMPLETED))
-        if not trial.is_completed or trial.executions:
-            return
-        for execution, history in sorted(trial.running.items()):
-            seed = seeds.seed_of(self.seed, "execution", trial.trial_id, execution, trial.attempt)
-            plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed)
-            self.book.add_execution(Result(plan, Ending.COMPLETED, dict(history)))

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.oracles.keras_tuner_style import check_keys, own_state
+from manyfit.core.objective import ObjectiveLike
+from manyfit.oracles.keras_tuner.style import check_keys
 from manyfit.oracles.oracle import Oracle
+from manyfit.samplers.base import Sampler
 from manyfit.samplers.evolution import EvolutionSampler
 from manyfit.samplers.gp.priors import Belief
 from manyfit.samplers.gp.sampler import GaussianProcessSampler
@@ -28,7 +30,7 @@ class RandomSearchOracle(Oracle):
 
     def __init__(
         self,
-        objective: Any = None,
+        objective: ObjectiveLike = None,
         max_trials: int | None = 10,
         seed: int | None = None,
         hyperparameters: HyperParameters | None = None,
@@ -55,7 +57,9 @@ class RandomSearchOracle(Oracle):
             **limits,
         )
 
-    def _make_sampler(self, max_trials: int | None) -> Any:
+    # A method, since `Oracle` needs the sampler while it is made, and some samplers need `max_trials` or what a
+    # constructor below has noted before it called this one.
+    def _make_sampler(self, max_trials: int | None) -> Sampler:
         del max_trials
         return RandomSampler()
 
@@ -63,10 +67,12 @@ class RandomSearchOracle(Oracle):
 class GridSearchOracle(RandomSearchOracle):
     """Tries every configuration of the grid once, in a stable order. `max_trials=None` tries them all."""
 
-    def __init__(self, objective: Any = None, max_trials: int | None = None, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, objective: ObjectiveLike = None, max_trials: int | None = None, *args: Any, **kwargs: Any
+    ) -> None:
         super().__init__(objective, max_trials, *args, **kwargs)
 
-    def _make_sampler(self, max_trials: int | None) -> Any:
+    def _make_sampler(self, max_trials: int | None) -> Sampler:
         del max_trials
         return GridSampler()
 
@@ -74,7 +80,7 @@ class GridSearchOracle(RandomSearchOracle):
 class QuasiRandomSearchOracle(RandomSearchOracle):
     """Fills the space evenly (a scrambled Sobol sequence)."""
 
-    def _make_sampler(self, max_trials: int | None) -> Any:
+    def _make_sampler(self, max_trials: int | None) -> Sampler:
         del max_trials
         return QuasiRandomSampler()
 
@@ -89,7 +95,7 @@ class SearchOracle(RandomSearchOracle):
 
     def __init__(
         self,
-        objective: Any = None,
+        objective: ObjectiveLike = None,
         max_trials: int | None = 10,
         *args: Any,
         beliefs: Sequence[Belief] = (),
@@ -98,7 +104,7 @@ class SearchOracle(RandomSearchOracle):
         self.beliefs = tuple(beliefs)
         super().__init__(objective, max_trials, *args, **kwargs)
 
-    def _make_sampler(self, max_trials: int | None) -> Any:
+    def _make_sampler(self, max_trials: int | None) -> Sampler:
         return PortfolioSampler(max_trials, constraints=self.constraints, beliefs=self.beliefs)
 
     def describe(self) -> str:
@@ -111,12 +117,17 @@ class EvolutionOracle(RandomSearchOracle):
     """Regularised evolution: mutates and crosses the best of the latest `num_parents` trials."""
 
     def __init__(
-        self, objective: Any = None, max_trials: int | None = 10, *args: Any, num_parents: int = 24, **kwargs: Any
+        self,
+        objective: ObjectiveLike = None,
+        max_trials: int | None = 10,
+        *args: Any,
+        num_parents: int = 24,
+        **kwargs: Any,
     ) -> None:
         self.num_parents = num_parents
         super().__init__(objective, max_trials, *args, **kwargs)
 
-    def _make_sampler(self, max_trials: int | None) -> Any:
+    def _make_sampler(self, max_trials: int | None) -> Sampler:
         del max_trials
         return EvolutionSampler(self.num_parents, constraints=self.constraints)
 
@@ -141,7 +152,7 @@ class BayesianOptimizationOracle(RandomSearchOracle):
 
     def __init__(
         self,
-        objective: Any = None,
+        objective: ObjectiveLike = None,
         max_trials: int | None = 10,
         num_initial_points: int | None = None,
         alpha: float = 1e-4,
@@ -156,7 +167,7 @@ class BayesianOptimizationOracle(RandomSearchOracle):
         self.beta = beta
         super().__init__(objective, max_trials, *args, **kwargs)
 
-    def _make_sampler(self, max_trials: int | None) -> Any:
+    def _make_sampler(self, max_trials: int | None) -> Sampler:
         del max_trials
         return GaussianProcessSampler(
             self.num_initial_points,
@@ -166,14 +177,13 @@ class BayesianOptimizationOracle(RandomSearchOracle):
             beliefs=self.beliefs,
         )
 
-    @own_state
     def get_state(self) -> dict[str, Any]:
-        """See `KerasTunerStyle.get_state`."""
+        """See `KerasTunerOracle.get_state`."""
         settings = {"num_initial_points": self.num_initial_points, "alpha": self.alpha, "beta": self.beta}
         return {**super().get_state(), **settings}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """See `KerasTunerStyle.set_state`. The settings are those of the constructor, not of the file."""
+        """See `KerasTunerOracle.set_state`. The settings are those of the constructor, not of the file."""
         check_keys(state, "num_initial_points", "alpha", "beta")
         super().set_state(state)
 
@@ -195,13 +205,14 @@ class OptunaOracle(RandomSearchOracle):
 
     def __init__(
         self,
-        objective: Any = None,
+        objective: ObjectiveLike = None,
         max_trials: int | None = 10,
         *args: Any,
         sampler: str = "TPESampler",
         sampler_settings: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        # Here and not in `_make_sampler`, so that a sampler that Optuna does not have is refused first.
         self._made = OptunaSampler(sampler, sampler_settings)
         super().__init__(objective, max_trials, *args, **kwargs)
         if len(self.objective.terms) > 1:
@@ -214,7 +225,7 @@ class OptunaOracle(RandomSearchOracle):
                 )
             )
 
-    def _make_sampler(self, max_trials: int | None) -> Any:
+    def _make_sampler(self, max_trials: int | None) -> Sampler:
         del max_trials
         return self._made
 
@@ -235,7 +246,7 @@ class HyperbandOracle(RandomSearchOracle):
 
     def __init__(
         self,
-        objective: Any = None,
+        objective: ObjectiveLike = None,
         max_epochs: int = 100,
         factor: int = 3,
         hyperband_iterations: int | None = 1,
@@ -252,14 +263,13 @@ class HyperbandOracle(RandomSearchOracle):
         self.hyperband_iterations = hyperband_iterations
         super().__init__(objective, max_trials, *args, scheduler=scheduler, **kwargs)
 
-    @own_state
     def get_state(self) -> dict[str, Any]:
-        """See `KerasTunerStyle.get_state`. Brackets follow from the trials, so none is listed."""
+        """See `KerasTunerOracle.get_state`. Brackets follow from the trials, so none is listed."""
         names = ("hyperband_iterations", "max_epochs", "min_epochs", "factor")
         settings = {name: getattr(self, name) for name in names}
         return {**super().get_state(), **settings, "brackets": [], "current_bracket": 0, "current_iteration": 0}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """See `KerasTunerStyle.set_state`. The settings are those of the constructor, not of the file."""
+        """See `KerasTunerOracle.set_state`. The settings are those of the constructor, not of the file."""
         check_keys(state, "max_epochs", "factor", "brackets")
         super().set_state(state)

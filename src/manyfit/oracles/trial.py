@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core import history as histories
-from manyfit.core.lifecycle import TrialOutcome, TrialState, is_paused, step
+from manyfit.core.lifecycle import Life, TrialOutcome, TrialState, TrialStatus, is_paused
 from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import Ending, Observation, Progress, Value
 from manyfit.oracles.metrics_tracking import MetricsTracker
@@ -23,17 +23,6 @@ from manyfit.space.hyperparameters import HyperParameters
 from manyfit.stats.intervals import fold_interval
 
 SEARCH = "search"  # the phase of executions that the search itself ran
-
-
-class TrialStatus:
-    """KerasTuner's words for where a trial stands: `Trial.status` says them of `Trial.state` and what came of it."""
-
-    RUNNING = "RUNNING"  # proposed, not ended
-    IDLE = "IDLE"  # nothing to propose until a running trial reports
-    INVALID = "INVALID"  # this attempt failed; may be retried
-    STOPPED = "STOPPED"  # no trial: the search is over
-    COMPLETED = "COMPLETED"
-    FAILED = "FAILED"
 
 
 @dataclasses.dataclass
@@ -51,6 +40,7 @@ class Execution:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # at the best epoch
     num_parameters: int | None = None
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)  # further facts, for instance what data it saw
+    # Last, and with a default: rows of earlier versions do not have it.
     final: bool = False  # it failed in a way that forbids a retry of its trial
 
     def outcome(self) -> dict[str, Any]:
@@ -113,50 +103,27 @@ class Trial:
         self.attempt = 0  # how often it was retried
         self.started_at = 0.0
         self.ended_at: float | None = None
-        self._state = TrialState.QUEUED
-        self._ending: Ending | None = None
-        self._final = False  # it failed in a way that forbids a retry
-        self._foreign_status: str | None = None  # a status of KerasTuner's that no state of ours has: IDLE, STOPPED
+        self._life = Life()
         self.executions: dict[int, Execution] = {}  # of the search, of this attempt, by index
         self.replicates: dict[str, dict[int, Execution]] = {}  # of later phases ("confirm", "proof"), by index
         self.confirmed: Confirmed | None = None  # replaces the search score wherever trials are ranked or shown
         self.validation_ratio: float | None = None  # cross-validation: validation rows / training rows of a fold
-        # What executions that have not ended have reported: of these curves the only copy that decides anything. A
-        # trainer's own goes into its `Result`, which replaces this one when the execution ends.
+        # The curves of executions that have not ended, as reported. The book alone keeps them: schedulers decide by
+        # them, executors have none. A trainer has its own, which its `Result` brings in place of this one; where the
+        # trainer is lost (a worker died), this one stands. A paused execution's curve is in `executions` until it goes
+        # on.
         self.running: dict[int, dict[str, list[float | None]]] = {}
         self.target_epochs: int | None = None  # train up to here; None: as the fit arguments say
         self.tags: dict[str, Value] = {}  # the scheduler's notes
         self._reported = MetricsTracker()  # what `Oracle.update_trial` was told, or a user wrote there
-        if status != TrialStatus.RUNNING:
-            self.status = status
+        self.status = status
 
-    # Its life: see `core.lifecycle` ------------------------------------------------------------------------------
+    # Its life: see `core.lifecycle`, which decides all of this -------------------------------------------------
 
     @property
     def state(self) -> TrialState:
         """Where it stands."""
-        return self._state
-
-    def move(self, to: TrialState) -> None:
-        """Takes a step; the oracle's to call. What the last attempt came to is forgotten when it is to run again."""
-        self._state = step(self._state, to)
-        if to in (TrialState.QUEUED, TrialState.RUNNING):
-            self._ending, self._final, self._foreign_status = None, False, None
-
-    def conclude(self, outcome: TrialOutcome) -> None:
-        """Takes what became of it. With a score, or without hope of one, it has ended.
-
-        Otherwise it stays where it is until the oracle has decided whether it is tried again.
-        """
-        self._ending, self._final = outcome.ending, outcome.final
-        self.message = outcome.message or self.message
-        if not outcome.may_be_retried:
-            self.move(TrialState.ENDED)
-
-    @property
-    def outcome(self) -> TrialOutcome | None:
-        """What became of it; None while that is not known."""
-        return None if self._ending is None else TrialOutcome(self._ending, self.message, self._final)
+        return self._life.state
 
     @property
     def ending(self) -> Ending | None:
@@ -165,58 +132,58 @@ class Trial:
         It may be set, after the status, to say more than that: why it failed, for instance. None leaves it at what the
         status says.
         """
-        return self._ending
+        return self._life.ending
 
     @ending.setter
     def ending(self, ending: Ending | None) -> None:
         if ending is not None:
-            self._ending = ending
-            self._state = TrialState.ENDED if ending.has_score else self._state
+            self._life.set_ending(ending)
 
     @property
-    def has_ended(self) -> bool:
-        """Whether it is over, and how is known."""
-        return self._state is TrialState.ENDED and self._ending is not None
-
-    @property
-    def is_completed(self) -> bool:
-        """Whether it has ended as one that is ranked."""
-        return self._state is TrialState.ENDED and self._ending is not None and self._ending.has_score
-
-    @property
-    def is_underway(self) -> bool:
-        """Whether it is handed out, or about to be: it takes part in what a scheduler has on the way."""
-        return self._state in (TrialState.QUEUED, TrialState.RUNNING)
+    def outcome(self) -> TrialOutcome | None:
+        """What became of it; None while that is not known."""
+        return None if self.ending is None else TrialOutcome(self.ending, self.message, self._life.final)
 
     @property
     def status(self) -> str:
         """KerasTuner's word for where it stands. It may be set, as KerasTuner's programs do before `end_trial`."""
-        if self._foreign_status is not None:
-            return self._foreign_status
-        if self._ending is None:
-            waits_for_retry = self._state is TrialState.QUEUED and self.attempt > 0
-            return TrialStatus.INVALID if waits_for_retry else TrialStatus.RUNNING
-        if self._ending.has_score:
-            return TrialStatus.COMPLETED
-        return TrialStatus.FAILED if self._state is TrialState.ENDED else TrialStatus.INVALID
+        return self._life.status(self.attempt)
 
     @status.setter
     def status(self, status: str) -> None:
-        # What a user's program says holds, whatever was before: here no step is forbidden.
-        if status == self.status:
-            return
-        failed = self._ending if self._ending is not None and not self._ending.has_score else Ending.FAILED
-        self._foreign_status = None
-        if status == TrialStatus.RUNNING:
-            self._state, self._ending, self._final = TrialState.RUNNING, None, False
-        elif status == TrialStatus.COMPLETED:
-            self._state, self._ending, self._final = TrialState.ENDED, Ending.COMPLETED, False
-        elif status == TrialStatus.FAILED:
-            self._state, self._ending, self._final = TrialState.ENDED, failed, True
-        elif status == TrialStatus.INVALID:
-            self._state, self._ending, self._final = TrialState.RUNNING, failed, False
-        else:
-            self._foreign_status = status
+        self._life.set_status(status, self.attempt)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is over, and how is known."""
+        return self._life.has_ended
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether it has ended as one that is ranked."""
+        return self._life.is_completed
+
+    @property
+    def is_underway(self) -> bool:
+        """Whether it is handed out, or about to be."""
+        return self._life.is_underway
+
+    def move(self, to: TrialState) -> None:
+        """Takes a step of its life; the oracle's to call."""
+        self._life.move(to)
+
+    def conclude(self, outcome: TrialOutcome) -> None:
+        """Takes what became of it, before it is handed to `Oracle.end_trial`."""
+        self._life.conclude(outcome)
+        self.message = outcome.message or self.message
+
+    def begin_again(self) -> None:
+        """Queues it for another attempt; what the last one left is dropped here, and stays in the store."""
+        self.move(TrialState.QUEUED)
+        self.attempt += 1
+        self.executions.clear()
+        self.forget_reports()
+        self.score, self.best_step = None, None
 
     def executions_of(self, phase: str) -> dict[int, Execution]:
         """The executions of a phase, by index."""
@@ -224,12 +191,12 @@ class Trial:
 
     @property
     def metrics(self) -> MetricsTracker:
-        """Its metrics: as a mapping, means over executions of what each measured at its best epoch.
+        """Its metrics under KerasTuner's methods (`get_best_value("val_loss")` and so on), made when asked for.
 
-        KerasTuner's methods (`get_best_value("val_loss")` and so on) are there, too. What was reported through
-        `Oracle.update_trial` is there step by step; else there is one observation, at the best step.
+        What was reported through `Oracle.update_trial` is there step by step; else there is one observation, at the
+        best step, of the values of all executions. `measured` has the means alone.
         """
-        scored = [run.metrics for run in self.executions.values() if run.ending.has_score]
+        scored = self._scored_metrics()
         if self._reported.metrics or not scored:
             return self._reported
         tracker = MetricsTracker()
@@ -237,6 +204,18 @@ class Trial:
             tracker.register(name)
             tracker.metrics[name].update([metrics[name] for metrics in scored], step=self.best_step or 0)
         return tracker
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """Means over executions of what each measured at its best epoch; what was reported last, where it was."""
+        scored = self._scored_metrics()
+        if self._reported.metrics or not scored:
+            return dict(self._reported)
+        # NumPy's mean, as in the tracker: the two must not differ in the last bit where a constraint is close.
+        return {name: float(np.mean([row[name] for row in scored])) for name in histories.mean_metrics(scored)}
+
+    def _scored_metrics(self) -> list[dict[str, float]]:
+        return [run.metrics for run in self.executions.values() if run.ending.has_score]
 
     def report(self, metrics: Mapping[str, float], step: int, objective: Objective) -> None:
         """Takes metrics that were reported for a step."""
@@ -284,7 +263,7 @@ class Trial:
             epochs=max((run.num_epochs for run in self.executions.values()), default=None),
             full=ending is not Ending.STOPPED,
             curve=_mean_curve(scored, objective),
-            metrics=dict(self.metrics),
+            metrics=self.measured,
             vectors=self._vectors(objective),
         )
 
@@ -297,7 +276,7 @@ class Trial:
         )
 
     def _reported_loss(self, objective: Objective) -> tuple[float, ...]:
-        """For oracles whose `score_trial` is overridden and sets `score` without executions."""
+        # For oracles of users whose `score_trial` sets a score without executions.
         return () if self.score is None or not math.isfinite(self.score) else (objective.loss(self.score),)
 
     def progress(self, objective: Objective) -> Progress:
@@ -313,6 +292,8 @@ class Trial:
 
     def _curve_so_far(self, objective: Objective) -> tuple[float, ...]:
         """Mean loss per epoch. An execution that ended by itself keeps its last loss while its siblings go on."""
+        # The mean over executions reaches as far as the slowest of those that still go on; one that ended by itself (a
+        # callback of the user's) cannot go further, so its last loss stands for the epochs after.
         going = [objective.epoch_losses(history) for history in self.running.values()]
         going += [objective.epoch_losses(run.history) for run in self.executions.values() if is_paused(run)]
         ended = [
@@ -367,8 +348,7 @@ class Trial:
                 "ending": None if self.ending is None else str(self.ending),
                 "target_epochs": self.target_epochs,
                 "tags": self.tags,
-                # Of what a killed process leaves: whether it runs again. An attempt that waits for a retry does anyway.
-                "is_running": self.is_underway and self.status == TrialStatus.RUNNING,
+                "is_running": self._life.runs_again(self.attempt),
                 "confirmed": None if self.confirmed is None else dataclasses.asdict(self.confirmed),
                 "validation_ratio": self.validation_ratio,
             },
@@ -379,27 +359,20 @@ class Trial:
     @classmethod
     def from_row(cls, row: Mapping[str, Any], space: HyperParameters) -> Trial:
         """The trial that `row` was made of, without its executions."""
+        # The row has values only: the space is the same for all trials, and stored once.
         hyperparameters = space.copy()
         hyperparameters.values = dict(row["values"])
         outcome = row["outcome"]
         trial = cls(hyperparameters, row["id"], message=outcome["message"])
         trial.score, trial.best_step = outcome["score"], outcome["best_step"]
         trial.target_epochs, trial.tags = outcome["target_epochs"], outcome["tags"]
-        trial._take_status(row["status"], outcome["ending"], is_running=outcome["is_running"])
+        trial._life = Life.of_row(row["status"], outcome["ending"], is_running=outcome["is_running"])
         confirmed = outcome.get("confirmed")
         trial.confirmed = None if confirmed is None else Confirmed(**confirmed)
         trial.validation_ratio = outcome.get("validation_ratio")
         trial.number, trial.attempt = row["number"], row["attempt"]
         trial.started_at, trial.ended_at = row["started_at"], row["ended_at"]
         return trial
-
-    def _take_status(self, status: str, ending: str | None, *, is_running: bool) -> None:
-        """The state that a row was written in; what ran then is to run again."""
-        if status == TrialStatus.RUNNING:
-            self._state = TrialState.QUEUED if is_running else TrialState.PAUSED
-        elif status != TrialStatus.INVALID:  # a retry is waited for in the queue, as at the start
-            self.status, self._state = status, TrialState.ENDED
-            self._ending = self._ending if ending is None else Ending(ending)
 
     def get_state(self) -> dict[str, Any]:
         """The trial as JSON, with KerasTuner's keys."""

@@ -32,6 +32,7 @@ class Row:
         """The row with one entry per hyperparameter and per metric; a metric named like a value gets `metric/`."""
         row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values, metrics = row.pop("values"), row.pop("metrics")
+        # A hyperparameter may be called "seed" or "score"; the fact keeps the plain name, since code reads it by that.
         row.update({(f"values/{name}" if name in row else name): value for name, value in values.items()})
         row.update({(f"metric/{name}" if name in row else name): value for name, value in metrics.items()})
         return row
@@ -110,6 +111,7 @@ def _in_short(row: Row) -> str:
 
 def _rows(trial: Trial) -> list[Row]:
     runs = sorted(trial.executions.items())
+    # A trial that failed before its first epoch is a row as well: a table without it would look as if all went well.
     if not runs:
         nothing = Row(
             trial.trial_id, 0, trial.status, str(trial.ending or ""), -1, trial.hyperparameters.values,

@@ -94,6 +94,7 @@ class SearchSupply:
         """See `manyfit.training.base.Supply`."""
         while len(self._queue) < count:
             missing = count - len(self._queue)
+            # Rounded up: the executions of a trial are handed out together or left in the queue, never half asked for.
             trials = self._oracle.assign(-(-missing // self._num_executions))
             if not trials:
                 self._queue += self._replicates(missing)
@@ -115,6 +116,7 @@ class SearchSupply:
     def _replicates(self, count: int) -> list[Plan]:
         """Further executions of the contenders of a finite space that was tried in full."""
         oracle = self._oracle
+        # Only when nothing runs: who is a contender changes with every result that is still to come.
         if self._open or self._queue or not oracle.may_replicate():
             return []
         state = oracle.replication(self._num_executions)
@@ -127,7 +129,7 @@ class SearchSupply:
     def end_paused(self) -> None:
         """Ends the trials that were not promoted, once the search is over. Their scores so far count."""
         max_epochs = self._oracle.scheduler.max_epochs
-        for trial in self._oracle.paused_trials():
+        for trial in self._oracle.book.paused():
             for run in trial.executions.values():
                 if is_paused(run):
                     run.ending, run.message = (
@@ -142,7 +144,7 @@ class SearchSupply:
         """See `manyfit.training.base.Supply`."""
         book = self._oracle.book
         book.add_epochs(epochs)
-        if self._oracle.out_of_time() or self._lacks_objective(epochs[0][2]):
+        if self._oracle.clock.is_over() or self._lacks_objective(epochs[0][2]):
             self._stop_reasons.update({plan.key: "the time was up" for plan, _, _ in epochs})
             return [Decision.STOP] * len(epochs)  # `finish` says which metrics there are
         if not self._scheduler_decides():
@@ -187,7 +189,8 @@ class SearchSupply:
         if is_paused(result):
             self._check_measured(result)
         elif result.ending.has_score:
-            self._oracle.check_objective({**result.history, **result.measures})
+            self._oracle.scoring.check({**result.history, **result.measures})
+        # Trainers know that an execution was told to stop, and only here it is known why.
         result.message = self._why_it_ended(result) or result.message
         self._oracle.book.add_execution(result)
         if not is_paused(result) and result.plan.state_path is not None:
@@ -229,7 +232,7 @@ class SearchSupply:
                     f"Type min_epochs={num_epochs + 1} or more where the tuner is made, or validation_freq=1.",
                 )
             )
-        self._oracle.check_objective({**result.history, **result.measures})
+        self._oracle.scoring.check({**result.history, **result.measures})
 
     @staticmethod
     def _grown(trial: Trial, plan: Plan) -> HyperParameters:

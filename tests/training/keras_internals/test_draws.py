@@ -1,24 +1,19 @@
 """Random numbers drawn without JAX's loop are the numbers that JAX draws."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import contextlib
 import threading
 
 import keras
 import numpy as np
 import pytest
+from marks import needs_a_cpu, needs_jax
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
+pytestmark = needs_jax
 if keras.backend.backend() == "jax":
     import jax
     import jax.numpy as jnp
 
     from manyfit.training.keras_internals.draws import quick_draws, threefry, written_out
-
-needs_a_cpu = pytest.mark.skipif("jax.default_backend() != 'cpu'", reason="elsewhere JAX draws in its own way")
 
 
 @pytest.mark.parametrize(

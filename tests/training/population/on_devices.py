@@ -1,10 +1,7 @@
 """A population of eleven members; run as a program, it prints what it found on the devices of its process."""
 
 import json
-import os
 from typing import Any
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 import keras

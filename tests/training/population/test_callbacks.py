@@ -2,14 +2,11 @@
 
 import csv
 import dataclasses
-import os
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
-import keras
 import numpy as np
 import pytest
 from keras import callbacks
+from marks import needs_jax
 from populations import NoFallback, dense_model, make_task, refuse, train
 
 from manyfit.core.records import Ending, Plan
@@ -18,7 +15,7 @@ from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population
 from manyfit.training.population.callbacks import why_not
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
+pytestmark = needs_jax
 
 RNG = np.random.default_rng(2)
 X = RNG.normal(size=(24, 6)).astype("float32")

@@ -1,9 +1,5 @@
 """Canonical forms: what is one program, what differs in numbers only, and whether lifting keeps the results."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import jax
 import jax.numpy as jnp
 import numpy as np

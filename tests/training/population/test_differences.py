@@ -1,14 +1,11 @@
 """Everything in which members of one program may differ: each kind unifies, is lifted, and trains as on its own."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import keras
 import numpy as np
 import pytest
 from keras import layers, losses, optimizers, regularizers
 from keras.optimizers import schedules
+from marks import needs_jax
 
 from manyfit.data.call import Call
 from manyfit.training.base import Task
@@ -20,7 +17,7 @@ from manyfit.training.population.probe import find_mismatch
 from manyfit.training.population.trace import complete, following, trace
 from manyfit.training.seeding import seeded
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
+pytestmark = needs_jax
 
 RNG = np.random.default_rng(5)
 FLAT = RNG.normal(size=(8, 6)).astype("float32")

@@ -1,13 +1,11 @@
 """With dropout and shuffling, what a population and `model.fit` reach over 50 seeds is one distribution."""
 
 import dataclasses
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
 import numpy as np
 import pytest
+from marks import needs_jax
 from populations import NoFallback, refuse, train
 from scipy import stats
 
@@ -18,7 +16,7 @@ from manyfit.training.base import Permissions, Task
 from manyfit.training.population import Population
 from manyfit.training.seeding import seeded
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
+pytestmark = needs_jax
 
 SEEDS, EPOCHS, ALPHA = 50, 3, 1e-4
 RNG = np.random.default_rng(1)

@@ -1,12 +1,9 @@
 """A member's curve is `model.fit`'s: same seed, no shuffling, float32 accuracy."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import keras
 import numpy as np
 import pytest
+from marks import needs_jax
 from populations import NoFallback, compare, train
 
 from manyfit.core.objective import Objective
@@ -18,7 +15,7 @@ from manyfit.training.population import Population
 from manyfit.training.weights import load_weights
 
 pytestmark = [
-    pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend"),
+    needs_jax,
     # Keras 3.15 reads a learning rate in a way that NumPy 2 warns of.
     pytest.mark.filterwarnings("ignore:__array__ implementation"),
 ]

@@ -1,12 +1,9 @@
 """Folds as members of a population: index sets over the same rows, equal to `model.fit` on each fold."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import keras
 import numpy as np
 import pytest
+from marks import needs_jax
 
 from manyfit.core.records import Ending, Plan
 from manyfit.data.call import Call
@@ -17,7 +14,7 @@ from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population
 
 pytestmark = [
-    pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend"),
+    needs_jax,
     pytest.mark.filterwarnings("ignore:__array__ implementation"),
 ]
 

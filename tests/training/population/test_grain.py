@@ -1,19 +1,15 @@
 """Grain's data sets and loaders: one pass feeds every member, and each curve is `model.fit`'s."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
-import keras
 import numpy as np
 import pytest
+from marks import needs_jax
 from populations import dense_model, equals_model_fit
 
 import manyfit as kt
 
 grain = pytest.importorskip("grain", reason="needs Grain: pip install grain")
 pytestmark = [
-    pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend"),
+    needs_jax,
     # Keras says so of all data whose length it does not ask for, at the end of each pass.
     pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning"),
 ]

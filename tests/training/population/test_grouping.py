@@ -1,16 +1,13 @@
 """Which members of a program begin an epoch side by side."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import dataclasses
 from types import SimpleNamespace
 
 import keras
 import pytest
+from marks import needs_jax
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
+pytestmark = needs_jax
 if keras.backend.backend() == "jax":
     from manyfit.training.population.grouping import Rules, by_rows, cut, form_batches, layouts_for, parted
     from manyfit.training.population.layout import Layout

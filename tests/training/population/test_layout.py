@@ -1,12 +1,8 @@
 """The choice of a layout: by what was measured, tried where it may pay, remembered for other processes."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import jax
-import keras
 import pytest
+from marks import needs_jax
 
 from manyfit.training.population import compile as compile_module
 from manyfit.training.population.compile import compile_function
@@ -14,7 +10,7 @@ from manyfit.training.population.grouping import slots_on_cores
 from manyfit.training.population.layout import Layout, LayoutChoice, Remembered, recall, remember
 from manyfit.training.population.sizing import Sizing
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
+pytestmark = needs_jax
 
 SCAN, HOST, FUSED = Layout("scan", "sequential"), Layout("host", "sequential"), Layout("scan", "vmap")
 

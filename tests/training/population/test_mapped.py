@@ -1,12 +1,9 @@
 """Arrays in files are read in place or batch by batch, and train what arrays in memory train."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import keras
 import numpy as np
 import pytest
+from marks import needs_jax
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Plan
@@ -19,7 +16,7 @@ from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population, arrays, data
 from manyfit.training.population.data import Rows, Stream, read_fit_arguments
 
-pytestmark = [pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs JAX")]
+pytestmark = [needs_jax]
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(80, 16)).astype("float32")

@@ -1,27 +1,28 @@
 """Population training as a user meets it: through `tuner.search`."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import gc
 import json
+import os
 import subprocess
 import sys
 import textwrap
 import time
 import weakref
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from marks import needs_jax
 
 import manyfit as kt
 from manyfit.core.records import Ending
 from manyfit.training.population.passes import RowsPass
 from manyfit.training.population.rounds import Rounds
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
+pytestmark = needs_jax
+
+FOLDERS = [str(folder) for folder in (Path(__file__).parent, Path(__file__).parents[2])]  # of this file, and of `marks`
 
 RNG = np.random.default_rng(4)
 X = RNG.normal(size=(60, 5)).astype("float32")
@@ -137,7 +138,7 @@ SCRIPT = """
     import jax
     counts = collections.Counter()
     jax.monitoring.register_event_listener(lambda event, **_: counts.update([event]))
-    sys.path.insert(0, {folder!r})
+    sys.path[:0] = {folders!r}
     from test_search import X, Y, FIT, build
     import manyfit as kt
     tuner = kt.RandomSearch(build, "val_loss", max_trials=4, seed=0, directory={project!r}, overwrite=True)
@@ -147,7 +148,7 @@ SCRIPT = """
 
 
 def test_the_second_run_of_a_search_compiles_nothing(tmp_path):
-    script = textwrap.dedent(SCRIPT).format(folder=os.path.dirname(__file__), project=str(tmp_path / "project"))
+    script = textwrap.dedent(SCRIPT).format(folders=FOLDERS, project=str(tmp_path / "project"))
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "KERAS_BACKEND": "jax"}
     environment.pop("MANYFIT_CACHE_DIR", None)
     counts = []

@@ -6,14 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import jax
-import keras
 import numpy as np
 import pytest
+from marks import needs_jax
 
-pytestmark = [pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs JAX")]
+pytestmark = [needs_jax]
 
 HERE = Path(__file__).parent
 

@@ -1,19 +1,16 @@
 """Data that come batch by batch: one pass feeds every member, and each curve is `model.fit`'s."""
 
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import keras
 import numpy as np
 import pytest
+from marks import needs_jax
 from populations import NoFallback, dense_model, equals_model_fit, make_task, refuse, train
 
 from manyfit.core.records import Ending, Plan
 from manyfit.training.population import Population
 from manyfit.training.population import data as data_module
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend")
+pytestmark = needs_jax
 
 RNG = np.random.default_rng(11)
 X = RNG.normal(size=(38, 6)).astype("float32")

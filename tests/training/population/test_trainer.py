@@ -2,14 +2,12 @@
 
 import dataclasses
 import math
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 import keras
 import numpy as np
 import pytest
+from marks import needs_jax
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan
@@ -28,7 +26,7 @@ from manyfit.training.population.lift import Lift
 from manyfit.training.population.rounds import Rounds
 
 pytestmark = [
-    pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend"),
+    needs_jax,
     pytest.mark.filterwarnings("ignore:__array__ implementation"),
 ]
 

@@ -1,0 +1,70 @@
+"""The one clock of a search: how much of its time is spent, and what still fits."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+
+class Clock:
+    """Counts the seconds between `start` and `stop`, over all runs of a project, against a limit.
+
+    Args:
+        max_seconds: the limit; None: there is none.
+        spent_seconds: what earlier runs took.
+        now: a time in seconds that never goes back. Tests pass their own, so that none of them has to wait.
+
+    Example:
+
+    >>> times = iter([100.0, 103.0, 103.0])
+    >>> clock = Clock(10, spent_seconds=2, now=lambda: next(times))
+    >>> clock.start()
+    >>> clock.spent(), clock.left()
+    (5.0, 5.0)
+    """
+
+    def __init__(
+        self,
+        max_seconds: float | None = None,
+        *,
+        spent_seconds: float = 0.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.max_seconds = max_seconds
+        self._before = spent_seconds
+        self._now = now
+        self._started: float | None = None
+
+    def start(self) -> None:
+        """Counts from now on; a clock that runs already goes on counting from now."""
+        # What ran since an earlier `start` counts: a search inside a longer call shares its clock.
+        self._before = self.spent()
+        self._started = self._now()
+
+    def stop(self) -> None:
+        """Stops counting; what was spent stays."""
+        self._before = self.spent()
+        self._started = None
+
+    def set_spent(self, seconds: float) -> None:
+        """Takes what earlier runs of the project have spent, in place of what was known."""
+        self._before = seconds
+
+    def spent(self) -> float:
+        """Seconds that were counted so far."""
+        return self._before + (0.0 if self._started is None else self._now() - self._started)
+
+    def left(self) -> float:
+        """Seconds until the limit, at least 0; infinite without one."""
+        return math.inf if self.max_seconds is None else max(0.0, self.max_seconds - self.spent())
+
+    def allows(self, seconds: float = 0.0) -> bool:
+        """Whether something that takes so long still fits. When nothing is left, nothing does, however short."""
+        # Not `seconds <= left` alone: with nothing left, work that is predicted to take no time would still be begun.
+        left = self.left()
+        return left > 0.0 and seconds <= left
+
+    def is_over(self) -> bool:
+        """Whether the limit is reached."""
+        return not self.allows()

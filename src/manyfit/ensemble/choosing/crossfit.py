@@ -1,0 +1,230 @@
+"""Out-of-fold predictions of every method, nested ones of the whole procedure, and the losses of both.
+
+A method that was fitted on some rows is scored on others (*cross-fitting*). The best score of many methods is itself
+too good to be true, so the choice is cross-fitted as well (*nesting*): without fold a, every method is scored on the
+remaining folds b by fits that saw neither a nor b; the winner of that, fitted without a, predicts a. So k folds take
+fits without each fold, without each pair of folds, and on everything: k + k(k - 1)/2 + 1 per method.
+
+Predictions of the same rows go up and down together, so differences are taken row by row (or resample by resample,
+for metrics that need all rows at once) before anything is averaged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from scipy.special import stdtrit
+
+from manyfit.core.seeds import generator
+from manyfit.ensemble.choosing.methods import Context, Fit
+from manyfit.ensemble.metrics import Metric
+from manyfit.ensemble.pools import Pool
+from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
+from manyfit.ensemble.settings import EnsembleSettings
+
+_RESAMPLES = 200
+_FEW_RESAMPLES = 40  # where a standard error to a tenth is enough
+
+
+class Losses:
+    """Means of losses by name, and paired differences.
+
+    Args:
+        metric: which loss.
+        problem: the rows.
+        predictions: one mapping from names to (n, C) predictions, or several (repeats on other folds), which are
+            averaged.
+        precise: False makes do with fewer resamples.
+    """
+
+    def __init__(
+        self,
+        metric: Metric,
+        problem: EnsembleProblem,
+        predictions: Sequence[Mapping[str, np.ndarray]],
+        *,
+        precise: bool = True,
+    ) -> None:
+        self.metric = metric
+        self.problem = problem
+        self._rows: dict[str, np.ndarray] = {}  # per row, or per resample
+        # Repeats on other folds are averaged row by row, not pooled as if they were more rows: they share the labels,
+        # which is where most of the noise comes from.
+        if metric.row_losses is not None:
+            for name in predictions[0]:
+                self._rows[name] = np.mean([metric.row_losses(run[name], problem) for run in predictions], axis=0)
+            self.mean = {name: _or_inf(float(problem.row_weight @ rows)) for name, rows in self._rows.items()}
+            return
+        self.mean = {
+            name: float(np.mean([metric.loss(run[name], problem) for run in predictions])) for name in predictions[0]
+        }
+        for resample in self._resamples(_RESAMPLES if precise else _FEW_RESAMPLES):
+            for name in predictions[0]:
+                loss = np.mean([metric.loss(run[name][resample[0]], resample[1]) for run in predictions])
+                self._rows[name] = np.append(self._rows.get(name, np.empty(0)), loss)
+
+    @property
+    def num_rows(self) -> float:
+        """Effective number of rows: fewer than there are, where weights differ."""
+        return 1.0 / float((self.problem.row_weight**2).sum())
+
+    def _resamples(self, count: int) -> list[tuple[np.ndarray, EnsembleProblem]]:
+        """Bootstraps, the same for every name: row indices, and the problem they make."""
+        # One seed for all names and calls: differences between methods must not depend on who was resampled when.
+        rng = np.random.default_rng(self.problem.num_rows)
+        thin = dataclasses.replace(self.problem, predictions=self.problem.predictions[:1])
+        everything = np.arange(self.problem.num_rows)
+        answer = []
+        for _ in range(count):
+            counts = rng.multinomial(self.problem.num_rows, self.problem.row_weight)
+            if self.metric.weighs:  # weights of zero and two are a resample without a copy of any row
+                answer.append((everything, thin.weighted(counts.astype(np.float64))))
+            else:
+                rows = np.repeat(everything, counts)
+                answer.append((rows, thin.rows(rows)))
+        return answer
+
+    def difference(self, name: str, other: str) -> tuple[float, float]:
+        """Loss of `name` minus loss of `other`, and its standard error."""
+        if name == other:
+            return 0.0, 0.0
+        estimate = self.mean[name] - self.mean[other]
+        with np.errstate(invalid="ignore"):
+            apart = self._rows[name] - self._rows[other]
+        if self.metric.row_losses is None:
+            finite = apart[np.isfinite(apart)]
+            return estimate, float(finite.std(ddof=1)) if len(finite) > 1 else np.inf
+        weight = self.problem.row_weight
+        variance = float((weight**2) @ (apart - estimate) ** 2)
+        size = self.num_rows
+        return estimate, float(np.sqrt(variance * size / (size - 1))) if size > 1 + 1e-9 else np.inf
+
+    def bounds(self, name: str, other: str, levels: Sequence[float]) -> list[float]:
+        """What the expected difference exceeds with each of some probabilities."""
+        estimate, error = self.difference(name, other)
+        skewness = self._skewness(name, other)
+        return [estimate - error * standard_errors(self.num_rows, level, skewness) for level in levels]
+
+    def _skewness(self, name: str, other: str) -> float:
+        """Skewness of the rows' differences; 0 for metrics that need all rows at once."""
+        if self.metric.row_losses is None or name == other:
+            return 0.0
+        apart = self._rows[name] - self._rows[other]
+        apart = apart - self.problem.row_weight @ apart
+        spread = float(np.sqrt(self.problem.row_weight @ apart**2))
+        return float(self.problem.row_weight @ (apart / spread) ** 3) if spread > 0 and np.isfinite(spread) else 0.0
+
+
+def standard_errors(num_rows: float, level: float, skewness: float = 0.0) -> float:
+    """How many standard errors a mean minus its expectation stays below, with probability `level`.
+
+    Student's t, corrected for skewness (Hall 1992, "On the removal of skewness by transformation", equation 2.2): most
+    rows change little, and a few that one member got badly wrong change much. Without end below ten rows, whose
+    standard error means nothing.
+
+    Args:
+        num_rows: effective number of rows.
+        level: in [0, 1]; below one half the answer is negative.
+        skewness: of the rows.
+
+    Example:
+
+    >>> round(standard_errors(10_000, 0.975), 2), round(standard_errors(10, 0.975), 2)
+    (1.96, 2.26)
+    >>> [round(standard_errors(200, level, skewness=8.0), 2) for level in (0.95, 0.05)]
+    [1.24, -4.09]
+    """
+    if level in (0.0, 1.0) or num_rows < 9.5:
+        return math.inf if level > 0.5 else -math.inf
+    plain = float(stdtrit(num_rows - 1, level))
+    if abs(skewness) < 1e-6:
+        return plain
+    root = math.sqrt(num_rows)
+    inner = 1.0 + skewness * (plain / root - skewness / (6 * num_rows))
+    return 3.0 * root / skewness * (math.cbrt(inner) - 1.0)
+
+
+def _or_inf(value: float) -> float:
+    return value if np.isfinite(value) else np.inf
+
+
+def folds_of(problem: EnsembleProblem, num_folds: int, rng: np.random.Generator) -> np.ndarray:
+    """(n,) fold of each row, classes spread evenly over the folds."""
+    order = rng.permutation(problem.num_rows)
+    # Sorted by class after the shuffle, so that dealing rows out in turn gives every fold its share of each class: with
+    # ninety rows a fold without one of the classes would decide the choice.
+    if problem.task in (PredictionTask.MULTICLASS, PredictionTask.BINARY):
+        order = order[np.argsort(problem.target.reshape(-1)[order], kind="stable")]
+    fold = np.empty(problem.num_rows, dtype=np.int64)
+    fold[order] = np.arange(problem.num_rows) % num_folds
+    return fold
+
+
+Pick = Callable[[Losses, Mapping[str, int]], tuple[str, str]]
+"""From losses and numbers of members to the names of the chosen method and of the baseline that it is compared with."""
+
+
+class CrossFit:
+    """Fits of every method without each fold and without each pair of folds, made when they are first asked for."""
+
+    def __init__(
+        self, problem: EnsembleProblem, fit: Fit, metric: Metric, settings: EnsembleSettings, seed: int
+    ) -> None:
+        self.problem = problem
+        self.fit = fit
+        self.metric = metric
+        self.settings = settings
+        self.seed = seed
+        self.num_folds = settings.folds(problem.num_rows)
+        self.fold = folds_of(problem, self.num_folds, generator(seed, "folds"))
+        self._fitted: dict[tuple[int, ...], Mapping[str, Pool]] = {}
+
+    def pools(self, *left_out: int) -> Mapping[str, Pool]:
+        """Every method's pool, fitted on the rows outside the folds `left_out`."""
+        key = tuple(sorted(left_out))
+        if key not in self._fitted:
+            rows = self.problem.rows(np.flatnonzero(~np.isin(self.fold, key))) if key else self.problem
+            rng = generator(self.seed, "methods", *key)
+            self._fitted[key] = self.fit(rows, Context(self.metric, self.settings, rng))
+        return self._fitted[key]
+
+    def predictions(self, without: int | None = None) -> dict[str, np.ndarray]:
+        """(n, C) out-of-fold predictions of every method.
+
+        Args:
+            without: a fold that neither fits nor predicts; its rows are left out of the answer.
+        """
+        answer: dict[str, np.ndarray] = {}
+        for k in range(self.num_folds):
+            if k == without:
+                continue
+            rows = np.flatnonzero(self.fold == k)
+            part = self.problem.predictions[:, rows]
+            for name, pool in (self.pools(k) if without is None else self.pools(k, without)).items():
+                empty = np.empty(self.problem.predictions.shape[1:])
+                answer.setdefault(name, empty)[rows] = pool(part, self.problem.task)
+        if without is None:
+            return answer
+        kept = self.fold != without
+        return {name: array[kept] for name, array in answer.items()}
+
+    def nested(self, pick: Pick) -> dict[str, np.ndarray]:
+        """(n, C) predictions of the procedure, its baseline and the single best, each on rows unseen by them.
+
+        Args:
+            pick: names the method and the baseline, from losses on rows that the fits they name did not see.
+        """
+        shape = self.problem.predictions.shape[1:]
+        answer = {name: np.empty(shape) for name in ("procedure", "baseline", "single best")}
+        for k in range(self.num_folds):
+            rows = np.flatnonzero(self.fold == k)
+            part, pools = self.problem.predictions[:, rows], self.pools(k)
+            sizes = {name: len(pool.support) for name, pool in pools.items()}
+            others = self.problem.rows(np.flatnonzero(self.fold != k))
+            losses = Losses(self.metric, others, [self.predictions(without=k)], precise=False)
+            for role, name in zip(answer, (*pick(losses, sizes), "single best"), strict=True):
+                answer[role][rows] = pools[name](part, self.problem.task)
+        return answer

@@ -1,0 +1,399 @@
+"""Predicting with several models at once: those of an ensemble, again and again, or those of a search, as they come.
+
+`model.predict` traces and compiles anew for every model, which takes longer than many a small model trains. On the JAX
+backend models that differ in their variables only are one program: their variables are stacked on a leading axis, and
+the model is called under `vmap`. Two users, with two ways to be sure that this is right:
+
+- `EnsembleProgram` predicts the same members many times. All run side by side in one program. It predicts the first
+  rows with `model.predict` too; where the program disagrees (layers that keep state outside their variables, such as an
+  adapted `Normalization`, cannot be stacked), the stack is undone, and if that is not enough, the models run one after
+  another.
+- `Forward` predicts every model once, so a check would cost as much as the prediction. It takes only models that need
+  none: layers of Keras's own, without adapted state. It remembers the programs by structure.
+
+On a CPU convolutions are not stacked: `vmap` turns them into a grouped form that XLA runs more slowly there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
+
+import numpy as np
+
+from manyfit.ensemble.members import EnsembleMember, as_columns, emits_logits, is_keras, link, model_predictions
+
+if TYPE_CHECKING:  # both take seconds to load, and are needed only where there is a Keras model on JAX
+    import jax
+    import keras
+
+Rows: TypeAlias = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
+"""Rows that can be cut into batches: numeric arrays with one entry per row, or several such for several inputs."""
+Variables: TypeAlias = "tuple[list[jax.Array], list[jax.Array]]"
+"""What a model's trainable and its other variables hold; stacked ones have the models on a leading axis."""
+
+_CHECKED_ROWS = 16
+_TOLERANCE = 1e-5
+_IRRELEVANT = ("name", "seed", "rate", "build_config", "registered_name", "module", "shared_object_id")
+_MAX_PROGRAMS = 64
+_TOGETHER = 4  # models of one program in `Forward`
+_MAX_KEPT_NUMBERS = 1 << 26
+
+
+class EnsembleProgram:
+    """Predicts all members; compiled when first used, and again when the shape of the rows changes."""
+
+    def __init__(self, members: Sequence[EnsembleMember]) -> None:
+        self.members = list(members)
+        self.models = [model for member in members for model in member.models]
+        self.stacked = True
+        self.compiled = backend() == "jax" and len(self.models) > 1 and all(m.all_keras for m in members)
+        self._groups: list[_Group] = []
+        self._run: Callable[[list[Variables], Rows], list[jax.Array]] | None = None
+        self._checked = False
+
+    @property
+    def group_sizes(self) -> list[int]:
+        """How many models each stack holds; empty before the first prediction."""
+        return [len(group.models) for group in self._groups]
+
+    def predict(self, x: object, *, batch_size: int) -> list[np.ndarray]:
+        """One (n, C) array per member."""
+        if not self.compiled or not sliceable(x):
+            return [member.predict(x, batch_size=batch_size) for member in self.members]
+        if not self._checked:
+            self._check(x, batch_size)
+            return self.predict(x, batch_size=batch_size)
+        return self._per_member(self._outputs(x, batch_size))
+
+    def _per_member(self, outputs: list[np.ndarray]) -> list[np.ndarray]:
+        answers, position = [], 0
+        for member in self.members:
+            parts = outputs[position : position + len(member.models)]
+            position += len(member.models)
+            answers.append(parts[0] if len(parts) == 1 else np.mean(parts, axis=0))
+        return answers
+
+    def _check(self, x: Rows, batch_size: int) -> None:
+        """Settles the layout: the fastest that agrees with `model.predict`."""
+        few = _slice_rows(x, 0, _CHECKED_ROWS)
+        truth = [model_predictions(model, few, batch_size) for model in self.models]
+        for stacked in (True, False):
+            self.stacked = stacked
+            try:
+                self._build()
+                outputs = self._outputs(few, batch_size)
+            except (TypeError, ValueError, NotImplementedError, RuntimeError, AttributeError):
+                continue  # a layer that cannot be traced
+            if all(_close(output, right) for output, right in zip(outputs, truth, strict=True)):
+                self._checked = True
+                return
+        self.compiled = False
+
+    def _build(self) -> None:
+        import jax
+
+        by_structure: dict[str, list[int]] = {}
+        for index, model in enumerate(self.models):
+            alone = not self.stacked or _is_slower_stacked(model)
+            by_structure.setdefault(f"alone {index}" if alone else _structure_of(model), []).append(index)
+        groups = [_Group([self.models[i] for i in indices], indices) for indices in by_structure.values()]
+
+        def run(variables: list[Variables], rows: Rows) -> list[jax.Array]:
+            return [
+                call_stacked(group.models[0], one, rows, num_models=len(group.models))
+                for group, one in zip(groups, variables, strict=True)
+            ]
+
+        self._groups, self._run = groups, jax.jit(run)
+
+    def _outputs(self, x: Rows, batch_size: int) -> list[np.ndarray]:
+        run = self._run
+        assert run is not None  # our bug: `_check` builds it
+        variables = [group.variables() for group in self._groups]
+        joined = _in_batches(lambda rows: run(variables, rows), _batches(x, batch_size), _count_rows(x))
+        answers: list[np.ndarray] = [np.empty(0)] * len(self.models)
+        for group, outputs in zip(self._groups, joined, strict=True):
+            for place, index in enumerate(group.indices):
+                answers[index] = _finished(outputs[place], self.models[index])
+        return answers
+
+
+class _Group:
+    """Models that run as one call: stacked if there are several."""
+
+    def __init__(self, models: list[keras.Model], indices: list[int]) -> None:
+        self.models = models
+        self.indices = indices
+        self._seen: list[jax.Array] = []
+        self._stacked: Variables | None = None
+
+    def variables(self) -> Variables:
+        """Current values of the models' variables, on a leading axis; stacked again only if one of them changed."""
+        values = [_values_of(model) for model in self.models]
+        flat = [leaf for pair in values for part in pair for leaf in part]
+        # Arrays of JAX are never changed in place, so another value is another object: no need to compare numbers.
+        if self._stacked is None or any(a is not b for a, b in zip(flat, self._seen, strict=True)):
+            self._seen, self._stacked = flat, _stack(values)
+        return self._stacked
+
+
+class Forward:
+    """Predicts models as they come, with a memory of compiled programs, by structure.
+
+    Args:
+        keeps_rows: whether the rows predicted last stay on the device: for many models that predict the same ones.
+            They must not be changed in place then.
+        max_kept_numbers: rows with more numbers than this do not stay.
+
+    Example:
+
+    >>> class Double:
+    ...     def predict(self, x):
+    ...         return 2 * x
+    >>> Forward().predict(Double(), np.array([1.0, 2.0])).tolist()
+    [[2.0], [4.0]]
+    """
+
+    def __init__(self, *, keeps_rows: bool = False, max_kept_numbers: int = _MAX_KEPT_NUMBERS) -> None:
+        self._programs: dict[str, Callable[[list[Variables], Rows], jax.Array]] = {}
+        self._max_kept_numbers = max_kept_numbers if keeps_rows else 0
+        self._kept: tuple[Rows | None, int, list[Rows]] = (None, 0, [])  # rows, batch size, batches on the device
+
+    def predict(self, model: object, x: object, *, batch_size: int = 1024) -> np.ndarray:
+        """(n, C) predictions of one model: probabilities or values, as `model_predictions` gives them.
+
+        Args:
+            model: a Keras model or an estimator.
+            x: rows.
+            batch_size: rows per batch.
+
+        Raises:
+            UsageError: the model has several outputs.
+            UsageTypeError: it cannot predict.
+        """
+        return self.predict_several([model], x, batch_size=batch_size)[0]
+
+    def predict_several(self, models: Sequence[object], x: object, *, batch_size: int = 1024) -> list[np.ndarray]:
+        """What `predict` gives for each of several models; a few of one structure share the reading of the rows.
+
+        Args:
+            models: Keras models or estimators.
+            x: rows.
+            batch_size: rows per batch.
+
+        Raises:
+            UsageError: a model has several outputs.
+            UsageTypeError: one cannot predict.
+        """
+        answers: dict[int, np.ndarray] = {}
+        by_structure: dict[str, list[tuple[int, keras.Model]]] = {}
+        for place, model in enumerate(models):
+            if is_keras(model) and backend() == "jax" and sliceable(x) and _is_plain(model):
+                by_structure.setdefault(_structure_of(model), []).append((place, model))
+            else:
+                answers[place] = model_predictions(model, x, batch_size)
+        for structure, found in by_structure.items():
+            assert sliceable(x)  # asked above
+            together = 1 if _is_slower_stacked(found[0][1]) else _TOGETHER
+            for start in range(0, len(found), together):
+                some = found[start : start + together]
+                outputs = self._predict(structure, [model for _, model in some], x, batch_size)
+                answers.update((place, output) for (place, _), output in zip(some, outputs, strict=True))
+        return [answers[place] for place in range(len(models))]
+
+    def _predict(self, structure: str, models: list[keras.Model], x: Rows, batch_size: int) -> list[np.ndarray]:
+        """One model, or up to `_TOGETHER` of this structure."""
+        # Two sizes of stack only, one and all slots: two or three models fill up with copies of the last, since a
+        # program for every number would be compiled for it, and costs more than the copies.
+        slots = models if len(models) == 1 else [*models, *[models[-1]] * (_TOGETHER - len(models))]
+        program = self._program(structure, slots)
+        variables = [_values_of(model) for model in slots]
+        batches = self._batches_of(x, batch_size)
+        outputs = _in_batches(lambda rows: [program(variables, rows)], batches, _count_rows(x))[0]
+        return [_finished(one, model) for one, model in zip(outputs, models, strict=False)]
+
+    def _batches_of(self, x: Rows, batch_size: int) -> Iterable[Rows]:
+        if self._kept[0] is x and self._kept[1] == batch_size:
+            return self._kept[2]
+        batches = _batches(x, batch_size)
+        if sum(map(np.size, _flat_arrays(x))) > self._max_kept_numbers:
+            return batches
+        import jax
+
+        self._kept = (x, batch_size, [jax.device_put(batch) for batch in batches])
+        return self._kept[2]
+
+    def _program(self, structure: str, models: Sequence[keras.Model]) -> Callable[[list[Variables], Rows], jax.Array]:
+        """A compiled function of the variables of so many models, and of rows: (models, rows, ...) in float32."""
+        key = f"{len(models)} {structure}"
+        if key not in self._programs:
+            import jax
+
+            model = models[0]
+
+            def run(variables: list[Variables], rows: Rows) -> jax.Array:
+                return call_stacked(model, _stack(variables), rows, num_models=len(variables))
+
+            if len(self._programs) >= _MAX_PROGRAMS:
+                del self._programs[next(iter(self._programs))]
+            self._programs[key] = jax.jit(run)
+        return self._programs[key]
+
+
+def call_stacked(model: keras.Model, variables: Variables, rows: Rows, *, num_models: int) -> jax.Array:
+    """(models, n, ...) outputs in float32 of models that differ from `model` in their stacked variables only."""
+    import jax
+    import jax.numpy as jnp
+
+    def one(trainable: list[jax.Array], fixed: list[jax.Array]) -> jax.Array:
+        outputs, _ = model.stateless_call(trainable, fixed, rows, training=False)
+        return jnp.asarray(outputs, jnp.float32)
+
+    if num_models > 1:
+        return jax.vmap(one)(*variables)
+    # A stack of one runs without `vmap`, which some layers and every convolution on a CPU are slower or fail under.
+    return one([value[0] for value in variables[0]], [value[0] for value in variables[1]])[None]
+
+
+def _stack(values: Sequence[Variables]) -> Variables:
+    import jax.numpy as jnp
+
+    trainable, fixed = (
+        [jnp.stack(column) for column in zip(*(pair[part] for pair in values), strict=True)] for part in (0, 1)
+    )
+    return trainable, fixed
+
+
+def _in_batches(run: Callable[[Rows], list[jax.Array]], batches: Iterable[Rows], num_rows: int) -> list[np.ndarray]:
+    """Joins what `run` says of each batch, arrays (models, rows, ...), and drops the rows that filled up the last."""
+    parts = [run(rows) for rows in batches]  # all are queued before the first is fetched
+    groups = range(len(parts[0]))
+    return [np.concatenate([np.asarray(part[group]) for part in parts], axis=1)[:, :num_rows] for group in groups]
+
+
+def _finished(output: np.ndarray, model: object) -> np.ndarray:
+    return link(as_columns(output), emits_logits(model))
+
+
+def backend() -> str:
+    """Keras's backend; empty where Keras is not loaded."""
+    keras = sys.modules.get("keras")
+    return keras.backend.backend() if keras is not None else ""
+
+
+def _structure_of(model: keras.Model) -> str:
+    """A text that is equal for models that differ in their variables only."""
+    shapes = [tuple(v.shape) for v in model.variables] + [str(v.dtype) for v in model.variables]
+    try:
+        return json.dumps([_essence(model.get_config()), shapes], default=str, sort_keys=True)
+    except (NotImplementedError, TypeError, ValueError):
+        return f"unknown {id(model)}"
+
+
+def _essence(config: object) -> object:
+    """The part of a configuration that decides what a model computes at prediction."""
+    if isinstance(config, dict):
+        return {
+            key: _essence(value)
+            for key, value in config.items()
+            if key not in _IRRELEVANT and not key.endswith(("_initializer", "_regularizer", "_constraint"))
+        }
+    if isinstance(config, list | tuple):
+        if len(config) == 3 and isinstance(config[0], str) and isinstance(config[1], int):
+            return [config[1], config[2]]  # the history of a tensor: the name of its layer says nothing
+        return [_essence(value) for value in config]
+    return config
+
+
+def _values_of(model: keras.Model) -> Variables:
+    return [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
+
+
+def _is_slower_stacked(model: keras.Model) -> bool:
+    """Whether models of this structure are slower under `vmap` than one by one, as convolutions on a CPU are."""
+    import jax
+
+    on_cpu = jax.default_backend() == "cpu"
+    return on_cpu and any("Conv" in type(layer).__name__ for layer in _layers_of(model))
+
+
+def _is_plain(model: keras.Model) -> bool:
+    """Whether variables and configuration say all about a built model with one output: layers of Keras's own, none of
+    them with adapted state or code of the user's."""
+    layers = _layers_of(model)
+    return (
+        model.built
+        and not isinstance(getattr(model, "output", None), list | tuple | dict)
+        and all(
+            type(layer).__module__.startswith("keras.")
+            and not hasattr(layer, "adapt")
+            and type(layer).__name__ != "Lambda"
+            for layer in layers
+        )
+    )
+
+
+def _layers_of(model: keras.Model) -> list[keras.layers.Layer]:
+    # Not at the top: it imports Keras, which an ensemble of kept predictions never needs.
+    from manyfit.training.keras_internals.building import layers_of
+
+    return layers_of(model)
+
+
+def _close(output: np.ndarray, right: np.ndarray) -> bool:
+    if output.shape != right.shape:
+        return False
+    largest = max(float(np.abs(right).max()), 1.0)
+    return bool(np.allclose(output, right, rtol=_TOLERANCE, atol=_TOLERANCE * largest, equal_nan=True))
+
+
+def sliceable(x: object) -> TypeGuard[Rows]:
+    """Whether rows can be cut out of it: numeric arrays, or a list or dictionary of such."""
+    if isinstance(x, dict):
+        return bool(x) and all(sliceable(value) for value in x.values())
+    if isinstance(x, list | tuple):
+        return bool(x) and all(isinstance(value, np.ndarray) for value in x)
+    return isinstance(x, np.ndarray) and x.dtype.kind in "biuf" and len(x) > 0
+
+
+def _map_arrays(x: Rows, function: Callable[[np.ndarray], np.ndarray]) -> Rows:
+    if isinstance(x, Mapping):
+        return {key: function(value) for key, value in x.items()}
+    return function(x) if isinstance(x, np.ndarray) else [function(value) for value in x]
+
+
+def _flat_arrays(x: Rows) -> list[np.ndarray]:
+    if isinstance(x, Mapping):
+        return list(x.values())
+    return [x] if isinstance(x, np.ndarray) else list(x)
+
+
+def _count_rows(x: Rows) -> int:
+    return len(_flat_arrays(x)[0])
+
+
+def _slice_rows(x: Rows, start: int, stop: int) -> Rows:
+    """Rows from `start` to `stop`; floats become float32, as in `model.predict`."""
+
+    def cut(array: np.ndarray) -> np.ndarray:
+        some = array[start:stop]
+        return some.astype(np.float32, copy=False) if array.dtype.kind == "f" else some
+
+    return _map_arrays(x, cut)
+
+
+def _batches(x: Rows, batch_size: int) -> Iterator[Rows]:
+    """Batches of one size: the last row is repeated to fill up, so that one compiled shape serves all of them."""
+    num_rows = _count_rows(x)
+    # Few rows take the next power of two: calls with 17, 18, 19, ... rows would compile a program each.
+    size = min(batch_size, 1 << max(num_rows - 1, 0).bit_length())
+
+    def filled(array: np.ndarray) -> np.ndarray:
+        missing = size - len(array)
+        return np.concatenate([array, np.repeat(array[-1:], missing, 0)]) if missing > 0 else array
+
+    for start in range(0, num_rows, size):
+        yield _map_arrays(_slice_rows(x, start, start + size), filled)

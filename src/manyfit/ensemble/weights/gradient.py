@@ -1,0 +1,168 @@
+"""Weights of pools that have no closed treatment, by gradients: geometric, stacking, and smoothed kinked losses.
+
+Notation: L (S, N, C) logs of the members' probabilities, w weights, Q (N, C) the pool, e (N, C) one-hot truth,
+v (N,) row weights.
+
+  (1) f(w) = sum_j v_j [ logsumexp_c (L w)_jc - (L w)_j,truth ]      geometric pool; convex in w >= 0
+  (2) df/dw_i = sum_jc v_j (Q - e)_jc L_ijc
+Weights of the geometric pool need not sum to one: their sum is an inverse temperature, so weights and calibration
+are one convex fit.
+
+L-BFGS factorises matrices of twenty rows; OpenBLAS starts all its threads for each of them, and on a busy machine most
+of the time goes into waiting for them: a fit that takes 1.2 s of processor time with one thread took 8 s with two.
+`one_thread` limits them where `threadpoolctl` is installed, which comes with scikit-learn; elsewhere nothing changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from manyfit.ensemble.metrics import Metric
+from manyfit.ensemble.pools import GeometricPool, StackingPool, log_clipped, softmax
+from manyfit.ensemble.problem import EnsembleProblem, two_columns
+
+if TYPE_CHECKING:  # it may not be installed
+    from threadpoolctl import ThreadpoolController
+
+_PRIOR_DEVIATION = 0.1  # of the weights of a geometric pool
+
+
+def expanded(problem: EnsembleProblem) -> tuple[np.ndarray, np.ndarray]:
+    """(S, N, C) log-probabilities with two-class columns unfolded, and the (N, C) one-hot truth."""
+    if problem.task.two_class:
+        truth = two_columns(problem.target[None])[0]
+        return log_clipped(two_columns(problem.predictions.astype(np.float64))), truth
+    return log_clipped(problem.predictions.astype(np.float64)), problem.one_hot
+
+
+def geometric_pool(
+    problem: EnsembleProblem, *, prior: np.ndarray | None = None, iterations: int = 200
+) -> GeometricPool:
+    """The geometric pool with the smallest log loss; the temperature is within its weights, equation (1).
+
+    Args:
+        problem: rows to fit on.
+        prior: (S,) weights around which there is a normal prior; with few rows the free fit follows their noise.
+        iterations: of L-BFGS.
+    """
+    logs, truth = expanded(problem)
+    weight = problem.entry_weight
+    flat = logs.reshape(len(logs), -1)
+    start = np.full(len(logs), 1.0 / len(logs)) if prior is None else prior
+    pull = 0.0 if prior is None else float((problem.row_weight**2).sum()) / _PRIOR_DEVIATION**2
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        logits = (weights @ flat).reshape(truth.shape)
+        value, difference = _cross_entropy(logits, truth, weight)
+        away = weights - start
+        return value + pull / 2 * float(away @ away), flat @ difference.ravel() + pull * away  # (2)
+
+    options = {"maxiter": iterations, "ftol": 1e-12, "gtol": 1e-8}
+    answer = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(logs), options=options)
+    weights = np.where(answer.x < 1e-6 * answer.x.sum(), 0.0, answer.x)
+    return GeometricPool(weights if weights.any() else start)
+
+
+def _cross_entropy(logits: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> tuple[float, np.ndarray]:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    exponent = np.exp(shifted)
+    total = exponent.sum(axis=1, keepdims=True)
+    value = float(weight @ (np.log(total[:, 0]) - (shifted * truth).sum(axis=1)))
+    return value, (exponent / total - truth) * weight[:, None]
+
+
+def stacking_pool(problem: EnsembleProblem, *, ridge: float, iterations: int = 60) -> StackingPool:
+    """A regularised linear model on the members' outputs: log-probabilities for classes, values for regression.
+
+    One weight per member and column, and a bias per column, pulled towards the plain average with strength `ridge`.
+    Weights may be negative. There is no full matrix between members and classes: with a few hundred validation rows it
+    would be fitted to noise (logistic-regression stacking had the worst log loss of six combiners, arXiv 2605.18696).
+    """
+    if not problem.task.probabilistic:
+        return _ridge_pool(problem, ridge)
+    logs, truth = expanded(problem)
+    weight = problem.entry_weight
+    num_members, _, num_classes = logs.shape
+    prior = np.r_[np.full(num_members * num_classes, 1.0 / num_members), np.zeros(num_classes)]
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        matrix = parameters[:-num_classes].reshape(num_members, num_classes)
+        logits = np.einsum("mnc,mc->nc", logs, matrix) + parameters[-num_classes:]
+        value, difference = _cross_entropy(logits, truth, weight)
+        gradient = np.r_[np.einsum("mnc,nc->mc", logs, difference).ravel(), difference.sum(axis=0)]
+        away = parameters - prior
+        return value + ridge / 2 * float(away @ away), gradient + ridge * away
+
+    answer = minimize(loss, prior, jac=True, method="L-BFGS-B", options={"maxiter": iterations, "gtol": 1e-7})
+    matrix = answer.x[:-num_classes].reshape(num_members, num_classes)
+    return StackingPool(_importance(matrix), class_weights=matrix, bias=answer.x[-num_classes:])
+
+
+def _ridge_pool(problem: EnsembleProblem, ridge: float) -> StackingPool:
+    """Solves min sum_j v_j (p_j a + b - y_j)^2 + ridge * scale * |a - 1/S|^2 for every output."""
+    num_members, _, num_outputs = problem.predictions.shape
+    matrix, bias = np.zeros((num_members, num_outputs)), np.zeros(num_outputs)
+    for column in range(num_outputs):
+        features = problem.predictions[:, :, column].T.astype(np.float64)
+        target = problem.target[:, column]
+        center, middle = problem.row_weight @ features, problem.row_weight @ target
+        centered = features - center
+        rest = target - middle - centered.mean(axis=1)  # what the plain average leaves over
+        gram = centered.T @ (centered * problem.row_weight[:, None])
+        scale = max(float(np.trace(gram)) / num_members, 1e-300)
+        change = np.linalg.solve(gram + ridge * scale * np.eye(num_members), centered.T @ (rest * problem.row_weight))
+        matrix[:, column] = 1.0 / num_members + change
+        bias[column] = middle - center @ matrix[:, column]
+    return StackingPool(_importance(matrix), class_weights=matrix, bias=bias)
+
+
+def _importance(matrix: np.ndarray) -> np.ndarray:
+    """(M,) one number per member: the mean of its weights, never exactly zero, since zero means unused."""
+    mean = matrix.mean(axis=1)
+    return np.where(mean == 0, 1e-12, mean)
+
+
+def smoothed_weights(problem: EnsembleProblem, metric: Metric, *, iterations: int = 100) -> np.ndarray:
+    """Simplex weights under a smoothed absolute or pinball loss: the kink is rounded within a twentieth of the errors.
+
+    (3) l(d) = tau d + h log(1 + exp(-d / h)),  d = y - p;   absolute loss is twice the pinball loss at 1/2
+    """
+    num_members, _, num_outputs = problem.predictions.shape
+    levels = np.asarray(metric.quantiles or (0.5,) * num_outputs)
+    flat = problem.predictions.astype(np.float64).reshape(num_members, -1)
+    width = 0.05 * max(float(np.median(np.abs(flat.mean(axis=0) - problem.target.ravel()))), 1e-12)
+    weight = problem.entry_weight.reshape(problem.num_rows, num_outputs)
+
+    def loss(free: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = softmax(free)
+        short = problem.target - (weights @ flat).reshape(problem.target.shape)
+        value = float((weight * (levels * short + width * np.logaddexp(0.0, -short / width))).sum())  # (3)
+        slope = -weight * (levels - expit(-short / width))
+        by_weight = flat @ slope.ravel()
+        return value / width, weights * (by_weight - weights @ by_weight) / width
+
+    answer = minimize(loss, np.zeros(num_members), jac=True, method="L-BFGS-B", options={"maxiter": iterations})
+    weights = softmax(answer.x)
+    weights[weights < 1e-4] = 0.0
+    return weights / weights.sum()
+
+
+@functools.cache
+def _controller() -> ThreadpoolController | None:
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return None
+    return ThreadpoolController()
+
+
+def one_thread() -> contextlib.AbstractContextManager[object]:
+    """A context in which BLAS uses one thread, where that can be told to it."""
+    controller = _controller()
+    return contextlib.nullcontext() if controller is None else controller.limit(limits=1, user_api="blas")

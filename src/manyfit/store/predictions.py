@@ -1,0 +1,268 @@
+"""Predictions that a search keeps: half precision, capped in size, with row identities and the labels beside them.
+
+An ensemble of the models of a search can then be fitted without loading or training any of them, in another process, or
+from several projects. One small file per execution, and one with the labels; every file is complete or absent.
+
+Probabilities are kept as logarithms: half precision then costs a two-thousandth of the log loss at most, while
+probabilities themselves would lose everything below 6e-8 and half of what lies next to one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from manyfit.core.errors import UsageError, explain
+from manyfit.core.files import replaced
+
+MAX_BYTES = 16 * 2**20  # per trial, before compression
+_LABELS = "labels.npz"
+_SMALLEST = 1e-7  # where Keras's cross-entropies cut probabilities off, too
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+    """Predictions of some rows, and which rows they are."""
+
+    predictions: np.ndarray  # (n, C) float32
+    row_ids: np.ndarray  # (n,) uint64
+    rows: np.ndarray  # (n,) their places in the data set
+
+
+Column: TypeAlias = ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike]
+"""Something with one entry per row: an array, or several of them in a list or a dictionary."""
+
+
+def row_identities(*columns: Column) -> np.ndarray:
+    """(n,) uint64 identities of rows, from their content: equal rows have equal identities, on every machine.
+
+    Numbers are compared in single precision, so it does not matter in which type they are given.
+
+    Args:
+        *columns: arrays with n rows each, for instance x and y; dictionaries and lists of arrays are fine.
+
+    Raises:
+        UsageError: the arrays differ in the number of rows.
+
+    Example:
+
+    >>> a = row_identities(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([0, 1]))
+    >>> b = row_identities(np.array([[3.0, 4.0], [1.0, 2.0]]), np.array([1, 0]))
+    >>> bool(a[0] == b[1] and a[1] == b[0] and a[0] != a[1])
+    True
+    """
+    arrays = [_comparable(array) for column in columns for array in _flat(column)]
+    lengths = {len(array) for array in arrays}
+    if len(lengths) != 1:
+        raise UsageError(
+            explain(
+                "row_identities",
+                f"arrays with {', '.join(map(str, sorted(lengths)))} rows",
+                "arrays with the same number of rows",
+                "Give the x and y of one data set.",
+            )
+        )
+    identities = np.empty(lengths.pop(), dtype=np.uint64)
+    # Row by row, though slow in Python: a digest has to be the same on every machine, which `hash` is not.
+    for row in range(len(identities)):
+        digest = hashlib.blake2b(digest_size=8)
+        for array in arrays:
+            digest.update(array[row].tobytes() if array.dtype.kind != "O" else repr(array[row]).encode())
+        identities[row] = int.from_bytes(digest.digest(), "little")
+    return identities
+
+
+def _comparable(column: ArrayLike) -> np.ndarray:
+    array = np.asarray(column)
+    if array.dtype.kind in "biuf":
+        array = array.astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0
+    return np.ascontiguousarray(array.reshape(-1, 1) if array.ndim == 1 else array)
+
+
+def _flat(column: Column) -> list[ArrayLike]:
+    if isinstance(column, Mapping):
+        return [column[name] for name in sorted(column)]
+    if isinstance(column, list | tuple) and column and np.ndim(column[0]) > 0:
+        return list(column)
+    return [column]  # type: ignore[list-item]  # what is no list of arrays is an array
+
+
+def pack(
+    predictions: ArrayLike, row_ids: np.ndarray, *, max_bytes: int = MAX_BYTES, positions: np.ndarray | None = None
+) -> bytes:
+    """Makes bytes of predictions.
+
+    Above the cap, rows are left out: those with the largest identities, so that all trials of a search keep the same.
+
+    Args:
+        predictions: (n,) or (n, C).
+        row_ids: (n,) from `row_identities`.
+        max_bytes: of the half-precision array.
+        positions: (n,) places of the rows in their data set; None: 0, 1, 2, ...
+
+    Raises:
+        UsageError: predictions and identities differ in number.
+    """
+    array = np.asarray(predictions, dtype=np.float32)
+    array = array[:, None] if array.ndim == 1 else array
+    if len(array) != len(row_ids):
+        raise UsageError(
+            explain("pack", f"{len(array)} predictions for {len(row_ids)} rows", "one per row", "Predict all rows.")
+        )
+    rows = np.arange(len(array))
+    count = max(1, max_bytes // (2 * array.shape[1]))
+    if count < len(rows):
+        # The smallest identities, not the first rows: a search with folds sees other rows in every execution, and all
+        # executions have to keep the same ones for their predictions to be combined.
+        rows = np.sort(np.argsort(row_ids, kind="stable")[:count])
+    kept = array[rows]
+    logarithmic = bool(np.isfinite(kept).all() and kept.min() >= 0 and kept.max() <= 1 + 1e-3)
+    if logarithmic:
+        shift, scale = np.zeros(kept.shape[1]), np.ones(kept.shape[1])
+        small = np.log(np.clip(kept, _SMALLEST, 1.0))
+        complement = np.log(np.clip(1.0 - kept.astype(np.float64), _SMALLEST, 1.0))
+        # Next to one the logarithm of the rest is exact where that of the probability is not; the sign says which.
+        small = np.where(kept > 0.5, -complement, small)
+    else:
+        finite = np.where(np.isfinite(kept), kept, np.nan)
+        shift = np.nan_to_num(np.nanmean(finite, axis=0)) if np.isfinite(finite).any() else np.zeros(kept.shape[1])
+        scale = np.nan_to_num(np.nanstd(finite, axis=0)) if np.isfinite(finite).any() else np.ones(kept.shape[1])
+        scale = np.where(scale > 0, scale, 1.0)
+        small = (kept - shift) / scale
+    places = rows if positions is None else np.asarray(positions)[rows]
+    buffer = io.BytesIO()
+    # Not compressed: identities are noise, and rounded logarithms shrink by a seventh for four times the time. Places
+    # are small numbers, so a type that just holds them does for them what compression would.
+    np.savez(
+        buffer,
+        values=small.astype(np.float16),
+        row_ids=np.asarray(row_ids, dtype=np.uint64)[rows],
+        rows=places.astype(np.min_scalar_type(int(places.max(initial=0)))),
+        shift=shift,
+        scale=scale,
+        logarithmic=np.array(logarithmic),
+    )
+    return buffer.getvalue()
+
+
+def unpack(packed: bytes) -> Kept:
+    """The inverse of `pack`, up to half precision.
+
+    Example:
+
+    >>> p = np.array([[0.001, 0.999], [0.4, 0.6]])
+    >>> kept = unpack(pack(p, row_identities(p)))
+    >>> bool(np.abs(kept.predictions / p - 1).max() < 4e-3)
+    True
+    """
+    arrays = np.load(io.BytesIO(packed), allow_pickle=False)
+    values = arrays["values"].astype(np.float64)
+    if bool(arrays["logarithmic"]):
+        predictions = np.where(values > 0, 1.0 - np.exp(-values), np.exp(-np.abs(values)))
+    else:
+        predictions = values * arrays["scale"] + arrays["shift"]
+    return Kept(predictions.astype(np.float32), arrays["row_ids"], arrays["rows"].astype(np.int64))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labels:
+    """The rows that a search validates on, without their features."""
+
+    row_ids: np.ndarray  # (n,) uint64, of all rows of the data set
+    y: np.ndarray  # (n, ...)
+    sample_weight: np.ndarray | None  # (n,)
+
+
+class Archive:
+    """Kept predictions of one project.
+
+    Args:
+        folder: is created when something is kept.
+        max_bytes: of one execution's predictions in half precision, before compression; beyond it rows are left out,
+            the same of every execution.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> None:
+        self.folder = Path(folder)
+        self.max_bytes = max_bytes
+
+    def keep_labels(self, labels: Labels) -> None:
+        """Keeps the labels of the data set; those of another data set are replaced."""
+        weight = {} if labels.sample_weight is None else {"sample_weight": np.asarray(labels.sample_weight)}
+        with replaced(self.folder / _LABELS) as partial:
+            np.savez_compressed(partial, row_ids=labels.row_ids, y=labels.y, **weight)  # type: ignore[arg-type]
+
+    def labels(self) -> Labels | None:
+        """The labels, or None if nothing was kept."""
+        path = self.folder / _LABELS
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as arrays:
+            weight = arrays["sample_weight"] if "sample_weight" in arrays.files else None
+            return Labels(arrays["row_ids"], arrays["y"], weight)
+
+    def keep(
+        self,
+        trial_id: str,
+        execution: int,
+        predictions: ArrayLike,
+        row_ids: np.ndarray,
+        positions: np.ndarray | None = None,
+    ) -> None:
+        """Keeps the predictions of one execution.
+
+        Args:
+            trial_id: of its trial.
+            execution: its number.
+            predictions: (n,) or (n, C).
+            row_ids: (n,) identities of the rows that were predicted.
+            positions: (n,) their places in the data set; None: all rows, in order.
+        """
+        packed = pack(predictions, row_ids, max_bytes=self.max_bytes, positions=positions)
+        with replaced(self._path(trial_id, execution)) as partial:
+            partial.write_bytes(packed)
+
+    def executions(self, trial_id: str) -> list[int]:
+        """Executions of a trial whose predictions were kept, in order."""
+        return sorted(int(path.stem.rpartition("-")[2]) for path in self.folder.glob(f"{trial_id}-*.npz"))
+
+    def get(self, trial_id: str, executions: Sequence[int]) -> Kept | None:
+        """What executions of a trial said of the rows that they did not train on; None if one of them was not kept.
+
+        Rows that several of them predicted get the mean. Rows are in the order of the data set.
+
+        Raises:
+            UsageError: two executions disagree about which row lies at a place: they saw different data.
+        """
+        paths = [self._path(trial_id, execution) for execution in executions]
+        if not paths or not all(path.exists() for path in paths):
+            return None
+        parts = [unpack(path.read_bytes()) for path in paths]
+        if len(parts) == 1:
+            return parts[0]
+        rows = np.concatenate([part.rows for part in parts])
+        row_ids = np.concatenate([part.row_ids for part in parts])
+        places, first, inverse, counts = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
+        if not np.array_equal(row_ids, row_ids[first][inverse]):
+            raise UsageError(
+                explain(
+                    f"kept predictions of trial {trial_id}",
+                    "executions that validated on different data",
+                    "one data set for all executions of a trial",
+                    "Search again with overwrite=True, or pass x= and y= to be predicted now.",
+                )
+            )
+        total = np.zeros((len(places), parts[0].predictions.shape[1]))
+        np.add.at(total, inverse, np.concatenate([part.predictions for part in parts]))
+        return Kept((total / counts[:, None]).astype(np.float32), row_ids[first], places)
+
+    def _path(self, trial_id: str, execution: int) -> Path:
+        return self.folder / f"{trial_id}-{execution}.npz"

@@ -1,0 +1,61 @@
+"""Predictions that a search keeps: what half precision costs, which rows survive a cap."""
+
+import numpy as np
+import pytest
+
+from manyfit.core.errors import UsageError
+from manyfit.store.predictions import pack, row_identities, unpack
+
+
+def test_log_loss_survives_half_precision():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(5000, 10)) * 4
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    y = p.argmax(axis=1)
+    y[::20] = rng.integers(0, 10, 250)
+    kept = unpack(pack(p, row_identities(z)))
+    rows = np.arange(5000)
+    before, after = -np.log(p[rows, y]).mean(), -np.log(kept.predictions[rows, y]).mean()
+    assert after == pytest.approx(before, rel=1e-3)
+    np.testing.assert_allclose(kept.predictions.sum(axis=1), 1, atol=5e-3)
+
+
+def test_values_keep_their_scale():
+    y = np.random.default_rng(0).normal(size=(400, 2)) * [1e5, 1e-3] + [2e5, 0]
+    kept = unpack(pack(y, row_identities(y)))
+    assert np.abs((kept.predictions - y) / y.std(axis=0)).max() < 3e-3
+
+
+def test_broken_predictions_stay_broken():
+    p = np.array([[0.5], [np.nan], [np.inf]])
+    kept = unpack(pack(p, row_identities(np.arange(3))))
+    assert np.isfinite(kept.predictions[:, 0]).tolist() == [True, False, False]
+
+
+def test_the_cap_keeps_the_same_rows_of_every_trial():
+    rng = np.random.default_rng(0)
+    ids = row_identities(rng.normal(size=(1000, 3)))
+    packs = [pack(rng.random((1000, 4)), ids, max_bytes=2400) for _ in range(2)]
+    first, second = map(unpack, packs)
+    assert first.predictions.shape == (300, 4)
+    np.testing.assert_array_equal(first.row_ids, second.row_ids)
+    np.testing.assert_array_equal(ids[first.rows], first.row_ids)
+    assert len(packs[0]) < 300 * (8 + 8 + 4 * 2) + 1500
+
+
+def test_identities_depend_on_content_only():
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    y = np.arange(50)
+    order = np.random.default_rng(1).permutation(50)
+    np.testing.assert_array_equal(row_identities(x, y)[order], row_identities(x[order], y[order]))
+    assert len(set(row_identities(x, y).tolist())) == 50
+    assert (row_identities(x, y) != row_identities(x, y + 1)).all()
+    assert row_identities({"b": x, "a": y}).tolist() == row_identities([y, x]).tolist()
+
+
+def test_lengths_must_agree():
+    with pytest.raises(UsageError, match="2, 3 rows"):
+        row_identities(np.zeros(2), np.zeros(3))
+    with pytest.raises(UsageError, match="2 predictions for 3 rows"):
+        pack(np.zeros(2), np.zeros(3, dtype=np.uint64))

@@ -1,0 +1,91 @@
+"""What a search takes, in numbers that do not depend on the machine: traces, programs, device calls and commits.
+
+Seconds cannot be asserted, since a neighbour on the machine moves them; but what costs them can. Whoever makes one of
+these numbers larger has made a search slower and should know why; whoever makes one smaller writes the new one here.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+pytestmark = [
+    pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend"),
+    pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the counts are those of one core"),
+]
+
+TRIALS, EPOCHS, SLOTS = 16, 2, 4
+FUNCTIONS = 4  # of an epoch in one program: all full batches and the end of the pass, in training and in validation
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory):
+    """Counts by search, from a process with caches of its own."""
+    folder = tmp_path_factory.mktemp("counts")
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "MANYFIT_CACHE_DIR": str(folder / "cache")}
+    program = Path(__file__).with_name("counted_searches.py")
+    run = subprocess.run(
+        [sys.executable, str(program), str(folder / "projects")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_sixteen_trials_of_one_structure(counts):
+    found = counts["one structure"]
+    assert counts["members of one structure"] == [TRIALS]
+    batches = TRIALS // SLOTS * EPOCHS
+    # The probe: one step of two members side by side, and of each of them on its own.
+    assert found["programs"] == FUNCTIONS + 3
+    assert found["device calls"] == FUNCTIONS * batches + 3
+    # Metrics' results, a full training batch and a full test batch of each member. The short training batch follows
+    # from the full one once that was right for a second member; the short test batch, in which members do not differ,
+    # proves nothing and is traced each time.
+    assert found["traces"] == 3 * TRIALS + 2 + TRIALS
+
+
+def test_sixteen_trials_of_two_structures(counts):
+    found = counts["two structures"]
+    assert counts["members of two structures"] == [3, 13]
+    batches = (1 + 4) * EPOCHS  # three members in four slots; thirteen in four times four
+    # Nothing is lifted, so there is nothing to probe: members differ in their states only.
+    assert found["programs"] == FUNCTIONS * 2
+    assert found["device calls"] == FUNCTIONS * batches
+    # Five steps of the first member of each; the others are recognised by their configurations.
+    assert found["traces"] == 5 * 2
+
+
+def test_confirming_three_winners(counts):
+    found = counts["confirm"]
+    executions = 14
+    # What runs next depends on results, so on one core each execution runs alone, in programs for one slot.
+    assert found["programs"] == FUNCTIONS
+    assert found["device calls"] == FUNCTIONS * executions * EPOCHS
+    assert "traces" not in found  # the search's programs and traces are still there
+
+
+@pytest.mark.parametrize(("search", "batches"), [("one structure", 8), ("two structures", 10)])
+def test_a_search_commits_once_per_epoch_of_a_batch_and_twice_per_trial(counts, search, batches):
+    handed_out = TRIALS // SLOTS  # four trials at a time
+    clock = 1
+    assert counts[search]["commits"] == handed_out + batches + 2 * TRIALS + clock
+
+
+def test_confirming_commits_once_per_epoch_and_execution(counts):
+    outcome = 1
+    assert counts["confirm"]["commits"] == 14 * EPOCHS + 14 + outcome
+
+
+@pytest.mark.parametrize(("search", "most"), [("one structure", 20), ("two structures", 16), ("confirm", 4)])
+def test_jax_compiles_little_beside_the_programs(counts, search, most):
+    # A bound, since it depends on the versions of Keras and JAX how many small programs draw weights and make the
+    # optimizer's variables; with those of this repository it is met exactly.
+    assert counts[search]["programs"] <= counts[search]["compilations of JAX"] <= most
