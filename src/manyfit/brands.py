@@ -203,8 +203,8 @@ class Tabular(Mapping[str, Build]):
     def __call__(self, hp: HyperParameters) -> Any:
         """Builds a model of the brand that `hp` chooses; each brand's hyperparameters are active only with it."""
         chosen = hp.Choice("brand", list(self._builds))
-        # Every brand is asked, also those that were not chosen: their hyperparameters have to be known to the space,
-        # under the condition of their brand. Only the chosen one builds.
+        # Every brand's scope is opened, and only the chosen one builds in it: from scopes that did not hold, discovery
+        # knows that there is more to explore.
         model = None
         for name, build in self._builds.items():
             with hp.conditional_scope("brand", [name]), hp.name_scope(name):

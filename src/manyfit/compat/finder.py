@@ -85,8 +85,7 @@ def fill(module: types.ModuleType, entry: str) -> None:
                 f"module {module.__name__!r} has no attribute {name!r}. It serves: "
                 f"{', '.join(sorted([*places, *children])) or 'nothing'}."
             )
-        # Kept, so that the next access costs nothing. Not where a whole module is shown: its names may change, as
-        # `DEBUG` does.
+        # Kept, so that the next access costs nothing. Not where a whole module is shown: its names may change.
         if whole is None:
             setattr(module, name, value)
         return value

@@ -51,7 +51,7 @@ def maybe_compute_model_size(model: keras.Model) -> int:
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
-class Strategy(Protocol):
+class DistributionStrategy(Protocol):
     """What is used of a `tf.distribute.Strategy`."""
 
     def scope(self) -> AbstractContextManager[Any]:
@@ -59,7 +59,7 @@ class Strategy(Protocol):
 
 
 @contextlib.contextmanager
-def maybe_distribute(distribution_strategy: Strategy | None) -> Iterator[None]:
+def maybe_distribute(distribution_strategy: DistributionStrategy | None) -> Iterator[None]:
     """The scope of a `tf.distribute.Strategy`, or none.
 
     Args:
