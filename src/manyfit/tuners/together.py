@@ -11,11 +11,11 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Values
 from manyfit.data.arguments import check_fit_arguments
 from manyfit.data.call import Call
-from manyfit.finish.cross_validation import FoldPlan, fold_plan
-from manyfit.interop import tensorboard
+from manyfit.data.folds import FoldPlan, fold_plan
 from manyfit.oracles import Oracle, Trial
 from manyfit.schedulers import Scheduler
 from manyfit.store.predictions import Archive
+from manyfit.training import tensorboard
 from manyfit.training.base import Task, Trainer
 from manyfit.training.keras_settings import clear_session
 from manyfit.training.precision import sentence
