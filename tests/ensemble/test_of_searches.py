@@ -110,7 +110,7 @@ def test_refit_retrains_every_seed_with_weight_and_leaves_the_rest(tmp_path, dat
         assert type(again.members[index].model) is type(ensemble.members[index].model)
         assert again.members[index].model is not ensemble.members[index].model
     assert again.weights == ensemble.weights
-    with pytest.raises(UsageError, match="a function from a EnsembleMember"):
+    with pytest.raises(UsageError, match="a function from a Member"):
         kt.Ensemble.fit([data[1], data[1] + 0.1], data[1]).refit()
 
 

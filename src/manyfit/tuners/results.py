@@ -66,6 +66,7 @@ class Results(Sequence[Row]):
     @property
     def epochs_full(self) -> int:
         """Epochs that they would have taken if no scheduler had stopped any."""
+        # Only what a scheduler stopped would have trained on; a callback of the user's would have ended it anyway.
         return sum(
             self.max_epochs if self.max_epochs is not None and row.ending == Ending.STOPPED else row.num_epochs
             for row in self.rows
@@ -74,7 +75,7 @@ class Results(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice) -> Any:
         return self.rows[index]
 
     def __iter__(self) -> Iterator[Row]:

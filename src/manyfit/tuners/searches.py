@@ -35,7 +35,8 @@ class ReadySearch(Tuner):
     """What the ready tuners share: an oracle is made of the arguments, and KerasTuner's order of them is kept.
 
     Each method derives from this class and none from another, so that `isinstance(tuner, kt.RandomSearch)` means random
-    search. To write a ready tuner: name the oracle's class, and the arguments that go to it.
+    search. A further one names its oracle's class and the arguments that go to it, and has a constructor of its own
+    only where KerasTuner has further positional arguments, in KerasTuner's places.
     """
 
     _oracle_class: ClassVar[type[Oracle]] = Oracle  # each ready tuner names its own

@@ -58,6 +58,7 @@ class TrainerChoice:
 
 def may_fuse(*, population: bool, estimators: bool, distributed: bool) -> bool:
     """Whether trials may train together as one program: Keras models on JAX, unless the user says otherwise."""
+    # Estimators have no training steps to share, and a `tf.distribute` strategy places variables by rules of its own.
     keras_on_jax = not estimators and keras.backend.backend() == "jax"
     return keras_on_jax and population and not distributed
 
@@ -100,6 +101,7 @@ class Trainers:
 
         Hooks may have been overridden after the trainer was made, on the tuner itself: what was chosen then is no good.
         """
+        # Said with every task and not once: a search that is slow for that reason may be the second one.
         self.say_why_sequential(choice.batch_hooks, choice.fuses)
         fits = task.split_for is None or trainer.takes_splits
         return trainer if fits and (not choice.batch_hooks or self._on_executor is not None) else KerasFit()

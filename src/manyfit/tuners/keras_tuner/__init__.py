@@ -16,7 +16,8 @@ In `search`, in this order:
 
 * `on_search_begin()`
 * `pre_create_trial()`: before a trial is asked for, where trials run one by one.
-* `on_trial_begin(trial)`: when the first execution of a trial is handed out. Several trials may run at a time.
+* `on_trial_begin(trial)`: when the first execution of a trial is handed out, and again when a trial that a scheduler
+  had paused goes on. Several trials may run at a time.
 * `_build_hypermodel(hp)`: once per execution, and further times to find the space and to settle what a proposal means;
   after it `_override_compile_args(model)`, where the tuner was given an optimizer, a loss or metrics.
 * `_deepcopy_callbacks(callbacks)`: once per execution.

@@ -191,6 +191,7 @@ class BaseTuner:
                     'Type warm_start("directory/project_name").',
                 )
             )
+        # Opened like any project, so that one that is being searched by another process is refused.
         store = ProjectStore(source)
         try:
             return self.oracle.warm_start(store)
@@ -209,7 +210,9 @@ class BaseTuner:
         Raises:
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
+        # The oracle's as well: oracles of KerasTuner's users print by it.
         self.verbose = self.oracle.verbose = fit_kwargs.get("verbose", 1)
+        # Before the clock: what a hook does to prepare does not count towards `max_seconds`.
         self.on_search_begin()
         self.oracle.start_clock()
         try:

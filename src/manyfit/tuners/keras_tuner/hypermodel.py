@@ -93,6 +93,7 @@ def get_hypermodel(hypermodel: HyperModel | BuildFunction | None) -> HyperModel 
     """
     if hypermodel is None or isinstance(hypermodel, HyperModel):
         return hypermodel
+    # A model in place of a function is the commonest slip: `hypermodel=build_model(hp)`.
     if callable(hypermodel) and not hasattr(hypermodel, "get_weights"):  # a Keras model is callable, too
         return DefaultHyperModel(hypermodel)
     raise FatalValueError(
