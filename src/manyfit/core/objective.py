@@ -174,8 +174,7 @@ class MultiObjective(Objective):
     def get_value(self, logs: Mapping[str, Any]) -> float:
         """The sum. What is measured once per execution is left out of the logs of an epoch, where it is unknown."""
         if self.name in logs:
-            known: float = logs[self.name]
-            return known
+            return super().get_value(logs)
         return math.fsum(term.value(term.get_value(logs)) for term in self.objectives if term.has_value(logs))
 
     def __eq__(self, other: object) -> bool:
