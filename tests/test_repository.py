@@ -117,17 +117,16 @@ def test_no_note_to_self_is_left_behind():
 
 # -- the frame of the house -----------------------------------------------------------------------------------------
 
-MAX_SHARE_OF_ANY = 0.166
-MIN_SHARE_OF_COMMENTS = 0.004
-MAX_FILES_PER_1000_LINES = 6.8
+MAX_SHARE_OF_ANY = 0.06
+MIN_SHARE_OF_COMMENTS = 0.013
+MAX_FILES_PER_1000_LINES = 6.2
 MIN_FILES_OF_A_FOLDER, MIN_LINES_OF_A_FOLDER = 4, 400
 
 # What the house has still to get rid of. These numbers and names only ever shrink.
-MAX_TYPING_IMPORTS = 50
+MAX_TYPING_IMPORTS = 40
 MAX_SILENT_IMPORTS = 30
-MAX_CIRCLES = 8
-MAX_TWICE = 15
-KNOWN_MIXED = {"Oracle", "Tuner"}
+MAX_CIRCLES = 2
+MAX_TWICE = 9
 KNOWN_SMALL_FOLDERS = {"interop", "report"}
 
 
@@ -295,7 +294,7 @@ def test_no_class_has_several_bases_of_ours():
         return base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
 
     mixed = {node.name for _, node in classes() if sum(name_of(base) in own for base in node.bases) > 1}
-    assert mixed <= KNOWN_MIXED, mixed
+    assert not mixed
 
 
 def test_few_parameters_are_any():

@@ -58,7 +58,8 @@ class Objective:
 
     def get_value(self, logs: Mapping[str, Any]) -> float:
         """The objective's value in the logs of one epoch, in the metric's own direction."""
-        return logs[self.name]
+        value: float = logs[self.name]
+        return value
 
     def better_than(self, a: float, b: float) -> bool:
         """Whether `a` is strictly better than `b`; a value that is not finite is never better than one that is."""
@@ -154,7 +155,7 @@ class MultiObjective(Objective):
     def get_value(self, logs: Mapping[str, Any]) -> float:
         """The sum. What is measured once per execution is left out of the logs of an epoch, where it is unknown."""
         if self.name in logs:
-            return logs[self.name]
+            return super().get_value(logs)
         return math.fsum(term.value(term.get_value(logs)) for term in self.objectives if term.has_value(logs))
 
     def __eq__(self, other: object) -> bool:

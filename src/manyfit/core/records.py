@@ -97,7 +97,7 @@ class Progress:
     curve: tuple[float, ...] = ()  # loss per finished epoch, mean over executions; NaN: not logged, inf: diverged
     target_epochs: int | None = None  # train up to here, then pause or end; None: as the user's fit arguments say
     ending: Ending | None = None  # None while it is running or paused
-    running: bool = False  # True from the moment it is handed out until it pauses or ends
+    running: bool = False  # handed out, or about to be again after an interruption; neither paused nor ended
     tags: Mapping[str, Value] = dataclasses.field(default_factory=dict)  # what the scheduler noted on it
 
     @property

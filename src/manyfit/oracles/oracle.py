@@ -28,7 +28,7 @@ from manyfit.oracles.proposals import ProposalQueue
 from manyfit.oracles.replication import Replication, replication
 from manyfit.oracles.scoring import Scoring
 from manyfit.oracles.trial import Trial
-from manyfit.oracles.warm_start import EarlierTrials, Source, check_learns
+from manyfit.oracles.warm_start import EarlierProject, EarlierTrials, check_learns
 from manyfit.samplers.base import Sampler
 from manyfit.samplers.outcomes import Constraint
 from manyfit.schedulers import Limits, Resume, Scheduler, Start, scheduler_of
@@ -277,7 +277,7 @@ class Oracle(KerasTunerOracle):
             exhausted=self.proposals.is_exhausted and not own,
         )
 
-    def warm_start(self, source: Source) -> int:
+    def warm_start(self, source: EarlierProject) -> int:
         """Lets trials of an earlier search tell where to look, and says how many did; see `BaseTuner.warm_start`.
 
         Raises:
