@@ -20,7 +20,7 @@ from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.scoring import Scoring
 from manyfit.oracles.trial import SEARCH
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.store.layout import Layout
+from manyfit.store.layout import ProjectLayout
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.seeding import seeded
 from manyfit.tuners.keras_tuner.one_by_one import OneByOne, RunTrialCall, TrialSteps, conclude, histories_of
@@ -93,7 +93,7 @@ class DistantStore:
     """Knows where the weights of the trial that runs go."""
 
     def __init__(self) -> None:
-        self.layout = Layout(Path("."))
+        self.layout = ProjectLayout(Path("."))
 
     @property
     def folder(self) -> Path:
@@ -157,7 +157,7 @@ def _run(plan: Plan, task: RunTask) -> Result:
     trial.attempt = plan.attempt
     tuner.oracle.trials, tuner.oracle.book = {trial.trial_id: trial}, DistantBook()
     # The only thing that tells a worker where it may write is the path of the plan: its folder is not the driver's.
-    tuner.store.layout = Layout.around(str(plan.weights_path))
+    tuner.store.layout = ProjectLayout.around(str(plan.weights_path))
     folder = tuner.store.folder
     tuner.directory, tuner.project_name = str(folder.parent), folder.name
     tuner.trial_call.begin(plan.execution if plan.phase == _REPEAT else 0)
