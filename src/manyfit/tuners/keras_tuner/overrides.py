@@ -131,6 +131,7 @@ class ModelTuner(BaseTuner):
     # Building --------------------------------------------------------------------------------------------------
 
     def _populate_initial_space(self) -> None:
+        """Runs the build function until no conditional scope of it is new, and checks the models that it makes."""
         if self.hypermodel is None:
             return
         hyperparameters = self.oracle.get_space()
