@@ -131,6 +131,7 @@ class RunTask(Task):
 class RunTrial(Trainer):
     """Runs `run_trial` of the task's tuner in this process, one trial after another."""
 
+    # Folds, if there are any, are made by the user's own code: nothing of the task has to be followed.
     takes_splits = True
 
     def train(self, supply: Supply, task: Task) -> None:
@@ -160,6 +161,7 @@ def _run(plan: Plan, task: RunTask) -> Result:
     folder = tuner.store.folder
     tuner.directory, tuner.project_name = str(folder.parent), folder.name
     tuner.trial_call.begin(plan.execution if plan.phase == _REPEAT else 0)
+    # Only the call counts: that a worker was started for it is no cost of this configuration.
     started = time.perf_counter()
     try:
         with seeded(plan.seed):
