@@ -64,7 +64,7 @@ def check_size(model: keras.Model, max_model_size: int | None) -> None:
 
 
 def take_measures(result: Result, model: keras.Model, task: Task) -> None:
-    """Adds to a result what its task wants measured (see `manyfit.core.measures`).
+    """Adds to a result what its task wants measured (see `manyfit.core.objective.MEASURES`).
 
     Args:
         result: of an execution with a score; others get nothing.
