@@ -26,7 +26,7 @@ from manyfit.oracles.trial import Execution
 from manyfit.report.confirmation import Confirmation
 from manyfit.stats import racing
 from manyfit.stats.boundary import MIN_ROUNDS
-from manyfit.store.layout import Layout
+from manyfit.store.layout import ProjectLayout
 from manyfit.training.base import Permissions, Task, Trainer
 
 RACE, PROOF = "confirm", "proof"  # phases of executions in the book
@@ -112,7 +112,7 @@ class FreshSeeds(abc.ABC):
         protocol: str,
         deadline: float | None = None,
         epochs: int | None = None,
-        layout: Layout | None = None,
+        layout: ProjectLayout | None = None,
     ) -> None:
         self.trials = list(trials)
         self.out_of_time = False
@@ -282,7 +282,7 @@ def confirm(
     trainer: Trainer,
     settings: ConfirmSettings,
     *,
-    layout: Layout | None = None,
+    layout: ProjectLayout | None = None,
     protocol: str = "",
 ) -> Confirmation:
     """Runs finalists on fresh seeds until it is settled who may be the best, or the budget ends.
