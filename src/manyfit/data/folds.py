@@ -6,10 +6,12 @@ A trainer is handed one array of rows and, per execution, a `Split` of its row n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from manyfit.core import seeds
 from manyfit.core.checks import is_whole
@@ -19,6 +21,15 @@ from manyfit.data.call import Call
 from manyfit.data.rows import FitData, Split, num_rows
 
 _WHERE = "CrossValidation"
+
+
+@runtime_checkable
+class Splitter(Protocol):
+    """A splitter of scikit-learn, or whatever has its two methods."""
+
+    def split(self, x: Any, y: Any = None, groups: Any = None) -> Iterable[tuple[np.ndarray, np.ndarray]]: ...
+
+    def get_n_splits(self) -> int: ...
 
 
 class Folds:
@@ -89,15 +100,15 @@ class CrossValidation:
 
     def __init__(
         self,
-        folds: Any = 5,
+        folds: int | Splitter = 5,
         repeats: int = 1,
         *,
-        stratify: Any = None,
-        groups: Any = None,
+        stratify: bool | ArrayLike | None = None,
+        groups: ArrayLike | None = None,
         time_series: bool = False,
         seed: int = 0,
     ) -> None:
-        self.splitter = folds if hasattr(folds, "split") and hasattr(folds, "get_n_splits") else None
+        self.splitter = folds if isinstance(folds, Splitter) else None
         if self.splitter is None and not (is_whole(folds) and folds >= 2):
             got = f"folds={folds!r}"
             raise UsageError(explain(_WHERE, got, "2 folds or more, or a splitter", "Type kt.CrossValidation(5)."))
@@ -110,7 +121,7 @@ class CrossValidation:
             raise UsageError(explain(_WHERE, got, "one of them", instead))
         if time_series and repeats > 1:
             raise UsageError(explain(_WHERE, f"time_series with repeats={repeats}", "repeats=1", "Time runs once."))
-        self.folds = None if self.splitter is not None else int(folds)
+        self.folds = None if self.splitter is not None else operator.index(folds)  # type: ignore[arg-type]  # checked above
         self.repeats = int(repeats)
         self.stratify = stratify
         self.groups = None if groups is None else np.asarray(groups)
@@ -126,9 +137,8 @@ class CrossValidation:
         """
         if isinstance(given, CrossValidation):
             return given
-        is_splitter = hasattr(given, "split") and hasattr(given, "get_n_splits")
-        if is_splitter or is_whole(given):
-            return cls(given)
+        if isinstance(given, Splitter) or is_whole(given):
+            return cls(given)  # type: ignore[arg-type]  # `is_whole` says so
         raise UsageTypeError(
             explain(
                 "cross_validation=",

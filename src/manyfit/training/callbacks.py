@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -16,11 +16,16 @@ from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Plan
 from manyfit.training.base import Supply
 
+UserCallbacks: TypeAlias = (
+    keras.callbacks.Callback | keras.callbacks.CallbackList | Sequence[keras.callbacks.Callback] | None
+)
+"""What `fit` takes as `callbacks`."""
+
 
 class CannotCopy(FatalValueError):
     """A callback of the user's cannot be copied; `callback` is its class, the cause is what copying raised."""
 
-    def __init__(self, callback: Any, cause: Exception) -> None:
+    def __init__(self, callback: object, cause: Exception) -> None:
         self.callback = type(callback).__name__
         super().__init__(
             explain(
@@ -33,7 +38,9 @@ class CannotCopy(FatalValueError):
         )
 
 
-def copy_callbacks(callbacks: Any, plan: Plan | None = None, *, share: bool = False) -> list[keras.callbacks.Callback]:
+def copy_callbacks(
+    callbacks: UserCallbacks, plan: Plan | None = None, *, share: bool = False
+) -> list[keras.callbacks.Callback]:
     """Deep copies for an execution (None: for whoever asks), so that one's patience or file is not another's.
 
     Args:

@@ -13,6 +13,7 @@ import numpy as np
 from manyfit.core.errors import FatalTypeError, explain
 from manyfit.core.lifecycle import OversizedModelError
 from manyfit.core.records import Configuration, Result
+from manyfit.data.rows import FitData
 from manyfit.training.base import Task
 
 _NUM_CALLS = 20  # of a prediction that is timed
@@ -87,7 +88,7 @@ def _measure(name: str, result: Result, model: keras.Model, task: Task) -> float
     return predict_seconds(model, _one_row(model, task))
 
 
-def predict_seconds(model: keras.Model, row: Any) -> float:
+def predict_seconds(model: keras.Model, row: FitData) -> float:
     """Seconds of one compiled prediction; the fastest of several calls, because other work only ever adds to one.
 
     Args:
@@ -108,7 +109,7 @@ def predict_seconds(model: keras.Model, row: Any) -> float:
     return fastest
 
 
-def _one_row(model: keras.Model, task: Task) -> Any:
+def _one_row(model: keras.Model, task: Task) -> FitData:
     """The first row of the data, or a row of zeros where the data cannot be cut; None where neither can be had."""
     x = task.call.x
     parts = list(x.values()) if isinstance(x, Mapping) else [x]
@@ -121,7 +122,7 @@ def _one_row(model: keras.Model, task: Task) -> Any:
     return rows[0] if len(rows) == 1 else rows
 
 
-def _num_bytes(variable: Any) -> int:
+def _num_bytes(variable: keras.Variable) -> int:
     return math.prod(variable.shape) * np.dtype(_NUMPY_NAMES.get(str(variable.dtype), str(variable.dtype))).itemsize
 
 

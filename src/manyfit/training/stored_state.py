@@ -87,7 +87,7 @@ def states_of(callbacks: Sequence[Any]) -> list[dict[str, Any]] | None:
     return states
 
 
-def _can_be_stored(value: Any) -> bool:
+def _can_be_stored(value: object) -> bool:
     try:
         pickle.dumps(value)
     except Exception:
