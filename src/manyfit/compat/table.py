@@ -35,10 +35,10 @@ _NAMES_OF = {
     "manyfit.tuners.sklearn_tuner": "SklearnTuner",
     "manyfit.tuners.tuner": "Tuner",
     "manyfit.applications": "HyperEfficientNet HyperImageAugment HyperResNet HyperXception",
-    "manyfit.compat.helpers": "average_metrics_dicts convert_hyperparams_to_hparams convert_to_metrics_dict exit_chief "
+    "manyfit.compat.helpers": f"{_FILES} {_UTILS} "
+    "average_metrics_dicts convert_hyperparams_to_hparams convert_to_metrics_dict exit_chief "
     "get_best_step get_proto get_service get_service_grpc has_chief_oracle is_chief_oracle keras_tuner_export "
     "maybe_compute_model_size maybe_distribute OracleClient start_server Stateful validate_trial_results",
-    "manyfit.compat.utils": f"{_FILES} {_UTILS}",
 }
 
 #: Name -> the module that defines it.
