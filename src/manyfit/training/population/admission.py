@@ -21,8 +21,7 @@ from manyfit.training.keras_fit import CannotCopy, copy_callbacks
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.models import build_model, check_size, summary_of
-from manyfit.training.population import model_state
-from manyfit.training.population.arrays import State
+from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import FitArguments
 from manyfit.training.population.member import STORED_BY, Member, View, Views
@@ -252,17 +251,17 @@ class Admission:
         whole = whole or needs_loss_scale_callback(model)
         batch = view.shapes.first_batch()
         if known is not None and not whole:
-            model_state.build_layers(model, batch[0])
+            build_layers(model, batch[0])
         if known is not None and not whole and building.is_built(model):
             trainable, fixed = model.trainable_variables, model.non_trainable_variables
             optimizer = known.first_state(model.optimizer.variables[known.learning_rate].value)
             return known.trace, (
-                tuple(model_state.values_of(trainable)),
-                tuple(model_state.values_of(fixed)),
+                tuple(values_of(trainable)),
+                tuple(values_of(fixed)),
                 optimizer,
             )
         building.build_symbolically(model, batch)
-        parts = [tuple(model_state.values_of(part)) for part in model_state.variables_of(model)[:3]]
+        parts = [tuple(values_of(part)) for part in variables_of(model)[:3]]
         found = self._trace(model, view) if known is None else known.trace
         place = building.place_of_learning_rate(model)
         if key is not None and place is not None:

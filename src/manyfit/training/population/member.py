@@ -22,8 +22,7 @@ from manyfit.data.rows import Split
 from manyfit.training.base import judge
 from manyfit.training.keras_internals import building
 from manyfit.training.models import num_parameters
-from manyfit.training.population import model_state
-from manyfit.training.population.arrays import State, copied
+from manyfit.training.population.arrays import State, copied, in_order_of_weights, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.data import FitArguments, Rows, Shapes, Stream
 from manyfit.training.population.program import SharedProgram
@@ -176,18 +175,18 @@ class Member:
 
     def show(self) -> None:
         """Lets the model's variables be this member's, until `adopt`."""
-        trainable, fixed, optimizer, _ = model_state.variables_of(self.model)
+        trainable, fixed, optimizer, _ = variables_of(self.model)
         building.assign_values([*trainable, *fixed, *optimizer], [*self.state[0], *self.state[1], *self.state[2]])
 
     def show_best(self) -> None:
         """Lets the model's variables be copies of the weights that are kept: those of the best epoch."""
-        trainable, fixed, _, _ = model_state.variables_of(self.model)
+        trainable, fixed, _, _ = variables_of(self.model)
         best = self.best or self.state[:2]
         building.assign_values([*trainable, *fixed], copied([*best[0], *best[1]]))
 
     def adopt(self) -> None:
         """Takes over what callbacks have assigned to the model's variables since `show`, or Keras in their calls."""
-        variables = model_state.variables_of(self.model)[:3]
+        variables = variables_of(self.model)[:3]
         parts = [building.changed_values(group, values) for group, values in zip(variables, self.state, strict=True)]
         self.state = tuple(  # type: ignore[assignment]
             old if new is None else tuple(new) for old, new in zip(self.state, parts, strict=True)
@@ -252,7 +251,7 @@ class Member:
         result = Result(self.plan, ending, history, message=message, num_parameters=num_parameters(self.model))
         if self.plan.weights_path is not None and ending.has_score:
             trainable, fixed = self.best or self.state[:2]
-            arrays = model_state.in_order_of_weights(self.model, trainable, fixed)
+            arrays = in_order_of_weights(self.model, trainable, fixed)
             write_weights(self.plan.weights_path, arrays, build_config=self.model.get_build_config())
         result.seconds = self.seconds + time.perf_counter() - started
         return result

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
+import numpy as np
 
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task
 from manyfit.training.keras_fit import scalar_logs
 from manyfit.training.measuring import take_measures
-from manyfit.training.population import model_state
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices
 from manyfit.training.population.data import FitArguments
@@ -216,10 +216,10 @@ class Session:
 
     def _close_epoch(self, member: Member, number: int, outcome: Outcome) -> dict[str, float]:
         """One member's logs of the epoch, after its callbacks have seen them."""
-        logs = model_state.python_logs({name: value[number] for name, value in outcome.logs.items()})
+        logs = _python_logs(outcome.logs, number)
         tested = None
         if outcome.test_logs is not None and self.data.validates_at(member.epoch):
-            tested = model_state.python_logs({name: value[number] for name, value in outcome.test_logs.items()})
+            tested = _python_logs(outcome.test_logs, number)
             logs.update({f"val_{name}": value for name, value in tested.items()})
         logs.update(member.watch_loss_scale(member.view.training.num_steps or 1))
         if member.callbacks.any:
@@ -281,3 +281,9 @@ class Session:
 
 def _members_of(batches: Sequence[Batch]) -> list[Member]:
     return [member for batch in batches for member in batch.members]
+
+
+def _python_logs(logs: Mapping[str, np.ndarray], slot: int) -> dict[str, float | np.ndarray]:
+    """The logs of one slot, with Python floats where an entry is one number, as callbacks expect them."""
+    of_slot = {name: value[slot] for name, value in logs.items()}
+    return {name: float(value) if np.ndim(value) == 0 else np.asarray(value) for name, value in of_slot.items()}
