@@ -157,6 +157,7 @@ class Admission:
     def park(self, member: Member) -> None:
         """Holds a paused member's state until a plan with its key continues it."""
         self._parked[member.plan.key] = member
+        # What is not on the disk must be kept, however many they are: its training would be lost.
         stored = [key for key, other in self._parked.items() if other.is_stored]
         for key in stored[:-_MAX_RESIDENT]:
             del self._parked[key]  # if it is promoted after all, its stored state continues it
@@ -175,6 +176,7 @@ class Admission:
 
     def _resume(self, plan: Plan) -> Member | None:
         member = self._parked.pop(plan.key, None)
+        # At another epoch than the plan says: what is stored, or the beginning, is right, and this member is not.
         if member is None or member.epoch != plan.first_epoch:
             return None
         member.plan = plan
@@ -182,6 +184,7 @@ class Admission:
         return member
 
     def _build(self, plan: Plan) -> Member:
+        # Equal models must have equal names of layers, or none would be recognised.
         building.forget_names()
         values = plan.values.copy() if hasattr(plan.values, "copy") else plan.values
         view = self._views.of(plan)
@@ -197,6 +200,7 @@ class Admission:
             stored = read_state(plan, STORED_BY, len(callbacks) - len(own))
             found, state = self._steps_of(model, view, whole=bool(callbacks) or stored is not None)
             stored = stored if stored is not None and stored.fits(state) else None
+        # Again: a model without an input layer has parameters only now.
         check_size(model, self.task.max_model_size)
         epochs = self.data.epochs if plan.epochs is None else plan.epochs
         member = Member(
@@ -217,6 +221,7 @@ class Admission:
 
     def _program_of(self, found: Trace, model: keras.Model, view: View) -> SharedProgram:
         """The program of a trace, made if need be. Members of one program have equally many rows, in batches alike."""
+        # The sizes belong to it: a fold with a row more has batches of other shapes, which no number tells.
         key = f"{found.key} {view.sizes}"
         if key not in self.programs:
             self.programs[key] = SharedProgram(
@@ -239,7 +244,10 @@ class Admission:
             raise CannotTrace(reason) from error
 
     def _steps_of(self, model: keras.Model, view: View, *, whole: bool) -> tuple[Trace, State]:
-        """A model's trace and first state.
+        """A model's trace and first state, for the least work that gives both.
+
+        Building a model to the end traces its losses and metrics, tracing it takes longer still; both for what is known
+        already where a model of equal configuration has been here.
 
         A recognised model is not built to the end where nobody will look at its optimizer (not `whole`): its optimizer
         starts where the first model's of this structure started, but for the learning rate. (A loss scale's variables

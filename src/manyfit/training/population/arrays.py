@@ -68,6 +68,7 @@ def on_every_device(array: Array) -> jax.Array:
 
 def copied(values: ArrayTree) -> ArrayTree:
     """A tree of the same values in arrays of their own, on the same devices, which a model cannot use up."""
+    # One call for all of them, which stay on their devices.
     return jax.device_put(values, may_alias=False)
 
 
@@ -133,6 +134,7 @@ def in_order_of_weights(model: keras.Model, trainable: Sequence[Array], fixed: S
 
 def metric_results(model: keras.Model, values: Sequence[Array]) -> dict[str, jax.Array]:
     """The logs that the metrics would show if their variables held `values`; traceable."""
+    # Inside of the scope the variables read as these values, and nothing is assigned.
     scope = keras.StatelessScope(state_mapping=list(zip(model.metrics_variables, values, strict=True)))
     with scope:
         return dict(model.get_metrics_result())

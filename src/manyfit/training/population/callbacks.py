@@ -119,6 +119,7 @@ class MemberCallbacks:
             else None
         )
         self._on_nan = [each for each in callbacks if isinstance(each, keras.callbacks.TerminateOnNaN)]
+        # A model that the build function has trained before may come with it set.
         model.stop_training = False
 
     @property
@@ -146,9 +147,11 @@ class MemberCallbacks:
         """
         if self._list is None:
             return dict(logs)
+        # It looks at batches; but the loss of an epoch is NaN if that of one of its batches was.
         for callback in self._on_nan:
             callback.on_batch_end(0, dict(logs))
         if test_logs is not None:
+            # Around a validation, as `fit` calls them. The hooks of batches in between are nobody's: see `why_not`.
             self._list.on_test_begin()
             self._list.on_test_end(dict(test_logs))
         self._list.on_epoch_end(epoch, dict(logs))

@@ -130,6 +130,7 @@ def canonical_form(closed: jax_core.ClosedJaxpr) -> Form:
     """
     writer = _Writer()
     body = writer.body(closed.jaxpr, closed.consts)
+    # Numbers are not in the text: that is what makes two traces with other numbers one program.
     text = "\n".join(writer.lines)
     return Form(
         key=hashlib.sha256(text.encode()).hexdigest()[:16],
@@ -297,6 +298,7 @@ def _run(
 def _bind(equation: jax_core.JaxprEqn, arguments: Sequence[ArrayTree]) -> Sequence[jax.Array]:
     bound = equation.primitive.get_bind_params(equation.params)
     functions, parameters = bound if isinstance(bound, tuple) else ((), bound)  # a tuple in JAX below 0.8
+    # The context of its trace: the kind of random keys, for one, is a setting of JAX and no parameter.
     with equation.ctx.manager:
         answer = equation.primitive.bind(*functions, *arguments, **parameters)
     return answer if equation.primitive.multiple_results else [answer]
@@ -331,6 +333,7 @@ def _rebuild_while(instruction: Instruction, arguments: Arguments, holes: Holes,
     condition, step = instruction.bodies
     num_condition, num_step = (instruction.equation.params[name] for name in ("cond_nconsts", "body_nconsts"))
     of_condition, of_step = arguments[:num_condition], arguments[num_condition : num_condition + num_step]
+    # Constants of the loop become plain values around it; JAX finds them again.
     return jax.lax.while_loop(
         lambda carry: _run(condition, [*of_condition, *carry], holes, lifted)[0],
         lambda carry: _run(step, [*of_step, *carry], holes, lifted),

@@ -130,6 +130,8 @@ class Stream:
     def __init__(self, iterator: keras_data.JAXEpochIterator, *, restarts: bool, seed: int) -> None:
         self._iterator, self._restarts, self._seed = iterator, restarts, seed
         self._num_passes = 0
+        # Looking at the first batch draws from the global generators if the user's code does; a seed of its own leaves
+        # no trace.
         with seeded(generator_seed(seed, 0)):
             first = keras_data.first_batch(iterator)
         leaves, structure = jax.tree.flatten(first)
@@ -244,6 +246,7 @@ def read_fit_arguments(task: Task, seed: int = 0) -> FitArguments:
     given = _bound(task)
     x, y, sample_weight = given["x"], given["y"], given["sample_weight"]
     validation_data = given["validation_data"]
+    # As Keras has it: data that are given win over a share that is given.
     if given["validation_split"] and validation_data is None:
         (x, y, sample_weight), validation_data = keras_data.split((x, y, sample_weight), given["validation_split"])
     training = _source(
@@ -299,6 +302,7 @@ def _held_out(
     if weighted:
         arguments = {"batch_size": batch_size, "steps_per_epoch": None, "shuffle": False}
         return _source(arrays, arguments, restarts=True, seed=0)
+    # The same arrays: folds cost no memory, whatever their number.
     size = training.batch_size if batch_size is None else batch_size
     return dataclasses.replace(training, batch_size=size, num_steps=-(-training.num_rows // size))
 
@@ -311,6 +315,8 @@ def same_sources(first: Task, second: Task) -> bool:
         for task in (first, second)
     ]
     names = [sorted(set(task.call.kwargs) - free) for task in (first, second)]
+    # By identity: to compare the numbers of two arrays would read both whole, and an equal copy only costs compiling
+    # again.
     return (
         first.build == second.build
         and (first.split_for is None) == (second.split_for is None)
@@ -330,7 +336,10 @@ def _source(
         leaves, structure = jax.tree.flatten(keras_data.arrays_of(adapter))
         num_rows, size = leaves[0].shape[0], keras_data.batch_size_of(adapter)
         num_batches = -(-num_rows // size)
+        # A validation of fewer steps reads the same first batches each time, so it can be resident where a training
+        # cannot.
         if steps and restarts:  # every validation reads the same first batches
+            # The rest is never read, so it need not be on the device.
             num_rows = min(num_rows, steps * size)
             leaves, steps = [leaf[:num_rows] for leaf in leaves], None
         fits = sum(leaf.nbytes for leaf in leaves) <= _MOST_OF_MEMORY * free_bytes()

@@ -41,12 +41,14 @@ def find_mismatch(
     """
     together = _together(lift, traces, states, batch, fused=fused)
     for member, (trace, state) in enumerate(zip(traces, states, strict=True)):
+        # Nothing is lifted: every number of the member's own trace is where Python has written it.
         steps = Steps(Lift(trace))
         metrics = trace.start_metrics
 
         def alone(state: State, steps: Steps = steps, metrics: Sequence[np.ndarray] = metrics) -> Stepped:
             return steps.train(0, {}, state, metrics, batch)
 
+        # Compiled quickly: it runs once.
         expected = compile_function(alone, (state,), quick=True).call(state)
         if not _close(expected, together[member]):
             return f"member {member}, which differs in {_differences(lift, lift.template, trace)}"

@@ -57,6 +57,7 @@ class OneDevice:
         return compile_function(function, arguments, quick=quick, one_thread=one_thread, donate=donate)
 
 
+# Not registered with JAX, and so a leaf of its trees: what goes through `jax.tree.map` stays together with its flag.
 @dataclasses.dataclass(frozen=True)
 class DeviceSplit:
     """An array that is divided between devices along its first axis; to the function on a device it is its share.
@@ -90,6 +91,8 @@ class ManyDevices(OneDevice):
 
     def gather(self, states: Sequence[State]) -> list[ArrayTree]:
         """See `OneDevice`. A state that lies elsewhere is moved."""
+        # Member `d * k + j` stays on device `d` from epoch to epoch: `device_put` of what lies there already does
+        # nothing.
         per_device = len(states) // self.num_devices
         placed = [
             _with_axes(jax.device_put(state, self.devices[number // per_device])) for number, state in enumerate(states)
@@ -142,6 +145,7 @@ class ManyDevices(OneDevice):
         scalars = [leaf.scalar for leaf in jax.tree.leaves(outputs)]
 
         def call(*arguments: ArrayTree) -> ArrayTree:
+            # The answer has the tree that tracing found, since flat programs answer flat.
             found = compiled.call(*[_array_of(leaf) for leaf in jax.tree.leaves(arguments)])
             return jax.tree.unflatten(structure, map(DeviceSplit, found, scalars))
 
@@ -155,6 +159,7 @@ class ManyDevices(OneDevice):
         Returns:
             A jitted function of flat arguments, their shapes, and the tree of what it answers, as `DeviceSplit` shapes.
         """
+        # Flat, since what is divided and what is whole is said leaf by leaf.
         leaves, structure = jax.tree.flatten(tuple(arguments))
         splits = [leaf if isinstance(leaf, DeviceSplit) else None for leaf in leaves]
         answer: list[Any] = []  # what only tracing tells, written down by the traced function
@@ -167,6 +172,8 @@ class ManyDevices(OneDevice):
 
         divided, whole = self._divided.spec, self._shared.spec
         specs = tuple(whole if split is None else divided for split in splits)
+        # No check of what varies between devices: they tell each other nothing, so there is nothing that could go
+        # wrong.
         mapped = jax.shard_map(on_device, mesh=self.mesh, in_specs=specs, out_specs=divided, check_vma=False)
         counts = [len(jax.tree.leaves(argument)) for argument in arguments]
         starts = np.cumsum([0, *counts])
