@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from manyfit.core.backend import prefer_jax
+from manyfit.core.environment import prefer_jax
 
 __version__ = "0.1.0"
 
@@ -34,17 +34,17 @@ _HOMES = {
     "Belief": "manyfit.samplers.gp.priors",
     "Constraint": "manyfit.samplers.outcomes",
     "CrossValidation": "manyfit.data.folds",
-    "BaseTuner": "manyfit.tuners.base_tuner",
+    "BaseTuner": "manyfit.tuners.keras_tuner.base_tuner",
     "Ensemble": "manyfit.ensemble.ensemble",
     "FailedTrialError": "manyfit.core.errors",
     "FatalError": "manyfit.core.errors",
     "FatalRuntimeError": "manyfit.core.errors",
     "FatalTypeError": "manyfit.core.errors",
     "FatalValueError": "manyfit.core.errors",
-    "HyperModel": "manyfit.tuners.hypermodel",
+    "HyperModel": "manyfit.tuners.keras_tuner.hypermodel",
     "HyperParameter": "manyfit.space.hyperparameter",
     "HyperParameters": "manyfit.space.hyperparameters",
-    "LocalExecutor": "manyfit.executors.local",
+    "LocalExecutor": "manyfit.executors.base",
     "MultiObjective": "manyfit.core.objective",
     "ParetoObjective": "manyfit.core.objective",
     "Objective": "manyfit.core.objective",
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from manyfit.core.objective import ParetoObjective as ParetoObjective
     from manyfit.data.folds import CrossValidation as CrossValidation
     from manyfit.ensemble.ensemble import Ensemble as Ensemble
-    from manyfit.executors.local import LocalExecutor as LocalExecutor
+    from manyfit.executors.base import LocalExecutor as LocalExecutor
     from manyfit.executors.process import ProcessExecutor as ProcessExecutor
     from manyfit.executors.ray import RayExecutor as RayExecutor
     from manyfit.oracles.keras_tuner.synchronized import synchronized as synchronized
@@ -84,8 +84,8 @@ if TYPE_CHECKING:
     from manyfit.schedulers.full_length import MedianRule as MedianRule
     from manyfit.space.hyperparameter import HyperParameter as HyperParameter
     from manyfit.space.hyperparameters import HyperParameters as HyperParameters
-    from manyfit.tuners.base_tuner import BaseTuner as BaseTuner
-    from manyfit.tuners.hypermodel import HyperModel as HyperModel
+    from manyfit.tuners.keras_tuner.base_tuner import BaseTuner as BaseTuner
+    from manyfit.tuners.keras_tuner.hypermodel import HyperModel as HyperModel
     from manyfit.tuners.searches import BayesianOptimization as BayesianOptimization
     from manyfit.tuners.searches import Evolution as Evolution
     from manyfit.tuners.searches import GridSearch as GridSearch

@@ -77,7 +77,7 @@ def test_out_of_fold_predictions_are_kept_by_place(tmp_path, data):
         kept = tuner.predictions_archive.get(trial.trial_id, [0, 1, 2])
         np.testing.assert_array_equal(kept.rows, np.arange(len(x)))
         for execution in range(3):
-            held_out = tuner._fold_plan.folds.split(execution).validation
+            held_out = tuner.latest_search.folds.folds.split(execution).validation
             told = tuner.load_model(trial, execution).predict(x[held_out], verbose=0)
             np.testing.assert_allclose(kept.predictions[held_out], told, rtol=2e-3)
     ensemble = tuner.ensemble(method="uniform")
@@ -93,7 +93,7 @@ def test_weights_of_search_time_models_go_to_retrained_ones(tmp_path, data):
     tuner = search(tmp_path, data)
     models = tuner.retrain(top=2, verbose=0)
     ensemble = tuner.ensemble(models, method="uniform")
-    own = {model: tuner.predictions_archive.get(tuner._trial_of_model[model], [0]) for model in models}
+    own = {model: tuner.predictions_archive.get(tuner.model_origins[model], [0]) for model in models}
     for member, model in zip(ensemble.members, models, strict=True):
         assert member.model is model
         np.testing.assert_array_equal(member.predictions, own[model].predictions)
@@ -110,7 +110,7 @@ def test_refit_retrains_every_seed_with_weight_and_leaves_the_rest(tmp_path, dat
         assert type(again.members[index].model) is type(ensemble.members[index].model)
         assert again.members[index].model is not ensemble.members[index].model
     assert again.weights == ensemble.weights
-    with pytest.raises(UsageError, match="a function from a EnsembleMember"):
+    with pytest.raises(UsageError, match="a function from a Member"):
         kt.Ensemble.fit([data[1], data[1] + 0.1], data[1]).refit()
 
 

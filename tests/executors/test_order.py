@@ -10,7 +10,6 @@ import tiny
 import manyfit as kt
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.testing.executors import ThreadExecutor
-from manyfit.tuners.remote import TrialSupply
 
 BOTH_RUN = threading.Barrier(2)
 
@@ -67,7 +66,7 @@ def test_a_search_that_learns_can_be_replayed_from_the_order_of_its_events(tmp_p
     events = list(tuner.events)
     assert len(events) == 16 and events != sorted(events, key=lambda event: event[1]), "trials overlapped"
     replayed = recorded(tmp_path, "replayed")
-    supply = TrialSupply(replayed)
+    supply = replayed.trial_supply()
     for kind, trial_id in events:
         if kind == "begin":
             [plan] = supply.take(1)

@@ -55,7 +55,7 @@ def test_a_feature_that_copies_the_labels_of_a_fold_is_of_no_use(population, pro
             assert run.history["accuracy"][-1] == 1.0  # the columns of the other folds are there to learn from
             assert max(run.history["val_accuracy"]) < 0.65  # and of no use here: sigmoid(bias) for every row
     best = tuner.oracle.get_best_trials(1)[0]
-    plan = tuner._fold_plan
+    plan = tuner.latest_search.folds
     covered, y, _ = out_of_fold(plan, Call((x, LABELS)))
     predicted = predict_out_of_fold(plan, lambda fold: tuner.load_model(best, fold), range(FOLDS), x, covered)
     assert covered.tolist() == list(range(NUM_ROWS))

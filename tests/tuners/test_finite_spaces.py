@@ -11,7 +11,7 @@ import tiny
 
 from manyfit.core.records import Ending, Result
 from manyfit.data.call import Call
-from manyfit.tuners.remote import RunTask, RunTrial, TrialSupply, travelling_state
+from manyfit.tuners.keras_tuner.remote import RunTask, RunTrial
 
 
 class Noisy(tiny.Formula):
@@ -246,9 +246,9 @@ def test_an_override_that_calls_the_default_trains_anew_each_time(project):
 def run_in_worker(tuner):
     """Searches as an executor's worker and driver do together, without processes."""
     worker = object.__new__(type(tuner))
-    worker.__dict__.update(travelling_state(tuner))
+    worker.__dict__.update(tuner.__getstate__())
     task = RunTask(build=None, call=Call(), fit=None, objective=tuner.oracle.objective, tuner=worker)
-    RunTrial().train(TrialSupply(tuner), task)
+    RunTrial().train(tuner.trial_supply(), task)
 
 
 def test_workers_repeat_as_this_process_does(tmp_path):

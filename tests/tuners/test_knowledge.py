@@ -132,7 +132,7 @@ def test_another_project_that_is_open_elsewhere_is_named(tmp_path, monkeypatch):
     def locked(*args, **kwargs):
         raise ProjectError("another process has it")
 
-    monkeypatch.setattr("manyfit.tuners.base_tuner.ProjectStore.__init__", locked)
+    monkeypatch.setattr("manyfit.tuners.keras_tuner.base_tuner.ProjectStore.__init__", locked)
     with pytest.raises(ProjectError, match="another process"):
         earlier.warm_start(folder)
 

@@ -10,7 +10,7 @@ from keras import layers
 from manyfit.applications.images import Shape, check_classes, check_input, open_input, pool
 from manyfit.core.errors import UsageError, explain
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.tuners.hypermodel import HyperModel
+from manyfit.tuners.keras_tuner.hypermodel import HyperModel
 
 # Tan & Le 2019: the side of the images that each size was designed for, in pixels.
 _SIDES = {"B0": 224, "B1": 240, "B2": 260, "B3": 300, "B4": 380, "B5": 456, "B6": 528, "B7": 600}
@@ -44,9 +44,9 @@ class HyperEfficientNet(HyperModel):
     def __init__(
         self,
         input_shape: Shape | None = None,
-        input_tensor: Any = None,
+        input_tensor: keras.KerasTensor | None = None,
         classes: int | None = None,
-        augmentation_model: Any = None,
+        augmentation_model: HyperModel | keras.Model | None = None,
         *,
         weights: str | None = None,
         **kwargs: Any,
@@ -76,7 +76,9 @@ class HyperEfficientNet(HyperModel):
             augment = self.augmentation_model
             x = (augment.build(hp) if isinstance(augment, HyperModel) else augment)(x)
         version = hp.Choice("version", list(_SIDES), default="B0")
+        # Inside the model: then the saved one takes images of the user's own size.
         x = layers.Resizing(_SIDES[version], _SIDES[version], interpolation="bilinear")(x)
+        # By name, since the eight sizes differ in nothing else.
         network = getattr(keras.applications, f"EfficientNet{version}")
         x = network(include_top=False, weights=self.weights, input_tensor=x).output
         x = pool(x, hp.Choice("pooling", ["avg", "max"], default="avg"))

@@ -97,7 +97,7 @@ class Progress:
     curve: tuple[float, ...] = ()  # loss per finished epoch, mean over executions; NaN: not logged, inf: diverged
     target_epochs: int | None = None  # train up to here, then pause or end; None: as the user's fit arguments say
     ending: Ending | None = None  # None while it is running or paused
-    running: bool = False  # True from the moment it is handed out until it pauses or ends
+    running: bool = False  # handed out, or about to be again after an interruption; neither paused nor ended
     tags: Mapping[str, Value] = dataclasses.field(default_factory=dict)  # what the scheduler noted on it
 
     @property
@@ -161,7 +161,7 @@ class Result:
     seconds: float = 0.0
     message: str | None = None  # the reason, for every ending but COMPLETED
     num_parameters: int | None = None  # trainable ones
-    measures: dict[str, float] = dataclasses.field(default_factory=dict)  # of `core.measures`: one number each
+    measures: dict[str, float] = dataclasses.field(default_factory=dict)  # of `core.objective.MEASURES`
     failure: Failure | None = None  # the exception that ended it, where one did
     # Of a trial that a user's `run_trial` ran elsewhere, one of the two: what it trained by Manyfit's own means, or
     # what it returned. None both: the call failed.

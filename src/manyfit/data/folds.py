@@ -5,17 +5,31 @@ A trainer is handed one array of rows and, per execution, a `Split` of its row n
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from manyfit.core import seeds
 from manyfit.core.checks import is_whole
 from manyfit.core.errors import UsageError, UsageTypeError, explain
+from manyfit.core.records import Plan
+from manyfit.data.call import Call
 from manyfit.data.rows import FitData, Split, num_rows
 
 _WHERE = "CrossValidation"
+
+
+@runtime_checkable
+class Splitter(Protocol):
+    """A splitter of scikit-learn, or whatever has its two methods."""
+
+    def split(self, x: Any, y: Any = None, groups: Any = None) -> Iterable[tuple[np.ndarray, np.ndarray]]: ...
+
+    def get_n_splits(self) -> int: ...
 
 
 class Folds:
@@ -86,15 +100,15 @@ class CrossValidation:
 
     def __init__(
         self,
-        folds: Any = 5,
+        folds: int | Splitter = 5,
         repeats: int = 1,
         *,
-        stratify: Any = None,
-        groups: Any = None,
+        stratify: bool | ArrayLike | None = None,
+        groups: ArrayLike | None = None,
         time_series: bool = False,
         seed: int = 0,
     ) -> None:
-        self.splitter = folds if hasattr(folds, "split") and hasattr(folds, "get_n_splits") else None
+        self.splitter = folds if isinstance(folds, Splitter) else None
         if self.splitter is None and not (is_whole(folds) and folds >= 2):
             got = f"folds={folds!r}"
             raise UsageError(explain(_WHERE, got, "2 folds or more, or a splitter", "Type kt.CrossValidation(5)."))
@@ -107,7 +121,7 @@ class CrossValidation:
             raise UsageError(explain(_WHERE, got, "one of them", instead))
         if time_series and repeats > 1:
             raise UsageError(explain(_WHERE, f"time_series with repeats={repeats}", "repeats=1", "Time runs once."))
-        self.folds = None if self.splitter is not None else int(folds)
+        self.folds = None if self.splitter is not None else operator.index(folds)  # type: ignore[arg-type]  # checked above
         self.repeats = int(repeats)
         self.stratify = stratify
         self.groups = None if groups is None else np.asarray(groups)
@@ -123,9 +137,8 @@ class CrossValidation:
         """
         if isinstance(given, CrossValidation):
             return given
-        is_splitter = hasattr(given, "split") and hasattr(given, "get_n_splits")
-        if is_splitter or is_whole(given):
-            return cls(given)
+        if isinstance(given, Splitter) or is_whole(given):
+            return cls(given)  # type: ignore[arg-type]  # `is_whole` says so
         raise UsageTypeError(
             explain(
                 "cross_validation=",
@@ -221,6 +234,43 @@ class CrossValidation:
             for training, validation in self.splitter.split(positions, y, self.groups)
         ]
         return Folds(len(splits) // self.repeats, lambda repeat: _repeat_of(splits, repeat, self.repeats), self.groups)
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldPlan:
+    """The folds of a search: execution number `e` of each trial runs on split `e % num_splits`."""
+
+    folds: Folds
+    num_splits: int  # folds times repeats
+
+    def split_for(self, plan: Plan) -> Split:
+        """The rows of an execution."""
+        return self.folds.split(plan.execution % self.num_splits)
+
+
+def fold_plan(given: object, call: Call) -> FoldPlan:
+    """What `search(cross_validation=...)` means for its data.
+
+    Raises:
+        UsageError: validation data besides, or folds that the rows do not allow.
+        UsageTypeError: `given` is no cross-validation.
+    """
+    for name in ("validation_data", "validation_split"):
+        if call.get(name):
+            raise UsageError(
+                explain(
+                    "search(cross_validation=...)",
+                    f"{name} besides",
+                    "one of the two",
+                    f"Leave {name} out: folds validate.",
+                )
+            )
+    cross_validation = CrossValidation.of(given)
+    folds = cross_validation.resolve(call.x, call.y)
+    repeats = cross_validation.repeats
+    for index in range(folds.num_splits * repeats):
+        folds.split(index)  # refuses bad folds before anything is trained
+    return FoldPlan(folds, folds.num_splits * repeats)
 
 
 def random_splits(rows: int, num_validation: int, seed: int) -> Folds:

@@ -93,7 +93,7 @@ class SeededOrder(keras.callbacks.Callback):
         return counted.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
-def _is_numbers(leaf: Any) -> bool:
+def _is_numbers(leaf: object) -> bool:
     """Whether it is an array in memory that TensorFlow takes as it is: no file, no texts, no objects."""
     return type(leaf) is np.ndarray and leaf.dtype.kind in "biuf"
 

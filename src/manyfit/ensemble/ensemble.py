@@ -305,7 +305,7 @@ class Ensemble:
                 explain(
                     "Ensemble.refit(train)",
                     "nothing that trains",
-                    "a function from a member to its model, unless tuner.ensemble() made the ensemble",
+                    "a function from a Member to its model, unless tuner.ensemble() made the ensemble",
                     "For instance ensemble.refit(lambda member: build_and_fit(member.configuration)).",
                 )
             )

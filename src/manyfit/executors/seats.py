@@ -26,6 +26,28 @@ class State(enum.Enum):
     RETIRING = "retiring"  # it ends itself, and another takes its place
 
 
+@dataclasses.dataclass(frozen=True)
+class WorkerRules:
+    """How workers are used.
+
+    Attributes:
+        where: the executor's name, for messages.
+        max_losses: an execution that has lost so many workers ends as failed.
+        start_seconds: how long a first worker may take.
+        recycle_after: a worker ends after so many executions; None: never.
+        max_held_bytes: a worker ends that holds so much more than before its first execution, or less where a new
+            one costs little (see `Seat.holds_too_much`); None: never.
+        max_memory_bytes: what a worker may use, for messages; None: no cap.
+    """
+
+    where: str
+    max_losses: int = 4
+    start_seconds: float = 60.0
+    recycle_after: int | None = None
+    max_held_bytes: int | None = None
+    max_memory_bytes: int | None = None
+
+
 @dataclasses.dataclass
 class Seat:
     """One worker.

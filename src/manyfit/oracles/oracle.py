@@ -10,8 +10,7 @@ from manyfit.core import seeds
 from manyfit.core.clock import Clock
 from manyfit.core.environment import compat_of
 from manyfit.core.lifecycle import TrialState, TrialStatus
-from manyfit.core.measures import measures_among
-from manyfit.core.objective import ObjectiveLike, create_objective
+from manyfit.core.objective import ObjectiveLike, create_objective, measures_among
 from manyfit.core.records import Values
 from manyfit.oracles.book import Store
 from manyfit.oracles.checks import (
@@ -28,7 +27,7 @@ from manyfit.oracles.proposals import ProposalQueue
 from manyfit.oracles.replication import Replication, replication
 from manyfit.oracles.scoring import Scoring
 from manyfit.oracles.trial import Trial
-from manyfit.oracles.warm_start import EarlierTrials, Source, check_learns
+from manyfit.oracles.warm_start import EarlierProject, EarlierTrials, check_learns
 from manyfit.samplers.base import Sampler
 from manyfit.samplers.outcomes import Constraint
 from manyfit.schedulers import Limits, Resume, Scheduler, Start, scheduler_of
@@ -277,7 +276,7 @@ class Oracle(KerasTunerOracle):
             exhausted=self.proposals.is_exhausted and not own,
         )
 
-    def warm_start(self, source: Source) -> int:
+    def warm_start(self, source: EarlierProject) -> int:
         """Lets trials of an earlier search tell where to look, and says how many did; see `BaseTuner.warm_start`.
 
         Raises:

@@ -17,7 +17,7 @@ from manyfit.oracles.trial import SEARCH
 from manyfit.samplers.base import Sampler
 
 
-class Source(Protocol):
+class EarlierProject(Protocol):
     """What is read of an earlier project; `manyfit.store.ProjectStore` is one."""
 
     def trials(self) -> list[dict[str, Any]]: ...
@@ -51,7 +51,7 @@ class EarlierTrials:
     def __init__(self) -> None:
         self.observations: list[Observation] = []
 
-    def take(self, source: Source, objective: Objective, store: Store | None) -> int:
+    def take(self, source: EarlierProject, objective: Objective, store: Store | None) -> int:
         """Takes the trials of an earlier project that ran in full and have this search's objective.
 
         Args:
@@ -86,7 +86,7 @@ class EarlierTrials:
         self.observations = [_observation(**facts) for facts in store.get("earlier", [])]
 
 
-def _observations(source: Source, objective: Objective) -> list[Observation]:
+def _observations(source: EarlierProject, objective: Objective) -> list[Observation]:
     runs: dict[str, list[Mapping[str, float]]] = {}
     for run in source.executions():
         # Runs that were stopped early have another budget: their losses would say that long training is what helps.

@@ -87,18 +87,18 @@ def _columns(left: str, middle: str, right: str) -> str:
     return f"{left:<18}|{middle:<18}|{right}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if _is_number(value):
         return f"{value:.5g}"
     text = str(value)
     return text if len(text) <= 15 else f"{text[:15]}..."
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -10,21 +10,19 @@ probabilities themselves would lose everything below 6e-8 and half of what lies 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.files import replaced
+from manyfit.store.layout import PredictionFiles
 
 MAX_BYTES = 16 * 2**20  # per trial, before compression
-_LABELS = "labels.npz"
 _SMALLEST = 1e-7  # where Keras's cross-entropies cut probabilities off, too
 
 
@@ -35,64 +33,6 @@ class Kept:
     predictions: np.ndarray  # (n, C) float32
     row_ids: np.ndarray  # (n,) uint64
     rows: np.ndarray  # (n,) their places in the data set
-
-
-Column: TypeAlias = ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike]
-"""Something with one entry per row: an array, or several of them in a list or a dictionary."""
-
-
-def row_identities(*columns: Column) -> np.ndarray:
-    """(n,) uint64 identities of rows, from their content: equal rows have equal identities, on every machine.
-
-    Numbers are compared in single precision, so it does not matter in which type they are given.
-
-    Args:
-        *columns: arrays with n rows each, for instance x and y; dictionaries and lists of arrays are fine.
-
-    Raises:
-        UsageError: the arrays differ in the number of rows.
-
-    Example:
-
-    >>> a = row_identities(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([0, 1]))
-    >>> b = row_identities(np.array([[3.0, 4.0], [1.0, 2.0]]), np.array([1, 0]))
-    >>> bool(a[0] == b[1] and a[1] == b[0] and a[0] != a[1])
-    True
-    """
-    arrays = [_comparable(array) for column in columns for array in _flat(column)]
-    lengths = {len(array) for array in arrays}
-    if len(lengths) != 1:
-        raise UsageError(
-            explain(
-                "row_identities",
-                f"arrays with {', '.join(map(str, sorted(lengths)))} rows",
-                "arrays with the same number of rows",
-                "Give the x and y of one data set.",
-            )
-        )
-    identities = np.empty(lengths.pop(), dtype=np.uint64)
-    # Row by row, though slow in Python: a digest has to be the same on every machine, which `hash` is not.
-    for row in range(len(identities)):
-        digest = hashlib.blake2b(digest_size=8)
-        for array in arrays:
-            digest.update(array[row].tobytes() if array.dtype.kind != "O" else repr(array[row]).encode())
-        identities[row] = int.from_bytes(digest.digest(), "little")
-    return identities
-
-
-def _comparable(column: ArrayLike) -> np.ndarray:
-    array = np.asarray(column)
-    if array.dtype.kind in "biuf":
-        array = array.astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0
-    return np.ascontiguousarray(array.reshape(-1, 1) if array.ndim == 1 else array)
-
-
-def _flat(column: Column) -> list[ArrayLike]:
-    if isinstance(column, Mapping):
-        return [column[name] for name in sorted(column)]
-    if isinstance(column, list | tuple) and column and np.ndim(column[0]) > 0:
-        return list(column)
-    return [column]  # type: ignore[list-item]  # what is no list of arrays is an array
 
 
 def pack(
@@ -158,6 +98,7 @@ def unpack(packed: bytes) -> Kept:
 
     Example:
 
+    >>> from manyfit.data.identity import row_identities
     >>> p = np.array([[0.001, 0.999], [0.4, 0.6]])
     >>> kept = unpack(pack(p, row_identities(p)))
     >>> bool(np.abs(kept.predictions / p - 1).max() < 4e-3)
@@ -192,17 +133,18 @@ class Archive:
 
     def __init__(self, folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> None:
         self.folder = Path(folder)
+        self._files = PredictionFiles(self.folder)
         self.max_bytes = max_bytes
 
     def keep_labels(self, labels: Labels) -> None:
         """Keeps the labels of the data set; those of another data set are replaced."""
         weight = {} if labels.sample_weight is None else {"sample_weight": np.asarray(labels.sample_weight)}
-        with replaced(self.folder / _LABELS) as partial:
+        with replaced(self._files.labels) as partial:
             np.savez_compressed(partial, row_ids=labels.row_ids, y=labels.y, **weight)  # type: ignore[arg-type]
 
     def labels(self) -> Labels | None:
         """The labels, or None if nothing was kept."""
-        path = self.folder / _LABELS
+        path = self._files.labels
         if not path.exists():
             return None
         with np.load(path, allow_pickle=False) as arrays:
@@ -227,12 +169,12 @@ class Archive:
             positions: (n,) their places in the data set; None: all rows, in order.
         """
         packed = pack(predictions, row_ids, max_bytes=self.max_bytes, positions=positions)
-        with replaced(self._path(trial_id, execution)) as partial:
+        with replaced(self._files.of(trial_id, execution)) as partial:
             partial.write_bytes(packed)
 
     def executions(self, trial_id: str) -> list[int]:
         """Executions of a trial whose predictions were kept, in order."""
-        return sorted(int(path.stem.rpartition("-")[2]) for path in self.folder.glob(f"{trial_id}-*.npz"))
+        return self._files.executions(trial_id)
 
     def get(self, trial_id: str, executions: Sequence[int]) -> Kept | None:
         """What executions of a trial said of the rows that they did not train on; None if one of them was not kept.
@@ -242,7 +184,7 @@ class Archive:
         Raises:
             UsageError: two executions disagree about which row lies at a place: they saw different data.
         """
-        paths = [self._path(trial_id, execution) for execution in executions]
+        paths = [self._files.of(trial_id, execution) for execution in executions]
         if not paths or not all(path.exists() for path in paths):
             return None
         parts = [unpack(path.read_bytes()) for path in paths]
@@ -263,6 +205,3 @@ class Archive:
         total = np.zeros((len(places), parts[0].predictions.shape[1]))
         np.add.at(total, inverse, np.concatenate([part.predictions for part in parts]))
         return Kept((total / counts[:, None]).astype(np.float32), row_ids[first], places)
-
-    def _path(self, trial_id: str, execution: int) -> Path:
-        return self.folder / f"{trial_id}-{execution}.npz"

@@ -52,7 +52,7 @@ class Task:
     fit: Callable[..., Any] | None = None  # fit(values, model, *args, **kwargs) of the user; None: `model.fit`
     may: Permissions = dataclasses.field(default_factory=Permissions)
     callbacks: Callable[[Plan], list[Any]] | None = None  # further callbacks of an execution, after the user's
-    measures: tuple[str, ...] = ()  # of `core.measures`: what is measured besides what is logged
+    measures: tuple[str, ...] = ()  # of `core.objective.MEASURES`: what is measured besides what is logged
     split_for: Callable[[Plan], Split] | None = (
         None  # which rows of x and y train and validate; None: as the arguments say
     )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
-from typing import Any
 
 from manyfit.core.errors import FatalTypeError, FatalValueError, explain
 from manyfit.core.history import History, mean_metrics
 from manyfit.core.objective import DefaultObjective, Objective
 
 
-def to_histories(returned: Any, objective: Objective, where: str) -> list[dict[str, list[float | None]]]:
+def to_histories(returned: object, objective: Objective, where: str) -> list[dict[str, list[float | None]]]:
     """Turns what the user's function returned into one history per execution.
 
     Args:
@@ -60,7 +59,7 @@ def completed_by(reported: History, found: History) -> dict[str, list[float | No
     return history
 
 
-def _to_history(returned: Any, objective: Objective, where: str) -> dict[str, list[float | None]]:
+def _to_history(returned: object, objective: Objective, where: str) -> dict[str, list[float | None]]:
     curves = getattr(returned, "history", None)
     known = curves if isinstance(curves, Mapping) else returned
     if isinstance(known, Mapping) and isinstance(objective, DefaultObjective) and not objective.has_value(known):
@@ -118,10 +117,10 @@ def _from_number(value: float, objective: Objective, where: str) -> dict[str, li
     return {objective.name: [value]}
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if value is None:
         return None
     try:
-        return float(value)
+        return float(value)  # type: ignore[arg-type]  # what it cannot take is why it stands in a `try`
     except (TypeError, ValueError):
         return None

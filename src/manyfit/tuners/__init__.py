@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from manyfit.tuners.base_tuner import BaseTuner as BaseTuner
+from manyfit.tuners.keras_tuner.base_tuner import BaseTuner as BaseTuner
 from manyfit.tuners.searches import BayesianOptimization as BayesianOptimization
 from manyfit.tuners.searches import Evolution as Evolution
 from manyfit.tuners.searches import GridSearch as GridSearch

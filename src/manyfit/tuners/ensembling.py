@@ -1,34 +1,69 @@
-"""Out-of-sample predictions for the ensemble: of the search-time models, which never trained on validation rows."""
+"""Ensembles of searches, from predictions of search-time models on rows that these models never trained on.
+
+A search keeps what every execution predicted of the rows that it did not train on. So weights are learned without
+training or predicting anything, and only models that get weight are loaded. Where several searches take part, their
+rows are matched by their content: who shuffled the data in between, or cut them otherwise, still gets an honest
+ensemble of the rows that all of them left out, or an error, never predictions of one row compared with the target of
+another.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import weakref
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import EnsembleMember
-from manyfit.oracles import Trial
+from manyfit.oracles import Oracle, Trial
 from manyfit.store.predictions import Archive, Kept, Labels
 from manyfit.training.base import Task
+from manyfit.tuners.keeping import ModelOrigins
 
-if TYPE_CHECKING:
-    from manyfit.tuners.tuner import Tuner
+
+class SearchedTuner(Protocol):
+    """What an ensemble asks of a tuner that has searched; `Tuner` is one."""
+
+    oracle: Oracle
+    num_kept_models: int
+    project_name: str
+    model_origins: ModelOrigins
+
+    @property
+    def project_dir(self) -> str:
+        """The project's folder."""
+
+    @property
+    def predictions_archive(self) -> Archive:
+        """Where the predictions of the search are kept."""
+
+    def load_model(self, trial: Trial, execution: int | None = None) -> Any:
+        """A trial's model; None takes its best execution."""
+
+    def has_model(self, trial: Trial, execution: int) -> bool:
+        """Whether the weights of an execution were kept."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Candidate:
+class SearchedProject:
+    """One of the searches that an ensemble is made of."""
+
+    tuner: SearchedTuner
+    retrain: Callable[..., list[Any]]  # (trial ids, executions=, **options of `retrain`) -> as many models of each
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SearchedModel:
     """A model of a search, or the models of its folds, with what was kept of its predictions."""
 
     name: str
     kept: Kept
     configuration: Mapping[str, Any]
     load: Callable[[], Any]  # one model, or a list of fold models
-    origin: tuple[Tuner, str]  # whose trial it is
+    origin: tuple[SearchedProject, str]  # whose trial it is
 
     def member(self, rows: np.ndarray) -> EnsembleMember:
         """The member, without its model, on some of the rows that were kept."""
@@ -40,11 +75,15 @@ class Candidate:
         )
 
 
-def ensemble_of_searches(tuners: Sequence[Tuner], **options: Any) -> Ensemble | None:
+def ensemble_of_searches(projects: Sequence[SearchedProject], **options: Any) -> Ensemble | None:
     """Fits an ensemble on the predictions that searches kept, and loads only the models that get weight.
 
+    In three steps. First the rows: of every kept model those are taken that all of them predicted, in one order, and
+    their targets are checked against the labels that each search kept. Then the weights, from these rows alone; one
+    model is loaded for it, which tells the task by the loss that it was compiled with. Last the models with weight.
+
     Args:
-        tuners: one or several; rows are matched by their identities, and rows that not all of them predicted are
+        projects: one or several; rows are matched by their identities, and rows that not all of them predicted are
             left out.
         **options: of `Ensemble.fit`.
 
@@ -54,11 +93,12 @@ def ensemble_of_searches(tuners: Sequence[Tuner], **options: Any) -> Ensemble | 
     Raises:
         UsageError: predictions of other rows than the labels', or projects without a row (and its target) in common.
     """
-    projects = [(tuner, list(candidates_of(tuner)), _archive(tuner).labels()) for tuner in tuners]
-    if any(labels is None or not found for _, found, labels in projects):
-        lacking = next(tuner for tuner, found, labels in projects if labels is None or not found)
-        if len(tuners) == 1:
-            return None
+    # Labels lie beside the predictions, so this works in a process that has no data, and for other projects.
+    searched = [(one, list(models_of(one)), one.tuner.predictions_archive.labels()) for one in projects]
+    lacking = next((one.tuner for one, found, labels in searched if labels is None or not found), None)
+    if lacking is not None:
+        if len(projects) == 1:
+            return None  # the caller has models and rows of its own to fall back to; other projects' are not at hand
         raise UsageError(
             explain(
                 "ensemble(others)",
@@ -67,15 +107,14 @@ def ensemble_of_searches(tuners: Sequence[Tuner], **options: Any) -> Ensemble | 
                 "Search there with validation_data=(x, y) and keep_predictions=True, or pass models, x and y.",
             )
         )
-    prefix = [f"{tuner.project_name}, " if len(tuners) > 1 else "" for tuner in tuners]
+    several = len(projects) > 1
     named = [
-        dataclasses.replace(one, name=before + one.name)
-        for before, (_, found, _) in zip(prefix, projects, strict=True)
+        dataclasses.replace(one, name=f"{project.tuner.project_name}, {one.name}" if several else one.name)
+        for project, found, _ in searched
         for one in found
     ]
     places = shared_rows([one.kept.row_ids for one in named])
-    labels = [labels for _, found, labels in projects for _ in found]
-    y, weight = _labels_of(named, places, labels)
+    y, weight = _labels_of(named, places, [labels for _, found, labels in searched for _ in found])
     members = [one.member(rows) for one, rows in zip(named, places, strict=True)]
     budget = getattr(options.get("settings"), "budget", None)
     costs_count = budget is not None and (budget.max_bytes is not None or budget.max_latency_seconds is not None)
@@ -87,24 +126,26 @@ def ensemble_of_searches(tuners: Sequence[Tuner], **options: Any) -> Ensemble | 
     ensemble = Ensemble.fit(members, y, **{"sample_weight": weight, **options})
     used = set(ensemble.pool.support.tolist())
     models = [
+        # Most members get no weight, and a model costs a build: the others stay unloaded.
         one.load() if index in used and not member.models else None
         for index, (one, member) in enumerate(zip(named, members, strict=True))
     ]
     notes = []
     total = max(len(one.kept.row_ids) for one in named)
-    if len(y) < total:
+    if len(y) < total:  # said, since an interval for few rows is wide and nobody would know why
         notes.append(f"Weights are learned on the {len(y)} rows, of up to {total}, that all searches predicted.")
     retrain = retrainer_of([one.origin for one in named])
     return ensemble.with_models(models).with_retrainer(retrain, notes=notes)
 
 
-def candidates_of(tuner: Tuner) -> Iterator[Candidate]:
+def models_of(project: SearchedProject) -> Iterator[SearchedModel]:
     """The models of a search whose weights and predictions are both there, best trial first.
 
     Executions of one trial that predicted the same rows are seeds of one configuration, a candidate each; those that
-    predicted different rows are its folds, one candidate together.
+    predicted different rows are its folds, one candidate together: no single one of them has seen the other rows.
     """
-    archive = _archive(tuner)
+    tuner = project.tuner
+    archive = tuner.predictions_archive
     for trial in tuner.oracle.get_best_trials(tuner.num_kept_models):
         executions = [
             e for e in archive.executions(trial.trial_id) if e in trial.executions and tuner.has_model(trial, e)
@@ -114,33 +155,38 @@ def candidates_of(tuner: Tuner) -> Iterator[Candidate]:
         if len(parts) > 1 and any(not np.array_equal(part.rows, parts[0].rows) for part in parts):
             together = archive.get(trial.trial_id, executions)
             assert together is not None  # our bug: its parts are there
-            yield Candidate(name, together, values, _loader(tuner, trial, executions), (tuner, trial.trial_id))
+            yield SearchedModel(name, together, values, _loader(tuner, trial, executions), (project, trial.trial_id))
             continue
-        best = best_execution(tuner, trial)
+        # The best seed has the trial's plain name: it is the one that `get_best_models` brings back.
+        best = best_execution(tuner.oracle, trial)
         order = sorted(zip(executions, parts, strict=True), key=lambda pair: (pair[0] != best, pair[0]))
         for number, (execution, part) in enumerate(order):
             numbered = name if number == 0 else f"{name} ({number + 1})"
-            yield Candidate(numbered, part, values, _loader(tuner, trial, execution), (tuner, trial.trial_id))
+            yield SearchedModel(numbered, part, values, _loader(tuner, trial, execution), (project, trial.trial_id))
 
 
-def retrainer_of(origins: Sequence[tuple[Tuner, str]]) -> Callable[..., dict[int, Any]]:
+def retrainer_of(origins: Sequence[tuple[SearchedProject, str]]) -> Callable[..., dict[int, Any]]:
     """What `Ensemble.refit` retrains members with: each tuner retrains its own trials, once per member.
 
+    Members of one project are retrained in one call, so that they train together. Several seeds of one trial are
+    several members, and `retrain` makes equally many models of each trial that it is given: as many as the trial with
+    the most members needs. Those that are too many are dropped.
+
     Args:
-        origins: the tuner and the trial of every member.
+        origins: the project and the trial of every member.
     """
 
     def retrain(used: Sequence[int], **options: Any) -> dict[int, Any]:
         models: dict[int, Any] = {}
-        for tuner in dict.fromkeys(origins[index][0] for index in used):
-            mine: dict[str, list[int]] = {}  # several seeds of one trial are several models
+        for project in dict.fromkeys(origins[index][0] for index in used):
+            mine: dict[str, list[int]] = {}
             for index in used:
-                if origins[index][0] is tuner:
+                if origins[index][0] is project:
                     mine.setdefault(origins[index][1], []).append(index)
+            # One call for all, although some trials then get more models than they need: a second call would be a
+            # second population, which costs more than a member does.
             most = max(map(len, mine.values()))
-            made_before = tuner._final
-            trained = tuner.retrain(list(mine), executions=most, **options)
-            tuner._final = made_before  # these belong to the ensemble
+            trained = project.retrain(list(mine), executions=most, **options)
             for position, members in enumerate(mine.values()):
                 models.update(zip(members, trained[position * most : (position + 1) * most], strict=False))
         return models
@@ -148,26 +194,23 @@ def retrainer_of(origins: Sequence[tuple[Tuner, str]]) -> Callable[..., dict[int
     return retrain
 
 
-def best_execution(tuner: Tuner, trial: Trial) -> int:
+def best_execution(oracle: Oracle, trial: Trial) -> int:
     """The execution of a trial with the best score."""
-    loss = tuner.oracle.objective.loss
+    loss = oracle.objective.loss
     return min(trial.executions, key=lambda index: loss(trial.executions[index].score), default=0)
 
 
-def _loader(tuner: Tuner, trial: Trial, executions: Any) -> Callable[[], Any]:
+def _loader(tuner: SearchedTuner, trial: Trial, executions: int | list[int]) -> Callable[[], Any]:
     if isinstance(executions, list):
         return lambda: [tuner.load_model(trial, execution) for execution in executions]
     return lambda: tuner.load_model(trial, executions)
 
 
-def _archive(tuner: Tuner) -> Archive:
-    return tuner.predictions_archive
-
-
 def shared_rows(row_ids: Sequence[np.ndarray]) -> list[np.ndarray]:
     """For each array of row identities, where the rows lie that all of them have, in one common order.
 
-    Rows that are there several times are matched as often as all arrays have them.
+    Rows that are there several times are matched as often as all arrays have them: the second copy with the second
+    copy. Which of two equal rows is which does not matter, since their features and targets are the same.
 
     Raises:
         UsageError: no row is in all of them.
@@ -177,6 +220,7 @@ def shared_rows(row_ids: Sequence[np.ndarray]) -> list[np.ndarray]:
     >>> [rows.tolist() for rows in shared_rows([np.array([7, 8, 9]), np.array([9, 5, 7])])]
     [[0, 2], [2, 0]]
     """
+    # Nearly always all searches validated on the same rows in the same order, and this is all there is to do.
     if all(np.array_equal(ids, row_ids[0]) for ids in row_ids):
         return [np.arange(len(ids)) for ids in row_ids]
     places: list[dict[tuple[int, int], int]] = []
@@ -201,12 +245,13 @@ def shared_rows(row_ids: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _labels_of(
-    candidates: Sequence[Candidate], places: Sequence[np.ndarray], labels: Sequence[Labels | None]
+    candidates: Sequence[SearchedModel], places: Sequence[np.ndarray], labels: Sequence[Labels | None]
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Targets and sample weights of the shared rows, after a check that every candidate's rows are the labels'."""
     y = weight = None
     for one, rows, own in zip(candidates, places, labels, strict=True):
         assert own is not None  # our bug: the caller asks
+        # A place alone proves nothing: another search in the same folder may have written other labels since.
         where = one.kept.rows[rows]
         if where.max() >= len(own.row_ids) or not np.array_equal(own.row_ids[where], one.kept.row_ids[rows]):
             raise _misaligned(one.name)
@@ -214,35 +259,6 @@ def _labels_of(
             y, weight = own.y[where], None if own.sample_weight is None else own.sample_weight[where]
     assert y is not None  # our bug: there is a candidate
     return y, weight
-
-
-class ModelOrigins(MutableMapping[Any, str]):
-    """Which trial a model came from, as long as the model lives. By identity: some estimators cannot be hashed."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[Any, str]] = {}
-
-    def __getitem__(self, model: Any) -> str:
-        reference, trial_id = self._known[id(model)]
-        if reference() is not model:
-            raise KeyError(model)
-        return trial_id
-
-    def __setitem__(self, model: Any, trial_id: str) -> None:
-        key = id(model)
-        self._known[key] = weakref.ref(model, lambda _: self._known.pop(key, None)), trial_id
-
-    def __delitem__(self, model: Any) -> None:
-        del self._known[id(model)]
-
-    def __contains__(self, model: object) -> bool:
-        return id(model) in self._known and self._known[id(model)][0]() is model
-
-    def __iter__(self) -> Iterator[Any]:
-        return (model for reference, _ in list(self._known.values()) if (model := reference()) is not None)
-
-    def __len__(self) -> int:
-        return len(self._known)
 
 
 def _misaligned(name: str) -> UsageError:
@@ -256,7 +272,7 @@ def _misaligned(name: str) -> UsageError:
     )
 
 
-def kept_predictions(tuner: Tuner, models: Sequence[Any]) -> tuple[dict[str, np.ndarray], Any, Any] | None:
+def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> tuple[dict[str, np.ndarray], Any, Any] | None:
     """What a search kept for the trials of these models: predictions by member, y, sample weights.
 
     Returns:
@@ -265,36 +281,38 @@ def kept_predictions(tuner: Tuner, models: Sequence[Any]) -> tuple[dict[str, np.
     Raises:
         UsageError: a model that this tuner did not make, or predictions of other rows than the labels'.
     """
-    labels = _archive(tuner).labels()
+    labels = tuner.predictions_archive.labels()
     by_trial: dict[str, Kept | None] = {}
 
+    # Several models may be seeds of one trial: each trial is read once.
     def look_up(trial_id: str) -> np.ndarray:
         if trial_id not in by_trial:
             by_trial[trial_id] = _kept_of_trial(tuner, tuner.oracle.get_trial(trial_id))
         kept = by_trial[trial_id]
         return np.empty(0) if kept is None else kept.predictions
 
-    predictions = member_predictions(models, tuner._trial_of_model, look_up)
+    predictions = member_predictions(models, tuner.model_origins, look_up)
     found = [kept for kept in by_trial.values() if kept is not None]
     if labels is None or len(found) < len(by_trial):
         return None
     for trial_id, kept in zip(by_trial, found, strict=True):
         if kept.rows.max() >= len(labels.row_ids) or not np.array_equal(labels.row_ids[kept.rows], kept.row_ids):
             raise _misaligned(f"trial {trial_id}")
+    # Executions that were cut off by the size cap at different rows cannot be compared row by row.
     rows = found[0].rows
     if any(not np.array_equal(kept.rows, rows) for kept in found):
         return None
     return predictions, labels.y[rows], None if labels.sample_weight is None else labels.sample_weight[rows]
 
 
-def _kept_of_trial(tuner: Tuner, trial: Trial) -> Kept | None:
-    archive = _archive(tuner)
+def _kept_of_trial(tuner: SearchedTuner, trial: Trial) -> Kept | None:
+    archive = tuner.predictions_archive
     parts = {e: archive.get(trial.trial_id, [e]) for e in sorted(trial.executions)}
     first = next(iter(parts.values()), None)
     if first is None or any(part is None for part in parts.values()):
-        return parts.get(best_execution(tuner, trial))
+        return parts.get(best_execution(tuner.oracle, trial))
     if all(np.array_equal(part.rows, first.rows) for part in parts.values() if part is not None):
-        return parts[best_execution(tuner, trial)]
+        return parts[best_execution(tuner.oracle, trial)]
     return archive.get(trial.trial_id, list(parts))
 
 

@@ -1,17 +1,26 @@
-"""What a tuner of Keras models does after its search: confirm, retrain, ensemble, evaluate, export. It forwards."""
+"""What a tuner of Keras models does after its search: confirm, retrain, ensemble, evaluate, export.
+
+The steps themselves stand in `finish/` and `ensemble/`, which know no tuner. Here they get what they work on: the
+trials, the data of the latest search, a trainer, the models that were kept. The methods that users call, with what they
+take and return, are documented at `Tuner`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, MutableMapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeAlias
 
 import keras
+import numpy as np
 
 from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.arguments import check_retrain
+from manyfit.data.folds import FoldPlan
+from manyfit.data.rows import FitData
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import model_predictions
 from manyfit.finish import confirm as confirming
@@ -19,305 +28,294 @@ from manyfit.finish import cross_validation as crossing
 from manyfit.finish import evaluation as evaluating
 from manyfit.finish import export as exporting
 from manyfit.finish import retrain as retraining
-from manyfit.finish.confirmation import Confirmation
-from manyfit.oracles import Oracle, Trial
+from manyfit.oracles import Trial
+from manyfit.report.confirmation import Confirmation
 from manyfit.store import ProjectStore
 from manyfit.training.base import Permissions, Task, Trainer
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.precision import sentence
 from manyfit.tuners import ensembling
-from manyfit.tuners.ensembling import member_predictions, validation_data
+from manyfit.tuners.together import LatestSearch
+
+SaveTo: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
+"""Where models are saved: a folder, a path that ends in `.keras`, one such path per model, or nowhere."""
+
+Named: TypeAlias = Mapping[str, Any]
+"""Keras models, estimators or ensembles by the name that tables show."""
 
 
-class Finishing:
-    """The part of `Tuner` that begins where the search ends."""
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a tuner trains what is not part of its search."""
 
-    oracle: Oracle
+    make_task: Callable[..., Task]  # (fit_args, fit_kwargs, model options or None for the tuner's)
+    trainer: Callable[[], Trainer]  # of whole data sets
+    trainer_for: Callable[[Task], Trainer]  # one that follows the task's folds
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrainSettings:
+    """How `retrain` trains: see `Tuner.retrain`.
+
+    Raises:
+        UsageError: `executions` below 1.
+    """
+
+    epochs_factor: float = 1.2
+    executions: int = 1
+    callbacks: list[Any] | None = None
+    stretch_schedules: bool = True
+    save_best: SaveTo = None
+
+    def __post_init__(self) -> None:
+        whole_number("retrain(executions=...)", self.executions, instead="Leave it out for 1.")
+
+
+class FinishedTuner(ensembling.SearchedTuner, Protocol):
+    """What finishing asks of a tuner; `Tuner` is one. These are methods that users may have overridden."""
+
     store: ProjectStore
-    _task: Task | None  # of the latest search: its data are those of what follows
     model_options: ModelOptions
-    _fold_plan: crossing.FoldPlan | None  # of the latest search
-    _trial_of_model: MutableMapping[Any, str]
-    _final: dict[str, Any]  # name -> model: what was made last by `retrain` or `ensemble`
+    latest_search: LatestSearch | None
+
+    def searched_task(self, where: str) -> Task:
+        """The task of the latest search."""
+
+    def get_best_models(self, num_models: int | None = None) -> list[Any]:
+        """The models of the best trials."""
+
+    def retrain(self, top: int | Sequence[str], *, executions: int, **options: Any) -> list[Any]:
+        """Trains configurations anew."""
+
+
+class Finish:
+    """The part of a tuner that begins where the search ends.
+
+    Args:
+        tuner: whose models and trials these are.
+        training: how it trains.
+        say: takes one line of text for people.
+
+    Attributes:
+        final: by name, what was made last by `retrain` or `ensemble`: what `evaluate` and `export` take by default.
+    """
+
+    def __init__(self, tuner: FinishedTuner, training: Training, say: Callable[[str], None]) -> None:
+        self.final: dict[str, Any] = {}
+        self._tuner = tuner
+        self._oracle = tuner.oracle
+        self._training = training
+        self._say = say
+        self.project = ensembling.SearchedProject(tuner, self._retrain_for_ensemble)
 
     def confirm(
         self,
-        top: int = 8,
+        top: int,
+        settings: confirming.ConfirmSettings,
         *,
-        confidence: float = 0.95,
-        max_executions: int | None = None,
-        max_seconds: float | None = None,
-        cross_validation: Any = None,
-        new_splits: bool = False,
-        **settings: Any,
+        cross_validation: object,
+        new_splits: bool,
     ) -> Confirmation:
-        """Runs the best trials on fresh seeds, the same for all, until it is settled which of them may be the best.
-
-        A race: who cannot win any more is dropped, and the runs go to who might. A fresh seed moves initial weights
-        and the order of the data; `cross_validation` or `new_splits` moves the validation rows, too. Afterwards
-        confirmed scores replace those of the search wherever trials are ranked or shown, and the recommended trial is
-        the first that `get_best_hyperparameters`, `retrain` and the others take. A confirmation that was interrupted
-        goes on where it was when it is called again.
-
-        Args:
-            top: how many finalists, the best by the score of the search.
-            confidence: with which the winning set holds the best finalist.
-            max_executions: training runs at most; None: as many as it takes, up to `max_rounds` per finalist.
-            max_seconds: stop after so many seconds.
-            cross_validation: `kt.CrossValidation(...)`, a number of folds or a splitter of scikit-learn: each seed
-                comes with a fold of its own.
-            new_splits: each seed comes with a fresh random split of training and validation rows.
-            **settings: `max_rounds=30`, `proof_executions=5`, `keep_weights=False`: see
-                `manyfit.finish.confirm.Settings`.
-
-        Returns:
-            A `Confirmation`: print it.
-
-        Raises:
-            UsageError: nothing was searched in this process, the budget is too small, or folds do not fit the rows.
-            SearchError: every run of every finalist failed.
-        """
-        options = confirming.Settings(confidence, max_executions, max_seconds, **settings)
-        trials = confirming.finalists(self.oracle, top)
+        """See `Tuner.confirm`."""
+        trials = confirming.finalists(self._oracle, top)
         task, protocol = crossing.resplit(
-            self._searched_task("confirm()"), cross_validation, new_splits, self.oracle.seed
+            self._tuner.searched_task("confirm()"), cross_validation, new_splits, self._oracle.seed
         )
-        trainer = self._trainer_for(task)
-        return confirming.confirm(
-            trials, self.oracle, task, trainer, options, layout=self.store.layout, protocol=protocol
-        )
+        trainer = self._training.trainer_for(task)
+        layout = self._tuner.store.layout
+        return confirming.confirm(trials, self._oracle, task, trainer, settings, layout=layout, protocol=protocol)
 
     def retrain(
         self,
-        top: int | Sequence[str] = 1,
-        x: Any = None,
-        y: Any = None,
+        top: int | Sequence[str],
+        x: FitData,
+        y: FitData,
         *,
-        epochs_factor: float = 1.2,
-        executions: int = 1,
-        callbacks: list[Any] | None = None,
-        stretch_schedules: bool = True,
-        save_best: Any = None,
-        precision: Any = None,
-        steps_per_execution: int | None = None,
-        jit_compile: bool | None = None,
-        devices: Any = None,
-        **fit_kwargs: Any,
+        settings: RetrainSettings,
+        model_options: Mapping[str, Any],
+        fit_kwargs: Mapping[str, Any],
     ) -> list[keras.Model]:
-        """Trains the best configurations anew on all data, for as long as their own curves call for.
+        """See `Tuner.retrain`.
 
-        The number of epochs is the median best epoch of a configuration's executions (folds and confirmation runs
-        included) times `epochs_factor`: there is more data per epoch, so the same number of epochs would stop a
-        little early. Where the curves were still improving in their last epoch, one run with patience on the rows of
-        the search is made first, and said.
-
-        Args:
-            top: how many of the best configurations, or the ids of trials.
-            x: training and validation rows; None joins those of the latest `search`. Test rows have no place here.
-            y: their targets.
-            epochs_factor: 1 keeps the best epoch.
-            executions: models per configuration, each with its own seed.
-            callbacks: None keeps those of the search that watch no metric.
-            stretch_schedules: a learning-rate schedule of the optimizer is walked more slowly, so that it ends where
-                it was at the best epoch; False leaves its steps as they are. Callbacks that set learning rates count
-                epochs, and stay as they are.
-            save_best: where the models go: a folder, a path that ends in `.keras`, or one such path per model.
-            precision: as in `Tuner`; None keeps what the search trained with. So for the next three.
-            steps_per_execution: as in `Tuner`.
-            jit_compile: as in `Tuner`.
-            devices: as in `Tuner`.
-            **fit_kwargs: further arguments of `model.fit`; those of the search are kept.
-
-        Returns:
-            Trained Keras models, best configuration first; `model.history.history` holds the curves.
-
-        Raises:
-            UsageError: nothing has been searched, `top` or `executions` is below 1, x and y do not fit, x has fewer
-                rows than the search trained on, or there is no data.
+        Two tasks take part: that of the search tells where curves that were cut short have their best epoch, on the
+        rows that were validated then; the other trains on all rows, where nothing is left to be ranked or stopped by.
         """
         check_retrain(top, x, y)
-        whole_number("retrain(executions=...)", executions, instead="Leave it out for 1.")
+        trials = self._trials_to_retrain(top)
+        latest = self._tuner.latest_search
+        searched = self._training.make_task((), {}) if latest is None else latest.task
+        # Without a search in this process there are no data to join: then x and y have to be given.
+        call = retraining.call_for_all_data(searched.call, x, y, settings.callbacks)
+        options = self._tuner.model_options.replaced(**model_options)
+        precision = model_options.get("precision")
+        if precision is not None and (said := sentence(precision)):
+            self._say(said)
+        # None, where nothing was changed: the compiled programs of the search serve again.
+        own = None if options == self._tuner.model_options else options
+        task = dataclasses.replace(
+            self._training.make_task(call.args, {**call.kwargs, **fit_kwargs}, own),
+            objective=None, max_model_size=None, callbacks=None,
+            may=Permissions(share_callbacks=searched.may.share_callbacks),
+        )  # fmt: skip
+        retraining.train_longer(trials, self._oracle, searched, self._training.trainer_for(searched), say=self._say)
+        # With `trainer` and not `trainer_for`: there are no folds on all rows, and its programs are there already.
+        models = retraining.retrain(
+            retraining.candidates_of(trials, self._oracle.seed, settings.executions),
+            task,
+            self._training.trainer(),
+            epochs_factor=settings.epochs_factor,
+            steps_ratio=retraining.steps_ratio(searched.call, task.call) if settings.stretch_schedules else None,
+        )
+        self._take_retrained(models, trials, settings)
+        return models
+
+    def _trials_to_retrain(self, top: int | Sequence[str]) -> list[Trial]:
         if isinstance(top, Sequence):
-            trials = [self.oracle.get_trial(trial_id) for trial_id in top]
+            trials = [self._oracle.get_trial(trial_id) for trial_id in top]
         else:
-            trials = self.oracle.get_best_trials(top)
+            trials = self._oracle.get_best_trials(top)
         if not trials:
             raise UsageError(
                 explain(
                     "retrain()", "a project without completed trials", "at least one", "Call tuner.search(...) first."
                 )
             )
-        searched = self._task or self._make_task((), {})
-        call = retraining.call_for_all_data(searched.call, x, y, callbacks)
-        given = {"precision": precision, "steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
-        options = self.model_options.replaced(**given, devices=devices)
-        if precision is not None and (said := sentence(precision)):
-            self._say(said)
-        own = None if options == self.model_options else options  # None: the programs of the search serve again
-        task = dataclasses.replace(
-            self._make_task(call.args, {**call.kwargs, **fit_kwargs}, own), objective=None, max_model_size=None,
-            callbacks=None, may=Permissions(share_callbacks=searched.may.share_callbacks),
-        )  # fmt: skip
-        retraining.train_longer(trials, self.oracle, searched, self._trainer_for(searched), say=self._say)
-        models = retraining.retrain(
-            retraining.candidates_of(trials, self.oracle.seed, executions),
-            task,
-            self._get_trainer(),
-            epochs_factor=epochs_factor,
-            steps_ratio=retraining.steps_ratio(searched.call, task.call) if stretch_schedules else None,
-        )
+        return trials
+
+    def _take_retrained(self, models: Sequence[Any], trials: Sequence[Trial], settings: RetrainSettings) -> None:
+        """Notes where models come from, makes them the final ones, and saves them if that was asked for."""
+        executions = settings.executions
         origins = [trial.trial_id for trial in trials for _ in range(executions)]
-        self._trial_of_model.update(zip(models, origins, strict=True))
+        self._tuner.model_origins.update(zip(models, origins, strict=True))
         names = [f"trial {trial_id}" for trial_id in origins]
         if executions > 1:
             names = [f"{name} ({number % executions + 1})" for number, name in enumerate(names)]
-        self._final = dict(zip(names, models, strict=True))
-        if save_best is not None:
-            retraining.save_models(
-                models, [name.replace("(", "").replace(")", "").replace(" ", "-") for name in names], save_best
-            )
+        self.final = dict(zip(names, models, strict=True))
+        if settings.save_best is not None:
+            files = [name.replace("(", "").replace(")", "").replace(" ", "-") for name in names]
+            retraining.save_models(models, files, settings.save_best)
+
+    def _retrain_for_ensemble(self, trial_ids: Sequence[str], *, executions: int, **options: Any) -> list[Any]:
+        """Retrains members of an ensemble. They belong to it: the final models of the tuner stay those of before."""
+        # `retrain` is called on the tuner, and not on this part: a subclass may have overridden it.
+        made_before = self.final
+        models = self._tuner.retrain(trial_ids, executions=executions, **options)
+        self.final = made_before
         return models
 
     def ensemble(
         self,
-        models: Sequence[Any] | None = None,
-        x: Any = None,
-        y: Any = None,
+        models: Sequence[Any] | None,
+        x: FitData,
+        y: FitData,
         *,
-        others: Sequence[Any] = (),
-        **options: Any,
+        others: Sequence[ensembling.SearchedProject],
+        options: Mapping[str, Any],
     ) -> Ensemble:
-        """Combines models; weights are learned on rows that no search-time model trained on.
+        """See `Tuner.ensemble`.
 
-        The search kept every trial's predictions of its validation rows (or of the rows its folds held out), so
-        nothing is trained, and only models that get weight are loaded. It works in a later process, too, without data.
-
-        Args:
-            models: from `retrain` or `get_best_models`; None takes the best trials whose models were kept, all seeds of
-                each.
-            x: rows to learn the weights from; None takes the rows whose predictions the search kept.
-            y: their labels.
-            others: further tuners whose models compete for weight: other brands, other projects. Their searches must
-                have validated on the same rows, in any order.
-            **options: see `Ensemble.fit`: `method` ("auto", "uniform", "nelder-mead", ...), `metric`, `sample_weight`.
-
-        Returns:
-            The ensemble. When no gain over the single best member is proven, it is that member, and says so. Its
-            `refit()` retrains the members with weight on all data.
-
-        Raises:
-            UsageError: a model that this tuner did not make, no validation rows, or members that predicted different
-                rows.
+        What the search kept is asked first: it costs nothing and needs no data. Only where nothing was kept, or where
+        the caller names models or rows, are models loaded and asked to predict.
         """
-        options = {"seed": self.oracle.seed, **options}
+        options = {"seed": self._oracle.seed, **options}
         ensemble = None
         if x is None and models is None:
-            ensemble = ensembling.ensemble_of_searches([self, *others], **options)  # type: ignore[list-item]
+            ensemble = ensembling.ensemble_of_searches([self.project, *others], **options)
         elif others:
             got = "models= or x= besides"
             raise UsageError(
                 explain("ensemble(others)", got, "the predictions that searches kept", "Leave models, x and y out.")
             )
         if ensemble is None:
-            models = self.get_best_models(5) if models is None else list(models)
+            # Five: more models are more to load and to predict with, for less and less gain.
+            models = self._tuner.get_best_models(5) if models is None else list(models)
             predictions, y, weight = self._predictions_of(models, x, y)
             options = {"sample_weight": weight, **options}
             ensemble = Ensemble.fit(predictions=predictions, y=y, models=models, **options)
-            origins = [(self, self._trial_of_model[model]) for model in models]
-            ensemble = ensemble.with_retrainer(ensembling.retrainer_of(origins))  # type: ignore[arg-type]
-        self._final["ensemble"] = ensemble
+            origins = [(self.project, self._tuner.model_origins[model]) for model in models]
+            ensemble = ensemble.with_retrainer(ensembling.retrainer_of(origins))
+        self.final["ensemble"] = ensemble
         return ensemble
 
-    def _predictions_of(self, models: Sequence[Any], x: Any, y: Any) -> tuple[Mapping[str, Any], Any, Any]:
+    def _predictions_of(
+        self, models: Sequence[Any], x: FitData, y: FitData
+    ) -> tuple[Mapping[str, np.ndarray], Any, Any]:
         """Predictions by search-time models on rows that they did not train on, with y and sample weights."""
+        latest = self._tuner.latest_search
         if x is None:
-            kept = ensembling.kept_predictions(self, models)  # type: ignore[arg-type]
+            kept = ensembling.kept_predictions(self._tuner, models)
             if kept is not None:
                 return kept
-            if self._fold_plan is not None:
-                return self._out_of_fold_predictions(models)
-        x, y, weight = (x, y, None) if x is not None else validation_data(self._task)
-        predict = lambda trial_id: model_predictions(self.load_model(self.oracle.get_trial(trial_id)), x, 1024)  # noqa: E731
-        return member_predictions(models, self._trial_of_model, predict), y, weight
+            # Rows of a fold were trained on by the other folds' models, so each is predicted by its own only.
+            if latest is not None and latest.folds is not None:
+                return self._out_of_fold_predictions(models, latest.task, latest.folds)
+        task = None if latest is None else latest.task
+        x, y, weight = (x, y, None) if x is not None else ensembling.validation_data(task)
 
-    def _out_of_fold_predictions(self, models: Sequence[keras.Model]) -> tuple[Mapping[str, Any], Any, Any]:
-        plan, task = self._fold_plan, self._task
-        assert plan is not None and task is not None  # our bug: the caller asks
-        covered, y, weights = crossing.out_of_fold(plan, task.call)
+        def predict(trial_id: str) -> np.ndarray:
+            return model_predictions(self._tuner.load_model(self._oracle.get_trial(trial_id)), x, 1024)
+
+        return ensembling.member_predictions(models, self._tuner.model_origins, predict), y, weight
+
+    def _out_of_fold_predictions(
+        self, models: Sequence[Any], task: Task, folds: FoldPlan
+    ) -> tuple[Mapping[str, np.ndarray], Any, Any]:
+        covered, y, weights = crossing.out_of_fold(folds, task.call)
         x = task.call.x
 
-        def predict(trial_id: str) -> Any:
-            trial = self.oracle.get_trial(trial_id)
-            load = lambda execution: self.load_model(trial, execution)  # noqa: E731
-            return crossing.predict_out_of_fold(plan, load, sorted(trial.executions), x, covered)
+        def predict(trial_id: str) -> np.ndarray:
+            trial = self._oracle.get_trial(trial_id)
+            load = lambda execution: self._tuner.load_model(trial, execution)  # noqa: E731
+            return crossing.predict_out_of_fold(folds, load, sorted(trial.executions), x, covered)
 
-        return member_predictions(models, self._trial_of_model, predict), y, weights
+        return ensembling.member_predictions(models, self._tuner.model_origins, predict), y, weights
 
-    def evaluate(self, x: Any, y: Any = None, *, models: Any = None, confidence: float = 0.95, **options: Any) -> Any:
-        """The held-out score of the final models. Call it once, at the end.
+    def evaluate(
+        self, x: FitData, y: FitData, models: object, *, confidence: float, options: Mapping[str, Any]
+    ) -> evaluating.Evaluation:
+        """See `Tuner.evaluate`."""
+        named = self._named_models(models)
+        return evaluating.evaluate(named, x, y, self._tuner.store, confidence=confidence, **options)
 
-        Every use of test data is written down with the project: when another choice is measured on the same rows, the
-        result says so.
-
-        Args:
-            x: test rows.
-            y: their targets.
-            models: a model, a list, or a dictionary by name; None takes what `retrain` and `ensemble` made last, or
-                else the best model of the search.
-            confidence: of the intervals.
-            **options: `batch_size`, `sample_weight`.
-
-        Returns:
-            An `Evaluation`: print it, or read `evaluation["accuracy"]` and `evaluation.scores`.
-
-        Raises:
-            UsageError: no models or rows, x and y of different length, or a confidence outside (0, 1).
-        """
-        return evaluating.evaluate(self._named_models(models), x, y, self.store, confidence=confidence, **options)
-
-    def export(self, folder: Any, model: Any = None, *, overwrite: bool = False) -> Path:
-        """Writes a final model with its values, seeds, versions, curves and a model card (`README.md`).
-
-        Args:
-            folder: where to; it is made.
-            model: None takes the ensemble if there is one, else the first model of `retrain`, else the search's best.
-            overwrite: whether files in the folder may be replaced.
-
-        Returns:
-            The folder.
-
-        Raises:
-            UsageError: the folder has files, or a model that this tuner did not make.
-        """
+    def export(self, folder: str | os.PathLike[str], model: exporting.Savable | None, *, overwrite: bool) -> Path:
+        """See `Tuner.export`."""
         if model is None:
             named = self._named_models(None)
             model = named.get("ensemble", next(iter(named.values())))
-        trials = [self.oracle.get_trial(trial_id) for trial_id in self._trials_in(model)]
-        uses = evaluating.test_uses(self.store)
-        return exporting.export(folder, model, trials, self.oracle, test_uses=uses, overwrite=overwrite)
+        trials = [self._oracle.get_trial(trial_id) for trial_id in self._trials_in(model)]
+        uses = evaluating.test_uses(self._tuner.store)
+        return exporting.export(folder, model, trials, self._oracle, test_uses=uses, overwrite=overwrite)
 
-    def _named_models(self, models: Any) -> dict[str, Any]:
+    def _named_models(self, models: object) -> Named:
+        """Names for a model, a list of them or a mapping; None: what was made last, else the search's best."""
+        origins = self._tuner.model_origins
         if models is None:
-            return self._final or {f"trial {self._trial_of_model[m]}": m for m in self.get_best_models(1)}
+            return self.final or {f"trial {origins[one]}": one for one in self._tuner.get_best_models(1)}
         if isinstance(models, Mapping):
             return dict(models)
         several = list(models) if isinstance(models, list | tuple) else [models]
-        known = [one in self._trial_of_model if isinstance(one, keras.Model) else False for one in several]
-        origins = [
-            f"trial {self._trial_of_model[one]}" if of_trial else type(one).__name__.lower()
+        known = [one in origins if isinstance(one, keras.Model) else False for one in several]
+        names = [
+            f"trial {origins[one]}" if of_trial else type(one).__name__.lower()
             for one, of_trial in zip(several, known, strict=True)
         ]
         return {
-            name if origins.count(name) == 1 else f"{name} ({number + 1})": one
-            for number, (name, one) in enumerate(zip(origins, several, strict=True))
+            name if names.count(name) == 1 else f"{name} ({number + 1})": one
+            for number, (name, one) in enumerate(zip(names, several, strict=True))
         }
 
-    def _trials_in(self, model: Any) -> list[str]:
+    def _trials_in(self, model: object) -> list[str]:
+        """The trials whose configurations a model was made of: of an ensemble, those of its members with weight.
+
+        Raises:
+            UsageError: a model that this tuner did not make.
+        """
+        origins = self._tuner.model_origins
         if isinstance(model, Ensemble):
             parts = [one for name, one in zip(model.weights, model.members, strict=True) if model.weights[name] > 0]
-            ids = [self._trial_of_model.get(one) for member in parts for one in member.models]
+            ids = [origins.get(one) for member in parts for one in member.models]
         else:
-            ids = [self._trial_of_model.get(model)]
+            ids = [origins.get(model)]
         if None in ids:
             raise UsageError(
                 explain(
@@ -328,33 +326,3 @@ class Finishing:
                 )
             )
         return list(dict.fromkeys(trial_id for trial_id in ids if trial_id is not None))
-
-    def _searched_task(self, where: str) -> Task:
-        """The task of the latest search.
-
-        Raises:
-            UsageError: there was none in this process, or the user's own code trains.
-        """
-        if self._task is None or not self._trains_itself():
-            got = "a tuner whose run_trial is overridden" if self._task is not None else "no search in this process"
-            raise UsageError(
-                explain(
-                    where,
-                    got,
-                    "a search that Manyfit trained, with its data",
-                    "Call tuner.search(...) with the same arguments first: a search that is complete returns at once.",
-                )
-            )
-        return self._task
-
-    if TYPE_CHECKING:  # of `Tuner`, which this is mixed into
-
-        def load_model(self, trial: Trial, execution: int | None = None) -> keras.Model: ...
-        def get_best_models(self, num_models: int | None = None) -> list[keras.Model]: ...
-        def _make_task(
-            self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any], options: ModelOptions | None = None
-        ) -> Task: ...
-        def _get_trainer(self) -> Trainer: ...
-        def _trainer_for(self, task: Task) -> Trainer: ...
-        def _trains_itself(self) -> bool: ...
-        def _say(self, text: str) -> None: ...

@@ -1,20 +1,22 @@
-"""Keeps the predictions of a search, execution by execution, on rows that the execution did not train on."""
+"""What a search keeps for later: predictions of rows that an execution did not train on, and where models come from."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from manyfit.core.files import writing
 from manyfit.core.records import Plan
-from manyfit.data.rows import num_rows, take_rows
+from manyfit.data.folds import FoldPlan
+from manyfit.data.identity import row_identities
+from manyfit.data.rows import FitData, num_rows, take_rows
 from manyfit.ensemble.prediction import Forward
-from manyfit.finish.cross_validation import FoldPlan
-from manyfit.store.predictions import Archive, Labels, row_identities
+from manyfit.store.predictions import Archive, Labels
 from manyfit.training.base import Task
 
 
@@ -22,9 +24,9 @@ from manyfit.training.base import Task
 class DataSet:
     """The rows that executions validate on: all of `x`, or for each execution the rows of its fold."""
 
-    x: Any
-    y: Any
-    sample_weight: Any
+    x: FitData  # arrays with one row each, or a list or a dictionary of such
+    y: FitData
+    sample_weight: FitData
 
     @classmethod
     def of(cls, task: Task, folds: FoldPlan | None) -> DataSet | None:
@@ -44,7 +46,8 @@ class DataSet:
 class Keeper:
     """What a trainer calls with the trained models of a search: see `Task.keep`.
 
-    A prediction that fails costs the trial nothing: what is not kept is predicted anew when it is asked for.
+    A prediction that fails costs the trial nothing: what is not kept is predicted anew when it is asked for. A write
+    that fails ends the search, since the disk is full and the trials that follow would lose their weights as well.
 
     Args:
         archive: where to.
@@ -62,22 +65,25 @@ class Keeper:
 
     def __call__(self, trained: Sequence[tuple[Plan, Any]]) -> None:
         """Predicts and keeps; executions of other phases than the search are left alone."""
+        # Confirmation and retraining have rows of their own; their predictions would be taken for the search's.
         of_search = [(plan, model) for plan, model in trained if plan.phase == "search"]
         if self._folds is None:
             self._predict(of_search, self._data.x, self._data.row_ids, None)
             return
+        # Each execution has rows of its own here, so there is nothing to predict together.
         for plan, model in of_search:
             positions = self._folds.split_for(plan).validation
             x, row_ids = take_rows(self._data.x, positions), self._data.row_ids[positions]
             self._predict([(plan, model)], x, row_ids, positions)
 
     def _predict(
-        self, trained: Sequence[tuple[Plan, Any]], x: Any, row_ids: np.ndarray, positions: np.ndarray | None
+        self, trained: Sequence[tuple[Plan, Any]], x: FitData, row_ids: np.ndarray, positions: np.ndarray | None
     ) -> None:
         """Predicts the same rows with each model, and keeps what it said of them."""
         try:
             found = self._forward.predict_several([model for _, model in trained], x)
-        except Exception as error:  # several outputs, a model that predicts by other means, no memory
+        # Whatever it is: several outputs, a model that predicts by other means, no memory. The trial has its score.
+        except Exception as error:
             if len(trained) == 1:
                 self.reason = f"{type(error).__name__}: {error}"
             else:  # it harms the one it comes from only
@@ -90,11 +96,48 @@ class Keeper:
     def _keep(self, plan: Plan, predictions: np.ndarray, row_ids: np.ndarray, positions: np.ndarray | None) -> None:
         data = self._data
         with writing(f"kept predictions of trial {plan.trial_id}"):
+            # Labels go first: a kill between the two leaves labels without predictions, which is nothing kept yet.
             if not self._labelled:
                 self._archive.keep_labels(Labels(data.row_ids, np.asarray(data.y), _array(data.sample_weight)))
                 self._labelled = True
             self._archive.keep(plan.trial_id, plan.execution, predictions, row_ids, positions)
 
 
-def _array(values: Any) -> np.ndarray | None:
+def keeping(task: Task, archive: Archive, folds: FoldPlan | None) -> Task:
+    """A search's task whose trained models leave predictions behind; the task itself where its rows are no arrays."""
+    data = DataSet.of(task, folds)
+    return task if data is None else dataclasses.replace(task, keep=Keeper(archive, data, folds))
+
+
+def _array(values: object) -> np.ndarray | None:
     return None if values is None else np.asarray(values)
+
+
+class ModelOrigins(MutableMapping[Any, str]):
+    """Which trial a model came from, as long as the model lives. By identity: some estimators cannot be hashed."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, str]] = {}
+
+    def __getitem__(self, model: object) -> str:
+        reference, trial_id = self._known[id(model)]
+        if reference() is not model:  # the number of a model that is gone may be another's by now
+            raise KeyError(model)
+        return trial_id
+
+    def __setitem__(self, model: object, trial_id: str) -> None:
+        # A plain WeakKeyDictionary hashes its keys, which scikit-learn's estimators with `__eq__` refuse.
+        key = id(model)
+        self._known[key] = weakref.ref(model, lambda _: self._known.pop(key, None)), trial_id
+
+    def __delitem__(self, model: object) -> None:
+        del self._known[id(model)]
+
+    def __contains__(self, model: object) -> bool:
+        return id(model) in self._known and self._known[id(model)][0]() is model
+
+    def __iter__(self) -> Iterator[Any]:
+        return (model for reference, _ in list(self._known.values()) if (model := reference()) is not None)
+
+    def __len__(self) -> int:
+        return len(self._known)

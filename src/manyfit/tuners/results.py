@@ -32,6 +32,7 @@ class Row:
         """The row with one entry per hyperparameter and per metric; a metric named like a value gets `metric/`."""
         row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values, metrics = row.pop("values"), row.pop("metrics")
+        # A hyperparameter may be called "seed" or "score"; the fact keeps the plain name, since code reads it by that.
         row.update({(f"values/{name}" if name in row else name): value for name, value in values.items()})
         row.update({(f"metric/{name}" if name in row else name): value for name, value in metrics.items()})
         return row
@@ -65,6 +66,7 @@ class Results(Sequence[Row]):
     @property
     def epochs_full(self) -> int:
         """Epochs that they would have taken if no scheduler had stopped any."""
+        # Only what a scheduler stopped would have trained on; a callback of the user's would have ended it anyway.
         return sum(
             self.max_epochs if self.max_epochs is not None and row.ending == Ending.STOPPED else row.num_epochs
             for row in self.rows
@@ -73,7 +75,7 @@ class Results(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice) -> Any:
         return self.rows[index]
 
     def __iter__(self) -> Iterator[Row]:
@@ -104,12 +106,14 @@ class Results(Sequence[Row]):
 
 def _in_short(row: Row) -> str:
     """Why an execution ended, on one line."""
+    # The last line: of a traceback it is the one that names the error.
     why = (row.message or "").strip().splitlines()
     return why[-1] if why else row.ending
 
 
 def _rows(trial: Trial) -> list[Row]:
     runs = sorted(trial.executions.items())
+    # A trial that failed before its first epoch is a row as well: a table without it would look as if all went well.
     if not runs:
         nothing = Row(
             trial.trial_id, 0, trial.status, str(trial.ending or ""), -1, trial.hyperparameters.values,

@@ -17,21 +17,29 @@ What all of them take:
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeAlias
 
+from manyfit.core.objective import Objective
 from manyfit.oracles import Oracle
 from manyfit.oracles import searches as oracles
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.tuner import Tuner
 
+ObjectiveLike: TypeAlias = str | Objective | Sequence[str | Objective] | None
+"""A metric's name, an `Objective`, several of these, or None where `run_trial` returns the number to be minimised."""
 
-class RandomSearch(Tuner):
-    """Random search: the baseline that everything else has to beat. Arguments: see this module.
 
-    Example: see the README.
+class ReadySearch(Tuner):
+    """What the ready tuners share: an oracle is made of the arguments, and KerasTuner's order of them is kept.
+
+    Each method derives from this class and none from another, so that `isinstance(tuner, kt.RandomSearch)` means random
+    search. A further one names its oracle's class and the arguments that go to it, and has a constructor of its own
+    only where KerasTuner has further positional arguments, in KerasTuner's places.
     """
 
-    _oracle_class: ClassVar[type[Oracle]] = oracles.RandomSearchOracle
+    _oracle_class: ClassVar[type[Oracle]] = Oracle  # each ready tuner names its own
     #: Arguments by name that go to the oracle; the others go to `Tuner`.
     _oracle_arguments: ClassVar[frozenset[str]] = frozenset(
         {"scheduler", "max_seconds", "max_total_epochs", "constraints", "compat"}
@@ -39,8 +47,8 @@ class RandomSearch(Tuner):
 
     def __init__(
         self,
-        hypermodel: Any = None,
-        objective: Any = None,
+        hypermodel: HyperModel | BuildFunction | None = None,
+        objective: ObjectiveLike = None,
         max_trials: int | None = 10,
         seed: int | None = None,
         hyperparameters: HyperParameters | None = None,
@@ -59,12 +67,23 @@ class RandomSearch(Tuner):
             allow_new_entries=allow_new_entries,
             max_retries_per_trial=max_retries_per_trial,
             max_consecutive_failed_trials=max_consecutive_failed_trials,
+            # Taken out here, so that what is left over is refused by `BaseTuner` with a message that names it.
             **{name: kwargs.pop(name) for name in list(kwargs) if name in self._oracle_arguments},
         )
         super().__init__(oracle, hypermodel, **kwargs)
 
 
-class GridSearch(RandomSearch):
+class RandomSearch(ReadySearch):
+    """Random search: the baseline that everything else has to beat. Arguments: see this module.
+
+    Example: see the README.
+    """
+
+    _oracle_class = oracles.RandomSearchOracle
+
+
+# KerasTuner's `GridSearch` tries the whole grid unless told otherwise, hence another default for `max_trials`.
+class GridSearch(ReadySearch):
     """Grid search: all of a finite space, each configuration once, in a stable order.
 
     Ranges without a step are tried at ten values and the default. Arguments: see this module; `max_trials=None`
@@ -74,43 +93,48 @@ class GridSearch(RandomSearch):
     _oracle_class = oracles.GridSearchOracle
 
     def __init__(
-        self, hypermodel: Any = None, objective: Any = None, max_trials: int | None = None, *args: Any, **kwargs: Any
+        self,
+        hypermodel: HyperModel | BuildFunction | None = None,
+        objective: ObjectiveLike = None,
+        max_trials: int | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         super().__init__(hypermodel, objective, max_trials, *args, **kwargs)
 
 
-class QuasiRandomSearch(RandomSearch):
+class QuasiRandomSearch(ReadySearch):
     """Fills the space evenly (a scrambled Sobol sequence): better than random with few trials, and as parallel."""
 
     _oracle_class = oracles.QuasiRandomSearchOracle
 
 
-class Search(RandomSearch):
+class Search(ReadySearch):
     """Picks the method by space and budget, and says which: grid, Bayesian optimisation or evolution.
 
     Arguments: see this module, and `beliefs`: a list of `kt.Belief`, where good values are expected.
     """
 
     _oracle_class = oracles.SearchOracle
-    _oracle_arguments = RandomSearch._oracle_arguments | {"beliefs"}
+    _oracle_arguments = ReadySearch._oracle_arguments | {"beliefs"}
 
     def on_search_begin(self) -> None:
         """Says which method decides."""
         assert isinstance(self.oracle, oracles.SearchOracle)  # our bug: __init__ makes it
-        self._say(f"Search: {self.oracle.describe()}")
+        self._display.say(f"Search: {self.oracle.describe()}")
 
 
-class Evolution(RandomSearch):
+class Evolution(ReadySearch):
     """Regularised evolution (a genetic algorithm): for large budgets and odd spaces.
 
     Arguments: see this module, and `num_parents`: how many of the latest trials are kept to descend from.
     """
 
     _oracle_class = oracles.EvolutionOracle
-    _oracle_arguments = RandomSearch._oracle_arguments | {"num_parents"}
+    _oracle_arguments = ReadySearch._oracle_arguments | {"num_parents"}
 
 
-class BayesianOptimization(RandomSearch):
+class BayesianOptimization(ReadySearch):
     """Bayesian optimisation with a Gaussian process: the fewest trials.
 
     Args:
@@ -125,12 +149,12 @@ class BayesianOptimization(RandomSearch):
     """
 
     _oracle_class = oracles.BayesianOptimizationOracle
-    _oracle_arguments = RandomSearch._oracle_arguments | {"num_initial_points", "alpha", "beta", "beliefs"}
+    _oracle_arguments = ReadySearch._oracle_arguments | {"num_initial_points", "alpha", "beta", "beliefs"}
 
     def __init__(
         self,
-        hypermodel: Any = None,
-        objective: Any = None,
+        hypermodel: HyperModel | BuildFunction | None = None,
+        objective: ObjectiveLike = None,
         max_trials: int | None = 10,
         num_initial_points: int | None = None,
         alpha: float = 1e-4,
@@ -142,7 +166,7 @@ class BayesianOptimization(RandomSearch):
         super().__init__(hypermodel, objective, max_trials, *args, **kwargs)
 
 
-class OptunaSearch(RandomSearch):
+class OptunaSearch(ReadySearch):
     """Lets any sampler of Optuna decide what to try; needs `pip install manyfit[optuna]`.
 
     Arguments: see this module, and by name `sampler`: a class in `optuna.samplers`, "TPESampler" by default, and
@@ -153,10 +177,10 @@ class OptunaSearch(RandomSearch):
     """
 
     _oracle_class = oracles.OptunaOracle
-    _oracle_arguments = RandomSearch._oracle_arguments | {"sampler", "sampler_settings"}
+    _oracle_arguments = ReadySearch._oracle_arguments | {"sampler", "sampler_settings"}
 
 
-class Hyperband(RandomSearch):
+class Hyperband(ReadySearch):
     """Hyperband: many trials on few epochs, the best of them on more.
 
     A promoted trial continues: weights, optimizer, schedules, the patience of callbacks, the order of the data.
@@ -173,17 +197,17 @@ class Hyperband(RandomSearch):
     """
 
     _oracle_class = oracles.HyperbandOracle
-    _oracle_arguments = RandomSearch._oracle_arguments | {"max_epochs", "factor", "hyperband_iterations", "min_epochs"}
+    _oracle_arguments = ReadySearch._oracle_arguments | {"max_epochs", "factor", "hyperband_iterations", "min_epochs"}
 
     def __init__(
         self,
-        hypermodel: Any = None,
-        objective: Any = None,
+        hypermodel: HyperModel | BuildFunction | None = None,
+        objective: ObjectiveLike = None,
         max_epochs: int = 100,
         factor: int = 3,
         hyperband_iterations: int | None = 1,
         *args: Any,
-        max_trials: int | None = None,
+        max_trials: int | None = None,  # by name only: KerasTuner's Hyperband has none
         **kwargs: Any,
     ) -> None:
         kwargs.update(max_epochs=max_epochs, factor=factor, hyperband_iterations=hyperband_iterations)

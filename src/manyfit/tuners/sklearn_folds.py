@@ -7,15 +7,43 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from manyfit.core.checks import is_whole
 from manyfit.core.errors import UsageError, UsageTypeError, explain
 
-Splits = Sequence[tuple[Any, Any]]
+Metric: TypeAlias = Callable[..., float]
+"""A function of (true targets, predicted targets), as `sklearn.metrics` has them, or a scorer of (model, X, y)."""
+
+RowNumbers: TypeAlias = np.ndarray
+"""(n,) whole numbers, or n booleans: which rows."""
+
+
+class SklearnModel(Protocol):
+    """What scikit-learn's estimators and pipelines have in common, as far as a search asks for it."""
+
+    def fit(self, X: object, y: object = None, **parameters: object) -> SklearnModel:
+        """Trains, and returns itself."""
+
+    def predict(self, X: object) -> np.ndarray:
+        """One answer per row."""
+
+    def score(self, X: object, y: object = None) -> float:
+        """How good its predictions are; more is better."""
+
+
+class Splitter(Protocol):
+    """Makes folds of rows, as the classes of `sklearn.model_selection` do."""
+
+    def split(self, X: object, y: object = None, groups: object = None) -> Iterator[tuple[RowNumbers, RowNumbers]]:
+        """Pairs of (training rows, test rows), one per fold."""
+
+
+CrossValidator: TypeAlias = Splitter | int | Iterable[tuple[RowNumbers, RowNumbers]]
+"""What `cv` may be: a splitter, a number of folds, or the pairs of rows themselves."""
 
 
 def import_sklearn(who: str) -> Any:
@@ -37,7 +65,7 @@ def import_sklearn(who: str) -> Any:
     return sklearn
 
 
-def as_scorer(scoring: Any) -> Callable[..., float] | None:
+def as_scorer(scoring: Metric | str | None) -> Metric | None:
     """A scorer from its name or itself.
 
     Raises:
@@ -69,13 +97,14 @@ def as_scorer(scoring: Any) -> Callable[..., float] | None:
     return scoring
 
 
-def as_metrics(metrics: Any) -> list[Callable[..., float]]:
+def as_metrics(metrics: Metric | Sequence[Metric] | None) -> list[Metric]:
     """A list of metric functions from one, a list, or None.
 
     Raises:
         UsageTypeError: one of them is no function with a name.
     """
-    given = [] if metrics is None else list(metrics) if isinstance(metrics, list | tuple) else [metrics]
+    # Names are what results are logged under; a lambda has one, a partial function has none.
+    given: list[Any] = [] if metrics is None else list(metrics) if isinstance(metrics, list | tuple) else [metrics]
     for metric in given:
         if not callable(metric) or not hasattr(metric, "__name__"):
             raise UsageTypeError(
@@ -89,7 +118,7 @@ def as_metrics(metrics: Any) -> list[Callable[..., float]]:
     return given
 
 
-def as_splitter(cv: Any) -> Any:
+def as_splitter(cv: CrossValidator | None) -> Splitter | int:
     """A splitter from one, from a list of (training rows, test rows), or from None; a number of folds stays one.
 
     Raises:
@@ -97,12 +126,13 @@ def as_splitter(cv: Any) -> Any:
     """
     from sklearn.model_selection import KFold, check_cv
 
+    # KerasTuner's default: shuffled, and the same for every search, so that scores of two searches can be compared.
     if cv is None:
         return KFold(5, shuffle=True, random_state=1)
     if hasattr(cv, "split") or is_whole(cv):
-        return cv
+        return cv  # type: ignore[return-value]  # it was asked for what makes it one
     try:
-        return check_cv(list(cv))
+        return check_cv(list(cv))  # type: ignore[arg-type]  # what is no list is refused below
     except TypeError:
         raise UsageTypeError(
             explain(
@@ -114,7 +144,7 @@ def as_splitter(cv: Any) -> Any:
         ) from None
 
 
-def as_rows(*columns: Any) -> list[Any]:
+def as_rows(*columns: object) -> list[Any]:
     """X, y, weights and groups in forms whose rows can be taken, checked to be equally long.
 
     Raises:
@@ -135,14 +165,14 @@ def as_rows(*columns: Any) -> list[Any]:
         ) from error
 
 
-def take(rows: Any, *columns: Any) -> list[Any]:
+def take(rows: RowNumbers, *columns: object) -> list[Any]:
     """These rows of each column, in the form that it has (a DataFrame stays one); None stays None."""
     from sklearn.utils import _safe_indexing  # in scikit-learn's public reference, underscore or not
 
     return [None if column is None else _safe_indexing(column, rows) for column in columns]
 
 
-def fit(model: Any, X: Any, y: Any, sample_weight: Any) -> Any:
+def fit(model: SklearnModel, X: object, y: object, sample_weight: object) -> SklearnModel:
     """Fits an estimator, with weights where it takes any. A pipeline hands them to its last step.
 
     Returns:
@@ -151,6 +181,7 @@ def fit(model: Any, X: Any, y: Any, sample_weight: Any) -> Any:
     if sample_weight is None:
         return model.fit(X, y)
     name = _name_of_weights(model)
+    # A warning and no error: a search over several kinds of estimators goes on, and its score still has the weights.
     if name is None:
         warnings.warn(
             explain(
@@ -165,13 +196,14 @@ def fit(model: Any, X: Any, y: Any, sample_weight: Any) -> Any:
     return model.fit(X, y, **{name: np.asarray(sample_weight)})
 
 
-def _name_of_weights(model: Any) -> str | None:
+def _name_of_weights(model: SklearnModel) -> str | None:
     """The keyword of `fit` that weights go by, None if there is none.
 
     scikit-learn wraps `fit` (since 1.3), so only a signature that looks through wrappers tells the truth.
     """
     from sklearn.pipeline import Pipeline
 
+    # A pipeline's own `fit` takes any keyword, and refuses one that is not "step__name" only when it is called.
     if isinstance(model, Pipeline):
         last, estimator = model.steps[-1]
         name = None if estimator in (None, "passthrough") else _name_of_weights(estimator)
@@ -179,21 +211,24 @@ def _name_of_weights(model: Any) -> str | None:
     return "sample_weight" if _takes(model.fit, "sample_weight") else None
 
 
-def _takes(function: Callable[..., Any], name: str) -> bool:
+def _takes(function: Callable[..., object], name: str) -> bool:
     parameters = inspect.signature(function).parameters
     return name in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def measure(
-    model: Any,
-    X: Any,
-    y: Any,
-    sample_weight: Any,
+    model: SklearnModel,
+    X: object,
+    y: object,
+    sample_weight: object,
     *,
-    scoring: Callable[..., float] | None,
-    metrics: Sequence[Callable[..., float]],
+    scoring: Metric | None,
+    metrics: Sequence[Metric],
 ) -> dict[str, float]:
     """The score and the metrics of a fitted estimator on rows that it has not seen.
+
+    Weights go only where they are taken. A scorer is an object around a metric: whether *it* passes weights on cannot
+    be seen from its own signature, which takes anything, so the metric inside it is asked.
 
     Args:
         model: fitted.
@@ -214,11 +249,18 @@ def measure(
     measured = {"score": float(score)}
     if metrics:
         predicted = model.predict(X)
-        measured.update({metric.__name__: float(_weighted(metric, weights, y, predicted)) for metric in metrics})
+        measured.update({name_of(metric): float(_weighted(metric, weights, y, predicted)) for metric in metrics})
     return measured
 
 
-def _weighted(function: Callable[..., Any], weights: Any, *args: Any, judge: Callable[..., Any] | None = None) -> Any:
+def name_of(metric: Metric) -> str:
+    """The name that a metric is logged under."""
+    return str(metric.__name__)  # type: ignore[attr-defined]  # `as_metrics` refuses those without one
+
+
+def _weighted(
+    function: Metric, weights: np.ndarray | None, *args: object, judge: Callable[..., object] | None = None
+) -> float:
     """Calls a score with weights where it takes them; `judge` is the function inside a scorer."""
     if weights is None or not _takes(judge or function, "sample_weight"):
         return function(*args)

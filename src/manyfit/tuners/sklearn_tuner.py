@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
 from manyfit.training.seeding import seeded
 from manyfit.tuners import sklearn_folds as folds
-from manyfit.tuners.base_tuner import BaseTuner
+from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
+from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 
 
 class SklearnTuner(BaseTuner):
@@ -62,10 +63,10 @@ class SklearnTuner(BaseTuner):
     def __init__(
         self,
         oracle: Oracle,
-        hypermodel: Any = None,
-        scoring: Callable[..., float] | str | None = None,
-        metrics: Callable[..., float] | Sequence[Callable[..., float]] | None = None,
-        cv: Any = None,
+        hypermodel: HyperModel | BuildFunction | None = None,
+        scoring: folds.Metric | str | None = None,
+        metrics: folds.Metric | Sequence[folds.Metric] | None = None,
+        cv: folds.CrossValidator | None = None,
         *,
         num_kept_models: int = 10,
         **kwargs: Any,
@@ -85,13 +86,14 @@ class SklearnTuner(BaseTuner):
         self.metrics = folds.as_metrics(metrics)
         self.cv = folds.as_splitter(cv)
         self.num_kept_models = num_kept_models
-        self._splits: list[tuple[Any, Any]] = []
+        self._splits: list[tuple[folds.RowNumbers, folds.RowNumbers]] = []
+        # What an overridden `run_trial` measures is not known before it has run.
         if isinstance(oracle, Oracle) and type(self).run_trial is SklearnTuner.run_trial:
             self._check_objective(oracle)
         super().__init__(oracle, hypermodel, **kwargs)
 
     def _check_objective(self, oracle: Oracle) -> None:
-        measured = ["score", *(metric.__name__ for metric in self.metrics)]
+        measured = ["score", *map(folds.name_of, self.metrics)]
         missing = [name for name in oracle.objective.names if name not in measured]
         if missing:
             raise UsageError(
@@ -108,7 +110,9 @@ class SklearnTuner(BaseTuner):
         if self.hypermodel is not None:
             self.oracle.update_space(discover(self.hypermodel.build, self.oracle.get_space()))
 
-    def search(self, X: Any, y: Any = None, sample_weight: Any = None, groups: Any = None, **kwargs: Any) -> None:
+    def search(  # type: ignore[override]  # KerasTuner's signature: this tuner knows what its data are
+        self, X: object, y: object = None, sample_weight: object = None, groups: object = None, **kwargs: Any
+    ) -> None:
         """Searches by cross-validation.
 
         Args:
@@ -134,13 +138,14 @@ class SklearnTuner(BaseTuner):
         # KerasTuner's signature of `run_trial` has no `verbose`, so overrides of it have none.
         super()._run_trials(fit_args, {name: value for name, value in fit_kwargs.items() if name != "verbose"})
 
-    def _split(self, X: Any, y: Any, groups: Any) -> list[tuple[Any, Any]]:
-        from sklearn.base import is_classifier
+    def _split(self, X: object, y: object, groups: object) -> list[tuple[folds.RowNumbers, folds.RowNumbers]]:
+        from sklearn.base import is_classifier  # an optional library: loaded by those who search with it
         from sklearn.model_selection import check_cv
 
         assert self.hypermodel is not None  # our bug: __init__ checks it
         splitter = self.cv
-        if not hasattr(splitter, "split"):  # a number: stratified where the estimator is a classifier
+        if isinstance(splitter, int) or not hasattr(splitter, "split"):
+            # A number of folds: stratified where the estimator is a classifier, which only a built one can tell.
             model = self.hypermodel.build(self.oracle.get_space())
             splitter = check_cv(splitter, y, classifier=is_classifier(model))
         try:
@@ -155,9 +160,9 @@ class SklearnTuner(BaseTuner):
                 )
             ) from error
 
-    def run_trial(
-        self, trial: Trial, X: Any, y: Any, sample_weight: Any = None, groups: Any = None, **kwargs: Any
-    ) -> Any:
+    def run_trial(  # type: ignore[override]  # KerasTuner's signature
+        self, trial: Trial, X: object, y: object, sample_weight: object = None, groups: object = None, **kwargs: Any
+    ) -> list[dict[str, float]]:
         """Cross-validates one configuration, and trains it on all rows if it ranks among the best.
 
         Args:
@@ -173,6 +178,7 @@ class SklearnTuner(BaseTuner):
         """
         del groups, kwargs
         measured = []
+        # No splits: an override called this outside of `search`, with rows of its own.
         for training, testing in self._splits or self._split(X, y, None):
             model = self._fit(trial, *folds.take(training, X, y, sample_weight))
             rows = folds.take(testing, X, y, sample_weight)
@@ -181,7 +187,7 @@ class SklearnTuner(BaseTuner):
             self.save_model(trial.trial_id, self._fit(trial, X, y, sample_weight))
         return measured
 
-    def _fit(self, trial: Trial, X: Any, y: Any, sample_weight: Any) -> Any:
+    def _fit(self, trial: Trial, X: object, y: object, sample_weight: object) -> folds.SklearnModel:
         assert self.hypermodel is not None  # our bug: __init__ checks it
         model = self.hypermodel.build(trial.hyperparameters)
         if not hasattr(model, "fit"):
@@ -195,8 +201,13 @@ class SklearnTuner(BaseTuner):
             )
         return folds.fit(model, X, y, sample_weight)
 
-    def _ranks_high(self, measured: Iterable[dict[str, float]]) -> bool:
-        """Whether these folds put a trial among the best that are kept."""
+    def _ranks_high(self, measured: Iterable[Mapping[str, float]]) -> bool:
+        """Whether these folds put a trial among the best that are kept.
+
+        Asked before the trial has ended, so its score is worked out here: an estimator is trained on all rows only
+        where somebody may ask for it. With several objectives there is no one score to compare, so all of them are
+        trained and `_after_trial` deletes what fell behind.
+        """
         objective = self.oracle.objective
         losses = [objective.loss(objective.get_value(fold)) for fold in measured]
         best = self.oracle.get_best_trials(self.num_kept_models)
@@ -205,6 +216,7 @@ class SklearnTuner(BaseTuner):
         return sum(losses) / len(losses) < objective.loss(best[-1].score)
 
     def _after_trial(self, trial: Trial) -> None:
+        # Unlike weights, estimators lie in the trials' folders, as KerasTuner keeps them: programs look for them there.
         kept = {best.trial_id for best in self.oracle.book.kept(self.num_kept_models)}
         for trial_id, path in self.store.layout.all_pickled().items():
             if trial_id not in kept:
@@ -212,7 +224,7 @@ class SklearnTuner(BaseTuner):
                 if not any(path.parent.iterdir()):
                     path.parent.rmdir()
 
-    def save_model(self, trial_id: str, model: Any, step: int = 0) -> None:
+    def save_model(self, trial_id: str, model: object, step: int = 0) -> None:
         """Pickles a trial's estimator into the trial's folder."""
         del step
         with replaced(self._path(trial_id)) as partial:

@@ -8,7 +8,7 @@ from pathlib import Path
 from manyfit.core import seeds
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.lifecycle import is_paused, outcome_of
-from manyfit.core.measures import MEASURES
+from manyfit.core.objective import MEASURES
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.hyperparameters import HyperParameters
@@ -47,6 +47,10 @@ def plan_of(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable
 
 class SearchSupply:
     """Feeds a trainer from an oracle.
+
+    The oracle knows trials, a trainer knows executions. In between, this keeps what neither of them does: executions
+    that were assigned and not taken yet, which executions of a trial are still to come, and why one was told to stop.
+    None of it is stored: after a kill the book says what has ended, and everything else is handed out again.
 
     Args:
         oracle: what to run, and where results go.
@@ -91,30 +95,42 @@ class SearchSupply:
         return None if trials is None else trials * self._num_executions + len(self._queue)
 
     def take(self, count: int) -> Sequence[Plan]:
-        """See `manyfit.training.base.Supply`."""
+        """See `manyfit.training.base.Supply`.
+
+        Trials are asked for whole, and as few as will do, since an oracle that learns should know as much as possible
+        when it proposes; what of them was not wanted yet waits in the queue. An empty answer of the oracle means that
+        there is nothing for now, which is when a finite space that was tried in full has its contenders repeated.
+        """
         while len(self._queue) < count:
             missing = count - len(self._queue)
+            # Rounded up: the executions of a trial are handed out together or left in the queue, never half asked for.
             trials = self._oracle.assign(-(-missing // self._num_executions))
             if not trials:
                 self._queue += self._replicates(missing)
                 break
             for trial in trials:
-                self._begin(trial)
-                plans = plans_of(trial, self._num_executions, self._oracle, self._weights_path)
-                for plan in plans:  # a paused one goes on where it stood
-                    paused = trial.executions.pop(plan.execution, None)
-                    if paused is not None:
-                        trial.running[plan.execution] = {name: list(c) for name, c in paused.history.items()}
-                self._open[trial.trial_id] = {plan.execution for plan in plans}
-                self._queue += plans
-                if not plans:  # it was interrupted between the execution that decided and its end
-                    self._end_trial(trial)
+                self._open_trial(trial)
         taken, self._queue = self._queue[:count], self._queue[count:]
         return taken
+
+    def _open_trial(self, trial: Trial) -> None:
+        """Puts the executions that a trial still needs into the queue; paused ones go on where they stood."""
+        self._begin(trial)
+        plans = plans_of(trial, self._num_executions, self._oracle, self._weights_path)
+        for plan in plans:
+            paused = trial.executions.pop(plan.execution, None)
+            if paused is not None:
+                # A copy, since the epochs that follow are appended to it.
+                trial.running[plan.execution] = {name: list(curve) for name, curve in paused.history.items()}
+        self._open[trial.trial_id] = {plan.execution for plan in plans}
+        self._queue += plans
+        if not plans:  # it was interrupted between the execution that decided and its end
+            self._end_trial(trial)
 
     def _replicates(self, count: int) -> list[Plan]:
         """Further executions of the contenders of a finite space that was tried in full."""
         oracle = self._oracle
+        # Only when nothing runs: who is a contender changes with every result that is still to come.
         if self._open or self._queue or not oracle.may_replicate():
             return []
         state = oracle.replication(self._num_executions)
@@ -141,10 +157,13 @@ class SearchSupply:
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
         """See `manyfit.training.base.Supply`."""
         book = self._oracle.book
+        # Committed before anything is decided by it: a decision that rests on an epoch that a kill loses would be
+        # another one after the restart.
         book.add_epochs(epochs)
+        # A missing objective stops executions as a time limit does: `finish` then says which metrics there are.
         if self._oracle.clock.is_over() or self._lacks_objective(epochs[0][2]):
             self._stop_reasons.update({plan.key: "the time was up" for plan, _, _ in epochs})
-            return [Decision.STOP] * len(epochs)  # `finish` says which metrics there are
+            return [Decision.STOP] * len(epochs)
         if not self._scheduler_decides():
             return [Decision.GO_ON] * len(epochs)
         return self._decide(epochs)
@@ -164,7 +183,14 @@ class SearchSupply:
         return any(name not in logs for name in measured)
 
     def _decide(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> list[Decision]:
+        """What the scheduler says of executions that finished an epoch.
+
+        It decides about trials: to stop one stops all its executions. Where a trial is to pause is no decision of the
+        moment but its target, which it was given when it was handed out, so that it pauses at the same epoch after a
+        restart.
+        """
         scheduler, trials = self._oracle.scheduler, self._oracle.trials
+        # Each trial once, in the order of its first execution: the scheduler sees means over executions.
         trial_ids = list(dict.fromkeys(plan.trial_id for plan, _, _ in epochs))
         answers = dict(zip(trial_ids, scheduler.decide(self._oracle.book.progress(), trial_ids), strict=True))
         decisions = []
@@ -188,6 +214,7 @@ class SearchSupply:
             self._check_measured(result)
         elif result.ending.has_score:
             self._oracle.scoring.check({**result.history, **result.measures})
+        # Trainers know that an execution was told to stop, and only here it is known why.
         result.message = self._why_it_ended(result) or result.message
         self._oracle.book.add_execution(result)
         if not is_paused(result) and result.plan.state_path is not None:
@@ -201,6 +228,7 @@ class SearchSupply:
                 self._oracle.rescore(trial)
             return
         if not result.ending.has_score:
+            # The trial has no score any more, whatever its other executions come to, so they need not start.
             dropped = {plan.execution for plan in self._queue if plan.trial_id == trial.trial_id}
             self._queue = [plan for plan in self._queue if plan.trial_id != trial.trial_id]
             waiting -= dropped

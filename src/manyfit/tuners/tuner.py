@@ -1,49 +1,31 @@
-"""The tuner of Keras models: trains what the oracle asks for, brings models back, retrains and ensembles them."""
+"""The tuner of Keras models that users construct: it searches, and goes from the search to a final model."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import functools
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 
-from manyfit.core import environment
-from manyfit.core.checks import is_whole, whole_number
-from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
-from manyfit.core.records import Result, Values
-from manyfit.data.arguments import check_fit_arguments
-from manyfit.data.call import Call
-from manyfit.finish.cross_validation import FoldPlan, fold_plan
-from manyfit.interop import tensorboard
-from manyfit.oracles import Oracle, Trial
-from manyfit.space.discovery import discover
-from manyfit.space.hyperparameters import HyperParameters
-from manyfit.store.predictions import Archive
-from manyfit.training.base import FixedSupply, Permissions, Task, Trainer
-from manyfit.training.devices import check_batches, distributed, distribution_of
-from manyfit.training.estimators import Estimators, is_estimator, load_estimator, pickle_path
-from manyfit.training.keras_fit import KerasFit
-from manyfit.training.keras_settings import clear_session
+from manyfit.data.rows import FitData
+from manyfit.ensemble.ensemble import Ensemble
+from manyfit.finish import confirm as confirming
+from manyfit.finish.evaluation import Evaluation
+from manyfit.finish.export import Savable
+from manyfit.oracles import Oracle
+from manyfit.report.confirmation import Confirmation
+from manyfit.training.devices import Devices
 from manyfit.training.model_options import ModelOptions
-from manyfit.training.models import build_model
-from manyfit.training.precision import sentence
-from manyfit.training.program_report import Programs
-from manyfit.training.seeding import seeded
-from manyfit.training.weights import load_keras_weights, load_weights, write_weights
-from manyfit.tuners.base_tuner import BaseTuner
-from manyfit.tuners.callbacks import as_keras_history, is_overridden, only_keras
-from manyfit.tuners.ensembling import ModelOrigins, best_execution
-from manyfit.tuners.finishing import Finishing
-from manyfit.tuners.hypermodel import overrides_fit
-from manyfit.tuners.keeping import DataSet, Keeper
-from manyfit.tuners.overrides import Overrides
-from manyfit.tuners.supply import SearchSupply, plan_of
+from manyfit.training.precision import Precision
+from manyfit.tuners.finishing import Finish, RetrainSettings, SaveTo, Training
+from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
+from manyfit.tuners.keras_tuner.overrides import Strategy
+from manyfit.tuners.together import PopulationTuner
 
 
-class Tuner(Finishing, Overrides, BaseTuner):
+class Tuner(PopulationTuner):
     """Searches the hyperparameters of Keras models.
 
     Args:
@@ -82,15 +64,15 @@ class Tuner(Finishing, Overrides, BaseTuner):
     def __init__(
         self,
         oracle: Oracle,
-        hypermodel: Any = None,
+        hypermodel: HyperModel | BuildFunction | None = None,
         max_model_size: int | None = None,
-        optimizer: Any = None,
-        loss: Any = None,
-        metrics: Any = None,
-        distribution_strategy: Any = None,
-        directory: Any = None,
+        optimizer: object = None,
+        loss: object = None,
+        metrics: object = None,
+        distribution_strategy: Strategy | None = None,
+        directory: str | os.PathLike[str] | None = None,
         project_name: str | None = None,
-        logger: Any = None,
+        logger: object = None,
         tuner_id: str | None = None,
         overwrite: bool = False,
         executions_per_trial: int = 1,
@@ -98,402 +80,217 @@ class Tuner(Finishing, Overrides, BaseTuner):
         num_kept_models: int = 10,
         population: bool = True,
         population_size: int | None = None,
-        precision: Any = None,
+        precision: Precision = None,
         steps_per_execution: int | None = None,
         jit_compile: bool | None = None,
-        devices: Any = None,
+        devices: Devices = None,
         keep_predictions: bool = True,
         **kwargs: Any,
     ) -> None:
-        if hypermodel is None and type(self).run_trial is Tuner.run_trial:
-            raise UsageError(
-                explain(
-                    type(self).__name__,
-                    "Received `hypermodel=None`",
-                    "a hypermodel, or a subclass that overrides run_trial",
-                    f"Type kt.{type(self).__name__}(build_model, ...).",
-                )
-            )
-        for name, value in (("executions_per_trial", executions_per_trial), ("num_kept_models", num_kept_models)):
-            whole_number(name, value, instead=f"Type {name}=1, say.")
         self.tuner_id = tuner_id or self.tuner_id
-        self.max_model_size = max_model_size
-        self.optimizer = optimizer
-        self.loss = loss
-        self.metrics = metrics
-        self.distribution_strategy = distribution_strategy
-        self.executions_per_trial = executions_per_trial
-        self.num_kept_models = num_kept_models
-        self.population = population
-        self.population_size = population_size
-        self.model_options = ModelOptions(precision, steps_per_execution, jit_compile, devices)
-        self.keep_predictions = keep_predictions
-        self._with_weights: set[str] = set()  # trials whose weights may be on the disk
-        self._task: Task | None = None  # of the latest search: retraining and ensembling fall back to its data
-        self._fold_plan: FoldPlan | None = None
-        self._final: dict[str, Any] = {}
-        self._trial_of_model = ModelOrigins()
-        self._estimators = False  # whether the build function returns any
-        super().__init__(oracle, hypermodel, directory, project_name, overwrite, logger=logger, **kwargs)
-        self._estimators = self._estimators or self.store.get("estimators", False)
+        super().__init__(
+            oracle,
+            hypermodel,
+            max_model_size=max_model_size,
+            optimizer=optimizer,
+            loss=loss,
+            metrics=metrics,
+            distribution_strategy=distribution_strategy,
+            executions_per_trial=executions_per_trial,
+            num_kept_models=num_kept_models,
+            population=population,
+            population_size=population_size,
+            keep_predictions=keep_predictions,
+            model_options=ModelOptions(precision, steps_per_execution, jit_compile, devices),
+            directory=directory,
+            project_name=project_name,
+            overwrite=overwrite,
+            logger=logger,
+            **kwargs,
+        )
+        # Last, since it works on what all classes above have set up.
+        training = Training(self._make_task, self._get_trainer, self._trainer_for)
+        self._finish = Finish(self, training, self._display.say)
 
-    # Building --------------------------------------------------------------------------------------------------
+    def stand_ins(self) -> dict[str, object]:
+        """See `BaseTuner`. The final models stay here."""
+        return {**super().stand_ins(), "_finish": None}
 
-    def _populate_initial_space(self) -> None:
-        if self.hypermodel is None:
-            return
-        hyperparameters = self.oracle.get_space()
-        self.hypermodel.declare_hyperparameters(hyperparameters)
-        self.oracle.update_space(hyperparameters)
-        building: Any = contextlib.nullcontext()
-        if self._fuses():
-            from manyfit.training.population.compile import quick_building  # imports JAX
+    def confirm(
+        self,
+        top: int = 8,
+        *,
+        confidence: float = 0.95,
+        max_executions: int | None = None,
+        max_seconds: float | None = None,
+        cross_validation: object = None,
+        new_splits: bool = False,
+        **settings: Any,
+    ) -> Confirmation:
+        """Runs the best trials on fresh seeds, the same for all, until it is settled which of them may be the best.
 
-            building = quick_building()
-        check = type(self).run_trial is Tuner.run_trial and not overrides_fit(self.hypermodel)
-        build = self._checked_build if check and not environment.written_for_keras_tuner else self.hypermodel.build
-        # Cleared each time: names of layers, and names that are made of theirs, are those of the search.
-        with building:
-            found = discover(lambda hp: (clear_session(), build(hp))[1], self.oracle.get_space())  # type: ignore[func-returns-value]
-        self.oracle.update_space(found)
-        self.store.put(estimators=self._estimators)
-        clear_session()
-
-    def _checked_build(self, hyperparameters: HyperParameters) -> Any:
-        model = self._build(hyperparameters)
-        if is_estimator(model):
-            self._estimators = True
-            return model
-        model = build_model(lambda _: model, hyperparameters)
-        if not model.compiled:
-            raise FatalTypeError(
-                explain(
-                    "hypermodel.build(hp)",
-                    "a model that is not compiled",
-                    "a compiled keras.Model",
-                    "Call model.compile(...) before `return model`.",
-                )
-            )
-        return model
-
-    def _build(self, hyperparameters: HyperParameters) -> Any:
-        """The user's model, with the options of this tuner."""
-        return self.model_options.built(self._build_plainly, hyperparameters)
-
-    def _build_plainly(self, hyperparameters: HyperParameters) -> Any:
-        """The user's model, recompiled where the tuner was given an optimizer, a loss or metrics."""
-        with self._strategy_scope():
-            model = self._build_hypermodel(hyperparameters)
-            given = any(one is not None for one in (self.optimizer, self.loss, self.metrics))
-            if given and not is_estimator(model):
-                build_model(lambda _: model, hyperparameters)
-                self._override_compile_args(model)
-        return model
-
-    def _strategy_scope(self) -> Any:
-        return contextlib.nullcontext() if self.distribution_strategy is None else self.distribution_strategy.scope()
-
-    # Training --------------------------------------------------------------------------------------------------
-
-    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
-        """Searches. Takes what `model.fit` takes, and passes it on: data, epochs, callbacks and the rest.
+        A race: who cannot win any more is dropped, and the runs go to who might. A fresh seed moves initial weights
+        and the order of the data; `cross_validation` or `new_splits` moves the validation rows, too. Afterwards
+        confirmed scores replace those of the search wherever trials are ranked or shown, and the recommended trial is
+        the first that `get_best_hyperparameters`, `retrain` and the others take. A confirmation that was interrupted
+        goes on where it was when it is called again.
 
         Args:
-            *fit_args: usually x and y.
-            **fit_kwargs: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing. Beyond those of
-                `model.fit`: `cross_validation`, a `kt.CrossValidation`, a number of folds or a splitter of
-                scikit-learn; every trial then runs once per fold, and its score is the mean.
-
-        Raises:
-            UsageError: the data cannot be right, or the objective is not among the metrics that were logged.
-            SearchError: every trial failed, or too many in a row did. What finished before is kept.
-        """
-        given = fit_kwargs.pop("cross_validation", None)
-        if self._estimators:
-            given = self._folds_for_estimators(given, fit_kwargs)
-        self._fold_plan = None if given is None else fold_plan(given, Call(fit_args, fit_kwargs))
-        if self._trains_itself() and not overrides_fit(self.hypermodel):
-            known = given is not None or environment.written_for_keras_tuner  # there a trial tells what is missing
-            limit = self.oracle.scheduler.max_epochs
-            call = Call(fit_args, fit_kwargs)
-            check_fit_arguments(call, self.oracle.objective, has_validation=known, max_epochs=limit)
-        self.oracle.set_epochs(fit_kwargs.get("epochs"))
-        self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
-        self._task = tensorboard.per_execution(self._make_task(fit_args, fit_kwargs))
-        if self._fold_plan is not None:
-            self._task = dataclasses.replace(
-                self._searched_task("search(cross_validation=...)"), split_for=self._fold_plan.split_for
-            )
-        self._task = self._keeping(self._task)
-        super().search(*fit_args, **fit_kwargs)
-
-    def _folds_for_estimators(self, given: Any, fit_kwargs: Mapping[str, Any]) -> Any:
-        """Estimators are cross-validated where nothing else is asked for.
-
-        Raises:
-            UsageError: a scheduler that pauses, which estimators cannot.
-        """
-        if self.oracle.scheduler.may_pause:
-            raise UsageError(
-                explain(
-                    "search() of estimators",
-                    f"{type(self.oracle.scheduler).__name__}, which trains a few epochs at a time",
-                    "a scheduler that does not pause: estimators are fitted in one go",
-                    "Type kt.BayesianOptimization(build, ...), say; boosting stops early by itself.",
-                )
-            )
-        validated = fit_kwargs.get("validation_data") is not None or fit_kwargs.get("validation_split")
-        return 5 if given is None and not validated else given
-
-    def _keeping(self, task: Task) -> Task:
-        """The task whose trained models leave predictions in the project's folder."""
-        data = DataSet.of(task, self._fold_plan) if self.keep_predictions and self._trains_itself() else None
-        if data is None:
-            return task
-        return dataclasses.replace(task, keep=Keeper(self.predictions_archive, data, self._fold_plan))
-
-    @property
-    def predictions_archive(self) -> Archive:
-        """Where the predictions of the search are kept."""
-        return Archive(self.store.layout.predictions)
-
-    def _settle(self, values: Values) -> Values:
-        """What the build function makes of a proposal. One that it cannot build stays as it is, and will fail."""
-        hyperparameters = self.oracle.get_space()
-        hyperparameters.values = dict(values)
-        try:
-            self._build(hyperparameters)
-        except Exception:
-            return values
-        finally:
-            clear_session()
-        return {name: hyperparameters.values[name] for name in values if name in hyperparameters.values}
-
-    def _trains_itself(self) -> bool:
-        return not self._runs_one_by_one()
-
-    def _make_task(
-        self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any], options: ModelOptions | None = None
-    ) -> Task:
-        hypermodel = self.hypermodel
-        devices = (options or self.model_options).devices
-        fit_kwargs, callbacks = self._callback_arguments(fit_kwargs)
-        own_fit = hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None
-        call = Call.of(own_fit, fit_args, fit_kwargs)
-        check_batches(distribution_of(devices), call)
-        may_pause = self.oracle.scheduler.may_pause
-        return Task(
-            build=self._build if options is None else functools.partial(options.built, self._build_plainly),
-            call=call,
-            objective=self.oracle.objective,
-            max_model_size=self.max_model_size,
-            fit=own_fit,
-            callbacks=callbacks,
-            may=Permissions(pause=may_pause, share_callbacks=not may_pause and self.oracle.compat is None),
-            devices=devices,
-            measures=self.oracle.measures,
-        )
-
-    def _get_trainer(self) -> Trainer:
-        """The trainer of this tuner: it keeps its compiled programs from search to search and to retraining."""
-        if self._trainer is None:
-            if self.executor is None:
-                self._trainer = self._make_trainer(self._say)
-            else:
-                fuses = self._fuses() and not self._works_on_batches()
-                self._trainer = self._on_executor(self._make_trainer, keeps_programs=fuses)
-        return self._trainer
-
-    def _fuses(self) -> bool:
-        """Whether trials may train together as one program."""
-        keras_on_jax = not self._estimators and keras.backend.backend() == "jax"
-        return keras_on_jax and self.population and self.distribution_strategy is None
-
-    def _make_trainer(self, notify: Callable[[str], None]) -> Trainer:
-        """A new trainer, here or in a worker."""
-        if not self._fuses() or self._works_on_batches():
-            return Estimators() if self._estimators else KerasFit()
-        from manyfit.training.population import Population  # imports JAX, which other backends lack
-
-        return Population(
-            KerasFit(), population_size=self.population_size, notify=notify, shuffle_seed=self.oracle.seed
-        )
-
-    def programs(self) -> Programs | str:
-        """The compiled programs of this tuner: members, layouts, compile seconds; and what did not fit, and why.
+            top: how many finalists, the best by the score of the search.
+            confidence: with which the winning set holds the best finalist.
+            max_executions: training runs at most; None: as many as it takes, up to `max_rounds` per finalist.
+            max_seconds: stop after so many seconds.
+            cross_validation: `kt.CrossValidation(...)`, a number of folds or a splitter of scikit-learn: each seed
+                comes with a fold of its own.
+            new_splits: each seed comes with a fresh random split of training and validation rows.
+            **settings: `max_rounds=30`, `proof_executions=5`, `keep_weights=False`: see
+                `manyfit.finish.confirm.ConfirmSettings`.
 
         Returns:
-            An object to print, with one record per program; a sentence where trials train through `model.fit`.
+            A `Confirmation`: print it.
+
+        Raises:
+            UsageError: nothing was searched in this process, the budget is too small, or folds do not fit the rows.
+            SearchError: every run of every finalist failed.
         """
-        if (programs := self._get_trainer().programs()) is not None:
-            return programs
-        in_workers = "in workers, one after another in each"
-        return f"Trials train {in_workers if self.executor else 'one after another through model.fit'}."
+        options = confirming.ConfirmSettings(confidence, max_executions, max_seconds, **settings)
+        return self._finish.confirm(top, options, cross_validation=cross_validation, new_splits=new_splits)
 
-    def _trainer_for(self, task: Task) -> Trainer:
-        """The trainer of a task: folds need one that takes index sets."""
-        on_batches = self._works_on_batches()
-        self._say_why_sequential(on_batches)
-        trainer = self._get_trainer()
-        fits = task.split_for is None or trainer.takes_splits
-        return trainer if fits and (not on_batches or self.executor is not None) else KerasFit()
+    def retrain(
+        self,
+        top: int | Sequence[str] = 1,
+        x: FitData = None,
+        y: FitData = None,
+        *,
+        epochs_factor: float = 1.2,
+        executions: int = 1,
+        callbacks: list[Any] | None = None,
+        stretch_schedules: bool = True,
+        save_best: SaveTo = None,
+        precision: Precision = None,
+        steps_per_execution: int | None = None,
+        jit_compile: bool | None = None,
+        devices: Devices = None,
+        **fit_kwargs: Any,
+    ) -> list[keras.Model]:
+        """Trains the best configurations anew on all data, for as long as their own curves call for.
 
-    def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
-        one_by_one = self._runs_one_by_one()
-        if one_by_one:
-            if self.executor is None:  # its workers run as many trials at once as there are workers
-                self._say_why_sequential(one_by_one)
-            super()._run_trials(fit_args, fit_kwargs)
-            return
-        assert self._task is not None  # our bug: `search` sets it
-        if said := sentence(self.model_options.precision):
-            self._say(said)
-        supply = SearchSupply(
-            self.oracle,
-            self._num_executions,
-            weights_path=self.store.weights_path,
-            begin=self._begin_trial,
-            end=self.on_trial_end,
-            logs_are_complete=self._task.fit is None and only_keras(fit_kwargs.get("callbacks")),
-        )
-        trainer = self._trainer_for(self._task)
-        trainer.train(supply, self._task)
-        paused = [(trial.trial_id, index) for trial in self.oracle.book.paused() for index in trial.executions]
-        supply.end_paused()
-        trainer.forget(paused)
-
-    def _begin_trial(self, trial: Trial) -> None:
-        trial.validation_ratio = None if self._fold_plan is None else self._fold_plan.folds.validation_ratio
-        super()._begin_trial(trial)
-
-    def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> Any:
-        """Trains the executions of one trial. Override it to change the data or the fit arguments per trial.
+        The number of epochs is the median best epoch of a configuration's executions (folds and confirmation runs
+        included) times `epochs_factor`: there is more data per epoch, so the same number of epochs would stop a
+        little early. Where the curves were still improving in their last epoch, one run with patience on the rows of
+        the search is made first, and said.
 
         Args:
-            trial: `trial.hyperparameters` holds the values to use.
-            *fit_args: positional arguments of `model.fit`.
-            **fit_kwargs: keyword arguments of `model.fit`.
+            top: how many of the best configurations, or the ids of trials.
+            x: training and validation rows; None joins those of the latest `search`. Test rows have no place here.
+            y: their targets.
+            epochs_factor: 1 keeps the best epoch.
+            executions: models per configuration, each with its own seed.
+            callbacks: None keeps those of the search that watch no metric.
+            stretch_schedules: a learning-rate schedule of the optimizer is walked more slowly, so that it ends where
+                it was at the best epoch; False leaves its steps as they are. Callbacks that set learning rates count
+                epochs, and stay as they are.
+            save_best: where the models go: a folder, a path that ends in `.keras`, or one such path per model.
+            precision: as in `Tuner`; None keeps what the search trained with. So for the next three.
+            steps_per_execution: as in `Tuner`.
+            jit_compile: as in `Tuner`.
+            devices: as in `Tuner`.
+            **fit_kwargs: further arguments of `model.fit`; those of the search are kept.
 
         Returns:
-            One Keras `History` per execution. An override may call this several times (once per fold, say), and
-            return a number (the objective), a dict with the objective in it, a Keras `History`, or a list of these.
-        """
-        self._num_runs += 1
-        if self._num_runs > 1:  # once per fold, say: what the override returns is recorded, not each of these
-            self.oracle.book.forget_executions(trial, self._first_execution)
-        own = is_overridden(self, Tuner, "_build_and_fit_model")
-        train = self._train_by_override if own else self._train_execution
-        returned = [
-            as_keras_history(trial.executions[execution].history)  # finished before the process was killed
-            if execution in trial.executions
-            else train(trial, execution, fit_args, fit_kwargs)
-            for execution in range(self._first_execution, self._first_execution + self.executions_per_trial)
-        ]
-        self._recorded = returned if self._num_runs == 1 and not own else None
-        return returned
-
-    def _train_execution(self, trial: Trial, execution: int, fit_args: tuple[Any, ...], fit_kwargs: Any) -> Any:
-        plan = plan_of(trial, execution, self.oracle, self.store.weights_path)
-        plan = dataclasses.replace(plan, values=trial.hyperparameters)
-        supply = FixedSupply([plan])
-        KerasFit().train(supply, tensorboard.per_execution(self._make_task(fit_args, fit_kwargs)))
-        result: Result = supply.results[plan.key]
-        if result.failure is not None:
-            raise result.failure.error
-        if self._num_runs <= 1 and self.oracle.objective.has_value({**result.history, **result.measures}):
-            self.oracle.book.add_execution(result, **self._notes)
-        measured = {name: [value] * result.num_epochs for name, value in result.measures.items()}
-        return as_keras_history({**result.history, **measured})
-
-    def _after_trial(self, trial: Trial) -> None:
-        # Weights of trials that have fallen out of the best are deleted at once: a search does not fill the disk.
-        best = [one.trial_id for one in self.oracle.book.kept(self.num_kept_models)]
-        dropped = {*self._with_weights, trial.trial_id}.difference(best)
-        self.store.delete_weights(dropped)
-        self._with_weights = set(best)
-
-    # Models ----------------------------------------------------------------------------------------------------
-
-    def get_best_models(self, num_models: int | None = None) -> list[keras.Model]:
-        """The models of the best trials, with the weights of their best epochs, best first.
-
-        Args:
-            num_models: how many, at most `num_kept_models`; fewer come back when fewer trials completed. None: the
-                best one, or with several objectives the whole front.
+            Trained Keras models, best configuration first; `model.history.history` holds the curves.
 
         Raises:
-            UsageTypeError: `num_models` is no number, but hyperparameters, say.
+            UsageError: nothing has been searched, `top` or `executions` is below 1, x and y do not fit, x has fewer
+                rows than the search trained on, or there is no data.
         """
-        if num_models is not None and not is_whole(num_models):
-            raise UsageTypeError(
-                explain(
-                    "get_best_models(num_models)",
-                    f"{type(num_models).__name__}",
-                    "how many models are wanted: a whole number",
-                    "Type get_best_models(1)[0] for the best trained model; to build an untrained one from "
-                    "hyperparameters, type tuner.hypermodel.build(hp).",
-                )
-            )
-        return super().get_best_models(num_models)
+        options = {"precision": precision, "steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
+        return self._finish.retrain(
+            top,
+            x,
+            y,
+            settings=RetrainSettings(epochs_factor, executions, callbacks, stretch_schedules, save_best),
+            model_options={**options, "devices": devices},
+            fit_kwargs=fit_kwargs,
+        )
 
-    @property
-    def _num_executions(self) -> int:
-        """Executions per trial, one per fold where there are folds."""
-        return self.executions_per_trial * (1 if self._fold_plan is None else self._fold_plan.num_splits)
+    def ensemble(
+        self,
+        models: Sequence[Any] | None = None,
+        x: FitData = None,
+        y: FitData = None,
+        *,
+        others: Sequence[Tuner] = (),
+        **options: Any,
+    ) -> Ensemble:
+        """Combines models; weights are learned on rows that no search-time model trained on.
 
-    def load_model(self, trial: Trial, execution: int | None = None) -> keras.Model:
-        """A trial's model with the weights of its best epoch.
+        The search kept every trial's predictions of its validation rows (or of the rows its folds held out), so
+        nothing is trained, and only models that get weight are loaded. It works in a later process, too, without data.
 
         Args:
-            trial: a completed trial.
-            execution: which one; None takes the execution with the best score.
+            models: from `retrain` or `get_best_models`; None takes the best trials whose models were kept, all seeds of
+                each.
+            x: rows to learn the weights from; None takes the rows whose predictions the search kept.
+            y: their labels.
+            others: further tuners whose models compete for weight: other brands, other projects. Their searches must
+                have validated on the same rows, in any order.
+            **options: see `Ensemble.fit`: `method` ("auto", "uniform", "nelder-mead", ...), `metric`, `sample_weight`.
+
+        Returns:
+            The ensemble. When no gain over the single best member is proven, it is that member, and says so. Its
+            `refit()` retrains the members with weight on all data.
 
         Raises:
-            UsageError: its weights were not kept.
+            UsageError: a model that this tuner did not make, no validation rows, or members that predicted different
+                rows.
         """
-        if execution is None:
-            execution = best_execution(self, trial)
-        path = self._weights_file(trial.trial_id, execution)
-        if not self.has_model(trial, execution):
-            raise UsageError(
-                explain(
-                    f"load_model(trial {trial.trial_id})",
-                    "a trial whose weights were not kept",
-                    f"one of the best {self.num_kept_models} trials",
-                    "Construct the tuner with a larger num_kept_models=, or call tuner.retrain().",
-                )
-            )
-        if pickle_path(path).exists():
-            estimator = load_estimator(pickle_path(path))
-            self._trial_of_model[estimator] = trial.trial_id
-            return estimator
-        seed = trial.executions[execution].seed if execution in trial.executions else self.oracle.seed
-        clear_session()  # so that layers, and names that are made of theirs, are called as they were in the search
-        with seeded(seed), distributed(distribution_of(self.model_options.devices)):
-            model = build_model(self._build, trial.hyperparameters.copy())
-        load_weights(model, path) if path.suffix == ".npz" else load_keras_weights(model, path)
-        self._trial_of_model[model] = trial.trial_id
-        return model
+        # Not the tuners themselves: what an ensemble may ask of a search is written down, and this is all of it.
+        searches = [other._finish.project for other in others]
+        return self._finish.ensemble(models, x, y, others=searches, options=options)
 
-    def has_model(self, trial: Trial, execution: int) -> bool:
-        """Whether the weights of an execution were kept."""
-        path = self._weights_file(trial.trial_id, execution)
-        return path.exists() or pickle_path(self.store.weights_path(trial.trial_id, execution)).exists()
+    def evaluate(
+        self,
+        x: FitData,
+        y: FitData = None,
+        *,
+        models: object = None,
+        confidence: float = 0.95,
+        **options: Any,
+    ) -> Evaluation:
+        """The held-out score of the final models. Call it once, at the end.
 
-    def save_model(self, trial_id: str, model: keras.Model, step: int = 0) -> None:
-        """Keeps the weights of a trial's model, for `run_trial` overrides with a training loop of their own."""
-        del step  # one file per trial: call it when an epoch is the best so far
-        path = self.store.weights_path(trial_id, 0)
-        write_weights(path, model.get_weights(), build_config=model.get_build_config())
+        Every use of test data is written down with the project: when another choice is measured on the same rows, the
+        result says so.
 
-    def on_epoch_begin(self, trial: Trial, model: Any, epoch: int, logs: Any = None) -> None:
-        """Override it to be called when an epoch begins."""
+        Args:
+            x: test rows.
+            y: their targets.
+            models: a model, a list, or a dictionary by name; None takes what `retrain` and `ensemble` made last, or
+                else the best model of the search.
+            confidence: of the intervals.
+            **options: `batch_size`, `sample_weight`.
 
-    def on_epoch_end(self, trial: Trial, model: Any, epoch: int, logs: Any = None) -> None:
-        """Override it to be called when an epoch ends."""
+        Returns:
+            An `Evaluation`: print it, or read `evaluation["accuracy"]` and `evaluation.scores`.
 
-    def on_batch_begin(self, trial: Trial, model: Any, batch: int, logs: Any = None) -> None:
-        """Override it to be called when a batch begins; trials then train through `model.fit`."""
+        Raises:
+            UsageError: no models or rows, x and y of different length, or a confidence outside (0, 1).
+        """
+        return self._finish.evaluate(x, y, models, confidence=confidence, options=options)
 
-    def on_batch_end(self, trial: Trial, model: Any, batch: int, logs: Any = None) -> None:
-        """Override it to be called when a batch ends; trials then train through `model.fit`."""
+    def export(self, folder: str | os.PathLike[str], model: Savable | None = None, *, overwrite: bool = False) -> Path:
+        """Writes a final model with its values, seeds, versions, curves and a model card (`README.md`).
+
+        Args:
+            folder: where to; it is made.
+            model: None takes the ensemble if there is one, else the first model of `retrain`, else the search's best.
+            overwrite: whether files in the folder may be replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UsageError: the folder has files, or a model that this tuner did not make.
+        """
+        return self._finish.export(folder, model, overwrite=overwrite)

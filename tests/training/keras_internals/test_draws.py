@@ -1,6 +1,7 @@
 """Random numbers drawn without JAX's loop are the numbers that JAX draws."""
 
 import contextlib
+import functools
 import threading
 
 import keras
@@ -12,6 +13,7 @@ pytestmark = needs_jax
 if keras.backend.backend() == "jax":
     import jax
     import jax.numpy as jnp
+    from keras.src.backend.jax import random as keras_random
 
     from manyfit.training.keras_internals.draws import quick_draws, threefry, written_out
 
@@ -48,9 +50,19 @@ def test_so_are_those_of_mapped_and_of_split_keys():
     np.testing.assert_array_equal(found, jax.jit(jax.vmap(draw))(keys))
 
 
+@contextlib.contextmanager
+def words_of_64_bits():
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)  # `jax.enable_x64` is younger than the oldest JAX that is allowed
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
 @needs_a_cpu
 def test_words_of_64_bits_are_drawn_by_jax_itself():
-    with jax.enable_x64(True):
+    with words_of_64_bits():
         key = jax.random.PRNGKey(1)
         np.testing.assert_array_equal(
             jax.random.bits(written_out(key), (9,), "uint64"), jax.random.bits(key, (9,), "uint64")
@@ -131,3 +143,59 @@ def test_a_seed_generator_goes_on_as_it_did():
     for one, other in zip(*states, strict=True):
         np.testing.assert_array_equal(one, other)
     assert not jnp.array_equal(states[0][1], states[0][2])
+
+
+def test_keras_makes_its_keys_with_the_function_that_is_replaced():
+    """Without it, draws inside of `quick_draws` would be as slow as outside, and nobody would notice."""
+    asked = []
+    own = keras_random.jax_draw_seed
+    keras_random.jax_draw_seed = lambda seed: asked.append(seed) or own(seed)
+    try:
+        for draw in DRAWS.values():
+            before = len(asked)
+            draw()
+            assert len(asked) > before
+    finally:
+        keras_random.jax_draw_seed = own
+
+
+def test_keras_has_its_own_function_back_afterwards():
+    own = keras_random.jax_draw_seed
+    with quick_draws():
+        assert keras_random.jax_draw_seed is not own
+        with quick_draws():
+            pass
+        assert keras_random.jax_draw_seed is not own
+    assert keras_random.jax_draw_seed is own
+    with pytest.raises(ValueError, match="inside"), quick_draws():
+        raise ValueError("inside")
+    assert keras_random.jax_draw_seed is own
+
+
+def test_the_last_thread_that_leaves_gives_it_back():
+    own, inside, leave = keras_random.jax_draw_seed, threading.Event(), threading.Event()
+
+    def stay():
+        with quick_draws():
+            inside.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=stay)
+    with quick_draws():
+        thread.start()
+        assert inside.wait(30)
+    assert keras_random.jax_draw_seed is not own
+    leave.set()
+    thread.join()
+    assert keras_random.jax_draw_seed is own
+
+
+def test_what_somebody_else_puts_there_stays():
+    own = keras_random.jax_draw_seed
+    theirs = functools.partial(own)
+    try:
+        with quick_draws():
+            keras_random.jax_draw_seed = theirs
+        assert keras_random.jax_draw_seed is theirs
+    finally:
+        keras_random.jax_draw_seed = own

@@ -47,10 +47,11 @@ def arrays_of(adapter: ArrayDataAdapter) -> Any:
     # The adapter has no public way to all of its rows at once; its batches, put together, would be copied twice.
     sliceable = array_slicing.convert_to_sliceable(adapter._inputs, target_backend="jax")
 
-    def whole(part: Any) -> np.ndarray:
-        return np.asarray(part.convert_to_jax_compatible(part[slice(None)]))
+    def whole(part: Any) -> np.ndarray | None:
+        # Not `map_structure(..., none_is_leaf=False)`, which Keras 3.10 does not know yet.
+        return None if part is None else np.asarray(part.convert_to_jax_compatible(part[slice(None)]))
 
-    return keras.tree.map_structure(whole, sliceable, none_is_leaf=False)
+    return keras.tree.map_structure(whole, sliceable)
 
 
 def batch_size_of(adapter: ArrayDataAdapter) -> int:

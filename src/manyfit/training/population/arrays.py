@@ -17,7 +17,7 @@ import jax
 import keras
 import numpy as np
 
-from manyfit.training import continuing
+from manyfit.training import stored_state
 
 Array: TypeAlias = jax.Array | np.ndarray
 """On a device, or in the machine's memory; inside a traced function, the tracer that stands for it."""
@@ -117,7 +117,7 @@ def build_layers(model: keras.Model, x: object) -> None:
 
 def variables_of(model: keras.Model) -> tuple[list[keras.Variable], ...]:
     """Trainable, non-trainable, optimizer and metric variables, in the order of `train_step`'s state."""
-    return (*continuing.variables_of(model), model.metrics_variables)
+    return (*stored_state.variables_of(model), model.metrics_variables)
 
 
 def values_of(variables: Sequence[keras.Variable]) -> Arrays:

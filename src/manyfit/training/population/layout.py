@@ -124,8 +124,8 @@ class LayoutChoice:
 
         Four timed epochs of the most promising one; then the next candidate, if a guess of what it may save, over all
         that is left to train, is more than its compilation costs; else the fastest. What is far behind after one epoch
-        is not timed again, and where members that stand in one way are far behind, other programs in which they stand so
-        are not tried.
+        is not timed again, and where members that stand in one way are far behind, other programs in which they stand
+        so are not tried.
 
         Args:
             epochs_left: member epochs that this program still has to train.

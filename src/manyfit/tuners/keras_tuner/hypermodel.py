@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from manyfit.core.errors import FatalValueError, explain
+from manyfit.space.hyperparameters import HyperParameters
+
+BuildFunction: TypeAlias = Callable[[HyperParameters], object]
+"""Takes `HyperParameters`, asks them for values, and returns a compiled Keras model or an estimator."""
+
+
+class Fits(Protocol):
+    """A model that is trained by `fit`: Keras's, scikit-learn's, and those of the boosting libraries."""
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains."""
 
 
 class HyperModel:
@@ -25,10 +36,12 @@ class HyperModel:
     def __init__(self, name: str | None = None, tunable: bool = True) -> None:
         self.name = name
         self.tunable = tunable
+        # On the instance, as in KerasTuner: users' subclasses override `build` without calling it through `super()`,
+        # and `tunable=False` has to hold for them, too.
         self._build = self.build
         self.build = self._build_wrapper  # type: ignore[method-assign]
 
-    def build(self, hp: Any) -> Any:
+    def build(self, hp: HyperParameters) -> Any:
         """Builds a compiled model.
 
         Args:
@@ -36,13 +49,13 @@ class HyperModel:
         """
         raise NotImplementedError(f"{type(self).__name__}.build(hp) is abstract: override it and return a model.")
 
-    def _build_wrapper(self, hp: Any, *args: Any, **kwargs: Any) -> Any:
+    def _build_wrapper(self, hp: HyperParameters, *args: Any, **kwargs: Any) -> Any:
         return self._build(hp if self.tunable else hp.copy(), *args, **kwargs)
 
-    def declare_hyperparameters(self, hp: Any) -> None:
+    def declare_hyperparameters(self, hp: HyperParameters) -> None:
         """Override it to declare hyperparameters before the first build."""
 
-    def fit(self, hp: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    def fit(self, hp: HyperParameters, model: Fits, *args: Any, **kwargs: Any) -> Any:
         """Trains a model. Override it to tune the batch size or the data, say.
 
         Args:
@@ -66,13 +79,13 @@ class DefaultHyperModel(HyperModel):
         tunable: see `HyperModel`.
     """
 
-    def __init__(self, build: Callable[[Any], Any], name: str | None = None, tunable: bool = True) -> None:
+    def __init__(self, build: BuildFunction, name: str | None = None, tunable: bool = True) -> None:
         super().__init__(name=name)
         self.build = build  # type: ignore[method-assign, assignment]
         self.tunable = tunable
 
 
-def get_hypermodel(hypermodel: Any) -> HyperModel | None:
+def get_hypermodel(hypermodel: HyperModel | BuildFunction | None) -> HyperModel | None:
     """Understands what a user gave as `hypermodel`: None, a `HyperModel`, or a function.
 
     Raises:
@@ -80,6 +93,7 @@ def get_hypermodel(hypermodel: Any) -> HyperModel | None:
     """
     if hypermodel is None or isinstance(hypermodel, HyperModel):
         return hypermodel
+    # A model in place of a function is the commonest slip: `hypermodel=build_model(hp)`.
     if callable(hypermodel) and not hasattr(hypermodel, "get_weights"):  # a Keras model is callable, too
         return DefaultHyperModel(hypermodel)
     raise FatalValueError(

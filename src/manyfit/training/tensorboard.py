@@ -81,7 +81,7 @@ class HParamsSession(keras.callbacks.Callback):
         self.values = dict(values)
         self.group = group
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
         start = plugin_data_pb2.SessionStartInfo(group_name=self.group, start_time_secs=time.time())
@@ -94,7 +94,7 @@ class HParamsSession(keras.callbacks.Callback):
                 start.hparams[name].number_value = value
         self.file.write([_session(metadata.SESSION_START_INFO_TAG, session_start_info=start)])
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
         end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())

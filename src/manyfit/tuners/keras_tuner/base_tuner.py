@@ -1,40 +1,37 @@
-"""The part of a tuner that knows trials but no training: project, search loop, summaries."""
+"""The part of a tuner that knows trials but no training: project, search loop, hooks, summaries."""
 
 from __future__ import annotations
 
 import os
-import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from manyfit.core import seeds
 from manyfit.core.environment import refuse_chief_and_workers
 from manyfit.core.errors import SearchError, UsageError, explain
-from manyfit.core.lifecycle import TrialOutcome, TrialState, failure_of, outcome_of
-from manyfit.core.records import Ending, Plan, Result, Values
+from manyfit.core.lifecycle import TrialState
+from manyfit.core.records import Values
 from manyfit.data.call import Call
 from manyfit.executors.base import Executor, MakeTrainer
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.checks import failure_report
 from manyfit.oracles.keras_tuner.files import read_project, write_project
+from manyfit.oracles.replication import Replication
 from manyfit.report import terminal
 from manyfit.report.colours import check_display
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
-from manyfit.store.layout import Layout
-from manyfit.training.base import Trainer, judge
-from manyfit.training.outcomes import to_histories
-from manyfit.training.seeding import seeded
-from manyfit.tuners.hypermodel import HyperModel, get_hypermodel
-from manyfit.tuners.remote import RunTask, TrialSupply, make_run_trial, travelling_state
-from manyfit.tuners.repeating import Repeating
+from manyfit.store.layout import ProjectLayout
+from manyfit.training.base import Trainer
+from manyfit.tuners.display import TrialDisplay, print_summary
+from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, get_hypermodel
+from manyfit.tuners.keras_tuner.one_by_one import OneByOne, RunTrialCall, TrialSteps
+from manyfit.tuners.keras_tuner.remote import DistantOracle, DistantStore, RunTask, TrialSupply, make_run_trial
 from manyfit.tuners.results import Results
 
-_IDLE_SECONDS = 0.1
 
-
-class BaseTuner(Repeating):
+class BaseTuner:
     """Runs a search for any kind of model: subclass it and override `run_trial`. For Keras models use `Tuner`.
 
     Args:
@@ -59,7 +56,7 @@ class BaseTuner(Repeating):
     def __init__(
         self,
         oracle: Oracle,
-        hypermodel: Any = None,
+        hypermodel: HyperModel | BuildFunction | None = None,
         directory: str | os.PathLike[str] | None = None,
         project_name: str | None = None,
         overwrite: bool = False,
@@ -102,23 +99,37 @@ class BaseTuner(Repeating):
             )
         self.executor = executor
         self.oracle = oracle
+        # Made before the project is opened: overridden hooks are called while it is, and may print or train.
+        self._runner: Trainer | None = None  # of whole trials, on an executor
         self.hypermodel: HyperModel | None = get_hypermodel(hypermodel)
         self.directory = directory or "."
         self.project_name = project_name or "untitled_project"
         self.keras_tuner_files = keras_tuner_files
         self.display = check_display(display)
-        self.verbose: Any = 1
+        self._display = TrialDisplay(oracle, self.display)
+        self.trial_call = RunTrialCall()
+        self._one_by_one = OneByOne(oracle, self.trial_call, self._display.say)
         self.store = ProjectStore(self.project_dir, overwrite=overwrite)
         try:
             if self.oracle.open(self.store) or read_project(self.oracle, self.store):
-                self._say(f"Reloading Tuner from {self._get_tuner_fname()}")
+                self._display.say(f"Reloading Tuner from {self._get_tuner_fname()}")
                 self.set_state(self.store.get("tuner_state", {}))
-            if self.store.get("space") is None:  # new, or killed before its space was found
+            # "space" is written last: without it the project is new, or was killed before its space was found.
+            if self.store.get("space") is None:
                 self._populate_initial_space()
                 self.oracle.save()
         except BaseException:
-            self.store.close()
+            self.store.close()  # else the lock of the project stays taken as long as the exception's traceback lives
             raise
+
+    @property
+    def verbose(self) -> int | str | bool:
+        """How much is printed: the `verbose` of the latest `search`; 0 prints nothing."""
+        return self._display.verbose
+
+    @verbose.setter
+    def verbose(self, value: int | str | bool) -> None:
+        self._display.verbose = value
 
     @property
     def project_dir(self) -> str:
@@ -132,7 +143,7 @@ class BaseTuner(Repeating):
         return str(path)
 
     def _get_tuner_fname(self) -> str:
-        return str(Layout.of(self.project_dir).tuner_file(self.tuner_id))
+        return str(ProjectLayout.of(self.project_dir).tuner_file(self.tuner_id))
 
     def _populate_initial_space(self) -> None:
         """Finds the search space before the first trial. `Tuner` runs the build function for it."""
@@ -153,7 +164,7 @@ class BaseTuner(Repeating):
         for values in configurations:
             self.oracle.enqueue(values)
 
-    def warm_start(self, source: Any) -> int:
+    def warm_start(self, source: BaseTuner | str | os.PathLike[str]) -> int:
         """Lets the trials of an earlier search tell where to look: its winners are tried first.
 
         How much the others are worth here is learned from results; other data, longer training and a space that has
@@ -180,6 +191,7 @@ class BaseTuner(Repeating):
                     'Type warm_start("directory/project_name").',
                 )
             )
+        # Opened like any project, so that one that is being searched by another process is refused.
         store = ProjectStore(source)
         try:
             return self.oracle.warm_start(store)
@@ -198,7 +210,9 @@ class BaseTuner(Repeating):
         Raises:
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
+        # The oracle's as well: oracles of KerasTuner's users print by it.
         self.verbose = self.oracle.verbose = fit_kwargs.get("verbose", 1)
+        # Before the clock: what a hook does to prepare does not count towards `max_seconds`.
         self.on_search_begin()
         self.oracle.start_clock()
         try:
@@ -206,83 +220,49 @@ class BaseTuner(Repeating):
         finally:
             self.oracle.stop_clock()
         if (contenders := self._replication()) is not None:
-            self._say(contenders.sentence())
+            self._display.say(contenders.sentence())
         self.on_search_end()
         self._check_any_completed()
 
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
-        if self.executor is not None:
-            task = RunTask(build=self.run_trial, fit=self.run_trial, call=Call(fit_args, fit_kwargs), tuner=self)
-            if self._runner is None:
-                self._runner = self._on_executor(make_run_trial)
-            self._runner.train(TrialSupply(self), task)
+        """Runs the trials of a search: here by `run_trial`, one after another, in this process or on the executor."""
+        if self.executor is None:
+            self._one_by_one.run(self._trial_steps(self._begin_trial), self.tuner_id, fit_args, fit_kwargs)
             return
-        while True:
-            self.pre_create_trial()
-            trial = self.oracle.create_trial(self.tuner_id)
-            if trial.status == TrialStatus.STOPPED:
-                self._repeat_contenders(fit_args, fit_kwargs)
-                return
-            if trial.status == TrialStatus.IDLE:
-                time.sleep(_IDLE_SECONDS)
-                continue
-            self._begin_trial(trial)
-            self._try_run_trial(trial, fit_args, fit_kwargs)
-            self.on_trial_end(trial)
+        task = RunTask(build=self.run_trial, fit=self.run_trial, call=Call(fit_args, fit_kwargs), tuner=self)
+        # Kept: workers that have started serve the next search, too.
+        if self._runner is None:
+            self._runner = self._on_executor(make_run_trial)
+        self._runner.train(self.trial_supply(), task)
 
-    def _try_run_trial(self, trial: Trial, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
-        seed = seeds.seed_of(self.oracle.seed, "execution", trial.trial_id, 0, trial.attempt)
-        self._prepare_call()
-        try:
-            with seeded(seed):  # the user's own training is reproducible, too
-                returned = self.run_trial(trial, *fit_args, **fit_kwargs)
-        except Exception as error:
-            failure = failure_of(error)
-            # What the user's code says about its own trial needs no traceback.
-            text = failure.line if failure.final else failure.message
-            trial.conclude(TrialOutcome(failure.ending, text, failure.final))
-        else:
-            self._take_histories(trial, returned, seed)
-            # Without an execution it was reported to an oracle of the user's, which scores it as it likes.
-            trial.conclude(outcome_of(trial.executions) or TrialOutcome(Ending.COMPLETED))
+    def _trial_steps(self, begin: Callable[[Trial], None]) -> TrialSteps:
+        return TrialSteps(
+            before=self.pre_create_trial,
+            begin=begin,
+            run=self.run_trial,
+            end=self.on_trial_end,
+            repeated=self._after_trial,
+        )
 
-    _trainer: Trainer | None = None  # of models
-    _runner: Trainer | None = None  # of whole trials, on an executor
+    def trial_supply(self) -> TrialSupply:
+        """Whole trials for a trainer that calls `run_trial` elsewhere."""
+        # Several begin before one ends, so nothing is printed when they do.
+        steps = self._trial_steps(self.on_trial_begin)
+        return TrialSupply(self.oracle, self._one_by_one, steps, self.store.weights_path)
 
     def _on_executor(self, make: MakeTrainer, *, keeps_programs: bool = False) -> Trainer:
         """A trainer whose executions run on this tuner's executor."""
-        assert self.executor is not None
+        assert self.executor is not None  # our bug: the caller asks
         folder = Path(self.project_dir)
-        return self.executor.trainer(make, notify=self._say, folder=folder, keeps_programs=keeps_programs)
+        return self.executor.trainer(make, notify=self._display.say, folder=folder, keeps_programs=keeps_programs)
 
-    def _take_histories(self, trial: Trial, returned: Any, seed: int) -> None:
-        """Takes what `run_trial` returned into the book, in place of what the default `run_trial` put there."""
-        if returned is None or returned is not self._recorded:
-            self._record(trial, self._histories(trial, returned), seed)
-        else:
-            self.oracle.hear(trial, [run.history for _, run in sorted(trial.executions.items())])
+    def _replication(self) -> Replication | None:
+        """Where the repetition of contenders stands; None where nothing is repeated."""
+        return self.oracle.replication(self._num_executions()) if self.oracle.ends_with_contenders() else None
 
-    def _histories(self, trial: Trial, returned: Any) -> list[dict[str, list[float | None]]]:
-        """What `run_trial` returned, as one history per execution."""
-        if returned is None and trial.running:
-            warnings.warn(
-                "Reporting a trial's metrics with `self.oracle.update_trial` in `run_trial` is deprecated. Please "
-                "remove the call, and return the metrics.",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-            return [dict(history) for _, history in sorted(trial.running.items())]
-        return to_histories(returned, self.oracle.objective, "Tuner.run_trial()")
-
-    def _record(self, trial: Trial, found: list[dict[str, list[float | None]]], seed: int) -> None:
-        """Writes histories into the book as the executions of this call."""
-        self.oracle.book.forget_executions(trial, self._first_execution)
-        self.oracle.hear(trial, found)
-        for execution, history in enumerate(found, self._first_execution):
-            self.oracle.scoring.check(history)
-            ending, message = judge(history, self.oracle.objective, stopped=False)
-            plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed)
-            self.oracle.book.add_execution(Result(plan, ending, history, message=message), **self._notes)
+    def _num_executions(self) -> int | None:
+        """Executions per trial where Manyfit trains; None where a call of `run_trial` decides how many it makes."""
+        return None
 
     def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> Any:
         """Trains and measures one trial.
@@ -304,6 +284,7 @@ class BaseTuner(Repeating):
         trials = list(self.oracle.trials.values())
         if trials and not any(trial.is_completed for trial in trials):
             failed = [trial for trial in trials if trial.status == TrialStatus.FAILED]
+            # None failed either: the search was stopped by a limit before a trial ended, which is no error.
             if failed:
                 raise SearchError(
                     f"search: all {len(failed)} trials failed, so there is nothing to rank. Causes:\n"
@@ -332,15 +313,16 @@ class BaseTuner(Repeating):
     def on_trial_end(self, trial: Trial) -> None:
         """Called when a trial has ended: hands it to the oracle. Overrides call `super().on_trial_end(trial)`."""
         self.oracle.end_trial(trial)
+        # After the oracle: a state that tells of more trials than the book has would be wrong after a kill.
         if type(self).get_state is not BaseTuner.get_state:
             self.store.put(tuner_state=self.get_state())
         if self.keras_tuner_files:
             write_project(self.oracle, self.store, {self.tuner_id: self.get_state()}, [trial])
         self._after_trial(trial)
-        self._say_end(trial)
+        self._display.trial_ends(trial)
 
     def _begin_trial(self, trial: Trial) -> None:
-        self._say_begin(trial)
+        self._display.trial_begins(trial)
         if self.keras_tuner_files:
             write_project(self.oracle, self.store, {self.tuner_id: self.get_state()}, [trial])
         if trial.state is TrialState.QUEUED:  # made by an oracle of the user's, whose `create_trial` is its own
@@ -350,7 +332,7 @@ class BaseTuner(Repeating):
     def _after_trial(self, trial: Trial) -> None:
         """For subclasses: the trial's end is recorded."""
 
-    def save_model(self, trial_id: str, model: Any, step: int = 0) -> None:
+    def save_model(self, trial_id: str, model: object, step: int = 0) -> None:
         """Keeps a trial's model; override it for models that are not Keras's."""
         raise NotImplementedError(f"{type(self).__name__}.save_model is abstract: override it.")
 
@@ -391,22 +373,7 @@ class BaseTuner(Repeating):
         Args:
             num_trials: how many are shown at most.
         """
-        shown = self.oracle.get_best_trials(num_trials)
-        failed = [trial for trial in self.oracle.trials.values() if trial.status == TrialStatus.FAILED]
-        shown += failed[: max(0, num_trials - len(shown))]
-        lines = ["Results summary", f"Results in {self.project_dir}", f"Showing {num_trials} best trials"]
-        print("\n".join([*lines, str(self.oracle.objective)]))
-        front = self.oracle.book.front()
-        for trial in shown:
-            print()
-            trial.summary()
-            for line in self.oracle.book.ranking.notes(trial, front):
-                print(line)
-        if self.oracle.scheduler.max_epochs is not None:
-            spent = self.results()
-            print(f"\nEpochs: {spent.epochs_spent} trained; {spent.epochs_full} without the scheduler.")
-        if (contenders := self._replication()) is not None:
-            print(f"\n{contenders.sentence()}")
+        print_summary(self.oracle, self.project_dir, num_trials, self._replication())
 
     def results(self) -> Results:
         """One row per execution: values, seed, status, best epoch, every metric, seconds; and the curves."""
@@ -440,11 +407,27 @@ class BaseTuner(Repeating):
 
     def close(self) -> None:
         """Closes the project, so that another process may open it. Done by itself when the tuner is gone."""
-        for trainer in (self._trainer, self._runner):
-            if trainer is not None:
-                trainer.close()
+        if self._runner is not None:
+            self._runner.close()
         self.store.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """A tuner travels to workers without its store, its data and its history."""
-        return travelling_state(self)
+    # On executors ----------------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, object]:
+        """A tuner travels to workers with all that a subclass has set, and stand-ins for what stays here."""
+        return {**vars(self), **self.stand_ins()}
+
+    def stand_ins(self) -> dict[str, object]:
+        """What a worker's copy has in place of parts that stay with this process: by attribute.
+
+        A class that adds such a part extends this. Everything else travels, whatever it is: a subclass's own attributes
+        are what its hooks work with.
+        """
+        return {
+            "oracle": DistantOracle(self.oracle),
+            "store": DistantStore(),
+            "executor": None,
+            "trial_call": RunTrialCall(),
+            "_one_by_one": None,
+            "_runner": None,
+        }

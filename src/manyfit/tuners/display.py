@@ -1,0 +1,120 @@
+"""What a tuner says: of trials while it runs, in KerasTuner's words or in tables for people, and in its summaries."""
+
+from __future__ import annotations
+
+import sys
+
+from manyfit.oracles import Oracle, Trial, TrialStatus
+from manyfit.oracles.replication import Replication
+from manyfit.report import terminal
+from manyfit.report.colours import is_rich, trial_line
+from manyfit.tuners.results import Results
+
+
+class TrialDisplay:
+    """The part of a tuner that prints.
+
+    Args:
+        oracle: whose trials are shown.
+        style: "plain" prints KerasTuner's lines, "rich" coloured tables; "auto": these at an interactive terminal.
+
+    Attributes:
+        verbose: the `verbose` of `search`; 0 prints nothing.
+    """
+
+    def __init__(self, oracle: Oracle, style: str) -> None:
+        self.verbose: int | str | bool = 1
+        self.style = style
+        self._oracle = oracle
+
+    def __getstate__(self) -> dict[str, object]:
+        # Workers only say what their trainer says. The oracle, with the trials of the whole search, stays here.
+        return {"verbose": self.verbose, "style": self.style}
+
+    def say(self, text: str) -> None:
+        """Prints a line, unless `verbose` is 0."""
+        if self._shows():
+            print(text, flush=True)
+
+    def _shows(self) -> bool:
+        return self.verbose not in (0, "0", False)
+
+    def trial_begins(self, trial: Trial) -> None:
+        """Shows what a trial tries, beside the best values so far. At a terminal for people its end is enough."""
+        if self._shows() and not is_rich(self.style):
+            best = self._oracle.get_best_trials(1)
+            values = trial.hyperparameters.values
+            # Before there is a best trial KerasTuner shows the values themselves there, and programs read its lines.
+            self.say(terminal.trial_begin(trial.number + 1, values, best[0].hyperparameters.values if best else values))
+
+    def trial_ends(self, trial: Trial) -> None:
+        """Shows how a trial ended, why it failed if it did, and where the search stands."""
+        if not self._shows():
+            return
+        best = self._oracle.get_best_trials(1)
+        again = trial.trial_id in self._oracle.waiting
+        if again:
+            left = self._oracle.max_retries_per_trial - trial.attempt + 1
+            self.say(f"Trial {trial.trial_id} failed {trial.attempt} times. {left} retries left.")
+        if again or trial.status == TrialStatus.FAILED:
+            # On stderr, so that who keeps the output of a search still sees that something goes wrong.
+            print(f"Trial {trial.trial_id} failed: {_last_line(trial.message)}", file=sys.stderr, flush=True)
+        if is_rich(self.style):
+            self._trial_ends_for_people(trial, best[0].score if best else None)
+            return
+        self.say(
+            terminal.trial_end(
+                trial.number + 1,
+                (trial.ended_at or 0.0) - trial.started_at,
+                objective=self._oracle.objective.name,
+                score=trial.score,
+                best=best[0].score if best else None,
+                elapsed_seconds=self._oracle.clock.spent(),
+            )
+        )
+
+    def _trial_ends_for_people(self, trial: Trial, best: float | None) -> None:
+        trial_line(
+            trial.trial_id,
+            trial.hyperparameters.values,
+            status=trial.status,
+            seconds=(trial.ended_at or 0.0) - trial.started_at,
+            score=trial.score,
+            best=best,
+            objective=self._oracle.objective.name,
+            num_ended=len(self._oracle.end_order),
+            max_trials=self._oracle.max_trials,
+            elapsed_seconds=self._oracle.clock.spent(),
+        )
+
+
+def _last_line(message: str | None) -> str:
+    return (message or "").strip().splitlines()[-1] if message else ""
+
+
+def print_summary(oracle: Oracle, project_dir: str, num_trials: int, contenders: Replication | None) -> None:
+    """Prints the best trials, then those that failed; epochs that a scheduler saved; how sure the order is.
+
+    Args:
+        oracle: of the search.
+        project_dir: the project's folder.
+        num_trials: how many are shown at most.
+        contenders: where their repetition stands; None where nothing is repeated.
+    """
+    # `get_best_trials` has completed trials only; people who look at a summary want to know of the others, too.
+    shown = oracle.get_best_trials(num_trials)
+    failed = [trial for trial in oracle.trials.values() if trial.status == TrialStatus.FAILED]
+    shown += failed[: max(0, num_trials - len(shown))]
+    lines = ["Results summary", f"Results in {project_dir}", f"Showing {num_trials} best trials"]
+    print("\n".join([*lines, str(oracle.objective)]))
+    front = oracle.book.front()
+    for trial in shown:
+        print()
+        trial.summary()
+        for line in oracle.book.ranking.notes(trial, front):
+            print(line)
+    if oracle.scheduler.max_epochs is not None:
+        spent = Results.of(list(oracle.trials.values()), oracle.scheduler.max_epochs)
+        print(f"\nEpochs: {spent.epochs_spent} trained; {spent.epochs_full} without the scheduler.")
+    if contenders is not None:
+        print(f"\n{contenders.sentence()}")

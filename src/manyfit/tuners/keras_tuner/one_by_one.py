@@ -1,0 +1,199 @@
+"""Trials that run one after another: `run_trial` of the user's, called in this process.
+
+A tuner whose `run_trial` (or whose oracle's `create_trial` or `update_trial`) is overridden runs KerasTuner's loop: ask
+for a trial, call `run_trial`, take what it returned, end the trial. Where a finite space was tried in full, the rest of
+the budget goes to further calls for the contenders, with other seeds, as long as these tell who is best.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from manyfit.core import seeds
+from manyfit.core.lifecycle import TrialOutcome, failure_of, outcome_of
+from manyfit.core.objective import Objective
+from manyfit.core.records import Ending, Plan, Result
+from manyfit.oracles import Oracle, Trial, TrialStatus
+from manyfit.oracles.replication import CALL, first_index
+from manyfit.training.base import judge
+from manyfit.training.outcomes import to_histories
+from manyfit.training.seeding import seeded
+
+_IDLE_SECONDS = 0.1  # between questions, while trials of other tuners of this oracle run
+
+
+@dataclasses.dataclass
+class RunTrialCall:
+    """One call of `run_trial`: which executions it makes, and what the default `run_trial` has noted during it.
+
+    An override may call `super().run_trial()`, several times even, and return what it got or something else. The
+    default writes its executions into the book while it trains, so that a search that is killed goes on behind the last
+    one; what the override returns would put them there a second time. So the default leaves here what it returned:
+    where the override returns the same object, the book has it already; where not, what was returned replaces it.
+    """
+
+    first_execution: int = 0  # the index of the first execution that this call makes
+    number: int = 0  # of the call within its trial: 0 is the trial's own, others repeat a contender
+    num_default_calls: int = 0  # how often the default `run_trial` was called in it
+    recorded: object = None  # what the default returned, where its executions are in the book
+
+    @property
+    def notes(self) -> dict[str, int]:
+        """What is noted on each of its executions."""
+        return {CALL: self.number} if self.number else {}
+
+    def begin(self, first_execution: int = 0, number: int = 0) -> None:
+        """Forgets the call before, and begins another."""
+        self.first_execution, self.number = first_execution, number
+        self.num_default_calls, self.recorded = 0, None
+
+    def was_recorded(self, returned: object) -> bool:
+        """Whether what `run_trial` returned is in the book already."""
+        return returned is not None and returned is self.recorded
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialSteps:
+    """What of a tuner is called around a trial that runs by itself, in this order."""
+
+    before: Callable[[], None]  # `pre_create_trial`
+    begin: Callable[[Trial], None]
+    run: Callable[..., Any]  # `run_trial`
+    end: Callable[[Trial], None]  # `on_trial_end`
+    repeated: Callable[[Trial], None]  # a further call of a contender was taken
+
+
+class OneByOne:
+    """Runs trials by calling `run_trial`, and takes what it returns into the book.
+
+    Args:
+        oracle: what to run, and where results go.
+        call: the call that is being made; the default `run_trial` reads it, too.
+        say: takes one line of text for people.
+    """
+
+    def __init__(self, oracle: Oracle, call: RunTrialCall, say: Callable[[str], None]) -> None:
+        self.call = call
+        self._oracle = oracle
+        self._say = say
+
+    def run(self, steps: TrialSteps, tuner_id: str, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+        """Runs trials until the oracle has nothing more, under KerasTuner's protocol of statuses."""
+        while True:
+            steps.before()
+            trial = self._oracle.create_trial(tuner_id)
+            if trial.status == TrialStatus.STOPPED:
+                self._repeat_contenders(steps, fit_args, fit_kwargs)
+                return
+            # An oracle of the user's that waits for results; nothing tells when it will go on, so it is asked again.
+            if trial.status == TrialStatus.IDLE:
+                time.sleep(_IDLE_SECONDS)
+                continue
+            steps.begin(trial)
+            self._try(trial, steps, fit_args, fit_kwargs)
+            steps.end(trial)
+
+    def _try(self, trial: Trial, steps: TrialSteps, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+        # The seed of its first execution, so that an override that trains once gets what the default would have.
+        seed = seeds.seed_of(self._oracle.seed, "execution", trial.trial_id, 0, trial.attempt)
+        self.call.begin()
+        try:
+            with seeded(seed):  # the user's own training is reproducible, too
+                returned = steps.run(trial, *fit_args, **fit_kwargs)
+        except Exception as error:
+            failure = failure_of(error)
+            # What the user's code says about its own trial needs no traceback.
+            text = failure.line if failure.final else failure.message
+            trial.conclude(TrialOutcome(failure.ending, text, failure.final))
+        else:
+            self._take(trial, returned, seed)
+            conclude(trial)
+
+    def _take(self, trial: Trial, returned: object, seed: int) -> None:
+        """Takes what `run_trial` returned into the book, in place of what the default `run_trial` put there."""
+        if self.call.was_recorded(returned):
+            self._oracle.hear(trial, [run.history for _, run in sorted(trial.executions.items())])
+        else:
+            self.record(trial, histories_of(trial, returned, self._oracle.objective), seed)
+
+    def record(self, trial: Trial, found: list[dict[str, list[float | None]]], seed: int) -> None:
+        """Writes histories into the book as the executions of this call."""
+        # Whatever the default wrote during this call gives way: it may have trained each fold, and this be their mean.
+        oracle = self._oracle
+        oracle.book.forget_executions(trial, self.call.first_execution)
+        oracle.hear(trial, found)
+        for execution, history in enumerate(found, self.call.first_execution):
+            oracle.scoring.check(history)
+            ending, message = judge(history, oracle.objective, stopped=False)
+            plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed)
+            oracle.book.add_execution(Result(plan, ending, history, message=message), **self.call.notes)
+
+    # Contenders ------------------------------------------------------------------------------------------------
+
+    def next_repeats(self, count: int) -> list[tuple[Trial, int]]:
+        """Up to `count` trials whose `run_trial` is to be called again, and the numbers of these calls."""
+        oracle = self._oracle
+        # An own `create_trial` is asked for every trial, so what it does not hand out is not run.
+        if not oracle.may_replicate() or oracle.overrides("create_trial") or not oracle.ends_with_contenders():
+            return []
+        state = oracle.replication(None)
+        return [] if state is None else state.next_runs(count)
+
+    def plan_of_repeat(self, trial: Trial, number: int) -> Plan:
+        """The first execution of a further call of `run_trial`."""
+        first = first_index(trial, number)
+        seed = seeds.seed_of(self._oracle.seed, "execution", trial.trial_id, first, trial.attempt)
+        return Plan(trial.trial_id, first, trial.hyperparameters, seed, attempt=trial.attempt)
+
+    def _repeat_contenders(self, steps: TrialSteps, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+        """Calls `run_trial` of the contenders until their order is settled or the budget ends."""
+        while repeats := self.next_repeats(1):
+            [(trial, number)] = repeats
+            plan = self.plan_of_repeat(trial, number)
+            self.call.begin(plan.execution, number)
+            try:
+                with seeded(plan.seed):
+                    returned = steps.run(trial, *fit_args, **fit_kwargs)
+            except Exception as error:
+                self.take_failed_repeat(Result.of_failure(plan, failure_of(error)))
+            else:
+                self._take(trial, returned, plan.seed)
+            self.end_repeat(trial, steps)
+
+    def take_failed_repeat(self, result: Result) -> None:
+        """Takes a call that ended with an exception: a contender that fails has lost the race, and stays a trial."""
+        self._oracle.book.forget_executions(self._oracle.trials[result.plan.trial_id], result.plan.execution)
+        self._oracle.book.add_execution(result, **self.call.notes)
+
+    def end_repeat(self, trial: Trial, steps: TrialSteps) -> None:
+        """Scores a trial anew after a further call of its `run_trial`, and says what came out."""
+        self._oracle.rescore(trial)
+        steps.repeated(trial)
+        objective, number = self._oracle.objective, self.call.number
+        self._say(f"Trial {trial.trial_id} again, call {number + 1}: {objective.name} {trial.score:.5g} so far")
+
+
+def histories_of(trial: Trial, returned: object, objective: Objective) -> list[dict[str, list[float | None]]]:
+    """What `run_trial` returned, as one history per execution.
+
+    KerasTuner's old programs return nothing, and report with `oracle.update_trial` while they train.
+    """
+    if returned is None and trial.running:
+        warnings.warn(
+            "Reporting a trial's metrics with `self.oracle.update_trial` in `run_trial` is deprecated. Please "
+            "remove the call, and return the metrics.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return [dict(history) for _, history in sorted(trial.running.items())]
+    return to_histories(returned, objective, "Tuner.run_trial()")
+
+
+def conclude(trial: Trial) -> None:
+    """Has a trial end as its executions say."""
+    # Without an execution it was reported to an oracle of the user's, which scores it as it likes.
+    trial.conclude(outcome_of(trial.executions) or TrialOutcome(Ending.COMPLETED))

@@ -1,0 +1,260 @@
+"""A tuner whose trials train together: what a search settles before it trains, and how it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from manyfit.core import environment
+from manyfit.core.errors import UsageError, explain
+from manyfit.core.records import Values
+from manyfit.data.arguments import check_fit_arguments
+from manyfit.data.call import Call
+from manyfit.data.folds import FoldPlan, fold_plan
+from manyfit.oracles import Oracle, Trial
+from manyfit.schedulers import Scheduler
+from manyfit.store.predictions import Archive
+from manyfit.training import tensorboard
+from manyfit.training.base import Task, Trainer
+from manyfit.training.keras_settings import clear_session
+from manyfit.training.precision import sentence
+from manyfit.training.program_report import Programs
+from manyfit.tuners.keeping import keeping
+from manyfit.tuners.keras_tuner.callbacks import only_keras
+from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, overrides_fit
+from manyfit.tuners.keras_tuner.overrides import ModelTuner
+from manyfit.tuners.supply import SearchSupply
+from manyfit.tuners.trainers import TrainerChoice, Trainers, exploring_builds, may_fuse
+
+
+@dataclasses.dataclass(frozen=True)
+class LatestSearch:
+    """What the latest `search` in this process trained on: what follows it takes the same data."""
+
+    task: Task
+    folds: FoldPlan | None
+
+
+class PopulationTuner(ModelTuner):
+    """Searches with trials that train together where that is possible; the base of `Tuner`, which says what it takes.
+
+    Where the user's own code runs trials, it is `ModelTuner` that runs them, one by one.
+
+    Args:
+        oracle: decides what is tried.
+        hypermodel: a build function or a `HyperModel`.
+        population: whether trials train together.
+        population_size: most members that train together; None: found by measurement.
+        keep_predictions: whether every trial's predictions of rows that it did not train on are kept.
+        **kwargs: see `ModelTuner`.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        hypermodel: HyperModel | BuildFunction | None = None,
+        *,
+        population: bool = True,
+        population_size: int | None = None,
+        keep_predictions: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.population = population
+        self.population_size = population_size
+        self.keep_predictions = keep_predictions
+        self.latest_search: LatestSearch | None = None
+        super().__init__(oracle, hypermodel, **kwargs)
+        self._trainers = Trainers(self._display.say, None if self.executor is None else self._on_executor)
+
+    def stand_ins(self) -> dict[str, object]:
+        """See `BaseTuner`. The trainers and the data of the search stay here: executions bring theirs."""
+        return {**super().stand_ins(), "_trainers": None, "latest_search": None}
+
+    def _populate_initial_space(self) -> None:
+        with exploring_builds(self._fuses()):
+            super()._populate_initial_space()
+
+    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
+        """Searches. Takes what `model.fit` takes, and passes it on: data, epochs, callbacks and the rest.
+
+        Args:
+            *fit_args: usually x and y.
+            **fit_kwargs: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing. Beyond those of
+                `model.fit`: `cross_validation`, a `kt.CrossValidation`, a number of folds or a splitter of
+                scikit-learn; every trial then runs once per fold, and its score is the mean.
+
+        Raises:
+            UsageError: the data cannot be right, or the objective is not among the metrics that were logged.
+            SearchError: every trial failed, or too many in a row did. What finished before is kept.
+        """
+        # Taken out before anything is made of the arguments: `model.fit` does not know this one.
+        given = fit_kwargs.pop("cross_validation", None)
+        if self._estimators:
+            given = folds_for_estimators(self.oracle.scheduler, given, fit_kwargs)
+        # Folds come first: whether there are validation rows, which the checks below ask, depends on them.
+        call = Call(fit_args, fit_kwargs)
+        folds = None if given is None else fold_plan(given, call)
+        if self._trains_itself() and not overrides_fit(self.hypermodel):
+            known = given is not None or environment.written_for_keras_tuner  # there a trial tells what is missing
+            limit = self.oracle.scheduler.max_epochs
+            check_fit_arguments(call, self.oracle.objective, has_validation=known, max_epochs=limit)
+        self.oracle.set_epochs(fit_kwargs.get("epochs"))
+        # A `run_trial` of the user's may ask for hyperparameters that no build shows: its proposals stay as they are.
+        self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
+        task = tensorboard.per_execution(self._make_task(fit_args, fit_kwargs))
+        # Set before `searched_task` is asked, which refuses folds where the user's own code trains.
+        self.latest_search = LatestSearch(task, folds)
+        if folds is not None:
+            searched = self.searched_task("search(cross_validation=...)")
+            task = dataclasses.replace(searched, split_for=folds.split_for)
+        if self.keep_predictions and self._trains_itself():
+            task = keeping(task, self.predictions_archive, folds)
+        self.latest_search = LatestSearch(task, folds)
+        super().search(*fit_args, **fit_kwargs)
+
+    @property
+    def predictions_archive(self) -> Archive:
+        """Where the predictions of the search are kept."""
+        return Archive(self.store.layout.predictions)
+
+    def _settle(self, values: Values) -> Values:
+        """What the build function makes of a proposal. One that it cannot build stays as it is, and will fail.
+
+        Bounds may depend on other values, and what is asked for on other choices: only a build tells which values a
+        proposal really has, and so whether it was tried before.
+        """
+        hyperparameters = self.oracle.get_space()
+        hyperparameters.values = dict(values)
+        try:
+            self._build(hyperparameters)
+        except Exception:  # the trial's own build will say what is wrong, and end as the trial's failure
+            return values
+        finally:
+            clear_session()
+        return {name: hyperparameters.values[name] for name in values if name in hyperparameters.values}
+
+    def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+        """Runs the trials of a search: together, unless something of the user's has to run them one by one."""
+        one_by_one = self._runs_one_by_one()
+        if one_by_one:
+            if self.executor is None:  # its workers run as many trials at once as there are workers
+                self._trainers.say_why_sequential(one_by_one, self._fuses())
+            super()._run_trials(fit_args, fit_kwargs)
+            return
+        latest, num_executions = self.latest_search, self._num_executions()
+        assert latest is not None and num_executions is not None  # our bug: `search` sets it, and Manyfit trains
+        task = latest.task
+        # "auto" picks a precision by device, which changes results: people have to see it.
+        if said := sentence(self.model_options.precision):
+            self._display.say(said)
+        supply = SearchSupply(
+            self.oracle,
+            num_executions,
+            weights_path=self.store.weights_path,
+            begin=self._begin_trial,
+            end=self.on_trial_end,
+            logs_are_complete=task.fit is None and only_keras(fit_kwargs.get("callbacks")),
+        )
+        trainer = self._trainer_for(task)
+        trainer.train(supply, task)
+        # Taken down before they end: afterwards nobody knows which executions the trainer still holds.
+        paused = [(trial.trial_id, index) for trial in self.oracle.book.paused() for index in trial.executions]
+        supply.end_paused()
+        trainer.forget(paused)
+
+    def _begin_trial(self, trial: Trial) -> None:
+        # How wide the interval of a mean over folds is depends on how many rows they share.
+        folds = self._folds()
+        trial.validation_ratio = None if folds is None else folds.folds.validation_ratio
+        super()._begin_trial(trial)
+
+    def _folds(self) -> FoldPlan | None:
+        return None if self.latest_search is None else self.latest_search.folds
+
+    def _num_executions(self) -> int | None:
+        """Executions per trial, one per fold where there are folds; None where the user's own code runs trials."""
+        if not self._trains_itself():
+            return None
+        folds = self._folds()
+        return self.executions_per_trial * (1 if folds is None else folds.num_splits)
+
+    def searched_task(self, where: str) -> Task:
+        """The task of the latest search.
+
+        Args:
+            where: who asks, for the message.
+
+        Raises:
+            UsageError: there was none in this process, or the user's own code trains.
+        """
+        latest = self.latest_search
+        if latest is None or not self._trains_itself():
+            got = "no search in this process" if latest is None else "a tuner whose run_trial is overridden"
+            raise UsageError(
+                explain(
+                    where,
+                    got,
+                    "a search that Manyfit trained, with its data",
+                    "Call tuner.search(...) with the same arguments first: a search that is complete returns at once.",
+                )
+            )
+        return latest.task
+
+    # Trainers --------------------------------------------------------------------------------------------------
+
+    def _trains_itself(self) -> bool:
+        """Whether training is Manyfit's: a user's `run_trial` runs trials one by one."""
+        return not self._runs_one_by_one()
+
+    def _fuses(self) -> bool:
+        """Whether trials may train together as one program."""
+        distributed = self.distribution_strategy is not None
+        return may_fuse(population=self.population, estimators=self._estimators, distributed=distributed)
+
+    def _trainer_choice(self) -> TrainerChoice:
+        hooks = tuple(self._works_on_batches())
+        return TrainerChoice(self._fuses(), self._estimators, hooks, self.population_size, self.oracle.seed)
+
+    def _get_trainer(self) -> Trainer:
+        """The trainer of this tuner: it keeps its compiled programs from search to search and to retraining."""
+        return self._trainers.get(self._trainer_choice())
+
+    def _trainer_for(self, task: Task) -> Trainer:
+        """The trainer of a task: folds need one that takes index sets."""
+        return self._trainers.for_task(self._get_trainer(), task, self._trainer_choice())
+
+    def programs(self) -> Programs | str:
+        """The compiled programs of this tuner: members, layouts, compile seconds; and what did not fit, and why.
+
+        Returns:
+            An object to print, with one record per program; a sentence where trials train through `model.fit`.
+        """
+        if (programs := self._get_trainer().programs()) is not None:
+            return programs
+        in_workers = "in workers, one after another in each"
+        return f"Trials train {in_workers if self.executor else 'one after another through model.fit'}."
+
+    def close(self) -> None:
+        """See `BaseTuner`. Ends workers, too."""
+        self._trainers.close()
+        super().close()
+
+
+def folds_for_estimators(scheduler: Scheduler, given: object, fit_kwargs: Mapping[str, Any]) -> object:
+    """What `cross_validation` is for estimators: five folds, where neither it nor validation rows are given.
+
+    Raises:
+        UsageError: a scheduler that pauses, which estimators cannot.
+    """
+    if scheduler.may_pause:
+        raise UsageError(
+            explain(
+                "search() of estimators",
+                f"{type(scheduler).__name__}, which trains a few epochs at a time",
+                "a scheduler that does not pause: estimators are fitted in one go",
+                "Type kt.BayesianOptimization(build, ...), say; boosting stops early by itself.",
+            )
+        )
+    validated = fit_kwargs.get("validation_data") is not None or fit_kwargs.get("validation_split")
+    return 5 if given is None and not validated else given

@@ -1,0 +1,126 @@
+"""Compile options of XLA are taken, and programs kept on disk leave JAX's settings as they were."""
+
+from __future__ import annotations
+
+import threading
+
+import keras
+import pytest
+
+if keras.backend.backend() != "jax":
+    pytest.skip("population training needs the JAX backend", allow_module_level=True)
+
+import jax
+import jax.numpy as jnp
+
+from manyfit.training.keras_internals.programs import ONE_THREAD, bytes_of, kept_on_disk, quick_options
+
+SETTINGS = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
+
+
+def settings():
+    return [getattr(jax.config, name) for name in SETTINGS]
+
+
+@pytest.fixture
+def no_cache():
+    """JAX as it comes: no folder for programs, whatever other tests and the environment say."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update(SETTINGS[0], None)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update(SETTINGS[0], before)
+    compilation_cache.reset_cache()
+
+
+def compile_anew(number, size=1001):
+    """Compiles something that was never compiled before."""
+    jax.jit(lambda x: jnp.sort(x * number) @ x + number)(jnp.ones(size)).block_until_ready()
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+@pytest.mark.skipif("jax.default_backend() != 'cpu'", reason="the options are a CPU's")
+@pytest.mark.parametrize("options", [ONE_THREAD, quick_options()], ids=["one thread", "quick"])
+def test_xla_knows_the_options(options):
+    compiled = jax.jit(lambda x: jnp.sin(x) * 2).lower(1.0).compile(compiler_options=options)
+    assert float(compiled(0.0)) == 0.0
+
+
+def test_the_memory_of_a_program_is_counted():
+    compiled = jax.jit(lambda x: x + 1).lower(jnp.ones(1000)).compile()
+    assert bytes_of(compiled.memory_analysis()) >= 8000, (
+        "`memory_analysis` names its parts otherwise: populations would be as large as if programs took no memory"
+    )
+    assert bytes_of(None) == 0
+
+
+def test_what_is_compiled_inside_is_kept_and_settings_are_restored(no_cache, tmp_path):
+    before = settings()
+    with kept_on_disk(tmp_path):
+        assert settings() == [str(tmp_path), 0.0, -1]
+        compile_anew(3)
+    assert settings() == before, "JAX's settings are the user's"
+    kept = names(tmp_path)
+    assert kept, "nothing was kept: every process would compile everything"
+    jax.config.update(SETTINGS[1], 0.0)
+    try:
+        compile_anew(5)
+    finally:
+        jax.config.update(SETTINGS[1], before[1])
+    assert names(tmp_path) == kept, "what the user compiles afterwards lands in Manyfit's folder"
+
+
+def test_a_second_time_keeps_as_well(no_cache, tmp_path):
+    for number in (7, 11):
+        with kept_on_disk(tmp_path / str(number)):
+            compile_anew(number)
+        assert names(tmp_path / str(number)), f"nothing was kept for {number}"
+
+
+def test_settings_are_restored_after_an_error(no_cache, tmp_path):
+    before = settings()
+    with pytest.raises(ValueError, match="inside"), kept_on_disk(tmp_path):
+        raise ValueError("inside")
+    assert settings() == before
+
+
+def test_the_last_thread_that_leaves_restores_them(no_cache, tmp_path):
+    before, inside, leave = settings(), threading.Event(), threading.Event()
+
+    def stay():
+        with kept_on_disk(tmp_path):
+            inside.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=stay)
+    with kept_on_disk(tmp_path):
+        thread.start()
+        assert inside.wait(30)
+    assert settings() == [str(tmp_path), 0.0, -1]  # the other one still compiles
+    leave.set()
+    thread.join()
+    assert settings() == before
+
+
+def test_a_folder_of_the_users_stays(no_cache, tmp_path):
+    jax.config.update(SETTINGS[0], str(tmp_path / "theirs"))
+    before = settings()
+    with kept_on_disk(tmp_path / "ours"):
+        assert settings() == before
+        compile_anew(13)
+    assert settings() == before and not names(tmp_path / "ours")
+
+
+def test_what_is_set_inside_is_the_users(no_cache, tmp_path):
+    with kept_on_disk(tmp_path / "ours"):
+        jax.config.update(SETTINGS[0], str(tmp_path / "theirs"))
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "theirs")
