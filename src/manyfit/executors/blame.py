@@ -70,6 +70,7 @@ def _parts_of_object(content: object) -> Iterator[tuple[str, object]]:
         state = {name: value for part in state if part for name, value in part.items()}
     if isinstance(state, Mapping):
         yield from ((f"{type(content).__name__}.{name}", value) for name, value in state.items())
+    # Other classes travel by name.
     kind = type(content)
     if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:  # such a class travels with its objects
         yield "", kind

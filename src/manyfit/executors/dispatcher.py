@@ -193,6 +193,7 @@ class _Run:
 
     def _adjust(self) -> None:
         """Starts workers where there is room for more: at the beginning, and when a cluster has grown."""
+        # A rejected worker's place stays empty: another one there would be rejected for the same reason.
         wanted = self._pool.capacity() - self._rejected
         if wanted <= 0 and self._difference:
             raise UsageError(
@@ -221,6 +222,7 @@ class _Run:
                 self._retire(seat)
             elif seat.state is State.WANTING:
                 self._answer(seat, Take(()), State.RETURNING)
+        # Not for ever: a worker that hangs after its last execution must not keep the search from returning.
         until = time.monotonic() + self._rules.start_seconds
         while any(seat.state is State.RETURNING for seat in self._seats.values()) and time.monotonic() < until:
             for worker, message in self._pool.wait(_WAIT_SECONDS):
@@ -237,6 +239,7 @@ class _Run:
         handed = True
         while handed:
             handed = False
+            # Who has waited longest comes first, so that which worker trains what does not hang on the order of a dict.
             for seat in sorted(self._waiting(), key=lambda seat: seat.waiting_since):
                 if self._retires(seat):
                     if plans := self._plans_for(seat, 1):  # else nobody has to take its place yet
@@ -287,6 +290,7 @@ class _Run:
 
     def _belongs_to_another(self, plan: Plan, seat: Seat) -> bool:
         """Whether another worker holds the paused execution; it is kept for that one then."""
+        # Its state lies in that worker's memory. Anywhere else it would be trained again from its first epoch.
         home = self._seats.get(self._homes.get(plan.key, ""))
         if home is None or home is seat:
             return False
@@ -378,6 +382,7 @@ class _Run:
     def _finish(self, seat: Seat, message: Finished) -> None:
         result = message.result
         plan = seat.held.pop(result.plan.key)
+        # The worker's values: a build function may have asked for hyperparameters that nobody knew before.
         plan = dataclasses.replace(plan, values=result.plan.values)
         folders = [self._folder]
         folders += [] if plan.weights_path is None else [Path(plan.weights_path).parent]

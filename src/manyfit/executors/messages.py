@@ -15,6 +15,8 @@ from manyfit.training.program_report import Programs
 Key = tuple[str, int]  # trial id and execution
 
 
+# Dataclasses and no dictionaries: both sides run the same version (`worker.versions` sees to it), so a message needs no
+# format that outlives it.
 @dataclasses.dataclass
 class Message:
     """What a worker says. `lines` are for the user: why something trains through `model.fit`, say."""

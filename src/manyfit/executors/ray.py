@@ -195,6 +195,7 @@ class _RayWorker:
     """The actor: a worker in a thread, and a method that hands messages out and answers in."""
 
     def __init__(self, settings: _Settings) -> None:
+        # `setdefault`: what the owner of a machine has set for it wins.
         for name, value in settings.environment.items():
             os.environ.setdefault(name, value)
         sys.path += [path for path in settings.path if path not in sys.path]
@@ -204,6 +205,7 @@ class _RayWorker:
 
     def exchange(self, answer: Answer | None) -> Message:
         """Takes the answer to the last message, None at first, and returns the next message."""
+        # In a thread: a method of an actor has to return its message while the trainer is within an epoch.
         if answer is None:
             threading.Thread(target=self._work, name="worker", daemon=True).start()
         else:
@@ -265,10 +267,12 @@ class RayPool(WorkerPool):
         """See `WorkerPool`."""
         needed = {name: amount for name, amount in self._executor.resources_per_worker.items() if amount > 0}
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        # Amounts are floats: 0.3 / 0.1 is a hair less than 3.
         room = sum(
             min((int(node.get(name, 0.0) / amount + 1e-9) for name, amount in needed.items()), default=1)
             for node in nodes
         )
+        # Later no room only means that machines have left, and they may come back; at the start it is a mistake.
         if room == 0 and not self._had_room:
             most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in needed}
             raise UsageError(
@@ -285,6 +289,7 @@ class RayPool(WorkerPool):
     def start(self) -> str:
         """See `WorkerPool`."""
         needed = dict(self._executor.resources_per_worker)
+        # No restarts by Ray: a new actor would know nothing of the task, and wait for an answer that never comes.
         options: dict[str, Any] = {"max_restarts": 0, "scheduling_strategy": "SPREAD"}
         group = None
         if needed.get("GPU", 0) > 1:  # together, or not at all
@@ -310,6 +315,7 @@ class RayPool(WorkerPool):
         names = {actor.pending: name for name, actor in self._actors.items() if actor.pending is not None}
         if not names:
             return []
+        # One first, then whatever else is there: asked for all at once, Ray would wait for the slowest.
         ready, _ = ray.wait(list(names), num_returns=1, timeout=timeout_seconds)
         if ready and len(names) > 1:
             ready, _ = ray.wait(list(names), num_returns=len(names), timeout=0)

@@ -1,4 +1,4 @@
-"""What the driver knows of one worker."""
+"""What the driver knows of one worker, and the rules by which it uses it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from manyfit.core.records import Plan
 from manyfit.executors.messages import Key
 
-_turns = itertools.count()
+_turns = itertools.count()  # and no clock: two workers may begin to wait within one tick
 _WORTH_BYTES = 128 << 20
 _MAX_SHARE_OF_STARTS = 0.02  # of a worker's time, to give the system memory back
 

@@ -87,6 +87,7 @@ class KerasGlobals:
     @classmethod
     def of_this_process(cls) -> KerasGlobals:
         """What is set here."""
+        # Serialised: a policy of the user's own class has to be registered with Keras, which then finds it over there.
         policy = keras.saving.serialize_keras_object(keras.config.dtype_policy())
         return cls(keras.config.floatx(), keras.config.image_data_format(), policy)
 
