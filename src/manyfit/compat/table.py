@@ -15,8 +15,7 @@ _UTILS = "try_clear create_directory serialize_keras_object deserialize_keras_ob
 _NAMES_OF = {
     "manyfit": "__version__",
     "manyfit.core.errors": "FailedTrialError FatalError FatalRuntimeError FatalTypeError FatalValueError",
-    "manyfit.core.objective": "DefaultObjective MultiObjective Objective create_objective",
-    "manyfit.core.directions": "infer_metric_direction",
+    "manyfit.core.objective": "DefaultObjective MultiObjective Objective create_objective infer_metric_direction",
     f"{_SPACE}.categorical": "Boolean Choice Fixed",
     f"{_SPACE}.conditions": "Condition Parent",
     f"{_SPACE}.hyperparameter": "HyperParameter",
