@@ -8,12 +8,14 @@ BACKENDS := .venv-backends
 BENCH := .venv-bench
 AUTOKERAS := .venv-autokeras
 RAY := .venv-ray
+OLDEST := .venv-oldest
+NEWEST := .venv-newest
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-autokeras test-ray check format bench-speed bench-search bench-hyperband bench-confirm bench-ensemble bench-scale clean
+.PHONY: demo test test-backends test-oldest test-newest test-autokeras test-ray check format bench-speed bench-search bench-hyperband bench-confirm bench-ensemble bench-scale clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -24,6 +26,17 @@ test: $(VENV)/.installed ## all tests on JAX
 test-backends: $(BACKENDS)/.installed ## what does not need JAX, on TensorFlow and on torch
 	KERAS_BACKEND=tensorflow $(BACKENDS)/bin/python -m pytest -m backends
 	KERAS_BACKEND=torch $(BACKENDS)/bin/python -m pytest -m backends
+
+# What a version of Keras or JAX may break: their private names, and a population on top of them. Warnings are no errors
+# here: old and new versions of other packages have theirs.
+RANGE_TESTS := tests/training/keras_internals tests/training/population/test_callbacks.py \
+	tests/training/population/test_trainer.py tests/training/test_precision.py tests/training/test_model_options.py
+
+test-oldest: $(OLDEST)/.installed ## the lowest versions that pyproject.toml allows
+	KERAS_BACKEND=jax $(OLDEST)/bin/python -m pytest -W default $(RANGE_TESTS)
+
+test-newest: $(NEWEST)/.installed ## the newest Keras and JAX that there are for the newest Python that is installed
+	KERAS_BACKEND=jax $(NEWEST)/bin/python -m pytest -W default $(RANGE_TESTS)
 
 test-autokeras: $(AUTOKERAS)/.installed ## AutoKeras 3.0 on Manyfit, in an environment of its own; not part of CI
 	KERAS_BACKEND=jax $(AUTOKERAS)/bin/python -m pytest tests/compat/test_autokeras.py
@@ -50,6 +63,25 @@ $(BACKENDS)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(BACKENDS)
 	$(BACKENDS)/bin/python $(PIP) torch==2.13.0
 	$(BACKENDS)/bin/python $(PIP) --editable ".[test,tensorflow,torch]"
+	touch $@
+
+# "keras>=3.12" -> "keras==3.12", for each of the dependencies.
+LOWEST = $(shell $(PYTHON) -c 'import tomllib; \
+	needed = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; \
+	print(*(each.replace(">=", "==") for each in needed))')
+TOOLS := pytest pytest-timeout hypothesis scikit-learn
+$(OLDEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python $(PIP) --editable . $(LOWEST) $(TOOLS)
+	touch $@
+
+# A newer Python gets newer versions of JAX. One of pyenv's is taken where the shell knows none.
+PYENVS := $(HOME)/.pyenv/versions
+NEWEST_PYTHON = $(shell for each in python3.14 $(PYENVS)/3.14.*/bin/python python3.13 $(PYENVS)/3.13.*/bin/python \
+	python3.12 $(PYENVS)/3.12.*/bin/python; do $$each -c "" 2>/dev/null && echo $$each && exit; done; echo $(PYTHON))
+$(NEWEST)/.installed: pyproject.toml
+	$(NEWEST_PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python $(PIP) --upgrade --editable . $(TOOLS)
 	touch $@
 
 $(RAY)/.installed: pyproject.toml
@@ -84,4 +116,4 @@ bench-scale: $(BENCH)/.installed $(RAY)/.installed ## devices, memory over large
 	KERAS_BACKEND=jax $(RAY)/bin/python benchmarks/scale_executors.py
 
 clean:
-	rm -rf $(VENV) $(BACKENDS) $(BENCH) $(AUTOKERAS) $(RAY) build demo_project
+	rm -rf $(VENV) $(BACKENDS) $(BENCH) $(AUTOKERAS) $(RAY) $(OLDEST) $(NEWEST) build demo_project

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import keras
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -116,17 +117,16 @@ def test_no_note_to_self_is_left_behind():
 
 # -- the frame of the house -----------------------------------------------------------------------------------------
 
-MAX_SHARE_OF_ANY = 0.166
-MIN_SHARE_OF_COMMENTS = 0.004
-MAX_FILES_PER_1000_LINES = 6.8
+MAX_SHARE_OF_ANY = 0.06
+MIN_SHARE_OF_COMMENTS = 0.013
+MAX_FILES_PER_1000_LINES = 6.2
 MIN_FILES_OF_A_FOLDER, MIN_LINES_OF_A_FOLDER = 4, 400
 
 # What the house has still to get rid of. These numbers and names only ever shrink.
-MAX_TYPING_IMPORTS = 50
+MAX_TYPING_IMPORTS = 40
 MAX_SILENT_IMPORTS = 30
-MAX_CIRCLES = 8
-MAX_TWICE = 15
-KNOWN_MIXED = {"Oracle", "Tuner"}
+MAX_CIRCLES = 2
+MAX_TWICE = 9
 KNOWN_SMALL_FOLDERS = {"interop", "report"}
 
 
@@ -294,7 +294,7 @@ def test_no_class_has_several_bases_of_ours():
         return base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
 
     mixed = {node.name for _, node in classes() if sum(name_of(base) in own for base in node.bases) > 1}
-    assert mixed <= KNOWN_MIXED, mixed
+    assert not mixed
 
 
 def test_few_parameters_are_any():
@@ -308,6 +308,72 @@ def test_few_parameters_are_any():
     ]
     untyped = [each for each in parameters if isinstance(each.annotation, ast.Name) and each.annotation.id == "Any"]
     assert len(untyped) <= MAX_SHARE_OF_ANY * len(parameters), f"{len(untyped)} of {len(parameters)}"
+
+
+# -- names that are not ours --------------------------------------------------------------------------------------
+
+#: Where private names of Keras and JAX may stand, with a test each: see its `__init__`.
+GATE = SOURCE / "manyfit" / "training" / "keras_internals"
+
+
+@functools.cache
+def private_names_of_keras() -> frozenset[str]:
+    """Private attributes of the objects that Keras hands out."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD()), "mse")
+    objects = [model, model.layers[0], model.optimizer, model.optimizer.inner_optimizer, model.weights[0]]
+    objects += [model.outputs[0], keras.callbacks.EarlyStopping(), keras.distribution.ModelParallel]
+    names = {name for each in objects for name in dir(each) if re.match("_[a-z]", name)}
+    ends_of_public_names = {"_initializer", "_regularizer", "_constraint"}
+    return frozenset(names - ends_of_public_names | {"_layout_map", "_model", "_inputs", "_stop_batch"})
+
+
+PRIVATE_MODULE = re.compile(r"(keras\.src|jax\._src|jaxlib)\b")
+
+
+def is_private_use(node: ast.AST) -> bool:
+    """Whether it imports a private module, or reads a private name of Keras from an object or by a text."""
+    if isinstance(node, ast.Import):
+        return any(PRIVATE_MODULE.match(alias.name) for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        return any(PRIVATE_MODULE.match(f"{node.module}.{alias.name}") for alias in node.names)
+    if isinstance(node, ast.Constant):
+        text = node.value
+        return isinstance(text, str) and (text in private_names_of_keras() or bool(PRIVATE_MODULE.match(text)))
+    if isinstance(node, ast.Attribute):
+        own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+        return bool(PRIVATE_MODULE.match(ast.unparse(node))) or (node.attr in private_names_of_keras() and not own)
+    return False
+
+
+def private_uses(tree: ast.Module) -> list[ast.AST]:
+    return [node for node in ast.walk(tree) if is_private_use(node)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from keras.src import backend",
+        "import jax._src.config",
+        "from jax import _src",
+        "model._symbolic_build()",
+        "getattr(model, '_compile_config')",
+        "importlib.import_module('keras.src.utils')",
+        "keras.src.backend",
+    ],
+)
+def test_private_names_are_found(text):
+    assert private_uses(ast.parse(text))
+
+
+def test_private_names_of_keras_and_jax_stand_in_one_place():
+    found = [
+        f"{name_of(path)}:{getattr(node, 'lineno', 0)}: {ast.unparse(node)}"
+        for path in FILES
+        if GATE not in path.parents
+        for node in private_uses(tree_of(path))
+    ]
+    assert not found, "move them to manyfit.training.keras_internals, with a test of what they mean"
 
 
 # -- files ---------------------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ def mlp(hp: HyperParameters, task: str, num_outputs: int, target: tuple[Any, Any
     layers.append(keras.layers.Dense(num_outputs, activation=activation))
     if task == "regression":
         mean, scale = (np.asarray(part, dtype=float).tolist() for part in target)
+        # The network predicts standardised values and this layer puts them back, so no caller has to scale targets.
         layers.append(keras.layers.Rescaling(scale, mean))
     model = keras.Sequential(layers)
     loss = {"multiclass": "sparse_categorical_crossentropy", "regression": "mse"}.get(task, "binary_crossentropy")
@@ -202,6 +203,8 @@ class Tabular(Mapping[str, Build]):
     def __call__(self, hp: HyperParameters) -> Any:
         """Builds a model of the brand that `hp` chooses; each brand's hyperparameters are active only with it."""
         chosen = hp.Choice("brand", list(self._builds))
+        # Every brand's scope is opened, and only the chosen one builds in it: from scopes that did not hold, discovery
+        # knows that there is more to explore.
         model = None
         for name, build in self._builds.items():
             with hp.conditional_scope("brand", [name]), hp.name_scope(name):
@@ -252,6 +255,7 @@ def tabular(
     for name in wanted:
         if name == "mlp":
             size, target = _outputs(task, y, num_outputs)
+            # Partial and not a lambda: workers in other processes get it by pickle.
             builds[name] = functools.partial(mlp, task=task, num_outputs=size, target=target)
         else:
             builds[name] = functools.partial(_ALWAYS.get(name) or _WHERE_INSTALLED[name], task=task)
@@ -261,10 +265,12 @@ def tabular(
 def _outputs(task: str, y: ArrayLike | None, num_outputs: int | None) -> tuple[int, tuple[Any, Any]]:
     """Columns of the MLP's prediction, and mean and scale of values."""
     array = None if y is None else np.asarray(y)
+    # A column of labels is meant as labels.
     if array is not None and array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     mean, scale = (0.0, 1.0)
     if array is not None and task == "regression":
+        # A constant target has scale 0, which would leave nothing to learn from.
         mean, scale = array.mean(axis=0), np.maximum(array.std(axis=0), 1e-12)
     if num_outputs is None and array is not None:
         numbered = task == "multiclass" and array.ndim == 1

@@ -14,7 +14,7 @@ import manyfit as kt
 from manyfit.core.errors import SearchError, UsageError
 from manyfit.core.records import Ending, Result
 from manyfit.core.seeds import generator
-from manyfit.finish.confirmation import Confirmation
+from manyfit.report.confirmation import Confirmation
 from manyfit.training.base import judge
 
 pytestmark = pytest.mark.backends

@@ -15,9 +15,8 @@ from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Plan
 from manyfit.data.call import Call
 from manyfit.training.base import Permissions, Task
-from manyfit.training.continuing import is_storable, stored_by
 from manyfit.training.keras_fit import KerasFit
-from manyfit.training.stored_state import read_state
+from manyfit.training.stored_state import is_storable, read_state, stored_by
 from manyfit.training.weights import load_weights
 
 pytestmark = [

@@ -63,9 +63,9 @@ def test_listing_is_lazy():
     hp = HyperParameters()
     for index in range(20):
         hp.Int(f"n{index}", 1, 10)
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert len(list(itertools.islice(Encoding(hp).enumerate(), 3))) == 3
-    assert time.perf_counter() - begun < 5  # 10**20 configurations
+    assert time.process_time() - begun < 5  # 10**20 configurations
 
 
 def test_counts_by_hand():
@@ -119,9 +119,9 @@ def test_independent_switches_are_counted_one_by_one():
     for index in range(60):
         hp.Boolean(f"s{index}")
         hp.Int(f"n{index}", 1, 3, parent_name=f"s{index}", parent_values=True)
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert Encoding(hp).num_configurations(limit=10**40) == 4**60
-    assert time.perf_counter() - begun < 5  # one by one: 10**36 steps
+    assert time.process_time() - begun < 5  # one by one: 10**36 steps
 
 
 def test_one_switch_for_many():

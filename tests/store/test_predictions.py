@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from manyfit.core.errors import UsageError
-from manyfit.store.predictions import pack, row_identities, unpack
+from manyfit.data.identity import row_identities
+from manyfit.store.predictions import pack, unpack
 
 
 def test_log_loss_survives_half_precision():

@@ -57,7 +57,7 @@ class HyperImageAugment(HyperModel):
     def __init__(
         self,
         input_shape: Shape | None = None,
-        input_tensor: Any = None,
+        input_tensor: keras.KerasTensor | None = None,
         rotate: Range = 0.5,
         translate_x: Range = 0.4,
         translate_y: Range = 0.4,
@@ -81,6 +81,7 @@ class HyperImageAugment(HyperModel):
                 x = _MAKE[name](factor)(x) if factor else x
             return keras.Model(inputs, x, name="image_augment")
         fewest, most = self.augment_layers
+        # Asked for before the factors, as KerasTuner does: the order of a space is part of what a seed means.
         num_layers = hp.Int("augment_layers", fewest, most, default=fewest)
         factors = self._factors(hp, step=None)
         for _ in range(num_layers if factors else 0):
@@ -106,26 +107,31 @@ class RandomTransform(layers.Layer):
     def __init__(self, factors: Mapping[str, float], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.factors = dict(factors)
+        # Text keys: Keras tracks layers in a dict only under text keys, and untracked ones would lose their state when
+        # saved.
         self.transforms = {str(place): _MAKE[name](f) for place, (name, f) in enumerate(factors.items()) if f}
         self.seed_generator = keras.random.SeedGenerator()
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Nothing has weights."""
         for transform in self.transforms.values():
             transform.build(input_shape)
 
-    def call(self, images: Any, training: bool | None = None) -> Any:
+    def call(self, images: keras.KerasTensor, training: bool | None = None) -> keras.KerasTensor:
         """Images of the same shape; unchanged unless `training`."""
+        # Before anything is drawn: predicting must not move the generator of a later training.
         if not training:
             return images
         shape = (keras.ops.shape(images)[0], 1, 1, 1)
+        # Among all, those of factor 0 too: drawing one of them leaves the image alone, as RandAugment's identity does.
         drawn = keras.random.randint(shape, 0, len(self.factors), seed=self.seed_generator)
         changed = images
         for place, transform in self.transforms.items():
+            # Every transform is applied to all images and one kept per image: a branch per image could not be compiled.
             changed = keras.ops.where(drawn == int(place), transform(images, training=True), changed)
         return changed
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The input's."""
         return input_shape
 
@@ -134,7 +140,7 @@ class RandomTransform(layers.Layer):
         return {**super().get_config(), "factors": self.factors}
 
 
-def _range_of(name: str, value: Any, lowest: float) -> tuple[Any, Any]:
+def _range_of(name: str, value: object, lowest: float) -> tuple[Any, Any]:
     """(lowest, highest) from a number or a pair."""
     kinds = (int,) if name == "augment_layers" else (int, float)
     pair = tuple(value) if isinstance(value, list | tuple) else (lowest, value)

@@ -44,9 +44,9 @@ class HyperEfficientNet(HyperModel):
     def __init__(
         self,
         input_shape: Shape | None = None,
-        input_tensor: Any = None,
+        input_tensor: keras.KerasTensor | None = None,
         classes: int | None = None,
-        augmentation_model: Any = None,
+        augmentation_model: HyperModel | keras.Model | None = None,
         *,
         weights: str | None = None,
         **kwargs: Any,
@@ -76,7 +76,9 @@ class HyperEfficientNet(HyperModel):
             augment = self.augmentation_model
             x = (augment.build(hp) if isinstance(augment, HyperModel) else augment)(x)
         version = hp.Choice("version", list(_SIDES), default="B0")
+        # Inside the model: then the saved one takes images of the user's own size.
         x = layers.Resizing(_SIDES[version], _SIDES[version], interpolation="bilinear")(x)
+        # By name, since the eight sizes differ in nothing else.
         network = getattr(keras.applications, f"EfficientNet{version}")
         x = network(include_top=False, weights=self.weights, input_tensor=x).output
         x = pool(x, hp.Choice("pooling", ["avg", "max"], default="avg"))

@@ -28,7 +28,7 @@ def check_classes(who: str, classes: int | None, *, include_top: bool = True) ->
         )
 
 
-def check_input(who: str, input_shape: Shape | None, input_tensor: Any) -> None:
+def check_input(who: str, input_shape: Shape | None, input_tensor: keras.KerasTensor | None) -> None:
     """Checks that the shape of the images is known.
 
     Raises:
@@ -45,7 +45,9 @@ def check_input(who: str, input_shape: Shape | None, input_tensor: Any) -> None:
         )
 
 
-def open_input(input_shape: Shape | None, input_tensor: Any) -> tuple[Any, Any]:
+def open_input(
+    input_shape: Shape | None, input_tensor: keras.KerasTensor | None
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """The inputs of the model, and the tensor that its first layer takes."""
     if input_tensor is None:
         images = keras.Input(shape=input_shape)
@@ -53,7 +55,7 @@ def open_input(input_shape: Shape | None, input_tensor: Any) -> tuple[Any, Any]:
     return keras.utils.get_source_inputs(input_tensor), input_tensor
 
 
-def pool(x: Any, how: str) -> Any:
+def pool(x: keras.KerasTensor, how: str) -> keras.KerasTensor:
     """One vector per image: "avg", "max" over the positions, or all of them: "flatten"."""
     if how == "flatten":
         return layers.Flatten()(x)
@@ -67,7 +69,7 @@ class TopOrNone(HyperModel):
         self,
         include_top: bool = True,
         input_shape: Shape | None = None,
-        input_tensor: Any = None,
+        input_tensor: keras.KerasTensor | None = None,
         classes: int | None = None,
         **kwargs: Any,
     ) -> None:

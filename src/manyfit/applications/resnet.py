@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 from keras import layers
@@ -57,25 +56,28 @@ class HyperResNet(TopOrNone):
         x = layers.Dense(self.classes, activation="softmax", name="probs")(x)
         model = keras.Model(inputs, x, name="ResNet")
         optimizer = keras.optimizers.get(hp.Choice("optimizer", ["adam", "rmsprop", "sgd"], default="adam"))
+        # Set afterwards, since the optimizer is made from its name with the rate of Keras.
         optimizer.learning_rate = hp.Choice("learning_rate", [0.1, 0.01, 0.001], default=0.01)
         model.compile(optimizer, "categorical_crossentropy", metrics=["accuracy"])
         return model
 
 
-def _stem(x: Any, version: str) -> Any:
+def _stem(x: keras.KerasTensor, version: str) -> keras.KerasTensor:
     x = layers.ZeroPadding2D(3)(x)
     x = layers.Conv2D(64, 7, strides=2, use_bias=version != "next")(x)
+    # No bias where a normalisation follows at once: its shift would undo it. ResNet v1 keeps one, for the published
+    # weights.
     if version != "v2":  # the second version normalises at the start of each block
         x = _normalise(x)
     return layers.MaxPooling2D(3, strides=2)(layers.ZeroPadding2D(1)(x))
 
 
-def _normalise(x: Any, activation: str | None = "relu") -> Any:
+def _normalise(x: keras.KerasTensor, activation: str | None = "relu") -> keras.KerasTensor:
     x = layers.BatchNormalization(epsilon=_EPSILON)(x)
     return layers.Activation(activation)(x) if activation else x
 
 
-def _stage_v1(x: Any, filters: int, depth: int, stage: int) -> Any:
+def _stage_v1(x: keras.KerasTensor, filters: int, depth: int, stage: int) -> keras.KerasTensor:
     """He et al. 2015, Figure 5 right: the first block of a stage halves the image, but for the first stage."""
     for block in range(depth):
         strides = 2 if block == 0 and stage > 0 else 1
@@ -89,7 +91,7 @@ def _stage_v1(x: Any, filters: int, depth: int, stage: int) -> Any:
     return x
 
 
-def _stage_v2(x: Any, filters: int, depth: int, stage: int) -> Any:
+def _stage_v2(x: keras.KerasTensor, filters: int, depth: int, stage: int) -> keras.KerasTensor:
     """He et al. 2016, Figure 1b: normalised before convolving; the last block of a stage halves the image."""
     for block in range(depth):
         strides = 2 if block == depth - 1 and stage < 3 else 1
@@ -105,7 +107,7 @@ def _stage_v2(x: Any, filters: int, depth: int, stage: int) -> Any:
     return x
 
 
-def _stage_next(x: Any, filters: int, depth: int, stage: int) -> Any:
+def _stage_next(x: keras.KerasTensor, filters: int, depth: int, stage: int) -> keras.KerasTensor:
     """Xie et al. 2017, Figure 3c: a grouped convolution inside; the first block of a stage halves the image.
 
     Widths and strides are KerasTuner's: the first stage is half as wide as the paper's, and halves the image, too; the
@@ -125,4 +127,8 @@ def _stage_next(x: Any, filters: int, depth: int, stage: int) -> Any:
     return x
 
 
-_STAGES: dict[str, Callable[[Any, int, int, int], Any]] = {"v1": _stage_v1, "v2": _stage_v2, "next": _stage_next}
+_STAGES: dict[str, Callable[[keras.KerasTensor, int, int, int], keras.KerasTensor]] = {
+    "v1": _stage_v1,
+    "v2": _stage_v2,
+    "next": _stage_next,
+}

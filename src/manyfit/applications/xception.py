@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 from keras import layers
 
@@ -54,7 +52,9 @@ class HyperXception(TopOrNone):
             self._with_top(hp, inputs, x, activation) if self.include_top else keras.Model(inputs, x, name="Xception")
         )
 
-    def _with_top(self, hp: HyperParameters, inputs: Any, x: Any, activation: str) -> keras.Model:
+    def _with_top(
+        self, hp: HyperParameters, inputs: keras.KerasTensor, x: keras.KerasTensor, activation: str
+    ) -> keras.Model:
         num_layers = hp.Int("num_dense_layers", 1, 3)
         dropout_rate = hp.Float("dropout_rate", 0.0, 0.6, step=0.1, default=0.5)
         normalised = hp.Choice("dense_use_bn", [True, False])
@@ -69,7 +69,15 @@ class HyperXception(TopOrNone):
         return model
 
 
-def _convolve(x: Any, layer: Any, filters: int, activation: str, *, kernel_size: int = 3, strides: int = 1) -> Any:
+def _convolve(
+    x: keras.KerasTensor,
+    layer: type[layers.Layer],
+    filters: int,
+    activation: str,
+    *,
+    kernel_size: int = 3,
+    strides: int = 1,
+) -> keras.KerasTensor:
     """A convolution. "selu" normalises by itself (Klambauer et al. 2017); others are followed by a normalisation."""
     if activation == "selu":
         kernel = {"depthwise_initializer": "lecun_normal", "pointwise_initializer": "lecun_normal"}
@@ -80,14 +88,15 @@ def _convolve(x: Any, layer: Any, filters: int, activation: str, *, kernel_size:
     return layers.Activation(activation)(layers.BatchNormalization()(x))
 
 
-def _residual(x: Any, filters: int, activation: str, *, project: bool) -> Any:
+def _residual(x: keras.KerasTensor, filters: int, activation: str, *, project: bool) -> keras.KerasTensor:
+    # Separable: a filter per channel, then a mixture of channels, for a ninth of the work of a full 3 x 3 convolution.
     inner = _convolve(x, layers.SeparableConv2D, filters, activation)
     inner = _convolve(inner, layers.SeparableConv2D, filters, activation)
     shortcut = layers.Conv2D(filters, 1, padding="same")(x) if project else x
     return layers.Add()([inner, shortcut])
 
 
-def _exit(x: Any, filters: int, activation: str) -> Any:
+def _exit(x: keras.KerasTensor, filters: int, activation: str) -> keras.KerasTensor:
     """Halves the image for the last time."""
     inner = _convolve(x, layers.SeparableConv2D, filters, activation)
     inner = _convolve(inner, layers.SeparableConv2D, filters, activation)

@@ -28,6 +28,8 @@ class AliasFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """
 
     def __init__(self, roots: dict[str, str]) -> None:
+        # Longest first: `keras_tuner.src.x` is found below `keras_tuner.src`, and not as a module `src` of
+        # `keras_tuner`.
         self._roots = dict(sorted(roots.items(), key=lambda root: -len(root[0])))
 
     def entry(self, fullname: str) -> str | None:
@@ -83,6 +85,7 @@ def fill(module: types.ModuleType, entry: str) -> None:
                 f"module {module.__name__!r} has no attribute {name!r}. It serves: "
                 f"{', '.join(sorted([*places, *children])) or 'nothing'}."
             )
+        # Kept, so that the next access costs nothing. Not where a whole module is shown: its names may change.
         if whole is None:
             setattr(module, name, value)
         return value
@@ -159,6 +162,7 @@ def install() -> None:
                     "Put `import manyfit.compat; manyfit.compat.install()` at the top of the program.",
                 )
             )
+    # In front: else a KerasTuner that is installed would be found first.
     sys.meta_path.insert(0, _finder)
     environment.written_for_keras_tuner = True
 
@@ -168,6 +172,7 @@ def uninstall() -> None:
     environment.written_for_keras_tuner = False
     if _finder in sys.meta_path:
         sys.meta_path.remove(_finder)
+    # A list first: the dict changes while entries are deleted.
     for name in [name for name, module in sys.modules.items() if getattr(module, "__loader__", None) is _finder]:
         del sys.modules[name]
 
@@ -179,5 +184,6 @@ def serve(root: str, entry: str) -> None:
         root: the package, which calls this while it is imported.
         entry: the part of the table.
     """
+    # At the end: modules that do exist on disk win.
     sys.meta_path.append(AliasFinder({root: entry}))
     fill(sys.modules[root], entry)

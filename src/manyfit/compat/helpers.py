@@ -11,14 +11,22 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from contextlib import AbstractContextManager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from manyfit.core import history as histories
 from manyfit.core.environment import refuse_chief_and_workers
 from manyfit.core.objective import Objective
+from manyfit.oracles import Oracle
 from manyfit.space.categorical import Boolean, Choice, Fixed
+from manyfit.space.hyperparameter import HyperParameter
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.space.numerical import Float, Int, Numerical
 from manyfit.training.outcomes import to_histories
+
+if TYPE_CHECKING:
+    import keras  # whoever imports KerasTuner's names has not asked for Keras yet
 
 #: The version of KerasTuner whose interface is served.
 KERAS_TUNER_VERSION = "1.4.8"
@@ -38,13 +46,20 @@ def multi_backend() -> bool:
     return True
 
 
-def maybe_compute_model_size(model: Any) -> int:
+def maybe_compute_model_size(model: keras.Model) -> int:
     """The trainable parameters of a model; 0 while it is not built."""
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
+class DistributionStrategy(Protocol):
+    """What is used of a `tf.distribute.Strategy`."""
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Inside it, variables are made for the strategy's devices."""
+
+
 @contextlib.contextmanager
-def maybe_distribute(distribution_strategy: Any) -> Iterator[None]:
+def maybe_distribute(distribution_strategy: DistributionStrategy | None) -> Iterator[None]:
     """The scope of a `tf.distribute.Strategy`, or none.
 
     Args:
@@ -100,7 +115,7 @@ def average_metrics_dicts(metrics_dicts: Sequence[Mapping[str, float]]) -> dict[
     return histories.mean_metrics(metrics_dicts)
 
 
-def validate_trial_results(results: Any, objective: Objective, func_name: str) -> None:
+def validate_trial_results(results: object, objective: Objective, func_name: str) -> None:
     """Checks what a user's function returned.
 
     Args:
@@ -115,7 +130,7 @@ def validate_trial_results(results: Any, objective: Objective, func_name: str) -
     to_histories(results, objective, func_name)
 
 
-def convert_to_metrics_dict(results: Any, objective: Objective) -> dict[str, float]:
+def convert_to_metrics_dict(results: object, objective: Objective) -> dict[str, float]:
     """The metrics of what a user's function returned: at the best epoch, averaged over a list.
 
     Example:
@@ -132,19 +147,23 @@ def convert_to_metrics_dict(results: Any, objective: Objective) -> dict[str, flo
     return histories.mean_metrics(rows)
 
 
-def get_best_step(results: Any, objective: Objective) -> int:
+def get_best_step(results: object, objective: Objective) -> int:
     """The best epoch of what a user's function returned, counted from 0; the mean, rounded down, over a list."""
     epochs = [_best_epoch(history, objective) for history in to_histories(results, objective, "run_trial()")]
+    # Rounded down, as KerasTuner does: a step has to be an epoch that exists.
     return sum(epochs) // len(epochs)
 
 
 def _best_epoch(history: histories.History, objective: Objective) -> int:
+    # Without a score (all NaN, or not logged) KerasTuner takes the last epoch.
     scored = histories.score(history, objective)
     last = max(map(len, history.values()), default=1) - 1
     return last if scored is None else scored[1]
 
 
-def convert_hyperparams_to_hparams(hyperparams: HyperParameters, hparams_api: Any = None) -> dict[Any, Any]:
+def convert_hyperparams_to_hparams(
+    hyperparams: HyperParameters, hparams_api: ModuleType | None = None
+) -> dict[Any, Any]:
     """A trial's values under TensorBoard's HParams.
 
     Args:
@@ -166,14 +185,15 @@ def convert_hyperparams_to_hparams(hyperparams: HyperParameters, hparams_api: An
     return found
 
 
-def _domain(hp: Any, api: Any) -> Any:
+def _domain(hp: HyperParameter, api: ModuleType) -> Any:
+    # A step other than 1 leaves gaps, which HParams' intervals do not know: then the values are listed.
+    stepped = isinstance(hp, Numerical) and hp.step is not None and (isinstance(hp, Float) or hp.step != 1)
     if isinstance(hp, Boolean):
         return api.Discrete([True, False])
-    if isinstance(hp, Fixed | Choice):
+    if isinstance(hp, Fixed | Choice) or stepped:
         return api.Discrete(list(hp.values))
-    if hp.step is not None and (type(hp).__name__ == "Float" or hp.step != 1):
-        return api.Discrete(list(hp.values))
-    interval = api.IntInterval if type(hp).__name__ == "Int" else api.RealInterval
+    assert isinstance(hp, Numerical)
+    interval = api.IntInterval if isinstance(hp, Int) else api.RealInterval
     return interval(hp.min_value, hp.max_value)
 
 
@@ -187,7 +207,7 @@ def is_chief_oracle() -> bool:
     return has_chief_oracle() and "chief" in os.environ.get("KERASTUNER_TUNER_ID", "")
 
 
-def start_server(oracle: Any) -> NoReturn:
+def start_server(oracle: Oracle) -> NoReturn:
     """KerasTuner's chief served its oracle to workers.
 
     Raises:
@@ -198,7 +218,7 @@ def start_server(oracle: Any) -> NoReturn:
     raise AssertionError
 
 
-def exit_chief(oracle: Any) -> bool:
+def exit_chief(oracle: Oracle) -> bool:
     """Whether a chief may end: no trial is running."""
     return not oracle.ongoing_trials
 
@@ -210,7 +230,7 @@ class OracleClient:
         UsageError: always; it says what to write instead.
     """
 
-    def __init__(self, oracle: Any) -> None:
+    def __init__(self, oracle: Oracle) -> None:
         del oracle
         refuse_chief_and_workers("OracleClient", always=True)
 

@@ -7,10 +7,17 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.report.terminal import in_notebook
+
+
+class Configurable(Protocol):
+    """An object that says how it was made."""
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of its constructor."""
 
 
 def try_clear() -> None:
@@ -35,7 +42,7 @@ def create_directory(path: str | os.PathLike[str], remove_existing: bool = False
     os.makedirs(path, exist_ok=True)
 
 
-def serialize_keras_object(obj: Any) -> dict[str, Any]:
+def serialize_keras_object(obj: Configurable) -> dict[str, Any]:
     """An object with `get_config` as ``{"class_name": ..., "config": ...}``."""
     return {"class_name": type(obj).__name__, "config": obj.get_config()}
 
@@ -69,12 +76,12 @@ def deserialize_keras_object(
     return cls.from_config(config["config"]) if hasattr(cls, "from_config") else cls(**config["config"])
 
 
-def to_list(values: Any) -> list[Any]:
+def to_list(values: object) -> list[Any]:
     """A list or tuple as a list; anything else as a list of one."""
     return list(values) if isinstance(values, list | tuple) else [values]
 
 
-def save_json(path: str | os.PathLike[str], obj: Any) -> str:
+def save_json(path: str | os.PathLike[str], obj: object) -> str:
     """Writes an object as JSON, and returns the text."""
     text = json.dumps(obj)
     with open(path, "w") as file:
@@ -113,12 +120,12 @@ def makedirs(path: str) -> None:
     os.makedirs(path, exist_ok=True)
 
 
-def write_filepath(filepath: str, strategy: Any) -> str:
+def write_filepath(filepath: str, strategy: object) -> str:
     """Where this process writes a file; with one process it is the path itself."""
     del strategy
     return filepath
 
 
-def remove_temp_dir_with_filepath(filepath: str, strategy: Any) -> None:
+def remove_temp_dir_with_filepath(filepath: str, strategy: object) -> None:
     """Deletes what only `write_filepath` has made: nothing."""
     del filepath, strategy

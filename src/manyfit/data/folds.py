@@ -5,6 +5,7 @@ A trainer is handed one array of rows and, per execution, a `Split` of its row n
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 from manyfit.core import seeds
 from manyfit.core.checks import is_whole
 from manyfit.core.errors import UsageError, UsageTypeError, explain
+from manyfit.core.records import Plan
+from manyfit.data.call import Call
 from manyfit.data.rows import FitData, Split, num_rows
 
 _WHERE = "CrossValidation"
@@ -221,6 +224,43 @@ class CrossValidation:
             for training, validation in self.splitter.split(positions, y, self.groups)
         ]
         return Folds(len(splits) // self.repeats, lambda repeat: _repeat_of(splits, repeat, self.repeats), self.groups)
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldPlan:
+    """The folds of a search: execution number `e` of each trial runs on split `e % num_splits`."""
+
+    folds: Folds
+    num_splits: int  # folds times repeats
+
+    def split_for(self, plan: Plan) -> Split:
+        """The rows of an execution."""
+        return self.folds.split(plan.execution % self.num_splits)
+
+
+def fold_plan(given: object, call: Call) -> FoldPlan:
+    """What `search(cross_validation=...)` means for its data.
+
+    Raises:
+        UsageError: validation data besides, or folds that the rows do not allow.
+        UsageTypeError: `given` is no cross-validation.
+    """
+    for name in ("validation_data", "validation_split"):
+        if call.get(name):
+            raise UsageError(
+                explain(
+                    "search(cross_validation=...)",
+                    f"{name} besides",
+                    "one of the two",
+                    f"Leave {name} out: folds validate.",
+                )
+            )
+    cross_validation = CrossValidation.of(given)
+    folds = cross_validation.resolve(call.x, call.y)
+    repeats = cross_validation.repeats
+    for index in range(folds.num_splits * repeats):
+        folds.split(index)  # refuses bad folds before anything is trained
+    return FoldPlan(folds, folds.num_splits * repeats)
 
 
 def random_splits(rows: int, num_validation: int, seed: int) -> Folds:

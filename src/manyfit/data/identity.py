@@ -1,11 +1,18 @@
-"""Rows that are recognised again: fingerprints of whole data sets."""
+"""Rows that are recognised again: fingerprints of whole data sets, identities of single rows."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from manyfit.core.errors import UsageError, explain
+
+Column: TypeAlias = ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike]
+"""Something with one entry per row: an array, or several of them in a list or a dictionary."""
 
 
 def fingerprint(*data: object) -> str:
@@ -38,3 +45,57 @@ def _feed(digest: hashlib.blake2b, part: object) -> None:
         digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
     else:
         digest.update(type(part).__name__.encode())
+
+
+def row_identities(*columns: Column) -> np.ndarray:
+    """(n,) uint64 identities of rows, from their content: equal rows have equal identities, on every machine.
+
+    Numbers are compared in single precision, so it does not matter in which type they are given.
+
+    Args:
+        *columns: arrays with n rows each, for instance x and y; dictionaries and lists of arrays are fine.
+
+    Raises:
+        UsageError: the arrays differ in the number of rows.
+
+    Example:
+
+    >>> a = row_identities(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([0, 1]))
+    >>> b = row_identities(np.array([[3.0, 4.0], [1.0, 2.0]]), np.array([1, 0]))
+    >>> bool(a[0] == b[1] and a[1] == b[0] and a[0] != a[1])
+    True
+    """
+    arrays = [_comparable(array) for column in columns for array in _flat(column)]
+    lengths = {len(array) for array in arrays}
+    if len(lengths) != 1:
+        raise UsageError(
+            explain(
+                "row_identities",
+                f"arrays with {', '.join(map(str, sorted(lengths)))} rows",
+                "arrays with the same number of rows",
+                "Give the x and y of one data set.",
+            )
+        )
+    identities = np.empty(lengths.pop(), dtype=np.uint64)
+    # Row by row, though slow in Python: a digest has to be the same on every machine, which `hash` is not.
+    for row in range(len(identities)):
+        digest = hashlib.blake2b(digest_size=8)
+        for array in arrays:
+            digest.update(array[row].tobytes() if array.dtype.kind != "O" else repr(array[row]).encode())
+        identities[row] = int.from_bytes(digest.digest(), "little")
+    return identities
+
+
+def _comparable(column: ArrayLike) -> np.ndarray:
+    array = np.asarray(column)
+    if array.dtype.kind in "biuf":
+        array = array.astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0
+    return np.ascontiguousarray(array.reshape(-1, 1) if array.ndim == 1 else array)
+
+
+def _flat(column: Column) -> list[ArrayLike]:
+    if isinstance(column, Mapping):
+        return [column[name] for name in sorted(column)]
+    if isinstance(column, list | tuple) and column and np.ndim(column[0]) > 0:
+        return list(column)
+    return [column]  # type: ignore[list-item]  # what is no list of arrays is an array

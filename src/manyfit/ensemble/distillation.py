@@ -71,6 +71,7 @@ def greedy_soup(
 
     own = [loss(net) for net in nets]
     order = [int(index) for index in np.argsort(own, kind="stable")]
+    # A copy, since the ingredients keep their weights; by way of a file, the only way that copies every kind of state.
     soup = _through_file(nets[order[0]])
     values, best, inside = nets[order[0]].get_weights(), own[order[0]], [order[0]]
     for index in order[1:]:
@@ -81,6 +82,7 @@ def greedy_soup(
         ]
         soup.set_weights(trial)
         tried = loss(soup)
+        # No worse is enough: an average of more models is the safer one on new rows.
         if tried <= best:
             values, best = trial, tried
             inside.append(index)
@@ -143,6 +145,7 @@ def train_student(
         loss = keras.losses.BinaryCrossentropy(from_logits=logits)
     else:
         loss = keras.losses.MeanSquaredError()
+    # Keras draws dropout and shuffling from global generators; there is no other way to seed them.
     keras.utils.set_random_seed(seed)
     student.compile(optimizer=keras.optimizers.Adam(2e-3), loss=loss)
     student.fit(x, teacher(x), epochs=epochs, batch_size=batch_size, verbose=0)
@@ -174,6 +177,8 @@ def fresh_copy(model: keras.Model) -> keras.Model:
 
     copy = keras.models.clone_model(model)
     for ours, theirs in zip(copy.layers, model.layers, strict=True):
+        # Adapted layers hold what they saw of the data (a mean, a vocabulary), which a fresh start must not forget.
+        # Batch normalization holds what training made of it, which it must.
         if not theirs.trainable_weights and theirs.weights and not isinstance(theirs, keras.layers.BatchNormalization):
             ours.set_weights(theirs.get_weights())
             if hasattr(ours, "finalize_state"):

@@ -1,5 +1,9 @@
 """Diversity: how different members are, and what their differences give back.
 
+An ensemble gains exactly what its members' differences are worth: the loss of the pool is the mean loss of the members
+minus a term that measures how far they are apart. This file computes the two terms, so that a gain can be told from
+good members and from different ones, and the pairwise measures that show which members are copies.
+
 Notation: l_i the loss of member i, w weights summing to one, p_i predictions, p the pool.
 
   (1) (p - y)^2 = sum_i w_i (p_i - y)^2 - sum_i w_i (p_i - p)^2            Krogh and Vedelsby 1995; linear pool
@@ -54,6 +58,7 @@ def log_decomposition(problem: EnsembleProblem, weights: np.ndarray, *, geometri
     else:
         truth = problem.target
     logs = log_clipped(predictions)
+    # The identities hold for distributions; clipping and half precision leave sums a little off one.
     logs -= np.log(np.exp(logs).sum(axis=-1, keepdims=True))  # members as distributions, exactly
     own = -logs[:, np.arange(len(truth)), truth]
     if geometric:
@@ -100,11 +105,13 @@ def diversity(problem: EnsembleProblem) -> Diversity:
     losses = np.stack([log_losses(prediction, problem) for prediction in problem.predictions])
     decisions = _decisions(problem)
     right = _right(problem, decisions)
+    # Weighted counts of Yule's table, for all pairs at once.
     weight = problem.entry_weight
     both = np.einsum("in,jn,n->ij", right, right, weight)
     wrong = np.einsum("in,jn,n->ij", 1 - right, 1 - right, weight)
     one = np.einsum("in,jn,n->ij", right, 1 - right, weight)
     plus, minus = both * wrong + one * one.T, both * wrong - one * one.T
+    # Without a mistake of either, or without a row where they differ, the table says "copies" as far as it can.
     q = np.where(plus > 0, minus / np.where(plus > 0, plus, 1), 1.0)  # nobody errs, or the two never differ
     return Diversity(_disagreement(decisions, weight), q, _correlation(losses, problem.row_weight))
 
@@ -127,6 +134,7 @@ def _disagreement(decisions: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def _correlation(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
     centered = rows - (rows @ weight)[:, None]
     covariance = (centered * weight) @ centered.T
+    # A member with the same loss on every row has no correlation; the floor makes it zero, not NaN.
     spread = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
     answer = np.clip(covariance / np.outer(spread, spread), -1, 1)
     np.fill_diagonal(answer, 1.0)
@@ -136,6 +144,7 @@ def _correlation(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def _value_diversity(problem: EnsembleProblem) -> Diversity:
     errors = problem.residual.T
     weight = problem.residual_weight
+    # |a - b|^2 = |a|^2 + |b|^2 - 2 ab: all pairs from one product, and no (M, M, n) array.
     power = (errors * weight) @ errors.T
     square = np.diag(power)
     apart = np.sqrt(np.maximum(square[:, None] + square[None] - 2 * power, 0))
@@ -158,6 +167,7 @@ def heat_map(matrix: np.ndarray, names: list[str], title: str) -> str:
 
     cell, margin = 34, 90
     size = margin + cell * len(names) + 40
+    # The diagonal is one always and would squeeze the scale.
     pairs = matrix[~np.eye(len(matrix), dtype=bool)]
     pairs = pairs[np.isfinite(pairs)]
     low, high = (float(pairs.min()), float(pairs.max())) if len(pairs) else (0.0, 1.0)

@@ -115,6 +115,8 @@ def explain_fit(parts: FittedParts) -> Explanation:
 
 
 def _decompositions(problem: EnsembleProblem, pool: Pool, finite: np.ndarray) -> list[Decomposition]:
+    # The identities need weights on the simplex. Those of stacking may be negative: what is shown for it is the
+    # decomposition of an average with its positive weights.
     weights = np.maximum(pool.weights[finite], 0.0)
     if weights.sum() <= 0 or (weights > 0).sum() < 2:
         return []
@@ -195,6 +197,7 @@ def _reason(
         if without is None:
             return "a coefficient of a linear model, not a share"
         return f"without it the loss would change by {without - whole:+.3g}"
+    # From the most telling reason to the least: a copy explains the weight zero whatever else holds.
     used = [int(k) for k in near if weights[k] != 0]
     if used:
         return f"a copy of {parts.members[used[0]].name}, which is in already"
@@ -223,6 +226,7 @@ def _front(parts: FittedParts) -> tuple[FrontPoint, ...]:
     usable = np.flatnonzero(np.isfinite(parts.problem.predictions).all(axis=(1, 2)))
     groups = [usable[candidate.pool.support] for candidate in result.candidates]
     costs = np.array([[len(part), num_bytes[part].sum(), seconds[part].sum()] for part in groups])
+    # A cost that is not known of everybody cannot decide who dominates whom.
     known = np.isfinite(costs).all(axis=0)
     losses = np.array([[candidate.loss] for candidate in result.candidates])
     first = non_dominated(np.hstack([costs[:, known], losses]))

@@ -90,6 +90,7 @@ def foreign_metric(spec: object, task: PredictionTask, direction: str | None) ->
         UsageError: nobody knows it, or nothing tells its direction.
     """
     if isinstance(spec, type):
+        # Keras takes classes for metrics as well as objects of them.
         spec = spec()
     if isinstance(spec, str):
         spec = _by_name(spec)
@@ -115,6 +116,7 @@ def _by_name(name: str) -> object:
     import keras
 
     plain = name.removeprefix("val_")
+    # Keras's before scikit-learn's: a name means what `compile` would mean by it.
     for find in (keras.metrics.get, keras.losses.get):
         try:
             found = find(plain)
@@ -173,6 +175,7 @@ def _keras(spec: KerasJudge, direction: str | None) -> Metric:
     if isinstance(spec, keras.losses.Loss):
 
         def rows(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
+            # Several predictions at once, as greedy selection asks; Keras's losses would take the first axis for rows.
             if prediction.ndim > 2:
                 return np.stack([rows(one, problem) for one in prediction])
             values = spec.call(*_tensors(problem, prediction))
@@ -185,6 +188,7 @@ def _keras(spec: KerasJudge, direction: str | None) -> Metric:
         spec = keras.metrics.MeanMetricWrapper(spec, name=name)
 
     def value(prediction: np.ndarray, problem: EnsembleProblem) -> float:
+        # One object serves all calls, since a user's metric cannot be built anew; it must forget the call before.
         spec.reset_state()
         truth, guess = _tensors(problem, prediction)
         spec.update_state(truth, guess, sample_weight=problem.row_weight * problem.num_rows)
@@ -210,7 +214,9 @@ def _scorer(spec: Callable[..., SupportsFloat], task: PredictionTask) -> Metric:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
     # Scorers look at an estimator's tags and classes to decide what to call, so a plain object will not do.
-    class KnownPrediction(ClassifierMixin if task.probabilistic else RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    kind = ClassifierMixin if task.probabilistic else RegressorMixin
+
+    class KnownPrediction(kind, BaseEstimator):  # type: ignore[misc, valid-type]
         """Predicts what it was told to."""
 
         def __init__(self, prediction: np.ndarray) -> None:

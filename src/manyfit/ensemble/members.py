@@ -123,6 +123,7 @@ def model_predictions(model: Model, x: object, batch_size: int) -> np.ndarray:
         UsageTypeError: it cannot predict.
     """
     if is_keras(model):
+        # Data sets and generators have batches of their own, and Keras refuses a batch size beside them.
         sized = isinstance(x, np.ndarray) or (hasattr(x, "shape") and hasattr(x, "__array__"))
         many = isinstance(x, dict | list | tuple)
         output = model.predict(x, batch_size=batch_size if sized or many else None, verbose=0)
@@ -156,6 +157,7 @@ def link(output: np.ndarray, logits: bool) -> np.ndarray:
         return output
     if output.shape[1] == 1:
         return 1.0 / (1.0 + np.exp(-output))
+    # In the precision of the model, unlike `pools.softmax`: this is what the model itself would have said.
     shifted = np.exp(output - output.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
 
@@ -168,6 +170,7 @@ def _placed(output: ArrayLike | list[np.ndarray], classes: ArrayLike | None) -> 
     positions = np.asarray(() if classes is None else classes)
     if positions.ndim != 1 or positions.dtype.kind not in "iu":
         return probabilities
+    # Classes such as -1 and 1 are no columns; their probabilities are in order all the same.
     if positions.min() < 0 or np.array_equal(positions, np.arange(len(positions))):
         return probabilities
     placed = np.zeros((len(probabilities), int(positions.max()) + 1))  # it has not seen every class
@@ -198,6 +201,7 @@ def as_columns(array: np.ndarray) -> np.ndarray:
 def measure_latency(member: EnsembleMember, x: object, *, num_rows: int = 256, repeats: int = 3) -> float:
     """Seconds per row that a member takes to predict a batch, the median of a few tries after a warm-up."""
     sample = x[:num_rows]  # type: ignore[index]  # frames and tensors can be sliced as arrays can
+    # Once untimed: the first call compiles.
     member.predict(sample, batch_size=num_rows)
     seconds = []
     for _ in range(repeats):
@@ -217,6 +221,7 @@ def make_members(
         UsageError: models without predictions and without `x` to predict.
         UsageError: two members have one name.
     """
+    # Three ways to say the same: models alone, predictions alone, or predictions to learn from and models to use.
     if members is None and predictions is None:
         members, models = models, None
     if members is None:
@@ -340,6 +345,7 @@ def stack_predictions(members: Sequence[EnsembleMember]) -> np.ndarray:
                 "Leave out the members that answer another question.",
             )
         )
+    # Single precision stays: half of the memory, and faster logarithms. Half precision becomes single.
     kind = np.float32 if all(array.dtype in (np.float32, np.float16) for array in arrays) else np.float64
     return np.stack([array.astype(kind) for array in arrays])
 
@@ -375,6 +381,7 @@ def _check_rows(members: Sequence[EnsembleMember]) -> None:
 
 def usable_members(predictions: np.ndarray, members: Sequence[EnsembleMember]) -> tuple[np.ndarray, list[str]]:
     """Indices of members whose predictions are all finite; the others get weight zero and a note."""
+    # A member that diverged is a fact of a search, not an error of the user's.
     flat = predictions.reshape(len(predictions), -1)
     bad = np.array([int((~np.isfinite(row)).sum()) for row in flat])
     usable = np.flatnonzero(bad == 0)
@@ -409,6 +416,7 @@ def task_of(task: PredictionTask | str | None, members: Sequence[EnsembleMember]
             name = str(getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss).lower()
             if "categorical_crossentropy" in name:
                 return PredictionTask.MULTICLASS
+            # Logits are turned into probabilities before they come here, so the numbers tell.
             if emits_logits(model):
                 return None
             if name in ("mse", "mae", "mean_squared_error", "mean_absolute_error", "huber", "log_cosh", "poisson"):

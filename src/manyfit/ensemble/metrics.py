@@ -149,6 +149,7 @@ def binary_auc(score: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> floa
     order = np.argsort(score, kind="stable")
     positive = np.where(truth[order] > 0.5, weight[order], 0.0)
     negative = weight[order] - positive
+    # By groups of ties: row by row, the area would depend on the order in which equal scores happen to lie.
     first = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])  # where each group of ties starts
     positive, negative = np.add.reduceat(positive, first), np.add.reduceat(negative, first)
     below = np.cumsum(negative) - negative
@@ -163,6 +164,7 @@ def _columns(problem: EnsembleProblem) -> np.ndarray:
 def _auc_loss(prediction: np.ndarray, problem: EnsembleProblem) -> float:
     truth = _columns(problem)
     areas = [binary_auc(prediction[:, c], truth[:, c], problem.row_weight) for c in range(truth.shape[1])]
+    # A bootstrap may miss a class.
     seen = [area for area in areas if np.isfinite(area)]  # classes without a row say nothing
     return 1.0 - float(np.mean(seen)) if seen else float("inf")
 
@@ -176,6 +178,7 @@ def _decisions(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
 def _f1_loss(prediction: np.ndarray, problem: EnsembleProblem) -> float:
     truth, decided, weight = _columns(problem), _decisions(prediction, problem), problem.row_weight
     both, total = weight @ (truth * decided), weight @ truth + weight @ decided
+    # A class without a row, neither true nor predicted, has no F1; scikit-learn counts it as zero and warns.
     present = total > 0
     return 1.0 - float((2 * both[present] / total[present]).mean()) if present.any() else float("inf")
 
@@ -228,6 +231,7 @@ _OTHER_NAMES = {
 
 def named_metric(name: str) -> Metric | None:
     """One of Manyfit's own metrics by any of its usual names, or None; ``val_`` in front is ignored."""
+    # Names come from Keras's logs ("val_auc"), from scikit-learn ("neg_log_loss") and from people.
     plain = name.lower().replace(" ", "_").removeprefix("val_").removeprefix("neg_")
     return _NAMED.get(_OTHER_NAMES.get(plain, plain))
 
@@ -244,6 +248,7 @@ def surrogate(metric: Metric, task: PredictionTask) -> Metric:
 
     It is the metric itself where that is smooth and convex; the squared error does for Brier's score.
     """
+    # Absolute and pinball losses are convex but kinked: `gradient` rounds the kink off.
     if metric.quantiles is not None or metric.row_losses in (squared_errors, _absolute_errors):
         return metric
     return default_metric(task)

@@ -34,10 +34,14 @@ Rows: TypeAlias = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 Variables: TypeAlias = "tuple[list[jax.Array], list[jax.Array]]"
 """What a model's trainable and its other variables hold; stacked ones have the models on a leading axis."""
 
+# Few rows tell: a stack that takes the wrong layer's state is wrong on nearly every row.
 _CHECKED_ROWS = 16
 _TOLERANCE = 1e-5
+# What may differ between models of one program: names, and what only matters in training.
 _IRRELEVANT = ("name", "seed", "rate", "build_config", "registered_name", "module", "shared_object_id")
+# A search of many structures would fill the memory with programs that nobody asks for again.
 _MAX_PROGRAMS = 64
+# They read the rows once. With more slots, more of them would be filled with copies.
 _TOGETHER = 4  # models of one program in `Forward`
 _MAX_KEPT_NUMBERS = 1 << 26
 
@@ -90,6 +94,7 @@ class EnsembleProgram:
             if all(_close(output, right) for output, right in zip(outputs, truth, strict=True)):
                 self._checked = True
                 return
+        # Neither layout agrees. It stays so: asking again would compile again and say the same.
         self.compiled = False
 
     def _build(self) -> None:

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
 
+# The same floor everywhere, or the exact weights and the metric that judges them would minimise different losses.
 EPSILON = 1e-7  # probabilities are kept this far from zero, as in Keras's cross-entropies
 _SUM_TOLERANCE = 2e-2  # half precision, ten classes and a mixed-precision softmax stay well within
 
@@ -98,6 +99,7 @@ class EnsembleProblem:
     @functools.cached_property
     def log_true_probability(self) -> np.ndarray:
         """(N, M) log of `true_probability`, in the precision of the predictions: float32 logs are ten times as fast."""
+        # Not in double for members in single precision: nothing would be gained, in ten times the time.
         precision = np.result_type(self.predictions.dtype, np.float32)
         return np.log(self.true_probability.T.astype(precision, copy=False)).astype(np.float64, copy=False).T
 
@@ -122,6 +124,7 @@ class EnsembleProblem:
         """The same problem on some of its rows, weights renormalised."""
         weight = self.row_weight[chosen]
         total = weight.sum()
+        # A fold may hold rows of weight zero only.
         weight = weight / total if total > 0 else np.full(len(weight), 1.0 / len(weight))
         return EnsembleProblem(self.task, self.predictions[:, chosen], self.target[chosen], weight, self.given[chosen])
 
@@ -180,6 +183,7 @@ def make_problem(
         )
     if len(given) == 0:
         raise UsageError(explain("Ensemble.fit(y)", "no rows", "some rows", "Give the validation rows."))
+    # Keras takes a column and a row of labels for the same thing, and so do we.
     labels = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
     found = PredictionTask(task) if task is not None else infer_task(predictions, labels)
     target = _target(found, predictions, labels)
@@ -210,6 +214,7 @@ def infer_task(predictions: np.ndarray, labels: np.ndarray) -> PredictionTask:
         return PredictionTask.MULTICLASS if looks_like_labels else PredictionTask.REGRESSION
     if num_outputs == 1:
         return PredictionTask.BINARY if labels.ndim == 1 and _zero_or_one(labels) else PredictionTask.REGRESSION
+    # Several columns and one label a row: classes, whether or not the columns have the sum one.
     if labels.ndim == 1:
         return PredictionTask.MULTICLASS
     if not _zero_or_one(labels):
@@ -232,6 +237,7 @@ def _target(task: PredictionTask, predictions: np.ndarray, labels: np.ndarray) -
                 "Encode the classes as 0, 1, 2, ... in the order of the columns of the predictions.",
             )
         )
+    # Members may have NaN, they get weight zero; a label may not, since no member could be judged by it.
     if not np.isfinite(labels).all():
         raise UsageError(
             explain("Ensemble.fit(y)", "labels that are NaN or inf", "finite labels", "Leave out those rows.")
@@ -296,6 +302,7 @@ def _probabilities(task: PredictionTask, predictions: np.ndarray) -> np.ndarray:
                 "their from_logits losses are understood.",
             )
         )
+    # Softmax in half precision may say 1.0001.
     clipped = np.clip(predictions, 0, 1)
     if task is PredictionTask.MULTICLASS:
         sums = clipped.sum(axis=-1, keepdims=True, dtype=np.float64)

@@ -1,5 +1,9 @@
 """Two ways to disk: one Keras model out of many, or a folder with a file per member.
 
+The hard part of the one model is that members are whole models with names, states and input structures of their own:
+each is copied through a file under another name, all are called on one set of fresh inputs, and what they answer is
+brought to single precision and to probabilities before the pool is built on top.
+
 The one model uses Keras's own layers and operations only, so it loads where Manyfit is not installed; pools write
 themselves with layers (`Pool.to_keras`).
 
@@ -99,6 +103,7 @@ def _copy(model: keras.Model, name: str, folder: str) -> keras.Model:
     model.save(path)
     custom = {type(model).__name__: type(model)} if not type(model).__module__.startswith("keras.") else None
     copy = keras.saving.load_model(path, custom_objects=custom, compile=False)
+    # Without compiling: losses and metrics of the members are none of the whole model's business.
     copy.name = name  # layers of one model need different names
     return copy
 
@@ -202,6 +207,7 @@ def compiled_like(model: keras.Model, source: Model) -> keras.Model:
 
     if not is_keras(source) or getattr(source, "loss", None) is None:
         return model
+    # Losses that are closures or classes of the user's have no configuration; the object itself does then.
     try:
         config = keras.saving.deserialize_keras_object(source.get_compile_config() or {})
     except (TypeError, ValueError, AttributeError):
@@ -243,6 +249,8 @@ def compiled_metrics(
     import keras
 
     inputs = keras.Input((prediction.shape[1],), dtype="float32")
+    # An identity, compiled like the member: Keras itself computes the numbers from the pool's predictions, so they are
+    # what `model.evaluate` of the saved model prints.
     judge = compiled_like(keras.Model(inputs, keras.layers.Identity(dtype="float32")(inputs)), source)
     answer = judge.evaluate(
         prediction, np.asarray(y), sample_weight=sample_weight, batch_size=4096, verbose=0, return_dict=True
@@ -348,6 +356,7 @@ def _digest(path: pathlib.Path) -> str:
 
 def _checked(folder: pathlib.Path, entry: SavedFile) -> bytes:
     path = folder / pathlib.PurePath(entry["file"]).name  # a manifest cannot point outside its folder
+    # Read once, hashed and then used: a file that is swapped in between cannot get in.
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise UsageError(

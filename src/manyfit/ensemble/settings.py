@@ -59,6 +59,7 @@ class EnsembleSettings:
         >>> [EnsembleSettings().folds(num_rows) for num_rows in (200, 2_000, 20_000, 3)]
         [5, 4, 3, 3]
         """
+        # More rows, fewer folds: the time to fit grows with both.
         wanted = self.num_folds or (5 if num_rows < 1000 else 4 if num_rows < 4000 else 3)
         return max(3, min(wanted, num_rows))  # nesting leaves out two folds and fits on the rest
 
@@ -89,6 +90,7 @@ def member_costs(members: Sequence[EnsembleMember], budget: CostBudget, x: objec
         UsageError: a latency budget without `x`, or with members that have no model.
         UsageError: no member alone fits the budget.
     """
+    # Weighing an estimator pickles it, so nothing is weighed where nobody asked.
     if not budget.limited:
         return Costs(np.zeros(len(members)))
     num_bytes = np.array([member.num_bytes for member in members], dtype=np.float64)

@@ -20,9 +20,10 @@ from manyfit.core.checks import whole_number, whole_number_or_none
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.data.identity import fingerprint
-from manyfit.finish.confirmation import Confirmation, summarise
+from manyfit.finish.summary import confirmed, summarise
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import Execution
+from manyfit.report.confirmation import Confirmation
 from manyfit.stats import racing
 from manyfit.stats.boundary import MIN_ROUNDS
 from manyfit.store.layout import Layout
@@ -35,7 +36,7 @@ _RUNS_AHEAD = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class ConfirmSettings:
     """How a confirmation runs.
 
     Args:
@@ -201,7 +202,7 @@ class RaceSupply(FreshSeeds):
 
     phase = RACE
 
-    def __init__(self, trials: Sequence[Trial], oracle: Oracle, *, settings: Settings, **options: Any) -> None:
+    def __init__(self, trials: Sequence[Trial], oracle: Oracle, *, settings: ConfirmSettings, **options: Any) -> None:
         super().__init__(trials, oracle, **options)
         self._settings = settings
         self.costs = costs(trials)
@@ -259,14 +260,14 @@ def costs(trials: Sequence[Trial]) -> list[float] | None:
     return seconds if all(seconds) else None
 
 
-def finalists(oracle: Oracle, top: Any) -> list[Trial]:
+def finalists(oracle: Oracle, top: object) -> list[Trial]:
     """The best trials by the score of the search.
 
     Raises:
         UsageError: `top` is below 1, or no trial was completed.
     """
-    whole_number("confirm(top=...)", top, instead="Type confirm(top=8), say.")
-    trials = oracle.book.by_search_score()[:top]
+    count = whole_number("confirm(top=...)", top, instead="Type confirm(top=8), say.")
+    trials = oracle.book.by_search_score()[:count]
     if not trials:
         raise UsageError(
             explain("confirm()", "a project without completed trials", "at least one", "Call tuner.search(...) first.")
@@ -279,7 +280,7 @@ def confirm(
     oracle: Oracle,
     task: Task,
     trainer: Trainer,
-    settings: Settings,
+    settings: ConfirmSettings,
     *,
     layout: Layout | None = None,
     protocol: str = "",
@@ -355,6 +356,6 @@ def _note(confirmation: Confirmation, trials: Sequence[Trial], oracle: Oracle) -
     for trial in others:  # confirmed by an earlier call: they rank behind
         assert trial.confirmed is not None
         trial.confirmed = dataclasses.replace(trial.confirmed, rank=trial.confirmed.rank + len(trials))
-    for trial_id, confirmed in confirmation.confirmed().items():
-        by_id[trial_id].confirmed = confirmed
+    for trial_id, note in confirmed(confirmation).items():
+        by_id[trial_id].confirmed = note
     oracle.book.save([*by_id.values(), *others], confirmation=confirmation.to_dict())

@@ -1,61 +1,22 @@
-"""Folds of a search: which executions train on which rows, and predictions that no member trained for."""
+"""Folds after a search: a confirmation on other splits, and predictions of rows that a model did not train on."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.core.records import Plan
 from manyfit.data.arguments import joined_rows
 from manyfit.data.call import Call
-from manyfit.data.folds import CrossValidation, Folds, random_splits
-from manyfit.data.rows import FitData, Split, num_rows, take_rows
+from manyfit.data.folds import CrossValidation, FoldPlan, random_splits
+from manyfit.data.rows import FitData, num_rows, take_rows
 from manyfit.training.base import Task
 
 
-@dataclasses.dataclass(frozen=True)
-class FoldPlan:
-    """The folds of a search: execution number `e` of each trial runs on split `e % num_splits`."""
-
-    folds: Folds
-    num_splits: int  # folds times repeats
-
-    def split_for(self, plan: Plan) -> Split:
-        """The rows of an execution."""
-        return self.folds.split(plan.execution % self.num_splits)
-
-
-def fold_plan(given: object, call: Call) -> FoldPlan:
-    """What `search(cross_validation=...)` means for its data.
-
-    Raises:
-        UsageError: validation data besides, or folds that the rows do not allow.
-        UsageTypeError: `given` is no cross-validation.
-    """
-    for name in ("validation_data", "validation_split"):
-        if call.get(name):
-            raise UsageError(
-                explain(
-                    "search(cross_validation=...)",
-                    f"{name} besides",
-                    "one of the two",
-                    f"Leave {name} out: folds validate.",
-                )
-            )
-    cross_validation = CrossValidation.of(given)
-    folds = cross_validation.resolve(call.x, call.y)
-    repeats = cross_validation.repeats
-    for index in range(folds.num_splits * repeats):
-        folds.split(index)  # refuses bad folds before anything is trained
-    return FoldPlan(folds, folds.num_splits * repeats)
-
-
-def resplit(task: Task, cross_validation: Any, new_splits: bool, seed: int) -> tuple[Task, str]:
+def resplit(task: Task, cross_validation: object, new_splits: bool, seed: int) -> tuple[Task, str]:
     """A confirmation's task, with a fold or a fresh split for every seed if asked for.
 
     Args:
@@ -109,7 +70,7 @@ def out_of_fold(plan: FoldPlan, call: Call) -> tuple[np.ndarray, FitData, FitDat
 
 
 def predict_out_of_fold(
-    plan: FoldPlan, load: Callable[[int], keras.Model], executions: Sequence[int], x: Any, covered: np.ndarray
+    plan: FoldPlan, load: Callable[[int], keras.Model], executions: Sequence[int], x: FitData, covered: np.ndarray
 ) -> np.ndarray:
     """Predictions of a trial's fold models, each on the rows that it never trained on.
 

@@ -21,7 +21,7 @@ import scipy.stats
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.identity import fingerprint
-from manyfit.data.rows import num_rows, take_rows
+from manyfit.data.rows import FitData, num_rows, take_rows
 from manyfit.report import terminal
 from manyfit.stats.intervals import Interval, confidence_level, mean_interval
 
@@ -32,8 +32,14 @@ _FACT = "test_uses"  # where the project keeps them
 class Facts(Protocol):
     """What is needed of a project's store."""
 
-    def get(self, name: str, default: Any = None) -> Any: ...
-    def put(self, **facts: Any) -> None: ...
+    def get(self, name: str, default: object = None) -> Any: ...
+    def put(self, **facts: object) -> None: ...
+
+
+class Evaluated(Protocol):
+    """What can be measured: a Keras model, which returns a list unless told otherwise, or an ensemble."""
+
+    def evaluate(self, x: FitData, y: FitData, **options: Any) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +93,9 @@ class Evaluation:
 
 
 def evaluate(
-    models: Mapping[str, Any],
-    x: Any,
-    y: Any,
+    models: Mapping[str, Evaluated],
+    x: FitData,
+    y: FitData,
     store: Facts,
     *,
     confidence: float = 0.95,
@@ -142,7 +148,7 @@ def test_uses(store: Facts) -> list[dict[str, Any]]:
 test_uses.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
 
 
-def _weights(model: Any) -> list[np.ndarray]:
+def _weights(model: object) -> list[np.ndarray]:
     if hasattr(model, "get_weights"):
         return model.get_weights()
     parts = [weight for member in getattr(model, "members", ()) for one in member.models for weight in _weights(one)]
@@ -150,7 +156,7 @@ def _weights(model: Any) -> list[np.ndarray]:
 
 
 def _scores(
-    model: Any, x: Any, y: Any, rows: int | None, confidence: float, options: Mapping[str, Any]
+    model: Evaluated, x: FitData, y: FitData, rows: int | None, confidence: float, options: Mapping[str, Any]
 ) -> dict[str, Interval]:
     totals = _measure(model, x, y, options)
     weights = options.get("sample_weight")
@@ -169,7 +175,7 @@ def _scores(
     }
 
 
-def _measure(model: Any, x: Any, y: Any, options: Mapping[str, Any]) -> dict[str, float]:
+def _measure(model: Evaluated, x: FitData, y: FitData, options: Mapping[str, Any]) -> dict[str, float]:
     if isinstance(model, keras.Model):
         found = model.evaluate(x, y, verbose=0, return_dict=True, **options)
     else:

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.history import at_epoch
-from manyfit.finish.confirmation import Confirmation
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import SEARCH, Execution
+from manyfit.report.confirmation import Confirmation
+from manyfit.space.hyperparameter import HyperParameter
 
 _PACKAGES = ("manyfit", "keras", "numpy", "scipy", "jax", "tensorflow", "torch")
 
 
+class Savable(Protocol):
+    """A Keras model or an ensemble: whatever writes itself to one file."""
+
+    def save(self, path: Path) -> object: ...
+
+
 def export(
-    folder: Any,
-    model: Any,
+    folder: str | os.PathLike[str],
+    model: Savable,
     trials: Sequence[Trial],
     oracle: Oracle,
     *,
@@ -35,7 +43,7 @@ def export(
 
     Args:
         folder: where to; it is made.
-        model: a Keras model or an ensemble: whatever has `save(path)`.
+        model: the model.
         trials: the configurations in it.
         oracle: the search.
         test_uses: see `manyfit.finish.evaluation.test_uses`.
@@ -66,7 +74,7 @@ def export(
 
 
 def model_card(
-    model: Any,
+    model: Savable,
     trials: Sequence[Trial],
     oracle: Oracle,
     confirmation: Confirmation | None,
@@ -90,7 +98,7 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def _what_it_is(model: Any, trials: Sequence[Trial]) -> str:
+def _what_it_is(model: Savable, trials: Sequence[Trial]) -> str:
     lines = [f"Exported on {time.strftime('%Y-%m-%d')}. Trials in it: {', '.join(trial.trial_id for trial in trials)}."]
     epochs = getattr(getattr(model, "history", None), "epoch", None)
     if epochs:
@@ -155,7 +163,7 @@ def _held_out(test_uses: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join([_markdown(rows), *notes])
 
 
-def _range(hyperparameter: Any) -> str:
+def _range(hyperparameter: HyperParameter) -> str:
     config = dict(hyperparameter.get_config())
     kept = ("values", "value", "min_value", "max_value", "step", "sampling")
     return ", ".join(f"{name}={config[name]}" for name in kept if config.get(name) is not None)
@@ -195,7 +203,7 @@ def _versions() -> dict[str, str]:
     return {**versions, "backend": keras.backend.backend(), "platform": platform.platform()}
 
 
-def _write_json(path: Path, data: Any) -> None:
+def _write_json(path: Path, data: object) -> None:
     path.write_text(json.dumps(data, indent=2) + "\n")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import keras
 
@@ -20,6 +21,7 @@ from manyfit.data.call import Call
 from manyfit.data.rows import FitData, num_rows
 from manyfit.finish.schedules import stretched_build
 from manyfit.oracles import Oracle, Trial
+from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import FixedSupply, Permissions, Task, Trainer
 from manyfit.training.devices import distributed, distribution_of
 from manyfit.training.estimators import load_estimator, pickle_path
@@ -33,12 +35,15 @@ _LONGER_FACTOR = 5  # such a run may be so many times as long as the longest one
 _LONGER_PATIENCE = 0.2  # and ends after this share of that one without a better epoch, or after 5 epochs
 
 
+SavePath: TypeAlias = str | os.PathLike[str]
+
+
 @dataclasses.dataclass(frozen=True)
-class Candidate:
+class RetrainCandidate:
     """A winner to retrain."""
 
     trial_id: str
-    values: Any  # its HyperParameters
+    values: HyperParameters
     best_epochs: Sequence[int]  # of its executions (folds and fresh seeds included), counted from 0
     seeds: Sequence[int]  # one per model that is wanted
 
@@ -78,7 +83,7 @@ class PatientSupply(FixedSupply):
         self._oracle.book.add_execution(result)
 
 
-def candidates_of(trials: Sequence[Trial], seed: int, executions: int) -> list[Candidate]:
+def candidates_of(trials: Sequence[Trial], seed: int, executions: int) -> list[RetrainCandidate]:
     """What is known of winners. A run with patience outweighs all others, which were cut short."""
     candidates = []
     for trial in trials:
@@ -88,7 +93,7 @@ def candidates_of(trials: Sequence[Trial], seed: int, executions: int) -> list[C
         # The first model has the seed that it had before `executions=` existed; asking for more keeps it.
         path = [(trial.trial_id,), *((trial.trial_id, number) for number in range(1, executions))]
         own = [seeds.seed_of(seed, "retrain", *names) for names in path]
-        candidates.append(Candidate(trial.trial_id, trial.hyperparameters, epochs, own))
+        candidates.append(RetrainCandidate(trial.trial_id, trial.hyperparameters, epochs, own))
     return candidates
 
 
@@ -158,7 +163,7 @@ def num_epochs(best_epochs: Sequence[int], epochs_factor: float) -> int:
 
 
 def retrain(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[RetrainCandidate],
     task: Task,
     trainer: Trainer,
     *,
@@ -212,7 +217,7 @@ def retrain(
         return [_finished_model(plan, supply.results[plan.key], task) for plan in plans]
 
 
-def _key(hyperparameters: Any) -> str:
+def _key(hyperparameters: HyperParameters) -> str:
     return repr(sorted(hyperparameters.values.items()))
 
 
@@ -232,7 +237,7 @@ def _finished_model(plan: Plan, result: Result, task: Task) -> keras.Model:
     return model
 
 
-def call_for_all_data(searched: Call, x: FitData, y: FitData, callbacks: Any) -> Call:
+def call_for_all_data(searched: Call, x: FitData, y: FitData, callbacks: object) -> Call:
     """The call of a search, turned into that of a retraining.
 
     Args:
@@ -282,7 +287,9 @@ def _check_rows(rows: int | None, searched: tuple[int, int] | None) -> None:
     )
 
 
-def save_models(models: Sequence[keras.Model], names: Sequence[str], where: Any) -> list[Path]:
+def save_models(
+    models: Sequence[keras.Model], names: Sequence[str], where: SavePath | Sequence[SavePath]
+) -> list[Path]:
     """Saves models as `.keras` files.
 
     Args:
@@ -296,11 +303,12 @@ def save_models(models: Sequence[keras.Model], names: Sequence[str], where: Any)
     Raises:
         UsageError: another number of paths than of models.
     """
-    several = isinstance(where, list | tuple)
-    if several or str(where).endswith(".keras"):
-        paths = [Path(path) for path in (where if several else [where])]
+    if isinstance(where, list | tuple):
+        paths = [Path(path) for path in where]
+    elif str(where).endswith(".keras"):
+        paths = [Path(str(where))]
     else:
-        paths = [Path(where) / f"{name}.keras" for name in names]
+        paths = [Path(str(where)) / f"{name}.keras" for name in names]
     if len(paths) != len(models):
         got = f"{len(paths)} paths for {len(models)} models"
         raise UsageError(

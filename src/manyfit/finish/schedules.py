@@ -7,7 +7,10 @@ from typing import Any
 
 import keras
 
+from manyfit.space.hyperparameters import HyperParameters
 
+
+# Models that were saved name this module and this class: both have to stay where they are.
 class StretchedSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule whose step counts are multiplied by a factor.
 
@@ -16,11 +19,11 @@ class StretchedSchedule(keras.optimizers.schedules.LearningRateSchedule):
         factor: 2 makes it last twice as long.
     """
 
-    def __init__(self, schedule: Any, factor: float) -> None:
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, factor: float) -> None:
         self.schedule = schedule
         self.factor = factor
 
-    def __call__(self, step: Any) -> Any:
+    def __call__(self, step: object) -> object:
         """The original's learning rate at `step / factor`."""
         return self.schedule(keras.ops.cast(step, "float32") / self.factor)
 
@@ -35,7 +38,7 @@ class StretchedSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return cls(keras.optimizers.schedules.deserialize(config["schedule"]), config["factor"])
 
 
-def stretched_build(build: Callable[[Any], Any], factor_of: Callable[[Any], float]) -> Callable[[Any], Any]:
+def stretched_build(build: Callable[[Any], Any], factor_of: Callable[[HyperParameters], float]) -> Callable[[Any], Any]:
     """A build function whose models follow stretched schedules.
 
     Learning rates that are numbers, and `LearningRateScheduler` callbacks (which count epochs), stay as they are.
@@ -45,7 +48,7 @@ def stretched_build(build: Callable[[Any], Any], factor_of: Callable[[Any], floa
         factor_of: hyperparameters -> factor.
     """
 
-    def stretched(hyperparameters: Any) -> Any:
+    def stretched(hyperparameters: HyperParameters) -> object:
         factor = factor_of(hyperparameters)  # before the build, which may settle further values
         model = build(hyperparameters)
         outer = getattr(model, "optimizer", None)

@@ -73,6 +73,7 @@ def draw_new(encoding: Encoding, known: set[Hashable], count: int, rng: np.rando
     """
     known = set(known)
     found: list[dict[str, Value]] = []
+    # In a row, not in total: a long search has many collisions, and each proves nothing about what is left.
     failures = 0
     while len(found) < count and failures < 100:
         values = encoding.random(rng)
@@ -84,6 +85,7 @@ def draw_new(encoding: Encoding, known: set[Hashable], count: int, rng: np.rando
         known.add(key)
         found.append(values)
     if len(found) < count:
+        # None (too large to list) counts as nothing found: a space that large is practically never exhausted.
         left = untried(encoding, known) or []
         chosen = rng.permutation(len(left))[: count - len(found)]
         found += [left[i] for i in chosen]
@@ -107,6 +109,7 @@ def crowding(candidates: Array, points: Array, num_categories: Array) -> Array:
     Returns:
         (m,).
     """
+    # Dimension by dimension: an array of (candidates, points, dimensions) would take gigabytes in long searches.
     product = np.ones((len(candidates), len(points)))
     for j, categories in enumerate(num_categories):
         gap = np.abs(candidates[:, j, None] - points[None, :, j])
@@ -136,7 +139,8 @@ def next_point(encoding: Encoding, points: Array, rng: np.random.Generator, cand
     if candidates is None:
         candidates = encoding.snap(rng.random((_NUM_CANDIDATES, len(encoding))))
     if not len(points):
-        return candidates[0]
+        first: Array = candidates[0]
+        return first
     categories = np.array([(each.num_values or 0) * (each.kind == "unordered") for each in encoding.dimensions])
     best: Array = candidates[int(np.argmin(crowding(candidates, points, categories)))]
     return best

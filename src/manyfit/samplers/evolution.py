@@ -87,13 +87,16 @@ class EvolutionSampler(Sampler):
     ) -> list[dict[str, Value]]:
         """Up to `count` new configurations; see `Sampler.propose`."""
         encoding = Encoding(space)
+        # Pending ones too, or a batch would propose one child twice.
         taken = tried(encoding, completed, pending)
         found: list[dict[str, Value]] = []
+        # Age by start, not by end: then a resumed search has the same population whatever finished first.
         population = completed[-self.population_size :]
         points = encoding.encode_many([encoding.adapt(each.values) for each in population])
         losses = standings(population, self.constraints)
         # Half a population of chance first: fewer ancestors than that, and crossover has nothing to recombine.
         num_random = max(self.population_size // 2 - len(completed) - len(pending), 0)
+        # A space of fixed values has nothing to mutate, and one parent nobody to be compared with.
         breed = len(encoding) > 0 and len(points) > 1
         for i in range(count):
             values = None
@@ -116,6 +119,7 @@ class EvolutionSampler(Sampler):
             if rng.random() < self.crossover_rate:
                 other = points[self._parent(losses, rng)]
                 child = np.where((rng.random(child.size) < 0.5) & ~np.isnan(other), other, child)
+            # Duplicates are dropped and not repaired: a repaired child would no longer be a draw of the mutation.
             values = encoding.decode(mutate(encoding, child, rng))
             if encoding.key(values) not in taken:
                 return values
@@ -144,6 +148,8 @@ def mutate(encoding: Encoding, point: np.ndarray, rng: np.random.Generator) -> n
     mutated = np.where(np.isnan(point), fresh, point)
     if not active.size:
         return mutated
+    # Rate 1 / d, the classical optimum on separable problems (Muehlenbein 1992); fixed counts would never change two
+    # together.
     chosen = active[rng.random(active.size) < 1.0 / active.size]
     if not chosen.size:
         chosen = rng.choice(active, size=1)
@@ -163,6 +169,7 @@ def _moved(encoding: Encoding, column: int, position: float, rng: np.random.Gene
     here = int(dimension.hyperparameter.indices(position))
     if dimension.kind == "unordered":
         there = int(rng.integers(count - 1))
+        # Drawn among the others, so that a mutation of a category always changes it.
         there += there >= here
     else:
         # In positions, so that a log scale counts; at least one value away, so that the mutation is one.
@@ -191,6 +198,6 @@ def _spread(
     return next(iter(draw_new(encoding, taken, 1, rng)), None)
 
 
-def _check(name: str, got: Any, fine: bool, allowed: str) -> None:
+def _check(name: str, got: object, fine: bool, allowed: str) -> None:
     if not fine:
         raise UsageError(explain("EvolutionSampler", f"{name}={got!r}", allowed, f"Leave {name} out for the default."))

@@ -93,6 +93,7 @@ class GridSampler(Sampler):
         """The next `count` untried configurations of the grid; see `Sampler.propose`."""
         encoding = Encoding(space)
         taken = tried(encoding, completed, pending)
+        # Lazily: a grid of 10**12 is walked only as far as it is asked for.
         left = (values for values in encoding.enumerate(self.num_continuous) if encoding.key(values) not in taken)
         return list(itertools.islice(left, count))
 
@@ -144,11 +145,14 @@ class QuasiRandomSampler(Sampler):
         encoding = Encoding(space)
         taken = tried(encoding, completed, pending)
         found: list[dict[str, Value]] = []
+        # SciPy has direction numbers for so many dimensions; wider spaces fall to chance below.
         if 0 < len(encoding) <= qmc.Sobol.MAXDIM:
             engine = qmc.Sobol(len(encoding), rng=np.random.default_rng(self.seed))
             with warnings.catch_warnings():  # about sample sizes that are no power of two
                 warnings.simplefilter("ignore")
                 if completed or pending:
+                    # The place is the number of trials, so that nothing has to be stored. Failed trials count: their
+                    # points are used.
                     engine.fast_forward(len(completed) + len(pending))
                 points = engine.random(count + _MAX_SKIPPED)
             for point in points:

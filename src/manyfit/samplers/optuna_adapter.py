@@ -17,7 +17,7 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Observation, Value, Values
 from manyfit.samplers.base import Sampler
 from manyfit.samplers.candidates import draw_new, tried
-from manyfit.space.encoding import Encoding
+from manyfit.space.encoding import Dimension, Encoding
 from manyfit.space.hyperparameters import HyperParameters
 
 _MAX_STEPS = 64  # longer orders are offered as a continuum, and snapped
@@ -64,6 +64,7 @@ class OptunaSampler(Sampler):
             return draw_new(encoding, taken, count, rng)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental samplers, and storage notes that are not the user's
+            # A new study per call: one that is kept would hold state that a restart lacks.
             study = optuna.create_study(sampler=self._made(int(rng.integers(2**31))))
             translator = _Translator(encoding)
             study.add_trials([translator.ended(each) for each in completed])
@@ -107,11 +108,11 @@ class _Translator:
         self._names = [f"{j} {each.name}" for j, each in enumerate(encoding.dimensions)]
         self._distributions = [self._distribution(each) for each in encoding.dimensions]
 
-    def _distribution(self, dimension: Any) -> Any:
+    def _distribution(self, dimension: Dimension) -> Any:
         distributions = self._optuna.distributions
         count = dimension.num_values
         if dimension.kind == "unordered":
-            return distributions.CategoricalDistribution(list(range(count)))
+            return distributions.CategoricalDistribution(list(range(count or 0)))
         if count is None or count > _MAX_STEPS:
             return distributions.FloatDistribution(0.0, 1.0)
         return distributions.IntDistribution(0, count - 1)

@@ -91,6 +91,7 @@ def standings(completed: Sequence[Observation], constraints: Sequence[Constraint
         (n,) numbers.
     """
     losses = np.array([each.loss for each in completed], dtype=float)
+    # NaN too, which every comparison would otherwise treat in its own way.
     losses[~np.isfinite(losses)] = np.inf
     if not constraints and not any(each.vectors for each in completed):
         return losses
@@ -100,6 +101,7 @@ def standings(completed: Sequence[Observation], constraints: Sequence[Constraint
         vectors = [each.mean_vector or (math.inf,) * width for each in completed]
         found = pareto.places(np.array(vectors)).astype(float)
     excess = np.array([broken(constraints, each.metrics) for each in completed])
+    # The last key decides first: constraints before losses, as Deb's rule of feasibility has it.
     order = np.lexsort((found, excess))
     placed = np.empty(len(completed))
     placed[order] = np.arange(len(completed))

@@ -101,6 +101,7 @@ class PortfolioSampler(Sampler):
         rng: np.random.Generator,
     ) -> list[dict[str, Value]]:
         """Whatever the sampler of the hour proposes; see `Sampler.propose`."""
+        # Trials of earlier searches are no part of this budget.
         own = sum(not each.earlier for each in completed)
         sampler = self.choose(space, own + len(pending)).sampler
         if not sampler.uses_earlier:

@@ -39,6 +39,7 @@ def scheduler_of(scheduler: Scheduler | str | None, max_epochs: int | None) -> S
     allowed = f"a scheduler, or one of {', '.join(map(repr, NAMES))}"
     if not isinstance(scheduler, str):
         raise UsageTypeError(explain("scheduler", scheduler, allowed, 'Type scheduler="asha".'))
+    # Before the check of epochs: of the four it is the one, besides full budgets, that works without knowing them.
     if scheduler == "median":
         return MedianRule(max_epochs)
     if scheduler not in NAMES:

@@ -57,6 +57,7 @@ class ASHA(Scheduler):
         room = Room(history, limits, count)
         jobs: list[Job] = []
         rungs = self.rungs
+        # Promotions before starts: a slot that starts first would never promote as long as there are values to try.
         for number, progress in self._promotable(history, room, rungs):
             more_epochs = rungs[number + 1] - progress.epochs
             if room.fits(more_epochs):
@@ -82,11 +83,14 @@ class ASHA(Scheduler):
             standing = stand(members, epochs, next_epochs)
             closed = closed and not standing.unfinished
             chosen = self._top(standing, closed)
+            # Only paused ones can go on; others hold their place and are counted, but have nothing left to train.
             waiting = [p for p in chosen if p.paused and p.trial_id not in standing.promoted]
             found.append([(number, progress) for progress in waiting])
+            # Whoever is promoted from here will come into the next rung: it is not closed yet.
             closed = closed and not waiting
             ended = {p.trial_id for p in chosen if p.ending is not None}
             members = [p for p in members if entered(p, next_epochs) or p.trial_id in ended]
+        # From above: a trial near its full length is worth more than one near its start.
         return [pair for pairs in reversed(found) for pair in pairs]
 
     def _top(self, standing: RungStanding, closed: bool) -> list[Progress]:

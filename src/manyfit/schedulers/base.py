@@ -112,6 +112,7 @@ class Room:
 
 def _charge(progress: Progress) -> int:
     if progress.running and progress.target_epochs is not None:
+        # To its target, although it may stop earlier: what is promised to a running trial cannot be given to another.
         return max(progress.target_epochs, progress.epochs)
     return progress.epochs
 
@@ -167,6 +168,7 @@ class Scheduler(abc.ABC):
 
     def _at_target(self, progress: Progress) -> Decision:
         target = progress.target_epochs
+        # At its last epoch a trial completes by itself: a pause there would keep its state for nobody.
         if target is None or progress.epochs < target or target == self.max_epochs:
             return Decision.GO_ON
         return Decision.PAUSE
@@ -176,7 +178,7 @@ class Scheduler(abc.ABC):
         return {"name": type(self).__name__}
 
 
-def check_count(where: str, name: str, value: Any, *, low: int, hint: str) -> int:
+def check_count(where: str, name: str, value: object, *, low: int, hint: str) -> int:
     """Returns an integer setting of at least `low`.
 
     Raises:

@@ -54,6 +54,7 @@ class FullBudget(Scheduler):
                     "Add `epochs=...` to search().",
                 )
             )
+        # Every trial is started at once where slots allow: nothing that is learned later changes how long one trains.
         room = Room(history, limits, count)
         jobs: list[Job] = []
         while room.can_start and room.fits(self.max_epochs):
@@ -93,6 +94,7 @@ class MedianRule(Scheduler):
     may_pause = False  # who is stopped does not come back
 
     def __init__(self, max_epochs: int | None = None, *, grace_epochs: int = 3, min_trials: int = 5):
+        # A part, not a base class: a median rule is no full budget, and `isinstance` should say so.
         self._full = FullBudget(max_epochs)
         self.max_epochs = self._full.max_epochs
         hint = "Type for instance {}."
@@ -113,6 +115,8 @@ class MedianRule(Scheduler):
         epochs = progress.epochs
         if epochs < self.grace_epochs or epochs == self.max_epochs:
             return Decision.GO_ON
+        # Averages of the others, best of its own: a noisy last epoch of the one must not end it, a lucky one of the
+        # others must not either.
         at_same_epoch = others[:, epochs - 1]
         at_same_epoch = at_same_epoch[~np.isnan(at_same_epoch)]
         if at_same_epoch.size < self.min_trials or all(loss != loss for loss in progress.curve):
@@ -140,5 +144,6 @@ def _running_averages(history: Sequence[Progress]) -> np.ndarray:
     averages = np.full(curves.shape, np.nan)
     np.divide(np.where(logged, curves, 0.0).cumsum(axis=1), counts, out=averages, where=counts > 0)
     for row, progress in zip(averages, history, strict=True):
+        # Who ended early says nothing about later epochs: carrying its average on would lower the bar.
         row[progress.epochs :] = np.nan
     return averages

@@ -104,10 +104,13 @@ class HyperbandScheduler(Scheduler):
         room = Room(history, limits, count)
         jobs: list[Job] = []
         num_seen = 0
+        # The shortest first rung of all: when not even that can be paid, nothing further can begin.
         deepest = num_brackets(self.max_epochs, self.factor, self.min_epochs) - 1
         shortest = rung_epochs(self.max_epochs, self.factor, deepest)[0]
         for bracket in self._brackets(history, limits):
             first_epochs = bracket.rungs[0].epochs
+            # Failed ones count as missing: the bracket gets the trials that the method asks for, not those that
+            # happened to fail.
             missing = bracket.num_missing
             while missing > 0 and room.can_start and room.fits(first_epochs):
                 room.take(first_epochs, start=True)
@@ -115,6 +118,8 @@ class HyperbandScheduler(Scheduler):
                 jobs.append(Start(first_epochs, bracket.tags(0, 0)))
             if missing > 0 and not (room.can_start and room.affords(first_epochs)):
                 num_got = bracket.rungs[0].num_trials - missing
+                # Fewer trials than planned will ever come: with the planned sizes nobody would be sure of promotion,
+                # and all would wait for ever.
                 bracket = dataclasses.replace(bracket, rungs=shrunk(bracket.rungs, num_got, self.factor))
             jobs += self._promotions(bracket, room)
             num_seen += len(bracket.members)
@@ -129,6 +134,7 @@ class HyperbandScheduler(Scheduler):
         for progress in history:
             key = progress.tags.get(base.ITERATION), progress.tags.get(base.BRACKET)
             members.setdefault(key, []).append(progress)
+        # Planned with what the limits allow: a bracket that would be cut in the middle is made smaller from the start.
         left = limits.max_starts
         iterations = itertools.count() if self.hyperband_iterations is None else range(self.hyperband_iterations)
         for iteration in iterations:
@@ -186,6 +192,7 @@ def _sure_of_promotion(standing: RungStanding, num_coming: int, following: Rung)
     best moves up; they are not candidates again.
     """
     chosen: list[Progress] = []
+    # Each of these might still turn out better, so each takes a place until it is known.
     num_unknown = len(standing.unfinished) + num_coming
     num_promoted_worse = len(standing.promoted)
     num_better = 0
@@ -201,7 +208,7 @@ def _sure_of_promotion(standing: RungStanding, num_coming: int, following: Rung)
     return chosen
 
 
-def check_rungs(where: str, max_epochs: Any, factor: Any, min_epochs: Any) -> tuple[int, int, int]:
+def check_rungs(where: str, max_epochs: object, factor: object, min_epochs: object) -> tuple[int, int, int]:
     """Returns the three settings of rungs.
 
     Raises:

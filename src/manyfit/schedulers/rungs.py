@@ -56,6 +56,7 @@ def ceil_log(number: int, factor: int) -> int:
     >>> ceil_log(243, 3), ceil_log(244, 3), ceil_log(1, 3)
     (5, 6, 0)
     """
+    # Multiplied up, not log(number) / log(factor): that is 4.999... for 243 and 3.
     exponent, power = 0, 1
     while power < number:
         power *= factor
@@ -208,6 +209,7 @@ def stand(members: Sequence[Progress], epochs: int, next_epochs: int | None) -> 
     ids = {p.trial_id for p in finished}
     unfinished = [p for p in holding if p.trial_id not in ids]
     _check_logged(finished, epochs)
+    # By loss alone, without a clock: ties go to the earlier start, so a restart sees the same order.
     finished.sort(key=lambda p: loss_at(p, epochs))  # stable: of equal losses the earlier start comes first
     promoted: frozenset[str] = frozenset()
     if next_epochs is not None:

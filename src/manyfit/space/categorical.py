@@ -51,11 +51,13 @@ class Choice(HyperParameter):
             raise UsageTypeError(
                 explain(self.where, f"values={values!r}", "a list of values", f"Type [{values!r}, ...].")
             )
-        self._values = [as_value(value) for value in values]
+        self._values: list[Value] = [as_value(value) for value in values]
         self._check_values()
         self._type = type(self._values[0])
         self.ordered = self._type in (int, float) if ordered is None else bool(ordered)
         self._check_order_and_default()
+        # The unit interval follows the numbers; `values` stays in the order of the user, whose first one is the
+        # default.
         self._by_position = sorted(self._values) if self.ordered else self._values
         self._index = {value: index for index, value in enumerate(self._by_position)}
 
@@ -86,6 +88,7 @@ class Choice(HyperParameter):
                     _NOT_A_VALUE,
                 )
             )
+        # NaN equals nothing, not even itself: it could never be looked up again.
         if any(value != value for value in shown):
             raise UsageError(explain(self.where, f"values={shown}", "numbers, NaN is none", "Remove the NaN."))
         twice = [value for index, value in enumerate(shown) if value in shown[:index]]
@@ -142,13 +145,15 @@ class Choice(HyperParameter):
                 explain(self.where, f"the value {unknown[0]!r}", f"one of {self._values}", "Use one of them.")
             ) from None
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
+        # True equals 1 in Python, so the type is compared where it counts.
         value = as_value(value)
+        # Users type 1 for 1.0, and JSON of other programs drops the point.
         if type(value) is int and self._type is float:
             value = float(value)
         return type(value) is self._type and value in self._values
 
-    def cast(self, value: Any) -> Value:
+    def cast(self, value: Value) -> Value:
         return self._type(as_value(value))
 
     def union(self, other: HyperParameter) -> HyperParameter:
@@ -211,10 +216,10 @@ class Boolean(HyperParameter):
     def nearest(self, values: Sequence[Any]) -> np.ndarray:
         return np.array([bool(value) for value in values], dtype=np.int64)
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         return isinstance(as_value(value), bool)
 
-    def cast(self, value: Any) -> bool:
+    def cast(self, value: Value) -> bool:
         return bool(value)
 
     def __repr__(self) -> str:
@@ -265,11 +270,11 @@ class Fixed(HyperParameter):
     def nearest(self, values: Sequence[Any]) -> np.ndarray:
         return np.zeros(len(values), dtype=np.int64)
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         value = as_value(value)
         return value == self.value and isinstance(value, bool) == isinstance(self.value, bool)
 
-    def cast(self, value: Any) -> Value:
+    def cast(self, value: Value) -> Value:
         return self.value
 
     def get_config(self) -> dict[str, Any]:

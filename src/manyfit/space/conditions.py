@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from manyfit.core.errors import UsageError, UsageTypeError, explain
 from manyfit.core.records import Value
 
+#: The values of a parent for which a condition holds: one, or several.
+ParentValues: TypeAlias = Value | Iterable[Value]
 
-def as_value(value: Any) -> Any:
+
+def as_value(value: object) -> Any:
     """A NumPy scalar as the Python value it holds; anything else as it is."""
     return value.item() if isinstance(value, np.generic) else value
 
@@ -53,12 +56,12 @@ class Parent(Condition):
     False
     """
 
-    def __init__(self, name: str, values: Value | Iterable[Value]) -> None:
+    def __init__(self, name: str, values: ParentValues) -> None:
         self.name = name
         if isinstance(values, (set, frozenset)):
             values = sorted(values, key=repr)  # the order of a set changes from process to process
         listed = [values] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
-        self.values = [as_value(value) for value in listed]
+        self.values: list[Value] = [as_value(value) for value in listed]
         where = f'Parent("{name}")'
         for value in self.values:
             if not isinstance(value, (str, int, float, bool)):
@@ -116,4 +119,5 @@ def of_config(config: Mapping[str, Any]) -> Condition:
 
 def all_active(conditions: Sequence[Condition], values: Mapping[str, Value]) -> bool:
     """Whether every one of the conditions holds."""
+    # The empty list first: most hyperparameters have no conditions, and this is called for each in each trial.
     return not conditions or all(condition.is_active(values) for condition in conditions)

@@ -41,6 +41,7 @@ def walk(space: Sequence[HyperParameter], num_continuous: int = NUM_MIDPOINTS) -
         space: hyperparameters, parents before children.
         num_continuous: see `grid_values`.
     """
+    # Once per hyperparameter, not per branch; the walk itself makes nothing before it is asked for.
     columns = [grid_values(each, num_continuous) for each in space]
 
     def rest(index: int, values: dict[str, Value]) -> Iterator[dict[str, Value]]:
@@ -91,12 +92,15 @@ class _Counter:
         return total
 
     def _of_group(self, group: Sequence[Item]) -> float:
+        # By identity and open conditions: the same group under the same circumstances has the same count, whatever led
+        # there. This is what keeps trees of switches from exploding.
         key = frozenset((id(each), open_conditions) for each, open_conditions in group)
         if key not in self._known:
             self._known[key] = self._sum_over_values(group)
         return self._known[key]
 
     def _sum_over_values(self, group: Sequence[Item]) -> float:
+        # Somebody whose conditions are all settled: its values can be split into classes without knowing anything else.
         decided = next((each for each in _first_of_each_name(group) if not each[1]), None)
         if decided is None:
             return 1  # what waits for itself is never active
@@ -128,6 +132,8 @@ def _classes(hyperparameter: HyperParameter, others: Sequence[Item]) -> dict[fro
             for index in hyperparameter.indices_among(condition.values):
                 holding.setdefault(index, set()).add(condition)
     classes = collections.Counter(frozenset(conditions) for conditions in holding.values())
+    # Values that no condition mentions behave alike: one class for all of them, so a range of a million counts as one
+    # step.
     indifferent = (hyperparameter.num_values or 0) - len(holding)
     return {**classes, frozenset(): indifferent}
 

@@ -48,6 +48,7 @@ def discover(
     >>> [each.name for each in discover(build, HyperParameters()).space]
     ['kind', 'units', 'layers']
     """
+    # Two copies: `first` keeps the user's values through the first run, `space` collects what all runs find.
     space, first = hps.copy(), hps.copy()
     found = _Scopes()
     found.run(build, first, space)
@@ -56,6 +57,7 @@ def discover(
     num_builds = 1
     while found.waiting:
         scope = found.waiting.popleft()
+        # Once each: a scope that cannot be made to hold would otherwise be tried for ever.
         if scope in found.held or scope in found.tried:
             continue
         found.tried.add(scope)
@@ -66,6 +68,7 @@ def discover(
             raise _endless(max_builds, scope)
         found.run(build, hp, space)
         num_builds += 1
+    # Sorted, since sets have another order in each process and warnings should not.
     for scope in sorted(found.tried - found.held, key=repr):
         _warn_of_misspelling(space, scope)
     return space

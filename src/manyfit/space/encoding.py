@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Value, Values
 from manyfit.space import configurations
 from manyfit.space.conditions import Condition, Parent, all_active
 from manyfit.space.hyperparameter import HyperParameter, Kind
-from manyfit.space.hyperparameters import HyperParameters, parents_first
+from manyfit.space.hyperparameters import HyperParameters
 from manyfit.space.numerical import NUM_MIDPOINTS, Numerical
+from manyfit.space.registry import parents_first
 
 _MISSING = object()
 
@@ -70,6 +71,7 @@ class Encoding:
     """
 
     def __init__(self, space: HyperParameters) -> None:
+        # A copy: a space that grows while trials run must not move the coordinates of those that were encoded.
         self._hyperparameters = parents_first(space.copy().space)
         self._index: dict[int, int] = {}
         self.dimensions: list[Dimension] = []
@@ -96,7 +98,8 @@ class Encoding:
 
     def encode(self, values: Values) -> np.ndarray:
         """The point of one configuration, shape (d,); NaN where inactive, or not given."""
-        return self.encode_many([values])[0]
+        point: np.ndarray = self.encode_many([values])[0]
+        return point
 
     def encode_many(self, many_values: Sequence[Values]) -> np.ndarray:
         """The points of many configurations.
@@ -129,14 +132,14 @@ class Encoding:
 
     # -- points to values ----------------------------------------------------------------------------------------
 
-    def decode(self, point: Any) -> dict[str, Value]:
+    def decode(self, point: ArrayLike) -> dict[str, Value]:
         """The configuration at a point of shape (d,): the values of all active hyperparameters, fixed ones included.
 
         Coordinates of inactive hyperparameters are ignored; NaN at an active one means its default.
         """
         return self.decode_many(np.asarray(point, dtype=float)[None, ...])[0]
 
-    def decode_many(self, points: Any) -> list[dict[str, Value]]:
+    def decode_many(self, points: ArrayLike) -> list[dict[str, Value]]:
         """The configurations at points X of shape (n, d); see `decode`.
 
         Raises:
@@ -154,7 +157,7 @@ class Encoding:
                     rows[row][name] = decoded[row]
         return rows
 
-    def snap(self, points: Any) -> np.ndarray:
+    def snap(self, points: ArrayLike) -> np.ndarray:
         """The points of the configurations that are decoded at X, without making the configurations.
 
         Equal to ``encode_many(decode_many(X))``, but vectorised: for samplers that move in the cube.
@@ -175,7 +178,7 @@ class Encoding:
                 snapped[:, column.index] = np.where(column.active, column.centres(), np.nan)
         return snapped
 
-    def active(self, values_or_points: Any) -> np.ndarray:
+    def active(self, values_or_points: Values | ArrayLike) -> np.ndarray:
         """Which dimensions are active.
 
         Args:
@@ -188,10 +191,13 @@ class Encoding:
             return np.array([all_active(each.conditions, values_or_points) for each in self.dimensions], dtype=bool)
         points = np.asarray(values_or_points, dtype=float)
         if points.ndim == 1:
-            return ~np.isnan(self.snap(points[None, :]))[0]
-        return ~np.isnan(self.snap(points))
+            points = points[None, :]
+            active: np.ndarray = ~np.isnan(self.snap(points)[0])
+        else:
+            active = ~np.isnan(self.snap(points))
+        return active
 
-    def _checked(self, points: Any) -> np.ndarray:
+    def _checked(self, points: ArrayLike) -> np.ndarray:
         array = np.asarray(points, dtype=float)
         if array.ndim != 2 or array.shape[1] != len(self):
             raise UsageError(
@@ -262,9 +268,9 @@ class Encoding:
             if each.name in adapted or not all_active(each.conditions, adapted):
                 continue
             value = values.get(each.name)
-            if each.contains(value):
+            if value is not None and each.contains(value):
                 adapted[each.name] = each.cast(value)
-            elif isinstance(each, Numerical) and _is_number(value):
+            elif value is not None and isinstance(each, Numerical) and _is_number(value):
                 adapted[each.name] = each.prob_to_value(each.value_to_prob(value))
             else:
                 adapted[each.name] = each.default if rng is None else each.random_sample(rng)
@@ -338,7 +344,7 @@ class Encoding:
             targets = [index for index in range(count) if index != here]
         else:
             targets = [index for index in (here - 1, here + 1) if 0 <= index < count]
-        steps = hyperparameter.centres(targets).tolist()
+        steps: list[float] = hyperparameter.centres(targets).tolist()
         return steps + gaussian if dimension.kind == "ordered" and count > NUM_MIDPOINTS else steps
 
 
@@ -397,7 +403,8 @@ class _Column:
 def _reflected(positions: np.ndarray) -> list[float]:
     """Positions folded back into [0, 1]: a move off the edge is a move back from it, not a pile at the edge."""
     folded = np.abs(positions) % 2.0
-    return np.where(folded > 1.0, 2.0 - folded, folded).tolist()
+    inside: list[float] = np.where(folded > 1.0, 2.0 - folded, folded).tolist()
+    return inside
 
 
 def _members(parent: HyperParameter, condition: Parent) -> np.ndarray:
@@ -407,5 +414,5 @@ def _members(parent: HyperParameter, condition: Parent) -> np.ndarray:
     return np.asarray(parent.indices_among(condition.values), dtype=np.int64)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value

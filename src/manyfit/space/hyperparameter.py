@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageTypeError, explain
 from manyfit.core.records import Value
@@ -46,7 +47,7 @@ class HyperParameter:
         UsageTypeError: the name is not a text, or is empty.
     """
 
-    def __init__(self, name: str, default: Any = None, conditions: Iterable[Condition] | None = None) -> None:
+    def __init__(self, name: str, default: Value | None = None, conditions: Iterable[Condition] | None = None) -> None:
         if not isinstance(name, str) or not name:
             raise UsageTypeError(
                 explain(
@@ -90,11 +91,11 @@ class HyperParameter:
         """How many legal values there are; None for a continuum."""
         raise NotImplementedError
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         """Whether `value` is legal here."""
         raise NotImplementedError
 
-    def cast(self, value: Any) -> Value:
+    def cast(self, value: Value) -> Value:
         """A legal value in this hyperparameter's own type and precision (16.0 becomes 16 in an `Int`)."""
         raise NotImplementedError
 
@@ -112,21 +113,22 @@ class HyperParameter:
             return [index for index, value in enumerate(self._table) if value in values]
         return sorted(set(self.nearest([value for value in values if self.contains(value)]).tolist()))
 
-    def centres(self, indices: Any) -> np.ndarray:
+    def centres(self, indices: ArrayLike) -> np.ndarray:
         """The positions of the values with these indices: the centres of their buckets."""
         return (np.asarray(indices, dtype=float) + 0.5) / (self.num_values or 1)  # (1)
 
-    def indices(self, positions: Any) -> np.ndarray:
+    def indices(self, positions: ArrayLike) -> np.ndarray:
         """The indices of the buckets that hold these positions."""
         count = self.num_values or 0
         buckets = np.floor(np.asarray(positions, dtype=float) * count)  # (2)
-        return np.clip(buckets, 0, count - 1).astype(np.int64)
+        inside: np.ndarray = np.clip(buckets, 0, count - 1).astype(np.int64)
+        return inside
 
     def encode(self, values: Sequence[Any]) -> np.ndarray:
         """The positions of many values, as one array."""
         return self.centres(self.nearest(values))
 
-    def decode(self, positions: Any) -> list[Value]:
+    def decode(self, positions: ArrayLike) -> list[Value]:
         """The values at many positions."""
         return self.take(self.indices(positions))
 
@@ -140,7 +142,7 @@ class HyperParameter:
         count = self.num_values or 0
         return [self.value_at(index) for index in range(count)] if 0 < count <= MAX_TABLE_SIZE else None
 
-    def value_to_prob(self, value: Any) -> float:
+    def value_to_prob(self, value: Value) -> float:
         """The position of `value` in the unit interval."""
         return float(self.encode([value])[0])
 
@@ -157,6 +159,7 @@ class HyperParameter:
         """
         if isinstance(seed, np.random.Generator):
             return self.prob_to_value(float(seed.random()))
+        # Python's generator and not NumPy's: KerasTuner draws so, and a seed has to give the same value.
         return self.prob_to_value(random.Random(fresh_seed() if seed is None else seed).random())
 
     def same_domain(self, other: HyperParameter) -> bool:
@@ -169,6 +172,7 @@ class HyperParameter:
 
     def under(self, conditions: Iterable[Condition]) -> HyperParameter:
         """The same hyperparameter under other conditions."""
+        # Shallow: everything but the conditions is constant once made, tables included.
         twin = copy.copy(self)
         twin.conditions = list(conditions)
         return twin
@@ -180,6 +184,7 @@ class HyperParameter:
         return f'{type(self).__name__}("{self.name}"{comma}{arguments})'
 
     def _domain(self) -> dict[str, Any]:
+        # What may differ between two builds without being another definition.
         skipped = ("name", "default", "conditions", "ordered")
         return {key: value for key, value in self.get_config().items() if key not in skipped}
 

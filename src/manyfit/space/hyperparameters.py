@@ -12,7 +12,7 @@ import numpy as np
 from manyfit.core.errors import UsageError, UsageKeyError, UsageTypeError, explain
 from manyfit.core.records import Value
 from manyfit.space.categorical import Boolean, Choice, Fixed
-from manyfit.space.conditions import Condition, Parent, all_active
+from manyfit.space.conditions import Condition, Parent, ParentValues, all_active
 from manyfit.space.hyperparameter import HyperParameter
 from manyfit.space.numerical import Float, Int
 from manyfit.space.registry import Registry, parents_first
@@ -65,7 +65,7 @@ class HyperParameters(Registry):
         ordered: bool | None = None,
         default: Value | None = None,
         parent_name: str | None = None,
-        parent_values: Any = None,
+        parent_values: ParentValues | None = None,
     ) -> Any:
         """One of a list of values; see `Choice`.
 
@@ -91,7 +91,7 @@ class HyperParameters(Registry):
         sampling: str | None = "linear",
         default: int | None = None,
         parent_name: str | None = None,
-        parent_values: Any = None,
+        parent_values: ParentValues | None = None,
     ) -> Any:
         """A whole number between two bounds, both included; see `Int`.
 
@@ -120,26 +120,42 @@ class HyperParameters(Registry):
         sampling: str | None = "linear",
         default: float | None = None,
         parent_name: str | None = None,
-        parent_values: Any = None,
+        parent_values: ParentValues | None = None,
     ) -> Any:
         """A real number between two bounds, both included; see `Float`. Arguments as in `Int`."""
         numbers = {"min_value": min_value, "max_value": max_value, "step": step}
         return self._ask(Float, name, parent_name, parent_values, **numbers, sampling=sampling, default=default)
 
     def Boolean(
-        self, name: str, default: bool = False, parent_name: str | None = None, parent_values: Any = None
+        self,
+        name: str,
+        default: bool = False,
+        parent_name: str | None = None,
+        parent_values: ParentValues | None = None,
     ) -> Any:
         """True or False; see `Boolean`. None while inactive."""
         return self._ask(Boolean, name, parent_name, parent_values, default=default)
 
-    def Fixed(self, name: str, value: Value, parent_name: str | None = None, parent_values: Any = None) -> Any:
+    def Fixed(
+        self,
+        name: str,
+        value: Value,
+        parent_name: str | None = None,
+        parent_values: ParentValues | None = None,
+    ) -> Any:
         """A value that the search leaves alone; see `Fixed`. None while inactive."""
         return self._ask(Fixed, name, parent_name, parent_values, value=value)
 
     def _ask(
-        self, kind: type[HyperParameter], name: str, parent_name: str | None, parent_values: Any, **arguments: Any
+        self,
+        kind: type[HyperParameter],
+        name: str,
+        parent_name: str | None,
+        parent_values: ParentValues | None,
+        **arguments: Any,
     ) -> Any:
         with self._maybe_conditional_scope(parent_name, parent_values):
+            # A name that is no text is passed on as it is: the hyperparameter's own check explains it best.
             full_name = name
             if isinstance(name, str) and name:
                 self._validate_name(name)
@@ -205,7 +221,7 @@ class HyperParameters(Registry):
             self._name_scopes.pop()
 
     @contextlib.contextmanager
-    def conditional_scope(self, parent_name: str, parent_values: Any) -> Iterator[None]:
+    def conditional_scope(self, parent_name: str, parent_values: ParentValues) -> Iterator[None]:
         """Hyperparameters asked for inside are active only while the parent has one of the given values.
 
         The body always runs, so that the space becomes known; inside a scope that does not hold, every
@@ -306,6 +322,8 @@ class HyperParameters(Registry):
                     continue
                 self._put(each)
             elif each.name not in self._pinned and not known.same_domain(each):
+                # The envelope and not the latest: bounds that depend on other values move from build to build, and
+                # proposals have to reach all of them.
                 wider = known.union(each)
                 if wider.same_domain(known):
                     continue
@@ -340,6 +358,7 @@ class HyperParameters(Registry):
         for each in self._space:
             twin._put(copy.copy(each))
         twin.values = dict(self.values)
+        # Not `_declared` and not the scopes: they belong to one build, and a copy begins another.
         twin._pinned = set(self._pinned)
         twin.first_definition_holds = self.first_definition_holds
         return twin
@@ -383,6 +402,7 @@ class HyperParameters(Registry):
         missing = [[each for each in hp.conditions if each not in self._conditions] for hp in registered]
         if not all(missing):
             return full_name, []
+        # One definition: its own conditions are inherited, as if its scope had been opened here.
         if len(missing) == 1:
             return full_name, missing[0]
         raise UsageError(
@@ -394,7 +414,7 @@ class HyperParameters(Registry):
             )
         )
 
-    def _parent_condition(self, full_name: str, parent_values: Any) -> Parent:
+    def _parent_condition(self, full_name: str, parent_values: ParentValues) -> Parent:
         """The condition on a parent, with 1 and 0 read as booleans where the parent is one."""
         condition = Parent(full_name, parent_values)
         if not all(isinstance(each.default, bool) for each in self._hps[full_name]):
@@ -402,7 +422,7 @@ class HyperParameters(Registry):
         return Parent(full_name, [bool(value) if value in (0, 1) else value for value in condition.values])
 
     @contextlib.contextmanager
-    def _maybe_conditional_scope(self, parent_name: str | None, parent_values: Any) -> Iterator[None]:
+    def _maybe_conditional_scope(self, parent_name: str | None, parent_values: ParentValues | None) -> Iterator[None]:
         if parent_name is None and parent_values is None:
             yield
             return

@@ -14,9 +14,10 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Value
@@ -38,11 +39,11 @@ class Numerical(HyperParameter):
     def __init__(
         self,
         name: str,
-        min_value: Any,
-        max_value: Any,
-        step: Any = None,
+        min_value: float,
+        max_value: float,
+        step: float | None = None,
         sampling: str | None = "linear",
-        default: Any = None,
+        default: float | None = None,
         conditions: Iterable[Condition] | None = None,
     ) -> None:
         super().__init__(name, default, conditions)
@@ -57,14 +58,14 @@ class Numerical(HyperParameter):
 
     _type: type[int] | type[float]
 
-    def _number(self, argument: str, value: Any) -> Any:
+    def _number(self, argument: str, value: object) -> Any:
         """The argument, if it is a number that this hyperparameter can work with."""
         raise NotImplementedError
 
     def _refuse(self, got: str, allowed: str, instead: str) -> NoReturn:
         raise UsageError(explain(self.where, got, allowed, instead))
 
-    def _checked_sampling(self, sampling: Any) -> str:
+    def _checked_sampling(self, sampling: object) -> str:
         chosen = "linear" if sampling is None else sampling
         if isinstance(chosen, str) and chosen.lower() in scale.SAMPLINGS:
             return chosen.lower()
@@ -80,6 +81,7 @@ class Numerical(HyperParameter):
                 "min_value <= max_value",
                 "Swap the two values.",
             )
+        # Beyond 2**53 neighbouring integers share a float, so that a position would stand for several values.
         if self._type is int and max(abs(low), abs(high)) > MAX_INTEGER:
             self._refuse(bounds, "whole numbers up to 2**53", "Search for the exponent, or use Float.")
         if self.sampling != "linear" and low <= 0:
@@ -112,6 +114,7 @@ class Numerical(HyperParameter):
                 f"a value between {self.min_value} and {self.max_value}{steps}",
                 f"Type, for instance, default={self.prob_to_value(0.5)!r}.",
             )
+        # A default of 0.30000000000000004 becomes the grid's 0.3, or it would never equal a proposal.
         self._default = self.cast(self._default)
 
     @property
@@ -139,7 +142,7 @@ class Numerical(HyperParameter):
         """Ascending, distinct values at the middle of `count` equally likely parts: a grid for a continuum."""
         return tuple(dict.fromkeys(self.decode((np.arange(count) + 0.5) / count)))
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         value = as_value(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False
@@ -147,7 +150,7 @@ class Numerical(HyperParameter):
             return False
         return self.grid is None or value in self._known or self.grid.on(value)
 
-    def cast(self, value: Any) -> Value:
+    def cast(self, value: Value) -> Value:
         if self.grid is None or value in self._known:
             return self._type(value)
         return self.grid.at(int(self.grid.nearest(value)))
@@ -162,6 +165,7 @@ class Numerical(HyperParameter):
             return other
         whole = isinstance(self, Int) and isinstance(other, Int)
         low, high = min(self.min_value, other.min_value), max(self.max_value, other.max_value)
+        # A log scale that reaches 0 has no quantiles; the wider range wins over the finer scale.
         sampling = other.sampling if low > 0 else "linear"
         step = None
         if self.grid is not None and other.grid is not None and {self.sampling, other.sampling} == {sampling}:
@@ -220,7 +224,7 @@ class Int(Numerical):
             step = 1
         super().__init__(name, min_value, max_value, step, sampling, default, conditions)
 
-    def _number(self, argument: str, value: Any) -> int:
+    def _number(self, argument: str, value: object) -> int:
         value = as_value(value)
         if _is_whole(value):
             return int(value)
@@ -230,7 +234,7 @@ class Int(Numerical):
             "Use Float for numbers in between.",
         )
 
-    def cast(self, value: Any) -> int:
+    def cast(self, value: Value) -> int:
         return int(value)
 
     @property
@@ -240,16 +244,17 @@ class Int(Numerical):
     def value_at(self, index: int) -> int:
         return int(self.min_value + index if self.grid is None else self.grid.at(index))
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         return _is_whole(as_value(value)) and super().contains(value)
 
     def nearest(self, values: Sequence[Any]) -> np.ndarray:
         if self.grid is not None:
             return self.grid.nearest(values)
         offsets = np.rint(np.asarray(values, dtype=float)) - self.min_value
-        return np.clip(offsets, 0, self.num_values - 1).astype(np.int64)
+        inside: np.ndarray = np.clip(offsets, 0, self.num_values - 1).astype(np.int64)
+        return inside
 
-    def centres(self, indices: Any) -> np.ndarray:
+    def centres(self, indices: ArrayLike) -> np.ndarray:
         if self.grid is not None:
             return super().centres(indices)
         mirrored = self.sampling == "reverse_log"
@@ -258,7 +263,7 @@ class Int(Numerical):
         quantiles = scale.to_quantile(numbers + 0.5, self.min_value, self.max_value + 1, "log")  # (1)
         return 1.0 - quantiles if mirrored else quantiles
 
-    def indices(self, positions: Any) -> np.ndarray:
+    def indices(self, positions: ArrayLike) -> np.ndarray:
         if self.grid is not None:
             return super().indices(positions)
         mirrored = self.sampling == "reverse_log"
@@ -302,7 +307,7 @@ class Float(Numerical):
 
     _type = float
 
-    def _number(self, argument: str, value: Any) -> float:
+    def _number(self, argument: str, value: object) -> float:
         value = as_value(value)
         if isinstance(value, str):
             with contextlib.suppress(ValueError):
@@ -338,9 +343,10 @@ class Float(Numerical):
             return scale.to_quantile(values, self.min_value, self.max_value, self.sampling)
         return super().encode(values)
 
-    def decode(self, positions: Any) -> list[Value]:
+    def decode(self, positions: ArrayLike) -> list[Value]:
         if self.grid is None:
-            return scale.to_number(positions, self.min_value, self.max_value, self.sampling).tolist()
+            numbers: list[Value] = scale.to_number(positions, self.min_value, self.max_value, self.sampling).tolist()
+            return numbers
         return super().decode(positions)
 
     def __repr__(self) -> str:
@@ -350,7 +356,7 @@ class Float(Numerical):
         )
 
 
-def _is_whole(value: Any) -> bool:
+def _is_whole(value: object) -> TypeGuard[float]:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return math.isfinite(value) and value == int(value)

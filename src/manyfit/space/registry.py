@@ -103,6 +103,7 @@ class Registry:
 
     def _exists(self, name: str, conditions: Sequence[Condition] | None = None) -> bool:
         """Whether the full name is registered under exactly these conditions (default: the present scope's)."""
+        # Exactly these, in this order: two scopes with the same conditions are the same place of the space.
         wanted = list(self._conditions if conditions is None else conditions)
         return any(each.conditions == wanted for each in self._hps.get(name, []))
 
@@ -129,6 +130,8 @@ class Registry:
         else:
             self._refuse_second_definition(hp)
         self._declared.setdefault(hp.key, hp)
+        # A pin wins over what the build asks for, but only where the pinned definition is active: else the build's own
+        # counts.
         override = self._active_registration(hp.name) if hp.name in self._pinned else None
         if override is None:
             self._register(hp)
@@ -177,6 +180,7 @@ def parents_first(space: Sequence[HyperParameter]) -> list[HyperParameter]:
             for index, each in enumerate(waiting)
             if not any(isinstance(part, Parent) and num_waiting[part.name] for part in each.conditions)
         )
+        # Nobody ready means a circle of conditions: then the first goes, and is simply never active.
         placed.append(waiting.pop(next(ready, 0)))
         num_waiting[placed[-1].name] -= 1
     return placed

@@ -33,14 +33,17 @@ import abc
 import decimal
 import math
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
 
 SAMPLINGS = ("linear", "log", "reverse_log")
 
 
-def to_number(quantiles: Any, low: float, high: float, sampling: str) -> Any:
+def to_number(quantiles: ArrayLike, low: float, high: float, sampling: str) -> Array:
     """The numbers at the given quantiles, never outside ``[low, high]``.
 
     Example:
@@ -54,12 +57,13 @@ def to_number(quantiles: Any, low: float, high: float, sampling: str) -> Any:
     elif sampling == "log":
         x = _log_number(p, low, high)  # (2)
     else:
+        # The mirror image, term by term, so that both scales round alike.
         x = low + (high - _log_number(1.0 - p, low, high))  # (3)
     # The ends by name, because rounding may miss them by a hair from within.
     return np.where(p <= 0.0, low, np.where(p >= 1.0, high, np.clip(x, low, high)))
 
 
-def to_quantile(numbers: Any, low: float, high: float, sampling: str) -> Any:
+def to_quantile(numbers: ArrayLike, low: float, high: float, sampling: str) -> Array:
     """The quantiles of the given numbers, in ``[0, 1]``; 0.5 where the bounds are equal.
 
     Example:
@@ -79,19 +83,20 @@ def to_quantile(numbers: Any, low: float, high: float, sampling: str) -> Any:
     return np.where(x <= low, 0.0, np.where(x >= high, 1.0, np.clip(p, 0.0, 1.0)))
 
 
-def _log_number(p: Any, low: float, high: float) -> Any:
+def _log_number(p: Array, low: float, high: float) -> Array:
     return low * np.power(high / low, p)
 
 
-def _log_quantile(x: Any, low: float, high: float) -> Any:
-    return np.log(x / low) / np.log(high / low)
+def _log_quantile(x: Array, low: float, high: float) -> Array:
+    quantiles: Array = np.log(x / low) / np.log(high / low)
+    return quantiles
 
 
 #: How far from a grid a number may lie, in steps, and still count as on it.
 TOLERANCE = 1e-8
 
 
-class Grid(Sequence[Any]):
+class Grid(Sequence[float]):
     """Ascending numbers, made when they are asked for, so that a million of them cost nothing.
 
     Args:
@@ -112,11 +117,11 @@ class Grid(Sequence[Any]):
         """The number of values."""
 
     @abc.abstractmethod
-    def at(self, index: int) -> Any:
+    def at(self, index: int) -> float:
         """The value with an index in ``[0, n)``."""
 
     @abc.abstractmethod
-    def nearest(self, numbers: Any) -> np.ndarray:
+    def nearest(self, numbers: ArrayLike) -> NDArray[np.int64]:
         """The indices of the values nearest (by distance, or by ratio) to an array of numbers."""
 
     def on(self, number: float) -> bool:
@@ -130,10 +135,10 @@ class Grid(Sequence[Any]):
         return self._count
 
     @overload
-    def __getitem__(self, index: int) -> Any: ...
+    def __getitem__(self, index: int) -> float: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Any]: ...
-    def __getitem__(self, index: int | slice) -> Any:
+    def __getitem__(self, index: slice) -> Sequence[float]: ...
+    def __getitem__(self, index: int | slice) -> float | Sequence[float]:
         chosen = range(self._count)[index]
         return tuple(self.at(each) for each in chosen) if isinstance(chosen, range) else self.at(chosen)
 
@@ -153,13 +158,14 @@ class LinearGrid(Grid):
     def _counted(self) -> int:
         return int((self._high - self._low) / self._step + decimal.Decimal(TOLERANCE)) + 1
 
-    def at(self, index: int) -> Any:
+    def at(self, index: int) -> float:
+        # Multiplied, not added up: the error of the tenth step would be ten times that of the first.
         number = self._low + index * self._step  # (4)
         # Three typed thirds miss 1 by a hair, and the user means 1.
         is_end = abs(self._high - number) < self._step * decimal.Decimal(TOLERANCE)
         return self.as_type(self._high if is_end else number)
 
-    def nearest(self, numbers: Any) -> np.ndarray:
+    def nearest(self, numbers: ArrayLike) -> NDArray[np.int64]:
         steps = np.rint((np.asarray(numbers, dtype=float) - self.low) / self.step)
         return np.clip(steps, 0, self._count - 1).astype(np.int64)
 
@@ -187,7 +193,7 @@ class RatioGrid(Grid):
     def _counted(self) -> int:
         return int(math.log(self.high / self.low) / math.log(self.step) + TOLERANCE) + 1
 
-    def at(self, index: int) -> Any:
+    def at(self, index: int) -> float:
         if self._mirrored:
             power = min(self._low * self._step ** (self._count - 1 - index), self._high)
             return self.as_type(self._low + self._high - power)  # (6)
@@ -197,14 +203,15 @@ class RatioGrid(Grid):
         """Whether a grid of this ratio over the bounds of both would hold the values of both."""
         if self._mirrored:  # hangs on both bounds, so that any change of one moves every value
             return (self.low, self.high) == (other.low, other.high)
+        # The starts have to be a whole number of ratios apart, or one grid would fall between the values of the other.
         steps = math.log(other.low / self.low) / math.log(self.step)
         return abs(steps - round(steps)) < TOLERANCE
 
-    def nearest(self, numbers: Any) -> np.ndarray:
+    def nearest(self, numbers: ArrayLike) -> NDArray[np.int64]:
         x = np.clip(np.asarray(numbers, dtype=float), self.low, self.high)
         power = self.low + self.high - x if self._mirrored else x
         steps = np.rint(np.log(power / self.low) / math.log(self.step))
-        indices = np.clip(steps, 0, self._count - 1).astype(np.int64)
+        indices: NDArray[np.int64] = np.clip(steps, 0, self._count - 1).astype(np.int64)
         return self._count - 1 - indices if self._mirrored else indices
 
 
@@ -213,13 +220,14 @@ def as_typed(number: float) -> decimal.Decimal:
     return decimal.Decimal(repr(number))
 
 
-def common_step(first: Grid, second: Grid) -> Any:
+def common_step(first: Grid, second: Grid) -> float | None:
     """A step whose grid, from the lower of the two starts, holds both grids; None when there is none."""
     if type(first) is not type(second):
         return None
     if isinstance(first, RatioGrid):
         return first.step if first.step == second.step and first.extends_to(second) else None
     parts = [abs(part) for part in (first._step, second._step, first._low - second._low)]
+    # Whole multiples of the finest decimal: the greatest common divisor is exact there, and meaningless for floats.
     unit = decimal.Decimal(1).scaleb(min(int(part.as_tuple().exponent) for part in parts))
     step = math.gcd(*(int(part / unit) for part in parts)) * unit
     return int(step) if first.as_type is int and second.as_type is int else float(step)

@@ -28,6 +28,7 @@ _LARGEST_P = 0.3  # p-values above it are not told apart; it bounds the error th
 @functools.lru_cache(maxsize=16)
 def _smallest_p_values(max_rounds: int) -> np.ndarray:
     """Sorted: the smallest one-sided p-value over all looks of a race between two equal contenders, per path."""
+    # A fixed address in the seed tree: the level is a constant of the method, and must be the same in every process.
     rng = generator(0, "stats.boundary", max_rounds)
     # The t at which p = _LARGEST_P, per look: `stdtr` costs more than all the rest and is called beyond it only.
     looks = np.arange(MIN_ROUNDS, max_rounds + 1)
@@ -35,6 +36,7 @@ def _smallest_p_values(max_rounds: int) -> np.ndarray:
     chunks = []
     for _ in range(_NUM_PATHS // _CHUNK):
         smallest = np.ones((2, _CHUNK))  # for rejections upwards and downwards: two samples from each path
+        # Running sums instead of all draws: what a chunk needs stays in the processor's cache.
         total, squares = np.zeros(_CHUNK), np.zeros(_CHUNK)
         for n in range(1, max_rounds + 1):
             draw = rng.standard_normal(_CHUNK)
@@ -58,6 +60,7 @@ def level_of_one_pair(error: float, max_rounds: int) -> float:
     >>> round(level_of_one_pair(0.05, 30), 3)
     0.007
     """
+    # Beyond it the simulated p-values were never computed.
     assert 0 < error < _LARGEST_P, "the caller bounds the confidence"
     smallest = _smallest_p_values(max_rounds)
     return float(smallest[int(error * smallest.size)])
@@ -88,5 +91,6 @@ def nominal_level(num_contenders: int, confidence: float, max_rounds: int) -> fl
     """
     if num_contenders < 2 or max_rounds < MIN_ROUNDS:
         return 0.0
+    # The reserve is for noise with heavier tails than the normal draws of the simulation.
     error = (1 - _RESERVE) * (1 - confidence)
     return level_of_one_pair(1 - (1 - error) ** (1 / (num_contenders - 1)), max_rounds)

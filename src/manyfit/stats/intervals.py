@@ -125,6 +125,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     """
     x = vector("mean_interval(values)", values)
     confidence = confidence_level("mean_interval", confidence)
+    # One run has no spread: no honest interval is finite, and an error would hide the mean.
     if x.size == 1:
         return _around(float(x[0]), math.inf, confidence, 1)
     t = float(special.stdtrit(x.size - 1, (1 + confidence) / 2))
@@ -162,6 +163,7 @@ def fold_interval(scores: ArrayLike, validation_ratio: float, confidence: float 
     mean = float(x.mean())
     if x.size == 1:
         return Interval(mean, -math.inf, math.inf, confidence, 1)
+    # (1). The second term does not shrink with more repeats: they share rows.
     error = math.sqrt((1 / x.size + validation_ratio) * float(x.var(ddof=1)))
     reach = float(special.stdtrit(x.size - 1, (1 + confidence) / 2)) * error
     return Interval(mean, mean - reach, mean + reach, confidence, int(x.size))

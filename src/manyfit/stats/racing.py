@@ -104,6 +104,7 @@ def race(
     """
     table = score_table("race(scores)", scores)
     _check_settings(table.shape[0], confidence, max_rounds, futility, costs)
+    # For the contenders at the start, not those that are left: the promise is about the whole race.
     level = nominal_level(table.shape[0], float(confidence), max_rounds)
     track = _Track(table, level)
     verdict = Verdict.ONE_LEFT if table.shape[0] == 1 else None
@@ -145,8 +146,10 @@ def next_runs(scores: ArrayLike, standing: Standing, *, count: int, max_rounds: 
     table = score_table("next_runs(scores)", scores)
     if standing.verdict is not None:
         return []
+    # By number, not by rank: what is run next must not depend on who leads by a hair.
     active = sorted(standing.winning_set)
     runs: list[tuple[int, int]] = []
+    # Seed by seed: a round counts only when everybody has run it.
     for seed in range(standing.rounds, max_rounds):
         for contender in active:
             if seed >= table.shape[1] or np.isnan(table[contender, seed]):
@@ -200,12 +203,14 @@ class _Track:
         ids = np.flatnonzero(self.active)
         x = self.table[ids, : self.rounds]
         finite = x[np.isfinite(x)]
+        # Worse than every finite loss, and by a distance that the data know: infinity would make every t-statistic NaN.
         worst = 2 * finite.max() - finite.min() if finite.size else 0.0
         return ids, np.where(np.isinf(x), worst, x)
 
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Active contenders and t[i, j] of their paired differences; +inf where i is worse by the same each time."""
         ids, x = self._rows()
+        # Paired: runs with the same seed share data order and draws, and what they share cancels.
         d = x[:, None, :] - x[None, :, :]
         mean, deviation = d.mean(axis=2), d.std(axis=2, ddof=1)
         # Rounding alone leaves a deviation of about 1e-17 for equal differences; it is no noise.
@@ -234,6 +239,8 @@ class _Track:
         b is the share of the differences that is no noise. The most likely pair is the extreme one of many, so with
         b = 1, a flat prior, equal contenders would be believed far apart.
         """
+        # The predictive law needs a share of signal: with a flat prior (share 1) equal contenders would be believed far
+        # apart, since the extreme pair of many looks different by selection.
         n, last = self.rounds, max_rounds
         left = last - n
         share = self._most_signal()
@@ -252,11 +259,14 @@ class _Track:
         k, n = x.shape
         means = x.mean(axis=1)
         rest = x - means[:, None] - x.mean(axis=0) + x.mean()
-        noise = (rest**2).sum() / ((k - 1) * (n - 1))
-        between = n * means.var(ddof=1)
+        noise = float((rest**2).sum() / ((k - 1) * (n - 1)))
+        between = float(n * means.var(ddof=1))
+        # All means equal: no signal at all, and the ratio below would divide by zero.
         if between <= 0:
             return 0.0
-        return max(0.0, 1.0 - float(special.fdtri(k - 1, (k - 1) * (n - 1), _SIGNAL_ERROR)) * noise / between)
+        limit = float(special.fdtri(k - 1, (k - 1) * (n - 1), _SIGNAL_ERROR))
+        share: float = max(0.0, 1.0 - limit * noise / between)
+        return share
 
     def in_order(self) -> tuple[int, ...]:
         """The active contenders, lowest mean loss first."""
@@ -272,6 +282,7 @@ class _Track:
         Source: the one-standard-error rule (Breiman et al. 1984, section 3.4.3).
         """
         leader = winning_set[0]
+        # One round has no standard error, and so nobody is within it.
         if costs is None or self.rounds < 2:
             return leader
         ids, x = self._rows()

@@ -48,6 +48,7 @@ def probability_best(scores: ArrayLike, *, rng: np.random.Generator, num_draws: 
     [0.5, 0.5, 0.0]
     """
     table = score_table("probability_best(scores)", scores)
+    # Diverging once is a mean of infinity: such a contender is best only if nobody got through.
     eligible: NDArray[np.bool_] = np.logical_not(np.isposinf(table).any(axis=1))
     if not eligible.any():
         eligible = np.ones(table.shape[0], dtype=bool)
@@ -58,6 +59,8 @@ def probability_best(scores: ArrayLike, *, rng: np.random.Generator, num_draws: 
     if not eligible.any():
         return np.full(table.shape[0], 1 / table.shape[0])
     leader = _leader(table, eligible)
+    # One multiplier per seed, shared by all contenders: so draws keep what differences with a common leader have in
+    # common.
     multipliers = rng.standard_normal((num_draws, table.shape[1]))
     above = np.full((num_draws, table.shape[0]), np.inf)
     above[:, leader] = 0.0
@@ -68,10 +71,12 @@ def probability_best(scores: ArrayLike, *, rng: np.random.Generator, num_draws: 
         d = table[contender, common] - table[leader, common]
         n = common.size
         deviations = (d - d.mean()) / np.sqrt(n * (n - 1))
+        # Turns a normal into a t-law: the deviation is estimated, and with three seeds badly so.
         scale = np.sqrt((n - 1) / rng.chisquare(n - 1, num_draws))
         above[:, contender] = d.mean() + scale * (multipliers[:, common] @ deviations)
     lowest = above == above.min(axis=1, keepdims=True)
-    return (lowest / lowest.sum(axis=1, keepdims=True)).mean(axis=0)  # exact ties share a draw
+    shares: Array = (lowest / lowest.sum(axis=1, keepdims=True)).mean(axis=0)  # exact ties share a draw
+    return shares
 
 
 def _leader(table: Array, eligible: NDArray[np.bool_]) -> int:
@@ -104,7 +109,7 @@ def expected_maximum(count: int) -> float:
     # E max = integral of (1 - F^n(z)) over z > 0 minus integral of F^n(z) over z < 0, F the normal law.
     above, _ = integrate.quad(lambda z: -math.expm1(count * special.log_ndtr(z)), 0, 40, epsabs=1e-12, limit=200)
     below, _ = integrate.quad(lambda z: math.exp(count * special.log_ndtr(z)), -40, 0, epsabs=1e-12, limit=200)
-    return above - below
+    return float(above - below)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,6 +155,7 @@ def optimism_of_best(losses: ArrayLike, noise_deviation: float) -> Optimism:
         raise UsageError(explain("optimism_of_best", got, "a finite number, 0 or more", "Replicate a trial first."))
     best, mean = float(y.min()), float(y.mean())
     spread = float(y.var(ddof=1)) if y.size > 1 else 0.0
+    # Capped: a variance of the scores below that of the noise means that no truth shows at all.
     share_of_luck = 1.0 if spread == 0 else min(1.0, noise_deviation**2 / spread)
     return Optimism(best, best + share_of_luck * (mean - best), noise_deviation * expected_maximum(y.size))
 
@@ -171,6 +177,7 @@ def noise_deviation(scores: ArrayLike) -> float:
     """
     squares, degrees = 0.0, 0
     for row in np.atleast_2d(np.asarray(scores, dtype=float)):
+        # A diverged run says that a configuration is bad, not how far seeds spread.
         finite = row[np.isfinite(row)]
         if finite.size > 1:
             squares += float(((finite - finite.mean()) ** 2).sum())

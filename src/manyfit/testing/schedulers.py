@@ -142,6 +142,7 @@ class SchedulerSuite(abc.ABC):
         return self.make().max_epochs or FakeOracle.fit_epochs
 
     def test_max_trials_is_never_passed_and_the_search_ends(self) -> None:
+        # Fewer than a rung holds, about one, and many; with one slot, some, and more slots than trials.
         for max_trials in (1, 2, 7, 40):
             for slots in (1, 3, 64):
                 oracle = FakeOracle(Limits(max_trials=max_trials), slots=slots)

@@ -222,12 +222,12 @@ class TrainerSuite(abc.ABC):
         """They are there when the supply hears of the result, and give the score that the result has."""
         there = []
 
-        class Watching(ListSupply):
+        class LooksForFiles(ListSupply):
             def finish(self, result: Result) -> None:
                 there.append(Path(str(result.plan.weights_path)).exists())
                 super().finish(result)
 
-        supply = self.trained(Watching([plan_of(number, folder=tmp_path) for number in range(2)]))
+        supply = self.trained(LooksForFiles([plan_of(number, folder=tmp_path) for number in range(2)]))
         assert there == [True, True]
         for result in supply.results.values():
             model = build_regression({"rate": 0.1})

@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import gc
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
-import numpy as np
 
-from manyfit.core import history as histories
-from manyfit.core.errors import FatalValueError, explain
 from manyfit.core.lifecycle import failure_of, is_paused
-from manyfit.core.objective import Objective
-from manyfit.core.records import Decision, Ending, Plan, Result
+from manyfit.core.records import Ending, Plan, Result
 from manyfit.data.order import SeededOrder
 from manyfit.training.base import Supply, Task, Trainer, judge
-from manyfit.training.callback_files import separate_files
-from manyfit.training.continuing import Continue, is_storable, make_variables, order_of_data, stored_by, variables_of
+from manyfit.training.callbacks import BestWeights, Reporter, copy_callbacks
 from manyfit.training.devices import LayoutCheck, distributed, distribution_of
 from manyfit.training.keras_settings import KerasSettings, clear_session
-from manyfit.training.measuring import take_measures
-from manyfit.training.models import build_model, check_size, num_parameters
+from manyfit.training.models import build_model, check_size, num_parameters, take_measures
 from manyfit.training.outcomes import completed_by, merge_histories, to_histories
 from manyfit.training.precision import LossScaleCallback, needs_loss_scale_callback
-from manyfit.training.seeding import seeded
-from manyfit.training.stored_state import StoredState, read_state, states_of, write_state
-from manyfit.training.suspended import SuspendableCall
+from manyfit.training.seeding import generator_states, seeded, set_generator_states
+from manyfit.training.stored_state import (
+    Continue,
+    StoredState,
+    is_storable,
+    make_variables,
+    order_of_data,
+    read_state,
+    states_of,
+    stored_by,
+    variables_of,
+    write_state,
+)
 from manyfit.training.weights import write_weights
 
 #: Parameters of a model whose memory is worth a full garbage collection (0.1 s); smaller ones wait for Python's own.
@@ -80,7 +84,7 @@ class _Run:
 
     def __init__(self, plan: Plan, supply: Supply, task: Task) -> None:
         self.task = task
-        self.reporter = _Reporter(plan, supply)
+        self.reporter = Reporter(plan, supply)
         self.keeper = BestWeights(task.objective)
         self.model: keras.Model | None = None
         self.result = Result(plan, Ending.COMPLETED, self.reporter.history)
@@ -235,107 +239,85 @@ def fit(
     return model.fit(*call.args, **call.kwargs)
 
 
-class CannotCopy(FatalValueError):
-    """A callback of the user's cannot be copied; `callback` is its class, the cause is what copying raised."""
-
-    def __init__(self, callback: Any, cause: Exception) -> None:
-        self.callback = type(callback).__name__
-        super().__init__(
-            explain(
-                "search(callbacks=...)",
-                f"{self.callback}, which cannot be copied ({cause}). "
-                "All callbacks used during a search should be deep-copyable",
-                "callbacks that copy.deepcopy takes, because every execution gets its own",
-                "Open files and connections in on_train_begin rather than in __init__.",
-            )
-        )
+# Calls that can be paused -------------------------------------------------------------------------------------
+#
+# `model.fit` cannot be left and entered again, so a call that may be paused runs in a thread of its own: pausing is
+# waiting. Everything stays as it is, the optimizer's slots, the patience of callbacks, the order of the data, so
+# continuing equals never having stopped. A generator or a greenlet would do without threads, but cannot yield from
+# inside Keras's own loop.
 
 
-def copy_callbacks(callbacks: Any, plan: Plan | None = None, *, share: bool = False) -> list[keras.callbacks.Callback]:
-    """Deep copies for an execution (None: for whoever asks), so that one's patience or file is not another's.
+class Abandoned(BaseException):
+    """Raised inside a paused call that nobody will continue. Not an `Exception`: user code must not catch it."""
+
+
+class SuspendableCall:
+    """A call that pauses itself.
 
     Args:
-        callbacks: what the user gave to `fit`.
-        plan: the execution.
-        share: take the user's own object where one cannot be copied; executions must then run one after another.
+        function: is called with this object; it calls `pause` wherever it can wait.
 
-    Raises:
-        CannotCopy: a callback cannot be copied, and may not be shared; the message names it.
-    """
-    if callbacks is None:
-        return []
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks = callbacks.callbacks
-    if not isinstance(callbacks, list | tuple):
-        callbacks = [callbacks]
-    copies = []
-    for callback in callbacks:
-        try:
-            copies.append(copy.deepcopy(callback))
-        except Exception as error:
-            if not share:
-                raise CannotCopy(callback, error) from error
-            copies.append(callback)
-    if plan is not None:
-        separate_files(copies, plan)
-    return copies
+    Example:
 
-
-class _Reporter(keras.callbacks.Callback):
-    """Keeps the curves, reports each epoch and obeys the answer."""
-
-    def __init__(self, plan: Plan, supply: Supply) -> None:
-        super().__init__()
-        self.plan = plan
-        self.supply = supply
-        self.history: dict[str, list[float | None]] = {}
-        self.stopped = False
-        self.pause: Callable[[], None] | None = None
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        numbers = scalar_logs(logs)
-        histories.append(self.history, numbers, epoch)
-        if epoch < self.plan.first_epoch:
-            return  # known from before the process was killed
-        [decision] = self.supply.report([(self.plan, epoch, numbers)])
-        if decision is Decision.PAUSE and self.pause is not None:
-            if not self.model.stop_training:  # else a callback has ended it at its rung's end
-                self.pause()
-        elif decision is not Decision.GO_ON:
-            self.stopped = True
-            self.model.stop_training = True
-
-
-class BestWeights(keras.callbacks.Callback):
-    """Holds the weights of the best epoch in memory; of the last epoch where nothing is ranked.
-
-    Args:
-        objective: what makes an epoch the best; None keeps the last epoch's.
+    >>> call = SuspendableCall(lambda call: [call.pause(), "done"][1])
+    >>> call.proceed(), call.proceed(), call.result
+    (False, True, 'done')
     """
 
-    def __init__(self, objective: Objective | None) -> None:
-        super().__init__()
-        self.objective = objective
-        self.weights: list[np.ndarray] | None = None
-        self.loss = float("inf")
+    def __init__(self, function: Callable[[SuspendableCall], Any]) -> None:
+        self.result: Any = None
+        self._error: BaseException | None = None
+        self._function = function
+        self._go_on, self._handed_back = threading.Semaphore(0), threading.Semaphore(0)
+        self._done = self._abandoned = False
+        self.generators = generator_states()  # as the call left them when it paused
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
 
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        del epoch
-        numbers = scalar_logs(logs)
-        if self.objective is None or not self.objective.has_value(numbers):
-            return
-        loss = self.objective.loss(self.objective.get_value(numbers))
-        if loss < self.loss:
-            self.loss = loss
-            self.weights = self.model.get_weights()
+    def proceed(self) -> bool:
+        """Runs until the call pauses or returns.
 
-
-def scalar_logs(logs: Mapping[str, Any] | None) -> dict[str, float]:
-    """The logs of an epoch as Python numbers; what is no number (a learning-rate object, a text) is left out."""
-    numbers = {}
-    for name, value in (logs or {}).items():
+        Returns:
+            Whether it has returned. What it raised is raised here.
+        """
+        outer = generator_states()
+        set_generator_states(self.generators)
+        self._go_on.release()
         try:
-            numbers[name] = float(value)
-        except (TypeError, ValueError):
-            continue
-    return numbers
+            self._handed_back.acquire()
+        finally:
+            self.generators = generator_states()
+            set_generator_states(outer)
+        if self._error is not None:
+            raise self._error
+        return self._done
+
+    def pause(self) -> None:
+        """Called from inside: waits until `proceed` is called again.
+
+        Raises:
+            Abandoned: `abandon` was called instead.
+        """
+        self._handed_back.release()
+        self._go_on.acquire()
+        if self._abandoned:
+            raise Abandoned
+
+    def abandon(self) -> None:
+        """Ends a paused call and frees what it holds."""
+        self._abandoned = True
+        self._go_on.release()
+        self._thread.join(timeout=60.0)
+
+    def _run(self) -> None:
+        self._go_on.acquire()
+        try:
+            if not self._abandoned:
+                self.result = self._function(self)
+        except Abandoned:
+            pass
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done = True
+            self._handed_back.release()

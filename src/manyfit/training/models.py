@@ -1,18 +1,24 @@
-"""What trainers ask of the user's build function and of the model that it returns."""
+"""What trainers ask of the user's build function and of the model that it returns: its size, how long it predicts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from manyfit.core.errors import FatalTypeError, explain
 from manyfit.core.lifecycle import OversizedModelError
+from manyfit.core.records import Configuration, Result
+from manyfit.training.base import Task
+
+_NUM_CALLS = 20  # of a prediction that is timed
 
 
-def build_model(build: Callable[[Any], Any], values: Any) -> keras.Model:
+def build_model(build: Callable[[Any], object], values: Configuration) -> keras.Model:
     """Calls the user's build function and checks what comes back.
 
     Raises:
@@ -55,3 +61,69 @@ def check_size(model: keras.Model, max_model_size: int | None) -> None:
     size = num_parameters(model)
     if max_model_size is not None and size > max_model_size:
         raise OversizedModelError(f"Oversized model: {size} parameters. Skip model. (max_model_size={max_model_size})")
+
+
+def take_measures(result: Result, model: keras.Model, task: Task) -> None:
+    """Adds to a result what its task wants measured (see `manyfit.core.measures`).
+
+    Args:
+        result: of an execution with a score; others get nothing.
+        model: what was trained.
+        task: says which measures, and holds the data of which one row is predicted.
+    """
+    if not result.ending.has_score:
+        return
+    for name in task.measures:
+        result.measures[name] = _measure(name, result, model, task)
+
+
+def _measure(name: str, result: Result, model: keras.Model, task: Task) -> float:
+    if name == "num_parameters":
+        return float(num_parameters(model))
+    if name == "model_bytes":
+        return float(sum(_num_bytes(variable) for variable in model.weights))
+    if name == "train_seconds":
+        return result.seconds
+    return predict_seconds(model, _one_row(model, task))
+
+
+def predict_seconds(model: keras.Model, row: Any) -> float:
+    """Seconds of one compiled prediction; the fastest of several calls, because other work only ever adds to one.
+
+    Args:
+        model: a built model.
+        row: its input, a batch of one.
+
+    Returns:
+        Seconds; NaN where the model cannot be called with such a row.
+    """
+    if row is None:
+        return math.nan
+    model.predict_on_batch(row)  # compiles
+    fastest = math.inf
+    for _ in range(_NUM_CALLS):
+        started = time.perf_counter()
+        model.predict_on_batch(row)  # returns NumPy arrays, so nothing is still running
+        fastest = min(fastest, time.perf_counter() - started)
+    return fastest
+
+
+def _one_row(model: keras.Model, task: Task) -> Any:
+    """The first row of the data, or a row of zeros where the data cannot be cut; None where neither can be had."""
+    x = task.call.x
+    parts = list(x.values()) if isinstance(x, Mapping) else [x]
+    if parts and all(isinstance(part, np.ndarray) for part in parts):
+        return keras.tree.map_structure(lambda part: part[:1], x)
+    inputs = getattr(model, "inputs", None)
+    if not inputs:
+        return None
+    rows = [np.zeros([1 if size is None else size for size in (1, *each.shape[1:])], each.dtype) for each in inputs]
+    return rows[0] if len(rows) == 1 else rows
+
+
+def _num_bytes(variable: Any) -> int:
+    return math.prod(variable.shape) * np.dtype(_NUMPY_NAMES.get(str(variable.dtype), str(variable.dtype))).itemsize
+
+
+#: NumPy itself has no bfloat16; what counts is its width.
+_NUMPY_NAMES = {"bfloat16": "float16", "float8_e4m3fn": "int8", "float8_e5m2": "int8"}

@@ -78,6 +78,10 @@ class SearchedModel:
 def ensemble_of_searches(projects: Sequence[SearchedProject], **options: Any) -> Ensemble | None:
     """Fits an ensemble on the predictions that searches kept, and loads only the models that get weight.
 
+    In three steps. First the rows: of every kept model those are taken that all of them predicted, in one order, and
+    their targets are checked against the labels that each search kept. Then the weights, from these rows alone; one
+    model is loaded for it, which tells the task by the loss that it was compiled with. Last the models with weight.
+
     Args:
         projects: one or several; rows are matched by their identities, and rows that not all of them predicted are
             left out.

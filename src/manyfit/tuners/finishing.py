@@ -19,6 +19,7 @@ import numpy as np
 from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.arguments import check_retrain
+from manyfit.data.folds import FoldPlan
 from manyfit.data.rows import FitData
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import model_predictions
@@ -27,8 +28,8 @@ from manyfit.finish import cross_validation as crossing
 from manyfit.finish import evaluation as evaluating
 from manyfit.finish import export as exporting
 from manyfit.finish import retrain as retraining
-from manyfit.finish.confirmation import Confirmation
 from manyfit.oracles import Trial
+from manyfit.report.confirmation import Confirmation
 from manyfit.store import ProjectStore
 from manyfit.training.base import Permissions, Task, Trainer
 from manyfit.training.model_options import ModelOptions
@@ -110,7 +111,7 @@ class Finish:
     def confirm(
         self,
         top: int,
-        settings: confirming.Settings,
+        settings: confirming.ConfirmSettings,
         *,
         cross_validation: object,
         new_splits: bool,
@@ -257,7 +258,7 @@ class Finish:
         return ensembling.member_predictions(models, self._tuner.model_origins, predict), y, weight
 
     def _out_of_fold_predictions(
-        self, models: Sequence[Any], task: Task, folds: crossing.FoldPlan
+        self, models: Sequence[Any], task: Task, folds: FoldPlan
     ) -> tuple[Mapping[str, np.ndarray], Any, Any]:
         covered, y, weights = crossing.out_of_fold(folds, task.call)
         x = task.call.x
@@ -276,7 +277,7 @@ class Finish:
         named = self._named_models(models)
         return evaluating.evaluate(named, x, y, self._tuner.store, confidence=confidence, **options)
 
-    def export(self, folder: str | os.PathLike[str], model: object, *, overwrite: bool) -> Path:
+    def export(self, folder: str | os.PathLike[str], model: exporting.Savable | None, *, overwrite: bool) -> Path:
         """See `Tuner.export`."""
         if model is None:
             named = self._named_models(None)

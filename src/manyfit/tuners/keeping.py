@@ -12,10 +12,11 @@ import numpy as np
 
 from manyfit.core.files import writing
 from manyfit.core.records import Plan
+from manyfit.data.folds import FoldPlan
+from manyfit.data.identity import row_identities
 from manyfit.data.rows import FitData, num_rows, take_rows
 from manyfit.ensemble.prediction import Forward
-from manyfit.finish.cross_validation import FoldPlan
-from manyfit.store.predictions import Archive, Labels, row_identities
+from manyfit.store.predictions import Archive, Labels
 from manyfit.training.base import Task
 
 

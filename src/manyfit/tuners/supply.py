@@ -177,6 +177,12 @@ class SearchSupply:
         return any(name not in logs for name in measured)
 
     def _decide(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> list[Decision]:
+        """What the scheduler says of executions that finished an epoch.
+
+        It decides about trials: to stop one stops all its executions. Where a trial is to pause is no decision of the
+        moment but its target, which it was given when it was handed out, so that it pauses at the same epoch after a
+        restart.
+        """
         scheduler, trials = self._oracle.scheduler, self._oracle.trials
         # Each trial once, in the order of its first execution: the scheduler sees means over executions.
         trial_ids = list(dict.fromkeys(plan.trial_id for plan, _, _ in epochs))

@@ -11,12 +11,11 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Values
 from manyfit.data.arguments import check_fit_arguments
 from manyfit.data.call import Call
-from manyfit.finish.cross_validation import FoldPlan, fold_plan
-from manyfit.interop import tensorboard
+from manyfit.data.folds import FoldPlan, fold_plan
 from manyfit.oracles import Oracle, Trial
 from manyfit.schedulers import Scheduler
-from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store.predictions import Archive
+from manyfit.training import tensorboard
 from manyfit.training.base import Task, Trainer
 from manyfit.training.keras_settings import clear_session
 from manyfit.training.precision import sentence
@@ -89,7 +88,7 @@ class PopulationTuner(ModelTuner):
             UsageError: the data cannot be right, or the objective is not among the metrics that were logged.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
-        # Nothing of this may be called with the data that `model.fit` is called with: it would be an unknown argument.
+        # Taken out before anything is made of the arguments: `model.fit` does not know this one.
         given = fit_kwargs.pop("cross_validation", None)
         if self._estimators:
             given = folds_for_estimators(self.oracle.scheduler, given, fit_kwargs)
@@ -120,7 +119,20 @@ class PopulationTuner(ModelTuner):
         return Archive(self.store.layout.predictions)
 
     def _settle(self, values: Values) -> Values:
-        return settled(values, self._build, self.oracle.get_space())
+        """What the build function makes of a proposal. One that it cannot build stays as it is, and will fail.
+
+        Bounds may depend on other values, and what is asked for on other choices: only a build tells which values a
+        proposal really has, and so whether it was tried before.
+        """
+        hyperparameters = self.oracle.get_space()
+        hyperparameters.values = dict(values)
+        try:
+            self._build(hyperparameters)
+        except Exception:  # the trial's own build will say what is wrong, and end as the trial's failure
+            return values
+        finally:
+            clear_session()
+        return {name: hyperparameters.values[name] for name in values if name in hyperparameters.values}
 
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         """Runs the trials of a search: together, unless something of the user's has to run them one by one."""
@@ -246,24 +258,3 @@ def folds_for_estimators(scheduler: Scheduler, given: object, fit_kwargs: Mappin
         )
     validated = fit_kwargs.get("validation_data") is not None or fit_kwargs.get("validation_split")
     return 5 if given is None and not validated else given
-
-
-def settled(values: Values, build: BuildFunction, space: HyperParameters) -> Values:
-    """What the build function makes of a proposal. One that it cannot build stays as it is, and will fail.
-
-    Bounds may depend on other values, and what is asked for on other choices: only a build tells which values a
-    proposal really has, and so whether it was tried before.
-
-    Args:
-        values: as proposed.
-        build: the user's build function.
-        space: a copy of the search space, which is written to.
-    """
-    space.values = dict(values)
-    try:
-        build(space)
-    except Exception:  # the trial's own build will say what is wrong, and end as the trial's failure
-        return values
-    finally:
-        clear_session()
-    return {name: space.values[name] for name in values if name in space.values}

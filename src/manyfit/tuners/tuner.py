@@ -12,9 +12,10 @@ import keras
 from manyfit.data.rows import FitData
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.finish import confirm as confirming
-from manyfit.finish.confirmation import Confirmation
 from manyfit.finish.evaluation import Evaluation
+from manyfit.finish.export import Savable
 from manyfit.oracles import Oracle
+from manyfit.report.confirmation import Confirmation
 from manyfit.training.devices import Devices
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.precision import Precision
@@ -143,7 +144,7 @@ class Tuner(PopulationTuner):
                 comes with a fold of its own.
             new_splits: each seed comes with a fresh random split of training and validation rows.
             **settings: `max_rounds=30`, `proof_executions=5`, `keep_weights=False`: see
-                `manyfit.finish.confirm.Settings`.
+                `manyfit.finish.confirm.ConfirmSettings`.
 
         Returns:
             A `Confirmation`: print it.
@@ -152,7 +153,7 @@ class Tuner(PopulationTuner):
             UsageError: nothing was searched in this process, the budget is too small, or folds do not fit the rows.
             SearchError: every run of every finalist failed.
         """
-        options = confirming.Settings(confidence, max_executions, max_seconds, **settings)
+        options = confirming.ConfirmSettings(confidence, max_executions, max_seconds, **settings)
         return self._finish.confirm(top, options, cross_validation=cross_validation, new_splits=new_splits)
 
     def retrain(
@@ -277,7 +278,7 @@ class Tuner(PopulationTuner):
         """
         return self._finish.evaluate(x, y, models, confidence=confidence, options=options)
 
-    def export(self, folder: str | os.PathLike[str], model: object = None, *, overwrite: bool = False) -> Path:
+    def export(self, folder: str | os.PathLike[str], model: Savable | None = None, *, overwrite: bool = False) -> Path:
         """Writes a final model with its values, seeds, versions, curves and a model card (`README.md`).
 
         Args:

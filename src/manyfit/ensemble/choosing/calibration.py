@@ -17,6 +17,7 @@ import numpy as np
 from manyfit.ensemble.pools import Pool, TemperedPool, log_clipped, sharpened
 from manyfit.ensemble.problem import EPSILON, EnsembleProblem, two_columns
 
+# A pool that wants more is wrong in a way that no temperature repairs; without limits a separable one wants infinity.
 _LIMITS = (0.1, 10.0)
 _PRIOR_DEVIATION = 0.15  # s of equation (2): most pools want between 0.75 and 1.3
 
@@ -50,9 +51,11 @@ def fit_inverse_temperature(log_pool: np.ndarray, truth: np.ndarray, weight: np.
         total = share.sum(axis=0)
         mean = weighted.sum(axis=0) / total
         slope = float(weight @ mean) - aim + pull * (beta - 1.0)  # L'(beta)
+        # At a limit, with the slope pointing outwards: this is the minimum within the limits.
         if (beta == _LIMITS[1] and slope < 0) or (beta == _LIMITS[0] and slope > 0):
             break
         curvature = float(weight @ ((weighted * logs).sum(axis=0) / total - mean**2)) + pull
+        # The bracket makes Newton safe: where the curvature vanishes its step flies off, and a bisection takes over.
         low, high = (beta, high) if slope < 0 else (low, beta)
         step = beta - slope / curvature if curvature > 0 else np.inf
         if abs(step - beta) < 1e-7 or high - low < 1e-9:  # the next step would be below rounding
@@ -66,6 +69,7 @@ def with_temperature(pool: Pool, problem: EnsembleProblem) -> Pool:
     """The same pool with the temperature that suits the rows of `problem` best; ranks and values stay as they are."""
     if not problem.task.probabilistic or not isinstance(pool, TemperedPool):
         return pool
+    # From the pool without one: temperatures do not add up, the last counts.
     pooled = dataclasses.replace(pool, inverse_temperature=1.0)(problem.predictions, problem.task)
     return dataclasses.replace(pool, inverse_temperature=_inverse_temperature(pooled, problem))
 
@@ -87,6 +91,7 @@ def calibrated_members(problem: EnsembleProblem) -> tuple[EnsembleProblem, np.nd
     Returns:
         The problem with calibrated predictions, and the (M,) inverse temperatures.
     """
+    # On the same rows as everything else: cross-fitting charges for it, as for every other fit.
     betas = np.array([_inverse_temperature(p.astype(np.float64), problem) for p in problem.predictions])
     shaped = sharpened(problem.predictions.astype(np.float64), betas, problem.task)
     return dataclasses.replace(problem, predictions=np.clip(shaped, EPSILON, 1.0)), betas

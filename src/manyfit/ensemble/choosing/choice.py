@@ -34,8 +34,10 @@ from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
 from manyfit.ensemble.settings import EnsembleSettings
 
 BASELINES = ("single best", "single best + temperature")
+# One standard error is a lot of the gain where rows are few, so a share of the gain bounds it, too.
 _SHARE_GIVEN_UP = 0.02  # of the gain, for fewer members
 _FEW_ROWS = 1000  # below, the cross-fitting is repeated on other folds
+# How rows fall into folds is luck where they are few, and fits on few rows are cheap.
 _REPEATS = 3
 
 
@@ -102,9 +104,11 @@ def best_ensemble(losses: Losses, sizes: Mapping[str, int], settings: EnsembleSe
     default = next((name for name in DEFAULTS if name in sizes), best)
     ahead, error = losses.difference(default, best)
     level = 1.0 - (1.0 - settings.confidence) / len(names)  # Bonferroni's: one of many is better by luck sooner
+    # The difference of two methods on the same rows has a small error, so a real advantage is seen all the same.
     leader = best if ahead > error * standard_errors(losses.num_rows, level) else default
     alone = losses.mean[BASELINES[0]]
     gain = max(alone - losses.mean[leader], settings.least_gain * abs(alone))
+    # By name, since versions of the default are made of it: "power", "power + temperature", "power, best 3".
     versions = [name for name in names if name.startswith(default)] if default in sizes else names
     return cheapest(losses, sizes, leader, versions, give_up=_SHARE_GIVEN_UP * gain)
 
@@ -155,6 +159,7 @@ def choose(
     """
     repeats = _REPEATS if problem.num_rows < _FEW_ROWS else 1
     runs = [CrossFit(problem, fit, metric, settings, seed + repeat) for repeat in range(repeats)]
+    # Fitted on all rows; the folds of the repeats differ, this fit does not, so one run makes it.
     final = runs[0].pools()
     losses = Losses(metric, problem, [run.predictions() for run in runs])
     candidates = {candidate.name: candidate for candidate in _table(losses, final)}
@@ -172,6 +177,7 @@ def choose(
     if refused:
         calibration = gain_between(stated, "single best", "baseline", settings)
         singles = [candidates[name] for name in BASELINES if name in candidates]
+        # A refusal still says which: the temperature of one member has to prove its use like everything else.
         chosen = singles[-1] if calibration.proven else singles[0]
     return MethodChoice(
         chosen.name,
@@ -205,6 +211,7 @@ def gain_between(losses: Losses, before: str, after: str, settings: EnsembleSett
     step = other - level if abs(other - level) > 1e-9 * max(abs(level), 1e-12) else max(abs(level), 1e-12) * 1e-6
     unit = abs((metric.to_score(level + step, problem) - metric.to_score(level, problem)) / step)
     unit = unit if np.isfinite(unit) else 1.0
+    # Bounds are those of the loss; a root or 1 - loss bends them, which matters less than their width.
     doubt = 1.0 - settings.confidence
     low, high, bound = losses.bounds(before, after, (1.0 - doubt / 2, doubt / 2, settings.proof))
     gain = Gain(*(number * unit for number in (difference, low, high, error, bound, settings.least_gain * abs(level))))

@@ -25,6 +25,7 @@ from manyfit.ensemble.pools import Pool
 from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
 from manyfit.ensemble.settings import EnsembleSettings
 
+# The standard error of a bootstrap is known to 5 % then; to 11 % with forty, enough within the nesting.
 _RESAMPLES = 200
 _FEW_RESAMPLES = 40  # where a standard error to a tenth is enough
 
@@ -94,6 +95,7 @@ class Losses:
         estimate = self.mean[name] - self.mean[other]
         with np.errstate(invalid="ignore"):
             apart = self._rows[name] - self._rows[other]
+        # The spread over resamples is the standard error itself; the mean of rows has to be divided by their number.
         if self.metric.row_losses is None:
             finite = apart[np.isfinite(apart)]
             return estimate, float(finite.std(ddof=1)) if len(finite) > 1 else np.inf
@@ -137,6 +139,7 @@ def standard_errors(num_rows: float, level: float, skewness: float = 0.0) -> flo
     >>> [round(standard_errors(200, level, skewness=8.0), 2) for level in (0.95, 0.05)]
     [1.24, -4.09]
     """
+    # With fewer rows nothing is proven, whatever they say.
     if level in (0.0, 1.0) or num_rows < 9.5:
         return math.inf if level > 0.5 else -math.inf
     plain = float(stdtrit(num_rows - 1, level))
@@ -184,9 +187,11 @@ class CrossFit:
 
     def pools(self, *left_out: int) -> Mapping[str, Pool]:
         """Every method's pool, fitted on the rows outside the folds `left_out`."""
+        # Kept, since `predictions` and `nested` ask for the same fits: pairs of folds are asked for twice each.
         key = tuple(sorted(left_out))
         if key not in self._fitted:
             rows = self.problem.rows(np.flatnonzero(~np.isin(self.fold, key))) if key else self.problem
+            # Addressed by the folds, not drawn in turn: what a fit draws does not depend on which was asked for first.
             rng = generator(self.seed, "methods", *key)
             self._fitted[key] = self.fit(rows, Context(self.metric, self.settings, rng))
         return self._fitted[key]
@@ -204,6 +209,7 @@ class CrossFit:
             rows = np.flatnonzero(self.fold == k)
             part = self.problem.predictions[:, rows]
             for name, pool in (self.pools(k) if without is None else self.pools(k, without)).items():
+                # Not zeros: every row is in one fold, so all is written, but for the rows that are left out below.
                 empty = np.empty(self.problem.predictions.shape[1:])
                 answer.setdefault(name, empty)[rows] = pool(part, self.problem.task)
         if without is None:
@@ -224,6 +230,7 @@ class CrossFit:
             part, pools = self.problem.predictions[:, rows], self.pools(k)
             sizes = {name: len(pool.support) for name, pool in pools.items()}
             others = self.problem.rows(np.flatnonzero(self.fold != k))
+            # Within each fold the choice only needs an order; the many resamples are for what is stated.
             losses = Losses(self.metric, others, [self.predictions(without=k)], precise=False)
             for role, name in zip(answer, (*pick(losses, sizes), "single best"), strict=True):
                 answer[role][rows] = pools[name](part, self.problem.task)

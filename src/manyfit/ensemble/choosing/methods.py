@@ -22,6 +22,7 @@ from manyfit.ensemble.weights import bagging, derivative_free, gradient
 from manyfit.ensemble.weights.exact import log_loss_weights, squared_error_weights
 from manyfit.ensemble.weights.greedy import bagged_greedy_weights, greedy_path, greedy_weights, own_losses
 
+# What searches without gradients can handle: their evaluations grow with the number of members.
 _SLOW_MEMBERS = 10  # members that the slow methods look at
 _POWERS = (0.25, 0.5, 0.75)  # between the geometric pool at 0 and the linear one at 1
 
@@ -54,6 +55,7 @@ def single_best(problem: EnsembleProblem, context: Context) -> Pool:
 def uniform(problem: EnsembleProblem, context: Context) -> Pool:
     """The plain average of the best k members, k in 1, 2, 3, 5, 8, ... chosen by the metric."""
     order = np.argsort(own_losses(problem, context.metric), kind="stable")
+    # In growing steps: one member more matters less, the more there are.
     sizes = [size for size in (1, 2, 3, 5, 8, 12, 20, 30, 50) if size <= problem.num_members]
     trials = np.zeros((len(sizes), problem.num_members))
     for trial, size in zip(trials, sizes, strict=True):
@@ -93,8 +95,10 @@ def _convex_weights(problem: EnsembleProblem, context: Context) -> np.ndarray:
         chosen = screened(problem, context, context.settings.max_candidates)
         found = gradient.smoothed_weights(problem.members(chosen), near)
         weights = LinearPool(found).expand(chosen, problem.num_members).weights
+    # The surrogate's solution is the answer where the metric is the surrogate, up to a monotone function.
     if context.metric.exact:
         return weights
+    # Those that the surrogate likes, and those that the metric likes alone: the two may disagree.
     chosen = np.union1d(np.flatnonzero(weights), screened(problem, context, _SLOW_MEMBERS))
     start = weights[chosen]
     better = derivative_free.polished(problem.members(chosen), context.metric, start, evaluations=context.evaluations)
@@ -113,6 +117,7 @@ def _bagged_weights(problem: EnsembleProblem, context: Context) -> np.ndarray:
         bags = bagging.bayesian_bootstraps(problem.row_weight, context.rng)
         steps = bagging.num_steps(problem.row_weight)
         if surrogate(context.metric, problem.task).row_losses is log_losses:
+            # A row's labels stay together in a bootstrap: they are not independent of each other.
             bags = np.repeat(bags, len(problem.entry_weight) // problem.num_rows, axis=1)
             bags /= bags.sum(axis=1, keepdims=True)
             weights = bagging.bagged_log_loss_weights(smaller.true_probability, bags, steps=steps)
@@ -125,12 +130,14 @@ def _bagged_weights(problem: EnsembleProblem, context: Context) -> np.ndarray:
 
 def trimmed(weights: np.ndarray) -> np.ndarray:
     """The same weights without those below 1 %, of members that are cost without use."""
+    # `min` keeps the largest, where hundreds of members have less than 1 % each.
     weights = np.where(weights < min(0.01, weights.max()), 0.0, weights)
     return weights / weights.sum()
 
 
 def geometric(problem: EnsembleProblem, context: Context) -> Pool:
     """The geometric pool with the smallest log loss, weights pulled towards bagged convex ones."""
+    # Only members that bagging gave weight: on the others the geometric pool would fit noise of its own.
     prior = _bagged_weights(problem, context)
     chosen = np.flatnonzero(prior)
     return gradient.geometric_pool(problem.members(chosen), prior=prior[chosen]).expand(chosen, problem.num_members)
@@ -144,6 +151,7 @@ def power(problem: EnsembleProblem, context: Context) -> Pool:
     tempered = [with_temperature(pool, smaller) for pool in pools]
     losses = [float(smaller.row_weight @ log_losses(p(smaller.predictions, problem.task), smaller)) for p in tempered]
     best = int(np.argmin(losses))
+    # r is chosen with a temperature either way: a small r makes the pool softer, which is no reason to prefer it.
     chosen = tempered[best] if context.settings.temperature else pools[best]
     return chosen.expand(np.flatnonzero(weights), problem.num_members)
 
@@ -152,6 +160,7 @@ def exponential(problem: EnsembleProblem, context: Context) -> Pool:
     """The exponential mean with convex weights, a chosen by the surrogate."""
     if problem.task is not PredictionTask.REGRESSION:
         return _exponential(problem, context, (0.05, 8.0))
+    # a has the unit of one over the values, so its limits follow their spread.
     spread = max(float(problem.target.std()), 1e-12)
     return _exponential(problem, context, (0.01 / spread, 4.0 / spread))
 
@@ -174,6 +183,7 @@ def _exponential(problem: EnsembleProblem, context: Context, limits: tuple[float
 def rank(problem: EnsembleProblem, context: Context) -> Pool:
     """The average of ranks, weights by greedy selection on the ranks."""
     chosen = screened(problem, context, _SLOW_MEMBERS)
+    # Weights by rank are fitted on ranks: on probabilities, a member's scale would count as confidence.
     smaller = problem.members(chosen)
     every = [rank_pool(smaller.predictions[[i]], np.ones(1)) for i in range(len(chosen))]
     ranks = np.stack([pool(smaller.predictions[[i]], problem.task) for i, pool in enumerate(every)])
@@ -216,6 +226,7 @@ def screened(problem: EnsembleProblem, context: Context, count: int) -> np.ndarr
 def relevant(problem: EnsembleProblem, context: Context) -> np.ndarray:
     """Indices of the members worth a slow look: those with the largest convex weights, and the best few alone."""
     weights = convex(problem, context).weights
+    # Both lists: convex weights leave out a good member that has a twin, and the best alone may be copies of another.
     largest = np.argsort(-weights, kind="stable")[:_SLOW_MEMBERS]
     return np.union1d(largest[weights[largest] > 0], screened(problem, context, 5))
 
@@ -259,6 +270,7 @@ class Menu:
 
     def fit(self, problem: EnsembleProblem, context: Context) -> dict[str, Pool]:
         """Fits them all; names say what was done: "greedy", "greedy + temperature", "calibrated greedy"."""
+        # Later methods find in `context.memory` what earlier ones computed, so together they cost less than apart.
         pools = {name: METHODS[name](problem, context) for name in self.plain}
         for name in self.tempered:
             pools[f"{name} + temperature"] = with_temperature(pools[name], problem)
@@ -281,6 +293,7 @@ def menu(task: PredictionTask, metric: Metric, settings: EnsembleSettings) -> Me
     names = ["single best", "uniform", "greedy", "bagged greedy", "convex"]
     if surrogate(metric, task).row_losses in (log_losses, squared_errors):
         names += ["bagged convex"]
+    # Every method on the menu costs fits in the cross-fitting, and one more chance that luck is chosen.
     if not metric.exact:
         # Where the convex weights are exact, derivative-free searches answer the same question, later and less well.
         names += ["nelder-mead", "random search"]
@@ -350,6 +363,7 @@ def affordable(problem: EnsembleProblem, context: Context, budget: CostBudget, c
     own = own_losses(problem, context.metric)
     fitting = [index for index in np.argsort(own, kind="stable") if costs.fits([int(index)], budget)]
     chosen = [int(fitting[0])]
+    # Selection starts anew with every member bought: which of them helps most depends on what is in already.
     while True:
         open_ones = [i for i in range(problem.num_members) if i not in chosen and costs.fits([*chosen, i], budget)]
         if not open_ones:

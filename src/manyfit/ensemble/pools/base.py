@@ -149,6 +149,7 @@ class Pool(abc.ABC):
 
     def with_share(self, member: int, share: float) -> Self | None:
         """The pool that gives this share to a member without weight; None where that needs a new fit."""
+        # In proportion to the sum, which is no one for a geometric pool.
         weights = self.weights * (1 - share)
         weights[member] = share * self.weights.sum()
         return dataclasses.replace(self, weights=weights)
@@ -169,6 +170,7 @@ class TemperedPool(Pool):
     def _combined(self, predictions: np.ndarray, task: PredictionTask) -> np.ndarray:
         if not task.probabilistic:
             return self._values(predictions)
+        # Before the columns are unfolded: a temperature acts on a member's own question.
         if self.member_inverse_temperatures is not None:
             predictions = sharpened(predictions, self.member_inverse_temperatures[self.support], task)
         num_rows, num_outputs = predictions.shape[1:]
@@ -261,6 +263,7 @@ class TemperedPool(Pool):
 
 def spread(array: np.ndarray, members: np.ndarray, num_members: int) -> np.ndarray:
     """(M, ...) zeros, with `array` (S, ...) in the places `members`."""
+    # Zero means unused, for weights as for all that goes with them.
     full = np.zeros((num_members, *array.shape[1:]))
     full[members] = array
     return full

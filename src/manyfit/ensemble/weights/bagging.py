@@ -1,9 +1,10 @@
 """Convex weights for few rows: stopped early, and averaged over bootstraps of the rows.
 
 The best simplex weights on two hundred rows are the best for these rows: a few members that were lucky there get them
-all. Two remedies work together. The update starts at equal weights and *stops early*, when the rows have said what they
-can; and it runs on many *Bayesian bootstraps* (Rubin 1981), whose mean weight is what the rows leave open. For many
-rows both fade, and the exact weights remain.
+all. The plain average is hard to beat then, and two remedies that work together stay near it as far as the rows leave
+it open. The update starts at equal weights and *stops early*, when the rows have said what they can; and it runs on
+many *Bayesian bootstraps* (Rubin 1981), whose mean weight is what the rows leave open. For many rows both fade, and the
+exact weights remain.
 
 Notation: P (N, M) probability of the truth, R (N, M) residuals, V (B, N) row weights of B bootstraps, W (B, M) weights,
 A (B, M, M) with A_b = R' diag(V_b) R, n rows.
@@ -36,6 +37,7 @@ def bayesian_bootstraps(row_weight: np.ndarray, rng: np.random.Generator, num_ba
     >>> bayesian_bootstraps(np.full(5, 0.2), np.random.default_rng(0), 3).sum(axis=1).round(12).tolist()
     [1.0, 1.0, 1.0]
     """
+    # Rows weigh little each when they are many, so bootstraps differ less and fewer of them do.
     num_bags = num_bags or (24 if len(row_weight) < _MANY_ROWS else 8)
     drawn = row_weight * rng.standard_exponential((num_bags, len(row_weight)))
     return drawn / drawn.sum(axis=1, keepdims=True)
@@ -67,6 +69,7 @@ def bagged_log_loss_weights(true_probability: np.ndarray, bags: np.ndarray, *, s
     [0.5, 0.5, 0.0]
     """
     weights = np.full((len(bags), true_probability.shape[1]), 1.0 / true_probability.shape[1])
+    # All bootstraps move together, so a step is two products of matrices; the transposed copy keeps both contiguous.
     transposed = np.ascontiguousarray(true_probability.T)
     for _ in range(steps):
         weights *= (bags / (weights @ transposed)) @ transposed.T  # (1); the sum stays one
@@ -87,14 +90,18 @@ def bagged_squared_error_weights(residual: np.ndarray, bags: np.ndarray, *, step
     >>> bagged_squared_error_weights(apart, np.full((1, 2), 0.5), steps=50).round(2).tolist()
     [0.5, 0.5, 0.0]
     """
+    # Stopping early is a guard against few rows. With many, the exact weights of a bootstrap are the answer, and
+    # the Gram matrix needs fewer passes over the rows than the steps do.
     if len(residual) >= _MANY_ROWS:
         return np.mean([squared_error_weights(residual, bag, tolerance=1e-6).weights for bag in bags], axis=0)
     gram = np.stack([(residual * bag[:, None]).T @ residual for bag in bags])
     weights = np.full((len(bags), residual.shape[1]), 1.0 / residual.shape[1])
     for _ in range(steps):
         slope = np.matmul(gram, weights[:, :, None])[:, :, 0]
+        # The step is relative to the loss, so that the same number of steps does for targets in any unit.
         loss = np.maximum((weights * slope).sum(axis=1, keepdims=True), 1e-300)
         exponent = 1.0 - slope / loss
+        # Subtracting the largest exponent changes nothing after the normalisation and keeps it from overflowing.
         weights *= np.exp(exponent - exponent.max(axis=1, keepdims=True))  # (2)
         weights /= weights.sum(axis=1, keepdims=True)
     return weights.mean(axis=0)

@@ -22,6 +22,7 @@ def linear_losses(problem: EnsembleProblem, metric: Metric) -> Callable[[np.ndar
         return lambda weights: -(problem.entry_weight @ np.log(problem.true_probability @ weights.T))
     if metric.row_losses is squared_errors:
         return lambda weights: problem.residual_weight @ (problem.residual @ weights.T) ** 2
+    # Any other metric is asked one pool at a time: it may need all rows at once, and may be the user's own.
     predictions = problem.predictions.astype(np.float64)
 
     def losses(weights: np.ndarray) -> np.ndarray:
@@ -35,6 +36,7 @@ def nelder_mead_weights(problem: EnsembleProblem, metric: Metric, *, evaluations
     losses = linear_losses(problem, metric)
     if problem.num_members == 1:
         return np.ones(1)
+    # On logits, since Nelder and Mead know no bounds: every point of the simplex has one, but for its edges.
     start = np.zeros(problem.num_members)
     simplex = np.vstack([start, start + 2.0 * np.eye(problem.num_members)])
     options = {"maxfev": evaluations, "initial_simplex": simplex, "xatol": 1e-4, "fatol": 1e-9}
@@ -46,6 +48,7 @@ def random_weights(
     problem: EnsembleProblem, metric: Metric, rng: np.random.Generator, *, draws: int = 400
 ) -> np.ndarray:
     """The best of random simplex weights: half uniform on the simplex, half near its corners and edges."""
+    # Uniform draws among many members are all near the middle of the simplex; good ensembles are near its edges.
     half = draws // 2
     ones = np.ones(problem.num_members)
     trials = np.vstack([ones[None] / len(ones), rng.dirichlet(ones, half), rng.dirichlet(0.3 * ones, half)])
@@ -56,6 +59,8 @@ def polished(problem: EnsembleProblem, metric: Metric, start: np.ndarray, *, eva
     """Moves weight between pairs of members while the metric improves, in steps that halve from 0.2 to 0.025."""
     losses = linear_losses(problem, metric)
     weights, best, spent = start, float(losses(start[None])[0]), 1
+    # Moves of weight between pairs stay on the simplex, and can reach every point of it. A metric such as accuracy is
+    # flat between jumps, so steps are large first, and there is no use in ever smaller ones.
     for step in (0.2, 0.1, 0.05, 0.025):
         improved = True
         while improved and spent < evaluations:

@@ -1,5 +1,10 @@
 """Exact convex weights: log loss and squared error of a linear pool over the simplex, with a certificate.
 
+The best weights use few of the members, and which ones is not known beforehand. So both solvers keep a small *active
+set*: they solve the problem on it exactly, look at the gradient of everybody, let in those who would help most, and
+drop those whose weight became zero. The gradient also bounds how far the loss is above the best that any weights
+reach, so the answer comes with a proof of its quality, and a solver that stops early does so knowingly.
+
 Notation: P (N, M) probability of the truth, R (N, M) residuals, v (N,) row weights summing to one, w (M,) weights,
 S the active set, s its size, f the loss.
 
@@ -25,7 +30,10 @@ import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import nnls
 
+# Newton's cost grows with the cube of the set, so a few join at a time; a large set that is still far from the
+# optimum would take too many rounds that way, so it grows by half.
 _GROWTH = 8  # members that may join a small active set per round; larger sets grow by half
+# Never reached on real members; a bound on what copies and rounding might do.
 _MAX_ROUNDS = 200
 
 
@@ -58,6 +66,8 @@ def log_loss_weights(
     [0.5, 0.5]
     """
     weight = _normalised(row_weight, len(true_probability))
+    # From the best member alone, not from equal weights: the solution uses a few members, and letting them in is
+    # cheaper than getting all the others out.
     active = np.array([int(np.argmin(-(weight @ np.log(true_probability))))])
     chosen = np.ones(1)
     gap = np.inf
@@ -65,6 +75,7 @@ def log_loss_weights(
         mixture = _columns(true_probability, active) @ chosen
         attraction = (weight / mixture) @ true_probability  # (1)
         new_gap = float(attraction.max() - 1.0)  # (2)
+        # The certificate is over all members, the set or not, so it holds even where the loop ends early.
         joining = _joining(attraction - 1.0, active, tolerance)
         if new_gap <= tolerance or not len(joining):
             gap = min(gap, max(new_gap, 0.0))
@@ -72,6 +83,7 @@ def log_loss_weights(
         gap = new_gap
         active, chosen = np.r_[active, joining], np.r_[chosen, np.zeros(len(joining))]
         chosen = _newton(_columns(true_probability, active), weight, chosen, tolerance / 4)
+        # Members that Newton emptied leave; if they are needed after all, their gradient brings them back.
         active, chosen = active[chosen > 0], chosen[chosen > 0]
     weights = np.zeros(true_probability.shape[1])
     weights[active] = chosen / chosen.sum()
@@ -88,6 +100,7 @@ def _columns(array: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def _joining(violation: np.ndarray, active: np.ndarray, tolerance: float) -> np.ndarray:
+    # Members in the set have a gradient of one up to rounding; without this they would be asked to join again.
     violation = violation.copy()
     violation[active] = -np.inf
     count = min(max(_GROWTH, len(active) // 2), len(violation))
@@ -105,6 +118,8 @@ def _newton(probability: np.ndarray, weight: np.ndarray, start: np.ndarray, tole
         free = attraction[current > 0]
         if attraction.max() - 1.0 <= tolerance and np.abs(free - 1.0).max() <= max(tolerance, 1e-13):
             break
+        # The Hessian is taken where we are, so this is a full Newton step within the bounds, not a projected gradient:
+        # a few of them end at the precision of floating point.
         target = nonnegative_minimum(scaled.T @ scaled, 2.0 * attraction - 1.0)  # (4)
         step = target - current
         slope = float((1.0 - attraction) @ step)
@@ -115,6 +130,8 @@ def _newton(probability: np.ndarray, weight: np.ndarray, start: np.ndarray, tole
                 break
             current = target
             continue
+        # Armijo's rule on f(w) + sum w, which has its minimum on the simplex by itself; the loss alone would fall for
+        # ever as the weights grow.
         value = float(weight @ -np.log(mixture)) + current.sum()
         length = 1.0
         while length > 1e-10:
@@ -138,6 +155,8 @@ def nonnegative_minimum(matrix: np.ndarray, linear: np.ndarray) -> np.ndarray:
     """
     size = len(matrix)
     scale = max(float(np.trace(matrix)) / size, 1e-300)
+    # Through least squares, not by a solver for quadratic programs: SciPy's `nnls` is exact and ends, and this is the
+    # least-squares problem of the Cholesky factor of H.
     for ridge in (1e-14, 1e-11, 1e-8):  # copies among the members make H singular; a hair of ridge splits them evenly
         try:
             factor = cholesky(matrix + ridge * scale * np.eye(size), lower=True)
@@ -179,7 +198,9 @@ def squared_error_weights(
         gradient = (weight * pooled) @ residual  # (A w)
         loss = float(weight @ pooled**2)
         new_gap = float(max(2.0 * (loss - gradient.min()), 0.0))  # (6)
+        # The loss is w'A w, so a member helps where its entry of A w is below the loss.
         joining = _joining(loss - gradient, active, limit)
+        # A gap that no longer shrinks is rounding: residuals of near-copies cancel to the last digits.
         if new_gap <= limit or not len(joining) or new_gap > 0.999 * gap:
             gap = min(gap, new_gap)
             break

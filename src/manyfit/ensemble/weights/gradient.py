@@ -30,6 +30,7 @@ from manyfit.ensemble.problem import EnsembleProblem, two_columns
 if TYPE_CHECKING:  # it may not be installed
     from threadpoolctl import ThreadpoolController
 
+# About the size of a member's weight, so that many rows can still take it to zero.
 _PRIOR_DEVIATION = 0.1  # of the weights of a geometric pool
 
 
@@ -55,6 +56,7 @@ def geometric_pool(
     weight = problem.entry_weight
     flat = logs.reshape(len(logs), -1)
     start = np.full(len(logs), 1.0 / len(logs)) if prior is None else prior
+    # One over the effective number of rows: the prior is worth the same whatever the rows weigh.
     pull = 0.0 if prior is None else float((problem.row_weight**2).sum()) / _PRIOR_DEVIATION**2
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -65,6 +67,7 @@ def geometric_pool(
 
     options = {"maxiter": iterations, "ftol": 1e-12, "gtol": 1e-8}
     answer = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(logs), options=options)
+    # L-BFGS-B leaves bounded weights a hair above zero, and a member with weight has to be kept and run.
     weights = np.where(answer.x < 1e-6 * answer.x.sum(), 0.0, answer.x)
     return GeometricPool(weights if weights.any() else start)
 
@@ -89,6 +92,7 @@ def stacking_pool(problem: EnsembleProblem, *, ridge: float, iterations: int = 6
     logs, truth = expanded(problem)
     weight = problem.entry_weight
     num_members, _, num_classes = logs.shape
+    # Towards the plain average, not towards zero, where a strong ridge would make all predictions alike.
     prior = np.r_[np.full(num_members * num_classes, 1.0 / num_members), np.zeros(num_classes)]
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
@@ -113,8 +117,10 @@ def _ridge_pool(problem: EnsembleProblem, ridge: float) -> StackingPool:
         target = problem.target[:, column]
         center, middle = problem.row_weight @ features, problem.row_weight @ target
         centered = features - center
+        # In terms of the change from the average the ridge has a closed solution, and a large ridge leaves the average.
         rest = target - middle - centered.mean(axis=1)  # what the plain average leaves over
         gram = centered.T @ (centered * problem.row_weight[:, None])
+        # In the unit of the predictions, so that the same ridge means the same for prices in cents and in millions.
         scale = max(float(np.trace(gram)) / num_members, 1e-300)
         change = np.linalg.solve(gram + ridge * scale * np.eye(num_members), centered.T @ (rest * problem.row_weight))
         matrix[:, column] = 1.0 / num_members + change
@@ -124,6 +130,7 @@ def _ridge_pool(problem: EnsembleProblem, ridge: float) -> StackingPool:
 
 def _importance(matrix: np.ndarray) -> np.ndarray:
     """(M,) one number per member: the mean of its weights, never exactly zero, since zero means unused."""
+    # Weights also say who is used at all, so a member whose coefficients cancel must not get exactly zero.
     mean = matrix.mean(axis=1)
     return np.where(mean == 0, 1e-12, mean)
 
@@ -136,9 +143,11 @@ def smoothed_weights(problem: EnsembleProblem, metric: Metric, *, iterations: in
     num_members, _, num_outputs = problem.predictions.shape
     levels = np.asarray(metric.quantiles or (0.5,) * num_outputs)
     flat = problem.predictions.astype(np.float64).reshape(num_members, -1)
+    # A twentieth of the typical error: wide enough for gradients, narrow enough that the minimum hardly moves.
     width = 0.05 * max(float(np.median(np.abs(flat.mean(axis=0) - problem.target.ravel()))), 1e-12)
     weight = problem.entry_weight.reshape(problem.num_rows, num_outputs)
 
+    # Free numbers through a softmax keep the weights on the simplex, so no solver with constraints is needed.
     def loss(free: np.ndarray) -> tuple[float, np.ndarray]:
         weights = softmax(free)
         short = problem.target - (weights @ flat).reshape(problem.target.shape)
@@ -149,6 +158,7 @@ def smoothed_weights(problem: EnsembleProblem, metric: Metric, *, iterations: in
 
     answer = minimize(loss, np.zeros(num_members), jac=True, method="L-BFGS-B", options={"maxiter": iterations})
     weights = softmax(answer.x)
+    # A softmax never reaches zero; below this a member costs more than it brings.
     weights[weights < 1e-4] = 0.0
     return weights / weights.sum()
 

@@ -21,8 +21,11 @@ import numpy as np
 from manyfit.ensemble.metrics import Metric, log_losses, squared_errors
 from manyfit.ensemble.problem import EnsembleProblem
 
+# Losses that differ by less are equal: twins differ by rounding, which must not decide who is picked.
 _TIE = 1e-12
+# Few candidates at a time, so that the bound can spare the rest, but enough for one product of matrices.
 _CHUNK = 8  # candidates whose losses are computed together: few, so that the bound can spare the rest
+# Below this many numbers, sorting the bounds takes longer than computing all losses.
 _SMALL = 8192  # numbers that are sooner gone through than ruled out
 _MANY_ROWS = 1_000  # from here on a few bags do
 _BLOCK = 16  # candidates whose predictions are pooled together, for metrics without a bound
@@ -111,6 +114,7 @@ class _AnyMetric:
         for start in range(0, self.problem.num_members, _BLOCK):
             pooled = (self.total + self.problem.predictions[start : start + _BLOCK]) / (self.count + 1)
             losses.append(self.metric.losses(pooled, self.problem))
+        # No bound holds for any metric, so every candidate is computed.
         # Twins differ by rounding only: a rounded loss keeps them from being picked for that.
         return _first_minimum(np.concatenate(losses).round(9), chosen)
 
@@ -118,6 +122,7 @@ class _AnyMetric:
 def _first_minimum(losses: np.ndarray, chosen: np.ndarray) -> tuple[int, float]:
     best = float(losses.min())
     tied = losses <= best + _TIE
+    # A tie goes to who is in already: a new member costs memory and time at prediction and brings nothing.
     familiar = tied & (chosen > 0)
     return int(np.flatnonzero(familiar if familiar.any() else tied)[0]), best
 
@@ -158,6 +163,7 @@ def greedy_path(
     for member, _ in path:
         candidates.add(member)
         chosen[member] += 1
+    # It goes on when the loss no longer falls: it may fall again later, and the best prefix is taken in the end.
     while len(path) < num_steps:
         member, loss = candidates.best_addition(chosen)
         candidates.add(member)
@@ -169,6 +175,7 @@ def greedy_path(
 def _sorted_start(problem: EnsembleProblem, metric: Metric, count: int) -> list[tuple[int, float]]:
     if count <= 1:
         return []
+    # The best single member first, then the best two, ...; this start alone guards against a lucky first pick.
     order = np.argsort(own_losses(problem, metric), kind="stable")[:count]
     sizes = np.arange(1, len(order) + 1)
     if metric.row_losses is log_losses:
@@ -183,6 +190,7 @@ def _sorted_start(problem: EnsembleProblem, metric: Metric, count: int) -> list[
 
 def own_losses(problem: EnsembleProblem, metric: Metric) -> np.ndarray:
     """(M,) the loss of each member alone."""
+    # One product for all members; the general way below goes through (M, n, C) predictions.
     if metric.row_losses is log_losses:
         return -(problem.entry_weight @ problem.log_true_probability)
     return np.concatenate(
@@ -219,8 +227,10 @@ def bagged_greedy_weights(
     size = max(1, min(num_members, int(np.ceil(member_share * num_members))))
     weights = np.zeros(num_members)
     for _ in range(num_bags or (8 if metric.row_losses is not None and problem.num_rows < _MANY_ROWS else 4)):
+        # Half of the members each time: without that, the same two or three would be picked on most bootstraps.
         members = np.sort(rng.choice(num_members, size, replace=False))
         counts = rng.multinomial(problem.num_rows, problem.row_weight)
+        # Possible where row weights are nearly all zero.
         if not counts.any():
             continue
         bag = problem.members(members)

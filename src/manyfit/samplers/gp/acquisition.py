@@ -56,9 +56,11 @@ def log_h(z: Array) -> Array:
     [-0.918939, -55.553122, -5000000023.94479]
     """
     z = np.asarray(z, dtype=np.float64)
+    # Held at -1, below which the difference of two nearly equal terms would lose its digits, and then be 0: the tail
+    # is written over it.
     near = np.maximum(z, -1.0)
     density = np.exp(-0.5 * near**2 - _LOG_ROOT_2PI)
-    value = np.log(density + near * np.exp(log_ndtr(near)))
+    value: Array = np.log(density + near * np.exp(log_ndtr(near)))
     tail = z < -1.0
     if tail.any():
         far = z[tail]
@@ -251,7 +253,8 @@ class Sum:
 def _log_mean(values: Array) -> Array:
     """(s, m) logarithms -> (m,) logarithm of the mean over s."""
     if len(values) == 1:
-        return values[0]
+        only: Array = values[0]
+        return only
     mean: Array = np.logaddexp.reduce(values, axis=0) - math.log(len(values))
     return mean
 
@@ -270,12 +273,16 @@ def log_odds_of_success(geometry: Geometry, evidence: Evidence) -> LogProbabilit
     """
     if not len(evidence.failed):
         return None
+    # Without the fidelity: whether a configuration fails is a question of its values. No more labels than are cheap:
+    # the cost grows with the cube of their number.
     scored = np.unique(evidence.points[:, : geometry.num_dimensions], axis=0)[-_MAX_LABELS:]
     points = np.concatenate([scored, evidence.failed[-_MAX_LABELS:]])
     # 1 stands for failure: "below the threshold" is what a point has to be.
     labels = np.concatenate([np.zeros(len(scored)), np.ones(len(points) - len(scored))])
     center = labels.mean()
     targets = Targets((labels - center) / 0.5, np.ones(len(labels)))
+    # A regression on labels 0 and 1, not a classifier: its posterior is in closed form, and only the order of odds
+    # counts.
     likelihood = Likelihood(geometry, points, targets, _LABEL_NOISE)
     theta, _ = likelihood.maximise(likelihood.start(eta=0.05))
     return LogProbabilityBelow(Surrogate(geometry, points, targets, theta), (0.5 - center) / 0.5)

@@ -84,6 +84,7 @@ def collect(encoding: Encoding, completed: Sequence[Observation], constraints: S
     """
     own = [each for each in completed if not each.earlier]
     scored = [each for each in own if math.isfinite(each.loss)]
+    # Before rows are made: whether a trial counts as full depends on how far the longest ones went.
     horizon = _horizon(scored)
     rows: dict[tuple[Hashable, float], _Row] = {}
     for each in scored:
@@ -91,6 +92,7 @@ def collect(encoding: Encoding, completed: Sequence[Observation], constraints: S
         for fidelity, losses in _measurements(each, horizon, scored):
             row = rows.setdefault((key, fidelity), _Row(each, [], fidelity))
             row.losses.extend(losses)
+    # A configuration that failed once and has a score elsewhere was unlucky, not impossible.
     good = {key for key, _ in rows}
     _add_earlier(rows, encoding, [each for each in completed if each.earlier and math.isfinite(each.loss)])
     failed = {encoding.key(encoding.adapt(each.values)): each for each in own if not math.isfinite(each.loss)}
@@ -119,6 +121,7 @@ def _add_earlier(rows: dict[tuple[Hashable, float], _Row], encoding: Encoding, e
     for each in earlier:
         row = found.setdefault(encoding.key(encoding.adapt(each.values)), _Row(each, [], _EARLIER))
         row.losses.extend(loss for loss in each.losses if math.isfinite(loss))
+    # The median of the shifts, not the mean: one configuration that diverged there and not here would move them all.
     both = [(rows[key, 1.0], row) for key, row in found.items() if (key, 1.0) in rows]
     shifts = [float(np.mean(here.losses) - np.mean(before.losses)) for here, before in both]
     shift = float(np.median(shifts)) if shifts else 0.0
@@ -146,6 +149,8 @@ def _measurements(
         return [(_fidelity(observation.epochs or 1, horizon), losses)]
     found: list[tuple[float, tuple[float, ...]]] = [(1.0, losses)]
     for epochs in _common_stops(scored, horizon):
+        # The best so far and not the loss at that epoch: that is what a stopped trial reports, so the two can be
+        # compared.
         before = [loss for loss in observation.curve[:epochs] if math.isfinite(loss)]
         if before and len(observation.curve) > epochs:
             found.append((_fidelity(epochs, horizon), (min(before),)))

@@ -67,7 +67,9 @@ def bend(losses: Array, softness: float) -> tuple[Array, float]:
     >>> bend(np.array([1.0, 1.0]), 1.0)
     (array([0., 0.]), 0.0)
     """
+    # The median and not the mean: a diverging run of 1e30 must not decide what counts as near the best.
     span = float(np.median(losses) - losses.min())
+    # More than half of the losses are the best one. The range still tells something then.
     if span <= 0.0:
         span = float(losses.max() - losses.min())
     if not span > 1e-12 * max(1.0, float(np.abs(losses).max())):
@@ -97,14 +99,18 @@ def fit(
     """
     rows = _representatives(evidence.losses)
     fits: list[tuple[float, Targets, Array]] = []
+    # Length scales of one transform are a good start for the next, which halves the iterations.
     theta: Array | None = None
     for c in softness:
         bent, log_slope = bend(evidence.losses, c)
         targets = _targets(evidence, bent, log_slope)
         likelihood = Likelihood(geometry, evidence.points[rows], _subset(targets, rows), noise)
         theta, density = likelihood.maximise(likelihood.start() if theta is None else theta)
+        # Densities of different transforms compare only with the Jacobian (2); it was summed over all rows, and the
+        # likelihood saw some of them.
         density += log_slope * len(rows) / len(bent)
         fits.append((density, targets, theta))
+    # Weights relative to the best one: densities are of the order of exp(-100) and would underflow.
     best = max(score for score, _, _ in fits)
     members = []
     heaviest = sorted(fits, key=lambda each: -each[0])
@@ -163,6 +169,7 @@ def _targets(evidence: Evidence, bent: Array, log_slope: float) -> Targets:
     """Standardised targets; the squares of the replicates scale with the geometric mean of the transform's slope."""
     if not bent.any():
         return Targets(bent, evidence.counts)
+    # Replicates would have to be bent one by one; the geometric mean of the slope is right for small noise.
     square = math.exp(2.0 * log_slope / len(bent))
     return Targets(bent, evidence.counts, evidence.within * square, evidence.degrees)
 
@@ -172,6 +179,8 @@ def _representatives(losses: Array) -> np.ndarray:
     n = len(losses)
     if n <= _MAX_FIT:
         return np.arange(n)
+    # The best ones, since length scales matter most where the search will look; and others evenly over time, since
+    # early trials were spread over the whole space and late ones crowd.
     order = np.argsort(losses, kind="stable")
     best = order[: _MAX_FIT // 2]
     others = np.setdiff1d(np.arange(n), best)

@@ -97,11 +97,16 @@ class Moves:
         """
         points = np.repeat(centers, num_each, axis=0)
         shape = points.shape
+        # Everything is drawn for all points, and chosen from by masks: one call per draw is far quicker than a loop
+        # over points, and the stream of random numbers does not depend on what was chosen.
         fresh = rng.random(shape)
         points = np.where(np.isnan(points), fresh, points)  # what a move switches on starts anywhere
+        # Each point has its own share of coordinates that move, so the pool holds both small corrections and long
+        # jumps; the next line makes sure that at least one moves, or the point would be its center again.
         moved = rng.random(shape) < np.maximum(rng.random((shape[0], 1)), 1.0 / shape[1])
         moved[np.arange(shape[0]), rng.integers(shape[1], size=shape[0])] = True
         step = rng.choice(_SCALES, size=(shape[0], 1)) * rng.standard_normal(shape)
+        # Categories have no direction to step in: they are redrawn. A few numbers are, too, to leave a ridge.
         redrawn = self.unordered | (rng.random(shape) < 0.05)
         target = np.where(redrawn, fresh, np.clip(points + step, 0.0, 1.0))
         faces = (rng.random(shape) < 0.05) & ~self.unordered
@@ -119,6 +124,8 @@ class Moves:
     def planes(self, center: Array, effort: Effort, rng: np.random.Generator) -> Array:
         """(m, d) points that share all but up to three coordinates with a center: near it, far from it, on bounds."""
         d = center.size
+        # As many points as the pool has elsewhere, shared among a few planes: a plane has few dimensions, so it is
+        # searched densely, and one bad draw of free coordinates does not decide the proposal.
         num_each = effort.num_uniform // _NUM_PLANES
         num_free = int(rng.integers(1, min(_MAX_FREE, d) + 1))
         free = np.zeros((_NUM_PLANES, d), dtype=bool)
@@ -137,6 +144,8 @@ class Moves:
     def neighbours(self, point: Array, rng: np.random.Generator) -> Array:
         """Points that differ in one coarse dimension by one or two values, or in one category; (m, d)."""
         found = []
+        # A neighbour may switch something on, which then needs a position; `snap` takes it away where nothing is
+        # switched on.
         base = np.where(np.isnan(point), rng.random(point.size), point)
         for j, dimension in enumerate(self.encoding.dimensions):
             if self.smooth[j] or np.isnan(point[j]):
@@ -172,6 +181,8 @@ def climb(score: Score, starts: Array, moves: Moves, max_iterations: int, held: 
     Returns:
         (m, d) end points.
     """
+    # Coarse and unordered dimensions stand still: a gradient of a stepped value is 0 or misleading, and `step_through`
+    # searches them.
     free = moves.smooth[None, :] & ~np.isnan(starts)
     if held is not None:
         free &= starts != held
@@ -182,6 +193,7 @@ def climb(score: Score, starts: Array, moves: Moves, max_iterations: int, held: 
     def negative(flat: Array) -> tuple[float, Array]:
         points[free] = flat
         value, slopes = score.with_slopes(points)
+        # A sum of functions of separate coordinates: its gradient is each start's own, so one problem climbs them all.
         return -float(value.sum()), -slopes[free]
 
     found = minimize(
@@ -190,6 +202,7 @@ def climb(score: Score, starts: Array, moves: Moves, max_iterations: int, held: 
         jac=True,
         method="L-BFGS-B",
         bounds=[(0.0, 1.0)] * int(free.sum()),
+        # More corrections than SciPy's 10: the joint problem has as many directions as all starts together.
         options={"maxiter": max_iterations, "maxcor": 20},
     )
     points[free] = found.x
@@ -213,6 +226,8 @@ def step_through(score: Score, points: Array, moves: Moves, max_steps: int, rng:
                 break
             found = score(around)
             k = int(np.argmax(found))
+            # Equal is not better: without this a flat acquisition would be wandered through until the steps are used
+            # up.
             if found[k] <= values[i]:
                 break
             ends[i], values[i] = around[k], found[k]
@@ -243,6 +258,7 @@ def best_first(
     Yields:
         (d,) points.
     """
+    # By bytes, since NaN (inactive) does not equal itself, and a set is quicker than a table of distances.
     taken = {point.tobytes() for point in known}
     pool = pool[[point.tobytes() not in taken for point in pool]]
     values = score(pool)
@@ -250,5 +266,6 @@ def best_first(
     starts = pool[order[: effort.num_starts]]
     ends = climb(score, starts, moves, effort.max_iterations, held)
     ends = step_through(score, ends, moves, effort.max_steps, rng)
+    # The pool follows the improved points: where all of those are known already, the caller still gets something.
     points = np.concatenate([ends, pool])
     yield from points[np.argsort(-np.concatenate([score(ends), values]))]

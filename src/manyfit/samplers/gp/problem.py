@@ -33,6 +33,7 @@ def geometry_of(encoding: Encoding, with_fidelity: bool) -> Geometry:
     Numbers of three or more values are warped.
     """
     unordered = [each.kind == "unordered" for each in encoding.dimensions]
+    # Two values have one distance: nothing to warp. Neither has an unordered dimension.
     warped = [j for j, each in enumerate(encoding.dimensions) if not unordered[j] and (each.num_values or 3) > 2]
     if len(warped) > _MAX_WARPED:
         warped = []
@@ -157,6 +158,7 @@ class SeveralLosses(LossModel):
         self._evidence = [
             collect(encoding, [each.of_objective(j) for each in completed], constraints) for j in range(num_losses)
         ]
+        # Failures, counts and constraints are the same for every loss; only the losses differ.
         self.evidence = self._evidence[0]
         self._surrogates: list[Surrogate] = []
 

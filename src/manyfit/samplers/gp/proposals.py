@@ -47,6 +47,7 @@ class ProposalBatch:
         self.found: list[dict[str, Value]] = []
         self._winners = _winners(encoding, [each for each in completed if each.earlier])
         self._left: list[dict[str, Value]] | None = None
+        # Beyond this a list costs more than it finds; until then every configuration is scored.
         size = encoding.num_configurations(MAX_LISTED)
         if size is not None and size - len(self._keys) <= _MAX_LISTED:
             self._left = untried(encoding, self._keys)

@@ -100,6 +100,7 @@ class GaussianProcessSampler(Sampler):
     ) -> list[dict[str, Value]]:
         """Up to `count` new configurations that are useful together; see `Sampler.propose`."""
         encoding = Encoding(space)
+        # Everything from history, nothing from `self`: a new process has to propose what this one would have.
         proposals = ProposalBatch(encoding, completed, pending, self.beliefs)
         start = self._num_initial(encoding)
         while len(proposals.found) < count and len(proposals.points) < start:
@@ -110,12 +111,14 @@ class GaussianProcessSampler(Sampler):
         problem = self._problem(encoding, completed)
         num_rows, has_incumbent = problem.num_rows, len(problem.evidence.full) > 0
         others = self._odds(encoding, completed, problem.evidence)
+        # One measurement has no variance to learn from; and without an incumbent or odds there is nothing to score by.
         if num_rows < 2 or not (has_incumbent or others):
             return proposals.fill(count, rng)
         if self.beliefs and has_incumbent:
             others.append(LogBelief(encoding, self.beliefs, num_rows))
         problem.fit()
         moves = Moves(encoding)
+        # Once for the whole batch: what is pending changes scores, not which finished trials are good.
         centers = problem.centers()
         effort = Effort.after(num_rows)
         while len(proposals.found) < count:
@@ -124,6 +127,8 @@ class GaussianProcessSampler(Sampler):
                 doubting = _doubts(len(proposals.points), num_rows, encoding)
                 scores.append(problem.score(proposals.waiting(), doubting=doubting, rng=rng))
             left = proposals.left()
+            # A finite space with few configurations left: all of them are scored, which is exact, and cheaper than
+            # climbing.
             if left is not None:
                 if not proposals.add_best_of(left, Sum(scores)):
                     break
@@ -159,6 +164,8 @@ class GaussianProcessSampler(Sampler):
     def _num_initial(self, encoding: Encoding) -> int:
         if self.num_initial_points is not None:
             return self.num_initial_points
+        # Of conditional spaces only what is active at the defaults: a tree of twenty switches is not a space of twenty
+        # dimensions.
         typical = int(np.ceil(encoding.active(encoding.defaults()).sum())) if len(encoding) else 0
         return min(max(typical + 1, 3), 8)
 
@@ -172,7 +179,7 @@ class GaussianProcessSampler(Sampler):
         return scores
 
 
-def _check(name: str, got: Any, fine: bool, allowed: str) -> None:
+def _check(name: str, got: object, fine: bool, allowed: str) -> None:
     if not fine:
         raise UsageError(
             explain("GaussianProcessSampler", f"{name}={got!r}", allowed, f"Leave {name} out for the default.")

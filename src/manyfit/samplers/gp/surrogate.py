@@ -85,9 +85,11 @@ def cholesky(matrix: Array) -> Array:
     Returns:
         (n, n) lower triangle, zeros above.
     """
+    # Without jitter first: it would cost accuracy in the common case, where the matrix is fine.
     jitter = 0.0
     for _ in range(6):
         raised = matrix if jitter == 0.0 else matrix + jitter * np.eye(len(matrix))
+        factor: Array
         factor, failed = lapack.dpotrf(raised.T, lower=1, clean=1)  # transposed: as LAPACK has it, nothing to reorder
         if failed == 0:
             return factor
@@ -180,6 +182,8 @@ class Likelihood:
 
     def start(self, eta: float = 1e-3) -> Array:
         """A starting point in the middle of what the data can tell: length scales of a few units, no warp."""
+        # Distances grow with the square root of the dimensions; scales that grow likewise keep correlations in the
+        # middle, where the likelihood has a slope.
         lengths = np.full(self._d, 0.5 * math.log(max(self._d, 1)))
         return np.concatenate([lengths, np.zeros(self._num_shapes), [math.log(eta)]])
 
@@ -247,7 +251,10 @@ class Surrogate:
         Returns:
             A new surrogate; its means have `num_versions` rows.
         """
+        # Joint draws and not single ones: two pending trials side by side have about the same outcome, and independent
+        # draws would make the place look settled.
         drawn = self.sample(points, num_versions, rng).T
+        # Not by the constructor: that would learn the amplitude from imagined outcomes as if they had been measured.
         twin = object.__new__(Surrogate)
         twin.geometry, twin.theta, twin._weights, twin._warp = self.geometry, self.theta, self._weights, self._warp
         twin._targets = self._targets
@@ -311,6 +318,7 @@ class Surrogate:
         cross = self.correlation(self.points, points)
         solved, _ = lapack.dtrtrs(self._factor, cross, lower=1)
         covariance = self.correlation(points, points) - solved.T @ solved
+        # Points of a batch may nearly coincide, and then rounding makes the matrix indefinite.
         covariance.flat[:: len(points) + 1] += 1e-8
         root = cholesky(self.amplitude * covariance)
         drawn: Array = self._alpha[:, 0] @ cross + rng.standard_normal((num_samples, len(points))) @ root.T

@@ -17,7 +17,7 @@ import keras
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer
-from manyfit.training.keras_fit import CannotCopy, copy_callbacks
+from manyfit.training.callbacks import CannotCopy, copy_callbacks
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.models import build_model, check_size, summary_of

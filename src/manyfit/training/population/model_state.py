@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from manyfit.training import continuing
+from manyfit.training import stored_state
 
 
 def build_layers(model: keras.Model, x: object) -> None:
@@ -22,7 +22,7 @@ def build_layers(model: keras.Model, x: object) -> None:
 
 def variables_of(model: keras.Model) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
     """Trainable, non-trainable, optimizer and metric variables, in the order of `train_step`'s state."""
-    return (*continuing.variables_of(model), model.metrics_variables)
+    return (*stored_state.variables_of(model), model.metrics_variables)
 
 
 def values_of(variables: Sequence[keras.Variable]) -> list[Any]:

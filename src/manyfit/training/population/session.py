@@ -11,8 +11,8 @@ import jax
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task
-from manyfit.training.keras_fit import scalar_logs
-from manyfit.training.measuring import take_measures
+from manyfit.training.callbacks import scalar_logs
+from manyfit.training.models import take_measures
 from manyfit.training.population import model_state
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices

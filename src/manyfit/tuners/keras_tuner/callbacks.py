@@ -11,7 +11,7 @@ import keras
 
 from manyfit.core.objective import Objective
 from manyfit.oracles import Trial
-from manyfit.training.keras_fit import scalar_logs
+from manyfit.training.callbacks import scalar_logs
 from manyfit.training.weights import write_weights
 
 EPOCH_HOOKS = ("on_epoch_begin", "on_epoch_end")

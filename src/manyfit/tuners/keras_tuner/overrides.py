@@ -21,14 +21,15 @@ from manyfit.core.checks import is_whole, whole_number
 from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
 from manyfit.core.records import Plan, Result
 from manyfit.data.call import Call
-from manyfit.interop import tensorboard
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.training import tensorboard
 from manyfit.training.base import FixedSupply, Permissions, Task
+from manyfit.training.callbacks import copy_callbacks
 from manyfit.training.devices import check_batches, distributed, distribution_of
 from manyfit.training.estimators import is_estimator, load_estimator, pickle_path
-from manyfit.training.keras_fit import KerasFit, copy_callbacks
+from manyfit.training.keras_fit import KerasFit
 from manyfit.training.keras_internals.building import compile_arguments
 from manyfit.training.keras_settings import clear_session
 from manyfit.training.model_options import ModelOptions
@@ -130,6 +131,7 @@ class ModelTuner(BaseTuner):
     # Building --------------------------------------------------------------------------------------------------
 
     def _populate_initial_space(self) -> None:
+        """Runs the build function until no conditional scope of it is new, and checks the models that it makes."""
         if self.hypermodel is None:
             return
         hyperparameters = self.oracle.get_space()

@@ -97,7 +97,7 @@ def test_other_callbacks_are_called_as_before(tmp_path, rows):
 
 def test_what_only_tensorflow_can_write(tmp_path, rows, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    monkeypatch.setattr("manyfit.interop.tensorboard._has_tensorflow", lambda: False)
+    monkeypatch.setattr("manyfit.training.tensorboard._has_tensorflow", lambda: False)
     tuner = kt.RandomSearch(small, "val_loss", max_trials=1, directory=tmp_path)
     board = keras.callbacks.TensorBoard(tmp_path / "logs", histogram_freq=1)
     with pytest.raises(UsageError, match=r"histogram_freq.*manyfit\[tensorflow\]"):

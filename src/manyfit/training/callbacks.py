@@ -1,0 +1,146 @@
+"""Callbacks of an execution: copies of the user's, and ours, which report epochs and remember the best one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from manyfit.core import history as histories
+from manyfit.core.errors import FatalValueError, explain
+from manyfit.core.objective import Objective
+from manyfit.core.records import Decision, Plan
+from manyfit.training.base import Supply
+
+
+class CannotCopy(FatalValueError):
+    """A callback of the user's cannot be copied; `callback` is its class, the cause is what copying raised."""
+
+    def __init__(self, callback: Any, cause: Exception) -> None:
+        self.callback = type(callback).__name__
+        super().__init__(
+            explain(
+                "search(callbacks=...)",
+                f"{self.callback}, which cannot be copied ({cause}). "
+                "All callbacks used during a search should be deep-copyable",
+                "callbacks that copy.deepcopy takes, because every execution gets its own",
+                "Open files and connections in on_train_begin rather than in __init__.",
+            )
+        )
+
+
+def copy_callbacks(callbacks: Any, plan: Plan | None = None, *, share: bool = False) -> list[keras.callbacks.Callback]:
+    """Deep copies for an execution (None: for whoever asks), so that one's patience or file is not another's.
+
+    Args:
+        callbacks: what the user gave to `fit`.
+        plan: the execution.
+        share: take the user's own object where one cannot be copied; executions must then run one after another.
+
+    Raises:
+        CannotCopy: a callback cannot be copied, and may not be shared; the message names it.
+    """
+    if callbacks is None:
+        return []
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = callbacks.callbacks
+    if not isinstance(callbacks, list | tuple):
+        callbacks = [callbacks]
+    copies = []
+    for callback in callbacks:
+        try:
+            copies.append(copy.deepcopy(callback))
+        except Exception as error:
+            if not share:
+                raise CannotCopy(callback, error) from error
+            copies.append(callback)
+    if plan is not None:
+        separate_files(copies, plan)
+    return copies
+
+
+class Reporter(keras.callbacks.Callback):
+    """Keeps the curves, reports each epoch and obeys the answer."""
+
+    def __init__(self, plan: Plan, supply: Supply) -> None:
+        super().__init__()
+        self.plan = plan
+        self.supply = supply
+        self.history: dict[str, list[float | None]] = {}
+        self.stopped = False
+        self.pause: Callable[[], None] | None = None
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        numbers = scalar_logs(logs)
+        histories.append(self.history, numbers, epoch)
+        if epoch < self.plan.first_epoch:
+            return  # known from before the process was killed
+        [decision] = self.supply.report([(self.plan, epoch, numbers)])
+        if decision is Decision.PAUSE and self.pause is not None:
+            if not self.model.stop_training:  # else a callback has ended it at its rung's end
+                self.pause()
+        elif decision is not Decision.GO_ON:
+            self.stopped = True
+            self.model.stop_training = True
+
+
+class BestWeights(keras.callbacks.Callback):
+    """Holds the weights of the best epoch in memory; of the last epoch where nothing is ranked.
+
+    Args:
+        objective: what makes an epoch the best; None keeps the last epoch's.
+    """
+
+    def __init__(self, objective: Objective | None) -> None:
+        super().__init__()
+        self.objective = objective
+        self.weights: list[np.ndarray] | None = None
+        self.loss = float("inf")
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        del epoch
+        numbers = scalar_logs(logs)
+        if self.objective is None or not self.objective.has_value(numbers):
+            return
+        loss = self.objective.loss(self.objective.get_value(numbers))
+        if loss < self.loss:
+            self.loss = loss
+            self.weights = self.model.get_weights()
+
+
+def scalar_logs(logs: Mapping[str, Any] | None) -> dict[str, float]:
+    """The logs of an epoch as Python numbers; what is no number (a learning-rate object, a text) is left out."""
+    numbers = {}
+    for name, value in (logs or {}).items():
+        try:
+            numbers[name] = float(value)
+        except (TypeError, ValueError):
+            continue
+    return numbers
+
+
+def separate_files(callbacks: Sequence[keras.callbacks.Callback], plan: Plan) -> None:
+    """Gives an execution's copies of callbacks their own files where sharing one would garble it.
+
+    A CSVLogger writes to `<name>-<trial>-<n>.csv`. A ModelCheckpoint is left alone: whoever writes last has the file,
+    as in KerasTuner. TensorBoard's folders are the tuner's business (`manyfit.training.tensorboard`).
+
+    Args:
+        callbacks: the copies; changed in place.
+        plan: the execution.
+
+    Example:
+
+    >>> logger = keras.callbacks.CSVLogger("log.csv")
+    >>> separate_files([logger], Plan("0007", 1, {}, seed=0))
+    >>> logger.filename
+    'log-0007-1.csv'
+    """
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.CSVLogger):
+            path = Path(callback.filename)
+            callback.filename = str(path.with_name(f"{path.stem}-{plan.trial_id}-{plan.execution}{path.suffix}"))
