@@ -29,6 +29,7 @@ def prefer_jax() -> None:
 def _configured_backend() -> str | None:
     keras_home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     try:
-        return json.loads((keras_home / "keras.json").read_text()).get("backend")
+        configured: str | None = json.loads((keras_home / "keras.json").read_text()).get("backend")
+        return configured
     except (OSError, ValueError):
         return None
