@@ -7,7 +7,7 @@ KerasTuner asks Keras's registry and takes every metric outside a fixed list for
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Literal
 
 Direction = Literal["min", "max"]
 
@@ -34,7 +34,7 @@ _DIRECTIONS: dict[str, Direction] = {
 }
 
 
-def infer_metric_direction(metric: Any) -> Direction | None:
+def infer_metric_direction(metric: object) -> Direction | None:
     """Tells in which direction a metric improves.
 
     `val_` and `weighted_` prefixes, the numbers that Keras appends (`auc_1`), CamelCase and the names of a model's

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from manyfit.core.directions import Direction, infer_metric_direction
 from manyfit.core.environment import compat_of
 from manyfit.core.errors import UsageError, UsageTypeError, explain
-from manyfit.core.measures import MEASURES
+
+MEASURES = {
+    "num_parameters": "trainable parameters",
+    "model_bytes": "memory of all weights, trainable or not",
+    "predict_seconds": "time of one prediction for one row, compiled; the fastest of several",
+    "train_seconds": "time of the training run; of an execution in a population, its share",
+}
+"""Metrics that trainers measure by themselves when an objective or a constraint names them: name -> what it is. One
+number per execution, not per epoch; smaller is better for all of them."""
+
+
+def measures_among(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the names that trainers have to measure, in order.
+
+    Example:
+
+    >>> measures_among(["val_loss", "model_bytes"])
+    ('model_bytes',)
+    """
+    return tuple(name for name in names if name in MEASURES)
 
 
 class Objective:

@@ -203,6 +203,7 @@ def _name_of_weights(model: SklearnModel) -> str | None:
     """
     from sklearn.pipeline import Pipeline
 
+    # A pipeline's own `fit` takes any keyword, and refuses one that is not "step__name" only when it is called.
     if isinstance(model, Pipeline):
         last, estimator = model.steps[-1]
         name = None if estimator in (None, "passthrough") else _name_of_weights(estimator)
