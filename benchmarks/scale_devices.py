@@ -33,10 +33,10 @@ def flops() -> dict[str, Any]:
     from manyfit.data.call import Call
     from manyfit.training.base import Task
     from manyfit.training.keras_internals.building import build_symbolically
+    from manyfit.training.population.arrays import values_of, variables_of
     from manyfit.training.population.data import Rows, Shapes, read_fit_arguments
     from manyfit.training.population.layout import Layout
     from manyfit.training.population.lift import Lift
-    from manyfit.training.population.model_state import values_of, variables_of
     from manyfit.training.population.passes import RowsPass
     from manyfit.training.population.trace import trace
 

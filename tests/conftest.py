@@ -17,8 +17,13 @@ os.environ["MANYFIT_CACHE_DIR"] = str(CACHE)
 
 import manyfit  # isort: skip  # noqa: E402  # before Keras
 
+import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+# Hypothesis's own deadline of 200 ms an example says how busy the machine is, not whether the code is right.
+hypothesis.settings.register_profile("manyfit", deadline=None)
+hypothesis.settings.load_profile("manyfit")
 
 
 def pytest_unconfigure() -> None:

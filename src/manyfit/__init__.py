@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from manyfit.core.backend import prefer_jax
+from manyfit.core.environment import prefer_jax
 
 __version__ = "0.1.0"
 
@@ -44,7 +44,7 @@ _HOMES = {
     "HyperModel": "manyfit.tuners.keras_tuner.hypermodel",
     "HyperParameter": "manyfit.space.hyperparameter",
     "HyperParameters": "manyfit.space.hyperparameters",
-    "LocalExecutor": "manyfit.executors.local",
+    "LocalExecutor": "manyfit.executors.base",
     "MultiObjective": "manyfit.core.objective",
     "ParetoObjective": "manyfit.core.objective",
     "Objective": "manyfit.core.objective",
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from manyfit.core.objective import ParetoObjective as ParetoObjective
     from manyfit.data.folds import CrossValidation as CrossValidation
     from manyfit.ensemble.ensemble import Ensemble as Ensemble
-    from manyfit.executors.local import LocalExecutor as LocalExecutor
+    from manyfit.executors.base import LocalExecutor as LocalExecutor
     from manyfit.executors.process import ProcessExecutor as ProcessExecutor
     from manyfit.executors.ray import RayExecutor as RayExecutor
     from manyfit.oracles.keras_tuner.synchronized import synchronized as synchronized

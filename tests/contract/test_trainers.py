@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import keras
 import pytest
+from marks import needs_jax
 
 from manyfit.executors.dispatcher import Dispatcher
 from manyfit.testing.executors import ThreadExecutor
@@ -13,8 +13,6 @@ from manyfit.testing.trainers import TrainerSuite
 from manyfit.training.base import Trainer
 from manyfit.training.estimators import Estimators
 from manyfit.training.keras_fit import KerasFit
-
-on_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="a population is a JAX program")
 
 
 @pytest.mark.backends
@@ -30,7 +28,7 @@ class TestEstimators(TrainerSuite):
         return Estimators()
 
 
-@on_jax
+@needs_jax
 class TestPopulation(TrainerSuite):
     def make(self) -> Trainer:
         from manyfit.training.population import Population  # imports JAX, which other backends lack

@@ -8,8 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manyfit.core.errors import UsageError, UsageTypeError
-from manyfit.core.measures import MEASURES
-from manyfit.core.objective import DefaultObjective, MultiObjective, Objective, ParetoObjective, create_objective
+from manyfit.core.objective import (
+    MEASURES,
+    DefaultObjective,
+    MultiObjective,
+    Objective,
+    ParetoObjective,
+    create_objective,
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 

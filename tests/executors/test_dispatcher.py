@@ -15,7 +15,7 @@ from manyfit.core.errors import SearchError, UsageError
 from manyfit.core.records import Ending
 from manyfit.data.call import Call
 from manyfit.executors.messages import Lost, OverMemory
-from manyfit.executors.versions import versions
+from manyfit.executors.worker import versions
 from manyfit.testing.executors import ThreadExecutor, ThreadPool, make_scripted, plans
 from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Task

@@ -9,16 +9,17 @@ import numpy as np
 
 from manyfit.core.records import Ending, Result
 from manyfit.data.call import Call
-from manyfit.executors.base import Pool
-from manyfit.executors.dispatcher import Dispatcher, Rules
+from manyfit.executors.base import WorkerPool
+from manyfit.executors.dispatcher import Dispatcher
 from manyfit.executors.messages import Finished, Forget, Hello, Idle, Take, Want
-from manyfit.executors.versions import versions
+from manyfit.executors.seats import WorkerRules
+from manyfit.executors.worker import versions
 from manyfit.testing.executors import make_scripted, plans
 from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Task
 
 
-class ScriptedPool(Pool):
+class ScriptedPool(WorkerPool):
     """Workers who say what stands in a list, and whose answers are written down.
 
     Args:
@@ -93,7 +94,7 @@ def test_a_worker_forgets_what_it_has_paused_and_another_has_trained_again():
         ],
         ["a", "b"],
     )
-    trainer = Dispatcher(lambda: pool, make_scripted, rules=Rules("Scripted"), folder=Path(), notify=print)
+    trainer = Dispatcher(lambda: pool, make_scripted, rules=WorkerRules("Scripted"), folder=Path(), notify=print)
     task = Task(call=Call((np.arange(4.0),)), build=len)
     trainer.train(Pausing([first, second, third]), task)
     given = [

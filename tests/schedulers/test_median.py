@@ -1,7 +1,11 @@
 import math
+import threading
 
+import keras
+import numpy as np
 import pytest
 
+import manyfit as kt
 from manyfit.core.errors import UsageError
 from manyfit.core.records import Decision, Progress
 from manyfit.schedulers import MedianRule
@@ -63,3 +67,32 @@ def test_one_call_for_a_population_answers_like_calls_one_by_one():
 def test_wrong_arguments_are_explained(options):
     with pytest.raises(UsageError, match=r"MedianRule|FullBudget"):
         MedianRule(**options)
+
+
+def test_who_does_not_pause_trains_in_no_thread_of_its_own(tmp_path):
+    threads = set()
+
+    def build(hp):
+        threads.add(threading.current_thread())
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(hp.Float("rate", 1e-3, 1e-1)), "mse")
+        return model
+
+    x = np.arange(16.0).reshape(8, 2)
+    scheduler = MedianRule(2, grace_epochs=1, min_trials=1)
+    tuner = kt.Search(build, "loss", scheduler=scheduler, max_trials=3, directory=tmp_path, population=False)
+    tuner.search(x, x[:, :1], verbose=0)
+    assert threads == {threading.main_thread()}
+    assert not MedianRule(2).may_pause and MedianRule(2).may_stop
+
+
+def test_estimators_take_a_scheduler_that_does_not_pause(tmp_path):
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="needs scikit-learn")
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    tuner = kt.Search(
+        lambda hp: linear_model.Ridge(hp.Float("alpha", 1e-3, 1.0)), kt.Objective("val_mse", "min"),
+        scheduler=MedianRule(), max_trials=2, directory=tmp_path,
+    )  # fmt: skip
+    tuner.search(x, x[:, 0], verbose=0)
+    assert len(tuner.oracle.trials) == 2
+    assert all(trial.score is not None for trial in tuner.oracle.trials.values())

@@ -14,7 +14,7 @@ import tiny
 
 from manyfit.core.errors import ProjectError
 from manyfit.store import ProjectStore, migrations
-from manyfit.store.layout import Layout
+from manyfit.store.layout import ProjectLayout
 from manyfit.store.schema import TABLES
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -38,7 +38,7 @@ def opened(path):
 @pytest.fixture
 def first(tmp_path):
     """The database of a project that 0.1.0 wrote."""
-    shutil.copy(Layout(GOLDEN / "0.1.0" / "bayesian").database, tmp_path / "first.sqlite")
+    shutil.copy(ProjectLayout(GOLDEN / "0.1.0" / "bayesian").database, tmp_path / "first.sqlite")
     return tmp_path / "first.sqlite"
 
 
@@ -48,7 +48,7 @@ def test_an_opened_project_has_the_tables_of_a_new_one(version, tmp_path):
         shutil.copytree(GOLDEN / version / old, tmp_path / old)
         ProjectStore(tmp_path / old).close()
         ProjectStore(tmp_path / f"new {old}").close()
-        layouts = Layout(tmp_path / old), Layout(tmp_path / f"new {old}")
+        layouts = ProjectLayout(tmp_path / old), ProjectLayout(tmp_path / f"new {old}")
         migrated, new = (opened(layout.database) for layout in layouts)
         assert schema(migrated) == schema(new)
         assert migrations.version_of(migrated) == migrations.version_of(new) == migrations.SCHEMA_VERSION
@@ -166,7 +166,7 @@ def test_a_newer_project_is_refused_and_stays_as_it_is(first):
 def test_what_was_killed_while_it_was_created_is_created_anew(tmp_path):
     """0.1.0 made one table after another, and wrote the version last."""
     (tmp_path / "project").mkdir()
-    connection = opened(Layout(tmp_path / "project").database)
+    connection = opened(ProjectLayout(tmp_path / "project").database)
     for table in TABLES[:2]:
         connection.execute(table)
     connection.close()
@@ -176,7 +176,7 @@ def test_what_was_killed_while_it_was_created_is_created_anew(tmp_path):
 
 
 def test_a_database_of_somebody_else_is_left_alone(tmp_path):
-    path = Layout(tmp_path).database
+    path = ProjectLayout(tmp_path).database
     connection = opened(path)
     connection.execute("CREATE TABLE cities (name TEXT)")
     connection.execute("INSERT INTO cities VALUES ('Paris')")

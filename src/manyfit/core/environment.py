@@ -1,10 +1,50 @@
-"""Environment variables of KerasTuner's that ask for something Manyfit does in another way."""
+"""What this process was started in: which backend Keras is to have, and whether the program was written for KerasTuner.
+
+All of it has to be known before Keras is loaded, so nothing here imports it.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
+from pathlib import Path
 
 from manyfit.core.errors import UsageError, explain
+
+# Keras's backend ----------------------------------------------------------------------------------------------
+
+#: Who has chosen Keras's backend, as far as this process can tell.
+chosen_by = "Keras's configuration file"
+
+
+def prefer_jax() -> None:
+    """Sets `KERAS_BACKEND=jax` for this process and its children, where nobody has chosen a backend.
+
+    The user has chosen when the variable is set, when Keras is loaded, or when Keras's configuration file names
+    another backend than TensorFlow. "tensorflow" in that file is no choice: Keras writes it there by itself when it
+    is first imported, installed or not.
+    """
+    global chosen_by
+    # Through the environment: Keras reads it when it is first imported, and cannot change its backend afterwards; and
+    # workers that are started later inherit it.
+    if "KERAS_BACKEND" in os.environ:
+        chosen_by = "KERAS_BACKEND"
+    elif "keras" not in sys.modules and _configured_backend() in (None, "tensorflow"):
+        os.environ["KERAS_BACKEND"] = "jax"
+        chosen_by = "default"
+
+
+def _configured_backend() -> str | None:
+    keras_home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    try:
+        named = json.loads((keras_home / "keras.json").read_text()).get("backend")
+    except (OSError, ValueError):
+        return None
+    return None if named is None else str(named)
+
+
+# Programs for KerasTuner ---------------------------------------------------------------------------------------
 
 #: Whether this process runs a program that was written for KerasTuner: `manyfit.compat.install()` sets it. What is
 #: wrong with a build function is then told when the search starts, as there, not when the tuner is made.

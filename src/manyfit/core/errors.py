@@ -7,8 +7,6 @@ The `Fatal*` and `FailedTrialError` names are KerasTuner's: raised inside a buil
 
 from __future__ import annotations
 
-from typing import Any
-
 
 class ManyfitError(Exception):
     """Base of all errors that Manyfit raises on purpose."""
@@ -57,7 +55,7 @@ class FatalRuntimeError(FatalError, RuntimeError):
     """A `FatalError` that is also a `RuntimeError`."""
 
 
-def explain(where: str, got: Any, allowed: str, instead: str) -> str:
+def explain(where: str, got: object, allowed: str, instead: str) -> str:
     """Builds the text of an error from its four parts.
 
     Args:

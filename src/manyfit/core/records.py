@@ -161,7 +161,7 @@ class Result:
     seconds: float = 0.0
     message: str | None = None  # the reason, for every ending but COMPLETED
     num_parameters: int | None = None  # trainable ones
-    measures: dict[str, float] = dataclasses.field(default_factory=dict)  # of `core.measures`: one number each
+    measures: dict[str, float] = dataclasses.field(default_factory=dict)  # of `core.objective.MEASURES`
     failure: Failure | None = None  # the exception that ended it, where one did
     # Of a trial that a user's `run_trial` ran elsewhere, one of the two: what it trained by Manyfit's own means, or
     # what it returned. None both: the call failed.

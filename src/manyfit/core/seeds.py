@@ -29,6 +29,9 @@ def seed_of(study_seed: int, *path: Name) -> int:
     >>> seed_of(0, "sampler", 1) == seed_of(1, "sampler", 0)
     False
     """
+    # A hash of the whole path, and no spawning of generators one from another: nothing depends on the order in which
+    # streams are asked for. The type stands in it, since trial "1" and execution 1 are two streams; the separator is a
+    # character that no name has, so ("a", "bc") and ("ab", "c") are two as well.
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in (int(study_seed), *path))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 

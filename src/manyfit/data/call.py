@@ -105,7 +105,8 @@ class Call:
         given = self.get("callbacks")
         if given is None:
             return []
-        if hasattr(given, "callbacks") and hasattr(given, "append"):  # a `keras.callbacks.CallbackList`
+        # By name, so that this file needs no Keras; a callback of the user's may well have an attribute `callbacks`.
+        if type(given).__name__ == "CallbackList":
             return list(given.callbacks)
         return list(given) if isinstance(given, list | tuple) else [given]
 

@@ -6,10 +6,12 @@ A trainer is handed one array of rows and, per execution, a `Split` of its row n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from manyfit.core import seeds
 from manyfit.core.checks import is_whole
@@ -19,6 +21,15 @@ from manyfit.data.call import Call
 from manyfit.data.rows import FitData, Split, num_rows
 
 _WHERE = "CrossValidation"
+
+
+@runtime_checkable
+class Splitter(Protocol):
+    """A splitter of scikit-learn, or whatever has its two methods."""
+
+    def split(self, x: Any, y: Any = None, groups: Any = None) -> Iterable[tuple[np.ndarray, np.ndarray]]: ...
+
+    def get_n_splits(self) -> int: ...
 
 
 class Folds:
@@ -43,6 +54,7 @@ class Folds:
             UsageError: a part is empty, the parts overlap, or a group lies in both.
         """
         repeat, fold = divmod(index, self.num_splits)
+        # Kept, so that all executions of a search see the same rows, whatever a splitter answers when asked twice.
         if repeat not in self._repeats:
             self._repeats[repeat] = self._make(repeat)
             for split in self._repeats[repeat]:
@@ -89,15 +101,15 @@ class CrossValidation:
 
     def __init__(
         self,
-        folds: Any = 5,
+        folds: int | Splitter = 5,
         repeats: int = 1,
         *,
-        stratify: Any = None,
-        groups: Any = None,
+        stratify: bool | ArrayLike | None = None,
+        groups: ArrayLike | None = None,
         time_series: bool = False,
         seed: int = 0,
     ) -> None:
-        self.splitter = folds if hasattr(folds, "split") and hasattr(folds, "get_n_splits") else None
+        self.splitter = folds if isinstance(folds, Splitter) else None
         if self.splitter is None and not (is_whole(folds) and folds >= 2):
             got = f"folds={folds!r}"
             raise UsageError(explain(_WHERE, got, "2 folds or more, or a splitter", "Type kt.CrossValidation(5)."))
@@ -110,7 +122,7 @@ class CrossValidation:
             raise UsageError(explain(_WHERE, got, "one of them", instead))
         if time_series and repeats > 1:
             raise UsageError(explain(_WHERE, f"time_series with repeats={repeats}", "repeats=1", "Time runs once."))
-        self.folds = None if self.splitter is not None else int(folds)
+        self.folds = None if self.splitter is not None else operator.index(folds)  # type: ignore[arg-type]  # checked above
         self.repeats = int(repeats)
         self.stratify = stratify
         self.groups = None if groups is None else np.asarray(groups)
@@ -126,9 +138,8 @@ class CrossValidation:
         """
         if isinstance(given, CrossValidation):
             return given
-        is_splitter = hasattr(given, "split") and hasattr(given, "get_n_splits")
-        if is_splitter or is_whole(given):
-            return cls(given)
+        if isinstance(given, Splitter) or is_whole(given):
+            return cls(given)  # type: ignore[arg-type]  # `is_whole` says so
         raise UsageTypeError(
             explain(
                 "cross_validation=",
@@ -205,6 +216,7 @@ class CrossValidation:
             got = f"classes of shape {labels.shape} for {rows} rows"
             raise UsageError(explain(f"{_WHERE}(stratify=...)", got, "one class per row", "Pass stratify=labels."))
         names, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        # Stratification that nobody asked for must not refuse what works without it.
         if counts.min() < folds:
             if not insists:
                 return everybody
@@ -235,6 +247,8 @@ class FoldPlan:
 
     def split_for(self, plan: Plan) -> Split:
         """The rows of an execution."""
+        # Further executions of a contender begin again with the first fold, so that trials are compared on the same
+        # rows.
         return self.folds.split(plan.execution % self.num_splits)
 
 
@@ -281,6 +295,7 @@ def _splits(fold_of: np.ndarray, rows: int) -> list[Split]:
 def _dealt(classes: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
     """Shuffled, sorted by class, dealt like cards: sizes of folds, and of classes in them, differ by one at most."""
     order = rng.permutation(len(classes))
+    # A stable sort leaves the shuffled order within a class as it is; dealing then spreads each class evenly.
     order = order[np.argsort(classes[order], kind="stable")]
     fold_of = np.empty(len(classes), dtype=int)
     fold_of[order] = np.arange(len(classes)) % folds
@@ -296,6 +311,7 @@ def _by_groups(groups: np.ndarray, folds: int, rng: np.random.Generator) -> np.n
     sizes = np.zeros(folds, dtype=int)
     fold_of_group = np.empty(len(names), dtype=int)
     order = rng.permutation(len(names))
+    # The usual greedy rule for equal shares. Ties fall as they were shuffled, so that repeats differ.
     for group in order[np.argsort(-counts[order], kind="stable")]:
         fold_of_group[group] = sizes.argmin()
         sizes[fold_of_group[group]] += counts[group]
@@ -308,6 +324,7 @@ def _time_series(rows: int, folds: int) -> list[Split]:
     if block == 0:
         got = f"{folds} folds of {rows} rows"
         raise UsageError(explain(f"{_WHERE}(time_series=True)", got, f"at least {folds + 1} rows", "Use fewer folds."))
+    # Rows that do not fill a block are the oldest ones, which all folds train on.
     starts = range(rows - folds * block, rows, block)
     return [Split(np.arange(start), np.arange(start, start + block)) for start in starts]
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # both take seconds to load, and are needed only where there 
 Rows: TypeAlias = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 """Rows that can be cut into batches: numeric arrays with one entry per row, or several such for several inputs."""
 Variables: TypeAlias = "tuple[list[jax.Array], list[jax.Array]]"
-"""What a model's trainable and its other variables hold; stacked ones have the models on a leading axis."""
+"""What a model's trainable and its other variables hold; those of several have the models on a leading axis."""
 
 # Few rows tell: a stack that takes the wrong layer's state is wrong on nearly every row.
 _CHECKED_ROWS = 16
@@ -249,7 +249,7 @@ class Forward:
 
 
 def call_stacked(model: keras.Model, variables: Variables, rows: Rows, *, num_models: int) -> jax.Array:
-    """(models, n, ...) outputs in float32 of models that differ from `model` in their stacked variables only."""
+    """(models, n, ...) outputs in float32 of models that differ from `model` in their variables only, see `_stack`."""
     import jax
     import jax.numpy as jnp
 
@@ -259,11 +259,14 @@ def call_stacked(model: keras.Model, variables: Variables, rows: Rows, *, num_mo
 
     if num_models > 1:
         return jax.vmap(one)(*variables)
-    # A stack of one runs without `vmap`, which some layers and every convolution on a CPU are slower or fail under.
-    return one([value[0] for value in variables[0]], [value[0] for value in variables[1]])[None]
+    # One runs without `vmap`, under which some layers fail, and convolutions on a CPU are slower.
+    return one(*variables)[None]
 
 
 def _stack(values: Sequence[Variables]) -> Variables:
+    """Those of several models on a leading axis; those of one as they are."""
+    if len(values) == 1:
+        return values[0]
     import jax.numpy as jnp
 
     trainable, fixed = (

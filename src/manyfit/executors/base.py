@@ -2,7 +2,7 @@
 
 An `Executor` is a choice of the user's, with its limits. It makes trainers, so a tuner that has one trains through the
 contract that it knows (`training/base.py`). Executors with workers share one driver (`dispatcher.py`) and one worker
-(`worker.py`), and differ in their `Pool` only: how workers are started, heard, answered and ended.
+(`worker.py`), and differ in their `WorkerPool` only: how workers are started, heard, answered and ended.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from manyfit.executors.messages import Answer, Message
 from manyfit.training.base import Trainer
+
+Handle = object
+"""Where an array lies, in the words of one pool: its workers know how to fetch it, and nobody else looks inside."""
 
 MakeTrainer = Callable[[Callable[[str], None]], Trainer]
 """Makes a trainer, given what takes one line of text for the user. Has to be picklable."""
@@ -42,7 +44,18 @@ class Executor(abc.ABC):
         """Ends what was started for this executor, a cluster of its own included."""
 
 
-class Pool(abc.ABC):
+class LocalExecutor(Executor):
+    """Trains in this process: what a tuner without `executor=` does."""
+
+    def trainer(
+        self, make: MakeTrainer, *, notify: Callable[[str], None], folder: Path, keeps_programs: bool
+    ) -> Trainer:
+        """See `Executor`."""
+        del folder, keeps_programs
+        return make(notify)
+
+
+class WorkerPool(abc.ABC):
     """Workers of one trainer. Each has a name that is never given twice.
 
     A worker's first message is `Hello`; `Lost` is its last, once. Between a message and its answer it waits.
@@ -64,6 +77,8 @@ class Pool(abc.ABC):
     def wait(self, timeout_seconds: float) -> Sequence[tuple[str, Message]]:
         """What workers have said since, in order of arrival; waits up to `timeout_seconds` for a first message."""
 
+    # That a worker died is told in one way only, `Lost` from `wait`: else two places of the driver would take back
+    # what it held, and race for it.
     @abc.abstractmethod
     def answer(self, worker: str, answer: Answer) -> None:
         """Answers a worker's message. Never fails: that the worker has died meanwhile is heard from `wait`."""
@@ -73,7 +88,7 @@ class Pool(abc.ABC):
         """Ends a worker at once, whatever it does. Nothing more is heard of it, `Lost` included."""
 
     @abc.abstractmethod
-    def share(self, array: np.ndarray) -> Any:
+    def share(self, array: np.ndarray) -> Handle:
         """Puts an array where every worker can read it without a copy of its own, once per machine.
 
         Returns:

@@ -6,12 +6,11 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
-_MAX_DEPTH = 12
+_MAX_DEPTH = 12  # what lies deeper says little to its author, and a chain of closures may have no end
 
 
-def blame(content: Any, picklable: Callable[[Any], bool]) -> str:
+def blame(content: object, picklable: Callable[[object], bool]) -> str:
     """The innermost part that cannot be pickled, by the way that leads to it.
 
     Args:
@@ -31,6 +30,7 @@ def blame(content: Any, picklable: Callable[[Any], bool]) -> str:
     """
     path: list[str] = []
     seen: set[int] = set()
+    # Down into the first part that cannot be pickled, and from there on: the innermost one is what has to be changed.
     for _ in range(_MAX_DEPTH):
         seen.add(id(content))
         for way, part in _parts(content):
@@ -45,7 +45,7 @@ def blame(content: Any, picklable: Callable[[Any], bool]) -> str:
     return ", ".join([*([" > ".join(path)] if path else []), what])
 
 
-def _parts(content: Any) -> Iterator[tuple[str, Any]]:
+def _parts(content: object) -> Iterator[tuple[str, object]]:
     """What an object consists of, each with a name for people."""
     if isinstance(content, functools.partial):
         yield from (("", content.func), ("", content.args), ("", content.keywords))
@@ -64,18 +64,19 @@ def _parts(content: Any) -> Iterator[tuple[str, Any]]:
         yield from _parts_of_object(content)
 
 
-def _parts_of_object(content: Any) -> Iterator[tuple[str, Any]]:
+def _parts_of_object(content: object) -> Iterator[tuple[str, object]]:
     state = content.__getstate__() if hasattr(content, "__getstate__") else None
     if isinstance(state, tuple):  # with slots
         state = {name: value for part in state if part for name, value in part.items()}
     if isinstance(state, Mapping):
         yield from ((f"{type(content).__name__}.{name}", value) for name, value in state.items())
+    # Other classes travel by name.
     kind = type(content)
     if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:  # such a class travels with its objects
         yield "", kind
 
 
-def _parts_of_function(function: Any) -> Iterator[tuple[str, Any]]:
+def _parts_of_function(function: types.FunctionType) -> Iterator[tuple[str, object]]:
     label = f"the function {function.__qualname__}"
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:

@@ -13,14 +13,14 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.lifecycle import is_paused
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.executors import memory
-from manyfit.executors.base import MakeTrainer, Pool
+from manyfit.executors.base import MakeTrainer, WorkerPool
 from manyfit.executors.messages import (
+    Answer,
     Begin,
     Decide,
     Finished,
@@ -39,39 +39,14 @@ from manyfit.executors.messages import (
     Want,
     Work,
 )
-from manyfit.executors.mirror import write_files
-from manyfit.executors.parcels import pack
-from manyfit.executors.seats import Seat, State
-from manyfit.executors.shelf import Shelf
-from manyfit.executors.versions import differences, versions
-from manyfit.executors.worker import KerasSettings
+from manyfit.executors.parcels import Shelf, pack, write_files
+from manyfit.executors.seats import Seat, State, WorkerRules
+from manyfit.executors.worker import KerasGlobals, differences, versions
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.program_report import Programs
 
 _WAIT_SECONDS = 1.0  # between looks at the size of the cluster
-_MAX_FAILED_STARTS = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Rules:
-    """How workers are used.
-
-    Attributes:
-        where: the executor's name, for messages.
-        max_losses: an execution that has lost so many workers ends as failed.
-        start_seconds: how long a first worker may take.
-        recycle_after: a worker ends after so many executions; None: never.
-        max_held_bytes: a worker ends that holds so much more than before its first execution, or less where a new
-            one costs little (see `Seat.holds_too_much`); None: never.
-        max_memory_bytes: what a worker may use, for messages; None: no cap.
-    """
-
-    where: str
-    max_losses: int = 4
-    start_seconds: float = 60.0
-    recycle_after: int | None = None
-    max_held_bytes: int | None = None
-    max_memory_bytes: int | None = None
+_MAX_FAILED_STARTS = 3  # one may be bad luck; three are a broken installation, and would go on for ever
 
 
 class Dispatcher(Trainer):
@@ -89,10 +64,10 @@ class Dispatcher(Trainer):
 
     def __init__(
         self,
-        make_pool: Callable[[], Pool],
+        make_pool: Callable[[], WorkerPool],
         make: MakeTrainer,
         *,
-        rules: Rules,
+        rules: WorkerRules,
         folder: Path,
         notify: Callable[[str], None],
     ) -> None:
@@ -100,37 +75,49 @@ class Dispatcher(Trainer):
         self._folder = folder.absolute()
         self._rules = rules
         self._notify = notify
-        self._pool: Pool | None = None
-        self._shelf = Shelf()
-        self._seats: dict[str, Seat] = {}
+        self._fleet: _Fleet | None = None
         self._programs: dict[str, Programs | None] = {}  # of each worker
         self._told: set[str] = set()
-        self._homes: dict[Key, str] = {}  # paused execution -> worker that holds it
 
     def train(self, supply: Supply, task: Task) -> None:
         """See `Trainer`."""
-        if self._pool is None:
-            self._pool = self._make_pool()
-            self._shelf = Shelf()
+        if self._fleet is None:
+            self._fleet = _Fleet(self._make_pool())
         try:
-            _Run(self, supply, self._packed(supply, task)).go()
+            work = self._packed(self._fleet, supply, task)
+            _Run(
+                self._fleet,
+                supply,
+                work,
+                rules=self._rules,
+                folder=self._folder,
+                tell=self._tell,
+                programs=self._programs,
+            ).go()
         except BaseException:
             self.close()  # workers are in the middle of something that nobody will answer
             raise
 
-    def _packed(self, supply: Supply, task: Task) -> Work:
-        assert self._pool is not None
-        self._shelf.begin(self._pool.share)
-        content = (self._make, task, KerasSettings.of_this_process())
-        packed = pack(content, self._shelf.put, folder=self._folder, where=f"search with {self._rules.where}")
-        return Work(packed, self._shelf.handles(), supply.independent)
+    def _packed(self, fleet: _Fleet, supply: Supply, task: Task) -> Work:
+        fleet.shelf.begin(fleet.pool.share)
+        content = (self._make, task, KerasGlobals.of_this_process())
+        packed = pack(content, fleet.shelf.put, folder=self._folder, where=f"search with {self._rules.where}")
+        return Work(packed, fleet.shelf.handles(), supply.independent)
+
+    def _tell(self, line: str) -> None:
+        """Tells the user a line, once for all workers."""
+        if line not in self._told:
+            self._told.add(line)
+            self._notify(line)
 
     def forget(self, keys: Iterable[Key]) -> None:
         """See `Trainer`."""
+        if self._fleet is None:
+            return
         keys = list(keys)
         for key in keys:
-            self._homes.pop(key, None)
-        for seat in self._seats.values():
+            self._fleet.homes.pop(key, None)
+        for seat in self._fleet.seats.values():
             seat.to_forget += keys
 
     def programs(self) -> Programs | None:
@@ -140,21 +127,51 @@ class Dispatcher(Trainer):
 
     def close(self) -> None:
         """Ends the workers."""
-        pool, self._pool = self._pool, None
-        self._seats, self._homes = {}, {}
-        if pool is not None:
-            pool.close()
+        fleet, self._fleet = self._fleet, None
+        if fleet is not None:
+            fleet.pool.close()
+
+
+@dataclasses.dataclass
+class _Fleet:
+    """The workers of one pool, from task to task.
+
+    Attributes:
+        pool: starts, hears and ends them.
+        shelf: arrays that they share. It goes with the pool: the next one cannot find what this one has put somewhere.
+        seats: by worker.
+        homes: paused execution -> the worker that holds it.
+    """
+
+    pool: WorkerPool
+    shelf: Shelf = dataclasses.field(default_factory=Shelf)
+    seats: dict[str, Seat] = dataclasses.field(default_factory=dict)
+    homes: dict[Key, str] = dataclasses.field(default_factory=dict)
 
 
 class _Run:
-    """One call of `Dispatcher.train`."""
+    """One call of `Dispatcher.train`: hears what workers say, one message after another, and answers.
 
-    def __init__(self, dispatcher: Dispatcher, supply: Supply, work: Work) -> None:
-        assert dispatcher._pool is not None
-        self._dispatcher = dispatcher
-        self._pool, self._rules, self._notify = dispatcher._pool, dispatcher._rules, dispatcher._notify
-        self._seats, self._homes = dispatcher._seats, dispatcher._homes
+    The idea: a worker is always in one `State`, and only `_hear` (something was said) and `_hand_out` (something is
+    to be done) change it. Every execution is in exactly one place: with the supply, in `_again`, or held by or
+    reserved for one seat. What a seat held when its worker is lost goes to `_again`: nothing is trained twice, and
+    nothing is lost.
+    """
+
+    def __init__(
+        self,
+        fleet: _Fleet,
+        supply: Supply,
+        work: Work,
+        *,
+        rules: WorkerRules,
+        folder: Path,
+        tell: Callable[[str], None],
+        programs: dict[str, Programs | None],
+    ) -> None:
+        self._pool, self._seats, self._homes = fleet.pool, fleet.seats, fleet.homes
         self._supply, self._work = supply, work
+        self._rules, self._folder, self._tell, self._programs = rules, folder, tell, programs
         self._again: list[Plan] = []  # lost with their workers
         self._losses: dict[Key, int] = {}
         self._failed_starts = self._rejected = self._too_large = 0
@@ -176,6 +193,7 @@ class _Run:
 
     def _adjust(self) -> None:
         """Starts workers where there is room for more: at the beginning, and when a cluster has grown."""
+        # A rejected worker's place stays empty: another one there would be rejected for the same reason.
         wanted = self._pool.capacity() - self._rejected
         if wanted <= 0 and self._difference:
             raise UsageError(
@@ -204,12 +222,13 @@ class _Run:
                 self._retire(seat)
             elif seat.state is State.WANTING:
                 self._answer(seat, Take(()), State.RETURNING)
+        # Not for ever: a worker that hangs after its last execution must not keep the search from returning.
         until = time.monotonic() + self._rules.start_seconds
         while any(seat.state is State.RETURNING for seat in self._seats.values()) and time.monotonic() < until:
             for worker, message in self._pool.wait(_WAIT_SECONDS):
                 self._hear(worker, message)
 
-    def _answer(self, seat: Seat, answer: Any, state: State) -> None:
+    def _answer(self, seat: Seat, answer: Answer, state: State) -> None:
         seat.state = state
         self._pool.answer(seat.worker, answer)
 
@@ -220,6 +239,7 @@ class _Run:
         handed = True
         while handed:
             handed = False
+            # Who has waited longest comes first, so that which worker trains what does not hang on the order of a dict.
             for seat in sorted(self._waiting(), key=lambda seat: seat.waiting_since):
                 if self._retires(seat):
                     if plans := self._plans_for(seat, 1):  # else nobody has to take its place yet
@@ -270,6 +290,7 @@ class _Run:
 
     def _belongs_to_another(self, plan: Plan, seat: Seat) -> bool:
         """Whether another worker holds the paused execution; it is kept for that one then."""
+        # Its state lies in that worker's memory. Anywhere else it would be trained again from its first epoch.
         home = self._seats.get(self._homes.get(plan.key, ""))
         if home is None or home is seat:
             return False
@@ -281,6 +302,7 @@ class _Run:
 
     def _share(self, seat: Seat, count: int) -> int:
         """How many of `count` wanted executions a worker may have: an even share of what is left at most."""
+        # First come, first served would give a population everything, and leave the other workers idle.
         num_seats = max(1, len(self._seats))
         remaining = self._supply.remaining
         if remaining is None:
@@ -320,12 +342,6 @@ class _Run:
         elif isinstance(message, Lost):
             self._lose(seat, message)
 
-    def _tell(self, line: str) -> None:
-        """Tells the user a line, once for all workers."""
-        if line not in self._dispatcher._told:
-            self._dispatcher._told.add(line)
-            self._notify(line)
-
     def _greet(self, seat: Seat, hello: Hello) -> None:
         seat.place, seat.greeted_seconds = f"process {hello.process_id} on {hello.host}", time.monotonic()
         self._failed_starts = 0
@@ -339,7 +355,7 @@ class _Run:
         seat.rest(State.IDLE)
 
     def _rest(self, seat: Seat, idle: Idle) -> None:
-        self._dispatcher._programs[seat.worker] = idle.programs
+        self._programs[seat.worker] = idle.programs
         if seat.held:
             self._lose(seat, Lost("its trainer returned without finishing it"))
         elif seat.state is State.RETIRING:
@@ -366,9 +382,11 @@ class _Run:
     def _finish(self, seat: Seat, message: Finished) -> None:
         result = message.result
         plan = seat.held.pop(result.plan.key)
+        # The worker's values: a build function may have asked for hyperparameters that nobody knew before.
         plan = dataclasses.replace(plan, values=result.plan.values)
-        folders = [self._dispatcher._folder]
+        folders = [self._folder]
         folders += [] if plan.weights_path is None else [Path(plan.weights_path).parent]
+        # Files before the fact: a result in the store whose weights are missing could never be loaded.
         write_files(message.files, folders)
         self._homes.pop(plan.key, None)
         if is_paused(result):
@@ -409,6 +427,7 @@ class _Run:
                 raise SearchError(f"{self._rules.where}: {_MAX_FAILED_STARTS} workers did not start. {lost.reason}")
         self._remove(seat)
         self._again += seat.reserved
+        # Each member may have killed the worker, so each is counted; from then on it is tried alone, which tells.
         for key, plan in seat.held.items():
             if not lost.node_lost:
                 self._losses[key] = self._losses.get(key, 0) + 1

@@ -24,6 +24,7 @@ def held_bytes() -> int:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
         return 0
+    # Anonymous pages only: shared arrays are mapped files, counted once per machine and not once per worker.
     sizes = dict(line.split(":", 1) for line in lines if ":" in line)
     return int(sizes.get("RssAnon", "0 kB").split()[0]) * 1024
 
@@ -46,6 +47,7 @@ class Footprint:
             What the process holds now beyond its first state.
         """
         held = held_bytes()
+        # Grown since the last look, and not above a fixed line: a big model would have it collect every time.
         if held - self._last_bytes > _WORTH_BYTES:
             held = _collect()
             if held - self._first_bytes > _CACHES_BYTES:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.training.program_report import Programs
@@ -16,6 +15,8 @@ from manyfit.training.program_report import Programs
 Key = tuple[str, int]  # trial id and execution
 
 
+# Dataclasses and no dictionaries: both sides run the same version (`worker.versions` sees to it), so a message needs no
+# format that outlives it.
 @dataclasses.dataclass
 class Message:
     """What a worker says. `lines` are for the user: why something trains through `model.fit`, say."""
@@ -28,7 +29,7 @@ class Hello(Message):
     """A worker is there.
 
     Attributes:
-        versions: see `manyfit.executors.versions`.
+        versions: see `manyfit.executors.worker.versions`.
         host: the name of its machine.
         process_id: of the process.
         node: what the pool calls its machine.
@@ -120,7 +121,7 @@ class Work:
     """
 
     content: bytes
-    arrays: Mapping[str, Any]
+    arrays: Mapping[str, object]
     independent: bool
 
 

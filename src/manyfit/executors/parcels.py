@@ -3,6 +3,9 @@
 Arrays lie once per machine, in shared memory or in a cluster's object store, and workers map them; arrays that are
 files on the disk (`numpy.memmap`) are opened there instead. Functions travel by value where they must (those of a
 script, lambdas, closures), which is what cloudpickle adds to pickle.
+
+Back come files of the project, weights say: a worker writes them under the same names in a folder of its own, from
+where they travel. It need not see the driver's disk, and no two workers write to the same file: the driver alone does.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ import dataclasses
 import io
 import mmap
 import pickle
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ import cloudpickle
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.files import PARTIAL, written_whole
 from manyfit.executors.blame import blame
 
 SHARED_FROM_BYTES = 1 << 16  # smaller arrays travel in the pickle
@@ -43,7 +48,7 @@ class ArrayFile:
     is_memmap: bool = False
 
 
-def pack(content: Any, share: Callable[[np.ndarray], str], *, folder: Path, where: str) -> bytes:
+def pack(content: object, share: Callable[[np.ndarray], str], *, folder: Path, where: str) -> bytes:
     """Pickles.
 
     Args:
@@ -55,6 +60,7 @@ def pack(content: Any, share: Callable[[np.ndarray], str], *, folder: Path, wher
     Raises:
         UsageError: something in it cannot be pickled; the message names it.
     """
+    # The search for a culprit happens only after pickling has failed: it pickles every part once more.
     buffer = io.BytesIO()
     try:
         _Pickler(buffer, share, folder.absolute()).dump(content)
@@ -71,7 +77,7 @@ def pack(content: Any, share: Callable[[np.ndarray], str], *, folder: Path, wher
     return buffer.getvalue()
 
 
-def unpack(content: bytes, arrays: Mapping[str, Any], place: Callable[[str], Path]) -> Any:
+def unpack(content: bytes, arrays: Mapping[str, object], place: Callable[[str], Path]) -> Any:
     """The inverse of `pack`.
 
     Args:
@@ -116,7 +122,7 @@ def open_array(file: ArrayFile) -> np.ndarray:
     return mapped if file.is_memmap else np.asarray(mapped)
 
 
-def _plainly_picklable(content: Any) -> bool:
+def _plainly_picklable(content: object) -> bool:
     try:
         _Pickler(io.BytesIO(), lambda array: "", Path("/")).dump(content)
     except Exception:
@@ -129,21 +135,128 @@ class _Pickler(cloudpickle.Pickler):
         super().__init__(file, protocol=5)
         self._share, self._folder = share, folder
 
-    def persistent_id(self, content: Any) -> tuple[str, str] | None:
+    def persistent_id(self, content: object) -> tuple[str, str] | None:
         """Names what does not travel in the pickle."""
         if isinstance(content, Path):
             return ("path", str(content.absolute())) if content.absolute().is_relative_to(self._folder) else None
-        if type(content) not in (np.ndarray, np.memmap) or content.dtype.hasobject:
+        # Exactly these classes: a subclass of the user's may carry more than its elements.
+        if type(content) not in (np.ndarray, np.memmap):
+            return None
+        assert isinstance(content, np.ndarray)
+        if content.dtype.hasobject:
             return None
         return ("array", self._share(content)) if content.nbytes >= SHARED_FROM_BYTES else None
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, arrays: Mapping[str, Any], place: Callable[[str], Path]) -> None:
+    def __init__(self, file: io.BytesIO, arrays: Mapping[str, object], place: Callable[[str], Path]) -> None:
         super().__init__(file)
         self._arrays, self._place = arrays, place
 
-    def persistent_load(self, named: tuple[str, str]) -> Any:
+    def persistent_load(self, named: tuple[str, str]) -> object:
         """Finds what was named."""
         kind, name = named
         return self._arrays[name] if kind == "array" else self._place(name)
+
+
+# Arrays, once per machine -------------------------------------------------------------------------------------
+
+
+class Shelf:
+    """Names arrays, and remembers them from one task to the next.
+
+    Example:
+
+    >>> shelf, x = Shelf(), np.zeros(5)
+    >>> shelf.begin(lambda array: "somewhere")
+    >>> shelf.put(x) == shelf.put(x), shelf.handles()
+    (True, {'array-0': 'somewhere'})
+    """
+
+    def __init__(self) -> None:
+        # id -> name, the array, handle. The array is held so that no other one gets its id.
+        self._known: dict[int, tuple[str, np.ndarray, object]] = {}
+        self._used: dict[int, tuple[str, np.ndarray, object]] = {}
+        self._count = 0
+        self._share: Callable[[np.ndarray], object] = lambda array: None
+
+    def begin(self, share: Callable[[np.ndarray], object]) -> None:
+        """Begins a task; what neither it nor the one before has used is dropped."""
+        self._share = share
+        # Two tasks' worth is held: a search and its confirmation use the same rows, and so the same programs.
+        self._known, self._used = self._used, {}
+
+    def put(self, array: np.ndarray) -> str:
+        """Names an array of this task."""
+        entry = self._used.get(id(array)) or self._known.get(id(array))
+        if entry is None:
+            entry = (f"array-{self._count}", array, on_disk(array) or self._share(array))
+            self._count += 1
+        self._used[id(array)] = entry
+        return entry[0]
+
+    def handles(self) -> dict[str, object]:
+        """Name -> where workers find it, for the arrays of this task."""
+        return {name: handle for name, _, handle in self._used.values()}
+
+
+# Files --------------------------------------------------------------------------------------------------------
+
+
+class Mirror:
+    """The worker's side.
+
+    Args:
+        root: an empty folder.
+
+    Example:
+
+    >>> import tempfile
+    >>> mirror = Mirror(Path(tempfile.mkdtemp()))
+    >>> _ = mirror.path("/project/weights/3-0.npz").write_bytes(b"1")
+    >>> mirror.collect(), mirror.collect()
+    ({'/project/weights/3-0.npz': b'1'}, {})
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, driver_path: str | Path) -> Path:
+        """Where a worker writes what goes to an absolute path of the driver. The folder is there."""
+        path = self.root.joinpath(*Path(driver_path).parts[1:])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def collect(self) -> dict[str, bytes]:
+        """The files that were written since, by their paths on the driver."""
+        files = {}
+        # What another thread is still writing has its partial name; it travels with the next message.
+        for path in self.root.rglob("*"):
+            if path.is_file() and not path.name.startswith(PARTIAL):
+                files[f"/{path.relative_to(self.root).as_posix()}"] = path.read_bytes()
+                path.unlink()
+        return files
+
+    def remove(self) -> None:
+        """Removes the folder."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def write_files(files: Mapping[str, bytes], allowed: Iterable[Path]) -> None:
+    """The driver's side: puts files where they belong. Each is complete or absent.
+
+    Args:
+        files: by their paths.
+        allowed: folders below which a worker may have files written; others are left out.
+
+    Raises:
+        ProjectError: the disk is full or a file cannot be written.
+    """
+    folders = [str(folder.absolute()) for folder in allowed]
+    for name, content in files.items():
+        path = Path(name)
+        # A worker runs code of the user's on another machine. It may fill its project's folder, and nothing else.
+        if ".." in path.parts or not any(path.is_relative_to(folder) for folder in folders):
+            continue
+        with written_whole(path, "file") as partial:
+            partial.write_bytes(content)

@@ -12,18 +12,19 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import keras
 import numpy as np
 
 from manyfit.core.checks import whole_number, whole_number_or_none
 from manyfit.core.errors import UsageError, explain
-from manyfit.executors.base import Executor, MakeTrainer, Pool
-from manyfit.executors.dispatcher import Dispatcher, Rules
+from manyfit.executors.base import Executor, Handle, MakeTrainer, WorkerPool
+from manyfit.executors.dispatcher import Dispatcher
 from manyfit.executors.memory import held_bytes, readable
 from manyfit.executors.messages import Answer, Hello, Lost, Message
 from manyfit.executors.parcels import ArrayFile
+from manyfit.executors.seats import WorkerRules
 from manyfit.training.base import Trainer
 
 _WHERE = "ProcessExecutor"
@@ -91,7 +92,7 @@ class ProcessExecutor(Executor):
         self, make: MakeTrainer, *, notify: Callable[[str], None], folder: Path, keeps_programs: bool
     ) -> Trainer:
         """See `Executor`."""
-        rules = Rules(
+        rules = WorkerRules(
             _WHERE,
             max_losses=self.max_losses,
             recycle_after=self.recycle_after,
@@ -109,7 +110,7 @@ class _Worker:
     line: connection.Connection
 
 
-class ProcessPool(Pool):
+class ProcessPool(WorkerPool):
     """Processes at the ends of pipes.
 
     Args:
@@ -120,16 +121,16 @@ class ProcessPool(Pool):
         self._executor = executor
         self._workers: dict[str, _Worker] = {}
         self._count = 0
-        self._arrays: list[Any] = []  # open files: closing them frees the memory
+        self._arrays: list[IO[bytes]] = []  # open files: closing them frees the memory
         self._folder = tempfile.TemporaryDirectory(prefix="manyfit-workers-")  # of their files
         self._finalizer = weakref.finalize(self, _end_all, self._workers, self._arrays, self._folder)
 
     def capacity(self) -> int:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         return self._executor.workers
 
     def start(self) -> str:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         taken = {worker.slot for worker in self._workers.values()}
         slot = next(slot for slot in range(len(taken) + 1) if slot not in taken)
         ours, theirs = connection.Pipe()
@@ -140,7 +141,7 @@ class ProcessPool(Pool):
         process = subprocess.Popen(
             [sys.executable, "-c", _WORKER, *arguments],
             env={**os.environ, **self._environment(slot)},
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno()],  # spawned, not forked: JAX's threads do not survive a fork
             stdin=subprocess.DEVNULL,
             process_group=0,  # Ctrl-C is the driver's: it ends its workers
         )
@@ -167,7 +168,7 @@ class ProcessPool(Pool):
         return environment
 
     def wait(self, timeout_seconds: float) -> Sequence[tuple[str, Message]]:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         names = {worker.line: name for name, worker in self._workers.items()}
         ready = connection.wait(list(names), timeout_seconds)
         return [(names[line], self._read(names[line])) for line in ready]  # type: ignore[index]
@@ -180,6 +181,7 @@ class ProcessPool(Pool):
                 message.node = "here"
             return message
         except (EOFError, OSError):
+            # The pipe ends before the process has; its exit status says why, and is worth a moment.
             code = worker.process.poll()
             if code is None:
                 try:
@@ -190,25 +192,27 @@ class ProcessPool(Pool):
             return Lost(_how_it_ended(code))
 
     def answer(self, worker: str, answer: Answer) -> None:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         try:
             self._workers[worker].line.send(answer)
         except OSError:
             return  # it has died: the next `wait` reads the end of its pipe
 
     def kill(self, worker: str) -> None:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         gone = self._workers.pop(worker, None)
         if gone is not None:
             _end({worker: gone})
 
-    def share(self, array: np.ndarray) -> Any:
-        """See `Pool`. The array lies in memory of its own that all processes map, and that ends with them."""
+    def share(self, array: np.ndarray) -> Handle:
+        """See `WorkerPool`. The array lies in memory of its own that all processes map, and that ends with them."""
+        # A file in memory that every process maps, and not `multiprocessing.shared_memory`: that one outlives a killed
+        # driver, and its tracker warns of segments that are still in use.
         size = array.nbytes
         if hasattr(os, "memfd_create"):
             descriptor = os.memfd_create("manyfit")
             path = f"/proc/{os.getpid()}/fd/{descriptor}"
-            file: Any = os.fdopen(descriptor, "r+b")
+            file: IO[bytes] = os.fdopen(descriptor, "r+b")
         else:
             file = tempfile.NamedTemporaryFile(prefix="manyfit-")  # noqa: SIM115
             path = file.name
@@ -221,11 +225,11 @@ class ProcessPool(Pool):
         return ArrayFile(path, array.dtype, array.shape)
 
     def close(self) -> None:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         self._finalizer()
 
 
-def _end_all(workers: dict[str, _Worker], arrays: list[Any], folder: tempfile.TemporaryDirectory[str]) -> None:
+def _end_all(workers: dict[str, _Worker], arrays: list[IO[bytes]], folder: tempfile.TemporaryDirectory[str]) -> None:
     _end(workers)
     for file in arrays:
         file.close()

@@ -8,13 +8,14 @@ import sys
 import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 
 def main() -> None:
     """Works for the process that started this one; its arguments: a pipe, that process, a cap, a folder."""
     descriptor, driver, max_bytes = (int(argument) for argument in sys.argv[1:4])
     line = Connection(descriptor)
+    # Before anything is imported: thread pools are made as large as the cores that are there at that moment.
     cores = os.environ.pop("MANYFIT_WORKER_CORES", "")
     if cores:
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
@@ -26,8 +27,7 @@ def _work(line: Connection, max_bytes: int, folder: Path) -> None:
     # Not at the top: which cores and devices there are has to be settled before Keras's backend looks.
     from manyfit.executors import memory
     from manyfit.executors.messages import Answer, Hello, Message, OverMemory
-    from manyfit.executors.versions import versions
-    from manyfit.executors.worker import serve
+    from manyfit.executors.worker import serve, versions
 
     speaking = threading.Lock()
 
@@ -64,5 +64,5 @@ def _end_with(driver: int) -> None:
     threading.Thread(target=look, name="driver-watch", daemon=True).start()
 
 
-def _nothing_to_fetch(handle: Any) -> Any:
+def _nothing_to_fetch(handle: object) -> NoReturn:
     raise TypeError(f"arrays of this pool are files, not {handle!r}")

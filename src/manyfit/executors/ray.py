@@ -27,10 +27,11 @@ import numpy as np
 from manyfit.core.checks import whole_number, whole_number_or_none
 from manyfit.core.errors import UsageError, explain
 from manyfit.executors import memory
-from manyfit.executors.base import Executor, MakeTrainer, Pool
-from manyfit.executors.dispatcher import Dispatcher, Rules
+from manyfit.executors.base import Executor, Handle, MakeTrainer, WorkerPool
+from manyfit.executors.dispatcher import Dispatcher
 from manyfit.executors.messages import Answer, Hello, Lost, Message, OverMemory, Raised, Stop
 from manyfit.executors.process import MAX_HELD_BYTES, share_of_device
+from manyfit.executors.seats import WorkerRules
 from manyfit.training.base import Trainer
 
 try:
@@ -110,7 +111,7 @@ class RayExecutor(Executor):
     ) -> Trainer:
         """See `Executor`."""
         cap = self.resources_per_worker.get("memory")
-        rules = Rules(
+        rules = WorkerRules(
             _WHERE,
             max_losses=self.max_losses,
             start_seconds=self.timeout_seconds,
@@ -194,6 +195,7 @@ class _RayWorker:
     """The actor: a worker in a thread, and a method that hands messages out and answers in."""
 
     def __init__(self, settings: _Settings) -> None:
+        # `setdefault`: what the owner of a machine has set for it wins.
         for name, value in settings.environment.items():
             os.environ.setdefault(name, value)
         sys.path += [path for path in settings.path if path not in sys.path]
@@ -203,6 +205,7 @@ class _RayWorker:
 
     def exchange(self, answer: Answer | None) -> Message:
         """Takes the answer to the last message, None at first, and returns the next message."""
+        # In a thread: a method of an actor has to return its message while the trainer is within an epoch.
         if answer is None:
             threading.Thread(target=self._work, name="worker", daemon=True).start()
         else:
@@ -211,8 +214,7 @@ class _RayWorker:
 
     def _work(self) -> None:
         # Not at the top of the module: the environment has to be set before Keras's backend looks.
-        from manyfit.executors.versions import versions
-        from manyfit.executors.worker import serve
+        from manyfit.executors.worker import serve, versions
 
         if self._max_memory_bytes:
             memory.watch(self._max_memory_bytes, lambda used: self._messages.put(OverMemory(used)))
@@ -237,13 +239,14 @@ class _RayWorker:
 
 @dataclasses.dataclass
 class _Actor:
+    # Ray's objects, whose classes are not there where Ray is not installed.
     handle: Any
     group: Any  # its placement group, or None
     pending: Any  # the call that returns its next message; None while it waits for an answer
     node: str = ""
 
 
-class RayPool(Pool):
+class RayPool(WorkerPool):
     """Actors of a cluster.
 
     Args:
@@ -261,13 +264,15 @@ class RayPool(Pool):
         self._had_room = False
 
     def capacity(self) -> int:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         needed = {name: amount for name, amount in self._executor.resources_per_worker.items() if amount > 0}
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        # Amounts are floats: 0.3 / 0.1 is a hair less than 3.
         room = sum(
             min((int(node.get(name, 0.0) / amount + 1e-9) for name, amount in needed.items()), default=1)
             for node in nodes
         )
+        # Later no room only means that machines have left, and they may come back; at the start it is a mistake.
         if room == 0 and not self._had_room:
             most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in needed}
             raise UsageError(
@@ -282,8 +287,9 @@ class RayPool(Pool):
         return room if self._executor.max_workers is None else min(room, self._executor.max_workers)
 
     def start(self) -> str:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         needed = dict(self._executor.resources_per_worker)
+        # No restarts by Ray: a new actor would know nothing of the task, and wait for an answer that never comes.
         options: dict[str, Any] = {"max_restarts": 0, "scheduling_strategy": "SPREAD"}
         group = None
         if needed.get("GPU", 0) > 1:  # together, or not at all
@@ -305,10 +311,11 @@ class RayPool(Pool):
         return name
 
     def wait(self, timeout_seconds: float) -> Sequence[tuple[str, Message]]:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         names = {actor.pending: name for name, actor in self._actors.items() if actor.pending is not None}
         if not names:
             return []
+        # One first, then whatever else is there: asked for all at once, Ray would wait for the slowest.
         ready, _ = ray.wait(list(names), num_returns=1, timeout=timeout_seconds)
         if ready and len(names) > 1:
             ready, _ = ray.wait(list(names), num_returns=len(names), timeout=0)
@@ -335,12 +342,12 @@ class RayPool(Pool):
         return message
 
     def answer(self, worker: str, answer: Answer) -> None:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         actor = self._actors[worker]
         actor.pending = actor.handle.exchange.remote(answer)
 
     def kill(self, worker: str) -> None:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         actor = self._actors.pop(worker, None)
         if actor is None or not ray.is_initialized():
             return
@@ -348,12 +355,12 @@ class RayPool(Pool):
         if actor.group is not None:
             remove_placement_group(actor.group)
 
-    def share(self, array: np.ndarray) -> Any:
-        """See `Pool`. Ray copies an object to each machine that asks for it, once, and processes there map it."""
+    def share(self, array: np.ndarray) -> Handle:
+        """See `WorkerPool`. Ray copies an object to each machine that asks for it, once, and processes there map it."""
         return ray.put(array)
 
     def close(self) -> None:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         with contextlib.suppress(Exception):  # Ray may be gone already
             stopping = [actor.handle.exchange.remote(Stop()) for actor in self._actors.values() if not actor.pending]
             if stopping:

@@ -1,4 +1,4 @@
-"""What the driver knows of one worker."""
+"""What the driver knows of one worker, and the rules by which it uses it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from manyfit.core.records import Plan
 from manyfit.executors.messages import Key
 
-_turns = itertools.count()
+_turns = itertools.count()  # and no clock: two workers may begin to wait within one tick
 _WORTH_BYTES = 128 << 20
 _MAX_SHARE_OF_STARTS = 0.02  # of a worker's time, to give the system memory back
 
@@ -24,6 +24,28 @@ class State(enum.Enum):
     BUSY = "busy"  # it was answered, and will say something
     RETURNING = "returning"  # likewise, and what it says next is that it is idle
     RETIRING = "retiring"  # it ends itself, and another takes its place
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerRules:
+    """How workers are used.
+
+    Attributes:
+        where: the executor's name, for messages.
+        max_losses: an execution that has lost so many workers ends as failed.
+        start_seconds: how long a first worker may take.
+        recycle_after: a worker ends after so many executions; None: never.
+        max_held_bytes: a worker ends that holds so much more than before its first execution, or less where a new
+            one costs little (see `Seat.holds_too_much`); None: never.
+        max_memory_bytes: what a worker may use, for messages; None: no cap.
+    """
+
+    where: str
+    max_losses: int = 4
+    start_seconds: float = 60.0
+    recycle_after: int | None = None
+    max_held_bytes: int | None = None
+    max_memory_bytes: int | None = None
 
 
 @dataclasses.dataclass

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import platform
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
+import numpy as np
 
 from manyfit.core.errors import SearchError
 from manyfit.core.lifecycle import stand_in
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.executors import memory
+from manyfit.executors.base import Handle
 from manyfit.executors.messages import (
     Answer,
     Begin,
@@ -35,8 +38,7 @@ from manyfit.executors.messages import (
     Want,
     Work,
 )
-from manyfit.executors.mirror import Mirror
-from manyfit.executors.parcels import ArrayFile, open_array, unpack
+from manyfit.executors.parcels import ArrayFile, Mirror, open_array, unpack
 from manyfit.training.base import Task, Trainer
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.program_report import Programs
@@ -45,17 +47,47 @@ Exchange = Callable[[Message], Answer]
 """Says something to the driver and returns its answer."""
 
 
+# What driver and worker have to agree on ----------------------------------------------------------------------
+
+
+def versions() -> dict[str, str]:
+    """Versions that have to be the same everywhere, by name."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {
+        "Manyfit": sys.modules["manyfit"].__version__,  # not imported: the package stands above its parts
+        "Keras": keras.__version__,
+        "Keras's backend": keras.backend.backend(),
+        "Python": python,
+    }
+
+
+def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+    """What differs, for people; empty where everything agrees.
+
+    Example:
+
+    >>> differences({"Keras": "3.15.1", "Python": "3.11"}, {"Keras": "3.14.0", "Python": "3.11"})
+    'Keras 3.14.0 there, 3.15.1 here'
+    """
+    return "; ".join(
+        f"{name} {theirs.get(name, 'missing')} there, {version} here"
+        for name, version in ours.items()
+        if theirs.get(name) != version
+    )
+
+
 @dataclasses.dataclass(frozen=True)
-class KerasSettings:
+class KerasGlobals:
     """Settings of Keras that are global in the driver, and have to be the same in a worker."""
 
     floatx: str
     image_data_format: str
-    dtype_policy: Any
+    dtype_policy: object  # as Keras serialises it
 
     @classmethod
-    def of_this_process(cls) -> KerasSettings:
+    def of_this_process(cls) -> KerasGlobals:
         """What is set here."""
+        # Serialised: a policy of the user's own class has to be registered with Keras, which then finds it over there.
         policy = keras.saving.serialize_keras_object(keras.config.dtype_policy())
         return cls(keras.config.floatx(), keras.config.image_data_format(), policy)
 
@@ -66,13 +98,16 @@ class KerasSettings:
         keras.config.set_dtype_policy(keras.saving.deserialize_keras_object(self.dtype_policy))
 
 
-def serve(exchange: Exchange, hello: Hello, *, fetch: Callable[[Any], Any], folder: Path | None) -> None:
+# Working ------------------------------------------------------------------------------------------------------
+
+
+def serve(exchange: Exchange, hello: Hello, *, fetch: Callable[[Handle], np.ndarray], folder: Path | None) -> None:
     """Works until the driver says stop.
 
     Args:
         exchange: talks to the driver.
         hello: what to say first.
-        fetch: brings an array here, given what `Pool.share` returned.
+        fetch: brings an array here, given what `WorkerPool.share` returned.
         folder: where files lie until they are sent; None: a temporary one.
     """
     mirror = Mirror(Path(tempfile.mkdtemp(prefix="manyfit-worker-")) if folder is None else folder)
@@ -91,10 +126,10 @@ def serve(exchange: Exchange, hello: Hello, *, fetch: Callable[[Any], Any], fold
 
 
 class _Worker:
-    def __init__(self, exchange: Exchange, fetch: Callable[[Any], Any], mirror: Mirror) -> None:
+    def __init__(self, exchange: Exchange, fetch: Callable[[Handle], np.ndarray], mirror: Mirror) -> None:
         self._fetch = fetch
         self._mirror = mirror
-        self._arrays: dict[str, Any] = {}
+        self._arrays: dict[str, np.ndarray] = {}
         self._trainer: Trainer | None = None
         self.supply = RemoteSupply(exchange, mirror)
 
@@ -127,7 +162,7 @@ class _Worker:
             trainer = KerasFit()
         trainer.train(self.supply, _quiet(task))
 
-    def _open(self, handle: Any) -> Any:
+    def _open(self, handle: Handle) -> np.ndarray:
         return open_array(handle) if isinstance(handle, ArrayFile) else self._fetch(handle)
 
     def programs(self) -> Programs | None:
@@ -155,6 +190,7 @@ class RemoteSupply:
     def take(self, count: int) -> Sequence[Plan]:
         """See `manyfit.training.base.Supply`."""
         assert self.footprint is not None  # our bug: made with the trainer
+        # Only between executions: what a running one holds is in use, and collecting would slow it down.
         held = 0 if self._num_training else self.footprint.give_back()
         answer = self._exchange(Want(count, held, lines=self.lines_since()))
         assert isinstance(answer, Take)
@@ -170,6 +206,7 @@ class RemoteSupply:
 
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`. The driver has it when this returns."""
+        # With the message that says that it ended, not later: a worker that dies in between would leave half a fact.
         files = self._mirror.collect()
         if result.failure is not None:
             failure = dataclasses.replace(result.failure, error=_portable(result.failure.error))

@@ -10,8 +10,7 @@ from manyfit.core import seeds
 from manyfit.core.clock import Clock
 from manyfit.core.environment import compat_of
 from manyfit.core.lifecycle import TrialState, TrialStatus
-from manyfit.core.measures import measures_among
-from manyfit.core.objective import ObjectiveLike, create_objective
+from manyfit.core.objective import ObjectiveLike, create_objective, measures_among
 from manyfit.core.records import Values
 from manyfit.oracles.book import Store
 from manyfit.oracles.checks import (

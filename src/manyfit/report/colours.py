@@ -12,7 +12,7 @@ from manyfit.report.terminal import duration, in_notebook
 DISPLAYS = ("auto", "plain", "rich")
 
 
-def check_display(display: Any) -> str:
+def check_display(display: object) -> str:
     """The name of a display.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import Any
 
 def in_notebook() -> bool:
     """Whether this process is a notebook's kernel; IPython being installed, or a console of it, is none."""
+    # Looked up and not imported: who runs in a notebook has imported it.
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return type(shell).__name__ == "ZMQInteractiveShell" or type(shell).__module__.startswith("google.colab")
@@ -87,18 +88,18 @@ def _columns(left: str, middle: str, right: str) -> str:
     return f"{left:<18}|{middle:<18}|{right}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if _is_number(value):
         return f"{value:.5g}"
     text = str(value)
     return text if len(text) <= 15 else f"{text[:15]}..."
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

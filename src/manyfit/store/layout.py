@@ -7,6 +7,7 @@ project/
   manyfit.holder.json         who that is, for messages
   weights/3-0.npz             the best epoch of trial 3, execution 0 (training/weights.py)
   weights/3-0.state           what continues it, while it is paused (training/stored_state.py)
+  weights/3-0.pickle          instead of the weights, an estimator (training/estimators.py)
   weights/3-confirm-0.npz     likewise of an execution that confirmed it
   predictions/3-0.npz         what that model said of rows it did not train on (predictions.py)
   predictions/labels.npz      the targets of those rows
@@ -27,7 +28,7 @@ _TRIAL = "trial_"
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class ProjectLayout:
     """The paths of a project. Nothing is made, and nothing has to be there.
 
     Args:
@@ -35,7 +36,7 @@ class Layout:
 
     Example:
 
-    >>> layout = Layout(Path("run/search"))
+    >>> layout = ProjectLayout(Path("run/search"))
     >>> layout.weights("3", 0).as_posix(), layout.weights("3", 1, phase="confirm").as_posix()
     ('run/search/weights/3-0.npz', 'run/search/weights/3-confirm-1.npz')
     """
@@ -43,12 +44,12 @@ class Layout:
     folder: Path
 
     @classmethod
-    def of(cls, folder: str | os.PathLike[str]) -> Layout:
+    def of(cls, folder: str | os.PathLike[str]) -> ProjectLayout:
         """The layout of a folder, however it is named."""
         return cls(Path(folder))
 
     @classmethod
-    def around(cls, weights: str | os.PathLike[str]) -> Layout:
+    def around(cls, weights: str | os.PathLike[str]) -> ProjectLayout:
         """The layout of the project that a file of weights belongs to: all that a worker is told."""
         return cls(Path(weights).parent.parent)
 
@@ -123,6 +124,30 @@ class Layout:
 
     def _by_trial(self, name: str) -> dict[str, Path]:
         return {path.parent.name.removeprefix(_TRIAL): path for path in self.folder.glob(f"{_TRIAL}*/{name}")}
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionFiles:
+    """The files in a folder of kept predictions.
+
+    Args:
+        folder: `ProjectLayout.predictions`.
+    """
+
+    folder: Path
+
+    @property
+    def labels(self) -> Path:
+        """The targets, once for all executions."""
+        return self.folder / "labels.npz"
+
+    def of(self, trial_id: str, execution: int) -> Path:
+        """What the model of one execution said."""
+        return self.folder / f"{trial_id}-{execution}.npz"
+
+    def executions(self, trial_id: str) -> list[int]:
+        """The executions of a trial that have a file, in order."""
+        return sorted(int(path.stem.rpartition("-")[2]) for path in self.folder.glob(f"{trial_id}-*.npz"))
 
 
 def state_beside(weights: Path) -> Path:

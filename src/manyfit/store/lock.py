@@ -13,8 +13,9 @@ from pathlib import Path
 import filelock
 
 from manyfit.core.errors import ProjectError, explain
-from manyfit.store.layout import Layout
+from manyfit.store.layout import ProjectLayout
 
+# An operating-system lock and not a file that is there or not: the system gives it back when its holder is killed.
 _held: dict[Path, tuple[filelock.FileLock, int]] = {}
 _released: deque[Path] = deque()  # given back, not settled yet
 _guard = threading.Lock()
@@ -26,13 +27,14 @@ def acquire(folder: Path) -> None:
     Raises:
         ProjectError: another process holds the lock; the message names it.
     """
-    path = Layout(folder.resolve()).lock
+    path = ProjectLayout(folder.resolve()).lock
     with _guard:
         _settle()
         if path in _held:
             lock, count = _held[path]
             _held[path] = (lock, count + 1)
             return
+        # One lock per process, counted: a lock of the system is the process's, so a second one would just succeed.
         lock = filelock.FileLock(path)
         try:
             lock.acquire(timeout=0)
@@ -47,12 +49,12 @@ def acquire(folder: Path) -> None:
             ) from None
         _held[path] = (lock, 1)
         holder = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        Layout(folder).holder.write_text(json.dumps(holder))
+        ProjectLayout(folder).holder.write_text(json.dumps(holder))
 
 
 def release(folder: Path) -> None:
     """Gives the lock back once nobody in this process needs it. Never waits: a garbage collector may call it."""
-    _released.append(Layout(folder.resolve()).lock)
+    _released.append(ProjectLayout(folder.resolve()).lock)
     if _guard.acquire(blocking=False):  # else whoever holds the guard, or takes it next, settles this
         try:
             _settle()
@@ -75,7 +77,7 @@ def _settle() -> None:
 
 def _describe_holder(folder: Path) -> str:
     try:
-        holder = json.loads(Layout(folder).holder.read_text())
+        holder = json.loads(ProjectLayout(folder).holder.read_text())
         return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
     except (OSError, ValueError, KeyError):
         return "another process"

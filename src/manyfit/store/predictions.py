@@ -20,9 +20,9 @@ from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.files import replaced
+from manyfit.store.layout import PredictionFiles
 
 MAX_BYTES = 16 * 2**20  # per trial, before compression
-_LABELS = "labels.npz"
 _SMALLEST = 1e-7  # where Keras's cross-entropies cut probabilities off, too
 
 
@@ -133,17 +133,18 @@ class Archive:
 
     def __init__(self, folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> None:
         self.folder = Path(folder)
+        self._files = PredictionFiles(self.folder)
         self.max_bytes = max_bytes
 
     def keep_labels(self, labels: Labels) -> None:
         """Keeps the labels of the data set; those of another data set are replaced."""
         weight = {} if labels.sample_weight is None else {"sample_weight": np.asarray(labels.sample_weight)}
-        with replaced(self.folder / _LABELS) as partial:
+        with replaced(self._files.labels) as partial:
             np.savez_compressed(partial, row_ids=labels.row_ids, y=labels.y, **weight)  # type: ignore[arg-type]
 
     def labels(self) -> Labels | None:
         """The labels, or None if nothing was kept."""
-        path = self.folder / _LABELS
+        path = self._files.labels
         if not path.exists():
             return None
         with np.load(path, allow_pickle=False) as arrays:
@@ -168,12 +169,12 @@ class Archive:
             positions: (n,) their places in the data set; None: all rows, in order.
         """
         packed = pack(predictions, row_ids, max_bytes=self.max_bytes, positions=positions)
-        with replaced(self._path(trial_id, execution)) as partial:
+        with replaced(self._files.of(trial_id, execution)) as partial:
             partial.write_bytes(packed)
 
     def executions(self, trial_id: str) -> list[int]:
         """Executions of a trial whose predictions were kept, in order."""
-        return sorted(int(path.stem.rpartition("-")[2]) for path in self.folder.glob(f"{trial_id}-*.npz"))
+        return self._files.executions(trial_id)
 
     def get(self, trial_id: str, executions: Sequence[int]) -> Kept | None:
         """What executions of a trial said of the rows that they did not train on; None if one of them was not kept.
@@ -183,7 +184,7 @@ class Archive:
         Raises:
             UsageError: two executions disagree about which row lies at a place: they saw different data.
         """
-        paths = [self._path(trial_id, execution) for execution in executions]
+        paths = [self._files.of(trial_id, execution) for execution in executions]
         if not paths or not all(path.exists() for path in paths):
             return None
         parts = [unpack(path.read_bytes()) for path in paths]
@@ -204,6 +205,3 @@ class Archive:
         total = np.zeros((len(places), parts[0].predictions.shape[1]))
         np.add.at(total, inverse, np.concatenate([part.predictions for part in parts]))
         return Kept((total / counts[:, None]).astype(np.float32), row_ids[first], places)
-
-    def _path(self, trial_id: str, execution: int) -> Path:
-        return self.folder / f"{trial_id}-{execution}.npz"

@@ -8,13 +8,13 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from manyfit.core.errors import ProjectError, explain
 from manyfit.store import lock
-from manyfit.store.layout import DATABASE_NAME, Layout
+from manyfit.store.layout import DATABASE_NAME, ProjectLayout
 from manyfit.store.migrations import bring_up_to_date, transaction
 
 ExecutionKey = tuple[str, str, int, int]
@@ -37,7 +37,7 @@ class ProjectStore:
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        self.layout = Layout.of(folder)
+        self.layout = ProjectLayout.of(folder)
         self.folder = self.layout.folder
         self._closed = False
         try:
@@ -68,7 +68,7 @@ class ProjectStore:
     @staticmethod
     def exists(folder: str | os.PathLike[str]) -> bool:
         """Whether a project is in a folder."""
-        return isinstance(folder, str | os.PathLike) and Layout.of(folder).database.is_file()
+        return isinstance(folder, str | os.PathLike) and ProjectLayout.of(folder).database.is_file()
 
     def _clear(self) -> None:
         layout = self.layout
@@ -126,12 +126,12 @@ class ProjectStore:
 
     # Project facts ---------------------------------------------------------------------------------------------
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: object = None) -> Any:
         """A named fact of the project (settings, seed, space)."""
         row = self._connection.execute("SELECT value FROM project WHERE name = ?", (name,)).fetchone()
         return default if row is None else json.loads(row[0])
 
-    def put(self, **facts: Any) -> None:
+    def put(self, **facts: object) -> None:
         """Commits named facts of the project."""
         with self.transaction() as connection:
             connection.executemany(
@@ -141,7 +141,7 @@ class ProjectStore:
 
     # Trials ----------------------------------------------------------------------------------------------------
 
-    def save_trials(self, rows: Iterable[Mapping[str, Any]], **facts: Any) -> None:
+    def save_trials(self, rows: Iterable[Mapping[str, Any]], **facts: object) -> None:
         """Commits trials, new or changed, and project facts, in one transaction.
 
         Args:
@@ -184,13 +184,16 @@ class ProjectStore:
 
     def save_epochs(self, rows: Iterable[tuple[str, str, int, int, int, Mapping[str, float]]]) -> None:
         """Commits (trial id, phase, attempt, execution, epoch, logs) of a whole population in one transaction."""
+        # One commit for a population's epoch, not one per member: a commit waits for the disk.
         with self.transaction() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO epochs VALUES (?, ?, ?, ?, ?, ?)",
                 [(*row[:5], json.dumps(dict(row[5]))) for row in rows],
             )
 
-    def save_execution(self, key: ExecutionKey, outcome: Mapping[str, Any], *, history: Any = None) -> None:
+    def save_execution(
+        self, key: ExecutionKey, outcome: Mapping[str, object], *, history: Sequence[Mapping[str, object]] | None = None
+    ) -> None:
         """Commits the outcome of an execution, and its epochs where they were not reported one by one.
 
         Args:
@@ -221,6 +224,7 @@ class ProjectStore:
 
     def executions(self) -> list[dict[str, Any]]:
         """All finished executions: trial_id, phase, attempt, execution, and what their outcome holds."""
+        # Ordered by key and not as they were written: after a restart everything has to come in the same order.
         rows = self._connection.execute("SELECT * FROM executions ORDER BY 1, 2, 3, 4").fetchall()
         return [{**dict(zip(_KEY, row, strict=False)), **json.loads(row[4])} for row in rows]
 
@@ -249,6 +253,7 @@ class ProjectStore:
             self._connection.close()
             lock.release(self.folder)
 
+    # A tuner that nobody closed must not keep the project locked for the rest of a notebook's life.
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and hasattr(self, "_connection"):
             self.close()

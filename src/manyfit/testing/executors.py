@@ -22,12 +22,12 @@ import numpy as np
 from manyfit.core.errors import FatalValueError
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.data.call import Call
-from manyfit.executors.base import Executor, MakeTrainer, Pool
-from manyfit.executors.dispatcher import Dispatcher, Rules
+from manyfit.executors.base import Executor, Handle, MakeTrainer, WorkerPool
+from manyfit.executors.dispatcher import Dispatcher
 from manyfit.executors.messages import Answer, Hello, Lost, Message, OverMemory, Raised, Stop
-from manyfit.executors.versions import versions
-from manyfit.executors.worker import serve
-from manyfit.store.layout import Layout
+from manyfit.executors.seats import WorkerRules
+from manyfit.executors.worker import serve, versions
+from manyfit.store.layout import ProjectLayout
 from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Supply, Task, Trainer
 
@@ -115,7 +115,7 @@ def check_a_deadly_execution_ends_as_failed(trainer: Trainer) -> None:
 def check_files_arrive(trainer: Trainer) -> None:
     """Weights lie where the plan says when the supply hears of the result."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Layout.of(folder).weights("0", 0)
+        path = ProjectLayout.of(folder).weights("0", 0)
         seen = []
 
         class Watching(ListSupply):
@@ -243,12 +243,12 @@ class ThreadExecutor(Executor):
     Args:
         workers: how many.
         versions: what workers say of their versions; None: the truth.
-        **rules: of `manyfit.executors.dispatcher.Rules`.
+        **rules: of `manyfit.executors.seats.WorkerRules`.
     """
 
     def __init__(self, workers: int = 2, *, versions: Mapping[str, str] | None = None, **rules: Any) -> None:
         self.workers, self.versions = workers, versions
-        self.rules = Rules("ThreadExecutor", **rules)
+        self.rules = WorkerRules("ThreadExecutor", **rules)
         self.pools: list[ThreadPool] = []
 
     def trainer(
@@ -257,14 +257,20 @@ class ThreadExecutor(Executor):
         """See `Executor`."""
         del keeps_programs
 
-        def make_pool() -> Pool:
+        def make_pool() -> WorkerPool:
             self.pools.append(ThreadPool(self))
             return self.pools[-1]
 
         return Dispatcher(make_pool, make, rules=self.rules, folder=folder, notify=notify)
 
 
-class ThreadPool(Pool):
+def _as_it_is(handle: Handle) -> np.ndarray:
+    """Threads share memory, so an array is where it always was."""
+    assert isinstance(handle, np.ndarray)
+    return handle
+
+
+class ThreadPool(WorkerPool):
     """Workers that are threads of this process.
 
     Args:
@@ -279,11 +285,11 @@ class ThreadPool(Pool):
         self.num_shared = 0
 
     def capacity(self) -> int:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         return self.executor.workers
 
     def start(self) -> str:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         name = f"{_THREAD}-{self.num_started}"
         self.num_started += 1
         self.answers[name] = queue.SimpleQueue()
@@ -297,7 +303,7 @@ class ThreadPool(Pool):
 
         hello = Hello(self.executor.versions or versions(), "here", os.getpid())
         try:
-            serve(exchange, hello, fetch=lambda array: array, folder=None)
+            serve(exchange, hello, fetch=_as_it_is, folder=None)
             self.messages.put((name, Lost("it was told to stop")))
         except _Died:
             self.messages.put((name, Lost("it died")))
@@ -305,29 +311,29 @@ class ThreadPool(Pool):
             self.messages.put((name, Raised(error)))
 
     def wait(self, timeout_seconds: float) -> Sequence[tuple[str, Message]]:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         with contextlib.suppress(queue.Empty):
             name, message = self.messages.get(timeout=timeout_seconds)
             return [(name, message)] if name in self.answers else []
         return []
 
     def answer(self, worker: str, answer: Answer) -> None:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         self.answers[worker].put(answer)
 
     def kill(self, worker: str) -> None:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         answers = self.answers.pop(worker, None)
         if answers is not None:
             answers.put(Stop())
 
-    def share(self, array: np.ndarray) -> Any:
-        """See `Pool`."""
+    def share(self, array: np.ndarray) -> Handle:
+        """See `WorkerPool`."""
         self.num_shared += 1
         return array
 
     def close(self) -> None:
-        """See `Pool`."""
+        """See `WorkerPool`."""
         for worker in list(self.answers):
             self.kill(worker)
 

@@ -47,6 +47,7 @@ class FakeOracle:
     fit_epochs: int = 9  # epochs of a trial whose target is None
     history: list[Progress] = dataclasses.field(default_factory=list)
     jobs: list[Job] = dataclasses.field(default_factory=list)
+    decisions: set[Decision] = dataclasses.field(default_factory=set)
 
     def fill(self, scheduler: Scheduler) -> int:
         """Hands out jobs to the free slots; returns how many trials are running."""
@@ -103,6 +104,7 @@ class FakeOracle:
 
     def _apply(self, row: int, decision: Decision, full_epochs: int) -> None:
         progress = self.history[row]
+        self.decisions.add(decision)
         if decision is Decision.PAUSE:
             self.history[row] = dataclasses.replace(progress, running=False)
         elif decision is Decision.STOP:
@@ -220,6 +222,14 @@ class SchedulerSuite(abc.ABC):
 
         history = FakeOracle(Limits(max_trials=20), curve=gappy, slots=2).run(self.make)
         assert max(progress.epochs for progress in history) == self.full_epochs()
+
+    def test_it_pauses_and_stops_only_where_it_says_so(self) -> None:
+        # Trainers prepare for pauses by what `may_pause` says: a pause that comes all the same would lose a training.
+        for order in (None, np.random.default_rng(2)):
+            oracle = FakeOracle(Limits(max_trials=30), slots=4)
+            oracle.run(self.make, order=order)
+            assert self.make().may_pause or Decision.PAUSE not in oracle.decisions
+            assert self.make().may_stop or Decision.STOP not in oracle.decisions
 
     def test_settings_are_json_and_name_the_scheduler(self) -> None:
         settings: dict[str, Any] = self.make().settings()

@@ -7,90 +7,118 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from manyfit.data.rows import FitData
 
 _ROUNDS = {"lightgbm": "n_estimators", "xgboost": "n_estimators", "catboost": "iterations", "sklearn": "max_iter"}
 _MIN_PATIENCE = 10  # rounds without a better one before boosting stops; a tenth of the most rounds where that is more
 
 
-def library_of(estimator: Any) -> str | None:
+class Estimator(Protocol):
+    """What is fitted in scikit-learn's manner. What it learned stands in attributes that each library names itself."""
+
+    def fit(self, x: FitData, y: FitData, **options: Any) -> object: ...
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]: ...
+
+    def set_params(self, **params: Any) -> object: ...
+
+    def __getattr__(self, name: str) -> Any: ...
+
+
+class LabelledRows(NamedTuple):
+    """Rows as estimators take them."""
+
+    x: FitData
+    y: np.ndarray  # class numbers or values; one column as a vector
+    weight: np.ndarray | None = None  # (n,), None: all weigh alike
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """The argument of `fit`, left out where there is none: not every estimator knows it."""
+        return {} if self.weight is None else {"sample_weight": self.weight}
+
+
+def library_of(estimator: object) -> str | None:
     """The library whose early stopping is used, or None for estimators that are fitted in one go."""
     name = type(estimator).__module__.partition(".")[0]
     if name == "sklearn":
         stops = type(estimator).__name__.startswith("HistGradientBoosting")
-        return name if stops and "X_val" in inspect.signature(estimator.fit).parameters else None
+        fit = getattr(estimator, "fit")  # noqa: B009  # an `object` has none for mypy
+        return name if stops and "X_val" in inspect.signature(fit).parameters else None
     return name if name in _ROUNDS and hasattr(estimator, "get_params") else None
 
 
-def set_rounds(estimator: Any, num_rounds: int) -> None:
+def set_rounds(estimator: Estimator, num_rounds: int) -> None:
     """Sets the number of boosting rounds, and lets nothing end them earlier."""
     library = library_of(estimator)
     assert library is not None  # our bug: the caller asks
     estimator.set_params(**{_ROUNDS[library]: num_rounds})
     if library == "sklearn":
+        # It would hold out rows of its own otherwise, just those that a retraining adds.
         estimator.set_params(early_stopping=False)
 
 
-def fit_with_early_stopping(
-    estimator: Any, x: Any, y: Any, weight: Any, validation: tuple[Any, Any]
-) -> tuple[int, int]:
+def fit_with_early_stopping(estimator: Estimator, train: LabelledRows, held_out: LabelledRows) -> tuple[int, int]:
     """Fits until validation rows show no gain for a while.
 
     Args:
         estimator: of one of the four libraries.
-        x: training rows.
-        y: their targets.
-        weight: (n,) sample weights, or None.
-        validation: x and y of validation rows.
+        train: training rows.
+        held_out: validation rows; they count alike, since two of the libraries know no weights of them.
 
     Returns:
         The best round, counted from 0, and the number of rounds that were fitted.
     """
     library = library_of(estimator)
     assert library is not None  # our bug: the caller asks
-    weights = {} if weight is None else {"sample_weight": weight}
+    # Patience grows with the rounds that the user allows: who types 5,000 has a small learning rate.
     most = estimator.get_params().get(_ROUNDS[library]) or 100
-    patience = max(_MIN_PATIENCE, int(most) // 10)
-    return globals()[f"_fit_{library}"](estimator, x, y, weights, validation, patience)
+    return _FIT[library](estimator, train, held_out, max(_MIN_PATIENCE, int(most) // 10))
 
 
-def _fit_lightgbm(
-    estimator: Any, x: Any, y: Any, weights: dict[str, Any], validation: tuple[Any, Any], patience: int
-) -> tuple[int, int]:
+def _fit_lightgbm(estimator: Estimator, train: LabelledRows, held_out: LabelledRows, patience: int) -> tuple[int, int]:
+    # From where the user's own import has put it: an import here would make it a package that Manyfit needs.
     lightgbm = sys.modules["lightgbm"]
     callbacks = [lightgbm.early_stopping(patience, verbose=False), lightgbm.log_evaluation(0)]
     if "eval_X" in inspect.signature(estimator.fit).parameters:  # since 4.7, which warns of the other
-        held_out: dict[str, Any] = {"eval_X": validation[0], "eval_y": validation[1]}
+        options: dict[str, Any] = {"eval_X": held_out.x, "eval_y": held_out.y}
     else:
-        held_out = {"eval_set": [validation]}
-    estimator.fit(x, y, callbacks=callbacks, **held_out, **weights)
+        options = {"eval_set": [held_out[:2]]}
+    estimator.fit(train.x, train.y, callbacks=callbacks, **options, **train.weights)
     [curves] = estimator.evals_result_.values()
+    # LightGBM counts rounds from 1, and says 0 where it did not stop early at all.
     return max(estimator.best_iteration_ - 1, 0), len(next(iter(curves.values())))
 
 
-def _fit_xgboost(
-    estimator: Any, x: Any, y: Any, weights: dict[str, Any], validation: tuple[Any, Any], patience: int
-) -> tuple[int, int]:
+def _fit_xgboost(estimator: Estimator, train: LabelledRows, held_out: LabelledRows, patience: int) -> tuple[int, int]:
     estimator.set_params(early_stopping_rounds=patience)
-    estimator.fit(x, y, eval_set=[validation], verbose=False, **weights)
+    estimator.fit(train.x, train.y, eval_set=[held_out[:2]], verbose=False, **train.weights)
     [curves] = estimator.evals_result().values()
     return int(estimator.best_iteration), len(next(iter(curves.values())))
 
 
-def _fit_catboost(
-    estimator: Any, x: Any, y: Any, weights: dict[str, Any], validation: tuple[Any, Any], patience: int
-) -> tuple[int, int]:
-    estimator.fit(x, y, eval_set=validation, early_stopping_rounds=patience, verbose=False, **weights)
+def _fit_catboost(estimator: Estimator, train: LabelledRows, held_out: LabelledRows, patience: int) -> tuple[int, int]:
+    options = {"early_stopping_rounds": patience, "verbose": False}
+    estimator.fit(train.x, train.y, eval_set=held_out[:2], **options, **train.weights)
     curves = estimator.get_evals_result()["validation"]
     return int(estimator.get_best_iteration() or 0), len(next(iter(curves.values())))
 
 
-def _fit_sklearn(
-    estimator: Any, x: Any, y: Any, weights: dict[str, Any], validation: tuple[Any, Any], patience: int
-) -> tuple[int, int]:
+def _fit_sklearn(estimator: Estimator, train: LabelledRows, held_out: LabelledRows, patience: int) -> tuple[int, int]:
     estimator.set_params(early_stopping=True, n_iter_no_change=patience)
-    estimator.fit(x, y, X_val=validation[0], y_val=validation[1], **weights)
+    estimator.fit(train.x, train.y, X_val=held_out.x, y_val=held_out.y, **train.weights)
     curve = np.asarray(estimator.validation_score_)[1:]  # the first is before any tree
     return int(curve.argmax()), len(curve)
+
+
+_FIT: dict[str, Callable[[Estimator, LabelledRows, LabelledRows, int], tuple[int, int]]] = {
+    "lightgbm": _fit_lightgbm,
+    "xgboost": _fit_xgboost,
+    "catboost": _fit_catboost,
+    "sklearn": _fit_sklearn,
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -16,11 +16,16 @@ from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Plan
 from manyfit.training.base import Supply
 
+UserCallbacks: TypeAlias = (
+    keras.callbacks.Callback | keras.callbacks.CallbackList | Sequence[keras.callbacks.Callback] | None
+)
+"""What `fit` takes as `callbacks`."""
+
 
 class CannotCopy(FatalValueError):
     """A callback of the user's cannot be copied; `callback` is its class, the cause is what copying raised."""
 
-    def __init__(self, callback: Any, cause: Exception) -> None:
+    def __init__(self, callback: object, cause: Exception) -> None:
         self.callback = type(callback).__name__
         super().__init__(
             explain(
@@ -33,7 +38,9 @@ class CannotCopy(FatalValueError):
         )
 
 
-def copy_callbacks(callbacks: Any, plan: Plan | None = None, *, share: bool = False) -> list[keras.callbacks.Callback]:
+def copy_callbacks(
+    callbacks: UserCallbacks, plan: Plan | None = None, *, share: bool = False
+) -> list[keras.callbacks.Callback]:
     """Deep copies for an execution (None: for whoever asks), so that one's patience or file is not another's.
 
     Args:
@@ -53,6 +60,7 @@ def copy_callbacks(callbacks: Any, plan: Plan | None = None, *, share: bool = Fa
     copies = []
     for callback in callbacks:
         try:
+            # Deep, since a shallow copy shares lists: patience that one execution counts would end another.
             copies.append(copy.deepcopy(callback))
         except Exception as error:
             if not share:
@@ -109,11 +117,13 @@ class BestWeights(keras.callbacks.Callback):
         loss = self.objective.loss(self.objective.get_value(numbers))
         if loss < self.loss:
             self.loss = loss
+            # In memory: most best epochs are followed by a better one, and a file each would be written for nothing.
             self.weights = self.model.get_weights()
 
 
 def scalar_logs(logs: Mapping[str, Any] | None) -> dict[str, float]:
     """The logs of an epoch as Python numbers; what is no number (a learning-rate object, a text) is left out."""
+    # Python's numbers, at once: an array of a backend that somebody keeps would keep memory of the device.
     numbers = {}
     for name, value in (logs or {}).items():
         try:
@@ -141,6 +151,8 @@ def separate_files(callbacks: Sequence[keras.callbacks.Callback], plan: Plan) ->
     'log-0007-1.csv'
     """
     for callback in callbacks:
+        # Only this one: it appends, so rows of two executions would stand in one file. Others replace a file as a
+        # whole.
         if isinstance(callback, keras.callbacks.CSVLogger):
             path = Path(callback.filename)
             callback.filename = str(path.with_name(f"{path.stem}-{plan.trial_id}-{plan.execution}{path.suffix}"))

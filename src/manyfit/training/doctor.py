@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from manyfit.core.backend import chosen_by
+from manyfit.core.environment import chosen_by
 from manyfit.core.files import cache_folder
 
 _BACKENDS = {"jax": "jax", "tensorflow": "tensorflow", "torch": "torch"}

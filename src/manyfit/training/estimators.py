@@ -13,7 +13,7 @@ import pickle
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import keras
 import numpy as np
@@ -23,10 +23,10 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.files import written_whole
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.objective import Objective
-from manyfit.core.records import Ending, Plan, Result
-from manyfit.data.rows import take_rows
+from manyfit.core.records import Configuration, Ending, Plan, Result
+from manyfit.data.rows import FitData, take_rows
 from manyfit.training.base import Supply, Task, judge
-from manyfit.training.boosting import fit_with_early_stopping, library_of, set_rounds
+from manyfit.training.boosting import Estimator, LabelledRows, fit_with_early_stopping, library_of, set_rounds
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.seeding import seeded
 
@@ -34,7 +34,7 @@ _SMALLEST = 1e-7  # as in Keras's cross-entropies
 _ONE_RUN = ("retrain", "longer")  # phases whose plans say for how many rounds
 
 
-def is_estimator(model: Any) -> bool:
+def is_estimator(model: object) -> TypeGuard[Estimator]:
     """Whether it fits and predicts in scikit-learn's manner, and is no Keras model."""
     fits = callable(getattr(model, "fit", None)) and not isinstance(model, keras.Model | type)
     return fits and (callable(getattr(model, "predict", None)) or callable(getattr(model, "predict_proba", None)))
@@ -45,7 +45,7 @@ def pickle_path(weights_path: str | Path) -> Path:
     return Path(weights_path).with_suffix(".pickle")
 
 
-def load_estimator(path: Path) -> Any:
+def load_estimator(path: Path) -> Estimator:
     """Reads an estimator that this project wrote. Open projects of people you trust only: it is a pickle."""
     return pickle.loads(path.read_bytes())
 
@@ -60,6 +60,8 @@ class Estimators(KerasFit):
         except Exception:
             return super()._train_one(plan, supply, task)  # builds again, and tells what went wrong
         if not is_estimator(estimator):
+            # Built once more than needed where it is no estimator: a Keras model then starts from the state of the
+            # generators that it would have without this class.
             return super()._train_one(plan, supply, task)
         started = time.perf_counter()
         result = Result(plan, Ending.COMPLETED, {})
@@ -71,7 +73,7 @@ class Estimators(KerasFit):
         return result
 
     @staticmethod
-    def _fit(estimator: Any, plan: Plan, task: Task, result: Result) -> None:
+    def _fit(estimator: Estimator, plan: Plan, task: Task, result: Result) -> None:
         train, validation = rows_of(plan, task)
         with seeded(plan.seed):
             set_seed(estimator, plan.seed)
@@ -79,6 +81,8 @@ class Estimators(KerasFit):
         logs = measured(estimator, train, "", task.objective)
         if validation is not None:
             logs.update(measured(estimator, validation, "val_", task.objective))
+        # One measurement, at the place of the best round; the empty places say how many rounds there were, from which a
+        # retraining knows for how long.
         after = [None] * (num_rounds - best_round - 1)
         result.history = {name: [*[None] * best_round, value, *after] for name, value in logs.items()}
         result.ending, result.message = judge(result.history, task.objective, stopped=False)
@@ -87,16 +91,13 @@ class Estimators(KerasFit):
             if task.keep is not None:
                 task.keep([(plan, estimator)])
 
-    def trains_in_epochs(self, values: Any, task: Task) -> bool:
+    def trains_in_epochs(self, values: Configuration, task: Task) -> bool:
         """Whether training on might be better; what is fitted in one go is done."""
         model = task.build(values.copy())
         return not is_estimator(model) or library_of(model) is not None
 
 
-Rows = tuple[Any, Any, Any]  # x, y, sample weights or None
-
-
-def rows_of(plan: Plan, task: Task) -> tuple[Rows, Rows | None]:
+def rows_of(plan: Plan, task: Task) -> tuple[LabelledRows, LabelledRows | None]:
     """Training and validation rows of an execution: x, targets as scikit-learn wants them, sample weights or None.
 
     Raises:
@@ -118,11 +119,13 @@ def rows_of(plan: Plan, task: Task) -> tuple[Rows, Rows | None]:
     if fraction and call.get("validation_data") is None:
         first = np.arange(int(rows * (1.0 - fraction)))  # Keras takes the last rows for validation
         x, y, weight = (None if part is None else take_rows(part, first) for part in (x, y, weight))
-    train = (x, _targets(y), _weights(weight))
-    return train, None if validation is None else (validation[0], _targets(validation[1]), _weights(validation[2]))
+    train = LabelledRows(x, _targets(y), _weights(weight))
+    if validation is None:
+        return train, None
+    return train, LabelledRows(validation[0], _targets(validation[1]), _weights(validation[2]))
 
 
-def _targets(y: Any) -> np.ndarray:
+def _targets(y: FitData) -> np.ndarray:
     """Class numbers or values, one column as a vector; one-hot rows become class numbers."""
     array = np.asarray(y)
     if array.ndim == 2 and array.shape[1] == 1:
@@ -132,14 +135,15 @@ def _targets(y: Any) -> np.ndarray:
     return array
 
 
-def _weights(weight: Any) -> np.ndarray | None:
+def _weights(weight: FitData) -> np.ndarray | None:
     return None if weight is None else np.asarray(weight, dtype=float).reshape(-1)
 
 
-def set_seed(estimator: Any, seed: int) -> None:
+def set_seed(estimator: Estimator, seed: int) -> None:
     """Gives the execution's seed to every part of an estimator that has a `random_state` of None."""
     if not hasattr(estimator, "get_params"):
         return
+    # A `random_state` that the user has set is a wish, and stays.
     free = {
         name: seed % 2**31
         for name, value in estimator.get_params(deep=True).items()
@@ -149,20 +153,23 @@ def set_seed(estimator: Any, seed: int) -> None:
         estimator.set_params(**free)
 
 
-def fit_estimator(estimator: Any, plan: Plan, train: Rows, validation: Rows | None) -> tuple[int, int]:
+def fit_estimator(
+    estimator: Estimator, plan: Plan, train: LabelledRows, validation: LabelledRows | None
+) -> tuple[int, int]:
     """Fits; returns the best round, counted from 0, and the number of rounds (0 and 1 for what is fitted in one go)."""
     x, y, weight = train
     if library_of(estimator) is not None:
         if plan.phase in _ONE_RUN and plan.epochs is not None:
             set_rounds(estimator, plan.epochs)
         if validation is not None:
-            return fit_with_early_stopping(estimator, x, y, weight, validation[:2])
+            return fit_with_early_stopping(estimator, train, validation)
+    # k-nearest neighbours, say, know no weights; in a search over several kinds they train without.
     takes_weights = weight is not None and "sample_weight" in inspect.signature(estimator.fit).parameters
     estimator.fit(x, y, **({"sample_weight": weight} if takes_weights else {}))
     return 0, 1
 
 
-def measured(estimator: Any, rows: Rows, prefix: str, objective: Objective | None) -> dict[str, float]:
+def measured(estimator: Estimator, rows: LabelledRows, prefix: str, objective: Objective | None) -> dict[str, float]:
     """Metrics of a fitted estimator by Keras's names; and the objective, if scikit-learn has a scorer of that name."""
     x, y, weight = rows
     row_weight = np.ones(len(y)) if weight is None else weight
@@ -173,6 +180,7 @@ def measured(estimator: Any, rows: Rows, prefix: str, objective: Objective | Non
         logs = {"accuracy": float(row_weight @ (np.asarray(estimator.predict(x)).reshape(-1) == y))}
     else:
         logs = value_metrics(np.asarray(estimator.predict(x), dtype=float), y, row_weight)
+    # scikit-learn is asked only for what is not known by Keras's names: its scorers predict all rows again.
     for name in () if objective is None else objective.names:
         plain = name.removeprefix("val_")
         if plain not in logs and name.startswith("val_") == (prefix == "val_"):
@@ -180,7 +188,7 @@ def measured(estimator: Any, rows: Rows, prefix: str, objective: Objective | Non
     return {f"{prefix}{name}": value for name, value in logs.items()}
 
 
-def _class_metrics(estimator: Any, x: Any, y: np.ndarray, row_weight: np.ndarray) -> dict[str, float]:
+def _class_metrics(estimator: Estimator, x: FitData, y: np.ndarray, row_weight: np.ndarray) -> dict[str, float]:
     output = estimator.predict_proba(x)
     if isinstance(output, list) or y.ndim > 1:  # several labels
         columns = np.stack([np.asarray(part)[:, -1] for part in output], axis=1) if isinstance(output, list) else output
@@ -202,6 +210,7 @@ def _class_metrics(estimator: Any, x: Any, y: np.ndarray, row_weight: np.ndarray
 
 def _auc(score: np.ndarray, positive: np.ndarray, row_weight: np.ndarray) -> float:
     """Chance that a positive row is ranked above a negative one; by ranks where all rows weigh alike."""
+    # Ranks give the same in n log n steps, and hold in memory what pairs do not.
     if np.ptp(row_weight) == 0:
         ones = int(positive.sum())
         excess = rankdata(score)[positive].sum() - ones * (ones + 1) / 2
@@ -232,7 +241,9 @@ def value_metrics(predicted: np.ndarray, y: np.ndarray, row_weight: np.ndarray) 
     }
 
 
-def _scored(name: str, estimator: Any, x: Any, y: np.ndarray, weight: np.ndarray | None) -> Mapping[str, float]:
+def _scored(
+    name: str, estimator: Estimator, x: FitData, y: np.ndarray, weight: np.ndarray | None
+) -> Mapping[str, float]:
     try:
         from sklearn.metrics import get_scorer, get_scorer_names
     except ImportError:
@@ -243,7 +254,7 @@ def _scored(name: str, estimator: Any, x: Any, y: np.ndarray, weight: np.ndarray
     return {name: float(get_scorer(name)(estimator, x, y, **arguments))}
 
 
-def write_estimator(path: Path, estimator: Any) -> None:
+def write_estimator(path: Path, estimator: Estimator) -> None:
     """Writes an estimator; the file is complete or absent.
 
     Raises:

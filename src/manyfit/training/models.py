@@ -13,6 +13,7 @@ import numpy as np
 from manyfit.core.errors import FatalTypeError, explain
 from manyfit.core.lifecycle import OversizedModelError
 from manyfit.core.records import Configuration, Result
+from manyfit.data.rows import FitData
 from manyfit.training.base import Task
 
 _NUM_CALLS = 20  # of a prediction that is timed
@@ -59,12 +60,13 @@ def check_size(model: keras.Model, max_model_size: int | None) -> None:
         OversizedModelError: more trainable parameters than `max_model_size`.
     """
     size = num_parameters(model)
+    # Refused before the first batch where that is possible, because memory is what the limit is for.
     if max_model_size is not None and size > max_model_size:
         raise OversizedModelError(f"Oversized model: {size} parameters. Skip model. (max_model_size={max_model_size})")
 
 
 def take_measures(result: Result, model: keras.Model, task: Task) -> None:
-    """Adds to a result what its task wants measured (see `manyfit.core.measures`).
+    """Adds to a result what its task wants measured (see `manyfit.core.objective.MEASURES`).
 
     Args:
         result: of an execution with a score; others get nothing.
@@ -87,7 +89,7 @@ def _measure(name: str, result: Result, model: keras.Model, task: Task) -> float
     return predict_seconds(model, _one_row(model, task))
 
 
-def predict_seconds(model: keras.Model, row: Any) -> float:
+def predict_seconds(model: keras.Model, row: FitData) -> float:
     """Seconds of one compiled prediction; the fastest of several calls, because other work only ever adds to one.
 
     Args:
@@ -100,6 +102,7 @@ def predict_seconds(model: keras.Model, row: Any) -> float:
     if row is None:
         return math.nan
     model.predict_on_batch(row)  # compiles
+    # The fastest and not the mean: whatever else the machine does can make a call slower, never faster.
     fastest = math.inf
     for _ in range(_NUM_CALLS):
         started = time.perf_counter()
@@ -108,7 +111,7 @@ def predict_seconds(model: keras.Model, row: Any) -> float:
     return fastest
 
 
-def _one_row(model: keras.Model, task: Task) -> Any:
+def _one_row(model: keras.Model, task: Task) -> FitData:
     """The first row of the data, or a row of zeros where the data cannot be cut; None where neither can be had."""
     x = task.call.x
     parts = list(x.values()) if isinstance(x, Mapping) else [x]
@@ -121,7 +124,7 @@ def _one_row(model: keras.Model, task: Task) -> Any:
     return rows[0] if len(rows) == 1 else rows
 
 
-def _num_bytes(variable: Any) -> int:
+def _num_bytes(variable: keras.Variable) -> int:
     return math.prod(variable.shape) * np.dtype(_NUMPY_NAMES.get(str(variable.dtype), str(variable.dtype))).itemsize
 
 

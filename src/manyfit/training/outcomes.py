@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
-from typing import Any
 
 from manyfit.core.errors import FatalTypeError, FatalValueError, explain
 from manyfit.core.history import History, mean_metrics
 from manyfit.core.objective import DefaultObjective, Objective
 
 
-def to_histories(returned: Any, objective: Objective, where: str) -> list[dict[str, list[float | None]]]:
+def to_histories(returned: object, objective: Objective, where: str) -> list[dict[str, list[float | None]]]:
     """Turns what the user's function returned into one history per execution.
 
     Args:
@@ -55,12 +54,14 @@ def completed_by(reported: History, found: History) -> dict[str, list[float | No
     history = {name: list(curve) for name, curve in reported.items()}
     for name, curve in found.items():
         if [value for value in history.get(name, ()) if value is not None] != list(curve):
+            # A single number describes the model as it was handed back: after its last epoch.
             missing = num_epochs - len(curve) if len(curve) == 1 else 0
             history[name] = [*[None] * missing, *curve]
     return history
 
 
-def _to_history(returned: Any, objective: Objective, where: str) -> dict[str, list[float | None]]:
+def _to_history(returned: object, objective: Objective, where: str) -> dict[str, list[float | None]]:
+    # By its attribute, not its class: wrappers of Keras's `History` are common in programs written for KerasTuner.
     curves = getattr(returned, "history", None)
     known = curves if isinstance(curves, Mapping) else returned
     if isinstance(known, Mapping) and isinstance(objective, DefaultObjective) and not objective.has_value(known):
@@ -87,6 +88,7 @@ def _to_history(returned: Any, objective: Objective, where: str) -> dict[str, li
                 )
             )
         return {name: [_number(value)] for name, value in returned.items()}
+    # True is a number for Python, and a mistake of whoever returns it.
     if (isinstance(returned, numbers.Real) and not isinstance(returned, bool)) or hasattr(returned, "__float__"):
         return _from_number(float(returned), objective, where)
     if returned is None:
@@ -118,10 +120,10 @@ def _from_number(value: float, objective: Objective, where: str) -> dict[str, li
     return {objective.name: [value]}
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if value is None:
         return None
     try:
-        return float(value)
+        return float(value)  # type: ignore[arg-type]  # what it cannot take is why it stands in a `try`
     except (TypeError, ValueError):
         return None

@@ -70,6 +70,7 @@ class Keeper:
         if self._folds is None:
             self._predict(of_search, self._data.x, self._data.row_ids, None)
             return
+        # Each execution has rows of its own here, so there is nothing to predict together.
         for plan, model in of_search:
             positions = self._folds.split_for(plan).validation
             x, row_ids = take_rows(self._data.x, positions), self._data.row_ids[positions]
@@ -95,7 +96,7 @@ class Keeper:
     def _keep(self, plan: Plan, predictions: np.ndarray, row_ids: np.ndarray, positions: np.ndarray | None) -> None:
         data = self._data
         with writing(f"kept predictions of trial {plan.trial_id}"):
-            # Labels go first and once: predictions without them are of no use, the other way round they are.
+            # Labels go first: a kill between the two leaves labels without predictions, which is nothing kept yet.
             if not self._labelled:
                 self._archive.keep_labels(Labels(data.row_ids, np.asarray(data.y), _array(data.sample_weight)))
                 self._labelled = True

@@ -106,6 +106,7 @@ class Results(Sequence[Row]):
 
 def _in_short(row: Row) -> str:
     """Why an execution ended, on one line."""
+    # The last line: of a traceback it is the one that names the error.
     why = (row.message or "").strip().splitlines()
     return why[-1] if why else row.ending
 

@@ -35,14 +35,14 @@ class SklearnModel(Protocol):
         """How good its predictions are; more is better."""
 
 
-class Splitter(Protocol):
+class SklearnSplitter(Protocol):
     """Makes folds of rows, as the classes of `sklearn.model_selection` do."""
 
     def split(self, X: object, y: object = None, groups: object = None) -> Iterator[tuple[RowNumbers, RowNumbers]]:
         """Pairs of (training rows, test rows), one per fold."""
 
 
-CrossValidator: TypeAlias = Splitter | int | Iterable[tuple[RowNumbers, RowNumbers]]
+CrossValidator: TypeAlias = SklearnSplitter | int | Iterable[tuple[RowNumbers, RowNumbers]]
 """What `cv` may be: a splitter, a number of folds, or the pairs of rows themselves."""
 
 
@@ -118,7 +118,7 @@ def as_metrics(metrics: Metric | Sequence[Metric] | None) -> list[Metric]:
     return given
 
 
-def as_splitter(cv: CrossValidator | None) -> Splitter | int:
+def as_splitter(cv: CrossValidator | None) -> SklearnSplitter | int:
     """A splitter from one, from a list of (training rows, test rows), or from None; a number of folds stays one.
 
     Raises:
@@ -203,6 +203,7 @@ def _name_of_weights(model: SklearnModel) -> str | None:
     """
     from sklearn.pipeline import Pipeline
 
+    # A pipeline's own `fit` takes any keyword, and refuses one that is not "step__name" only when it is called.
     if isinstance(model, Pipeline):
         last, estimator = model.steps[-1]
         name = None if estimator in (None, "passthrough") else _name_of_weights(estimator)

@@ -8,7 +8,7 @@ from pathlib import Path
 from manyfit.core import seeds
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.lifecycle import is_paused, outcome_of
-from manyfit.core.measures import MEASURES
+from manyfit.core.objective import MEASURES
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.hyperparameters import HyperParameters

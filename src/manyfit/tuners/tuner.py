@@ -245,6 +245,7 @@ class Tuner(PopulationTuner):
             UsageError: a model that this tuner did not make, no validation rows, or members that predicted different
                 rows.
         """
+        # Not the tuners themselves: what an ensemble may ask of a search is written down, and this is all of it.
         searches = [other._finish.project for other in others]
         return self._finish.ensemble(models, x, y, others=searches, options=options)
 

@@ -10,7 +10,7 @@ from marks import needs_jax
 from manyfit.data.call import Call
 from manyfit.training.base import Task
 from manyfit.training.keras_internals import building
-from manyfit.training.population import model_state
+from manyfit.training.population.arrays import values_of, variables_of
 from manyfit.training.population.data import Shapes, read_fit_arguments
 from manyfit.training.population.lift import Lift
 from manyfit.training.population.probe import find_mismatch
@@ -128,7 +128,7 @@ def capture(build, value, shapes):
     with seeded(1):
         found = build(value)
         building.build_symbolically(found, shapes.first_batch())
-    state = tuple(tuple(model_state.values_of(part)) for part in model_state.variables_of(found)[:3])
+    state = tuple(tuple(values_of(part)) for part in variables_of(found)[:3])
     traced = trace(found, shapes)
     complete(traced, found, shapes)
     return traced, state

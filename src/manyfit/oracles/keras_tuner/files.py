@@ -19,7 +19,7 @@ from manyfit.core.records import Ending, Plan, Result
 from manyfit.oracles.keras_tuner.style import KerasTunerOracle
 from manyfit.oracles.trial import Trial
 from manyfit.store import ProjectStore
-from manyfit.store.layout import Layout
+from manyfit.store.layout import ProjectLayout
 
 # Reading -------------------------------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ def _read(path: Path) -> Any:
         ) from error
 
 
-def _trial_files(layout: Layout, order: Iterable[str]) -> list[Path]:
+def _trial_files(layout: ProjectLayout, order: Iterable[str]) -> list[Path]:
     """The files of trials in the order of their start."""
     found = layout.trial_files()
     ids = [trial_id for trial_id in order if trial_id in found]

@@ -33,7 +33,7 @@ from manyfit.oracles.trial import Trial
 from manyfit.samplers.outcomes import Constraint
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
-from manyfit.store.layout import Layout
+from manyfit.store.layout import ProjectLayout
 
 #: After so many draws in a row that were tried before, `_random_values` gives up.
 _MAX_COLLISIONS = 20
@@ -182,10 +182,10 @@ class KerasTunerOracle(abc.ABC):
         return str(self.book.store.folder)
 
     def _get_trial_dir(self, trial_id: str) -> str:
-        return str(Layout.of(self._project_dir).trial_folder(trial_id))
+        return str(ProjectLayout.of(self._project_dir).trial_folder(trial_id))
 
     def _get_oracle_fname(self) -> str:
-        return str(Layout.of(self._project_dir).oracle_file)
+        return str(ProjectLayout.of(self._project_dir).oracle_file)
 
     # Helpers of `populate_space` ---------------------------------------------------------------------------------
 

@@ -21,8 +21,7 @@ from manyfit.training.callbacks import CannotCopy, copy_callbacks
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.models import build_model, check_size, summary_of
-from manyfit.training.population import model_state
-from manyfit.training.population.arrays import State
+from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import FitArguments
 from manyfit.training.population.member import STORED_BY, Member, View, Views
@@ -158,6 +157,7 @@ class Admission:
     def park(self, member: Member) -> None:
         """Holds a paused member's state until a plan with its key continues it."""
         self._parked[member.plan.key] = member
+        # What is not on the disk must be kept, however many they are: its training would be lost.
         stored = [key for key, other in self._parked.items() if other.is_stored]
         for key in stored[:-_MAX_RESIDENT]:
             del self._parked[key]  # if it is promoted after all, its stored state continues it
@@ -176,6 +176,7 @@ class Admission:
 
     def _resume(self, plan: Plan) -> Member | None:
         member = self._parked.pop(plan.key, None)
+        # At another epoch than the plan says: what is stored, or the beginning, is right, and this member is not.
         if member is None or member.epoch != plan.first_epoch:
             return None
         member.plan = plan
@@ -183,6 +184,7 @@ class Admission:
         return member
 
     def _build(self, plan: Plan) -> Member:
+        # Equal models must have equal names of layers, or none would be recognised.
         building.forget_names()
         values = plan.values.copy() if hasattr(plan.values, "copy") else plan.values
         view = self._views.of(plan)
@@ -198,6 +200,7 @@ class Admission:
             stored = read_state(plan, STORED_BY, len(callbacks) - len(own))
             found, state = self._steps_of(model, view, whole=bool(callbacks) or stored is not None)
             stored = stored if stored is not None and stored.fits(state) else None
+        # Again: a model without an input layer has parameters only now.
         check_size(model, self.task.max_model_size)
         epochs = self.data.epochs if plan.epochs is None else plan.epochs
         member = Member(
@@ -218,6 +221,7 @@ class Admission:
 
     def _program_of(self, found: Trace, model: keras.Model, view: View) -> SharedProgram:
         """The program of a trace, made if need be. Members of one program have equally many rows, in batches alike."""
+        # The sizes belong to it: a fold with a row more has batches of other shapes, which no number tells.
         key = f"{found.key} {view.sizes}"
         if key not in self.programs:
             self.programs[key] = SharedProgram(
@@ -240,7 +244,10 @@ class Admission:
             raise CannotTrace(reason) from error
 
     def _steps_of(self, model: keras.Model, view: View, *, whole: bool) -> tuple[Trace, State]:
-        """A model's trace and first state.
+        """A model's trace and first state, for the least work that gives both.
+
+        Building a model to the end traces its losses and metrics, tracing it takes longer still; both for what is known
+        already where a model of equal configuration has been here.
 
         A recognised model is not built to the end where nobody will look at its optimizer (not `whole`): its optimizer
         starts where the first model's of this structure started, but for the learning rate. (A loss scale's variables
@@ -252,17 +259,17 @@ class Admission:
         whole = whole or needs_loss_scale_callback(model)
         batch = view.shapes.first_batch()
         if known is not None and not whole:
-            model_state.build_layers(model, batch[0])
+            build_layers(model, batch[0])
         if known is not None and not whole and building.is_built(model):
             trainable, fixed = model.trainable_variables, model.non_trainable_variables
             optimizer = known.first_state(model.optimizer.variables[known.learning_rate].value)
             return known.trace, (
-                tuple(model_state.values_of(trainable)),
-                tuple(model_state.values_of(fixed)),
+                tuple(values_of(trainable)),
+                tuple(values_of(fixed)),
                 optimizer,
             )
         building.build_symbolically(model, batch)
-        parts = [tuple(model_state.values_of(part)) for part in model_state.variables_of(model)[:3]]
+        parts = [tuple(values_of(part)) for part in variables_of(model)[:3]]
         found = self._trace(model, view) if known is None else known.trace
         place = building.place_of_learning_rate(model)
         if key is not None and place is not None:

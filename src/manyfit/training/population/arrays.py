@@ -1,4 +1,4 @@
-"""Arrays: what they are called in this room, where they are put, and which of them lie in a file.
+"""Arrays: what they are called in this room, where they are put, which lie in a file, and how variables hold them.
 
 Devices: a population uses all of this process, and the data lie whole on each of them.
 
@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 import jax
 import keras
 import numpy as np
+
+from manyfit.training import stored_state
 
 Array: TypeAlias = jax.Array | np.ndarray
 """On a device, or in the machine's memory; inside a traced function, the tracer that stands for it."""
@@ -66,6 +68,7 @@ def on_every_device(array: Array) -> jax.Array:
 
 def copied(values: ArrayTree) -> ArrayTree:
     """A tree of the same values in arrays of their own, on the same devices, which a model cannot use up."""
+    # One call for all of them, which stay on their devices.
     return jax.device_put(values, may_alias=False)
 
 
@@ -101,3 +104,37 @@ def _in_place(array: Array) -> bool:
         return True  # it goes to the device, if there is room
     aligned = array.ctypes.data % _ALIGNMENT_BYTES == 0 and array.flags.c_contiguous
     return bool(aligned and array.dtype == jax.dtypes.canonicalize_dtype(array.dtype))
+
+
+def build_layers(model: keras.Model, x: object) -> None:
+    """Creates the variables of the layers of a `Sequential` model without an input layer, in the order of `fit`.
+
+    Ten times as fast as `build_symbolically`, which traces losses and metrics as well; other models are left alone.
+    """
+    if type(model) is keras.Sequential and not model.built and hasattr(x, "shape"):
+        model.build((None, *x.shape[1:]))
+
+
+def variables_of(model: keras.Model) -> tuple[list[keras.Variable], ...]:
+    """Trainable, non-trainable, optimizer and metric variables, in the order of `train_step`'s state."""
+    return (*stored_state.variables_of(model), model.metrics_variables)
+
+
+def values_of(variables: Sequence[keras.Variable]) -> Arrays:
+    """The arrays in variables."""
+    return tuple(variable.value for variable in variables)
+
+
+def in_order_of_weights(model: keras.Model, trainable: Sequence[Array], fixed: Sequence[Array]) -> list[Array]:
+    """Values of the trainable and the other variables in the order of `model.weights`, which leaves seeds out."""
+    values = dict(zip(map(id, model.trainable_variables), trainable, strict=True))
+    values.update(zip(map(id, model.non_trainable_variables), fixed, strict=True))
+    return [values[id(variable)] for variable in model.weights]
+
+
+def metric_results(model: keras.Model, values: Sequence[Array]) -> dict[str, jax.Array]:
+    """The logs that the metrics would show if their variables held `values`; traceable."""
+    # Inside of the scope the variables read as these values, and nothing is assigned.
+    scope = keras.StatelessScope(state_mapping=list(zip(model.metrics_variables, values, strict=True)))
+    with scope:
+        return dict(model.get_metrics_result())

@@ -8,11 +8,15 @@ Neither copies; what else holds on to a member's arrays does, because Keras's `p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import keras
+import numpy as np
 
 from manyfit.training.keras_internals import building
+
+Logged: TypeAlias = float | np.ndarray
+"""What stands in the logs of an epoch under a name: a number, or the array that a metric of the user's has answered."""
 
 _BATCH_HOOKS = (
     "on_batch_begin",
@@ -34,7 +38,7 @@ _HARMLESS = {
 }
 
 
-def why_not(callbacks: Sequence[Any]) -> str | None:
+def why_not(callbacks: Sequence[object]) -> str | None:
     """Why a population cannot serve these callbacks; None if it can.
 
     Example:
@@ -60,7 +64,7 @@ def why_not(callbacks: Sequence[Any]) -> str | None:
     return None
 
 
-def _defines(callback: Any, hook: str) -> bool:
+def _defines(callback: keras.callbacks.Callback, hook: str) -> bool:
     own = vars(callback).get(hook)
     if own is not None:  # LambdaCallback puts its functions on the instance
         return True
@@ -70,9 +74,9 @@ def _defines(callback: Any, hook: str) -> bool:
 class _Seen(keras.callbacks.Callback):
     """Stands last in the list and sees what the others have added: Keras hands them a copy of the logs."""
 
-    logs: dict[str, Any]
+    logs: dict[str, Logged]
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Logged] | None = None) -> None:
         del epoch
         self.logs = dict(logs or {})
 
@@ -89,7 +93,13 @@ class MemberCallbacks:
     """
 
     def __init__(
-        self, callbacks: Sequence[Any], model: Any, *, epochs: int, steps: int | None, num_own: int = 0
+        self,
+        callbacks: Sequence[keras.callbacks.Callback],
+        model: keras.Model,
+        *,
+        epochs: int,
+        steps: int | None,
+        num_own: int = 0,
     ) -> None:
         self._model = model
         self.of_user = list(callbacks[: len(callbacks) - num_own])
@@ -109,6 +119,7 @@ class MemberCallbacks:
             else None
         )
         self._on_nan = [each for each in callbacks if isinstance(each, keras.callbacks.TerminateOnNaN)]
+        # A model that the build function has trained before may come with it set.
         model.stop_training = False
 
     @property
@@ -126,7 +137,9 @@ class MemberCallbacks:
         if self._list is not None:
             self._list.on_epoch_begin(epoch)
 
-    def epoch_end(self, epoch: int, logs: Mapping[str, Any], test_logs: Mapping[str, Any] | None) -> dict[str, Any]:
+    def epoch_end(
+        self, epoch: int, logs: Mapping[str, Logged], test_logs: Mapping[str, Logged] | None
+    ) -> dict[str, Logged]:
         """As `fit` after an epoch; `test_logs` (names without "val_") if the epoch had a validation.
 
         Returns:
@@ -134,15 +147,17 @@ class MemberCallbacks:
         """
         if self._list is None:
             return dict(logs)
+        # It looks at batches; but the loss of an epoch is NaN if that of one of its batches was.
         for callback in self._on_nan:
             callback.on_batch_end(0, dict(logs))
         if test_logs is not None:
+            # Around a validation, as `fit` calls them. The hooks of batches in between are nobody's: see `why_not`.
             self._list.on_test_begin()
             self._list.on_test_end(dict(test_logs))
         self._list.on_epoch_end(epoch, dict(logs))
         return self._seen.logs
 
-    def train_end(self, logs: Mapping[str, Any]) -> None:
+    def train_end(self, logs: Mapping[str, Logged]) -> None:
         """As `fit` after the last epoch."""
         if self._list is not None:
             self._list.on_train_end(dict(logs))

@@ -1,9 +1,15 @@
 """Canonical forms of traced functions: which traces are one program, and in which numbers do they differ.
 
-A traced step (a jaxpr) is rewritten as a `Form`: a flat list of instructions in which every number that was written
-into the trace, a scalar literal or an array constant, is a numbered *hole*. Two forms with the same key are the same
-program with other numbers in the holes. `evaluate` runs a form with some holes filled by inputs (*lifted*), the rest
-by the numbers of the form itself.
+The idea. Two models that differ in a dropout rate trace to the same instructions, but for one number that Python wrote
+into the trace. JAX's own cache of programs compares traces with their numbers, so it would compile both. Here a traced
+step (a jaxpr) is rewritten as a `Form`: a flat list of instructions in which every such number, a scalar literal or an
+array constant, is a numbered *hole*. Two forms with the same key are the same program with other numbers in the holes.
+`evaluate` runs a form with some holes filled by inputs (*lifted*), the rest by the numbers of the form itself.
+
+A key is a hash of a text with one line per instruction, in which variables have the numbers in which they come up: two
+traces have one key if and only if they are the same, instruction by instruction, up to the numbers. Nothing is put in
+order, simplified or guessed: what is equal in another way (a sum the other way round) is another program, which costs a
+compilation and never a wrong result.
 
 Calls that only group instructions (jit, custom derivatives: nothing here is differentiated again) are inlined.
 Loops, branches and rematerialised regions stay, and are rebuilt around their lifted bodies only where a hole inside
@@ -16,12 +22,15 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import numpy as np
 from jax.extend import core as jax_core
 
+from manyfit.training.population.arrays import Array, ArrayTree
+
+# Primitive -> the parameter that holds what it calls. A name of an older JAX stands beside its newer one.
 _INLINED = {
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -32,6 +41,7 @@ _INLINED = {
     "custom_vjp_call_jaxpr": "fun_jaxpr",
     "custom_vmap_call": "call",
 }
+# Primitive -> the parameters that hold its bodies. They stay, and are rebuilt by `_REBUILD`.
 _BODIES = {
     "scan": ("jaxpr",),
     "while": ("cond_jaxpr", "body_jaxpr"),
@@ -43,12 +53,22 @@ _BODIES = {
 # References to values inside a body: n >= 0 is its n-th variable, n < 0 is hole number -n - 1 of the form.
 Reference = int
 
+Number: TypeAlias = Array | float | int | bool
+"""What stands in a hole: a scalar literal or an array constant of a trace."""
+
+Jaxpr: TypeAlias = jax_core.Jaxpr | jax_core.ClosedJaxpr
+"""A traced body, with its constants or without."""
+
+
+Scope: TypeAlias = dict[jax_core.Var, Reference]
+"""The references of the variables that a jaxpr has defined so far."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Instruction:
     """One primitive applied to references; `outputs` are the numbers of the variables it defines."""
 
-    equation: Any  # the original equation, for its primitive and parameters
+    equation: jax_core.JaxprEqn  # the original one, for its primitive and parameters
     inputs: tuple[Reference, ...]
     outputs: tuple[int, ...]
     bodies: tuple[Body, ...] = ()
@@ -79,8 +99,8 @@ class Form:
     key: str
     lines: tuple[str, ...]
     body: Body
-    values: tuple[Any, ...]
-    dtypes: tuple[np.dtype, ...]
+    values: tuple[Number, ...]
+    dtypes: tuple[np.dtype | None, ...]  # None: keys of random numbers, which NumPy has no type for
 
     @functools.cached_property
     def bits(self) -> tuple[bytes, ...]:
@@ -92,12 +112,12 @@ class Form:
 
 @dataclasses.dataclass(frozen=True)
 class Mismatch:
-    """Why two traces are not one program: a value, not an error."""
+    """Why two traces are not one program. A value, not an error: most pairs of traces are not."""
 
     reason: str
 
 
-def canonical_form(closed: Any) -> Form:
+def canonical_form(closed: jax_core.ClosedJaxpr) -> Form:
     """Rewrites a traced function (a `ClosedJaxpr`) as a form.
 
     Example:
@@ -110,6 +130,7 @@ def canonical_form(closed: Any) -> Form:
     """
     writer = _Writer()
     body = writer.body(closed.jaxpr, closed.consts)
+    # Numbers are not in the text: that is what makes two traces with other numbers one program.
     text = "\n".join(writer.lines)
     return Form(
         key=hashlib.sha256(text.encode()).hexdigest()[:16],
@@ -137,7 +158,7 @@ def differing_holes(forms: Sequence[Form]) -> tuple[int, ...]:
     return tuple(hole for hole, bits in enumerate(first) if any(other[hole] != bits for other in others))
 
 
-def evaluate(form: Form, inputs: Sequence[Any], lifted: Mapping[int, Any]) -> list[Any]:
+def evaluate(form: Form, inputs: Sequence[Array], lifted: Mapping[int, Array]) -> list[jax.Array]:
     """Runs a form on inputs, with the holes in `lifted` filled from there.
 
     Example:
@@ -147,7 +168,7 @@ def evaluate(form: Form, inputs: Sequence[Any], lifted: Mapping[int, Any]) -> li
     >>> [float(out) for out in evaluate(form, [4.0], {0: 0.25})]
     [1.0]
     """
-    holes = list(form.values)
+    holes: list[Number] = list(form.values)
     for hole, value in lifted.items():
         holes[hole] = value
     return _run(form.body, inputs, holes, frozenset(lifted))
@@ -158,12 +179,12 @@ class _Writer:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.values: list[Any] = []
-        self.dtypes: list[Any] = []
+        self.values: list[Number] = []
+        self.dtypes: list[np.dtype | None] = []
 
-    def body(self, jaxpr: Any, consts: Sequence[Any]) -> Body:
+    def body(self, jaxpr: jax_core.Jaxpr, consts: Sequence[Number]) -> Body:
         start = len(self.values)
-        scope: dict[Any, Reference] = {}
+        scope: Scope = {}
         for number, variable in enumerate(jaxpr.invars):
             scope[variable] = number
         self.lines.append(f"inputs {' '.join(_type(variable.aval) for variable in jaxpr.invars)}")
@@ -174,8 +195,13 @@ class _Writer:
         return Body(len(jaxpr.invars), tuple(instructions), outputs, range(start, len(self.values)))
 
     def _walk(
-        self, jaxpr: Any, consts: Sequence[Any], scope: dict[Any, Reference], into: list[Instruction], count: int
+        self, jaxpr: jax_core.Jaxpr, consts: Sequence[Number], scope: Scope, into: list[Instruction], count: int
     ) -> int:
+        """Writes a jaxpr's instructions; `count` is the number of the next variable, and so is what is answered.
+
+        A call that only groups instructions is written in its caller's place, under the names that its arguments have
+        there: whether Keras wraps a function in `jit` makes no other program of it.
+        """
         for variable, value in zip(jaxpr.constvars, consts, strict=True):
             scope[variable] = self._hole(value, variable.aval)
         for equation in jaxpr.eqns:
@@ -199,40 +225,44 @@ class _Writer:
             into.append(Instruction(equation, inputs, outputs, bodies))
         return count
 
-    def _reference(self, atom: Any, scope: dict[Any, Reference]) -> Reference:
+    def _reference(self, atom: jax_core.Var | jax_core.Literal, scope: Scope) -> Reference:
         if isinstance(atom, jax_core.Literal):
             return self._hole(atom.val, atom.aval)
         return scope[atom]
 
-    def _hole(self, value: Any, aval: Any) -> Reference:
+    def _hole(self, value: Number, aval: object) -> Reference:
+        # Never shared, though two holes may hold the same number: in another member they may hold two.
         self.lines.append(f"hole {_type(aval)}")
         self.values.append(value)
+        assert hasattr(aval, "dtype")  # a number in a trace is an array of a type
         self.dtypes.append(np.dtype(aval.dtype) if not jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended) else None)
         return -len(self.values)
 
 
-def _open(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
-    return (jaxpr.jaxpr, jaxpr.consts) if hasattr(jaxpr, "consts") else (jaxpr, ())
+def _open(jaxpr: Jaxpr) -> tuple[jax_core.Jaxpr, Sequence[Number]]:
+    return (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, jax_core.ClosedJaxpr) else (jaxpr, ())
 
 
-def _bodies_of(equation: Any) -> list[Any]:
-    bodies: list[Any] = []
+def _bodies_of(equation: jax_core.JaxprEqn) -> list[Jaxpr]:
+    bodies: list[Jaxpr] = []
     for name in _BODIES.get(equation.primitive.name, ()):
         value = equation.params[name]
         bodies.extend(value if isinstance(value, tuple) else (value,))
     return bodies
 
 
-def _type(aval: Any) -> str:
-    return f"{aval.dtype}{list(aval.shape)}".replace(" ", "") if hasattr(aval, "dtype") else str(aval)
+def _type(aval: object) -> str:
+    if hasattr(aval, "dtype") and hasattr(aval, "shape"):
+        return f"{aval.dtype}{list(aval.shape)}".replace(" ", "")
+    return str(aval)
 
 
-def _parameters(equation: Any) -> str:
+def _parameters(equation: jax_core.JaxprEqn) -> str:
     nested = _BODIES.get(equation.primitive.name, ())
     return " ".join(f"{name}={_text(value)}" for name, value in sorted(equation.params.items()) if name not in nested)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A text that is equal for equal parameters. An object that prints its address is equal to itself only: safe."""
     if isinstance(value, np.ndarray | jax.Array):
         array = np.asarray(value)
@@ -246,10 +276,13 @@ def _shorten(text: str, limit: int = 120) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _run(body: Body, inputs: Sequence[Any], holes: Sequence[Any], lifted: frozenset[int]) -> list[Any]:
-    values: dict[int, Any] = dict(enumerate(inputs))
+def _run(
+    body: Body, inputs: Sequence[ArrayTree], holes: Sequence[ArrayTree], lifted: frozenset[int]
+) -> list[jax.Array]:
+    """Runs a body, inside of a trace. What has no lifted hole in it is bound as it was: only the rest is rebuilt."""
+    values: dict[int, ArrayTree] = dict(enumerate(inputs))
 
-    def read(reference: Reference) -> Any:
+    def read(reference: Reference) -> ArrayTree:
         return values[reference] if reference >= 0 else holes[-reference - 1]
 
     for instruction in body.instructions:
@@ -262,20 +295,26 @@ def _run(body: Body, inputs: Sequence[Any], holes: Sequence[Any], lifted: frozen
     return [read(reference) for reference in body.outputs]
 
 
-def _bind(equation: Any, arguments: Sequence[Any]) -> Sequence[Any]:
+def _bind(equation: jax_core.JaxprEqn, arguments: Sequence[ArrayTree]) -> Sequence[jax.Array]:
     bound = equation.primitive.get_bind_params(equation.params)
     functions, parameters = bound if isinstance(bound, tuple) else ((), bound)  # a tuple in JAX below 0.8
+    # The context of its trace: the kind of random keys, for one, is a setting of JAX and no parameter.
     with equation.ctx.manager:
         answer = equation.primitive.bind(*functions, *arguments, **parameters)
     return answer if equation.primitive.multiple_results else [answer]
 
 
-def _rebuild_scan(instruction: Instruction, arguments: list[Any], holes: Sequence[Any], lifted: frozenset[int]) -> Any:
+Arguments: TypeAlias = list[ArrayTree]
+Holes: TypeAlias = Sequence[ArrayTree]
+Results: TypeAlias = Sequence[jax.Array]
+
+
+def _rebuild_scan(instruction: Instruction, arguments: Arguments, holes: Holes, lifted: frozenset[int]) -> Results:
     parameters = instruction.equation.params
     num_consts, num_carry = parameters["num_consts"], parameters["num_carry"]
     consts = arguments[:num_consts]
 
-    def step(carry: Any, slices: Any) -> tuple[list[Any], list[Any]]:
+    def step(carry: list[jax.Array], slices: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
         outputs = _run(instruction.bodies[0], [*consts, *carry, *slices], holes, lifted)
         return outputs[:num_carry], outputs[num_carry:]
 
@@ -290,10 +329,11 @@ def _rebuild_scan(instruction: Instruction, arguments: list[Any], holes: Sequenc
     return [*carry, *stacked]
 
 
-def _rebuild_while(instruction: Instruction, arguments: list[Any], holes: Sequence[Any], lifted: frozenset[int]) -> Any:
+def _rebuild_while(instruction: Instruction, arguments: Arguments, holes: Holes, lifted: frozenset[int]) -> Results:
     condition, step = instruction.bodies
     num_condition, num_step = (instruction.equation.params[name] for name in ("cond_nconsts", "body_nconsts"))
     of_condition, of_step = arguments[:num_condition], arguments[num_condition : num_condition + num_step]
+    # Constants of the loop become plain values around it; JAX finds them again.
     return jax.lax.while_loop(
         lambda carry: _run(condition, [*of_condition, *carry], holes, lifted)[0],
         lambda carry: _run(step, [*of_step, *carry], holes, lifted),
@@ -301,7 +341,7 @@ def _rebuild_while(instruction: Instruction, arguments: list[Any], holes: Sequen
     )
 
 
-def _rebuild_cond(instruction: Instruction, arguments: list[Any], holes: Sequence[Any], lifted: frozenset[int]) -> Any:
+def _rebuild_cond(instruction: Instruction, arguments: Arguments, holes: Holes, lifted: frozenset[int]) -> Results:
     branches = [
         lambda *operands, body=body: _run(body, operands, holes, lifted)  # type: ignore[misc]
         for body in instruction.bodies
@@ -309,13 +349,13 @@ def _rebuild_cond(instruction: Instruction, arguments: list[Any], holes: Sequenc
     return jax.lax.switch(arguments[0].astype("int32"), branches, *arguments[1:])
 
 
-def _rebuild_remat(instruction: Instruction, arguments: list[Any], holes: Sequence[Any], lifted: frozenset[int]) -> Any:
+def _rebuild_remat(instruction: Instruction, arguments: Arguments, holes: Holes, lifted: frozenset[int]) -> Results:
     """Binds the primitive again around the new body: `jax.checkpoint` would lose the barrier of the backward pass."""
     (body,) = instruction.bodies
     # Arrays are passed in too, lifted or not: the primitive takes a jaxpr without constants.
     inside = [hole for hole in body.holes if hole in lifted or np.ndim(holes[hole]) > 0]
 
-    def region(values: list[Any], operands: list[Any]) -> list[Any]:
+    def region(values: list[jax.Array], operands: list[jax.Array]) -> list[jax.Array]:
         filled = list(holes)
         for hole, value in zip(inside, values, strict=True):
             filled[hole] = value

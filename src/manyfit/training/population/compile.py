@@ -75,6 +75,7 @@ def compile_function(
         donate: places of the arguments whose memory the answers may take.
     """
     started = time.perf_counter()
+    # Ahead of time, not by calling: what is compiled, in which thread, and for how long is then ours to know.
     lowered = jax.jit(function, donate_argnums=donate).lower(*arguments)
     return compiled_from(lowered, started, quick=quick, one_thread=one_thread)
 

@@ -1,9 +1,15 @@
-"""What `model.fit` was given, as a population reads it: resident arrays with batches of row numbers, or a stream."""
+"""What `model.fit` was given, as a population reads it: resident arrays with batches of row numbers, or a stream.
+
+Which of the two it is decides much: over resident rows an epoch is a few calls of a program, in threads; a stream is
+read on the calling thread, which runs the user's code, and costs a call per batch. So whatever can be resident is. The
+order of the batches follows the seed and the epoch alone, never who trains beside whom: an execution that is paused,
+killed and continued reads what it would have read.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +20,7 @@ from manyfit.core.seeds import generator, seed_of
 from manyfit.data.order import FIT_SIGNATURE
 from manyfit.training.base import Task
 from manyfit.training.keras_internals import data as keras_data
-from manyfit.training.population.arrays import must_stream, on_every_device
+from manyfit.training.population.arrays import ArrayTree, must_stream, on_every_device
 from manyfit.training.population.sizing import free_bytes
 from manyfit.training.seeding import seeded
 
@@ -35,7 +41,7 @@ class Rows:
     """
 
     leaves: tuple[jax.Array, ...]
-    structure: Any
+    structure: jax.tree_util.PyTreeDef
     num_rows: int
     batch_size: int
     num_steps: int
@@ -121,13 +127,15 @@ class Stream:
         shapes: shapes of the batches that have come so far, by their numbers.
     """
 
-    def __init__(self, iterator: Any, *, restarts: bool, seed: int) -> None:
+    def __init__(self, iterator: keras_data.JAXEpochIterator, *, restarts: bool, seed: int) -> None:
         self._iterator, self._restarts, self._seed = iterator, restarts, seed
         self._num_passes = 0
+        # Looking at the first batch draws from the global generators if the user's code does; a seed of its own leaves
+        # no trace.
         with seeded(generator_seed(seed, 0)):
             first = keras_data.first_batch(iterator)
         leaves, structure = jax.tree.flatten(first)
-        self.structure: Any = structure
+        self.structure: jax.tree_util.PyTreeDef = structure
         self.shapes: list[list[jax.ShapeDtypeStruct]] = []
         self._first = tuple(map(on_every_device, leaves))
         self._number_of(self._first)
@@ -184,7 +192,7 @@ class Shapes:
             for number in range(0 if source is None else len(source.shapes)):
                 yield kind, number
 
-    def first_batch(self) -> Any:
+    def first_batch(self) -> ArrayTree:
         """A training batch of shapes in place of arrays, as Keras packs it."""
         return jax.tree.unflatten(self.training.structure, self.training.shapes[0])
 
@@ -203,8 +211,8 @@ class FitArguments:
     epochs: int
     initial_epoch: int
     shuffle: bool | str
-    validation_freq: Any
-    callbacks: tuple[Any, ...]
+    validation_freq: int | Collection[int]
+    callbacks: tuple[keras.callbacks.Callback, ...]
 
     def with_arguments(self, task: Task) -> FitArguments:
         """The same data with another task's epochs, callbacks and the like."""
@@ -238,6 +246,7 @@ def read_fit_arguments(task: Task, seed: int = 0) -> FitArguments:
     given = _bound(task)
     x, y, sample_weight = given["x"], given["y"], given["sample_weight"]
     validation_data = given["validation_data"]
+    # As Keras has it: data that are given win over a share that is given.
     if given["validation_split"] and validation_data is None:
         (x, y, sample_weight), validation_data = keras_data.split((x, y, sample_weight), given["validation_split"])
     training = _source(
@@ -255,7 +264,7 @@ def read_fit_arguments(task: Task, seed: int = 0) -> FitArguments:
     batch_size = given["validation_batch_size"] or given["batch_size"]
     if task.split_for is not None and isinstance(training, Rows):
         validation = _held_out(
-            training, x, y, sample_weight, batch_size=batch_size, weighted=bool(given["class_weight"])
+            training, (x, y, sample_weight), batch_size=batch_size, weighted=bool(given["class_weight"])
         )
     elif validation_data is not None:
         validation = _source(
@@ -286,11 +295,14 @@ def _plain_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _held_out(training: Rows, x: Any, y: Any, sample_weight: Any, *, batch_size: int | None, weighted: bool) -> Any:
+def _held_out(
+    training: Rows, arrays: tuple[object, object, object], *, batch_size: int | None, weighted: bool
+) -> Rows | Stream:
     """The rows that folds validate on: those that they train on, without the weights of classes."""
     if weighted:
         arguments = {"batch_size": batch_size, "steps_per_epoch": None, "shuffle": False}
-        return _source((x, y, sample_weight), arguments, restarts=True, seed=0)
+        return _source(arrays, arguments, restarts=True, seed=0)
+    # The same arrays: folds cost no memory, whatever their number.
     size = training.batch_size if batch_size is None else batch_size
     return dataclasses.replace(training, batch_size=size, num_steps=-(-training.num_rows // size))
 
@@ -303,6 +315,8 @@ def same_sources(first: Task, second: Task) -> bool:
         for task in (first, second)
     ]
     names = [sorted(set(task.call.kwargs) - free) for task in (first, second)]
+    # By identity: to compare the numbers of two arrays would read both whole, and an equal copy only costs compiling
+    # again.
     return (
         first.build == second.build
         and (first.split_for is None) == (second.split_for is None)
@@ -312,7 +326,9 @@ def same_sources(first: Task, second: Task) -> bool:
     )
 
 
-def _source(data: tuple[Any, Any, Any], arguments: dict[str, Any], *, restarts: bool, seed: int) -> Rows | Stream:
+def _source(
+    data: tuple[object, object, object], arguments: dict[str, Any], *, restarts: bool, seed: int
+) -> Rows | Stream:
     """Resident rows where that is possible, else a stream."""
     iterator = keras_data.epoch_iterator(*data, **arguments)
     adapter, steps = iterator.data_adapter, arguments["steps_per_epoch"]
@@ -320,7 +336,10 @@ def _source(data: tuple[Any, Any, Any], arguments: dict[str, Any], *, restarts: 
         leaves, structure = jax.tree.flatten(keras_data.arrays_of(adapter))
         num_rows, size = leaves[0].shape[0], keras_data.batch_size_of(adapter)
         num_batches = -(-num_rows // size)
+        # A validation of fewer steps reads the same first batches each time, so it can be resident where a training
+        # cannot.
         if steps and restarts:  # every validation reads the same first batches
+            # The rest is never read, so it need not be on the device.
             num_rows = min(num_rows, steps * size)
             leaves, steps = [leaf[:num_rows] for leaf in leaves], None
         fits = sum(leaf.nbytes for leaf in leaves) <= _MOST_OF_MEMORY * free_bytes()

@@ -55,6 +55,7 @@ class Batch:
 
     def take_over(self, states: Sequence[State]) -> None:
         """Gives the members their new states, once the whole epoch went well."""
+        # The states of idle slots end here.
         for member, state in zip(self.members, states, strict=False):
             member.state = state
 
@@ -156,6 +157,7 @@ def layouts_for(
     layout, best = program.choice.choose(epochs_left, program.compile_seconds), program.choice.best
     if layout == best or rules.workers == 1:
         return [(layout, list(members))]
+    # One program that tries is enough to time a layout, and one core that waits for its compilation.
     num_trying = 0 if any(batch.layout == layout for batch in running) else rules.group
     parts = [(layout, list(members[:num_trying])), (best, list(members[num_trying:]))]
     return [(each, some) for each, some in parts if some]
@@ -179,13 +181,18 @@ def parted(
         (view, seed, epoch + 1)
         for view, seed, epoch in (rules.rows_of(member) for batch in running for member in batch.members)
     }
+    # Those that fill a program wait for nobody.
     full, rest = by_rows(members, rules)
     later = [member for member in rest if rules.rows_of(member) in coming]
     return [*full, *(member for member in rest if member not in later)], later
 
 
 def cut(program: SharedProgram, members: Sequence[Member], layout: Layout, rules: Rules) -> list[Batch]:
-    """Members that begin now, as batches."""
+    """Members that begin now, as batches.
+
+    One after another: a slot each. One program at a time, as on an accelerator: all of them in one, those of one epoch
+    next to each other. A program per core: full programs of members that read the same rows, then the rest.
+    """
     parts: list[tuple[list[Member], int]] = []
     if layout.members == "sequential":
         parts = [(list(members), 1)]
@@ -194,6 +201,7 @@ def cut(program: SharedProgram, members: Sequence[Member], layout: Layout, rules
     else:
         epochs = max(member.last_epoch - member.epoch for member in members)
         seconds = program.choice.seconds.get(layout) if WEIGHS_SLOTS else None
+        # Full programs and the rest are cut apart, so that members of one epoch do not get separated by others.
         for some in filter(None, by_rows(members, rules)):
             compiled, compile_seconds = program.compiled_counts(layout), program.compile_seconds
             count = slots_on_cores(len(some), rules.group, rules.workers, epochs, seconds, compile_seconds, compiled)

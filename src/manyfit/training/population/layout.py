@@ -68,6 +68,7 @@ def candidates(trace: Trace, *, streams: bool = False, together: bool = False) -
         together: whether several members of this program are expected at the same time.
     """
     cpu = jax.default_backend() == "cpu" and num_devices() == 1
+    # "sequential" would leave all devices but one without work.
     if num_devices() > 1:  # all of them run one program: members stand side by side on each
         several = ("host",) if streams else ("scan", "chunk")
         return tuple(Layout(steps, members) for steps in several for members in ("vmap", "unrolled"))  # type: ignore[arg-type]
@@ -84,6 +85,7 @@ def candidates(trace: Trace, *, streams: bool = False, together: bool = False) -
             Layout("scan", "sequential"),
         )  # fmt: skip
     alone, fused = Layout("scan", "sequential"), Layout("scan", "vmap")
+    # Where members come one by one there is nobody to stand beside.
     scans = (fused, alone) if together else (alone, fused)
     return (*scans, Layout("chunk", "sequential"), Layout("host", "sequential"))
 
@@ -120,7 +122,10 @@ class LayoutChoice:
     def choose(self, epochs_left: int, compile_seconds: float) -> Layout:
         """The layout for the next epoch.
 
-        Where members that stand in one way are far behind, other programs in which they stand so are not tried.
+        Four timed epochs of the most promising one; then the next candidate, if a guess of what it may save, over all
+        that is left to train, is more than its compilation costs; else the fastest. What is far behind after one epoch
+        is not timed again, and where members that stand in one way are far behind, other programs in which they stand
+        so are not tried.
 
         Args:
             epochs_left: member epochs that this program still has to train.
@@ -138,6 +143,7 @@ class LayoutChoice:
         } - {best.members}
         for rank, option in enumerate(self.options):
             gain = HOPED_GAIN if rank <= 1 else HOPED_GAIN_OF_OTHERS
+            # Trying costs a compilation whatever comes of it, so what is left to train has to be worth the hope.
             is_new = option not in self.seconds and option.members not in far_behind
             if is_new and work_left_seconds * gain > compile_seconds:
                 return option
@@ -145,6 +151,7 @@ class LayoutChoice:
 
     def record(self, layout: Layout, seconds: float) -> None:
         """Takes the seconds per member of an epoch; the first of a layout (it compiles) must not be recorded."""
+        # The fastest epoch, not the mean: what else runs on the machine makes an epoch longer, never shorter.
         self.seconds[layout] = min(seconds, self.seconds.get(layout, math.inf))
         self.timed[layout] = self.timed.get(layout, 0) + 1
 
@@ -169,6 +176,7 @@ def recall(name: str, options: tuple[Layout, ...]) -> Remembered | None:
         return None
     try:
         found = json.loads(path.read_text())
+        # Nothing else is checked: a memory that is wrong by now costs time, and no results.
         layouts = [option for option in options if str(option) == found["layout"]]
         return Remembered(layouts[0], tuple(map(int, found["counts"]))) if layouts else None
     except (OSError, ValueError, KeyError, TypeError):

@@ -50,6 +50,7 @@ class Lift:
             others = [trace.forms[name] for trace in traces if name in trace.forms]
             if any(other.key != form.key for other in others):
                 raise ValueError(f'their step "{name}" differs in more than numbers')
+            # Against the template alone: where two others differ, one of them differs from the template.
             found = differing_holes([form, *others])
             if union := tuple(sorted({*holes.get(name, ()), *found})):
                 holes[name] = union
@@ -69,6 +70,8 @@ class Lift:
         scalars: dict[str, list[Any]] = {}
         packed: dict[str, np.ndarray] = {}
         for hole in holes:
+            # A Python number in a trace has a weak type; as an input it must have the very type that its instruction
+            # took.
             value = np.asarray(form.values[hole]).astype(form.dtypes[hole])
             if value.ndim == 0:
                 scalars.setdefault(str(value.dtype), []).append(value)
@@ -90,6 +93,7 @@ class Lift:
                 lifted = self.holes.get(name, ())
                 written = tuple(bits for hole, bits in enumerate(form.bits) if hole not in lifted)
                 steps.append((name, form.key, lifted, written))
+        # A test has nothing to do with the optimizer, so programs of two optimizers may share one.
         num_trainable, num_fixed, num_optimizer, num_metrics = trace.counts
         counts = (num_trainable, num_fixed, num_optimizer if kind == "train" else 0, num_metrics)
         start = tuple(value.tobytes() for value in trace.start_metrics)
@@ -148,6 +152,7 @@ class Steps:
         """The epoch's logs: the metrics' results, or what a step of the user's own logged last."""
         if kind in self.trace.step_log_names:
             return dict(zip(self.trace.step_log_names[kind], step_logs, strict=True))
+        # The outputs of "results" are the metric variables, which are thrown away, and then the logs.
         out = evaluate(self.trace.forms["results"], metrics, self.lift.unpack("results", lifted))
         return dict(zip(self.trace.log_names, out[self.trace.counts[3] :], strict=True))
 

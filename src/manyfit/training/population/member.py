@@ -22,8 +22,7 @@ from manyfit.data.rows import Split
 from manyfit.training.base import judge
 from manyfit.training.keras_internals import building
 from manyfit.training.models import num_parameters
-from manyfit.training.population import model_state
-from manyfit.training.population.arrays import State, copied
+from manyfit.training.population.arrays import State, copied, in_order_of_weights, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.data import FitArguments, Rows, Shapes, Stream
 from manyfit.training.population.program import SharedProgram
@@ -77,6 +76,7 @@ class Views:
         """The view of a plan."""
         split = None if self._split_for is None else self._split_for(plan)
         key = None if split is None else id(split)
+        # By identity of the split, and held with it: an id may be given again once its object is gone.
         if key not in self._views:
             self._views[key] = split, _view(self._data, split)
         return self._views[key][1]
@@ -168,6 +168,7 @@ class Member:
         """
         if self.epoch >= self.last_epoch or self.callbacks.stopped or self.stop_reason is not None:
             return True
+        # The last entry alone: once NaN, the weights stay NaN.
         curve = self.history.get("loss")
         if self.loss_scale is None and curve and curve[-1] is not None and math.isnan(curve[-1]):
             self.stop_reason = f"the loss became NaN in epoch {self.epoch}"
@@ -176,18 +177,19 @@ class Member:
 
     def show(self) -> None:
         """Lets the model's variables be this member's, until `adopt`."""
-        trainable, fixed, optimizer, _ = model_state.variables_of(self.model)
+        trainable, fixed, optimizer, _ = variables_of(self.model)
         building.assign_values([*trainable, *fixed, *optimizer], [*self.state[0], *self.state[1], *self.state[2]])
 
     def show_best(self) -> None:
         """Lets the model's variables be copies of the weights that are kept: those of the best epoch."""
-        trainable, fixed, _, _ = model_state.variables_of(self.model)
+        trainable, fixed, _, _ = variables_of(self.model)
         best = self.best or self.state[:2]
         building.assign_values([*trainable, *fixed], copied([*best[0], *best[1]]))
 
     def adopt(self) -> None:
         """Takes over what callbacks have assigned to the model's variables since `show`, or Keras in their calls."""
-        variables = model_state.variables_of(self.model)[:3]
+        # Looked at by identity: nothing was assigned in most epochs, and comparing numbers would wait for the device.
+        variables = variables_of(self.model)[:3]
         parts = [building.changed_values(group, values) for group, values in zip(variables, self.state, strict=True)]
         self.state = tuple(  # type: ignore[assignment]
             old if new is None else tuple(new) for old, new in zip(self.state, parts, strict=True)
@@ -195,6 +197,7 @@ class Member:
 
     def result(self, objective: Objective | None, *, stopped: bool) -> Result:
         """The outcome; writes the weights of the best epoch where the plan wants them."""
+        # The weights of the best epoch are written even where a scheduler has stopped it: it is ranked by that epoch.
         ending, message = judge(self.history, objective, stopped=stopped)
         if self.stop_reason is not None and self.loss_scale is not None:
             ending = self.loss_scale.ending(ending)
@@ -214,6 +217,7 @@ class Member:
     def continue_from(self, stored: StoredState) -> None:
         """Takes over what an execution was when it was paused in another process."""
         self.stored = stored
+        # To the first device; where there are several, the next pass moves it to its own.
         self.state = tuple(tuple(map(jax.device_put, group)) for group in stored.variables)  # type: ignore[assignment]
         self.epoch, self.seconds = stored.epoch, stored.seconds
         self.history = {name: list(curve) for name, curve in stored.history.items()}
@@ -252,7 +256,8 @@ class Member:
         result = Result(self.plan, ending, history, message=message, num_parameters=num_parameters(self.model))
         if self.plan.weights_path is not None and ending.has_score:
             trainable, fixed = self.best or self.state[:2]
-            arrays = model_state.in_order_of_weights(self.model, trainable, fixed)
+            # In the order of `get_weights`, so that `set_weights` of a model that is built anew takes them.
+            arrays = in_order_of_weights(self.model, trainable, fixed)
             write_weights(self.plan.weights_path, arrays, build_config=self.model.get_build_config())
         result.seconds = self.seconds + time.perf_counter() - started
         return result

@@ -86,12 +86,14 @@ class Pass:
 
     def lifted(self, traces: Sequence[Trace]) -> Lifted:
         """The members' lifted numbers, with a first axis for members."""
+        # Stacked by NumPy: a few numbers are not worth a call of the device.
         packed = jax.tree.map(lambda *values: np.stack(values), *(self.lift.values(trace) for trace in traces))
         return self.spread.split(packed)
 
     def _ready(
         self, name: str, function: Function, arguments: Sequence[ArrayTree], *, donate: tuple[int, ...] = ()
     ) -> Compiled:
+        # Asked without the lock first: a stream comes here for every batch, from several threads.
         if name not in self._compiled:
             with self._lock:
                 if name not in self._compiled:
@@ -108,7 +110,11 @@ class Pass:
         return self._ready(name, function, arguments, donate=donate).call(*arguments)
 
     def _begin(self, states: ArrayTree, lifted: Lifted) -> Carry:
-        """Carry of a pass: states, metrics at their start, and the last logs of steps that log on their own."""
+        """Carry of a pass: states, metrics at their start, and the last logs of steps that log on their own.
+
+        A loop needs all that it carries at its start. Logs come with the first step only, so their shapes are asked for
+        without running it, and zeros stand in for them.
+        """
         members = self._members
         bundle = states if self._stacks_at_hand else members.bundle(states)
         metrics = members.repeat(self.steps.trace.start_metrics)
@@ -165,6 +171,7 @@ class Pass:
             states = [(trainable, fixed, ()) for trainable, fixed, _ in states]
         if self._stacks_at_hand:
             return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *states)
+        # Elsewhere the program stacks them itself: the arrays of members lie on the device, each for itself.
         return self.spread.gather(states)
 
     def _closed(self, found: tuple[ArrayTree, ArrayTree], before: Sequence[State]) -> tuple[list[State], Logs]:
@@ -172,6 +179,7 @@ class Pass:
         logs = self.spread.joined(found[1])
         states = self._cut_apart(found[0]) if self._stacks_at_hand else self.spread.scatter(found[0])
         if self.kind == "test":
+            # The optimizer did not go in, so it did not come out.
             states = [(new[0], new[1], old[2]) for new, old in zip(states, before, strict=True)]
         return states, logs
 
@@ -220,6 +228,7 @@ class RowsPass(Pass):
         if self.layout.steps == "scan":
             carry = self._ready("scan", self.scan, (states, lifted, leaves, full)).outputs
         else:
+            # Only shapes go from one function to the next here: everything is compiled before anything runs.
             carry = self._ready("begin", self._begin, (states, lifted)).outputs
             for name, function, first, last in self._calls():
                 carry = self._ready(
@@ -253,6 +262,7 @@ class RowsPass(Pass):
 
     def _calls(self) -> list[tuple[str, Function, int, int]]:
         """The calls of a pass over full batches: name, function, first batch and the one after the last."""
+        # What is left after whole chunks goes step by step: a chunk of another length would be a further program.
         length = CHUNK if self.layout.steps == "chunk" else 1
         whole = self.rows.num_full // length * length
         calls = [("chunk", self._several_steps, start, start + length) for start in range(0, whole, length)]
@@ -339,6 +349,8 @@ class StreamPass(Pass):
 
     def end(self, carry: Carry, lifted: Lifted, before: Sequence[State]) -> tuple[list[State], Logs]:
         """New states, and the logs with a first axis for members; not waited for. `before`: the states at the start."""
+        # Only what the metrics' results need: the shapes of a stream may become more, and each would be another
+        # program.
         numbers = {name: packed for name, packed in lifted.items() if name == "results"}
         end = lambda carry, lifted: self._end(self._members, carry, lifted)  # noqa: E731
         return self._closed(self._call("end", end, (carry, numbers)), before)

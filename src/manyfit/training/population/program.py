@@ -62,6 +62,8 @@ class SharedProgram:
         options = candidates(trace, streams=isinstance(data.training, Stream), together=together)
         shapes = [source.shapes for source in (data.training, data.validation) if source is not None]
         steps = [source.num_steps for source in (data.training, data.validation) if source is not None]
+        # What a layout's speed depends on beside the steps: the sizes of batches, their number, and what there is to
+        # choose from.
         self._name = f"{trace.key} {shapes} {steps} {options[0]}"  # in the memory of other processes
         self._recalled = recall(self._name, options)
         self.choice = LayoutChoice(options if self._recalled is None else (self._recalled.layout,))
@@ -144,6 +146,7 @@ class SharedProgram:
         most = max(wanted, max_members)
         with self._lock:
             compiled = {count for _, _, count, _ in self._passes}
+        # Also what an earlier process has compiled: it lies in the cache, so it is as good as compiled.
         compiled |= set(() if self._recalled is None else self._recalled.counts)
         return min((count for count in compiled if num_members <= count <= most), default=wanted)
 
@@ -221,6 +224,7 @@ class SharedProgram:
             made = RowsPass(kind, lift, layout=layout, count=count, rows=rows, own_order=own_order)
             if kind == "train":
                 return made
+            # Two threads may have made one; the first that is there serves both, so that it is compiled once.
             return self._test_passes.setdefault((lift.fingerprint(kind), layout, count, own_order, id(rows)), made)
 
         found = self._pass((kind, layout, count, own_order), make)

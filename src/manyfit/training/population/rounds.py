@@ -35,8 +35,12 @@ class Rounds:
         self.data, self.order_of = data, order_of
         self.workers = num_workers()
         self._streams = isinstance(data.training, Stream) or isinstance(data.validation, Stream)
+        # More programs than cores at the same time would slow each other down, and what was timed would tell nothing of
+        # a layout.
         self._slots = threading.Semaphore(self.workers)
         self._compilers = threading.Semaphore(self.workers)  # beside those that train: no program waits for another
+        # Threads, not processes: XLA lets go of the interpreter while it compiles and computes, and the rows lie in
+        # memory once.
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="population")
         self._running: dict[Future[Outcome], Batch] = {}
         self._streaming: list[Batch] = []  # trained in `collect`: the user's code reads the data
@@ -98,14 +102,17 @@ class Rounds:
             logs: dict[str, dict[str, np.ndarray]] = {}
             for kind in self._kinds(batch):
                 program, lifted, order = self._prepared(kind, batch, states)
+                # Compiled before it takes a core: seconds are those of training, and another batch may train meanwhile.
                 with self._slots:
                     sharing = min(self.workers, max(1, len(self._running)))
                     started = time.perf_counter()
                     states, found = program.run(states, lifted, order)
                     logs[kind] = {name: np.asarray(value) for name, value in found.items()}
                     seconds += time.perf_counter() - started
+        # Whatever it was: the session knows whether members fail, fall back or try again, a thread does not.
         except Exception as error:
             return Outcome(batch, {}, None, seconds, sharing, error)
+        # Only now, after training and validation went well: an epoch that fails half-way can be trained again.
         batch.take_over(states)
         return Outcome(batch, logs["train"], logs.get("test"), seconds, sharing)
 
@@ -132,7 +139,9 @@ class Rounds:
     def _order(self, kind: str, batch: Batch) -> tuple[Order, bool]:
         """The row numbers of a pass, and whether each member has its own."""
         names = [self._name_of_order(kind, member) for member in batch.slots]
+        # Read once per order, not once per slot: the host shuffles while nobody trains.
         orders = {name: self._read(kind, member) for name, member in zip(names, batch.slots, strict=True)}
+        # One order for all is worth a program of its own: a batch of rows is then read once for all members.
         if len(orders) == 1:
             return orders[names[0]], False
         own = [orders[name] for name in names]

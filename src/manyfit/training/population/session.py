@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
+import numpy as np
 
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task
 from manyfit.training.callbacks import scalar_logs
 from manyfit.training.models import take_measures
-from manyfit.training.population import model_state
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices
 from manyfit.training.population.data import FitArguments
@@ -77,17 +77,28 @@ class Session:
         return len(self.idle) + sum(len(batch.members) for batch in self.rounds.batches)
 
     def run(self) -> None:
-        """Trains until there is nothing more to train."""
+        """Trains until there is nothing more to train.
+
+        One turn of the loop: begin an epoch of all members that are idle; while it computes, write out who has ended
+        and build who comes next; collect epochs that are over, report them, and part those that go on from those that
+        do not. The supply is asked on this thread only, so what it decides depends on results and never on threads.
+        """
         try:
             self._admit()
             while self.num_active or self.ended or self.taken:
+                # Start first: while the programs run, this thread writes out what has ended and builds what comes next.
                 self.rounds.start(self._batches())
                 self._finish_ended()
+                # Nobody joins here: who trains beside whom is decided once the epochs that run now have ended.
                 self._admit(join=False)
                 if self._has_work_for_a_worker():
                     self._admit(take=False)
                     continue
+                # Epochs that ended together are reported together: one transaction of the store, one answer to each
+                # member.
                 self._close(self.rounds.collect(everything=not self.independent))
+                # With members under way, plans are taken in the next turn, while those train. With none, they are taken
+                # now: the loop would end with plans left in the supply.
                 self._admit(take=not self.num_active and not self.ended)
         finally:
             self.rounds.close()
@@ -100,6 +111,8 @@ class Session:
             self._build()
         group = self.sizing.group
         while join and (room := self.sizing.joined - self.num_active) > 0:
+            # While more is to come, a new program waits until its slots are full: one that is compiled for a single
+            # member would be compiled again for four.
             least = 1 if not self.expects_more else group if room >= group else math.inf
             member = self.admission.next_member([*self.idle, *self._running()], group, least)
             if member is None:
@@ -108,7 +121,11 @@ class Session:
             self.idle.append(member)
 
     def _build(self) -> None:
-        """Makes plans members that wait, as long as no worker waits for what this thread has to do for it."""
+        """Makes plans members that wait, as long as no worker waits for what this thread has to do for it.
+
+        Building takes a hundredth of a second to seconds, and there may be hundreds of plans: so after each build it is
+        asked whether an epoch has ended meanwhile, or a program's worth of members is there for a core without work.
+        """
         # Proposals that do not depend on results are asked for ahead: many of one program are there together.
         most = self.sizing.size * (5 if self.independent else 1)
         while (room := most - self.num_active - self.admission.num_waiting) > 0:
@@ -186,12 +203,15 @@ class Session:
                 continue
             self._note_time(outcome)
             for number, member in enumerate(outcome.batch.members):
+                # What idle slots computed in vain is charged to those that train.
                 member.seconds += outcome.seconds / len(outcome.batch.members)
                 numbers = self._close_epoch(member, number, outcome)
                 reporting.append(member)
                 if member.epoch >= member.plan.first_epoch:  # else known from before the process was killed
                     reports.append((member.plan, member.epoch, numbers))
                 member.epoch += 1
+        # By key, not by place: an epoch that was known before the process was killed is not reported, so it has no
+        # answer.
         answers = zip((plan.key for plan, _, _ in reports), self.supply.report(reports) if reports else [], strict=True)
         decisions = dict(answers)
         for member in reporting:
@@ -216,10 +236,10 @@ class Session:
 
     def _close_epoch(self, member: Member, number: int, outcome: Outcome) -> dict[str, float]:
         """One member's logs of the epoch, after its callbacks have seen them."""
-        logs = model_state.python_logs({name: value[number] for name, value in outcome.logs.items()})
+        logs = _python_logs(outcome.logs, number)
         tested = None
         if outcome.test_logs is not None and self.data.validates_at(member.epoch):
-            tested = model_state.python_logs({name: value[number] for name, value in outcome.test_logs.items()})
+            tested = _python_logs(outcome.test_logs, number)
             logs.update({f"val_{name}": value for name, value in tested.items()})
         logs.update(member.watch_loss_scale(member.view.training.num_steps or 1))
         if member.callbacks.any:
@@ -234,6 +254,8 @@ class Session:
     def _fail(self, outcomes: Sequence[Outcome], num_active: int) -> None:
         """Ends or sends back the members of epochs that failed; where memory ran out, fewer try again."""
         failures = {outcome: failure_of(outcome.error) for outcome in outcomes if outcome.error is not None}
+        # That many were too many is nobody's fault, so they try again, fewer at a time. One alone that runs out has
+        # failed.
         too_many = num_active > 1 and any(each.ending is Ending.OUT_OF_MEMORY for each in failures.values())
         if too_many:
             size = self.sizing.halve(num_active)
@@ -261,6 +283,8 @@ class Session:
 
     def _hand_over(self, results: Sequence[tuple[Member, Result]]) -> None:
         """Tells the supply of outcomes, after the task has seen and measured the models of written weights."""
+        # All in one call of `keep`: models that end together predict their rows together (row A: 50 calls for four
+        # models instead of 200).
         scored = [member for member, result in results if result.ending.has_score]
         kept = [member for member in scored if self.task.keep is not None and member.plan.weights_path is not None]
         for member in scored if self.task.measures else kept:
@@ -281,3 +305,9 @@ class Session:
 
 def _members_of(batches: Sequence[Batch]) -> list[Member]:
     return [member for batch in batches for member in batch.members]
+
+
+def _python_logs(logs: Mapping[str, np.ndarray], slot: int) -> dict[str, float | np.ndarray]:
+    """The logs of one slot, with Python floats where an entry is one number, as callbacks expect them."""
+    of_slot = {name: value[slot] for name, value in logs.items()}
+    return {name: float(value) if np.ndim(value) == 0 else np.asarray(value) for name, value in of_slot.items()}

@@ -11,14 +11,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
-from manyfit.training.population.arrays import AXIS, State, mesh, num_devices
+from manyfit.training.population.arrays import AXIS, Array, Arrays, ArrayTree, Function, State, mesh, num_devices
 from manyfit.training.population.compile import Compiled, compile_function, compiled_from
+
+Leaf: TypeAlias = Array | jax.ShapeDtypeStruct
 
 
 class OneDevice:
@@ -26,26 +28,26 @@ class OneDevice:
 
     num_devices = 1
 
-    def gather(self, states: Sequence[State]) -> list[Any]:
+    def gather(self, states: Sequence[State]) -> list[ArrayTree]:
         """The members' states as a program takes them: a tree per slot of one device."""
         return list(states)
 
-    def scatter(self, slots: Sequence[Any]) -> list[State]:
+    def scatter(self, slots: Sequence[ArrayTree]) -> list[State]:
         """The inverse of `gather`."""
         return list(slots)
 
-    def split(self, tree: Any) -> Any:
+    def split(self, tree: ArrayTree) -> ArrayTree:
         """Arrays whose first axis are the members, as a program takes them."""
         return tree
 
-    def joined(self, tree: Any) -> Any:
+    def joined(self, tree: ArrayTree) -> ArrayTree:
         """The inverse of `split`."""
         return tree
 
     def compile(
         self,
-        function: Callable[..., Any],
-        arguments: Sequence[Any],
+        function: Function,
+        arguments: Sequence[ArrayTree],
         *,
         quick: bool = False,
         one_thread: bool = False,
@@ -55,8 +57,9 @@ class OneDevice:
         return compile_function(function, arguments, quick=quick, one_thread=one_thread, donate=donate)
 
 
+# Not registered with JAX, and so a leaf of its trees: what goes through `jax.tree.map` stays together with its flag.
 @dataclasses.dataclass(frozen=True)
-class Split:
+class DeviceSplit:
     """An array that is divided between devices along its first axis; to the function on a device it is its share.
 
     Attributes:
@@ -64,11 +67,12 @@ class Split:
         scalar: whether the share of each device is one number, without an axis.
     """
 
-    array: Any
+    array: Leaf
     scalar: bool = False
 
-    def __getitem__(self, key: Any) -> Split:
-        return Split(self.array[key], self.scalar)
+    def __getitem__(self, key: slice | int | tuple[slice | int, ...]) -> DeviceSplit:
+        assert not isinstance(self.array, jax.ShapeDtypeStruct)  # shapes are not cut
+        return DeviceSplit(self.array[key], self.scalar)
 
 
 class ManyDevices(OneDevice):
@@ -85,8 +89,10 @@ class ManyDevices(OneDevice):
         self._divided = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
         self._shared = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
-    def gather(self, states: Sequence[State]) -> list[Any]:
+    def gather(self, states: Sequence[State]) -> list[ArrayTree]:
         """See `OneDevice`. A state that lies elsewhere is moved."""
+        # Member `d * k + j` stays on device `d` from epoch to epoch: `device_put` of what lies there already does
+        # nothing.
         per_device = len(states) // self.num_devices
         placed = [
             _with_axes(jax.device_put(state, self.devices[number // per_device])) for number, state in enumerate(states)
@@ -98,13 +104,13 @@ class ManyDevices(OneDevice):
             slots.append(jax.tree.map(self._joined_shares, scalars, *shares))
         return slots
 
-    def _joined_shares(self, scalar: bool, *shares: Any) -> Split:
+    def _joined_shares(self, scalar: bool, *shares: jax.Array) -> DeviceSplit:
         shape = (self.num_devices * shares[0].shape[0], *shares[0].shape[1:])
-        return Split(jax.make_array_from_single_device_arrays(shape, self._divided, list(shares)), scalar)
+        return DeviceSplit(jax.make_array_from_single_device_arrays(shape, self._divided, list(shares)), scalar)
 
-    def scatter(self, slots: Sequence[Any]) -> list[State]:
+    def scatter(self, slots: Sequence[ArrayTree]) -> list[State]:
         """See `OneDevice`."""
-        states: list[Any] = [None] * (len(slots) * self.num_devices)
+        states: dict[int, State] = {}
         for slot, tree in enumerate(slots):
             leaves, structure = jax.tree.flatten(tree)
             scalars = tuple(leaf.scalar for leaf in leaves)
@@ -112,51 +118,53 @@ class ManyDevices(OneDevice):
             for number, device in enumerate(self.devices):
                 shares = _without_axes([found[device] for found in by_device], scalars)
                 states[number * len(slots) + slot] = jax.tree.unflatten(structure, shares)
-        return states
+        return [states[number] for number in range(len(states))]
 
-    def split(self, tree: Any) -> Any:
+    def split(self, tree: ArrayTree) -> ArrayTree:
         """See `OneDevice`."""
-        return jax.tree.map(Split, tree)
+        return jax.tree.map(DeviceSplit, tree)
 
-    def joined(self, tree: Any) -> Any:
+    def joined(self, tree: ArrayTree) -> ArrayTree:
         """See `OneDevice`."""
         return jax.tree.map(lambda leaf: leaf.array, tree)
 
     def compile(
         self,
-        function: Callable[..., Any],
-        arguments: Sequence[Any],
+        function: Function,
+        arguments: Sequence[ArrayTree],
         *,
         quick: bool = False,
         one_thread: bool = False,
         donate: tuple[int, ...] = (),
     ) -> Compiled:
-        """See `compile_function`; `Split` leaves of the arguments are divided, all others are every device's whole."""
+        """See `compile_function`; leaves that are `DeviceSplit` are divided, all others are every device's whole."""
         started = time.perf_counter()
         program, flat, outputs = self.program(function, arguments, donate=donate)
         compiled = compiled_from(program.lower(*flat), started, quick=quick, one_thread=one_thread)
         structure = jax.tree.structure(outputs)
         scalars = [leaf.scalar for leaf in jax.tree.leaves(outputs)]
 
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: ArrayTree) -> ArrayTree:
+            # The answer has the tree that tracing found, since flat programs answer flat.
             found = compiled.call(*[_array_of(leaf) for leaf in jax.tree.leaves(arguments)])
-            return jax.tree.unflatten(structure, map(Split, found, scalars))
+            return jax.tree.unflatten(structure, map(DeviceSplit, found, scalars))
 
         return dataclasses.replace(compiled, call=call, outputs=outputs)
 
     def program(
-        self, function: Callable[..., Any], arguments: Sequence[Any], *, donate: tuple[int, ...] = ()
-    ) -> tuple[Any, list[Any], Any]:
+        self, function: Function, arguments: Sequence[ArrayTree], *, donate: tuple[int, ...] = ()
+    ) -> tuple[jax.stages.Wrapped, list[jax.ShapeDtypeStruct], ArrayTree]:
         """The function for all devices.
 
         Returns:
-            A jitted function of flat arguments, their shapes, and the tree of what it answers, as `Split` shapes.
+            A jitted function of flat arguments, their shapes, and the tree of what it answers, as `DeviceSplit` shapes.
         """
+        # Flat, since what is divided and what is whole is said leaf by leaf.
         leaves, structure = jax.tree.flatten(tuple(arguments))
-        splits = [leaf if isinstance(leaf, Split) else None for leaf in leaves]
-        answer: list[Any] = []
+        splits = [leaf if isinstance(leaf, DeviceSplit) else None for leaf in leaves]
+        answer: list[Any] = []  # what only tracing tells, written down by the traced function
 
-        def on_device(*leaves: Any) -> tuple[Any, ...]:
+        def on_device(*leaves: jax.Array) -> Arrays:
             shares = [leaf[0] if split is not None and split.scalar else leaf for leaf, split in zip(leaves, splits)]  # noqa: B905
             found, tree = jax.tree.flatten(function(*jax.tree.unflatten(structure, shares)))
             answer[:] = [tree, [np.ndim(leaf) == 0 for leaf in found]]
@@ -164,6 +172,8 @@ class ManyDevices(OneDevice):
 
         divided, whole = self._divided.spec, self._shared.spec
         specs = tuple(whole if split is None else divided for split in splits)
+        # No check of what varies between devices: they tell each other nothing, so there is nothing that could go
+        # wrong.
         mapped = jax.shard_map(on_device, mesh=self.mesh, in_specs=specs, out_specs=divided, check_vma=False)
         counts = [len(jax.tree.leaves(argument)) for argument in arguments]
         starts = np.cumsum([0, *counts])
@@ -175,25 +185,25 @@ class ManyDevices(OneDevice):
         program = jax.jit(mapped, donate_argnums=donated)
         outputs = jax.eval_shape(program, *shapes)
         tree, scalars = answer
-        return program, shapes, jax.tree.unflatten(tree, map(Split, outputs, scalars))
+        return program, shapes, jax.tree.unflatten(tree, map(DeviceSplit, outputs, scalars))
 
 
-def _array_of(leaf: Any) -> Any:
-    return leaf.array if isinstance(leaf, Split) else leaf
+def _array_of(leaf: Leaf | DeviceSplit) -> Leaf:
+    return leaf.array if isinstance(leaf, DeviceSplit) else leaf
 
 
-def _shape_of(array: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+def _shape_of(array: Leaf, sharding: jax.sharding.NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(np.shape(array), array.dtype, sharding=sharding)
 
 
 @jax.jit
-def _with_axes(tree: Any) -> Any:
+def _with_axes(tree: ArrayTree) -> ArrayTree:
     """Numbers as arrays of one entry: what has no axis cannot be divided along it."""
     return jax.tree.map(lambda leaf: leaf.reshape((1,)) if leaf.ndim == 0 else leaf, tree)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _without_axes(leaves: list[Any], scalars: tuple[bool, ...]) -> list[Any]:
+def _without_axes(leaves: list[jax.Array], scalars: tuple[bool, ...]) -> list[jax.Array]:
     return [leaf[0] if scalar else leaf for leaf, scalar in zip(leaves, scalars, strict=True)]
 
 

@@ -10,6 +10,7 @@ import jax
 
 _SHARE_OF_MEMORY = 0.8  # of what is free; the rest is for models being built and weights being written
 _MOST = 256
+HAS_NEXT = True  # members that come next are at hand: row A, warm cache (cores idle for 8 % of it instead of 13 %)
 _START = 8  # on an accelerator
 # A member is worth having beside the others while it costs less than this share of what each of those costs.
 _CHEAP_WHILE_LEARNING = 0.6  # members of one batch are proposed without knowing each other's results
@@ -53,7 +54,7 @@ class Sizing:
         self._seconds: dict[str, dict[int, float]] = {}
         self._ceiling = _MOST * devices if limit is None else limit
         start = workers if cpu else _START * devices
-        self._has_next = cpu and workers > 1 and not learns and limit is None
+        self._has_next = HAS_NEXT and cpu and workers > 1 and not learns and limit is None
         self._target = self._ceiling if limit is not None else start if learns else 4 * start
 
     @property
@@ -72,19 +73,26 @@ class Sizing:
         """Members that may stand side by side in one program: all of them, or each core's share."""
         return max(1, math.ceil(self.size / self._programs))
 
-    def record(self, family: str, count: int, seconds: float, bytes_per_member: float = 0.0) -> None:
+    def record(self, program: str, count: int, seconds: float, bytes_per_member: float = 0.0) -> None:
         """Takes the time of an epoch in a program for `count` members side by side.
 
+        What one more member costs is the difference between two sizes of one program, divided by the members between
+        them. As long as that is a small part of what each of the others costs, the number doubles; where it is not,
+        the smaller size stays. Memory ends the doubling, by what the compiler says that a member takes.
+
         Args:
-            family: whose program it is.
+            program: whose epoch it was.
             count: its slots.
             seconds: of the whole epoch.
             bytes_per_member: by the compiler's analysis of the memory; 0 if that is not known.
         """
-        known = self._seconds.setdefault(family, {})
+        known = self._seconds.setdefault(program, {})
+        # The fastest that was seen, as in `LayoutChoice.record`: what else the machine does makes epochs longer only.
         known[count] = min(seconds, known.get(count, math.inf))
         if self._chosen or self._cpu or count < self.size:
             return  # the user's word; or all cores are busy; or a program for fewer members than may train
+        # What a further member costs is seen from two sizes, not from one: a step costs something without any member,
+        # too.
         smaller = max((one for one in known if one < count), default=0)
         if smaller:
             further = (known[count] - known[smaller]) / (count - smaller)
@@ -94,10 +102,12 @@ class Sizing:
         room = _MOST if not bytes_per_member else count + int(_SHARE_OF_MEMORY * free_bytes() / bytes_per_member)
         if 2 * count in known:
             return
+        # By doubling: each size is a program to compile, so that sizes in between would cost more than they bring.
         self._target = max(count, min(2 * count, room))
 
     def halve(self, num_members: int) -> int:
         """Takes note that `num_members` were too many for the memory; answers how many it will be."""
+        # For good: memory that ran out once would run out again, and each time costs all members an epoch.
         self._ceiling = max(1, math.ceil(num_members / 2))
         self._has_next = False
         return self._ceiling

@@ -37,6 +37,7 @@ class Streaming:
     def epoch(self, batches: Sequence[Batch]) -> list[Outcome]:
         """Trains and validates an epoch of each batch of members."""
         runs = [_Run(batch) for batch in batches]
+        # In threads, since each may compile.
         self._each(runs, lambda run: run.batch.program.ensure_probed(run.batch.layout))
         self._pass_over("train", runs, self.data.training)
         validating = [run for run in runs if run.batch.validates(self.data)]
@@ -50,6 +51,7 @@ class Streaming:
             self._each(runs, lambda run: run.begin(kind))
             try:
                 self._feed(runs, source)
+            # Members that have failed already keep their own reason.
             except Exception as error:  # the user's data failed: no member can have this epoch
                 for run in _alive(runs):
                     run.error = error
@@ -76,6 +78,7 @@ class Streaming:
 
     def _extend(self, runs: Sequence[_Run]) -> None:
         """Adds the step for a shape that came up in the middle of a pass."""
+        # Once per program, before any of its batches goes on: all have to agree on what is lifted.
         for program in {id(run.batch.program): run.batch.program for run in runs}.values():
             own = [run for run in runs if run.batch.program is program]
             members = [member for run in own for member in run.batch.members]

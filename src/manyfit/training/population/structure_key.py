@@ -79,11 +79,13 @@ def structure_key(model: keras.Model) -> str | None:
     """A text that is equal for models with the same traced steps; None for a model that is never recognised."""
     if not RECOGNISES:
         return None
+    # A subclass of the user's may do anything in its `call`, of which its configuration says nothing.
     if type(model) not in (keras.Sequential, keras.Model) and type(model).__name__ != "Functional":
         return None
     if type(model).train_step is not keras.Model.train_step or type(model).test_step is not keras.Model.test_step:
         return None
     for layer in model.layers:
+        # A list, not a rule: a layer of a later Keras is traced until somebody has looked at it.
         if type(layer).__name__ not in _LAYERS or not type(layer).__module__.startswith("keras."):
             return None
     try:
@@ -96,6 +98,8 @@ def structure_key(model: keras.Model) -> str | None:
         optimizer = compiled["optimizer"]["config"]
         if isinstance(optimizer.get("inner_optimizer"), dict):  # a loss scale wraps another optimizer
             optimizer = optimizer["inner_optimizer"]["config"]
+        # A number is the first value of a variable, so it is state; a schedule is part of the steps, and stays in the
+        # text.
         if isinstance(optimizer.get("learning_rate"), float):
             optimizer["learning_rate"] = "state"
         text = json.dumps(config, sort_keys=True)

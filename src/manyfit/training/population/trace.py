@@ -1,4 +1,14 @@
-"""One execution, ready to join a population: its model, its state, and what its steps look like when traced."""
+"""What the steps of one model look like when traced: the question with which every execution joins a population.
+
+On JAX, Keras's `train_step` and `test_step` are pure functions of variables and a batch. They are traced once per shape
+of batches, at first for the full batch only: whether two executions are one program is seen from that. Shapes that come
+up later, the short batch at the end or another one of a stream, are traced then (`complete`).
+
+*For a figure:* where members differ in a number that is written into the trace, each has to be traced, and the
+short batch would be a second trace of each. What differs there follows from what differs in the full batch
+(`following`), and once that was right for one member it is believed for the others. It earns two of the five traces of
+each member of row B but the first two (40 executions, each with numbers of its own); `FOLLOWS = False` traces them all.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +16,6 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 import keras
@@ -14,8 +23,7 @@ import numpy as np
 
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
-from manyfit.training.population import model_state
-from manyfit.training.population.arrays import shapes_of
+from manyfit.training.population.arrays import ArrayTree, Function, metric_results, shapes_of, values_of, variables_of
 from manyfit.training.population.canonical_jaxpr import (
     Form,
     Mismatch,
@@ -24,6 +32,8 @@ from manyfit.training.population.canonical_jaxpr import (
     first_difference,
 )
 from manyfit.training.population.data import Shapes
+
+FOLLOWS = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +75,7 @@ class CannotTrace(Exception):
     """A model that a population cannot train; its text is the reason."""
 
 
-def check_model(model: Any) -> None:
+def check_model(model: object) -> None:
     """Refuses models whose training is not a pure step.
 
     Raises:
@@ -84,14 +94,14 @@ def check_model(model: Any) -> None:
             raise CannotTrace(f"{type(model).__name__} has its own `{name}`")
 
 
-def trace(model: Any, shapes: Shapes) -> Trace:
+def trace(model: keras.Model, shapes: Shapes) -> Trace:
     """Traces a built model's training and test step for the first shapes of batches, and its metrics' results.
 
     Raises:
         CannotTrace: a step that JAX cannot trace, or that has effects beyond its outputs.
     """
-    variables = model_state.variables_of(model)
-    structs = [shapes_of(model_state.values_of(part)) for part in variables]
+    variables = variables_of(model)
+    structs = [shapes_of(values_of(part)) for part in variables]
     results, names = _trace_step("metric", _results_step(model), [structs[3]], None)
     forms = {"results": results}
     step_logs: dict[str, tuple[str, ...]] = {}
@@ -119,7 +129,7 @@ def is_complete(found: Trace, shapes: Shapes) -> bool:
     return all(f"{kind} {number}" in found.forms for kind, number in shapes.numbers())
 
 
-def complete(found: Trace, model: Any, shapes: Shapes, like: Trace | None = None) -> None:
+def complete(found: Trace, model: keras.Model, shapes: Shapes, like: Trace | None = None) -> None:
     """Adds the forms for further shapes of batches: the short one at the end, or what a stream brings later.
 
     Args:
@@ -152,8 +162,9 @@ def complete(found: Trace, model: Any, shapes: Shapes, like: Trace | None = None
 def following(name: str, found: Trace, like: Trace) -> Form | None:
     """What a further form is, if numbers differ between two members as they do in their forms for the first shape.
 
-    A number that depends on the size of the batch as well as on what differs cannot be told: None. The answer is
-    trusted once it has been right for a member (`Trace.proven`).
+    A learning rate or a dropout rate stands in the short batch's step as it stands in the full one's. A number that
+    depends on the size of the batch as well as on what differs (a weight divided by the rows) cannot be told: None.
+    The answer is trusted once it has been right for a member (`Trace.proven`).
 
     Args:
         name: of the further form.
@@ -162,7 +173,7 @@ def following(name: str, found: Trace, like: Trace) -> Form | None:
     """
     first, first_like, further = (found.forms[f"{name.split()[0]} 0"], like.forms[f"{name.split()[0]} 0"],
                                   like.forms.get(name))  # fmt: skip
-    if further is None or first.key != first_like.key or len(first.values) != len(further.values):
+    if not FOLLOWS or further is None or first.key != first_like.key or len(first.values) != len(further.values):
         return None
     values = list(further.values)
     for hole in differing_holes([first_like, first]):
@@ -172,9 +183,9 @@ def following(name: str, found: Trace, like: Trace) -> Form | None:
     return dataclasses.replace(further, values=tuple(values))
 
 
-def _steps(model: Any, shapes: Shapes) -> Iterator[tuple[str, str, Callable[[], tuple[Form, tuple[str, ...]]]]]:
+def _steps(model: keras.Model, shapes: Shapes) -> Iterator[tuple[str, str, Callable[[], tuple[Form, tuple[str, ...]]]]]:
     """The steps there are: name, "train" or "test", and a function that traces it to its form and its logs' names."""
-    structs = [shapes_of(model_state.values_of(part)) for part in model_state.variables_of(model)]
+    structs = [shapes_of(values_of(part)) for part in variables_of(model)]
     plan = [("train", model.train_step, structs, shapes.training)]
     if shapes.validation is not None:
         plan.append(("test", model.test_step, [structs[0], structs[1], structs[3]], shapes.validation))
@@ -189,10 +200,10 @@ def _is_first(name: str) -> bool:
     return name.endswith(" 0")
 
 
-def _trace_step(kind: str, step: Callable[..., Any], state: Sequence[Any], data: Any) -> tuple[Form, tuple[str, ...]]:
+def _trace_step(kind: str, step: Function, state: ArrayTree, data: ArrayTree) -> tuple[Form, tuple[str, ...]]:
     """The form of one step, outputs state first and logs last, and the logs' names in the order of the outputs."""
 
-    def ordered(state: Any, data: Any) -> tuple[Any, Any]:
+    def ordered(state: ArrayTree, data: ArrayTree) -> tuple[ArrayTree, dict[str, jax.Array]]:
         logs, new_state = step(tuple(state), data)
         return new_state, dict(logs)
 
@@ -211,13 +222,13 @@ def _trace_step(kind: str, step: Callable[..., Any], state: Sequence[Any], data:
     return canonical_form(closed), tuple(sorted(logs))  # JAX flattens dictionaries in the order of their keys
 
 
-def _results_step(model: Any) -> Callable[..., Any]:
-    return lambda state, _: (model_state.metric_results(model, state[0]), state)
+def _results_step(model: keras.Model) -> Function:
+    return lambda state, _: (metric_results(model, state[0]), state)
 
 
-def _start_metrics(model: Any, variables: Sequence[Any]) -> tuple[np.ndarray, ...]:
+def _start_metrics(model: keras.Model, variables: Sequence[keras.Variable]) -> tuple[np.ndarray, ...]:
     model.reset_metrics()
-    return tuple(np.asarray(value) for value in model_state.values_of(variables))
+    return tuple(np.asarray(value) for value in values_of(variables))
 
 
 def first_line(error: BaseException) -> str:

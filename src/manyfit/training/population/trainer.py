@@ -99,6 +99,7 @@ class Population(Trainer):
         """Reads the data. Those of the call before stay, with their programs: confirming winners compiles nothing."""
         if self._task is not None and self._data is not None and same_sources(self._task, task):
             return self._data.with_arguments(task)
+        # Their programs are let go with the data; what they were is still shown.
         self._past += [program.record() for program in self.learned.programs.values()]
         self.learned = Learned()
         self._task, self._data = task, read_fit_arguments(task, self._shuffle_seed)
@@ -114,6 +115,7 @@ class Population(Trainer):
         return Programs(records, {why: tuple(plan.trial_id for plan in plans) for why, plans in self._reasons.items()})
 
     def _refuse(self, reason: str, plan: Plan | None) -> None:
+        # Once per reason: a hundred trials with the same callback are one line.
         if reason not in self._reasons:
             self._reasons[reason] = []
             self._notify(f"population training: {reason}; training with model.fit instead")

@@ -22,7 +22,7 @@ from manyfit.report import terminal
 from manyfit.report.colours import check_display
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
-from manyfit.store.layout import Layout
+from manyfit.store.layout import ProjectLayout
 from manyfit.training.base import Trainer
 from manyfit.tuners.display import TrialDisplay, print_summary
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, get_hypermodel
@@ -143,7 +143,7 @@ class BaseTuner:
         return str(path)
 
     def _get_tuner_fname(self) -> str:
-        return str(Layout.of(self.project_dir).tuner_file(self.tuner_id))
+        return str(ProjectLayout.of(self.project_dir).tuner_file(self.tuner_id))
 
     def _populate_initial_space(self) -> None:
         """Finds the search space before the first trial. `Tuner` runs the build function for it."""

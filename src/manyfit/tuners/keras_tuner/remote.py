@@ -20,7 +20,7 @@ from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.scoring import Scoring
 from manyfit.oracles.trial import SEARCH
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.store.layout import Layout
+from manyfit.store.layout import ProjectLayout
 from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.seeding import seeded
 from manyfit.tuners.keras_tuner.one_by_one import OneByOne, RunTrialCall, TrialSteps, conclude, histories_of
@@ -93,7 +93,7 @@ class DistantStore:
     """Knows where the weights of the trial that runs go."""
 
     def __init__(self) -> None:
-        self.layout = Layout(Path("."))
+        self.layout = ProjectLayout(Path("."))
 
     @property
     def folder(self) -> Path:
@@ -131,6 +131,7 @@ class RunTask(Task):
 class RunTrial(Trainer):
     """Runs `run_trial` of the task's tuner in this process, one trial after another."""
 
+    # Folds, if there are any, are made by the user's own code: nothing of the task has to be followed.
     takes_splits = True
 
     def train(self, supply: Supply, task: Task) -> None:
@@ -156,10 +157,11 @@ def _run(plan: Plan, task: RunTask) -> Result:
     trial.attempt = plan.attempt
     tuner.oracle.trials, tuner.oracle.book = {trial.trial_id: trial}, DistantBook()
     # The only thing that tells a worker where it may write is the path of the plan: its folder is not the driver's.
-    tuner.store.layout = Layout.around(str(plan.weights_path))
+    tuner.store.layout = ProjectLayout.around(str(plan.weights_path))
     folder = tuner.store.folder
     tuner.directory, tuner.project_name = str(folder.parent), folder.name
     tuner.trial_call.begin(plan.execution if plan.phase == _REPEAT else 0)
+    # Only the call counts: that a worker was started for it is no cost of this configuration.
     started = time.perf_counter()
     try:
         with seeded(plan.seed):
