@@ -25,7 +25,7 @@ from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import Execution
 from manyfit.report.confirmation import Confirmation
 from manyfit.stats import racing
-from manyfit.stats.boundary import MIN_ROUNDS
+from manyfit.stats.racing import MIN_ROUNDS
 from manyfit.store.layout import ProjectLayout
 from manyfit.training.base import Permissions, Task, Trainer
 
