@@ -12,7 +12,6 @@ import sqlite3
 import sys
 from typing import Any
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 

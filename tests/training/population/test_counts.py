@@ -10,11 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import pytest
+from marks import needs_jax
 
 pytestmark = [
-    pytest.mark.skipif(keras.backend.backend() != "jax", reason="population training needs the JAX backend"),
+    needs_jax,
     pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the counts are those of one core"),
 ]
 
