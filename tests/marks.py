@@ -32,6 +32,6 @@ def not_on(backend: str, because: str) -> pytest.MarkDecorator:
 
 needs_jax = only_on("jax", "population training needs the JAX backend")
 on_jax_only = only_on("jax", "the backend plays no part in it: once is enough")
-needs_a_cpu = pytest.mark.skipif("jax.default_backend() != 'cpu'", reason="elsewhere JAX draws in its own way")
+needs_a_cpu = pytest.mark.skipif("jax.default_backend() != 'cpu'", reason="what is tested is a CPU's")
 
 assert manyfit.__version__

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tiny
 
-from manyfit.core.directions import infer_metric_direction
 from manyfit.core.errors import FatalValueError, ProjectError, UsageError, UsageTypeError
+from manyfit.core.objective import infer_metric_direction
 
 real_fit = pytest.mark.backends
 

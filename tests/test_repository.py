@@ -399,3 +399,19 @@ def test_a_folder_is_worth_a_door(folder):
     if str(folder.relative_to(SOURCE / "manyfit")) in KNOWN_SMALL_FOLDERS:
         pytest.skip("to be merged with its neighbours")
     assert len(files) >= MIN_FILES_OF_A_FOLDER and num_lines >= MIN_LINES_OF_A_FOLDER, f"{len(files)}, {num_lines}"
+
+
+# -- tests ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_test_needs_is_said_in_one_place():
+    """The backend is chosen in `conftest.py`, and skipped by the marks of `marks.py`."""
+    own_ways = re.compile(r'setdefault\("KERAS_BACKEND"|skipif\(.*(?:backend\(\)|BACKEND)')
+    found = [
+        f"{name_of(path)}:{number}: {line.strip()}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        if path.name not in ("conftest.py", "marks.py", Path(__file__).name)
+        for number, line in enumerate(lines_of(path), 1)
+        if own_ways.search(line)
+    ]
+    assert not found

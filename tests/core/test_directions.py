@@ -5,7 +5,7 @@ import inspect
 import keras
 import pytest
 
-from manyfit.core.directions import infer_metric_direction
+from manyfit.core.objective import infer_metric_direction
 
 #: What Keras's metrics are for, by their documentation; the name that Keras gives decides.
 _LARGER = [

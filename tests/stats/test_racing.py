@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manyfit.core.errors import UsageError
-from manyfit.stats.boundary import level_of_one_pair, nominal_level
-from manyfit.stats.racing import Verdict, next_runs, race
+from manyfit.stats.racing import Verdict, level_of_one_pair, next_runs, nominal_level, race
 
 
 def play(losses, *, batch, **options):

@@ -15,8 +15,7 @@ _UTILS = "try_clear create_directory serialize_keras_object deserialize_keras_ob
 _NAMES_OF = {
     "manyfit": "__version__",
     "manyfit.core.errors": "FailedTrialError FatalError FatalRuntimeError FatalTypeError FatalValueError",
-    "manyfit.core.objective": "DefaultObjective MultiObjective Objective create_objective",
-    "manyfit.core.directions": "infer_metric_direction",
+    "manyfit.core.objective": "DefaultObjective MultiObjective Objective create_objective infer_metric_direction",
     f"{_SPACE}.categorical": "Boolean Choice Fixed",
     f"{_SPACE}.conditions": "Condition Parent",
     f"{_SPACE}.hyperparameter": "HyperParameter",
@@ -35,10 +34,10 @@ _NAMES_OF = {
     "manyfit.tuners.sklearn_tuner": "SklearnTuner",
     "manyfit.tuners.tuner": "Tuner",
     "manyfit.applications": "HyperEfficientNet HyperImageAugment HyperResNet HyperXception",
-    "manyfit.compat.helpers": "average_metrics_dicts convert_hyperparams_to_hparams convert_to_metrics_dict exit_chief "
+    "manyfit.compat.helpers": f"{_FILES} {_UTILS} "
+    "average_metrics_dicts convert_hyperparams_to_hparams convert_to_metrics_dict exit_chief "
     "get_best_step get_proto get_service get_service_grpc has_chief_oracle is_chief_oracle keras_tuner_export "
     "maybe_compute_model_size maybe_distribute OracleClient start_server Stateful validate_trial_results",
-    "manyfit.compat.utils": f"{_FILES} {_UTILS}",
 }
 
 #: Name -> the module that defines it.

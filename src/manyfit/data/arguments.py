@@ -54,6 +54,7 @@ def check_fit_arguments(
     if isinstance(epochs, int) and epochs < 1:
         raise UsageError(explain("search(epochs=...)", epochs, "a whole number of at least 1", "Type epochs=10, say."))
     needs_validation = [name for name in objective.names if name.startswith("val_")]
+    # Keras would train to the end and log no such metric; better said before the first epoch.
     if needs_validation and not has_validation and validation_data is None and not call.get("validation_split"):
         name = needs_validation[0]
         raise UsageError(
@@ -112,6 +113,7 @@ def joined_rows(where: str, call: Call) -> tuple[FitData, FitData]:
     validation = call.get("validation_data")
     if validation is None:
         return x, y
+    # Weights would have to be invented for the validation rows, which have none; so they are asked for.
     arrays = isinstance(x, np.ndarray) and isinstance(y, np.ndarray)
     if not arrays or not isinstance(validation, list | tuple) or call.sample_weight is not None:
         raise UsageError(

@@ -54,6 +54,7 @@ class Folds:
             UsageError: a part is empty, the parts overlap, or a group lies in both.
         """
         repeat, fold = divmod(index, self.num_splits)
+        # Kept, so that all executions of a search see the same rows, whatever a splitter answers when asked twice.
         if repeat not in self._repeats:
             self._repeats[repeat] = self._make(repeat)
             for split in self._repeats[repeat]:
@@ -215,6 +216,7 @@ class CrossValidation:
             got = f"classes of shape {labels.shape} for {rows} rows"
             raise UsageError(explain(f"{_WHERE}(stratify=...)", got, "one class per row", "Pass stratify=labels."))
         names, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        # Stratification that nobody asked for must not refuse what works without it.
         if counts.min() < folds:
             if not insists:
                 return everybody
@@ -245,6 +247,8 @@ class FoldPlan:
 
     def split_for(self, plan: Plan) -> Split:
         """The rows of an execution."""
+        # Further executions of a contender begin again with the first fold, so that trials are compared on the same
+        # rows.
         return self.folds.split(plan.execution % self.num_splits)
 
 
@@ -291,6 +295,7 @@ def _splits(fold_of: np.ndarray, rows: int) -> list[Split]:
 def _dealt(classes: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
     """Shuffled, sorted by class, dealt like cards: sizes of folds, and of classes in them, differ by one at most."""
     order = rng.permutation(len(classes))
+    # A stable sort leaves the shuffled order within a class as it is; dealing then spreads each class evenly.
     order = order[np.argsort(classes[order], kind="stable")]
     fold_of = np.empty(len(classes), dtype=int)
     fold_of[order] = np.arange(len(classes)) % folds
@@ -306,6 +311,7 @@ def _by_groups(groups: np.ndarray, folds: int, rng: np.random.Generator) -> np.n
     sizes = np.zeros(folds, dtype=int)
     fold_of_group = np.empty(len(names), dtype=int)
     order = rng.permutation(len(names))
+    # The usual greedy rule for equal shares. Ties fall as they were shuffled, so that repeats differ.
     for group in order[np.argsort(-counts[order], kind="stable")]:
         fold_of_group[group] = sizes.argmin()
         sizes[fold_of_group[group]] += counts[group]
@@ -318,6 +324,7 @@ def _time_series(rows: int, folds: int) -> list[Split]:
     if block == 0:
         got = f"{folds} folds of {rows} rows"
         raise UsageError(explain(f"{_WHERE}(time_series=True)", got, f"at least {folds + 1} rows", "Use fewer folds."))
+    # Rows that do not fill a block are the oldest ones, which all folds train on.
     starts = range(rows - folds * block, rows, block)
     return [Split(np.arange(start), np.arange(start, start + block)) for start in starts]
 

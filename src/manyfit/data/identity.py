@@ -31,6 +31,7 @@ def fingerprint(*data: object) -> str:
 
 def _feed(digest: hashlib.blake2b, part: object) -> None:
     if isinstance(part, Mapping):
+        # By name: two dictionaries that are equal may have been filled in another order.
         for name in sorted(part, key=str):
             digest.update(str(name).encode())
             _feed(digest, part[name])
@@ -40,6 +41,7 @@ def _feed(digest: hashlib.blake2b, part: object) -> None:
     elif part is None or isinstance(part, bool | int | float | str):
         digest.update(repr(part).encode())
     elif hasattr(part, "shape") or isinstance(part, list | tuple):
+        # With type and shape, since zeros have the same bytes in every one.
         array = np.ascontiguousarray(part)
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())

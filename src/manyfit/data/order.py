@@ -49,6 +49,7 @@ class SeededOrder(keras.callbacks.Callback):
         held_out = None
         if splits := bool(call.get("validation_split")) and call.get("validation_data") is None:
             held_out = call.validation_rows()
+        # What the pipeline cannot repeat is left to Keras, whole: an order that is nearly right would be none.
         are_weights_spread = data[2] is not None and keras.tree.is_nested(data[1])  # over several outputs, by Keras
         is_simple = bool(leaves) and all(map(_is_numbers, leaves)) and splits == (held_out is not None)
         shuffle = call.get("shuffle", True)
@@ -58,6 +59,7 @@ class SeededOrder(keras.callbacks.Callback):
             return call
         num_rows = len(leaves[0])
         replaced: dict[str, Any] = {"y": None, "sample_weight": None, "shuffle": False}
+        # Keras refuses to split a pipeline, so the rows that it would take are held out here.
         if held_out is not None:
             num_rows -= len(keras.tree.flatten(held_out[0])[0])
             replaced |= {"validation_split": 0.0, "validation_data": held_out}

@@ -37,6 +37,7 @@ class Split:
         for name, rows in (("training", self.training), ("validation", self.validation)):
             if len(rows) == 0:
                 raise UsageError(explain(where, f"an empty {name} part", "at least one row", "Use fewer folds."))
+        # Checked at each construction, though it costs a sort: a leak makes every score of a search too good, silently.
         shared = np.intersect1d(self.training, self.validation)
         if len(shared):
             got = f"{len(shared)} rows in both parts, for instance row {shared[0]}"
@@ -49,6 +50,7 @@ def num_rows(data: FitData) -> int | None:
     """Rows of an array, or of the first array in a list, tuple or dict of them; None where there is no telling."""
     if isinstance(data, Mapping):
         data = list(data.values())
+    # A list of arrays is several inputs, a list of numbers is data: the first element tells.
     if isinstance(data, list | tuple) and data and hasattr(data[0], "shape"):
         data = data[0]
     shape = getattr(data, "shape", None)

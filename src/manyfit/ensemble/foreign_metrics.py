@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, SupportsFloat, TypeAlias
 
 import numpy as np
 
-from manyfit.core.directions import infer_metric_direction
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.objective import infer_metric_direction
 from manyfit.ensemble.metrics import Metric, default_metric, named_metric, pinball
 from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
 

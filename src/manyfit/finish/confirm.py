@@ -25,7 +25,7 @@ from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import Execution
 from manyfit.report.confirmation import Confirmation
 from manyfit.stats import racing
-from manyfit.stats.boundary import MIN_ROUNDS
+from manyfit.stats.racing import MIN_ROUNDS
 from manyfit.store.layout import ProjectLayout
 from manyfit.training.base import Permissions, Task, Trainer
 
@@ -151,6 +151,7 @@ class FreshSeeds(abc.ABC):
         """See `manyfit.training.base.Supply`."""
         if self._time_is_up():
             return []
+        # More is asked for than is wanted, because what runs already is among the answers.
         pairs = [pair for pair in self.wanted(count + len(self._running)) if pair not in self._running][:count]
         self._running.update(pairs)
         return [self._plan(row, index) for row, index in pairs]
@@ -178,6 +179,7 @@ class FreshSeeds(abc.ABC):
         """See `manyfit.training.base.Supply`."""
         plan = result.plan
         self._running.discard((self._rows[plan.trial_id], plan.execution))
+        # A curve that the clock cut off is no run of the protocol: kept, it would pull its trial's mean down.
         if self.out_of_time and result.ending.name == "STOPPED":
             self._oracle.book.forget_epochs(plan)  # broken off: it says nothing about a full training
             return
@@ -305,6 +307,7 @@ def confirm(
     """
     settings.check_budget(len(trials))
     started = time.monotonic()
+    # All finalists get as many epochs as the best trained one: what halving stopped early might have won.
     targets = [trial.target_epochs for trial in trials if trial.target_epochs is not None]
     options: dict[str, Any] = {
         "protocol": f"{protocol}/{_protocol(task)}",
@@ -317,6 +320,7 @@ def confirm(
     race = RaceSupply(trials, oracle, settings=settings, **options)
     trainer.train(race, task)
     standing = race.standing()
+    # Before the proof runs: with no score at all there is no one to prove, and the reason is known.
     _check_any_score(race)
     recommended = race.trials[standing.recommended]
     proof = ProofSupply(recommended, oracle, num_executions=settings.proof_executions, **options)
@@ -338,6 +342,7 @@ def confirm(
 def _protocol(task: Task) -> str:
     """Names what executions must have in common to be compared: data and the arguments of `fit`."""
     call = task.call
+    # Callbacks count by their classes: their state would make every call another protocol.
     settings = {name: value for name, value in call.kwargs.items() if name not in ("verbose", "callbacks")}
     return fingerprint(*call.args, settings, " ".join(type(one).__name__ for one in call.callbacks))
 

@@ -53,6 +53,7 @@ def resplit(task: Task, cross_validation: object, new_splits: bool, seed: int) -
                 )
             )
         folds, name = random_splits(rows, counts[1], seed), "new splits"
+    # Validation rows join the others: which of them validate is now said by each execution's split.
     call = task.call.with_(without=("validation_data", "validation_split"), x=x, y=y)
     new = dataclasses.replace(task, call=call, split_for=lambda plan: folds.split(plan.execution))
     return new, name
@@ -91,6 +92,7 @@ def predict_out_of_fold(
         predicted = np.asarray(load(execution).predict(take_rows(x, rows), verbose=0), dtype=float)
         if total is None:
             total = np.zeros((len(counts), *predicted.shape[1:]))
+        # Added up and divided later: with repeats a row is held out several times, by other models.
         total[rows] += predicted
         counts[rows] += 1
     assert total is not None and (counts[covered] > 0).all()  # our bug: every fold of a completed trial was run

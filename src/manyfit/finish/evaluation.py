@@ -133,6 +133,7 @@ def evaluate(
         "at": time.time(),
     }
     known = store.get(_FACT, [])
+    # Written down before anybody sees the number: a look that is not recorded did happen all the same.
     same_data = [other for other in known if other["data"] == use["data"]]
     if not any(other["choice"] == use["choice"] for other in same_data):
         store.put(**{_FACT: [*known, use]})
@@ -162,6 +163,7 @@ def _scores(
     weights = options.get("sample_weight")
     groups: list[dict[str, float]] = []
     if rows is not None and rows >= 2 and y is not None:
+        # Equal groups: rows that are left over would make one group another size, and its metric another variance.
         size = rows // min(_NUM_GROUPS, rows)
         for start in range(0, size * min(_NUM_GROUPS, rows), size):
             part = np.arange(start, start + size)

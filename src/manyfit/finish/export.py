@@ -61,6 +61,7 @@ def export(
         instead = "Type another folder, or overwrite=True."
         raise UsageError(explain(f'export("{folder}")', "a folder with files", "an empty or a new folder", instead))
     folder.mkdir(parents=True, exist_ok=True)
+    # The model first: if it cannot be saved, no folder tells its story without it.
     model.save(folder / "model.keras")
     _write_json(folder / "values.json", {trial.trial_id: dict(trial.hyperparameters.values) for trial in trials})
     _write_json(folder / "seeds.json", _seeds(trials, oracle))

@@ -117,6 +117,7 @@ def train_longer(
         trainer: how.
         say: takes one line of text for people.
     """
+    # Only where the curves say so: the run may be several times as long as the longest of the search.
     short = [t for t in trials if cut_short(t) and trainer.trains_in_epochs(t.hyperparameters, task)]
     if not short:
         return
@@ -205,10 +206,12 @@ def retrain(
             for candidate in candidates
             for number, seed in enumerate(candidate.seeds)
         ]
+        # All at once, so that a population trains them together.
         supply = FixedSupply(plans)
         trained = task
         if steps_ratio is not None:
             factors = [num_epochs(c.best_epochs, epochs_factor) / num_epochs(c.best_epochs, 1.0) for c in candidates]
+            # By values and not by trial: the build function is told nothing else.
             by_values = {_key(c.values): steps_ratio * factor for c, factor in zip(candidates, factors, strict=True)}
             trained = dataclasses.replace(
                 task, build=stretched_build(task.build, lambda hp: by_values.get(_key(hp), 1.0))
@@ -269,6 +272,7 @@ def steps_ratio(searched: Call, now: Call) -> float:
     before, rows = searched.counted_rows(), now.num_rows
     if before is None or rows is None or not before[0]:
         return 1.0
+    # In steps, because that is what schedules of learning rates count.
     old_size, new_size = (call.get("batch_size") or 32 for call in (searched, now))
     return math.ceil(rows / new_size) / math.ceil(before[0] / old_size)
 

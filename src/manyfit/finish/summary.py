@@ -74,6 +74,7 @@ def _looked_at(race: np.ndarray, standing: racing.Standing) -> np.ndarray:
     """The losses that the race decided by; runs ahead of the last look would make its order look wrong."""
     if standing.rounds == 0:
         return race
+    # Whoever was dropped was dropped by what was known then; later runs of the same trial took no part.
     lasts = np.array([standing.rounds if after is None else after for after in standing.dropped_after])
     return np.where(np.arange(race.shape[1]) < lasts[:, None], race, np.nan)
 
@@ -138,6 +139,7 @@ def _mean(losses: np.ndarray) -> float:
 def _expected_optimism(oracle: Oracle, race: np.ndarray) -> float | None:
     searched = oracle.book.by_search_score()
     noise = noise_deviation(np.where(np.isinf(race), np.nan, race)) if race.size else math.nan
+    # Over all completed trials, not the finalists: the best is too good because so many took part.
     losses = [oracle.objective.loss(trial.score) for trial in searched]
     if not math.isfinite(noise) or len(losses) < 2 or not np.isfinite(losses).all():
         return None

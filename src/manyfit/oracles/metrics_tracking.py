@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from manyfit.core.directions import Direction, infer_metric_direction
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.objective import Direction, infer_metric_direction
 
 
 class MetricObservation:

@@ -98,6 +98,8 @@ class Confirmation:
         if not others:
             sure = f"with {self.confidence:.0%} confidence"
             return f"Trial {best.trial_id} is the best of {len(self.rows)} finalists, {sure}."
+        # The recommended one may be the cheaper of two that are equally good: then it does not lead, and the text says
+        # why.
         means = [row.score for row in self.rows if row.in_winning_set and row.score is not None]
         leads = not means or best.score == (max(means) if self.direction == "max" else min(means))
         why = "the one with the best mean" if leads else "the cheapest of those within noise of the best mean"
@@ -132,6 +134,7 @@ class Confirmation:
         return lines
 
     def _effort(self) -> str:
+        # What the race has saved is told against the plain design: as many seeds for everybody.
         uniform = self.rounds * len(self.rows) + (0 if self.proof is None else self.proof.num_executions)
         saved = (
             f"; the same number of seeds for everybody would have taken {uniform}"

@@ -77,6 +77,7 @@ class Numbers:
     """
 
     def __init__(self, half_widths: Sequence[float]) -> None:
+        # The median: one finalist with two wild runs must not take the decimals from all others.
         known = [width for width in half_widths if math.isfinite(width) and width > 0]
         self._decimals = max(0, 1 - math.floor(math.log10(statistics.median(known)))) if known else None
 
@@ -187,6 +188,7 @@ class _Axis:
 
     def __init__(self, rows: Sequence[Finalist], number: Numbers) -> None:
         self._number = number
+        # One scale for all rows, the scores of the search included: how far luck had carried them is to be seen.
         seen = [value for row in rows for value in (row.low, row.high, row.score, row.search_score)]
         known = [value for value in seen if value is not None and math.isfinite(value)]
         self._low, self._high = (min(known), max(known)) if known else (0.0, 1.0)

@@ -11,6 +11,7 @@ from typing import Any
 
 def in_notebook() -> bool:
     """Whether this process is a notebook's kernel; IPython being installed, or a console of it, is none."""
+    # Looked up and not imported: who runs in a notebook has imported it.
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return type(shell).__name__ == "ZMQInteractiveShell" or type(shell).__module__.startswith("google.colab")

@@ -191,6 +191,7 @@ class TrainerSuite(abc.ABC):
     def test_what_ends_the_search_leaves_the_trainer(self) -> None:
         """The user's word, a store that cannot be written, Ctrl+C; after which the trainer can be used again."""
         trainer = self.make()
+        # In one test: that a trainer can be used after each of them is what would break.
         for name, error in ERRORS.items() if self.raises_here else ():
             if name == "a failure":
                 continue

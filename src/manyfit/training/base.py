@@ -62,10 +62,13 @@ class Task:
 
     def call_of(self, plan: Plan) -> Call:
         """The call of `fit` for one execution: its rows, and for how long."""
+        # What differs between executions is put in here and nowhere else, so that no two trainers can disagree on it.
         call = self.call if self.split_for is None else self.call.with_(rows=self.split_for(plan))
         return call if plan.epochs is None else call.with_(epochs=plan.epochs)
 
 
+# A protocol and not a base class: who feeds a trainer may sit at the other end of a line (`executors.worker`), or
+# forward to another supply, and has no code to share with the rest.
 class Supply(Protocol):
     """The side that hands out executions and hears of them: the tuner, or a list in `finish/`."""
 
@@ -126,6 +129,7 @@ class FixedSupply:
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
         """See `Supply`."""
+        # These executions are trained for what they are at their end; nobody compares them on the way.
         return [Decision.GO_ON] * len(epochs)
 
     def finish(self, result: Result) -> None:
@@ -171,6 +175,7 @@ def judge(history: History, objective: Objective | None, *, stopped: bool) -> tu
     """How an execution ended that raised nothing, and why. A missing objective is left to whoever scores it."""
     if stopped:
         return Ending.STOPPED, "stopped before its last epoch"
+    # NaN says that it was not measured, which is for the scorer to complain about. Infinity was measured.
     measured = [] if objective is None else [loss for loss in objective.epoch_losses(history) if not math.isnan(loss)]
     if measured and all(map(math.isinf, measured)):
         return Ending.DIVERGED, f"{objective.name} was never finite"  # type: ignore[union-attr]

@@ -59,6 +59,7 @@ def set_rounds(estimator: Estimator, num_rounds: int) -> None:
     assert library is not None  # our bug: the caller asks
     estimator.set_params(**{_ROUNDS[library]: num_rounds})
     if library == "sklearn":
+        # It would hold out rows of its own otherwise, just those that a retraining adds.
         estimator.set_params(early_stopping=False)
 
 
@@ -75,11 +76,13 @@ def fit_with_early_stopping(estimator: Estimator, train: LabelledRows, held_out:
     """
     library = library_of(estimator)
     assert library is not None  # our bug: the caller asks
+    # Patience grows with the rounds that the user allows: who types 5,000 has a small learning rate.
     most = estimator.get_params().get(_ROUNDS[library]) or 100
     return _FIT[library](estimator, train, held_out, max(_MIN_PATIENCE, int(most) // 10))
 
 
 def _fit_lightgbm(estimator: Estimator, train: LabelledRows, held_out: LabelledRows, patience: int) -> tuple[int, int]:
+    # From where the user's own import has put it: an import here would make it a package that Manyfit needs.
     lightgbm = sys.modules["lightgbm"]
     callbacks = [lightgbm.early_stopping(patience, verbose=False), lightgbm.log_evaluation(0)]
     if "eval_X" in inspect.signature(estimator.fit).parameters:  # since 4.7, which warns of the other

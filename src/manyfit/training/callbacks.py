@@ -60,6 +60,7 @@ def copy_callbacks(
     copies = []
     for callback in callbacks:
         try:
+            # Deep, since a shallow copy shares lists: patience that one execution counts would end another.
             copies.append(copy.deepcopy(callback))
         except Exception as error:
             if not share:
@@ -116,11 +117,13 @@ class BestWeights(keras.callbacks.Callback):
         loss = self.objective.loss(self.objective.get_value(numbers))
         if loss < self.loss:
             self.loss = loss
+            # In memory: most best epochs are followed by a better one, and a file each would be written for nothing.
             self.weights = self.model.get_weights()
 
 
 def scalar_logs(logs: Mapping[str, Any] | None) -> dict[str, float]:
     """The logs of an epoch as Python numbers; what is no number (a learning-rate object, a text) is left out."""
+    # Python's numbers, at once: an array of a backend that somebody keeps would keep memory of the device.
     numbers = {}
     for name, value in (logs or {}).items():
         try:
@@ -148,6 +151,8 @@ def separate_files(callbacks: Sequence[keras.callbacks.Callback], plan: Plan) ->
     'log-0007-1.csv'
     """
     for callback in callbacks:
+        # Only this one: it appends, so rows of two executions would stand in one file. Others replace a file as a
+        # whole.
         if isinstance(callback, keras.callbacks.CSVLogger):
             path = Path(callback.filename)
             callback.filename = str(path.with_name(f"{path.stem}-{plan.trial_id}-{plan.execution}{path.suffix}"))

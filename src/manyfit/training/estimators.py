@@ -60,6 +60,8 @@ class Estimators(KerasFit):
         except Exception:
             return super()._train_one(plan, supply, task)  # builds again, and tells what went wrong
         if not is_estimator(estimator):
+            # Built once more than needed where it is no estimator: a Keras model then starts from the state of the
+            # generators that it would have without this class.
             return super()._train_one(plan, supply, task)
         started = time.perf_counter()
         result = Result(plan, Ending.COMPLETED, {})
@@ -79,6 +81,8 @@ class Estimators(KerasFit):
         logs = measured(estimator, train, "", task.objective)
         if validation is not None:
             logs.update(measured(estimator, validation, "val_", task.objective))
+        # One measurement, at the place of the best round; the empty places say how many rounds there were, from which a
+        # retraining knows for how long.
         after = [None] * (num_rounds - best_round - 1)
         result.history = {name: [*[None] * best_round, value, *after] for name, value in logs.items()}
         result.ending, result.message = judge(result.history, task.objective, stopped=False)
@@ -139,6 +143,7 @@ def set_seed(estimator: Estimator, seed: int) -> None:
     """Gives the execution's seed to every part of an estimator that has a `random_state` of None."""
     if not hasattr(estimator, "get_params"):
         return
+    # A `random_state` that the user has set is a wish, and stays.
     free = {
         name: seed % 2**31
         for name, value in estimator.get_params(deep=True).items()
@@ -158,6 +163,7 @@ def fit_estimator(
             set_rounds(estimator, plan.epochs)
         if validation is not None:
             return fit_with_early_stopping(estimator, train, validation)
+    # k-nearest neighbours, say, know no weights; in a search over several kinds they train without.
     takes_weights = weight is not None and "sample_weight" in inspect.signature(estimator.fit).parameters
     estimator.fit(x, y, **({"sample_weight": weight} if takes_weights else {}))
     return 0, 1
@@ -174,6 +180,7 @@ def measured(estimator: Estimator, rows: LabelledRows, prefix: str, objective: O
         logs = {"accuracy": float(row_weight @ (np.asarray(estimator.predict(x)).reshape(-1) == y))}
     else:
         logs = value_metrics(np.asarray(estimator.predict(x), dtype=float), y, row_weight)
+    # scikit-learn is asked only for what is not known by Keras's names: its scorers predict all rows again.
     for name in () if objective is None else objective.names:
         plain = name.removeprefix("val_")
         if plain not in logs and name.startswith("val_") == (prefix == "val_"):
@@ -203,6 +210,7 @@ def _class_metrics(estimator: Estimator, x: FitData, y: np.ndarray, row_weight: 
 
 def _auc(score: np.ndarray, positive: np.ndarray, row_weight: np.ndarray) -> float:
     """Chance that a positive row is ranked above a negative one; by ranks where all rows weigh alike."""
+    # Ranks give the same in n log n steps, and hold in memory what pairs do not.
     if np.ptp(row_weight) == 0:
         ones = int(positive.sum())
         excess = rankdata(score)[positive].sum() - ones * (ones + 1) / 2

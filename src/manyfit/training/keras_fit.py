@@ -54,6 +54,7 @@ class KerasFit(Trainer):
         self._paused: dict[tuple[str, int], _Run] = {}
 
     def train(self, supply: Supply, task: Task) -> None:
+        # One at a time, although the supply would give more: what is proposed next may depend on how this one ends.
         while plans := supply.take(1):
             for plan in plans:
                 supply.finish(self._train_one(plan, supply, task))
@@ -62,6 +63,7 @@ class KerasFit(Trainer):
         """Ends paused executions that nobody will continue."""
         for key in keys:
             run = self._paused.pop(key, None)
+            # Its thread waits in the middle of `fit`, and would hold the model until the process ends.
             if run is not None and run.call is not None:
                 run.call.abandon()
 
@@ -112,6 +114,7 @@ class _Run:
             self._judge(plan, paused)
         except Exception as error:
             self.result.fail(failure_of(error))
+        # Added up over stretches: while it is paused others use the machine.
         self.result.seconds += time.perf_counter() - started
         if self.model is not None:
             take_measures(self.result, self.model, self.task)
@@ -135,6 +138,8 @@ class _Run:
             own: list[keras.callbacks.Callback] = [self.loss_scale] if needs_loss_scale_callback(self.model) else []
             own += [] if distribution is None else [LayoutCheck(distribution)]
             own += [] if self.order is None else [self.order]
+            # The order matters: the keeper sees an epoch before the reporter is told to stop there; what puts a stored
+            # state back comes last, when everybody else has begun.
             own += [self.keeper, self.reporter, *self._continued(plan)]
             returned = fit(
                 self.model,
@@ -147,6 +152,7 @@ class _Run:
             )
         check_size(self.model, task.max_model_size)  # again: a model may be built by its first batch only
         if task.fit is not None and task.objective is not None:
+            # The user's own loop may have called our callbacks, or not, or only now and then.
             found = merge_histories(to_histories(returned, task.objective, "HyperModel.fit()"))
             self.result.history = completed_by(self.reporter.history, found)
 
@@ -190,6 +196,8 @@ class _Run:
     def _store(self, plan: Plan) -> None:
         assert self.model is not None and self.call is not None  # our bug: it has just been paused
         callbacks = states_of(self.user_callbacks)
+        # Without a place, or with something that cannot be written, it lives on in memory only, and in another process
+        # trains again from its start: slower, never wrong.
         if plan.state_path is None or callbacks is None or not is_storable(self.model, self.task, self.order):
             return
         state = StoredState(
@@ -231,6 +239,7 @@ def fit(
     if order is not None:
         call = order.applied_to(call)
     own = [] if task.callbacks is None else task.callbacks(plan)
+    # Ours come behind the user's: one that ends the training has done so when the reporter hears of the epoch.
     call = call.with_(callbacks=user_callbacks + own + callbacks)
     if initial_epoch is not None:
         call = call.with_(initial_epoch=initial_epoch)
@@ -268,9 +277,12 @@ class SuspendableCall:
         self.result: Any = None
         self._error: BaseException | None = None
         self._function = function
+        # One semaphore for each direction: a lock can only be released where it was taken, which here is the other
+        # thread.
         self._go_on, self._handed_back = threading.Semaphore(0), threading.Semaphore(0)
         self._done = self._abandoned = False
         self.generators = generator_states()  # as the call left them when it paused
+        # A daemon: a paused call that nobody continues must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -280,6 +292,8 @@ class SuspendableCall:
         Returns:
             Whether it has returned. What it raised is raised here.
         """
+        # Global generators belong to whoever runs. Without the exchange the draws of one execution would shift those of
+        # the next, and a pause would change both.
         outer = generator_states()
         set_generator_states(self.generators)
         self._go_on.release()
@@ -307,6 +321,7 @@ class SuspendableCall:
         """Ends a paused call and frees what it holds."""
         self._abandoned = True
         self._go_on.release()
+        # With a limit: a callback of the user's may hang in its `finally`, and the search need not wait for it.
         self._thread.join(timeout=60.0)
 
     def _run(self) -> None:
@@ -316,6 +331,7 @@ class SuspendableCall:
                 self.result = self._function(self)
         except Abandoned:
             pass
+        # Whatever it is, Ctrl+C included, it is raised where somebody waits for this thread.
         except BaseException as error:
             self._error = error
         finally:

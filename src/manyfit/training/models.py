@@ -60,6 +60,7 @@ def check_size(model: keras.Model, max_model_size: int | None) -> None:
         OversizedModelError: more trainable parameters than `max_model_size`.
     """
     size = num_parameters(model)
+    # Refused before the first batch where that is possible, because memory is what the limit is for.
     if max_model_size is not None and size > max_model_size:
         raise OversizedModelError(f"Oversized model: {size} parameters. Skip model. (max_model_size={max_model_size})")
 
@@ -101,6 +102,7 @@ def predict_seconds(model: keras.Model, row: FitData) -> float:
     if row is None:
         return math.nan
     model.predict_on_batch(row)  # compiles
+    # The fastest and not the mean: whatever else the machine does can make a call slower, never faster.
     fastest = math.inf
     for _ in range(_NUM_CALLS):
         started = time.perf_counter()

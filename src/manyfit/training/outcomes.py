@@ -54,12 +54,14 @@ def completed_by(reported: History, found: History) -> dict[str, list[float | No
     history = {name: list(curve) for name, curve in reported.items()}
     for name, curve in found.items():
         if [value for value in history.get(name, ()) if value is not None] != list(curve):
+            # A single number describes the model as it was handed back: after its last epoch.
             missing = num_epochs - len(curve) if len(curve) == 1 else 0
             history[name] = [*[None] * missing, *curve]
     return history
 
 
 def _to_history(returned: object, objective: Objective, where: str) -> dict[str, list[float | None]]:
+    # By its attribute, not its class: wrappers of Keras's `History` are common in programs written for KerasTuner.
     curves = getattr(returned, "history", None)
     known = curves if isinstance(curves, Mapping) else returned
     if isinstance(known, Mapping) and isinstance(objective, DefaultObjective) and not objective.has_value(known):
@@ -86,6 +88,7 @@ def _to_history(returned: object, objective: Objective, where: str) -> dict[str,
                 )
             )
         return {name: [_number(value)] for name, value in returned.items()}
+    # True is a number for Python, and a mistake of whoever returns it.
     if (isinstance(returned, numbers.Real) and not isinstance(returned, bool)) or hasattr(returned, "__float__"):
         return _from_number(float(returned), objective, where)
     if returned is None:

@@ -49,6 +49,7 @@ class Programs:
     def joined(cls, several: Iterable[Programs]) -> Programs:
         """The programs of several trainers, with the trials that share a reason put together."""
         several = list(several)
+        # Workers fall back for the same reasons: a line for each reason, not for each worker.
         reasons: dict[str, tuple[str, ...]] = {}
         for programs in several:
             for why, trials in programs.reasons.items():

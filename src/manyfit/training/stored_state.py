@@ -79,6 +79,7 @@ def states_of(callbacks: Sequence[Any]) -> list[dict[str, Any]] | None:
     """
     states = []
     for callback in callbacks:
+        # All attributes, since nobody says which of them is state: patience, counters, best values, lists of rates.
         own = {name: value for name, value in vars(callback).items() if name not in CALLBACK_ATTRIBUTES}
         lost = [name for name, value in own.items() if not _can_be_stored(value)]
         if not all(isinstance(own[name], _FUNCTIONS) for name in lost):
@@ -107,6 +108,7 @@ def write_state(path: str | Path, state: StoredState) -> None:
     Raises:
         ProjectError: the disk is full or the file cannot be written.
     """
+    # A pickle, and no format of ours: attributes of callbacks are whatever their authors wrote.
     with written_whole(Path(path), "state") as partial, partial.open("wb") as file:
         pickle.dump(state, file, protocol=pickle.HIGHEST_PROTOCOL)
 
@@ -126,6 +128,8 @@ def read_state(plan: Plan, trainer: str, num_callbacks: int) -> StoredState | No
             state = pickle.load(file)  # a file of the project, as trusted as its database
     except Exception:  # absent, of a version that is gone, cut off by a crash of the machine
         return None
+    # Another backend, seed or number of callbacks would go on with another training under the same name. An epoch
+    # beyond the plan's is of a run that the store has not heard of: it died between the two.
     continues = (
         isinstance(state, StoredState)
         and (state.trainer, state.seed, len(state.callbacks)) == (trainer, plan.seed, num_callbacks)
@@ -144,6 +148,7 @@ def stored_by() -> str:
 
 def order_of_data(seed: int, task: Task) -> SeededOrder | None:
     """Who orders the data of an execution that may be paused; None: Keras, by global generators that are stored."""
+    # Only where it may be paused: otherwise the results of a search stay those of `model.fit` with Keras's own order.
     is_ours = task.may.pause and task.fit is None and keras.backend.backend() == "tensorflow"
     return SeededOrder(seed) if is_ours else None
 
@@ -175,6 +180,7 @@ def make_variables(model: keras.Model, task: Task) -> None:
         task: its data.
     """
     if not model.built:
+        # One row makes the shapes known; what it computes is not looked at.
         model(take_rows(task.call.x, np.arange(1)))
     if model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)

@@ -60,6 +60,7 @@ def callbacks_for(board: keras.callbacks.TensorBoard, plan: Plan) -> list[keras.
         plan: the execution.
     """
     assert isinstance(plan.values, HyperParameters)  # our bug: a tuner's plans hold them
+    # A copy of the user's callback keeps every setting of theirs; only the folder is another one.
     own = copy.deepcopy(board)
     own.log_dir = str(Path(own.log_dir) / plan.trial_id / f"execution{plan.execution}")
     curves = own if _has_tensorflow() else EpochScalars(own.log_dir)
@@ -86,6 +87,7 @@ class HParamsSession(keras.callbacks.Callback):
 
         start = plugin_data_pb2.SessionStartInfo(group_name=self.group, start_time_secs=time.time())
         for name, value in self.values.items():
+            # First, since True is also a number for Python.
             if isinstance(value, bool):
                 start.hparams[name].bool_value = value
             elif isinstance(value, str):
@@ -185,9 +187,12 @@ class EventFile:
         if not values:
             return
         events = [event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=values))]
+        # TensorBoard wants to read a version first, and an empty file of an execution without events would be one to
+        # explain.
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             events.insert(0, event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
+        # Opened for each event: a search with hundreds of executions would run out of open files.
         with open(self.path, "ab") as file:
             for event in events:
                 RecordWriter(file).write(event.SerializeToString())

@@ -35,14 +35,14 @@ class SklearnModel(Protocol):
         """How good its predictions are; more is better."""
 
 
-class Splitter(Protocol):
+class SklearnSplitter(Protocol):
     """Makes folds of rows, as the classes of `sklearn.model_selection` do."""
 
     def split(self, X: object, y: object = None, groups: object = None) -> Iterator[tuple[RowNumbers, RowNumbers]]:
         """Pairs of (training rows, test rows), one per fold."""
 
 
-CrossValidator: TypeAlias = Splitter | int | Iterable[tuple[RowNumbers, RowNumbers]]
+CrossValidator: TypeAlias = SklearnSplitter | int | Iterable[tuple[RowNumbers, RowNumbers]]
 """What `cv` may be: a splitter, a number of folds, or the pairs of rows themselves."""
 
 
@@ -118,7 +118,7 @@ def as_metrics(metrics: Metric | Sequence[Metric] | None) -> list[Metric]:
     return given
 
 
-def as_splitter(cv: CrossValidator | None) -> Splitter | int:
+def as_splitter(cv: CrossValidator | None) -> SklearnSplitter | int:
     """A splitter from one, from a list of (training rows, test rows), or from None; a number of folds stays one.
 
     Raises:

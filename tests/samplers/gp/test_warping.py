@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from manyfit.samplers.gp.kernels import Geometry
+from manyfit.samplers.gp.kernels import Geometry, Warping, slope, warp
 from manyfit.samplers.gp.surrogate import Likelihood, NoisePrior, Surrogate, Targets
-from manyfit.samplers.gp.warping import Warping, slope, warp
 
 SHAPES = [(0.0, 0.0), (-1.2, 0.3), (0.8, -0.9), (1.1, 1.3)]
 

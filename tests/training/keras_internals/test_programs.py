@@ -6,6 +6,7 @@ import threading
 
 import keras
 import pytest
+from marks import needs_a_cpu
 
 if keras.backend.backend() != "jax":
     pytest.skip("population training needs the JAX backend", allow_module_level=True)
@@ -48,7 +49,7 @@ def names(folder):
     return {path.name for path in folder.iterdir()} if folder.exists() else set()
 
 
-@pytest.mark.skipif("jax.default_backend() != 'cpu'", reason="the options are a CPU's")
+@needs_a_cpu
 @pytest.mark.parametrize("options", [ONE_THREAD, quick_options()], ids=["one thread", "quick"])
 def test_xla_knows_the_options(options):
     compiled = jax.jit(lambda x: jnp.sin(x) * 2).lower(1.0).compile(compiler_options=options)

@@ -68,8 +68,6 @@ class FittedMethod:
     pool: Pool
     loss: float  # cross-fitted; lower is better
     score: float  # the same in the metric's own unit
-    standard_error: float  # of the paired difference to the best method, as a loss
-    within_one_error: bool
 
     @property
     def num_members(self) -> int:
@@ -139,11 +137,6 @@ def cheapest(
     return min({leader, *close}, key=lambda name: (sizes[name], losses.mean[name], name))
 
 
-def _is_close(losses: Losses, name: str, best: str) -> bool:
-    difference, error = losses.difference(name, best)
-    return name == best or difference <= error
-
-
 def choose(
     problem: EnsembleProblem, fit: Fit, metric: Metric, settings: EnsembleSettings, seed: int, *, insist: bool = False
 ) -> MethodChoice:
@@ -162,7 +155,10 @@ def choose(
     # Fitted on all rows; the folds of the repeats differ, this fit does not, so one run makes it.
     final = runs[0].pools()
     losses = Losses(metric, problem, [run.predictions() for run in runs])
-    candidates = {candidate.name: candidate for candidate in _table(losses, final)}
+    candidates = {
+        name: FittedMethod(name, pool, losses.mean[name], metric.to_score(losses.mean[name], problem))
+        for name, pool in final.items()
+    }
     sizes = {name: candidate.num_members for name, candidate in candidates.items()}
     chosen = ensemble = candidates[best_ensemble(losses, sizes, settings)]
 
@@ -180,29 +176,27 @@ def choose(
         # A refusal still says which: the temperature of one member has to prove its use like everything else.
         chosen = singles[-1] if calibration.proven else singles[0]
     return MethodChoice(
-        chosen.name,
-        chosen.pool,
-        tuple(sorted(candidates.values(), key=lambda c: c.loss)),
-        gain,
-        ensembling,
-        metric.to_score(stated.mean["single best"], problem),
-        metric.to_score(stated.mean["procedure"], problem),
-        refused,
-        ensemble,
+        method=chosen.name,
+        pool=chosen.pool,
+        candidates=tuple(sorted(candidates.values(), key=lambda c: c.loss)),
+        gain=gain,
+        ensembling_gain=ensembling,
+        baseline_score=metric.to_score(stated.mean["single best"], problem),
+        score=metric.to_score(stated.mean["procedure"], problem),
+        refused=refused,
+        ensemble=ensemble,
     )
 
 
-def _table(losses: Losses, final: Mapping[str, Pool]) -> list[FittedMethod]:
-    best = min(final, key=lambda name: losses.mean[name])
-    table = []
-    for name, pool in final.items():
-        score = losses.metric.to_score(losses.mean[name], losses.problem)
-        _, error = losses.difference(name, best)
-        table.append(FittedMethod(name, pool, losses.mean[name], score, error, _is_close(losses, name, best)))
-    return table
-
-
 def gain_between(losses: Losses, before: str, after: str, settings: EnsembleSettings) -> Gain:
+    """What `after` gains over `before`, in the metric's own unit, with its interval and what would count as proof.
+
+    Args:
+        losses: of both, on rows that neither saw.
+        before: the name of the one.
+        after: the name of the other.
+        settings: confidence, proof, and the least gain worth having.
+    """
     metric, problem = losses.metric, losses.problem
     difference, error = losses.difference(before, after)
     level = losses.mean[before]

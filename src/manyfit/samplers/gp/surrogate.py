@@ -33,8 +33,7 @@ import numpy as np
 from scipy.linalg import lapack
 from scipy.optimize import minimize
 
-from manyfit.samplers.gp import warping
-from manyfit.samplers.gp.kernels import Array, Geometry, matern52
+from manyfit.samplers.gp.kernels import WARP_BOUNDS, WARP_SPREAD, Array, Distances, Geometry, Warping, matern52
 
 _AMPLITUDE_SHAPE = 2.0  # a
 _AMPLITUDE_SCALE = 1.5  # b: prior mode of s2 at b / (a + 1) = 1/2
@@ -108,7 +107,7 @@ class Likelihood:
     """
 
     def __init__(self, geometry: Geometry, points: Array, targets: Targets, noise: NoisePrior) -> None:
-        self._distances = warping.Distances(geometry, points)
+        self._distances = Distances(geometry, points)
         self._targets = targets
         self._noise = noise
         self._n = len(points)
@@ -128,7 +127,7 @@ class Likelihood:
         value, gradient = self.evidence(theta)
         z = np.empty(theta.size)
         spread = np.empty(theta.size)
-        spread[: self._d], spread[self._d : -1], spread[-1] = _LENGTH_SPREAD, warping.SPREAD, self._noise.spread
+        spread[: self._d], spread[self._d : -1], spread[-1] = _LENGTH_SPREAD, WARP_SPREAD, self._noise.spread
         z[: self._d] = theta[: self._d] - self._length_center
         z[self._d : -1] = theta[self._d : -1]
         z[-1] = theta[-1] - self._noise.center
@@ -173,7 +172,7 @@ class Likelihood:
         Returns:
             Theta, and the log posterior density there.
         """
-        bounds = [_LENGTH_BOUNDS] * self._d + [warping.BOUNDS] * self._num_shapes
+        bounds = [_LENGTH_BOUNDS] * self._d + [WARP_BOUNDS] * self._num_shapes
         bounds += [(self._noise.lower, self._noise.upper)]
         found = minimize(
             self, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": max_iterations, "ftol": 1e-6}
@@ -218,7 +217,7 @@ class Surrogate:
         num_dimensions = geometry.num_dimensions
         self._weights = np.exp(-2.0 * theta[:num_dimensions])
         shapes = theta[num_dimensions:-1].reshape(2, -1)
-        self._warp = warping.Warping(geometry.warped[: shapes.shape[1]], *shapes)
+        self._warp = Warping(geometry.warped[: shapes.shape[1]], *shapes)
         eta = math.exp(theta[-1])
         self._condition(points, targets.means[:, None], eta / targets.counts + _JITTER)
         quadratic = float(targets.means @ self._alpha[:, 0]) + targets.within / eta
