@@ -14,7 +14,7 @@ from manyfit.core.lifecycle import TrialState, is_paused
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Observation, Plan, Progress, Result
 from manyfit.oracles.trial import SEARCH, Execution, Trial
-from manyfit.samplers.outcomes import Constraint, broken
+from manyfit.samplers.base import Constraint, broken
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.stats import pareto
 
