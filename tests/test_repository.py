@@ -118,16 +118,9 @@ def test_no_note_to_self_is_left_behind():
 # -- the frame of the house -----------------------------------------------------------------------------------------
 
 MAX_SHARE_OF_ANY = 0.06
-MIN_SHARE_OF_COMMENTS = 0.013
-MAX_FILES_PER_1000_LINES = 6.2
+MIN_SHARE_OF_COMMENTS = 0.02
+MAX_FILES_PER_1000_LINES = 5.5
 MIN_FILES_OF_A_FOLDER, MIN_LINES_OF_A_FOLDER = 4, 400
-
-# What the house has still to get rid of. These numbers and names only ever shrink.
-MAX_TYPING_IMPORTS = 40
-MAX_SILENT_IMPORTS = 30
-MAX_CIRCLES = 2
-MAX_TWICE = 9
-KNOWN_SMALL_FOLDERS = {"interop", "report"}
 
 
 @functools.cache
@@ -229,8 +222,7 @@ def test_no_modules_import_each_other_in_a_circle():
     graph: dict[str, set[str]] = defaultdict(set)
     for each in all_imports():
         graph[each.importer].add(each.imported)
-    circles = circles_of(graph)
-    assert len(circles) <= MAX_CIRCLES, circles
+    assert not circles_of(graph)
 
 
 def test_no_rooms_import_each_other_in_a_circle():
@@ -248,7 +240,7 @@ LAZY = "manyfit"
 
 def test_no_import_for_type_checkers_hides_a_circle():
     hidden = Counter(each.importer for each in all_imports() if each.for_typing and each.importer != LAZY)
-    assert sum(hidden.values()) <= MAX_TYPING_IMPORTS, hidden
+    assert not hidden
 
 
 def test_an_import_inside_a_function_says_why():
@@ -257,10 +249,12 @@ def test_an_import_inside_a_function_says_why():
     for each in all_imports():
         if each.in_function and each.importer != LAZY:
             rows = lines_of(MODULES[each.importer])
-            above = rows[each.line - 2].strip()
-            if "#" not in rows[each.line - 1] and not above.startswith("#"):
+            above = each.line - 2  # of a block of imports, one comment speaks for all
+            while rows[above].lstrip().startswith(("import ", "from ")):
+                above -= 1
+            if "#" not in rows[each.line - 1] and not rows[above].lstrip().startswith("#"):
                 silent.append(f"{each.importer}:{each.line} imports {each.imported}")
-    assert len(silent) <= MAX_SILENT_IMPORTS, silent
+    assert not silent
 
 
 # -- classes and types ---------------------------------------------------------------------------------------------
@@ -283,7 +277,7 @@ def test_no_class_name_is_used_twice():
         if not node.name.startswith("_"):
             places[node.name].append(module)
     twice = {name: where for name, where in places.items() if len(where) > 1}
-    assert len(twice) <= MAX_TWICE, twice
+    assert not twice
 
 
 def test_no_class_has_several_bases_of_ours():
@@ -396,8 +390,6 @@ def test_a_folder_is_worth_a_door(folder):
     """Four files or more, and 400 lines or more: else it is one module."""
     files = [path for path in FILES if folder in path.parents]
     num_lines = sum(len(lines_of(path)) for path in files)
-    if str(folder.relative_to(SOURCE / "manyfit")) in KNOWN_SMALL_FOLDERS:
-        pytest.skip("to be merged with its neighbours")
     assert len(files) >= MIN_FILES_OF_A_FOLDER and num_lines >= MIN_LINES_OF_A_FOLDER, f"{len(files)}, {num_lines}"
 
 

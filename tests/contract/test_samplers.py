@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from manyfit.samplers.base import Sampler
+from manyfit.samplers.base import Constraint, Sampler
 from manyfit.samplers.evolution import EvolutionSampler
-from manyfit.samplers.gp.priors import Belief
-from manyfit.samplers.gp.sampler import GaussianProcessSampler
+from manyfit.samplers.gp.sampler import Belief, GaussianProcessSampler
 from manyfit.samplers.non_adaptive import QuasiRandomSampler, RandomSampler
-from manyfit.samplers.outcomes import Constraint
 from manyfit.samplers.portfolio import PortfolioSampler
 from manyfit.testing.samplers import SamplerSuite
 

@@ -8,7 +8,7 @@ import pytest
 
 from manyfit.core.errors import UsageError
 from manyfit.core.records import Ending, Observation
-from manyfit.samplers.outcomes import Constraint, broken, standings
+from manyfit.samplers.base import Constraint, broken, standings
 
 SMALL = Constraint("bytes", max=100.0)
 GOOD = Constraint("accuracy", min=0.5)

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from manyfit.core import history as histories
-from manyfit.core.lifecycle import TrialState
+from manyfit.core.lifecycle import TrialState, is_paused
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Observation, Plan, Progress, Result
 from manyfit.oracles.trial import SEARCH, Execution, Trial
-from manyfit.samplers.outcomes import Constraint, broken
+from manyfit.samplers.base import Constraint, broken
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.stats import pareto
 
@@ -221,10 +221,23 @@ class TrialBook:
         if self.store is not None:
             self.store.save_trials([trial.row() for trial in trials], **facts)
 
-    def amend(self, trial: Trial, run: Execution) -> None:
-        """Commits a change of an execution's outcome; its epochs stay."""
-        if self.store is not None:
-            self.store.save_execution((trial.trial_id, SEARCH, trial.attempt, run.index), run.outcome())
+    def stop_paused(self, trial: Trial, max_epochs: int | None) -> list[Execution]:
+        """Ends the paused executions of a trial that nobody will promote. Their epochs and scores so far stand.
+
+        Args:
+            trial: that waits for a promotion.
+            max_epochs: of a full training.
+
+        Returns:
+            The executions.
+        """
+        paused = [run for run in trial.executions.values() if is_paused(run)]
+        for run in paused:
+            run.ending = Ending.STOPPED
+            run.message = f"stopped after {run.num_epochs} of {max_epochs} epochs: not promoted"
+            if self.store is not None:
+                self.store.save_execution((trial.trial_id, SEARCH, trial.attempt, run.index), run.outcome())
+        return paused
 
     def add_epochs(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> None:
         """Commits one epoch of several executions as one transaction."""

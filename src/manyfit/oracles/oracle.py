@@ -28,8 +28,7 @@ from manyfit.oracles.replication import Replication, replication
 from manyfit.oracles.scoring import Scoring
 from manyfit.oracles.trial import Trial
 from manyfit.oracles.warm_start import EarlierProject, EarlierTrials, check_learns
-from manyfit.samplers.base import Sampler
-from manyfit.samplers.outcomes import Constraint
+from manyfit.samplers.base import Constraint, Sampler
 from manyfit.schedulers import Limits, Resume, Scheduler, Start, scheduler_of
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters

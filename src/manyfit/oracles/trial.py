@@ -164,6 +164,11 @@ class Trial:
         return self._life.is_completed
 
     @property
+    def has_failed(self) -> bool:
+        """Whether it has ended without a score."""
+        return self.has_ended and not self.is_completed
+
+    @property
     def is_underway(self) -> bool:
         """Whether it is handed out, or about to be."""
         return self._life.is_underway

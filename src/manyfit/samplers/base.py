@@ -1,17 +1,22 @@
-"""The contract of samplers: what to try next."""
+"""The contract of samplers: what to try next.
+
+And what comes out of trials besides one loss (bounds on other metrics, several objectives) with one order over it all.
+"""
 
 from __future__ import annotations
 
 import abc
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Observation, Value, Values
-from manyfit.samplers.outcomes import standings
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.stats import pareto
 
 
 class Sampler(abc.ABC):
@@ -65,3 +70,99 @@ class Sampler(abc.ABC):
     def settings(self) -> dict[str, Any]:
         """What distinguishes this sampler from another, as JSON: stored with the project and compared on reopening."""
         return {"name": type(self).__name__}
+
+
+@dataclasses.dataclass(frozen=True)
+class Constraint:
+    """A bound on a metric of the trials: its size, its latency, or anything that is logged.
+
+    Args:
+        metric: its name.
+        max: most that is allowed; None: no upper bound.
+        min: least that is allowed; None: no lower bound.
+
+    Raises:
+        UsageError: neither bound is given, or both, or it is not finite.
+
+    Example:
+
+    >>> Constraint("model_bytes", max=1e6).holds({"model_bytes": 2e5})
+    True
+    """
+
+    metric: str
+    max: float | None = None
+    min: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [each for each in (self.max, self.min) if each is not None]
+        if len(given) != 1 or not math.isfinite(given[0]):
+            raise UsageError(
+                explain(
+                    f'Constraint("{self.metric}")',
+                    f"max={self.max}, min={self.min}",
+                    "one finite bound, max= or min=",
+                    "Use two constraints for an interval.",
+                )
+            )
+
+    def excess(self, metrics: Mapping[str, float]) -> float:
+        """By how much the bound is broken: at most 0 if it is kept, NaN if the metric is missing."""
+        value = metrics.get(self.metric, math.nan)
+        return value - self.max if self.max is not None else (self.min or 0.0) - value
+
+    def holds(self, metrics: Mapping[str, float]) -> bool:
+        """Whether the bound is kept; a missing metric keeps nothing."""
+        return self.excess(metrics) <= 0.0
+
+    def __str__(self) -> str:
+        return f"{self.metric} <= {self.max:g}" if self.max is not None else f"{self.metric} >= {self.min:g}"
+
+
+def broken(constraints: Sequence[Constraint], metrics: Mapping[str, float]) -> float:
+    """By how much metrics break constraints: 0 if they keep all, else the sum of the shares by which bounds are missed.
+
+    Each excess counts in units of its bound, so that bytes and seconds can be added; a missing metric counts as `inf`.
+
+    Example:
+
+    >>> constraints = [Constraint("model_bytes", max=100.0), Constraint("val_accuracy", min=0.5)]
+    >>> broken(constraints, {"model_bytes": 150.0, "val_accuracy": 0.6})
+    0.5
+    """
+    total = 0.0
+    for each in constraints:
+        excess = each.excess(metrics)
+        if math.isnan(excess):
+            return math.inf
+        bound = each.max if each.max is not None else each.min
+        total += max(excess, 0.0) / (abs(bound) if bound else 1.0)
+    return total
+
+
+def standings(completed: Sequence[Observation], constraints: Sequence[Constraint] = ()) -> np.ndarray:
+    """One number per trial that orders them, lower is better; `inf` for a trial without a score.
+
+    One objective without constraints: the loss. Otherwise places: trials that keep the constraints first, with
+    several objectives by front and by room in it, then the others, those that break the constraints least first.
+
+    Returns:
+        (n,) numbers.
+    """
+    losses = np.array([each.loss for each in completed], dtype=float)
+    # NaN too, which every comparison would otherwise treat in its own way.
+    losses[~np.isfinite(losses)] = np.inf
+    if not constraints and not any(each.vectors for each in completed):
+        return losses
+    found = losses.copy()
+    if any(each.vectors for each in completed):
+        width = max(len(each.mean_vector) for each in completed)
+        vectors = [each.mean_vector or (math.inf,) * width for each in completed]
+        found = pareto.places(np.array(vectors)).astype(float)
+    excess = np.array([broken(constraints, each.metrics) for each in completed])
+    # The last key decides first: constraints before losses, as Deb's rule of feasibility has it.
+    order = np.lexsort((found, excess))
+    placed = np.empty(len(completed))
+    placed[order] = np.arange(len(completed))
+    placed[~np.isfinite(losses)] = np.inf
+    return placed

@@ -13,9 +13,8 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Observation, Value, Values
-from manyfit.samplers.base import Sampler
+from manyfit.samplers.base import Constraint, Sampler, standings
 from manyfit.samplers.candidates import draw_new, next_point, tried
-from manyfit.samplers.outcomes import Constraint, standings
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.records import Observation, Value, Values
-from manyfit.samplers.base import Sampler
+from manyfit.samplers.base import Constraint, Sampler
 from manyfit.samplers.evolution import EvolutionSampler
-from manyfit.samplers.gp.priors import Belief
-from manyfit.samplers.gp.sampler import GaussianProcessSampler
+from manyfit.samplers.gp.sampler import Belief, GaussianProcessSampler
 from manyfit.samplers.non_adaptive import GridSampler
-from manyfit.samplers.outcomes import Constraint
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 

@@ -137,6 +137,7 @@ def _extras() -> list[Extra]:
 
 
 def _settings(backend: str) -> dict[str, str]:
+    # Not at the top: they load Keras, and what is missing has to be told where Keras itself does not load.
     from manyfit.training.hardware import hardware
     from manyfit.training.precision import best_precision
 
@@ -150,6 +151,7 @@ def _settings(backend: str) -> dict[str, str]:
     if backend != "jax":
         settings["trials"] = "train one after another through model.fit"
         return settings
+    # Nor these: they load JAX.
     from manyfit.training.population.layout import num_workers
     from manyfit.training.population.sizing import free_bytes
 
@@ -202,6 +204,7 @@ def _best_seconds(action: Callable[[], Any]) -> float:
 
 
 def _advice(backend: str) -> list[str]:
+    # As in `_settings`.
     from manyfit.training.hardware import hardware
 
     advice = []

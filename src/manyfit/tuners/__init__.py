@@ -16,6 +16,7 @@ from manyfit.tuners.tuner import Tuner as Tuner
 def __getattr__(name: str) -> Any:
     """`SklearnTuner`, which needs scikit-learn, is loaded when it is used."""
     if name == "SklearnTuner":
+        # Not at the top: scikit-learn is an extra, and slow to load.
         from manyfit.tuners.sklearn_tuner import SklearnTuner
 
         return SklearnTuner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from manyfit.oracles import Oracle, Trial, TrialStatus
+from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.replication import Replication
 from manyfit.report import terminal
 from manyfit.report.colours import is_rich, trial_line
@@ -56,7 +56,7 @@ class TrialDisplay:
         if again:
             left = self._oracle.max_retries_per_trial - trial.attempt + 1
             self.say(f"Trial {trial.trial_id} failed {trial.attempt} times. {left} retries left.")
-        if again or trial.status == TrialStatus.FAILED:
+        if again or trial.has_failed:
             # On stderr, so that who keeps the output of a search still sees that something goes wrong.
             print(f"Trial {trial.trial_id} failed: {_last_line(trial.message)}", file=sys.stderr, flush=True)
         if is_rich(self.style):
@@ -103,7 +103,7 @@ def print_summary(oracle: Oracle, project_dir: str, num_trials: int, contenders:
     """
     # `get_best_trials` has completed trials only; people who look at a summary want to know of the others, too.
     shown = oracle.get_best_trials(num_trials)
-    failed = [trial for trial in oracle.trials.values() if trial.status == TrialStatus.FAILED]
+    failed = [trial for trial in oracle.trials.values() if trial.has_failed]
     shown += failed[: max(0, num_trials - len(shown))]
     lines = ["Results summary", f"Results in {project_dir}", f"Showing {num_trials} best trials"]
     print("\n".join([*lines, str(oracle.objective)]))

@@ -144,14 +144,8 @@ class SearchSupply:
         """Ends the trials that were not promoted, once the search is over. Their scores so far count."""
         max_epochs = self._oracle.scheduler.max_epochs
         for trial in self._oracle.book.paused():
-            for run in trial.executions.values():
-                if is_paused(run):
-                    run.ending, run.message = (
-                        Ending.STOPPED,
-                        f"stopped after {run.num_epochs} of {max_epochs} epochs: not promoted",
-                    )
-                    self._oracle.book.amend(trial, run)
-                    state_beside(self._weights_path(trial.trial_id, run.index)).unlink(missing_ok=True)
+            for run in self._oracle.book.stop_paused(trial, max_epochs):
+                state_beside(self._weights_path(trial.trial_id, run.index)).unlink(missing_ok=True)
             self._end_trial(trial)
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:

@@ -7,8 +7,8 @@ import pytest
 from scipy.optimize import approx_fprime
 
 from manyfit.samplers.gp.acquisition import log_expected_improvement
-from manyfit.samplers.gp.hypervolume import Boxes, HypervolumeImprovement, log_expected_hypervolume
 from manyfit.samplers.gp.kernels import Geometry
+from manyfit.samplers.gp.problem import Boxes, HypervolumeImprovement, log_expected_hypervolume
 from manyfit.samplers.gp.surrogate import Surrogate, Targets
 from manyfit.stats import pareto
 

@@ -7,8 +7,7 @@ import pytest
 
 from manyfit.core.errors import UsageError
 from manyfit.core.records import Ending, Observation
-from manyfit.samplers.gp.priors import Belief, LogBelief
-from manyfit.samplers.gp.sampler import GaussianProcessSampler
+from manyfit.samplers.gp.sampler import Belief, GaussianProcessSampler, LogBelief
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 

@@ -10,10 +10,10 @@ import pytest
 
 from manyfit.core.errors import UsageError
 from manyfit.core.records import Ending, Observation, Values
+from manyfit.samplers.base import Constraint
 from manyfit.samplers.gp.problem import OneLoss
 from manyfit.samplers.gp.sampler import GaussianProcessSampler
 from manyfit.samplers.non_adaptive import RandomSampler
-from manyfit.samplers.outcomes import Constraint
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 

@@ -30,7 +30,7 @@ from manyfit.core.objective import Objective
 from manyfit.core.records import Value
 from manyfit.oracles.book import Store, TrialBook
 from manyfit.oracles.trial import Trial
-from manyfit.samplers.outcomes import Constraint
+from manyfit.samplers.base import Constraint
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
 from manyfit.store.layout import ProjectLayout

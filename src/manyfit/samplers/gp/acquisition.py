@@ -34,12 +34,12 @@ import numpy as np
 from scipy.special import erfcx, log_ndtr
 
 from manyfit.core.records import Observation
+from manyfit.samplers.base import Constraint
 from manyfit.samplers.gp.data import Evidence
 from manyfit.samplers.gp.kernels import Array, Geometry
 from manyfit.samplers.gp.model import MixtureMember
 from manyfit.samplers.gp.optimise import Score
 from manyfit.samplers.gp.surrogate import Likelihood, NoisePrior, Surrogate, Targets
-from manyfit.samplers.outcomes import Constraint
 from manyfit.space.encoding import Encoding
 
 _LOG_ROOT_2PI = 0.5 * float(np.log(2.0 * np.pi))
@@ -113,9 +113,6 @@ def log_expected_improvement_slopes(
     log_value = log_h(z)
     slope = log_h_slope(z, log_value)
     return np.log(deviation) + log_value, -slope / deviation, 0.5 * (1.0 - slope * z) / variance
-
-
-_LOG_ROOT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class Lifted:

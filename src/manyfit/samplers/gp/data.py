@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manyfit.core.records import Observation
+from manyfit.samplers.base import Constraint
 from manyfit.samplers.gp.kernels import Array
-from manyfit.samplers.outcomes import Constraint
 from manyfit.space.encoding import Encoding
 
 #: The fidelity of trials of earlier searches: as far below one epoch as full training is above it. How much they say

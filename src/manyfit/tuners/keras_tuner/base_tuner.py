@@ -14,7 +14,7 @@ from manyfit.core.lifecycle import TrialState
 from manyfit.core.records import Values
 from manyfit.data.call import Call
 from manyfit.executors.base import Executor, MakeTrainer
-from manyfit.oracles import Oracle, Trial, TrialStatus
+from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.checks import failure_report
 from manyfit.oracles.keras_tuner.files import read_project, write_project
 from manyfit.oracles.replication import Replication
@@ -283,7 +283,7 @@ class BaseTuner:
             return  # its searches end in silence
         trials = list(self.oracle.trials.values())
         if trials and not any(trial.is_completed for trial in trials):
-            failed = [trial for trial in trials if trial.status == TrialStatus.FAILED]
+            failed = [trial for trial in trials if trial.has_failed]
             # None failed either: the search was stopped by a limit before a trial ended, which is no error.
             if failed:
                 raise SearchError(
