@@ -1,4 +1,4 @@
-"""Population training: executions train together as one compiled JAX program."""
+"""Population training: executions train together as one compiled JAX program. `README.md` walks through the files."""
 
 from manyfit.training.population.trainer import Population, supported
 from manyfit.training.program_report import ProgramRecord, Programs
