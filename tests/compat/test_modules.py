@@ -12,7 +12,7 @@ import manyfit as kt  # isort: skip
 import pytest
 
 import manyfit.compat
-from manyfit.compat.table import MODULES
+from manyfit.compat.finder import MODULES
 from manyfit.core.errors import UsageError
 
 ROOTS = ("keras_tuner", "keras_tuner.src", "kerastuner")
