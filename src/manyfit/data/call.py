@@ -131,10 +131,10 @@ class Call:
         (array([3]), array([3]))
         """
         call = self if rows is None else self._of_rows(rows)
-        call = call._without(without) if without else call
+        call = call._without(without) if without else call  # noqa: SLF001  # another object of the same class
         args, kwargs = list(call.args), dict(call.kwargs)
         for name, value in changes.items():
-            place = call._place(name)
+            place = call._place(name)  # noqa: SLF001  # another object of the same class
             if place is not None:
                 args[place] = value
             elif name not in kwargs and self._is_next(name, args):

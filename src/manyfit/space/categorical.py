@@ -157,9 +157,9 @@ class Choice(HyperParameter):
         return self._type(as_value(value))
 
     def union(self, other: HyperParameter) -> HyperParameter:
-        if not isinstance(other, Choice) or self._type is not other._type:
+        if not isinstance(other, Choice) or self._type is not other._type:  # noqa: SLF001  # another object of the same class
             return other
-        values = list(dict.fromkeys([*self._values, *other._values]))
+        values = list(dict.fromkeys([*self._values, *other._values]))  # noqa: SLF001  # another object of the same class
         return Choice(self.name, values, self.ordered and other.ordered, self.default, self.conditions)
 
     def get_config(self) -> dict[str, Any]:

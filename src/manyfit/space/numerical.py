@@ -173,7 +173,7 @@ class Numerical(HyperParameter):
         wide: type[Numerical] = Int if whole else Float
         both = wide(self.name, low, high, step, sampling, None, self.conditions)
         if self._default is not None and both.contains(self._default):
-            both._default = both.cast(self._default)
+            both._default = both.cast(self._default)  # noqa: SLF001  # another object of the same class
         return both
 
     def get_config(self) -> dict[str, Any]:

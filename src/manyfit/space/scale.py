@@ -226,7 +226,7 @@ def common_step(first: Grid, second: Grid) -> float | None:
         return None
     if isinstance(first, RatioGrid):
         return first.step if first.step == second.step and first.extends_to(second) else None
-    parts = [abs(part) for part in (first._step, second._step, first._low - second._low)]
+    parts = [abs(part) for part in (first._step, second._step, first._low - second._low)]  # noqa: SLF001  # of this module's own class
     # Whole multiples of the finest decimal: the greatest common divisor is exact there, and meaningless for floats.
     unit = decimal.Decimal(1).scaleb(min(int(part.as_tuple().exponent) for part in parts))
     step = math.gcd(*(int(part / unit) for part in parts)) * unit

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import keras
 
@@ -17,8 +17,11 @@ from manyfit.training.keras_internals.building import layout_rules
 Devices: TypeAlias = "str | keras.distribution.DataParallel | keras.distribution.ModelParallel | None"
 """None: each model on one device; "data_parallel": each model on all of them; or a Keras distribution."""
 
+Distribution: TypeAlias = "keras.distribution.DataParallel | keras.distribution.ModelParallel"
+"""How one model is laid out over devices."""
 
-def check_devices(devices: Any) -> None:
+
+def check_devices(devices: object) -> None:
     """Checks an argument `devices`.
 
     Raises:
@@ -43,7 +46,7 @@ def check_devices(devices: Any) -> None:
         raise FatalValueError(explain("devices", f"{devices!r} on {backend}", "the JAX backend", instead))
 
 
-def distribution_of(devices: Devices) -> Any:
+def distribution_of(devices: Devices) -> Distribution | None:
     """The distribution that an argument `devices` names.
 
     One over several processes reads each process's own part of the data, so Keras is not asked to divide them.
@@ -54,7 +57,7 @@ def distribution_of(devices: Devices) -> Any:
 
 
 @contextlib.contextmanager
-def distributed(distribution: Any) -> Iterator[None]:
+def distributed(distribution: Distribution | None) -> Iterator[None]:
     """Models that are built and trained inside are laid out over devices; without a distribution nothing happens."""
     if distribution is None:
         yield
@@ -73,11 +76,11 @@ class LayoutCheck(keras.callbacks.Callback):
         FatalValueError: a rule matches nothing.
     """
 
-    def __init__(self, distribution: Any) -> None:
+    def __init__(self, distribution: Distribution) -> None:
         super().__init__()
         self._rules = list(layout_rules(distribution))
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
         paths = [variable.path for variable in self.model.variables]
         idle = [rule for rule in self._rules if not any(rule == path or re.fullmatch(rule, path) for path in paths)]
         if idle:
@@ -97,7 +100,7 @@ def _suggestion(rule: str, paths: Sequence[str]) -> str:
     return inside if any(re.fullmatch(inside, path) for path in paths) else paths[0]
 
 
-def check_batches(distribution: Any, call: Call) -> None:
+def check_batches(distribution: Distribution | None, call: Call) -> None:
     """Refuses batches that cannot be divided equally between a distribution's copies of the model.
 
     Args:

@@ -31,7 +31,7 @@ Precision = str | Callable[[Any], str] | None
 """A name, a function of the hyperparameters that returns one, or None for Keras's own settings."""
 
 
-def check_precision(precision: Any) -> None:
+def check_precision(precision: object) -> None:
     """Checks a name, or lets a function pass.
 
     Raises:
@@ -106,6 +106,7 @@ def built_with(precision: Precision, build: Callable[[Any], Any], hyperparameter
     Raises:
         FatalValueError: the function returned something that is no precision.
     """
+    # Keras's global policy is the only way to a build function that names no dtypes; it is each thread's own.
     before = keras.config.dtype_policy()
     try:
         name = precision(hyperparameters) if callable(precision) else precision
@@ -158,7 +159,7 @@ def _softmax_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return found
 
 
-def loss_scale_places(optimizer: Any) -> tuple[int, int] | None:
+def loss_scale_places(optimizer: object) -> tuple[int, int] | None:
     """Where a loss scale and the number of steps taken stand among an optimizer's variables; None without a scale."""
     if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer) or not optimizer.built:
         return None
@@ -183,7 +184,7 @@ class LossScaleWatch:
     overflows: int = 0
 
     @classmethod
-    def of(cls, optimizer: Any) -> LossScaleWatch | None:
+    def of(cls, optimizer: object) -> LossScaleWatch | None:
         """A watch of a built optimizer; None if it has no loss scale."""
         places = loss_scale_places(optimizer)
         return None if places is None else cls(places)
@@ -228,7 +229,7 @@ class LossScaleCallback(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._steps = batch + 1
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.watch = self.watch or LossScaleWatch.of(self.model.optimizer)
         if self.watch is None:
             return
@@ -245,6 +246,6 @@ class LossScaleCallback(keras.callbacks.Callback):
         return self.watch.ending(ending), self.reason
 
 
-def needs_loss_scale_callback(model: Any) -> bool:
+def needs_loss_scale_callback(model: object) -> bool:
     """Whether a compiled model trains with a loss scale."""
     return isinstance(getattr(model, "optimizer", None), keras.optimizers.LossScaleOptimizer)

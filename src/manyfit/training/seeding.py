@@ -22,6 +22,7 @@ def seeded(seed: int) -> Iterator[None]:
     Args:
         seed: an integer in ``[0, 2**32)``.
     """
+    # Put back even after an error: a trial that fails must not change what the user's next random number is.
     outer = generator_states()
     try:
         keras.utils.set_random_seed(seed)

@@ -62,7 +62,7 @@ def load_keras_weights(model: keras.Model, path: str | Path) -> None:
         model.load_weights(path)
 
 
-def _storable(array: Any) -> np.ndarray:
+def _storable(array: object) -> np.ndarray:
     array = np.asarray(array)
     # NumPy's format knows no bfloat16; float32 holds all of its values.
     return array if array.dtype.kind in "biufc" else array.astype(np.float32)

@@ -116,7 +116,7 @@ class Search(ReadySearch):
     """
 
     _oracle_class = oracles.SearchOracle
-    _oracle_arguments = ReadySearch._oracle_arguments | {"beliefs"}
+    _oracle_arguments = ReadySearch._oracle_arguments | {"beliefs"}  # noqa: SLF001  # of this module's own class
 
     def on_search_begin(self) -> None:
         """Says which method decides."""
@@ -131,7 +131,7 @@ class Evolution(ReadySearch):
     """
 
     _oracle_class = oracles.EvolutionOracle
-    _oracle_arguments = ReadySearch._oracle_arguments | {"num_parents"}
+    _oracle_arguments = ReadySearch._oracle_arguments | {"num_parents"}  # noqa: SLF001  # of this module's own class
 
 
 class BayesianOptimization(ReadySearch):
@@ -149,7 +149,7 @@ class BayesianOptimization(ReadySearch):
     """
 
     _oracle_class = oracles.BayesianOptimizationOracle
-    _oracle_arguments = ReadySearch._oracle_arguments | {"num_initial_points", "alpha", "beta", "beliefs"}
+    _oracle_arguments = ReadySearch._oracle_arguments | {"num_initial_points", "alpha", "beta", "beliefs"}  # noqa: SLF001  # of this module's own class
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class OptunaSearch(ReadySearch):
     """
 
     _oracle_class = oracles.OptunaOracle
-    _oracle_arguments = ReadySearch._oracle_arguments | {"sampler", "sampler_settings"}
+    _oracle_arguments = ReadySearch._oracle_arguments | {"sampler", "sampler_settings"}  # noqa: SLF001  # of this module's own class
 
 
 class Hyperband(ReadySearch):
@@ -197,7 +197,7 @@ class Hyperband(ReadySearch):
     """
 
     _oracle_class = oracles.HyperbandOracle
-    _oracle_arguments = ReadySearch._oracle_arguments | {"max_epochs", "factor", "hyperband_iterations", "min_epochs"}
+    _oracle_arguments = ReadySearch._oracle_arguments | {"max_epochs", "factor", "hyperband_iterations", "min_epochs"}  # noqa: SLF001  # of this module's own class
 
     def __init__(
         self,

@@ -246,7 +246,7 @@ class Tuner(PopulationTuner):
                 rows.
         """
         # Not the tuners themselves: what an ensemble may ask of a search is written down, and this is all of it.
-        searches = [other._finish.project for other in others]
+        searches = [other._finish.project for other in others]  # noqa: SLF001  # another object of the same class
         return self._finish.ensemble(models, x, y, others=searches, options=options)
 
     def evaluate(

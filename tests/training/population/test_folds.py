@@ -78,6 +78,6 @@ def test_the_data_are_on_the_device_once():
     folds = CrossValidation(3, stratify=False).resolve(X, Y)
     population = Population(NoFallback(), population_size=6)
     train(population, folds)
-    data = [family.data for family in population._learned.families.values()]
+    data = [program.data for program in population.learned.programs.values()]
     leaves = [leaf for each in data for rows in (each.training, each.validation) for leaf in rows.leaves]
     assert len(data) == 2 and len({id(leaf) for leaf in leaves}) == 2  # x and y; two sizes of folds
