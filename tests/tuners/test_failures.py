@@ -275,3 +275,27 @@ def test_weights_of_failed_trials_are_not_kept(project, rows):
     weights = tuner.store.weights_path
     kept = {trial.trial_id: weights(trial.trial_id, 0).exists() for trial in tuner.oracle.trials.values()}
     assert kept == {"0000": True, "0001": False}
+
+
+@pytest.mark.parametrize("first", ["fails", "is too large"])
+def test_a_round_in_which_no_trial_can_train_does_not_end_the_search(first, project, rows):
+    # A sampler that learns is asked for few trials at a time, so all of a round may be refused.
+    built = []
+
+    def build(hp):
+        built.append(None)
+        units = hp.Int("units", 1, 64)
+        if 1 < len(built) < 9:  # the first build finds the space
+            if first == "fails":
+                raise ValueError("no such model")
+            units = 1000
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        return model
+
+    tuner = kt.BayesianOptimization(
+        build, "val_loss", max_trials=8, max_model_size=500, max_consecutive_failed_trials=9, seed=0, **project
+    )
+    tuner.search(*rows, validation_split=0.25, verbose=0)
+    assert len(tuner.oracle.trials) == 8
+    assert any(trial.score is not None for trial in tuner.oracle.trials.values())
