@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyfit.core.environment import prefer_jax
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _MODULES = frozenset({"brands"})  # public modules, loaded like names
 # Public name -> module that defines it.

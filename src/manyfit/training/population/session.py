@@ -140,8 +140,8 @@ class Session:
                 self._compile_ahead()
             if self.independent and self.rounds.has_outcome:
                 return
-            # Plans that were refused, or that the fallback has trained, leave nothing behind. With nothing else under way
-            # the supply is asked again at once: the loop would end, and with it the search, while there is more to do.
+            # Plans that were refused, or that the fallback has trained, leave nothing behind. With nothing else under
+            # way the supply is asked again at once: else the loop would end, and with it the search.
             if self.taken or not (self.num_active or self.admission.num_waiting):
                 continue
             if not self.expects_more or self._has_work_for_a_worker():
