@@ -53,8 +53,10 @@ class Sampler(abc.ABC):
             rng: the only source of randomness.
 
         Returns:
-            Values of the active hyperparameters, fixed ones included. Fewer than `count` when less than that is
-            left to try; an empty list means that the space is exhausted.
+            Values of the active hyperparameters, fixed ones included; none of a trial of this search, completed or
+            pending, whose missing hyperparameters had their defaults (`samplers.candidates.tried`). Fewer than `count`
+            when less than that is left to try; an empty list means that the space is exhausted, and ends the search
+            (`samplers.candidates.draw_new` finds what is left).
         """
 
     def rank(self, space: HyperParameters, completed: Sequence[Observation]) -> list[Observation]:
@@ -68,7 +70,7 @@ class Sampler(abc.ABC):
         return [scored[i] for i in np.argsort(places, kind="stable")]
 
     def settings(self) -> dict[str, Any]:
-        """What distinguishes this sampler from another, as JSON: stored with the project and compared on reopening."""
+        """Name and arguments, as JSON. The name is stored with the project, and compared when it is reopened."""
         return {"name": type(self).__name__}
 
 

@@ -148,8 +148,9 @@ class Scheduler(abc.ABC):
             limits: what the search may spend.
 
         Returns:
-            At most `count` jobs. An empty list while trials are running means: wait. An empty list while none is
-            running means: the search has ended.
+            At most `count` jobs, all of which the limits allow (`Room` counts). An empty list while trials are
+            running means: wait. An empty list while none is running means: the search has ended, which it does not do
+            before one trial has its full length, as long as the limits allow that and not all trials failed.
         """
 
     def decide(self, history: Sequence[Progress], trial_ids: Sequence[str]) -> list[Decision]:
@@ -174,7 +175,7 @@ class Scheduler(abc.ABC):
         return Decision.PAUSE
 
     def settings(self) -> dict[str, Any]:
-        """What distinguishes this scheduler from another, as JSON: stored with the project, compared on reopening."""
+        """Name and arguments, as JSON. The name is stored with the project, and compared when it is reopened."""
         return {"name": type(self).__name__}
 
 

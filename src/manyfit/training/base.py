@@ -151,7 +151,11 @@ class Trainer(abc.ABC):
         do leave it: `FatalError` of the user's, `KeyboardInterrupt`, and bugs.
 
         A paused execution ends as `Ending.PAUSED`. A later plan with the same key and `first_epoch > 0` continues
-        it, as if it had never stopped.
+        it, as if it had never stopped. Where its state is gone, since another process paused it, it is trained again
+        from its start, with its own seed and without reporting the epochs before `first_epoch`.
+
+        Before an execution with a score is finished, the weights of its best epoch are written where its plan says,
+        and `Task.keep` is called with a model that has them.
         """
 
     def programs(self) -> Programs | None:

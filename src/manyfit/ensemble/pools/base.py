@@ -33,8 +33,9 @@ if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept prediction
 class Pool(abc.ABC):
     """A fitted pool: everything that is needed to combine predictions, and nothing else.
 
-    A concrete pool sets `kind`, implements `_combined` and `to_keras`, and, if it has more fields than the weights,
-    `arrays`, `numbers`, `from_saved` and `expand`.
+    A concrete pool is a frozen dataclass (`eq=False`) that sets `kind` and implements `_combined`, `to_keras` and
+    `describe`. If it has more fields than the weights, it overrides `numbers` and `from_saved` for single numbers, and
+    for arrays with an entry per member `arrays`, `from_saved` and `expand`.
 
     Raises:
         UsageError: weights that are not one finite number per member, or all zero.
@@ -160,6 +161,9 @@ class TemperedPool(Pool):
     """A pool that can be made sharper or softer, and whose members can be, each before it is pooled.
 
     Probabilities: q = softmax(`_logits`), where beta is within the logits. Values: `_values`, without a temperature.
+
+    A concrete one sets `kind` and `text`, implements `_logits` and `_logit_layers`, and overrides `_values` and
+    `_value_layers` together, unless it averages values.
     """
 
     inverse_temperature: float = 1.0  # beta, applied to the log of the pool
