@@ -14,7 +14,13 @@ if keras.backend.backend() != "jax":
 import jax
 import jax.numpy as jnp
 
-from manyfit.training.keras_internals.programs import ONE_THREAD, bytes_of, kept_on_disk, quick_options
+from manyfit.training.keras_internals.programs import (
+    ONE_THREAD,
+    bytes_of,
+    kept_on_disk,
+    quick_options,
+    sizes_of_scan,
+)
 
 SETTINGS = (
     "jax_compilation_cache_dir",
@@ -54,6 +60,16 @@ def names(folder):
 def test_xla_knows_the_options(options):
     compiled = jax.jit(lambda x: jnp.sin(x) * 2).lower(1.0).compile(compiler_options=options)
     assert float(compiled(0.0)) == 0.0
+
+
+def test_the_parts_of_a_scan_are_told_apart():
+    """What breaks: numbers that differ inside of an RNN could not be lifted, so it would train alone."""
+
+    def summed(x):
+        return jax.lax.scan(lambda sums, row: ((sums[0] + row, sums[1] * x), row), (x, x), jnp.ones((4, 3)))
+
+    [scan] = [each for each in jax.make_jaxpr(summed)(jnp.ones(3)).eqns if each.primitive.name == "scan"]
+    assert sizes_of_scan(scan.params) == (1, 2)
 
 
 def test_the_memory_of_a_program_is_counted():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -39,6 +40,18 @@ def bytes_of(memory: object) -> int:
     """
     names = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
     return sum(int(getattr(memory, name, 0) or 0) for name in names)
+
+
+def sizes_of_scan(parameters: Mapping[str, Any]) -> tuple[int, int]:
+    """How many of the inputs of a `scan` in a jaxpr are constants, and how many are carried; the others are cut.
+
+    Args:
+        parameters: `equation.params` of the scan.
+    """
+    if "num_consts" in parameters:  # JAX below 0.11
+        return parameters["num_consts"], parameters["num_carry"]
+    constants, carried, _ = parameters["ft_in"].unpack()
+    return len(constants), len(carried)
 
 
 # A small program is worth keeping, too: it takes longer to compile than to load.

@@ -72,9 +72,15 @@ def copied(values: ArrayTree) -> ArrayTree:
     return jax.device_put(values, may_alias=False)
 
 
+def shape_of(shape: Sequence[int], dtype: np.dtype) -> jax.ShapeDtypeStruct:
+    """A shape and a type, for tracing without values."""
+    # The type that JAX will give the array: newer versions warn where an int64 is asked for that becomes an int32.
+    return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True))
+
+
 def shapes_of(arrays: Sequence[Array]) -> list[jax.ShapeDtypeStruct]:
-    """Shapes and types, for tracing without values."""
-    return [jax.ShapeDtypeStruct(np.shape(array), array.dtype) for array in arrays]
+    """Shapes and types of arrays, for tracing without values."""
+    return [shape_of(np.shape(array), array.dtype) for array in arrays]
 
 
 def is_mapped(array: object) -> bool:
@@ -103,7 +109,7 @@ def _in_place(array: Array) -> bool:
     if jax.default_backend() != "cpu" or num_devices() > 1:
         return True  # it goes to the device, if there is room
     aligned = array.ctypes.data % _ALIGNMENT_BYTES == 0 and array.flags.c_contiguous
-    return bool(aligned and array.dtype == jax.dtypes.canonicalize_dtype(array.dtype))
+    return bool(aligned and array.dtype == jax.dtypes.canonicalize_dtype(array.dtype, allow_extended_dtype=True))
 
 
 def build_layers(model: keras.Model, x: object) -> None:

@@ -28,6 +28,7 @@ import jax
 import numpy as np
 from jax.extend import core as jax_core
 
+from manyfit.training.keras_internals.programs import sizes_of_scan
 from manyfit.training.population.arrays import Array, ArrayTree
 
 # Primitive -> the parameter that holds what it calls. A name of an older JAX stands beside its newer one.
@@ -311,7 +312,7 @@ Results: TypeAlias = Sequence[jax.Array]
 
 def _rebuild_scan(instruction: Instruction, arguments: Arguments, holes: Holes, lifted: frozenset[int]) -> Results:
     parameters = instruction.equation.params
-    num_consts, num_carry = parameters["num_consts"], parameters["num_carry"]
+    num_consts, num_carry = sizes_of_scan(parameters)
     consts = arguments[:num_consts]
 
     def step(carry: list[jax.Array], slices: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:

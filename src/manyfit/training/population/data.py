@@ -20,7 +20,7 @@ from manyfit.core.seeds import generator, seed_of
 from manyfit.data.order import FIT_SIGNATURE
 from manyfit.training.base import Task
 from manyfit.training.keras_internals import data as keras_data
-from manyfit.training.population.arrays import ArrayTree, must_stream, on_every_device
+from manyfit.training.population.arrays import ArrayTree, must_stream, on_every_device, shape_of, shapes_of
 from manyfit.training.population.sizing import free_bytes
 from manyfit.training.seeding import seeded
 
@@ -86,7 +86,7 @@ class Rows:
 
     def batch_shapes(self, size: int) -> list[jax.ShapeDtypeStruct]:
         """Shapes and types of the leaves of a batch of `size` rows."""
-        return [jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype) for leaf in self.leaves]
+        return [shape_of((size, *leaf.shape[1:]), leaf.dtype) for leaf in self.leaves]
 
     def in_order(self) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers of one pass in the order of the data: full batches (steps, rows) and the short one (rows,)."""
@@ -173,7 +173,7 @@ class Stream:
             batch = next(read, None)
 
     def _number_of(self, leaves: Sequence[jax.Array]) -> int:
-        shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+        shapes = shapes_of(leaves)
         if shapes not in self.shapes:
             self.shapes.append(shapes)
         return self.shapes.index(shapes)

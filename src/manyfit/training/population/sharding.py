@@ -17,7 +17,17 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from manyfit.training.population.arrays import AXIS, Array, Arrays, ArrayTree, Function, State, mesh, num_devices
+from manyfit.training.population.arrays import (
+    AXIS,
+    Array,
+    Arrays,
+    ArrayTree,
+    Function,
+    State,
+    mesh,
+    num_devices,
+    shape_of,
+)
 from manyfit.training.population.compile import Compiled, compile_function, compiled_from
 
 Leaf: TypeAlias = Array | jax.ShapeDtypeStruct
@@ -193,7 +203,8 @@ def _array_of(leaf: Leaf | DeviceSplit) -> Leaf:
 
 
 def _shape_of(array: Leaf, sharding: jax.sharding.NamedSharding) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(np.shape(array), array.dtype, sharding=sharding)
+    plain = shape_of(np.shape(array), array.dtype)
+    return jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=sharding)
 
 
 @jax.jit
