@@ -29,8 +29,9 @@ test-backends: $(BACKENDS)/.installed ## what does not need JAX, on TensorFlow a
 
 # What a version of Keras or JAX may break: their private names, and a population on top of them. Warnings are no errors
 # here: old and new versions of other packages have theirs.
-RANGE_TESTS := tests/training/keras_internals tests/training/population/test_callbacks.py \
-	tests/training/population/test_trainer.py tests/training/test_precision.py tests/training/test_model_options.py
+RANGE_TESTS := tests/training/keras_internals tests/training/population/test_canonical_jaxpr.py \
+	tests/training/population/test_callbacks.py tests/training/population/test_trainer.py \
+	tests/training/test_precision.py tests/training/test_model_options.py
 
 test-oldest: $(OLDEST)/.installed ## the lowest versions that pyproject.toml allows
 	KERAS_BACKEND=jax $(OLDEST)/bin/python -m pytest -W default $(RANGE_TESTS)
