@@ -40,6 +40,7 @@ class TrialState(enum.Enum):
     ENDED = "ended"
 
 
+_ENDED = TrialState.ENDED
 _STEPS: Mapping[TrialState, frozenset[TrialState]] = {
     TrialState.QUEUED: frozenset({TrialState.RUNNING}),
     TrialState.RUNNING: frozenset({TrialState.QUEUED, TrialState.PAUSED, TrialState.ENDED}),
@@ -190,7 +191,8 @@ class Life:
     @property
     def is_completed(self) -> bool:
         """Whether it has ended as one that is ranked."""
-        return self.state is TrialState.ENDED and self.ending is not None and self.ending.has_score
+        # Asked of every trial whenever trials are ranked, so the member of the enumeration is looked up once (row E).
+        return self.state is _ENDED and self.ending is not None and self.ending.has_score
 
     @property
     def is_underway(self) -> bool:

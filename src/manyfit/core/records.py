@@ -39,7 +39,11 @@ class Ending(enum.StrEnum):
     @property
     def has_score(self) -> bool:
         """Whether trials that ended so are ranked."""
-        return self in (Ending.COMPLETED, Ending.STOPPED, Ending.PAUSED)
+        return self in _WITH_SCORE
+
+
+# Looked up once: rankings ask every trial, several times per trial that ends.
+_WITH_SCORE = (Ending.COMPLETED, Ending.STOPPED, Ending.PAUSED)
 
 
 class Decision(enum.Enum):

@@ -59,7 +59,8 @@ class Ranking:
 
     def order(self, trials: Sequence[Trial]) -> list[Trial]:
         """The trials, best first; ties stay in the order given."""
-        excess = [broken(self.constraints, trial.measured) for trial in trials]
+        # Ranked several times per trial: means over executions only where a constraint asks for them (row E).
+        excess = [broken(self.constraints, trial.measured) if self.constraints else 0.0 for trial in trials]
         fronts = self._fronts(trials)
         leading = [self.objective.loss(trial.score) for trial in trials]
         order = sorted(range(len(trials)), key=lambda i: (excess[i], fronts[i], leading[i]))
@@ -174,7 +175,7 @@ class TrialBook:
 
     def front(self) -> list[Trial]:
         """The completed trials that keep the constraints and that none of these dominates, by the leading objective."""
-        return self.ranking.best(self.by_search_score())
+        return self.ranking.best(self.completed())
 
     def kept(self, num_trials: int) -> list[Trial]:
         """The trials whose models are kept: the best so many, and with several objectives the whole front."""
@@ -183,7 +184,11 @@ class TrialBook:
 
     def by_search_score(self) -> list[Trial]:
         """Completed trials by what the search alone found of them."""
-        return self.ranking.order([trial for trial in self.trials.values() if trial.is_completed])
+        return self.ranking.order(self.completed())
+
+    def completed(self) -> list[Trial]:
+        """Trials that have ended as ones that are ranked, in the order of their start."""
+        return [trial for trial in self.trials.values() if trial.is_completed]
 
     # Writing: each method commits before it returns --------------------------------------------------------------
 
