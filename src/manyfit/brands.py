@@ -263,7 +263,11 @@ def tabular(
 
 
 def _outputs(task: str, y: ArrayLike | None, num_outputs: int | None) -> tuple[int, tuple[Any, Any]]:
-    """Columns of the MLP's prediction, and mean and scale of values."""
+    """Columns of the MLP's prediction, and mean and scale of values.
+
+    Trees find both out by themselves while they are fitted; a network is built before it sees a row. So they are read
+    from y where it is given, and where it is not, only a task that leaves no choice can be served.
+    """
     array = None if y is None else np.asarray(y)
     # A column of labels is meant as labels.
     if array is not None and array.ndim == 2 and array.shape[1] == 1:

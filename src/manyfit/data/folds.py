@@ -201,7 +201,11 @@ class CrossValidation:
         return lambda rng: _dealt(classes, folds, rng)
 
     def _classes(self, rows: int, y: FitData, folds: int) -> np.ndarray:
-        """The class of each row; one class for all where nothing is to be kept in proportion."""
+        """The class of each row; one class for all where nothing is to be kept in proportion.
+
+        Stratification is the default where y looks like labels, and then it must never refuse what would work without
+        it: whatever does not fit means one class for all. Where the user asked for it, the same things are errors.
+        """
         everybody = np.zeros(rows, dtype=int)
         if self.stratify is False:
             return everybody

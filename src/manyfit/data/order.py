@@ -41,7 +41,12 @@ class SeededOrder(keras.callbacks.Callback):
         self._epoch = epoch
 
     def applied_to(self, call: Call) -> Call:
-        """The call with the arrays as a pipeline; the same one where they are none, or not shuffled."""
+        """The call with the arrays as a pipeline; the same one where they are none, or not shuffled.
+
+        Keras shuffles arrays with a generator of its own that cannot be set back, so a paused execution could not go on
+        with the rows that come next. A pipeline whose order follows from seed and epoch can. It has to read what Keras
+        would read, in batches of the same rows, so everything that it cannot repeat exactly is left to Keras.
+        """
         FIT_SIGNATURE.bind(None, *call.args, **call.kwargs)  # an unknown argument is refused here, in Keras's words
         data = call.x, call.y, call.sample_weight
         parts = tuple(part for part in data if part is not None)

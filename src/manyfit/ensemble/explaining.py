@@ -187,6 +187,11 @@ def _reason(
     without: float | None,
     near: np.ndarray,
 ) -> str:
+    """Why a member has its weight, in the words of whoever asks "why is my best model not in it?".
+
+    For a member with weight: what the loss would be without it. For one without: the first reason that holds, from the
+    most telling to the least.
+    """
     weights = parts.pool.weights
     if not np.isfinite(own[index]):
         return "its predictions are not all finite"
@@ -218,6 +223,11 @@ def _loss_with(pool: Pool, index: int, problem: EnsembleProblem, metric: Metric,
 
 
 def _front(parts: FittedParts) -> tuple[FrontPoint, ...]:
+    """What a loss costs: the candidates that no other beats in members, bytes, latency and loss at once.
+
+    Several methods find the same subset with nearly the same weights, so points are told apart by number of members and
+    loss. Bytes or seconds that are unknown of one candidate are left out of the comparison for all.
+    """
     result = parts.choice
     num_bytes = np.array([member.num_bytes if member.models else np.nan for member in parts.members])
     seconds = parts.seconds_per_row

@@ -205,7 +205,12 @@ def _zero_or_one(labels: np.ndarray) -> bool:
 
 
 def infer_task(predictions: np.ndarray, labels: np.ndarray) -> PredictionTask:
-    """Finds the task from the numbers alone: probabilities or not, rows that sum to one or not, labels or values."""
+    """Finds the task from the numbers alone: probabilities or not, rows that sum to one or not, labels or values.
+
+    A saved model does not tell what its outputs mean, and asking for a task would be one more thing to get wrong.
+    Labels that are texts can only be classes. Otherwise predictions decide first, since values within [0, 1] that sum
+    to one are hardly an accident, and labels tell the rest. `task=` overrules it.
+    """
     num_outputs = predictions.shape[-1]
     if labels.dtype.kind not in "biuf":
         return PredictionTask.BINARY if num_outputs == 1 else PredictionTask.MULTICLASS

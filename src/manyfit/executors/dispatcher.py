@@ -235,7 +235,12 @@ class _Run:
     # Handing out -----------------------------------------------------------------------------------------------
 
     def _hand_out(self) -> None:
-        """Gives executions to workers that wait for some, until there are none or nobody waits."""
+        """Gives executions to workers that wait for some, until there are none or nobody waits.
+
+        Turn after turn, as what one worker gets may leave something for another: a worker that is due to be replaced
+        gives up its place instead, one that is idle first frees paused executions that nobody will continue, one that
+        wants executions gets as many as it wants, and one that is idle is begun with the first, which is kept for it.
+        """
         handed = True
         while handed:
             handed = False

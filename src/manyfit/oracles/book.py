@@ -257,6 +257,11 @@ class TrialBook:
     def add_execution(self, result: Result, **notes: Any) -> Execution:
         """Commits the outcome of an execution.
 
+        The curve of a running execution is the book's: reported epoch by epoch, and stored as it was reported. A result
+        brings its own curve, which is the same unless its trainer reported nothing (then it is written now) or was lost
+        (then what it had reported stands). The score is read off the curve here, so that no trainer can score
+        otherwise.
+
         Args:
             result: what became of it; `result.plan.phase` says what it was run for.
             notes: further facts about it, kept in `Execution.notes`.

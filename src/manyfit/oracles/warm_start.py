@@ -87,6 +87,11 @@ class EarlierTrials:
 
 
 def _observations(source: EarlierProject, objective: Objective) -> list[Observation]:
+    """Trials of an earlier project as samplers read them.
+
+    They are scored anew by this search's objective from the metrics that were kept, since the earlier search may have
+    had another one; trials that lack it, or did not run in full, say nothing comparable and are left out.
+    """
     runs: dict[str, list[Mapping[str, float]]] = {}
     for run in source.executions():
         # Runs that were stopped early have another budget: their losses would say that long training is what helps.

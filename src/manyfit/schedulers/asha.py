@@ -75,7 +75,13 @@ class ASHA(Scheduler):
         return jobs
 
     def _promotable(self, history: Sequence[Progress], room: Room, rungs: list[int]) -> list[tuple[int, Progress]]:
-        """(rung, trial) pairs, highest rung first and best first within it."""
+        """(rung, trial) pairs, highest rung first and best first within it.
+
+        From the lowest rung upwards: who stands in a rung, which of them are in its top, and who of these still waits.
+        A rung is *closed* when nobody can come into it any more; then its top is known, and counts are rounded so that
+        small rungs still send somebody on. Members of the next rung are those who were promoted, and those of the top
+        that ended early, who hold their place there.
+        """
         found: list[list[tuple[int, Progress]]] = []
         closed = not (room.can_start and room.affords(rungs[0]))  # nobody can come into this rung any more
         members: Sequence[Progress] = history

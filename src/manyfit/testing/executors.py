@@ -191,6 +191,11 @@ class Scripted(Trainer):
             self._paused.pop(key, None)
 
     def _epoch(self, supply: Supply, active: dict[Any, Any], begun: Mapping[Any, int], total: float) -> None:
+        """An epoch of all members, as a population has it: one report, an answer each, results of those that end.
+
+        No model is trained: a loss falls by a formula, so that what an executor loses, repeats or mixes up shows as
+        another number. Values of the plan have the process die, or the search end, in the middle of it.
+        """
         reports = []
         for plan, history in active.values():
             if plan.values.get("fatal"):

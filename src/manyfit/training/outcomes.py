@@ -61,6 +61,12 @@ def completed_by(reported: History, found: History) -> dict[str, list[float | No
 
 
 def _to_history(returned: object, objective: Objective, where: str) -> dict[str, list[float | None]]:
+    """One history of what the user's function returned.
+
+    KerasTuner takes a `History`, a dict or a number, and programs rely on all three, so they are told apart by what
+    they can do and not by their class. What cannot be meant (no objective in it, None, a text) ends the search: every
+    further trial would return the same.
+    """
     # By its attribute, not its class: wrappers of Keras's `History` are common in programs written for KerasTuner.
     curves = getattr(returned, "history", None)
     known = curves if isinstance(curves, Mapping) else returned

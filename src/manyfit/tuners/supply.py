@@ -202,7 +202,12 @@ class SearchSupply:
         return decisions
 
     def finish(self, result: Result) -> None:
-        """See `manyfit.training.base.Supply`."""
+        """See `manyfit.training.base.Supply`.
+
+        The execution goes into the book first, whatever becomes of its trial. A trial ends with the last of its
+        executions that was handed out; one without a score takes those that still wait in the queue with it. A further
+        execution of a contender, whose trial has ended long ago, changes its score only.
+        """
         trial = self._oracle.trials[result.plan.trial_id]
         if is_paused(result):
             self._check_measured(result)

@@ -289,7 +289,12 @@ class Menu:
 
 
 def menu(task: PredictionTask, metric: Metric, settings: EnsembleSettings) -> Menu:
-    """The methods that make sense for a task and a metric."""
+    """The methods that make sense for a task and a metric.
+
+    Fewer are better: each is fitted in every fold of the cross-fitting, and each is one more chance that the luckiest
+    is taken for the best. So a method is left out where another answers the same question exactly, or where the metric
+    cannot tell its results apart.
+    """
     names = ["single best", "uniform", "greedy", "bagged greedy", "convex"]
     if surrogate(metric, task).row_losses in (log_losses, squared_errors):
         names += ["bagged convex"]

@@ -107,7 +107,12 @@ class GaussianProcessSampler(Sampler):
         count: int,
         rng: np.random.Generator,
     ) -> list[dict[str, Value]]:
-        """Up to `count` new configurations that are useful together; see `Sampler.propose`."""
+        """Up to `count` new configurations that are useful together; see `Sampler.propose`.
+
+        First come points that fill the space evenly, until there are enough for a model. Then the model is fitted once,
+        and the batch is built one point after another: each is the best under a score that takes those already found
+        for measured, so that the next one looks elsewhere. Where nothing can be scored yet the space is filled further.
+        """
         encoding = Encoding(space)
         # Everything from history, nothing from `self`: a new process has to propose what this one would have.
         proposals = ProposalBatch(encoding, completed, pending, self.beliefs)

@@ -166,7 +166,12 @@ def layouts_for(
 def parted(
     members: Sequence[Member], layout: Layout, running: Sequence[Batch], rules: Rules
 ) -> tuple[list[Member], list[Member]]:
-    """Those that begin their next epoch now, and those that wait for others of their program under way."""
+    """Those that begin their next epoch now, and those that wait for others of their program under way.
+
+    Waiting costs a worker's time; beginning apart costs the reading of rows and, side by side, a larger product for the
+    rest of the search. So they wait in two cases: until the slots of a program that runs alone can be filled again, and
+    for members that will reach the very epoch of the very rows that they would begin now.
+    """
     members = list(members)
     if rules.workers == 1:
         # One program at a time: what stands side by side waits until all are back, and fills the same slots again.

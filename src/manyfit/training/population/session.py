@@ -198,7 +198,12 @@ class Session:
         )
 
     def _close(self, outcomes: Sequence[Outcome]) -> None:
-        """Reports epochs, and parts the members that go on from those that do not."""
+        """Reports epochs, and parts the members that go on from those that do not.
+
+        All epochs that ended together are reported in one call: the store commits them as one transaction, and a
+        scheduler sees them at once. Then each member is parked (paused), ended (by its answer, or since it was its last
+        epoch) or idle again. Epochs that failed come last, when it is known how many members were at work.
+        """
         reports, reporting = [], []
         num_active = self.num_active + sum(len(outcome.batch.members) for outcome in outcomes)
         failed = [outcome for outcome in outcomes if outcome.error is not None]
@@ -286,7 +291,11 @@ class Session:
         self._hand_over(results)
 
     def _hand_over(self, results: Sequence[tuple[Member, Result]]) -> None:
-        """Tells the supply of outcomes, after the task has seen and measured the models of written weights."""
+        """Tells the supply of outcomes, after the task has seen and measured the models of written weights.
+
+        In this order, since the supply may commit a trial's end at once: what is kept of its models has to lie in the
+        project by then. A failure while several are kept together is blamed on nobody; they are kept one by one.
+        """
         # All in one call of `keep`: models that end together predict their rows together (row A: 50 calls for four
         # models instead of 200).
         scored = [member for member, result in results if result.ending.has_score]

@@ -166,6 +166,11 @@ class ManyDevices(OneDevice):
     ) -> tuple[jax.stages.Wrapped, list[jax.ShapeDtypeStruct], ArrayTree]:
         """The function for all devices.
 
+        Each device gets a share of what is divided (members, one axis) and the whole of everything else, and runs the
+        same function on it. JAX divides arrays with at least one axis only, so a number per device travels as an array
+        of one element: it is unpacked before the function and packed after it. Which outputs are such numbers only
+        tracing tells, so the traced function writes it down.
+
         Returns:
             A jitted function of flat arguments, their shapes, and the tree of what it answers, as `DeviceSplit` shapes.
         """

@@ -76,7 +76,13 @@ class KnownStructures:
 
 
 def structure_key(model: keras.Model) -> str | None:
-    """A text that is equal for models with the same traced steps; None for a model that is never recognised."""
+    """A text that is equal for models with the same traced steps; None for a model that is never recognised.
+
+    Tracing a model takes a tenth of a second to seconds, and most trials of a search repeat a structure. Keras's own
+    configurations of model and `compile` say which: written as text, less the learning rate, which is a variable's
+    first value. Being wrong would train a wrong model, so whatever a configuration may not say in full (a subclass, a
+    layer that is not on the list, an object of the user's) has no key and is traced.
+    """
     if not RECOGNISES:
         return None
     # A subclass of the user's may do anything in its `call`, of which its configuration says nothing.
