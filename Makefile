@@ -15,7 +15,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-oldest test-newest test-autokeras test-ray check format bench-speed bench-search bench-hyperband bench-confirm bench-ensemble bench-scale clean
+.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-autokeras test-ray environments check format bench-speed bench-search bench-hyperband bench-confirm bench-ensemble bench-scale clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -23,8 +23,12 @@ demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA
 test: $(VENV)/.installed ## all tests on JAX
 	$(BIN)/python -m pytest
 
-test-backends: $(BACKENDS)/.installed ## what does not need JAX, on TensorFlow and on torch
+test-backends: test-tensorflow test-torch ## what does not need JAX, on TensorFlow and on torch
+
+test-tensorflow: $(BACKENDS)/.installed
 	KERAS_BACKEND=tensorflow $(BACKENDS)/bin/python -m pytest -m backends
+
+test-torch: $(BACKENDS)/.installed
 	KERAS_BACKEND=torch $(BACKENDS)/bin/python -m pytest -m backends
 
 # What a version of Keras or JAX may break: their private names, and a population on top of them. Warnings are no errors
@@ -44,6 +48,8 @@ test-autokeras: $(AUTOKERAS)/.installed ## AutoKeras 3.0 on Manyfit, in an envir
 
 test-ray: $(RAY)/.installed ## executors on Ray clusters of this machine
 	$(RAY)/bin/python -m pytest tests/executors/test_ray.py
+
+environments: $(BACKENDS)/.installed $(OLDEST)/.installed $(NEWEST)/.installed ## those that CI needs besides the first
 
 check: $(VENV)/.installed ## style, types, layers
 	$(BIN)/ruff check .
