@@ -258,7 +258,8 @@ class ParetoObjective(Objective):
 
 
 ObjectiveLike: TypeAlias = str | Objective | Sequence[str | Objective] | None
-"""What users may give as an objective: a metric's name, an `Objective`, a list of these, or nothing."""
+"""What users may give as an objective: a metric's name, an `Objective`, a list of these, or None where `run_trial`
+returns the number to be minimised."""
 
 
 def create_objective(objective: ObjectiveLike, *, compat: str | None = None) -> Objective:

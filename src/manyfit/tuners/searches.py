@@ -17,18 +17,14 @@ What all of them take:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
-from manyfit.core.objective import Objective
+from manyfit.core.objective import ObjectiveLike
 from manyfit.oracles import Oracle
 from manyfit.oracles import searches as oracles
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.tuner import Tuner
-
-ObjectiveLike: TypeAlias = str | Objective | Sequence[str | Objective] | None
-"""A metric's name, an `Objective`, several of these, or None where `run_trial` returns the number to be minimised."""
 
 
 class ReadySearch(Tuner):

@@ -72,10 +72,14 @@ def copied(values: ArrayTree) -> ArrayTree:
     return jax.device_put(values, may_alias=False)
 
 
-def shape_of(shape: Sequence[int], dtype: np.dtype) -> jax.ShapeDtypeStruct:
-    """A shape and a type, for tracing without values."""
+def shape_of(
+    shape: Sequence[int], dtype: np.dtype, sharding: jax.sharding.NamedSharding | None = None
+) -> jax.ShapeDtypeStruct:
+    """A shape and a type, for tracing without values; and where the array lies, if that is said."""
     # The type that JAX will give the array: newer versions warn where an int64 is asked for that becomes an int32.
-    return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True))
+    return jax.ShapeDtypeStruct(
+        shape, jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True), sharding=sharding
+    )
 
 
 def shapes_of(arrays: Sequence[Array]) -> list[jax.ShapeDtypeStruct]:

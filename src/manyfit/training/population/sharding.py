@@ -208,8 +208,7 @@ def _array_of(leaf: Leaf | DeviceSplit) -> Leaf:
 
 
 def _shape_of(array: Leaf, sharding: jax.sharding.NamedSharding) -> jax.ShapeDtypeStruct:
-    plain = shape_of(np.shape(array), array.dtype)
-    return jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=sharding)
+    return shape_of(np.shape(array), array.dtype, sharding)
 
 
 @jax.jit
