@@ -286,7 +286,7 @@ class TrialBook:
             seconds=result.seconds,
             message=result.message,
             num_parameters=result.num_parameters,
-            notes=notes,
+            notes={**result.notes, **notes},
             final=result.final,
         )
         if scored is not None:
