@@ -18,7 +18,8 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import MEASURES, Objective
 from manyfit.data.arguments import VALIDATION_ARGUMENTS, joined_rows
 from manyfit.data.call import Call
-from manyfit.data.rows import FitData, num_rows
+from manyfit.data.kinds import Ability, FitData
+from manyfit.data.rows import Rows
 from manyfit.finish.longer import LONGER, scored_runs
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import Execution
@@ -199,22 +200,19 @@ def call_for_all_data(searched: Call, x: FitData, y: FitData, **changes: Any) ->
         UsageError: x is None, and the search's data cannot be joined; x has fewer rows than the search trained on; or
             the search weighed its rows, and new ones come without weights.
     """
-    without = set(VALIDATION_ARGUMENTS) - {"initial_epoch", "callbacks"}
-    data: dict[str, Any] = {}
+    steps = changes.get("steps_per_epoch", searched.get("steps_per_epoch"))
     if x is None:
-        x, y = joined_rows("retrain()", searched)
-        if searched.get("validation_data") is not None:
-            without.add("sample_weight")
+        rows = joined_rows("retrain()", searched)
     else:
-        _check_rows(num_rows(x), searched.counted_rows())
-        _check_weights(searched, y, changes.get("sample_weight"))
-        without.add("sample_weight")  # of other rows
-    if x is not None:
-        data = {"x": x} if y is None else {"x": x, "y": y}
-    call = searched.with_(without=without if y is not None else {*without, "y"}, **data)
-    before, rows, steps = searched.counted_rows(), call.num_rows, call.get("steps_per_epoch")
-    if steps and before is not None and rows is not None and before[0]:
-        call = call.with_(steps_per_epoch=max(1, round(steps * rows / before[0])))
+        rows = Rows(x, y, changes.get("sample_weight"), steps)
+        _check_rows(rows.num_rows, searched.counted_rows())
+        _check_weights(searched, rows)
+    if rows.x is not None:  # a `fit` of the user's may bring the rows itself
+        rows.require(Ability.READ_AGAIN, "retrain()")
+    call = searched.with_(rows=rows, without=set(VALIDATION_ARGUMENTS) - {"initial_epoch", "callbacks"})
+    before = searched.counted_rows()
+    if steps and before is not None and before[0] and rows.num_rows is not None:
+        call = call.with_(steps_per_epoch=max(1, round(steps * rows.num_rows / before[0])))
     return call.with_(**changes)
 
 
@@ -226,9 +224,9 @@ def _steps(call: Call) -> float | None:
     return None if counted is None or not counted[0] else math.ceil(counted[0] / (call.get("batch_size") or 32))
 
 
-def _check_weights(searched: Call, y: FitData, weights: FitData) -> None:
-    if searched.sample_weight is None or weights is not None or y is None:
-        return  # x that brings y along may bring weights, too
+def _check_weights(searched: Call, rows: Rows) -> None:
+    if searched.sample_weight is None or rows.sample_weight is not None or rows.kind.is_pipeline:
+        return  # a pipeline may bring weights along
     raise UsageError(
         explain(
             "retrain(x, y)",

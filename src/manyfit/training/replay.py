@@ -24,7 +24,7 @@ import keras
 
 from manyfit.core.records import Plan
 from manyfit.data.call import Call
-from manyfit.data.rows import num_rows
+from manyfit.data.rows import Rows
 
 Facts: TypeAlias = Mapping[str, Any]
 """A call as JSON keeps it: `arguments` by name, `objects` by name with what they were, `num_fits`."""
@@ -189,7 +189,7 @@ def _same(name: str, one: object, other: object) -> bool:
 
 
 def _named(value: object) -> str:
-    rows = num_rows(value)
+    rows = Rows(value).num_rows
     return type(value).__name__ + ("" if rows is None else f" of {rows} rows")
 
 
