@@ -133,13 +133,13 @@ class Member:
     last_logs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     loss_scale: LossScaleWatch | None = None
 
-    def complete_trace(self, like: Trace | None = None) -> None:
-        """Traces the steps for shapes of batches that have come up since; `like`: see `trace.complete`.
+    def complete_trace(self) -> None:
+        """Traces the steps for shapes of batches that have come up since.
 
         Raises:
             CannotTrace: a step that JAX cannot trace.
         """
-        complete(self.trace, self.model, self.view.shapes, like)
+        complete(self.trace, self.model, self.view.shapes)
 
     def watch_loss_scale(self, num_steps: int) -> dict[str, float]:
         """What float16 adds to the logs of an epoch of so many steps; a loss scale that collapsed ends the member."""

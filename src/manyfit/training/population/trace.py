@@ -3,11 +3,6 @@
 On JAX, Keras's `train_step` and `test_step` are pure functions of variables and a batch. They are traced once per shape
 of batches, at first for the full batch only: whether two executions are one program is seen from that. Shapes that come
 up later, the short batch at the end or another one of a stream, are traced then (`complete`).
-
-*For a figure:* where members differ in a number that is written into the trace, each has to be traced, and the
-short batch would be a second trace of each. What differs there follows from what differs in the full batch
-(`following`), and once that was right for one member it is believed for the others. It earns two of the five traces of
-each member of row B but the first two (40 executions, each with numbers of its own); `FOLLOWS = False` traces them all.
 """
 
 from __future__ import annotations
@@ -28,12 +23,9 @@ from manyfit.training.population.canonical_jaxpr import (
     Form,
     Mismatch,
     canonical_form,
-    differing_holes,
     first_difference,
 )
 from manyfit.training.population.data import Shapes
-
-FOLLOWS = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +41,6 @@ class Trace:
         step_log_names: for a "train" or "test" step of the user's own that logs other things than the metrics' results:
             the names of its logs, in the order of its outputs after the state.
         start_metrics: what the metric variables hold at the start of an epoch.
-        proven: name of a further form -> whether `following` was right about it, for a member that differs.
     """
 
     forms: dict[str, Form]
@@ -58,7 +49,6 @@ class Trace:
     log_names: tuple[str, ...]
     step_log_names: dict[str, tuple[str, ...]]
     start_metrics: tuple[np.ndarray, ...]
-    proven: dict[str, bool] = dataclasses.field(default_factory=dict)
 
     def difference(self, other: Trace) -> Mismatch:
         """Says where two traces of different keys part."""
@@ -129,14 +119,13 @@ def is_complete(found: Trace, shapes: Shapes) -> bool:
     return all(f"{kind} {number}" in found.forms for kind, number in shapes.numbers())
 
 
-def complete(found: Trace, model: keras.Model, shapes: Shapes, like: Trace | None = None) -> None:
+def complete(found: Trace, model: keras.Model, shapes: Shapes) -> None:
     """Adds the forms for further shapes of batches: the short one at the end, or what a stream brings later.
 
     Args:
         found: the trace that is to be completed.
         model: its model.
         shapes: of all batches so far.
-        like: a complete trace of the same program, if there is one; what follows from it is not traced again.
 
     Raises:
         CannotTrace: a step that JAX cannot trace.
@@ -145,42 +134,9 @@ def complete(found: Trace, model: keras.Model, shapes: Shapes, like: Trace | Non
         return
     if model.optimizer is not None and not model.optimizer.built:  # a recognised model's has no variables yet
         building.build_symbolically(model, shapes.first_batch())
-    for name, kind, make in _steps(model, shapes):
-        if name in found.forms:
-            continue
-        guess = None if like is None else following(name, found, like)
-        if guess is not None and like is not None and like.proven.get(name):
-            found.forms[name] = guess
-            continue
-        form = found.forms[name] = make()[0]
-        first = f"{kind} 0"
-        if guess is not None and like is not None and found.forms[first].bits != like.forms[first].bits:
-            right = (form.key, form.bits) == (guess.key, guess.bits)
-            like.proven[name] = right and like.proven.get(name, True)
-
-
-def following(name: str, found: Trace, like: Trace) -> Form | None:
-    """What a further form is, if numbers differ between two members as they do in their forms for the first shape.
-
-    A learning rate or a dropout rate stands in the short batch's step as it stands in the full one's. A number that
-    depends on the size of the batch as well as on what differs (a weight divided by the rows) cannot be told: None.
-    The answer is trusted once it has been right for a member (`Trace.proven`).
-
-    Args:
-        name: of the further form.
-        found: the trace that lacks it.
-        like: a trace of the same program that has it.
-    """
-    first, first_like, further = (found.forms[f"{name.split()[0]} 0"], like.forms[f"{name.split()[0]} 0"],
-                                  like.forms.get(name))  # fmt: skip
-    if not FOLLOWS or further is None or first.key != first_like.key or len(first.values) != len(further.values):
-        return None
-    values = list(further.values)
-    for hole in differing_holes([first_like, first]):
-        if further.bits[hole] != first_like.bits[hole]:
-            return None
-        values[hole] = first.values[hole]
-    return dataclasses.replace(further, values=tuple(values))
+    for name, _, make in _steps(model, shapes):
+        if name not in found.forms:
+            found.forms[name] = make()[0]
 
 
 def _steps(model: keras.Model, shapes: Shapes) -> Iterator[tuple[str, str, Callable[[], tuple[Form, tuple[str, ...]]]]]:
@@ -196,7 +152,7 @@ def _steps(model: keras.Model, shapes: Shapes) -> Iterator[tuple[str, str, Calla
 
 
 def _is_first(name: str) -> bool:
-    """Whether a form is of the first shape of batches: the others follow from it, and do not make the key."""
+    """Whether a form is of the first shape of batches: the others are of the same steps, and do not make the key."""
     return name.endswith(" 0")
 
 
