@@ -22,12 +22,13 @@ from types import TracebackType
 
 _MOST_OF_A_LINE, _MOST_OF_ALL = 600, 1000  # characters: a report is read, and libraries print whole programs
 
+_OURS = str(Path(__file__).resolve().parents[1])
 #: Where code that is not the user's lies: Python, packages, Manyfit.
 _LIBRARIES = tuple(
     {str(Path(path).resolve()) for name, path in sysconfig.get_paths().items() if name.endswith(("lib", "stdlib"))}
-    | {str(Path(__file__).resolve().parents[1])}
+    | {_OURS}
 )
-_PACKAGES = re.compile(r"[\\/](site|dist)-packages[\\/]")
+_PACKAGES = re.compile(r"[\\/](site|dist)-packages[\\/]|__autograph_generated_file")
 #: Code of the user's without a file: typed at a prompt, or pickled without its name. Other "<...>" is a library's.
 _TYPED = ("<stdin>", "<python-input", "<ipython-input", "<doctest", "<dynamic-code>")
 
@@ -47,11 +48,12 @@ _FILLER = re.compile(
 )
 #: From here on Keras lists what a layer was called with.
 _ARGUMENTS = re.compile(r"^\s*(Call a|A)rguments received by .*", re.MULTILINE | re.DOTALL)
-_OPERATION = re.compile(r"\s*\[\[?\{\{node .*?\}\}\]\]?|\s*\[Op:[^\]]*\]")
+_OPERATION = re.compile(r"\s*\[\[(\{\{node .*?\}\}|[A-Z]\w*)\]\]|\s*\[Op:[^\]]*\]|\{\{function_node .*?\}\}\s*")
 _COLOUR = re.compile(r"\x1b\[\d*m")
 #: Where an object lies in memory differs from trial to trial, and is nobody's cause.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)(, in .*)?$')
+_RETELLS = re.compile(r"\(most recent call last\):\s*$|^in user code:$")
 _ERROR = re.compile(r"^(?P<kind>[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Iteration|Warning)): ?(?P<text>.*)$")
 
 
@@ -199,7 +201,9 @@ def _words(error: BaseException) -> tuple[str, str, tuple[str, str] | None]:
             in_frame = True
             if _is_users(frame["file"]):
                 place = _named(frame["file"], int(frame["line"]))
-        elif line.startswith("Traceback (most recent call last)") or line.rstrip().endswith("(most recent call last):"):
+            elif frame["file"].startswith(_OURS):
+                place = None  # what was before is who called us, which is no cause
+        elif _RETELLS.search(line):
             lines.clear()  # what comes now is told once more, from its beginning
         elif in_frame and line.startswith("    "):
             continue  # the code of a frame
