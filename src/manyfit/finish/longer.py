@@ -31,7 +31,7 @@ _PATIENCE_EPOCHS, _PATIENCE_SHARE = 10, 0.2  # epochs without a better one after
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class TrainingLimits:
     """How far the trainings of one call of `retrain` may go.
 
     Attributes:
@@ -103,7 +103,7 @@ class PatientSupply(FixedSupply):
         oracle: Oracle,
         *,
         patience_epochs: Mapping[str, int],
-        limits: Limits,
+        limits: TrainingLimits,
         epochs_after: Callable[[int], float],
     ) -> None:
         super().__init__(plans)
@@ -166,7 +166,7 @@ def train_longer(
     task: Task,
     trainer: Trainer,
     *,
-    limits: Limits,
+    limits: TrainingLimits,
     epochs_after: Callable[[int], float],
     say: Callable[[str], None],
 ) -> None:

@@ -16,7 +16,7 @@ from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.data.arguments import VALIDATION_ARGUMENTS
 from manyfit.data.call import Call
-from manyfit.finish.longer import Limits
+from manyfit.finish.longer import TrainingLimits
 from manyfit.finish.schedules import stretched_build
 from manyfit.finish.winners import EpochRule, RetrainCandidate
 from manyfit.space.hyperparameters import HyperParameters
@@ -41,7 +41,7 @@ class TimedSupply(FixedSupply):
 
     def __init__(self, plans: Sequence[Plan], deadline: float | None) -> None:
         super().__init__(plans)
-        self._limits = Limits(deadline=deadline)
+        self._limits = TrainingLimits(deadline=deadline)
         self._has_begun = False
 
     def take(self, count: int) -> Sequence[Plan]:

@@ -222,7 +222,7 @@ class Finish:
             self._oracle,
             task,
             self._training.trainer_for(task),
-            limits=longer.Limits(settings.rule.at_most, deadline),
+            limits=longer.TrainingLimits(settings.rule.at_most, deadline),
             epochs_after=lambda best: ratio * settings.rule.epochs([best - 1]),
             say=self._say,
         )
