@@ -247,7 +247,7 @@ class Member:
     def failed(self, failure: Failure) -> Result:
         """The outcome where an epoch could not be trained."""
         return Result(
-            self.plan, failure.ending, self.history, seconds=self.seconds, message=failure.line, failure=failure
+            self.plan, failure.ending, self.history, seconds=self.seconds, message=failure.message, failure=failure
         )
 
     def _outcome(self, ending: Ending, message: str | None) -> Result:
