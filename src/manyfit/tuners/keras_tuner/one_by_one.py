@@ -26,6 +26,7 @@ from manyfit.training.outcomes import to_histories
 from manyfit.training.replay import CALLED, FITTED_EPOCHS, Facts, SeenFit, facts_of, seen_fits
 from manyfit.training.seeding import seeded
 
+_RETURNED = "returned"  # note on an execution: how many a call of `run_trial` returned together
 _IDLE_SECONDS = 0.1  # between questions, while trials of other tuners of this oracle run
 
 
@@ -119,9 +120,13 @@ class OneByOne:
             steps.end(trial)
 
     def _try(self, trial: Trial, steps: TrialSteps, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+        self.call.begin()
+        if _is_whole(trial):  # the process died, or the disk was full, between what was returned and the trial's end
+            self._oracle.hear(trial, [run.history for _, run in sorted(trial.executions.items())])
+            conclude(trial)
+            return
         # The seed of its first execution, so that an override that trains once gets what the default would have.
         seed = seeds.seed_of(self._oracle.seed, "execution", trial.trial_id, 0, trial.attempt)
-        self.call.begin()
         try:
             with seeded(seed), seen_fits() as self.call.seen:  # the user's own training is reproducible, too
                 returned = steps.run(trial, *fit_args, **fit_kwargs)
@@ -149,11 +154,13 @@ class OneByOne:
         # A number says nothing of epochs: what `fit` answered inside does.
         if epochs and all(len(curve) <= 1 for history in found for curve in history.values()):
             notes[FITTED_EPOCHS] = epochs
+        results = []
         for execution, history in enumerate(found, self.call.first_execution):
             oracle.scoring.check(history)
             ending, message = judge(history, oracle.objective, stopped=False)
             plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed)
-            oracle.book.add_execution(Result(plan, ending, history, message=message), **notes)
+            results.append(Result(plan, ending, history, message=message))
+        oracle.book.add_executions(results, **notes, **{_RETURNED: len(results)})
 
     # Contenders ------------------------------------------------------------------------------------------------
 
@@ -214,6 +221,12 @@ def histories_of(trial: Trial, returned: object, objective: Objective) -> list[d
         )
         return [dict(history) for _, history in sorted(trial.running.items())]
     return to_histories(returned, objective, "Tuner.run_trial()")
+
+
+def _is_whole(trial: Trial) -> bool:
+    """Whether all that a call of `run_trial` returned is in the book, so that it need not be called again."""
+    runs = list(trial.executions.values())
+    return bool(runs) and all(run.notes.get(_RETURNED) == len(runs) for run in runs)
 
 
 def conclude(trial: Trial) -> None:
