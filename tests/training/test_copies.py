@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from manyfit.training.models import UncopyableModelError, copy_model, fresh_model, own_objects
+from manyfit.training.models import copy_model, fresh_model
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 6)).astype("float32")
@@ -91,7 +91,7 @@ def closures():
     return sequential(
         keras.layers.Dense(3, activation=scaled_by(2.0)),
         keras.layers.Dense(3, activation=scaled_by(-1.0)),
-        keras.layers.Dense(3, activation=lambda x: ops.tanh(x)),
+        keras.layers.Dense(3, activation=lambda x: ops.tanh(2 * x)),
     )
 
 
@@ -118,7 +118,9 @@ def listed():
 
 def own_step():
     x = keras.Input((6,))
-    model = OwnStep(x, keras.layers.Dense(2, kernel_initializer=Halves(), kernel_regularizer=keras.regularizers.L2())(x))
+    model = OwnStep(
+        x, keras.layers.Dense(2, kernel_initializer=Halves(), kernel_regularizer=keras.regularizers.L2())(x)
+    )
     model.compile("adam", lambda y, p: ops.mean((y - p) ** 2))
     return model
 
@@ -162,7 +164,9 @@ def quantized():
 
 def halves():
     policy = "mixed_bfloat16"
-    return sequential(keras.layers.Dense(4, dtype=policy), Square(3, dtype=policy), keras.layers.Dense(1, dtype="float32"))
+    return sequential(
+        keras.layers.Dense(4, dtype=policy), Square(3, dtype=policy), keras.layers.Dense(1, dtype="float32")
+    )
 
 
 TWO = {"a": X[:, :3], "b": X[:, 3:]}
@@ -216,7 +220,9 @@ def test_a_copy_predicts_the_same_and_shares_nothing(kind):
     model.predict(x, batch_size=20, verbose=0)  # builds; a stateful model goes on from here
     copy = copy_model(model)
     first = model.predict(x, batch_size=20, verbose=0)
-    for ours, theirs in zip(keras.tree.flatten(copy.predict(x, batch_size=20, verbose=0)), keras.tree.flatten(first), strict=True):
+    for ours, theirs in zip(
+        keras.tree.flatten(copy.predict(x, batch_size=20, verbose=0)), keras.tree.flatten(first), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
     assert not {id(v) for v in copy.variables} & {id(v) for v in model.variables}
     assert len(copy.weights) == len(model.weights)

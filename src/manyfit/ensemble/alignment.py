@@ -14,7 +14,7 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.seeds import generator
-from manyfit.data.rows import num_rows as num_rows_of
+from manyfit.data.rows import Rows
 from manyfit.ensemble.foreign_metrics import resolve_metric
 from manyfit.ensemble.members import EnsembleMember, is_keras, loss_of
 from manyfit.ensemble.metrics import Metric, default_metric
@@ -37,6 +37,19 @@ class Aligned:
     notes: list[str]
 
 
+def require_labels(y: object) -> None:
+    """Raises a UsageError where there are none."""
+    if y is None:
+        raise UsageError(
+            explain(
+                "Ensemble.fit(y)",
+                "no labels",
+                "labels of rows that no member was trained on",
+                "For instance Ensemble.fit(models, y_val, x=x_val).",
+            )
+        )
+
+
 def aligned(
     members: Sequence[EnsembleMember],
     y: Any,
@@ -51,9 +64,19 @@ def aligned(
 
     Raises:
         UsageError: members, labels, rows or metric do not fit together; the message says how.
+        UsageError: fewer than three rows.
     """
     outputs = outputs_of(members)
     check_rows(members)
+    if (num_rows := _num_rows(members[0])) < 3:
+        raise UsageError(
+            explain(
+                "Ensemble.fit(y)",
+                f"{num_rows} rows",
+                "at least three rows: some to learn from, some to choose by, some to measure with",
+                "Give more validation rows; some hundred are good.",
+            )
+        )
     rng = generator(seed, "positions")
     if outputs.several:
         usable, notes = usable_members([outputs.flat(member.predictions) for member in members], members)
@@ -109,7 +132,10 @@ def outputs_of(members: Sequence[EnsembleMember]) -> Outputs:
         UsageError: they differ in their outputs.
     """
     found = [Outputs.of(member.predictions) for member in members]
-    odd = next((place for place, one in enumerate(found) if (one.several, one.names) != (found[0].several, found[0].names)), None)
+    odd = next(
+        (place for place, one in enumerate(found) if (one.several, one.names) != (found[0].several, found[0].names)),
+        None,
+    )
     if odd is not None:
         raise UsageError(
             explain(
@@ -135,12 +161,13 @@ def stack_predictions(members: Sequence[EnsembleMember]) -> np.ndarray:
     # Columns are only filled up for estimators, which say by `classes_` which classes they know. A Keras model with
     # fewer columns answers another question.
     widths = {array.shape[-1] for array in arrays}
-    inner = next((member for member, array in zip(members, arrays, strict=True) if array.shape[1:-1] != arrays[0].shape[1:-1]), None)
+    first = arrays[0].shape
+    inner = next((place for place, array in enumerate(arrays) if array.shape[1:-1] != first[1:-1]), None)
     if inner is not None:
         raise UsageError(
             explain(
-                f"Ensemble.fit, member {inner.name!r}",
-                f"predictions of shape {np.shape(inner.predictions)} where {members[0].name!r} has {arrays[0].shape}",
+                f"Ensemble.fit, member {members[inner].name!r}",
+                f"predictions of shape {arrays[inner].shape} where {members[0].name!r} has {first}",
                 "the same pixels or steps from every member",
                 "Leave out the members that answer another question.",
             )
@@ -169,19 +196,21 @@ def stack_predictions(members: Sequence[EnsembleMember]) -> np.ndarray:
     return np.stack([array.astype(kind) for array in arrays])
 
 
+def _num_rows(member: EnsembleMember) -> int:
+    return Rows.of(member.predictions).num_rows or 0
+
+
 def check_rows(members: Sequence[EnsembleMember]) -> None:
     """Raises unless all members predicted the same rows."""
-    def num_rows(member: EnsembleMember) -> int:
-        return num_rows_of(member.predictions) or 0
 
     first = members[0]
     reference = next((member for member in members if member.row_ids is not None), None)
     for member in members:
-        if num_rows(member) != num_rows(first):
+        if _num_rows(member) != _num_rows(first):
             raise UsageError(
                 explain(
                     f"Ensemble.fit, member {member.name!r}",
-                    f"predictions of {num_rows(member)} rows where {first.name!r} has {num_rows(first)}",
+                    f"predictions of {_num_rows(member)} rows where {first.name!r} has {_num_rows(first)}",
                     "predictions of the same rows",
                     "Predict the same validation rows with every member.",
                 )
@@ -199,7 +228,9 @@ def check_rows(members: Sequence[EnsembleMember]) -> None:
             )
 
 
-def usable_members(predictions: Sequence[np.ndarray] | np.ndarray, members: Sequence[EnsembleMember]) -> tuple[np.ndarray, list[str]]:
+def usable_members(
+    predictions: Sequence[np.ndarray] | np.ndarray, members: Sequence[EnsembleMember]
+) -> tuple[np.ndarray, list[str]]:
     """Indices of members whose predictions are all finite; the others get weight zero and a note."""
     # A member that diverged is a fact of a search, not an error of the user's.
     bad = np.array([int((~np.isfinite(prediction)).sum()) for prediction in predictions])
@@ -243,14 +274,20 @@ def output_tasks(members: Sequence[EnsembleMember], outputs: Outputs) -> list[Ou
     names = getattr(model, "output_names", None) or [None] * len(outputs.shapes)
     answer = []
     for place, (key, name) in enumerate(zip(outputs.keys, names, strict=True)):
-        share = weights.get(key, weights.get(name, 1.0)) if isinstance(weights, Mapping) else weights[place] if weights else 1.0
+        share = (
+            weights.get(key, weights.get(name, 1.0))
+            if isinstance(weights, Mapping)
+            else weights[place]
+            if weights
+            else 1.0
+        )
         width = outputs.shapes[place][-1] if outputs.shapes[place] else 1
         answer.append(OutputTask(_task_of_loss(loss_of(model, key), width), float(share)))
     return answer
 
 
 def _task_of_losses(member: EnsembleMember) -> PredictionTask | None:
-    width = np.shape(member.predictions)[-1]
+    width = np.asarray(member.predictions).shape[-1]
     return next((found for model in member.models if (found := _task_of_loss(loss_of(model), width)) is not None), None)
 
 

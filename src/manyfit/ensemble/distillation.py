@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.data.rows import FitData
+from manyfit.data.kinds import FitData
 from manyfit.ensemble.alignment import problem_of
 from manyfit.ensemble.evaluating import compiled_alike
 from manyfit.ensemble.members import EnsembleMember, Model, emits_logits, fixed_batch, is_keras, model_predictions
@@ -141,7 +141,10 @@ def train_student(
     import keras
 
     if outputs.several:
-        losses = [_soft_loss(one.task, emits_logits(student, key)) for key, one in zip(outputs.keys, outputs.tasks, strict=True)]
+        losses = [
+            _soft_loss(one.task, emits_logits(student, key))
+            for key, one in zip(outputs.keys, outputs.tasks, strict=True)
+        ]
         loss: Any = losses if outputs.names is None else dict(zip(outputs.names, losses, strict=True))
     else:
         loss = _soft_loss(task, emits_logits(student))

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.data.rows import FitData
+from manyfit.data.kinds import FitData
+from manyfit.data.rows import Rows
 from manyfit.ensemble import distillation, saving
-from manyfit.ensemble.alignment import aligned, problem_of, usual_metric
+from manyfit.ensemble.alignment import aligned, problem_of, require_labels, usual_metric
 from manyfit.ensemble.choosing.choice import Gain, MethodChoice, choose
 from manyfit.ensemble.choosing.methods import menu_named, within
 from manyfit.ensemble.evaluating import compiled_metrics, compiled_on_probabilities
@@ -119,8 +120,8 @@ class Ensemble:
 
         Args:
             members: models, or predictions of shape (rows,) or (rows, columns), or `EnsembleMember` objects; a list,
-                or a dictionary by name. Predictions of pixels and steps have shape (rows, ..., columns); those of models
-                with several outputs are a list or a dictionary of arrays.
+                or a dictionary by name. Predictions of pixels and steps have shape (rows, ..., columns); those of
+                models with several outputs are a list or a dictionary of arrays.
             y: labels of the rows: class indices, one-hot rows, 0/1 labels, or values; one for every pixel or step. A
                 list or a dictionary for several outputs.
             predictions: what each member predicted on rows it was not trained on. With `models`, the weights are
@@ -143,29 +144,10 @@ class Ensemble:
             UsageError: members, labels, rows or metric do not fit together; the message says how.
         """
         settings = settings if settings is not None else EnsembleSettings()
-        if y is None:
-            raise UsageError(
-                explain(
-                    "Ensemble.fit(y)",
-                    "no labels",
-                    "labels of rows that no member was trained on",
-                    "For instance Ensemble.fit(models, y_val, x=x_val).",
-                )
-            )
+        require_labels(y)
         everyone = make_members(members, predictions=predictions, models=models, x=x, batch_size=settings.batch_size)
-        told = aligned(
-            everyone, y, task=task, sample_weight=sample_weight, metric=metric, settings=settings, seed=seed
-        )
+        told = aligned(everyone, y, task=task, sample_weight=sample_weight, metric=metric, settings=settings, seed=seed)
         problem, usable = told.problem, told.usable
-        if problem.num_rows < 3:
-            raise UsageError(
-                explain(
-                    "Ensemble.fit(y)",
-                    f"{problem.num_rows} rows",
-                    "at least three rows: some to learn from, some to choose by, some to measure with",
-                    "Give more validation rows; some hundred are good.",
-                )
-            )
         costs = member_costs([everyone[index] for index in usable], settings.budget, x)
         fit = within(menu_named(method, problem, told.metric, settings).fit, settings.budget, costs)
         with one_thread():
@@ -236,9 +218,15 @@ class Ensemble:
         return pooled.astype(np.float32).reshape(*inner, self.num_outputs)
 
     def evaluate(
-        self, x: FitData, y: FitData, *, sample_weight: FitData = None, batch_size: int | None = None
+        self, x: FitData, y: FitData = None, *, sample_weight: FitData = None, batch_size: int | None = None
     ) -> dict[str, Any]:
         """Measures the ensemble.
+
+        Args:
+            x: rows, or a pipeline that brings labels along and ends: it is read once, into arrays.
+            y: their labels, as the members' `evaluate` takes them.
+            sample_weight: as the members' `evaluate` takes it.
+            batch_size: rows per batch.
 
         Returns:
             The metric it was fitted for, by name; and, if the members are compiled Keras models, "loss" and their
@@ -248,16 +236,17 @@ class Ensemble:
         Raises:
             UsageError: labels do not fit the predictions.
         """
-        return self._measured(self.predict(x, batch_size=batch_size), x, y, sample_weight)
+        rows = Rows.of(x, y, sample_weight).read("Ensemble.evaluate(x, y)")
+        return self._measured(self.predict(rows.x, batch_size=batch_size), rows, batch_size)
 
     def evaluate_predictions(self, prediction: Any, y: FitData, *, sample_weight: FitData = None) -> dict[str, Any]:
         """Like `evaluate`, for predictions that are there already; a mask, which only rows tell, is not heeded."""
-        return self._measured(prediction, None, y, sample_weight)
+        return self._measured(prediction, Rows.of(None, y, sample_weight))
 
-    def _measured(self, prediction: Any, x: FitData, y: FitData, sample_weight: FitData) -> dict[str, Any]:
-        problem = problem_of(prediction, y, self.outputs, self.task, sample_weight)
+    def _measured(self, prediction: Any, rows: Rows, batch_size: int | None = None) -> dict[str, Any]:
+        problem = problem_of(prediction, rows.y, self.outputs, self.task, rows.sample_weight)
         answer = {self.metric.name: self.metric.score(problem.predictions[0], problem)}
-        return {**answer, **compiled_metrics(self._used(), self.pool, prediction, x, y, sample_weight)}
+        return {**answer, **compiled_metrics(self._used(), self.pool, prediction, rows, batch_size)}
 
     def _used(self) -> list[EnsembleMember]:
         return [self.members[index] for index in self.pool.support]
@@ -389,8 +378,8 @@ class Ensemble:
                 every brand.
 
         Raises:
-            UsageError: a ``.keras`` file was asked for, and a member with weight is no Keras model, or is one that Keras
-                cannot save.
+            UsageError: a ``.keras`` file was asked for, and a member with weight is no Keras model, or is one that
+                Keras cannot save.
             UsageError: a member with weight has no model.
         """
         path = pathlib.Path(path)

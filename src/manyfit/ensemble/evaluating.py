@@ -1,8 +1,8 @@
 """What Keras itself says of an ensemble: the loss and the metrics that its members were compiled with.
 
 The prediction of the pool is there already, so a model that answers its input is compiled like a member and evaluates
-that prediction. All that Keras knows of losses and metrics then holds as it is: strings, functions, classes of the user's,
-one for each output, with weights and without.
+that prediction. All that Keras knows of losses and metrics then holds as it is: strings, functions, classes of the
+user's, one for each output, with weights and without.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from manyfit.data.rows import FitData
+from manyfit.data.rows import Rows
 from manyfit.ensemble.members import EnsembleMember, Model, emits_logits, fixed_batch, is_keras, unlinked
+from manyfit.ensemble.outputs import Outputs
 from manyfit.ensemble.pools import LinearPool, Pool
 
 if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept predictions does not need it
@@ -22,7 +23,8 @@ if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept prediction
 _MEASURING = ("loss", "loss_weights", "metrics", "weighted_metrics")
 _STEPS = ("test_step", "compute_loss", "compute_metrics")
 _LEFT_OUT = -1e9  # what stands for a step that a mask leaves out; no layer of a user's answers it
-_BATCH = 4096  # rows: nothing is computed but losses and metrics
+# Keras's own. Where a mask leaves steps out, or a loss of the user's is no mean over rows, the number depends on it.
+_BATCH = 32
 
 
 def compiled_alike(model: keras.Model, source: keras.Model) -> keras.Model:
@@ -68,17 +70,17 @@ def _on_probabilities(thing: object) -> object:
 
 
 def compiled_metrics(
-    members: Sequence[EnsembleMember], pool: Pool, prediction: Any, x: FitData, y: FitData, sample_weight: FitData
-) -> dict[str, float]:
+    members: Sequence[EnsembleMember], pool: Pool, prediction: Any, rows: Rows, batch_size: int | None
+) -> dict[str, Any]:
     """The loss and metrics that the members with weight were compiled with, of what they predict together.
 
     Args:
         members: those with weight; the first that is made of Keras models says what is measured.
         pool: among all members.
         prediction: of the pool, in the structure of a member's outputs; probabilities where members answer logits.
-        x: the rows; None if only their predictions are here.
-        y: their labels, as the members' `evaluate` takes them.
-        sample_weight: as the members' `evaluate` takes it.
+        rows: what was predicted, with labels and weights as the members' `evaluate` takes them; without x, if only the
+            predictions are here.
+        batch_size: as the members' `evaluate` takes it.
 
     Returns:
         Numbers by Keras's names. Empty where no member is a compiled Keras model, and where several have a `test_step`
@@ -87,14 +89,14 @@ def compiled_metrics(
     source = next((member.models[0] for member in members if member.all_keras), None)
     if not is_keras(source) or not (arguments := _measuring(source)):
         return {}
-    if x is not None and _is_one_model(members, pool):
-        # Its own answer, with masks, penalties on activities and a `test_step` of the user's.
-        size = {"batch_size": fixed_batch(source) or 1024} if _is_cut_by_keras(x) else {}
-        told = source.evaluate(x, y, sample_weight=sample_weight, verbose=0, return_dict=True, **size)
+    size = fixed_batch(source) or batch_size or _BATCH
+    if rows.x is not None and _is_one_model(members, pool):
+        # Its own answer, with penalties on activities and a `test_step` of the user's.
+        told = source.evaluate(*rows.parts[:2], size, 0, rows.sample_weight, return_dict=True)
         return {name: _number(value) for name, value in told.items()}
     if any(getattr(type(source), step).__module__.startswith("keras.") is False for step in _STEPS):
         return {}
-    told = _judged(source, arguments, prediction, x, y, sample_weight)
+    told = _judged(source, arguments, prediction, rows, size)
     if "loss" in told:
         told["loss"] += _penalties(members, pool)
     return told
@@ -106,18 +108,9 @@ def _is_one_model(members: Sequence[EnsembleMember], pool: Pool) -> bool:
     return pool.inverse_temperature == 1.0 and pool.member_inverse_temperatures is None
 
 
-def _is_cut_by_keras(x: FitData) -> bool:
-    return hasattr(x, "__array__") or isinstance(x, Mapping | list | tuple)
-
-
 def _judged(
-    source: keras.Model,
-    arguments: Mapping[str, Any],
-    prediction: Any,
-    x: FitData,
-    y: FitData,
-    sample_weight: FitData,
-) -> dict[str, float]:
+    source: keras.Model, arguments: Mapping[str, Any], prediction: Any, rows: Rows, batch_size: int
+) -> dict[str, Any]:
     """What `source` would say of a prediction that were its own."""
     import keras
 
@@ -135,17 +128,26 @@ def _judged(
         def call(self, x: Any) -> Any:
             return x if self.masking is None else self.masking(x)
 
-    if emits_logits(source):
-        prediction = unlinked(prediction)  # a metric of the user's may look at logits as well
-    mask = None if x is None or not hasattr(prediction, "ndim") else output_masks(source, x)
+    prediction = _as_answered(prediction, source)
+    mask = None if rows.x is None or not isinstance(prediction, np.ndarray) else output_masks(source, rows.x)
     if mask is not None:
         prediction = np.where(mask[..., None], prediction, np.float32(_LEFT_OUT))
     judge = Judge(mask is not None)
     judge.compile(optimizer="sgd", **arguments)
-    told = judge.evaluate(
-        prediction, y, sample_weight=sample_weight, batch_size=_BATCH, verbose=0, return_dict=True
-    )
+    told = judge.evaluate(prediction, rows.y, batch_size, 0, rows.sample_weight, return_dict=True)
     return {name: _number(value) for name, value in told.items()}
+
+
+def _as_answered(prediction: Any, source: keras.Model) -> Any:
+    """Probabilities as the logits that a model answers: its metrics may look at logits as its loss does."""
+    if isinstance(prediction, np.ndarray):
+        return unlinked(prediction) if emits_logits(source) else prediction
+    outputs = Outputs.of(prediction)
+    parts = [
+        unlinked(part) if emits_logits(source, key) else part
+        for key, part in zip(outputs.keys, outputs.parts(prediction), strict=True)
+    ]
+    return parts if outputs.names is None else dict(zip(outputs.names, parts, strict=True))
 
 
 def _penalties(members: Sequence[EnsembleMember], pool: Pool) -> float:

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, UsageTypeError, explain
-from manyfit.data.rows import num_rows as num_rows_of
-from manyfit.data.rows import take_rows
-from manyfit.ensemble.outputs import Outputs, OutputTask, Prediction
-from manyfit.ensemble.problem import EPSILON, PredictionTask
+from manyfit.data.rows import Rows
+from manyfit.ensemble.outputs import Outputs, Prediction
+from manyfit.ensemble.problem import EPSILON
 
 if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept predictions does not need it
     import keras
@@ -43,7 +42,9 @@ class EnsembleMember:
 
     name: str
     model: Model | Sequence[Model] | None = None
-    predictions: ArrayLike | Prediction | None = None  # on the rows that weights are learned from; never on rows it was trained on
+    predictions: ArrayLike | Prediction | None = (
+        None  # on the rows that weights are learned from; never on rows it was trained on
+    )
     row_ids: ArrayLike | None = None  # identities of those rows, compared between members
     configuration: Mapping[str, object] | None = (
         None  # its hyperparameters; members with equal ones are flagged as seeds
@@ -95,7 +96,7 @@ def mean_of(predictions: Sequence[Prediction]) -> Prediction:
     if len(predictions) == 1:
         return first
     if not isinstance(first, Mapping | list | tuple):
-        return np.mean(predictions, axis=0)
+        return np.mean([np.asarray(one) for one in predictions], axis=0)
     outputs = Outputs.of(first)
     return outputs.structured(np.mean([outputs.flat(one) for one in predictions], axis=0))
 
@@ -152,7 +153,7 @@ def _bytes_per_number(dtype: object) -> int:
 
 
 def model_predictions(model: Model, x: object, batch_size: int) -> Prediction:
-    """Predictions of one model, as `EnsembleMember.predict` gives them: of a Keras model, `predict_proba`, or `predict`.
+    """Predictions of one model, as `EnsembleMember.predict` gives them.
 
     Raises:
         UsageTypeError: it cannot predict.
@@ -182,11 +183,13 @@ def _keras_answer(model: keras.Model, x: Any, batch_size: int) -> Any:
     if size is None:
         return model.predict(x, batch_size=batch_size, verbose=0)
     # Such a model cannot take the rows that are left over: the last row fills them up.
-    num_rows = num_rows_of(x)
+    given = Rows.of(x)
+    num_rows = given.num_rows
+    assert num_rows is not None  # only arrays come here
     rows = np.minimum(np.arange(-(-num_rows // size) * size), num_rows - 1)
     import keras
 
-    answer = model.predict(take_rows(x, rows), batch_size=size, verbose=0)
+    answer = model.predict(given.take(rows).x, batch_size=size, verbose=0)
     return keras.tree.map_structure(lambda part: part[:num_rows], answer)
 
 

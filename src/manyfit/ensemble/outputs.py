@@ -1,9 +1,9 @@
 """Models with several outputs: how their answers are laid out, and one problem made of the outputs' problems.
 
 The members of an ensemble keep one weight each, for all outputs, since it is whole models that are averaged. So the
-outputs are put side by side, as columns of one prediction, and what is minimised is the sum of the outputs' losses, with
-the `loss_weights` of the members; or the loss of those outputs alone that the user names. Only methods that need nothing
-but values of a loss can do that, and the only pool is the weighted average.
+outputs are put side by side, as columns of one prediction, and what is minimised is the sum of the outputs' losses,
+with the `loss_weights` of the members; or the loss of those outputs alone that the user names. Only methods that need
+nothing but values of a loss can do that, and the only pool is the weighted average.
 
 | symbol | here | meaning |
 |---|---|---|
@@ -97,7 +97,9 @@ class Outputs:
             return list(structure)
         got = list(structure) if isinstance(structure, Mapping) else f"a {type(structure).__name__}"
         allowed = f"a dictionary with {list(self.names)}" if self.names else f"a list of {len(self.shapes)}"
-        raise UsageError(explain(f"Ensemble, {what}", got, allowed, "Give one for every output, as the members' fit takes."))
+        raise UsageError(
+            explain(f"Ensemble, {what}", got, allowed, "Give one for every output, as the members' fit takes.")
+        )
 
     def flat(self, prediction: Any) -> np.ndarray:
         """(n, T): all outputs side by side."""
@@ -121,7 +123,9 @@ class Outputs:
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Outputs:
         """The inverse of `to_json`."""
-        tasks = tuple(OutputTask(None if task is None else PredictionTask(task), share) for task, share in told["tasks"])
+        tasks = tuple(
+            OutputTask(None if task is None else PredictionTask(task), share) for task, share in told["tasks"]
+        )
         names = None if told["names"] is None else tuple(told["names"])
         return cls(tuple(map(tuple, told["shapes"])), names, bool(told["several"]), tasks)
 
@@ -215,11 +219,16 @@ def several_metric(outputs: Outputs, spec: object = None, direction: str | None 
         instead = f"For instance metric={{{names[0]!r}: None}} for that output's loss."
         raise UsageError(explain("Ensemble.fit(metric)", spec, allowed, instead))
     terms = [
-        (place, resolve_metric(asked[name], PredictionTask(known.task), direction=direction), known.share)
+        (place, resolve_metric(asked[name], _known(known.task), direction=direction), known.share)
         for place, (name, known) in enumerate(zip(names, outputs.tasks, strict=True))
         if name in asked
     ]
     return _metric_of_one(*terms[0][:2], names) if len(terms) == 1 else _sum_of(terms)
+
+
+def _known(task: PredictionTask | str | None) -> PredictionTask:
+    assert task is not None  # our bug: it was found when the problem was made
+    return PredictionTask(task)
 
 
 def _own_columns(prediction: np.ndarray, part: ProblemPart) -> np.ndarray:

@@ -10,8 +10,8 @@
 | K | `num_positions` | answers of a row: the pixels of a mask, the steps of a sequence; 1 for most |
 
 Predictions of pixels and steps lie in one long axis, row after row: n is n * K in every shape of an array above but v.
-What is a matter of chance, folds and bootstraps and standard errors, is counted and drawn by rows: the pixels of an image
-go together.
+What is a matter of chance, folds and bootstraps and standard errors, is counted and drawn by rows: the pixels of an
+image go together.
 
 Binary and multi-label tasks are sets of independent two-class questions, so N = n * C there and N = n elsewhere.
 """

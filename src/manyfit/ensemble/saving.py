@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept prediction
     import keras
 
 Inputs: TypeAlias = Any
-"""The symbolic inputs of a model, in the structure in which it takes them: a tensor, or lists and dictionaries of such."""
+"""The symbolic inputs of a model, in its own structure: a tensor, or lists and dictionaries of such."""
 
 
 class SavedFile(TypedDict):
@@ -100,9 +100,7 @@ def fused_model(
     return keras.Model(inputs, pooled, name="ensemble")
 
 
-def _pooled_apart(
-    answers: list[list[Any]], members: Sequence[EnsembleMember], pool: Pool, outputs: Outputs
-) -> Any:
+def _pooled_apart(answers: list[list[Any]], members: Sequence[EnsembleMember], pool: Pool, outputs: Outputs) -> Any:
     """The pool of each output, in the members' own structure. Each is a model within the model, since layers are named.
 
     Args:

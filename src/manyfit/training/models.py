@@ -2,13 +2,14 @@
 a copy of it in memory.
 
 A copy is not made by way of a file, which knows classes by their names only. The classes are here, in the model: every
-layer is made anew by its own class from `get_config()`, with the functions that it holds (an activation, the function of
-a `Lambda`) and a scope of the classes of the user's that are found inside of it. Then it is given its state as Keras's
-files would give it: variables, and assets such as the vocabulary of a `StringLookup`.
+layer is made anew by its own class from `get_config()`, with the functions that it holds (an activation, the function
+of a `Lambda`) and a scope of the classes of the user's that are found inside of it. Then it is given its state as
+Keras's files would give it: variables, and assets such as the vocabulary of a `StringLookup`.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import tempfile
@@ -24,6 +25,7 @@ import numpy as np
 from manyfit.core.errors import FatalTypeError, UsageError, explain
 from manyfit.core.lifecycle import OversizedModelError
 from manyfit.core.records import Configuration, Result
+from manyfit.data.kinds import Ability
 from manyfit.data.rows import FitData
 from manyfit.training.base import Task
 from manyfit.training.keras_internals.building import (
@@ -62,6 +64,12 @@ def build_model(build: Callable[[Any], object], values: Configuration) -> keras.
 def num_parameters(model: keras.Model) -> int:
     """Trainable parameters of a model; 0 while it is not built."""
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+
+
+def averages_weights(model: keras.Model) -> bool:
+    """Whether `fit` ends with moving averages in the place of the weights (`use_ema` of the optimizer)."""
+    optimizer = getattr(model, "optimizer", None)
+    return bool(getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False))
 
 
 def summary_of(model: keras.Model) -> str:
@@ -130,15 +138,14 @@ def predict_seconds(model: keras.Model, row: FitData) -> float:
 
 def _one_row(model: keras.Model, task: Task) -> FitData:
     """The first row of the data, or a row of zeros where the data cannot be cut; None where neither can be had."""
-    x = task.call.x
-    parts = list(x.values()) if isinstance(x, Mapping) else [x]
-    if parts and all(isinstance(part, np.ndarray) for part in parts):
-        return keras.tree.map_structure(lambda part: part[:1], x)
+    rows = task.call.rows
+    if rows.num_rows and rows.can(Ability.TAKEN):
+        return rows.take(slice(0, 1)).x
     inputs = getattr(model, "inputs", None)
     if not inputs:
         return None
-    rows = [np.zeros([1 if size is None else size for size in (1, *each.shape[1:])], each.dtype) for each in inputs]
-    return rows[0] if len(rows) == 1 else rows
+    zeros = [np.zeros([1 if size is None else size for size in (1, *each.shape[1:])], each.dtype) for each in inputs]
+    return zeros[0] if len(zeros) == 1 else zeros
 
 
 def _num_bytes(variable: keras.Variable) -> int:
@@ -156,15 +163,15 @@ class UncopyableModelError(UsageError):
 def copy_model(model: keras.Model) -> keras.Model:
     """An uncompiled copy of a built model, with variables of its own, equal in all that it predicts.
 
-    It works without registered classes, and for models that no file could bring back: `Lambda` layers, closures, classes
-    made within a function. Layers that are shared inside the model are shared inside the copy.
+    It works without registered classes, and for models that no file could bring back: `Lambda` layers, closures,
+    classes made within a function. Layers that are shared inside the model are shared inside the copy.
 
     Raises:
         UncopyableModelError: a layer cannot be made again from its `get_config()`; the message names its class.
     """
     copy, pairs = _made_again(model)
     for theirs, ours in pairs:
-        _in_its_layer(theirs, lambda theirs=theirs, ours=ours: _give_state(theirs, ours))
+        _in_its_layer(theirs, functools.partial(_give_state, theirs, ours))
     return copy
 
 
@@ -182,7 +189,7 @@ def fresh_model(model: keras.Model) -> keras.Model:
         trained = bool(theirs.trainable_weights)
         statistics = isinstance(theirs, keras.layers.BatchNormalization) and theirs.trainable
         if not trained and not statistics:
-            _in_its_layer(theirs, lambda theirs=theirs, ours=ours: _give_state(theirs, ours))
+            _in_its_layer(theirs, functools.partial(_give_state, theirs, ours))
     return copy
 
 
@@ -215,17 +222,15 @@ def _is_stack(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, keras.Model) and (type(layer) is keras.Sequential or calls_its_graph(layer))
 
 
-def _stack_again(
-    model: keras.Model, known: dict[int, tuple[keras.layers.Layer, keras.layers.Layer]]
-) -> keras.Model:
+def _stack_again(model: keras.Model, known: dict[int, tuple[keras.layers.Layer, keras.layers.Layer]]) -> keras.Model:
     if isinstance(model, keras.Sequential):
         layers = [_layer_again(one, known) for one in model.layers]
         if calls_its_graph(model):
             first = model.inputs[0]
             layers.insert(0, keras.Input(batch_shape=first.shape, dtype=first.dtype, name=first.name))
         return keras.Sequential(layers, name=model.name)
-    # Around the same tensors, but not compiled and of Keras's own class: `clone_model` would compile the copy as well, and
-    # call the user's class with arguments that it may not have.
+    # Around the same tensors, but not compiled and of Keras's own class: `clone_model` would compile the copy as well,
+    # and call the user's class with arguments that it may not have.
     plain = keras.Model(model.input, model.output, name=model.name)
     return keras.models.clone_model(plain, clone_function=lambda one: _layer_again(one, known))
 
@@ -249,8 +254,8 @@ def _from_config(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 def _has_arguments(kind: type) -> bool:
     """Whether a class of models takes arguments of its own."""
-    named = [p for p in inspect.signature(kind.__init__).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    return any(one.name not in ("self", "name", "trainable", "dtype") for one in named)
+    named = [p for p in inspect.signature(kind).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    return any(one.name not in ("name", "trainable", "dtype") for one in named)
 
 
 def _build(model: keras.Model, config: Mapping[str, Any]) -> None:
@@ -263,7 +268,7 @@ def _build(model: keras.Model, config: Mapping[str, Any]) -> None:
 
 
 def _zeros(shapes: Any) -> Any:
-    """Rows of zeros of these shapes, in plain lists and dictionaries: Keras's own, that it keeps shapes in, are no input."""
+    """Rows of zeros of these shapes, in plain lists and dictionaries, and not in those that Keras keeps shapes in."""
     if isinstance(shapes, Mapping):
         return {name: _zeros(shape) for name, shape in shapes.items()}
     if any(isinstance(one, list | tuple) for one in shapes):

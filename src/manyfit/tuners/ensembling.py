@@ -18,6 +18,7 @@ import numpy as np
 from manyfit.core.errors import UsageError, explain
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import EnsembleMember
+from manyfit.ensemble.outputs import Prediction
 from manyfit.oracles import Oracle, Trial
 from manyfit.store.predictions import Archive, Kept, Labels
 from manyfit.training.base import Task
@@ -272,7 +273,7 @@ def _misaligned(name: str) -> UsageError:
     )
 
 
-def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> tuple[dict[str, np.ndarray], Any, Any] | None:
+def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> tuple[dict[str, Prediction], Any, Any] | None:
     """What a search kept for the trials of these models: predictions by member, y, sample weights.
 
     Returns:
@@ -319,8 +320,8 @@ def _kept_of_trial(tuner: SearchedTuner, trial: Trial) -> Kept | None:
 def member_predictions(
     models: Sequence[Any],
     trial_ids: Mapping[Any, str],
-    predict: Callable[[str], np.ndarray],
-) -> dict[str, np.ndarray]:
+    predict: Callable[[str], Prediction],
+) -> dict[str, Prediction]:
     """Predictions on rows that no member trained on, by the member's name.
 
     A retrained model has seen the validation rows, so the model of the same trial from the search predicts in its
@@ -334,7 +335,7 @@ def member_predictions(
     Raises:
         UsageError: a model that this tuner did not make.
     """
-    predictions: dict[str, np.ndarray] = {}
+    predictions: dict[str, Prediction] = {}
     for model in models:
         if model not in trial_ids:
             raise UsageError(
@@ -359,7 +360,7 @@ def validation_data(task: Task | None) -> tuple[Any, Any, Any]:
         UsageError: there was no search in this process, or its validation data are no arrays.
     """
     rows = None if task is None else task.call.validation_rows()
-    if rows is None:
+    if rows is None or rows.y is None:
         raise UsageError(
             explain(
                 "ensemble()",
@@ -368,4 +369,4 @@ def validation_data(task: Task | None) -> tuple[Any, Any, Any]:
                 "Type tuner.ensemble(models, x=x_val, y=y_val) with the validation rows of the search.",
             )
         )
-    return rows
+    return rows.parts

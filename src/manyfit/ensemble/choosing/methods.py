@@ -339,6 +339,9 @@ def menu_named(method: str, problem: EnsembleProblem, metric: Metric, settings: 
     name = method.lower().replace("_", " ").replace("nelder mead", "nelder-mead")
     if name not in METHODS:
         raise UsageError(explain("Ensemble.fit(method)", repr(method), '"auto", ' + ", ".join(METHODS), 'Try "auto".'))
+    if problem.parts and name not in SEVERAL_OUTPUTS:
+        allowed = "methods for several outputs: " + ", ".join(SEVERAL_OUTPUTS)
+        raise UsageError(explain("Ensemble.fit(method)", f"{method!r} for several outputs", allowed, 'Try "greedy".'))
     if name in ("geometric", "power") and not problem.task.probabilistic:
         raise UsageError(
             explain(
@@ -348,9 +351,6 @@ def menu_named(method: str, problem: EnsembleProblem, metric: Metric, settings: 
                 'Try "convex".',
             )
         )
-    if problem.parts and name not in SEVERAL_OUTPUTS:
-        allowed = "methods for several outputs: " + ", ".join(SEVERAL_OUTPUTS)
-        raise UsageError(explain("Ensemble.fit(method)", f"{method!r} for several outputs", allowed, 'Try "greedy".'))
     return menu_of_one("single best" if alone else name, problem.task, settings)
 
 

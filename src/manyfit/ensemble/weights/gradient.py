@@ -122,7 +122,9 @@ def _ridge_pool(problem: EnsembleProblem, ridge: float) -> StackingPool:
         gram = centered.T @ (centered * problem.answer_weight[:, None])
         # In the unit of the predictions, so that the same ridge means the same for prices in cents and in millions.
         scale = max(float(np.trace(gram)) / num_members, 1e-300)
-        change = np.linalg.solve(gram + ridge * scale * np.eye(num_members), centered.T @ (rest * problem.answer_weight))
+        change = np.linalg.solve(
+            gram + ridge * scale * np.eye(num_members), centered.T @ (rest * problem.answer_weight)
+        )
         matrix[:, column] = 1.0 / num_members + change
         bias[column] = middle - center @ matrix[:, column]
     return StackingPool(_importance(matrix), class_weights=matrix, bias=bias)

@@ -48,9 +48,9 @@ def lambda_again(layer: keras.layers.Lambda) -> keras.layers.Lambda:
 
 
 def calls_its_graph(model: keras.Model) -> bool:
-    """Whether a built model is its graph of layers: `Sequential` or functional, without a `call` of the user's."""
+    """Whether a built model is its graph of layers: `Sequential` or functional, with no `call` of the user's."""
     kinds = (keras.Sequential, Functional)
-    known = isinstance(model, kinds) and bool(getattr(model, "inputs", None))  # `Sequential` has none before it is built
+    known = isinstance(model, kinds) and bool(getattr(model, "inputs", None))  # `Sequential` may have none
     return known and type(model).call in [kind.call for kind in kinds]
 
 
@@ -58,13 +58,37 @@ def output_masks(model: keras.Model, x: object) -> np.ndarray | None:
     """Which steps of a functional model's output a mask keeps, of all rows; None where there is no mask."""
     if not getattr(model, "inputs", None):
         return None
-    stacked = isinstance(model, keras.Sequential)  # its `input` and `output` are those of its first call, if there was one
+    stacked = isinstance(model, keras.Sequential)  # its `input` and `output` are those of its first call, if any
     inputs, output = (model.inputs[0], model.outputs[0]) if stacked else (model.input, model.output)
     if not isinstance(output, keras.KerasTensor) or get_keras_mask(output) is None:
         return None
     # The mask is an output as any other once it is asked for.
     masks = keras.Model(inputs, get_keras_mask(output)).predict(x, verbose=0)
     return np.asarray(masks, dtype=bool)
+
+
+_DRAW_BY_SEED = (
+    keras.layers.RandomCrop,
+    keras.layers.RandomPerspective,
+    keras.layers.RandomRotation,
+    keras.layers.RandomShear,
+    keras.layers.RandomTranslation,
+    keras.layers.RandomZoom,
+)
+
+
+def why_not_compiled(model: keras.Model) -> str | None:
+    """What keeps the steps of a model with `jit_compile` off from being compiled on JAX; None: nothing does.
+
+    Keras switches compilation off for a model with a layer that says `supports_jit=False`. Those of its image layers
+    say so because of TensorFlow's compiler; on JAX they draw by the seed in their state, as dropout does. Whether the
+    user asked for False beside such a layer cannot be told, and makes no other numbers.
+    """
+    layers = [layer for layer in layers_of(model) if not layer.supports_jit]
+    if not layers:
+        return "the model is compiled with jit_compile=False"
+    others = [type(layer).__name__ for layer in layers if not isinstance(layer, _DRAW_BY_SEED)]
+    return f"the model has a layer that cannot be compiled ({others[0]})" if others else None
 
 
 def is_built(model: keras.Model) -> bool:
