@@ -313,28 +313,12 @@ class Ensemble:
             )
         return self.with_models([models.get(index) for index in range(len(self.members))])
 
-    def _with(
-        self,
-        *,
-        members: Sequence[EnsembleMember] | None = None,
-        retrain: Retrainer | None = None,
-        notes: Sequence[str] | None = None,
-        seconds_per_row: np.ndarray | None = None,
-    ) -> Ensemble:
-        return Ensemble(
-            self.members if members is None else members,
-            self.pool,
-            self.task,
-            num_outputs=self.num_outputs,
-            outputs=self.outputs,
-            choice=self.choice,
-            problem=self.problem,
-            metric=self.metric,
-            settings=self.settings,
-            notes=self.notes if notes is None else notes,
-            seconds_per_row=self.seconds_per_row if seconds_per_row is None else seconds_per_row,
-            retrain=self.retrain if retrain is None else retrain,
-        )
+    def _with(self, **changes: Any) -> Ensemble:
+        same = (
+            "members", "pool", "task", "num_outputs", "outputs", "choice", "problem", "metric", "settings", "notes",
+            "seconds_per_row", "retrain",
+        )  # fmt: skip
+        return Ensemble(**{name: getattr(self, name) for name in same} | changes)
 
     def measure_latency(self, x: object) -> dict[str, float]:
         """Times every member that has a model.
