@@ -159,7 +159,8 @@ class OptunaSampler(Sampler):
         if isinstance(sampler, base):
             return _CopyOf(sampler)
         if callable(sampler):
-            return lambda seed: sampler(seed)
+            function: Callable[[int], Any] = sampler
+            return function
         raise UsageError(
             explain(
                 _WHERE,
