@@ -10,20 +10,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeGuard
 
 import keras
 import numpy as np
 import scipy.stats
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.objective import Objective
+from manyfit.data.classes import Classes
 from manyfit.data.identity import fingerprint
 from manyfit.data.rows import FitData, num_rows, take_rows
 from manyfit.report import terminal
 from manyfit.stats.intervals import Interval, confidence_level, mean_interval
+from manyfit.training.boosting import Estimator, LabelledRows
+from manyfit.training.estimators import is_estimator, measured, row_weights, targets
 
 _NUM_GROUPS = 20  # Student's quantile is 2.09 then, against 1.96 for infinitely many; each group costs a call
 _FACT = "test_uses"  # where the project keeps them
@@ -99,20 +104,23 @@ def evaluate(
     store: Facts,
     *,
     confidence: float = 0.95,
+    objective: Objective | None = None,
     **options: Any,
 ) -> Evaluation:
     """Measures final models on test data, and writes down that these data were used.
 
     Args:
-        models: name -> Keras model or ensemble.
+        models: name -> Keras model, estimator or ensemble.
         x: test rows.
-        y: their targets.
+        y: their targets; names of classes, where those of the search had names.
         store: of the project.
         confidence: of the intervals.
+        objective: of the search: what it names is measured of estimators, besides what is measured of all.
         **options: passed on to `evaluate` of the models: `batch_size`, `sample_weight`.
 
     Raises:
-        UsageError: no models, no rows, x and y of different length, or a confidence outside (0, 1).
+        UsageError: no models, no rows, x and y of different length, a class that the search did not have, or a
+            confidence outside (0, 1).
     """
     confidence = confidence_level("evaluate", confidence)
     rows, labels = num_rows(x), None if y is None else num_rows(y)
@@ -122,10 +130,19 @@ def evaluate(
     if rows is not None and labels is not None and rows != labels:
         got = f"x with {rows} rows and y with {labels}"
         raise UsageError(explain("evaluate(x, y)", got, "as many rows in x as in y", "Check how they were split."))
-    scores = {name: _scores(model, x, y, rows, confidence, options) for name, model in models.items()}
+    classes = Classes.of_project(store)
+    numbers = y if classes is None else classes.numbers("evaluate(x, y)", y)
+    wanted = () if objective is None else tuple(name.removeprefix("val_") for name in objective.names)
+    scores = {
+        name: _scores(
+            functools.partial(_measure, model, wanted), x, y if _is_foreign(model) else numbers,
+            rows, confidence, options,
+        )
+        for name, model in models.items()
+    }  # fmt: skip
     use = {
         "data": fingerprint(x, y),
-        "choice": fingerprint(*(array for model in models.values() for array in _weights(model))),
+        "choice": fingerprint(*(array for model in models.values() for array in _weights(model, x))),
         "models": list(models),
         "scores": {name: {metric: found.estimate for metric, found in row.items()} for name, row in scores.items()},
         "with_intervals": {name: {metric: str(found) for metric, found in row.items()} for name, row in scores.items()},
@@ -149,17 +166,31 @@ def test_uses(store: Facts) -> list[dict[str, Any]]:
 test_uses.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
 
 
-def _weights(model: object) -> list[np.ndarray]:
+def _is_foreign(model: object) -> TypeGuard[Estimator]:
+    """Whether it is an estimator, which does not measure itself as Keras models and ensembles do."""
+    return not hasattr(model, "evaluate") and is_estimator(model)
+
+
+def _weights(model: object, x: FitData) -> list[np.ndarray]:
+    """What tells a model from another."""
     if hasattr(model, "get_weights"):
         return model.get_weights()
-    parts = [weight for member in getattr(model, "members", ()) for one in member.models for weight in _weights(one)]
+    if _is_foreign(model):  # by what it says of these rows: each library keeps what it learned in its own way
+        return [np.asarray(model.predict(x))]
+    members = [one for member in getattr(model, "members", ()) for one in member.models]
+    parts = [weight for one in members for weight in _weights(one, x)]
     return [*parts, np.asarray(list(getattr(model, "weights", {}).values()), dtype=float)]
 
 
 def _scores(
-    model: Evaluated, x: FitData, y: FitData, rows: int | None, confidence: float, options: Mapping[str, Any]
+    measure: Callable[[FitData, FitData, Mapping[str, Any]], dict[str, float]],
+    x: FitData,
+    y: FitData,
+    rows: int | None,
+    confidence: float,
+    options: Mapping[str, Any],
 ) -> dict[str, Interval]:
-    totals = _measure(model, x, y, options)
+    totals = measure(x, y, options)
     weights = options.get("sample_weight")
     groups: list[dict[str, float]] = []
     if rows is not None and rows >= 2 and y is not None:
@@ -168,18 +199,27 @@ def _scores(
         for start in range(0, size * min(_NUM_GROUPS, rows), size):
             part = np.arange(start, start + size)
             own = {**options, **({} if weights is None else {"sample_weight": take_rows(weights, part)})}
-            groups.append(_measure(model, take_rows(x, part), take_rows(y, part), own))
+            groups.append(measure(take_rows(x, part), take_rows(y, part), own))
+    # A group may lack what a metric needs, a second class say; then there is no telling how much it varies.
     return {
         name: _interval(
-            name, value, [group[name] for group in groups], None if weights is not None else rows, confidence
+            name,
+            value,
+            [group.get(name, math.nan) for group in groups],
+            None if weights is not None else rows,
+            confidence,
         )
         for name, value in totals.items()
     }
 
 
-def _measure(model: Evaluated, x: FitData, y: FitData, options: Mapping[str, Any]) -> dict[str, float]:
+def _measure(
+    model: Evaluated | Estimator, wanted: Sequence[str], x: FitData, y: FitData, options: Mapping[str, Any]
+) -> dict[str, float]:
     if isinstance(model, keras.Model):
         found = model.evaluate(x, y, verbose=0, return_dict=True, **options)
+    elif _is_foreign(model):
+        found = measured(model, LabelledRows(x, targets(y), row_weights(options.get("sample_weight"))), wanted)
     else:
         found = model.evaluate(x, y, **options)
     return {name: float(value) for name, value in found.items()}
