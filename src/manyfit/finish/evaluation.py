@@ -24,7 +24,8 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import Objective
 from manyfit.data.classes import Classes
 from manyfit.data.identity import fingerprint
-from manyfit.data.rows import FitData, num_rows, take_rows
+from manyfit.data.kinds import Ability
+from manyfit.data.rows import FitData, Rows
 from manyfit.report import terminal
 from manyfit.stats.intervals import Interval, confidence_level, mean_interval
 from manyfit.training.boosting import Estimator, LabelledRows
@@ -123,23 +124,23 @@ def evaluate(
             confidence outside (0, 1).
     """
     confidence = confidence_level("evaluate", confidence)
-    rows, labels = num_rows(x), None if y is None else num_rows(y)
+    test = Rows.of(x, y, options.get("sample_weight"))
+    rows = test.num_rows
     if not models or rows == 0:
         got = "no models" if not models else "no test rows"
         raise UsageError(explain("evaluate(x, y)", got, "at least one of each", "Call tuner.retrain(...) first."))
-    if rows is not None and labels is not None and rows != labels:
-        got = f"x with {rows} rows and y with {labels}"
-        raise UsageError(explain("evaluate(x, y)", got, "as many rows in x as in y", "Check how they were split."))
+    test.check_lengths("evaluate(x, y)")
     classes = Classes.of_project(store)
-    numbers = y if classes is None else classes.numbers("evaluate(x, y)", y)
+    numbered = test if classes is None else dataclasses.replace(test, y=classes.numbers("evaluate(x, y)", y))
     wanted = () if objective is None else tuple(name.removeprefix("val_") for name in objective.names)
     scores = {
         name: _scores(
-            functools.partial(_measure, model, wanted), x, y if _is_foreign(model) else numbers,
-            rows, confidence, options,
+            functools.partial(_measure, model, options=options, wanted=wanted),
+            test if _is_foreign(model) else numbered,
+            confidence,
         )
         for name, model in models.items()
-    }  # fmt: skip
+    }
     use = {
         "data": fingerprint(x, y),
         "choice": fingerprint(*(array for model in models.values() for array in _weights(model, x))),
@@ -182,24 +183,15 @@ def _weights(model: object, x: FitData) -> list[np.ndarray]:
     return [*parts, np.asarray(list(getattr(model, "weights", {}).values()), dtype=float)]
 
 
-def _scores(
-    measure: Callable[[FitData, FitData, Mapping[str, Any]], dict[str, float]],
-    x: FitData,
-    y: FitData,
-    rows: int | None,
-    confidence: float,
-    options: Mapping[str, Any],
-) -> dict[str, Interval]:
-    totals = measure(x, y, options)
-    weights = options.get("sample_weight")
+def _scores(measure: Callable[[Rows], dict[str, float]], test: Rows, confidence: float) -> dict[str, Interval]:
+    rows, weights = test.num_rows, test.sample_weight
+    totals = measure(test)
     groups: list[dict[str, float]] = []
-    if rows is not None and rows >= 2 and y is not None:
+    if rows is not None and rows >= 2 and test.can(Ability.TAKEN):
         # Equal groups: rows that are left over would make one group another size, and its metric another variance.
         size = rows // min(_NUM_GROUPS, rows)
         for start in range(0, size * min(_NUM_GROUPS, rows), size):
-            part = np.arange(start, start + size)
-            own = {**options, **({} if weights is None else {"sample_weight": take_rows(weights, part)})}
-            groups.append(measure(take_rows(x, part), take_rows(y, part), own))
+            groups.append(measure(test.take(slice(start, start + size))))
     # A group may lack what a metric needs, a second class say; then there is no telling how much it varies.
     return {
         name: _interval(
@@ -214,14 +206,17 @@ def _scores(
 
 
 def _measure(
-    model: Evaluated | Estimator, wanted: Sequence[str], x: FitData, y: FitData, options: Mapping[str, Any]
+    model: Evaluated | Estimator, test: Rows, *, options: Mapping[str, Any], wanted: Sequence[str]
 ) -> dict[str, float]:
+    if _is_foreign(model):
+        rows = LabelledRows(test.x, targets(test.y), row_weights(test.sample_weight))
+        return {name: float(value) for name, value in measured(model, rows, wanted).items()}
+    options = {name: value for name, value in options.items() if name != "sample_weight"}
+    if test.sample_weight is not None:
+        options["sample_weight"] = test.sample_weight
     if isinstance(model, keras.Model):
-        found = model.evaluate(x, y, verbose=0, return_dict=True, **options)
-    elif _is_foreign(model):
-        found = measured(model, LabelledRows(x, targets(y), row_weights(options.get("sample_weight"))), wanted)
-    else:
-        found = model.evaluate(x, y, **options)
+        options |= {"verbose": 0, "return_dict": True}
+    found = model.evaluate(test.x, test.y, **options)
     return {name: float(value) for name, value in found.items()}
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from manyfit.data.rows import FitData, take_rows
+from manyfit.data.rows import FitData, Rows
 
 _ROUNDS = {"lightgbm": "n_estimators", "xgboost": "n_estimators", "catboost": "iterations", "sklearn": "max_iter"}
 _MIN_PATIENCE = 10  # rounds without a better one before boosting stops; a tenth of the most rounds where that is more
@@ -101,7 +101,7 @@ def fit_with_early_stopping(estimator: Estimator, train: LabelledRows, held_out:
     if hasattr(type(last), "predict_proba"):
         known = np.flatnonzero(np.isin(held_out.y, train.y))
         if len(known) < len(held_out.y):
-            held_out = LabelledRows(take_rows(held_out.x, known), held_out.y[known])
+            held_out = LabelledRows(Rows.of(held_out.x).take(known).x, held_out.y[known])
     # Patience grows with the rounds that the user allows: who types 5,000 has a small learning rate.
     most = last.get_params().get(_ROUNDS[library]) or 100
     return _FIT[library](last, train, held_out, max(_MIN_PATIENCE, int(most) // 10))

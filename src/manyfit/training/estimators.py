@@ -23,7 +23,8 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.files import written_whole
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Configuration, Ending, Plan, Result
-from manyfit.data.rows import FitData, take_rows
+from manyfit.data.kinds import Ability, is_nested
+from manyfit.data.rows import FitData, Rows
 from manyfit.training.base import Supply, Task, judge
 from manyfit.training.boosting import (
     Estimator,
@@ -186,6 +187,20 @@ def with_names(estimator: Estimator, names: Sequence[str]) -> Estimator:
     return ClassNamer(estimator, np.asarray(names, dtype=str)) if classifies else estimator
 
 
+def check_rows(rows: Rows) -> None:
+    """Refuses rows that no estimator can be fitted to.
+
+    Raises:
+        UsageError: there are no targets, x holds several arrays, or it is a pipeline that cannot be read into arrays.
+    """
+    where = "search(x, y) with an estimator"
+    if not rows.kind.is_pipeline and (rows.num_rows is None or rows.y is None or is_nested(rows.x)):
+        instead = "Pass one array or DataFrame with a row per example as x, and y: np.hstack([x_one, x_other]), say."
+        raise UsageError(explain(where, rows.describe(), "arrays: one x, and a target for each of its rows", instead))
+    if rows.kind.is_pipeline:
+        rows.require(Ability.AS_ARRAYS, where)
+
+
 def rows_of(plan: Plan, task: Task) -> tuple[LabelledRows, LabelledRows | None]:
     """Training and validation rows of an execution: x, targets as scikit-learn wants them, sample weights or None.
 
@@ -193,25 +208,14 @@ def rows_of(plan: Plan, task: Task) -> tuple[LabelledRows, LabelledRows | None]:
         UsageError: x is no array, or there are no targets.
     """
     call = task.call_of(plan)
-    x, y, rows = call.x, call.y, call.num_rows
-    if rows is None or y is None:
-        raise UsageError(
-            explain(
-                "search(x, y) with an estimator",
-                f"x of type {type(x).__name__}, y of type {type(y).__name__}",
-                "arrays",
-                "Pass x and y as arrays or DataFrames.",
-            )
-        )
-    weight, validation = call.sample_weight, call.validation_rows()
-    fraction = call.get("validation_split")
-    if fraction and call.get("validation_data") is None:
-        first = np.arange(int(rows * (1.0 - fraction)))  # Keras takes the last rows for validation
-        x, y, weight = (None if part is None else take_rows(part, first) for part in (x, y, weight))
-    train = LabelledRows(x, targets(y), row_weights(weight))
-    if validation is None:
-        return train, None
-    return train, LabelledRows(validation[0], targets(validation[1]), row_weights(validation[2]))
+    validation = call.validation_rows()
+    return _labelled(call.training_rows()), None if validation is None else _labelled(validation)
+
+
+def _labelled(rows: Rows) -> LabelledRows:
+    check_rows(rows)
+    rows = rows.read("search(x, y) with an estimator")
+    return LabelledRows(rows.x, targets(rows.y), row_weights(rows.sample_weight))
 
 
 def targets(y: FitData) -> np.ndarray:

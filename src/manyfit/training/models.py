@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,6 +13,7 @@ import numpy as np
 from manyfit.core.errors import FatalTypeError, explain
 from manyfit.core.lifecycle import OversizedModelError
 from manyfit.core.records import Configuration, Result
+from manyfit.data.kinds import Ability
 from manyfit.data.rows import FitData
 from manyfit.training.base import Task
 
@@ -113,15 +114,14 @@ def predict_seconds(model: keras.Model, row: FitData) -> float:
 
 def _one_row(model: keras.Model, task: Task) -> FitData:
     """The first row of the data, or a row of zeros where the data cannot be cut; None where neither can be had."""
-    x = task.call.x
-    parts = list(x.values()) if isinstance(x, Mapping) else [x]
-    if parts and all(isinstance(part, np.ndarray) for part in parts):
-        return keras.tree.map_structure(lambda part: part[:1], x)
+    rows = task.call.rows
+    if rows.num_rows and rows.can(Ability.TAKEN):
+        return rows.take(slice(0, 1)).x
     inputs = getattr(model, "inputs", None)
     if not inputs:
         return None
-    rows = [np.zeros([1 if size is None else size for size in (1, *each.shape[1:])], each.dtype) for each in inputs]
-    return rows[0] if len(rows) == 1 else rows
+    zeros = [np.zeros([1 if size is None else size for size in (1, *each.shape[1:])], each.dtype) for each in inputs]
+    return zeros[0] if len(zeros) == 1 else zeros
 
 
 def _num_bytes(variable: keras.Variable) -> int:

@@ -46,10 +46,9 @@ def test_sixteen_trials_of_one_structure(counts):
     # The probe: one step of two members side by side, and of each of them on its own.
     assert found["programs"] == FUNCTIONS + 3
     assert found["device calls"] == FUNCTIONS * batches + 3
-    # Metrics' results, a full training batch and a full test batch of each member. The short training batch follows
-    # from the full one once that was right for a second member; the short test batch, in which members do not differ,
-    # proves nothing and is traced each time.
-    assert found["traces"] == 3 * TRIALS + 2 + TRIALS
+    # Each member has numbers of its own in its steps: metrics' results, a full and a short batch of training and of
+    # validation.
+    assert found["traces"] == 5 * TRIALS
 
 
 def test_sixteen_trials_of_two_structures(counts):

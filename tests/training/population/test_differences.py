@@ -14,7 +14,7 @@ from manyfit.training.population.arrays import values_of, variables_of
 from manyfit.training.population.data import Shapes, read_fit_arguments
 from manyfit.training.population.lift import Lift
 from manyfit.training.population.probe import find_mismatch
-from manyfit.training.population.trace import complete, following, trace
+from manyfit.training.population.trace import complete, trace
 from manyfit.training.seeding import seeded
 
 pytestmark = needs_jax
@@ -113,6 +113,7 @@ CASES = {
     "random translation": layer(lambda v: layers.RandomTranslation(v, v), IMAGES),
     "random rotation": layer(layers.RandomRotation, IMAGES),
     "random zoom": layer(layers.RandomZoom, IMAGES),
+    "random shear": layer(lambda v: layers.RandomShear(v, v), IMAGES),
     "random brightness": layer(lambda v: layers.RandomBrightness(v, value_range=(0, 1)), IMAGES),
     "random contrast": layer(lambda v: layers.RandomContrast(v, value_range=(0, 1)), IMAGES),
     "label smoothing": loss(lambda v: losses.CategoricalCrossentropy(label_smoothing=v)),
@@ -147,25 +148,3 @@ def test_one_program(name):
     found = find_mismatch(lift, [other], [other_state], data.training.some_batch(), fused=False)
     assert found is None
     del first_state
-
-
-@pytest.mark.parametrize("name", ["weight decay", "dropout", "label smoothing"])
-def test_the_short_batch_follows_from_the_full_one(name):
-    x, y, build = CASES[name]
-    data = read_fit_arguments(Task(build, Call((x, y), {"batch_size": 5, "validation_split": 0.1})))
-    shapes = Shapes(data.training, data.validation)
-    first, second = (capture(build, value, shapes)[0] for value in (0.1, 0.3))
-    guess = following("train 1", second, first)
-    assert guess is not None and guess.bits == second.forms["train 1"].bits != first.forms["train 1"].bits
-
-
-def test_a_number_that_depends_on_the_size_of_the_batch_too_does_not_follow():
-    def build(scale):
-        def of(y, predicted):  # the size of the batch and the hyperparameter in one number
-            return keras.ops.mean(keras.ops.square(y - predicted)) * (scale * y.shape[0])
-
-        return model([], loss=of)
-
-    data = read_fit_arguments(Task(build, Call((FLAT, ONE_HOT), {"batch_size": 5})))
-    first, second = (capture(build, value, Shapes(data.training, None))[0] for value in (0.1, 0.3))
-    assert following("train 1", second, first) is None

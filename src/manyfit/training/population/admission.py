@@ -278,8 +278,7 @@ class Admission:
 
     def _trace(self, model: keras.Model, view: View) -> Trace:
         found = trace(model, view.shapes)
-        program = self.programs.get(f"{found.key} {view.sizes}")
-        complete(found, model, view.shapes, None if program is None else program.lift.template)
+        complete(found, model, view.shapes)
         return found
 
 

@@ -24,7 +24,7 @@ from manyfit.training.keras_internals import building
 from manyfit.training.models import num_parameters
 from manyfit.training.population.arrays import State, copied, in_order_of_weights, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks
-from manyfit.training.population.data import FitArguments, Rows, Shapes, Stream
+from manyfit.training.population.data import FitArguments, ResidentRows, Shapes, Stream
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.trace import Trace, complete
 from manyfit.training.precision import LossScaleWatch
@@ -49,12 +49,12 @@ class View:
     sizes: tuple[int, int]
 
     @property
-    def training(self) -> Rows | Stream:
+    def training(self) -> ResidentRows | Stream:
         """The rows to train on, or the stream that everybody reads."""
         return self.data.training
 
     @property
-    def validation(self) -> Rows | Stream | None:
+    def validation(self) -> ResidentRows | Stream | None:
         """The rows to validate on, if there are any."""
         return self.data.validation
 
@@ -85,12 +85,12 @@ class Views:
 def _view(data: FitArguments, split: Split | None) -> View:
     training, validation = data.training, data.validation
     if split is not None:
-        assert isinstance(training, Rows) and isinstance(
-            validation, Rows
+        assert isinstance(training, ResidentRows) and isinstance(
+            validation, ResidentRows
         )  # our bug: `read_fit_arguments` sees to it where a task has splits
         training, validation = training.part(split.training), validation.part(split.validation)
         data = dataclasses.replace(data, training=training, validation=validation)
-    sizes = [source.num_rows if isinstance(source, Rows) else 0 for source in (training, validation)]
+    sizes = [source.num_rows if isinstance(source, ResidentRows) else 0 for source in (training, validation)]
     return View(data, Shapes(training, validation), (sizes[0], sizes[1]))
 
 
@@ -133,13 +133,13 @@ class Member:
     last_logs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     loss_scale: LossScaleWatch | None = None
 
-    def complete_trace(self, like: Trace | None = None) -> None:
-        """Traces the steps for shapes of batches that have come up since; `like`: see `trace.complete`.
+    def complete_trace(self) -> None:
+        """Traces the steps for shapes of batches that have come up since.
 
         Raises:
             CannotTrace: a step that JAX cannot trace.
         """
-        complete(self.trace, self.model, self.view.shapes, like)
+        complete(self.trace, self.model, self.view.shapes)
 
     def watch_loss_scale(self, num_steps: int) -> dict[str, float]:
         """What float16 adds to the logs of an epoch of so many steps; a loss scale that collapsed ends the member."""
@@ -247,7 +247,7 @@ class Member:
     def failed(self, failure: Failure) -> Result:
         """The outcome where an epoch could not be trained."""
         return Result(
-            self.plan, failure.ending, self.history, seconds=self.seconds, message=failure.line, failure=failure
+            self.plan, failure.ending, self.history, seconds=self.seconds, message=failure.message, failure=failure
         )
 
     def _outcome(self, ending: Ending, message: str | None) -> Result:

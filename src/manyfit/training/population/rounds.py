@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.training.population.arrays import State
-from manyfit.training.population.data import FitArguments, Rows, Stream
+from manyfit.training.population.data import FitArguments, ResidentRows, Stream
 from manyfit.training.population.grouping import Batch, Outcome
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.member import Member
@@ -155,7 +155,7 @@ class Rounds:
 
     def _read(self, kind: str, member: Member) -> Order:
         rows = member.view.training if kind == "train" else member.view.validation
-        assert isinstance(rows, Rows)
+        assert isinstance(rows, ResidentRows)
         if kind == "train" and self.data.shuffle:
             return rows.shuffled(self.data.shuffle, *self.order_of(member))
         return rows.in_order()

@@ -3,11 +3,6 @@
 On JAX, Keras's `train_step` and `test_step` are pure functions of variables and a batch. They are traced once per shape
 of batches, at first for the full batch only: whether two executions are one program is seen from that. Shapes that come
 up later, the short batch at the end or another one of a stream, are traced then (`complete`).
-
-*For a figure:* where members differ in a number that is written into the trace, each has to be traced, and the
-short batch would be a second trace of each. What differs there follows from what differs in the full batch
-(`following`), and once that was right for one member it is believed for the others. It earns two of the five traces of
-each member of row B but the first two (40 executions, each with numbers of its own); `FOLLOWS = False` traces them all.
 """
 
 from __future__ import annotations
@@ -28,12 +23,10 @@ from manyfit.training.population.canonical_jaxpr import (
     Form,
     Mismatch,
     canonical_form,
-    differing_holes,
     first_difference,
 )
 from manyfit.training.population.data import Shapes
-
-FOLLOWS = True
+from manyfit.training.seeding import generator_states, has_drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +42,6 @@ class Trace:
         step_log_names: for a "train" or "test" step of the user's own that logs other things than the metrics' results:
             the names of its logs, in the order of its outputs after the state.
         start_metrics: what the metric variables hold at the start of an epoch.
-        proven: name of a further form -> whether `following` was right about it, for a member that differs.
     """
 
     forms: dict[str, Form]
@@ -58,7 +50,6 @@ class Trace:
     log_names: tuple[str, ...]
     step_log_names: dict[str, tuple[str, ...]]
     start_metrics: tuple[np.ndarray, ...]
-    proven: dict[str, bool] = dataclasses.field(default_factory=dict)
 
     def difference(self, other: Trace) -> Mismatch:
         """Says where two traces of different keys part."""
@@ -87,8 +78,9 @@ def check_model(model: object) -> None:
         raise CannotTrace("the model is not compiled")
     if model.run_eagerly:
         raise CannotTrace("the model is compiled with run_eagerly=True")
-    if not model.jit_compile:
-        raise CannotTrace("the model is compiled with jit_compile=False, or has a layer that cannot be compiled")
+    reason = None if model.jit_compile else building.why_not_compiled(model)
+    if reason is not None:
+        raise CannotTrace(reason)
     for name in ("fit", "evaluate", "make_train_function", "make_test_function"):
         if getattr(type(model), name) is not getattr(keras.Model, name):
             raise CannotTrace(f"{type(model).__name__} has its own `{name}`")
@@ -105,11 +97,15 @@ def trace(model: keras.Model, shapes: Shapes) -> Trace:
     results, names = _trace_step("metric", _results_step(model), [structs[3]], None)
     forms = {"results": results}
     step_logs: dict[str, tuple[str, ...]] = {}
+    before = generator_states()
     for name, kind, make in _steps(model, shapes):
         if _is_first(name):
             forms[name], logs = make()
             if set(logs) != set(names):
                 step_logs[kind] = logs
+    # `model.fit` runs the steps of such a model as Python, which draws anew in each; a trace has drawn once for all.
+    if not model.jit_compile and has_drawn(before):
+        raise CannotTrace("a layer draws from Python's or NumPy's generator in each step")
     start_metrics = _start_metrics(model, variables[3])
     parts = [f"{name} {form.key}" for name, form in sorted(forms.items())]
     parts += [repr([len(part) for part in structs]), repr(names), repr(sorted(step_logs.items()))]
@@ -129,14 +125,13 @@ def is_complete(found: Trace, shapes: Shapes) -> bool:
     return all(f"{kind} {number}" in found.forms for kind, number in shapes.numbers())
 
 
-def complete(found: Trace, model: keras.Model, shapes: Shapes, like: Trace | None = None) -> None:
+def complete(found: Trace, model: keras.Model, shapes: Shapes) -> None:
     """Adds the forms for further shapes of batches: the short one at the end, or what a stream brings later.
 
     Args:
         found: the trace that is to be completed.
         model: its model.
         shapes: of all batches so far.
-        like: a complete trace of the same program, if there is one; what follows from it is not traced again.
 
     Raises:
         CannotTrace: a step that JAX cannot trace.
@@ -145,42 +140,9 @@ def complete(found: Trace, model: keras.Model, shapes: Shapes, like: Trace | Non
         return
     if model.optimizer is not None and not model.optimizer.built:  # a recognised model's has no variables yet
         building.build_symbolically(model, shapes.first_batch())
-    for name, kind, make in _steps(model, shapes):
-        if name in found.forms:
-            continue
-        guess = None if like is None else following(name, found, like)
-        if guess is not None and like is not None and like.proven.get(name):
-            found.forms[name] = guess
-            continue
-        form = found.forms[name] = make()[0]
-        first = f"{kind} 0"
-        if guess is not None and like is not None and found.forms[first].bits != like.forms[first].bits:
-            right = (form.key, form.bits) == (guess.key, guess.bits)
-            like.proven[name] = right and like.proven.get(name, True)
-
-
-def following(name: str, found: Trace, like: Trace) -> Form | None:
-    """What a further form is, if numbers differ between two members as they do in their forms for the first shape.
-
-    A learning rate or a dropout rate stands in the short batch's step as it stands in the full one's. A number that
-    depends on the size of the batch as well as on what differs (a weight divided by the rows) cannot be told: None.
-    The answer is trusted once it has been right for a member (`Trace.proven`).
-
-    Args:
-        name: of the further form.
-        found: the trace that lacks it.
-        like: a trace of the same program that has it.
-    """
-    first, first_like, further = (found.forms[f"{name.split()[0]} 0"], like.forms[f"{name.split()[0]} 0"],
-                                  like.forms.get(name))  # fmt: skip
-    if not FOLLOWS or further is None or first.key != first_like.key or len(first.values) != len(further.values):
-        return None
-    values = list(further.values)
-    for hole in differing_holes([first_like, first]):
-        if further.bits[hole] != first_like.bits[hole]:
-            return None
-        values[hole] = first.values[hole]
-    return dataclasses.replace(further, values=tuple(values))
+    for name, _, make in _steps(model, shapes):
+        if name not in found.forms:
+            found.forms[name] = make()[0]
 
 
 def _steps(model: keras.Model, shapes: Shapes) -> Iterator[tuple[str, str, Callable[[], tuple[Form, tuple[str, ...]]]]]:
@@ -196,7 +158,7 @@ def _steps(model: keras.Model, shapes: Shapes) -> Iterator[tuple[str, str, Calla
 
 
 def _is_first(name: str) -> bool:
-    """Whether a form is of the first shape of batches: the others follow from it, and do not make the key."""
+    """Whether a form is of the first shape of batches: the others are of the same steps, and do not make the key."""
     return name.endswith(" 0")
 
 

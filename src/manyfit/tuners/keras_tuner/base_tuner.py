@@ -289,7 +289,8 @@ class BaseTuner:
                 raise SearchError(
                     f"search: all {len(failed)} trials failed, so there is nothing to rank. Causes:\n"
                     f"{failure_report(failed)}\n"
-                    "See tuner.results() for each trial's message, mend the cause, and search with overwrite=True."
+                    "Allowed: at least one trial that ends with a score. See tuner.results() for each trial's message, "
+                    "mend the cause, and search with overwrite=True."
                 )
 
     # Hooks -----------------------------------------------------------------------------------------------------

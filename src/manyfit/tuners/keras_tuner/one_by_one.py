@@ -106,9 +106,7 @@ class OneByOne:
                 returned = steps.run(trial, *fit_args, **fit_kwargs)
         except Exception as error:
             failure = failure_of(error)
-            # What the user's code says about its own trial needs no traceback.
-            text = failure.line if failure.final else failure.message
-            trial.conclude(TrialOutcome(failure.ending, text, failure.final))
+            trial.conclude(TrialOutcome(failure.ending, failure.message, failure.final))
         else:
             self._take(trial, returned, seed)
             conclude(trial)
