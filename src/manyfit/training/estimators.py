@@ -23,6 +23,7 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.files import written_whole
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Configuration, Ending, Plan, Result
+from manyfit.data.classes import named_classes
 from manyfit.data.kinds import Ability, is_nested
 from manyfit.data.rows import FitData, Rows
 from manyfit.training.base import Supply, Task, judge
@@ -191,7 +192,8 @@ def check_rows(rows: Rows) -> None:
     """Refuses rows that no estimator can be fitted to.
 
     Raises:
-        UsageError: there are no targets, x holds several arrays, or it is a pipeline that cannot be read into arrays.
+        UsageError: there are no targets, x holds several arrays, or it is a pipeline that cannot be read into arrays;
+            or y holds names of classes among other things.
     """
     where = "search(x, y) with an estimator"
     if not rows.kind.is_pipeline and (rows.num_rows is None or rows.y is None or is_nested(rows.x)):
@@ -199,6 +201,7 @@ def check_rows(rows: Rows) -> None:
         raise UsageError(explain(where, rows.describe(), "arrays: one x, and a target for each of its rows", instead))
     if rows.kind.is_pipeline:
         rows.require(Ability.AS_ARRAYS, where)
+    named_classes("search(x, y)", rows.y)  # refuses what is no name
 
 
 def rows_of(plan: Plan, task: Task) -> tuple[LabelledRows, LabelledRows | None]:
