@@ -19,7 +19,7 @@ from manyfit.data.rows import FitData
 _FACT = "classes"  # where the project keeps them
 
 
-class Facts(Protocol):
+class ProjectFacts(Protocol):
     """What is needed of a project's store."""
 
     def get(self, name: str, default: object = None) -> Any: ...
@@ -96,7 +96,7 @@ class Classes:
         self.names = np.asarray(names, dtype=str)
 
     @classmethod
-    def of_project(cls, facts: Facts) -> Classes | None:
+    def of_project(cls, facts: ProjectFacts) -> Classes | None:
         """Those of a project; None where its classes are numbers."""
         known = facts.get(_FACT)
         return None if known is None else cls(known)
@@ -127,7 +127,7 @@ class Classes:
         return np.searchsorted(self.names, names)
 
 
-def with_class_numbers(call: Call, facts: Facts) -> tuple[Call, Classes | None]:
+def with_class_numbers(call: Call, facts: ProjectFacts) -> tuple[Call, Classes | None]:
     """A call of `fit` whose targets are numbers, and the names of their classes, if they have any.
 
     The first search of a project writes the names down; what comes later has to do with these.
