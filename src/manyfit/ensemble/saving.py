@@ -388,7 +388,7 @@ def _checked(folder: pathlib.Path, entry: SavedFile) -> bytes:
     # Read once, hashed and then used: a file that is swapped in between cannot get in.
     content = path.read_bytes() if is_inside and path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-        found = "changed" if content else "missing" if is_inside else "outside of the folder"
+        found = "changed" if content else "missing" if is_inside else "missing: its name leads out of the folder"
         raise UsageError(
             explain(
                 "Ensemble.load",
