@@ -115,6 +115,8 @@ class PopulationTuner(ModelTuner):
         if self.keep_predictions and self._trains_itself():
             task = keeping(task, self.predictions_archive, folds)
         self.latest_search = LatestSearch(task, folds)
+        # Of all trials: another process, or an error, may have come between a trial's end and what is deleted then.
+        self._with_weights.update(self.oracle.trials)
         super().search(*fit_args, **fit_kwargs)
 
     @property
