@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-import keras
 import numpy as np
 
 from manyfit.core.checks import seconds_or_none, whole_number
