@@ -380,8 +380,8 @@ class Ensemble:
 
         Args:
             path: the folder.
-            trust: allow pickles, which can run any code when they are loaded. Needed for members that are no Keras
-                models.
+            trust: allow pickles and the code of `Lambda` layers, which can run anything when they are loaded. Needed
+                for members that are no Keras models, and for functions without a name.
             custom_objects: the user's own classes and functions by name, as `keras.saving.load_model` takes them; those
                 registered with Keras need not be named.
 
