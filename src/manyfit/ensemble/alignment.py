@@ -268,7 +268,7 @@ def output_tasks(members: Sequence[EnsembleMember], outputs: Outputs) -> list[Ou
     model = next((member.models[0] for member in members if member.all_keras), None)
     if not is_keras(model):
         return [OutputTask()] * len(outputs.shapes)
-    from manyfit.training.keras_internals.building import compile_arguments
+    from manyfit.training.keras_internals.building import compile_arguments  # imports Keras
 
     weights = compile_arguments(model).get("loss_weights")
     names = getattr(model, "output_names", None) or [None] * len(outputs.shapes)

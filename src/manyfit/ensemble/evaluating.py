@@ -53,7 +53,7 @@ def _measuring(source: keras.Model) -> dict[str, Any]:
     Metrics stay the objects that they are. A copy would be made of what `get_config` tells, which for a class of the
     user's without one is less than it was made with; and a model resets its metrics before it measures.
     """
-    from manyfit.training.keras_internals.building import compile_arguments
+    from manyfit.training.keras_internals.building import compile_arguments  # imports Keras
 
     arguments = compile_arguments(source)
     if arguments.get("loss") is None and arguments.get("metrics") is None:
@@ -114,7 +114,7 @@ def _judged(
     """What `source` would say of a prediction that were its own."""
     import keras
 
-    from manyfit.training.keras_internals.building import output_masks
+    from manyfit.training.keras_internals.building import output_masks  # imports Keras
 
     class Judge(keras.Model):
         """Answers what it is asked."""
