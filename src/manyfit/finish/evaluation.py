@@ -20,6 +20,7 @@ import numpy as np
 import scipy.stats
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.history import numbers_of
 from manyfit.data.identity import fingerprint
 from manyfit.data.kinds import Ability
 from manyfit.data.rows import FitData, Rows
@@ -180,7 +181,7 @@ def _measure(model: Evaluated, test: Rows, options: Mapping[str, Any]) -> dict[s
     if isinstance(model, keras.Model):
         options |= {"verbose": 0, "return_dict": True}
     found = model.evaluate(test.x, test.y, **options)
-    return {name: float(value) for name, value in found.items()}
+    return numbers_of(found)
 
 
 def _interval(name: str, value: float, groups: Sequence[float], rows: int | None, confidence: float) -> Interval:

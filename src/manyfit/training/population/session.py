@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
+from manyfit.core.history import numbers_of
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task
-from manyfit.training.callbacks import scalar_logs
 from manyfit.training.models import take_measures
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices
@@ -255,7 +255,7 @@ class Session:
             member.show()
             logs = member.callbacks.epoch_end(member.epoch, logs, tested)
             member.adopt()
-        numbers = scalar_logs(logs)
+        numbers = numbers_of(logs)
         member.last_logs = logs
         member.record(numbers, self.task.objective)
         return numbers
