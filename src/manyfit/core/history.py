@@ -6,9 +6,8 @@ A history maps a metric's name to one entry per epoch: a number, or None where t
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -37,7 +36,7 @@ def numbers_of(logs: Mapping[str, Any] | None) -> dict[str, float]:
     for name, value in (logs or {}).items():
         if type(value) is float:  # nearly all of them: every epoch of every member comes through here
             found[name] = value
-        elif isinstance(value, numbers.Real) and not isinstance(value, np.generic):
+        elif hasattr(value, "__float__") and not hasattr(value, "__array__"):
             found[name] = _float(value)
         else:
             array = _array(value)
@@ -49,7 +48,7 @@ def numbers_of(logs: Mapping[str, Any] | None) -> dict[str, float]:
     return found
 
 
-def _float(value: numbers.Real) -> float:
+def _float(value: SupportsFloat) -> float:
     try:
         return float(value)
     except OverflowError:  # of a whole number or a fraction of them, which compare with 0
