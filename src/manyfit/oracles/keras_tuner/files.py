@@ -19,7 +19,8 @@ from manyfit.core.records import Ending, Plan, Result
 from manyfit.oracles.keras_tuner.style import KerasTunerOracle
 from manyfit.oracles.trial import Trial
 from manyfit.store import ProjectStore
-from manyfit.store.layout import ProjectLayout
+from manyfit.store.layout import ProjectLayout, check_id
+from manyfit.store.project import BESIDE_KERAS_TUNER, READ_FROM_KERAS_TUNER, WRITTEN_FOR_KERAS_TUNER
 
 # Reading -------------------------------------------------------------------------------------------------------
 
@@ -41,12 +42,12 @@ def read_project(oracle: KerasTunerOracle, store: ProjectStore) -> bool:
         ProjectError: the files cannot be read, or are those of another search.
     """
     path = store.layout.oracle_file
-    if store.get("space") is not None or not path.exists():
+    if store.get("space") is not None or store.get(BESIDE_KERAS_TUNER) or not path.exists():
         return False
     state = _read(path)
     try:
         oracle.set_state(state)
-        trials = [_trial(oracle, _read(file)) for file in _trial_files(store.layout, state["start_order"])]
+        trials = [_trial(oracle, file, _read(file)) for file in _trial_files(store.layout, state["start_order"])]
         ends = {trial_id: place for place, trial_id in enumerate(state["end_order"])}
     except (KeyError, TypeError) as error:
         raise ProjectError(
@@ -57,17 +58,18 @@ def read_project(oracle: KerasTunerOracle, store: ProjectStore) -> bool:
                 "If you did not mean to reload it, pass `overwrite=True` or another project_name=.",
             )
         ) from error
-    # The files know an order of ends and no times; a millisecond apart after the file's own time keeps the order.
     for trial in trials:
         oracle.trials[trial.trial_id] = trial
         _add_execution(oracle, trial)
         if trial.trial_id in ends and trial.has_ended:
-            trial.ended_at = path.stat().st_mtime + 1e-3 * ends[trial.trial_id]
+            # The files know an order of ends and no times, so all have the time of the file.
+            trial.ended_at, trial.end_number = path.stat().st_mtime, 1 + ends[trial.trial_id]
     states = {file.stem: _read(file) for file in store.layout.tuner_files()}
     oracle.book.save(
         trials,
         space=oracle.hyperparameters.get_config(),
         seed=oracle.seed,
+        **{READ_FROM_KERAS_TUNER: True},
         **oracle.own_facts(),
         **({"tuner_state": next(iter(states.values()))} if states else {}),
     )
@@ -96,8 +98,18 @@ def _trial_files(layout: ProjectLayout, order: Iterable[str]) -> list[Path]:
     return [found[trial_id] for trial_id in [*ids, *sorted(set(found) - set(ids))]]
 
 
-def _trial(oracle: KerasTunerOracle, state: Mapping[str, Any]) -> Trial:
+def _trial(oracle: KerasTunerOracle, path: Path, state: Mapping[str, Any]) -> Trial:
     trial = Trial.from_state(state)
+    # The id becomes part of paths. That of the folder is known to be harmless; KerasTuner writes the same twice.
+    if path != ProjectLayout(path.parent.parent).trial_file(check_id(trial.trial_id)):
+        raise ProjectError(
+            explain(
+                "Error reloading `Oracle` from existing project",
+                f"{path}, which tells of trial {trial.trial_id!r}",
+                "files as KerasTuner writes them",
+                "Restore the file from a copy, or pass another project_name=.",
+            )
+        )
     trial.number = len(oracle.trials)
     oracle.trials[trial.trial_id] = trial
     if not trial.has_ended:
@@ -136,6 +148,9 @@ def write_project(
         tuner_states: tuner id -> its state.
         trials: those that have changed.
     """
+    known = store.get(WRITTEN_FOR_KERAS_TUNER, [])
+    if new := sorted(set(tuner_states).difference(known)):
+        oracle.book.put(**{WRITTEN_FOR_KERAS_TUNER: [*known, *new]})
     for trial in trials:
         _write(store.layout.trial_file(trial.trial_id), trial.get_state())
     _write(store.layout.oracle_file, {**oracle.get_state(), "display": _NO_DISPLAY})

@@ -21,7 +21,7 @@ from manyfit.core.records import Ending, Failure, Plan, Result
 from manyfit.data.rows import Split
 from manyfit.training.base import judge
 from manyfit.training.keras_internals import building
-from manyfit.training.models import num_parameters
+from manyfit.training.models import averages_weights, num_parameters
 from manyfit.training.population.arrays import State, copied, in_order_of_weights, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.data import FitArguments, ResidentRows, Shapes, Stream
@@ -192,6 +192,14 @@ class Member:
         self.state = tuple(  # type: ignore[assignment]
             old if new is None else tuple(new) for old, new in zip(self.state, parts, strict=True)
         )
+
+    def finalise(self) -> None:
+        """What `fit` does behind the last epoch: moving averages take the place of the weights, where there are any."""
+        # The best epoch's weights stay as they are: its score was measured with those.
+        if averages_weights(self.model) and self.epoch > 0:
+            self.show()
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+            self.adopt()
 
     def result(self, objective: Objective | None, *, stopped: bool) -> Result:
         """The outcome; writes the weights of the best epoch where the plan wants them."""

@@ -42,6 +42,8 @@ class BaseTuner:
         overwrite: delete an earlier search of that name instead of going on with it.
         executor: where trials run: None for this process, `kt.ProcessExecutor(...)` or `kt.RayExecutor(...)`.
         keras_tuner_files: write KerasTuner's JSON files beside the store, for programs that read them.
+        trust: load estimators of the project although you did not write them on this machine. They are pickles, which
+            can run any code: say so only of a project whose origin you know.
         display: "plain" prints KerasTuner's lines, "rich" coloured tables; "auto": these at an interactive terminal.
         **kwargs: `logger`, which is deprecated and not used.
 
@@ -63,6 +65,7 @@ class BaseTuner:
         *,
         executor: Executor | None = None,
         keras_tuner_files: bool = False,
+        trust: bool = False,
         display: str = "auto",
         **kwargs: Any,
     ) -> None:
@@ -105,6 +108,7 @@ class BaseTuner:
         self.directory = directory or "."
         self.project_name = project_name or "untitled_project"
         self.keras_tuner_files = keras_tuner_files
+        self.trust = trust
         self.display = check_display(display)
         self._display = TrialDisplay(oracle, self.display)
         self.trial_call = RunTrialCall()
@@ -161,6 +165,7 @@ class BaseTuner:
         Raises:
             UsageError: an unknown name, or a value outside of its range.
         """
+        self.refresh()
         for values in configurations:
             self.oracle.enqueue(values)
 
@@ -180,6 +185,7 @@ class BaseTuner:
             UsageError: no project is there, no trial in it is of use, or this search's method does not learn.
             ProjectError: another process has the project open.
         """
+        self.refresh()
         if isinstance(source, BaseTuner):
             return self.oracle.warm_start(source.store)
         if not ProjectStore.exists(source):
@@ -316,7 +322,7 @@ class BaseTuner:
         self.oracle.end_trial(trial)
         # After the oracle: a state that tells of more trials than the book has would be wrong after a kill.
         if type(self).get_state is not BaseTuner.get_state:
-            self.store.put(tuner_state=self.get_state())
+            self.oracle.book.put(tuner_state=self.get_state())
         if self.keras_tuner_files:
             write_project(self.oracle, self.store, {self.tuner_id: self.get_state()}, [trial])
         self._after_trial(trial)
@@ -396,7 +402,7 @@ class BaseTuner:
 
     def save(self) -> None:
         """Stores `get_state()` and the space. Everything else is stored when it happens."""
-        self.store.put(tuner_state=self.get_state())
+        self.oracle.book.put(tuner_state=self.get_state())
         self.oracle.save()
         if self.keras_tuner_files:
             write_project(self.oracle, self.store, {self.tuner_id: self.get_state()}, list(self.oracle.trials.values()))
@@ -405,6 +411,11 @@ class BaseTuner:
         """Reads the project again, `set_state` included."""
         self.oracle.reload()
         self.set_state(self.store.get("tuner_state", {}))
+
+    def refresh(self) -> None:
+        """Reads the project again where another tuner of this process has added to it since."""
+        if self.oracle.book.has_changed():
+            self.reload()
 
     def close(self) -> None:
         """Closes the project, so that another process may open it. Done by itself when the tuner is gone."""
