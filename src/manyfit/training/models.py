@@ -14,7 +14,7 @@ from manyfit.core.errors import FatalTypeError, explain
 from manyfit.core.lifecycle import OversizedModelError
 from manyfit.core.records import Configuration, Result
 from manyfit.data.rows import FitData
-from manyfit.training.base import Task
+from manyfit.training.base import Bookkeeping, Task
 
 _NUM_CALLS = 20  # of a prediction that is timed
 
@@ -65,18 +65,21 @@ def check_size(model: keras.Model, max_model_size: int | None) -> None:
         raise OversizedModelError(f"Oversized model: {size} parameters. Skip model. (max_model_size={max_model_size})")
 
 
-def take_measures(result: Result, model: keras.Model, task: Task) -> None:
+def take_measures(result: Result, model: keras.Model, task: Task, aside: Bookkeeping) -> None:
     """Adds to a result what its task wants measured (see `manyfit.core.objective.MEASURES`).
 
     Args:
         result: of an execution with a score; others get nothing.
         model: what was trained.
         task: says which measures, and holds the data of which one row is predicted.
+        aside: hears of one that cannot be taken, which is NaN then.
     """
     if not result.ending.has_score:
         return
     for name in task.measures:
-        result.measures[name] = _measure(name, result, model, task)
+        result.measures[name] = math.nan
+        with aside.keeping(f"measurements of {name}"):
+            result.measures[name] = _measure(name, result, model, task)
 
 
 def _measure(name: str, result: Result, model: keras.Model, task: Task) -> float:

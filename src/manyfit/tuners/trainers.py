@@ -48,11 +48,11 @@ class TrainerChoice:
         """
         # `Estimators` trains Keras models, too: a build function may return one or the other by a hyperparameter.
         if not self.keeps_programs:
-            return Estimators() if self.estimators else KerasFit()
+            return Estimators(notify) if self.estimators else KerasFit(notify)
         from manyfit.training.population import Population  # imports JAX, which other backends lack
 
         return Population(
-            KerasFit(), population_size=self.population_size, notify=notify, shuffle_seed=self.shuffle_seed
+            KerasFit(notify), population_size=self.population_size, notify=notify, shuffle_seed=self.shuffle_seed
         )
 
 
@@ -104,7 +104,7 @@ class Trainers:
         # Said with every task and not once: a search that is slow for that reason may be the second one.
         self.say_why_sequential(choice.batch_hooks, choice.fuses)
         fits = task.split_for is None or trainer.takes_splits
-        return trainer if fits and (not choice.batch_hooks or self._on_executor is not None) else KerasFit()
+        return trainer if fits and (not choice.batch_hooks or self._on_executor is not None) else KerasFit(self._say)
 
     def say_why_sequential(self, overrides: Sequence[str], fuses: bool) -> None:
         """Says which methods of the user's keep trials from training together, where they otherwise would."""

@@ -310,7 +310,7 @@ class ModelTuner(BaseTuner):
         plan = plan_of(trial, execution, self.oracle, self.store.weights_path)
         plan = dataclasses.replace(plan, values=trial.hyperparameters)
         supply = FixedSupply([plan])
-        KerasFit().train(supply, tensorboard.per_execution(self._make_task(fit_args, fit_kwargs)))
+        KerasFit(self._display.say).train(supply, tensorboard.per_execution(self._make_task(fit_args, fit_kwargs)))
         result: Result = supply.results[plan.key]
         if result.failure is not None:
             raise result.failure.error
