@@ -79,12 +79,12 @@ def test_rows_take_the_place_of_a_share():
 
 
 def test_validation_rows_are_those_that_keras_takes():
-    x, y, weights = Call((X, Y), {"validation_split": 0.4, "sample_weight": WEIGHTS}).validation_rows()
+    x, y, weights = Call((X, Y), {"validation_split": 0.4, "sample_weight": WEIGHTS}).validation_rows().parts
     np.testing.assert_array_equal(x, X[3:])  # the last ones, and int() of what is left
     np.testing.assert_array_equal(y, Y[3:])
     np.testing.assert_array_equal(weights, WEIGHTS[3:])
     given = Call((X, Y), {"validation_data": (X[:1], Y[:1]), "validation_split": 0.4})
-    assert len(given.validation_rows()[0]) == 1 and given.validation_rows()[2] is None
+    assert given.validation_rows().num_rows == 1 and given.validation_rows().sample_weight is None
     assert given.counted_rows() == (6, 1)
     assert Call((X, Y), {"validation_split": 0.4}).counted_rows() == (3, 3)
     assert Call((X, Y)).validation_rows() is None and Call((X, Y)).counted_rows() == (6, 0)

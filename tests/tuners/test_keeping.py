@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from manyfit.core.records import Plan
+from manyfit.data.rows import Rows
 from manyfit.store.predictions import Archive
-from manyfit.tuners.keeping import DataSet, Keeper
+from manyfit.tuners.keeping import Keeper
 
 X = np.arange(12.0).reshape(6, 2)
 Y = np.arange(6)
@@ -38,7 +39,7 @@ def plan(trial_id, phase="search"):
 
 
 def test_one_that_cannot_be_predicted_harms_no_other(archive):
-    keeper = Keeper(archive, DataSet(X, Y, None), None)
+    keeper = Keeper(archive, Rows.of(X, Y), None)
     keeper([(plan("0"), Column(0)), (plan("1"), Broken()), (plan("2"), Column(1))])
     for trial_id, column in (("0", 0), ("2", 1)):
         kept = archive.get(trial_id, [0])
@@ -48,5 +49,5 @@ def test_one_that_cannot_be_predicted_harms_no_other(archive):
 
 
 def test_those_of_other_phases_are_left_alone(archive):
-    Keeper(archive, DataSet(X, Y, None), None)([(plan("0", phase="confirm"), Column(0)), (plan("1"), Column(1))])
+    Keeper(archive, Rows.of(X, Y), None)([(plan("0", phase="confirm"), Column(0)), (plan("1"), Column(1))])
     assert archive.get("0", [0]) is None and archive.get("1", [0]) is not None

@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import Protocol
 
+from manyfit.core.causes import Cause
+
 Value = bool | int | float | str
 Values = Mapping[str, Value]
 """One configuration: hyperparameter name -> value, active hyperparameters only."""
@@ -145,14 +147,16 @@ class Failure:
     """An execution that an exception ended, and what that means; made by `core.lifecycle.failure_of`."""
 
     ending: Ending
-    message: str  # with the traceback
+    message: str  # the traceback, and the cause as its last line
     final: bool  # the user's code asks for no retry
     error: Exception
+    # Told where the error was raised: one that travels to another process loses its traceback and its chain.
+    cause: Cause
 
     @property
     def line(self) -> str:
-        """What happened without the way that led there: of errors in code of ours, or that explain themselves."""
-        return f"{type(self.error).__name__}: {self.error}"
+        """The cause in one line."""
+        return str(self.cause)
 
 
 @dataclasses.dataclass

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import Objective
 from manyfit.data.call import Call
-from manyfit.data.rows import FitData, num_rows
+from manyfit.data.rows import FitData, Rows
 
 #: Arguments of `search` that make no sense once the validation rows are trained on.
 VALIDATION_ARGUMENTS = frozenset(
@@ -46,10 +44,10 @@ def check_fit_arguments(
         UsageError: x and y of different length, no epochs, a `val_` objective without validation data, or one that no
             epoch measures (`validation_freq`).
     """
-    _check_lengths("search(x, y)", call.x, call.y)
+    call.rows.check_lengths("search(x, y)")
     validation_data = call.get("validation_data")
-    if isinstance(validation_data, list | tuple) and len(validation_data) >= 2:
-        _check_lengths("search(validation_data=(x, y))", validation_data[0], validation_data[1])
+    if validation_data is not None and (validation := call.validation_rows()) is not None:
+        validation.check_lengths("search(validation_data=(x, y))")
     epochs = call.get("epochs", 1)
     if isinstance(epochs, int) and epochs < 1:
         raise UsageError(explain("search(epochs=...)", epochs, "a whole number of at least 1", "Type epochs=10, say."))
@@ -96,47 +94,20 @@ def check_retrain(top: object, x: FitData, y: FitData) -> None:
         whole_number("retrain(top=...)", top, allowed=allowed, instead="Type retrain(top=4), say.")
     if x is None and y is not None:
         raise UsageError(explain("retrain(x, y)", "y without x", "both or neither", "Add x=."))
-    _check_lengths("retrain(x, y)", x, y)
+    Rows.of(x, y).check_lengths("retrain(x, y)")
 
 
-def joined_rows(where: str, call: Call) -> tuple[FitData, FitData]:
-    """Training and validation rows of a search as one x and one y.
+def joined_rows(where: str, call: Call) -> Rows:
+    """Training and validation rows of a search as one.
 
     Args:
         where: who asks, for messages.
         call: of the search.
 
     Raises:
-        UsageError: they are no arrays, or have sample weights.
+        UsageError: they cannot be joined: see `Rows.join`.
     """
-    x, y = call.x, call.y
-    validation = call.get("validation_data")
-    if validation is None:
-        return x, y
-    # Weights would have to be invented for the validation rows, which have none; so they are asked for.
-    arrays = isinstance(x, np.ndarray) and isinstance(y, np.ndarray)
-    if not arrays or not isinstance(validation, list | tuple) or call.sample_weight is not None:
-        raise UsageError(
-            explain(
-                where,
-                "no x and y, while the data of the search cannot be joined to one array",
-                "x= and y= with training and validation rows",
-                "Type tuner.retrain(x=x_full, y=y_full).",
-            )
-        )
-    return np.concatenate([x, validation[0]]), np.concatenate([y, validation[1]])
-
-
-def _check_lengths(where: str, x: FitData, y: FitData) -> None:
-    if x is None or y is None:
-        return
-    rows, labels = num_rows(x), num_rows(y)
-    if rows is not None and labels is not None and rows != labels:
-        raise UsageError(
-            explain(
-                where,
-                f"x with {rows} rows and y with {labels}",
-                "as many rows in x as in y",
-                "Check how they were split.",
-            )
-        )
+    validation = call.validation_rows()
+    if validation is None or call.get("validation_data") is None:
+        return call.rows  # `validation_split` holds out a part of these
+    return call.rows.join(validation, where)

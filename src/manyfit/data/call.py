@@ -11,7 +11,9 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from manyfit.data.rows import FitData, Split, num_rows, take_rows
+from manyfit.core.errors import UsageError, explain
+from manyfit.data.kinds import unpacked
+from manyfit.data.rows import FitData, Rows, Split
 
 #: The parameters of `keras.Model.fit`, in their order. Written out, so that this file needs no Keras.
 FIT_PARAMETERS = (
@@ -95,9 +97,14 @@ class Call:
         return self.get("sample_weight")
 
     @property
+    def rows(self) -> Rows:
+        """What it was given to train on, those rows included that `validation_split` holds out."""
+        return Rows(self.x, self.y, self.sample_weight, self.get("steps_per_epoch"))
+
+    @property
     def num_rows(self) -> int | None:
         """Rows of x, those included that `validation_split` holds out; None where there is no telling."""
-        return num_rows(self.x)
+        return self.rows.num_rows
 
     @property
     def callbacks(self) -> list[Any]:
@@ -115,11 +122,11 @@ class Call:
         place = self._place(name)
         return self.kwargs.get(name, default) if place is None else self.args[place]
 
-    def with_(self, *, rows: Split | None = None, without: Collection[str] = (), **changes: object) -> Call:
+    def with_(self, *, rows: Split | Rows | None = None, without: Collection[str] = (), **changes: object) -> Call:
         """The same call with changes; each argument stays positional or keyword, as it was passed.
 
         Args:
-            rows: train and validate on these rows of x, y and sample weights.
+            rows: a split: train and validate on these rows of x, y and sample weights; or other rows to train on.
             without: arguments to leave out, so that the default holds; those that were not passed are no error.
             **changes: arguments by name.
 
@@ -143,30 +150,43 @@ class Call:
                 kwargs[name] = value
         return dataclasses.replace(self, args=tuple(args), kwargs=kwargs)
 
-    def validation_rows(self) -> tuple[FitData, FitData, FitData] | None:
-        """The validation rows that `model.fit` would use: x, y and sample weights (or None).
+    def training_rows(self) -> Rows:
+        """The rows that `model.fit` would train on."""
+        first = self._first_held_out()
+        return self.rows if first is None else self.rows.take(slice(None, first))
 
-        Returns:
-            None where there are none, or where they are no arrays (a generator, a `tf.data` pipeline).
+    def validation_rows(self) -> Rows | None:
+        """The rows that `model.fit` would validate on, whichever way they were given; None where there are none.
+
+        Raises:
+            UsageError: `validation_data` is a list or tuple of another length than 1, 2 or 3.
         """
         validation = self.get("validation_data")
-        if isinstance(validation, list | tuple) and len(validation) in (2, 3):
-            x, y, *weights = validation
-            return x, y, weights[0] if weights else None
+        if validation is not None:
+            try:
+                return Rows(*unpacked(validation), self.get("validation_steps"))
+            except ValueError as error:
+                got, allowed = (
+                    f"a {type(validation).__name__} of {error}",
+                    "(x, y), (x, y, sample_weight) or a pipeline",
+                )
+                instead = "Type validation_data=(x_val, y_val)."
+                raise UsageError(explain("search(validation_data=...)", got, allowed, instead)) from error
+        first = self._first_held_out()
+        return None if first is None else self.rows.take(slice(first, None))
+
+    def _first_held_out(self) -> int | None:
+        """The first row that `validation_split` holds out; None where it holds out none, or nobody can tell."""
         fraction, rows = self.get("validation_split"), self.num_rows
-        if not fraction or self.y is None or rows is None:
+        if not fraction or self.get("validation_data") is not None or rows is None:
             return None
-        first = int(rows * (1.0 - fraction))  # Keras takes the last rows, and rounds like this
-        return _from_row(self.x, first), _from_row(self.y, first), _from_row(self.sample_weight, first)
+        return int(rows * (1.0 - fraction))  # Keras takes the last rows, and rounds like this
 
     def counted_rows(self) -> tuple[int, int] | None:
         """How many rows it trains and validates on; None where there is no telling."""
-        rows = self.num_rows
-        if rows is None:
-            return None
-        validation = self.validation_rows()
-        held_out = 0 if validation is None else (num_rows(validation[0]) or 0)
-        return (rows, held_out) if self.get("validation_data") is not None else (rows - held_out, held_out)
+        training, validation = self.training_rows().num_rows, self.validation_rows()
+        held_out = 0 if validation is None else validation.num_rows or 0
+        return None if training is None else (training, held_out)
 
     def _place(self, name: str) -> int | None:
         """Where among the positional arguments it is; None: it is not."""
@@ -181,12 +201,14 @@ class Call:
         """Whether it is x or y and its place is the next one: a user's function may call these two otherwise."""
         return name in ("x", "y")[len(args) : len(args) + 1]
 
-    def _of_rows(self, rows: Split) -> Call:
-        parts = {name: self.get(name) for name in ("x", "y", "sample_weight")}
-        known = {name: part for name, part in parts.items() if part is not None}
-        held_out = tuple(take_rows(part, rows.validation) for part in known.values())
-        trained = {name: take_rows(part, rows.training) for name, part in known.items()}
-        return self.with_(without=("validation_split",), **trained, validation_data=held_out)
+    def _of_rows(self, rows: Split | Rows) -> Call:
+        if isinstance(rows, Rows):
+            given = dict(zip(("x", "y", "sample_weight"), rows.parts, strict=True))
+            known = {name: part for name, part in given.items() if part is not None}
+            return self.with_(without=set(given) - set(known), **known)
+        trained, held_out = self.rows.take(rows.training), self.rows.take(rows.validation)
+        validation = tuple(part for part in held_out.parts if part is not None)
+        return self._of_rows(trained).with_(without=("validation_split",), validation_data=validation)
 
     def _without(self, names: Collection[str]) -> Call:
         kwargs = {name: value for name, value in self.kwargs.items() if name not in names}
@@ -200,14 +222,3 @@ class Call:
     @property
     def _names(self) -> tuple[str, ...]:
         return ("x", "y", *self.names[2:])
-
-
-def _from_row(data: FitData, first: int) -> FitData:
-    """The rows from this one on. Slices, not row numbers: whatever can be sliced will do, and nothing is copied."""
-    if data is None:
-        return None
-    if isinstance(data, Mapping):
-        return {name: _from_row(part, first) for name, part in data.items()}
-    if isinstance(data, list | tuple) and data and hasattr(data[0], "shape"):
-        return type(data)([_from_row(part, first) for part in data])
-    return data[first:]

@@ -18,7 +18,8 @@ from manyfit.core.checks import is_whole
 from manyfit.core.errors import UsageError, UsageTypeError, explain
 from manyfit.core.records import Plan
 from manyfit.data.call import Call
-from manyfit.data.rows import FitData, Split, num_rows
+from manyfit.data.kinds import Ability
+from manyfit.data.rows import FitData, Rows, Split
 
 _WHERE = "CrossValidation"
 
@@ -168,10 +169,10 @@ class CrossValidation:
         Raises:
             UsageError: x is no array, more folds than rows, rows of a class, or groups; a group in several folds.
         """
-        rows = num_rows(x)
-        if rows is None:
-            got = f"x of type {type(x).__name__}"
-            raise UsageError(explain(_WHERE, got, "arrays, whose rows can be numbered", "Pass x and y as arrays."))
+        given = Rows.of(x, y)
+        given.require(Ability.TAKEN, _WHERE)
+        given.check_lengths(_WHERE)
+        rows = given.num_rows or 0
         if self.groups is not None and len(self.groups) != rows:
             got = f"{len(self.groups)} groups for {rows} rows"
             raise UsageError(

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
-
-Column: TypeAlias = ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike]
-"""Something with one entry per row: an array, or several of them in a list or a dictionary."""
+from manyfit.data.kinds import Ability, FitData, is_nested, kind_of
 
 
 def fingerprint(*data: object) -> str:
@@ -29,27 +25,27 @@ def fingerprint(*data: object) -> str:
     return digest.hexdigest()
 
 
-def _feed(digest: hashlib.blake2b, part: object) -> None:
+def _feed(digest: hashlib.blake2b, part: FitData) -> None:
     if isinstance(part, Mapping):
         # By name: two dictionaries that are equal may have been filled in another order.
         for name in sorted(part, key=str):
             digest.update(str(name).encode())
             _feed(digest, part[name])
-    elif isinstance(part, list | tuple) and any(hasattr(one, "shape") for one in part):
+    elif is_nested(part):
         for one in part:
             _feed(digest, one)
     elif part is None or isinstance(part, bool | int | float | str):
         digest.update(repr(part).encode())
-    elif hasattr(part, "shape") or isinstance(part, list | tuple):
+    elif Ability.COUNTED in (kind := kind_of(part)).can:
         # With type and shape, since zeros have the same bytes in every one.
-        array = np.ascontiguousarray(part)
+        array = np.ascontiguousarray(kind.as_array(part))
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
     else:
         digest.update(type(part).__name__.encode())
 
 
-def row_identities(*columns: Column) -> np.ndarray:
+def row_identities(*columns: FitData) -> np.ndarray:
     """(n,) uint64 identities of rows, from their content: equal rows have equal identities, on every machine.
 
     Numbers are compared in single precision, so it does not matter in which type they are given.
@@ -67,7 +63,7 @@ def row_identities(*columns: Column) -> np.ndarray:
     >>> bool(a[0] == b[1] and a[1] == b[0] and a[0] != a[1])
     True
     """
-    arrays = [_comparable(array) for column in columns for array in _flat(column)]
+    arrays = [_comparable(array) for column in columns for array in _in_order(column)]
     lengths = {len(array) for array in arrays}
     if len(lengths) != 1:
         raise UsageError(
@@ -88,16 +84,20 @@ def row_identities(*columns: Column) -> np.ndarray:
     return identities
 
 
-def _comparable(column: ArrayLike) -> np.ndarray:
-    array = np.asarray(column)
+def _comparable(column: FitData) -> np.ndarray:
+    array = kind_of(column).as_array(column)
     if array.dtype.kind in "biuf":
         array = array.astype(np.float32) + np.float32(0)  # -0.0 becomes 0.0
     return np.ascontiguousarray(array.reshape(-1, 1) if array.ndim == 1 else array)
 
 
-def _flat(column: Column) -> list[ArrayLike]:
+def _in_order(column: FitData) -> Iterator[FitData]:
+    """The arrays of a column; of dictionaries by name, since two that are equal may have been filled differently."""
     if isinstance(column, Mapping):
-        return [column[name] for name in sorted(column)]
-    if isinstance(column, list | tuple) and column and np.ndim(column[0]) > 0:
-        return list(column)
-    return [column]  # type: ignore[list-item]  # what is no list of arrays is an array
+        for name in sorted(column, key=str):
+            yield from _in_order(column[name])
+    elif is_nested(column):
+        for part in column:
+            yield from _in_order(part)
+    elif column is not None:
+        yield column

@@ -51,12 +51,10 @@ class SeededOrder(keras.callbacks.Callback):
         data = call.x, call.y, call.sample_weight
         parts = tuple(part for part in data if part is not None)
         leaves = keras.tree.flatten(parts)
-        held_out = None
-        if splits := bool(call.get("validation_split")) and call.get("validation_data") is None:
-            held_out = call.validation_rows()
+        held_out = None if call.get("validation_data") is not None else call.validation_rows()
         # What the pipeline cannot repeat is left to Keras, whole: an order that is nearly right would be none.
         are_weights_spread = data[2] is not None and keras.tree.is_nested(data[1])  # over several outputs, by Keras
-        is_simple = bool(leaves) and all(map(_is_numbers, leaves)) and splits == (held_out is not None)
+        is_simple = bool(leaves) and all(map(_is_numbers, leaves))
         shuffle = call.get("shuffle", True)
         starts_anew = not call.get("steps_per_epoch")
         self.knows = is_simple and not are_weights_spread and starts_anew and isinstance(shuffle, bool)
@@ -66,8 +64,9 @@ class SeededOrder(keras.callbacks.Callback):
         replaced: dict[str, Any] = {"y": None, "sample_weight": None, "shuffle": False}
         # Keras refuses to split a pipeline, so the rows that it would take are held out here.
         if held_out is not None:
-            num_rows -= len(keras.tree.flatten(held_out[0])[0])
-            replaced |= {"validation_split": 0.0, "validation_data": held_out}
+            num_rows -= held_out.num_rows or 0
+            validation = tuple(part for part in held_out.parts if part is not None)
+            replaced |= {"validation_split": 0.0, "validation_data": validation}
         batch_size = call.get("batch_size") or _BATCH_SIZE
         replaced["x"] = self._pipeline([_as_floatx(leaf[:num_rows]) for leaf in leaves], parts, num_rows, batch_size)
         return call.with_(**replaced)

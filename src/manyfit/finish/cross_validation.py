@@ -12,7 +12,7 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.data.arguments import joined_rows
 from manyfit.data.call import Call
 from manyfit.data.folds import CrossValidation, FoldPlan, random_splits
-from manyfit.data.rows import FitData, num_rows, take_rows
+from manyfit.data.rows import FitData, Rows
 from manyfit.training.base import Task
 
 
@@ -36,14 +36,13 @@ def resplit(task: Task, cross_validation: object, new_splits: bool, seed: int) -
         raise UsageError(explain("confirm()", got, "one of the two", "Leave new_splits out: folds are new splits."))
     if cross_validation is None and not new_splits:
         return task, "splits of the search" if task.split_for is not None else "rows of the search"
-    x, y = joined_rows("confirm()", task.call)
+    rows = joined_rows("confirm()", task.call)
     counts = task.call.counted_rows()
     if cross_validation is not None:
         settings = CrossValidation.of(cross_validation)
-        folds, name = settings.resolve(x, y), repr(settings)
+        folds, name = settings.resolve(rows.x, rows.y), repr(settings)
     else:
-        rows = num_rows(x)
-        if rows is None or counts is None or not counts[1]:
+        if rows.num_rows is None or counts is None or not counts[1]:
             raise UsageError(
                 explain(
                     "confirm(new_splits=True)",
@@ -52,9 +51,9 @@ def resplit(task: Task, cross_validation: object, new_splits: bool, seed: int) -
                     "Leave new_splits out, or pass cross_validation=5.",
                 )
             )
-        folds, name = random_splits(rows, counts[1], seed), "new splits"
+        folds, name = random_splits(rows.num_rows, counts[1], seed), "new splits"
     # Validation rows join the others: which of them validate is now said by each execution's split.
-    call = task.call.with_(without=("validation_data", "validation_split"), x=x, y=y)
+    call = task.call.with_(without=("validation_data", "validation_split"), rows=rows)
     new = dataclasses.replace(task, call=call, split_for=lambda plan: folds.split(plan.execution))
     return new, name
 
@@ -66,8 +65,8 @@ def out_of_fold(plan: FoldPlan, call: Call) -> tuple[np.ndarray, FitData, FitDat
         Row numbers in ascending order, y of these rows, sample weights or None.
     """
     covered = np.unique(np.concatenate([plan.folds.split(index).validation for index in range(plan.num_splits)]))
-    weights = call.sample_weight
-    return covered, take_rows(call.y, covered), None if weights is None else take_rows(weights, covered)
+    held_out = call.rows.take(covered)
+    return covered, held_out.y, held_out.sample_weight
 
 
 def predict_out_of_fold(
@@ -89,7 +88,7 @@ def predict_out_of_fold(
     counts = np.zeros(int(covered.max()) + 1)
     for execution in executions:
         rows = plan.folds.split(execution % plan.num_splits).validation
-        predicted = np.asarray(load(execution).predict(take_rows(x, rows), verbose=0), dtype=float)
+        predicted = np.asarray(load(execution).predict(Rows.of(x).take(rows).x, verbose=0), dtype=float)
         if total is None:
             total = np.zeros((len(counts), *predicted.shape[1:]))
         # Added up and divided later: with repeats a row is held out several times, by other models.

@@ -21,7 +21,8 @@ import scipy.stats
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.identity import fingerprint
-from manyfit.data.rows import FitData, num_rows, take_rows
+from manyfit.data.kinds import Ability
+from manyfit.data.rows import FitData, Rows
 from manyfit.report import terminal
 from manyfit.stats.intervals import Interval, confidence_level, mean_interval
 
@@ -115,14 +116,13 @@ def evaluate(
         UsageError: no models, no rows, x and y of different length, or a confidence outside (0, 1).
     """
     confidence = confidence_level("evaluate", confidence)
-    rows, labels = num_rows(x), None if y is None else num_rows(y)
+    test = Rows.of(x, y, options.get("sample_weight"))
+    rows = test.num_rows
     if not models or rows == 0:
         got = "no models" if not models else "no test rows"
         raise UsageError(explain("evaluate(x, y)", got, "at least one of each", "Call tuner.retrain(...) first."))
-    if rows is not None and labels is not None and rows != labels:
-        got = f"x with {rows} rows and y with {labels}"
-        raise UsageError(explain("evaluate(x, y)", got, "as many rows in x as in y", "Check how they were split."))
-    scores = {name: _scores(model, x, y, rows, confidence, options) for name, model in models.items()}
+    test.check_lengths("evaluate(x, y)")
+    scores = {name: _scores(model, test, confidence, options) for name, model in models.items()}
     use = {
         "data": fingerprint(x, y),
         "choice": fingerprint(*(array for model in models.values() for array in _weights(model))),
@@ -156,19 +156,15 @@ def _weights(model: object) -> list[np.ndarray]:
     return [*parts, np.asarray(list(getattr(model, "weights", {}).values()), dtype=float)]
 
 
-def _scores(
-    model: Evaluated, x: FitData, y: FitData, rows: int | None, confidence: float, options: Mapping[str, Any]
-) -> dict[str, Interval]:
-    totals = _measure(model, x, y, options)
-    weights = options.get("sample_weight")
+def _scores(model: Evaluated, test: Rows, confidence: float, options: Mapping[str, Any]) -> dict[str, Interval]:
+    rows, weights = test.num_rows, test.sample_weight
+    totals = _measure(model, test, options)
     groups: list[dict[str, float]] = []
-    if rows is not None and rows >= 2 and y is not None:
+    if rows is not None and rows >= 2 and test.can(Ability.TAKEN):
         # Equal groups: rows that are left over would make one group another size, and its metric another variance.
         size = rows // min(_NUM_GROUPS, rows)
         for start in range(0, size * min(_NUM_GROUPS, rows), size):
-            part = np.arange(start, start + size)
-            own = {**options, **({} if weights is None else {"sample_weight": take_rows(weights, part)})}
-            groups.append(_measure(model, take_rows(x, part), take_rows(y, part), own))
+            groups.append(_measure(model, test.take(slice(start, start + size)), options))
     return {
         name: _interval(
             name, value, [group[name] for group in groups], None if weights is not None else rows, confidence
@@ -177,11 +173,13 @@ def _scores(
     }
 
 
-def _measure(model: Evaluated, x: FitData, y: FitData, options: Mapping[str, Any]) -> dict[str, float]:
+def _measure(model: Evaluated, test: Rows, options: Mapping[str, Any]) -> dict[str, float]:
+    options = {name: value for name, value in options.items() if name != "sample_weight"}
+    if test.sample_weight is not None:
+        options["sample_weight"] = test.sample_weight
     if isinstance(model, keras.Model):
-        found = model.evaluate(x, y, verbose=0, return_dict=True, **options)
-    else:
-        found = model.evaluate(x, y, **options)
+        options |= {"verbose": 0, "return_dict": True}
+    found = model.evaluate(test.x, test.y, **options)
     return {name: float(value) for name, value in found.items()}
 
 

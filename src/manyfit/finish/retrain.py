@@ -18,7 +18,7 @@ from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.data.arguments import VALIDATION_ARGUMENTS, joined_rows
 from manyfit.data.call import Call
-from manyfit.data.rows import FitData, num_rows
+from manyfit.data.rows import FitData, Rows
 from manyfit.finish.schedules import stretched_build
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.hyperparameters import HyperParameters
@@ -253,18 +253,14 @@ def call_for_all_data(searched: Call, x: FitData, y: FitData, callbacks: object)
     Raises:
         UsageError: x is None, and the search's data cannot be joined; or x has fewer rows than the search trained on.
     """
-    without = set(VALIDATION_ARGUMENTS)
     if x is None:
-        x, y = joined_rows("retrain()", searched)
-        if searched.get("validation_data") is not None:
-            without.add("sample_weight")
+        rows = joined_rows("retrain()", searched)
     else:
-        _check_rows(num_rows(x), searched.counted_rows())
-        without.add("sample_weight")  # of other rows
+        rows = Rows.of(x, y)
+        _check_rows(rows.num_rows, searched.counted_rows())
     if callbacks is None:
         callbacks = [one for one in searched.callbacks if not hasattr(one, "monitor")]
-    data = {"x": x} if y is None else {"x": x, "y": y}
-    return searched.with_(without=without if y is not None else {*without, "y"}, **data, callbacks=callbacks)
+    return searched.with_(rows=rows, without=VALIDATION_ARGUMENTS).with_(callbacks=callbacks)
 
 
 def steps_ratio(searched: Call, now: Call) -> float:

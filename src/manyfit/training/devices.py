@@ -11,7 +11,6 @@ import keras
 
 from manyfit.core.errors import FatalValueError, explain
 from manyfit.data.call import Call
-from manyfit.data.rows import num_rows
 from manyfit.training.keras_internals.building import layout_rules
 
 Devices: TypeAlias = "str | keras.distribution.DataParallel | keras.distribution.ModelParallel | None"
@@ -113,17 +112,13 @@ def check_batches(distribution: Distribution | None, call: Call) -> None:
     if distribution is None:
         return
     copies = max(1, distribution.num_model_replicas // distribution.num_processes)
-    split, size = call.get("validation_split") or 0.0, call.get("batch_size") or 32
+    size = call.get("batch_size") or 32
     validation_size = call.get("validation_batch_size") or size
-    rows, validation = call.num_rows, call.get("validation_data")
-    held_out = num_rows(validation[0]) if isinstance(validation, list | tuple) else None
-    parts: list[tuple[int, int]] = []
-    if rows is not None:
-        training = int(rows * (1.0 - split))
-        parts += [(training, size), (rows - training, validation_size)]
-    if held_out is not None:
-        parts.append((held_out, validation_size))
-    for count, batch in parts:
+    validation = call.validation_rows()
+    rows, held_out = call.training_rows().num_rows, None if validation is None else validation.num_rows
+    for count, batch in ((rows, size), (held_out, validation_size)):
+        if count is None:
+            continue
         for part in (min(batch, count), count % batch):
             if part % copies:
                 fitting = max(1, batch // copies) * copies

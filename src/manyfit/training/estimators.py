@@ -24,7 +24,7 @@ from manyfit.core.files import written_whole
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.objective import Objective
 from manyfit.core.records import Configuration, Ending, Plan, Result
-from manyfit.data.rows import FitData, take_rows
+from manyfit.data.rows import FitData, Rows
 from manyfit.training.base import Supply, Task, judge
 from manyfit.training.boosting import Estimator, LabelledRows, fit_with_early_stopping, library_of, set_rounds
 from manyfit.training.keras_fit import KerasFit
@@ -104,8 +104,8 @@ def rows_of(plan: Plan, task: Task) -> tuple[LabelledRows, LabelledRows | None]:
         UsageError: x is no array, or there are no targets.
     """
     call = task.call_of(plan)
-    x, y, rows = call.x, call.y, call.num_rows
-    if rows is None or y is None:
+    x, y = call.x, call.y
+    if call.num_rows is None or y is None:
         raise UsageError(
             explain(
                 "search(x, y) with an estimator",
@@ -114,15 +114,12 @@ def rows_of(plan: Plan, task: Task) -> tuple[LabelledRows, LabelledRows | None]:
                 "Pass x and y as arrays or DataFrames.",
             )
         )
-    weight, validation = call.sample_weight, call.validation_rows()
-    fraction = call.get("validation_split")
-    if fraction and call.get("validation_data") is None:
-        first = np.arange(int(rows * (1.0 - fraction)))  # Keras takes the last rows for validation
-        x, y, weight = (None if part is None else take_rows(part, first) for part in (x, y, weight))
-    train = LabelledRows(x, _targets(y), _weights(weight))
-    if validation is None:
-        return train, None
-    return train, LabelledRows(validation[0], _targets(validation[1]), _weights(validation[2]))
+    validation = call.validation_rows()
+    return _labelled(call.training_rows()), None if validation is None else _labelled(validation)
+
+
+def _labelled(rows: Rows) -> LabelledRows:
+    return LabelledRows(rows.x, _targets(rows.y), _weights(rows.sample_weight))
 
 
 def _targets(y: FitData) -> np.ndarray:

@@ -19,7 +19,7 @@ from manyfit.training.base import Bookkeeping, Supply, Task, Trainer, judge
 from manyfit.training.callbacks import BestWeights, Reporter, acts_before_tests, copy_callbacks
 from manyfit.training.devices import LayoutCheck, distributed, distribution_of
 from manyfit.training.keras_settings import KerasSettings, clear_session
-from manyfit.training.models import build_model, check_size, num_parameters, take_measures
+from manyfit.training.models import build_model, check_size, check_unshared, num_parameters, take_measures
 from manyfit.training.outcomes import completed_by, merge_histories, to_histories
 from manyfit.training.precision import LossScaleCallback, needs_loss_scale_callback
 from manyfit.training.seeding import generator_states, seeded, set_generator_states
@@ -142,6 +142,7 @@ class _Run:
         distribution = distribution_of(task.devices)  # of the process that trains
         with seeded(plan.seed), distributed(distribution):
             self.model = build_model(task.build, plan.values)
+            check_unshared(self.model, plan)
             check_size(self.model, task.max_model_size)
             of_tuner = [] if task.callbacks is None else task.callbacks(plan)
             watch_boards(of_tuner, self.aside)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from manyfit.core.errors import FatalTypeError, explain
+from manyfit.core.errors import FatalTypeError, FatalValueError, explain
 from manyfit.core.lifecycle import OversizedModelError
-from manyfit.core.records import Configuration, Result
+from manyfit.core.records import Configuration, Plan, Result
+from manyfit.data.kinds import Ability
 from manyfit.data.rows import FitData
 from manyfit.training.base import Bookkeeping, Task
+from manyfit.training.keras_internals.building import layers_of
 
 _NUM_CALLS = 20  # of a prediction that is timed
 
@@ -39,6 +43,69 @@ def build_model(build: Callable[[Any], object], values: Configuration) -> keras.
             "a compiled keras.Model",
             instead,
         )
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Use:
+    """That an execution's model has a layer, a variable or an optimizer in it."""
+
+    thing: weakref.ref[Any]
+    by: tuple[str, str, int, int]  # phase, trial, execution and seed, which a retry changes
+    trains: bool
+
+
+# By identity. Weak: what a build function makes itself is gone with its model, and nobody compares with it.
+_uses: dict[int, _Use] = {}
+
+
+def check_unshared(model: keras.Model, plan: Plan) -> None:
+    """Refuses a model with something in it that another execution trains: a layer, a base model, an optimizer.
+
+    What is made outside of the build function is one object for all trials. The second would begin with what the
+    first has made of it, so neither could be compared with the other, nor be trained again. Frozen it is fine.
+
+    Args:
+        model: as the build function has returned it.
+        plan: of the execution.
+
+    Raises:
+        FatalValueError: naming the layer or the optimizer.
+    """
+    by = (plan.phase, *plan.key, plan.seed)
+    for thing, trains in _stateful_parts(model):
+        before = _uses.get(id(thing))
+        if before is None or before.thing() is not thing:  # the number of an object that is gone may be another's
+            before = None
+        elif before.by != by and (trains or before.trains):
+            raise FatalValueError(_shared(thing, before, plan))
+        reference = weakref.ref(thing, lambda _, key=id(thing): _uses.pop(key, None))
+        _uses[id(thing)] = _Use(reference, by, trains or (before is not None and before.trains))
+
+
+def _stateful_parts(model: keras.Model) -> Iterator[tuple[Any, bool]]:
+    """What would carry something from one training to the next, outermost first, and whether this model trains it."""
+    for layer in layers_of(model):
+        yield layer, bool(layer.trainable_variables)
+    for variable in model.trainable_variables:  # one that several layers were given
+        yield variable, True
+    optimizer = getattr(model, "optimizer", None)
+    for each in (optimizer, getattr(optimizer, "inner_optimizer", None)):  # a loss scale wraps the user's own
+        if each is not None:
+            yield each, True
+
+
+def _shared(thing: Any, before: _Use, plan: Plan) -> str:
+    kind = type(thing).__name__
+    name = getattr(thing, "name", kind)
+    frozen = "" if isinstance(thing, keras.optimizers.Optimizer) else ", or layers that are frozen from the start"
+    freeze = f", or set {name}.trainable = False before the first trial" if frozen else ""
+    return explain(
+        "hypermodel.build(hp)",
+        f'"{name}" ({kind}), which was made outside of it: trial {before.by[1]} trains it, '
+        f"and trial {plan.trial_id} would go on from what that has made of it",
+        f"layers, models and optimizers that each build makes for itself{frozen}",
+        f'Make "{name}" inside of the build function{freeze}. Make it anew: its weights are no longer what they were.',
     )
 
 
@@ -116,15 +183,14 @@ def predict_seconds(model: keras.Model, row: FitData) -> float:
 
 def _one_row(model: keras.Model, task: Task) -> FitData:
     """The first row of the data, or a row of zeros where the data cannot be cut; None where neither can be had."""
-    x = task.call.x
-    parts = list(x.values()) if isinstance(x, Mapping) else [x]
-    if parts and all(isinstance(part, np.ndarray) for part in parts):
-        return keras.tree.map_structure(lambda part: part[:1], x)
+    rows = task.call.rows
+    if rows.num_rows and rows.can(Ability.TAKEN):
+        return rows.take(slice(0, 1)).x
     inputs = getattr(model, "inputs", None)
     if not inputs:
         return None
-    rows = [np.zeros([1 if size is None else size for size in (1, *each.shape[1:])], each.dtype) for each in inputs]
-    return rows[0] if len(rows) == 1 else rows
+    zeros = [np.zeros([1 if size is None else size for size in (1, *each.shape[1:])], each.dtype) for each in inputs]
+    return zeros[0] if len(zeros) == 1 else zeros
 
 
 def _num_bytes(variable: keras.Variable) -> int:

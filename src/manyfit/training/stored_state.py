@@ -21,7 +21,6 @@ import numpy as np
 from manyfit.core.files import written_whole
 from manyfit.core.records import Plan
 from manyfit.data.order import SeededOrder
-from manyfit.data.rows import take_rows
 from manyfit.training.base import Task
 from manyfit.training.keras_internals.building import CALLBACK_ATTRIBUTES
 from manyfit.training.seeding import set_generator_states
@@ -181,7 +180,7 @@ def make_variables(model: keras.Model, task: Task) -> None:
     """
     if not model.built:
         # One row makes the shapes known; what it computes is not looked at.
-        model(take_rows(task.call.x, np.arange(1)))
+        model(task.call.rows.take(slice(0, 1)).x)
     if model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
 

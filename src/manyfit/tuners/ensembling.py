@@ -359,7 +359,7 @@ def validation_data(task: Task | None) -> tuple[Any, Any, Any]:
         UsageError: there was no search in this process, or its validation data are no arrays.
     """
     rows = None if task is None else task.call.validation_rows()
-    if rows is None:
+    if rows is None or rows.y is None:
         raise UsageError(
             explain(
                 "ensemble()",
@@ -368,4 +368,4 @@ def validation_data(task: Task | None) -> tuple[Any, Any, Any]:
                 "Type tuner.ensemble(models, x=x_val, y=y_val) with the validation rows of the search.",
             )
         )
-    return rows
+    return rows.parts

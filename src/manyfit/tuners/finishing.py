@@ -123,7 +123,12 @@ class Finish:
         )
         trainer = self._training.trainer_for(task)
         layout = self._tuner.store.layout
-        return confirming.confirm(trials, self._oracle, task, trainer, settings, layout=layout, protocol=protocol)
+        book = self._oracle.book
+        book.begin_work("a confirmation")
+        try:
+            return confirming.confirm(trials, self._oracle, task, trainer, settings, layout=layout, protocol=protocol)
+        finally:
+            book.end_work()
 
     def retrain(
         self,

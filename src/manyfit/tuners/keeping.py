@@ -14,33 +14,11 @@ from manyfit.core.files import writing
 from manyfit.core.records import Plan
 from manyfit.data.folds import FoldPlan
 from manyfit.data.identity import row_identities
-from manyfit.data.rows import FitData, num_rows, take_rows
+from manyfit.data.kinds import is_nested, kind_of
+from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.prediction import Forward
 from manyfit.store.predictions import Archive, Labels
 from manyfit.training.base import Task
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class DataSet:
-    """The rows that executions validate on: all of `x`, or for each execution the rows of its fold."""
-
-    x: FitData  # arrays with one row each, or a list or a dictionary of such
-    y: FitData
-    sample_weight: FitData
-
-    @classmethod
-    def of(cls, task: Task, folds: FoldPlan | None) -> DataSet | None:
-        """The rows of a search; None where they are no arrays, so that nobody can tell one row from another."""
-        call = task.call
-        rows = call.validation_rows() if folds is None else (call.x, call.y, call.sample_weight)
-        if rows is None or num_rows(rows[0]) is None or num_rows(rows[1]) != num_rows(rows[0]):
-            return None
-        return cls(*rows)
-
-    @functools.cached_property
-    def row_ids(self) -> np.ndarray:
-        """(n,) identities of the rows, of features and targets together."""
-        return row_identities(self.x, np.asarray(self.y))
 
 
 class Keeper:
@@ -51,30 +29,35 @@ class Keeper:
 
     Args:
         archive: where to.
-        data: the rows.
+        rows: that executions validate on, or with folds all of them: arrays, with targets.
         folds: the folds of a cross-validated search, or None.
     """
 
-    def __init__(self, archive: Archive, data: DataSet, folds: FoldPlan | None) -> None:
+    def __init__(self, archive: Archive, rows: Rows, folds: FoldPlan | None) -> None:
         self._archive = archive
-        self._data = data
+        self._rows = rows
         self._folds = folds
         self._forward = Forward(keeps_rows=folds is None)
         self._labelled = False
         self.reason: str | None = None  # why the latest execution was not kept
+
+    @functools.cached_property
+    def row_ids(self) -> np.ndarray:
+        """(n,) identities of the rows, of features and targets together."""
+        return row_identities(self._rows.x, self._rows.y)
 
     def __call__(self, trained: Sequence[tuple[Plan, Any]]) -> None:
         """Predicts and keeps; executions of other phases than the search are left alone."""
         # Confirmation and retraining have rows of their own; their predictions would be taken for the search's.
         of_search = [(plan, model) for plan, model in trained if plan.phase == "search"]
         if self._folds is None:
-            self._predict(of_search, self._data.x, self._data.row_ids, None)
+            self._predict(of_search, self._rows.x, self.row_ids, None)
             return
         # Each execution has rows of its own here, so there is nothing to predict together.
         for plan, model in of_search:
             positions = self._folds.split_for(plan).validation
-            x, row_ids = take_rows(self._data.x, positions), self._data.row_ids[positions]
-            self._predict([(plan, model)], x, row_ids, positions)
+            x = self._rows.take(positions).x
+            self._predict([(plan, model)], x, self.row_ids[positions], positions)
 
     def _predict(
         self, trained: Sequence[tuple[Plan, Any]], x: FitData, row_ids: np.ndarray, positions: np.ndarray | None
@@ -94,23 +77,27 @@ class Keeper:
             self._keep(plan, predictions, row_ids, positions)
 
     def _keep(self, plan: Plan, predictions: np.ndarray, row_ids: np.ndarray, positions: np.ndarray | None) -> None:
-        data = self._data
         with writing(f"kept predictions of trial {plan.trial_id}"):
             # Labels go first: a kill between the two leaves labels without predictions, which is nothing kept yet.
             if not self._labelled:
-                self._archive.keep_labels(Labels(data.row_ids, np.asarray(data.y), _array(data.sample_weight)))
+                self._archive.keep_labels(self._labels())
                 self._labelled = True
             self._archive.keep(plan.trial_id, plan.execution, predictions, row_ids, positions)
+
+    def _labels(self) -> Labels:
+        y, weight = self._rows.y, self._rows.sample_weight
+        return Labels(
+            self.row_ids, kind_of(y).as_array(y), None if weight is None else kind_of(weight).as_array(weight)
+        )
 
 
 def keeping(task: Task, archive: Archive, folds: FoldPlan | None) -> Task:
     """A search's task whose trained models leave predictions behind; the task itself where its rows are no arrays."""
-    data = DataSet.of(task, folds)
-    return task if data is None else dataclasses.replace(task, keep=Keeper(archive, data, folds))
-
-
-def _array(values: object) -> np.ndarray | None:
-    return None if values is None else np.asarray(values)
+    rows = task.call.validation_rows() if folds is None else task.call.rows
+    # Without numbers nobody can tell one row from another, and without targets there is nothing to compare with.
+    if rows is None or rows.num_rows is None or rows.y is None or is_nested(rows.y):
+        return task
+    return dataclasses.replace(task, keep=Keeper(archive, rows, folds))
 
 
 class ModelOrigins(MutableMapping[Any, str]):

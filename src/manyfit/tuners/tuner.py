@@ -153,6 +153,7 @@ class Tuner(PopulationTuner):
             UsageError: nothing was searched in this process, the budget is too small, or folds do not fit the rows.
             SearchError: every run of every finalist failed.
         """
+        self.refresh()
         options = confirming.ConfirmSettings(confidence, max_executions, max_seconds, **settings)
         return self._finish.confirm(top, options, cross_validation=cross_validation, new_splits=new_splits)
 
@@ -204,6 +205,7 @@ class Tuner(PopulationTuner):
             UsageError: nothing has been searched, `top` or `executions` is below 1, x and y do not fit, x has fewer
                 rows than the search trained on, or there is no data.
         """
+        self.refresh()
         options = {"precision": precision, "steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
         return self._finish.retrain(
             top,
@@ -277,6 +279,7 @@ class Tuner(PopulationTuner):
         Raises:
             UsageError: no models or rows, x and y of different length, or a confidence outside (0, 1).
         """
+        self.refresh()
         return self._finish.evaluate(x, y, models, confidence=confidence, options=options)
 
     def export(self, folder: str | os.PathLike[str], model: Savable | None = None, *, overwrite: bool = False) -> Path:

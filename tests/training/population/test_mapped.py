@@ -14,7 +14,7 @@ from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Task
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population, arrays, data
-from manyfit.training.population.data import Rows, Stream, read_fit_arguments
+from manyfit.training.population.data import ResidentRows, Stream, read_fit_arguments
 
 pytestmark = [needs_jax]
 
@@ -54,7 +54,7 @@ def everything_is_large(monkeypatch):
 def test_a_file_of_floats_is_computed_on_in_place(tmp_path, everything_is_large):
     x = on_disk(tmp_path, X)
     rows = read_fit_arguments(task(x)).training
-    assert isinstance(rows, Rows)
+    assert isinstance(rows, ResidentRows)
     assert rows.leaves[0].unsafe_buffer_pointer() == x.ctypes.data  # the file's own pages: no copy
     assert curve(x) == curve(X)
 
@@ -72,8 +72,12 @@ def test_what_would_have_to_be_copied_whole_is_streamed(tmp_path, everything_is_
 
 def test_the_rows_of_a_split_are_still_a_file(tmp_path, everything_is_large):
     found = read_fit_arguments(task(on_disk(tmp_path, X), validation_split=0.2))
-    assert isinstance(found.training, Rows) and isinstance(found.validation, Rows)  # 64 rows of 64 bytes: aligned
-    assert isinstance(read_fit_arguments(task(on_disk(tmp_path, X[:, :15]), validation_split=0.2)).training, Rows)
+    assert isinstance(found.training, ResidentRows) and isinstance(
+        found.validation, ResidentRows
+    )  # 64 rows of 64 bytes: aligned
+    assert isinstance(
+        read_fit_arguments(task(on_disk(tmp_path, X[:, :15]), validation_split=0.2)).training, ResidentRows
+    )
 
 
 def test_arrays_in_memory_and_small_files_stay_resident(tmp_path):
@@ -91,7 +95,7 @@ def test_arrays_that_begin_where_the_device_wants_them_are_not_copied(tmp_path):
     shared = open_array(pool.share(X))
     for x in (aligned, shared):
         rows = read_fit_arguments(task(x)).training
-        assert isinstance(rows, Rows)
+        assert isinstance(rows, ResidentRows)
         assert rows.leaves[0].unsafe_buffer_pointer() == x.ctypes.data
         np.testing.assert_array_equal(x, X)
     pool.close()

@@ -20,7 +20,7 @@ from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
 from manyfit.training.callbacks import CannotCopy, copy_callbacks
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
-from manyfit.training.models import build_model, check_size, summary_of
+from manyfit.training.models import build_model, check_size, check_unshared, summary_of
 from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import FitArguments
@@ -196,6 +196,7 @@ class Admission:
         view = self._views.of(plan)
         with seeded(plan.seed), quick_draws():
             model = build_model(self.task.build, values)
+            check_unshared(model, plan)
             check_size(model, self.task.max_model_size)
             check_model(model)
             own = [] if self.task.callbacks is None else self.task.callbacks(plan)

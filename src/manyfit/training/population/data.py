@@ -28,7 +28,7 @@ _MOST_OF_MEMORY = 0.5  # arrays that take more of what is free are streamed: mem
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class ResidentRows:
     """Arrays on the device, cut into batches by row numbers.
 
     Attributes:
@@ -47,7 +47,7 @@ class Rows:
     num_steps: int
     numbers: np.ndarray | None = None
 
-    def part(self, numbers: np.ndarray) -> Rows:
+    def part(self, numbers: np.ndarray) -> ResidentRows:
         """A part of the rows, without a copy of them.
 
         Args:
@@ -183,8 +183,8 @@ class Stream:
 class Shapes:
     """The data whose batches a step takes: their tree, and the shapes that occur. A stream's may become more."""
 
-    training: Rows | Stream
-    validation: Rows | Stream | None
+    training: ResidentRows | Stream
+    validation: ResidentRows | Stream | None
 
     def numbers(self) -> Iterator[tuple[str, int]]:
         """The steps that there are: "train" or "test", and the number of a shape."""
@@ -206,8 +206,8 @@ def generator_seed(seed: int, number: int) -> int:
 class FitArguments:
     """The arguments of `fit` that are the same for every execution of a search."""
 
-    training: Rows | Stream
-    validation: Rows | Stream | None
+    training: ResidentRows | Stream
+    validation: ResidentRows | Stream | None
     epochs: int
     initial_epoch: int
     shuffle: bool | str
@@ -261,9 +261,9 @@ def read_fit_arguments(task: Task, seed: int = 0) -> FitArguments:
         restarts=False,
         seed=seed,
     )
-    validation: Rows | Stream | None = None
+    validation: ResidentRows | Stream | None = None
     batch_size = given["validation_batch_size"] or given["batch_size"]
-    if task.split_for is not None and isinstance(training, Rows):
+    if task.split_for is not None and isinstance(training, ResidentRows):
         validation = _held_out(
             training, (x, y, sample_weight), batch_size=batch_size, weighted=bool(given["class_weight"])
         )
@@ -300,8 +300,8 @@ def _plain_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _held_out(
-    training: Rows, arrays: tuple[object, object, object], *, batch_size: int | None, weighted: bool
-) -> Rows | Stream:
+    training: ResidentRows, arrays: tuple[object, object, object], *, batch_size: int | None, weighted: bool
+) -> ResidentRows | Stream:
     """The rows that folds validate on: those that they train on, without the weights of classes."""
     if weighted:
         arguments = {"batch_size": batch_size, "steps_per_epoch": None, "shuffle": False}
@@ -332,7 +332,7 @@ def same_sources(first: Task, second: Task) -> bool:
 
 def _source(
     data: tuple[object, object, object], arguments: dict[str, Any], *, restarts: bool, seed: int
-) -> Rows | Stream:
+) -> ResidentRows | Stream:
     """Resident rows where that is possible, else a stream."""
     iterator = keras_data.epoch_iterator(*data, **arguments)
     adapter, steps = iterator.data_adapter, arguments["steps_per_epoch"]
@@ -348,5 +348,5 @@ def _source(
             leaves, steps = [leaf[:num_rows] for leaf in leaves], None
         fits = sum(leaf.nbytes for leaf in leaves) <= _MOST_OF_MEMORY * free_bytes()
         if fits and (not steps or steps == num_batches):
-            return Rows(tuple(map(on_every_device, leaves)), structure, num_rows, size, -(-num_rows // size))
+            return ResidentRows(tuple(map(on_every_device, leaves)), structure, num_rows, size, -(-num_rows // size))
     return Stream(iterator, restarts=restarts, seed=seed)

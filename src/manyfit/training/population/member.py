@@ -26,7 +26,7 @@ from manyfit.training.keras_internals import building
 from manyfit.training.models import num_parameters
 from manyfit.training.population.arrays import State, copied, in_order_of_weights, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks
-from manyfit.training.population.data import FitArguments, Rows, Shapes, Stream
+from manyfit.training.population.data import FitArguments, ResidentRows, Shapes, Stream
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.trace import Trace, complete
 from manyfit.training.precision import LossScaleWatch
@@ -51,12 +51,12 @@ class View:
     sizes: tuple[int, int]
 
     @property
-    def training(self) -> Rows | Stream:
+    def training(self) -> ResidentRows | Stream:
         """The rows to train on, or the stream that everybody reads."""
         return self.data.training
 
     @property
-    def validation(self) -> Rows | Stream | None:
+    def validation(self) -> ResidentRows | Stream | None:
         """The rows to validate on, if there are any."""
         return self.data.validation
 
@@ -87,12 +87,12 @@ class Views:
 def _view(data: FitArguments, split: Split | None) -> View:
     training, validation = data.training, data.validation
     if split is not None:
-        assert isinstance(training, Rows) and isinstance(
-            validation, Rows
+        assert isinstance(training, ResidentRows) and isinstance(
+            validation, ResidentRows
         )  # our bug: `read_fit_arguments` sees to it where a task has splits
         training, validation = training.part(split.training), validation.part(split.validation)
         data = dataclasses.replace(data, training=training, validation=validation)
-    sizes = [source.num_rows if isinstance(source, Rows) else 0 for source in (training, validation)]
+    sizes = [source.num_rows if isinstance(source, ResidentRows) else 0 for source in (training, validation)]
     return View(data, Shapes(training, validation), (sizes[0], sizes[1]))
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from manyfit.training.population.arrays import Arrays, ArrayTree, Function, Lifted, Order, State
 from manyfit.training.population.compile import Compiled
-from manyfit.training.population.data import Rows, Stream
+from manyfit.training.population.data import ResidentRows, Stream
 from manyfit.training.population.layout import Layout, num_workers
 from manyfit.training.population.lift import Lift, Members, Steps
 from manyfit.training.population.sharding import spread
@@ -209,7 +209,7 @@ class RowsPass(Pass):
     """
 
     def __init__(
-        self, kind: str, lift: Lift, *, layout: Layout, count: int, rows: Rows, own_order: bool = False
+        self, kind: str, lift: Lift, *, layout: Layout, count: int, rows: ResidentRows, own_order: bool = False
     ) -> None:
         super().__init__(kind, lift, layout=layout, count=count, shapes=rows.shapes[0])
         self.rows, self.own_order = rows, own_order

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from manyfit.training.population.arrays import State, copied
-from manyfit.training.population.data import FitArguments, Rows, Stream
+from manyfit.training.population.data import FitArguments, ResidentRows, Stream
 from manyfit.training.population.layout import Layout, LayoutChoice, Remembered, candidates, recall, remember
 from manyfit.training.population.lift import Lift
 from manyfit.training.population.passes import Pass, RowsPass, StreamPass
@@ -217,7 +217,7 @@ class SharedProgram:
     def rows_pass(self, kind: str, layout: Layout, count: int, *, own_order: bool = False) -> RowsPass:
         """The pass over resident rows, made if need be."""
         rows = self.data.training if kind == "train" else self.data.validation
-        assert isinstance(rows, Rows)
+        assert isinstance(rows, ResidentRows)
 
         def make() -> RowsPass:
             lift = self.lift

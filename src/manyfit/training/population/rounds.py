@@ -13,7 +13,7 @@ import numpy as np
 
 from manyfit.training.population.arrays import Arrays, State
 from manyfit.training.population.compile import compile_function
-from manyfit.training.population.data import FitArguments, Rows, Stream
+from manyfit.training.population.data import FitArguments, ResidentRows, Stream
 from manyfit.training.population.grouping import Batch, Outcome
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.lift import Lift, Steps
@@ -143,7 +143,7 @@ class Rounds:
         full, tail = self._read("train", member)
         rows = full[0] if len(full) else tail
         training = member.view.training
-        assert isinstance(training, Rows)  # our bug: streams have their own way
+        assert isinstance(training, ResidentRows)  # our bug: streams have their own way
         batch = tuple(leaf.addressable_data(0)[rows] for leaf in training.leaves)
         steps = Steps(Lift(member.trace))
 
@@ -194,7 +194,7 @@ class Rounds:
 
     def _read(self, kind: str, member: Member) -> Order:
         rows = member.view.training if kind == "train" else member.view.validation
-        assert isinstance(rows, Rows)
+        assert isinstance(rows, ResidentRows)
         if kind == "train" and self.data.shuffle:
             return rows.shuffled(self.data.shuffle, *self.order_of(member))
         return rows.in_order()

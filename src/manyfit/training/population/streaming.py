@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from manyfit.training.population.arrays import ArrayTree, Lifted, Order
-from manyfit.training.population.data import FitArguments, Rows, Stream
+from manyfit.training.population.data import FitArguments, ResidentRows, Stream
 from manyfit.training.population.grouping import Batch, Outcome
 from manyfit.training.population.passes import StreamPass
 from manyfit.training.population.trace import CannotTrace
@@ -47,8 +47,8 @@ class Streaming:
         self._pass_over("test", validating, self.data.validation)
         return [run.outcome() for run in runs]
 
-    def _pass_over(self, kind: str, runs: Sequence[_Run], source: Rows | Stream | None) -> None:
-        if isinstance(source, Rows):
+    def _pass_over(self, kind: str, runs: Sequence[_Run], source: ResidentRows | Stream | None) -> None:
+        if isinstance(source, ResidentRows):
             self._each(runs, lambda run: run.over_rows(kind, self.order))
         elif source is not None and _alive(runs):
             self._each(runs, lambda run: run.begin(kind))

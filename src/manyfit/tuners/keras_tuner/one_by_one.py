@@ -23,6 +23,7 @@ from manyfit.training.base import judge
 from manyfit.training.outcomes import to_histories
 from manyfit.training.seeding import seeded
 
+_RETURNED = "returned"  # note on an execution: how many a call of `run_trial` returned together
 _IDLE_SECONDS = 0.1  # between questions, while trials of other tuners of this oracle run
 
 
@@ -98,6 +99,10 @@ class OneByOne:
             steps.end(trial)
 
     def _try(self, trial: Trial, steps: TrialSteps, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+        if _is_whole(trial):  # the process died, or the disk was full, between what was returned and the trial's end
+            self._oracle.hear(trial, [run.history for _, run in sorted(trial.executions.items())])
+            conclude(trial)
+            return
         # The seed of its first execution, so that an override that trains once gets what the default would have.
         seed = seeds.seed_of(self._oracle.seed, "execution", trial.trial_id, 0, trial.attempt)
         self.call.begin()
@@ -106,9 +111,7 @@ class OneByOne:
                 returned = steps.run(trial, *fit_args, **fit_kwargs)
         except Exception as error:
             failure = failure_of(error)
-            # What the user's code says about its own trial needs no traceback.
-            text = failure.line if failure.final else failure.message
-            trial.conclude(TrialOutcome(failure.ending, text, failure.final))
+            trial.conclude(TrialOutcome(failure.ending, failure.message, failure.final))
         else:
             self._take(trial, returned, seed)
             conclude(trial)
@@ -126,11 +129,13 @@ class OneByOne:
         oracle = self._oracle
         oracle.book.forget_executions(trial, self.call.first_execution)
         oracle.hear(trial, found)
+        results = []
         for execution, history in enumerate(found, self.call.first_execution):
             oracle.scoring.check(history)
             ending, message = judge(history, oracle.objective, stopped=False)
             plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed)
-            oracle.book.add_execution(Result(plan, ending, history, message=message), **self.call.notes)
+            results.append(Result(plan, ending, history, message=message))
+        oracle.book.add_executions(results, **self.call.notes, **{_RETURNED: len(results)})
 
     # Contenders ------------------------------------------------------------------------------------------------
 
@@ -191,6 +196,12 @@ def histories_of(trial: Trial, returned: object, objective: Objective) -> list[d
         )
         return [dict(history) for _, history in sorted(trial.running.items())]
     return to_histories(returned, objective, "Tuner.run_trial()")
+
+
+def _is_whole(trial: Trial) -> bool:
+    """Whether all that a call of `run_trial` returned is in the book, so that it need not be called again."""
+    runs = list(trial.executions.values())
+    return bool(runs) and all(run.notes.get(_RETURNED) == len(runs) for run in runs)
 
 
 def conclude(trial: Trial) -> None:

@@ -24,6 +24,7 @@ from manyfit.data.call import Call
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.store.project import BESIDE_KERAS_TUNER
 from manyfit.training import tensorboard
 from manyfit.training.base import FixedSupply, Permissions, Task
 from manyfit.training.callbacks import copy_callbacks
@@ -258,11 +259,11 @@ class ModelTuner(BaseTuner):
             options: of the models, where they are not this tuner's.
         """
         hypermodel = self.hypermodel
-        devices = (options or self.model_options).devices
+        settings = options or self.model_options
         fit_kwargs, callbacks = self._callback_arguments(fit_kwargs)
         own_fit = hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None
         call = Call.of(own_fit, fit_args, fit_kwargs)
-        check_batches(distribution_of(devices), call)
+        check_batches(distribution_of(settings.devices), call)
         may_pause = self.oracle.scheduler.may_pause
         return Task(
             build=self._build if options is None else functools.partial(options.built, self._build_plainly),
@@ -272,7 +273,8 @@ class ModelTuner(BaseTuner):
             fit=own_fit,
             callbacks=callbacks,
             may=Permissions(pause=may_pause, share_callbacks=not may_pause and self.oracle.compat is None),
-            devices=devices,
+            devices=settings.devices,
+            compiled=settings.jit_compile is not False,
             measures=self.oracle.measures,
         )
 
@@ -460,6 +462,8 @@ class ModelTuner(BaseTuner):
     def _weights_file(self, trial_id: str, execution: int) -> Path:
         """The weights of an execution: Manyfit's file, else one that KerasTuner or a user's own loop has written."""
         path = Path(self.store.weights_path(trial_id, execution))
+        if self.store.get(BESIDE_KERAS_TUNER):  # those are another search's
+            return path
         other = Path(self._get_checkpoint_fname(trial_id))
         return other if other.exists() and not path.exists() else path
 
