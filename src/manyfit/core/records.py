@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from manyfit.core.causes import Cause
 
@@ -171,6 +171,7 @@ class Result:
     num_parameters: int | None = None  # trainable ones
     measures: dict[str, float] = dataclasses.field(default_factory=dict)  # of `core.objective.MEASURES`
     failure: Failure | None = None  # the exception that ended it, where one did
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)  # further facts for the book, as JSON keeps them
     # Of a trial that a user's `run_trial` ran elsewhere, one of the two: what it trained by Manyfit's own means, or
     # what it returned. None both: the call failed.
     executions: tuple[Result, ...] | None = None

@@ -295,7 +295,7 @@ class TrialBook:
             seconds=result.seconds,
             message=result.message,
             num_parameters=result.num_parameters,
-            notes=dict(notes),
+            notes={**result.notes, **notes},
             final=result.final,
         )
         if scored is not None:

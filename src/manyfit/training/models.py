@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 import weakref
@@ -74,13 +75,18 @@ def check_unshared(model: keras.Model, plan: Plan) -> None:
     """
     by = (plan.phase, *plan.key, plan.seed)
     for thing, trains in _stateful_parts(model):
-        before = _uses.get(id(thing))
+        key = id(thing)
+        before = _uses.get(key)
         if before is None or before.thing() is not thing:  # the number of an object that is gone may be another's
             before = None
         elif before.by != by and (trains or before.trains):
             raise FatalValueError(_shared(thing, before, plan))
-        reference = weakref.ref(thing, lambda _, key=id(thing): _uses.pop(key, None))
-        _uses[id(thing)] = _Use(reference, by, trains or (before is not None and before.trains))
+        reference = weakref.ref(thing, functools.partial(_forget, key))
+        _uses[key] = _Use(reference, by, trains or (before is not None and before.trains))
+
+
+def _forget(key: int, _: object) -> None:
+    _uses.pop(key, None)
 
 
 def _stateful_parts(model: keras.Model) -> Iterator[tuple[Any, bool]]:
@@ -112,6 +118,23 @@ def _shared(thing: Any, before: _Use, plan: Plan) -> str:
 def num_parameters(model: keras.Model) -> int:
     """Trainable parameters of a model; 0 while it is not built."""
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
+
+
+def averages_weights(model: keras.Model) -> bool:
+    """Whether `fit` ends with moving averages in the place of the weights (`use_ema` of the optimizer)."""
+    return _averages(getattr(model, "optimizer", None))
+
+
+def _averages(optimizer: Any) -> bool:
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return False
+    # A loss scale wraps an optimizer, and a `MultiOptimizer` several; each of them finalises what is inside.
+    wrapped = getattr(optimizer, "inner_optimizer", None)
+    inner = [*([] if wrapped is None else [wrapped]), *getattr(optimizer, "optimizers", [])]
+    if inner:
+        return any(map(_averages, inner))
+    finalises = type(optimizer).finalize_variable_values
+    return bool(optimizer.use_ema) or finalises is not keras.optimizers.Optimizer.finalize_variable_values
 
 
 def summary_of(model: keras.Model) -> str:

@@ -14,6 +14,7 @@ from manyfit.ensemble.ensemble import Ensemble
 from manyfit.finish import confirm as confirming
 from manyfit.finish.evaluation import Evaluation
 from manyfit.finish.export import Savable
+from manyfit.finish.winners import EpochRule
 from manyfit.oracles import Oracle
 from manyfit.report.confirmation import Confirmation
 from manyfit.training.devices import Devices
@@ -163,7 +164,11 @@ class Tuner(PopulationTuner):
         x: FitData = None,
         y: FitData = None,
         *,
+        diverse: bool = False,
         epochs_factor: float = 1.2,
+        epochs: int | None = None,
+        max_epochs: int | None = None,
+        max_seconds: float | None = None,
         executions: int = 1,
         callbacks: list[Any] | None = None,
         stretch_schedules: bool = True,
@@ -211,7 +216,15 @@ class Tuner(PopulationTuner):
             top,
             x,
             y,
-            settings=RetrainSettings(epochs_factor, executions, callbacks, stretch_schedules, save_best),
+            settings=RetrainSettings(
+                EpochRule(epochs_factor, epochs, max_epochs),
+                executions,
+                callbacks,
+                stretch_schedules,
+                save_best,
+                max_seconds,
+                diverse,
+            ),
             model_options={**options, "devices": devices},
             fit_kwargs=fit_kwargs,
         )

@@ -77,19 +77,6 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
     return {} if config is None else dict(config.config)
 
 
-def finalises(optimizer: object) -> bool:
-    """Whether `fit` lets an optimizer change the weights once more after the last epoch: to their moving averages."""
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        return False
-    # A loss scale wraps an optimizer, and a `MultiOptimizer` several; each of them finalises what is inside.
-    wrapped = getattr(optimizer, "inner_optimizer", None)
-    inner = [*([] if wrapped is None else [wrapped]), *getattr(optimizer, "optimizers", [])]
-    if inner:
-        return any(map(finalises, inner))
-    method = type(optimizer).finalize_variable_values
-    return bool(optimizer.use_ema) or method is not keras.optimizers.Optimizer.finalize_variable_values
-
-
 def place_of_learning_rate(model: keras.Model) -> int | None:
     """Where the learning rate stands among the optimizer's variables; None for a schedule."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # a loss scale wraps another optimizer

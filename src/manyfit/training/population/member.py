@@ -23,7 +23,7 @@ from manyfit.core.records import Ending, Failure, Plan, Result
 from manyfit.data.rows import Split
 from manyfit.training.base import Bookkeeping, judge
 from manyfit.training.keras_internals import building
-from manyfit.training.models import num_parameters
+from manyfit.training.models import averages_weights, num_parameters
 from manyfit.training.population.arrays import State, copied, in_order_of_weights, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.data import FitArguments, ResidentRows, Shapes, Stream
@@ -255,10 +255,14 @@ class Member:
         return logs
 
     def finish(self) -> None:
-        """What `fit` does after the last epoch: averages take the weights' place, and the callbacks end."""
-        if self.callbacks.any or building.finalises(self.model.optimizer):
+        """What `fit` does after the last epoch: averages take the weights' place, and the callbacks end.
+
+        The weights of the best epoch stay as they are: its score was measured with those.
+        """
+        averages = self.epoch > 0 and averages_weights(self.model)
+        if self.callbacks.any or averages:
             with self.hearing():
-                if building.finalises(self.model.optimizer):
+                if averages:
                     self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
                 self.callbacks.train_end(self.last_logs)
 

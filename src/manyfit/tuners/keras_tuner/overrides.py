@@ -21,6 +21,7 @@ from manyfit.core.checks import is_whole, whole_number
 from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
 from manyfit.core.records import Plan, Result
 from manyfit.data.call import Call
+from manyfit.data.classes import with_class_numbers
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
@@ -29,13 +30,14 @@ from manyfit.training import tensorboard
 from manyfit.training.base import FixedSupply, Permissions, Task
 from manyfit.training.callbacks import copy_callbacks
 from manyfit.training.devices import check_batches, distributed, distribution_of
-from manyfit.training.estimators import is_estimator, load_estimator, pickle_path
+from manyfit.training.estimators import Estimators, is_estimator, load_estimator, pickle_path
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.keras_internals.building import compile_arguments
 from manyfit.training.keras_settings import clear_session
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.models import build_model, check_size
 from manyfit.training.outcomes import to_histories
+from manyfit.training.replay import common, watched
 from manyfit.training.seeding import seeded
 from manyfit.training.weights import load_keras_weights, load_weights, write_weights
 from manyfit.tuners.ensembling import best_execution
@@ -121,13 +123,14 @@ class ModelTuner(BaseTuner):
         self.model_options = ModelOptions() if model_options is None else model_options
         self.model_origins = ModelOrigins()
         self._with_weights: set[str] = set()  # trials whose weights may be on the disk
+        self._trial_calls: dict[str, Call] = {}  # of `fit`, of trials that the user's own code ran in this process
         self._estimators = False  # whether the build function returns any
         super().__init__(oracle, hypermodel, **kwargs)
         self._estimators = self._estimators or self.store.get("estimators", False)
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. The models that this process holds stay here."""
-        return {**super().stand_ins(), "model_origins": ModelOrigins()}
+        return {**super().stand_ins(), "model_origins": ModelOrigins(), "_trial_calls": {}}
 
     # Building --------------------------------------------------------------------------------------------------
 
@@ -261,8 +264,11 @@ class ModelTuner(BaseTuner):
         hypermodel = self.hypermodel
         settings = options or self.model_options
         fit_kwargs, callbacks = self._callback_arguments(fit_kwargs)
+        callbacks = watched(callbacks, Call(fit_args, fit_kwargs).callbacks)
         own_fit = hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None
-        call = Call.of(own_fit, fit_args, fit_kwargs)
+        call, classes = Call.of(own_fit, fit_args, fit_kwargs), None
+        if self._estimators:
+            call, classes = with_class_numbers(call, self.store)
         check_batches(distribution_of(settings.devices), call)
         may_pause = self.oracle.scheduler.may_pause
         return Task(
@@ -276,6 +282,7 @@ class ModelTuner(BaseTuner):
             devices=settings.devices,
             compiled=settings.jit_compile is not False,
             measures=self.oracle.measures,
+            classes=None if classes is None else classes.names.tolist(),
         )
 
     def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> Any:
@@ -312,7 +319,10 @@ class ModelTuner(BaseTuner):
         plan = plan_of(trial, execution, self.oracle, self.store.weights_path)
         plan = dataclasses.replace(plan, values=trial.hyperparameters)
         supply = FixedSupply([plan])
-        KerasFit(self._display.say).train(supply, tensorboard.per_execution(self._make_task(fit_args, fit_kwargs)))
+        task = self._make_task(fit_args, fit_kwargs)
+        self.trial_call.trained.append(task.call)
+        trainer = Estimators(self._display.say) if self._estimators else KerasFit(self._display.say)
+        trainer.train(supply, tensorboard.per_execution(task))
         result: Result = supply.results[plan.key]
         if result.failure is not None:
             raise result.failure.error
@@ -473,6 +483,10 @@ class ModelTuner(BaseTuner):
         dropped = {*self._with_weights, trial.trial_id}.difference(best)
         self.store.delete_weights(dropped)
         self._with_weights = set(best)
+        # With what they were trained by, which may hold rows of their own.
+        if self.trial_call.calls:
+            self._trial_calls[trial.trial_id] = common(self.trial_call.calls)
+        self._trial_calls = {trial_id: call for trial_id, call in self._trial_calls.items() if trial_id in best}
 
 
 def _fresh(value: Any) -> Any:
