@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 
+from manyfit.core.errors import ProjectError, explain
 from manyfit.core.files import written_whole
 
 _BUILD_CONFIG = "build_config"
@@ -40,11 +43,22 @@ def write_weights(path: str | Path, arrays: Sequence[Any], *, build_config: Mapp
 
 
 def load_weights(model: keras.Model, path: str | Path) -> None:
-    """Reads weights into a freshly built model."""
-    with np.load(path) as archive:
-        if not model.built and _BUILD_CONFIG in archive:
-            model.build_from_config(json.loads(str(archive[_BUILD_CONFIG])))
-        model.set_weights([archive[name] for name in sorted(archive.files) if name != _BUILD_CONFIG])
+    """Reads weights into a freshly built model.
+
+    Raises:
+        ProjectError: the file is damaged, holds something else than numbers, or is of another model.
+    """
+    try:
+        # Without pickles, whoever wrote the file: an array of objects could run code.
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in sorted(archive.files)}
+        config = arrays.pop(_BUILD_CONFIG, None)
+        if not model.built and config is not None:
+            model.build_from_config(json.loads(str(config)))
+        model.set_weights(list(arrays.values()))
+    # Of NumPy, of the archive's format, of JSON and of Keras, which says what does not fit.
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise _unfit(path, error) from error
 
 
 def load_keras_weights(model: keras.Model, path: str | Path) -> None:
@@ -53,13 +67,46 @@ def load_keras_weights(model: keras.Model, path: str | Path) -> None:
     Args:
         model: one that is not built takes its shapes from `build_config.json` beside the file.
         path: ends in `.weights.h5`.
+
+    Raises:
+        ProjectError: the file is damaged, refers to other files, or is of another model.
     """
     shapes = Path(path).with_name("build_config.json")
-    if not model.built and shapes.exists():
-        model.build_from_config(json.loads(shapes.read_text()))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the optimizer's slots of the file have no place in a fresh model
-        model.load_weights(path)
+    try:
+        _refuse_references(path)
+        if not model.built and shapes.exists():
+            model.build_from_config(json.loads(shapes.read_text()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the optimizer's slots of the file have no place in a fresh model
+            model.load_weights(path)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise _unfit(path, error) from error
+
+
+def _refuse_references(path: str | Path) -> None:
+    """Checks that HDF5 finds everything in this file: it can also point into others, wherever they lie.
+
+    Raises:
+        ValueError: it does point into another.
+    """
+    with h5py.File(path, "r") as file:
+        outside = file.visititems_links(lambda name, link: name if isinstance(link, h5py.ExternalLink) else None)
+        outside = outside or file.visititems(
+            lambda name, item: name if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual) else None
+        )
+    if outside:
+        raise ValueError(f"{outside} lies in another file")
+
+
+def _unfit(path: str | Path, error: Exception) -> ProjectError:
+    return ProjectError(
+        explain(
+            f'weights "{path}"',
+            f"a file that is damaged, or of another model ({str(error).partition(chr(10))[0]})",
+            "the weights of this trial, as they were written",
+            "Restore the file, see that the build function is the search's, or call tuner.retrain().",
+        )
+    )
 
 
 def _storable(array: object) -> np.ndarray:

@@ -13,14 +13,14 @@ from typing import Any
 
 from manyfit.core import seeds
 from manyfit.core.errors import ProjectError, explain
-from manyfit.core.files import replaced
+from manyfit.core.files import written_whole
 from manyfit.core.lifecycle import TrialStatus
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.oracles.keras_tuner.style import KerasTunerOracle
 from manyfit.oracles.trial import Trial
 from manyfit.store import ProjectStore
-from manyfit.store.layout import ProjectLayout
-from manyfit.store.project import BESIDE_KERAS_TUNER, READ_FROM_KERAS_TUNER, WRITTEN_FOR_KERAS_TUNER
+from manyfit.store.layout import ProjectLayout, check_id
+from manyfit.store.project import READ_FROM_KERAS_TUNER, WRITTEN_FOR_KERAS_TUNER
 
 # Reading -------------------------------------------------------------------------------------------------------
 
@@ -42,12 +42,12 @@ def read_project(oracle: KerasTunerOracle, store: ProjectStore) -> bool:
         ProjectError: the files cannot be read, or are those of another search.
     """
     path = store.layout.oracle_file
-    if store.get("space") is not None or store.get(BESIDE_KERAS_TUNER) or not path.exists():
+    if store.get("space") is not None or store.is_beside_keras_tuner or not path.exists():
         return False
     state = _read(path)
     try:
         oracle.set_state(state)
-        trials = [_trial(oracle, _read(file)) for file in _trial_files(store.layout, state["start_order"])]
+        trials = [_trial(oracle, file, _read(file)) for file in _trial_files(store.layout, state["start_order"])]
         ends = {trial_id: place for place, trial_id in enumerate(state["end_order"])}
     except (KeyError, TypeError) as error:
         raise ProjectError(
@@ -98,8 +98,18 @@ def _trial_files(layout: ProjectLayout, order: Iterable[str]) -> list[Path]:
     return [found[trial_id] for trial_id in [*ids, *sorted(set(found) - set(ids))]]
 
 
-def _trial(oracle: KerasTunerOracle, state: Mapping[str, Any]) -> Trial:
+def _trial(oracle: KerasTunerOracle, path: Path, state: Mapping[str, Any]) -> Trial:
     trial = Trial.from_state(state)
+    # The id becomes part of paths. That of the folder is known to be harmless; KerasTuner writes the same twice.
+    if path != ProjectLayout(path.parent.parent).trial_file(check_id(trial.trial_id)):
+        raise ProjectError(
+            explain(
+                "Error reloading `Oracle` from existing project",
+                f"{path}, which tells of trial {trial.trial_id!r}",
+                "files as KerasTuner writes them",
+                "Restore the file from a copy, or pass another project_name=.",
+            )
+        )
     trial.number = len(oracle.trials)
     oracle.trials[trial.trial_id] = trial
     if not trial.has_ended:
@@ -153,5 +163,5 @@ _NO_DISPLAY: dict[str, Any] = {"search_start": None, "trial_start": {}, "trial_n
 
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:
-    with replaced(path) as partial:
+    with written_whole(path, "KerasTuner's file") as partial:
         partial.write_text(json.dumps(state))

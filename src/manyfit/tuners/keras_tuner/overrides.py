@@ -25,7 +25,6 @@ from manyfit.data.classes import with_class_numbers
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.store.project import BESIDE_KERAS_TUNER
 from manyfit.training import tensorboard
 from manyfit.training.base import FixedSupply, Permissions, Task
 from manyfit.training.callbacks import copy_callbacks
@@ -427,6 +426,8 @@ class ModelTuner(BaseTuner):
 
         Raises:
             UsageError: its weights were not kept.
+            ProjectError: its weights cannot be read, or do not fit the model.
+            ProjectError: it is an estimator, somebody else wrote it, and the tuner was made without `trust=True`.
         """
         if execution is None:
             execution = best_execution(self.oracle, trial)
@@ -442,7 +443,7 @@ class ModelTuner(BaseTuner):
                 )
             )
         if pickle_path(path).exists():
-            estimator = load_estimator(pickle_path(path))
+            estimator = load_estimator(pickle_path(path), trust=self.trust)
             self.model_origins[estimator] = trial.trial_id
             return estimator
         # Seeded, since a build function may draw: random features that no weight remembers, say.
@@ -472,7 +473,7 @@ class ModelTuner(BaseTuner):
     def _weights_file(self, trial_id: str, execution: int) -> Path:
         """The weights of an execution: Manyfit's file, else one that KerasTuner or a user's own loop has written."""
         path = Path(self.store.weights_path(trial_id, execution))
-        if self.store.get(BESIDE_KERAS_TUNER):  # those are another search's
+        if self.store.is_beside_keras_tuner:  # those are another search's
             return path
         other = Path(self._get_checkpoint_fname(trial_id))
         return other if other.exists() and not path.exists() else path
