@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from manyfit.training.models import copy_model, fresh_model
+from manyfit.training.copies import UncopyableModelError, copy_model, fresh_model
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(20, 6)).astype("float32")
@@ -228,3 +228,48 @@ def test_a_copy_predicts_the_same_and_shares_nothing(kind):
     assert len(copy.weights) == len(model.weights)
     fresh = fresh_model(model)
     assert [v.shape for v in fresh.weights] == [v.shape for v in model.weights]
+
+
+def untold():
+    class Table(keras.layers.Layer):
+        def __init__(self, table):
+            super().__init__()
+            self.table = table
+
+        def call(self, x):
+            return x * ops.convert_to_tensor(self.table)
+
+    return sequential(Table(np.arange(6.0, dtype="float32")))
+
+
+class Wide(keras.Model):
+    def __init__(self, units=3):
+        super().__init__()
+        self.out = keras.layers.Dense(units)
+
+    def call(self, x):
+        return self.out(x)
+
+
+def wide():
+    model = Wide(4)  # Keras writes down 3: it keeps no arguments of models
+    model(X)
+    return model
+
+
+@pytest.mark.parametrize(("make", "name"), [(untold, "Table"), (wide, "Wide")])
+def test_what_does_not_tell_how_it_was_made_is_named(make, name):
+    with pytest.raises(UncopyableModelError, match=rf"a copy of {name} .*Give {name} a get_config"):
+        copy_model(make())
+
+
+def test_a_fresh_model_forgets_what_was_trained_and_keeps_what_was_not():
+    base = sequential(keras.layers.Dense(4))
+    base.trainable = False
+    model = sequential(base, keras.layers.BatchNormalization(), keras.layers.Dense(1))
+    model.compile("sgd", "mse")
+    model.fit(X, X[:, :1], verbose=0)
+    fresh = fresh_model(model)
+    np.testing.assert_array_equal(fresh.layers[0].get_weights()[0], base.get_weights()[0])
+    assert not np.allclose(fresh.layers[2].get_weights()[0], model.layers[2].get_weights()[0])
+    assert not ops.convert_to_numpy(fresh.layers[1].moving_mean).any()

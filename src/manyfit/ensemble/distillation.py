@@ -78,7 +78,7 @@ def greedy_soup(
 
     own = [loss(net) for net in nets]
     order = [int(index) for index in np.argsort(own, kind="stable")]
-    from manyfit.training.models import copy_model  # imports Keras
+    from manyfit.training.copies import copy_model  # imports Keras
 
     soup = compiled_alike(copy_model(nets[order[0]]), nets[order[0]])  # a copy: the ingredients keep their weights
     values, best, inside = nets[order[0]].get_weights(), own[order[0]], [order[0]]
@@ -198,7 +198,7 @@ def fresh_copy(model: keras.Model) -> keras.Model:
     Raises:
         UncopyableModelError: a layer cannot be made again; the message names its class.
     """
-    from manyfit.training.models import fresh_model  # imports Keras
+    from manyfit.training.copies import fresh_model  # imports Keras
 
     copy = fresh_model(model)
     if getattr(model, "loss", None) is not None:

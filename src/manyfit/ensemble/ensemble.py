@@ -219,7 +219,7 @@ class Ensemble:
 
     def evaluate(
         self, x: FitData, y: FitData = None, *, sample_weight: FitData = None, batch_size: int | None = None
-    ) -> dict[str, Any]:
+    ) -> dict[str, float]:
         """Measures the ensemble.
 
         Args:
@@ -239,11 +239,11 @@ class Ensemble:
         rows = Rows.of(x, y, sample_weight).read("Ensemble.evaluate(x, y)")
         return self._measured(self.predict(rows.x, batch_size=batch_size), rows, batch_size)
 
-    def evaluate_predictions(self, prediction: Any, y: FitData, *, sample_weight: FitData = None) -> dict[str, Any]:
+    def evaluate_predictions(self, prediction: Any, y: FitData, *, sample_weight: FitData = None) -> dict[str, float]:
         """Like `evaluate`, for predictions that are there already; a mask, which only rows tell, is not heeded."""
         return self._measured(prediction, Rows.of(None, y, sample_weight))
 
-    def _measured(self, prediction: Any, rows: Rows, batch_size: int | None = None) -> dict[str, Any]:
+    def _measured(self, prediction: Any, rows: Rows, batch_size: int | None = None) -> dict[str, float]:
         problem = problem_of(prediction, rows.y, self.outputs, self.task, rows.sample_weight)
         answer = {self.metric.name: self.metric.score(problem.predictions[0], problem)}
         return {**answer, **compiled_metrics(self._used(), self.pool, prediction, rows, batch_size)}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from manyfit.core.history import numbers_of
 from manyfit.data.rows import Rows
 from manyfit.ensemble.members import EnsembleMember, Model, emits_logits, fixed_batch, is_keras, unlinked
 from manyfit.ensemble.outputs import Outputs
@@ -47,7 +48,7 @@ def compiled_on_probabilities(model: keras.Model, source: Model) -> keras.Model:
     return model
 
 
-def _measuring(source: keras.Model) -> dict[str, Any]:
+def _measuring(source: keras.Model) -> dict[str, float]:
     """Arguments of `compile` that say what is measured, as they were given; empty if the model was not compiled.
 
     Metrics stay the objects that they are. A copy would be made of what `get_config` tells, which for a class of the
@@ -71,7 +72,7 @@ def _on_probabilities(thing: object) -> object:
 
 def compiled_metrics(
     members: Sequence[EnsembleMember], pool: Pool, prediction: Any, rows: Rows, batch_size: int | None
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """The loss and metrics that the members with weight were compiled with, of what they predict together.
 
     Args:
@@ -93,7 +94,7 @@ def compiled_metrics(
     if rows.x is not None and _is_one_model(members, pool):
         # Its own answer, with penalties on activities and a `test_step` of the user's.
         told = source.evaluate(*rows.parts[:2], size, 0, rows.sample_weight, return_dict=True)
-        return {name: _number(value) for name, value in told.items()}
+        return numbers_of(told)
     if any(getattr(type(source), step).__module__.startswith("keras.") is False for step in _STEPS):
         return {}
     told = _judged(source, arguments, prediction, rows, size)
@@ -110,7 +111,7 @@ def _is_one_model(members: Sequence[EnsembleMember], pool: Pool) -> bool:
 
 def _judged(
     source: keras.Model, arguments: Mapping[str, Any], prediction: Any, rows: Rows, batch_size: int
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """What `source` would say of a prediction that were its own."""
     import keras
 
@@ -135,7 +136,7 @@ def _judged(
     judge = Judge(mask is not None)
     judge.compile(optimizer="sgd", **arguments)
     told = judge.evaluate(prediction, rows.y, batch_size, 0, rows.sample_weight, return_dict=True)
-    return {name: _number(value) for name, value in told.items()}
+    return numbers_of(told)
 
 
 def _as_answered(prediction: Any, source: keras.Model) -> Any:
@@ -159,9 +160,3 @@ def _penalties(members: Sequence[EnsembleMember], pool: Pool) -> float:
         own = [float(v.regularizer(v)) for net in nets for v in net.trainable_variables if v.regularizer is not None]
         total += share * sum(own) / max(len(nets), 1)
     return float(total)
-
-
-def _number(value: Any) -> Any:
-    """A float of what Keras answers; arrays, as of `F1Score(average=None)`, stay arrays."""
-    array = np.asarray(value)
-    return float(array) if array.ndim == 0 else array

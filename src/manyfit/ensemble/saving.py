@@ -133,7 +133,7 @@ def _copy(model: keras.Model, name: str, inputs: Inputs) -> keras.Model:
     """A copy under another name: layers of one model need different names."""
     import keras
 
-    from manyfit.training.models import UncopyableModelError, copy_model  # imports Keras
+    from manyfit.training.copies import UncopyableModelError, copy_model  # imports Keras
 
     try:
         # Copies, since two members may share a layer (a frozen base), and Keras's files know each layer from one place.
