@@ -48,7 +48,7 @@ def compiled_on_probabilities(model: keras.Model, source: Model) -> keras.Model:
     return model
 
 
-def _measuring(source: keras.Model) -> dict[str, float]:
+def _measuring(source: keras.Model) -> dict[str, Any]:
     """Arguments of `compile` that say what is measured, as they were given; empty if the model was not compiled.
 
     Metrics stay the objects that they are. A copy would be made of what `get_config` tells, which for a class of the
