@@ -34,6 +34,7 @@ class Ability(enum.Enum):
     JOINED = "arrays, whose rows can be joined"
     AS_ARRAYS = "arrays, or a pipeline that ends and can be read again"
     READ_AGAIN = "data that can be read again"
+    LABELLED = "rows with one array of targets"
 
 
 def _taken(array: FitData, rows: Indices) -> FitData:
@@ -151,7 +152,7 @@ def _length_of_pydataset(dataset: FitData) -> float | None:
 # The registry -----------------------------------------------------------------------------------------------------
 
 _ARRAY = frozenset(Ability)
-_PIPELINE = frozenset({Ability.READ_AGAIN, Ability.AS_ARRAYS})
+_PIPELINE = frozenset({Ability.READ_AGAIN, Ability.AS_ARRAYS, Ability.LABELLED})
 
 NUMPY = Kind(
     "NumPy array",
@@ -258,6 +259,9 @@ ADAPTER = Kind(
     "Pass a tf.data.Dataset, a PyDataset or arrays.",
     is_pipeline=True,
 )
+#: What there is to choose from, for messages.
+KNOWN = "arrays, frames, lists and dicts of them, tf.data, PyDataset, torch and grain loaders, generators"
+
 UNKNOWN = Kind(
     "object of another class",
     lambda data: True,

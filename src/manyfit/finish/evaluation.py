@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -22,7 +23,7 @@ import scipy.stats
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.identity import fingerprint
 from manyfit.data.kinds import Ability
-from manyfit.data.rows import FitData, Rows
+from manyfit.data.rows import MAX_READ_BYTES, FitData, Rows
 from manyfit.report import terminal
 from manyfit.stats.intervals import Interval, confidence_level, mean_interval
 
@@ -116,15 +117,14 @@ def evaluate(
         UsageError: no models, no rows, x and y of different length, or a confidence outside (0, 1).
     """
     confidence = confidence_level("evaluate", confidence)
-    test = Rows.of(x, y, options.get("sample_weight"))
+    test, options = _test_rows(x, y, options, len(models))
     rows = test.num_rows
     if not models or rows == 0:
         got = "no models" if not models else "no test rows"
         raise UsageError(explain("evaluate(x, y)", got, "at least one of each", "Call tuner.retrain(...) first."))
-    test.check_lengths("evaluate(x, y)")
     scores = {name: _scores(model, test, confidence, options) for name, model in models.items()}
     use = {
-        "data": fingerprint(x, y),
+        "data": fingerprint(test.x, test.y),
         "choice": fingerprint(*(array for model in models.values() for array in _weights(model))),
         "models": list(models),
         "scores": {name: {metric: found.estimate for metric, found in row.items()} for name, row in scores.items()},
@@ -139,6 +139,20 @@ def evaluate(
         store.put(**{_FACT: [*known, use]})
     earlier = tuple(other for other in same_data if other["choice"] != use["choice"])
     return Evaluation(scores, rows, earlier)
+
+
+def _test_rows(x: FitData, y: FitData, options: Mapping[str, Any], num_models: int) -> tuple[Rows, dict[str, Any]]:
+    """The test rows, as arrays where that can be, and the options that are left for `evaluate` of a model."""
+    test = Rows(x, y, options.get("sample_weight"), options.get("steps"))
+    test.check_lengths("evaluate(x, y)")
+    left = {name: value for name, value in options.items() if name != "sample_weight"}
+    if test.kind.is_pipeline and test.can(Ability.AS_ARRAYS):
+        # Only arrays can be recognised when they are used again, and cut into groups for the intervals.
+        with contextlib.suppress(UsageError):  # more than fits into memory: then without intervals
+            return test.read(max_bytes=MAX_READ_BYTES), {name: left[name] for name in left if name != "steps"}
+    if num_models > 1:
+        test.require(Ability.READ_AGAIN, "evaluate(x)")
+    return test, left
 
 
 def test_uses(store: Facts) -> list[dict[str, Any]]:
@@ -174,12 +188,9 @@ def _scores(model: Evaluated, test: Rows, confidence: float, options: Mapping[st
 
 
 def _measure(model: Evaluated, test: Rows, options: Mapping[str, Any]) -> dict[str, float]:
-    options = {name: value for name, value in options.items() if name != "sample_weight"}
-    if test.sample_weight is not None:
-        options["sample_weight"] = test.sample_weight
-    if isinstance(model, keras.Model):
-        options |= {"verbose": 0, "return_dict": True}
-    found = model.evaluate(test.x, test.y, **options)
+    weights = {} if test.sample_weight is None else {"sample_weight": test.sample_weight}
+    quiet = {"verbose": 0, "return_dict": True} if isinstance(model, keras.Model) else {}
+    found = model.evaluate(test.x, test.y, **weights, **quiet, **options)
     return {name: float(value) for name, value in found.items()}
 
 

@@ -20,7 +20,7 @@ from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.arguments import check_retrain
 from manyfit.data.folds import FoldPlan
-from manyfit.data.rows import FitData
+from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import model_predictions
 from manyfit.finish import confirm as confirming
@@ -250,7 +250,7 @@ class Finish:
             if latest is not None and latest.folds is not None:
                 return self._out_of_fold_predictions(models, latest.task, latest.folds)
         task = None if latest is None else latest.task
-        x, y, weight = (x, y, None) if x is not None else ensembling.validation_data(task)
+        x, y, weight = Rows.of(x, y).read("ensemble(x)").parts if x is not None else ensembling.validation_data(task)
 
         def predict(trial_id: str) -> np.ndarray:
             return model_predictions(self._tuner.load_model(self._oracle.get_trial(trial_id)), x, 1024)

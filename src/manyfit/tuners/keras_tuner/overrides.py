@@ -262,6 +262,7 @@ class ModelTuner(BaseTuner):
         fit_kwargs, callbacks = self._callback_arguments(fit_kwargs)
         own_fit = hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None
         call = Call.of(own_fit, fit_args, fit_kwargs)
+        call = call if own_fit is not None else call.guarded()
         check_batches(distribution_of(devices), call)
         may_pause = self.oracle.scheduler.may_pause
         return Task(
