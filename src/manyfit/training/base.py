@@ -49,6 +49,7 @@ class Task:
     objective: Objective | None = None  # None: nothing is ranked (retraining)
     max_model_size: int | None = None  # most trainable parameters
     devices: Any = None  # see `manyfit.training.devices`; None: each model on one device
+    compiled: bool = True  # False: the user wants no model's steps compiled, so nor a program that they share
     fit: Callable[..., Any] | None = None  # fit(values, model, *args, **kwargs) of the user; None: `model.fit`
     may: Permissions = dataclasses.field(default_factory=Permissions)
     callbacks: Callable[[Plan], list[Any]] | None = None  # further callbacks of an execution, after the user's

@@ -38,6 +38,12 @@ def generator_states() -> tuple[Any, ...]:
     return states if torch is None else (*states, torch.get_rng_state())
 
 
+def has_drawn(before: tuple[Any, ...]) -> bool:
+    """Whether anybody has drawn from Python's or NumPy's global generator since `generator_states` was called."""
+    now = generator_states()
+    return before[0] != now[0] or any(not np.array_equal(a, b) for a, b in zip(before[1], now[1], strict=True))
+
+
 def set_generator_states(states: tuple[Any, ...]) -> None:
     """Puts the global generators back to where `generator_states` found them."""
     random.setstate(states[0])

@@ -113,6 +113,7 @@ CASES = {
     "random translation": layer(lambda v: layers.RandomTranslation(v, v), IMAGES),
     "random rotation": layer(layers.RandomRotation, IMAGES),
     "random zoom": layer(layers.RandomZoom, IMAGES),
+    "random shear": layer(lambda v: layers.RandomShear(v, v), IMAGES),
     "random brightness": layer(lambda v: layers.RandomBrightness(v, value_range=(0, 1)), IMAGES),
     "random contrast": layer(lambda v: layers.RandomContrast(v, value_range=(0, 1)), IMAGES),
     "label smoothing": loss(lambda v: losses.CategoricalCrossentropy(label_smoothing=v)),

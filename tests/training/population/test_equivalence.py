@@ -1,17 +1,21 @@
 """A member's curve is `model.fit`'s: same seed, no shuffling, float32 accuracy."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
 from marks import needs_jax
-from populations import NoFallback, compare, train
+from populations import NoFallback, compare, equals_model_fit, train
 
 from manyfit.core.objective import Objective
-from manyfit.core.records import Ending, Plan
+from manyfit.core.records import Ending, Plan, Result
 from manyfit.data.call import Call
-from manyfit.training.base import Task
+from manyfit.training.base import Task, Trainer
 from manyfit.training.keras_fit import KerasFit
+from manyfit.training.keras_internals import building
 from manyfit.training.population import Population
+from manyfit.training.population.structure_key import structure_key
 from manyfit.training.weights import load_weights
 
 pytestmark = [
@@ -47,6 +51,14 @@ def lstm(hp):
         keras.layers.LSTM(5, dropout=hp["rate"], recurrent_dropout=hp["rate"]),
         keras.layers.Dense(CLASSES, activation="softmax"),
     ]
+
+
+def augmented(hp):
+    flip, shift = keras.layers.RandomFlip("horizontal"), keras.layers.RandomTranslation(hp["rate"], 0.1)
+    last = [keras.layers.Flatten(), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.layers.Input((8, 8, 1)), flip, shift, *last])
+    model.compile(keras.optimizers.SGD(hp["learning_rate"]), "mse")  # few operations: `model.fit` runs each by itself
+    return model
 
 
 def sequential(layers, shape):
@@ -148,6 +160,73 @@ def test_curve_equals_model_fit(name, tmp_path):
         load_weights(model, plan.weights_path)
         found = model.evaluate(part(x, validation), part(y, validation), batch_size=16, verbose=0, return_dict=True)
         assert found["loss"] == pytest.approx(min(ours.results[plan.key].history["val_loss"]), rel=1e-5)
+
+
+def test_augmented_models_draw_as_in_model_fit():
+    assert not augmented(VALUES[0]).jit_compile, "Keras compiles them by itself: nothing is to be done any more"
+    values = [*VALUES, {**VALUES[0], "learning_rate": 0.02}]  # the last is recognised by the first
+    arguments = {"batch_size": 24, "epochs": 2, "shuffle": False}
+    population = equals_model_fit(augmented, lambda: (IMAGES[:48], FLAT[:48, :1]), arguments, values)
+    assert [record.members for record in population.programs().records] == [3]
+
+
+def test_augmented_models_that_differ_in_the_learning_rate_alone_are_recognised():
+    keys = []
+    for values in ({"learning_rate": 0.1, "rate": 0.2}, {"learning_rate": 0.2, "rate": 0.2}, VALUES[0]):
+        building.forget_names()
+        keys.append(structure_key(augmented(values)))
+    assert keys[0] == keys[1] != keys[2] and None not in keys
+
+
+class Refusing(Trainer):
+    """A fallback that trains nothing: what is tested is who comes to it."""
+
+    def train(self, supply, task):
+        for plan in supply.take(1):
+            supply.finish(Result(plan, Ending.COMPLETED, {"loss": [0.0]}))
+
+
+class DrawsInPython(keras.layers.RandomTranslation):
+    """A user's layer that is one of Keras's image layers, and draws in the way of a script besides."""
+
+    def call(self, inputs, training=True):
+        return super().call(inputs, training=training) * random.random()
+
+
+class NotToBeCompiled(keras.layers.Layer):
+    """A user's layer that says that its steps are not to be compiled."""
+
+    def __init__(self):
+        super().__init__()
+        self.supports_jit = False
+
+    def call(self, inputs):
+        return inputs + 1.0
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (lambda: DrawsInPython(0.1, 0.1), "a layer draws from Python's or NumPy's generator in each step"),
+        (lambda: keras.layers.AugMix((0, 1)), "a layer draws from Python's or NumPy's generator in each step"),
+        (lambda: keras.layers.RandomCrop(6, 6), "its train step cannot be traced: IndexError"),
+        (NotToBeCompiled, "the model has a layer that cannot be compiled (NotToBeCompiled)"),
+    ],
+    ids=["draws in Python", "AugMix", "RandomCrop", "says so"],
+)
+def test_augmentation_that_no_compiled_step_can_do_falls_back_with_the_reason(layer, reason):
+    def build(hp):
+        pooled = keras.layers.GlobalAveragePooling2D()
+        model = keras.Sequential([keras.layers.Input((8, 8, 3)), layer(), pooled, keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        return model
+
+    told = []
+    images = np.repeat(IMAGES[:4], 3, axis=-1)
+    task = Task(build, Call((images, FLAT[:4, :1]), {"epochs": 1, "verbose": 0}), objective=Objective("loss", "min"))
+    supply = train(Population(Refusing(), notify=told.append), task, [Plan("0", 0, {}, seed=5)])
+    assert len(told) == 1 and reason in told[0]
+    assert supply.results["0", 0].ending is Ending.COMPLETED
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,30 @@ def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
     return list(model._flatten_layers())
 
 
+_DRAW_BY_SEED = (
+    keras.layers.RandomCrop,
+    keras.layers.RandomPerspective,
+    keras.layers.RandomRotation,
+    keras.layers.RandomShear,
+    keras.layers.RandomTranslation,
+    keras.layers.RandomZoom,
+)
+
+
+def why_not_compiled(model: keras.Model) -> str | None:
+    """What keeps the steps of a model with `jit_compile` off from being compiled on JAX; None: nothing does.
+
+    Keras switches compilation off for a model with a layer that says `supports_jit=False`. Those of its image layers
+    say so because of TensorFlow's compiler; on JAX they draw by the seed in their state, as dropout does. Whether the
+    user asked for False beside such a layer cannot be told, and makes no other numbers.
+    """
+    layers = [layer for layer in layers_of(model) if not layer.supports_jit]
+    if not layers:
+        return "the model is compiled with jit_compile=False"
+    others = [type(layer).__name__ for layer in layers if not isinstance(layer, _DRAW_BY_SEED)]
+    return f"the model has a layer that cannot be compiled ({others[0]})" if others else None
+
+
 def is_built(model: keras.Model) -> bool:
     """Whether all layers have their variables."""
     return all(layer.built for layer in layers_of(model))

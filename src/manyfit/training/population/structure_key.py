@@ -35,8 +35,8 @@ _LAYERS = frozenset(
     AveragePooling2D AveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalAveragePooling1D
     GlobalAveragePooling2D ZeroPadding1D ZeroPadding2D Cropping1D Cropping2D UpSampling1D UpSampling2D Add Subtract
     Multiply Average Maximum Minimum Concatenate Dot LSTM GRU SimpleRNN Bidirectional TimeDistributed
-    MultiHeadAttention Rescaling
-    """.split()  # noqa: SIM905  sixty names read better as words
+    MultiHeadAttention Rescaling RandomFlip RandomRotation RandomZoom RandomTranslation RandomContrast RandomBrightness
+    """.split()  # noqa: SIM905  seventy names read better as words
 )
 
 

@@ -26,6 +26,7 @@ from manyfit.training.population.canonical_jaxpr import (
     first_difference,
 )
 from manyfit.training.population.data import Shapes
+from manyfit.training.seeding import generator_states, has_drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +78,9 @@ def check_model(model: object) -> None:
         raise CannotTrace("the model is not compiled")
     if model.run_eagerly:
         raise CannotTrace("the model is compiled with run_eagerly=True")
-    if not model.jit_compile:
-        raise CannotTrace("the model is compiled with jit_compile=False, or has a layer that cannot be compiled")
+    reason = None if model.jit_compile else building.why_not_compiled(model)
+    if reason is not None:
+        raise CannotTrace(reason)
     for name in ("fit", "evaluate", "make_train_function", "make_test_function"):
         if getattr(type(model), name) is not getattr(keras.Model, name):
             raise CannotTrace(f"{type(model).__name__} has its own `{name}`")
@@ -95,11 +97,15 @@ def trace(model: keras.Model, shapes: Shapes) -> Trace:
     results, names = _trace_step("metric", _results_step(model), [structs[3]], None)
     forms = {"results": results}
     step_logs: dict[str, tuple[str, ...]] = {}
+    before = generator_states()
     for name, kind, make in _steps(model, shapes):
         if _is_first(name):
             forms[name], logs = make()
             if set(logs) != set(names):
                 step_logs[kind] = logs
+    # `model.fit` runs the steps of such a model as Python, which draws anew in each; a trace has drawn once for all.
+    if not model.jit_compile and has_drawn(before):
+        raise CannotTrace("a layer draws from Python's or NumPy's generator in each step")
     start_metrics = _start_metrics(model, variables[3])
     parts = [f"{name} {form.key}" for name, form in sorted(forms.items())]
     parts += [repr([len(part) for part in structs]), repr(names), repr(sorted(step_logs.items()))]

@@ -22,6 +22,8 @@ def supported(task: Task | None = None) -> str | None:
         return f"Keras runs on {keras.backend.backend()}, population training needs the JAX backend"
     if keras.distribution.distribution() is not None or (task is not None and task.devices is not None):
         return "each model spans the devices (devices=, or a keras.distribution that is set)"
+    if task is not None and not task.compiled:
+        return "jit_compile=False was asked for"
     if task is not None and task.fit is not None:
         return "the hypermodel has its own `fit`"
     if task is not None and task.call.x is None:

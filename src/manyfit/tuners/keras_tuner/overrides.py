@@ -258,12 +258,12 @@ class ModelTuner(BaseTuner):
             options: of the models, where they are not this tuner's.
         """
         hypermodel = self.hypermodel
-        devices = (options or self.model_options).devices
+        settings = options or self.model_options
         fit_kwargs, callbacks = self._callback_arguments(fit_kwargs)
         own_fit = hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None
         call = Call.of(own_fit, fit_args, fit_kwargs)
         call = call if own_fit is not None else call.guarded()
-        check_batches(distribution_of(devices), call)
+        check_batches(distribution_of(settings.devices), call)
         may_pause = self.oracle.scheduler.may_pause
         return Task(
             build=self._build if options is None else functools.partial(options.built, self._build_plainly),
@@ -273,7 +273,8 @@ class ModelTuner(BaseTuner):
             fit=own_fit,
             callbacks=callbacks,
             may=Permissions(pause=may_pause, share_callbacks=not may_pause and self.oracle.compat is None),
-            devices=devices,
+            devices=settings.devices,
+            compiled=settings.jit_compile is not False,
             measures=self.oracle.measures,
         )
 
