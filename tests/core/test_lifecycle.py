@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -228,7 +229,8 @@ def test_a_failure_tells_the_way_that_led_to_it():
     except ValueError as error:
         failure = failure_of(error)
     assert failure.message.startswith("Traceback") and "in build" in failure.message
-    assert failure.message.strip().splitlines()[-1] == failure.line == "ValueError: bad"
+    assert failure.message.strip().splitlines()[-1] == failure.line
+    assert re.fullmatch(r'ValueError: bad \(test_lifecycle\.py:\d+: raise ValueError\("bad"\)\)', failure.line)
 
 
 def test_a_result_takes_its_failure():

@@ -13,8 +13,9 @@ import tiny
 
 import manyfit as kt
 from manyfit.core.errors import UsageError
-from manyfit.finish.retrain import cut_short, num_epochs
+from manyfit.finish.longer import cut_short
 from manyfit.finish.schedules import StretchedSchedule
+from manyfit.finish.winners import num_epochs
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
@@ -43,7 +44,7 @@ def tuner(tmp_path_factory):
 def test_epochs_are_the_median_best_epoch_of_all_runs_times_the_factor(tuner):
     [best] = tuner.oracle.get_best_trials(1)
     runs = [*best.executions.values(), *(run for kind in best.replicates.values() for run in kind.values())]
-    assert len(runs) > 3 and not cut_short(best)
+    assert len(runs) > 3 and not cut_short(best, tuner.oracle.objective)
     wanted = num_epochs([run.best_epoch for run in runs], 2.0)
     assert wanted == max(1, round(2.0 * statistics.median(run.best_epoch + 1 for run in runs)))
     models = tuner.retrain(1, epochs_factor=2.0, executions=2, verbose=0)

@@ -9,7 +9,7 @@ import tiny
 import manyfit as kt
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending
-from manyfit.oracles.book import Ranking
+from manyfit.oracles.scoring import Ranking
 from manyfit.oracles.trial import Execution, Trial
 
 

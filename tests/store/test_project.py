@@ -7,7 +7,7 @@ import tiny
 
 from manyfit.core.errors import ProjectError
 from manyfit.store import ProjectStore
-from manyfit.store.layout import DATABASE_NAME
+from manyfit.store.layout import DATABASE_NAME, PredictionFiles, state_beside
 from manyfit.store.migrations import SCHEMA_VERSION
 
 TRIAL = {
@@ -143,13 +143,104 @@ def test_overwriting_spares_a_folder_that_is_no_project(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_links_target_outlives_overwriting(store, tmp_path):
+def test_a_link_of_the_users_and_its_target_outlive_overwriting(store, tmp_path):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "data.npy").write_text("")
     (store.folder / "link").symlink_to(tmp_path / "outside")
     store.close()
     ProjectStore(store.folder, overwrite=True).close()
-    assert (tmp_path / "outside" / "data.npy").exists() and not (store.folder / "link").exists()
+    assert (tmp_path / "outside" / "data.npy").exists() and (store.folder / "link").is_symlink()
+
+
+def test_overwriting_deletes_what_manyfit_wrote_and_nothing_else(store, tmp_path):
+    store.save_trials([TRIAL, {**TRIAL, "id": "10", "number": 1}], written_for_keras_tuner=["tuner0"])
+    layout, archive = store.layout, PredictionFiles(store.layout.predictions)
+    own = [
+        layout.weights("0", 0),
+        layout.weights("10", 3, phase="confirm"),
+        state_beside(layout.weights("0", 1)),
+        layout.weights("0", 2).with_suffix(".pickle"),
+        layout.weights("0", 0).with_name("partial-0-0.npz"),  # a process was killed while it wrote
+        archive.of("0", 0),
+        archive.labels,
+        layout.pickled("10"),
+        layout.trial_file("0"),
+        layout.oracle_file,
+        layout.tuner_file("tuner0"),
+    ]
+    others = [
+        store.folder / "thesis.txt",
+        store.folder / "notes.json",
+        store.folder / "figures" / "curve.png",
+        layout.weights("0", 0).with_name("0-best.npz"),
+        layout.weights("0", 0).with_name("mine-0.npz"),
+        layout.weights("7", 0),  # no trial of this project is called so
+        archive.folder / "0-notes.txt",
+        layout.trial_folder("0") / "log.csv",
+        layout.trial_folder("mine") / "model.pickle",
+    ]
+    outside = tmp_path / "outside.npz"
+    link = layout.trial_folder("10") / "link.npz"
+    for path in [*own, *others, outside]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    link.symlink_to(outside)
+    store.close()
+    again = ProjectStore(store.folder, overwrite=True)
+    assert again.trials() == []
+    assert not [path for path in own if path.exists()]
+    assert not [path for path in [*others, outside, link] if not path.exists()]
+    again.close()
+
+
+def test_overwriting_removes_folders_that_are_empty_then(store):
+    store.save_trials([TRIAL])
+    paths = [store.weights_path("0", 0), store.layout.pickled("0")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text("")
+    store.close()
+    ProjectStore(store.folder, overwrite=True).close()
+    assert not [path for path in paths if path.parent.exists()]
+
+
+def test_overwriting_a_damaged_project_goes_by_the_names_of_files(store):
+    paths = [store.weights_path("3", 0), store.weights_path("mine", 0)]
+    paths[0].parent.mkdir()
+    for path in paths:
+        path.write_text("")
+    store.close()
+    store.layout.database.write_text("this is no database, " * 100)
+    ProjectStore(store.folder, overwrite=True).close()
+    assert [path.exists() for path in paths] == [False, True]
+
+
+def test_a_project_of_keras_tuners_outlives_overwriting_and_is_not_taken_for_this_one(tmp_path):
+    theirs = {
+        tmp_path / "oracle.json": '{"theirs": true}',
+        tmp_path / "tuner0.json": "{}",
+        tmp_path / "trial_0" / "trial.json": "{}",
+        tmp_path / "trial_0" / "checkpoint.weights.h5": "",
+    }
+    for path, text in theirs.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    arguments = {"objective": "loss", "max_trials": 1, "directory": tmp_path.parent, "project_name": tmp_path.name}
+    tuner = tiny.numbers(lambda trial: 0.5, overwrite=True, **arguments)
+    tuner.search(verbose=0)
+    assert not tuner.has_model(tuner.oracle.get_best_trials(1)[0], 0)
+    tuner.close()
+    assert {path: path.read_text() for path in theirs} == theirs
+    assert len(tiny.numbers(lambda trial: 0.5, **arguments).oracle.trials) == 1
+
+
+def test_weights_that_a_user_put_beside_those_of_a_trial_are_kept(store):
+    store.weights_path("1", 0).parent.mkdir()
+    paths = [store.weights_path("1", 0), store.weights_path("1", 0).with_name("1-my-notes.txt")]
+    for path in paths:
+        path.write_text("")
+    store.delete_weights(["1"])
+    assert [path.exists() for path in paths] == [False, True]
 
 
 def test_weights_of_a_trial_are_deleted_and_those_of_others_are_not(store):

@@ -70,3 +70,17 @@ def whole_number_or_none(
         return None
     allowed = allowed or f"a whole number of at least {least}, or None"
     return whole_number(where, value, least=least, instead=instead, allowed=allowed, error=error)
+
+
+def seconds_or_none(where: str, value: object) -> float | None:
+    """A limit of time as a `float`; None stays None.
+
+    Raises:
+        UsageError: it is neither None nor a number above 0.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        got = f"{value!r} of type {type(value).__name__}" if isinstance(value, str) else repr(value)
+        raise UsageError(explain(where, got, "seconds: a number above 0, or None", "Leave it out for no limit."))
+    return float(value)

@@ -51,6 +51,11 @@ class Clock:
         """Takes what earlier runs of the project have spent, in place of what was known."""
         self._before = seconds
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it counts."""
+        return self._started is not None
+
     def spent(self) -> float:
         """Seconds that were counted so far."""
         return self._before + (0.0 if self._started is None else self._now() - self._started)

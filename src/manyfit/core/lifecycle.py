@@ -23,10 +23,10 @@ from __future__ import annotations
 import dataclasses
 import enum
 import re
-import traceback
 from collections.abc import Mapping
 from typing import Protocol
 
+from manyfit.core.causes import Cause, cause_of, traceback_of
 from manyfit.core.errors import FailedTrialError, FatalError, ManyfitError, ProjectError
 from manyfit.core.records import Ending, Failure
 
@@ -296,9 +296,11 @@ def failure_of(error: BaseException) -> Failure:
     """
     if isinstance(error, _ENDS_SEARCH) or not isinstance(error, Exception):
         raise error
-    # Made here, where the traceback is whole: an error that travels to another process loses it.
-    text = "".join(traceback.format_exception(error))
-    return Failure(_ending_of(error), text, isinstance(error, FailedTrialError), error)
+    if isinstance(error, FailedTrialError):  # what the user's code says about its own trial needs no traceback
+        cause = Cause(type(error).__name__, str(error))
+        return Failure(_ending_of(error), str(cause), True, error, cause)
+    cause = cause_of(error)
+    return Failure(_ending_of(error), f"{traceback_of(error)}\n{cause}", False, error, cause)
 
 
 def _ending_of(error: Exception) -> Ending:

@@ -6,7 +6,9 @@ import dataclasses
 import enum
 import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
+
+from manyfit.core.causes import Cause
 
 Value = bool | int | float | str
 Values = Mapping[str, Value]
@@ -145,14 +147,16 @@ class Failure:
     """An execution that an exception ended, and what that means; made by `core.lifecycle.failure_of`."""
 
     ending: Ending
-    message: str  # with the traceback
+    message: str  # the traceback, and the cause as its last line
     final: bool  # the user's code asks for no retry
     error: Exception
+    # Told where the error was raised: one that travels to another process loses its traceback and its chain.
+    cause: Cause
 
     @property
     def line(self) -> str:
-        """What happened without the way that led there: of errors in code of ours, or that explain themselves."""
-        return f"{type(self.error).__name__}: {self.error}"
+        """The cause in one line."""
+        return str(self.cause)
 
 
 @dataclasses.dataclass
@@ -167,6 +171,7 @@ class Result:
     num_parameters: int | None = None  # trainable ones
     measures: dict[str, float] = dataclasses.field(default_factory=dict)  # of `core.objective.MEASURES`
     failure: Failure | None = None  # the exception that ended it, where one did
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)  # further facts for the book, as JSON keeps them
     # Of a trial that a user's `run_trial` ran elsewhere, one of the two: what it trained by Manyfit's own means, or
     # what it returned. None both: the call failed.
     executions: tuple[Result, ...] | None = None

@@ -117,6 +117,11 @@ class Call:
             return list(given.callbacks)
         return list(given) if isinstance(given, list | tuple) else [given]
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What was passed, by name, positional arguments first."""
+        return {**dict(zip(self._names, self.args, strict=False)), **self.kwargs}
+
     def get(self, name: str, default: FitData = None) -> FitData:
         """An argument by its name; `default` where it was not passed."""
         place = self._place(name)

@@ -15,6 +15,7 @@ import io
 import mmap
 import pickle
 import shutil
+import types
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,13 @@ class _Pickler(cloudpickle.Pickler):
         super().__init__(file, protocol=5)
         self._share, self._folder = share, folder
 
+    def reducer_override(self, content: object) -> Any:
+        """Keeps the file of the user's code, which cloudpickle leaves out: it is where a failure happened."""
+        if not isinstance(content, types.CodeType):
+            return super().reducer_override(content)
+        make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](content)
+        return _code_of_file, (make, arguments, content.co_filename)
+
     def persistent_id(self, content: object) -> tuple[str, str] | None:
         """Names what does not travel in the pickle."""
         if isinstance(content, Path):
@@ -146,6 +154,10 @@ class _Pickler(cloudpickle.Pickler):
         if content.dtype.hasobject:
             return None
         return ("array", self._share(content)) if content.nbytes >= SHARED_FROM_BYTES else None
+
+
+def _code_of_file(make: Callable[..., types.CodeType], arguments: tuple[Any, ...], file: str) -> types.CodeType:
+    return make(*arguments).replace(co_filename=file)
 
 
 class _Unpickler(pickle.Unpickler):

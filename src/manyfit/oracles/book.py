@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
-
-import numpy as np
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeAlias
 
 from manyfit.core import history as histories
+from manyfit.core.errors import ProjectError, explain
 from manyfit.core.lifecycle import TrialState, is_paused
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Observation, Plan, Progress, Result
+from manyfit.oracles.scoring import Ranking
 from manyfit.oracles.trial import SEARCH, Execution, Trial
-from manyfit.samplers.base import Constraint, broken
+from manyfit.samplers.base import Constraint
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.stats import pareto
 
 Key = tuple[str, str, int, int]  # of an execution in the store: trial id, phase, attempt, index
 
@@ -36,75 +37,28 @@ class Store(Protocol):
     def epochs(self, trial_id: str | None = None) -> list[dict[str, Any]]: ...
     def forget_epochs(self, key: Key) -> None: ...
     def forget_executions(self, keys: Iterable[Key]) -> None: ...
+    def exclusive(self) -> AbstractContextManager[object]: ...
+    def begin_work(self, what: str) -> None: ...
+    def end_work(self) -> None: ...
+    def check_idle(self) -> None: ...
+    def has_changed(self) -> bool: ...
+    def catch_up(self) -> None: ...
 
 
-class Ranking:
-    """The order of completed trials.
+Write: TypeAlias = Callable[[Store], None]
+"""A commit. It may be made twice: what it writes replaces what is there."""
 
-    Trials that break a constraint come after all that keep them, those that break them least first (Deb 2000). With
-    several objectives front comes after front, and within a front the leading objective decides.
-
-    Args:
-        objective: what is ranked.
-        constraints: on metrics of the trials.
-    """
-
-    def __init__(self, objective: Objective, constraints: Sequence[Constraint] = ()) -> None:
-        self.objective = objective
-        self.constraints = tuple(constraints)
-
-    def broken(self, trial: Trial) -> list[Constraint]:
-        """The constraints that a trial breaks."""
-        return [each for each in self.constraints if not each.holds(trial.measured)]
-
-    def order(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The trials, best first; ties stay in the order given."""
-        # Ranked several times per trial: means over executions only where a constraint asks for them (row E).
-        excess = [broken(self.constraints, trial.measured) if self.constraints else 0.0 for trial in trials]
-        fronts = self._fronts(trials)
-        leading = [self.objective.loss(trial.score) for trial in trials]
-        order = sorted(range(len(trials)), key=lambda i: (excess[i], fronts[i], leading[i]))
-        return [trials[i] for i in order]
-
-    def best(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The best trial, or with several objectives the whole front; trials that break constraints are not in it."""
-        kept = [trial for trial in self.order(trials) if not self.broken(trial)]
-        if len(self.objective.terms) < 2:
-            return kept[:1]
-        return [trial for trial, front in zip(kept, self._fronts(kept), strict=True) if front == 0]
-
-    def notes(self, trial: Trial, front: Sequence[Trial]) -> list[str]:
-        """Lines about a trial besides its score: its objectives where there are several, the constraints it breaks.
-
-        Args:
-            trial: a trial; nothing is said of one without a score.
-            front: what `best` returned.
-        """
-        if trial.score is None:
-            return []
-        metrics, lines = trial.measured, []
-        if len(self.objective.terms) > 1:
-            values = ", ".join(f"{term.name} {metrics.get(term.name, math.nan):.5g}" for term in self.objective.terms)
-            place = "nothing dominates it" if trial in front else "another trial dominates it"
-            lines.append(f"Objectives: {values} ({place})")
-        for each in self.broken(trial):
-            lines.append(f"Breaks the constraint {each}: {metrics.get(each.metric, math.nan):.5g}")
-        return lines
-
-    def _fronts(self, trials: Sequence[Trial]) -> list[int]:
-        """The front of each trial among those that keep the constraints; 0 for all with one objective."""
-        if len(self.objective.terms) < 2 or not trials:
-            return [0] * len(trials)
-        losses = np.array(
-            [[term.loss(trial.measured.get(term.name)) for term in self.objective.terms] for trial in trials]
-        )
-        # Infinite losses put a trial behind every front of those that keep the constraints.
-        losses[[bool(self.broken(trial)) for trial in trials]] = math.inf
-        return [int(front) for front in pareto.fronts(losses)]
+#: What a write fails with that the store will never take, such as a value that is no JSON. Others may work later.
+_REFUSED = (TypeError, ValueError)
 
 
 class TrialBook:
     """All trials of a search.
+
+    A commit may fail, because the disk is full, say. Memory is changed all the same, and the error is raised, so that
+    nobody acts on what is not stored; the write is *owed*, and made before the next one. So memory and store differ by
+    what is owed and by nothing else, writes reach the store in their order, and a search that is called again goes on
+    as if nothing had happened. A process that ends with writes owed is one that died before them.
 
     Args:
         objective: what is ranked.
@@ -117,6 +71,10 @@ class TrialBook:
         self.store: Store | None = None
         self.trials: dict[str, Trial] = {}  # in the order of start
         self.ended: list[str] = []  # ids in the order of their end
+        self._num_ends = 0  # of trials, retried ones counted anew
+        self._owed: list[Write] = []
+        self._is_open = False
+        self._project: str | None = None  # whose trials these are; None: 0.1.0 began it
         self._observations: dict[str, Observation] = {}
         self._progress: dict[str, Progress] = {}
         # The two above: samplers and schedulers read the whole history at every question. Deriving it anew each time
@@ -196,10 +154,9 @@ class TrialBook:
         """Commits trials that are about to run, new or again."""
         for trial in trials:
             trial.started_at = trial.started_at or time.time()
-        self._save(trials, **facts)
-        for trial in trials:
             self.trials[trial.trial_id] = trial
             self._forget(trial)
+        self.save(trials, **facts)
 
     def _forget(self, trial: Trial) -> None:
         """What was derived from the trial is derived anew."""
@@ -209,22 +166,50 @@ class TrialBook:
     def end(self, trial: Trial, **facts: Any) -> None:
         """Commits a trial's end, or the end of this attempt."""
         trial.ended_at = time.time()
-        self._save([trial], **facts)
+        # Counted, since clocks go backwards: a time that was set right, a virtual machine that woke up.
+        self._num_ends += 1
+        trial.end_number = self._num_ends
         self.trials[trial.trial_id] = trial
         # A retried or rescored trial ends more than once; the latest end is the one that consecutive failures count.
         if trial.trial_id in self.ended:
             self.ended.remove(trial.trial_id)
         self.ended.append(trial.trial_id)
         self._forget(trial)
+        self.save([trial], **facts)
 
     def pause(self, trial: Trial) -> None:
         """Commits that a trial waits for a promotion."""
-        self._save([trial])
         self._forget(trial)
+        self.save([trial])
 
-    def _save(self, trials: Sequence[Trial], **facts: Any) -> None:
+    def save(self, trials: Sequence[Trial], **facts: Any) -> None:
+        """Commits what was noted on trials, and facts of the project, as one transaction."""
+        rows = [trial.row() for trial in trials]  # as they are now, however late they are written
+        self._commit(lambda store: store.save_trials(rows, **facts))
+
+    def put(self, **facts: Any) -> None:
+        """Commits facts of the project."""
+        self._commit(lambda store: store.put(**facts))
+
+    def _commit(self, write: Write) -> None:
         if self.store is not None:
-            self.store.save_trials([trial.row() for trial in trials], **facts)
+            # One thread at a time: another one that saves must not overtake, nor write twice what is owed.
+            with self.store.exclusive():
+                self._owed.append(write)
+                self.settle()
+
+    def settle(self) -> None:
+        """Makes the writes that are owed, in their order."""
+        if self.store is None:
+            return
+        with self.store.exclusive():
+            while self._owed:
+                try:
+                    self._owed[0](self.store)
+                except _REFUSED:
+                    del self._owed[0]
+                    raise
+                del self._owed[0]
 
     def stop_paused(self, trial: Trial, max_epochs: int | None) -> list[Execution]:
         """Ends the paused executions of a trial that nobody will promote. Their epochs and scores so far stand.
@@ -240,22 +225,31 @@ class TrialBook:
         for run in paused:
             run.ending = Ending.STOPPED
             run.message = f"stopped after {run.num_epochs} of {max_epochs} epochs: not promoted"
-            if self.store is not None:
-                self.store.save_execution((trial.trial_id, SEARCH, trial.attempt, run.index), run.outcome())
+        outcomes = {(trial.trial_id, SEARCH, trial.attempt, run.index): run.outcome() for run in paused}
+
+        def write(store: Store) -> None:
+            for key, outcome in outcomes.items():
+                store.save_execution(key, outcome)
+
+        self._commit(write)
         return paused
 
     def add_epochs(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> None:
         """Commits one epoch of several executions as one transaction."""
-        if self.store is not None:
-            self.store.save_epochs([(*self._key(plan), epoch, logs) for plan, epoch, logs in epochs])
         for plan, epoch, logs in epochs:
             trial = self.trials.get(plan.trial_id)
             # Schedulers and samplers hear of the search only: fresh seeds of the confirmation must not steer it.
             if trial is not None and plan.phase == SEARCH:
                 histories.append(trial.running.setdefault(plan.execution, {}), logs, epoch)
+        rows = [(*self._key(plan), epoch, logs) for plan, epoch, logs in epochs]
+        self._commit(lambda store: store.save_epochs(rows))
 
     def add_execution(self, result: Result, **notes: Any) -> Execution:
-        """Commits the outcome of an execution.
+        """Commits the outcome of an execution; see `add_executions`."""
+        return self.add_executions([result], **notes)[0]
+
+    def add_executions(self, results: Sequence[Result], **notes: Any) -> list[Execution]:
+        """Commits the outcomes of executions: all of them, or what is missing is owed.
 
         The curve of a running execution is the book's: reported epoch by epoch, and stored as it was reported. A result
         brings its own curve, which is the same unless its trainer reported nothing (then it is written now) or was lost
@@ -263,9 +257,24 @@ class TrialBook:
         otherwise.
 
         Args:
-            result: what became of it; `result.plan.phase` says what it was run for.
-            notes: further facts about it, kept in `Execution.notes`.
+            results: what became of them; `result.plan.phase` says what one was run for.
+            notes: further facts about them, kept in `Execution.notes`.
         """
+        executions, writes = [], []
+        for result in results:
+            execution, history = self._executed(result, notes)
+            executions.append(execution)
+            writes.append((self._key(result.plan), execution.outcome(), history))
+
+        def write(store: Store) -> None:
+            for key, outcome, history in writes:
+                store.save_execution(key, outcome, history=history)
+
+        self._commit(write)
+        return executions
+
+    def _executed(self, result: Result, notes: Mapping[str, Any]) -> tuple[Execution, list[dict[str, float]] | None]:
+        """The execution that a result is, now the trial's; and its history, unless the store has it already."""
         plan = result.plan
         # A measure (memory, seconds per prediction) is one number per execution. It stands at every epoch, so that the
         # best epoch has it, whichever that is; the stored history stays what was logged.
@@ -286,26 +295,24 @@ class TrialBook:
             seconds=result.seconds,
             message=result.message,
             num_parameters=result.num_parameters,
-            notes=notes,
+            notes={**result.notes, **notes},
             final=result.final,
         )
         if scored is not None:
             execution.score, execution.best_epoch = scored
             execution.metrics = histories.at_epoch(history, execution.best_epoch)
-        if self.store is not None:
-            # Epochs that were committed one by one are not written again: a population reports thousands.
-            is_stored = not result.history or reported == result.history
-            logs = None if is_stored else [histories.at_epoch(own, epoch) for epoch in range(execution.num_epochs)]
-            self.store.save_execution(self._key(plan), execution.outcome(), history=logs)
         if plan.phase == SEARCH:
             trial.running.pop(plan.execution, None)
         trial.executions_of(plan.phase)[plan.execution] = execution
-        return execution
+        # Epochs that were committed one by one are not written again: a population reports thousands.
+        is_stored = not result.history or reported == result.history
+        logs = None if is_stored else [histories.at_epoch(own, epoch) for epoch in range(execution.num_epochs)]
+        return execution, logs
 
     def forget_epochs(self, plan: Plan) -> None:
         """Drops what an execution reported that was broken off."""
-        if self.store is not None:
-            self.store.forget_epochs(self._key(plan))
+        key = self._key(plan)
+        self._commit(lambda store: store.forget_epochs(key))
 
     def forget_executions(self, trial: Trial, first: int = 0) -> None:
         """Drops the executions of the search that a trial has so far, because others take their place.
@@ -315,25 +322,81 @@ class TrialBook:
             first: the index from which on they are dropped.
         """
         dropped = [index for index in trial.executions if index >= first]
-        if self.store is not None and dropped:
-            self.store.forget_executions([(trial.trial_id, SEARCH, trial.attempt, index) for index in dropped])
         for index in dropped:
             del trial.executions[index]
         trial.running.clear()
-
-    def save(self, trials: Sequence[Trial], **facts: Any) -> None:
-        """Commits what was noted on trials, and facts of the project, as one transaction."""
-        self._save(trials, **facts)
+        if dropped:
+            keys = [(trial.trial_id, SEARCH, trial.attempt, index) for index in dropped]
+            self._commit(lambda store: store.forget_executions(keys))
 
     def _key(self, plan: Plan) -> Key:
         trial = self.trials.get(plan.trial_id)
         return plan.trial_id, plan.phase, 0 if trial is None else trial.attempt, plan.execution
 
+    # Who writes --------------------------------------------------------------------------------------------------
+
+    def begin_work(self, what: str) -> None:
+        """Takes the project for a step in which nobody else writes to it; `end_work` gives it back.
+
+        Raises:
+            ProjectError: another tuner of this process, or another thread of this one, has taken it.
+        """
+        if self.store is not None:
+            self.store.begin_work(what)
+
+    def end_work(self) -> None:
+        """The inverse of `begin_work`."""
+        if self.store is not None:
+            self.store.end_work()
+
+    def has_changed(self) -> bool:
+        """Whether another tuner of this process has written to the project since it was read."""
+        return self.store is not None and self.store.has_changed()
+
+    def requeue(self, *, is_searching: bool) -> list[str]:
+        """Queues the trials that were running when a search was interrupted, and returns their ids.
+
+        Args:
+            is_searching: whether one is under way.
+
+        Raises:
+            ProjectError: one is under way, or what is owed still cannot be written.
+        """
+        self.check_may_reload(is_searching=is_searching)
+        self.settle()
+        interrupted = [trial for trial in self.trials.values() if trial.state is TrialState.RUNNING]
+        for trial in interrupted:
+            trial.running.clear()
+            trial.move(TrialState.QUEUED)
+        return [trial.trial_id for trial in interrupted]
+
+    def check_may_reload(self, *, is_searching: bool) -> None:
+        """Checks that reading the project again takes no trial out of somebody's hands.
+
+        Raises:
+            ProjectError: a step is under way that works with the trials as they are.
+        """
+        if is_searching:
+            got, instead = "a search that is under way", "Wait until it has ended; it keeps the project up to date."
+            raise ProjectError(explain("reload()", got, "a tuner that does nothing else", instead))
+        if self.store is not None:
+            self.store.check_idle()
+
     # Opening -----------------------------------------------------------------------------------------------------
+
+    def begin(self, **facts: Any) -> None:
+        """Notes a new project in the store."""
+        self._project, self._is_open = uuid.uuid4().hex, True
+        self.put(project=self._project, **facts)
 
     def load(self, space: HyperParameters) -> None:
         """Reads everything from the store. Epochs of executions that did not finish are dropped: they run again."""
-        assert self.store is not None  # our bug: only `Oracle.open` calls this
+        assert self.store is not None  # our bug: only `Oracle.reload` calls this
+        if self.store.has_changed():
+            self._owed.clear()  # of a state that another tuner has gone on from without it
+        self.settle()
+        self.store.catch_up()
+        self._check_same_project(self.store.get("project"))
         self.trials = {row["id"]: Trial.from_row(row, space) for row in self.store.trials()}
         curves: dict[Key, dict[str, list[float | None]]] = {}
         for row in self.store.epochs():
@@ -348,10 +411,32 @@ class TrialBook:
                 row.pop("num_epochs", None)  # told by the history
                 trial.executions_of(key[1])[key[3]] = Execution(index=key[3], history=history, **row)
         # What is left reported epochs and has no outcome: it was running when the process died, and runs again with its
-        # own seed, so it will report the same epochs.
-        for key in curves:
-            self.store.forget_epochs(key)
-        ended = [trial for trial in self.trials.values() if trial.ended_at is not None]
-        self.ended = [trial.trial_id for trial in sorted(ended, key=lambda trial: trial.ended_at or 0.0)]
+        # own seed, so it will report the same epochs. Owed and not written now: who only looks at a project that
+        # another tuner is searching must leave its epochs alone.
+        self._owed += [functools.partial(_forget_epochs, key=key) for key in curves]
+        self._order_ends()
         self._observations.clear()
         self._progress.clear()
+
+    def _check_same_project(self, found: str | None) -> None:
+        if self._is_open and found != self._project:
+            raise ProjectError(
+                explain(
+                    "reload()",
+                    "a project that another tuner has started anew (overwrite=True)",
+                    "the project that this tuner has opened",
+                    "Go on with that tuner, or make this one again.",
+                )
+            )
+        self._project, self._is_open = found, True
+
+    def _order_ends(self) -> None:
+        """Puts the trials that have ended in the order of their end; those of 0.1.0 know their times only."""
+        ended = [trial for trial in self.trials.values() if trial.ended_at is not None]
+        self._num_ends = max((trial.end_number or 0 for trial in ended), default=0)
+        ended.sort(key=lambda trial: (trial.end_number or 0, trial.ended_at if trial.end_number is None else 0.0))
+        self.ended = [trial.trial_id for trial in ended]
+
+
+def _forget_epochs(store: Store, key: Key) -> None:
+    store.forget_epochs(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from manyfit.core.causes import reason_of
 from manyfit.core.checks import whole_number, whole_number_or_none
 from manyfit.core.errors import ProjectError, SearchError, UsageError, explain
 from manyfit.core.records import Ending
@@ -120,11 +121,13 @@ def check_failures(last: Sequence[Trial], limit: int) -> None:
     """
     if len(last) == limit and all(trial.has_ended and trial.ending is Ending.FAILED for trial in last):
         raise SearchError(
-            f"Number of consecutive failures exceeded the limit of {limit}.\n{failure_report(last)}\n{last[-1].message}"
+            f"Number of consecutive failures exceeded the limit of {limit}.\n{failure_report(last)}\n"
+            f"Allowed: fewer than {limit} trials in a row that fail. Mend the cause, or type "
+            f"max_consecutive_failed_trials={10 * limit} where the tuner is made.\n{last[-1].message}"
         )
 
 
 def failure_report(trials: Sequence[Trial]) -> str:
-    """Groups and counts why trials failed: one line per cause, most frequent first."""
-    causes = Counter(f"{trial.ending}: {(trial.message or 'no message').strip().splitlines()[-1]}" for trial in trials)
+    """Counts why trials failed: one line per cause, most frequent first. Causes that differ in anything are two."""
+    causes = Counter(f"{trial.ending}: {reason_of(trial.message) or 'no message'}" for trial in trials)
     return "\n".join(f"{count} x {cause}" for cause, count in causes.most_common())

@@ -282,7 +282,7 @@ class Oracle(KerasTunerOracle):
             UsageError: none of its trials has the metrics of this objective, or the sampler does not learn.
         """
         check_learns(self.sampler, type(self).__name__)
-        return self.earlier.take(source, self.objective, self.book.store)
+        return self.earlier.take(source, self.objective, self.book)
 
     def enqueue(self, values: Values) -> None:
         """Has a configuration tried before the sampler is asked; see `BaseTuner.enqueue`.
@@ -386,21 +386,24 @@ class Oracle(KerasTunerOracle):
     def start_clock(self) -> None:
         """Starts counting the seconds of the search; those of earlier runs of the project count, too.
 
-        What an interrupted run in this process left in the middle (Ctrl-C in a notebook) is to be run again.
+        What an interrupted run in this process left in the middle (Ctrl-C in a notebook, a full disk) goes on as in a
+        new process: it is read again, once what could not be written is.
+
+        Raises:
+            ProjectError: a search is under way on this project, or what is owed still cannot be written.
         """
-        for trial in self.trials.values():
-            if trial.state is TrialState.RUNNING:
-                trial.running.clear()
-                trial.move(TrialState.QUEUED)
-                self.waiting.append(trial.trial_id)
+        self.waiting += self.book.requeue(is_searching=self.clock.is_running)
+        if self.waiting or self.book.has_changed():
+            self.reload()
+        self.book.begin_work("a search")
         self.ongoing_trials.clear()
         self.clock.start()
 
     def stop_clock(self) -> None:
         """Stores the seconds that were spent."""
         self.clock.stop()
-        if self.book.store is not None:
-            self.book.store.put(spent_seconds=self.clock.spent())
+        self.book.end_work()
+        self.book.put(spent_seconds=self.clock.spent())
 
     # Repeating contenders --------------------------------------------------------------------------------------
 
@@ -449,24 +452,29 @@ class Oracle(KerasTunerOracle):
         identity = self._identity()
         known = store.get("search")
         if known is None:
-            store.put(search=identity, seed=self.seed)
+            self.book.begin(search=identity, seed=self.seed)
             return False
         if self._seed_given:
             known, identity = {**known, "seed": store.get("seed")}, {**identity, "seed": self.seed}
         check_same_search(known, identity)
         self.seed = store.get("seed")
-        self.clock.set_spent(store.get("spent_seconds", 0.0))
         self.reload()
         return True
 
     def reload(self) -> None:
-        """Reads the store again. Trials that were running are run again, with their own seeds."""
+        """Reads the store again. Trials that were running are run again, with their own seeds.
+
+        Raises:
+            ProjectError: a search is under way, or another tuner has started the project anew.
+        """
         if self.book.store is None:
             return
+        self.book.check_may_reload(is_searching=self.clock.is_running)
         space = self.book.store.get("space")
         if space is not None and self.tune_new_entries:
             self.hyperparameters.widen(HyperParameters.from_config({**space, "values": {}}))
         self.book.load(self.get_space())
+        self.clock.set_spent(self.book.store.get("spent_seconds", 0.0))
         self.waiting = [trial.trial_id for trial in self.trials.values() if trial.state is TrialState.QUEUED]
         self.proposals.load(self.book.store)
         self.earlier.load(self.book.store)
@@ -481,8 +489,7 @@ class Oracle(KerasTunerOracle):
 
     def save(self) -> None:
         """Stores the space. Everything else is stored when it happens."""
-        if self.book.store is not None:
-            self.book.store.put(space=self.hyperparameters.get_config(), **self.own_facts())
+        self.book.put(space=self.hyperparameters.get_config(), **self.own_facts())
 
     def _identity(self) -> dict[str, Any]:
         sampler = type(self).__name__ if self.sampler is None else self.sampler.settings()["name"]

@@ -64,8 +64,8 @@ class ProposalQueue:
     def facts(self) -> dict[str, Any]:
         """What the store keeps of it."""
         return {
-            "enqueued": self._enqueued,
-            "settled_away": self._settled_away,
+            "enqueued": list(self._enqueued),
+            "settled_away": list(self._settled_away),
             "has_dependent_bounds": self.has_dependent_bounds,
         }
 
@@ -100,8 +100,7 @@ class ProposalQueue:
                 )
             )
         self._enqueued.append(complete)
-        if self._oracle.book.store is not None:
-            self._oracle.book.store.put(enqueued=self._enqueued)
+        self._oracle.book.put(enqueued=list(self._enqueued))
 
     def next(self, count: int) -> list[Values]:
         """Up to `count` configurations; fewer when nothing new is left."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from manyfit.oracles.book import Ranking
+from manyfit.oracles.scoring import Ranking
 from manyfit.oracles.trial import Execution, Trial
 from manyfit.stats import racing
 

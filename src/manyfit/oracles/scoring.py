@@ -1,10 +1,12 @@
-"""What trials report, and the score that comes of it."""
+"""What trials report, the score that comes of it, and the order of trials by their scores."""
 
 from __future__ import annotations
 
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from manyfit.core import history as histories
 from manyfit.core import seeds
@@ -13,6 +15,8 @@ from manyfit.core.lifecycle import TrialOutcome
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.oracles.trial import Trial
+from manyfit.samplers.base import Constraint, broken
+from manyfit.stats import pareto
 
 
 class Scoring:
@@ -114,3 +118,68 @@ class Scoring:
         elif trial.metrics.exists(self.objective.name):  # reported through update_trial, and not ended yet
             trial.score = trial.metrics.get_best_value(self.objective.name)
             trial.best_step = trial.metrics.get_best_step(self.objective.name)
+
+
+class Ranking:
+    """The order of completed trials.
+
+    Trials that break a constraint come after all that keep them, those that break them least first (Deb 2000). With
+    several objectives front comes after front, and within a front the leading objective decides.
+
+    Args:
+        objective: what is ranked.
+        constraints: on metrics of the trials.
+    """
+
+    def __init__(self, objective: Objective, constraints: Sequence[Constraint] = ()) -> None:
+        self.objective = objective
+        self.constraints = tuple(constraints)
+
+    def broken(self, trial: Trial) -> list[Constraint]:
+        """The constraints that a trial breaks."""
+        return [each for each in self.constraints if not each.holds(trial.measured)]
+
+    def order(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The trials, best first; ties stay in the order given."""
+        # Ranked several times per trial: means over executions only where a constraint asks for them (row E).
+        excess = [broken(self.constraints, trial.measured) if self.constraints else 0.0 for trial in trials]
+        fronts = self._fronts(trials)
+        leading = [self.objective.loss(trial.score) for trial in trials]
+        order = sorted(range(len(trials)), key=lambda i: (excess[i], fronts[i], leading[i]))
+        return [trials[i] for i in order]
+
+    def best(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The best trial, or with several objectives the whole front; trials that break constraints are not in it."""
+        kept = [trial for trial in self.order(trials) if not self.broken(trial)]
+        if len(self.objective.terms) < 2:
+            return kept[:1]
+        return [trial for trial, front in zip(kept, self._fronts(kept), strict=True) if front == 0]
+
+    def notes(self, trial: Trial, front: Sequence[Trial]) -> list[str]:
+        """Lines about a trial besides its score: its objectives where there are several, the constraints it breaks.
+
+        Args:
+            trial: a trial; nothing is said of one without a score.
+            front: what `best` returned.
+        """
+        if trial.score is None:
+            return []
+        metrics, lines = trial.measured, []
+        if len(self.objective.terms) > 1:
+            values = ", ".join(f"{term.name} {metrics.get(term.name, math.nan):.5g}" for term in self.objective.terms)
+            place = "nothing dominates it" if trial in front else "another trial dominates it"
+            lines.append(f"Objectives: {values} ({place})")
+        for each in self.broken(trial):
+            lines.append(f"Breaks the constraint {each}: {metrics.get(each.metric, math.nan):.5g}")
+        return lines
+
+    def _fronts(self, trials: Sequence[Trial]) -> list[int]:
+        """The front of each trial among those that keep the constraints; 0 for all with one objective."""
+        if len(self.objective.terms) < 2 or not trials:
+            return [0] * len(trials)
+        losses = np.array(
+            [[term.loss(trial.measured.get(term.name)) for term in self.objective.terms] for trial in trials]
+        )
+        # Infinite losses put a trial behind every front of those that keep the constraints.
+        losses[[bool(self.broken(trial)) for trial in trials]] = math.inf
+        return [int(front) for front in pareto.fronts(losses)]

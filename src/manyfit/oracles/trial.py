@@ -103,6 +103,7 @@ class Trial:
         self.attempt = 0  # how often it was retried
         self.started_at = 0.0
         self.ended_at: float | None = None
+        self.end_number: int | None = None  # 1, 2, 3, ... in the order of end; None: running, or ended in 0.1.0
         self._life = Life()
         self.executions: dict[int, Execution] = {}  # of the search, of this attempt, by index
         self.replicates: dict[str, dict[int, Execution]] = {}  # of later phases ("confirm", "proof"), by index
@@ -352,7 +353,8 @@ class Trial:
                 "message": self.message,
                 "ending": None if self.ending is None else str(self.ending),
                 "target_epochs": self.target_epochs,
-                "tags": self.tags,
+                "tags": dict(self.tags),
+                "end_number": self.end_number,
                 "is_running": self._life.runs_again(self.attempt),
                 "confirmed": None if self.confirmed is None else dataclasses.asdict(self.confirmed),
                 "validation_ratio": self.validation_ratio,
@@ -377,6 +379,7 @@ class Trial:
         trial.validation_ratio = outcome.get("validation_ratio")
         trial.number, trial.attempt = row["number"], row["attempt"]
         trial.started_at, trial.ended_at = row["started_at"], row["ended_at"]
+        trial.end_number = outcome.get("end_number")
         return trial
 
     def get_state(self) -> dict[str, Any]:

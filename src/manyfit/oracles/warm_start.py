@@ -24,6 +24,12 @@ class EarlierProject(Protocol):
     def executions(self) -> list[dict[str, Any]]: ...
 
 
+class Notes(Protocol):
+    """Where facts are committed; `TrialBook` is one."""
+
+    def put(self, **facts: Any) -> None: ...
+
+
 def check_learns(sampler: Sampler | None, search: str) -> None:
     """Checks that trials of earlier searches are of use.
 
@@ -51,13 +57,13 @@ class EarlierTrials:
     def __init__(self) -> None:
         self.observations: list[Observation] = []
 
-    def take(self, source: EarlierProject, objective: Objective, store: Store | None) -> int:
+    def take(self, source: EarlierProject, objective: Objective, notes: Notes) -> int:
         """Takes the trials of an earlier project that ran in full and have this search's objective.
 
         Args:
             source: the project.
             objective: of this search; the earlier one may have ranked by another.
-            store: keeps what was taken; None: only this process does.
+            notes: keeps what was taken.
 
         Returns:
             How many trials were new.
@@ -77,8 +83,7 @@ class EarlierTrials:
             )
         new = [each for each in found if not any(_same(each, known) for known in self.observations)]
         self.observations += new
-        if store is not None:
-            store.put(earlier=[_facts(each) for each in self.observations])
+        notes.put(earlier=[_facts(each) for each in self.observations])
         return len(new)
 
     def load(self, store: Store) -> None:

@@ -1,4 +1,8 @@
-"""Where the files of a project lie. No other file spells these names, so a later version can move one in one place.
+"""Where the files of a project lie, and which are Manyfit's. No other file spells these names.
+
+A folder may hold files of others: the user's, another program's, a stranger's. So what is deleted is what `own_files`
+lists, a link is never followed (`links`), and a trial's id becomes part of a path only if it cannot lead elsewhere
+(`is_safe_id`).
 
 ```
 project/
@@ -20,11 +24,56 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection
 from pathlib import Path
+
+from manyfit.core.errors import UsageError, explain
+from manyfit.core.files import PARTIAL
 
 DATABASE_NAME = "manyfit.sqlite"
 _TRIAL = "trial_"
+_TRIAL_JSON, _ESTIMATOR = "trial.json", "model.pickle"
+_KERAS_WEIGHTS, _KERAS_SHAPES = "checkpoint.weights.h5", "build_config.json"
+_BESIDE_DATABASE = ("-wal", "-shm", "-journal")  # SQLite's own
+
+#: Phases whose weights are kept beside those of the search.
+_PHASES = ("confirm", "proof")
+_AFTER_ID = rf"-(?:(?:{'|'.join(_PHASES)})-)?\d+\.(?:npz|state|pickle)"
+#: Ids as oracles give them, for projects whose own list of trials cannot be read.
+_NUMBERED = r"\d+"
+
+
+def is_safe_id(trial_id: object) -> bool:
+    """Whether a trial's id can be part of a file's name, and of no other file's than this trial's.
+
+    Example:
+
+    >>> is_safe_id("0003"), is_safe_id("../3"), is_safe_id("3-confirm")
+    (True, False, False)
+    """
+    if not isinstance(trial_id, str) or not 0 < len(trial_id) <= 128:
+        return False
+    leads_elsewhere = trial_id[0] in ".~" or any(letter in '/\\:*?"<>|' or letter < " " for letter in trial_id)
+    return not leads_elsewhere and not trial_id.endswith(tuple(f"-{phase}" for phase in _PHASES))
+
+
+def check_id(trial_id: object) -> str:
+    """The id, once it is known to be safe.
+
+    Raises:
+        UsageError: it could lead out of the project's folder, or to another trial's files.
+    """
+    if is_safe_id(trial_id):
+        return str(trial_id)
+    raise UsageError(
+        explain(
+            "trial id",
+            repr(trial_id),
+            "up to 128 letters, digits and signs that can be part of a file's name",
+            'Type ids such as "0003" in your oracle; open no project whose trials have others.',
+        )
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,43 +120,100 @@ class ProjectLayout:
     def weights(self, trial_id: str, execution: int, *, phase: str = "search") -> Path:
         """The weights of an execution's best epoch."""
         # Those of the search came first, and their names have no phase; old projects have to open.
+        assert phase in ("search", *_PHASES), phase  # else nobody would know whose file it is
         middle = "" if phase == "search" else f"{phase}-"
-        return self.folder / "weights" / f"{trial_id}-{middle}{execution}.npz"
+        return self._models / f"{check_id(trial_id)}-{middle}{int(execution)}.npz"
 
-    def of_models(self, trial_id: str) -> Iterator[Path]:
+    @property
+    def _models(self) -> Path:
+        return self.folder / "weights"
+
+    def of_models(self, trial_id: str) -> list[Path]:
         """Every file that was kept of a trial's models: weights, states, estimators, of all phases."""
-        return (self.folder / "weights").glob(f"{trial_id}-*")
+        return _matching(self._models, re.escape(check_id(trial_id)) + _AFTER_ID)
 
     @property
     def predictions(self) -> Path:
         """The folder of kept predictions."""
         return self.folder / "predictions"
 
+    # What is Manyfit's -------------------------------------------------------------------------------------------
+
+    def own_files(self, trial_ids: Collection[str] | None, *, of_keras_tuner: Collection[str] = ()) -> list[Path]:
+        """The files that are there and that Manyfit has written, without database and lock. No other is ever deleted.
+
+        Args:
+            trial_ids: the project's trials; None where that list cannot be read: those that are numbered.
+            of_keras_tuner: the tuners whose KerasTuner files Manyfit has written.
+        """
+        ids = _NUMBERED if trial_ids is None else "|".join(re.escape(trial_id) for trial_id in sorted(trial_ids))
+        ids = f"(?:{PARTIAL})?(?:{ids})"
+        found = _matching(self._models, ids + _AFTER_ID)
+        found += _matching(self.predictions, rf"{ids}-\d+\.npz|(?:{PARTIAL})?labels\.npz")
+        for folder in self._trial_folders(trial_ids):
+            paths = [folder / _ESTIMATOR, folder / _KERAS_WEIGHTS, *([folder / _TRIAL_JSON] if of_keras_tuner else [])]
+            found += [path for path in paths if _is_plain(path)]
+        if of_keras_tuner:
+            paths = [self.oracle_file, *map(self.tuner_file, of_keras_tuner)]
+            found += [path for path in paths if _is_plain(path)]
+        return found
+
+    def own_folders(self, trial_ids: Collection[str] | None) -> list[Path]:
+        """The folders that `own_files` lie in: to be removed once they are empty."""
+        folders = [self._models, self.predictions, *self._trial_folders(trial_ids)]
+        return [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
+
+    def database_files(self) -> list[Path]:
+        """The database, and what SQLite keeps beside it."""
+        paths = [self.database, *(self.folder / f"{DATABASE_NAME}{ending}" for ending in _BESIDE_DATABASE)]
+        return [path for path in paths if _is_plain(path)]
+
+    def _trial_folders(self, trial_ids: Collection[str] | None) -> list[Path]:
+        known = None if trial_ids is None else set(trial_ids)
+        folders = [path for path in self.folder.glob(f"{_TRIAL}*") if path.is_dir() and not path.is_symlink()]
+        ids = {path: path.name.removeprefix(_TRIAL) for path in folders}
+        if known is None:
+            return [path for path, trial_id in ids.items() if re.fullmatch(_NUMBERED, trial_id)]
+        return [path for path, trial_id in ids.items() if trial_id in known]
+
+    def links(self) -> list[Path]:
+        """Links in the places of files and folders of the project: what is written there would land elsewhere."""
+        places = [self.database, *(self.folder / f"{DATABASE_NAME}{ending}" for ending in _BESIDE_DATABASE)]
+        places += [self.lock, self.holder, self.oracle_file, self._models, self.predictions]
+        found = [path for path in places if path.is_symlink()]
+        for folder, names in ((self._models, ".+" + _AFTER_ID), (self.predictions, r".+-\d+\.npz|labels\.npz")):
+            if not folder.is_symlink():
+                found += _matching(folder, names, links=True)
+        for folder in self.folder.glob(f"{_TRIAL}*"):
+            inside = [folder / name for name in (_TRIAL_JSON, _ESTIMATOR, _KERAS_WEIGHTS, _KERAS_SHAPES)]
+            found += [path for path in (folder, *inside) if path.is_symlink()]
+        return found
+
     # Of single trials, and KerasTuner's ------------------------------------------------------------------------
 
     def trial_folder(self, trial_id: str) -> Path:
         """A folder for files of one trial, for users who write their own."""
-        return self.folder / f"{_TRIAL}{trial_id}"
+        return self.folder / f"{_TRIAL}{check_id(trial_id)}"
 
     def trial_file(self, trial_id: str) -> Path:
         """A trial as KerasTuner writes it."""
-        return self.trial_folder(trial_id) / "trial.json"
+        return self.trial_folder(trial_id) / _TRIAL_JSON
 
     def trial_files(self) -> dict[str, Path]:
         """Those that are there, by trial."""
-        return self._by_trial("trial.json")
+        return self._by_trial(_TRIAL_JSON)
 
     def keras_weights(self, trial_id: str) -> Path:
         """A trial's weights where KerasTuner keeps them, in Keras's own format."""
-        return self.trial_folder(trial_id) / "checkpoint.weights.h5"
+        return self.trial_folder(trial_id) / _KERAS_WEIGHTS
 
     def pickled(self, trial_id: str) -> Path:
         """The estimator of a trial of a `SklearnTuner`."""
-        return self.trial_folder(trial_id) / "model.pickle"
+        return self.trial_folder(trial_id) / _ESTIMATOR
 
     def all_pickled(self) -> dict[str, Path]:
         """Those that are there, by trial."""
-        return self._by_trial("model.pickle")
+        return self._by_trial(_ESTIMATOR)
 
     @property
     def oracle_file(self) -> Path:
@@ -120,10 +226,12 @@ class ProjectLayout:
 
     def tuner_files(self) -> list[Path]:
         """Those that are there. KerasTuner gives them the tuner's name, so they are told by what they are not."""
-        return [path for path in self.folder.glob("*.json") if path not in (self.oracle_file, self.holder)]
+        known = (self.oracle_file, self.holder)
+        return [path for path in self.folder.glob("*.json") if path not in known and _is_plain(path)]
 
     def _by_trial(self, name: str) -> dict[str, Path]:
-        return {path.parent.name.removeprefix(_TRIAL): path for path in self.folder.glob(f"{_TRIAL}*/{name}")}
+        paths = {path.parent.name.removeprefix(_TRIAL): path for path in self.folder.glob(f"{_TRIAL}*/{name}")}
+        return {trial_id: path for trial_id, path in paths.items() if is_safe_id(trial_id)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,11 +251,12 @@ class PredictionFiles:
 
     def of(self, trial_id: str, execution: int) -> Path:
         """What the model of one execution said."""
-        return self.folder / f"{trial_id}-{execution}.npz"
+        return self.folder / f"{check_id(trial_id)}-{int(execution)}.npz"
 
     def executions(self, trial_id: str) -> list[int]:
         """The executions of a trial that have a file, in order."""
-        return sorted(int(path.stem.rpartition("-")[2]) for path in self.folder.glob(f"{trial_id}-*.npz"))
+        paths = _matching(self.folder, re.escape(check_id(trial_id)) + r"-\d+\.npz")
+        return sorted(int(path.stem.rpartition("-")[2]) for path in paths)
 
 
 def state_beside(weights: Path) -> Path:
@@ -159,3 +268,18 @@ def state_beside(weights: Path) -> Path:
     '3-0.state'
     """
     return weights.with_suffix(".state")
+
+
+def _matching(folder: Path, names: str, *, links: bool = False) -> list[Path]:
+    """The files in a folder whose whole name matches, in order; links instead, where they are asked for."""
+    pattern = re.compile(names)
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        named = [entry for entry in entries if pattern.fullmatch(entry.name)]
+        kept = [entry for entry in named if (entry.is_symlink() if links else entry.is_file(follow_symlinks=False))]
+    return sorted(folder / entry.name for entry in kept)
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()

@@ -5,20 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sqlite3
-import time
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from manyfit.core.errors import ProjectError, explain
 from manyfit.store import lock
-from manyfit.store.layout import DATABASE_NAME, ProjectLayout
+from manyfit.store.layout import DATABASE_NAME, ProjectLayout, check_id, is_safe_id
 from manyfit.store.migrations import bring_up_to_date, transaction
+from manyfit.store.schema import check_harmless
 
 ExecutionKey = tuple[str, str, int, int]
 """Trial id, phase, attempt, index of the execution."""
+
+READ_FROM_KERAS_TUNER = "read_from_keras_tuner"
+"""Fact: the project was KerasTuner's, so its files in KerasTuner's format are not Manyfit's to delete."""
+WRITTEN_FOR_KERAS_TUNER = "written_for_keras_tuner"
+"""Fact: the ids of the tuners whose files Manyfit has written in KerasTuner's format."""
+BESIDE_KERAS_TUNER = "beside_keras_tuner"
+"""Fact: the project was started anew in a folder with a project of KerasTuner's, which is another one."""
 
 _KEY = ("trial_id", "phase", "attempt", "execution")
 _THIS_EXECUTION = " AND ".join(f"{name} = ?" for name in _KEY)
@@ -27,19 +34,27 @@ _THIS_EXECUTION = " AND ".join(f"{name} = ?" for name in _KEY)
 class ProjectStore:
     """Opens (or creates) the project in a folder.
 
+    Any number of tuners of one process may open a project, and any of their threads may read and write: writes come one
+    after another. But a tuner that has not read what another one wrote is refused (`has_changed`), and while one is in
+    a search (`begin_work`) all others are: what is finished is never written over by somebody who does not know of it.
+
     Args:
         folder: the project's folder.
-        overwrite: delete what an earlier search left there.
+        overwrite: delete what an earlier search left there, and nothing that Manyfit did not write.
 
     Raises:
         ProjectError: another process has the project open, the folder cannot be written, the file is not a
-            project's database, it was written by a newer Manyfit, or `overwrite` would delete what is no project.
+            project's database, it was written by a newer Manyfit, files of the project are links to somewhere else, or
+            `overwrite` was meant for what is no project, or for one that another tuner is searching.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         self.layout = ProjectLayout.of(folder)
         self.folder = self.layout.folder
         self._closed = False
+        self._process = os.getpid()
+        self._guard = threading.RLock()
+        self._refuse_links()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(self.folder)
@@ -56,6 +71,7 @@ class ProjectStore:
             if overwrite:
                 self._clear()
             self._connection = self._connect()
+            self.catch_up()
         except BaseException:
             lock.release(self.folder)
             raise
@@ -70,12 +86,24 @@ class ProjectStore:
         """Whether a project is in a folder."""
         return isinstance(folder, str | os.PathLike) and ProjectLayout.of(folder).database.is_file()
 
+    def _refuse_links(self) -> None:
+        # Before anything else, since the lock is a file, too. Nobody but a stranger has a reason to put them there.
+        links = self.layout.links()
+        if links:
+            raise ProjectError(
+                explain(
+                    self._where,
+                    f"{links[0].relative_to(self.folder)}, a link to {os.readlink(links[0])}",
+                    "files and folders that lie in the project's folder",
+                    "Put the file or folder itself there, or remove the link.",
+                )
+            )
+
     def _clear(self) -> None:
         layout = self.layout
         marks = (layout.database, layout.oracle_file)  # what tells a project, KerasTuner's included, from any folder
         entries = [entry for entry in self.folder.iterdir() if entry not in (layout.lock, layout.holder)]
-        entries.sort(key=lambda entry: entry in marks)  # the marks last: a broken off clearing can be repeated
-        if entries and entries[-1] not in marks:
+        if entries and not any(mark in entries for mark in marks):
             raise ProjectError(
                 explain(
                     f'overwrite=True with the project folder "{self.folder}"',
@@ -84,8 +112,35 @@ class ProjectStore:
                     "Type another project_name= or directory=, or empty the folder yourself.",
                 )
             )
-        for entry in entries:
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        lock.check(self.folder, self)
+        trial_ids: list[str] | None = None
+        of_keras_tuner: list[str] = []
+        try:
+            self._connection = self._connect()
+            trial_ids = self._rows_of_first_column("SELECT id FROM trials")
+            of_keras_tuner = [] if self.get(READ_FROM_KERAS_TUNER) else self.get(WRITTEN_FOR_KERAS_TUNER, [])
+        except ProjectError:  # damaged, of a newer version, or a stranger's: its trials are told by their files' names
+            pass
+        # Files before rows: a clearing that breaks off leaves the list of what is still to be deleted.
+        for path in layout.own_files(trial_ids, of_keras_tuner=of_keras_tuner):
+            path.unlink(missing_ok=True)
+        for folder in layout.own_folders(trial_ids):
+            with contextlib.suppress(OSError):  # not empty: what is in there is the user's
+                folder.rmdir()
+        if trial_ids is None:
+            for path in layout.database_files():
+                path.unlink(missing_ok=True)
+            self._connection = self._connect()
+        self.catch_up()
+        with transaction(self._connection, self._where) as connection:
+            # Rows and not the file: another tuner of this process may have it open, and SQLite would not survive that.
+            for table in ("trials", "executions", "epochs"):
+                connection.execute(f"DELETE FROM {table}")
+            connection.execute("DELETE FROM project WHERE name <> 'schema_version'")
+            if layout.oracle_file.exists():
+                facts = (BESIDE_KERAS_TUNER, json.dumps(True))
+                connection.execute("INSERT INTO project VALUES (?, ?)", facts)
+        self._connection.close()
 
     def _connect(self) -> sqlite3.Connection:
         connection = None
@@ -95,6 +150,9 @@ class ProjectStore:
             connection = sqlite3.connect(
                 self.layout.database, isolation_level=None, check_same_thread=False, timeout=30.0
             )
+            # First: the schema of a stranger's file can hold code (SQLite's own advice for files of unknown origin).
+            connection.execute("PRAGMA trusted_schema=OFF")
+            check_harmless(connection, self._where)
             connection.execute("PRAGMA journal_mode=WAL")
             # A killed process loses nothing at this level; only a power cut can lose the last transactions.
             connection.execute("PRAGMA synchronous=NORMAL")
@@ -114,22 +172,95 @@ class ProjectStore:
             ) from None
         return connection
 
+    # Who writes ------------------------------------------------------------------------------------------------
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All writes inside are committed together, or not at all.
 
         Raises:
             ProjectError: the disk is full or the file cannot be written; what was committed before stays.
+            ProjectError: the project was closed, another tuner is searching it, or has written to it since this one
+                has read it.
         """
-        with transaction(self._connection, self._where) as connection:
-            yield connection
+        with self.exclusive():
+            self._check_usable()
+            lock.check(self.folder, self)
+            with transaction(self._connection, self._where) as connection:
+                # Inside, where nobody else can write any more.
+                if self.has_changed():
+                    raise ProjectError(
+                        explain(
+                            self._where,
+                            "a write by a tuner that has not seen what another tuner of this process has added",
+                            "a tuner that is up to date",
+                            "Type tuner.reload() first, or go on with the other tuner.",
+                        )
+                    )
+                yield connection
+
+    def exclusive(self) -> threading.RLock:
+        """A lock of this store's threads, for a `with` statement around several calls."""
+        return self._guard
+
+    def begin_work(self, what: str) -> None:
+        """Takes the project for a step in which no other tuner may write; `end_work` gives it back.
+
+        Raises:
+            ProjectError: another tuner has taken it, or another thread of this one; the message names it.
+        """
+        self._check_usable()
+        lock.begin(self.folder, self, what)
+
+    def end_work(self) -> None:
+        """The inverse of `begin_work`."""
+        lock.end(self.folder, self)
+
+    def check_idle(self) -> None:
+        """Checks that the project may be read anew: no other thread of this tuner is in the middle of something.
+
+        Raises:
+            ProjectError: one is, or the project was closed.
+        """
+        self._check_usable()
+        lock.check(self.folder, self, of_others=False, of_threads=True)
+
+    def has_changed(self) -> bool:
+        """Whether another tuner of this process has written here since `catch_up`."""
+        return not self._closed and self._version() != self._seen
+
+    def catch_up(self) -> None:
+        """To be called before everything is read: what is there now is known from then on."""
+        self._seen = self._version()
+
+    def _version(self) -> int:
+        """A number that changes when another connection commits, and not when this one does."""
+        with self._guard:
+            return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            got, instead = "a project that was closed", "Make the tuner again with the same arguments."
+        elif os.getpid() != self._process:
+            got = f"a process that was forked from process {self._process}, which has the project open"
+            instead = "Make the tuner in the process that searches, or use executor=kt.ProcessExecutor(...)."
+        else:
+            return
+        raise ProjectError(explain(self._where, got, "an open project of this process", instead))
+
+    def _rows(self, query: str, *arguments: object) -> list[Any]:
+        with self._guard:
+            return self._connection.execute(query, arguments).fetchall()
+
+    def _rows_of_first_column(self, query: str) -> list[str]:
+        return [str(row[0]) for row in self._rows(query)]
 
     # Project facts ---------------------------------------------------------------------------------------------
 
     def get(self, name: str, default: object = None) -> Any:
         """A named fact of the project (settings, seed, space)."""
-        row = self._connection.execute("SELECT value FROM project WHERE name = ?", (name,)).fetchone()
-        return default if row is None else json.loads(row[0])
+        rows = self._rows("SELECT value FROM project WHERE name = ?", name)
+        return json.loads(rows[0][0]) if rows else default
 
     def put(self, **facts: object) -> None:
         """Commits named facts of the project."""
@@ -147,7 +278,11 @@ class ProjectStore:
         Args:
             rows: mappings with the keys id, number, status, attempt, values, outcome, started_at, ended_at.
             facts: see `put`.
+
+        Raises:
+            UsageError: an id that cannot be part of a file's name.
         """
+        rows = [{**row, "id": check_id(row["id"])} for row in rows]
         with self.transaction() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -173,12 +308,26 @@ class ProjectStore:
     def trials(self) -> list[dict[str, Any]]:
         """All trials in the order of their start."""
         names = ("id", "number", "status", "attempt", "values", "outcome", "started_at", "ended_at")
-        rows = self._connection.execute("SELECT * FROM trials ORDER BY number, id").fetchall()
-        trials = [dict(zip(names, row, strict=True)) for row in rows]
+        trials = [dict(zip(names, row, strict=True)) for row in self._rows("SELECT * FROM trials ORDER BY number, id")]
         for trial in trials:
+            self._check_key(trial["id"], trial["number"], trial["attempt"])
             trial["values"] = json.loads(trial["values"])
             trial["outcome"] = json.loads(trial["outcome"])
         return trials
+
+    def _check_key(self, trial_id: object, *numbers: object) -> None:
+        """Checks what becomes part of paths: columns of SQLite hold whatever a stranger has put there."""
+        odd = [repr(trial_id)] if not is_safe_id(trial_id) else []
+        odd += [repr(number) for number in numbers if type(number) is not int]
+        if odd:
+            raise ProjectError(
+                explain(
+                    self._where,
+                    f"a trial that is called or counted {odd[0]}",
+                    "trials as Manyfit writes them",
+                    "Somebody has changed the file: restore it, or type overwrite=True to start anew.",
+                )
+            )
 
     # Executions ------------------------------------------------------------------------------------------------
 
@@ -225,13 +374,17 @@ class ProjectStore:
     def executions(self) -> list[dict[str, Any]]:
         """All finished executions: trial_id, phase, attempt, execution, and what their outcome holds."""
         # Ordered by key and not as they were written: after a restart everything has to come in the same order.
-        rows = self._connection.execute("SELECT * FROM executions ORDER BY 1, 2, 3, 4").fetchall()
+        rows = self._rows("SELECT * FROM executions ORDER BY 1, 2, 3, 4")
+        for row in rows:
+            self._check_key(row[0], row[2], row[3])
         return [{**dict(zip(_KEY, row, strict=False)), **json.loads(row[4])} for row in rows]
 
     def epochs(self, trial_id: str | None = None) -> list[dict[str, Any]]:
         """Logs of every epoch: trial_id, phase, attempt, execution, epoch, logs."""
         where, arguments = ("", ()) if trial_id is None else (" WHERE trial_id = ?", (trial_id,))
-        rows = self._connection.execute(f"SELECT * FROM epochs{where} ORDER BY 1, 2, 3, 4, 5", arguments).fetchall()
+        rows = self._rows(f"SELECT * FROM epochs{where} ORDER BY 1, 2, 3, 4, 5", *arguments)
+        for row in rows:
+            self._check_key(row[0], row[2], row[3], row[4])
         return [{**dict(zip((*_KEY, "epoch"), row, strict=False)), "logs": json.loads(row[5])} for row in rows]
 
     # Weights ---------------------------------------------------------------------------------------------------
@@ -246,9 +399,15 @@ class ProjectStore:
             for path in self.layout.of_models(trial_id):
                 path.unlink(missing_ok=True)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def close(self) -> None:
         """Closes the file and gives the project's lock back."""
-        if not self._closed:
+        # A forked process has copies of both, which are its parent's to give back.
+        if not self._closed and os.getpid() == self._process:
             self._closed = True
             self._connection.close()
             lock.release(self.folder)
@@ -257,8 +416,3 @@ class ProjectStore:
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and hasattr(self, "_connection"):
             self.close()
-
-
-def now() -> float:
-    """Seconds since 1970, for the times that are stored."""
-    return time.time()

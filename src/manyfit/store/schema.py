@@ -7,6 +7,12 @@ attempt is the one that counts.
 (Python's JSON reads and writes them), None marks what was not measured.
 """
 
+from __future__ import annotations
+
+import sqlite3
+
+from manyfit.core.errors import ProjectError, explain
+
 TABLES = (
     """
     CREATE TABLE project (
@@ -48,3 +54,29 @@ TABLES = (
     ) WITHOUT ROWID
     """,
 )
+
+
+def check_harmless(connection: sqlite3.Connection, where: str) -> None:
+    """Checks that a database is tables and nothing that acts by itself when these are read or written.
+
+    Args:
+        connection: nothing was read through it yet.
+        where: the project, for messages.
+
+    Raises:
+        ProjectError: it has triggers, views or virtual tables, which no version of Manyfit makes.
+        sqlite3.DatabaseError: it is no database.
+    """
+    kinds = ("CREATE TABLE %", "CREATE INDEX %", "CREATE UNIQUE INDEX %")
+    plain = "sql IS NULL OR " + " OR ".join(["sql LIKE ?"] * len(kinds))
+    query = f"SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index') OR NOT ({plain})"
+    found = connection.execute(query, kinds).fetchone()
+    if found:
+        raise ProjectError(
+            explain(
+                where,
+                f"a database with the {found[0]} {found[1]!r}",
+                "plain tables, as Manyfit makes them",
+                "Somebody has added it: open no project whose origin you do not know, or type overwrite=True.",
+            )
+        )

@@ -54,6 +54,12 @@ class Task:
     may: Permissions = dataclasses.field(default_factory=Permissions)
     callbacks: Callable[[Plan], list[Any]] | None = None  # further callbacks of an execution, after the user's
     measures: tuple[str, ...] = ()  # of `core.objective.MEASURES`: what is measured besides what is logged
+    calls: Mapping[str, Call] = dataclasses.field(
+        default_factory=dict
+    )  # by trial id, of those that have one of their own
+    at_fit: Callable[[Plan, Call], Call] | None = (
+        None  # what is changed of the call that a `fit` of the user's makes of Keras's; None: nothing
+    )
     split_for: Callable[[Plan], Split] | None = (
         None  # which rows of x and y train and validate; None: as the arguments say
     )
@@ -64,8 +70,13 @@ class Task:
     def call_of(self, plan: Plan) -> Call:
         """The call of `fit` for one execution: its rows, and for how long."""
         # What differs between executions is put in here and nowhere else, so that no two trainers can disagree on it.
-        call = self.call if self.split_for is None else self.call.with_(rows=self.split_for(plan))
-        return call if plan.epochs is None else call.with_(epochs=plan.epochs)
+        call = self.calls.get(plan.trial_id, self.call)
+        if self.split_for is not None:
+            call = call.with_(rows=self.split_for(plan))
+        # A `fit` of the user's may set the epochs itself, and could not take them twice: then `at_fit` sees to them.
+        if plan.epochs is None or (self.at_fit is not None and "epochs" not in call.arguments):
+            return call
+        return call.with_(epochs=plan.epochs)
 
 
 # A protocol and not a base class: who feeds a trainer may sit at the other end of a line (`executors.worker`), or

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gc
 import threading
 import time
@@ -21,6 +22,7 @@ from manyfit.training.keras_settings import KerasSettings, clear_session
 from manyfit.training.models import build_model, check_size, num_parameters, take_measures
 from manyfit.training.outcomes import completed_by, merge_histories, to_histories
 from manyfit.training.precision import LossScaleCallback, needs_loss_scale_callback
+from manyfit.training.replay import FITTED, SeenFit, facts_of, seen_fits
 from manyfit.training.seeding import generator_states, seeded, set_generator_states
 from manyfit.training.stored_state import (
     Continue,
@@ -96,6 +98,7 @@ class _Run:
         self.user_callbacks: list[keras.callbacks.Callback] = []
         self.stored: StoredState | None = None
         self.order = order_of_data(plan.seed, task)
+        self.seen: list[SeenFit] = []
         if task.may.pause:
             self.call = SuspendableCall(self._train)
             self.reporter.pause = self._pause
@@ -149,8 +152,11 @@ class _Run:
                 user_callbacks=self.user_callbacks,
                 initial_epoch=None if self.stored is None else self.stored.epoch,
                 order=self.order,
+                seen=self.seen,
             )
         check_size(self.model, task.max_model_size)  # again: a model may be built by its first batch only
+        if self.seen:
+            self.result.notes[FITTED] = facts_of([one.call for one in self.seen])
         if task.fit is not None and task.objective is not None:
             # The user's own loop may have called our callbacks, or not, or only now and then.
             found = merge_histories(to_histories(returned, task.objective, "HyperModel.fit()"))
@@ -223,6 +229,7 @@ def fit(
     user_callbacks: list[keras.callbacks.Callback],
     initial_epoch: int | None = None,
     order: SeededOrder | None = None,
+    seen: list[SeenFit] | None = None,
 ) -> Any:
     """Calls `model.fit` for a plan with the user's arguments.
 
@@ -234,6 +241,7 @@ def fit(
         user_callbacks: copies of the user's.
         initial_epoch: where it goes on; None: as the user's arguments say.
         order: of the data, one of `callbacks`; None: Keras's.
+        seen: is given the calls that a `fit` of the user's makes of Keras's.
     """
     call = task.call_of(plan)
     if order is not None:
@@ -243,9 +251,14 @@ def fit(
     call = call.with_(callbacks=user_callbacks + own + callbacks)
     if initial_epoch is not None:
         call = call.with_(initial_epoch=initial_epoch)
-    if task.fit is not None:
-        return task.fit(plan.values, model, *call.args, **call.kwargs)
-    return model.fit(*call.args, **call.kwargs)
+    if task.fit is None:
+        return model.fit(*call.args, **call.kwargs)
+    change = None if task.at_fit is None else functools.partial(task.at_fit, plan)
+    with seen_fits(change) as found:
+        returned = task.fit(plan.values, model, *call.args, **call.kwargs)
+    if seen is not None:
+        seen += found
+    return returned
 
 
 # Calls that can be paused -------------------------------------------------------------------------------------

@@ -48,6 +48,12 @@ def num_parameters(model: keras.Model) -> int:
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
+def averages_weights(model: keras.Model) -> bool:
+    """Whether `fit` ends with moving averages in the place of the weights (`use_ema` of the optimizer)."""
+    optimizer = getattr(model, "optimizer", None)
+    return bool(getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False))
+
+
 def summary_of(model: keras.Model) -> str:
     """A model in a few words: its layers, parameters and optimizer."""
     layers = ", ".join(type(layer).__name__ for layer in model.layers[:6]) + (", ..." if len(model.layers) > 6 else "")

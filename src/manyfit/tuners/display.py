@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from manyfit.core.causes import reason_of
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.replication import Replication
 from manyfit.report import terminal
@@ -58,7 +59,7 @@ class TrialDisplay:
             self.say(f"Trial {trial.trial_id} failed {trial.attempt} times. {left} retries left.")
         if again or trial.has_failed:
             # On stderr, so that who keeps the output of a search still sees that something goes wrong.
-            print(f"Trial {trial.trial_id} failed: {_last_line(trial.message)}", file=sys.stderr, flush=True)
+            print(f"Trial {trial.trial_id} failed: {reason_of(trial.message)}", file=sys.stderr, flush=True)
         if is_rich(self.style):
             self._trial_ends_for_people(trial, best[0].score if best else None)
             return
@@ -86,10 +87,6 @@ class TrialDisplay:
             max_trials=self._oracle.max_trials,
             elapsed_seconds=self._oracle.clock.spent(),
         )
-
-
-def _last_line(message: str | None) -> str:
-    return (message or "").strip().splitlines()[-1] if message else ""
 
 
 def print_summary(oracle: Oracle, project_dir: str, num_trials: int, contenders: Replication | None) -> None:

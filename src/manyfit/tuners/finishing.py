@@ -7,8 +7,10 @@ take and return, are documented at `Tuner`.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -16,9 +18,10 @@ from typing import Any, Protocol, TypeAlias
 import keras
 import numpy as np
 
-from manyfit.core.checks import whole_number
+from manyfit.core.checks import seconds_or_none, whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.arguments import check_retrain
+from manyfit.data.call import Call
 from manyfit.data.folds import FoldPlan
 from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.ensemble import Ensemble
@@ -27,7 +30,9 @@ from manyfit.finish import confirm as confirming
 from manyfit.finish import cross_validation as crossing
 from manyfit.finish import evaluation as evaluating
 from manyfit.finish import export as exporting
+from manyfit.finish import longer
 from manyfit.finish import retrain as retraining
+from manyfit.finish.winners import EpochRule, RetrainCandidate, call_for_all_data, candidate_of
 from manyfit.oracles import Trial
 from manyfit.report.confirmation import Confirmation
 from manyfit.store import ProjectStore
@@ -58,17 +63,20 @@ class RetrainSettings:
     """How `retrain` trains: see `Tuner.retrain`.
 
     Raises:
-        UsageError: `executions` below 1.
+        UsageError: `executions` below 1, or `max_seconds` not above 0.
     """
 
-    epochs_factor: float = 1.2
+    rule: EpochRule
     executions: int = 1
     callbacks: list[Any] | None = None
     stretch_schedules: bool = True
     save_best: SaveTo = None
+    max_seconds: float | None = None
+    diverse: bool = False
 
     def __post_init__(self) -> None:
         whole_number("retrain(executions=...)", self.executions, instead="Leave it out for 1.")
+        seconds_or_none("retrain(max_seconds=...)", self.max_seconds)
 
 
 class FinishedTuner(ensembling.SearchedTuner, Protocol):
@@ -80,6 +88,9 @@ class FinishedTuner(ensembling.SearchedTuner, Protocol):
 
     def searched_task(self, where: str) -> Task:
         """The task of the latest search."""
+
+    def trained_by(self, trial: Trial) -> Call:
+        """The call of `fit` that a trial was trained by."""
 
     def get_best_models(self, num_models: int | None = None) -> list[Any]:
         """The models of the best trials."""
@@ -123,7 +134,12 @@ class Finish:
         )
         trainer = self._training.trainer_for(task)
         layout = self._tuner.store.layout
-        return confirming.confirm(trials, self._oracle, task, trainer, settings, layout=layout, protocol=protocol)
+        book = self._oracle.book
+        book.begin_work("a confirmation")
+        try:
+            return confirming.confirm(trials, self._oracle, task, trainer, settings, layout=layout, protocol=protocol)
+        finally:
+            book.end_work()
 
     def retrain(
         self,
@@ -140,56 +156,135 @@ class Finish:
         Two tasks take part: that of the search tells where curves that were cut short have their best epoch, on the
         rows that were validated then; the other trains on all rows, where nothing is left to be ranked or stopped by.
         """
+        started = time.monotonic()
         check_retrain(top, x, y)
-        trials = self._trials_to_retrain(top)
         latest = self._tuner.latest_search
+        trials = self._trials_to_retrain(top, diverse=settings.diverse)
         searched = self._training.make_task((), {}) if latest is None else latest.task
-        # Without a search in this process there are no data to join: then x and y have to be given.
-        call = retraining.call_for_all_data(searched.call, x, y, settings.callbacks)
+        _check_data(x, searched, has_searched=latest is not None)
+        trained_by = {trial.trial_id: self._tuner.trained_by(trial) for trial in trials}
+        calls = {trial_id: call_for_all_data(call, x, y, **fit_kwargs) for trial_id, call in trained_by.items()}
         options = self._tuner.model_options.replaced(**model_options)
         precision = model_options.get("precision")
         if precision is not None and (said := sentence(precision)):
             self._say(said)
+        deadline = None if settings.max_seconds is None else started + settings.max_seconds
+        self._train_longer(trials, searched, trained_by, calls, settings, deadline)
+        candidates = [
+            candidate_of(
+                trial,
+                trained_by[trial.trial_id],
+                calls[trial.trial_id],
+                self._oracle,
+                executions=settings.executions,
+                callbacks=settings.callbacks,
+            )
+            for trial in trials
+        ]
+        self._say_what_changes(candidates)
         # None, where nothing was changed: the compiled programs of the search serve again.
         own = None if options == self._tuner.model_options else options
         task = dataclasses.replace(
-            self._training.make_task(call.args, {**call.kwargs, **fit_kwargs}, own),
+            self._training.make_task(candidates[0].call.args, dict(candidates[0].call.kwargs), own),
             objective=None, max_model_size=None, callbacks=None,
             may=Permissions(share_callbacks=searched.may.share_callbacks),
         )  # fmt: skip
-        retraining.train_longer(trials, self._oracle, searched, self._training.trainer_for(searched), say=self._say)
-        # With `trainer` and not `trainer_for`: there are no folds on all rows, and its programs are there already.
-        models = retraining.retrain(
-            retraining.candidates_of(trials, self._oracle.seed, settings.executions),
-            task,
-            self._training.trainer(),
-            epochs_factor=settings.epochs_factor,
-            steps_ratio=retraining.steps_ratio(searched.call, task.call) if settings.stretch_schedules else None,
-        )
-        self._take_retrained(models, trials, settings)
+        try:
+            # With `trainer` and not `trainer_for`: there are no folds on all rows, and its programs are there already.
+            models = retraining.retrain(
+                candidates,
+                task,
+                self._training.trainer(),
+                rule=settings.rule,
+                deadline=deadline,
+                stretch_schedules=settings.stretch_schedules,
+            )
+        except (retraining.RetrainInterrupted, retraining.RetrainFailed) as error:
+            self._take_retrained(error.models, settings)  # nothing that is finished is lost
+            raise
+        self._take_retrained(models, settings)
+        self._say_what_is_missing(models, candidates)
         return models
 
-    def _trials_to_retrain(self, top: int | Sequence[str]) -> list[Trial]:
+    def _train_longer(
+        self,
+        trials: Sequence[Trial],
+        searched: Task,
+        trained_by: Mapping[str, Call],
+        calls: Mapping[str, Call],
+        settings: RetrainSettings,
+        deadline: float | None,
+    ) -> None:
+        """Finds the best epochs of curves that were cut short, on the rows that were validated then."""
+        if settings.rule.exactly is not None:
+            return  # nobody asks for them
+        own = {trial_id: call for trial_id, call in trained_by.items() if call is not searched.call}
+        task = dataclasses.replace(searched, calls=trained_by if own else {})
+        ratios = [_rows_ratio(trained_by[trial_id], call) for trial_id, call in calls.items()]
+        ratio = settings.executions * max(ratios)
+        longer.train_longer(
+            trials,
+            self._oracle,
+            task,
+            self._training.trainer_for(task),
+            limits=longer.TrainingLimits(settings.rule.at_most, deadline),
+            epochs_after=lambda best: ratio * settings.rule.epochs([best - 1]),
+            say=self._say,
+        )
+
+    def _say_what_changes(self, candidates: Sequence[RetrainCandidate]) -> None:
+        left_out = list(dict.fromkeys(name for one in candidates for name in one.left_out))
+        if left_out:
+            replayed = any(one.rates is not None for one in candidates)
+            rates = " The learning rates that they have set in the search are set again." if replayed else ""
+            self._say(
+                f"retrain: {', '.join(left_out)} left out, since all rows are trained on and none validate.{rates}"
+            )
+
+    def _say_what_is_missing(self, models: retraining.RetrainedModels, candidates: Sequence[RetrainCandidate]) -> None:
+        for one in models.retrainings:
+            if one.epochs < one.planned_epochs:
+                self._say(f"retrain: trial {one.trial_id} ended after {one.epochs} of {one.planned_epochs} epochs.")
+        missing = sum(len(one.seeds) for one in candidates) - len(models)
+        if missing:
+            self._say(f"retrain: {missing} models were not begun, since the time was up.")
+
+    def _trials_to_retrain(self, top: int | Sequence[str], *, diverse: bool) -> list[Trial]:
         if isinstance(top, Sequence):
-            trials = [self._oracle.get_trial(trial_id) for trial_id in top]
-        else:
-            trials = self._oracle.get_best_trials(top)
+            return [self._named_trial(trial_id) for trial_id in top]
+        trials = self._oracle.get_best_trials(top)
         if not trials:
             raise UsageError(
                 explain(
                     "retrain()", "a project without completed trials", "at least one", "Call tuner.search(...) first."
                 )
             )
+        if len(trials) < top:
+            self._say(f"retrain: {len(trials)} instead of {top}, since no more trials were completed.")
         return trials
 
-    def _take_retrained(self, models: Sequence[Any], trials: Sequence[Trial], settings: RetrainSettings) -> None:
+    def _named_trial(self, trial_id: str) -> Trial:
+        trial = self._oracle.trials.get(trial_id)
+        if trial is not None and trial.is_completed:
+            return trial
+        got = f'"{trial_id}", which ' + ("is no trial" if trial is None else "was not completed")
+        known = [one.trial_id for one in self._oracle.get_best_trials(3)]
+        raise UsageError(
+            explain("retrain(top=[...])", got, "ids of completed trials", f"Type retrain(top={known}), say.")
+        )
+
+    def _take_retrained(self, models: retraining.RetrainedModels, settings: RetrainSettings) -> None:
         """Notes where models come from, makes them the final ones, and saves them if that was asked for."""
-        executions = settings.executions
-        origins = [trial.trial_id for trial in trials for _ in range(executions)]
+        if not models:
+            return
+        origins = [one.trial_id for one in models.retrainings]
         self._tuner.model_origins.update(zip(models, origins, strict=True))
         names = [f"trial {trial_id}" for trial_id in origins]
-        if executions > 1:
-            names = [f"{name} ({number % executions + 1})" for number, name in enumerate(names)]
+        if settings.executions > 1:
+            seen: collections.Counter[str] = collections.Counter()
+            for place, trial_id in enumerate(origins):
+                seen[trial_id] += 1
+                names[place] = f"trial {trial_id} ({seen[trial_id]})"
         self.final = dict(zip(names, models, strict=True))
         if settings.save_best is not None:
             files = [name.replace("(", "").replace(")", "").replace(" ", "-") for name in names]
@@ -326,3 +421,24 @@ class Finish:
                 )
             )
         return list(dict.fromkeys(trial_id for trial_id in ids if trial_id is not None))
+
+
+def _check_data(x: FitData, searched: Task, *, has_searched: bool) -> None:
+    """Refuses a retraining without rows, before anything is trained."""
+    if x is not None or searched.call.x is not None or (has_searched and searched.fit is not None):
+        return  # a `fit` of the user's may bring the rows itself
+    raise UsageError(
+        explain(
+            "retrain()",
+            "no x and y" + ("" if has_searched else ", in a process that has not searched"),
+            "training and validation rows, or a search in this process whose rows are joined",
+            "Type tuner.retrain(x=x_full, y=y_full), or call tuner.search(...) with the same arguments first: a search "
+            "that is complete returns at once.",
+        )
+    )
+
+
+def _rows_ratio(before: Call, now: Call) -> float:
+    """Rows of a retraining by those of the search; 1 where they cannot be counted."""
+    counted, rows = before.counted_rows(), now.num_rows
+    return 1.0 if counted is None or rows is None or not counted[0] else rows / counted[0]

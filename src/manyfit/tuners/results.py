@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from manyfit.core.causes import reason_of
 from manyfit.core.records import Ending, Values
 from manyfit.oracles import Execution, Trial
 from manyfit.report import terminal
@@ -106,9 +107,7 @@ class Results(Sequence[Row]):
 
 def _in_short(row: Row) -> str:
     """Why an execution ended, on one line."""
-    # The last line: of a traceback it is the one that names the error.
-    why = (row.message or "").strip().splitlines()
-    return why[-1] if why else row.ending
+    return reason_of(row.message) or row.ending
 
 
 def _rows(trial: Trial) -> list[Row]:

@@ -219,7 +219,8 @@ class SklearnTuner(BaseTuner):
         # Unlike weights, estimators lie in the trials' folders, as KerasTuner keeps them: programs look for them there.
         kept = {best.trial_id for best in self.oracle.book.kept(self.num_kept_models)}
         for trial_id, path in self.store.layout.all_pickled().items():
-            if trial_id not in kept:
+            # Of this search's own trials only: a folder may hold others' files.
+            if trial_id not in kept and trial_id in self.oracle.trials:
                 path.unlink()
                 if not any(path.parent.iterdir()):
                     path.parent.rmdir()

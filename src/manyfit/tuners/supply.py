@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from manyfit.core import seeds
 from manyfit.core.errors import UsageError, explain
@@ -60,6 +61,7 @@ class SearchSupply:
         end: called with a trial when its executions have ended.
         logs_are_complete: whether every epoch logs all metrics that any epoch will, so that an objective that the
             first one lacks is known to be missing; False where the user's own code adds to the logs.
+        notes: what is noted on every execution.
     """
 
     def __init__(
@@ -71,7 +73,9 @@ class SearchSupply:
         begin: Callable[[Trial], None],
         end: Callable[[Trial], None],
         logs_are_complete: bool = False,
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
+        self._notes = notes or {}
         self._oracle = oracle
         self._num_executions = num_executions
         self._weights_path = weights_path
@@ -215,7 +219,7 @@ class SearchSupply:
             self._oracle.scoring.check({**result.history, **result.measures})
         # Trainers know that an execution was told to stop, and only here it is known why.
         result.message = self._why_it_ended(result) or result.message
-        self._oracle.book.add_execution(result)
+        self._oracle.book.add_execution(result, **self._notes)
         if not is_paused(result) and result.plan.state_path is not None:
             Path(result.plan.state_path).unlink(missing_ok=True)
         trial.hyperparameters = self._grown(trial, result.plan)

@@ -22,6 +22,7 @@ from manyfit.training.base import Task, Trainer
 from manyfit.training.keras_settings import clear_session
 from manyfit.training.precision import sentence
 from manyfit.training.program_report import Programs
+from manyfit.training.replay import CALLED, DATA, facts_of, recorded_call
 from manyfit.tuners.keeping import keeping
 from manyfit.tuners.keras_tuner.callbacks import only_keras
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, overrides_fit
@@ -158,6 +159,7 @@ class PopulationTuner(ModelTuner):
             begin=self._begin_trial,
             end=self.on_trial_end,
             logs_are_complete=task.fit is None and only_keras(fit_kwargs.get("callbacks")),
+            notes={CALLED: facts_of([task.call])},
         )
         trainer = self._trainer_for(task)
         trainer.train(supply, task)
@@ -203,6 +205,23 @@ class PopulationTuner(ModelTuner):
                 )
             )
         return latest.task
+
+    def trained_by(self, trial: Trial) -> Call:
+        """The call of `fit` that a trial was trained by: what the user's own code made of that of `search`.
+
+        What was not kept in this process is put together from what the store knows, and from the data and the objects
+        of the latest search.
+        """
+        searched = Call() if self.latest_search is None else self.latest_search.task.call
+        if trial.trial_id in self._trial_calls:
+            own = self._trial_calls[trial.trial_id]
+            # What several calls of its `fit` did not have in common, folds of the rows say, is the search's.
+            lacks = [] if own.x is not None else [name for name in DATA if name in searched.arguments]
+            return own.with_(**{name: searched.get(name) for name in lacks})
+        known = [run.notes[CALLED] for run in trial.executions.values() if CALLED in run.notes]
+        if not known or known[0]["arguments"] == facts_of([searched])["arguments"]:
+            return searched
+        return recorded_call(known[0], searched)
 
     # Trainers --------------------------------------------------------------------------------------------------
 

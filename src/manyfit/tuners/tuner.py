@@ -14,6 +14,7 @@ from manyfit.ensemble.ensemble import Ensemble
 from manyfit.finish import confirm as confirming
 from manyfit.finish.evaluation import Evaluation
 from manyfit.finish.export import Savable
+from manyfit.finish.winners import EpochRule
 from manyfit.oracles import Oracle
 from manyfit.report.confirmation import Confirmation
 from manyfit.training.devices import Devices
@@ -153,6 +154,7 @@ class Tuner(PopulationTuner):
             UsageError: nothing was searched in this process, the budget is too small, or folds do not fit the rows.
             SearchError: every run of every finalist failed.
         """
+        self.refresh()
         options = confirming.ConfirmSettings(confidence, max_executions, max_seconds, **settings)
         return self._finish.confirm(top, options, cross_validation=cross_validation, new_splits=new_splits)
 
@@ -162,7 +164,11 @@ class Tuner(PopulationTuner):
         x: FitData = None,
         y: FitData = None,
         *,
+        diverse: bool = False,
         epochs_factor: float = 1.2,
+        epochs: int | None = None,
+        max_epochs: int | None = None,
+        max_seconds: float | None = None,
         executions: int = 1,
         callbacks: list[Any] | None = None,
         stretch_schedules: bool = True,
@@ -204,12 +210,21 @@ class Tuner(PopulationTuner):
             UsageError: nothing has been searched, `top` or `executions` is below 1, x and y do not fit, x has fewer
                 rows than the search trained on, or there is no data.
         """
+        self.refresh()
         options = {"precision": precision, "steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
         return self._finish.retrain(
             top,
             x,
             y,
-            settings=RetrainSettings(epochs_factor, executions, callbacks, stretch_schedules, save_best),
+            settings=RetrainSettings(
+                EpochRule(epochs_factor, epochs, max_epochs),
+                executions,
+                callbacks,
+                stretch_schedules,
+                save_best,
+                max_seconds,
+                diverse,
+            ),
             model_options={**options, "devices": devices},
             fit_kwargs=fit_kwargs,
         )
@@ -277,6 +292,7 @@ class Tuner(PopulationTuner):
         Raises:
             UsageError: no models or rows, x and y of different length, or a confidence outside (0, 1).
         """
+        self.refresh()
         return self._finish.evaluate(x, y, models, confidence=confidence, options=options)
 
     def export(self, folder: str | os.PathLike[str], model: Savable | None = None, *, overwrite: bool = False) -> Path:

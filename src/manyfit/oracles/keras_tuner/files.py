@@ -20,6 +20,7 @@ from manyfit.oracles.keras_tuner.style import KerasTunerOracle
 from manyfit.oracles.trial import Trial
 from manyfit.store import ProjectStore
 from manyfit.store.layout import ProjectLayout
+from manyfit.store.project import BESIDE_KERAS_TUNER, READ_FROM_KERAS_TUNER, WRITTEN_FOR_KERAS_TUNER
 
 # Reading -------------------------------------------------------------------------------------------------------
 
@@ -41,7 +42,7 @@ def read_project(oracle: KerasTunerOracle, store: ProjectStore) -> bool:
         ProjectError: the files cannot be read, or are those of another search.
     """
     path = store.layout.oracle_file
-    if store.get("space") is not None or not path.exists():
+    if store.get("space") is not None or store.get(BESIDE_KERAS_TUNER) or not path.exists():
         return False
     state = _read(path)
     try:
@@ -57,17 +58,18 @@ def read_project(oracle: KerasTunerOracle, store: ProjectStore) -> bool:
                 "If you did not mean to reload it, pass `overwrite=True` or another project_name=.",
             )
         ) from error
-    # The files know an order of ends and no times; a millisecond apart after the file's own time keeps the order.
     for trial in trials:
         oracle.trials[trial.trial_id] = trial
         _add_execution(oracle, trial)
         if trial.trial_id in ends and trial.has_ended:
-            trial.ended_at = path.stat().st_mtime + 1e-3 * ends[trial.trial_id]
+            # The files know an order of ends and no times, so all have the time of the file.
+            trial.ended_at, trial.end_number = path.stat().st_mtime, 1 + ends[trial.trial_id]
     states = {file.stem: _read(file) for file in store.layout.tuner_files()}
     oracle.book.save(
         trials,
         space=oracle.hyperparameters.get_config(),
         seed=oracle.seed,
+        **{READ_FROM_KERAS_TUNER: True},
         **oracle.own_facts(),
         **({"tuner_state": next(iter(states.values()))} if states else {}),
     )
@@ -136,6 +138,9 @@ def write_project(
         tuner_states: tuner id -> its state.
         trials: those that have changed.
     """
+    known = store.get(WRITTEN_FOR_KERAS_TUNER, [])
+    if new := sorted(set(tuner_states).difference(known)):
+        oracle.book.put(**{WRITTEN_FOR_KERAS_TUNER: [*known, *new]})
     for trial in trials:
         _write(store.layout.trial_file(trial.trial_id), trial.get_state())
     _write(store.layout.oracle_file, {**oracle.get_state(), "display": _NO_DISPLAY})

@@ -20,7 +20,7 @@ from manyfit.training.base import Supply, Task, Trainer
 from manyfit.training.callbacks import CannotCopy, copy_callbacks
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
-from manyfit.training.models import build_model, check_size, summary_of
+from manyfit.training.models import averages_weights, build_model, check_size, summary_of
 from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import FitArguments
@@ -251,12 +251,13 @@ class Admission:
 
         A recognised model is not built to the end where nobody will look at its optimizer (not `whole`): its optimizer
         starts where the first model's of this structure started, but for the learning rate. (A loss scale's variables
-        come into being with the optimizer's, so a model with one is always built.)
+        come into being with the optimizer's, and moving averages are read from it at the end, so models with one of
+        these are always built.)
         """
         structure = structure_key(model)
         key = None if structure is None else f"{structure} {view.sizes}"
         known = self._learned.structures.find(key)
-        whole = whole or needs_loss_scale_callback(model)
+        whole = whole or needs_loss_scale_callback(model) or averages_weights(model)
         batch = view.shapes.first_batch()
         if known is not None and not whole:
             build_layers(model, batch[0])

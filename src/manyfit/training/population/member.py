@@ -21,7 +21,7 @@ from manyfit.core.records import Ending, Failure, Plan, Result
 from manyfit.data.rows import Split
 from manyfit.training.base import judge
 from manyfit.training.keras_internals import building
-from manyfit.training.models import num_parameters
+from manyfit.training.models import averages_weights, num_parameters
 from manyfit.training.population.arrays import State, copied, in_order_of_weights, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.data import FitArguments, ResidentRows, Shapes, Stream
@@ -195,6 +195,14 @@ class Member:
             old if new is None else tuple(new) for old, new in zip(self.state, parts, strict=True)
         )
 
+    def finalise(self) -> None:
+        """What `fit` does behind the last epoch: moving averages take the place of the weights, where there are any."""
+        # The best epoch's weights stay as they are: its score was measured with those.
+        if averages_weights(self.model) and self.epoch > 0:
+            self.show()
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+            self.adopt()
+
     def result(self, objective: Objective | None, *, stopped: bool) -> Result:
         """The outcome; writes the weights of the best epoch where the plan wants them."""
         # The weights of the best epoch are written even where a scheduler has stopped it: it is ranked by that epoch.
@@ -247,7 +255,7 @@ class Member:
     def failed(self, failure: Failure) -> Result:
         """The outcome where an epoch could not be trained."""
         return Result(
-            self.plan, failure.ending, self.history, seconds=self.seconds, message=failure.line, failure=failure
+            self.plan, failure.ending, self.history, seconds=self.seconds, message=failure.message, failure=failure
         )
 
     def _outcome(self, ending: Ending, message: str | None) -> Result:

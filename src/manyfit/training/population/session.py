@@ -282,6 +282,7 @@ class Session:
         ended, self.ended = self.ended, []
         results = []
         for member, stopped in ended:
+            member.finalise()  # first, as in `fit`: callbacks see the end of the training with these weights
             if member.callbacks.any:
                 member.show()
                 member.callbacks.train_end(member.last_logs)

@@ -26,6 +26,8 @@ def supported(task: Task | None = None) -> str | None:
         return "jit_compile=False was asked for"
     if task is not None and task.fit is not None:
         return "the hypermodel has its own `fit`"
+    if task is not None and task.calls:
+        return "trials were trained by calls of `fit` of their own"
     if task is not None and task.call.x is None:
         return "there is no x to train on"
     return None

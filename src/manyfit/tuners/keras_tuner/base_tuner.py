@@ -161,6 +161,7 @@ class BaseTuner:
         Raises:
             UsageError: an unknown name, or a value outside of its range.
         """
+        self.refresh()
         for values in configurations:
             self.oracle.enqueue(values)
 
@@ -180,6 +181,7 @@ class BaseTuner:
             UsageError: no project is there, no trial in it is of use, or this search's method does not learn.
             ProjectError: another process has the project open.
         """
+        self.refresh()
         if isinstance(source, BaseTuner):
             return self.oracle.warm_start(source.store)
         if not ProjectStore.exists(source):
@@ -289,7 +291,8 @@ class BaseTuner:
                 raise SearchError(
                     f"search: all {len(failed)} trials failed, so there is nothing to rank. Causes:\n"
                     f"{failure_report(failed)}\n"
-                    "See tuner.results() for each trial's message, mend the cause, and search with overwrite=True."
+                    "Allowed: at least one trial that ends with a score. See tuner.results() for each trial's message, "
+                    "mend the cause, and search with overwrite=True."
                 )
 
     # Hooks -----------------------------------------------------------------------------------------------------
@@ -315,7 +318,7 @@ class BaseTuner:
         self.oracle.end_trial(trial)
         # After the oracle: a state that tells of more trials than the book has would be wrong after a kill.
         if type(self).get_state is not BaseTuner.get_state:
-            self.store.put(tuner_state=self.get_state())
+            self.oracle.book.put(tuner_state=self.get_state())
         if self.keras_tuner_files:
             write_project(self.oracle, self.store, {self.tuner_id: self.get_state()}, [trial])
         self._after_trial(trial)
@@ -395,7 +398,7 @@ class BaseTuner:
 
     def save(self) -> None:
         """Stores `get_state()` and the space. Everything else is stored when it happens."""
-        self.store.put(tuner_state=self.get_state())
+        self.oracle.book.put(tuner_state=self.get_state())
         self.oracle.save()
         if self.keras_tuner_files:
             write_project(self.oracle, self.store, {self.tuner_id: self.get_state()}, list(self.oracle.trials.values()))
@@ -404,6 +407,11 @@ class BaseTuner:
         """Reads the project again, `set_state` included."""
         self.oracle.reload()
         self.set_state(self.store.get("tuner_state", {}))
+
+    def refresh(self) -> None:
+        """Reads the project again where another tuner of this process has added to it since."""
+        if self.oracle.book.has_changed():
+            self.reload()
 
     def close(self) -> None:
         """Closes the project, so that another process may open it. Done by itself when the tuner is gone."""

@@ -13,16 +13,20 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from manyfit.core import history as histories
 from manyfit.core import seeds
 from manyfit.core.lifecycle import TrialOutcome, failure_of, outcome_of
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Plan, Result
+from manyfit.data.call import Call
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.replication import CALL, first_index
 from manyfit.training.base import judge
 from manyfit.training.outcomes import to_histories
+from manyfit.training.replay import CALLED, FITTED_EPOCHS, Facts, SeenFit, facts_of, seen_fits
 from manyfit.training.seeding import seeded
 
+_RETURNED = "returned"  # note on an execution: how many a call of `run_trial` returned together
 _IDLE_SECONDS = 0.1  # between questions, while trials of other tuners of this oracle run
 
 
@@ -40,16 +44,34 @@ class RunTrialCall:
     number: int = 0  # of the call within its trial: 0 is the trial's own, others repeat a contender
     num_default_calls: int = 0  # how often the default `run_trial` was called in it
     recorded: object = None  # what the default returned, where its executions are in the book
+    trained: list[Call] = dataclasses.field(default_factory=list)  # what the default trained executions by
+    seen: list[SeenFit] = dataclasses.field(default_factory=list)  # what reached Keras's `fit`, by whatever way
+    facts: Facts | None = None  # of the call, where a worker made it
 
     @property
-    def notes(self) -> dict[str, int]:
+    def calls(self) -> list[Call]:
+        """The calls of `fit` that trained the trial so far."""
+        return self.trained or [one.call for one in self.seen]
+
+    @property
+    def notes(self) -> dict[str, Any]:
         """What is noted on each of its executions."""
-        return {CALL: self.number} if self.number else {}
+        notes: dict[str, Any] = {CALL: self.number} if self.number else {}
+        facts = facts_of(self.calls) if self.calls else self.facts
+        return notes if facts is None else {**notes, CALLED: facts}
 
     def begin(self, first_execution: int = 0, number: int = 0) -> None:
         """Forgets the call before, and begins another."""
         self.first_execution, self.number = first_execution, number
         self.num_default_calls, self.recorded = 0, None
+        self.trained, self.seen, self.facts = [], [], None
+
+    def best_epochs(self, objective: Objective) -> list[int]:
+        """After how many epochs each `fit` of the user's own loop was best; empty where Manyfit trained."""
+        if self.trained:
+            return []
+        scored = [(one, histories.score(one.history, objective)) for one in self.seen if one.history]
+        return [max(map(len, one.history.values())) if best is None else best[1] + 1 for one, best in scored]
 
     def was_recorded(self, returned: object) -> bool:
         """Whether what `run_trial` returned is in the book already."""
@@ -98,17 +120,19 @@ class OneByOne:
             steps.end(trial)
 
     def _try(self, trial: Trial, steps: TrialSteps, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+        self.call.begin()
+        if _is_whole(trial):  # the process died, or the disk was full, between what was returned and the trial's end
+            self._oracle.hear(trial, [run.history for _, run in sorted(trial.executions.items())])
+            conclude(trial)
+            return
         # The seed of its first execution, so that an override that trains once gets what the default would have.
         seed = seeds.seed_of(self._oracle.seed, "execution", trial.trial_id, 0, trial.attempt)
-        self.call.begin()
         try:
-            with seeded(seed):  # the user's own training is reproducible, too
+            with seeded(seed), seen_fits() as self.call.seen:  # the user's own training is reproducible, too
                 returned = steps.run(trial, *fit_args, **fit_kwargs)
         except Exception as error:
             failure = failure_of(error)
-            # What the user's code says about its own trial needs no traceback.
-            text = failure.line if failure.final else failure.message
-            trial.conclude(TrialOutcome(failure.ending, text, failure.final))
+            trial.conclude(TrialOutcome(failure.ending, failure.message, failure.final))
         else:
             self._take(trial, returned, seed)
             conclude(trial)
@@ -126,11 +150,17 @@ class OneByOne:
         oracle = self._oracle
         oracle.book.forget_executions(trial, self.call.first_execution)
         oracle.hear(trial, found)
+        notes, epochs = self.call.notes, self.call.best_epochs(oracle.objective)
+        # A number says nothing of epochs: what `fit` answered inside does.
+        if epochs and all(len(curve) <= 1 for history in found for curve in history.values()):
+            notes[FITTED_EPOCHS] = epochs
+        results = []
         for execution, history in enumerate(found, self.call.first_execution):
             oracle.scoring.check(history)
             ending, message = judge(history, oracle.objective, stopped=False)
             plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed)
-            oracle.book.add_execution(Result(plan, ending, history, message=message), **self.call.notes)
+            results.append(Result(plan, ending, history, message=message))
+        oracle.book.add_executions(results, **notes, **{_RETURNED: len(results)})
 
     # Contenders ------------------------------------------------------------------------------------------------
 
@@ -156,7 +186,7 @@ class OneByOne:
             plan = self.plan_of_repeat(trial, number)
             self.call.begin(plan.execution, number)
             try:
-                with seeded(plan.seed):
+                with seeded(plan.seed), seen_fits() as self.call.seen:
                     returned = steps.run(trial, *fit_args, **fit_kwargs)
             except Exception as error:
                 self.take_failed_repeat(Result.of_failure(plan, failure_of(error)))
@@ -191,6 +221,12 @@ def histories_of(trial: Trial, returned: object, objective: Objective) -> list[d
         )
         return [dict(history) for _, history in sorted(trial.running.items())]
     return to_histories(returned, objective, "Tuner.run_trial()")
+
+
+def _is_whole(trial: Trial) -> bool:
+    """Whether all that a call of `run_trial` returned is in the book, so that it need not be called again."""
+    runs = list(trial.executions.values())
+    return bool(runs) and all(run.notes.get(_RETURNED) == len(runs) for run in runs)
 
 
 def conclude(trial: Trial) -> None:

@@ -24,6 +24,7 @@ from manyfit.data.call import Call
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.store.project import BESIDE_KERAS_TUNER
 from manyfit.training import tensorboard
 from manyfit.training.base import FixedSupply, Permissions, Task
 from manyfit.training.callbacks import copy_callbacks
@@ -35,6 +36,7 @@ from manyfit.training.keras_settings import clear_session
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.models import build_model, check_size
 from manyfit.training.outcomes import to_histories
+from manyfit.training.replay import common, watched
 from manyfit.training.seeding import seeded
 from manyfit.training.weights import load_keras_weights, load_weights, write_weights
 from manyfit.tuners.ensembling import best_execution
@@ -120,13 +122,14 @@ class ModelTuner(BaseTuner):
         self.model_options = ModelOptions() if model_options is None else model_options
         self.model_origins = ModelOrigins()
         self._with_weights: set[str] = set()  # trials whose weights may be on the disk
+        self._trial_calls: dict[str, Call] = {}  # of `fit`, of trials that the user's own code ran in this process
         self._estimators = False  # whether the build function returns any
         super().__init__(oracle, hypermodel, **kwargs)
         self._estimators = self._estimators or self.store.get("estimators", False)
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. The models that this process holds stay here."""
-        return {**super().stand_ins(), "model_origins": ModelOrigins()}
+        return {**super().stand_ins(), "model_origins": ModelOrigins(), "_trial_calls": {}}
 
     # Building --------------------------------------------------------------------------------------------------
 
@@ -260,6 +263,7 @@ class ModelTuner(BaseTuner):
         hypermodel = self.hypermodel
         settings = options or self.model_options
         fit_kwargs, callbacks = self._callback_arguments(fit_kwargs)
+        callbacks = watched(callbacks, Call(fit_args, fit_kwargs).callbacks)
         own_fit = hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None
         call = Call.of(own_fit, fit_args, fit_kwargs)
         call = call if own_fit is not None else call.guarded()
@@ -312,7 +316,9 @@ class ModelTuner(BaseTuner):
         plan = plan_of(trial, execution, self.oracle, self.store.weights_path)
         plan = dataclasses.replace(plan, values=trial.hyperparameters)
         supply = FixedSupply([plan])
-        KerasFit().train(supply, tensorboard.per_execution(self._make_task(fit_args, fit_kwargs)))
+        task = self._make_task(fit_args, fit_kwargs)
+        self.trial_call.trained.append(task.call)
+        KerasFit().train(supply, tensorboard.per_execution(task))
         result: Result = supply.results[plan.key]
         if result.failure is not None:
             raise result.failure.error
@@ -462,6 +468,8 @@ class ModelTuner(BaseTuner):
     def _weights_file(self, trial_id: str, execution: int) -> Path:
         """The weights of an execution: Manyfit's file, else one that KerasTuner or a user's own loop has written."""
         path = Path(self.store.weights_path(trial_id, execution))
+        if self.store.get(BESIDE_KERAS_TUNER):  # those are another search's
+            return path
         other = Path(self._get_checkpoint_fname(trial_id))
         return other if other.exists() and not path.exists() else path
 
@@ -471,6 +479,10 @@ class ModelTuner(BaseTuner):
         dropped = {*self._with_weights, trial.trial_id}.difference(best)
         self.store.delete_weights(dropped)
         self._with_weights = set(best)
+        # With what they were trained by, which may hold rows of their own.
+        if self.trial_call.calls:
+            self._trial_calls[trial.trial_id] = common(self.trial_call.calls)
+        self._trial_calls = {trial_id: call for trial_id, call in self._trial_calls.items() if trial_id in best}
 
 
 def _fresh(value: Any) -> Any:

@@ -22,6 +22,7 @@ from manyfit.oracles.trial import SEARCH
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store.layout import ProjectLayout
 from manyfit.training.base import Supply, Task, Trainer
+from manyfit.training.replay import CALLED, seen_fits
 from manyfit.training.seeding import seeded
 from manyfit.tuners.keras_tuner.one_by_one import OneByOne, RunTrialCall, TrialSteps, conclude, histories_of
 
@@ -35,9 +36,9 @@ class DistantBook:
         self.results: list[Result] = []
 
     def add_execution(self, result: Result, **notes: object) -> None:
-        """Keeps an execution; the driver makes its own notes."""
-        del notes
-        self.results.append(result)
+        """Keeps an execution, with the facts of its call; the driver makes the other notes."""
+        facts = {name: note for name, note in notes.items() if name == CALLED}
+        self.results.append(dataclasses.replace(result, notes={**result.notes, **facts}))
 
     def forget_executions(self, trial: Trial, first: int = 0) -> None:
         """Drops those of this call."""
@@ -164,9 +165,9 @@ def _run(plan: Plan, task: RunTask) -> Result:
     # Only the call counts: that a worker was started for it is no cost of this configuration.
     started = time.perf_counter()
     try:
-        with seeded(plan.seed):
+        with seeded(plan.seed), seen_fits() as tuner.trial_call.seen:
             returned = tuner.run_trial(trial, *task.call.args, **task.call.kwargs)
-        result = Result(plan, Ending.COMPLETED, {})
+        result = Result(plan, Ending.COMPLETED, {}, notes=tuner.trial_call.notes)
         if tuner.trial_call.was_recorded(returned):
             result.executions = tuple(tuner.oracle.book.results)
         else:
@@ -249,6 +250,7 @@ class TrialSupply:
         self._open.discard(trial.trial_id)
         number = self._calls.pop(trial.trial_id, 0)
         self._one_by_one.call.begin(result.plan.execution if number else 0, number)
+        self._one_by_one.call.facts = result.notes.get(CALLED)
         has_returned = result.executions is not None or result.histories is not None
         if has_returned:
             self._take(trial, result)
