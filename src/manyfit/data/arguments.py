@@ -11,6 +11,7 @@ from manyfit.core.objective import Objective
 from manyfit.data.call import Call
 from manyfit.data.kinds import (
     ENDLESS_GENERATOR,
+    FRAMES,
     GENERATOR,
     GRAIN,
     KNOWN,
@@ -81,8 +82,12 @@ def _check_rows(rows: Rows, where: str, steps: str, estimators: bool, takes_text
 
 
 def _is_text(kind: Kind, leaf: FitData) -> bool:
-    # One row tells: an array has one type, and the columns of a frame have one each.
-    return kind.as_array(kind.take(leaf, slice(0, 1))).dtype.kind in "OUST"
+    # The columns of a frame have a type each, and Keras takes frames of numbers and truth values.
+    if kind is FRAMES:
+        types = leaf.dtypes if leaf.ndim == 2 else [leaf.dtype]
+    else:
+        types = [kind.as_array(kind.take(leaf, slice(0, 1))).dtype]  # one row tells
+    return any(each.kind in "OUST" for each in types)
 
 
 def _check_pipeline(rows: Rows, where: str, steps: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from manyfit.core.errors import FatalValueError, UsageError, explain
-from manyfit.data.kinds import ENDLESS_GENERATOR, unpacked
+from manyfit.data.kinds import ENDLESS_GENERATOR, Kind, unpacked
 from manyfit.data.rows import FitData, Rows, Split
 
 #: The parameters of `keras.Model.fit`, in their order. Written out, so that this file needs no Keras.
@@ -179,6 +179,11 @@ class Call:
                 raise UsageError(explain("search(validation_data=...)", got, allowed, instead)) from error
         first = self._first_held_out()
         return None if first is None else self.rows.take(slice(first, None))
+
+    @property
+    def kinds(self) -> set[Kind]:
+        """The kinds of what it trains and validates on."""
+        return self.rows.kinds | (set() if (held_out := self.validation_rows()) is None else held_out.kinds)
 
     def guarded(self) -> Call:
         """The same call, whose generators may not end: with a number of steps a generator promises to go on for ever.

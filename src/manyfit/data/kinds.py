@@ -276,6 +276,43 @@ KINDS = (
 )  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Something that is done with data, and what they have to be able to."""
+
+    name: str  # as it is typed
+    needs: frozenset[Ability] = frozenset()
+
+
+#: What the columns of the table are. `Rows.require` is asked for these abilities by the code of each step.
+STEPS = (
+    Step("search(...)", frozenset({Ability.READ_AGAIN})),
+    Step("search(cross_validation=3)", frozenset({Ability.TAKEN})),
+    Step("confirm()", frozenset({Ability.READ_AGAIN})),
+    Step("confirm(cross_validation=3)", frozenset({Ability.TAKEN, Ability.JOINED})),
+    Step("retrain()", frozenset({Ability.JOINED})),
+    Step("retrain(x, y)", frozenset({Ability.READ_AGAIN})),
+    Step("evaluate(x, y)"),
+    Step("ensemble()", frozenset({Ability.AS_ARRAYS, Ability.LABELLED})),
+    Step("ensemble(models, x, y)", frozenset({Ability.AS_ARRAYS, Ability.LABELLED})),
+)
+
+
+#: Arrays of any kind that lack something all the same: `Rows.can` finds it out.
+FORMS = {
+    "y a dict, list or tuple of several outputs": _ARRAY - {Ability.LABELLED},
+    "x alone, without y": _ARRAY - {Ability.LABELLED},
+}
+
+
+def table() -> str:
+    """Kinds of data by steps, as Markdown: what works, and what is refused before anything is trained."""
+    shown = {kind.name: kind.can for kind in KINDS if kind not in (NUMBERS, RAGGED, ADAPTER, UNKNOWN)} | FORMS
+    lines = [["data", *(f"`{step.name}`" for step in STEPS)], ["---"] * (len(STEPS) + 1)]
+    lines += [[name, *("yes" if step.needs <= can else "refused" for step in STEPS)] for name, can in shown.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def kind_of(data: FitData) -> Kind:
     """The kind of an array, or of whatever else stands at a leaf of x, y or weights.
 

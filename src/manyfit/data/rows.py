@@ -115,8 +115,12 @@ class Rows:
     @functools.cached_property
     def kind(self) -> Kind:
         """The kind of the data; where they are of several kinds, the one that can do least."""
-        kinds = [self._kind_of(leaf) for part in self.parts for leaf in leaves(part)]
-        return min(kinds, key=lambda kind: len(kind.can), default=UNKNOWN)
+        return min(self.kinds, key=lambda kind: len(kind.can), default=UNKNOWN)
+
+    @functools.cached_property
+    def kinds(self) -> set[Kind]:
+        """The kinds of all arrays in it."""
+        return {self._kind_of(leaf) for part in self.parts for leaf in leaves(part)}
 
     def _kind_of(self, leaf: FitData) -> Kind:
         kind = kind_of(leaf)
