@@ -10,12 +10,13 @@ AUTOKERAS := .venv-autokeras
 RAY := .venv-ray
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
+EXTRAS := .venv-extras
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-autokeras test-ray environments check format bench-speed bench-search bench-hyperband bench-confirm bench-ensemble bench-scale clean
+.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray environments check format bench-speed bench-search bench-hyperband bench-confirm bench-ensemble bench-scale clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -43,13 +44,18 @@ test-oldest: $(OLDEST)/.installed ## the lowest versions that pyproject.toml all
 test-newest: $(NEWEST)/.installed ## the newest Keras and JAX that there are for the newest Python that is installed
 	KERAS_BACKEND=jax $(NEWEST)/bin/python -m pytest -W default $(RANGE_TESTS)
 
+# What is skipped where an optional library is missing.
+test-extras: $(EXTRAS)/.installed ## samplers of Optuna, estimators of XGBoost, LightGBM and CatBoost
+	KERAS_BACKEND=jax $(EXTRAS)/bin/python -m pytest tests/contract/test_optuna_adapter.py tests/test_brands.py \
+		tests/tuners/test_knowledge.py
+
 test-autokeras: $(AUTOKERAS)/.installed ## AutoKeras 3.0 on Manyfit, in an environment of its own; not part of CI
 	KERAS_BACKEND=jax $(AUTOKERAS)/bin/python -m pytest tests/compat/test_autokeras.py
 
 test-ray: $(RAY)/.installed ## executors on Ray clusters of this machine
 	$(RAY)/bin/python -m pytest tests/executors/test_ray.py
 
-environments: $(BACKENDS)/.installed $(OLDEST)/.installed $(NEWEST)/.installed ## those that CI needs besides the first
+environments: $(BACKENDS)/.installed $(OLDEST)/.installed $(NEWEST)/.installed $(EXTRAS)/.installed ## those that CI needs besides the first
 
 check: $(VENV)/.installed ## style, types, layers
 	$(BIN)/ruff check .
@@ -91,6 +97,11 @@ $(NEWEST)/.installed: pyproject.toml
 	$(NEWEST)/bin/python $(PIP) --upgrade --editable . $(TOOLS)
 	touch $@
 
+$(EXTRAS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(EXTRAS)
+	$(EXTRAS)/bin/python $(PIP) --editable ".[test,brands,optuna]" cmaes
+	touch $@
+
 $(RAY)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(RAY)
 	$(RAY)/bin/python $(PIP) --editable ".[test,ray]"
@@ -123,4 +134,4 @@ bench-scale: $(BENCH)/.installed $(RAY)/.installed ## devices, memory over large
 	KERAS_BACKEND=jax $(RAY)/bin/python benchmarks/scale_executors.py
 
 clean:
-	rm -rf $(VENV) $(BACKENDS) $(BENCH) $(AUTOKERAS) $(RAY) $(OLDEST) $(NEWEST) build demo_project
+	rm -rf $(VENV) $(BACKENDS) $(BENCH) $(AUTOKERAS) $(RAY) $(OLDEST) $(NEWEST) $(EXTRAS) build demo_project

@@ -1,11 +1,11 @@
-"""Every sampler against the conformance suite."""
+"""Every sampler against the conformance suite. `test_families.py` tells whether one is missing."""
 
 from __future__ import annotations
 
 from manyfit.samplers.base import Constraint, Sampler
 from manyfit.samplers.evolution import EvolutionSampler
 from manyfit.samplers.gp.sampler import Belief, GaussianProcessSampler
-from manyfit.samplers.non_adaptive import QuasiRandomSampler, RandomSampler
+from manyfit.samplers.non_adaptive import GridSampler, QuasiRandomSampler, RandomSampler
 from manyfit.samplers.portfolio import PortfolioSampler
 from manyfit.testing.samplers import SamplerSuite
 
@@ -13,6 +13,11 @@ from manyfit.testing.samplers import SamplerSuite
 class TestRandomSampler(SamplerSuite):
     def make(self) -> Sampler:
         return RandomSampler()
+
+
+class TestGridSampler(SamplerSuite):
+    def make(self) -> Sampler:
+        return GridSampler()
 
 
 class TestQuasiRandomSampler(SamplerSuite):

@@ -5,6 +5,7 @@ A trainer is handed one array of rows and, per execution, a `Split` of its row n
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import operator
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ from manyfit.core.checks import is_whole
 from manyfit.core.errors import UsageError, UsageTypeError, explain
 from manyfit.core.records import Plan
 from manyfit.data.call import Call
-from manyfit.data.kinds import Ability
+from manyfit.data.kinds import FRAMES, NUMPY, SPARSE, Ability, is_nested, kind_of
 from manyfit.data.rows import FitData, Rows, Split
 
 _WHERE = "CrossValidation"
@@ -179,7 +180,12 @@ class CrossValidation:
                 explain(f"{_WHERE}(groups=...)", got, "one group per row", "Pass the groups of all rows of x.")
             )
         if self.splitter is not None:
-            return self._from_splitter(rows, y)
+            expected = getattr(self.splitter, "test_fold", None)  # a fold for each row, written down before
+            if expected is not None and len(expected) != rows:
+                raise self._refused_by_splitter(
+                    f"it was made for data of another length, {len(expected)} and not {rows}"
+                )
+            return self._from_splitter(rows, x, y)
         assert self.folds is not None  # our bug: __init__ sets it where there is no splitter
         if self.time_series:
             splits = _time_series(rows, self.folds)
@@ -232,15 +238,42 @@ class CrossValidation:
             )
         return classes
 
-    def _from_splitter(self, rows: int, y: FitData) -> Folds:
+    def _from_splitter(self, rows: int, x: FitData, y: FitData) -> Folds:
         assert self.splitter is not None  # our bug: the caller asks
-        positions = np.arange(rows)  # splitters number rows; what is in them matters to none
-        splits = [
-            Split(np.sort(np.asarray(training)), np.sort(np.asarray(validation)))
-            for _ in range(self.repeats)
-            for training, validation in self.splitter.split(positions, y, self.groups)
-        ]
+        # Most splitters number rows, and what is in them matters to none; some of a user's look at a column.
+        table = np.arange(rows) if is_nested(x) or kind_of(x) not in (NUMPY, FRAMES, SPARSE) else x
+        labels = None if y is None or is_nested(y) else np.asarray(y)
+        if labels is not None and labels.ndim == 2 and labels.shape[1] > 1:
+            labels = labels.argmax(axis=1)  # one-hot
+        splits: list[Split] = []
+        for repeat in range(self.repeats):
+            splitter = self._seeded_splitter(repeat)
+            try:
+                found = [tuple(map(np.asarray, parts)) for parts in splitter.split(table, labels, self.groups)]
+            except (ValueError, TypeError) as error:
+                raise self._refused_by_splitter(str(error)) from error
+            if max((int(part.max()) for parts in found for part in parts if part.size), default=0) >= rows:
+                raise self._refused_by_splitter(f"it has rows behind the last one of {rows}")
+            splits += [Split(np.sort(training), np.sort(validation)) for training, validation in found]
         return Folds(len(splits) // self.repeats, lambda repeat: _repeat_of(splits, repeat, self.repeats), self.groups)
+
+    def _seeded_splitter(self, repeat: int) -> Splitter:
+        """The splitter; one that would draw from NumPy's global generator draws the same folds after a restart."""
+        if getattr(self.splitter, "random_state", 0) is not None:
+            return self.splitter  # type: ignore[return-value]  # the caller asks whether there is one
+        copied = copy.copy(self.splitter)
+        copied.random_state = seeds.seed_of(self.seed, "splitter", repeat) % 2**31  # type: ignore[union-attr]  # it has one
+        return copied  # type: ignore[return-value]  # likewise
+
+    def _refused_by_splitter(self, why: str) -> UsageError:
+        name = type(self.splitter).__name__
+        if self.groups is None and "groups" in why:
+            got, allowed = f"{name} without groups", "one group per row, for a splitter that keeps groups together"
+            instead = f"Type cross_validation=kt.CrossValidation({name}(...), groups=groups)."
+        else:
+            got, allowed = f"{name}, which cannot split these rows: {why}", "a splitter that fits the rows"
+            instead = "Type cross_validation=5, or give the splitter fewer folds."
+        return UsageError(explain("cross_validation=", got, allowed, instead))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,7 +116,7 @@ def _bytes_per_number(dtype: object) -> int:
 
 
 def model_predictions(model: Model, x: object, batch_size: int) -> np.ndarray:
-    """(n, C) predictions of one model: of a Keras model, or `predict_proba`, or `predict`.
+    """(n, C) predictions of one model: of a Keras model, or `predict_proba`, or `predict` (decisions as 0 and 1).
 
     Raises:
         UsageError: the model has several outputs.
@@ -140,7 +140,11 @@ def model_predictions(model: Model, x: object, batch_size: int) -> np.ndarray:
     if callable(predict_proba := getattr(model, "predict_proba", None)):
         return _placed(predict_proba(x), getattr(model, "classes_", None))
     if callable(predict := getattr(model, "predict", None)):
-        return as_columns(np.asarray(predict(x)))
+        output, classes = np.asarray(predict(x)), getattr(model, "classes_", None)
+        if isinstance(classes, np.ndarray) and classes.ndim == 1 and output.size == len(output):
+            # A classifier without probabilities (a support vector machine, say) is sure of each of its decisions.
+            return _placed((output.reshape(-1, 1) == classes).astype(np.float32), classes)
+        return as_columns(output)
     raise UsageTypeError(
         explain(
             "Ensemble member",

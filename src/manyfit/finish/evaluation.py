@@ -11,21 +11,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeGuard
 
 import keras
 import numpy as np
 import scipy.stats
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.objective import Objective
+from manyfit.data.classes import Classes
 from manyfit.data.identity import fingerprint
 from manyfit.data.kinds import Ability
 from manyfit.data.rows import MAX_READ_BYTES, FitData, Rows
 from manyfit.report import terminal
 from manyfit.stats.intervals import Interval, confidence_level, mean_interval
+from manyfit.training.boosting import Estimator, LabelledRows
+from manyfit.training.estimators import is_estimator, measured, row_weights, targets
 
 _NUM_GROUPS = 20  # Student's quantile is 2.09 then, against 1.96 for infinitely many; each group costs a call
 _FACT = "test_uses"  # where the project keeps them
@@ -101,20 +106,23 @@ def evaluate(
     store: Facts,
     *,
     confidence: float = 0.95,
+    objective: Objective | None = None,
     **options: Any,
 ) -> Evaluation:
     """Measures final models on test data, and writes down that these data were used.
 
     Args:
-        models: name -> Keras model or ensemble.
+        models: name -> Keras model, estimator or ensemble.
         x: test rows.
-        y: their targets.
+        y: their targets; names of classes, where those of the search had names.
         store: of the project.
         confidence: of the intervals.
+        objective: of the search: what it names is measured of estimators, besides what is measured of all.
         **options: passed on to `evaluate` of the models: `batch_size`, `sample_weight`.
 
     Raises:
-        UsageError: no models, no rows, x and y of different length, or a confidence outside (0, 1).
+        UsageError: no models, no rows, x and y of different length, a class that the search did not have, or a
+            confidence outside (0, 1).
     """
     confidence = confidence_level("evaluate", confidence)
     test, options = _test_rows(x, y, options, len(models))
@@ -122,10 +130,20 @@ def evaluate(
     if not models or rows == 0:
         got = "no models" if not models else "no test rows"
         raise UsageError(explain("evaluate(x, y)", got, "at least one of each", "Call tuner.retrain(...) first."))
-    scores = {name: _scores(model, test, confidence, options) for name, model in models.items()}
+    classes = Classes.of_project(store)
+    numbered = test if classes is None else dataclasses.replace(test, y=classes.numbers("evaluate(x, y)", test.y))
+    wanted = () if objective is None else tuple(name.removeprefix("val_") for name in objective.names)
+    scores = {
+        name: _scores(
+            functools.partial(_measure, model, options=options, wanted=wanted),
+            test if _is_foreign(model) else numbered,
+            confidence,
+        )
+        for name, model in models.items()
+    }
     use = {
         "data": fingerprint(test.x, test.y),
-        "choice": fingerprint(*(array for model in models.values() for array in _weights(model))),
+        "choice": fingerprint(*(array for model in models.values() for array in _weights(model, test.x))),
         "models": list(models),
         "scores": {name: {metric: found.estimate for metric, found in row.items()} for name, row in scores.items()},
         "with_intervals": {name: {metric: str(found) for metric, found in row.items()} for name, row in scores.items()},
@@ -163,31 +181,50 @@ def test_uses(store: Facts) -> list[dict[str, Any]]:
 test_uses.__test__ = False  # type: ignore[attr-defined]  # pytest would take it for a test
 
 
-def _weights(model: object) -> list[np.ndarray]:
+def _is_foreign(model: object) -> TypeGuard[Estimator]:
+    """Whether it is an estimator, which does not measure itself as Keras models and ensembles do."""
+    return not hasattr(model, "evaluate") and is_estimator(model)
+
+
+def _weights(model: object, x: FitData) -> list[np.ndarray]:
+    """What tells a model from another."""
     if hasattr(model, "get_weights"):
         return model.get_weights()
-    parts = [weight for member in getattr(model, "members", ()) for one in member.models for weight in _weights(one)]
+    if _is_foreign(model):  # by what it says of these rows: each library keeps what it learned in its own way
+        return [np.asarray(model.predict(x))]
+    members = [one for member in getattr(model, "members", ()) for one in member.models]
+    parts = [weight for one in members for weight in _weights(one, x)]
     return [*parts, np.asarray(list(getattr(model, "weights", {}).values()), dtype=float)]
 
 
-def _scores(model: Evaluated, test: Rows, confidence: float, options: Mapping[str, Any]) -> dict[str, Interval]:
+def _scores(measure: Callable[[Rows], dict[str, float]], test: Rows, confidence: float) -> dict[str, Interval]:
     rows, weights = test.num_rows, test.sample_weight
-    totals = _measure(model, test, options)
+    totals = measure(test)
     groups: list[dict[str, float]] = []
     if rows is not None and rows >= 2 and test.can(Ability.TAKEN):
         # Equal groups: rows that are left over would make one group another size, and its metric another variance.
         size = rows // min(_NUM_GROUPS, rows)
         for start in range(0, size * min(_NUM_GROUPS, rows), size):
-            groups.append(_measure(model, test.take(slice(start, start + size)), options))
+            groups.append(measure(test.take(slice(start, start + size))))
+    # A group may lack what a metric needs, a second class say; then there is no telling how much it varies.
     return {
         name: _interval(
-            name, value, [group[name] for group in groups], None if weights is not None else rows, confidence
+            name,
+            value,
+            [group.get(name, math.nan) for group in groups],
+            None if weights is not None else rows,
+            confidence,
         )
         for name, value in totals.items()
     }
 
 
-def _measure(model: Evaluated, test: Rows, options: Mapping[str, Any]) -> dict[str, float]:
+def _measure(
+    model: Evaluated | Estimator, test: Rows, *, options: Mapping[str, Any], wanted: Sequence[str]
+) -> dict[str, float]:
+    if _is_foreign(model):
+        rows = LabelledRows(test.x, targets(test.y), row_weights(test.sample_weight))
+        return {name: float(value) for name, value in measured(model, rows, wanted).items()}
     weights = {} if test.sample_weight is None else {"sample_weight": test.sample_weight}
     quiet = {"verbose": 0, "return_dict": True} if isinstance(model, keras.Model) else {}
     found = model.evaluate(test.x, test.y, **weights, **quiet, **options)

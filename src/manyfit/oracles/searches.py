@@ -17,7 +17,7 @@ from manyfit.samplers.base import Constraint, Sampler
 from manyfit.samplers.evolution import EvolutionSampler
 from manyfit.samplers.gp.sampler import Belief, GaussianProcessSampler
 from manyfit.samplers.non_adaptive import GridSampler, QuasiRandomSampler, RandomSampler
-from manyfit.samplers.optuna_adapter import OptunaSampler
+from manyfit.samplers.optuna_adapter import OptunaSampler, OptunaSamplerLike
 from manyfit.samplers.portfolio import PortfolioSampler
 from manyfit.schedulers.hyperband import HyperbandScheduler
 from manyfit.space.hyperparameters import HyperParameters
@@ -193,8 +193,9 @@ class OptunaOracle(RandomSearchOracle):
         objective: see `Oracle`; one objective.
         max_trials: see `Oracle`.
         *args: seed and so on, as in `RandomSearchOracle`.
-        sampler: name of a class in `optuna.samplers`.
-        sampler_settings: its arguments by name, JSON only.
+        sampler: a class in `optuna.samplers` by its name or itself, an object of one, or a function from a seed to one;
+            see `OptunaSampler`.
+        sampler_settings: arguments of a name or a class, JSON only.
         **kwargs: likewise.
 
     Raises:
@@ -206,7 +207,7 @@ class OptunaOracle(RandomSearchOracle):
         objective: ObjectiveLike = None,
         max_trials: int | None = 10,
         *args: Any,
-        sampler: str = "TPESampler",
+        sampler: OptunaSamplerLike = "TPESampler",
         sampler_settings: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:

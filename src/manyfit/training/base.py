@@ -63,6 +63,7 @@ class Task:
     split_for: Callable[[Plan], Split] | None = (
         None  # which rows of x and y train and validate; None: as the arguments say
     )
+    classes: Sequence[str] | None = None  # names of the classes that y holds places of; None: they have none
     keep: Callable[[Sequence[tuple[Plan, Any]]], None] | None = (
         None  # called with executions whose weights were written, and their models of the best epoch
     )

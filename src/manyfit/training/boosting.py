@@ -1,5 +1,7 @@
 """Gradient boosting that stops early: what LightGBM, XGBoost, CatBoost and scikit-learn call the same things.
 
+Boosting at the end of a pipeline stops early, too: the steps before it are fitted first, and transform both parts.
+
 None of the libraries is imported here: who hands in an estimator has imported its library.
 """
 
@@ -12,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from manyfit.data.rows import FitData
+from manyfit.data.rows import FitData, Rows
 
 _ROUNDS = {"lightgbm": "n_estimators", "xgboost": "n_estimators", "catboost": "iterations", "sklearn": "max_iter"}
 _MIN_PATIENCE = 10  # rounds without a better one before boosting stops; a tenth of the most rounds where that is more
@@ -43,42 +45,66 @@ class LabelledRows(NamedTuple):
         return {} if self.weight is None else {"sample_weight": self.weight}
 
 
+def last_step(estimator: Any) -> Any:
+    """What predicts: the last step of a pipeline of scikit-learn, anything else itself."""
+    while type(estimator).__module__ == "sklearn.pipeline" and getattr(estimator, "steps", None):
+        estimator = estimator.steps[-1][1]
+    return estimator
+
+
 def library_of(estimator: object) -> str | None:
     """The library whose early stopping is used, or None for estimators that are fitted in one go."""
-    name = type(estimator).__module__.partition(".")[0]
+    last = last_step(estimator)
+    name = type(last).__module__.partition(".")[0]
     if name == "sklearn":
-        stops = type(estimator).__name__.startswith("HistGradientBoosting")
-        fit = getattr(estimator, "fit")  # noqa: B009  # an `object` has none for mypy
-        return name if stops and "X_val" in inspect.signature(fit).parameters else None
-    return name if name in _ROUNDS and hasattr(estimator, "get_params") else None
+        stops = type(last).__name__.startswith("HistGradientBoosting")
+        return name if stops and "X_val" in inspect.signature(last.fit).parameters else None
+    return name if name in _ROUNDS and hasattr(last, "get_params") else None
 
 
 def set_rounds(estimator: Estimator, num_rounds: int) -> None:
     """Sets the number of boosting rounds, and lets nothing end them earlier."""
     library = library_of(estimator)
     assert library is not None  # our bug: the caller asks
-    estimator.set_params(**{_ROUNDS[library]: num_rounds})
+    last = last_step(estimator)
+    last.set_params(**{_ROUNDS[library]: num_rounds})
     if library == "sklearn":
         # It would hold out rows of its own otherwise, just those that a retraining adds.
-        estimator.set_params(early_stopping=False)
+        last.set_params(early_stopping=False)
+    for name in ("early_stopping_rounds", "early_stopping_round"):
+        if last.get_params().get(name) is not None:  # without validation rows they raise
+            last.set_params(**{name: None})
 
 
 def fit_with_early_stopping(estimator: Estimator, train: LabelledRows, held_out: LabelledRows) -> tuple[int, int]:
     """Fits until validation rows show no gain for a while.
 
     Args:
-        estimator: of one of the four libraries.
+        estimator: of one of the four libraries, or a pipeline that ends with one.
         train: training rows.
-        held_out: validation rows; they count alike, since two of the libraries know no weights of them.
+        held_out: validation rows; they count alike, since two of the libraries know no weights of them. Rows of a
+            class that is not trained on are left out: the libraries refuse them.
 
     Returns:
         The best round, counted from 0, and the number of rounds that were fitted.
     """
     library = library_of(estimator)
     assert library is not None  # our bug: the caller asks
+    last: Estimator = last_step(estimator)
+    if last is not estimator:
+        steps: Any = estimator
+        before = steps[:-1]
+        train = train._replace(x=before.fit_transform(train.x, train.y))
+        held_out = held_out._replace(x=before.transform(held_out.x))
+        steps.steps[:-1] = before.steps  # a pipeline with a memory fits copies
+        return fit_with_early_stopping(last, train, held_out)
+    if hasattr(type(last), "predict_proba"):
+        known = np.flatnonzero(np.isin(held_out.y, train.y))
+        if len(known) < len(held_out.y):
+            held_out = LabelledRows(Rows.of(held_out.x).take(known).x, held_out.y[known])
     # Patience grows with the rounds that the user allows: who types 5,000 has a small learning rate.
-    most = estimator.get_params().get(_ROUNDS[library]) or 100
-    return _FIT[library](estimator, train, held_out, max(_MIN_PATIENCE, int(most) // 10))
+    most = last.get_params().get(_ROUNDS[library]) or 100
+    return _FIT[library](last, train, held_out, max(_MIN_PATIENCE, int(most) // 10))
 
 
 def _fit_lightgbm(estimator: Estimator, train: LabelledRows, held_out: LabelledRows, patience: int) -> tuple[int, int]:

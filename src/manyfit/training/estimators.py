@@ -11,22 +11,30 @@ from __future__ import annotations
 import inspect
 import pickle
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import keras
 import numpy as np
 from scipy.stats import rankdata
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.core.files import written_whole
+from manyfit.core.files import sealed, unsealed, written_whole
 from manyfit.core.lifecycle import failure_of
-from manyfit.core.objective import Objective
 from manyfit.core.records import Configuration, Ending, Plan, Result
+from manyfit.data.classes import named_classes
+from manyfit.data.kinds import Ability, is_nested
 from manyfit.data.rows import FitData, Rows
 from manyfit.training.base import Supply, Task, judge
-from manyfit.training.boosting import Estimator, LabelledRows, fit_with_early_stopping, library_of, set_rounds
+from manyfit.training.boosting import (
+    Estimator,
+    LabelledRows,
+    fit_with_early_stopping,
+    last_step,
+    library_of,
+    set_rounds,
+)
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.seeding import seeded
 
@@ -45,9 +53,17 @@ def pickle_path(weights_path: str | Path) -> Path:
     return Path(weights_path).with_suffix(".pickle")
 
 
-def load_estimator(path: Path) -> Estimator:
-    """Reads an estimator that this project wrote. Open projects of people you trust only: it is a pickle."""
-    return pickle.loads(path.read_bytes())
+def load_estimator(path: Path, *, trust: bool = False) -> Estimator:
+    """Reads an estimator, which is a pickle.
+
+    Args:
+        path: as `write_estimator` was given it.
+        trust: load it whoever wrote it, and run whatever code is in it.
+
+    Raises:
+        ProjectError: it was not written by this user on this machine, and `trust` is False.
+    """
+    return pickle.loads(unsealed(path, "estimator", trust=trust))
 
 
 class Estimators(KerasFit):
@@ -77,24 +93,123 @@ class Estimators(KerasFit):
         train, validation = rows_of(plan, task)
         with seeded(plan.seed):
             set_seed(estimator, plan.seed)
-            best_round, num_rounds = fit_estimator(estimator, plan, train, validation)
-        logs = measured(estimator, train, "", task.objective)
+            fitted = fit_estimator(estimator, plan, train, validation)
+        wanted = () if task.objective is None else task.objective.names
+        logs = measured(fitted.estimator, train, [name for name in wanted if not name.startswith("val_")])
         if validation is not None:
-            logs.update(measured(estimator, validation, "val_", task.objective))
+            names = [name.removeprefix("val_") for name in wanted if name.startswith("val_")]
+            found = measured(fitted.estimator, validation, names)
+            logs.update({f"val_{name}": value for name, value in found.items()})
         # One measurement, at the place of the best round; the empty places say how many rounds there were, from which a
         # retraining knows for how long.
-        after = [None] * (num_rounds - best_round - 1)
-        result.history = {name: [*[None] * best_round, value, *after] for name, value in logs.items()}
+        before, after = fitted.best_round, fitted.num_rounds - fitted.best_round - 1
+        result.history = {name: [*[None] * before, value, *[None] * after] for name, value in logs.items()}
         result.ending, result.message = judge(result.history, task.objective, stopped=False)
         if plan.weights_path is not None and result.ending.has_score:
-            write_estimator(pickle_path(plan.weights_path), estimator)
+            final = fitted.estimator if task.classes is None else with_names(fitted.estimator, task.classes)
+            write_estimator(pickle_path(plan.weights_path), final)
             if task.keep is not None:
-                task.keep([(plan, estimator)])
+                task.keep([(plan, final)])
 
     def trains_in_epochs(self, values: Configuration, task: Task) -> bool:
         """Whether training on might be better; what is fitted in one go is done."""
         model = task.build(values.copy())
         return not is_estimator(model) or library_of(model) is not None
+
+
+class ClassNamer:
+    """A fitted classifier that was trained on numbers of classes, and answers with their names.
+
+    What is not defined here is the estimator's own: `model.feature_importances_`, `model.named_steps`.
+
+    Args:
+        estimator: fitted, or to be fitted by `fit`, with places in `classes` as targets.
+        classes: all classes, sorted. The estimator may have seen some of them only.
+
+    Attributes:
+        classes_: likewise, as scikit-learn calls them.
+    """
+
+    def __init__(self, estimator: Estimator, classes: np.ndarray) -> None:
+        self.estimator = estimator
+        self.classes = classes
+        self.classes_ = np.asarray(classes)
+
+    def __getattr__(self, name: str) -> Any:
+        # Python asks for its own hooks while an object is copied or unpickled, before it has an estimator.
+        if (name.startswith("__") and name != "__sklearn_tags__") or "estimator" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.estimator, name)
+
+    def __repr__(self) -> str:
+        return f"ClassNamer({self.estimator!r}, {self.classes_.tolist()})"
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments, and those of the estimator by `estimator__name`, as scikit-learn has it."""
+        own: dict[str, Any] = {"estimator": self.estimator, "classes": self.classes}
+        inner = self.estimator.get_params(deep=True) if deep else {}
+        return {**own, **{f"estimator__{name}": value for name, value in inner.items()}}
+
+    def set_params(self, **params: Any) -> ClassNamer:
+        """Sets arguments of the estimator, by `estimator__name`."""
+        self.estimator.set_params(**{name.removeprefix("estimator__"): value for name, value in params.items()})
+        return self
+
+    def numbers(self, y: FitData) -> np.ndarray:
+        """(n,) places of classes; those that are not known get the number of classes."""
+        given = np.asarray(y).reshape(-1)
+        given = given.astype(str) if self.classes_.dtype.kind == "U" else given
+        places = np.searchsorted(self.classes_, given).clip(max=len(self.classes_) - 1)
+        return np.where(self.classes_[places] == given, places, len(self.classes_))
+
+    def fit(self, x: FitData, y: FitData, **options: Any) -> ClassNamer:
+        """Trains the estimator anew."""
+        self.estimator.fit(x, self.numbers(y), **options)
+        return self
+
+    def predict(self, x: FitData) -> np.ndarray:
+        """(n,) names."""
+        return self.classes_[np.asarray(self.estimator.predict(x)).reshape(-1).astype(int)]
+
+    @property
+    def predict_proba(self) -> Callable[[FitData], np.ndarray]:
+        """Rows -> (n, classes) probabilities, 0 for classes that were not seen; absent where the estimator has none."""
+        inner = self.estimator.predict_proba
+
+        def probabilities(x: FitData) -> np.ndarray:
+            found = np.asarray(inner(x))
+            placed = np.zeros((len(found), len(self.classes_)), found.dtype)
+            placed[:, np.asarray(self.estimator.classes_).astype(int)] = found
+            return placed
+
+        return probabilities
+
+    def score(self, x: FitData, y: FitData, sample_weight: FitData = None) -> float:
+        """The share of rows whose class is right."""
+        right = self.predict(x) == np.asarray(y).reshape(-1)
+        return float(np.average(right, weights=sample_weight))
+
+
+def with_names(estimator: Estimator, names: Sequence[str]) -> Estimator:
+    """A fitted estimator that answers with names of classes; one that predicts no classes stays as it is."""
+    classifies = len(getattr(estimator, "classes_", ())) > 0
+    return ClassNamer(estimator, np.asarray(names, dtype=str)) if classifies else estimator
+
+
+def check_rows(rows: Rows) -> None:
+    """Refuses rows that no estimator can be fitted to.
+
+    Raises:
+        UsageError: there are no targets, x holds several arrays, or it is a pipeline that cannot be read into arrays;
+            or y holds names of classes among other things.
+    """
+    where = "search(x, y) with an estimator"
+    if not rows.kind.is_pipeline and (rows.num_rows is None or rows.y is None or is_nested(rows.x)):
+        instead = "Pass one array or DataFrame with a row per example as x, and y: np.hstack([x_one, x_other]), say."
+        raise UsageError(explain(where, rows.describe(), "arrays: one x, and a target for each of its rows", instead))
+    if rows.kind.is_pipeline:
+        rows.require(Ability.AS_ARRAYS, where)
+    named_classes("search(x, y)", rows.y)  # refuses what is no name
 
 
 def rows_of(plan: Plan, task: Task) -> tuple[LabelledRows, LabelledRows | None]:
@@ -104,27 +219,21 @@ def rows_of(plan: Plan, task: Task) -> tuple[LabelledRows, LabelledRows | None]:
         UsageError: x is no array, or there are no targets.
     """
     call = task.call_of(plan)
-    x, y = call.x, call.y
-    if call.num_rows is None or y is None:
-        raise UsageError(
-            explain(
-                "search(x, y) with an estimator",
-                f"x of type {type(x).__name__}, y of type {type(y).__name__}",
-                "arrays",
-                "Pass x and y as arrays or DataFrames.",
-            )
-        )
     validation = call.validation_rows()
     return _labelled(call.training_rows()), None if validation is None else _labelled(validation)
 
 
 def _labelled(rows: Rows) -> LabelledRows:
-    return LabelledRows(rows.x, _targets(rows.y), _weights(rows.sample_weight))
+    check_rows(rows)
+    rows = rows.read("search(x, y) with an estimator")
+    return LabelledRows(rows.x, targets(rows.y), row_weights(rows.sample_weight))
 
 
-def _targets(y: FitData) -> np.ndarray:
-    """Class numbers or values, one column as a vector; one-hot rows become class numbers."""
+def targets(y: FitData) -> np.ndarray:
+    """Classes or values, one column as a vector; one-hot rows become class numbers."""
     array = np.asarray(y)
+    if array.dtype.kind == "O" and not any(isinstance(one, str) for one in array.flat):
+        array = np.asarray(array.tolist())  # numbers in pandas's types for columns with gaps
     if array.ndim == 2 and array.shape[1] == 1:
         return array[:, 0]
     if array.ndim == 2 and np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all():
@@ -132,7 +241,8 @@ def _targets(y: FitData) -> np.ndarray:
     return array
 
 
-def _weights(weight: FitData) -> np.ndarray | None:
+def row_weights(weight: FitData) -> np.ndarray | None:
+    """(n,) sample weights."""
     return None if weight is None else np.asarray(weight, dtype=float).reshape(-1)
 
 
@@ -150,25 +260,78 @@ def set_seed(estimator: Estimator, seed: int) -> None:
         estimator.set_params(**free)
 
 
-def fit_estimator(
-    estimator: Estimator, plan: Plan, train: LabelledRows, validation: LabelledRows | None
-) -> tuple[int, int]:
-    """Fits; returns the best round, counted from 0, and the number of rounds (0 and 1 for what is fitted in one go)."""
-    x, y, weight = train
-    if library_of(estimator) is not None:
+class Fitted(NamedTuple):
+    """What came of a fit."""
+
+    estimator: Estimator
+    best_round: int = 0  # counted from 0
+    num_rounds: int = 1  # 1 for what is fitted in one go
+
+
+def fit_estimator(estimator: Estimator, plan: Plan, train: LabelledRows, validation: LabelledRows | None) -> Fitted:
+    """Fits, boosting with early stopping where there are validation rows."""
+    library = library_of(estimator)
+    if library == "xgboost" and hasattr(type(last_step(estimator)), "predict_proba"):
+        # It takes 0, 1, 2, ... only; a fold may lack a class, and classes may be -1 and 1.
+        present = np.unique(train.y)
+        if train.y.ndim == 1 and not np.array_equal(present, np.arange(len(present))):
+            namer = ClassNamer(estimator, present)
+            inner = _fit_numbers(namer, plan, train, validation)
+            return inner._replace(estimator=namer)
+    if library is not None:
         if plan.phase in _ONE_RUN and plan.epochs is not None:
             set_rounds(estimator, plan.epochs)
         if validation is not None:
-            return fit_with_early_stopping(estimator, train, validation)
+            return Fitted(estimator, *fit_with_early_stopping(estimator, train, validation))
     # k-nearest neighbours, say, know no weights; in a search over several kinds they train without.
-    takes_weights = weight is not None and "sample_weight" in inspect.signature(estimator.fit).parameters
-    estimator.fit(x, y, **({"sample_weight": weight} if takes_weights else {}))
-    return 0, 1
+    name = None if train.weight is None else name_of_weights(estimator)
+    estimator.fit(train.x, train.y, **({} if name is None else {name: train.weight}))
+    return Fitted(estimator)
 
 
-def measured(estimator: Estimator, rows: LabelledRows, prefix: str, objective: Objective | None) -> dict[str, float]:
-    """Metrics of a fitted estimator by Keras's names; and the objective, if scikit-learn has a scorer of that name."""
+def _fit_numbers(namer: ClassNamer, plan: Plan, train: LabelledRows, validation: LabelledRows | None) -> Fitted:
+    """Fits the estimator inside a `ClassNamer` to places of classes."""
+    train = train._replace(y=namer.numbers(train.y))
+    # A class that is not trained on gets a number of its own, which early stopping leaves out.
+    validation = None if validation is None else validation._replace(y=namer.numbers(validation.y))
+    return fit_estimator(namer.estimator, plan, train, validation)
+
+
+def name_of_weights(estimator: Any) -> str | None:
+    """The keyword of `fit` that sample weights go by, None if there is none.
+
+    scikit-learn wraps `fit` (since 1.3), so only a signature that looks through wrappers tells the truth.
+    """
+    # A pipeline's own `fit` takes any keyword, and refuses one that is not "step__name" only when it is called.
+    if type(estimator).__module__ == "sklearn.pipeline" and getattr(estimator, "steps", None):
+        last, step = estimator.steps[-1]
+        name = None if step in (None, "passthrough") else name_of_weights(step)
+        return None if name is None else f"{last}__{name}"
+    parameters = inspect.signature(estimator.fit).parameters
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    return "sample_weight" if takes_any or "sample_weight" in parameters else None
+
+
+def measured(estimator: Estimator, rows: LabelledRows, wanted: Sequence[str] = ()) -> dict[str, float]:
+    """Metrics of a fitted estimator by Keras's names.
+
+    Args:
+        estimator: what is measured.
+        rows: on these.
+        wanted: further names, which scikit-learn may have scorers for; "score" is the estimator's own.
+
+    Example:
+
+    >>> from sklearn.dummy import DummyClassifier
+    >>> rows = LabelledRows(np.zeros((4, 1)), np.array([0, 0, 0, 1]))
+    >>> measured(DummyClassifier().fit(rows.x, rows.y), rows, ["balanced_accuracy"])["balanced_accuracy"]
+    0.5
+    """
     x, y, weight = rows
+    if isinstance(estimator, ClassNamer):  # scorers know what is positive among numbers, and not among names
+        numbers = estimator.numbers(y)
+        if (numbers < len(estimator.classes_)).all():
+            return measured(estimator.estimator, LabelledRows(x, numbers, weight), wanted)
     row_weight = np.ones(len(y)) if weight is None else weight
     row_weight = row_weight / row_weight.sum()
     if hasattr(estimator, "predict_proba"):
@@ -178,11 +341,10 @@ def measured(estimator: Estimator, rows: LabelledRows, prefix: str, objective: O
     else:
         logs = value_metrics(np.asarray(estimator.predict(x), dtype=float), y, row_weight)
     # scikit-learn is asked only for what is not known by Keras's names: its scorers predict all rows again.
-    for name in () if objective is None else objective.names:
-        plain = name.removeprefix("val_")
-        if plain not in logs and name.startswith("val_") == (prefix == "val_"):
-            logs.update(_scored(plain, estimator, x, y, weight))
-    return {f"{prefix}{name}": value for name, value in logs.items()}
+    for name in wanted:
+        if name not in logs:
+            logs.update(_scored(name, estimator, x, y, weight))
+    return logs
 
 
 def _class_metrics(estimator: Estimator, x: FitData, y: np.ndarray, row_weight: np.ndarray) -> dict[str, float]:
@@ -245,6 +407,8 @@ def _scored(
         from sklearn.metrics import get_scorer, get_scorer_names
     except ImportError:
         return {}
+    if name == "score":
+        return {name: float(estimator.score(x, y))}
     if name not in get_scorer_names():
         return {}
     arguments = {} if weight is None else {"sample_weight": weight}
@@ -258,4 +422,4 @@ def write_estimator(path: Path, estimator: Estimator) -> None:
         ProjectError: the disk is full or the file cannot be written.
     """
     with written_whole(path, "estimator") as partial:
-        partial.write_bytes(pickle.dumps(estimator))
+        partial.write_bytes(sealed(pickle.dumps(estimator)))

@@ -22,6 +22,7 @@ from manyfit.core.checks import seconds_or_none, whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.arguments import check_retrain
 from manyfit.data.call import Call
+from manyfit.data.classes import Classes
 from manyfit.data.folds import FoldPlan
 from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.ensemble import Ensemble
@@ -346,6 +347,8 @@ class Finish:
                 return self._out_of_fold_predictions(models, latest.task, latest.folds)
         task = None if latest is None else latest.task
         x, y, weight = Rows.of(x, y).read("ensemble(x)").parts if x is not None else ensembling.validation_data(task)
+        if (classes := Classes.of_project(self._tuner.store)) is not None:
+            y = classes.numbers("ensemble(x, y)", y)
 
         def predict(trial_id: str) -> np.ndarray:
             return model_predictions(self._tuner.load_model(self._oracle.get_trial(trial_id)), x, 1024)
@@ -370,7 +373,8 @@ class Finish:
     ) -> evaluating.Evaluation:
         """See `Tuner.evaluate`."""
         named = self._named_models(models)
-        return evaluating.evaluate(named, x, y, self._tuner.store, confidence=confidence, **options)
+        store, objective = self._tuner.store, self._oracle.objective
+        return evaluating.evaluate(named, x, y, store, confidence=confidence, objective=objective, **options)
 
     def export(self, folder: str | os.PathLike[str], model: exporting.Savable | None, *, overwrite: bool) -> Path:
         """See `Tuner.export`."""
@@ -389,7 +393,7 @@ class Finish:
         if isinstance(models, Mapping):
             return dict(models)
         several = list(models) if isinstance(models, list | tuple) else [models]
-        known = [one in origins if isinstance(one, keras.Model) else False for one in several]
+        known = [one in origins for one in several]
         names = [
             f"trial {origins[one]}" if of_trial else type(one).__name__.lower()
             for one, of_trial in zip(several, known, strict=True)

@@ -165,11 +165,15 @@ class BayesianOptimization(ReadySearch):
 class OptunaSearch(ReadySearch):
     """Lets any sampler of Optuna decide what to try; needs `pip install manyfit[optuna]`.
 
-    Arguments: see this module, and by name `sampler`: a class in `optuna.samplers`, "TPESampler" by default, and
-    `sampler_settings`: its arguments, JSON only.
+    Arguments: see this module, and by name `sampler`, "TPESampler" by default: a class in `optuna.samplers` by its name
+    or itself, an object as in `optuna.create_study(sampler=...)`, or a function that takes a seed and returns one; and
+    `sampler_settings`: arguments of a name or a class, JSON only. The seed of the search decides in each case, and a
+    search that was killed goes on as if it had not been: of an object copies are used, as it was handed in, and what
+    such a copy remembers comes from the trials that it lives through again.
 
     Raises:
-        UsageError: Optuna is not installed, or has no such sampler, or it does not take these settings.
+        UsageError: Optuna is not installed, or has no such sampler, or it does not take these settings; or a sampler
+            that needs a study of its own (`GridSampler`, `QMCSampler`, `PartialFixedSampler`).
     """
 
     _oracle_class = oracles.OptunaOracle

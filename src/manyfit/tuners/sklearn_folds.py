@@ -14,6 +14,7 @@ import numpy as np
 
 from manyfit.core.checks import is_whole
 from manyfit.core.errors import UsageError, UsageTypeError, explain
+from manyfit.training.estimators import name_of_weights
 
 Metric: TypeAlias = Callable[..., float]
 """A function of (true targets, predicted targets), as `sklearn.metrics` has them, or a scorer of (model, X, y)."""
@@ -180,7 +181,7 @@ def fit(model: SklearnModel, X: object, y: object, sample_weight: object) -> Skl
     """
     if sample_weight is None:
         return model.fit(X, y)
-    name = _name_of_weights(model)
+    name = name_of_weights(model)
     # A warning and no error: a search over several kinds of estimators goes on, and its score still has the weights.
     if name is None:
         warnings.warn(
@@ -194,21 +195,6 @@ def fit(model: SklearnModel, X: object, y: object, sample_weight: object) -> Skl
         )
         return model.fit(X, y)
     return model.fit(X, y, **{name: np.asarray(sample_weight)})
-
-
-def _name_of_weights(model: SklearnModel) -> str | None:
-    """The keyword of `fit` that weights go by, None if there is none.
-
-    scikit-learn wraps `fit` (since 1.3), so only a signature that looks through wrappers tells the truth.
-    """
-    from sklearn.pipeline import Pipeline
-
-    # A pipeline's own `fit` takes any keyword, and refuses one that is not "step__name" only when it is called.
-    if isinstance(model, Pipeline):
-        last, estimator = model.steps[-1]
-        name = None if estimator in (None, "passthrough") else _name_of_weights(estimator)
-        return None if name is None else f"{last}__{name}"
-    return "sample_weight" if _takes(model.fit, "sample_weight") else None
 
 
 def _takes(function: Callable[..., object], name: str) -> bool:

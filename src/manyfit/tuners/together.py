@@ -19,6 +19,7 @@ from manyfit.schedulers import Scheduler
 from manyfit.store.predictions import Archive
 from manyfit.training import tensorboard
 from manyfit.training.base import Task, Trainer
+from manyfit.training.estimators import check_rows
 from manyfit.training.keras_settings import clear_session
 from manyfit.training.precision import sentence
 from manyfit.training.program_report import Programs
@@ -95,6 +96,8 @@ class PopulationTuner(ModelTuner):
         given = fit_kwargs.pop("cross_validation", None)
         if self._estimators:
             given = folds_for_estimators(self.oracle.scheduler, given, fit_kwargs)
+            if self._trains_itself():
+                check_rows(Call(fit_args, fit_kwargs).rows)
         # Folds come first: whether there are validation rows, which the checks below ask, depends on them.
         call = Call(fit_args, fit_kwargs)
         folds = None if given is None else fold_plan(given, call)

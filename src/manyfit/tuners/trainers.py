@@ -104,7 +104,9 @@ class Trainers:
         # Said with every task and not once: a search that is slow for that reason may be the second one.
         self.say_why_sequential(choice.batch_hooks, choice.fuses)
         fits = task.split_for is None or trainer.takes_splits
-        return trainer if fits and (not choice.batch_hooks or self._on_executor is not None) else KerasFit()
+        if fits and (not choice.batch_hooks or self._on_executor is not None):
+            return trainer
+        return Estimators() if choice.estimators else KerasFit()
 
     def say_why_sequential(self, overrides: Sequence[str], fuses: bool) -> None:
         """Says which methods of the user's keep trials from training together, where they otherwise would."""

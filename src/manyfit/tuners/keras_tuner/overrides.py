@@ -21,6 +21,7 @@ from manyfit.core.checks import is_whole, whole_number
 from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
 from manyfit.core.records import Plan, Result
 from manyfit.data.call import Call
+from manyfit.data.classes import with_class_numbers
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
@@ -29,7 +30,7 @@ from manyfit.training import tensorboard
 from manyfit.training.base import FixedSupply, Permissions, Task
 from manyfit.training.callbacks import copy_callbacks
 from manyfit.training.devices import check_batches, distributed, distribution_of
-from manyfit.training.estimators import is_estimator, load_estimator, pickle_path
+from manyfit.training.estimators import Estimators, is_estimator, load_estimator, pickle_path
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.keras_internals.building import compile_arguments
 from manyfit.training.keras_settings import clear_session
@@ -265,7 +266,9 @@ class ModelTuner(BaseTuner):
         fit_kwargs, callbacks = self._callback_arguments(fit_kwargs)
         callbacks = watched(callbacks, Call(fit_args, fit_kwargs).callbacks)
         own_fit = hypermodel.fit if hypermodel is not None and overrides_fit(hypermodel) else None
-        call = Call.of(own_fit, fit_args, fit_kwargs)
+        call, classes = Call.of(own_fit, fit_args, fit_kwargs), None
+        if self._estimators:
+            call, classes = with_class_numbers(call, self.store)
         call = call if own_fit is not None else call.guarded()
         check_batches(distribution_of(settings.devices), call)
         may_pause = self.oracle.scheduler.may_pause
@@ -280,6 +283,7 @@ class ModelTuner(BaseTuner):
             devices=settings.devices,
             compiled=settings.jit_compile is not False,
             measures=self.oracle.measures,
+            classes=None if classes is None else classes.names.tolist(),
         )
 
     def run_trial(self, trial: Trial, *fit_args: Any, **fit_kwargs: Any) -> Any:
@@ -318,7 +322,8 @@ class ModelTuner(BaseTuner):
         supply = FixedSupply([plan])
         task = self._make_task(fit_args, fit_kwargs)
         self.trial_call.trained.append(task.call)
-        KerasFit().train(supply, tensorboard.per_execution(task))
+        trainer = Estimators() if self._estimators else KerasFit()
+        trainer.train(supply, tensorboard.per_execution(task))
         result: Result = supply.results[plan.key]
         if result.failure is not None:
             raise result.failure.error
@@ -423,6 +428,8 @@ class ModelTuner(BaseTuner):
 
         Raises:
             UsageError: its weights were not kept.
+            ProjectError: its weights cannot be read, or do not fit the model.
+            ProjectError: it is an estimator, somebody else wrote it, and the tuner was made without `trust=True`.
         """
         if execution is None:
             execution = best_execution(self.oracle, trial)
@@ -438,7 +445,7 @@ class ModelTuner(BaseTuner):
                 )
             )
         if pickle_path(path).exists():
-            estimator = load_estimator(pickle_path(path))
+            estimator = load_estimator(pickle_path(path), trust=self.trust)
             self.model_origins[estimator] = trial.trial_id
             return estimator
         # Seeded, since a build function may draw: random features that no weight remembers, say.
