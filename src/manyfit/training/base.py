@@ -7,11 +7,13 @@ is what lets a population refill the slot of a member that ended early with the 
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from manyfit.core.errors import FatalError
 from manyfit.core.history import History
 from manyfit.core.objective import Objective
 from manyfit.core.records import Configuration, Decision, Ending, Plan, Result
@@ -186,6 +188,54 @@ class Trainer(abc.ABC):
 
     def close(self) -> None:  # noqa: B027  # most have nothing to end
         """Ends what it keeps running from task to task: workers, where it has some."""
+
+
+class Bookkeeping:
+    """What a search keeps of a training beside its score: weights, predictions, states, measures, TensorBoard's files.
+
+    None of it ends a training. What fails is left out, and said once: a hundred trials with a full disk are one line.
+    (The store's own commits are not made here. A search that cannot write them has nothing to show, and ends.)
+
+    Args:
+        notify: takes one line of text for the user.
+
+    Example:
+
+    >>> aside = Bookkeeping(print)
+    >>> with aside.keeping("the weights"):
+    ...     raise OSError("no space left on device")
+    the weights could not be kept (OSError: no space left on device); the search goes on without them
+    """
+
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self._notify = notify
+        self._said: set[str] = set()
+
+    @contextlib.contextmanager
+    def keeping(self, what: str) -> Iterator[None]:
+        """Does one thing of it, or leaves it out.
+
+        Args:
+            what: in the plural, for the line.
+
+        Raises:
+            FatalError: the user's code says that the whole search is to stop.
+        """
+        try:
+            yield
+        except FatalError:
+            raise
+        except Exception as error:
+            line = f"{what} could not be kept ({first_line(error)}); the search goes on without them"
+            if line not in self._said:
+                self._said.add(line)
+                self._notify(line)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, after its type's name."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def judge(history: History, objective: Objective | None, *, stopped: bool) -> tuple[Ending, str | None]:
