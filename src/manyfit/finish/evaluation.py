@@ -22,6 +22,7 @@ import numpy as np
 import scipy.stats
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.history import numbers_of
 from manyfit.core.objective import Objective
 from manyfit.data.classes import Classes
 from manyfit.data.identity import fingerprint
@@ -228,7 +229,7 @@ def _measure(
     weights = {} if test.sample_weight is None else {"sample_weight": test.sample_weight}
     quiet = {"verbose": 0, "return_dict": True} if isinstance(model, keras.Model) else {}
     found = model.evaluate(test.x, test.y, **weights, **quiet, **options)
-    return {name: float(value) for name, value in found.items()}
+    return numbers_of(found)
 
 
 def _interval(name: str, value: float, groups: Sequence[float], rows: int | None, confidence: float) -> Interval:
