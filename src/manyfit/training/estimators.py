@@ -30,7 +30,7 @@ from manyfit.training.base import Supply, Task, judge
 from manyfit.training.boosting import (
     Estimator,
     LabelledRows,
-    fit_with_early_stopping,
+    fit_boosting,
     last_step,
     library_of,
     set_rounds,
@@ -273,8 +273,7 @@ def fit_estimator(estimator: Estimator, plan: Plan, train: LabelledRows, validat
     if library is not None:
         if plan.phase in _ONE_RUN and plan.epochs is not None:
             set_rounds(estimator, plan.epochs)
-        if validation is not None:
-            return Fitted(estimator, *fit_with_early_stopping(estimator, train, validation))
+        return Fitted(estimator, *fit_boosting(estimator, train, validation))
     # k-nearest neighbours, say, know no weights; in a search over several kinds they train without.
     name = None if train.weight is None else name_of_weights(estimator)
     estimator.fit(train.x, train.y, **({} if name is None else {name: train.weight}))

@@ -159,6 +159,7 @@ class Finish:
         """
         started = time.monotonic()
         check_retrain(top, x, y)
+        y = self._numbered("retrain(x, y)", y)
         latest = self._tuner.latest_search
         trials = self._trials_to_retrain(top, diverse=settings.diverse)
         searched = self._training.make_task((), {}) if latest is None else latest.task
@@ -333,6 +334,11 @@ class Finish:
         self.final["ensemble"] = ensemble
         return ensemble
 
+    def _numbered(self, where: str, y: FitData) -> FitData:
+        """Targets with numbers in place of names, where the classes of this project have names."""
+        classes = Classes.of_project(self._tuner.store)
+        return y if classes is None else classes.numbers(where, y)
+
     def _predictions_of(
         self, models: Sequence[Any], x: FitData, y: FitData
     ) -> tuple[Mapping[str, np.ndarray], Any, Any]:
@@ -347,8 +353,7 @@ class Finish:
                 return self._out_of_fold_predictions(models, latest.task, latest.folds)
         task = None if latest is None else latest.task
         x, y, weight = (x, y, None) if x is not None else ensembling.validation_data(task)
-        if (classes := Classes.of_project(self._tuner.store)) is not None:
-            y = classes.numbers("ensemble(x, y)", y)
+        y = self._numbered("ensemble(x, y)", y)
 
         def predict(trial_id: str) -> np.ndarray:
             return model_predictions(self._tuner.load_model(self._oracle.get_trial(trial_id)), x, 1024)
