@@ -1,13 +1,22 @@
-"""Files on the disk: complete or absent, never half written; one sentence for a full disk; the cache folder.
+"""Files on the disk: complete or absent, never half written; one sentence for a full disk; the cache folder; seals.
 
 A process may be killed at any moment, and the next one must not read half a file. So everything is written under
 another name first, and renamed when it is whole: renaming within a folder happens at once or not at all.
+
+Loading a pickle can run any code, and some things have no other form. A file that holds one is therefore *sealed*: at
+its end stands a keyed hash of what is before it (HMAC-SHA256), by a secret that lies in the user's own folder and that
+nobody else can read. A seal that is right proves that this user wrote the file on this machine; see `unsealed`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
+import hmac
 import os
+import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +54,8 @@ def replaced(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     # time, and what a killed process left is written over instead of piling up.
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}" if is_shared else f"{PARTIAL}{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Whatever has that name goes first: a link that a stranger left there would be written through.
+    partial.unlink(missing_ok=True)
     try:
         yield partial
         partial.replace(path)
@@ -113,3 +124,101 @@ def cache_folder(*parts: str) -> Path | None:
     if given is None:
         return platformdirs.user_cache_path("manyfit", appauthor=False).joinpath(*parts)
     return None if given.lower() in _OFF else Path(given).expanduser().joinpath(*parts)
+
+
+# Seals ---------------------------------------------------------------------------------------------------------
+
+_SEAL = b"\nmanyfit seal 1 "  # behind a pickle, whose readers stop at its end: other programs can load it as before
+_SEAL_BYTES = len(_SEAL) + 64
+_SECRET_BYTES = 32
+
+
+def sealed(content: bytes) -> bytes:
+    """Content with the seal of this user on this machine at its end; one that was there is replaced.
+
+    Example:
+
+    >>> is_sealed(sealed(b"content")), is_sealed(sealed(b"content").replace(b"n", b"m")), is_sealed(b"content")
+    (True, False, False)
+    """
+    content = without_seal(content)
+    return content + _SEAL + _hash_of(content)
+
+
+def is_sealed(content: bytes) -> bool:
+    """Whether this user has written the content on this machine."""
+    found = content[-64:]
+    return has_seal(content) and hmac.compare_digest(found, _hash_of(without_seal(content)))
+
+
+def has_seal(content: bytes) -> bool:
+    """Whether there is a seal, whoever's it is."""
+    return content[-_SEAL_BYTES:].startswith(_SEAL) and len(content) >= _SEAL_BYTES
+
+
+def without_seal(content: bytes) -> bytes:
+    """Content without its seal."""
+    return content[:-_SEAL_BYTES] if has_seal(content) else content
+
+
+def unsealed(path: Path, what: str, *, trust: bool) -> bytes:
+    """Reads a file whose content can run code when it is loaded, if it may be loaded.
+
+    Args:
+        path: the file.
+        what: what it holds, for the message.
+        trust: whether the user has said that files of this origin may run code.
+
+    Raises:
+        ProjectError: somebody else wrote it, or this user on another machine, and `trust` is False.
+    """
+    content = path.read_bytes()
+    if trust or is_sealed(content):
+        return without_seal(content)
+    raise ProjectError(
+        explain(
+            f'{what} "{path}"',
+            "a pickle that was not written by you on this machine; loading it may run any code",
+            "your own files, and those of people you trust",
+            "If you know who wrote this project, make the tuner with trust=True.",
+        )
+    )
+
+
+def _hash_of(content: bytes) -> bytes:
+    return hmac.new(_secret_in(_secret_folder()), content, hashlib.sha256).hexdigest().encode()
+
+
+def _secret_folder() -> Path:
+    """Beside the caches where these were given a folder, else in the user's settings: it is not to be made again."""
+    named = None if os.environ.get("MANYFIT_CACHE_DIR") is None else cache_folder()
+    return platformdirs.user_config_path("manyfit", appauthor=False) if named is None else named
+
+
+@functools.cache
+def _secret_in(folder: Path) -> bytes:
+    """The secret in a folder, made where there is none; one of this process alone where none can be kept there."""
+    path = folder / "secret"
+    with contextlib.suppress(OSError):
+        if not path.exists():
+            _make_secret(path)
+        found = path.lstat()
+        # A secret that somebody else may have put there, or read, proves nothing.
+        is_ours = os.name != "posix" or (found.st_uid == os.getuid() and not found.st_mode & 0o077)
+        secret = path.read_bytes()
+        if is_ours and not path.is_symlink() and len(secret) == _SECRET_BYTES:
+            return secret
+    return secrets.token_bytes(_SECRET_BYTES)
+
+
+def _make_secret(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, partial = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)  # readable by this user only
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(_SECRET_BYTES))
+        # A link and no renaming: of two processes that make one at the same time, the first one's stands.
+        with contextlib.suppress(FileExistsError):
+            os.link(partial, path)
+    finally:
+        os.unlink(partial)

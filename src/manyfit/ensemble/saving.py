@@ -14,6 +14,7 @@ loading a pickle can run any code; that needs an explicit `trust=True`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -21,13 +22,13 @@ import pathlib
 import pickle
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from manyfit.core.errors import UsageError, explain
+from manyfit.core.errors import ManyfitError, UsageError, explain
 from manyfit.ensemble.members import EnsembleMember, Model, emits_logits, is_keras
 from manyfit.ensemble.pools import POOLS, Pool
 from manyfit.ensemble.problem import PredictionTask
@@ -291,15 +292,15 @@ def save_folder(
             stem = f"member_{number:03d}_{part}"
             if is_keras(model):
                 name = f"{stem}.keras"
-                model.save(folder / name)
+                model.save(_without_link(folder / name))
             else:
                 name = f"{stem}.pickle"
-                (folder / name).write_bytes(pickle.dumps(model))
+                _without_link(folder / name).write_bytes(pickle.dumps(model))
             files.append({"file": name, "sha256": _digest(folder / name), "logits": emits_logits(model)})
         entries.append({"name": member.name, "files": files})
     buffer = io.BytesIO()
     np.savez(buffer, **pool.arrays())  # type: ignore[arg-type]
-    (folder / "pool.npz").write_bytes(buffer.getvalue())
+    _without_link(folder / "pool.npz").write_bytes(buffer.getvalue())
     manifest = {
         "format": _FORMAT,
         "task": str(task),
@@ -310,9 +311,28 @@ def save_folder(
         "members": entries,
         "pool": {"file": "pool.npz", "sha256": _digest(folder / "pool.npz")},
     }
-    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    _without_link(folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
+@contextlib.contextmanager
+def _told_in_words() -> Iterator[None]:
+    """Turns what a damaged manifest or file leads to into one error."""
+    try:
+        yield
+    except ManyfitError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            explain(
+                "Ensemble.load",
+                f"a folder with files that are damaged ({type(error).__name__}: {str(error).partition(chr(10))[0]})",
+                "the files as they were saved",
+                "Copy the folder again from where it was saved.",
+            )
+        ) from error
+
+
+@_told_in_words()
 def load_folder(folder: pathlib.Path, *, trust: bool = False) -> tuple[list[EnsembleMember], Pool, PredictionTask, int]:
     """Reads what `save_folder` wrote.
 
@@ -350,19 +370,29 @@ def load_folder(folder: pathlib.Path, *, trust: bool = False) -> tuple[list[Ense
     return members, pool, PredictionTask(manifest["task"]), int(manifest["num_outputs"])
 
 
+def _without_link(path: pathlib.Path) -> pathlib.Path:
+    """The path, where no link is any more that would be written through."""
+    if path.is_symlink():
+        path.unlink()
+    return path
+
+
 def _digest(path: pathlib.Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _checked(folder: pathlib.Path, entry: SavedFile) -> bytes:
-    path = folder / pathlib.PurePath(entry["file"]).name  # a manifest cannot point outside its folder
+    path = folder / entry["file"]
+    # Neither a manifest nor a link leads out of the folder.
+    is_inside = path.parent == folder and "\\" not in path.name and path.name != ".." and not path.is_symlink()
     # Read once, hashed and then used: a file that is swapped in between cannot get in.
-    content = path.read_bytes() if path.is_file() else b""
+    content = path.read_bytes() if is_inside and path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        found = "changed" if content else "missing" if is_inside else "missing: its name leads out of the folder"
         raise UsageError(
             explain(
                 "Ensemble.load",
-                f"{entry['file']}, which is {'changed' if content else 'missing'}",
+                f"{entry['file']}, which is {found}",
                 "the files as they were saved",
                 "Copy the folder again from where it was saved.",
             )

@@ -24,7 +24,7 @@ import cloudpickle
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.core.files import PARTIAL, written_whole
+from manyfit.core.files import PARTIAL, has_seal, sealed, written_whole
 from manyfit.executors.blame import blame
 
 SHARED_FROM_BYTES = 1 << 16  # smaller arrays travel in the pickle
@@ -271,4 +271,5 @@ def write_files(files: Mapping[str, bytes], allowed: Iterable[Path]) -> None:
         if ".." in path.parts or not any(path.is_relative_to(folder) for folder in folders):
             continue
         with written_whole(path, "file") as partial:
-            partial.write_bytes(content)
+            # A worker on another machine has a secret of its own. The driver answers for what its workers write.
+            partial.write_bytes(sealed(content) if has_seal(content) else content)

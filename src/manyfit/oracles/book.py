@@ -397,19 +397,17 @@ class TrialBook:
         self.settle()
         self.store.catch_up()
         self._check_same_project(self.store.get("project"))
-        self.trials = {row["id"]: Trial.from_row(row, space) for row in self.store.trials()}
-        curves: dict[Key, dict[str, list[float | None]]] = {}
-        for row in self.store.epochs():
-            key = (row["trial_id"], row["phase"], row["attempt"], row["execution"])
-            histories.append(curves.setdefault(key, {}), row["logs"], row["epoch"])
-        for row in self.store.executions():
-            key = (row.pop("trial_id"), row.pop("phase"), row.pop("attempt"), row.pop("execution"))
-            trial, history = self.trials[key[0]], curves.pop(key, {})
-            # Rows of failed attempts stay in the store as a record; only the latest attempt counts.
-            if trial.attempt == key[2]:
-                row["ending"] = Ending(row["ending"])
-                row.pop("num_epochs", None)  # told by the history
-                trial.executions_of(key[1])[key[3]] = Execution(index=key[3], history=history, **row)
+        try:
+            curves = self._read(space)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProjectError(
+                explain(
+                    "Error reloading `Oracle` from existing project",
+                    f"rows that cannot be read ({type(error).__name__}: {error})",
+                    "rows as Manyfit writes them",
+                    "Restore the project from a copy, or type overwrite=True to start anew.",
+                )
+            ) from error
         # What is left reported epochs and has no outcome: it was running when the process died, and runs again with its
         # own seed, so it will report the same epochs. Owed and not written now: who only looks at a project that
         # another tuner is searching must leave its epochs alone.
@@ -417,6 +415,25 @@ class TrialBook:
         self._order_ends()
         self._observations.clear()
         self._progress.clear()
+
+    def _read(self, space: HyperParameters) -> dict[Key, dict[str, list[float | None]]]:
+        """Reads trials and executions; returns the curves of those that did not finish."""
+        store = self.store
+        assert store is not None  # our bug: `load` asks
+        self.trials = {row["id"]: Trial.from_row(row, space) for row in store.trials()}
+        curves: dict[Key, dict[str, list[float | None]]] = {}
+        for row in store.epochs():
+            key = (row["trial_id"], row["phase"], row["attempt"], row["execution"])
+            histories.append(curves.setdefault(key, {}), row["logs"], row["epoch"])
+        for row in store.executions():
+            key = (row.pop("trial_id"), row.pop("phase"), row.pop("attempt"), row.pop("execution"))
+            trial, history = self.trials[key[0]], curves.pop(key, {})
+            # Rows of failed attempts stay in the store as a record; only the latest attempt counts.
+            if trial.attempt == key[2]:
+                row["ending"] = Ending(row["ending"])
+                row.pop("num_epochs", None)  # told by the history
+                trial.executions_of(key[1])[key[3]] = Execution(index=key[3], history=history, **row)
+        return curves
 
     def _check_same_project(self, found: str | None) -> None:
         if self._is_open and found != self._project:

@@ -9,16 +9,18 @@ probabilities themselves would lose everything below 6e-8 and half of what lies 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from manyfit.core.errors import UsageError, explain
+from manyfit.core.errors import ProjectError, UsageError, explain
 from manyfit.core.files import replaced
 from manyfit.store.layout import PredictionFiles
 
@@ -122,6 +124,22 @@ class Labels:
     sample_weight: np.ndarray | None  # (n,)
 
 
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Tells in words that a file is not what was written; pickles are never loaded, whoever put them there."""
+    try:
+        yield
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ProjectError(
+            explain(
+                f'kept predictions "{path}"',
+                f"a file that is damaged ({str(error).splitlines()[0]})",
+                "arrays as Manyfit wrote them",
+                "Delete the file, and pass models, x and y to have them predicted now.",
+            )
+        ) from error
+
+
 class Archive:
     """Kept predictions of one project.
 
@@ -147,7 +165,7 @@ class Archive:
         path = self._files.labels
         if not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as arrays:
+        with _reading(path), np.load(path, allow_pickle=False) as arrays:
             weight = arrays["sample_weight"] if "sample_weight" in arrays.files else None
             return Labels(arrays["row_ids"], arrays["y"], weight)
 
@@ -187,7 +205,10 @@ class Archive:
         paths = [self._files.of(trial_id, execution) for execution in executions]
         if not paths or not all(path.exists() for path in paths):
             return None
-        parts = [unpack(path.read_bytes()) for path in paths]
+        parts = []
+        for path in paths:
+            with _reading(path):
+                parts.append(unpack(path.read_bytes()))
         if len(parts) == 1:
             return parts[0]
         rows = np.concatenate([part.rows for part in parts])

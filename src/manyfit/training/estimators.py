@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.core.files import written_whole
+from manyfit.core.files import sealed, unsealed, written_whole
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Configuration, Ending, Plan, Result
 from manyfit.data.classes import named_classes
@@ -53,9 +53,17 @@ def pickle_path(weights_path: str | Path) -> Path:
     return Path(weights_path).with_suffix(".pickle")
 
 
-def load_estimator(path: Path) -> Estimator:
-    """Reads an estimator that this project wrote. Open projects of people you trust only: it is a pickle."""
-    return pickle.loads(path.read_bytes())
+def load_estimator(path: Path, *, trust: bool = False) -> Estimator:
+    """Reads an estimator, which is a pickle.
+
+    Args:
+        path: as `write_estimator` was given it.
+        trust: load it whoever wrote it, and run whatever code is in it.
+
+    Raises:
+        ProjectError: it was not written by this user on this machine, and `trust` is False.
+    """
+    return pickle.loads(unsealed(path, "estimator", trust=trust))
 
 
 class Estimators(KerasFit):
@@ -413,4 +421,4 @@ def write_estimator(path: Path, estimator: Estimator) -> None:
         ProjectError: the disk is full or the file cannot be written.
     """
     with written_whole(path, "estimator") as partial:
-        partial.write_bytes(pickle.dumps(estimator))
+        partial.write_bytes(sealed(pickle.dumps(estimator)))

@@ -9,6 +9,7 @@ execution of `model.fit` can be stored, on any backend of Keras.
 from __future__ import annotations
 
 import dataclasses
+import io
 import pickle
 import types
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from manyfit.core.files import written_whole
+from manyfit.core.files import is_sealed, sealed, without_seal, written_whole
 from manyfit.core.records import Plan
 from manyfit.data.order import SeededOrder
 from manyfit.training.base import Task
@@ -108,8 +109,57 @@ def write_state(path: str | Path, state: StoredState) -> None:
         ProjectError: the disk is full or the file cannot be written.
     """
     # A pickle, and no format of ours: attributes of callbacks are whatever their authors wrote.
-    with written_whole(Path(path), "state") as partial, partial.open("wb") as file:
-        pickle.dump(state, file, protocol=pickle.HIGHEST_PROTOCOL)
+    with written_whole(Path(path), "state") as partial:
+        partial.write_bytes(sealed(pickle.dumps(state, protocol=pickle.HIGHEST_PROTOCOL)))
+
+
+def _of_somebody_else(content: bytes) -> StoredState | None:
+    """A state without a seal, of 0.1.0 or of another user or machine; None where more is in it than can be trusted.
+
+    Numbers can do no harm. A text among the attributes of a callback can: it may be the path that it writes to.
+    """
+    state = _PlainUnpickler(content).load()
+    return None if not isinstance(state, StoredState) or _holds_text(state.callbacks) else state
+
+
+def _holds_text(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_text, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_text, value))
+    return (
+        not isinstance(value, int | float | complex | types.NoneType)
+        and getattr(value, "dtype", np.dtype("O")).kind in "OUSV"
+    )
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads a state that consists of arrays and of what JSON knows, whoever wrote it.
+
+    A pickle is a program for a small machine; it acts only by the functions and classes that it names, so these are
+    listed, and all others refused. Those of the list make values of what they are given, and do nothing else.
+    """
+
+    _PLAIN = frozenset(
+        {
+            (__name__, "StoredState"),
+            ("numpy", "dtype"),
+            ("numpy", "ndarray"),
+            *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+            *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+            ("ml_dtypes", "bfloat16"),
+        }
+    )
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a pickle names, if it is harmless."""
+        # Attributes of what is listed ("StoredState.fits.__globals__") are not listed, and so refused, too.
+        if (module, name) not in self._PLAIN:
+            raise pickle.UnpicklingError(f"{module}.{name} is more than a plain value")
+        return super().find_class(module, name)
 
 
 def read_state(plan: Plan, trainer: str, num_callbacks: int) -> StoredState | None:
@@ -123,9 +173,9 @@ def read_state(plan: Plan, trainer: str, num_callbacks: int) -> StoredState | No
     if plan.state_path is None or plan.first_epoch == 0:
         return None
     try:
-        with open(plan.state_path, "rb") as file:
-            state = pickle.load(file)  # a file of the project, as trusted as its database
-    except Exception:  # absent, of a version that is gone, cut off by a crash of the machine
+        content = Path(plan.state_path).read_bytes()
+        state = pickle.loads(without_seal(content)) if is_sealed(content) else _of_somebody_else(content)
+    except Exception:  # absent, of a version that is gone, cut off by a crash of the machine, more than plain values
         return None
     # Another backend, seed or number of callbacks would go on with another training under the same name. An epoch
     # beyond the plan's is of a run that the store has not heard of: it died between the two.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from manyfit.core.errors import ProjectError, explain
 from manyfit.core.files import written_whole
 
 _BUILD_CONFIG = "build_config"
@@ -40,11 +42,30 @@ def write_weights(path: str | Path, arrays: Sequence[Any], *, build_config: Mapp
 
 
 def load_weights(model: keras.Model, path: str | Path) -> None:
-    """Reads weights into a freshly built model."""
-    with np.load(path) as archive:
-        if not model.built and _BUILD_CONFIG in archive:
-            model.build_from_config(json.loads(str(archive[_BUILD_CONFIG])))
-        model.set_weights([archive[name] for name in sorted(archive.files) if name != _BUILD_CONFIG])
+    """Reads weights into a freshly built model.
+
+    Raises:
+        ProjectError: the file is damaged, holds something else than numbers, or is of another model.
+    """
+    try:
+        # Without pickles, whoever wrote the file: an array of objects could run code.
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in sorted(archive.files)}
+        config = arrays.pop(_BUILD_CONFIG, None)
+        if not model.built and config is not None:
+            model.build_from_config(json.loads(str(config)))
+        model.set_weights(list(arrays.values()))
+    # Of NumPy, of the archive's format, of JSON and of Keras, which says what does not fit.
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        first = str(error).partition("\n")[0]
+        raise ProjectError(
+            explain(
+                f'weights "{path}"',
+                f"a file that is damaged, or of another model ({first})",
+                "the weights of this trial, as Manyfit wrote them",
+                "Restore the file, see that the build function is the search's, or call tuner.retrain().",
+            )
+        ) from error
 
 
 def load_keras_weights(model: keras.Model, path: str | Path) -> None:

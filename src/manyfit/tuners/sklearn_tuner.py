@@ -10,7 +10,7 @@ from typing import Any
 from manyfit.core import seeds
 from manyfit.core.checks import is_whole, whole_number
 from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
-from manyfit.core.files import replaced
+from manyfit.core.files import replaced, sealed, unsealed
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
 from manyfit.training.seeding import seeded
@@ -229,16 +229,17 @@ class SklearnTuner(BaseTuner):
         """Pickles a trial's estimator into the trial's folder."""
         del step
         with replaced(self._path(trial_id)) as partial:
-            partial.write_bytes(pickle.dumps(model))
+            partial.write_bytes(sealed(pickle.dumps(model)))
 
     def load_model(self, trial: Trial) -> Any:
-        """A trial's estimator, trained on all rows of the search. Pickles run code: load only your own projects.
+        """A trial's estimator, trained on all rows of the search.
 
         Args:
             trial: a completed trial.
 
         Raises:
             UsageError: its estimator was not kept.
+            ProjectError: somebody else wrote it, and the tuner was made without `trust=True`: it is a pickle.
         """
         path = self._path(trial.trial_id)
         if not path.exists():
@@ -250,7 +251,7 @@ class SklearnTuner(BaseTuner):
                     "Construct the tuner with a larger num_kept_models=, or fit tuner.hypermodel.build(hp) yourself.",
                 )
             )
-        return pickle.loads(path.read_bytes())
+        return pickle.loads(unsealed(path, "estimator", trust=self.trust))
 
     def _path(self, trial_id: str) -> Path:
         return self.store.layout.pickled(trial_id)

@@ -19,7 +19,7 @@ from manyfit.core.records import Ending, Plan, Result
 from manyfit.oracles.keras_tuner.style import KerasTunerOracle
 from manyfit.oracles.trial import Trial
 from manyfit.store import ProjectStore
-from manyfit.store.layout import ProjectLayout
+from manyfit.store.layout import ProjectLayout, check_id
 from manyfit.store.project import BESIDE_KERAS_TUNER, READ_FROM_KERAS_TUNER, WRITTEN_FOR_KERAS_TUNER
 
 # Reading -------------------------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def read_project(oracle: KerasTunerOracle, store: ProjectStore) -> bool:
     state = _read(path)
     try:
         oracle.set_state(state)
-        trials = [_trial(oracle, _read(file)) for file in _trial_files(store.layout, state["start_order"])]
+        trials = [_trial(oracle, file, _read(file)) for file in _trial_files(store.layout, state["start_order"])]
         ends = {trial_id: place for place, trial_id in enumerate(state["end_order"])}
     except (KeyError, TypeError) as error:
         raise ProjectError(
@@ -98,8 +98,18 @@ def _trial_files(layout: ProjectLayout, order: Iterable[str]) -> list[Path]:
     return [found[trial_id] for trial_id in [*ids, *sorted(set(found) - set(ids))]]
 
 
-def _trial(oracle: KerasTunerOracle, state: Mapping[str, Any]) -> Trial:
+def _trial(oracle: KerasTunerOracle, path: Path, state: Mapping[str, Any]) -> Trial:
     trial = Trial.from_state(state)
+    # The id becomes part of paths. That of the folder is known to be harmless; KerasTuner writes the same twice.
+    if path != ProjectLayout(path.parent.parent).trial_file(check_id(trial.trial_id)):
+        raise ProjectError(
+            explain(
+                "Error reloading `Oracle` from existing project",
+                f"{path}, which tells of trial {trial.trial_id!r}",
+                "files as KerasTuner writes them",
+                "Restore the file from a copy, or pass another project_name=.",
+            )
+        )
     trial.number = len(oracle.trials)
     oracle.trials[trial.trial_id] = trial
     if not trial.has_ended:

@@ -42,6 +42,8 @@ class BaseTuner:
         overwrite: delete an earlier search of that name instead of going on with it.
         executor: where trials run: None for this process, `kt.ProcessExecutor(...)` or `kt.RayExecutor(...)`.
         keras_tuner_files: write KerasTuner's JSON files beside the store, for programs that read them.
+        trust: load estimators of the project although you did not write them on this machine. They are pickles, which
+            can run any code: say so only of a project whose origin you know.
         display: "plain" prints KerasTuner's lines, "rich" coloured tables; "auto": these at an interactive terminal.
         **kwargs: `logger`, which is deprecated and not used.
 
@@ -63,6 +65,7 @@ class BaseTuner:
         *,
         executor: Executor | None = None,
         keras_tuner_files: bool = False,
+        trust: bool = False,
         display: str = "auto",
         **kwargs: Any,
     ) -> None:
@@ -105,6 +108,7 @@ class BaseTuner:
         self.directory = directory or "."
         self.project_name = project_name or "untitled_project"
         self.keras_tuner_files = keras_tuner_files
+        self.trust = trust
         self.display = check_display(display)
         self._display = TrialDisplay(oracle, self.display)
         self.trial_call = RunTrialCall()

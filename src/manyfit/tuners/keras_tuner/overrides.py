@@ -427,6 +427,8 @@ class ModelTuner(BaseTuner):
 
         Raises:
             UsageError: its weights were not kept.
+            ProjectError: its weights cannot be read, or do not fit the model.
+            ProjectError: it is an estimator, somebody else wrote it, and the tuner was made without `trust=True`.
         """
         if execution is None:
             execution = best_execution(self.oracle, trial)
@@ -442,7 +444,7 @@ class ModelTuner(BaseTuner):
                 )
             )
         if pickle_path(path).exists():
-            estimator = load_estimator(pickle_path(path))
+            estimator = load_estimator(pickle_path(path), trust=self.trust)
             self.model_origins[estimator] = trial.trial_id
             return estimator
         # Seeded, since a build function may draw: random features that no weight remembers, say.
