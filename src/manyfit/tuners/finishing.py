@@ -24,7 +24,7 @@ from manyfit.data.arguments import check_retrain
 from manyfit.data.call import Call
 from manyfit.data.classes import Classes
 from manyfit.data.folds import FoldPlan
-from manyfit.data.rows import FitData
+from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import model_predictions
 from manyfit.finish import confirm as confirming
@@ -57,6 +57,7 @@ class Training:
     make_task: Callable[..., Task]  # (fit_args, fit_kwargs, model options or None for the tuner's)
     trainer: Callable[[], Trainer]  # of whole data sets
     trainer_for: Callable[[Task], Trainer]  # one that follows the task's folds
+    measure: Callable[[Any, Rows], Mapping[str, float]] | None = None  # what `evaluate` measures of estimators as well
 
 
 @dataclasses.dataclass(frozen=True)
@@ -378,8 +379,9 @@ class Finish:
     ) -> evaluating.Evaluation:
         """See `Tuner.evaluate`."""
         named = self._named_models(models)
-        store, objective = self._tuner.store, self._oracle.objective
-        return evaluating.evaluate(named, x, y, store, confidence=confidence, objective=objective, **options)
+        also, objective = self._training.measure, self._oracle.objective
+        store = self._tuner.store
+        return evaluating.evaluate(named, x, y, store, confidence=confidence, objective=objective, also=also, **options)
 
     def export(self, folder: str | os.PathLike[str], model: exporting.Savable | None, *, overwrite: bool) -> Path:
         """See `Tuner.export`."""

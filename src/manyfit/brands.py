@@ -32,7 +32,7 @@ _TASKS = ("binary", "multiclass", "multilabel", "regression")
 _MAX_ROUNDS = 1000
 _NONE = 1e-6  # the lowest strength of a penalty means none, which a logarithmic range does not reach
 
-# Keras, scikit-learn (and `brands.tables`, which needs it), LightGBM, XGBoost and CatBoost are imported where they are
+# Keras, scikit-learn (and `training.tables`, which needs it), LightGBM, XGBoost and CatBoost are imported where they are
 # built with, and nowhere else: `import manyfit.brands` has to work, and be quick, where only some of them are
 # installed.
 
@@ -202,7 +202,7 @@ def _for_tables(*steps: Any, native: bool = False, fill: bool = False) -> Any:
     """A pipeline of these steps that takes tables."""
     from sklearn import pipeline
 
-    from manyfit.brands.tables import TableEncoder
+    from manyfit.training.tables import TableEncoder  # imports scikit-learn, an optional library
 
     return pipeline.make_pipeline(TableEncoder(native, fill), *steps)
 
@@ -250,7 +250,7 @@ class Brand:
         if self.name != "mlp" or rows.kind.is_pipeline:
             return
         try:
-            from manyfit.brands.tables import gaps_or_texts
+            from manyfit.training.tables import gaps_or_texts  # imports scikit-learn, an optional library
         except ImportError:  # no scikit-learn: then the network is all there is, and Keras says what it cannot take
             return
         if (found := gaps_or_texts(rows.x)) is not None:
