@@ -432,3 +432,21 @@ def write_estimator(path: Path, estimator: Estimator) -> None:
     """
     with written_whole(path, "estimator") as partial:
         partial.write_bytes(sealed(pickle.dumps(estimator)))
+
+
+def save_final(model: Any, path: Path) -> Path:
+    """Saves what a user is given: a Keras model or an ensemble as it does itself, an estimator as a plain pickle.
+
+    Returns:
+        The path; that of an estimator ends in `.pickle`.
+
+    Raises:
+        ProjectError: the disk is full or the file cannot be written.
+    """
+    if hasattr(model, "evaluate"):  # which estimators lack
+        model.save(path)
+        return path
+    path = path.with_suffix(".pickle")
+    with written_whole(path, "estimator") as partial:
+        partial.write_bytes(pickle.dumps(model))
+    return path

@@ -182,7 +182,7 @@ class SklearnTuner(BaseTuner):
         self.latest_search = LatestSearch(dataclasses.replace(task, split_for=plan.split_for), plan)
         names = None if y is None else named_classes("search(X, y)", y)
         self._names = None if names is None else np.unique(names)
-        numbers = y if self._names is None else np.searchsorted(self._names, names)
+        numbers = y if names is None else np.unique(names, return_inverse=True)[1]
         numbered = dataclasses.replace(task, call=Call((X, numbers), weights))
         self._keep = keeping(numbered, self.predictions_archive, plan).keep
 
