@@ -32,9 +32,9 @@ _TASKS = ("binary", "multiclass", "multilabel", "regression")
 _MAX_ROUNDS = 1000
 _NONE = 1e-6  # the lowest strength of a penalty means none, which a logarithmic range does not reach
 
-# Keras, scikit-learn (and `training.tables`, which needs it), LightGBM, XGBoost and CatBoost are imported in the
-# functions that build with them, and nowhere else: `import manyfit.brands` has to work, and be quick, where only some of
-# them are installed.
+# Keras, scikit-learn (and `training.tables`, which needs it), LightGBM, XGBoost and CatBoost are imported in functions
+# that build with them, and nowhere else: `import manyfit.brands` has to work, and be quick, where only some of them
+# are installed.
 
 
 def mlp(hp: HyperParameters, task: str, num_outputs: int, target: tuple[Any, Any]) -> Any:

@@ -76,13 +76,12 @@ def test_curves_that_were_cut_short_get_one_run_with_patience_and_it_is_said(tmp
 
     tuner = kt.RandomSearch(slow, "val_loss", max_trials=1, seed=0, directory=tmp_path)
     tuner.search(X[TRAIN], Y[TRAIN], validation_data=(X[VALIDATION], Y[VALIDATION]), epochs=3, batch_size=80, verbose=0)
-    tuner.verbose = 1
-    [model] = tuner.retrain(1, epochs_factor=1.0, verbose=0)
+    [model] = tuner.retrain(1, epochs_factor=1.0, verbose=1)
     printed = capsys.readouterr().out
     assert "still improving in their last epoch" in printed and "with patience" in printed
     longer = tuner.oracle.get_best_trials(1)[0].executions_of("longer")[0]
     assert len(model.history.history["loss"]) == longer.best_epoch + 1 > 3
-    tuner.retrain(1, epochs_factor=1.0, verbose=0)
+    tuner.retrain(1, epochs_factor=1.0, verbose=1)
     assert "with patience" not in capsys.readouterr().out  # known by now
 
 

@@ -98,6 +98,25 @@ class FullDisk:
         return self.real.execute(statement, *arguments)
 
 
+def test_a_file_that_is_damaged_meanwhile_is_told_in_words(store):
+    store.save_trials([TRIAL])
+    store._connection = Damaged(store._connection)
+    for step in (store.trials, lambda: store.put(fact=1)):
+        with pytest.raises(ProjectError, match="malformed") as caught:
+            step()
+        tiny.four_parts(caught.value)
+    store._connection = store._connection.real
+
+
+class Damaged(FullDisk):
+    """A connection whose file is no database any more."""
+
+    def execute(self, statement, *arguments):
+        if statement.startswith(("SELECT", "BEGIN")):
+            raise sqlite3.DatabaseError("database disk image is malformed")
+        return self.real.execute(statement, *arguments)
+
+
 def test_a_newer_projects_file_is_refused(store):
     store.put(schema_version=SCHEMA_VERSION + 1)
     store.close()

@@ -13,6 +13,7 @@ import zipfile
 
 import manyfit as kt  # isort: skip
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -118,6 +119,30 @@ def test_weights_that_name_files_elsewhere_write_nothing(project, tmp_path):
     with pytest.raises(ProjectError) as caught:
         reopened(project).get_best_models(1)
     assert refused(caught.value, "weights") and not list(tmp_path.rglob("escaped*"))
+
+
+@pytest.mark.parametrize("kind", ["link", "dataset", "virtual", "no file"])
+def test_weights_of_keras_that_lie_in_other_files_are_not_read(project, tmp_path, kind):
+    outside = tmp_path / "outside.h5"
+    with h5py.File(outside, "w") as file:
+        file["numbers"] = np.arange(4.0)
+    project.weights("0", 0).unlink()
+    path = project.keras_weights("0")
+    path.parent.mkdir(exist_ok=True)
+    with h5py.File(path, "w") as file:
+        if kind == "link":
+            file["layers/vars/0"] = h5py.ExternalLink(str(outside), "numbers")
+        elif kind == "dataset":
+            file.create_dataset("layers/vars/0", (4,), "f8", external=[(str(outside), 0, h5py.h5f.UNLIMITED)])
+        else:
+            layout = h5py.VirtualLayout((4,), "f8")
+            layout[:] = h5py.VirtualSource(str(outside), "numbers", (4,))
+            file.create_virtual_dataset("layers/vars/0", layout)
+    if kind == "no file":
+        path.write_text("this is no HDF5")
+    with pytest.raises(ProjectError) as caught:
+        reopened(project).get_best_models(1)
+    assert refused(caught.value, "another file" if kind != "no file" else "damaged")
 
 
 def test_predictions_with_objects_are_not_loaded(project, mark):

@@ -338,7 +338,7 @@ def finished(tmp_path_factory):
             return linear_model.LogisticRegression(C=1 / alpha, max_iter=500)
         return linear_model.RidgeClassifier(alpha=alpha)
 
-    scoring = metrics.make_scorer(metrics.f1_score, labels=["species 1"], average="macro")
+    scoring = metrics.make_scorer(metrics.f1_score, labels=["species 1"], average="macro", zero_division=0)
     tuner = kt.SklearnTuner(grid(), build, directory=tmp_path_factory.mktemp("finished"), cv=3, scoring=scoring)
     names = np.array([f"species {number}" for number in Y])
     tuner.search(X[::2], names[::2], verbose=0)
@@ -348,7 +348,7 @@ def finished(tmp_path_factory):
 def test_confirm_runs_on_the_folds_of_the_search_and_scores_as_it_did(finished):
     tuner, *_ = finished
     confirmation = tuner.confirm(2, max_executions=11)
-    trial = tuner.oracle.get_trial(confirmation.recommended)
+    trial = tuner.oracle.get_trial(confirmation.recommended.trial_id)
     fresh = [run.score for kind in trial.replicates.values() for run in kind.values()]
     assert set(np.round(fresh, 9)) <= set(np.round(trial.scores, 9)), (
         "nothing is drawn: the same folds, the same scores"

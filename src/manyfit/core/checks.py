@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
 from manyfit.core.errors import ManyfitError, UsageError, explain
@@ -84,3 +86,15 @@ def seconds_or_none(where: str, value: object) -> float | None:
         got = f"{value!r} of type {type(value).__name__}" if isinstance(value, str) else repr(value)
         raise UsageError(explain(where, got, "seconds: a number above 0, or None", "Leave it out for no limit."))
     return float(value)
+
+
+def check_names(where: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuses keyword arguments that a call does not know.
+
+    Raises:
+        UsageError: there is one; the message names the closest that there is.
+    """
+    for name in given:
+        if name not in known:
+            closest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise UsageError(explain(where, f"{name}=", f"one of {', '.join(known)}", f"Type {closest[0]}=, say."))

@@ -10,13 +10,13 @@ from __future__ import annotations
 import abc
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from manyfit.core import seeds
-from manyfit.core.checks import whole_number, whole_number_or_none
+from manyfit.core.checks import seconds_or_none, whole_number, whole_number_or_none
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.data.identity import fingerprint
@@ -24,6 +24,7 @@ from manyfit.finish.summary import confirmed, summarise
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import Execution
 from manyfit.report.confirmation import Confirmation
+from manyfit.space.encoding import Encoding
 from manyfit.stats import racing
 from manyfit.stats.racing import MIN_ROUNDS
 from manyfit.store.layout import ProjectLayout
@@ -33,6 +34,8 @@ RACE, PROOF = "confirm", "proof"  # phases of executions in the book
 
 #: Runs that may be ahead of the race: a population needs work for all its members, a single trainer never asks for it.
 _RUNS_AHEAD = 8
+
+_NEAR = 0.01  # of the range of a hyperparameter: what differs by less is nearly the same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +68,7 @@ class ConfirmSettings:
             ("proof_executions", self.proof_executions, 0),
         ):
             whole_number_or_none(f"confirm({name})", value, least=least, instead="Leave it out.")
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise UsageError(
-                explain("confirm(max_seconds)", self.max_seconds, "more than 0", "Leave it out for no limit.")
-            )
+        seconds_or_none("confirm(max_seconds=...)", self.max_seconds)
 
     def check_budget(self, num_finalists: int) -> None:
         """Refuses a budget that could tell nothing.
@@ -184,7 +184,7 @@ class FreshSeeds(abc.ABC):
             self._oracle.book.forget_epochs(plan)  # broken off: it says nothing about a full training
             return
         if result.ending.has_score:
-            self._oracle.scoring.check(result.history)
+            self._oracle.scoring.check({**result.history, **result.measures})
         self._oracle.book.add_execution(result, protocol=self._protocol)
 
     def _time_is_up(self) -> bool:
@@ -262,19 +262,47 @@ def costs(trials: Sequence[Trial]) -> list[float] | None:
     return seconds if all(seconds) else None
 
 
-def finalists(oracle: Oracle, top: object) -> list[Trial]:
-    """The best trials by the score of the search.
+def finalists(oracle: Oracle, top: object, say: Callable[[str], None] = lambda line: None) -> list[Trial]:
+    """The best trials by the score of the search, without those that are nearly the same as a better one.
+
+    Of two configurations that hardly differ no number of seeds tells which is better: to run both is to run one twice.
+
+    Args:
+        oracle: knows the trials.
+        top: how many.
+        say: takes one line of text for people.
 
     Raises:
         UsageError: `top` is below 1, or no trial was completed.
     """
     count = whole_number("confirm(top=...)", top, instead="Type confirm(top=8), say.")
-    trials = oracle.book.by_search_score()[:count]
+    trials: list[Trial] = []
+    encoding = Encoding(oracle.get_space())
+    for trial in oracle.book.by_search_score():
+        if len(trials) == count:
+            break
+        better = next((one for one in trials if _nearly_equal(one, trial, encoding)), None)
+        if better is None:
+            trials.append(trial)
+        else:
+            say(f"confirm: trial {trial.trial_id} is left out, a near-copy of trial {better.trial_id}.")
     if not trials:
         raise UsageError(
             explain("confirm()", "a project without completed trials", "at least one", "Call tuner.search(...) first.")
         )
     return trials
+
+
+def _nearly_equal(one: Trial, other: Trial, encoding: Encoding) -> bool:
+    """Whether two configurations are close in every hyperparameter: within a hundredth of its range."""
+    try:
+        points = encoding.encode_many([one.searched_values, other.searched_values])
+    except UsageError:  # values that the space, as it is now, does not have
+        return False
+    inactive = np.isnan(points)
+    if points.shape[1] == 0 or (inactive[0] != inactive[1]).any():
+        return False
+    return bool((np.abs(points[0] - points[1])[~inactive[0]] <= _NEAR).all())
 
 
 def confirm(
@@ -286,6 +314,7 @@ def confirm(
     *,
     layout: ProjectLayout | None = None,
     protocol: str = "",
+    has_own_epochs: bool = False,
 ) -> Confirmation:
     """Runs finalists on fresh seeds until it is settled who may be the best, or the budget ends.
 
@@ -297,6 +326,7 @@ def confirm(
         settings: confidence and budget.
         layout: says where weights go if they are kept.
         protocol: names splits that are drawn anew; see `FreshSeeds`.
+        has_own_epochs: train for as long as the task's call says; else as long as the best trained finalist.
 
     Returns:
         What was found; it is noted on the trials, too, and stored.
@@ -312,7 +342,7 @@ def confirm(
     options: dict[str, Any] = {
         "protocol": f"{protocol}/{_protocol(task)}",
         "deadline": None if settings.max_seconds is None else started + settings.max_seconds,
-        "epochs": max(targets) if targets else None,
+        "epochs": task.call.get("epochs") if has_own_epochs or not targets else max(targets),
         "layout": layout if settings.keep_weights else None,
     }
     may = Permissions(share_callbacks=task.may.share_callbacks, share_order=False)  # each seed orders its own batches
@@ -341,10 +371,10 @@ def confirm(
 
 def _protocol(task: Task) -> str:
     """Names what executions must have in common to be compared: data and the arguments of `fit`."""
-    call = task.call
+    call, own = task.call, [call.arguments for _, call in sorted(task.calls.items())]
     # Callbacks count by their classes: their state would make every call another protocol.
     settings = {name: value for name, value in call.kwargs.items() if name not in ("verbose", "callbacks")}
-    return fingerprint(*call.args, settings, " ".join(type(one).__name__ for one in call.callbacks))
+    return fingerprint(*call.args, settings, " ".join(type(one).__name__ for one in call.callbacks), *own)
 
 
 def _check_any_score(race: RaceSupply) -> None:

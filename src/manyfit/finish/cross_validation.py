@@ -53,9 +53,21 @@ def resplit(task: Task, cross_validation: object, new_splits: bool, seed: int) -
             )
         folds, name = random_splits(rows.num_rows, counts[1], seed), "new splits"
     # Validation rows join the others: which of them validate is now said by each execution's split.
-    call = task.call.with_(without=("validation_data", "validation_split"), rows=rows)
-    new = dataclasses.replace(task, call=call, split_for=lambda plan: folds.split(plan.execution))
+    without = ("validation_data", "validation_split")
+    call = task.call.with_(without=without, rows=rows)
+    calls = {trial_id: _joined(own, rows, trial_id).with_(without=without) for trial_id, own in task.calls.items()}
+    new = dataclasses.replace(task, call=call, calls=calls, split_for=lambda plan: folds.split(plan.execution))
     return new, name
+
+
+def _joined(call: Call, rows: Rows, trial_id: str) -> Call:
+    """A trial's own call with all of its rows to train on; they have to be as many as all others have."""
+    own = joined_rows("confirm()", call)
+    if own.num_rows != rows.num_rows:
+        got = f"trial {trial_id}, which was trained on {own.num_rows} rows of its own, beside {rows.num_rows}"
+        instead = "Leave cross_validation and new_splits out."
+        raise UsageError(explain("confirm(cross_validation=...)", got, "trials of the same rows", instead))
+    return call.with_(rows=own)
 
 
 def out_of_fold(plan: FoldPlan, call: Call) -> tuple[np.ndarray, FitData, FitData]:

@@ -193,15 +193,23 @@ def _task_of(candidates: Sequence[RetrainCandidate], task: Task, rule: EpochRule
         task = dataclasses.replace(task, build=build)
     several = [one for one in candidates if not one.has_one_fit]
     rates = {one.trial_id: (one.rates, _span(one, rule), one.first_epoch) for one in candidates if one.rates}
-    calls = {one.trial_id: one.call for one in candidates if one.call is not candidates[0].call}
+    alike = all(_alike(one.call, candidates[0].call) for one in candidates)
     return dataclasses.replace(
         task,
         call=candidates[0].call,
         # One that is the same for all serves a population; else each has its own.
-        calls={one.trial_id: one.call for one in candidates} if calls else {},
+        calls={} if alike else {one.trial_id: one.call for one in candidates},
         callbacks=functools.partial(_replayed_rates, rates) if rates else None,
         at_fit=None if task.fit is None else functools.partial(_for_all_rows, {one.trial_id for one in several}),
     )
+
+
+def _alike(one: Call, other: Call) -> bool:
+    """Whether two calls are the same: of the very same data and objects."""
+    if one.callbacks != other.callbacks:
+        return False
+    first, second = ({**call.arguments, "callbacks": None} for call in (one, other))
+    return list(first) == list(second) and all(value is second[name] for name, value in first.items())
 
 
 def _span(candidate: RetrainCandidate, rule: EpochRule) -> int:

@@ -128,9 +128,10 @@ class ProjectLayout:
     def _models(self) -> Path:
         return self.folder / "weights"
 
-    def of_models(self, trial_id: str) -> list[Path]:
-        """Every file that was kept of a trial's models: weights, states, estimators, of all phases."""
-        return _matching(self._models, re.escape(check_id(trial_id)) + _AFTER_ID)
+    def of_models(self, *trial_ids: str) -> list[Path]:
+        """Every file that was kept of the models of trials: weights, states, estimators, of all phases."""
+        ids = "|".join(re.escape(check_id(trial_id)) for trial_id in trial_ids)
+        return _matching(self._models, f"(?:{ids}){_AFTER_ID}")
 
     @property
     def predictions(self) -> Path:

@@ -103,7 +103,8 @@ def transaction(connection: sqlite3.Connection, where: str) -> Iterator[sqlite3.
     except BaseException as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-        if isinstance(error, sqlite3.OperationalError):
+        # The second is what SQLite says of a file that somebody has damaged meanwhile.
+        if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
             raise write_failed(where, str(error)) from error
         raise
 

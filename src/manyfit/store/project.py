@@ -42,6 +42,9 @@ class ProjectStore:
         folder: the project's folder.
         overwrite: delete what an earlier search left there, and nothing that Manyfit did not write.
 
+    Attributes:
+        is_beside_keras_tuner: whether files of KerasTuner's in the folder are those of another search.
+
     Raises:
         ProjectError: another process has the project open, the folder cannot be written, the file is not a
             project's database, it was written by a newer Manyfit, files of the project are links to somewhere else, or
@@ -72,6 +75,8 @@ class ProjectStore:
                 self._clear()
             self._connection = self._connect()
             self.catch_up()
+            # Kept, since models are loaded from a project that is closed, too.
+            self.is_beside_keras_tuner = bool(self.get(BESIDE_KERAS_TUNER))
         except BaseException:
             lock.release(self.folder)
             raise
@@ -162,15 +167,18 @@ class ProjectStore:
                 connection.close()
             if not isinstance(error, sqlite3.DatabaseError):
                 raise
-            raise ProjectError(
-                explain(
-                    self._where,
-                    f"{DATABASE_NAME}, which cannot be read or written ({error})",
-                    "a Manyfit project in a writable folder",
-                    "Restore the file, or type overwrite=True to start anew.",
-                )
-            ) from None
+            raise self._unreadable(error) from None
         return connection
+
+    def _unreadable(self, error: sqlite3.DatabaseError) -> ProjectError:
+        return ProjectError(
+            explain(
+                self._where,
+                f"{DATABASE_NAME}, which cannot be read or written ({error})",
+                "a Manyfit project in a writable folder",
+                "Restore the file, or type overwrite=True to start anew.",
+            )
+        )
 
     # Who writes ------------------------------------------------------------------------------------------------
 
@@ -250,7 +258,12 @@ class ProjectStore:
 
     def _rows(self, query: str, *arguments: object) -> list[Any]:
         with self._guard:
-            return self._connection.execute(query, arguments).fetchall()
+            try:
+                return self._connection.execute(query, arguments).fetchall()
+            except sqlite3.ProgrammingError:  # closed: a bug of the caller's
+                raise
+            except sqlite3.DatabaseError as error:
+                raise self._unreadable(error) from error
 
     def _rows_of_first_column(self, query: str) -> list[str]:
         return [str(row[0]) for row in self._rows(query)]
@@ -395,9 +408,8 @@ class ProjectStore:
 
     def delete_weights(self, trial_ids: Iterable[str]) -> None:
         """Deletes the weights of trials, where there are any."""
-        for trial_id in trial_ids:
-            for path in self.layout.of_models(trial_id):
-                path.unlink(missing_ok=True)
+        for path in self.layout.of_models(*trial_ids):
+            path.unlink(missing_ok=True)
 
     @property
     def is_closed(self) -> bool:

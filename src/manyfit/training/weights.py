@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 
@@ -57,15 +58,7 @@ def load_weights(model: keras.Model, path: str | Path) -> None:
         model.set_weights(list(arrays.values()))
     # Of NumPy, of the archive's format, of JSON and of Keras, which says what does not fit.
     except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        first = str(error).partition("\n")[0]
-        raise ProjectError(
-            explain(
-                f'weights "{path}"',
-                f"a file that is damaged, or of another model ({first})",
-                "the weights of this trial, as Manyfit wrote them",
-                "Restore the file, see that the build function is the search's, or call tuner.retrain().",
-            )
-        ) from error
+        raise _unfit(path, error) from error
 
 
 def load_keras_weights(model: keras.Model, path: str | Path) -> None:
@@ -74,13 +67,46 @@ def load_keras_weights(model: keras.Model, path: str | Path) -> None:
     Args:
         model: one that is not built takes its shapes from `build_config.json` beside the file.
         path: ends in `.weights.h5`.
+
+    Raises:
+        ProjectError: the file is damaged, refers to other files, or is of another model.
     """
     shapes = Path(path).with_name("build_config.json")
-    if not model.built and shapes.exists():
-        model.build_from_config(json.loads(shapes.read_text()))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the optimizer's slots of the file have no place in a fresh model
-        model.load_weights(path)
+    try:
+        _refuse_references(path)
+        if not model.built and shapes.exists():
+            model.build_from_config(json.loads(shapes.read_text()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the optimizer's slots of the file have no place in a fresh model
+            model.load_weights(path)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise _unfit(path, error) from error
+
+
+def _refuse_references(path: str | Path) -> None:
+    """Checks that HDF5 finds everything in this file: it can also point into others, wherever they lie.
+
+    Raises:
+        ValueError: it does point into another.
+    """
+    with h5py.File(path, "r") as file:
+        outside = file.visititems_links(lambda name, link: name if isinstance(link, h5py.ExternalLink) else None)
+        outside = outside or file.visititems(
+            lambda name, item: name if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual) else None
+        )
+    if outside:
+        raise ValueError(f"{outside} lies in another file")
+
+
+def _unfit(path: str | Path, error: Exception) -> ProjectError:
+    return ProjectError(
+        explain(
+            f'weights "{path}"',
+            f"a file that is damaged, or of another model ({str(error).partition(chr(10))[0]})",
+            "the weights of this trial, as they were written",
+            "Restore the file, see that the build function is the search's, or call tuner.retrain().",
+        )
+    )
 
 
 def _storable(array: object) -> np.ndarray:

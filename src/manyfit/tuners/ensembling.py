@@ -16,12 +16,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.ensemble.diversity import diversity
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import EnsembleMember
+from manyfit.ensemble.metrics import default_metric
+from manyfit.ensemble.problem import make_problem
+from manyfit.ensemble.weights.greedy import complementary_members
 from manyfit.oracles import Oracle, Trial
 from manyfit.store.predictions import Archive, Kept, Labels
 from manyfit.training.base import Task
 from manyfit.tuners.keeping import ModelOrigins
+
+_MOST_CANDIDATES = 50  # trials among which those that add to each other are looked for
 
 
 class SearchedTuner(Protocol):
@@ -192,6 +198,47 @@ def retrainer_of(origins: Sequence[tuple[SearchedProject, str]]) -> Callable[...
         return models
 
     return retrain
+
+
+def diverse_trials(tuner: SearchedTuner, count: int) -> tuple[list[Trial], list[str]]:
+    """The trials that add most to each other: the best one, then each time the one that helps the mean of them most.
+
+    Args:
+        tuner: whose search kept predictions.
+        count: how many at most.
+
+    Returns:
+        The trials, and what is to be said: near-copies among them.
+
+    Raises:
+        UsageError: the search kept no predictions, or not of the same rows.
+    """
+    labels = tuner.predictions_archive.labels()
+    best = tuner.oracle.get_best_trials(_MOST_CANDIDATES)
+    kept = [(trial, found) for trial in best if (found := _kept_of_trial(tuner, trial)) is not None]
+    if labels is None or not kept:
+        raise UsageError(
+            explain(
+                "retrain(diverse=True)",
+                f'project "{tuner.project_dir}", which keeps no predictions',
+                "a search whose validation rows are arrays, with keep_predictions=True",
+                "Leave diverse out: the best trials are taken.",
+            )
+        )
+    places = shared_rows([found.row_ids for _, found in kept])
+    where = kept[0][1].rows[places[0]]
+    if where.max() >= len(labels.row_ids) or not np.array_equal(labels.row_ids[where], kept[0][1].row_ids[places[0]]):
+        raise _misaligned(f"trial {kept[0][0].trial_id}")
+    weight = None if labels.sample_weight is None else labels.sample_weight[where]
+    predictions = np.stack([found.predictions[rows] for (_, found), rows in zip(kept, places, strict=True)])
+    problem = make_problem(predictions, labels.y[where], sample_weight=weight)
+    chosen = complementary_members(problem, default_metric(problem.task), count)
+    trials = [kept[member][0] for member in chosen]
+    copies = diversity(problem.members(np.array(chosen))).copies
+    return trials, [
+        f"trials {trials[one].trial_id} and {trials[other].trial_id} are near-copies: they err on the same rows."
+        for one, other in zip(*np.nonzero(np.triu(copies)), strict=True)
+    ]
 
 
 def best_execution(oracle: Oracle, trial: Trial) -> int:

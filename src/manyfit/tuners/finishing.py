@@ -8,14 +8,14 @@ take and return, are documented at `Tuner`.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-import keras
 import numpy as np
 
 from manyfit.core.checks import seconds_or_none, whole_number
@@ -87,8 +87,9 @@ class FinishedTuner(ensembling.SearchedTuner, Protocol):
     store: ProjectStore
     model_options: ModelOptions
     latest_search: LatestSearch | None
+    verbose: int | str | bool
 
-    def searched_task(self, where: str) -> Task:
+    def searched_task(self, where: str, trials: Sequence[Trial] = ()) -> Task:
         """The task of the latest search."""
 
     def trained_by(self, trial: Trial) -> Call:
@@ -128,20 +129,39 @@ class Finish:
         *,
         cross_validation: object,
         new_splits: bool,
+        fit_kwargs: Mapping[str, Any],
     ) -> Confirmation:
         """See `Tuner.confirm`."""
-        trials = confirming.finalists(self._oracle, top)
-        task, protocol = crossing.resplit(
-            self._tuner.searched_task("confirm()"), cross_validation, new_splits, self._oracle.seed
-        )
-        trainer = self._training.trainer_for(task)
-        layout = self._tuner.store.layout
+        trials = confirming.finalists(self._oracle, top, self._say)
+        task = self._tuner.searched_task("confirm()", trials)
+        calls = {trial_id: call.with_(**fit_kwargs) for trial_id, call in task.calls.items()}
+        task = dataclasses.replace(task, call=task.call.with_(**fit_kwargs), calls=calls)
+        task, protocol = crossing.resplit(task, cross_validation, new_splits, self._oracle.seed)
         book = self._oracle.book
         book.begin_work("a confirmation")
         try:
-            return confirming.confirm(trials, self._oracle, task, trainer, settings, layout=layout, protocol=protocol)
+            return confirming.confirm(
+                trials,
+                self._oracle,
+                task,
+                self._training.trainer_for(task),
+                settings,
+                layout=self._tuner.store.layout,
+                protocol=protocol,
+                has_own_epochs="epochs" in fit_kwargs,
+            )
         finally:
             book.end_work()
+
+    @contextlib.contextmanager
+    def speaking(self, verbose: int | str | bool | None) -> Iterator[None]:
+        """Within it, lines for people are printed as `verbose` of a step says; None: as the search's said."""
+        before = self._tuner.verbose
+        self._tuner.verbose = before if verbose is None else verbose
+        try:
+            yield
+        finally:
+            self._tuner.verbose = before
 
     def retrain(
         self,
@@ -152,7 +172,7 @@ class Finish:
         settings: RetrainSettings,
         model_options: Mapping[str, Any],
         fit_kwargs: Mapping[str, Any],
-    ) -> list[keras.Model]:
+    ) -> retraining.RetrainedModels:
         """See `Tuner.retrain`.
 
         Two tasks take part: that of the search tells where curves that were cut short have their best epoch, on the
@@ -166,7 +186,9 @@ class Finish:
         searched = self._training.make_task((), {}) if latest is None else latest.task
         _check_data(x, searched, has_searched=latest is not None)
         trained_by = {trial.trial_id: self._tuner.trained_by(trial) for trial in trials}
-        calls = {trial_id: call_for_all_data(call, x, y, **fit_kwargs) for trial_id, call in trained_by.items()}
+        # One for all that were trained by the same: the rows of the search are joined once.
+        distinct = {id(call): call_for_all_data(call, x, y, **fit_kwargs) for call in trained_by.values()}
+        calls = {trial_id: distinct[id(call)] for trial_id, call in trained_by.items()}
         options = self._tuner.model_options.replaced(**model_options)
         precision = model_options.get("precision")
         if precision is not None and (said := sentence(precision)):
@@ -225,15 +247,20 @@ class Finish:
         task = dataclasses.replace(searched, calls=trained_by if own else {})
         ratios = [_rows_ratio(trained_by[trial_id], call) for trial_id, call in calls.items()]
         ratio = settings.executions * max(ratios)
-        longer.train_longer(
-            trials,
-            self._oracle,
-            task,
-            self._training.trainer_for(task),
-            limits=longer.TrainingLimits(settings.rule.at_most, deadline),
-            epochs_after=lambda best: ratio * settings.rule.epochs([best - 1]),
-            say=self._say,
-        )
+        book = self._oracle.book
+        book.begin_work("a retraining")
+        try:
+            longer.train_longer(
+                trials,
+                self._oracle,
+                task,
+                self._training.trainer_for(task),
+                limits=longer.TrainingLimits(settings.rule.at_most, deadline),
+                epochs_after=lambda best: ratio * settings.rule.epochs([best - 1]),
+                say=self._say,
+            )
+        finally:
+            book.end_work()
 
     def _say_what_changes(self, candidates: Sequence[RetrainCandidate]) -> None:
         left_out = list(dict.fromkeys(name for one in candidates for name in one.left_out))
@@ -254,8 +281,17 @@ class Finish:
 
     def _trials_to_retrain(self, top: int | Sequence[str], *, diverse: bool) -> list[Trial]:
         if isinstance(top, Sequence):
+            if diverse:
+                raise UsageError(
+                    explain("retrain(diverse=True)", f"top={list(top)}", "a number of trials", "Type top=4, say.")
+                )
             return [self._named_trial(trial_id) for trial_id in top]
-        trials = self._oracle.get_best_trials(top)
+        if diverse:
+            trials, notes = ensembling.diverse_trials(self._tuner, top)
+            for note in notes:
+                self._say(f"retrain: {note}")
+        else:
+            trials = self._oracle.get_best_trials(top)
         if not trials:
             raise UsageError(
                 explain(

@@ -196,15 +196,17 @@ class SklearnTuner(BaseTuner):
     def _measure(self, model: Any, rows: Rows) -> dict[str, float]:
         return folds.measure(model, rows.x, rows.y, rows.sample_weight, scoring=self.scoring, metrics=self.metrics)
 
-    def searched_task(self, where: str) -> Task:
+    def searched_task(self, where: str, trials: Sequence[Trial] = ()) -> Task:
         """The rows and folds of the latest search.
 
         Args:
             where: who asks, for the message.
+            trials: all are trained alike.
 
         Raises:
             UsageError: there was none in this process, or `run_trial` is overridden.
         """
+        del trials
         if self.latest_search is None:
             raise UsageError(
                 explain(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyfit.core import environment
@@ -25,6 +25,7 @@ from manyfit.training.replay import CALLED, DATA, facts_of, recorded_call
 from manyfit.tuners.keeping import keeping
 from manyfit.tuners.keras_tuner.callbacks import only_keras
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, ReadySpace, overrides_fit
+from manyfit.tuners.keras_tuner.one_by_one import RETURNED
 from manyfit.tuners.keras_tuner.overrides import ModelTuner
 from manyfit.tuners.supply import SearchSupply
 from manyfit.tuners.trainers import TrainerChoice, Trainers, exploring_builds, may_fuse
@@ -120,6 +121,8 @@ class PopulationTuner(ModelTuner):
         if self.keep_predictions and self._trains_itself():
             task = keeping(task, self.predictions_archive, folds)
         self.latest_search = LatestSearch(task, folds)
+        # Of all trials: another process, or an error, may have come between a trial's end and what is deleted then.
+        self._with_weights.update(self.oracle.trials)
         super().search(*fit_args, **fit_kwargs)
 
     @property
@@ -189,18 +192,21 @@ class PopulationTuner(ModelTuner):
         folds = self._folds()
         return self.executions_per_trial * (1 if folds is None else folds.num_splits)
 
-    def searched_task(self, where: str) -> Task:
+    def searched_task(self, where: str, trials: Sequence[Trial] = ()) -> Task:
         """The task of the latest search.
 
         Args:
             where: who asks, for the message.
+            trials: that are to be trained by it, each by its own call of `fit`.
 
         Raises:
-            UsageError: there was none in this process, or the user's own code trains.
+            UsageError: there was none in this process; or the user's own code trains, and not by the default
+                `run_trial`, or nobody says which trials are wanted.
         """
         latest = self.latest_search
-        if latest is None or not self._trains_itself():
-            got = "no search in this process" if latest is None else "a tuner whose run_trial is overridden"
+        own_loop = not trials or any(RETURNED in run.notes for trial in trials for run in trial.executions.values())
+        if latest is None or (not self._trains_itself() and own_loop):
+            got = "no search in this process" if latest is None else "trials that a run_trial of its own has measured"
             raise UsageError(
                 explain(
                     where,
@@ -209,7 +215,9 @@ class PopulationTuner(ModelTuner):
                     "Call tuner.search(...) with the same arguments first: a search that is complete returns at once.",
                 )
             )
-        return latest.task
+        calls = {trial.trial_id: self.trained_by(trial) for trial in trials}
+        same = all(call is latest.task.call for call in calls.values())
+        return latest.task if same else dataclasses.replace(latest.task, calls=calls)
 
     def trained_by(self, trial: Trial) -> Call:
         """The call of `fit` that a trial was trained by: what the user's own code made of that of `search`.

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
-
+from manyfit.core.checks import check_names
+from manyfit.data.call import FIT_PARAMETERS
 from manyfit.data.rows import FitData
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.finish import confirm as confirming
 from manyfit.finish.evaluation import Evaluation
 from manyfit.finish.export import Savable
+from manyfit.finish.retrain import RetrainedModels
 from manyfit.finish.winners import EpochRule
 from manyfit.oracles import Oracle
 from manyfit.report.confirmation import Confirmation
 from manyfit.training.devices import Devices
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.precision import Precision
+from manyfit.training.replay import DATA
 from manyfit.tuners.finishing import Finish, RetrainSettings, SaveTo, Training
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.keras_tuner.overrides import Strategy
 from manyfit.tuners.together import PopulationTuner
+
+#: What `confirm` takes beside its own arguments: settings of the race, and arguments of `fit` that are no rows.
+_OF_CONFIRM = tuple(field.name for field in dataclasses.fields(confirming.ConfirmSettings))[3:]
+_OF_FIT = tuple(name for name in FIT_PARAMETERS if name not in (*DATA, "validation_split", "initial_epoch", "verbose"))
 
 
 class Tuner(PopulationTuner):
@@ -126,6 +133,7 @@ class Tuner(PopulationTuner):
         max_seconds: float | None = None,
         cross_validation: object = None,
         new_splits: bool = False,
+        verbose: int | str | None = None,
         **settings: Any,
     ) -> Confirmation:
         """Runs the best trials on fresh seeds, the same for all, until it is settled which of them may be the best.
@@ -144,19 +152,28 @@ class Tuner(PopulationTuner):
             cross_validation: `kt.CrossValidation(...)`, a number of folds or a splitter of scikit-learn: each seed
                 comes with a fold of its own.
             new_splits: each seed comes with a fresh random split of training and validation rows.
+            verbose: 0 prints nothing; None: as in the search. So for `retrain`, `ensemble` and `evaluate`.
             **settings: `max_rounds=30`, `proof_executions=5`, `keep_weights=False`: see
-                `manyfit.finish.confirm.ConfirmSettings`.
+                `manyfit.finish.confirm.ConfirmSettings`; and arguments of `model.fit` but the data, where they are to
+                be others than in the search: `epochs=`, `callbacks=`, ...
 
         Returns:
             A `Confirmation`: print it.
 
         Raises:
-            UsageError: nothing was searched in this process, the budget is too small, or folds do not fit the rows.
+            UsageError: nothing was searched in this process, the budget is too small, folds do not fit the rows, or an
+                argument that nobody knows.
             SearchError: every run of every finalist failed.
         """
         self.refresh()
+        fit_kwargs = {name: settings.pop(name) for name in list(settings) if name in _OF_FIT}
+        fit_kwargs |= {} if verbose is None else {"verbose": verbose}
+        check_names("confirm()", settings, [*_OF_CONFIRM, *_OF_FIT])
         options = confirming.ConfirmSettings(confidence, max_executions, max_seconds, **settings)
-        return self._finish.confirm(top, options, cross_validation=cross_validation, new_splits=new_splits)
+        with self._finish.speaking(verbose):
+            return self._finish.confirm(
+                top, options, cross_validation=cross_validation, new_splits=new_splits, fit_kwargs=fit_kwargs
+            )
 
     def retrain(
         self,
@@ -177,22 +194,34 @@ class Tuner(PopulationTuner):
         steps_per_execution: int | None = None,
         jit_compile: bool | None = None,
         devices: Devices = None,
+        verbose: int | str | None = None,
         **fit_kwargs: Any,
-    ) -> list[keras.Model]:
+    ) -> RetrainedModels:
         """Trains the best configurations anew on all data, for as long as their own curves call for.
 
         The number of epochs is the median best epoch of a configuration's executions (folds and confirmation runs
         included) times `epochs_factor`: there is more data per epoch, so the same number of epochs would stop a
         little early. Where the curves were still improving in their last epoch, one run with patience on the rows of
-        the search is made first, and said.
+        the search is made first: up to 100 epochs, or 5 times the search's, that end 10 epochs (or a fifth of the
+        search's) after the best one. What that may cost is said.
+
+        A training replays the call of `fit` that trained its trial, whatever a `HyperModel.fit` or a `run_trial` made
+        of the search's: batch size, weights, callbacks, `initial_epoch`. What has to change is printed by the result:
+        rows, epochs, `steps_per_epoch` with the rows, and callbacks that look at validation rows, which are left out;
+        the learning rates that they have set are set again.
 
         Args:
             top: how many of the best configurations, or the ids of trials.
             x: training and validation rows; None joins those of the latest `search`. Test rows have no place here.
             y: their targets.
+            diverse: not the best ones, but those whose predictions add most to each other.
             epochs_factor: 1 keeps the best epoch.
+            epochs: exactly so many, whatever the curves say.
+            max_epochs: no training is longer, runs with patience included.
+            max_seconds: for all of it: runs with patience end in time for the rest, and what still trains then ends
+                where it is, which is said.
             executions: models per configuration, each with its own seed.
-            callbacks: None keeps those of the search that watch no metric.
+            callbacks: None keeps those of the search that need no validation rows.
             stretch_schedules: a learning-rate schedule of the optimizer is walked more slowly, so that it ends where
                 it was at the best epoch; False leaves its steps as they are. Callbacks that set learning rates count
                 epochs, and stay as they are.
@@ -201,33 +230,39 @@ class Tuner(PopulationTuner):
             steps_per_execution: as in `Tuner`.
             jit_compile: as in `Tuner`.
             devices: as in `Tuner`.
-            **fit_kwargs: further arguments of `model.fit`; those of the search are kept.
+            verbose: 0 prints nothing; None: as in the search.
+            **fit_kwargs: further arguments of `model.fit` (`sample_weight` of x, say); those of the search are kept.
 
         Returns:
-            Trained Keras models, best configuration first; `model.history.history` holds the curves.
+            Trained Keras models, best configuration first; print the list to see how they were trained.
+            `model.history.history` holds the curves.
 
         Raises:
-            UsageError: nothing has been searched, `top` or `executions` is below 1, x and y do not fit, x has fewer
-                rows than the search trained on, or there is no data.
+            UsageError: nothing has been searched, a number below 1, ids of no completed trial, x and y do not fit, x
+                has fewer rows than the search trained on, or no weights where the search had some, or there is no data.
+            SearchError: a training failed; the models of the others are kept for `evaluate` and `export`.
         """
         self.refresh()
         options = {"precision": precision, "steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
-        return self._finish.retrain(
-            top,
-            x,
-            y,
-            settings=RetrainSettings(
-                EpochRule(epochs_factor, epochs, max_epochs),
-                executions,
-                callbacks,
-                stretch_schedules,
-                save_best,
-                max_seconds,
-                diverse,
-            ),
-            model_options={**options, "devices": devices},
-            fit_kwargs=fit_kwargs,
-        )
+        if verbose is not None:
+            fit_kwargs["verbose"] = verbose
+        with self._finish.speaking(verbose):
+            return self._finish.retrain(
+                top,
+                x,
+                y,
+                settings=RetrainSettings(
+                    EpochRule(epochs_factor, epochs, max_epochs),
+                    executions,
+                    callbacks,
+                    stretch_schedules,
+                    save_best,
+                    max_seconds,
+                    diverse,
+                ),
+                model_options={**options, "devices": devices},
+                fit_kwargs=fit_kwargs,
+            )
 
     def ensemble(
         self,
@@ -236,6 +271,7 @@ class Tuner(PopulationTuner):
         y: FitData = None,
         *,
         others: Sequence[Tuner] = (),
+        verbose: int | str | None = None,
         **options: Any,
     ) -> Ensemble:
         """Combines models; weights are learned on rows that no search-time model trained on.
@@ -250,6 +286,7 @@ class Tuner(PopulationTuner):
             y: their labels.
             others: further tuners whose models compete for weight: other brands, other projects. Their searches must
                 have validated on the same rows, in any order.
+            verbose: 0 prints nothing; None: as in the search.
             **options: see `Ensemble.fit`: `method` ("auto", "uniform", "nelder-mead", ...), `metric`, `sample_weight`.
 
         Returns:
@@ -262,7 +299,8 @@ class Tuner(PopulationTuner):
         """
         # Not the tuners themselves: what an ensemble may ask of a search is written down, and this is all of it.
         searches = [other._finish.project for other in others]  # noqa: SLF001  # another object of the same class
-        return self._finish.ensemble(models, x, y, others=searches, options=options)
+        with self._finish.speaking(verbose):
+            return self._finish.ensemble(models, x, y, others=searches, options=options)
 
     def evaluate(
         self,
@@ -271,6 +309,7 @@ class Tuner(PopulationTuner):
         *,
         models: object = None,
         confidence: float = 0.95,
+        verbose: int | str | None = None,
         **options: Any,
     ) -> Evaluation:
         """The held-out score of the final models. Call it once, at the end.
@@ -284,6 +323,7 @@ class Tuner(PopulationTuner):
             models: a model, a list, or a dictionary by name; None takes what `retrain` and `ensemble` made last, or
                 else the best model of the search.
             confidence: of the intervals.
+            verbose: 0 prints nothing; None: as in the search.
             **options: `batch_size`, `sample_weight`.
 
         Returns:
@@ -293,7 +333,8 @@ class Tuner(PopulationTuner):
             UsageError: no models or rows, x and y of different length, or a confidence outside (0, 1).
         """
         self.refresh()
-        return self._finish.evaluate(x, y, models, confidence=confidence, options=options)
+        with self._finish.speaking(verbose):
+            return self._finish.evaluate(x, y, models, confidence=confidence, options=options)
 
     def export(self, folder: str | os.PathLike[str], model: Savable | None = None, *, overwrite: bool = False) -> Path:
         """Writes a final model with its values, seeds, versions, curves and a model card (`README.md`).

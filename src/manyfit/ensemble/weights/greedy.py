@@ -209,6 +209,35 @@ def greedy_weights(problem: EnsembleProblem, metric: Metric, *, num_steps: int =
     return counts / counts.sum()
 
 
+def complementary_members(problem: EnsembleProblem, metric: Metric, count: int) -> list[int]:
+    """The best member, then each time the one whose addition helps most: greedy selection without replacement.
+
+    Args:
+        problem: rows to select on.
+        metric: what to minimise, of the mean of those that are in.
+        count: members that are wanted; all of them where there are fewer.
+
+    Example:
+
+    >>> from manyfit.ensemble.metrics import default_metric
+    >>> from manyfit.ensemble.problem import PredictionTask, make_problem
+    >>> p = np.array([[[0.9], [0.4]], [[0.89], [0.4]], [[0.3], [0.8]]])
+    >>> complementary_members(make_problem(p, [1, 1]), default_metric(PredictionTask.BINARY), 2)
+    [0, 2]
+    """
+    chosen = [int(np.argmin(own_losses(problem, metric)))]
+    total = problem.predictions[chosen[0]].astype(np.float64)
+    while len(chosen) < min(count, problem.num_members):
+        rest = np.setdiff1d(np.arange(problem.num_members), chosen)
+        losses = [
+            metric.losses((total + problem.predictions[rest[start : start + _BLOCK]]) / (len(chosen) + 1), problem)
+            for start in range(0, len(rest), _BLOCK)
+        ]
+        chosen.append(int(rest[np.argmin(np.concatenate(losses).round(9))]))  # twins differ by rounding only
+        total += problem.predictions[chosen[-1]]
+    return chosen
+
+
 def bagged_greedy_weights(
     problem: EnsembleProblem,
     metric: Metric,

@@ -13,14 +13,14 @@ from typing import Any
 
 from manyfit.core import seeds
 from manyfit.core.errors import ProjectError, explain
-from manyfit.core.files import replaced
+from manyfit.core.files import written_whole
 from manyfit.core.lifecycle import TrialStatus
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.oracles.keras_tuner.style import KerasTunerOracle
 from manyfit.oracles.trial import Trial
 from manyfit.store import ProjectStore
 from manyfit.store.layout import ProjectLayout, check_id
-from manyfit.store.project import BESIDE_KERAS_TUNER, READ_FROM_KERAS_TUNER, WRITTEN_FOR_KERAS_TUNER
+from manyfit.store.project import READ_FROM_KERAS_TUNER, WRITTEN_FOR_KERAS_TUNER
 
 # Reading -------------------------------------------------------------------------------------------------------
 
@@ -42,7 +42,7 @@ def read_project(oracle: KerasTunerOracle, store: ProjectStore) -> bool:
         ProjectError: the files cannot be read, or are those of another search.
     """
     path = store.layout.oracle_file
-    if store.get("space") is not None or store.get(BESIDE_KERAS_TUNER) or not path.exists():
+    if store.get("space") is not None or store.is_beside_keras_tuner or not path.exists():
         return False
     state = _read(path)
     try:
@@ -163,5 +163,5 @@ _NO_DISPLAY: dict[str, Any] = {"search_start": None, "trial_start": {}, "trial_n
 
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:
-    with replaced(path) as partial:
+    with written_whole(path, "KerasTuner's file") as partial:
         partial.write_text(json.dumps(state))

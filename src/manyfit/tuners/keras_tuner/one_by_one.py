@@ -26,7 +26,7 @@ from manyfit.training.outcomes import to_histories
 from manyfit.training.replay import CALLED, FITTED_EPOCHS, Facts, SeenFit, facts_of, seen_fits
 from manyfit.training.seeding import seeded
 
-_RETURNED = "returned"  # note on an execution: how many a call of `run_trial` returned together
+RETURNED = "returned"  # note on an execution: how many a call of `run_trial` returned together
 _IDLE_SECONDS = 0.1  # between questions, while trials of other tuners of this oracle run
 
 
@@ -160,7 +160,7 @@ class OneByOne:
             ending, message = judge(history, oracle.objective, stopped=False)
             plan = Plan(trial.trial_id, execution, trial.hyperparameters, seed)
             results.append(Result(plan, ending, history, message=message))
-        oracle.book.add_executions(results, **notes, **{_RETURNED: len(results)})
+        oracle.book.add_executions(results, **notes, **{RETURNED: len(results)})
 
     # Contenders ------------------------------------------------------------------------------------------------
 
@@ -226,7 +226,7 @@ def histories_of(trial: Trial, returned: object, objective: Objective) -> list[d
 def _is_whole(trial: Trial) -> bool:
     """Whether all that a call of `run_trial` returned is in the book, so that it need not be called again."""
     runs = list(trial.executions.values())
-    return bool(runs) and all(run.notes.get(_RETURNED) == len(runs) for run in runs)
+    return bool(runs) and all(run.notes.get(RETURNED) == len(runs) for run in runs)
 
 
 def conclude(trial: Trial) -> None:

@@ -25,7 +25,6 @@ from manyfit.data.classes import with_class_numbers
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.store.project import BESIDE_KERAS_TUNER
 from manyfit.training import tensorboard
 from manyfit.training.base import FixedSupply, Permissions, Task
 from manyfit.training.callbacks import copy_callbacks
@@ -474,7 +473,7 @@ class ModelTuner(BaseTuner):
     def _weights_file(self, trial_id: str, execution: int) -> Path:
         """The weights of an execution: Manyfit's file, else one that KerasTuner or a user's own loop has written."""
         path = Path(self.store.weights_path(trial_id, execution))
-        if self.store.get(BESIDE_KERAS_TUNER):  # those are another search's
+        if self.store.is_beside_keras_tuner:  # those are another search's
             return path
         other = Path(self._get_checkpoint_fname(trial_id))
         return other if other.exists() and not path.exists() else path

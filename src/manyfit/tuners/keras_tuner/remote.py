@@ -93,6 +93,8 @@ class DistantOracle:
 class DistantStore:
     """Knows where the weights of the trial that runs go."""
 
+    is_beside_keras_tuner = False  # in a folder of the worker's own
+
     def __init__(self) -> None:
         self.layout = ProjectLayout(Path("."))
 
