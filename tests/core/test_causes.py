@@ -127,7 +127,8 @@ def test_the_dump_of_a_graph_is_no_cause():
         "Graph execution error:\n\nDetected at node gather defined at (most recent call last):\n"
         '  File "/a/site-packages/keras/src/layers/layer.py", line 9, in call\n\n'
         f'  File "{__file__}", line 3, in <module>\n\n'
-        "{{function_node gather}} indices[0] = 99 is not in [0, 3)\n\t [[{{node gather}}]]\n\t [[IteratorGetNext]] [Op:__inference_one_step_on_iterator_12]"
+        "{{function_node gather}} indices[0] = 99 is not in [0, 3)\n\t [[{{node gather}}]]\n\t [[IteratorGetNext]] "
+        "[Op:__inference_one_step_on_iterator_12]"
     )
     cause = cause_of(ValueError(text))
     assert (cause.text, cause.place) == ("indices[0] = 99 is not in [0, 3)", "test_causes.py:3")

@@ -159,7 +159,7 @@ class _Worker:
         self.supply.independent = work.independent
         trainer = self._trainer
         if task.split_for is not None and not trainer.takes_splits:
-            trainer = KerasFit()
+            trainer = KerasFit(self.supply.say)
         trainer.train(self.supply, _quiet(task))
 
     def _open(self, handle: Handle) -> np.ndarray:

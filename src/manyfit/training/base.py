@@ -7,12 +7,15 @@ is what lets a population refill the slot of a member that ended early with the 
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from manyfit.core.history import History
+import numpy as np
+
+from manyfit.core.errors import FatalError
+from manyfit.core.history import History, why_diverged
 from manyfit.core.objective import Objective
 from manyfit.core.records import Configuration, Decision, Ending, Plan, Result
 from manyfit.data.call import Call
@@ -188,12 +191,77 @@ class Trainer(abc.ABC):
         """Ends what it keeps running from task to task: workers, where it has some."""
 
 
-def judge(history: History, objective: Objective | None, *, stopped: bool) -> tuple[Ending, str | None]:
-    """How an execution ended that raised nothing, and why. A missing objective is left to whoever scores it."""
-    if stopped:
-        return Ending.STOPPED, "stopped before its last epoch"
-    # NaN says that it was not measured, which is for the scorer to complain about. Infinity was measured.
-    measured = [] if objective is None else [loss for loss in objective.epoch_losses(history) if not math.isnan(loss)]
-    if measured and all(map(math.isinf, measured)):
-        return Ending.DIVERGED, f"{objective.name} was never finite"  # type: ignore[union-attr]
-    return Ending.COMPLETED, None
+class Bookkeeping:
+    """What a search keeps of a training beside its score: weights, predictions, states, measures, TensorBoard's files.
+
+    None of it ends a training. What fails is left out, and said once: a hundred trials with a full disk are one line.
+    (The store's own commits are not made here. A search that cannot write them has nothing to show, and ends.)
+
+    Args:
+        notify: takes one line of text for the user.
+
+    Example:
+
+    >>> aside = Bookkeeping(print)
+    >>> with aside.keeping("the weights"):
+    ...     raise OSError("no space left on device")
+    the weights could not be kept (OSError: no space left on device); the search goes on without them
+    """
+
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self._notify = notify
+        self._said: set[str] = set()
+
+    @contextlib.contextmanager
+    def keeping(self, what: str) -> Iterator[None]:
+        """Does one thing of it, or leaves it out.
+
+        Args:
+            what: in the plural, for the line.
+
+        Raises:
+            FatalError: the user's code says that the whole search is to stop.
+        """
+        try:
+            yield
+        except FatalError:
+            raise
+        except Exception as error:
+            line = f"{what} could not be kept ({first_line(error)}); the search goes on without them"
+            if line not in self._said:
+                self._said.add(line)
+                self._notify(line)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, after its type's name."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def judge(
+    history: History, objective: Objective | None, *, stopped: bool, weights: Iterable[Any] = ()
+) -> tuple[Ending, str | None]:
+    """How an execution ended that raised nothing, and why. A missing objective is left to whoever scores it.
+
+    One rule for all trainers: an epoch counts where its objective, its losses and its weights are finite, and an
+    execution in which no epoch counts has diverged, however good a metric reads. What went wrong after an epoch that
+    counts takes nothing from that epoch, whose weights are kept.
+
+    Args:
+        history: its curves.
+        objective: what is ranked; None: nothing.
+        stopped: whether it was ended before its last epoch.
+        weights: arrays, the trainable ones of the epoch that counts, where there are any.
+    """
+    diverged = None if objective is None else why_diverged(history, objective)
+    if diverged is None and not all(map(_is_finite, weights)):
+        diverged = "the weights are not finite after the epoch with the best objective"
+    if diverged is not None:
+        return Ending.DIVERGED, diverged
+    return (Ending.STOPPED, "stopped before its last epoch") if stopped else (Ending.COMPLETED, None)
+
+
+def _is_finite(weights: Any) -> bool:
+    array = np.asarray(weights)
+    return array.dtype.kind in "biu" or bool(np.isfinite(array).all())

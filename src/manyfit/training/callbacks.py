@@ -71,6 +71,35 @@ def copy_callbacks(
     return copies
 
 
+def defines(callback: keras.callbacks.Callback, hook: str) -> bool:
+    """Whether a callback does something in a hook.
+
+    Example:
+
+    >>> defines(keras.callbacks.LambdaCallback(on_epoch_end=print), "on_epoch_end")
+    True
+    """
+    if vars(callback).get(hook) is not None:  # LambdaCallback puts its functions on the instance
+        return True
+    return getattr(type(callback), hook) is not getattr(keras.callbacks.Callback, hook)
+
+
+#: They have an `on_test_begin` that neither changes nor reads the model.
+_LOOKS_ON = (keras.callbacks.TensorBoard, keras.callbacks.ProgbarLogger)
+
+
+def acts_before_tests(callbacks: Sequence[object]) -> bool:
+    """Whether one of them may change what is validated: it has an `on_test_begin`, as `SwapEMAWeights` has.
+
+    Others hear of a validation when it is over, and cannot tell the difference.
+    """
+    return any(
+        defines(callback, "on_test_begin")
+        for callback in callbacks
+        if isinstance(callback, keras.callbacks.Callback) and type(callback) not in _LOOKS_ON
+    )
+
+
 class Reporter(keras.callbacks.Callback):
     """Keeps the curves, reports each epoch and obeys the answer."""
 
@@ -83,7 +112,7 @@ class Reporter(keras.callbacks.Callback):
         self.pause: Callable[[], None] | None = None
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        numbers = scalar_logs(logs)
+        numbers = histories.numbers_of(logs)
         histories.append(self.history, numbers, epoch)
         if epoch < self.plan.first_epoch:
             return  # known from before the process was killed
@@ -99,6 +128,9 @@ class Reporter(keras.callbacks.Callback):
 class BestWeights(keras.callbacks.Callback):
     """Holds the weights of the best epoch in memory; of the last epoch where nothing is ranked.
 
+    They are those that the epoch's validation saw: `SwapEMAWeights` puts averages in for it, and takes them out again
+    before the epoch ends.
+
     Args:
         objective: what makes an epoch the best; None keeps the last epoch's.
     """
@@ -106,38 +138,34 @@ class BestWeights(keras.callbacks.Callback):
     def __init__(self, objective: Objective | None) -> None:
         super().__init__()
         self.objective = objective
+        self.swaps = False  # whether other callbacks change weights for a validation; they are copied then
+        self._validated: list[np.ndarray] | None = None
         self.weights: list[np.ndarray] | None = None
         self.loss = float("inf")
 
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        if self.swaps:
+            self._validated = self.model.get_weights()
+
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         del epoch
-        numbers = scalar_logs(logs)
-        if self.objective is None or not self.objective.has_value(numbers):
+        validated, self._validated = self._validated, None
+        if self.objective is None:
             return
-        loss = self.objective.loss(self.objective.get_value(numbers))
+        loss = self.objective.epoch_loss(histories.numbers_of(logs))
         if loss < self.loss:
             self.loss = loss
             # In memory: most best epochs are followed by a better one, and a file each would be written for nothing.
-            self.weights = self.model.get_weights()
-
-
-def scalar_logs(logs: Mapping[str, Any] | None) -> dict[str, float]:
-    """The logs of an epoch as Python numbers; what is no number (a learning-rate object, a text) is left out."""
-    # Python's numbers, at once: an array of a backend that somebody keeps would keep memory of the device.
-    numbers = {}
-    for name, value in (logs or {}).items():
-        try:
-            numbers[name] = float(value)
-        except (TypeError, ValueError):
-            continue
-    return numbers
+            self.weights = validated or self.model.get_weights()
 
 
 def separate_files(callbacks: Sequence[keras.callbacks.Callback], plan: Plan) -> None:
     """Gives an execution's copies of callbacks their own files where sharing one would garble it.
 
-    A CSVLogger writes to `<name>-<trial>-<n>.csv`. A ModelCheckpoint is left alone: whoever writes last has the file,
-    as in KerasTuner. TensorBoard's folders are the tuner's business (`manyfit.training.tensorboard`).
+    A CSVLogger writes to `<name>-<trial>-<n>.csv`. A BackupAndRestore backs up to a folder `<trial>-<n>` in its own: an
+    execution that found the backup of another would go on from that one's weights. A ModelCheckpoint is left alone:
+    whoever writes last has the file, as in KerasTuner. TensorBoard's folders are the tuner's business
+    (`manyfit.training.tensorboard`).
 
     Args:
         callbacks: the copies; changed in place.
@@ -151,8 +179,14 @@ def separate_files(callbacks: Sequence[keras.callbacks.Callback], plan: Plan) ->
     'log-0007-1.csv'
     """
     for callback in callbacks:
-        # Only this one: it appends, so rows of two executions would stand in one file. Others replace a file as a
-        # whole.
+        # It appends, so rows of two executions would stand in one file.
         if isinstance(callback, keras.callbacks.CSVLogger):
             path = Path(callback.filename)
             callback.filename = str(path.with_name(f"{path.stem}-{plan.trial_id}-{plan.execution}{path.suffix}"))
+        elif isinstance(callback, keras.callbacks.BackupAndRestore):
+            folder = str(callback.backup_dir)
+            own = str(Path(folder) / f"{plan.trial_id}-{plan.execution}")
+            # Its files lie in the folder, under names that it has made of it once.
+            for name, value in vars(callback).items():
+                if isinstance(value, str | Path) and str(value).startswith(folder):
+                    setattr(callback, name, own + str(value)[len(folder) :])

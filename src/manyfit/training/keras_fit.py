@@ -7,6 +7,7 @@ import functools
 import gc
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,11 +16,11 @@ import keras
 from manyfit.core.lifecycle import failure_of, is_paused
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.data.order import SeededOrder
-from manyfit.training.base import Supply, Task, Trainer, judge
-from manyfit.training.callbacks import BestWeights, Reporter, copy_callbacks
+from manyfit.training.base import Bookkeeping, Supply, Task, Trainer, judge
+from manyfit.training.callbacks import BestWeights, Reporter, acts_before_tests, copy_callbacks
 from manyfit.training.devices import LayoutCheck, distributed, distribution_of
 from manyfit.training.keras_settings import KerasSettings, clear_session
-from manyfit.training.models import build_model, check_size, num_parameters, take_measures
+from manyfit.training.models import build_model, check_size, check_unshared, num_parameters, take_measures
 from manyfit.training.outcomes import completed_by, merge_histories, to_histories
 from manyfit.training.precision import LossScaleCallback, needs_loss_scale_callback
 from manyfit.training.replay import FITTED, SeenFit, facts_of, seen_fits
@@ -36,6 +37,7 @@ from manyfit.training.stored_state import (
     variables_of,
     write_state,
 )
+from manyfit.training.tensorboard import watch_boards
 from manyfit.training.weights import write_weights
 
 #: Parameters of a model whose memory is worth a full garbage collection (0.1 s); smaller ones wait for Python's own.
@@ -48,11 +50,15 @@ class KerasFit(Trainer):
     A paused execution stays in memory and continues as if it had never stopped. One that is no longer there (the
     process was killed meanwhile) continues from its stored state; what cannot be stored (see `is_storable`) is trained
     again from its start, with its own seed, without reporting what is known.
+
+    Args:
+        notify: takes one line of text for each kind of thing that could not be kept beside a training.
     """
 
     takes_splits = True
 
-    def __init__(self) -> None:
+    def __init__(self, notify: Callable[[str], None] = warnings.warn) -> None:
+        self.aside = Bookkeeping(notify)
         self._paused: dict[tuple[str, int], _Run] = {}
 
     def train(self, supply: Supply, task: Task) -> None:
@@ -72,7 +78,7 @@ class KerasFit(Trainer):
     def _train_one(self, plan: Plan, supply: Supply, task: Task) -> Result:
         # Without this every model of a search would stay in Keras's registries.
         clear_session()
-        run = self._paused.pop(plan.key, None) or _Run(plan, supply, task)
+        run = self._paused.pop(plan.key, None) or _Run(plan, supply, task, self.aside)
         result = run.proceed(plan)
         if is_paused(result):
             self._paused[plan.key] = run
@@ -86,8 +92,8 @@ class KerasFit(Trainer):
 class _Run:
     """One execution, from its build to its end, with pauses in between."""
 
-    def __init__(self, plan: Plan, supply: Supply, task: Task) -> None:
-        self.task = task
+    def __init__(self, plan: Plan, supply: Supply, task: Task, aside: Bookkeeping) -> None:
+        self.task, self.aside = task, aside
         self.reporter = Reporter(plan, supply)
         self.keeper = BestWeights(task.objective)
         self.model: keras.Model | None = None
@@ -97,7 +103,7 @@ class _Run:
         self.call: SuspendableCall | None = None
         self.user_callbacks: list[keras.callbacks.Callback] = []
         self.stored: StoredState | None = None
-        self.order = order_of_data(plan.seed, task)
+        self.order: SeededOrder | None = None
         self.seen: list[SeenFit] = []
         if task.may.pause:
             self.call = SuspendableCall(self._train)
@@ -120,7 +126,7 @@ class _Run:
         # Added up over stretches: while it is paused others use the machine.
         self.result.seconds += time.perf_counter() - started
         if self.model is not None:
-            take_measures(self.result, self.model, self.task)
+            take_measures(self.result, self.model, self.task, self.aside)
         return self.result
 
     def _pause(self) -> None:
@@ -133,23 +139,28 @@ class _Run:
         del call
         plan, task = self.reporter.plan, self.task
         self.settings.restore()  # a call that can be paused has a thread of its own
+        self.order = order_of_data(plan.seed, task)
         self.user_callbacks = copy_callbacks(task.call.get("callbacks"), plan, share=task.may.share_callbacks)
+        self.keeper.swaps = acts_before_tests(self.user_callbacks)
         distribution = distribution_of(task.devices)  # of the process that trains
         with seeded(plan.seed), distributed(distribution):
             self.model = build_model(task.build, plan.values)
+            check_unshared(self.model, plan)
             check_size(self.model, task.max_model_size)
+            of_tuner = [] if task.callbacks is None else task.callbacks(plan)
+            watch_boards(of_tuner, self.aside)
             own: list[keras.callbacks.Callback] = [self.loss_scale] if needs_loss_scale_callback(self.model) else []
             own += [] if distribution is None else [LayoutCheck(distribution)]
             own += [] if self.order is None else [self.order]
-            # The order matters: the keeper sees an epoch before the reporter is told to stop there; what puts a stored
+            # The order matters. Ours come behind the user's: one that ends the training has done so when the reporter
+            # hears of the epoch. The keeper sees an epoch before the reporter is told to stop there; what puts a stored
             # state back comes last, when everybody else has begun.
             own += [self.keeper, self.reporter, *self._continued(plan)]
             returned = fit(
                 self.model,
                 plan,
                 task,
-                callbacks=own,
-                user_callbacks=self.user_callbacks,
+                callbacks=[*self.user_callbacks, *of_tuner, *own],
                 initial_epoch=None if self.stored is None else self.stored.epoch,
                 order=self.order,
                 seen=self.seen,
@@ -166,20 +177,25 @@ class _Run:
         assert self.model is not None  # our bug: `_train` sets it or raises
         result = self.result
         result.num_parameters = num_parameters(self.model)
+        latest = self.model.get_weights()
+        weights = self.keeper.weights or latest
         if paused:
             result.ending, result.message = Ending.PAUSED, None
             self._store(plan)
         else:
-            stopped = self.reporter.stopped
-            result.ending, result.message = judge(result.history, self.task.objective, stopped=stopped)
+            # Not strict: a `HyperModel.fit` of the user's may train another model than the one that was built.
+            trained = [each for each, of in zip(weights, self.model.weights, strict=False) if of.trainable]
+            result.ending, result.message = judge(
+                result.history, self.task.objective, stopped=self.reporter.stopped, weights=trained
+            )
             result.ending, result.message = self.loss_scale.judged(result.ending, result.message)
         if plan.weights_path is not None and result.ending.has_score:
-            latest = self.model.get_weights()
-            weights = self.keeper.weights or latest
-            write_weights(plan.weights_path, weights, build_config=self.model.get_build_config())
+            with self.aside.keeping("weights"):
+                write_weights(plan.weights_path, weights, build_config=self.model.get_build_config())
             if self.task.keep is not None:
                 self.model.set_weights(weights)
-                self.task.keep([(plan, self.model)])
+                with self.aside.keeping("predictions"):
+                    self.task.keep([(plan, self.model)])
                 self.model.set_weights(latest)  # a paused execution goes on from here
 
     def _continued(self, plan: Plan) -> list[keras.callbacks.Callback]:
@@ -217,7 +233,8 @@ class _Run:
             best_loss=self.keeper.loss,
             generators=self.call.generators,
         )
-        write_state(plan.state_path, state)
+        with self.aside.keeping("states of paused trials"):
+            write_state(plan.state_path, state)
 
 
 def fit(
@@ -226,7 +243,6 @@ def fit(
     task: Task,
     *,
     callbacks: list[keras.callbacks.Callback],
-    user_callbacks: list[keras.callbacks.Callback],
     initial_epoch: int | None = None,
     order: SeededOrder | None = None,
     seen: list[SeenFit] | None = None,
@@ -237,8 +253,7 @@ def fit(
         model: to train.
         plan: how long.
         task: the arguments.
-        callbacks: ours, after the user's.
-        user_callbacks: copies of the user's.
+        callbacks: copies of the user's, and ours.
         initial_epoch: where it goes on; None: as the user's arguments say.
         order: of the data, one of `callbacks`; None: Keras's.
         seen: is given the calls that a `fit` of the user's makes of Keras's.
@@ -246,9 +261,7 @@ def fit(
     call = task.call_of(plan)
     if order is not None:
         call = order.applied_to(call)
-    own = [] if task.callbacks is None else task.callbacks(plan)
-    # Ours come behind the user's: one that ends the training has done so when the reporter hears of the epoch.
-    call = call.with_(callbacks=user_callbacks + own + callbacks)
+    call = call.with_(callbacks=callbacks)
     if initial_epoch is not None:
         call = call.with_(initial_epoch=initial_epoch)
     if task.fit is None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from manyfit.core.errors import FatalTypeError, explain
+from manyfit.core.errors import FatalTypeError, FatalValueError, explain
 from manyfit.core.lifecycle import OversizedModelError
-from manyfit.core.records import Configuration, Result
+from manyfit.core.records import Configuration, Plan, Result
 from manyfit.data.kinds import Ability
 from manyfit.data.rows import FitData
-from manyfit.training.base import Task
+from manyfit.training.base import Bookkeeping, Task
+from manyfit.training.keras_internals.building import layers_of
 
 _NUM_CALLS = 20  # of a prediction that is timed
 
@@ -43,6 +47,74 @@ def build_model(build: Callable[[Any], object], values: Configuration) -> keras.
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Use:
+    """That an execution's model has a layer, a variable or an optimizer in it."""
+
+    thing: weakref.ref[Any]
+    by: tuple[str, str, int, int]  # phase, trial, execution and seed, which a retry changes
+    trains: bool
+
+
+# By identity. Weak: what a build function makes itself is gone with its model, and nobody compares with it.
+_uses: dict[int, _Use] = {}
+
+
+def check_unshared(model: keras.Model, plan: Plan) -> None:
+    """Refuses a model with something in it that another execution trains: a layer, a base model, an optimizer.
+
+    What is made outside of the build function is one object for all trials. The second would begin with what the
+    first has made of it, so neither could be compared with the other, nor be trained again. Frozen it is fine.
+
+    Args:
+        model: as the build function has returned it.
+        plan: of the execution.
+
+    Raises:
+        FatalValueError: naming the layer or the optimizer.
+    """
+    by = (plan.phase, *plan.key, plan.seed)
+    for thing, trains in _stateful_parts(model):
+        key = id(thing)
+        before = _uses.get(key)
+        if before is None or before.thing() is not thing:  # the number of an object that is gone may be another's
+            before = None
+        elif before.by != by and (trains or before.trains):
+            raise FatalValueError(_shared(thing, before, plan))
+        reference = weakref.ref(thing, functools.partial(_forget, key))
+        _uses[key] = _Use(reference, by, trains or (before is not None and before.trains))
+
+
+def _forget(key: int, _: object) -> None:
+    _uses.pop(key, None)
+
+
+def _stateful_parts(model: keras.Model) -> Iterator[tuple[Any, bool]]:
+    """What would carry something from one training to the next, outermost first, and whether this model trains it."""
+    for layer in layers_of(model):
+        yield layer, bool(layer.trainable_variables)
+    for variable in model.trainable_variables:  # one that several layers were given
+        yield variable, True
+    optimizer = getattr(model, "optimizer", None)
+    for each in (optimizer, getattr(optimizer, "inner_optimizer", None)):  # a loss scale wraps the user's own
+        if each is not None:
+            yield each, True
+
+
+def _shared(thing: Any, before: _Use, plan: Plan) -> str:
+    kind = type(thing).__name__
+    name = getattr(thing, "name", kind)
+    frozen = "" if isinstance(thing, keras.optimizers.Optimizer) else ", or layers that are frozen from the start"
+    freeze = f", or set {name}.trainable = False before the first trial" if frozen else ""
+    return explain(
+        "hypermodel.build(hp)",
+        f'"{name}" ({kind}), which was made outside of it: trial {before.by[1]} trains it, '
+        f"and trial {plan.trial_id} would go on from what that has made of it",
+        f"layers, models and optimizers that each build makes for itself{frozen}",
+        f'Make "{name}" inside of the build function{freeze}. Make it anew: its weights are no longer what they were.',
+    )
+
+
 def num_parameters(model: keras.Model) -> int:
     """Trainable parameters of a model; 0 while it is not built."""
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
@@ -50,8 +122,19 @@ def num_parameters(model: keras.Model) -> int:
 
 def averages_weights(model: keras.Model) -> bool:
     """Whether `fit` ends with moving averages in the place of the weights (`use_ema` of the optimizer)."""
-    optimizer = getattr(model, "optimizer", None)
-    return bool(getattr(getattr(optimizer, "inner_optimizer", optimizer), "use_ema", False))
+    return _averages(getattr(model, "optimizer", None))
+
+
+def _averages(optimizer: Any) -> bool:
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return False
+    # A loss scale wraps an optimizer, and a `MultiOptimizer` several; each of them finalises what is inside.
+    wrapped = getattr(optimizer, "inner_optimizer", None)
+    inner = [*([] if wrapped is None else [wrapped]), *getattr(optimizer, "optimizers", [])]
+    if inner:
+        return any(map(_averages, inner))
+    finalises = type(optimizer).finalize_variable_values
+    return bool(optimizer.use_ema) or finalises is not keras.optimizers.Optimizer.finalize_variable_values
 
 
 def summary_of(model: keras.Model) -> str:
@@ -72,18 +155,21 @@ def check_size(model: keras.Model, max_model_size: int | None) -> None:
         raise OversizedModelError(f"Oversized model: {size} parameters. Skip model. (max_model_size={max_model_size})")
 
 
-def take_measures(result: Result, model: keras.Model, task: Task) -> None:
+def take_measures(result: Result, model: keras.Model, task: Task, aside: Bookkeeping) -> None:
     """Adds to a result what its task wants measured (see `manyfit.core.objective.MEASURES`).
 
     Args:
         result: of an execution with a score; others get nothing.
         model: what was trained.
         task: says which measures, and holds the data of which one row is predicted.
+        aside: hears of one that cannot be taken, which is NaN then.
     """
     if not result.ending.has_score:
         return
     for name in task.measures:
-        result.measures[name] = _measure(name, result, model, task)
+        result.measures[name] = math.nan
+        with aside.keeping(f"measurements of {name}"):
+            result.measures[name] = _measure(name, result, model, task)
 
 
 def _measure(name: str, result: Result, model: keras.Model, task: Task) -> float:

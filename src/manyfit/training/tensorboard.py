@@ -16,16 +16,17 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.history import numbers_of
 from manyfit.core.records import Plan, Value
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.training.base import Task
+from manyfit.training.base import Bookkeeping, Task
 
 _file_numbers = itertools.count()
 
@@ -65,6 +66,39 @@ def callbacks_for(board: keras.callbacks.TensorBoard, plan: Plan) -> list[keras.
     own.log_dir = str(Path(own.log_dir) / plan.trial_id / f"execution{plan.execution}")
     curves = own if _has_tensorflow() else EpochScalars(own.log_dir)
     return [curves, HParamsSession(own.log_dir, plan.values.values, plan.trial_id)]
+
+
+def watch_boards(callbacks: Sequence[keras.callbacks.Callback], aside: Bookkeeping) -> None:
+    """Lets those of an execution's callbacks that write for TensorBoard fail without ending the execution.
+
+    Args:
+        callbacks: changed in place; a board that has failed once is not called again.
+        aside: hears of it.
+    """
+    for callback in callbacks:
+        # A subclass of the user's is their code, and fails as any callback of theirs does.
+        if isinstance(callback, HParamsSession | EpochScalars) or type(callback) is keras.callbacks.TensorBoard:
+            _watch(callback, aside)
+
+
+def _watch(callback: keras.callbacks.Callback, aside: Bookkeeping) -> None:
+    failed: list[str] = []
+
+    def watched(hook: Callable[..., None], name: str) -> Callable[..., None]:
+        def call(*args: Any, **kwargs: Any) -> None:
+            if not failed:
+                failed.append(name)
+                with aside.keeping("files for TensorBoard"):
+                    hook(*args, **kwargs)
+                    failed.clear()
+
+        return call
+
+    for name in dir(keras.callbacks.Callback):
+        if name.startswith(("on_", "set_")) and getattr(type(callback), name) is not getattr(
+            keras.callbacks.Callback, name
+        ):
+            setattr(callback, name, watched(getattr(callback, name), name))
 
 
 class HParamsSession(keras.callbacks.Callback):
@@ -115,7 +149,7 @@ class EpochScalars(keras.callbacks.Callback):
         self.files = {part: EventFile(Path(folder) / part) for part in ("train", "validation")}
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        numbers = {name: float(value) for name, value in (logs or {}).items()}
+        numbers = numbers_of(logs)
         validation = {name.removeprefix("val_"): numbers.pop(name) for name in list(numbers) if name.startswith("val_")}
         if "learning_rate" not in numbers and hasattr(self.model.optimizer, "learning_rate"):
             numbers["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))

@@ -25,7 +25,7 @@ class Keeper:
     """What a trainer calls with the trained models of a search: see `Task.keep`.
 
     A prediction that fails costs the trial nothing: what is not kept is predicted anew when it is asked for. A write
-    that fails ends the search, since the disk is full and the trials that follow would lose their weights as well.
+    that fails is told by the trainer (`training.base.Bookkeeping`), and costs the trial nothing either.
 
     Args:
         archive: where to.

@@ -48,11 +48,11 @@ class TrainerChoice:
         """
         # `Estimators` trains Keras models, too: a build function may return one or the other by a hyperparameter.
         if not self.keeps_programs:
-            return Estimators() if self.estimators else KerasFit()
+            return Estimators(notify) if self.estimators else KerasFit(notify)
         from manyfit.training.population import Population  # imports JAX, which other backends lack
 
         return Population(
-            KerasFit(), population_size=self.population_size, notify=notify, shuffle_seed=self.shuffle_seed
+            KerasFit(notify), population_size=self.population_size, notify=notify, shuffle_seed=self.shuffle_seed
         )
 
 
@@ -106,7 +106,7 @@ class Trainers:
         fits = task.split_for is None or trainer.takes_splits
         if fits and (not choice.batch_hooks or self._on_executor is not None):
             return trainer
-        return Estimators() if choice.estimators else KerasFit()
+        return Estimators(self._say) if choice.estimators else KerasFit(self._say)
 
     def say_why_sequential(self, overrides: Sequence[str], fuses: bool) -> None:
         """Says which methods of the user's keep trials from training together, where they otherwise would."""

@@ -195,7 +195,7 @@ class CountsBatches(callbacks.Callback):
     [
         (CountsBatches, "callback CountsBatches works on batches (on_train_batch_end)"),
         (lambda: callbacks.ModelCheckpoint("x.keras", save_freq=3), "works on batches as it is set"),
-        (lambda: callbacks.BackupAndRestore("backup"), "keeps one backup"),
+        (lambda: callbacks.BackupAndRestore("backup"), "begins at another epoch"),
         (Unique, "callback Unique cannot be copied (there is only one of me), so executions share it"),
     ],
 )
@@ -208,3 +208,12 @@ def test_what_needs_more_than_epochs_trains_through_model_fit(make, words, tmp_p
     assert len(told) == 1 and words in told[0] and "model.fit" in told[0]
     assert {result.ending for result in supply.results.values()} == {Ending.COMPLETED}
     assert words in str(population.programs())
+
+
+def test_an_execution_does_not_go_on_from_the_backup_of_another(tmp_path):
+    used = [callbacks.BackupAndRestore(str(tmp_path / "backup"), delete_checkpoint=False)]
+    supply = train(KerasFit(), make_task(dense_model, lambda: (X, Y), fit_arguments(*used)), PLANS)
+    assert [supply.results[plan.key].num_epochs for plan in PLANS] == [6, 6]
+    assert {path.name for path in (tmp_path / "backup").iterdir()} == {"0-0", "1-0"}
+    again = train(KerasFit(), make_task(dense_model, lambda: (X, Y), {**fit_arguments(*used), "epochs": 7}), PLANS[:1])
+    assert [epoch for _, epoch, _ in again.reports] == [6]

@@ -7,6 +7,7 @@ from marks import needs_jax
 from populations import NoFallback, dense_model, equals_model_fit, make_task, refuse, train
 
 from manyfit.core.records import Ending, Plan
+from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population
 from manyfit.training.population import data as data_module
 
@@ -138,19 +139,41 @@ def test_a_spent_generator_says_what_to_pass_instead():
     assert "PyDataset" in result.message
 
 
-def test_an_error_of_the_data_is_an_ending():
+@pytest.mark.parametrize("times", [1, 100])
+def test_an_error_of_the_data_ends_those_that_meet_it_alone(times):
+    failures = []
+
     class Broken(Sequence):
         def __getitem__(self, index):
-            if index == 2:
+            if index == 2 and len(failures) < times:
+                failures.append(index)
                 raise OSError("the disk is gone")
             return super().__getitem__(index)
 
+    told = []
     task = make_task(dense_model, lambda: (Broken(),), {"epochs": 2, "shuffle": False})
-    supply = train(
-        Population(NoFallback(), notify=refuse), task, [Plan(str(n), 0, VALUES[n], seed=1) for n in range(2)]
-    )
+    plans = [Plan(str(n), 0, VALUES[n], seed=1) for n in range(2)]
+    supply = train(Population(KerasFit(), notify=told.append), task, plans)
+    assert len(told) == 1 and "the disk is gone" in told[0]
+    for result in supply.results.values():
+        if times == 1:  # nobody's fault: each is trained alone, and does not meet it
+            assert result.ending is Ending.COMPLETED and result.num_epochs == 2
+        else:
+            assert result.ending is Ending.FAILED and "the disk is gone" in result.message
+
+
+def test_an_error_of_a_generator_ends_all_that_read_it():
+    def batches():
+        yield X[:8], Y[:8]
+        yield X[:8], Y[:8]
+        raise OSError("the disk is gone")
+
+    task = make_task(dense_model, lambda: (batches(),), {"epochs": 2, "steps_per_epoch": 2, "shuffle": False})
+    plans = [Plan(str(n), 0, VALUES[n], seed=1) for n in range(2)]
+    supply = train(Population(NoFallback(), notify=refuse), task, plans)
     for result in supply.results.values():
         assert result.ending is Ending.FAILED and "the disk is gone" in result.message
+        assert result.num_epochs == 1
 
 
 def test_tf_data_with_a_short_batch():

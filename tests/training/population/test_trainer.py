@@ -123,20 +123,26 @@ def _predict(trained):
         assert np.isfinite(model.predict(X, verbose=0)).all()  # Keras donates the arrays that it predicts with
 
 
-def test_what_could_be_kept_before_one_that_could_not_is_told(tmp_path):
-    kept = set()
+def test_what_cannot_be_kept_is_left_out_and_said_once(tmp_path):
+    kept, told = set(), []
 
     def keep(trained):
-        if any(plan.trial_id == "2" for plan, _ in trained):
+        if any(plan.trial_id in ("1", "2") for plan, _ in trained):
             raise OSError("no space left on device")
         kept.update(plan.trial_id for plan, _ in trained)
 
-    given = [dataclasses.replace(plan, weights_path=str(tmp_path / f"{plan.trial_id}.npz")) for plan in plans(4)]
-    supply = ListSupply(given)
-    with pytest.raises(OSError, match="no space"):
-        Population(KerasFit(), population_size=4).train(supply, dataclasses.replace(make_task(), keep=keep))
-    assert {trial_id for trial_id, _ in supply.results} == kept  # whichever ended before it
-    assert "2" not in kept
+    (tmp_path / "file").write_text("no folder")
+    paths = [tmp_path / "0.npz", tmp_path / "1.npz", tmp_path / "2.npz", tmp_path / "file" / "3.npz"]
+    given = [dataclasses.replace(plan, weights_path=str(path)) for plan, path in zip(plans(4), paths, strict=True)]
+    for trainer in (Population(KerasFit(), population_size=4, notify=told.append), KerasFit(told.append)):
+        kept.clear()
+        told.clear()
+        supply = ListSupply(given)
+        trainer.train(supply, dataclasses.replace(make_task(), keep=keep))
+        assert {result.ending for result in supply.results.values()} == {Ending.COMPLETED}
+        assert kept == {"0", "3"}
+        assert len(told) == 2 and sum("no space left" in line and "predictions" in line for line in told) == 1
+        assert sum("weights" in line and "could not be kept" in line for line in told) == 1
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ import keras
 
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Plan, Result
-from manyfit.training.base import Supply, Task, Trainer
+from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
 from manyfit.training.callbacks import CannotCopy, copy_callbacks
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
-from manyfit.training.models import averages_weights, build_model, check_size, summary_of
+from manyfit.training.models import averages_weights, build_model, check_size, check_unshared, summary_of
 from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import FitArguments
@@ -32,6 +32,7 @@ from manyfit.training.population.trace import CannotTrace, Trace, check_model, c
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
 from manyfit.training.seeding import seeded
 from manyfit.training.stored_state import read_state
+from manyfit.training.tensorboard import watch_boards
 
 _MAX_RESIDENT = 64  # paused members whose state is on the disk, too, and that are held in memory nevertheless
 
@@ -62,6 +63,7 @@ class Admission:
         fallback: trains what cannot join.
         refuse: hears the reason, and the plan.
         notify: takes a line for the user.
+        aside: what is kept beside trainings.
     """
 
     def __init__(
@@ -74,9 +76,11 @@ class Admission:
         fallback: Trainer,
         refuse: Callable[[str, Plan | None], None],
         notify: Callable[[str], None],
+        aside: Bookkeeping,
     ) -> None:
         self.supply, self.task, self.data = supply, task, data
         self.fallback, self.refuse, self.notify = fallback, refuse, notify
+        self.aside = aside
         self._views = Views(data, task.split_for)
         self.programs = learned.programs
         self._learned = learned
@@ -109,13 +113,12 @@ class Admission:
             member = self._resume(plan) or self._build(plan)
         except CannotTrace as error:
             self._fall_back(plan, str(error))
-            return
         except Exception as error:
             seconds = time.perf_counter() - started
             self.supply.finish(Result.of_failure(plan, failure_of(error), seconds=seconds))
-            return
-        member.seconds += time.perf_counter() - started
-        self._enqueue(member)
+        else:
+            member.seconds += time.perf_counter() - started
+            self._enqueue(member)
 
     def next_member(self, active: Sequence[Member], group: int, least: float = 1) -> Member | None:
         """A waiting member, chosen so that no slot of a program computes in vain.
@@ -148,6 +151,8 @@ class Admission:
             member.program.add(member.trace, member.state)
         except (CannotTrace, ValueError) as error:
             self.send_back(member, str(error))
+        except Exception as error:  # its program holds a copy of its state, for which there may be no memory
+            self.supply.finish(member.failed(failure_of(error)))
         else:
             self._queue_of(member).append(member)
 
@@ -167,8 +172,9 @@ class Admission:
         self._queue_of(member).appendleft(member)
 
     def send_back(self, member: Member, reason: str) -> None:
-        """Trains a member in the fallback, from the beginning."""
-        self._fall_back(member.plan, reason)
+        """Trains a member in the fallback, from the beginning; epochs that were reported are not reported again."""
+        known = max(member.plan.first_epoch, member.epoch)
+        self._fall_back(dataclasses.replace(member.plan, first_epoch=known), reason)
 
     def _fall_back(self, plan: Plan, reason: str) -> None:
         self.refuse(reason, plan)
@@ -190,10 +196,12 @@ class Admission:
         view = self._views.of(plan)
         with seeded(plan.seed), quick_draws():
             model = build_model(self.task.build, values)
+            check_unshared(model, plan)
             check_size(model, self.task.max_model_size)
             check_model(model)
             own = [] if self.task.callbacks is None else self.task.callbacks(plan)
             callbacks = [*self._copies(plan), *own]
+            watch_boards(own, self.aside)
             reason = why_not(callbacks)
             if reason is not None:
                 raise CannotTrace(reason)
@@ -203,6 +211,8 @@ class Admission:
         # Again: a model without an input layer has parameters only now.
         check_size(model, self.task.max_model_size)
         epochs = self.data.epochs if plan.epochs is None else plan.epochs
+        verbose = self.task.call.get("verbose", "auto")
+        params = {"verbose": verbose, "epochs": epochs, "steps": view.training.num_steps}
         member = Member(
             dataclasses.replace(plan, values=values),  # with what the build has brought to light
             model,
@@ -212,7 +222,7 @@ class Admission:
             state,
             epoch=self.data.initial_epoch,
             last_epoch=epochs,
-            callbacks=MemberCallbacks(callbacks, model, epochs=epochs, steps=view.training.num_steps, num_own=len(own)),
+            callbacks=MemberCallbacks(callbacks, model, params=params, num_own=len(own)),
             loss_scale=LossScaleWatch.of(model.optimizer),
         )
         if stored is not None:

@@ -1,8 +1,11 @@
-"""The user's real Keras callbacks, one copy per member, at the ends of epochs.
+"""The user's real Keras callbacks, one copy per member, called where `fit` calls them.
 
 A member's callbacks see that member's own Keras model. Its variables are pointed at the member's arrays before they
 are called; what they assign (a lower learning rate, restored weights) is taken over afterwards.
 Neither copies; what else holds on to a member's arrays does, because Keras's `predict` and `evaluate` use them up.
+
+The hooks, their order, their arguments and the moment at which `stop_training` takes effect are `fit`'s: the table in
+docs/population.md is written by the test that compares the two (`test_hooks`).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import TypeAlias
 import keras
 import numpy as np
 
+from manyfit.training.callbacks import acts_before_tests, defines
 from manyfit.training.keras_internals import building
 
 Logged: TypeAlias = float | np.ndarray
@@ -51,7 +55,7 @@ def why_not(callbacks: Sequence[object]) -> str | None:
     for callback in callbacks:
         name = type(callback).__name__
         if isinstance(callback, keras.callbacks.BackupAndRestore):
-            return f"callback {name} keeps one backup, which members of a population would take from each other"
+            return f"callback {name} begins at another epoch, which members of a population cannot"
         if not isinstance(callback, keras.callbacks.Callback):
             return f"callback {name} is not a keras.callbacks.Callback"
         if type(callback) in _HARMLESS:
@@ -59,16 +63,9 @@ def why_not(callbacks: Sequence[object]) -> str | None:
                 return f"callback {name} works on batches as it is set"
             continue
         for hook in _BATCH_HOOKS:
-            if _defines(callback, hook):
+            if defines(callback, hook):
                 return f"callback {name} works on batches ({hook})"
     return None
-
-
-def _defines(callback: keras.callbacks.Callback, hook: str) -> bool:
-    own = vars(callback).get(hook)
-    if own is not None:  # LambdaCallback puts its functions on the instance
-        return True
-    return getattr(type(callback), hook) is not getattr(keras.callbacks.Callback, hook)
 
 
 class _Seen(keras.callbacks.Callback):
@@ -87,8 +84,7 @@ class MemberCallbacks:
     Args:
         callbacks: the member's own copies.
         model: the member's model.
-        epochs: as `fit(epochs=...)`, for `callback.params`.
-        steps: batches per epoch, for `callback.params`; None if not known.
+        params: what `fit` puts into `callback.params`: verbose, epochs, and batches per epoch (None if not known).
         num_own: so many of them, the last ones, are the tuner's, and have no state.
     """
 
@@ -97,24 +93,18 @@ class MemberCallbacks:
         callbacks: Sequence[keras.callbacks.Callback],
         model: keras.Model,
         *,
-        epochs: int,
-        steps: int | None,
+        params: Mapping[str, object],
         num_own: int = 0,
     ) -> None:
         self._model = model
         self.of_user = list(callbacks[: len(callbacks) - num_own])
         self.any = bool(callbacks)
+        self.split_tests = acts_before_tests(callbacks)
+        self._testing = False
         self._seen = _Seen()
+        # With a History, as in `fit`: callbacks read `model.history`. No bar: those of several members tear each other.
         self._list = (
-            keras.callbacks.CallbackList(
-                [*callbacks, self._seen],
-                add_history=False,
-                add_progbar=False,
-                model=model,
-                epochs=epochs,
-                steps=steps,
-                verbose=0,
-            )
+            keras.callbacks.CallbackList([*callbacks, self._seen], add_history=True, model=model, **params)
             if callbacks
             else None
         )
@@ -137,6 +127,12 @@ class MemberCallbacks:
         if self._list is not None:
             self._list.on_epoch_begin(epoch)
 
+    def test_begin(self) -> None:
+        """As `fit` between the last batch of an epoch and its validation."""
+        if self._list is not None and not self._testing:
+            self._list.on_test_begin()
+            self._testing = True
+
     def epoch_end(
         self, epoch: int, logs: Mapping[str, Logged], test_logs: Mapping[str, Logged] | None
     ) -> dict[str, Logged]:
@@ -152,7 +148,8 @@ class MemberCallbacks:
             callback.on_batch_end(0, dict(logs))
         if test_logs is not None:
             # Around a validation, as `fit` calls them. The hooks of batches in between are nobody's: see `why_not`.
-            self._list.on_test_begin()
+            self.test_begin()  # if it may come late
+            self._testing = False
             self._list.on_test_end(dict(test_logs))
         self._list.on_epoch_end(epoch, dict(logs))
         return self._seen.logs

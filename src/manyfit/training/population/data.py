@@ -213,6 +213,7 @@ class FitArguments:
     shuffle: bool | str
     validation_freq: int | Collection[int]
     callbacks: tuple[keras.callbacks.Callback, ...]
+    can_be_read_again: bool = True  # a generator cannot
 
     def with_arguments(self, task: Task) -> FitArguments:
         """The same data with another task's epochs, callbacks and the like."""
@@ -273,7 +274,10 @@ def read_fit_arguments(task: Task, seed: int = 0) -> FitArguments:
             restarts=True,
             seed=seed,
         )
-    return FitArguments(training=training, validation=validation, **_plain_arguments(given))
+    spent = any(isinstance(source, Iterator) for source in (given["x"], given["validation_data"]))
+    return FitArguments(
+        training=training, validation=validation, can_be_read_again=not spent, **_plain_arguments(given)
+    )
 
 
 def _bound(task: Task) -> Mapping[str, Any]:

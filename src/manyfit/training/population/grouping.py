@@ -43,6 +43,7 @@ class Batch:
     members: tuple[Member, ...]
     layout: Layout
     count: int
+    one_step: bool = False  # a callback has stopped training before the first batch, after which `fit` ends the epoch
 
     @property
     def slots(self) -> list[Member]:
@@ -52,6 +53,16 @@ class Batch:
     def validates(self, data: FitArguments) -> bool:
         """Whether this epoch ends with a validation for any of the members."""
         return any(data.validates_at(member.epoch) for member in self.members)
+
+    def splits_tests(self, data: FitArguments) -> bool:
+        """Whether callbacks have to be called between training and validation."""
+        return self.validates(data) and any(member.callbacks.split_tests for member in self.members)
+
+    def begin_tests(self, data: FitArguments) -> None:
+        """Lets the callbacks of the members that are validated begin the validation."""
+        for member in self.members:
+            if data.validates_at(member.epoch) and member.failure is None:
+                member.begin_test()
 
     def take_over(self, states: Sequence[State]) -> None:
         """Gives the members their new states, once the whole epoch went well."""
@@ -71,6 +82,7 @@ class Outcome:
         seconds: of training and validation, without what was compiled for them.
         sharing: programs that ran at the same time.
         error: why there are no logs.
+        awaits_test: that was the training; callbacks are to be called before the validation.
     """
 
     batch: Batch
@@ -79,6 +91,12 @@ class Outcome:
     seconds: float
     sharing: int
     error: Exception | None = None
+    awaits_test: bool = False
+
+    @property
+    def is_half(self) -> bool:
+        """Whether it failed after its training, which the members have taken over already."""
+        return self.error is not None and bool(self.logs)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,19 +7,21 @@ meanwhile is taken over (`adopt`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 from manyfit.core import history as histories
+from manyfit.core.lifecycle import failure_of
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Failure, Plan, Result
 from manyfit.data.rows import Split
-from manyfit.training.base import judge
+from manyfit.training.base import Bookkeeping, judge
 from manyfit.training.keras_internals import building
 from manyfit.training.models import averages_weights, num_parameters
 from manyfit.training.population.arrays import State, copied, in_order_of_weights, variables_of
@@ -111,6 +113,7 @@ class Member:
         best: weights (trainable, non-trainable) of the best epoch so far, and its loss.
         seconds: its share of the passes it took part in.
         loss_scale: counts its overflows; None where it has no loss scale.
+        failure: what one of its callbacks raised; it ends this member only.
     """
 
     plan: Plan
@@ -128,6 +131,9 @@ class Member:
     seconds: float = 0.0
     stop_reason: str | None = None
     begun: bool = False
+    epoch_begun: bool = False  # whether its callbacks have begun the epoch that it is at
+    failure: Failure | None = None  # what one of its callbacks raised
+    validated: tuple[tuple[Any, ...], tuple[Any, ...]] | None = None  # weights that callbacks have put in for a test
     stored: StoredState | None = None  # what it is continued from
     is_stored: bool = False  # whether its state as it is now is on the disk
     last_logs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -152,12 +158,10 @@ class Member:
     def record(self, logs: Mapping[str, float], objective: Objective | None) -> None:
         """Takes the numbers of the epoch that just ended, and holds on to the weights if it is the best so far."""
         histories.append(self.history, logs, self.epoch)
-        if objective is None or not objective.has_value(logs):
-            return
-        loss = objective.loss(objective.get_value(logs))
+        loss = math.nan if objective is None else objective.epoch_loss(logs)
         if loss < self.best_loss:
             # Passes leave their inputs as they are, so holding the arrays is enough where no callback sees the model.
-            weights = self.state[:2]
+            weights = self.validated or self.state[:2]
             self.best_loss, self.best = loss, copied(weights) if self.callbacks.any else weights
 
     def is_done(self) -> bool:
@@ -195,32 +199,70 @@ class Member:
             old if new is None else tuple(new) for old, new in zip(self.state, parts, strict=True)
         )
 
-    def finalise(self) -> None:
-        """What `fit` does behind the last epoch: moving averages take the place of the weights, where there are any."""
-        # The best epoch's weights stay as they are: its score was measured with those.
-        if averages_weights(self.model) and self.epoch > 0:
-            self.show()
-            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
-            self.adopt()
-
-    def result(self, objective: Objective | None, *, stopped: bool) -> Result:
+    def result(self, objective: Objective | None, *, stopped: bool, aside: Bookkeeping) -> Result:
         """The outcome; writes the weights of the best epoch where the plan wants them."""
         # The weights of the best epoch are written even where a scheduler has stopped it: it is ranked by that epoch.
-        ending, message = judge(self.history, objective, stopped=stopped)
+        ending, message = judge(self.history, objective, stopped=stopped, weights=(self.best or self.state)[0])
         if self.stop_reason is not None and self.loss_scale is not None:
             ending = self.loss_scale.ending(ending)
-        return self._outcome(ending, self.stop_reason or message)
+        return self._outcome(ending, self.stop_reason or message, aside)
+
+    @contextlib.contextmanager
+    def hearing(self) -> Iterator[None]:
+        """Around calls of the user's callbacks: they see this member's model, and what they raise ends this member.
+
+        Raises:
+            FatalError: what they raised says that the whole search is to stop.
+        """
+        self.show()
+        try:
+            yield
+            self.adopt()
+        except Exception as error:
+            self.failure = failure_of(error)
 
     def begin(self) -> None:
         """Lets the callbacks begin; those of a member that is continued get their patience and so on back."""
         if self.callbacks.any and not self.begun:
-            self.show()
-            self.callbacks.train_begin()
-            if self.stored is None:
-                self.adopt()
-            else:
+            with self.hearing():
+                self.callbacks.train_begin()
+            if self.stored is not None:
                 restore(self.callbacks.of_user, self.stored.callbacks)
         self.begun = True
+
+    def begin_epoch(self) -> None:
+        """Lets the callbacks begin an epoch, once: one that did not run for lack of memory is begun already."""
+        self.validated = None
+        if self.callbacks.any and not self.epoch_begun:
+            with self.hearing():
+                self.callbacks.epoch_begin(self.epoch)
+        self.epoch_begun = True
+
+    def begin_test(self) -> None:
+        """Lets the callbacks begin a validation; what they put into the model is what is validated, and kept."""
+        with self.hearing():
+            self.callbacks.test_begin()
+        self.validated = copied(self.state[:2])
+
+    def close_epoch(self, logs: dict[str, Any], test_logs: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Lets the callbacks end an epoch; answers the logs with what they have added."""
+        self.last_logs, self.epoch_begun = dict(logs), False  # `on_train_end` gets them without additions, as in `fit`
+        if self.callbacks.any:
+            with self.hearing():
+                logs = self.callbacks.epoch_end(self.epoch, logs, test_logs)
+        return logs
+
+    def finish(self) -> None:
+        """What `fit` does after the last epoch: averages take the weights' place, and the callbacks end.
+
+        The weights of the best epoch stay as they are: its score was measured with those.
+        """
+        averages = self.epoch > 0 and averages_weights(self.model)
+        if self.callbacks.any or averages:
+            with self.hearing():
+                if averages:
+                    self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+                self.callbacks.train_end(self.last_logs)
 
     def continue_from(self, stored: StoredState) -> None:
         """Takes over what an execution was when it was paused in another process."""
@@ -231,11 +273,11 @@ class Member:
         self.history = {name: list(curve) for name, curve in stored.history.items()}
         self.best, self.best_loss = stored.best, stored.best_loss
 
-    def paused(self) -> Result:
+    def paused(self, aside: Bookkeeping) -> Result:
         """The outcome so far of a member that may be continued; its state is stored first."""
-        result = self._outcome(Ending.PAUSED, None)
+        result = self._outcome(Ending.PAUSED, None, aside)
         callbacks = states_of(self.callbacks.of_user)
-        self.is_stored = self.plan.state_path is not None and callbacks is not None
+        self.is_stored = False
         if self.plan.state_path is not None and callbacks is not None:
             best = self.best and tuple(map(arrays_of, self.best))
             state = StoredState(
@@ -249,23 +291,26 @@ class Member:
                 best_loss=self.best_loss,
                 seconds=result.seconds,
             )
-            write_state(self.plan.state_path, state)
+            with aside.keeping("states of paused trials"):
+                write_state(self.plan.state_path, state)
+                self.is_stored = True
         return result
 
     def failed(self, failure: Failure) -> Result:
-        """The outcome where an epoch could not be trained."""
-        return Result(
-            self.plan, failure.ending, self.history, seconds=self.seconds, message=failure.message, failure=failure
-        )
+        """The outcome where an exception ended it; the epochs before stay."""
+        result = Result(self.plan, failure.ending, self.history, seconds=self.seconds)
+        result.fail(failure)
+        return result
 
-    def _outcome(self, ending: Ending, message: str | None) -> Result:
+    def _outcome(self, ending: Ending, message: str | None, aside: Bookkeeping) -> Result:
         started = time.perf_counter()
         history = {name: list(curve) for name, curve in self.history.items()}  # a continued member's grows on
         result = Result(self.plan, ending, history, message=message, num_parameters=num_parameters(self.model))
         if self.plan.weights_path is not None and ending.has_score:
             trainable, fixed = self.best or self.state[:2]
-            # In the order of `get_weights`, so that `set_weights` of a model that is built anew takes them.
-            arrays = in_order_of_weights(self.model, trainable, fixed)
-            write_weights(self.plan.weights_path, arrays, build_config=self.model.get_build_config())
+            with aside.keeping("weights"):
+                # In the order of `get_weights`, so that `set_weights` of a model that is built anew takes them.
+                arrays = in_order_of_weights(self.model, trainable, fixed)
+                write_weights(self.plan.weights_path, arrays, build_config=self.model.get_build_config())
         result.seconds = self.seconds + time.perf_counter() - started
         return result

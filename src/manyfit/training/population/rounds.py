@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from manyfit.training.population.arrays import State
+from manyfit.training.population.arrays import Arrays, State
+from manyfit.training.population.compile import compile_function
 from manyfit.training.population.data import FitArguments, ResidentRows, Stream
 from manyfit.training.population.grouping import Batch, Outcome
 from manyfit.training.population.layout import num_workers
+from manyfit.training.population.lift import Lift, Steps
 from manyfit.training.population.member import Member
-from manyfit.training.population.passes import Order, RowsPass
+from manyfit.training.population.passes import Logs, Order, RowsPass
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.streaming import Streaming
 
@@ -87,20 +89,39 @@ class Rounds:
             return Streaming(self.data, self._pool, self._order).epoch(batches)
         if not self._running:
             return []
-        done, _ = wait(self._running, return_when=ALL_COMPLETED if everything else FIRST_COMPLETED)
-        # In the order in which they were begun: what is reported does not depend on which thread was faster.
-        ended = [future for future in self._running if future in done]
-        for future in ended:
-            del self._running[future]
-        return [future.result() for future in ended]
+        outcomes: list[Outcome] = []
+        while self._running and (everything or not outcomes):
+            done, _ = wait(self._running, return_when=ALL_COMPLETED if everything else FIRST_COMPLETED)
+            # In the order in which they were begun: what is reported does not depend on which thread was faster.
+            for future in [future for future in self._running if future in done]:
+                batch, outcome = self._running.pop(future), future.result()
+                if not outcome.awaits_test:
+                    outcomes.append(outcome)
+                    continue
+                # Here, and not on the thread of the batch: the user's code runs on one thread, as in `fit`.
+                batch.begin_tests(self.data)
+                self._running[self._pool.submit(self._epoch, batch, outcome)] = batch
+        return outcomes
 
-    def _epoch(self, batch: Batch) -> Outcome:
-        """Trains and validates one batch over resident rows; runs on a thread of the pool."""
-        seconds, sharing = 0.0, 1
+    def _epoch(self, batch: Batch, trained: Outcome | None = None) -> Outcome:
+        """Trains and validates one batch over resident rows; runs on a thread of the pool.
+
+        Args:
+            batch: the members.
+            trained: what training brought, where only the validation is still to come.
+        """
+        seconds, sharing, splits = 0.0, 1, batch.splits_tests(self.data)
+        logs: dict[str, dict[str, np.ndarray]] = {}
+        if trained is not None:
+            seconds, logs["train"] = trained.seconds, trained.logs
         try:
             states = [member.state for member in batch.slots]
-            logs: dict[str, dict[str, np.ndarray]] = {}
-            for kind in self._kinds(batch):
+            for kind in ("test",) if trained is not None else ("train",) if splits else self._kinds(batch):
+                if kind == "train" and batch.one_step:
+                    started = time.perf_counter()
+                    states[0], logs[kind] = self._first_step(batch.members[0])
+                    seconds += time.perf_counter() - started
+                    continue
                 program, lifted, order = self._prepared(kind, batch, states)
                 # Compiled before it takes a core: seconds are those of training, and another batch may train meanwhile.
                 with self._slots:
@@ -111,10 +132,28 @@ class Rounds:
                     seconds += time.perf_counter() - started
         # Whatever it was: the session knows whether members fail, fall back or try again, a thread does not.
         except Exception as error:
-            return Outcome(batch, {}, None, seconds, sharing, error)
+            return Outcome(batch, {} if trained is None else trained.logs, None, seconds, sharing, error)
         # Only now, after training and validation went well: an epoch that fails half-way can be trained again.
         batch.take_over(states)
-        return Outcome(batch, logs["train"], logs.get("test"), seconds, sharing)
+        awaits_test = splits and trained is None
+        return Outcome(batch, logs["train"], logs.get("test"), seconds, sharing, awaits_test=awaits_test)
+
+    def _first_step(self, member: Member) -> tuple[State, dict[str, np.ndarray]]:
+        """A member's state after the first batch of its epoch, and the logs, for a slot each."""
+        full, tail = self._read("train", member)
+        rows = full[0] if len(full) else tail
+        training = member.view.training
+        assert isinstance(training, ResidentRows)  # our bug: streams have their own way
+        batch = tuple(leaf.addressable_data(0)[rows] for leaf in training.leaves)
+        steps = Steps(Lift(member.trace))
+
+        def step(state: State, batch: Arrays) -> tuple[State, Logs]:
+            after, metrics, step_logs = steps.train(0, {}, state, member.trace.start_metrics, batch)
+            return after, steps.logs("train", {}, metrics, step_logs)
+
+        # Nothing is lifted, and no program is kept: it happens once in a member's life, in its last epoch.
+        state, logs = compile_function(step, (member.state, batch), quick=True).call(member.state, batch)
+        return state, {name: np.asarray(value)[None] for name, value in logs.items()}
 
     def _compile(self, batch: Batch) -> None:
         states = [member.state for member in batch.slots]

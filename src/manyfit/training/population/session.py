@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
+from manyfit.core.history import numbers_of
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Ending, Plan, Result
-from manyfit.training.base import Supply, Task
-from manyfit.training.callbacks import scalar_logs
+from manyfit.training.base import Supply, Task, first_line
 from manyfit.training.models import take_measures
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices
@@ -54,7 +54,7 @@ class Session:
         shuffle_seed: int,
     ) -> None:
         self.supply, self.task, self.data = supply, task, data
-        self.admission = admission
+        self.admission, self.aside = admission, admission.aside
         self.shuffle_seed = shuffle_seed
         self.independent = supply.independent
         self.sizing = Sizing(
@@ -118,7 +118,10 @@ class Session:
             if member is None:
                 return
             member.begin()
-            self.idle.append(member)
+            if member.failure is None and member.epoch >= member.last_epoch:  # `initial_epoch`: there is none to train
+                self.ended.append((member, False))
+            else:
+                self.idle.append(member)
 
     def _build(self) -> None:
         """Makes plans members that wait, as long as no worker waits for what this thread has to do for it.
@@ -175,13 +178,23 @@ class Session:
 
     def _batches(self) -> list[Batch]:
         """Idle members as batches, whose callbacks have begun the epoch; the others stay idle."""
-        batches, self.idle = form_batches(self.idle, self.rounds.batches, self.admission.waiting, self._rules)
-        for member in _members_of(batches):
-            if member.callbacks.any:
-                member.show()
-                member.callbacks.epoch_begin(member.epoch)
-                member.adopt()
-        return batches
+        for member in self.idle:
+            if member.failure is None:
+                member.begin_epoch()
+        self.idle = self._without_failed(self.idle)
+        # What a callback has stopped before its first batch ends after it, as in `fit`: by itself.
+        stopped = [member for member in self.idle if member.callbacks.stopped]
+        going = [member for member in self.idle if not member.callbacks.stopped]
+        batches, self.idle = form_batches(going, self.rounds.batches, self.admission.waiting, self._rules)
+        alone = [Batch(each.program, (each,), each.program.choice.best, 1, one_step=True) for each in stopped]
+        return [*batches, *alone]
+
+    def _without_failed(self, members: Sequence[Member]) -> list[Member]:
+        """Those of which no callback has raised; the others have ended, and nobody beside them."""
+        for member in members:
+            if member.failure is not None:
+                self.supply.finish(member.failed(member.failure))
+        return [member for member in members if member.failure is None]
 
     def _order_of(self, member: Member) -> tuple[int, int]:
         return self._rules.order_of(member)
@@ -215,6 +228,8 @@ class Session:
                 # What idle slots computed in vain is charged to those that train.
                 member.seconds += outcome.seconds / len(outcome.batch.members)
                 numbers = self._close_epoch(member, number, outcome)
+                if member.failure is not None:
+                    continue
                 reporting.append(member)
                 if member.epoch >= member.plan.first_epoch:  # else known from before the process was killed
                     reports.append((member.plan, member.epoch, numbers))
@@ -223,11 +238,13 @@ class Session:
         # answer.
         answers = zip((plan.key for plan, _, _ in reports), self.supply.report(reports) if reports else [], strict=True)
         decisions = dict(answers)
+        for outcome in outcomes:
+            self._without_failed(() if outcome.error is not None else outcome.batch.members)
         for member in reporting:
             decision = decisions.get(member.plan.key, Decision.GO_ON)
             if decision is Decision.PAUSE and not member.is_done():  # a callback may have ended it at its rung's end
                 self.admission.park(member)
-                self._hand_over([(member, member.paused())])
+                self._hand_over([(member, member.paused(self.aside))])
             elif decision is Decision.STOP:
                 self.ended.append((member, True))
             elif member.is_done():
@@ -250,18 +267,20 @@ class Session:
         if outcome.test_logs is not None and self.data.validates_at(member.epoch):
             tested = _python_logs(outcome.test_logs, number)
             logs.update({f"val_{name}": value for name, value in tested.items()})
+        # What callbacks raise in the middle ends the member before its numbers are told, as in `fit`.
+        logs = member.close_epoch(logs, tested) if member.failure is None else logs
         logs.update(member.watch_loss_scale(member.view.training.num_steps or 1))
-        if member.callbacks.any:
-            member.show()
-            logs = member.callbacks.epoch_end(member.epoch, logs, tested)
-            member.adopt()
-        numbers = scalar_logs(logs)
-        member.last_logs = logs
-        member.record(numbers, self.task.objective)
+        numbers = numbers_of(logs)
+        if member.failure is None:
+            member.record(numbers, self.task.objective)
         return numbers
 
     def _fail(self, outcomes: Sequence[Outcome], num_active: int) -> None:
-        """Ends or sends back the members of epochs that failed; where memory ran out, fewer try again."""
+        """Ends or sends back the members of epochs that failed; where memory ran out, fewer try again.
+
+        What several members share tells nothing of whose fault it was: a metric that calls back into Python, data that
+        could not be read. So each is trained alone, and those that are not to blame lose time only.
+        """
         failures = {outcome: failure_of(outcome.error) for outcome in outcomes if outcome.error is not None}
         # That many were too many is nobody's fault, so they try again, fewer at a time. One alone that runs out has
         # failed.
@@ -271,31 +290,34 @@ class Session:
             self.admission.notify(f"out of memory with {num_active} members at once; from now on at most {size}")
         for outcome, failure in failures.items():
             for member in outcome.batch.members:
-                if isinstance(outcome.error, CannotTrace):
+                if member.failure is not None:
+                    self._without_failed([member])
+                elif isinstance(outcome.error, CannotTrace):
                     self.admission.send_back(member, str(outcome.error))
-                elif too_many and failure.ending is Ending.OUT_OF_MEMORY:
+                elif too_many and failure.ending is Ending.OUT_OF_MEMORY and not outcome.is_half:
                     self.admission.rebuild(member)
-                else:
+                elif failure.ending is Ending.OUT_OF_MEMORY or not self.data.can_be_read_again:
                     self.supply.finish(member.failed(failure))
+                else:
+                    self.admission.send_back(member, f"an epoch that trials share failed ({first_line(failure.error)})")
 
     def _finish_ended(self) -> None:
         ended, self.ended = self.ended, []
         results = []
+        for member, _ in ended:
+            member.finish()
+        going = self._without_failed([member for member, _ in ended])
         for member, stopped in ended:
-            member.finalise()  # first, as in `fit`: callbacks see the end of the training with these weights
-            if member.callbacks.any:
-                member.show()
-                member.callbacks.train_end(member.last_logs)
-                member.adopt()
-            member.program.num_trained += 1
-            results.append((member, member.result(self.task.objective, stopped=stopped)))
+            if member in going:
+                member.program.num_trained += 1
+                results.append((member, member.result(self.task.objective, stopped=stopped, aside=self.aside)))
         self._hand_over(results)
 
     def _hand_over(self, results: Sequence[tuple[Member, Result]]) -> None:
         """Tells the supply of outcomes, after the task has seen and measured the models of written weights.
 
         In this order, since the supply may commit a trial's end at once: what is kept of its models has to lie in the
-        project by then. A failure while several are kept together is blamed on nobody; they are kept one by one.
+        project by then.
         """
         # All in one call of `keep`: models that end together predict their rows together (row A: 50 calls for four
         # models instead of 200).
@@ -303,18 +325,20 @@ class Session:
         kept = [member for member in scored if self.task.keep is not None and member.plan.weights_path is not None]
         for member in scored if self.task.measures else kept:
             member.show_best()
-        if kept and self.task.keep is not None:
-            try:
-                self.task.keep([(member.plan, member.model) for member in kept])
-            except Exception:
-                if len(results) == 1:
-                    raise
-                for one in results:  # what stands before the one that fails is told
-                    self._hand_over([one])
-                return
+        if kept:
+            self._keep(kept)
         for member, result in results:
-            take_measures(result, member.model, self.task)
+            take_measures(result, member.model, self.task, self.aside)
             self.supply.finish(result)
+
+    def _keep(self, members: Sequence[Member]) -> None:
+        assert self.task.keep is not None  # our bug: asked before
+        try:
+            self.task.keep([(member.plan, member.model) for member in members])
+        except Exception:
+            for member in members:  # the one that it comes from is left out, and no other
+                with self.aside.keeping("predictions"):
+                    self.task.keep([(member.plan, member.model)])
 
 
 def _members_of(batches: Sequence[Batch]) -> list[Member]:

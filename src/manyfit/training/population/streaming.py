@@ -41,6 +41,9 @@ class Streaming:
         self._each(runs, lambda run: run.batch.program.ensure_probed(run.batch.layout))
         self._pass_over("train", runs, self.data.training)
         validating = [run for run in runs if run.batch.validates(self.data)]
+        for run in _alive(validating):
+            if run.batch.splits_tests(self.data):
+                run.begin_tests(self.data)
         self._pass_over("test", validating, self.data.validation)
         return [run.outcome() for run in runs]
 
@@ -67,7 +70,10 @@ class Streaming:
                 if len(source.shapes) > num_shapes:
                     num_shapes = len(source.shapes)
                     self._extend(_alive(runs))
-                training = [self.pool.submit(run.feed, number, leaves) for run in _alive(runs)]
+                more = [run for run in _alive(runs) if num_batches == 1 or not run.batch.one_step]
+                if not more:
+                    break
+                training = [self.pool.submit(run.feed, number, leaves) for run in more]
         finally:
             wait(training)
         if not num_batches:
@@ -106,6 +112,7 @@ class _Run:
         self.logs: dict[str, dict[str, np.ndarray]] = {}
         self.seconds = 0.0
         self.error: Exception | None = None
+        self.is_half = False
         self._pass: StreamPass | None = None
         self._carry: ArrayTree = None
         self._lifted: Lifted = {}
@@ -126,6 +133,13 @@ class _Run:
         started = time.perf_counter()
         self.states, found = rows_pass.run(self.states, lifted, numbers)
         self._close(kind, found, started)
+
+    def begin_tests(self, data: FitArguments) -> None:
+        """After training: the members take over its states, which callbacks may change before the validation."""
+        self.batch.take_over(self.states)
+        self.is_half = True
+        self.batch.begin_tests(data)
+        self.states = [member.state for member in self.batch.slots]
 
     def begin(self, kind: str) -> None:
         """Before the first batch of a pass."""
@@ -168,6 +182,6 @@ class _Run:
     def outcome(self) -> Outcome:
         """What the epoch brought; members get their new states where all went well."""
         if self.error is not None:
-            return Outcome(self.batch, {}, None, self.seconds, 1, self.error)
+            return Outcome(self.batch, self.logs["train"] if self.is_half else {}, None, self.seconds, 1, self.error)
         self.batch.take_over(self.states)
         return Outcome(self.batch, self.logs["train"], self.logs.get("test"), self.seconds, 1)

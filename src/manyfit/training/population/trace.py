@@ -16,6 +16,7 @@ import jax
 import keras
 import numpy as np
 
+from manyfit.training.base import first_line
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.population.arrays import ArrayTree, Function, metric_results, shapes_of, values_of, variables_of
@@ -191,9 +192,3 @@ def _results_step(model: keras.Model) -> Function:
 def _start_metrics(model: keras.Model, variables: Sequence[keras.Variable]) -> tuple[np.ndarray, ...]:
     model.reset_metrics()
     return tuple(np.asarray(value) for value in values_of(variables))
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, after its type's name."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

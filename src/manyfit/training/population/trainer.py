@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import keras
 
 from manyfit.core.records import Plan
-from manyfit.training.base import Supply, Task, Trainer
+from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
 from manyfit.training.population.admission import Admission, Learned
 from manyfit.training.population.compile import programs_kept
 from manyfit.training.population.data import FitArguments, Stream, read_fit_arguments, same_sources
@@ -59,6 +59,7 @@ class Population(Trainer):
         self._fallback = fallback
         self._population_size = population_size
         self._notify = notify
+        self._aside = Bookkeeping(notify)
         self._shuffle_seed = shuffle_seed
         self._reasons: dict[str, list[Plan]] = {}
         self.learned = Learned()
@@ -89,6 +90,7 @@ class Population(Trainer):
             fallback=self._fallback,
             refuse=self._refuse,
             notify=self._notify,
+            aside=self._aside,
         )
         Session(
             supply,

@@ -320,7 +320,7 @@ class ModelTuner(BaseTuner):
         supply = FixedSupply([plan])
         task = self._make_task(fit_args, fit_kwargs)
         self.trial_call.trained.append(task.call)
-        trainer = Estimators() if self._estimators else KerasFit()
+        trainer = Estimators(self._display.say) if self._estimators else KerasFit(self._display.say)
         trainer.train(supply, tensorboard.per_execution(task))
         result: Result = supply.results[plan.key]
         if result.failure is not None:
