@@ -192,8 +192,8 @@ def test_a_fit_of_the_users_trains_as_in_the_search_on_all_rows(tmp_path):
 
 def test_a_fit_that_wants_validation_rows_is_given_none(tmp_path):
     class Wants(OwnFit):
-        def fit(self, hp, model, x, y, validation_data, **kwargs):
-            return model.fit(x, y, validation_data=validation_data, **kwargs)
+        def fit(self, hp, model, x, y, validation_data, epochs, **kwargs):
+            return model.fit(x, y, validation_data=validation_data, epochs=range(epochs)[-1] + 1, **kwargs)
 
     [model] = searched(tmp_path, Wants(), tuner=kt.GridSearch).retrain(epochs=4)
     check_equal(model, keras_weights(keras.optimizers.SGD(0.05), X, Y, epochs=4))

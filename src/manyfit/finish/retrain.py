@@ -234,8 +234,7 @@ def _for_all_rows(untouched: Collection[str], plan: Plan, call: Call) -> Call:
         return call  # one of several, each with its own epochs: nobody knows what they would be now
     left_out = [one for one in call.callbacks if reacts_to_validation(one) and not is_ours(one)]
     kept = [one for one in call.callbacks if one not in left_out]
-    without = [name for name in VALIDATION_ARGUMENTS if name not in ("epochs", "callbacks")]
-    return call.with_(without=without, epochs=plan.epochs, callbacks=kept)
+    return call.with_(without=VALIDATION_ARGUMENTS, epochs=plan.epochs, callbacks=kept)
 
 
 def _key(hyperparameters: HyperParameters) -> str:

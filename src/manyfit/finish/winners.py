@@ -225,7 +225,7 @@ def call_for_all_data(searched: Call, x: FitData, y: FitData, **changes: Any) ->
         _check_weights(searched, rows)
     if rows.x is not None:  # a `fit` of the user's may bring the rows itself
         rows.require(Ability.READ_AGAIN, "retrain()")
-    call = searched.with_(rows=rows, without=set(VALIDATION_ARGUMENTS) - {"initial_epoch", "callbacks"})
+    call = searched.with_(rows=rows, without=VALIDATION_ARGUMENTS)
     before = searched.counted_rows()
     if steps and before is not None and before[0] and rows.num_rows is not None:
         call = call.with_(steps_per_epoch=max(1, round(steps * rows.num_rows / before[0])))
