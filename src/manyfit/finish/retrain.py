@@ -23,7 +23,7 @@ from manyfit.finish.winners import EpochRule, RetrainCandidate
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import FixedSupply, Task, Trainer
 from manyfit.training.devices import distributed, distribution_of
-from manyfit.training.estimators import load_estimator, pickle_path
+from manyfit.training.estimators import load_estimator, pickle_path, save_final
 from manyfit.training.models import build_model
 from manyfit.training.replay import ReplayedRate, is_ours, reacts_to_validation
 from manyfit.training.seeding import seeded
@@ -287,7 +287,7 @@ def _finished_model(plan: Plan, result: Result, task: Task, first_epoch: int) ->
 def save_models(
     models: Sequence[keras.Model], names: Sequence[str], where: SavePath | Sequence[SavePath]
 ) -> list[Path]:
-    """Saves models as `.keras` files.
+    """Saves models as `.keras` files, estimators as `.pickle` files.
 
     Args:
         models: what to save.
@@ -311,7 +311,6 @@ def save_models(
         raise UsageError(
             explain("retrain(save_best=...)", got, "a folder, or one path per model", 'Type save_best="models".')
         )
-    for model, path in zip(models, paths, strict=True):
+    for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        model.save(path)
-    return paths
+    return [save_final(model, path) for model, path in zip(models, paths, strict=True)]

@@ -24,7 +24,7 @@ from manyfit.data.arguments import check_retrain
 from manyfit.data.call import Call
 from manyfit.data.classes import Classes
 from manyfit.data.folds import FoldPlan
-from manyfit.data.rows import FitData
+from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import model_predictions
 from manyfit.finish import confirm as confirming
@@ -57,6 +57,7 @@ class Training:
     make_task: Callable[..., Task]  # (fit_args, fit_kwargs, model options or None for the tuner's)
     trainer: Callable[[], Trainer]  # of whole data sets
     trainer_for: Callable[[Task], Trainer]  # one that follows the task's folds
+    measure: Callable[[Any, Rows], Mapping[str, float]] | None = None  # what `evaluate` measures of estimators as well
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +180,7 @@ class Finish:
         """
         started = time.monotonic()
         check_retrain(top, x, y)
+        y = self._numbered("retrain(x, y)", y)
         latest = self._tuner.latest_search
         trials = self._trials_to_retrain(top, diverse=settings.diverse)
         searched = self._training.make_task((), {}) if latest is None else latest.task
@@ -372,6 +374,11 @@ class Finish:
         self.final["ensemble"] = ensemble
         return ensemble
 
+    def _numbered(self, where: str, y: FitData) -> FitData:
+        """Targets with numbers in place of names, where the classes of this project have names."""
+        classes = Classes.of_project(self._tuner.store)
+        return y if classes is None else classes.numbers(where, y)
+
     def _predictions_of(
         self, models: Sequence[Any], x: FitData, y: FitData
     ) -> tuple[Mapping[str, np.ndarray], Any, Any]:
@@ -386,8 +393,7 @@ class Finish:
                 return self._out_of_fold_predictions(models, latest.task, latest.folds)
         task = None if latest is None else latest.task
         x, y, weight = (x, y, None) if x is not None else ensembling.validation_data(task)
-        if (classes := Classes.of_project(self._tuner.store)) is not None:
-            y = classes.numbers("ensemble(x, y)", y)
+        y = self._numbered("ensemble(x, y)", y)
 
         def predict(trial_id: str) -> np.ndarray:
             return model_predictions(self._tuner.load_model(self._oracle.get_trial(trial_id)), x, 1024)
@@ -412,8 +418,9 @@ class Finish:
     ) -> evaluating.Evaluation:
         """See `Tuner.evaluate`."""
         named = self._named_models(models)
-        store, objective = self._tuner.store, self._oracle.objective
-        return evaluating.evaluate(named, x, y, store, confidence=confidence, objective=objective, **options)
+        also, objective = self._training.measure, self._oracle.objective
+        store = self._tuner.store
+        return evaluating.evaluate(named, x, y, store, confidence=confidence, objective=objective, also=also, **options)
 
     def export(self, folder: str | os.PathLike[str], model: exporting.Savable | None, *, overwrite: bool) -> Path:
         """See `Tuner.export`."""
