@@ -34,9 +34,6 @@ VALIDATION_ARGUMENTS = frozenset(
         "validation_freq",
         "validation_steps",
         "validation_batch_size",
-        "epochs",
-        "initial_epoch",
-        "callbacks",
     ]
 )
 
