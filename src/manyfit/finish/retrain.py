@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import os
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -192,6 +193,12 @@ def _task_of(candidates: Sequence[RetrainCandidate], task: Task, rule: EpochRule
         build = stretched_build(task.build, lambda hp: factors.get(_key(hp), 1.0))
         task = dataclasses.replace(task, build=build)
     several = [one for one in candidates if not one.has_one_fit]
+    if task.fit is not None:
+        # What a `fit` of the user's wants to be given, it is given: as nothing.
+        parameters = inspect.signature(task.fit).parameters.values()
+        wanted = [each.name for each in parameters if each.default is each.empty and each.name in VALIDATION_ARGUMENTS]
+        lacks: dict[str, Any] = {name: None for name in wanted if name not in candidates[0].call.arguments}
+        candidates = [dataclasses.replace(one, call=one.call.with_(**lacks)) for one in candidates]
     rates = {one.trial_id: (one.rates, _span(one, rule), one.first_epoch) for one in candidates if one.rates}
     alike = all(_alike(one.call, candidates[0].call) for one in candidates)
     return dataclasses.replace(
@@ -227,8 +234,7 @@ def _for_all_rows(untouched: Collection[str], plan: Plan, call: Call) -> Call:
         return call  # one of several, each with its own epochs: nobody knows what they would be now
     left_out = [one for one in call.callbacks if reacts_to_validation(one) and not is_ours(one)]
     kept = [one for one in call.callbacks if one not in left_out]
-    without = [name for name in VALIDATION_ARGUMENTS if name not in ("epochs", "callbacks")]
-    return call.with_(without=without, epochs=plan.epochs, callbacks=kept)
+    return call.with_(without=VALIDATION_ARGUMENTS, epochs=plan.epochs, callbacks=kept)
 
 
 def _key(hyperparameters: HyperParameters) -> str:

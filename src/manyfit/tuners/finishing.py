@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -184,8 +184,10 @@ class Finish:
         latest = self._tuner.latest_search
         trials = self._trials_to_retrain(top, diverse=settings.diverse)
         searched = self._training.make_task((), {}) if latest is None else latest.task
-        _check_data(x, searched, has_searched=latest is not None)
         trained_by = {trial.trial_id: self._tuner.trained_by(trial) for trial in trials}
+        if x is None and not (latest is not None and searched.fit is not None):  # a `fit` of one's own may bring rows
+            _check_data(trained_by.values(), has_searched=latest is not None)
+        folds = None if latest is None else latest.folds
         # One for all that were trained by the same: the rows of the search are joined once.
         distinct = {id(call): call_for_all_data(call, x, y, **fit_kwargs) for call in trained_by.values()}
         calls = {trial_id: distinct[id(call)] for trial_id, call in trained_by.items()}
@@ -203,6 +205,7 @@ class Finish:
                 self._oracle,
                 executions=settings.executions,
                 callbacks=settings.callbacks,
+                fold_rows=None if folds is None else len(folds.folds.split(0).training),
             )
             for trial in trials
         ]
@@ -389,7 +392,7 @@ class Finish:
             if latest is not None and latest.folds is not None:
                 return self._out_of_fold_predictions(models, latest.task, latest.folds)
         task = None if latest is None else latest.task
-        x, y, weight = (x, y, None) if x is not None else ensembling.validation_data(task)
+        x, y, weight = Rows.of(x, y).read("ensemble(x)").parts if x is not None else ensembling.validation_data(task)
         y = self._numbered("ensemble(x, y)", y)
 
         def predict(trial_id: str) -> np.ndarray:
@@ -470,10 +473,10 @@ class Finish:
         return list(dict.fromkeys(trial_id for trial_id in ids if trial_id is not None))
 
 
-def _check_data(x: FitData, searched: Task, *, has_searched: bool) -> None:
+def _check_data(calls: Iterable[Call], *, has_searched: bool) -> None:
     """Refuses a retraining without rows, before anything is trained."""
-    if x is not None or searched.call.x is not None or (has_searched and searched.fit is not None):
-        return  # a `fit` of the user's may bring the rows itself
+    if all(call.x is not None for call in calls):
+        return
     raise UsageError(
         explain(
             "retrain()",
