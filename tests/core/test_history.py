@@ -55,8 +55,3 @@ def test_metrics_at_an_epoch_leave_out_what_was_not_measured():
     history = {"loss": [1.0, 0.5], "val_loss": [None, 0.7], "late": [3.0]}
     assert histories.at_epoch(history, 0) == {"loss": 1.0, "late": 3.0}
     assert histories.at_epoch(history, 1) == {"loss": 0.5, "val_loss": 0.7}
-
-
-def test_divergence_is_seen():
-    assert histories.is_diverged({"loss": NAN}) and histories.is_diverged({"loss": 1.0, "mae": -INF})
-    assert not histories.is_diverged({"loss": 1.0}) and not histories.is_diverged({})

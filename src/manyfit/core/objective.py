@@ -113,11 +113,30 @@ class Objective:
         num_epochs = max((len(curve) for curve in history.values()), default=0)
         losses = []
         for epoch in range(num_epochs):
-            logs = {
-                name: curve[epoch] for name, curve in history.items() if epoch < len(curve) and curve[epoch] is not None
-            }
-            losses.append(self.loss(self.get_value(logs)) if self.has_value(logs) else math.nan)
+            entries = {name: curve[epoch] for name, curve in history.items() if epoch < len(curve)}
+            logs = {name: value for name, value in entries.items() if value is not None}
+            losses.append(self.epoch_loss(logs))
         return losses
+
+    def epoch_loss(self, logs: Mapping[str, float]) -> float:
+        """The loss that an epoch counts with: NaN where it did not measure the objective, `inf` where it diverged.
+
+        It has diverged where its objective is not finite, and where what the model minimises is not, whatever the
+        objective reads: weights that are NaN predict one class, which may well be the most frequent one. A training
+        loss that is not finite says nothing of the weights where a loss scale skips such steps.
+
+        Example:
+
+        >>> objective = Objective("val_accuracy", "max")
+        >>> [objective.epoch_loss({"val_accuracy": 0.9, "loss": loss}) for loss in (0.3, float("nan"))]
+        [-0.9, inf]
+        """
+        if not self.has_value(logs):
+            return math.nan
+        minimised = ("val_loss",) if "loss_scale" in logs else ("loss", "val_loss")
+        if not all(math.isfinite(logs.get(name, 0.0)) for name in minimised):
+            return math.inf
+        return self.loss(self.get_value(logs))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Objective) and (self.name, self.direction) == (other.name, other.direction)
@@ -343,8 +362,8 @@ _DIRECTIONS: dict[str, Direction] = {
 def infer_metric_direction(metric: object) -> Direction | None:
     """Tells in which direction a metric improves.
 
-    `val_` and `weighted_` prefixes, the numbers that Keras appends (`auc_1`), CamelCase and the names of a model's
-    outputs (`digit_accuracy`) are seen through. The longest known ending of the name decides.
+    `val_` and `weighted_` prefixes, the numbers that Keras appends (`auc_1`), places in an array (`f1[0]`), CamelCase
+    and the names of a model's outputs (`digit_accuracy`) are seen through. The longest known ending of it decides.
 
     Args:
         metric: a name as it stands in the logs of `model.fit`; or a Keras metric, loss or function, by its name.
@@ -360,7 +379,7 @@ def infer_metric_direction(metric: object) -> Direction | None:
     if not isinstance(metric, str):
         metric = metric.__name__ if hasattr(metric, "__name__") else type(metric).__name__
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", metric).lower()
-    name = re.sub(r"_\d+$", "", name.removeprefix("val_").removeprefix("weighted_"))
+    name = re.sub(r"(_\d+|(\[\d+\])+)$", "", name.removeprefix("val_").removeprefix("weighted_"))
     words = name.split("_")
     for start in range(len(words)):
         direction = _DIRECTIONS.get("_".join(words[start:]))

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from manyfit.core.errors import ManyfitError, UsageError, explain
+from manyfit.core.history import numbers_of
 from manyfit.ensemble.members import EnsembleMember, Model, emits_logits, is_keras
 from manyfit.ensemble.pools import POOLS, Pool
 from manyfit.ensemble.problem import PredictionTask
@@ -256,7 +257,7 @@ def compiled_metrics(
     answer = judge.evaluate(
         prediction, np.asarray(y), sample_weight=sample_weight, batch_size=4096, verbose=0, return_dict=True
     )
-    return {name: float(value) for name, value in answer.items()}
+    return numbers_of(answer)
 
 
 def save_folder(

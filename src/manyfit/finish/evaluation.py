@@ -21,6 +21,7 @@ import numpy as np
 import scipy.stats
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.history import numbers_of
 from manyfit.core.objective import Objective
 from manyfit.data.classes import Classes
 from manyfit.data.identity import fingerprint
@@ -217,7 +218,7 @@ def _measure(
     if isinstance(model, keras.Model):
         options |= {"verbose": 0, "return_dict": True}
     found = model.evaluate(test.x, test.y, **options)
-    return {name: float(value) for name, value in found.items()}
+    return numbers_of(found)
 
 
 def _interval(name: str, value: float, groups: Sequence[float], rows: int | None, confidence: float) -> Interval:

@@ -137,7 +137,7 @@ class PatientSupply(FixedSupply):
 
     def _decide(self, plan: Plan, epoch: int, logs: Mapping[str, float]) -> Decision:
         objective = self._oracle.objective
-        loss = objective.loss(objective.get_value(logs)) if objective.has_value(logs) else math.inf
+        loss = objective.epoch_loss(logs)  # NaN, where it was not measured, is below nothing
         best, since = self._best.get(plan.key, (math.inf, -1))
         if loss < best:
             self._best[plan.key] = (loss, epoch)

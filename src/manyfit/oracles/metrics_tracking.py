@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.history import numbers_of
 from manyfit.core.objective import Direction, infer_metric_direction
 
 
@@ -189,16 +190,19 @@ class MetricsTracker(Mapping[str, float]):
         self.metrics[name] = MetricHistory(direction or infer_metric_direction(name) or "min")
 
     def update(self, name: str, value: float, step: int = 0) -> bool:
-        """Takes a value, registering the metric where it is new.
+        """Takes a value, registering the metric where it is new; an array as one metric per element.
 
         Returns:
-            Whether the best value changed.
+            Whether the best value changed, of any of them.
         """
-        if not self.exists(name):
-            self.register(name)
-        before = self.metrics[name].get_best_value()
-        self.metrics[name].update(float(value), step=step)
-        return self.metrics[name].get_best_value() != before
+        changed = False
+        for each, number in numbers_of({name: value}).items():
+            if not self.exists(each):
+                self.register(each)
+            before = self.metrics[each].get_best_value()
+            self.metrics[each].update(number, step=step)
+            changed |= self.metrics[each].get_best_value() != before
+        return changed
 
     def get_history(self, name: str) -> list[MetricObservation]:
         """The observations of a metric in the order of their steps."""

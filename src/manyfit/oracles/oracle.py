@@ -321,7 +321,6 @@ class Oracle(KerasTunerOracle):
         Raises:
             UsageError: the objective is not among the metrics.
         """
-        self.scoring.check(metrics)
         trial = self.trials[trial_id]
         self.scoring.report(trial, metrics, step)
         return trial

@@ -18,6 +18,8 @@ from manyfit.oracles.trial import Trial
 from manyfit.samplers.base import Constraint, broken
 from manyfit.stats import pareto
 
+_MOST_SHOWN = 30  # names of metrics in a message; an array has one per element
+
 
 class Scoring:
     """The part of an oracle that takes metrics and scores trials. It keeps nothing: what it hears goes to the trial.
@@ -39,14 +41,25 @@ class Scoring:
             return
         names, found = self.objective.names, sorted(metrics)
         missing = next((name for name in names if name not in metrics), self.objective.name)
-        # No cutoff: even a poor guess shows that it is the name of a logged metric that belongs there.
-        closest = (difflib.get_close_matches(missing, found, n=1, cutoff=0.0) or ["loss"])[0]
+        elements = [name for name in metrics if name.startswith(f"{missing}[")]
+        if elements:
+            terms = getattr(self.objective, "objectives", self.objective.terms)
+            direction = next((term.direction for term in terms if term.name == missing), self.objective.direction)
+            instead = (
+                f'Type objective=kt.Objective("{elements[0]}", "{direction}") for one of its {len(elements)} elements, '
+                'or have the metric give one number: keras.metrics.F1Score(average="macro"), say.'
+            )
+        else:
+            # No cutoff: even a poor guess shows that it is the name of a logged metric that belongs there.
+            closest = (difflib.get_close_matches(missing, found, n=1, cutoff=0.0) or ["loss"])[0]
+            instead = f'Type objective="{closest}", or compile the model with that metric.'
+        shown = found if len(found) <= _MOST_SHOWN else [*found[:_MOST_SHOWN], "..."]
         raise UsageError(
             explain(
                 "Objective value missing in metrics reported to the Oracle",
-                f"expected: {list(names)}, found: {found}",
-                f"one of {', '.join(found) or 'the names that fit logs'}",
-                f'Type objective="{closest}", or compile the model with that metric.',
+                f"expected: {list(names)}, found: {shown}",
+                f"one of {', '.join(shown) or 'the names that fit logs'}",
+                instead,
             )
         )
 
@@ -60,8 +73,12 @@ class Scoring:
             trial: that runs.
             metrics: with the objective among them.
             step: the epoch, counted from 0.
+
+        Raises:
+            UsageError: the objective is not among them.
         """
-        numbers = {name: float(value) for name, value in metrics.items()}
+        numbers = histories.numbers_of(metrics)
+        self.check(numbers)
         execution = 0
         while max(map(len, trial.running.get(execution, {}).values()), default=0) > step:
             execution += 1
@@ -105,7 +122,8 @@ class Scoring:
         """Has a trial that was scored end as diverged where no execution ever measured a finite objective."""
         if trial.score is None or self.objective.loss(trial.score) == math.inf:
             trial.score = None
-            message = trial.message or f"{self.objective.name} was never finite"
+            found = [histories.why_diverged(run.history, self.objective) for run in trial.executions.values()]
+            message = trial.message or next(filter(None, found), f"{self.objective.name} was never finite")
             trial.conclude(TrialOutcome(Ending.DIVERGED, message))
 
     def score(self, trial: Trial) -> None:
@@ -115,7 +133,9 @@ class Scoring:
             # The mean and not the best: the best of several executions rewards a configuration for its noise.
             trial.score = sum(run.score for run in scored) / len(scored)  # type: ignore[misc]
             trial.best_step = round(sum(run.best_epoch or 0 for run in scored) / len(scored))
-        elif trial.metrics.exists(self.objective.name):  # reported through update_trial, and not ended yet
+        elif not trial.executions and trial.metrics.exists(
+            self.objective.name
+        ):  # reported through update_trial, and not ended yet
             trial.score = trial.metrics.get_best_value(self.objective.name)
             trial.best_step = trial.metrics.get_best_step(self.objective.name)
 

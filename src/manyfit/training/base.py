@@ -9,12 +9,13 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+
 from manyfit.core.errors import FatalError
-from manyfit.core.history import History
+from manyfit.core.history import History, why_diverged
 from manyfit.core.objective import Objective
 from manyfit.core.records import Configuration, Decision, Ending, Plan, Result
 from manyfit.data.call import Call
@@ -238,12 +239,29 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def judge(history: History, objective: Objective | None, *, stopped: bool) -> tuple[Ending, str | None]:
-    """How an execution ended that raised nothing, and why. A missing objective is left to whoever scores it."""
-    if stopped:
-        return Ending.STOPPED, "stopped before its last epoch"
-    # NaN says that it was not measured, which is for the scorer to complain about. Infinity was measured.
-    measured = [] if objective is None else [loss for loss in objective.epoch_losses(history) if not math.isnan(loss)]
-    if measured and all(map(math.isinf, measured)):
-        return Ending.DIVERGED, f"{objective.name} was never finite"  # type: ignore[union-attr]
-    return Ending.COMPLETED, None
+def judge(
+    history: History, objective: Objective | None, *, stopped: bool, weights: Iterable[Any] = ()
+) -> tuple[Ending, str | None]:
+    """How an execution ended that raised nothing, and why. A missing objective is left to whoever scores it.
+
+    One rule for all trainers: an epoch counts where its objective, its losses and its weights are finite, and an
+    execution in which no epoch counts has diverged, however good a metric reads. What went wrong after an epoch that
+    counts takes nothing from that epoch, whose weights are kept.
+
+    Args:
+        history: its curves.
+        objective: what is ranked; None: nothing.
+        stopped: whether it was ended before its last epoch.
+        weights: arrays, the trainable ones of the epoch that counts, where there are any.
+    """
+    diverged = None if objective is None else why_diverged(history, objective)
+    if diverged is None and not all(map(_is_finite, weights)):
+        diverged = "the weights are not finite after the epoch with the best objective"
+    if diverged is not None:
+        return Ending.DIVERGED, diverged
+    return (Ending.STOPPED, "stopped before its last epoch") if stopped else (Ending.COMPLETED, None)
+
+
+def _is_finite(weights: Any) -> bool:
+    array = np.asarray(weights)
+    return array.dtype.kind in "biu" or bool(np.isfinite(array).all())

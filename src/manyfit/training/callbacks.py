@@ -112,7 +112,7 @@ class Reporter(keras.callbacks.Callback):
         self.pause: Callable[[], None] | None = None
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        numbers = scalar_logs(logs)
+        numbers = histories.numbers_of(logs)
         histories.append(self.history, numbers, epoch)
         if epoch < self.plan.first_epoch:
             return  # known from before the process was killed
@@ -149,27 +149,14 @@ class BestWeights(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         del epoch
-        numbers, validated = scalar_logs(logs), self._validated
-        self._validated = None
-        if self.objective is None or not self.objective.has_value(numbers):
+        validated, self._validated = self._validated, None
+        if self.objective is None:
             return
-        loss = self.objective.loss(self.objective.get_value(numbers))
+        loss = self.objective.epoch_loss(histories.numbers_of(logs))
         if loss < self.loss:
             self.loss = loss
             # In memory: most best epochs are followed by a better one, and a file each would be written for nothing.
             self.weights = validated or self.model.get_weights()
-
-
-def scalar_logs(logs: Mapping[str, Any] | None) -> dict[str, float]:
-    """The logs of an epoch as Python numbers; what is no number (a learning-rate object, a text) is left out."""
-    # Python's numbers, at once: an array of a backend that somebody keeps would keep memory of the device.
-    numbers = {}
-    for name, value in (logs or {}).items():
-        try:
-            numbers[name] = float(value)
-        except (TypeError, ValueError):
-            continue
-    return numbers
 
 
 def separate_files(callbacks: Sequence[keras.callbacks.Callback], plan: Plan) -> None:

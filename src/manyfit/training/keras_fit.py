@@ -177,16 +177,19 @@ class _Run:
         assert self.model is not None  # our bug: `_train` sets it or raises
         result = self.result
         result.num_parameters = num_parameters(self.model)
+        latest = self.model.get_weights()
+        weights = self.keeper.weights or latest
         if paused:
             result.ending, result.message = Ending.PAUSED, None
             self._store(plan)
         else:
-            stopped = self.reporter.stopped
-            result.ending, result.message = judge(result.history, self.task.objective, stopped=stopped)
+            # Not strict: a `HyperModel.fit` of the user's may train another model than the one that was built.
+            trained = [each for each, of in zip(weights, self.model.weights, strict=False) if of.trainable]
+            result.ending, result.message = judge(
+                result.history, self.task.objective, stopped=self.reporter.stopped, weights=trained
+            )
             result.ending, result.message = self.loss_scale.judged(result.ending, result.message)
         if plan.weights_path is not None and result.ending.has_score:
-            latest = self.model.get_weights()
-            weights = self.keeper.weights or latest
             with self.aside.keeping("weights"):
                 write_weights(plan.weights_path, weights, build_config=self.model.get_build_config())
             if self.task.keep is not None:

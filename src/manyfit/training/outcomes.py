@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
 
 from manyfit.core.errors import FatalTypeError, FatalValueError, explain
-from manyfit.core.history import History, mean_metrics
+from manyfit.core.history import History, append, mean_metrics, numbers_of
 from manyfit.core.objective import DefaultObjective, Objective
 
 
@@ -20,7 +22,8 @@ def to_histories(returned: object, objective: Objective, where: str) -> list[dic
 
     Raises:
         FatalTypeError: None, an empty list, or something of another type.
-        FatalValueError: a dict without the objective, or a number while an objective has a name.
+        FatalValueError: a dict without the objective or with another thing than a number for it, or one number for
+            several objectives.
     """
     if isinstance(returned, list) and returned:
         return [history for item in returned for history in to_histories(item, objective, where)]
@@ -69,6 +72,8 @@ def _to_history(returned: object, objective: Objective, where: str) -> dict[str,
     """
     # By its attribute, not its class: wrappers of Keras's `History` are common in programs written for KerasTuner.
     curves = getattr(returned, "history", None)
+    if not isinstance(curves, Mapping) and _is_history(returned):
+        curves = returned
     known = curves if isinstance(curves, Mapping) else returned
     if isinstance(known, Mapping) and isinstance(objective, DefaultObjective) and not objective.has_value(known):
         raise FatalTypeError(
@@ -81,35 +86,69 @@ def _to_history(returned: object, objective: Objective, where: str) -> dict[str,
             )
         )
     if isinstance(curves, Mapping):
-        return {name: list(map(_number, curve)) for name, curve in curves.items()}
+        return _curves(curves)
     if isinstance(returned, Mapping):
-        if not objective.has_value(returned):
-            raise FatalValueError(
-                explain(
-                    where,
-                    f"a dict with {sorted(returned)}",
-                    f"a dict with {', '.join(map(repr, objective.names))}. "
-                    "Expected the returned dict to contain the specified objective as a key",
-                    "Add the objective to the dict, or change objective=.",
-                )
-            )
-        return {name: [_number(value)] for name, value in returned.items()}
+        found = numbers_of(returned)
+        _check_objective(returned, found, objective, where)
+        return {name: [value] for name, value in found.items()}
     # True is a number for Python, and a mistake of whoever returns it.
-    if (isinstance(returned, numbers.Real) and not isinstance(returned, bool)) or hasattr(returned, "__float__"):
-        return _from_number(float(returned), objective, where)
+    if not isinstance(returned, bool | np.bool_) and list(number := numbers_of({"": returned})) == [""]:
+        return _from_number(number[""], objective, where)
+    raise FatalTypeError(_not_understood(returned, where))
+
+
+def _is_history(returned: object) -> bool:
+    """Whether it is the dict of a `History`: a list per metric, as `return model.fit(...).history` gives it."""
+    return (
+        isinstance(returned, Mapping) and bool(returned) and all(isinstance(each, list) for each in returned.values())
+    )
+
+
+def _curves(curves: Mapping[str, Any]) -> dict[str, list[float | None]]:
+    """The curves of a `History`, whose entries may be arrays."""
+    columns = {name: list(curve) if isinstance(curve, Iterable) else [curve] for name, curve in curves.items()}
+    found: dict[str, list[float | None]] = {}
+    for epoch in range(max(map(len, columns.values()), default=0)):
+        logs = {name: column[epoch] for name, column in columns.items() if epoch < len(column)}
+        append(found, numbers_of(logs), epoch)
+    return found
+
+
+def _check_objective(returned: Mapping[str, Any], found: Mapping[str, float], objective: Objective, where: str) -> None:
+    """Checks that a dict of metrics has the objective, as a number.
+
+    Raises:
+        FatalValueError: it has not; the message says what it has.
+    """
+    if objective.has_value(found):
+        return
+    missing = next((name for name in objective.names if name not in found), objective.name)
+    if missing not in returned:
+        got, allowed = f"a dict with {sorted(returned)}", f"a dict with {', '.join(map(repr, objective.names))}"
+        allowed += ". Expected the returned dict to contain the specified objective as a key"
+        instead = "Add the objective to the dict, or change objective=."
+    else:
+        value = returned[missing]
+        got = f"{value!r} of type {type(value).__name__} for {missing!r}"
+        allowed = "a number for the objective"
+        instead = f'Return {{"{missing}": float(...)}}, or raise kt.errors.FailedTrialError where there is none.'
+        if any(name.startswith(f"{missing}[") for name in found):
+            instead = f'Type objective=kt.Objective("{missing}[0]", "{objective.direction}"), or return the mean.'
+    raise FatalValueError(explain(where, got, allowed, instead))
+
+
+def _not_understood(returned: object, where: str) -> str:
     if returned is None:
         got, instead = f"The return value of {where} is None. Did you forget to return the metrics?", ""
     else:
         expected = f"Expected the return value of {where} to be one of these types"
         got = f"{returned!r} of type {type(returned).__name__}. {expected}"
         instead = " For a custom loop return one number."
-    raise FatalTypeError(
-        explain(
-            where,
-            got,
-            "a number, a dict, a keras.callbacks.History, or a list of these",
-            f"Return model.fit(...).{instead}",
-        )
+    return explain(
+        where,
+        got,
+        "a number, a dict, a keras.callbacks.History, or a list of these",
+        f"Return model.fit(...).{instead}",
     )
 
 
@@ -124,12 +163,3 @@ def _from_number(value: float, objective: Objective, where: str) -> dict[str, li
             )
         )
     return {objective.name: [value]}
-
-
-def _number(value: object) -> float | None:
-    if value is None:
-        return None
-    try:
-        return float(value)  # type: ignore[arg-type]  # what it cannot take is why it stands in a `try`
-    except (TypeError, ValueError):
-        return None

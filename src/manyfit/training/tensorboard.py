@@ -23,6 +23,7 @@ from typing import Any
 import keras
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.history import numbers_of
 from manyfit.core.records import Plan, Value
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import Bookkeeping, Task
@@ -148,7 +149,7 @@ class EpochScalars(keras.callbacks.Callback):
         self.files = {part: EventFile(Path(folder) / part) for part in ("train", "validation")}
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        numbers = {name: float(value) for name, value in (logs or {}).items()}
+        numbers = numbers_of(logs)
         validation = {name.removeprefix("val_"): numbers.pop(name) for name in list(numbers) if name.startswith("val_")}
         if "learning_rate" not in numbers and hasattr(self.model.optimizer, "learning_rate"):
             numbers["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))

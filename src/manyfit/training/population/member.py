@@ -158,9 +158,7 @@ class Member:
     def record(self, logs: Mapping[str, float], objective: Objective | None) -> None:
         """Takes the numbers of the epoch that just ended, and holds on to the weights if it is the best so far."""
         histories.append(self.history, logs, self.epoch)
-        if objective is None or not objective.has_value(logs):
-            return
-        loss = objective.loss(objective.get_value(logs))
+        loss = math.nan if objective is None else objective.epoch_loss(logs)
         if loss < self.best_loss:
             # Passes leave their inputs as they are, so holding the arrays is enough where no callback sees the model.
             weights = self.validated or self.state[:2]
@@ -204,7 +202,7 @@ class Member:
     def result(self, objective: Objective | None, *, stopped: bool, aside: Bookkeeping) -> Result:
         """The outcome; writes the weights of the best epoch where the plan wants them."""
         # The weights of the best epoch are written even where a scheduler has stopped it: it is ranked by that epoch.
-        ending, message = judge(self.history, objective, stopped=stopped)
+        ending, message = judge(self.history, objective, stopped=stopped, weights=(self.best or self.state)[0])
         if self.stop_reason is not None and self.loss_scale is not None:
             ending = self.loss_scale.ending(ending)
         return self._outcome(ending, self.stop_reason or message, aside)

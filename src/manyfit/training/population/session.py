@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
+from manyfit.core.history import numbers_of
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.training.base import Supply, Task, first_line
-from manyfit.training.callbacks import scalar_logs
 from manyfit.training.models import take_measures
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices
@@ -272,7 +272,7 @@ class Session:
         # What callbacks raise in the middle ends the member before its numbers are told, as in `fit`.
         logs = member.close_epoch(logs, tested) if member.failure is None else logs
         logs.update(member.watch_loss_scale(member.view.training.num_steps or 1))
-        numbers = scalar_logs(logs)
+        numbers = numbers_of(logs)
         if member.failure is None:
             member.record(numbers, self.task.objective)
         return numbers

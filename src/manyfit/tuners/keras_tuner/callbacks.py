@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import keras
 
+from manyfit.core.history import numbers_of
 from manyfit.core.objective import Objective
 from manyfit.oracles import Trial
-from manyfit.training.callbacks import scalar_logs
 from manyfit.training.weights import write_weights
 
 EPOCH_HOOKS = ("on_epoch_begin", "on_epoch_end")
@@ -123,10 +123,9 @@ class SaveBestEpoch(keras.callbacks.Callback):
         self._best_loss = math.inf
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        numbers = scalar_logs(logs)
+        loss = self.objective.epoch_loss(numbers_of(logs))
         # Logs without the objective are no reason not to save: the last epoch's weights are better than none.
-        if self.objective.has_value(numbers):
-            loss = self.objective.loss(self.objective.get_value(numbers))
+        if not math.isnan(loss):
             if loss >= self._best_loss:
                 return
             self._best_loss = loss
