@@ -18,9 +18,6 @@ VALIDATION_ARGUMENTS = frozenset(
         "validation_freq",
         "validation_steps",
         "validation_batch_size",
-        "epochs",
-        "initial_epoch",
-        "callbacks",
     ]
 )
 

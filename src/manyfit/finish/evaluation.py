@@ -107,6 +107,7 @@ def evaluate(
     *,
     confidence: float = 0.95,
     objective: Objective | None = None,
+    also: Callable[[Any, Rows], Mapping[str, float]] | None = None,
     **options: Any,
 ) -> Evaluation:
     """Measures final models on test data, and writes down that these data were used.
@@ -118,6 +119,7 @@ def evaluate(
         store: of the project.
         confidence: of the intervals.
         objective: of the search: what it names is measured of estimators, besides what is measured of all.
+        also: what else is measured of estimators.
         **options: passed on to `evaluate` of the models: `batch_size`, `sample_weight`.
 
     Raises:
@@ -136,7 +138,7 @@ def evaluate(
     wanted = () if objective is None else tuple(name.removeprefix("val_") for name in objective.names)
     scores = {
         name: _scores(
-            functools.partial(_measure, model, options=options, wanted=wanted),
+            functools.partial(_measure, model, options=options, wanted=wanted, also=also),
             test if _is_foreign(model) else numbered,
             confidence,
         )
@@ -207,11 +209,17 @@ def _scores(measure: Callable[[Rows], dict[str, float]], test: Rows, confidence:
 
 
 def _measure(
-    model: Evaluated | Estimator, test: Rows, *, options: Mapping[str, Any], wanted: Sequence[str]
+    model: Evaluated | Estimator,
+    test: Rows,
+    *,
+    options: Mapping[str, Any],
+    wanted: Sequence[str],
+    also: Callable[[Any, Rows], Mapping[str, float]] | None,
 ) -> dict[str, float]:
     if _is_foreign(model):
         rows = LabelledRows(test.x, targets(test.y), row_weights(test.sample_weight))
-        return {name: float(value) for name, value in measured(model, rows, wanted).items()}
+        logs = {**measured(model, rows, wanted), **(also(model, test) if also is not None else {})}
+        return {name: float(value) for name, value in logs.items()}
     options = {name: value for name, value in options.items() if name != "sample_weight"}
     if test.sample_weight is not None:
         options["sample_weight"] = test.sample_weight

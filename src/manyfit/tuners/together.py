@@ -24,7 +24,7 @@ from manyfit.training.program_report import Programs
 from manyfit.training.replay import CALLED, DATA, facts_of, recorded_call
 from manyfit.tuners.keeping import keeping
 from manyfit.tuners.keras_tuner.callbacks import only_keras
-from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, overrides_fit
+from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, ReadySpace, overrides_fit
 from manyfit.tuners.keras_tuner.one_by_one import RETURNED
 from manyfit.tuners.keras_tuner.overrides import ModelTuner
 from manyfit.tuners.supply import SearchSupply
@@ -97,6 +97,11 @@ class PopulationTuner(ModelTuner):
             given = folds_for_estimators(self.oracle.scheduler, given, fit_kwargs)
             if self._trains_itself():
                 check_rows(Call(fit_args, fit_kwargs).rows)
+        build = None if self.hypermodel is None else self.hypermodel.build
+        if isinstance(build, ReadySpace):
+            build.check_rows(Call(fit_args, fit_kwargs).rows)
+            if not self.oracle.trials:
+                self.oracle.proposals.begin_with(build.starts)
         # Folds come first: whether there are validation rows, which the checks below ask, depends on them.
         call = Call(fit_args, fit_kwargs)
         folds = None if given is None else fold_plan(given, call)
