@@ -238,7 +238,6 @@ class Ensemble:
             x: test rows; a pipeline that brings y and weights along is read once.
             y: their targets.
             sample_weight: one weight per row; None: all count alike.
-            batch_size: rows per batch.
 
         Returns:
             The metric it was fitted for, by name; and, if the members are compiled Keras models, "loss" and their
@@ -250,9 +249,8 @@ class Ensemble:
         rows = Rows.of(x, y, sample_weight).read("ensemble.evaluate(x)")
         if rows.y is None:
             rows.require(Ability.LABELLED, "ensemble.evaluate(x, y)")
-        x, y, sample_weight = rows.parts
-        prediction = self.predict(x, batch_size=batch_size)
-        return self.evaluate_predictions(prediction, y, sample_weight=sample_weight)
+        prediction = self.predict(rows.x, batch_size=batch_size)
+        return self.evaluate_predictions(prediction, rows.y, sample_weight=rows.sample_weight)
 
     def evaluate_predictions(
         self, prediction: np.ndarray, y: ArrayLike, *, sample_weight: ArrayLike | None = None

@@ -182,13 +182,9 @@ class Finish:
         started = time.monotonic()
         latest = self._tuner.latest_search
         searched = self._training.make_task((), {}) if latest is None else latest.task
-        own_fit = searched.fit is not None  # takes what it likes
-        check_retrain(
-            top,
-            Rows() if own_fit else Rows.of(x, y),
-            estimators=self._tuner.store.get("estimators", False),
-            takes_texts=keras.backend.backend() == "tensorflow",
-        )
+        given = Rows.of(x, y) if searched.fit is None else Rows()  # a `fit` of one's own takes what it likes
+        texts, estimators = keras.backend.backend() == "tensorflow", self._tuner.store.get("estimators", False)
+        check_retrain(top, given, estimators=estimators, takes_texts=texts)
         y = self._numbered("retrain(x, y)", y)
         trials = self._trials_to_retrain(top, diverse=settings.diverse)
         trained_by = {trial.trial_id: self._tuner.trained_by(trial) for trial in trials}
