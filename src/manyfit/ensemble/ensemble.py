@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.data.kinds import FitData
+from manyfit.data.kinds import Ability, FitData
 from manyfit.data.rows import Rows
 from manyfit.ensemble import distillation, saving
 from manyfit.ensemble.alignment import aligned, problem_of, require_labels, usual_metric
@@ -234,9 +234,11 @@ class Ensemble:
             Members with a `test_step` of their own measure one model only: of several of them there is but the first.
 
         Raises:
-            UsageError: labels do not fit the predictions.
+            UsageError: labels do not fit the predictions, or there are none; x is a pipeline that cannot be read.
         """
-        rows = Rows.of(x, y, sample_weight).read("Ensemble.evaluate(x, y)")
+        rows = Rows.of(x, y, sample_weight).read("ensemble.evaluate(x)")
+        if rows.y is None:
+            rows.require(Ability.LABELLED, "ensemble.evaluate(x, y)")
         return self._measured(self.predict(rows.x, batch_size=batch_size), rows, batch_size)
 
     def evaluate_predictions(self, prediction: Any, y: FitData, *, sample_weight: FitData = None) -> dict[str, float]:

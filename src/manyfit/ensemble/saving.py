@@ -345,7 +345,7 @@ def load_folder(
         UsageError: a class of the user's is not known.
     """
     path = folder / _MANIFEST
-    if not path.is_file():
+    if not path.is_file() or path.is_symlink():
         raise UsageError(
             explain(
                 "Ensemble.load",
