@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tiny
 
+from manyfit.core import files
 from manyfit.core.errors import UsageError
-from manyfit.executors.parcels import on_disk, open_array, pack, unpack
+from manyfit.executors.parcels import on_disk, open_array, pack, unpack, write_files
 from manyfit.executors.process import ProcessExecutor, ProcessPool, cores_of
 
 
@@ -94,3 +95,15 @@ def test_cores_are_shared_out_evenly_or_not_at_all(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3, 4})
     assert [cores_of(slot, 2) for slot in (0, 1)] == [[0, 2, 4], [1, 3]]
     assert cores_of(0, 6) == []
+
+
+def test_the_driver_seals_what_a_worker_on_another_machine_has_sealed(tmp_path, monkeypatch):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("MANYFIT_CACHE_DIR", str(tmp_path / "another machine"))
+        content = files.sealed(b"an estimator")
+    assert not files.is_sealed(content)
+    folder = tmp_path / "project"
+    sent = {str(folder / "0-0.pickle"): content, str(folder / "0-0.npz"): b"weights", str(tmp_path / "out"): b"x"}
+    write_files(sent, [folder])
+    assert files.is_sealed((folder / "0-0.pickle").read_bytes())
+    assert (folder / "0-0.npz").read_bytes() == b"weights" and not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ import pytest
 import tiny
 
 from manyfit.core.errors import ProjectError
+from manyfit.core.records import Decision, Ending, Result
+from manyfit.schedulers.hyperband import HyperbandScheduler
 from manyfit.store import ProjectStore
 
 pytestmark = pytest.mark.backends
@@ -119,7 +122,7 @@ def test_a_failed_commit_costs_no_execution_that_had_ended(tmp_path, monkeypatch
     assert compare_all(make, monkeypatch, late, little_was_trained_again) >= 16
 
 
-def test_a_failed_commit_with_pauses_and_retries(tmp_path, monkeypatch, capsys):
+def test_a_failed_commit_with_retries(tmp_path, monkeypatch, capsys):
     def make(name):
         def fails(plan):
             return ValueError("odd seed") if plan.seed % 2 else None
@@ -135,6 +138,65 @@ def test_a_failed_commit_with_pauses_and_retries(tmp_path, monkeypatch, capsys):
         )
 
     assert compare_all(make, monkeypatch, False, lambda number: None) >= 12
+
+
+class Pausing(tiny.Formula):
+    """Pauses where it is told to, and goes on from there."""
+
+    def train(self, supply, task):
+        while plans := supply.take(1):
+            [plan] = plans
+            losses = [tiny.loss_of(plan, epoch) for epoch in range(4)]
+            ending = Ending.COMPLETED
+            for epoch in range(plan.first_epoch, 4):
+                self.trained.append((plan.trial_id, epoch, plan.seed))
+                [decision] = supply.report([(plan, epoch, {"loss": losses[epoch]})])
+                if decision is Decision.PAUSE:
+                    ending = Ending.PAUSED
+                    break
+            supply.finish(Result(plan, ending, {"loss": losses[: epoch + 1]}))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_failed_commit_with_pauses(tmp_path, monkeypatch, capsys, late):
+    trainers = []
+
+    def make(name):
+        trainers.append(Pausing())
+        scheduler = HyperbandScheduler(4, 2)
+        return tiny.searched(
+            trainers[-1], scheduler=scheduler, max_trials=5, seed=3, directory=tmp_path, project_name=name
+        )
+
+    def only_what_was_running_ran_again(number):
+        trained = trainers[-2].trained
+        again = {trial_id for trial_id, epoch, seed in trained if trained.count((trial_id, epoch, seed)) > 1}
+        assert len(again) <= 1, f"trials {again} were trained again after failed commit {number}"
+
+    assert compare_all(make, monkeypatch, late, only_what_was_running_ran_again) >= 20
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), sqlite3.OperationalError("is locked")])
+@pytest.mark.parametrize("name", ["save_trials", "save_execution", "put"])
+def test_whatever_the_disk_says_the_search_can_be_called_again(tmp_path, monkeypatch, name, error):
+    tuner, calls = counted(tmp_path, found := []), [2]
+    whole = getattr(ProjectStore, name)
+
+    def fails_once(store, *args, **facts):
+        calls[0] -= 1
+        if calls[0] == 0:
+            raise error
+        return whole(store, *args, **facts)
+
+    tuner.oracle.book.put(fact=1)
+    monkeypatch.setattr(ProjectStore, name, fails_once)
+    for _ in range(2):
+        with contextlib.suppress(ProjectError):
+            tuner.search(verbose=0)
+    tuner.search(verbose=0)
+    tuner.close()
+    assert calls[0] < 0 and sorted(found) == ["0", "1", "2"]
+    assert len(counted(tmp_path, []).oracle.get_best_trials(9)) == 3
 
 
 def test_a_search_that_still_cannot_write_says_so_and_loses_nothing(tmp_path, monkeypatch):

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias
 
 from manyfit.core import history as histories
-from manyfit.core.errors import ProjectError, explain
+from manyfit.core.errors import ManyfitError, ProjectError, explain
+from manyfit.core.files import write_failed
 from manyfit.core.lifecycle import TrialState, is_paused
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Observation, Plan, Progress, Result
@@ -35,7 +36,7 @@ class Store(Protocol):
     ) -> None: ...
     def executions(self) -> list[dict[str, Any]]: ...
     def epochs(self, trial_id: str | None = None) -> list[dict[str, Any]]: ...
-    def forget_epochs(self, key: Key) -> None: ...
+    def forget_epochs(self, key: Key, first: int = 0) -> None: ...
     def forget_executions(self, keys: Iterable[Key]) -> None: ...
     def exclusive(self) -> AbstractContextManager[object]: ...
     def begin_work(self, what: str) -> None: ...
@@ -209,6 +210,10 @@ class TrialBook:
                 except _REFUSED:
                     del self._owed[0]
                     raise
+                except ManyfitError:
+                    raise
+                except Exception as error:  # whatever it is, no trial is to blame
+                    raise write_failed("project", str(error)) from error
                 del self._owed[0]
 
     def stop_paused(self, trial: Trial, max_epochs: int | None) -> list[Execution]:
@@ -398,7 +403,7 @@ class TrialBook:
         self.store.catch_up()
         self._check_same_project(self.store.get("project"))
         try:
-            curves = self._read(space)
+            broken_off = self._read(space)
         except (KeyError, TypeError, ValueError) as error:
             raise ProjectError(
                 explain(
@@ -408,16 +413,21 @@ class TrialBook:
                     "Restore the project from a copy, or type overwrite=True to start anew.",
                 )
             ) from error
-        # What is left reported epochs and has no outcome: it was running when the process died, and runs again with its
-        # own seed, so it will report the same epochs. Owed and not written now: who only looks at a project that
-        # another tuner is searching must leave its epochs alone.
-        self._owed += [functools.partial(_forget_epochs, key=key) for key in curves]
+        # Owed and not written now: who only looks at a project that another tuner is searching must leave its epochs
+        # alone.
+        self._owed += [functools.partial(_forget_epochs, key=key, first=first) for key, first in broken_off.items()]
         self._order_ends()
         self._observations.clear()
         self._progress.clear()
 
-    def _read(self, space: HyperParameters) -> dict[Key, dict[str, list[float | None]]]:
-        """Reads trials and executions; returns the curves of those that did not finish."""
+    def _read(self, space: HyperParameters) -> dict[Key, int]:
+        """Reads trials and executions.
+
+        Returns:
+            The executions that were running when the process died, and the first of their epochs that counts for
+            nothing. They run again with their own seeds, from their start or from where they were paused last, so they
+            will report the same epochs.
+        """
         store = self.store
         assert store is not None  # our bug: `load` asks
         self.trials = {row["id"]: Trial.from_row(row, space) for row in store.trials()}
@@ -425,15 +435,20 @@ class TrialBook:
         for row in store.epochs():
             key = (row["trial_id"], row["phase"], row["attempt"], row["execution"])
             histories.append(curves.setdefault(key, {}), row["logs"], row["epoch"])
+        broken_off = dict.fromkeys(curves, 0)
         for row in store.executions():
             key = (row.pop("trial_id"), row.pop("phase"), row.pop("attempt"), row.pop("execution"))
             trial, history = self.trials[key[0]], curves.pop(key, {})
+            broken_off.pop(key, None)
+            row["ending"], num_epochs = Ending(row["ending"]), row.pop("num_epochs", None)
+            if row["ending"] is Ending.PAUSED and max(map(len, history.values()), default=0) > num_epochs:
+                # It had been continued. Its score, its weights and its state are those of the pause.
+                history = {name: curve[:num_epochs] for name, curve in history.items()}
+                broken_off[key] = num_epochs
             # Rows of failed attempts stay in the store as a record; only the latest attempt counts.
             if trial.attempt == key[2]:
-                row["ending"] = Ending(row["ending"])
-                row.pop("num_epochs", None)  # told by the history
                 trial.executions_of(key[1])[key[3]] = Execution(index=key[3], history=history, **row)
-        return curves
+        return broken_off
 
     def _check_same_project(self, found: str | None) -> None:
         if self._is_open and found != self._project:
@@ -455,5 +470,5 @@ class TrialBook:
         self.ended = [trial.trial_id for trial in ended]
 
 
-def _forget_epochs(store: Store, key: Key) -> None:
-    store.forget_epochs(key)
+def _forget_epochs(store: Store, key: Key, first: int) -> None:
+    store.forget_epochs(key, first)

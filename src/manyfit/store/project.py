@@ -372,10 +372,10 @@ class ProjectStore:
                     [(*key, epoch, json.dumps(dict(logs))) for epoch, logs in enumerate(history)],
                 )
 
-    def forget_epochs(self, key: ExecutionKey) -> None:
-        """Drops the reported epochs of an execution that will run again from its start."""
+    def forget_epochs(self, key: ExecutionKey, first: int = 0) -> None:
+        """Drops the reported epochs of an execution that will run again, from an epoch on."""
         with self.transaction() as connection:
-            connection.execute(f"DELETE FROM epochs WHERE {_THIS_EXECUTION}", key)
+            connection.execute(f"DELETE FROM epochs WHERE {_THIS_EXECUTION} AND epoch >= ?", (*key, first))
 
     def forget_executions(self, keys: Iterable[ExecutionKey]) -> None:
         """Drops finished executions and their epochs, because others take their place."""

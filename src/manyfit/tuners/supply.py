@@ -12,6 +12,7 @@ from manyfit.core.lifecycle import is_paused, outcome_of
 from manyfit.core.objective import MEASURES
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
+from manyfit.oracles.trial import Execution
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store.layout import state_beside
 
@@ -26,8 +27,13 @@ def plans_of(trial: Trial, num_executions: int, oracle: Oracle, weights_path: Ca
     return [
         plan_of(trial, execution, oracle, weights_path)
         for execution in range(num_executions)
-        if execution not in trial.executions or is_paused(trial.executions[execution])
+        if execution not in trial.executions or _goes_on(trial, trial.executions[execution])
     ]
+
+
+def _goes_on(trial: Trial, run: Execution) -> bool:
+    """Whether an execution waits to be continued, and not for its trial's pause, which a killed process owed it."""
+    return is_paused(run) and (trial.target_epochs is None or run.num_epochs < trial.target_epochs)
 
 
 def plan_of(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable[[str, int], Path]) -> Plan:
