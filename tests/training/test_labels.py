@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import pytest
 
-from manyfit.core.errors import SearchError, UsageError
+from manyfit.core.errors import ManyfitError, SearchError
 from manyfit.data.call import Call
-from manyfit.training.labels import Labels, LabelsError, facts_of
+from manyfit.training.labels import LabelCheck, LabelsError, facts_of
 
 X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
 CLASSES = np.arange(12) % 3
@@ -26,7 +26,7 @@ def model(loss, units=3, layers=()):
 
 
 def check(loss, y, units=3, **more):
-    Labels().check(model(loss, units), Call((X, y), more))
+    LabelCheck().check(model(loss, units), Call((X, y), more))
 
 
 def nan_in(y):
@@ -67,7 +67,7 @@ RIGHT = {
 @pytest.mark.parametrize("kind", WRONG)
 def test_labels_that_a_loss_cannot_have_are_an_error_that_says_what_to_type(kind):
     loss, y, message = WRONG[kind]
-    with pytest.raises(UsageError, match=message) as caught:
+    with pytest.raises(ManyfitError, match=message) as caught:
         check(loss, y)
     assert re.match(r"search\(y\): got .*\. Allowed: .*\. (Type|Leave out) ", str(caught.value))
 
@@ -86,7 +86,7 @@ def test_validation_labels_are_checked_too():
 def test_labels_of_no_weight_and_of_masked_steps_may_be_anything():
     check(SPARSE, CLASSES - 1, sample_weight=(CLASSES > 0).astype("float32"))
     masked = model(SPARSE, layers=[keras.layers.Masking()])
-    Labels().check(masked, Call((X, CLASSES - 1)))
+    LabelCheck().check(masked, Call((X, CLASSES - 1)))
 
 
 @pytest.mark.backends
@@ -95,14 +95,14 @@ def test_several_outputs_have_a_loss_each():
     outputs = {name: keras.layers.Dense(units, name=name)(inputs) for name, units in (("kind", 3), ("size", 1))}
     made = keras.Model(inputs, outputs)
     made.compile("sgd", {"kind": SPARSE, "size": "mse"})
-    Labels().check(made, Call((X, {"kind": CLASSES, "size": X[:, 0]})))
+    LabelCheck().check(made, Call((X, {"kind": CLASSES, "size": X[:, 0]})))
     with pytest.raises(LabelsError, match=r'search\(y\), output "kind": got labels from 1 to 3'):
-        Labels().check(made, Call((X, {"kind": CLASSES + 1, "size": X[:, 0]})))
+        LabelCheck().check(made, Call((X, {"kind": CLASSES + 1, "size": X[:, 0]})))
 
 
 def test_each_array_is_read_once(monkeypatch):
     read = []
-    labels, call = Labels(), Call((X, CLASSES))
+    labels, call = LabelCheck(), Call((X, CLASSES))
     monkeypatch.setattr(
         "manyfit.training.labels.facts_of", lambda y, ignored: read.append(id(y)) or facts_of(y, ignored)
     )

@@ -20,7 +20,7 @@ from manyfit.training.base import Bookkeeping, Supply, Task, Trainer, judge
 from manyfit.training.callbacks import BestWeights, Reporter, acts_before_tests, copy_callbacks
 from manyfit.training.devices import LayoutCheck, distributed, distribution_of
 from manyfit.training.keras_settings import KerasSettings, clear_session
-from manyfit.training.labels import Labels
+from manyfit.training.labels import LabelCheck
 from manyfit.training.models import build_model, check_size, check_unshared, num_parameters, take_measures
 from manyfit.training.outcomes import completed_by, merge_histories, to_histories
 from manyfit.training.precision import LossScaleCallback, needs_loss_scale_callback
@@ -61,7 +61,7 @@ class KerasFit(Trainer):
     def __init__(self, notify: Callable[[str], None] = warnings.warn) -> None:
         self.aside = Bookkeeping(notify)
         self._paused: dict[tuple[str, int], _Run] = {}
-        self._labels = Labels()
+        self._labels = LabelCheck()
 
     def train(self, supply: Supply, task: Task) -> None:
         # One at a time, although the supply would give more: what is proposed next may depend on how this one ends.
@@ -94,7 +94,7 @@ class KerasFit(Trainer):
 class _Run:
     """One execution, from its build to its end, with pauses in between."""
 
-    def __init__(self, plan: Plan, supply: Supply, task: Task, aside: Bookkeeping, labels: Labels) -> None:
+    def __init__(self, plan: Plan, supply: Supply, task: Task, aside: Bookkeeping, labels: LabelCheck) -> None:
         self.task, self.aside, self.labels = task, aside, labels
         self.reporter = Reporter(plan, supply)
         self.keeper = BestWeights(task.objective)

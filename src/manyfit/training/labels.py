@@ -27,7 +27,7 @@ from manyfit.data.kinds import FitData, is_nested, kind_of, leaves
 _AT_ONCE = 1 << 20  # elements that are looked at together: labels may lie in a file larger than memory
 
 
-class LabelsError(FailedTrialError, UsageError):
+class LabelsError(FailedTrialError):
     """Labels that the model of a trial cannot have. Another model may, so it ends the trial only, without a retry."""
 
 
@@ -65,7 +65,7 @@ _RULES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class LabelFacts:
     """What is known of an array of labels."""
 
     shape: tuple[int, ...]
@@ -74,14 +74,14 @@ class Facts:
     whole: bool
 
 
-class Labels:
+class LabelCheck:
     """Checks labels against models, and remembers what it knows of the labels."""
 
     def __init__(self) -> None:
         self._call: Call | None = None
         self._given: dict[str, FitData] = {}  # what is checked: place -> labels
         # By id; the call holds the arrays: an id may be given again once its object is gone.
-        self._facts: dict[tuple[int, float | None], Facts | None] = {}
+        self._facts: dict[tuple[int, float | None], LabelFacts | None] = {}
 
     def check(self, model: keras.Model, call: Call) -> None:
         """Checks the labels of a call of `fit` that are arrays.
@@ -130,7 +130,7 @@ class Labels:
             return
         raise LabelsError(explain(where, _got(facts, name), _allowed(rule, high), _instead(rule, facts, width)))
 
-    def _known(self, y: FitData, ignored: float | None) -> Facts | None:
+    def _known(self, y: FitData, ignored: float | None) -> LabelFacts | None:
         key = id(y), ignored
         if key not in self._facts:
             self._facts[key] = facts_of(y, ignored)
@@ -176,7 +176,7 @@ def check_numbers(call: Call, names: Sequence[str] = ("x", "y")) -> None:
                 )
 
 
-def facts_of(y: FitData, ignored: float | None = None) -> Facts | None:
+def facts_of(y: FitData, ignored: float | None = None) -> LabelFacts | None:
     """What is known of an array of labels; None of what holds no numbers, or is read in passes.
 
     Args:
@@ -186,7 +186,7 @@ def facts_of(y: FitData, ignored: float | None = None) -> Facts | None:
     Example:
 
     >>> facts_of(np.array([0, 2, 1]))
-    Facts(shape=(3,), low=0.0, high=2.0, whole=True)
+    LabelFacts(shape=(3,), low=0.0, high=2.0, whole=True)
     """
     kind = kind_of(y)
     array = None if kind.is_pipeline else kind.as_array(y)
@@ -200,7 +200,7 @@ def facts_of(y: FitData, ignored: float | None = None) -> Facts | None:
         if some.size:
             low, high = np.minimum(low, some.min()), np.maximum(high, some.max())  # NaN stays
             whole = whole and (some.dtype.kind != "f" or bool((np.floor(some) == some).all()))
-    return None if low > high else Facts(array.shape, float(low), float(high), whole)
+    return None if low > high else LabelFacts(array.shape, float(low), float(high), whole)
 
 
 def _pairs(model: keras.Model, y: FitData) -> Iterator[tuple[str | None, FitData, Any, tuple[int | None, ...] | None]]:
@@ -251,7 +251,7 @@ def _fits(labels: tuple[int, ...], output: tuple[int | None, ...]) -> bool:
     return len(labels) == len(output) and labels[-1] == output[-1]
 
 
-def _got(facts: Facts, name: str) -> str:
+def _got(facts: LabelFacts, name: str) -> str:
     if math.isnan(facts.low):
         return f"labels that are NaN for loss={name!r}"
     return f"labels from {facts.low:g} to {facts.high:g} for loss={name!r}"
@@ -267,7 +267,7 @@ def _allowed(rule: Rule, high: float) -> str:
     return f"{kind} from {rule.low:g} to {high:g}{of_outputs}"
 
 
-def _instead(rule: Rule, facts: Facts, width: int | None) -> str:
+def _instead(rule: Rule, facts: LabelFacts, width: int | None) -> str:
     if not rule.whole or math.isnan(facts.low):
         return Rule.instead if math.isnan(facts.low) else rule.instead
     if not facts.whole:

@@ -20,7 +20,7 @@ from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
 from manyfit.training.callbacks import CannotCopy, copy_callbacks
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
-from manyfit.training.labels import Labels
+from manyfit.training.labels import LabelCheck
 from manyfit.training.models import averages_weights, build_model, check_size, check_unshared, summary_of
 from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
@@ -52,7 +52,7 @@ class Learned:
     programs: dict[str, SharedProgram] = dataclasses.field(default_factory=dict)
     structures: KnownStructures = dataclasses.field(default_factory=KnownStructures)
     test_passes: dict[tuple[object, ...], RowsPass] = dataclasses.field(default_factory=dict)
-    labels: Labels = dataclasses.field(default_factory=Labels)
+    labels: LabelCheck = dataclasses.field(default_factory=LabelCheck)
 
 
 class Admission:
