@@ -34,8 +34,8 @@ def small(build, **values):
     def built(hp):
         model = build(hp)
         if not isinstance(model, keras.Model):
-            known = model.get_params()
-            model.set_params(**{name: value for name, value in values.items() if name in known})
+            known = {name: name.rpartition("__")[2] for name in model.get_params()}
+            model.set_params(**{name: values[last] for name, last in known.items() if last in values})
         return model
 
     return built
@@ -146,7 +146,7 @@ def test_the_mlp_knows_size_and_scale(table):
 def test_several_labels(tmp_path, table, name):
     x, y, _ = table
     labels = np.stack([y > 0, y > 1], axis=1).astype(int)
-    build = small(kt.brands.tabular("multilabel", brands=[name])[name], estimator__max_iter=10, **QUICK)
+    build = small(kt.brands.tabular("multilabel", brands=[name])[name], **{**QUICK, "max_iter": 10})
     tuner = kt.RandomSearch(build, "val_loss", max_trials=1, seed=0, directory=tmp_path)
     tuner.search(x[:100], labels[:100], validation_data=(x[100:], labels[100:]), verbose=0)
     assert tuner.ensemble().predict(x[:3]).shape == (3, 2)
@@ -187,3 +187,109 @@ def test_importing_the_spaces_imports_no_library():
     program = "import sys, manyfit.brands; print(sorted({'sklearn', 'lightgbm', 'keras'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+NUM_ROWS = 120
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """A table as people have them: numbers with gaps, texts, categories, booleans, dates; names of classes."""
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    city = rng.choice(["Oslo", "Rome", "Lima"], NUM_ROWS)
+    age = rng.normal(40, 10, NUM_ROWS)
+    y = np.where((city == "Rome") ^ (age > 45), "yes", "no")
+    x = pd.DataFrame(
+        {
+            "age[years]": np.where(rng.random(NUM_ROWS) < 0.1, np.nan, age),
+            "city": np.where(rng.random(NUM_ROWS) < 0.1, None, city),
+            "grade": pd.Categorical(rng.choice(["low", "high"], NUM_ROWS)),
+            "member": rng.random(NUM_ROWS) < 0.5,
+            "joined": pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 900, NUM_ROWS), "D"),
+            "visits": pd.array(np.where(rng.random(NUM_ROWS) < 0.1, None, rng.integers(0, 9, NUM_ROWS)), "Int64"),
+        },
+        index=range(1000, 1000 + NUM_ROWS),
+    )
+    return x, y
+
+
+@pytest.mark.parametrize("name", ["gradient boosting", "random forest", "linear", "k-nearest", *BOOSTERS])
+def test_mixed_tables_and_named_classes_from_search_to_prediction(tmp_path, mixed, name):
+    if name in BOOSTERS and importlib.util.find_spec(name) is None:
+        pytest.skip(f"needs {name}, an optional extra")
+    x, y = mixed
+    build = small(kt.brands.tabular("binary", brands=[name])[name], **QUICK)
+    tuner = kt.RandomSearch(build, "val_accuracy", max_trials=1, seed=0, directory=tmp_path)
+    tuner.search(x[:80], y[:80], validation_data=(x[80:100], y[80:100]), verbose=0)
+    [model] = tuner.retrain(x=x[:100], y=y[:100], verbose=0)
+    new = x[100:].copy()
+    new.loc[new.index[0], "city"] = "Cairo"  # not among the training rows
+    assert set(model.predict(new)) <= {"yes", "no"}
+    if name != "linear" and name != "k-nearest":
+        assert (model.predict(x[:100]) == y[:100]).mean() > 0.65, "half of the rows are of either class"
+    assert 0 <= tuner.evaluate(x[100:], y[100:])["accuracy"] <= 1
+    assert tuner.ensemble(method="uniform").predict(new).shape[0] == 20
+
+
+def test_a_network_refuses_mixed_tables_before_anything_is_trained(tmp_path, mixed):
+    x, y = mixed
+    spaces = kt.brands.tabular("binary", y, brands=["linear", "mlp"])
+    for build, table, text in (
+        (spaces, x, "'age\\[years\\]'"),
+        (spaces["mlp"], x[["city"]], "texts or categories in column 'city'"),
+        (spaces["mlp"], x[["joined"]], "datetime"),
+        (spaces["mlp"], np.array([[1.0], [np.nan]] * 60), "60 missing values"),
+    ):
+        tuner = kt.RandomSearch(build, "val_loss", max_trials=2, directory=tmp_path, overwrite=True)
+        with pytest.raises(UsageError, match=text) as caught:
+            tuner.search(table, y, validation_split=0.2, verbose=0)
+        tiny.four_parts(caught.value)
+        assert not tuner.oracle.trials
+
+
+@pytest.mark.parametrize("search", [kt.RandomSearch, kt.BayesianOptimization, kt.QuasiRandomSearch])
+def test_a_search_begins_with_the_defaults_of_each_brand(tmp_path, table, search):
+    x, y, _ = table
+    spaces = kt.brands.tabular("multiclass", brands=["linear", "k-nearest"])
+    tuner = search(spaces, "val_accuracy", max_trials=3, seed=0, directory=tmp_path)
+    tuner.search(x[:100], y[:100], validation_data=(x[100:], y[100:]), verbose=0)
+    first, second, _ = tiny.proposals(tuner)
+    assert first == {"brand": "linear", "linear/strength": 1.0}
+    assert {name: second[f"k-nearest/{name}"] for name in ("neighbors", "weighting", "power")} == {
+        "neighbors": 5,
+        "weighting": "uniform",
+        "power": 2,
+    }
+
+
+#: What a space calls otherwise than the library, or sets for good.
+SET = {
+    "gradient boosting": {"max_iter", "early_stopping"},
+    "random forest": {"n_estimators", "max_samples"},
+    "lightgbm": {"n_estimators", "subsample_freq", "verbose"},
+    "xgboost": {"n_estimators", "enable_categorical"},
+    "catboost": {"iterations", "allow_writing_files", "verbose"},
+    "linear": {"max_iter"},
+    "k-nearest": set(),
+}
+
+
+@pytest.mark.parametrize("name", list(SET))
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_defaults_are_those_of_the_library(name, task):
+    if name in BOOSTERS and importlib.util.find_spec(name) is None:
+        pytest.skip(f"needs {name}, an optional extra")
+    model = kt.brands.tabular(task, brands=[name])[name](kt.HyperParameters())[-1]
+    plain = {k: v for k, v in type(model)().get_params().items() if k not in SET[name]}
+    # XGBoost and CatBoost list only what was set, and say None for their own defaults.
+    own = {
+        "learning_rate": 0.3, "max_depth": 6, "min_child_weight": 1.0, "colsample_bytree": 1.0, "subsample": 1.0,
+        "reg_lambda": 1.0, "depth": 6, "l2_leaf_reg": 3.0, "random_strength": 1.0, "loss_function": None,
+    }  # fmt: skip
+    for key, value in model.get_params().items():
+        if key not in SET[name]:
+            expected = plain.get(key)
+            wanted = own.get(key) if expected is None else expected
+            assert value is None or value == wanted or (value != value and wanted != wanted), key

@@ -4,13 +4,14 @@
 scikit-learn's manner, or a Keras model; every tuner takes both.
 
 One function per brand: hyperparameters in, an untrained model out. Ranges are those that tabular benchmarks search
-(Grinsztajn, Oyallon and Varoquaux 2022, appendix; McElfresh et al. 2023), cut where they only cost time. Numbers of
-rounds are upper bounds: boosting stops early.
+(Grinsztajn, Oyallon and Varoquaux 2022, appendix; McElfresh et al. 2023), cut where they only cost time. Defaults are
+those of the library, and a search begins with them, so that it cannot end worse. Numbers of rounds are upper bounds:
+boosting stops early on the validation rows. `TableEncoder` in front of each estimator takes texts, dates and gaps.
 """
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -19,18 +20,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.data.rows import Rows
 from manyfit.space.hyperparameters import HyperParameters
 
-__all__ = ["Tabular", "tabular"]
+__all__ = ["Brand", "Tabular", "tabular"]
 
 #: A build function: hyperparameters in, a Keras model or an estimator out.
 Build: TypeAlias = Callable[[HyperParameters], Any]
 
 _TASKS = ("binary", "multiclass", "multilabel", "regression")
-_MAX_ROUNDS = 500
+_MAX_ROUNDS = 1000
+_NONE = 1e-6  # the lowest strength of a penalty means none, which a logarithmic range does not reach
 
-# Keras, scikit-learn, LightGBM, XGBoost and CatBoost are imported in the functions that build with them, and nowhere
-# else: `import manyfit.brands` has to work, and be quick, where only some of them are installed.
+# Keras, scikit-learn (and `training.tables`, which needs it), LightGBM, XGBoost and CatBoost are imported in functions
+# that build with them, and nowhere else: `import manyfit.brands` has to work, and be quick, where only some of them
+# are installed.
 
 
 def mlp(hp: HyperParameters, task: str, num_outputs: int, target: tuple[Any, Any]) -> Any:
@@ -45,8 +49,8 @@ def mlp(hp: HyperParameters, task: str, num_outputs: int, target: tuple[Any, Any
     import keras
 
     layers: list[Any] = [keras.layers.BatchNormalization(center=False, scale=False)]
-    width, rate = hp.Int("units", 32, 256, sampling="log"), hp.Float("dropout", 0.0, 0.5)
-    for _ in range(hp.Int("layers", 1, 3)):
+    width, rate = hp.Int("units", 32, 256, sampling="log", default=128), hp.Float("dropout", 0.0, 0.5)
+    for _ in range(hp.Int("layers", 1, 3, default=2)):
         layers += [keras.layers.Dense(width, activation="relu"), keras.layers.Dropout(rate)]
     activation = {"multiclass": "softmax", "regression": "linear"}.get(task, "sigmoid")
     layers.append(keras.layers.Dense(num_outputs, activation=activation))
@@ -57,7 +61,7 @@ def mlp(hp: HyperParameters, task: str, num_outputs: int, target: tuple[Any, Any
     model = keras.Sequential(layers)
     loss = {"multiclass": "sparse_categorical_crossentropy", "regression": "mse"}.get(task, "binary_crossentropy")
     optimizer = keras.optimizers.AdamW(
-        hp.Float("learning_rate", 3e-4, 1e-2, sampling="log"),
+        hp.Float("learning_rate", 3e-4, 1e-2, sampling="log", default=1e-3),
         weight_decay=hp.Float("weight_decay", 1e-6, 1e-2, sampling="log"),
     )
     model.compile(optimizer, loss, metrics=["mse", "mae"] if task == "regression" else ["accuracy"])
@@ -70,15 +74,16 @@ def gradient_boosting(hp: HyperParameters, task: str) -> Any:
 
     kind = ensemble.HistGradientBoostingRegressor if task == "regression" else ensemble.HistGradientBoostingClassifier
     model = kind(
-        learning_rate=hp.Float("learning_rate", 0.02, 0.3, sampling="log"),
-        max_leaf_nodes=hp.Int("leaves", 7, 63, sampling="log"),
-        min_samples_leaf=hp.Int("leaf_rows", 2, 60, sampling="log"),
-        l2_regularization=hp.Float("l2", 1e-6, 10.0, sampling="log"),
-        max_features=hp.Float("features", 0.3, 1.0),
+        learning_rate=hp.Float("learning_rate", 0.02, 0.3, sampling="log", default=0.1),
+        max_leaf_nodes=hp.Int("leaves", 7, 63, sampling="log", default=31),
+        min_samples_leaf=hp.Int("leaf_rows", 2, 60, sampling="log", default=20),
+        l2_regularization=_penalty(hp, default=_NONE),
+        max_features=hp.Float("features", 0.3, 1.0, default=1.0),
+        categorical_features="from_dtype",
         max_iter=_MAX_ROUNDS if task != "multilabel" else 100,  # one that several labels share is not stopped early
         early_stopping=False,
     )
-    return multioutput.MultiOutputClassifier(model) if task == "multilabel" else model
+    return _for_tables(multioutput.MultiOutputClassifier(model) if task == "multilabel" else model, native=True)
 
 
 def random_forest(hp: HyperParameters, task: str) -> Any:
@@ -86,38 +91,46 @@ def random_forest(hp: HyperParameters, task: str) -> Any:
     from sklearn import ensemble
 
     kind = ensemble.RandomForestRegressor if task == "regression" else ensemble.RandomForestClassifier
-    return kind(
+    if task == "regression":
+        features = hp.Float("features", 0.1, 1.0, default=1.0)
+    else:
+        rule = features = hp.Choice("feature_rule", ["sqrt", "share"])
+        with hp.conditional_scope("feature_rule", ["share"]):
+            if rule == "share":
+                features = hp.Float("features", 0.1, 1.0)
+    model = kind(
         n_estimators=200,
-        max_features=hp.Float("features", 0.1, 1.0),
+        max_features=features,
         min_samples_leaf=hp.Int("leaf_rows", 1, 16, sampling="log"),
-        max_samples=hp.Float("rows", 0.4, 1.0),
+        max_samples=hp.Float("rows", 0.4, 1.0, default=1.0),
     )
+    return _for_tables(model)
 
 
 def linear(hp: HyperParameters, task: str) -> Any:
     """Logistic or ridge regression on standardised features."""
-    from sklearn import linear_model, multioutput, pipeline, preprocessing
+    from sklearn import linear_model, multioutput, preprocessing
 
-    strength = hp.Float("strength", 1e-4, 1e3, sampling="log")
+    strength = hp.Float("strength", 1e-4, 1e3, sampling="log", default=1.0)
     if task == "regression":
         model: Any = linear_model.Ridge(alpha=strength)
     else:
         model = linear_model.LogisticRegression(C=1.0 / strength, max_iter=2000)
         model = multioutput.MultiOutputClassifier(model) if task == "multilabel" else model
-    return pipeline.make_pipeline(preprocessing.StandardScaler(), model)
+    return _for_tables(preprocessing.StandardScaler(), model, fill=True)
 
 
 def k_nearest(hp: HyperParameters, task: str) -> Any:
     """Nearest neighbours on standardised features."""
-    from sklearn import neighbors, pipeline, preprocessing
+    from sklearn import neighbors, preprocessing
 
     kind = neighbors.KNeighborsRegressor if task == "regression" else neighbors.KNeighborsClassifier
     model = kind(
-        n_neighbors=hp.Int("neighbors", 2, 40, sampling="log"),
+        n_neighbors=hp.Int("neighbors", 2, 40, sampling="log", default=5),
         weights=hp.Choice("weighting", ["uniform", "distance"]),
-        p=hp.Choice("power", [1, 2]),
+        p=hp.Choice("power", [1, 2], default=2),
     )
-    return pipeline.make_pipeline(preprocessing.StandardScaler(), model)
+    return _for_tables(preprocessing.StandardScaler(), model, fill=True)
 
 
 def lightgbm(hp: HyperParameters, task: str) -> Any:
@@ -125,17 +138,18 @@ def lightgbm(hp: HyperParameters, task: str) -> Any:
     import lightgbm as library
 
     kind = library.LGBMRegressor if task == "regression" else library.LGBMClassifier
-    return kind(
+    model = kind(
         n_estimators=_MAX_ROUNDS,
-        learning_rate=hp.Float("learning_rate", 0.02, 0.3, sampling="log"),
-        num_leaves=hp.Int("leaves", 7, 127, sampling="log"),
-        min_child_samples=hp.Int("leaf_rows", 2, 60, sampling="log"),
-        colsample_bytree=hp.Float("features", 0.3, 1.0),
-        subsample=hp.Float("rows", 0.5, 1.0),
+        learning_rate=hp.Float("learning_rate", 0.02, 0.3, sampling="log", default=0.1),
+        num_leaves=hp.Int("leaves", 7, 127, sampling="log", default=31),
+        min_child_samples=hp.Int("leaf_rows", 2, 60, sampling="log", default=20),
+        colsample_bytree=hp.Float("features", 0.3, 1.0, default=1.0),
+        subsample=hp.Float("rows", 0.5, 1.0, default=1.0),
         subsample_freq=1,
-        reg_lambda=hp.Float("l2", 1e-6, 10.0, sampling="log"),
+        reg_lambda=_penalty(hp, default=_NONE),
         verbose=-1,
     )
+    return _for_tables(model, native=True)
 
 
 def xgboost(hp: HyperParameters, task: str) -> Any:
@@ -143,15 +157,17 @@ def xgboost(hp: HyperParameters, task: str) -> Any:
     import xgboost as library
 
     kind = library.XGBRegressor if task == "regression" else library.XGBClassifier
-    return kind(
+    model = kind(
         n_estimators=_MAX_ROUNDS,
-        learning_rate=hp.Float("learning_rate", 0.02, 0.3, sampling="log"),
-        max_depth=hp.Int("depth", 2, 10),
-        min_child_weight=hp.Float("leaf_weight", 1e-2, 30.0, sampling="log"),
-        colsample_bytree=hp.Float("features", 0.3, 1.0),
-        subsample=hp.Float("rows", 0.5, 1.0),
-        reg_lambda=hp.Float("l2", 1e-6, 10.0, sampling="log"),
+        learning_rate=hp.Float("learning_rate", 0.02, 0.3, sampling="log", default=0.3),
+        max_depth=hp.Int("depth", 2, 10, default=6),
+        min_child_weight=hp.Float("leaf_weight", 1e-2, 30.0, sampling="log", default=1.0),
+        colsample_bytree=hp.Float("features", 0.3, 1.0, default=1.0),
+        subsample=hp.Float("rows", 0.5, 1.0, default=1.0),
+        reg_lambda=_penalty(hp, default=1.0),
+        enable_categorical=True,
     )
+    return _for_tables(model, native=True)
 
 
 def catboost(hp: HyperParameters, task: str) -> Any:
@@ -159,15 +175,36 @@ def catboost(hp: HyperParameters, task: str) -> Any:
     import catboost as library
 
     kind = library.CatBoostRegressor if task == "regression" else library.CatBoostClassifier
-    return kind(
+    rate = None  # CatBoost chooses by the number of rows
+    automatic = hp.Boolean("automatic_learning_rate", default=True)
+    with hp.conditional_scope("automatic_learning_rate", [False]):
+        if not automatic:
+            rate = hp.Float("learning_rate", 0.02, 0.3, sampling="log")
+    model = kind(
         iterations=_MAX_ROUNDS,
-        learning_rate=hp.Float("learning_rate", 0.02, 0.3, sampling="log"),
-        depth=hp.Int("depth", 3, 8),
-        l2_leaf_reg=hp.Float("l2", 0.5, 30.0, sampling="log"),
-        random_strength=hp.Float("random_strength", 0.1, 10.0, sampling="log"),
+        learning_rate=rate,
+        depth=hp.Int("depth", 3, 8, default=6),
+        l2_leaf_reg=hp.Float("l2", 0.5, 30.0, sampling="log", default=3.0),
+        random_strength=hp.Float("random_strength", 0.1, 10.0, sampling="log", default=1.0),
         allow_writing_files=False,
         verbose=False,
     )
+    return _for_tables(model, native=True)
+
+
+def _penalty(hp: HyperParameters, *, default: float) -> float:
+    """The strength of a quadratic penalty."""
+    strength: float = hp.Float("l2", _NONE, 10.0, sampling="log", default=default)
+    return 0.0 if strength <= _NONE else strength
+
+
+def _for_tables(*steps: Any, native: bool = False, fill: bool = False) -> Any:
+    """A pipeline of these steps that takes tables."""
+    from sklearn import pipeline
+
+    from manyfit.training.tables import TableEncoder  # imports scikit-learn, an optional library
+
+    return pipeline.make_pipeline(TableEncoder(native, fill), *steps)
 
 
 _ALWAYS: dict[str, Callable[..., Any]] = {
@@ -183,11 +220,69 @@ _WHERE_INSTALLED: dict[str, Callable[..., Any]] = {
 }
 
 
-class Tabular(Mapping[str, Build]):
-    """Build functions by brand; itself a build function that searches the brand as well. Made by `tabular`."""
+@dataclasses.dataclass(frozen=True)
+class Brand:
+    """The build function of one brand. A search begins with the defaults of its library.
 
-    def __init__(self, builds: Mapping[str, Build]) -> None:
+    Attributes:
+        name: of the brand.
+        make: hyperparameters and `arguments` -> an untrained model.
+        arguments: of `make`.
+        starts: values to begin a search with; what is missing has its default.
+    """
+
+    # A class and not a function inside another: workers in other processes get it by pickle.
+    name: str
+    make: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    starts: tuple[Mapping[str, Any], ...] = ({},)
+
+    def __call__(self, hp: HyperParameters) -> Any:
+        """Builds an untrained model."""
+        return self.make(hp, **self.arguments)
+
+    def check_rows(self, rows: Rows) -> None:
+        """Refuses rows that models of this brand cannot take.
+
+        Raises:
+            UsageError: a network, and texts, categories, dates or gaps in x.
+        """
+        if self.name != "mlp" or rows.kind.is_pipeline:
+            return
+        try:
+            from manyfit.training.tables import gaps_or_texts  # imports scikit-learn, an optional library
+        except ImportError:  # no scikit-learn: then the network is all there is, and Keras says what it cannot take
+            return
+        if (found := gaps_or_texts(rows.x)) is not None:
+            raise UsageError(
+                explain(
+                    "search(x) with the brand 'mlp'",
+                    f"x with {found}",
+                    "numbers without gaps, for a network in Keras; the other brands take such tables",
+                    f"Type kt.brands.tabular({self.arguments['task']!r}, brands={list(_ALWAYS)}), or encode x first.",
+                )
+            )
+
+
+class Tabular(Mapping[str, Build]):
+    """Build functions by brand; itself a build function that searches the brand as well. Made by `tabular`.
+
+    Attributes:
+        starts: the defaults of each brand, to begin a search with.
+    """
+
+    def __init__(self, builds: Mapping[str, Brand]) -> None:
         self._builds = dict(builds)
+        self.starts = tuple({"brand": name} for name in self._builds)
+
+    def check_rows(self, rows: Rows) -> None:
+        """Refuses rows that models of one of the brands cannot take.
+
+        Raises:
+            UsageError: see `Brand.check_rows`.
+        """
+        for build in self._builds.values():
+            build.check_rows(rows)
 
     def __getitem__(self, name: str) -> Build:
         if name not in self._builds:
@@ -251,14 +346,13 @@ def tabular(
         got = "no brands" if not wanted else repr(unknown[0])
         missing = f"pip install {unknown[0]}" if unknown and unknown[0] in _WHERE_INSTALLED else "Leave brands out."
         raise UsageError(explain("tabular(brands)", got, ", ".join(installed), missing))
-    builds: dict[str, Build] = {}
+    builds: dict[str, Brand] = {}
     for name in wanted:
         if name == "mlp":
             size, target = _outputs(task, y, num_outputs)
-            # Partial and not a lambda: workers in other processes get it by pickle.
-            builds[name] = functools.partial(mlp, task=task, num_outputs=size, target=target)
+            builds[name] = Brand(name, mlp, {"task": task, "num_outputs": size, "target": target})
         else:
-            builds[name] = functools.partial(_ALWAYS.get(name) or _WHERE_INSTALLED[name], task=task)
+            builds[name] = Brand(name, _ALWAYS.get(name) or _WHERE_INSTALLED[name], {"task": task})
     return Tabular(builds)
 
 
@@ -277,8 +371,11 @@ def _outputs(task: str, y: ArrayLike | None, num_outputs: int | None) -> tuple[i
         # A constant target has scale 0, which would leave nothing to learn from.
         mean, scale = array.mean(axis=0), np.maximum(array.std(axis=0), 1e-12)
     if num_outputs is None and array is not None:
-        numbered = task == "multiclass" and array.ndim == 1
-        num_outputs = int(array.max()) + 1 if numbered else array.size // len(array)
+        if task == "multiclass" and array.ndim == 1:
+            names = array.dtype.kind not in "biuf"
+            num_outputs = len(np.unique(array.astype(str))) if names else int(array.max()) + 1
+        else:
+            num_outputs = array.size // len(array)
     if num_outputs is None and task in ("binary", "regression"):
         num_outputs = 1
     if num_outputs is None:

@@ -190,6 +190,44 @@ def test_a_fit_of_the_users_trains_as_in_the_search_on_all_rows(tmp_path):
     check_equal(model, keras_weights(keras.optimizers.SGD(0.05), X, Y, batch_size=5, epochs=4))
 
 
+def test_a_fit_that_wants_validation_rows_is_given_none(tmp_path):
+    class Wants(OwnFit):
+        def fit(self, hp, model, x, y, validation_data, epochs, **kwargs):
+            return model.fit(x, y, validation_data=validation_data, epochs=range(epochs)[-1] + 1, **kwargs)
+
+    [model] = searched(tmp_path, Wants(), tuner=kt.GridSearch).retrain(epochs=4)
+    check_equal(model, keras_weights(keras.optimizers.SGD(0.05), X, Y, epochs=4))
+
+
+def test_rows_that_run_trial_makes_are_those_of_its_trial(tmp_path):
+    class Scaled(kt.GridSearch):
+        def run_trial(self, trial, **kwargs):
+            scale = trial.hyperparameters.Choice("scale", [1.0, 2.0])
+            return super().run_trial(
+                trial, X[TRAIN] * scale, Y[TRAIN], validation_data=(X[VALIDATION] * scale, Y[VALIDATION]), **kwargs
+            )
+
+    tuner = Scaled(build, "val_loss", directory=tmp_path)
+    tuner.search(epochs=2, shuffle=False, verbose=0)
+    models = tuner.retrain(top=2, epochs=3)
+    for model, how in zip(models, models.retrainings, strict=True):
+        scale = tuner.oracle.get_trial(how.trial_id).hyperparameters.values["scale"]
+        check_equal(model, keras_weights(keras.optimizers.SGD(0.05), X * scale, Y, epochs=3, batch_size=32))
+
+
+def test_schedules_are_stretched_from_the_rows_of_a_fold(tmp_path):
+    def schedule(factor):
+        return keras.optimizers.schedules.ExponentialDecay(0.05, 4 * factor, 0.5)
+
+    model = lambda hp: linear(keras.optimizers.SGD(schedule(1.0)))  # noqa: E731
+    tuner = kt.GridSearch(model, "val_loss", directory=tmp_path)
+    tuner.search(X, Y, cross_validation=3, epochs=3, batch_size=10, shuffle=False, verbose=0)
+    models = tuner.retrain(epochs_factor=1.0, max_epochs=3)
+    assert models.retrainings[0].changes["rows"] == (40, 60)
+    epochs = models.retrainings[0].epochs
+    check_equal(models[0], keras_weights(keras.optimizers.SGD(schedule(1.5)), X, Y, epochs=epochs))
+
+
 def test_several_fits_inside_keep_their_own_epochs(tmp_path):
     class Twice(OwnFit):
         def fit(self, hp, model, x, y, **kwargs):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -324,3 +326,55 @@ def test_trials_on_further_processes_are_those_of_this_one(make):
     there.search(X, Y, verbose=0)
     assert [row.score for row in there.results()] == [row.score for row in here.results()]
     assert there.get_best_models()[0].alpha == here.get_best_models()[0].alpha
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A search over named classes, one kind of which only decides."""
+
+    def build(hp):
+        alpha = hp.Choice("alpha", [0.01, 1.0])
+        if hp.Boolean("probabilities"):
+            return linear_model.LogisticRegression(C=1 / alpha, max_iter=500)
+        return linear_model.RidgeClassifier(alpha=alpha)
+
+    scoring = metrics.make_scorer(metrics.f1_score, labels=["species 1"], average="macro", zero_division=0)
+    tuner = kt.SklearnTuner(grid(), build, directory=tmp_path_factory.mktemp("finished"), cv=3, scoring=scoring)
+    names = np.array([f"species {number}" for number in Y])
+    tuner.search(X[::2], names[::2], verbose=0)
+    return tuner, names, scoring
+
+
+def test_confirm_runs_on_the_folds_of_the_search_and_scores_as_it_did(finished):
+    tuner, *_ = finished
+    confirmation = tuner.confirm(2, max_executions=11)
+    trial = tuner.oracle.get_trial(confirmation.recommended.trial_id)
+    fresh = [run.score for kind in trial.replicates.values() for run in kind.values()]
+    assert set(np.round(fresh, 9)) <= set(np.round(trial.scores, 9)), (
+        "nothing is drawn: the same folds, the same scores"
+    )
+
+
+def test_retrain_evaluate_and_export(finished, tmp_path):
+    tuner, names, scoring = finished
+    [model] = tuner.retrain(save_best=tmp_path / "models")
+    assert set(model.predict(X[1::2])) <= set(names)
+    found = tuner.evaluate(X[1::2], names[1::2])
+    assert found["score"] == pytest.approx(scoring(model, X[1::2], names[1::2]))
+    assert found["accuracy"] == pytest.approx(model.score(X[1::2], names[1::2]))
+    [saved] = (tmp_path / "models").iterdir()
+    folder = tuner.export(tmp_path / "export", model)
+    for path in (saved, folder / "model.pickle"):
+        assert pickle.loads(path.read_bytes()).predict(X).tolist() == model.predict(X).tolist()
+
+
+def test_what_folds_held_out_is_ensembled(finished):
+    tuner, _, _ = finished
+    ensemble = tuner.ensemble(method="uniform")
+    assert len(ensemble.problem.target) == 25, "out of fold: all rows"
+    assert ensemble.predict(X[:4]).shape == (4, 3)
+
+
+def test_steps_after_a_search_without_its_rows_say_what_to_do(make):
+    with pytest.raises(UsageError, match="a search that is complete returns at once"):
+        make().searched_task("confirm()")

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -26,7 +27,7 @@ from manyfit.core.objective import Objective
 from manyfit.data.classes import Classes
 from manyfit.data.identity import fingerprint
 from manyfit.data.kinds import Ability
-from manyfit.data.rows import FitData, Rows
+from manyfit.data.rows import MAX_READ_BYTES, FitData, Rows
 from manyfit.report import terminal
 from manyfit.stats.intervals import Interval, confidence_level, mean_interval
 from manyfit.training.boosting import Estimator, LabelledRows
@@ -107,6 +108,7 @@ def evaluate(
     *,
     confidence: float = 0.95,
     objective: Objective | None = None,
+    also: Callable[[Any, Rows], Mapping[str, float]] | None = None,
     **options: Any,
 ) -> Evaluation:
     """Measures final models on test data, and writes down that these data were used.
@@ -118,6 +120,7 @@ def evaluate(
         store: of the project.
         confidence: of the intervals.
         objective: of the search: what it names is measured of estimators, besides what is measured of all.
+        also: what else is measured of estimators.
         **options: passed on to `evaluate` of the models: `batch_size`, `sample_weight`.
 
     Raises:
@@ -125,26 +128,25 @@ def evaluate(
             confidence outside (0, 1).
     """
     confidence = confidence_level("evaluate", confidence)
-    test = Rows.of(x, y, options.get("sample_weight"))
+    test, options = _test_rows(x, y, options, len(models))
     rows = test.num_rows
     if not models or rows == 0:
         got = "no models" if not models else "no test rows"
         raise UsageError(explain("evaluate(x, y)", got, "at least one of each", "Call tuner.retrain(...) first."))
-    test.check_lengths("evaluate(x, y)")
     classes = Classes.of_project(store)
-    numbered = test if classes is None else dataclasses.replace(test, y=classes.numbers("evaluate(x, y)", y))
+    numbered = test if classes is None else dataclasses.replace(test, y=classes.numbers("evaluate(x, y)", test.y))
     wanted = () if objective is None else tuple(name.removeprefix("val_") for name in objective.names)
     scores = {
         name: _scores(
-            functools.partial(_measure, model, options=options, wanted=wanted),
+            functools.partial(_measure, model, options=options, wanted=wanted, also=also),
             test if _is_foreign(model) else numbered,
             confidence,
         )
         for name, model in models.items()
     }
     use = {
-        "data": fingerprint(x, y),
-        "choice": fingerprint(*(array for model in models.values() for array in _weights(model, x))),
+        "data": fingerprint(test.x, test.y),
+        "choice": fingerprint(*(array for model in models.values() for array in _weights(model, test.x))),
         "models": list(models),
         "scores": {name: {metric: found.estimate for metric, found in row.items()} for name, row in scores.items()},
         "with_intervals": {name: {metric: str(found) for metric, found in row.items()} for name, row in scores.items()},
@@ -158,6 +160,20 @@ def evaluate(
         store.put(**{_FACT: [*known, use]})
     earlier = tuple(other for other in same_data if other["choice"] != use["choice"])
     return Evaluation(scores, rows, earlier)
+
+
+def _test_rows(x: FitData, y: FitData, options: Mapping[str, Any], num_models: int) -> tuple[Rows, dict[str, Any]]:
+    """The test rows, as arrays where that can be, and the options that are left for `evaluate` of a model."""
+    test = Rows(x, y, options.get("sample_weight"), options.get("steps"))
+    test.check_lengths("evaluate(x, y)")
+    left = {name: value for name, value in options.items() if name != "sample_weight"}
+    if test.kind.is_pipeline and test.can(Ability.AS_ARRAYS):
+        # Only arrays can be recognised when they are used again, and cut into groups for the intervals.
+        with contextlib.suppress(UsageError):  # more than fits into memory: then without intervals
+            return test.read(max_bytes=MAX_READ_BYTES), {name: left[name] for name in left if name != "steps"}
+    if num_models > 1:
+        test.require(Ability.READ_AGAIN, "evaluate(x)")
+    return test, left
 
 
 def test_uses(store: Facts) -> list[dict[str, Any]]:
@@ -207,11 +223,17 @@ def _scores(measure: Callable[[Rows], dict[str, float]], test: Rows, confidence:
 
 
 def _measure(
-    model: Evaluated | Estimator, test: Rows, *, options: Mapping[str, Any], wanted: Sequence[str]
+    model: Evaluated | Estimator,
+    test: Rows,
+    *,
+    options: Mapping[str, Any],
+    wanted: Sequence[str],
+    also: Callable[[Any, Rows], Mapping[str, float]] | None,
 ) -> dict[str, float]:
     if _is_foreign(model):
         rows = LabelledRows(test.x, targets(test.y), row_weights(test.sample_weight))
-        return {name: float(value) for name, value in measured(model, rows, wanted).items()}
+        logs = {**measured(model, rows, wanted), **(also(model, test) if also is not None else {})}
+        return {name: float(value) for name, value in logs.items()}
     options = {name: value for name, value in options.items() if name != "sample_weight"}
     if test.sample_weight is not None:
         options["sample_weight"] = test.sample_weight

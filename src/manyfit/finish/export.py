@@ -20,6 +20,7 @@ from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import SEARCH, Execution
 from manyfit.report.confirmation import Confirmation
 from manyfit.space.hyperparameter import HyperParameter
+from manyfit.training.estimators import save_final
 
 _PACKAGES = ("manyfit", "keras", "numpy", "scipy", "jax", "tensorflow", "torch")
 
@@ -50,8 +51,8 @@ def export(
         overwrite: whether files in the folder may be replaced.
 
     Returns:
-        The folder, with `model.keras`, `values.json`, `seeds.json`, `versions.json`, `curves.csv` and `README.md`,
-        the model card.
+        The folder, with `model.keras` (of an estimator `model.pickle`), `values.json`, `seeds.json`, `versions.json`,
+        `curves.csv` and `README.md`, the model card.
 
     Raises:
         UsageError: the folder has files and `overwrite` is False.
@@ -62,7 +63,7 @@ def export(
         raise UsageError(explain(f'export("{folder}")', "a folder with files", "an empty or a new folder", instead))
     folder.mkdir(parents=True, exist_ok=True)
     # The model first: if it cannot be saved, no folder tells its story without it.
-    model.save(folder / "model.keras")
+    save_final(model, folder / "model.keras")
     _write_json(folder / "values.json", {trial.trial_id: dict(trial.hyperparameters.values) for trial in trials})
     _write_json(folder / "seeds.json", _seeds(trials, oracle))
     versions = _versions()

@@ -189,7 +189,7 @@ def train_longer(
     if not short:
         return
     names = ", ".join(trial.trial_id for trial in short)
-    if task.call.x is None:
+    if any(task.calls.get(trial.trial_id, task.call).x is None for trial in short) and task.fit is None:
         say(
             f"retrain: trials {names} were still improving in their last epoch; their last epoch is taken for the best."
         )

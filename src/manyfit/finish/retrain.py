@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import os
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -22,7 +23,7 @@ from manyfit.finish.winners import EpochRule, RetrainCandidate
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import FixedSupply, Task, Trainer
 from manyfit.training.devices import distributed, distribution_of
-from manyfit.training.estimators import load_estimator, pickle_path
+from manyfit.training.estimators import load_estimator, pickle_path, save_final
 from manyfit.training.models import build_model
 from manyfit.training.replay import ReplayedRate, is_ours, reacts_to_validation
 from manyfit.training.seeding import seeded
@@ -192,6 +193,12 @@ def _task_of(candidates: Sequence[RetrainCandidate], task: Task, rule: EpochRule
         build = stretched_build(task.build, lambda hp: factors.get(_key(hp), 1.0))
         task = dataclasses.replace(task, build=build)
     several = [one for one in candidates if not one.has_one_fit]
+    if task.fit is not None:
+        # What a `fit` of the user's wants to be given, it is given: as nothing.
+        parameters = inspect.signature(task.fit).parameters.values()
+        wanted = [each.name for each in parameters if each.default is each.empty and each.name in VALIDATION_ARGUMENTS]
+        lacks: dict[str, Any] = {name: None for name in wanted if name not in candidates[0].call.arguments}
+        candidates = [dataclasses.replace(one, call=one.call.with_(**lacks)) for one in candidates]
     rates = {one.trial_id: (one.rates, _span(one, rule), one.first_epoch) for one in candidates if one.rates}
     alike = all(_alike(one.call, candidates[0].call) for one in candidates)
     return dataclasses.replace(
@@ -227,8 +234,7 @@ def _for_all_rows(untouched: Collection[str], plan: Plan, call: Call) -> Call:
         return call  # one of several, each with its own epochs: nobody knows what they would be now
     left_out = [one for one in call.callbacks if reacts_to_validation(one) and not is_ours(one)]
     kept = [one for one in call.callbacks if one not in left_out]
-    without = [name for name in VALIDATION_ARGUMENTS if name not in ("epochs", "callbacks")]
-    return call.with_(without=without, epochs=plan.epochs, callbacks=kept)
+    return call.with_(without=VALIDATION_ARGUMENTS, epochs=plan.epochs, callbacks=kept)
 
 
 def _key(hyperparameters: HyperParameters) -> str:
@@ -281,7 +287,7 @@ def _finished_model(plan: Plan, result: Result, task: Task, first_epoch: int) ->
 def save_models(
     models: Sequence[keras.Model], names: Sequence[str], where: SavePath | Sequence[SavePath]
 ) -> list[Path]:
-    """Saves models as `.keras` files.
+    """Saves models as `.keras` files, estimators as `.pickle` files.
 
     Args:
         models: what to save.
@@ -305,7 +311,6 @@ def save_models(
         raise UsageError(
             explain("retrain(save_best=...)", got, "a folder, or one path per model", 'Type save_best="models".')
         )
-    for model, path in zip(models, paths, strict=True):
+    for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        model.save(path)
-    return paths
+    return [save_final(model, path) for model, path in zip(models, paths, strict=True)]

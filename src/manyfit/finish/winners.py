@@ -50,6 +50,7 @@ class RetrainCandidate:
             they never moved.
         left_out: the classes of those callbacks.
         has_one_fit: whether a `fit` of the user's calls Keras's once, so that its epochs can be set there.
+        fold_rows: of a search with folds, the rows that each of them trained on.
     """
 
     trial_id: str
@@ -61,6 +62,7 @@ class RetrainCandidate:
     rates: Sequence[float | None] | None = None
     left_out: tuple[str, ...] = ()
     has_one_fit: bool = True
+    fold_rows: int | None = None
 
     @property
     def first_epoch(self) -> int:
@@ -70,15 +72,20 @@ class RetrainCandidate:
     @property
     def steps_ratio(self) -> float:
         """Steps per epoch now by those of the search; 1 where rows cannot be counted."""
-        before, now = _steps(self.searched), _steps(self.call)
+        before, now = _steps(self.searched, self.searched_rows), _steps(self.call, self.call.num_rows)
         return 1.0 if before is None or now is None else now / before
+
+    @property
+    def searched_rows(self) -> int | None:
+        """The rows that it was trained on in the search; None where they cannot be counted."""
+        counted = self.searched.counted_rows()
+        return self.fold_rows or (None if counted is None else counted[0])
 
     @property
     def changes(self) -> dict[str, tuple[object, object]]:
         """Arguments of `fit` that are others than in the search: name -> then, now; rows are counted."""
         then, now = (dict(facts_of([call])["arguments"]) for call in (self.searched, self.call))
-        counted = self.searched.counted_rows()
-        rows = {} if counted is None else {"rows": (counted[0], self.call.num_rows)}
+        rows = {} if self.searched_rows is None else {"rows": (self.searched_rows, self.call.num_rows)}
         names = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
         return {**rows, **{name: (then.get(name), now.get(name)) for name in names if name != "epochs"}}
 
@@ -133,7 +140,14 @@ def num_epochs(best_epochs: Sequence[int], epochs_factor: float) -> int:
 
 
 def candidate_of(
-    trial: Trial, searched: Call, call: Call, oracle: Oracle, *, executions: int, callbacks: Sequence[Any] | None
+    trial: Trial,
+    searched: Call,
+    call: Call,
+    oracle: Oracle,
+    *,
+    executions: int,
+    callbacks: Sequence[Any] | None,
+    fold_rows: int | None = None,
 ) -> RetrainCandidate:
     """What is known of a winner. A run with patience outweighs all others, which were cut short.
 
@@ -144,6 +158,7 @@ def candidate_of(
         oracle: objective and seed.
         executions: models that are wanted.
         callbacks: of the retraining; None: those of the search that need no validation rows.
+        fold_rows: see `RetrainCandidate`.
     """
     runs = [run for run in trial.executions_of(LONGER).values() if run.best_epoch is not None] or scored_runs(trial)
     best = best_epochs_of(runs, oracle.objective)
@@ -157,6 +172,7 @@ def candidate_of(
         searched,
         call.with_(callbacks=callbacks),
         has_one_fit=all(run.notes.get(FITTED, {}).get("num_fits", 1) == 1 for run in runs),
+        fold_rows=fold_rows,
     )
     if callbacks is not None:
         return found
@@ -209,19 +225,18 @@ def call_for_all_data(searched: Call, x: FitData, y: FitData, **changes: Any) ->
         _check_weights(searched, rows)
     if rows.x is not None:  # a `fit` of the user's may bring the rows itself
         rows.require(Ability.READ_AGAIN, "retrain()")
-    call = searched.with_(rows=rows, without=set(VALIDATION_ARGUMENTS) - {"initial_epoch", "callbacks"})
+    call = searched.with_(rows=rows, without=VALIDATION_ARGUMENTS)
     before = searched.counted_rows()
     if steps and before is not None and before[0] and rows.num_rows is not None:
         call = call.with_(steps_per_epoch=max(1, round(steps * rows.num_rows / before[0])))
     return call.with_(**changes)
 
 
-def _steps(call: Call) -> float | None:
+def _steps(call: Call, rows: int | None) -> float | None:
     """Steps per epoch, because that is what schedules of learning rates count; None where there is no telling."""
     if steps := call.get("steps_per_epoch"):
         return float(steps)
-    counted = call.counted_rows()
-    return None if counted is None or not counted[0] else math.ceil(counted[0] / (call.get("batch_size") or 32))
+    return math.ceil(rows / (call.get("batch_size") or 32)) if rows else None
 
 
 def _check_weights(searched: Call, rows: Rows) -> None:

@@ -102,6 +102,17 @@ class ProposalQueue:
         self._enqueued.append(complete)
         self._oracle.book.put(enqueued=list(self._enqueued))
 
+    def begin_with(self, starts: Sequence[Values]) -> None:
+        """Has configurations tried before the sampler is asked, unless they are waiting already.
+
+        Args:
+            starts: as `enqueue` takes them.
+        """
+        encoding = Encoding(self._oracle.hyperparameters)
+        for values in starts:
+            if encoding.adapt(values) not in self._enqueued:
+                self.enqueue(values)
+
     def next(self, count: int) -> list[Values]:
         """Up to `count` configurations; fewer when nothing new is left."""
         first: list[Values] = list(self._enqueued[:count])

@@ -76,8 +76,8 @@ def set_rounds(estimator: Estimator, num_rounds: int) -> None:
             last.set_params(**{name: None})
 
 
-def fit_with_early_stopping(estimator: Estimator, train: LabelledRows, held_out: LabelledRows) -> tuple[int, int]:
-    """Fits until validation rows show no gain for a while.
+def fit_boosting(estimator: Estimator, train: LabelledRows, held_out: LabelledRows | None) -> tuple[int, int]:
+    """Fits until validation rows show no gain for a while; without such rows for all rounds.
 
     Args:
         estimator: of one of the four libraries, or a pipeline that ends with one.
@@ -86,7 +86,7 @@ def fit_with_early_stopping(estimator: Estimator, train: LabelledRows, held_out:
             class that is not trained on are left out: the libraries refuse them.
 
     Returns:
-        The best round, counted from 0, and the number of rounds that were fitted.
+        The best round, counted from 0, and the number of rounds that were fitted; 0 and 1 without validation rows.
     """
     library = library_of(estimator)
     assert library is not None  # our bug: the caller asks
@@ -95,9 +95,12 @@ def fit_with_early_stopping(estimator: Estimator, train: LabelledRows, held_out:
         steps: Any = estimator
         before = steps[:-1]
         train = train._replace(x=before.fit_transform(train.x, train.y))
-        held_out = held_out._replace(x=before.transform(held_out.x))
+        held_out = None if held_out is None else held_out._replace(x=before.transform(held_out.x))
         steps.steps[:-1] = before.steps  # a pipeline with a memory fits copies
-        return fit_with_early_stopping(last, train, held_out)
+        return fit_boosting(last, train, held_out)
+    if held_out is None:
+        last.fit(train.x, train.y, **train.weights, **_categories(library, train.x))
+        return 0, 1
     if hasattr(type(last), "predict_proba"):
         known = np.flatnonzero(np.isin(held_out.y, train.y))
         if len(known) < len(held_out.y):
@@ -105,6 +108,14 @@ def fit_with_early_stopping(estimator: Estimator, train: LabelledRows, held_out:
     # Patience grows with the rounds that the user allows: who types 5,000 has a small learning rate.
     most = last.get_params().get(_ROUNDS[library]) or 100
     return _FIT[library](last, train, held_out, max(_MIN_PATIENCE, int(most) // 10))
+
+
+def _categories(library: str, x: FitData) -> dict[str, list[str]]:
+    """CatBoost wants to be told which columns of a frame are categories; the others see it."""
+    if library != "catboost" or not hasattr(x, "columns"):
+        return {}
+    found = [name for name, kind in zip(x.columns, x.dtypes, strict=True) if str(kind) == "category"]
+    return {"cat_features": found} if found else {}
 
 
 def _fit_lightgbm(estimator: Estimator, train: LabelledRows, held_out: LabelledRows, patience: int) -> tuple[int, int]:
@@ -129,7 +140,7 @@ def _fit_xgboost(estimator: Estimator, train: LabelledRows, held_out: LabelledRo
 
 
 def _fit_catboost(estimator: Estimator, train: LabelledRows, held_out: LabelledRows, patience: int) -> tuple[int, int]:
-    options = {"early_stopping_rounds": patience, "verbose": False}
+    options = {"early_stopping_rounds": patience, "verbose": False, **_categories("catboost", train.x)}
     estimator.fit(train.x, train.y, eval_set=held_out[:2], **options, **train.weights)
     curves = estimator.get_evals_result()["validation"]
     return int(estimator.get_best_iteration() or 0), len(next(iter(curves.values())))

@@ -30,7 +30,7 @@ from manyfit.training.base import Supply, Task, judge
 from manyfit.training.boosting import (
     Estimator,
     LabelledRows,
-    fit_with_early_stopping,
+    fit_boosting,
     last_step,
     library_of,
     set_rounds,
@@ -88,18 +88,12 @@ class Estimators(KerasFit):
         result.seconds = time.perf_counter() - started
         return result
 
-    @staticmethod
-    def _fit(estimator: Estimator, plan: Plan, task: Task, result: Result) -> None:
+    def _fit(self, estimator: Estimator, plan: Plan, task: Task, result: Result) -> None:
         train, validation = rows_of(plan, task)
         with seeded(plan.seed):
             set_seed(estimator, plan.seed)
-            fitted = fit_estimator(estimator, plan, train, validation)
-        wanted = () if task.objective is None else task.objective.names
-        logs = measured(fitted.estimator, train, [name for name in wanted if not name.startswith("val_")])
-        if validation is not None:
-            names = [name.removeprefix("val_") for name in wanted if name.startswith("val_")]
-            found = measured(fitted.estimator, validation, names)
-            logs.update({f"val_{name}": value for name, value in found.items()})
+            fitted = self.fit(estimator, plan, train, validation)
+        logs = self.measure(fitted.estimator, task, train, validation)
         # One measurement, at the place of the best round; the empty places say how many rounds there were, from which a
         # retraining knows for how long.
         before, after = fitted.best_round, fitted.num_rounds - fitted.best_round - 1
@@ -110,6 +104,22 @@ class Estimators(KerasFit):
             write_estimator(pickle_path(plan.weights_path), final)
             if task.keep is not None:
                 task.keep([(plan, final)])
+
+    def fit(self, estimator: Estimator, plan: Plan, train: LabelledRows, validation: LabelledRows | None) -> Fitted:
+        """Fits an estimator. Override it to fit otherwise."""
+        return fit_estimator(estimator, plan, train, validation)
+
+    def measure(
+        self, estimator: Estimator, task: Task, train: LabelledRows, validation: LabelledRows | None
+    ) -> dict[str, float]:
+        """What is logged of a fitted estimator. Override it to log something else."""
+        wanted = () if task.objective is None else task.objective.names
+        logs = measured(estimator, train, [name for name in wanted if not name.startswith("val_")])
+        if validation is not None:
+            names = [name.removeprefix("val_") for name in wanted if name.startswith("val_")]
+            found = measured(estimator, validation, names)
+            logs.update({f"val_{name}": value for name, value in found.items()})
+        return logs
 
     def trains_in_epochs(self, values: Configuration, task: Task) -> bool:
         """Whether training on might be better; what is fitted in one go is done."""
@@ -281,8 +291,7 @@ def fit_estimator(estimator: Estimator, plan: Plan, train: LabelledRows, validat
     if library is not None:
         if plan.phase in _ONE_RUN and plan.epochs is not None:
             set_rounds(estimator, plan.epochs)
-        if validation is not None:
-            return Fitted(estimator, *fit_with_early_stopping(estimator, train, validation))
+        return Fitted(estimator, *fit_boosting(estimator, train, validation))
     # k-nearest neighbours, say, know no weights; in a search over several kinds they train without.
     name = None if train.weight is None else name_of_weights(estimator)
     estimator.fit(train.x, train.y, **({} if name is None else {name: train.weight}))
@@ -423,3 +432,21 @@ def write_estimator(path: Path, estimator: Estimator) -> None:
     """
     with written_whole(path, "estimator") as partial:
         partial.write_bytes(sealed(pickle.dumps(estimator)))
+
+
+def save_final(model: Any, path: Path) -> Path:
+    """Saves what a user is given: a Keras model or an ensemble as it does itself, an estimator as a plain pickle.
+
+    Returns:
+        The path; that of an estimator ends in `.pickle`.
+
+    Raises:
+        ProjectError: the disk is full or the file cannot be written.
+    """
+    if hasattr(model, "evaluate"):  # which estimators lack
+        model.save(path)
+        return path
+    path = path.with_suffix(".pickle")
+    with written_whole(path, "estimator") as partial:
+        partial.write_bytes(pickle.dumps(model))
+    return path

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -24,7 +24,7 @@ from manyfit.data.arguments import check_retrain
 from manyfit.data.call import Call
 from manyfit.data.classes import Classes
 from manyfit.data.folds import FoldPlan
-from manyfit.data.rows import FitData
+from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import model_predictions
 from manyfit.finish import confirm as confirming
@@ -57,6 +57,7 @@ class Training:
     make_task: Callable[..., Task]  # (fit_args, fit_kwargs, model options or None for the tuner's)
     trainer: Callable[[], Trainer]  # of whole data sets
     trainer_for: Callable[[Task], Trainer]  # one that follows the task's folds
+    measure: Callable[[Any, Rows], Mapping[str, float]] | None = None  # what `evaluate` measures of estimators as well
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,11 +180,14 @@ class Finish:
         """
         started = time.monotonic()
         check_retrain(top, x, y)
+        y = self._numbered("retrain(x, y)", y)
         latest = self._tuner.latest_search
         trials = self._trials_to_retrain(top, diverse=settings.diverse)
         searched = self._training.make_task((), {}) if latest is None else latest.task
-        _check_data(x, searched, has_searched=latest is not None)
         trained_by = {trial.trial_id: self._tuner.trained_by(trial) for trial in trials}
+        if x is None and not (latest is not None and searched.fit is not None):  # a `fit` of one's own may bring rows
+            _check_data(trained_by.values(), has_searched=latest is not None)
+        folds = None if latest is None else latest.folds
         # One for all that were trained by the same: the rows of the search are joined once.
         distinct = {id(call): call_for_all_data(call, x, y, **fit_kwargs) for call in trained_by.values()}
         calls = {trial_id: distinct[id(call)] for trial_id, call in trained_by.items()}
@@ -201,6 +205,7 @@ class Finish:
                 self._oracle,
                 executions=settings.executions,
                 callbacks=settings.callbacks,
+                fold_rows=None if folds is None else len(folds.folds.split(0).training),
             )
             for trial in trials
         ]
@@ -369,6 +374,11 @@ class Finish:
         self.final["ensemble"] = ensemble
         return ensemble
 
+    def _numbered(self, where: str, y: FitData) -> FitData:
+        """Targets with numbers in place of names, where the classes of this project have names."""
+        classes = Classes.of_project(self._tuner.store)
+        return y if classes is None else classes.numbers(where, y)
+
     def _predictions_of(
         self, models: Sequence[Any], x: FitData, y: FitData
     ) -> tuple[Mapping[str, np.ndarray], Any, Any]:
@@ -382,9 +392,8 @@ class Finish:
             if latest is not None and latest.folds is not None:
                 return self._out_of_fold_predictions(models, latest.task, latest.folds)
         task = None if latest is None else latest.task
-        x, y, weight = (x, y, None) if x is not None else ensembling.validation_data(task)
-        if (classes := Classes.of_project(self._tuner.store)) is not None:
-            y = classes.numbers("ensemble(x, y)", y)
+        x, y, weight = Rows.of(x, y).read("ensemble(x)").parts if x is not None else ensembling.validation_data(task)
+        y = self._numbered("ensemble(x, y)", y)
 
         def predict(trial_id: str) -> np.ndarray:
             return model_predictions(self._tuner.load_model(self._oracle.get_trial(trial_id)), x, 1024)
@@ -409,8 +418,9 @@ class Finish:
     ) -> evaluating.Evaluation:
         """See `Tuner.evaluate`."""
         named = self._named_models(models)
-        store, objective = self._tuner.store, self._oracle.objective
-        return evaluating.evaluate(named, x, y, store, confidence=confidence, objective=objective, **options)
+        also, objective = self._training.measure, self._oracle.objective
+        store = self._tuner.store
+        return evaluating.evaluate(named, x, y, store, confidence=confidence, objective=objective, also=also, **options)
 
     def export(self, folder: str | os.PathLike[str], model: exporting.Savable | None, *, overwrite: bool) -> Path:
         """See `Tuner.export`."""
@@ -463,10 +473,10 @@ class Finish:
         return list(dict.fromkeys(trial_id for trial_id in ids if trial_id is not None))
 
 
-def _check_data(x: FitData, searched: Task, *, has_searched: bool) -> None:
+def _check_data(calls: Iterable[Call], *, has_searched: bool) -> None:
     """Refuses a retraining without rows, before anything is trained."""
-    if x is not None or searched.call.x is not None or (has_searched and searched.fit is not None):
-        return  # a `fit` of the user's may bring the rows itself
+    if all(call.x is not None for call in calls):
+        return
     raise UsageError(
         explain(
             "retrain()",

@@ -14,7 +14,13 @@ import numpy as np
 
 from manyfit.core.checks import is_whole
 from manyfit.core.errors import UsageError, UsageTypeError, explain
-from manyfit.training.estimators import name_of_weights
+from manyfit.core.records import Configuration, Plan
+from manyfit.data.folds import FoldPlan, Folds
+from manyfit.data.rows import Split
+from manyfit.ensemble.members import model_predictions
+from manyfit.training.base import Task
+from manyfit.training.boosting import Estimator, LabelledRows
+from manyfit.training.estimators import Estimators, Fitted, name_of_weights
 
 Metric: TypeAlias = Callable[..., float]
 """A function of (true targets, predicted targets), as `sklearn.metrics` has them, or a scorer of (model, X, y)."""
@@ -251,3 +257,73 @@ def _weighted(
     if weights is None or not _takes(judge or function, "sample_weight"):
         return function(*args)
     return function(*args, sample_weight=weights)
+
+
+def plan_of_folds(splits: Sequence[tuple[RowNumbers, RowNumbers]]) -> FoldPlan:
+    """The folds of a search as the steps after it take them.
+
+    Raises:
+        UsageError: a fold has no rows, or rows that it trains on.
+    """
+
+    def numbered(rows: RowNumbers) -> np.ndarray:
+        rows = np.asarray(rows)
+        return np.flatnonzero(rows) if rows.dtype.kind == "b" else np.sort(rows)
+
+    made = [Split(numbered(training), numbered(testing)) for training, testing in splits]
+    return FoldPlan(Folds(len(made), lambda repeat: made), len(made))
+
+
+class ScoringTrainer(Estimators):
+    """Trains for the steps after a search as `SklearnTuner.run_trial` does in it, and logs the same.
+
+    Args:
+        scoring: a scorer; None: the estimator's `score`.
+        metrics: functions of (true targets, predicted targets).
+    """
+
+    def __init__(self, scoring: Metric | None, metrics: Sequence[Metric]) -> None:
+        super().__init__()
+        self._scoring = scoring
+        self._metrics = metrics
+
+    def fit(self, estimator: Estimator, plan: Plan, train: LabelledRows, validation: LabelledRows | None) -> Fitted:
+        """See `Estimators.fit`: here nothing stops early, since a fold's rows are those that it is scored on."""
+        del plan, validation
+        fit(estimator, *train)  # type: ignore[arg-type]  # whatever has `fit` and `predict`
+        return Fitted(estimator)
+
+    def measure(
+        self, estimator: Estimator, task: Task, train: LabelledRows, validation: LabelledRows | None
+    ) -> dict[str, float]:
+        """See `Estimators.measure`: the score and the metrics, on the rows of the fold."""
+        del task, train
+        if validation is None:
+            return {}
+        return measure(estimator, *validation, scoring=self._scoring, metrics=self._metrics)  # type: ignore[arg-type]  # likewise
+
+    def trains_in_epochs(self, values: Configuration, task: Task) -> bool:
+        """No: what a build function returns is fitted as it is."""
+        del values, task
+        return False
+
+
+class InOrder:
+    """A fitted classifier that predicts a column for each of a search's classes, whichever it has seen.
+
+    Args:
+        model: fitted.
+        names: of all classes, sorted.
+    """
+
+    def __init__(self, model: SklearnModel, names: np.ndarray) -> None:
+        self._model = model
+        self._places = np.searchsorted(names, np.asarray(model.classes_).astype(str))  # type: ignore[attr-defined]  # classifiers have them
+        self._num_classes = len(names)
+
+    def predict(self, x: object) -> np.ndarray:
+        """(n, classes) probabilities, or 1 for the class that was decided on."""
+        found = model_predictions(self._model, x, 1024)
+        placed = np.zeros((len(found), self._num_classes))
+        placed[:, self._places] = found
+        return placed

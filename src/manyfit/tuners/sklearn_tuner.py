@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from manyfit.core import seeds
 from manyfit.core.checks import is_whole, whole_number
 from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
 from manyfit.core.files import replaced, sealed, unsealed
+from manyfit.core.records import Plan
+from manyfit.data.call import Call
+from manyfit.data.classes import named_classes
+from manyfit.data.rows import Rows
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
+from manyfit.store.predictions import Archive
+from manyfit.training.base import Task
+from manyfit.training.model_options import ModelOptions
 from manyfit.training.seeding import seeded
 from manyfit.tuners import sklearn_folds as folds
+from manyfit.tuners.finishing import Finish, Training
+from manyfit.tuners.keeping import ModelOrigins, keeping
 from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
+from manyfit.tuners.together import LatestSearch
+from manyfit.tuners.tuner import Tuner
 
 
 class SklearnTuner(BaseTuner):
@@ -24,7 +38,8 @@ class SklearnTuner(BaseTuner):
 
     Every fold is an execution, so `results()` has one row per fold, and a trial's score is their mean. Estimators
     that rank among the best `num_kept_models` are trained once more on all rows; `get_best_models` returns those.
-    Estimators without a `random_state` of their own draw from the trial's seed.
+    Estimators without a `random_state` of their own draw from the trial's seed. `confirm`, `retrain`, `ensemble`,
+    `evaluate` and `export` are those of `Tuner`, on the folds of the search and with its `scoring`.
 
     Args:
         oracle: decides what is tried; its objective is `kt.Objective("score", "max")`, or the name of one of
@@ -90,7 +105,27 @@ class SklearnTuner(BaseTuner):
         # What an overridden `run_trial` measures is not known before it has run.
         if isinstance(oracle, Oracle) and type(self).run_trial is SklearnTuner.run_trial:
             self._check_objective(oracle)
+        self.model_options = ModelOptions()
+        self.model_origins = ModelOrigins()
+        self.latest_search: LatestSearch | None = None
+        self._keep: Callable[[Sequence[tuple[Plan, Any]]], None] | None = None  # predictions of what a fold held out
+        self._names: np.ndarray | None = None  # of classes, where they have any
         super().__init__(oracle, hypermodel, **kwargs)
+        trainer = folds.ScoringTrainer(self.scoring, self.metrics)
+        training = Training(self._make_task, lambda: trainer, lambda task: trainer, self._measure)
+        self._finish = Finish(self, training, self._display.say)
+
+    # They ask a tuner for nothing but its `_finish`, which knows the rows and the folds.
+    confirm = Tuner.confirm
+    retrain = Tuner.retrain
+    ensemble = Tuner.ensemble
+    evaluate = Tuner.evaluate
+    export = Tuner.export
+
+    def stand_ins(self) -> dict[str, object]:
+        """See `BaseTuner`. What steps after the search need stays here."""
+        own: dict[str, object] = {"_finish": None, "latest_search": None, "_keep": None}
+        return {**super().stand_ins(), "model_origins": ModelOrigins(), **own}
 
     def _check_objective(self, oracle: Oracle) -> None:
         measured = ["score", *map(folds.name_of, self.metrics)]
@@ -132,7 +167,66 @@ class SklearnTuner(BaseTuner):
             # Once for the whole search, so that all trials are measured on the same folds, also after a restart.
             with seeded(seeds.seed_of(self.oracle.seed, "folds")):
                 self._splits = self._split(X, y, groups)
+            self._note_rows(X, y, sample_weight)
         super().search(X, y, sample_weight=sample_weight, groups=groups, verbose=verbose, **kwargs)
+
+    def _note_rows(self, X: object, y: object, sample_weight: object) -> None:
+        """Notes rows and folds for the steps after the search, and what keeps predictions for an ensemble."""
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        task = self._make_task((X, y), weights)
+        try:
+            plan = folds.plan_of_folds(self._splits)
+        except UsageError:  # folds that share rows: they are scored, but what they say of rows is no forecast
+            self.latest_search = LatestSearch(task, None)
+            return
+        self.latest_search = LatestSearch(dataclasses.replace(task, split_for=plan.split_for), plan)
+        names = None if y is None else named_classes("search(X, y)", y)
+        self._names = None if names is None else np.unique(names)
+        numbers = y if names is None else np.unique(names, return_inverse=True)[1]
+        numbered = dataclasses.replace(task, call=Call((X, numbers), weights))
+        self._keep = keeping(numbered, self.predictions_archive, plan).keep
+
+    def _make_task(
+        self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any], options: ModelOptions | None = None
+    ) -> Task:
+        del options  # of Keras models
+        build = None if self.hypermodel is None else self.hypermodel.build
+        return Task(build=build, call=Call(fit_args, fit_kwargs), objective=self.oracle.objective)  # type: ignore[arg-type]  # `searched_task` refuses where there is none
+
+    def _measure(self, model: Any, rows: Rows) -> dict[str, float]:
+        return folds.measure(model, rows.x, rows.y, rows.sample_weight, scoring=self.scoring, metrics=self.metrics)
+
+    def searched_task(self, where: str, trials: Sequence[Trial] = ()) -> Task:
+        """The rows and folds of the latest search.
+
+        Args:
+            where: who asks, for the message.
+            trials: all are trained alike.
+
+        Raises:
+            UsageError: there was none in this process, or `run_trial` is overridden.
+        """
+        del trials
+        if self.latest_search is None:
+            raise UsageError(
+                explain(
+                    where,
+                    "no search in this process, or a tuner whose run_trial is overridden",
+                    "a search that Manyfit trained, with its data",
+                    "Call tuner.search(X, y) with the same arguments first: a search that is complete returns at once.",
+                )
+            )
+        return self.latest_search.task
+
+    def trained_by(self, trial: Trial) -> Call:
+        """The rows that a trial was cross-validated on."""
+        del trial
+        return Call() if self.latest_search is None else self.latest_search.task.call
+
+    @property
+    def predictions_archive(self) -> Archive:
+        """Where the predictions of the search are kept."""
+        return Archive(self.store.layout.predictions)
 
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         # KerasTuner's signature of `run_trial` has no `verbose`, so overrides of it have none.
@@ -179,9 +273,12 @@ class SklearnTuner(BaseTuner):
         del groups, kwargs
         measured = []
         # No splits: an override called this outside of `search`, with rows of its own.
-        for training, testing in self._splits or self._split(X, y, None):
+        for fold, (training, testing) in enumerate(self._splits or self._split(X, y, None)):
             model = self._fit(trial, *folds.take(training, X, y, sample_weight))
             rows = folds.take(testing, X, y, sample_weight)
+            if self._keep is not None and self.trial_call.number == 0:
+                kept = model if self._names is None else folds.InOrder(model, self._names)
+                self._keep([(Plan(trial.trial_id, fold, trial.hyperparameters, seed=0), kept)])
             measured.append(folds.measure(model, *rows, scoring=self.scoring, metrics=self.metrics))
         if self._ranks_high(measured):
             self.save_model(trial.trial_id, self._fit(trial, X, y, sample_weight))
@@ -231,11 +328,17 @@ class SklearnTuner(BaseTuner):
         with replaced(self._path(trial_id)) as partial:
             partial.write_bytes(sealed(pickle.dumps(model)))
 
-    def load_model(self, trial: Trial) -> Any:
+    def has_model(self, trial: Trial, execution: int) -> bool:
+        """Whether a trial's estimator was kept: one for all of its folds."""
+        del execution
+        return self._path(trial.trial_id).exists()
+
+    def load_model(self, trial: Trial, execution: int | None = None) -> Any:
         """A trial's estimator, trained on all rows of the search.
 
         Args:
             trial: a completed trial.
+            execution: all of its folds have one estimator.
 
         Raises:
             UsageError: its estimator was not kept.
@@ -251,7 +354,9 @@ class SklearnTuner(BaseTuner):
                     "Construct the tuner with a larger num_kept_models=, or fit tuner.hypermodel.build(hp) yourself.",
                 )
             )
-        return pickle.loads(unsealed(path, "estimator", trust=self.trust))
+        estimator = pickle.loads(unsealed(path, "estimator", trust=self.trust))
+        self.model_origins[estimator] = trial.trial_id
+        return estimator
 
     def _path(self, trial_id: str) -> Path:
         return self.store.layout.pickled(trial_id)

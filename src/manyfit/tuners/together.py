@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
+
 from manyfit.core import environment
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Values
-from manyfit.data.arguments import check_fit_arguments
+from manyfit.data.arguments import check_data, check_fit_arguments
 from manyfit.data.call import Call
 from manyfit.data.folds import FoldPlan, fold_plan
 from manyfit.oracles import Oracle, Trial
@@ -24,7 +26,7 @@ from manyfit.training.program_report import Programs
 from manyfit.training.replay import CALLED, DATA, facts_of, recorded_call
 from manyfit.tuners.keeping import keeping
 from manyfit.tuners.keras_tuner.callbacks import only_keras
-from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, overrides_fit
+from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, ReadySpace, overrides_fit
 from manyfit.tuners.keras_tuner.one_by_one import RETURNED
 from manyfit.tuners.keras_tuner.overrides import ModelTuner
 from manyfit.tuners.supply import SearchSupply
@@ -97,12 +99,18 @@ class PopulationTuner(ModelTuner):
             given = folds_for_estimators(self.oracle.scheduler, given, fit_kwargs)
             if self._trains_itself():
                 check_rows(Call(fit_args, fit_kwargs).rows)
+        build = None if self.hypermodel is None else self.hypermodel.build
+        if isinstance(build, ReadySpace):
+            build.check_rows(Call(fit_args, fit_kwargs).rows)
+            if not self.oracle.trials:
+                self.oracle.proposals.begin_with(build.starts)
         # Folds come first: whether there are validation rows, which the checks below ask, depends on them.
         call = Call(fit_args, fit_kwargs)
         folds = None if given is None else fold_plan(given, call)
         if self._trains_itself() and not overrides_fit(self.hypermodel):
             known = given is not None or environment.written_for_keras_tuner  # there a trial tells what is missing
             limit = self.oracle.scheduler.max_epochs
+            check_data(call, estimators=self._estimators, takes_texts=keras.backend.backend() == "tensorflow")
             check_fit_arguments(call, self.oracle.objective, has_validation=known, max_epochs=limit)
         self.oracle.set_epochs(fit_kwargs.get("epochs"))
         # A `run_trial` of the user's may ask for hyperparameters that no build shows: its proposals stay as they are.

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from manyfit.core.errors import FatalValueError, explain
+from manyfit.core.records import Values
+from manyfit.data.rows import Rows
 from manyfit.space.hyperparameters import HyperParameters
 
 BuildFunction: TypeAlias = Callable[[HyperParameters], object]
 """Takes `HyperParameters`, asks them for values, and returns a compiled Keras model or an estimator."""
+
+
+@runtime_checkable
+class ReadySpace(Protocol):
+    """A build function that knows where to begin, and which rows its models can take; those of `kt.brands` do."""
+
+    @property
+    def starts(self) -> Sequence[Values]:
+        """Values to begin a search with; what is missing has its default."""
+
+    def check_rows(self, rows: Rows) -> None:
+        """Refuses rows that its models cannot take."""
 
 
 class Fits(Protocol):
