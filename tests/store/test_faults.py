@@ -16,8 +16,11 @@ import tiny
 
 from manyfit.core.errors import ProjectError
 from manyfit.core.records import Decision, Ending, Result
+from manyfit.oracles import Oracle
 from manyfit.schedulers.hyperband import HyperbandScheduler
 from manyfit.store import ProjectStore
+from manyfit.tuners.keras_tuner.one_by_one import TrialSteps
+from manyfit.tuners.keras_tuner.remote import TrialSupply
 
 pytestmark = pytest.mark.backends
 
@@ -214,6 +217,26 @@ def test_a_search_that_still_cannot_write_says_so_and_loses_nothing(tmp_path, mo
 
 def refuse(*args, **kwargs):
     raise ProjectError("the disk is full")
+
+
+def test_what_a_worker_returned_is_not_run_again(tmp_path, monkeypatch):
+    calls = []
+
+    def make():
+        return counted(tmp_path, calls, max_trials=2)
+
+    tuner = make()
+    monkeypatch.setattr(Oracle, "end_trial", refuse)  # what was returned is in the book, the trial's end is not
+    with pytest.raises(ProjectError):
+        tuner.search(verbose=0)
+    monkeypatch.undo()
+    steps = TrialSteps(lambda: None, lambda trial: None, None, tuner.on_trial_end, None)
+    tuner.oracle.start_clock()
+    supply = TrialSupply(tuner.oracle, tuner._one_by_one, steps, tuner.store.weights_path)
+    [plan] = supply.take(1)
+    assert calls == ["0"] and plan.trial_id == "1"
+    assert tuner.oracle.get_best_trials(1)[0].trial_id == "0"
+    tuner.oracle.stop_clock()
 
 
 def test_what_the_store_will_never_take_is_said_once(tmp_path):

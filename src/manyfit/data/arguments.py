@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import Objective
 from manyfit.data.call import Call
+from manyfit.data.kinds import (
+    ENDLESS_GENERATOR,
+    FRAMES,
+    GENERATOR,
+    GRAIN,
+    KNOWN,
+    NUMBERS,
+    TORCH_LOADER,
+    UNKNOWN,
+    Ability,
+    Kind,
+    is_nested,
+    kind_of,
+    leaves,
+)
 from manyfit.data.rows import FitData, Rows
 
 #: Arguments of `search` that make no sense once the validation rows are trained on.
@@ -20,6 +36,89 @@ VALIDATION_ARGUMENTS = frozenset(
         "validation_batch_size",
     ]
 )
+
+
+def check_data(call: Call, *, estimators: bool = False, takes_texts: bool = False) -> None:
+    """Refuses data that no trial of a search could train or validate on.
+
+    Args:
+        call: of `search`.
+        estimators: whether the build function returns estimators, which want arrays, and take lists and texts.
+        takes_texts: whether models may take texts; Keras's do on TensorFlow only.
+
+    Raises:
+        UsageError: objects that Keras does not know, arrays of different length, texts; pipelines with y or weights
+            besides, or with no end and no number of steps; data that can be read once only; a `validation_split` of
+            pipelines, or one that leaves a part empty; `class_weight` where Keras does not take it.
+    """
+    if call.x is None:
+        return
+    _check_rows(call.rows, "search(x, y)", "steps_per_epoch", estimators, takes_texts)
+    if call.get("validation_data") is not None and (validation := call.validation_rows()) is not None:
+        _check_rows(validation, "search(validation_data=(x, y))", "validation_steps", estimators, takes_texts)
+    elif call.get("validation_split"):
+        _check_split(call)
+    if call.get("class_weight") is not None:
+        _check_class_weight(call)
+
+
+def _check_rows(rows: Rows, where: str, steps: str, estimators: bool, takes_texts: bool) -> None:
+    for leaf in (leaf for part in rows.parts for leaf in leaves(part)):
+        kind = kind_of(leaf)
+        if kind is UNKNOWN or (kind is NUMBERS and not estimators):
+            raise UsageError(explain(where, rows.describe(), f"what Keras takes: {KNOWN}", kind.instead))
+        if Ability.TAKEN in kind.can and not (takes_texts or estimators) and _is_text(kind, leaf):
+            got = f"{rows.describe()}, with texts or objects"
+            instead = "Turn texts into numbers first: encode them, or look them up outside of the model."
+            raise UsageError(explain(where, got, "numbers: Keras takes texts on TensorFlow only", instead))
+    if estimators:
+        rows.require(Ability.TAKEN, where)
+    if rows.kind.is_pipeline:
+        _check_pipeline(rows, where, steps)
+    rows.check_lengths(where)
+
+
+def _is_text(kind: Kind, leaf: FitData) -> bool:
+    # The columns of a frame have a type each, and Keras takes frames of numbers and truth values.
+    if kind is FRAMES:
+        types = leaf.dtypes if leaf.ndim == 2 else [leaf.dtype]
+    else:
+        types = [kind.as_array(kind.take(leaf, slice(0, 1))).dtype]  # one row tells
+    return any(each.kind in "OUST" for each in types)
+
+
+def _check_pipeline(rows: Rows, where: str, steps: str) -> None:
+    if not kind_of(rows.x).is_pipeline or rows.y is not None or rows.sample_weight is not None:
+        allowed = "a pipeline alone, whose batches are (x, y) or (x, y, sample_weight)"
+        raise UsageError(explain(where, rows.describe(), allowed, "Put y and weights into the batches."))
+    # A search reads its data once for each trial and epoch; the second time there would be nothing left.
+    rows.require(Ability.READ_AGAIN, where)
+    if rows.num_batches == math.inf:
+        got = f"{rows.describe()}, without an end"
+        raise UsageError(explain(where, got, f"a number of steps with it: {steps}=...", f"Add {steps}=100, say."))
+
+
+def _check_split(call: Call) -> None:
+    fraction = call.get("validation_split")
+    call.rows.require(Ability.TAKEN, "search(validation_split=...)", "Pass validation_data= besides the pipeline.")
+    rows, training = call.num_rows or 0, call.training_rows().num_rows or 0
+    if not 0 < training < rows:
+        got = f"{fraction} of {rows} rows, which leaves {training} to train on and {rows - training} to validate on"
+        raise UsageError(
+            explain("search(validation_split=...)", got, "at least one row in each part", "Type validation_split=0.2.")
+        )
+
+
+def _check_class_weight(call: Call) -> None:
+    where, rows = "search(class_weight=...)", call.rows
+    if rows.sample_weight is not None:
+        raise UsageError(explain(where, "sample_weight besides", "one of the two", "Multiply them into sample_weight."))
+    if is_nested(rows.y):
+        got, instead = "y with several outputs", "Pass sample_weight= with one array per output."
+        raise UsageError(explain(where, got, "one array of classes", instead))
+    if rows.kind in (TORCH_LOADER, GRAIN, GENERATOR, ENDLESS_GENERATOR):
+        allowed = "arrays, a tf.data pipeline or a PyDataset"
+        raise UsageError(explain(where, rows.describe(), allowed, "Put weights into the batches: (x, y, weight)."))
 
 
 def check_fit_arguments(
@@ -38,13 +137,10 @@ def check_fit_arguments(
         max_epochs: of a trial, where a scheduler says so; None: as the arguments say.
 
     Raises:
-        UsageError: x and y of different length, no epochs, a `val_` objective without validation data, or one that no
+        UsageError: no epochs, a `val_` objective without validation data, or one that no
             epoch measures (`validation_freq`).
     """
-    call.rows.check_lengths("search(x, y)")
     validation_data = call.get("validation_data")
-    if validation_data is not None and (validation := call.validation_rows()) is not None:
-        validation.check_lengths("search(validation_data=(x, y))")
     epochs = call.get("epochs", 1)
     if isinstance(epochs, int) and epochs < 1:
         raise UsageError(explain("search(epochs=...)", epochs, "a whole number of at least 1", "Type epochs=10, say."))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from manyfit.core.errors import UsageError, explain
-from manyfit.data.kinds import unpacked
+from manyfit.core.errors import FatalValueError, UsageError, explain
+from manyfit.data.kinds import ENDLESS_GENERATOR, Kind, unpacked
 from manyfit.data.rows import FitData, Rows, Split
 
 #: The parameters of `keras.Model.fit`, in their order. Written out, so that this file needs no Keras.
@@ -180,6 +180,26 @@ class Call:
         first = self._first_held_out()
         return None if first is None else self.rows.take(slice(first, None))
 
+    @property
+    def kinds(self) -> set[Kind]:
+        """The kinds of what it trains and validates on."""
+        return self.rows.kinds | (set() if (held_out := self.validation_rows()) is None else held_out.kinds)
+
+    def guarded(self) -> Call:
+        """The same call, whose generators may not end: with a number of steps a generator promises to go on for ever.
+
+        One that ends would leave fewer batches to each execution than to the one before it. Nothing can tell before
+        that it will, so its end ends the search.
+        """
+        changes: dict[str, Any] = {}
+        if self.rows.kind is ENDLESS_GENERATOR:
+            changes["x"] = _going_on(self.x, "search(x, steps_per_epoch=...)")
+        validation = self.validation_rows()
+        if validation is not None and validation.kind is ENDLESS_GENERATOR:
+            where = "search(validation_data=..., validation_steps=...)"
+            changes["validation_data"] = _going_on(validation.x, where)
+        return self.with_(**changes)
+
     def _first_held_out(self) -> int | None:
         """The first row that `validation_split` holds out; None where it holds out none, or nobody can tell."""
         fraction, rows = self.get("validation_split"), self.num_rows
@@ -227,3 +247,13 @@ class Call:
     @property
     def _names(self) -> tuple[str, ...]:
         return ("x", "y", *self.names[2:])
+
+
+def _going_on(batches: Iterator[FitData], where: str) -> Iterator[FitData]:
+    count = 0
+    for batch in batches:
+        yield batch
+        count += 1
+    got = f"a generator that came to an end after {count} batches"
+    allowed = "a generator that goes on for ever: every trial and every epoch reads on where the one before it stopped"
+    raise FatalValueError(explain(where, got, allowed, ENDLESS_GENERATOR.instead))

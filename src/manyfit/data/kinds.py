@@ -34,6 +34,7 @@ class Ability(enum.Enum):
     JOINED = "arrays, whose rows can be joined"
     AS_ARRAYS = "arrays, or a pipeline that ends and can be read again"
     READ_AGAIN = "data that can be read again"
+    LABELLED = "rows with one array of targets"
 
 
 def _taken(array: FitData, rows: Indices) -> FitData:
@@ -151,7 +152,7 @@ def _length_of_pydataset(dataset: FitData) -> float | None:
 # The registry -----------------------------------------------------------------------------------------------------
 
 _ARRAY = frozenset(Ability)
-_PIPELINE = frozenset({Ability.READ_AGAIN, Ability.AS_ARRAYS})
+_PIPELINE = frozenset({Ability.READ_AGAIN, Ability.AS_ARRAYS, Ability.LABELLED})
 
 NUMPY = Kind(
     "NumPy array",
@@ -258,6 +259,9 @@ ADAPTER = Kind(
     "Pass a tf.data.Dataset, a PyDataset or arrays.",
     is_pipeline=True,
 )
+#: What there is to choose from, for messages.
+KNOWN = "arrays, frames, lists and dicts of them, tf.data, PyDataset, torch and grain loaders, generators"
+
 UNKNOWN = Kind(
     "object of another class",
     lambda data: True,
@@ -270,6 +274,43 @@ KINDS = (
     NUMPY, FRAMES, SPARSE, TORCH, TF_DATA, PYDATASET, TORCH_LOADER, GRAIN, ENDLESS_GENERATOR, GENERATOR, ADAPTER,
     ARRAYS, RAGGED, NUMBERS, UNKNOWN,
 )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """Something that is done with data, and what they have to be able to."""
+
+    name: str  # as it is typed
+    needs: frozenset[Ability] = frozenset()
+
+
+#: What the columns of the table are. `Rows.require` is asked for these abilities by the code of each step.
+STEPS = (
+    Step("search(...)", frozenset({Ability.READ_AGAIN})),
+    Step("search(cross_validation=3)", frozenset({Ability.TAKEN})),
+    Step("confirm()", frozenset({Ability.READ_AGAIN})),
+    Step("confirm(cross_validation=3)", frozenset({Ability.TAKEN, Ability.JOINED})),
+    Step("retrain()", frozenset({Ability.JOINED})),
+    Step("retrain(x, y)", frozenset({Ability.READ_AGAIN})),
+    Step("evaluate(x, y)"),
+    Step("ensemble()", frozenset({Ability.AS_ARRAYS, Ability.LABELLED})),
+    Step("ensemble(models, x, y)", frozenset({Ability.AS_ARRAYS, Ability.LABELLED})),
+)
+
+
+#: Arrays of any kind that lack something all the same: `Rows.can` finds it out.
+FORMS = {
+    "y a dict, list or tuple of several outputs": _ARRAY - {Ability.LABELLED},
+    "x alone, without y": _ARRAY - {Ability.LABELLED},
+}
+
+
+def table() -> str:
+    """Kinds of data by steps, as Markdown: what works, and what is refused before anything is trained."""
+    shown = {kind.name: kind.can for kind in KINDS if kind not in (NUMBERS, RAGGED, ADAPTER, UNKNOWN)} | FORMS
+    lines = [["data", *(f"`{step.name}`" for step in STEPS)], ["---"] * (len(STEPS) + 1)]
+    lines += [[name, *("yes" if step.needs <= can else "refused" for step in STEPS)] for name, can in shown.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def kind_of(data: FitData) -> Kind:

@@ -33,6 +33,9 @@ from manyfit.data.kinds import (
     unpacked,
 )
 
+#: Of a pipeline that is read into arrays for convenience only: training itself needs the memory.
+MAX_READ_BYTES = 2**30
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
@@ -112,8 +115,12 @@ class Rows:
     @functools.cached_property
     def kind(self) -> Kind:
         """The kind of the data; where they are of several kinds, the one that can do least."""
-        kinds = [self._kind_of(leaf) for part in self.parts for leaf in leaves(part)]
-        return min(kinds, key=lambda kind: len(kind.can), default=UNKNOWN)
+        return min(self.kinds, key=lambda kind: len(kind.can), default=UNKNOWN)
+
+    @functools.cached_property
+    def kinds(self) -> set[Kind]:
+        """The kinds of all arrays in it."""
+        return {self._kind_of(leaf) for part in self.parts for leaf in leaves(part)}
 
     def _kind_of(self, leaf: FitData) -> Kind:
         kind = kind_of(leaf)
@@ -130,6 +137,8 @@ class Rows:
         """Whether all of the data can do it."""
         if ability is Ability.AS_ARRAYS and self.num_batches == math.inf:
             return False
+        if ability is Ability.LABELLED and not self.kind.is_pipeline:
+            return self.y is not None and not is_nested(self.y)
         return ability in self.kind.can
 
     def require(self, ability: Ability, where: str, instead: str | None = None) -> None:
@@ -193,19 +202,28 @@ class Rows:
                 raise _cannot_join(where, f"{name} in two parts that do not fit ({error})") from error
         return Rows(*joined)
 
-    def read(self, where: str = "rows as arrays") -> Rows:
+    def read(self, where: str = "rows as arrays", *, max_bytes: float = math.inf) -> Rows:
         """The rows as arrays: a pipeline is read once, from its beginning; arrays stay as they are.
 
         Args:
             where: who asks, for messages.
+            max_bytes: of the arrays that are read.
 
         Raises:
-            UsageError: they can be read once only, go on for ever, or their batches do not fit together.
+            UsageError: they can be read once only, go on for ever, are larger than `max_bytes`, or their batches do not
+                fit together.
         """
         if not self.kind.is_pipeline:
             return self
         self.require(Ability.AS_ARRAYS, where)
-        batches = [tuple(map(_as_arrays, unpacked(batch))) for batch in self._batches()]
+        batches: list[tuple[FitData, ...]] = []
+        num_bytes = 0
+        for batch in self._batches():
+            batches.append(tuple(map(_as_arrays, unpacked(batch))))
+            num_bytes += sum(array.nbytes for part in batches[-1] for array in leaves(part))
+            if num_bytes > max_bytes:
+                got, allowed = f"{self.describe()} of more than {max_bytes:,} bytes", "rows that fit into memory"
+                raise UsageError(explain(where, got, allowed, "Pass fewer rows as arrays."))
         if not batches:
             raise UsageError(explain(where, "a pipeline without a batch", "at least one batch", "Look at its source."))
         try:

@@ -343,7 +343,7 @@ def load_folder(folder: pathlib.Path, *, trust: bool = False) -> tuple[list[Ense
         UsageError: a member is a pickle and `trust` is False.
     """
     path = folder / _MANIFEST
-    if not path.is_file():
+    if not path.is_file() or path.is_symlink():
         raise UsageError(
             explain(
                 "Ensemble.load",

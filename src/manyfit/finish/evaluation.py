@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -26,7 +27,7 @@ from manyfit.core.objective import Objective
 from manyfit.data.classes import Classes
 from manyfit.data.identity import fingerprint
 from manyfit.data.kinds import Ability
-from manyfit.data.rows import FitData, Rows
+from manyfit.data.rows import MAX_READ_BYTES, FitData, Rows
 from manyfit.report import terminal
 from manyfit.stats.intervals import Interval, confidence_level, mean_interval
 from manyfit.training.boosting import Estimator, LabelledRows
@@ -127,14 +128,13 @@ def evaluate(
             confidence outside (0, 1).
     """
     confidence = confidence_level("evaluate", confidence)
-    test = Rows.of(x, y, options.get("sample_weight"))
+    test, options = _test_rows(x, y, options, len(models))
     rows = test.num_rows
     if not models or rows == 0:
         got = "no models" if not models else "no test rows"
         raise UsageError(explain("evaluate(x, y)", got, "at least one of each", "Call tuner.retrain(...) first."))
-    test.check_lengths("evaluate(x, y)")
     classes = Classes.of_project(store)
-    numbered = test if classes is None else dataclasses.replace(test, y=classes.numbers("evaluate(x, y)", y))
+    numbered = test if classes is None else dataclasses.replace(test, y=classes.numbers("evaluate(x, y)", test.y))
     wanted = () if objective is None else tuple(name.removeprefix("val_") for name in objective.names)
     scores = {
         name: _scores(
@@ -145,8 +145,8 @@ def evaluate(
         for name, model in models.items()
     }
     use = {
-        "data": fingerprint(x, y),
-        "choice": fingerprint(*(array for model in models.values() for array in _weights(model, x))),
+        "data": fingerprint(test.x, test.y),
+        "choice": fingerprint(*(array for model in models.values() for array in _weights(model, test.x))),
         "models": list(models),
         "scores": {name: {metric: found.estimate for metric, found in row.items()} for name, row in scores.items()},
         "with_intervals": {name: {metric: str(found) for metric, found in row.items()} for name, row in scores.items()},
@@ -160,6 +160,20 @@ def evaluate(
         store.put(**{_FACT: [*known, use]})
     earlier = tuple(other for other in same_data if other["choice"] != use["choice"])
     return Evaluation(scores, rows, earlier)
+
+
+def _test_rows(x: FitData, y: FitData, options: Mapping[str, Any], num_models: int) -> tuple[Rows, dict[str, Any]]:
+    """The test rows, as arrays where that can be, and the options that are left for `evaluate` of a model."""
+    test = Rows(x, y, options.get("sample_weight"), options.get("steps"))
+    test.check_lengths("evaluate(x, y)")
+    left = {name: value for name, value in options.items() if name != "sample_weight"}
+    if test.kind.is_pipeline and test.can(Ability.AS_ARRAYS):
+        # Only arrays can be recognised when they are used again, and cut into groups for the intervals.
+        with contextlib.suppress(UsageError):  # more than fits into memory: then without intervals
+            return test.read(max_bytes=MAX_READ_BYTES), {name: left[name] for name in left if name != "steps"}
+    if num_models > 1:
+        test.require(Ability.READ_AGAIN, "evaluate(x)")
+    return test, left
 
 
 def test_uses(store: Facts) -> list[dict[str, Any]]:

@@ -210,7 +210,7 @@ class Bookkeeping:
 
     def __init__(self, notify: Callable[[str], None]) -> None:
         self._notify = notify
-        self._said: set[str] = set()
+        self._said: set[tuple[str, type[Exception]]] = set()
 
     @contextlib.contextmanager
     def keeping(self, what: str) -> Iterator[None]:
@@ -227,10 +227,10 @@ class Bookkeeping:
         except FatalError:
             raise
         except Exception as error:
-            line = f"{what} could not be kept ({first_line(error)}); the search goes on without them"
-            if line not in self._said:
-                self._said.add(line)
-                self._notify(line)
+            kind = what, type(error)  # not the text: it names the file, and each trial has its own
+            if kind not in self._said:
+                self._said.add(kind)
+                self._notify(f"{what} could not be kept ({first_line(error)}); the search goes on without them")
 
 
 def first_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.data.kinds import Ability
 from manyfit.ensemble.diversity import diversity
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import EnsembleMember
@@ -406,7 +407,9 @@ def validation_data(task: Task | None) -> tuple[Any, Any, Any]:
         UsageError: there was no search in this process, or its validation data are no arrays.
     """
     rows = None if task is None else task.call.validation_rows()
-    if rows is None or rows.y is None:
+    if rows is not None and rows.can(Ability.AS_ARRAYS):
+        rows = rows.read("ensemble()")
+    if rows is None or not rows.can(Ability.LABELLED):
         raise UsageError(
             explain(
                 "ensemble()",

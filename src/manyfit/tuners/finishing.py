@@ -392,7 +392,7 @@ class Finish:
             if latest is not None and latest.folds is not None:
                 return self._out_of_fold_predictions(models, latest.task, latest.folds)
         task = None if latest is None else latest.task
-        x, y, weight = (x, y, None) if x is not None else ensembling.validation_data(task)
+        x, y, weight = Rows.of(x, y).read("ensemble(x)").parts if x is not None else ensembling.validation_data(task)
         y = self._numbered("ensemble(x, y)", y)
 
         def predict(trial_id: str) -> np.ndarray:

@@ -14,11 +14,12 @@ from manyfit.core.files import writing
 from manyfit.core.records import Plan
 from manyfit.data.folds import FoldPlan
 from manyfit.data.identity import row_identities
-from manyfit.data.kinds import is_nested, kind_of
-from manyfit.data.rows import FitData, Rows
+from manyfit.data.kinds import Ability, kind_of
+from manyfit.data.rows import MAX_READ_BYTES, Rows
 from manyfit.ensemble.prediction import Forward
 from manyfit.store.predictions import Archive, Labels
 from manyfit.training.base import Task
+from manyfit.training.seeding import seeded
 
 
 class Keeper:
@@ -29,41 +30,57 @@ class Keeper:
 
     Args:
         archive: where to.
-        rows: that executions validate on, or with folds all of them: arrays, with targets.
+        rows: that executions validate on, or with folds all of them.
         folds: the folds of a cross-validated search, or None.
     """
 
     def __init__(self, archive: Archive, rows: Rows, folds: FoldPlan | None) -> None:
         self._archive = archive
-        self._rows = rows
+        self._given = rows
         self._folds = folds
         self._forward = Forward(keeps_rows=folds is None)
         self._labelled = False
         self.reason: str | None = None  # why the latest execution was not kept
 
     @functools.cached_property
-    def row_ids(self) -> np.ndarray:
-        """(n,) identities of the rows, of features and targets together."""
-        return row_identities(self._rows.x, self._rows.y)
+    def _rows(self) -> tuple[Rows, np.ndarray] | None:
+        """The rows as arrays, and the identity of each, of features and targets together; None where it fails.
+
+        A pipeline that is too large, or breaks, is not read again for the next trial.
+        """
+        try:
+            if not self._given.kind.is_pipeline:
+                return self._given, row_identities(self._given.x, self._given.y)
+            # A seed of its own: code of the user's that draws while it is read here leaves no trace in the trials.
+            with seeded(0):
+                rows = self._given.read("kept predictions", max_bytes=MAX_READ_BYTES)
+            rows.require(Ability.LABELLED, "kept predictions")
+            row_ids = row_identities(rows.x, rows.y)
+            # Pipelines may come in another order in another process: here the order is that of what is in the rows.
+            order = np.argsort(row_ids, kind="stable")
+            return rows.take(order), row_ids[order]
+        except Exception as error:
+            self.reason = f"{type(error).__name__}: {error}"
+            return None
 
     def __call__(self, trained: Sequence[tuple[Plan, Any]]) -> None:
         """Predicts and keeps; executions of other phases than the search are left alone."""
         # Confirmation and retraining have rows of their own; their predictions would be taken for the search's.
         of_search = [(plan, model) for plan, model in trained if plan.phase == "search"]
         if self._folds is None:
-            self._predict(of_search, self._rows.x, self.row_ids, None)
+            self._predict(of_search, None)
             return
         # Each execution has rows of its own here, so there is nothing to predict together.
         for plan, model in of_search:
-            positions = self._folds.split_for(plan).validation
-            x = self._rows.take(positions).x
-            self._predict([(plan, model)], x, self.row_ids[positions], positions)
+            self._predict([(plan, model)], self._folds.split_for(plan).validation)
 
-    def _predict(
-        self, trained: Sequence[tuple[Plan, Any]], x: FitData, row_ids: np.ndarray, positions: np.ndarray | None
-    ) -> None:
+    def _predict(self, trained: Sequence[tuple[Plan, Any]], positions: np.ndarray | None) -> None:
         """Predicts the same rows with each model, and keeps what it said of them."""
+        if not trained or self._rows is None:
+            return
+        rows, row_ids = self._rows
         try:
+            x = rows.x if positions is None else rows.take(positions).x
             found = self._forward.predict_several([model for _, model in trained], x)
         # Whatever it is: several outputs, a model that predicts by other means, no memory. The trial has its score.
         except Exception as error:
@@ -71,31 +88,28 @@ class Keeper:
                 self.reason = f"{type(error).__name__}: {error}"
             else:  # it harms the one it comes from only
                 for one in trained:
-                    self._predict([one], x, row_ids, positions)
+                    self._predict([one], positions)
             return
         for (plan, _), predictions in zip(trained, found, strict=True):
-            self._keep(plan, predictions, row_ids, positions)
+            with writing(f"kept predictions of trial {plan.trial_id}"):
+                # Labels go first: a kill between the two leaves labels without predictions, which is nothing kept yet.
+                if not self._labelled:
+                    self._archive.keep_labels(_labels(rows, row_ids))
+                    self._labelled = True
+                own = row_ids if positions is None else row_ids[positions]
+                self._archive.keep(plan.trial_id, plan.execution, predictions, own, positions)
 
-    def _keep(self, plan: Plan, predictions: np.ndarray, row_ids: np.ndarray, positions: np.ndarray | None) -> None:
-        with writing(f"kept predictions of trial {plan.trial_id}"):
-            # Labels go first: a kill between the two leaves labels without predictions, which is nothing kept yet.
-            if not self._labelled:
-                self._archive.keep_labels(self._labels())
-                self._labelled = True
-            self._archive.keep(plan.trial_id, plan.execution, predictions, row_ids, positions)
 
-    def _labels(self) -> Labels:
-        y, weight = self._rows.y, self._rows.sample_weight
-        return Labels(
-            self.row_ids, kind_of(y).as_array(y), None if weight is None else kind_of(weight).as_array(weight)
-        )
+def _labels(rows: Rows, row_ids: np.ndarray) -> Labels:
+    y, weight = rows.y, rows.sample_weight
+    return Labels(row_ids, kind_of(y).as_array(y), None if weight is None else kind_of(weight).as_array(weight))
 
 
 def keeping(task: Task, archive: Archive, folds: FoldPlan | None) -> Task:
-    """A search's task whose trained models leave predictions behind; the task itself where its rows are no arrays."""
+    """A search's task whose trained models leave predictions behind; the task itself where its rows allow none."""
     rows = task.call.validation_rows() if folds is None else task.call.rows
-    # Without numbers nobody can tell one row from another, and without targets there is nothing to compare with.
-    if rows is None or rows.num_rows is None or rows.y is None or is_nested(rows.y):
+    # Without arrays nobody can tell one row from another, and without targets there is nothing to compare with.
+    if rows is None or not (rows.can(Ability.AS_ARRAYS) and rows.can(Ability.LABELLED)):
         return task
     return dataclasses.replace(task, keep=Keeper(archive, rows, folds))
 

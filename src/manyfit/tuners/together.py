@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
+
 from manyfit.core import environment
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Values
-from manyfit.data.arguments import check_fit_arguments
+from manyfit.data.arguments import check_data, check_fit_arguments
 from manyfit.data.call import Call
 from manyfit.data.folds import FoldPlan, fold_plan
 from manyfit.oracles import Oracle, Trial
@@ -108,6 +110,7 @@ class PopulationTuner(ModelTuner):
         if self._trains_itself() and not overrides_fit(self.hypermodel):
             known = given is not None or environment.written_for_keras_tuner  # there a trial tells what is missing
             limit = self.oracle.scheduler.max_epochs
+            check_data(call, estimators=self._estimators, takes_texts=keras.backend.backend() == "tensorflow")
             check_fit_arguments(call, self.oracle.objective, has_validation=known, max_epochs=limit)
         self.oracle.set_epochs(fit_kwargs.get("epochs"))
         # A `run_trial` of the user's may ask for hyperparameters that no build shows: its proposals stay as they are.

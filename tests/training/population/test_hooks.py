@@ -140,8 +140,7 @@ def same(populations, build=small, make=list, **arguments):
     [
         {},
         {"validation_freq": 2},
-        {"validation_freq": [1, 4]},
-        {"initial_epoch": 2},
+        {"validation_freq": [1, 4], "initial_epoch": 2},
         {"validation_data": None},
         {"validation_data": None, "validation_split": 0.3},
         {"batch_size": 64},  # the short batch is the only one
@@ -219,16 +218,14 @@ BUILT_IN = {
         callbacks.ReduceLROnPlateau("val_loss", patience=1, min_delta=9.0, cooldown=1)
     ],
     "LearningRateScheduler": lambda folder: [callbacks.LearningRateScheduler(plateau)],
-    "ModelCheckpoint": lambda folder: [
-        callbacks.ModelCheckpoint(str(folder / "best.weights.h5"), save_best_only=True, save_weights_only=True)
+    "those that neither stop nor change anything": lambda folder: [
+        callbacks.ModelCheckpoint(str(folder / "best.weights.h5"), save_best_only=True, save_weights_only=True),
+        callbacks.CSVLogger(str(folder / "log.csv")),
+        callbacks.TerminateOnNaN(),
+        callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(own=float(epoch))),
+        callbacks.History(),
+        callbacks.ProgbarLogger(),
     ],
-    "CSVLogger": lambda folder: [callbacks.CSVLogger(str(folder / "log.csv"))],
-    "TerminateOnNaN": lambda folder: [callbacks.TerminateOnNaN()],
-    "LambdaCallback": lambda folder: [
-        callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(own=float(epoch)))
-    ],
-    "History": lambda folder: [callbacks.History()],
-    "ProgbarLogger": lambda folder: [callbacks.ProgbarLogger()],
 }
 
 

@@ -405,3 +405,45 @@ def test_the_probe_catches_a_wrong_number(monkeypatch):
     population.train(ListSupply(plans(2)), make_task(epochs=1))
     assert len(told) == 1 and "is not that of member" in told[0]
     assert len(fallback.plans) == 2
+
+
+def test_what_raises_in_a_program_that_members_share_ends_the_one_to_blame():
+    def checked(_, predicted):
+        def check(mean):
+            if not np.all(np.isfinite(mean)):
+                raise ZeroDivisionError("a metric refuses inf")
+            return np.asarray(mean)
+
+        mean = keras.ops.mean(predicted)
+        return jax.pure_callback(check, jax.ShapeDtypeStruct((), mean.dtype), mean, vmap_method="sequential")
+
+    def build(hp):
+        model = keras.Sequential([keras.layers.Input((X.shape[1],)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(hp["rate"]), "mse", metrics=[checked])
+        return model
+
+    told = []
+    given = [Plan(str(n), 0, {"rate": rate}, seed=n) for n, rate in enumerate((0.01, 1e30, 0.02))]
+    supply = ListSupply(given)
+    task = Task(build, Call((X, Y), {"epochs": 2, "verbose": 0}), objective=Objective("loss", "min"))
+    Population(KerasFit(), population_size=3, notify=told.append).train(supply, task)
+    assert len(told) == 1 and "an epoch that trials share failed" in told[0]
+    assert [supply.results[plan.key].ending for plan in given] == [Ending.COMPLETED, Ending.FAILED, Ending.COMPLETED]
+    assert "a metric refuses inf" in supply.results["1", 0].message
+
+
+def test_memory_that_a_member_does_not_get_is_its_own_ending(monkeypatch):
+    given = plans(3)
+    copied, asked = program_module.copied, []
+
+    def short(values):
+        asked.append(values)
+        if len(asked) == 2:
+            raise MemoryError("no room")
+        return copied(values)
+
+    monkeypatch.setattr(program_module, "copied", short)
+    supply = ListSupply(given)
+    Population(KerasFit(), population_size=3, notify=pytest.fail).train(supply, make_task())
+    endings = sorted(result.ending.name for result in supply.results.values())
+    assert endings == ["COMPLETED", "COMPLETED", "OUT_OF_MEMORY"]

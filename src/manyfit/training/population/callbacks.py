@@ -145,7 +145,7 @@ class MemberCallbacks:
             return dict(logs)
         # It looks at batches; but the loss of an epoch is NaN if that of one of its batches was.
         for callback in self._on_nan:
-            callback.on_batch_end(0, dict(logs))
+            callback.on_batch_end((self._list.params["steps"] or 1) - 1, dict(logs))
         if test_logs is not None:
             # Around a validation, as `fit` calls them. The hooks of batches in between are nobody's: see `why_not`.
             self.test_begin()  # if it may come late

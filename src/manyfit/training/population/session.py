@@ -255,6 +255,8 @@ class Session:
 
     def _note_time(self, outcome: Outcome) -> None:
         batch = outcome.batch
+        if batch.one_step:
+            return  # it would look like a very fast layout
         batch.program.choice.record(batch.layout, outcome.seconds / batch.count / outcome.sharing)
         if batch.count > 1:
             per_member = batch.program.bytes_per_member(batch.layout)
@@ -296,7 +298,7 @@ class Session:
                     self.admission.send_back(member, str(outcome.error))
                 elif too_many and failure.ending is Ending.OUT_OF_MEMORY and not outcome.is_half:
                     self.admission.rebuild(member)
-                elif failure.ending is Ending.OUT_OF_MEMORY or not self.data.can_be_read_again:
+                elif (failure.ending is Ending.OUT_OF_MEMORY and not too_many) or not self.data.can_be_read_again:
                     self.supply.finish(member.failed(failure))
                 else:
                     self.admission.send_back(member, f"an epoch that trials share failed ({first_line(failure.error)})")

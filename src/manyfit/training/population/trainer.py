@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import keras
 
 from manyfit.core.records import Plan
+from manyfit.data.kinds import RAGGED, SPARSE
 from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
 from manyfit.training.population.admission import Admission, Learned
 from manyfit.training.population.compile import programs_kept
@@ -30,6 +31,9 @@ def supported(task: Task | None = None) -> str | None:
         return "trials were trained by calls of `fit` of their own"
     if task is not None and task.call.x is None:
         return "there is no x to train on"
+    # Keras's sparse batches are of another size each, and a program is compiled for one.
+    if task is not None and {SPARSE, RAGGED} & task.call.kinds:
+        return "the data are sparse or ragged"
     return None
 
 

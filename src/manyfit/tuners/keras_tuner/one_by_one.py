@@ -121,9 +121,7 @@ class OneByOne:
 
     def _try(self, trial: Trial, steps: TrialSteps, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         self.call.begin()
-        if _is_whole(trial):  # the process died, or the disk was full, between what was returned and the trial's end
-            self._oracle.hear(trial, [run.history for _, run in sorted(trial.executions.items())])
-            conclude(trial)
+        if self.take_known(trial):
             return
         # The seed of its first execution, so that an override that trains once gets what the default would have.
         seed = seeds.seed_of(self._oracle.seed, "execution", trial.trial_id, 0, trial.attempt)
@@ -136,6 +134,19 @@ class OneByOne:
         else:
             self._take(trial, returned, seed)
             conclude(trial)
+
+    def take_known(self, trial: Trial) -> bool:
+        """Has a trial end as the call of `run_trial` said that had returned before the process died, say.
+
+        Returns:
+            Whether all that a call returned is in the book, so that none has to be made.
+        """
+        runs = [run for _, run in sorted(trial.executions.items())]
+        if not runs or any(run.notes.get(RETURNED) != len(runs) for run in runs):
+            return False
+        self._oracle.hear(trial, [run.history for run in runs])
+        conclude(trial)
+        return True
 
     def _take(self, trial: Trial, returned: object, seed: int) -> None:
         """Takes what `run_trial` returned into the book, in place of what the default `run_trial` put there."""
@@ -221,12 +232,6 @@ def histories_of(trial: Trial, returned: object, objective: Objective) -> list[d
         )
         return [dict(history) for _, history in sorted(trial.running.items())]
     return to_histories(returned, objective, "Tuner.run_trial()")
-
-
-def _is_whole(trial: Trial) -> bool:
-    """Whether all that a call of `run_trial` returned is in the book, so that it need not be called again."""
-    runs = list(trial.executions.values())
-    return bool(runs) and all(run.notes.get(RETURNED) == len(runs) for run in runs)
 
 
 def conclude(trial: Trial) -> None:

@@ -268,6 +268,7 @@ class ModelTuner(BaseTuner):
         call, classes = Call.of(own_fit, fit_args, fit_kwargs), None
         if self._estimators:
             call, classes = with_class_numbers(call, self.store)
+        call = call if own_fit is not None else call.guarded()
         check_batches(distribution_of(settings.devices), call)
         may_pause = self.oracle.scheduler.may_pause
         return Task(

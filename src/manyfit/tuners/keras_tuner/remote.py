@@ -209,15 +209,18 @@ class TrialSupply:
     def take(self, count: int) -> Sequence[Plan]:
         """See `manyfit.training.base.Supply`."""
         plans: list[Plan] = []
-        for _ in range(count):
+        while len(plans) < count:
             # One at a time: `pre_create_trial` of the user's is called before each, and may change what comes next.
             self._steps.before()
             trials = self._oracle.assign(1)
             if not trials:
                 return plans or self._repeats(count)
             [trial] = trials
-            self._open.add(trial.trial_id)
             self._steps.begin(trial)
+            if self._one_by_one.take_known(trial):
+                self._steps.end(trial)
+                continue
+            self._open.add(trial.trial_id)
             seed = seeds.seed_of(self._oracle.seed, "execution", trial.trial_id, 0, trial.attempt)
             path = self._weights_path(trial.trial_id, 0)
             # Its execution number is that of the attempt: a retried trial is not the one that failed.
