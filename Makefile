@@ -16,7 +16,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray environments check format bench-speed bench-search bench-hyperband bench-confirm bench-ensemble bench-scale clean
+.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray environments check format bench-speed bench-search bench-hyperband bench-confirm bench-ensemble bench-estimators bench-scale clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -128,6 +128,8 @@ bench-confirm: $(BENCH)/.installed ## whether 95 % is 95 %
 	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/confirm.py
 bench-ensemble: $(BENCH)/.installed ## ensembling against its rivals
 	$(BENCH)/bin/python benchmarks/ensemble.py
+bench-estimators: $(EXTRAS)/.installed ## ready spaces against their own libraries
+	KERAS_BACKEND=jax $(EXTRAS)/bin/python -W ignore benchmarks/estimators.py
 bench-scale: $(BENCH)/.installed $(RAY)/.installed ## devices, memory over large files, executors
 	$(BENCH)/bin/python benchmarks/scale_devices.py
 	$(RAY)/bin/python $(PIP) "ray[tune]"

@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--cuts", type=int, default=3)
     parser.add_argument("--most-rows", type=int, default=2000)
+    parser.add_argument("--brands", nargs="+", default=BRANDS)
     options = parser.parse_args()
     print(
         f"{options.trials} trials, {options.cuts} cuts, at most {options.most_rows} rows; test loss, lower is better\n"
@@ -118,7 +119,7 @@ def main() -> None:
     print("| data | brand | test: library | Manyfit | validation: library | Manyfit | not worse there |")
     print("|---|---|---|---|---|---|---|")
     for name, task, x, y in tables(options.most_rows):
-        for brand in BRANDS:
+        for brand in options.brands:
             found = []
             for seed in range(options.cuts):
                 parts, regression = cut(x, y, seed), task == "regression"

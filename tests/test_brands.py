@@ -101,6 +101,41 @@ def test_boosting_stops_early_and_is_retrained_for_as_long_as_it_was_good(tmp_pa
     assert model.n_iter_ == max(1, round((run.best_epoch + 1) * 1.2))
 
 
+def test_boosting_at_the_end_of_a_pipeline_stops_early(tmp_path, table):
+    from sklearn import ensemble, pipeline, preprocessing
+
+    if "X_val" not in inspect.signature(ensemble.HistGradientBoostingClassifier.fit).parameters:
+        pytest.skip("scikit-learn stops on rows that are given since 1.7")
+    x, y, _ = table
+
+    def build(hp):
+        last = ensemble.HistGradientBoostingClassifier(learning_rate=hp.Choice("rate", [0.3]), max_iter=60)
+        return pipeline.make_pipeline(preprocessing.StandardScaler(), last)
+
+    tuner = kt.GridSearch(build, "val_loss", seed=0, directory=tmp_path)
+    tuner.search(x[:100], y[:100], validation_data=(x[100:], y[100:]), verbose=0)
+    [run] = tuner.oracle.get_best_trials(1)[0].executions.values()
+    assert run.best_epoch < run.num_epochs - 1 < 59
+    [model] = tuner.retrain(verbose=0)
+    assert model[-1].n_iter_ == max(1, round((run.best_epoch + 1) * 1.2))
+    np.testing.assert_allclose(model[0].mean_, x.mean(axis=0), rtol=1e-5, err_msg="fitted to all rows")
+
+
+@pytest.mark.parametrize("name", ["gradient boosting", *BOOSTERS])
+def test_classes_of_any_number_and_one_that_a_fold_does_not_train_on(tmp_path, table, name):
+    if name in BOOSTERS and importlib.util.find_spec(name) is None:
+        pytest.skip(f"needs {name}, an optional extra")
+    x, y, _ = table
+    labels = np.array([-1, 2, 7])[y[:60]]
+    labels[0] = 3  # one row: in one of the folds it is not trained on
+    build = small(kt.brands.tabular("multiclass", brands=[name])[name], **QUICK)
+    tuner = kt.RandomSearch(build, "val_accuracy", max_trials=1, seed=0, directory=tmp_path)
+    tuner.search(x[:60], labels, cross_validation=kt.CrossValidation(2, stratify=False), verbose=0)
+    [trial] = tuner.oracle.get_best_trials(1)
+    assert len(trial.scores) == 2
+    assert set(np.asarray(tuner.get_best_models()[0].predict(x)).reshape(-1)) <= {-1, 2, 3, 7}
+
+
 def test_all_brands_in_one_search(tmp_path, table):
     x, y, _ = table
     spaces = kt.brands.tabular("multiclass", y, brands=["mlp", "linear", "k-nearest"])

@@ -61,3 +61,10 @@ def test_frames_of_numbers_and_truth_values_are_taken():
     check_data(Call((frame, Y)))
     check_data(Call((frame.assign(d="text"), Y[:, 0].tolist())), estimators=True)
     check_data(Call((np.array(["text"] * NUM_ROWS), Y)), takes_texts=True)
+
+
+def test_retraining_refuses_the_same(tmp_path):
+    tuner = new_tuner(CASES[0], tmp_path, max_trials=1)
+    tuner.search(X, Y, validation_split=0.5, batch_size=8, epochs=1, verbose=0)
+    for x, y in ((X, Y[:, 0].tolist()), (once((X, Y)), None), ("rows.csv", None), (X, Y[:7])):
+        refused(lambda x=x, y=y: tuner.retrain(x=x, y=y, verbose=0), tuner)

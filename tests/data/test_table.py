@@ -21,6 +21,7 @@ from kinds_of_data import (
     VALID,
     WHOLE,
     Case,
+    W,
     Y,
     close,
     new_tuner,
@@ -198,9 +199,9 @@ def test_ensemble(searched):
     x, *rest = case.given(ALL)
     whole = ensemble.predict(case.parts(ALL)[0])
     close(ensemble.predict(x), whole)
-    if case.pipeline is None:
-        found = keras.losses.BinaryCrossentropy()(Y, whole.reshape(Y.shape))
-        close(ensemble.evaluate(x, rest[0])["loss"], float(found))
+    weight = [W] if case.equals == "weights" and case.pipeline is not None else []  # those of a pipeline go along
+    found = keras.losses.BinaryCrossentropy()(Y, whole.reshape(Y.shape), *weight)
+    close(ensemble.evaluate(x, *rest[:1])["loss"], float(found))
 
 
 def test_ensemble_on_other_rows(searched):

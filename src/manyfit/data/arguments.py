@@ -63,6 +63,13 @@ def check_data(call: Call, *, estimators: bool = False, takes_texts: bool = Fals
 
 
 def _check_rows(rows: Rows, where: str, steps: str, estimators: bool, takes_texts: bool) -> None:
+    _check_kinds(rows, where, estimators, takes_texts)
+    if rows.kind.is_pipeline:
+        _check_pipeline(rows, where, steps)
+    rows.check_lengths(where)
+
+
+def _check_kinds(rows: Rows, where: str, estimators: bool, takes_texts: bool) -> None:
     for leaf in (leaf for part in rows.parts for leaf in leaves(part)):
         kind = kind_of(leaf)
         if kind is UNKNOWN or (kind is NUMBERS and not estimators):
@@ -71,11 +78,8 @@ def _check_rows(rows: Rows, where: str, steps: str, estimators: bool, takes_text
             got = f"{rows.describe()}, with texts or objects"
             instead = "Turn texts into numbers first: encode them, or look them up outside of the model."
             raise UsageError(explain(where, got, "numbers: Keras takes texts on TensorFlow only", instead))
-    if estimators:
+    if estimators and rows.x is not None:
         rows.require(Ability.TAKEN, where)
-    if rows.kind.is_pipeline:
-        _check_pipeline(rows, where, steps)
-    rows.check_lengths(where)
 
 
 def _is_text(kind: Kind, leaf: FitData) -> bool:
@@ -174,20 +178,27 @@ def _check_frequency(frequency: object, epochs: object, names: Sequence[str]) ->
     )
 
 
-def check_retrain(top: object, x: FitData, y: FitData) -> None:
+def check_retrain(top: object, rows: Rows, *, estimators: bool = False, takes_texts: bool = False) -> None:
     """Checks the arguments of `retrain`.
 
+    Args:
+        top: how many, or which trials.
+        rows: the new data; those of None are the search's.
+        estimators: as in `check_data`.
+        takes_texts: as in `check_data`.
+
     Raises:
-        UsageError: `top` is neither a number of at least 1 nor ids of trials, y without x, or x and y of different
-            length.
+        UsageError: `top` is neither a number of at least 1 nor ids of trials, y without x, x and y of different
+            length, or of kinds that cannot be trained on.
     """
     ids = isinstance(top, list | tuple) and len(top) > 0 and all(isinstance(one, str) for one in top)
     if not ids:
         allowed = "a whole number of at least 1, or a list of trial ids"
         whole_number("retrain(top=...)", top, allowed=allowed, instead="Type retrain(top=4), say.")
-    if x is None and y is not None:
+    if rows.x is None and rows.y is not None:
         raise UsageError(explain("retrain(x, y)", "y without x", "both or neither", "Add x=."))
-    Rows.of(x, y).check_lengths("retrain(x, y)")
+    _check_kinds(rows, "retrain(x, y)", estimators, takes_texts)
+    rows.check_lengths("retrain(x, y)")
 
 
 def joined_rows(where: str, call: Call) -> Rows:

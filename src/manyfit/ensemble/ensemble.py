@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.data.kinds import Ability
+from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble import distillation, saving
 from manyfit.ensemble.choosing.choice import Gain, MethodChoice, choose
 from manyfit.ensemble.choosing.methods import menu_named, within
@@ -223,19 +225,32 @@ class Ensemble:
         return self.pool.combine(stacked, self.task).astype(np.float32)
 
     def evaluate(
-        self, x: object, y: ArrayLike, *, sample_weight: ArrayLike | None = None, batch_size: int | None = None
+        self,
+        x: FitData,
+        y: ArrayLike | None = None,
+        *,
+        sample_weight: ArrayLike | None = None,
+        batch_size: int | None = None,
     ) -> dict[str, float]:
         """Measures the ensemble.
+
+        Args:
+            x: test rows; a pipeline that brings y and weights along is read once.
+            y: their targets.
+            sample_weight: one weight per row; None: all count alike.
 
         Returns:
             The metric it was fitted for, by name; and, if the members are compiled Keras models, "loss" and their
             metrics, as `model.evaluate(..., return_dict=True)` would give them.
 
         Raises:
-            UsageError: labels do not fit the predictions.
+            UsageError: labels do not fit the predictions, or there are none; x is a pipeline that cannot be read.
         """
-        prediction = self.predict(x, batch_size=batch_size)
-        return self.evaluate_predictions(prediction, y, sample_weight=sample_weight)
+        rows = Rows.of(x, y, sample_weight).read("ensemble.evaluate(x)")
+        if rows.y is None:
+            rows.require(Ability.LABELLED, "ensemble.evaluate(x, y)")
+        prediction = self.predict(rows.x, batch_size=batch_size)
+        return self.evaluate_predictions(prediction, rows.y, sample_weight=rows.sample_weight)
 
     def evaluate_predictions(
         self, prediction: np.ndarray, y: ArrayLike, *, sample_weight: ArrayLike | None = None

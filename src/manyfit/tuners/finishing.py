@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+import keras
 import numpy as np
 
 from manyfit.core.checks import seconds_or_none, whole_number
@@ -179,11 +180,13 @@ class Finish:
         rows that were validated then; the other trains on all rows, where nothing is left to be ranked or stopped by.
         """
         started = time.monotonic()
-        check_retrain(top, x, y)
-        y = self._numbered("retrain(x, y)", y)
         latest = self._tuner.latest_search
-        trials = self._trials_to_retrain(top, diverse=settings.diverse)
         searched = self._training.make_task((), {}) if latest is None else latest.task
+        given = Rows.of(x, y) if searched.fit is None else Rows()  # a `fit` of one's own takes what it likes
+        texts, estimators = keras.backend.backend() == "tensorflow", self._tuner.store.get("estimators", False)
+        check_retrain(top, given, estimators=estimators, takes_texts=texts)
+        y = self._numbered("retrain(x, y)", y)
+        trials = self._trials_to_retrain(top, diverse=settings.diverse)
         trained_by = {trial.trial_id: self._tuner.trained_by(trial) for trial in trials}
         if x is None and not (latest is not None and searched.fit is not None):  # a `fit` of one's own may bring rows
             _check_data(trained_by.values(), has_searched=latest is not None)
