@@ -20,6 +20,7 @@ from manyfit.training.base import Bookkeeping, Supply, Task, Trainer, judge
 from manyfit.training.callbacks import BestWeights, Reporter, acts_before_tests, copy_callbacks
 from manyfit.training.devices import LayoutCheck, distributed, distribution_of
 from manyfit.training.keras_settings import KerasSettings, clear_session
+from manyfit.training.labels import LabelCheck
 from manyfit.training.models import build_model, check_size, check_unshared, num_parameters, take_measures
 from manyfit.training.outcomes import completed_by, merge_histories, to_histories
 from manyfit.training.precision import LossScaleCallback, needs_loss_scale_callback
@@ -60,6 +61,7 @@ class KerasFit(Trainer):
     def __init__(self, notify: Callable[[str], None] = warnings.warn) -> None:
         self.aside = Bookkeeping(notify)
         self._paused: dict[tuple[str, int], _Run] = {}
+        self._labels = LabelCheck()
 
     def train(self, supply: Supply, task: Task) -> None:
         # One at a time, although the supply would give more: what is proposed next may depend on how this one ends.
@@ -78,7 +80,7 @@ class KerasFit(Trainer):
     def _train_one(self, plan: Plan, supply: Supply, task: Task) -> Result:
         # Without this every model of a search would stay in Keras's registries.
         clear_session()
-        run = self._paused.pop(plan.key, None) or _Run(plan, supply, task, self.aside)
+        run = self._paused.pop(plan.key, None) or _Run(plan, supply, task, self.aside, self._labels)
         result = run.proceed(plan)
         if is_paused(result):
             self._paused[plan.key] = run
@@ -92,8 +94,8 @@ class KerasFit(Trainer):
 class _Run:
     """One execution, from its build to its end, with pauses in between."""
 
-    def __init__(self, plan: Plan, supply: Supply, task: Task, aside: Bookkeeping) -> None:
-        self.task, self.aside = task, aside
+    def __init__(self, plan: Plan, supply: Supply, task: Task, aside: Bookkeeping, labels: LabelCheck) -> None:
+        self.task, self.aside, self.labels = task, aside, labels
         self.reporter = Reporter(plan, supply)
         self.keeper = BestWeights(task.objective)
         self.model: keras.Model | None = None
@@ -147,6 +149,8 @@ class _Run:
             self.model = build_model(task.build, plan.values)
             check_unshared(self.model, plan)
             check_size(self.model, task.max_model_size)
+            if task.fit is None:  # else the user's code may make other labels of them
+                self.labels.check(self.model, task.call)
             of_tuner = [] if task.callbacks is None else task.callbacks(plan)
             watch_boards(of_tuner, self.aside)
             own: list[keras.callbacks.Callback] = [self.loss_scale] if needs_loss_scale_callback(self.model) else []

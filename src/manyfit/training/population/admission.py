@@ -20,6 +20,7 @@ from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
 from manyfit.training.callbacks import CannotCopy, copy_callbacks
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
+from manyfit.training.labels import LabelCheck
 from manyfit.training.models import averages_weights, build_model, check_size, check_unshared, summary_of
 from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
@@ -45,11 +46,13 @@ class Learned:
         programs: by the key of their steps and the numbers of their rows.
         structures: what was traced, by what it is recognised by.
         test_passes: those that programs share.
+        labels: what is known of them.
     """
 
     programs: dict[str, SharedProgram] = dataclasses.field(default_factory=dict)
     structures: KnownStructures = dataclasses.field(default_factory=KnownStructures)
     test_passes: dict[tuple[object, ...], RowsPass] = dataclasses.field(default_factory=dict)
+    labels: LabelCheck = dataclasses.field(default_factory=LabelCheck)
 
 
 class Admission:
@@ -199,6 +202,7 @@ class Admission:
             check_unshared(model, plan)
             check_size(model, self.task.max_model_size)
             check_model(model)
+            self._learned.labels.check(model, self.task.call)
             own = [] if self.task.callbacks is None else self.task.callbacks(plan)
             callbacks = [*self._copies(plan), *own]
             watch_boards(own, self.aside)
