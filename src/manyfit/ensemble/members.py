@@ -164,7 +164,7 @@ def model_predictions(model: Model, x: object, batch_size: int) -> Prediction:
         return _placed(predict_proba(x), getattr(model, "classes_", None))
     if callable(predict := getattr(model, "predict", None)):
         output, classes = np.asarray(predict(x)), getattr(model, "classes_", None)
-        if isinstance(classes, np.ndarray) and classes.ndim == 1 and output.size == len(output):
+        if isinstance(classes, np.ndarray) and classes.ndim == 1 and len(classes) > 0 and output.size == len(output):
             # A classifier without probabilities (a support vector machine, say) is sure of each of its decisions.
             return _placed((output.reshape(-1, 1) == classes).astype(np.float32), classes)
         return as_columns(output)
