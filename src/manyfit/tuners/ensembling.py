@@ -410,7 +410,7 @@ def validation_data(task: Task | None) -> tuple[Any, Any, Any]:
     rows = None if task is None else task.call.validation_rows()
     if rows is not None and rows.can(Ability.AS_ARRAYS):
         rows = rows.read("ensemble()")
-    if rows is None or not rows.can(Ability.LABELLED):
+    if rows is None or rows.y is None or not rows.can(Ability.TAKEN):
         raise UsageError(
             explain(
                 "ensemble()",
