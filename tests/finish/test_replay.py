@@ -174,7 +174,7 @@ class OwnFit(kt.HyperModel):
         return build(hp)
 
     def fit(self, hp, model, x, y, *args, callbacks=None, **kwargs):
-        stop = keras.callbacks.EarlyStopping(monitor="val_loss", patience=3)
+        stop = keras.callbacks.ReduceLROnPlateau(monitor="val_loss", patience=9)
         size, epochs = hp.Fixed("batch_size", 5), hp.Fixed("epochs", 3)
         return model.fit(
             x, y, *args, batch_size=size, epochs=epochs, validation_split=0.25, callbacks=[*callbacks, stop], **kwargs
@@ -186,8 +186,9 @@ def test_a_fit_of_the_users_trains_as_in_the_search_on_all_rows(tmp_path):
     tuner.search(X, Y, shuffle=False, verbose=0)
     [run] = tuner.oracle.get_best_trials(1)[0].executions.values()
     assert run.notes["fit inside"]["arguments"]["batch_size"] == 5
-    [model] = tuner.retrain(epochs=4)
-    check_equal(model, keras_weights(keras.optimizers.SGD(0.05), X, Y, batch_size=5, epochs=4))
+    models = tuner.retrain(epochs=4)
+    check_equal(models[0], keras_weights(keras.optimizers.SGD(0.05), X, Y, batch_size=5, epochs=4))
+    assert models.retrainings[0].left_out == ("ReduceLROnPlateau",)
 
 
 def test_a_fit_that_wants_validation_rows_is_given_none(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 
 from manyfit.core.checks import whole_number
@@ -146,8 +147,10 @@ def check_fit_arguments(
     """
     validation_data = call.get("validation_data")
     epochs = call.get("epochs", 1)
-    if isinstance(epochs, int) and epochs < 1:
-        raise UsageError(explain("search(epochs=...)", epochs, "a whole number of at least 1", "Type epochs=10, say."))
+    if not isinstance(epochs, numbers.Integral) or epochs < 1:
+        raise UsageError(
+            explain("search(epochs=...)", repr(epochs), "a whole number of at least 1", "Type epochs=10, say.")
+        )
     needs_validation = [name for name in objective.names if name.startswith("val_")]
     # Keras would train to the end and log no such metric; better said before the first epoch.
     if needs_validation and not has_validation and validation_data is None and not call.get("validation_split"):

@@ -34,6 +34,8 @@ from manyfit.training.replay import (
     reacts_to_validation,
 )
 
+_PLATEAU = "ReduceLROnPlateau"
+
 
 @dataclasses.dataclass(frozen=True)
 class RetrainCandidate:
@@ -180,7 +182,11 @@ def candidate_of(
     left_out = [one for one in theirs if reacts_to_validation(one)]
     inside = [run.notes.get(FITTED, {}).get("objects", {}).get("callbacks", "") for run in runs]
     rates = None
-    if any(map(may_move_rate, left_out)) or any("ReduceLROnPlateau" in names for names in inside):
+    names = [type(one).__name__ for one in left_out]
+    # One that a `fit` of the user's makes is known by its name alone; it is left out where that calls Keras's.
+    moves_inside = any(_PLATEAU in each for each in inside)
+    names += [_PLATEAU] if moves_inside and _PLATEAU not in names else []
+    if any(map(may_move_rate, left_out)) or moves_inside:
         # Of the run that speaks for all of them: the one with the median best epoch.
         median = min(runs, key=lambda run: abs((run.best_epoch or 0) - statistics.median(best)))
         rates = rate_of_run(median.history, (median.best_epoch or 0) + 1)
@@ -188,7 +194,7 @@ def candidate_of(
         found,
         call=call.with_(callbacks=[one for one in theirs if one not in left_out]),
         rates=rates and rates[found.first_epoch :],
-        left_out=tuple(type(one).__name__ for one in left_out),
+        left_out=tuple(names),
     )
 
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from manyfit.core.errors import FailedTrialError, UsageError, explain
+from manyfit.core.errors import FailedTrialError, explain
 from manyfit.data.call import Call
 from manyfit.data.kinds import FitData, is_nested, kind_of, leaves
 
@@ -92,12 +92,10 @@ class LabelCheck:
 
         Raises:
             LabelsError: labels that the model's loss or its outputs cannot have; the message says what to type.
-            UsageError: labels that are texts.
         """
         if self._call is not call:
             self._call, self._given = call, _labels_of(call)
             self._facts.clear()
-        check_numbers(call, ("y",))
         if any(isinstance(each, keras.layers.Masking) or getattr(each, "mask_zero", False) for each in model.layers):
             return  # labels of steps that are masked may be anything
         for place, y in self._given.items():
@@ -148,32 +146,6 @@ def _labels_of(call: Call) -> dict[str, FitData]:
         for place, (y, weights) in given.items()
         if not any(kind_of(each).is_pipeline or (kind_of(each).as_array(each) == 0).any() for each in leaves(weights))
     }
-
-
-def check_numbers(call: Call, names: Sequence[str] = ("x", "y")) -> None:
-    """Checks that the arrays of a call hold numbers, for those who read them before there is a model.
-
-    Args:
-        call: of `fit`.
-        names: of the arguments.
-
-    Raises:
-        UsageError: texts or other objects.
-    """
-    for name in names:
-        for part in leaves(call.get(name)):
-            kind = getattr(getattr(part, "dtype", None), "kind", "")
-            if kind and kind in "OUS":
-                raise UsageError(
-                    explain(
-                        f"search({name})",
-                        f"{'texts' if kind in 'US' else 'objects'} of type {part.dtype}",
-                        "arrays of numbers",
-                        "Type y = np.unique(y, return_inverse=True)[1]."
-                        if name == "y"
-                        else 'Type x = x.astype("float32"), or turn texts into numbers with keras.layers.StringLookup.',
-                    )
-                )
 
 
 def facts_of(y: FitData, ignored: float | None = None) -> LabelFacts | None:

@@ -10,7 +10,6 @@ import keras
 from manyfit.core.records import Plan
 from manyfit.data.kinds import RAGGED, SPARSE
 from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
-from manyfit.training.labels import check_numbers
 from manyfit.training.population.admission import Admission, Learned
 from manyfit.training.population.compile import programs_kept
 from manyfit.training.population.data import FitArguments, Stream, read_fit_arguments, same_sources
@@ -82,7 +81,6 @@ class Population(Trainer):
             self._refuse(reason, None)
             self._fallback.train(supply, task)
             return
-        check_numbers(task.call)
         data = self._keep(task)
         if task.split_for is not None and isinstance(data.training, Stream):
             self._refuse("the folds' data do not fit on the device", None)
