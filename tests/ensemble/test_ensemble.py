@@ -337,6 +337,8 @@ def test_the_front_counts_every_cost_that_is_known():
     ensemble = Ensemble.fit(models, y, x=x, settings=EnsembleSettings(num_folds=3))
     assert {point.seconds_per_row for point in ensemble.explanation().front} == {None}
     measured = ensemble.measure_latency(x)
+    assert "µs per row" not in ensemble.summary()  # a finished ensemble does not change
+    ensemble = ensemble.with_latency(measured)
     front = ensemble.explanation().front
     assert set(measured) == set(ensemble.weights) and all(seconds > 0 for seconds in measured.values())
     assert all(point.num_bytes > 0 and point.seconds_per_row > 0 for point in front)

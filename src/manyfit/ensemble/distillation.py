@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
-import tempfile
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.ensemble.members import EnsembleMember, Model, emits_logits, is_keras, model_predictions
+from manyfit.data.kinds import FitData
+from manyfit.ensemble.alignment import problem_of
+from manyfit.ensemble.evaluating import compiled_alike
+from manyfit.ensemble.members import EnsembleMember, Model, emits_logits, fixed_batch, is_keras, model_predictions
 from manyfit.ensemble.metrics import Metric
-from manyfit.ensemble.problem import EnsembleProblem, PredictionTask, make_problem
-from manyfit.ensemble.saving import load_saved
+from manyfit.ensemble.outputs import Outputs, Prediction
+from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
 
 if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept predictions does not need it
     import keras
@@ -32,7 +32,13 @@ class Soup:
 
 
 def greedy_soup(
-    models: Sequence[Model], x: object, y: ArrayLike, metric: Metric, *, task: PredictionTask | None = None
+    models: Sequence[Model],
+    x: object,
+    y: FitData,
+    metric: Metric,
+    *,
+    task: PredictionTask | None = None,
+    outputs: Outputs | None = None,
 ) -> Soup:
     """Averages the weights of models that share a start (Wortsman et al. 2022, greedy soup).
 
@@ -46,6 +52,7 @@ def greedy_soup(
         y: their labels.
         metric: what to improve.
         task: what they predict; None finds it from the numbers.
+        outputs: how predictions are laid out; None for one output.
 
     Raises:
         UsageError: fewer than two models, or models of different structure.
@@ -62,17 +69,18 @@ def greedy_soup(
             )
         )
 
-    def problem_of(net: keras.Model) -> EnsembleProblem:
-        return make_problem(model_predictions(net, x, 1024)[None], y, task=task)
+    def problem_for(net: keras.Model) -> EnsembleProblem:
+        return problem_of(model_predictions(net, x, 1024), y, outputs or Outputs(()), task)
 
     def loss(net: keras.Model) -> float:
-        problem = problem_of(net)
+        problem = problem_for(net)
         return metric.loss(problem.predictions[0], problem)
 
     own = [loss(net) for net in nets]
     order = [int(index) for index in np.argsort(own, kind="stable")]
-    # A copy, since the ingredients keep their weights; by way of a file, the only way that copies every kind of state.
-    soup = _through_file(nets[order[0]])
+    from manyfit.training.copies import copy_model  # imports Keras
+
+    soup = compiled_alike(copy_model(nets[order[0]]), nets[order[0]])  # a copy: the ingredients keep their weights
     values, best, inside = nets[order[0]].get_weights(), own[order[0]], [order[0]]
     for index in order[1:]:
         size = len(inside)
@@ -87,16 +95,8 @@ def greedy_soup(
             values, best = trial, tried
             inside.append(index)
     soup.set_weights(values)
-    rows = problem_of(nets[0])  # a score such as R^2 needs the labels to turn a loss back
+    rows = problem_for(nets[0])  # a score such as R^2 needs the labels to turn a loss back
     return Soup(soup, tuple(inside), metric.to_score(best, rows), metric.to_score(own[order[0]], rows))
-
-
-def _through_file(model: keras.Model) -> keras.Model:
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "model.keras"
-        model.save(path)
-        custom = {type(model).__name__: type(model)} if not type(model).__module__.startswith("keras.") else None
-        return load_saved(path, custom)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,40 +116,61 @@ class Student:
 
 
 def train_student(
-    teacher: Callable[[object], np.ndarray],
     student: keras.Model,
     x: object,
+    soft: Prediction,
     task: PredictionTask,
+    outputs: Outputs,
     *,
     epochs: int,
     batch_size: int,
     seed: int,
 ) -> keras.Model:
-    """Trains `student` on the soft labels of `teacher` for the rows `x` (Hinton, Vinyals and Dean 2015).
+    """Trains `student` on soft labels for the rows `x` (Hinton, Vinyals and Dean 2015).
 
     Args:
-        teacher: rows -> (n, C) predictions.
         student: a Keras model; it is compiled anew: Adam, and cross-entropy or squared error against soft labels.
         x: rows, labelled or not.
-        task: what is predicted.
+        soft: what the teacher predicts of them.
+        task: what is predicted, where there is one output.
+        outputs: how predictions are laid out.
         epochs: of training.
         batch_size: rows per step.
         seed: of Keras's global seed, which shuffling and dropout draw from.
     """
     import keras
 
-    logits = emits_logits(student)
-    if task is PredictionTask.MULTICLASS:
-        loss: keras.losses.Loss = keras.losses.CategoricalCrossentropy(from_logits=logits)
-    elif task.probabilistic:
-        loss = keras.losses.BinaryCrossentropy(from_logits=logits)
+    if outputs.several:
+        losses = [
+            _soft_loss(one.task, emits_logits(student, key))
+            for key, one in zip(outputs.keys, outputs.tasks, strict=True)
+        ]
+        loss: Any = losses if outputs.names is None else dict(zip(outputs.names, losses, strict=True))
     else:
-        loss = keras.losses.MeanSquaredError()
+        loss = _soft_loss(task, emits_logits(student))
     # Keras draws dropout and shuffling from global generators; there is no other way to seed them.
     keras.utils.set_random_seed(seed)
     student.compile(optimizer=keras.optimizers.Adam(2e-3), loss=loss)
-    student.fit(x, teacher(x), epochs=epochs, batch_size=batch_size, verbose=0)
+    student.fit(x, soft, epochs=epochs, batch_size=fixed_batch(student) or batch_size, verbose=0)
     return student
+
+
+def _soft_loss(task: PredictionTask | str | None, logits: bool) -> keras.losses.Loss:
+    import keras
+
+    if task == PredictionTask.MULTICLASS:
+        return keras.losses.CategoricalCrossentropy(from_logits=logits)
+    if task == PredictionTask.REGRESSION:
+        return keras.losses.MeanSquaredError()
+    return keras.losses.BinaryCrossentropy(from_logits=logits)
+
+
+def distance(prediction: Prediction, other: Prediction) -> float:
+    """Mean absolute difference of two predictions, over all numbers of all outputs."""
+    outputs = Outputs.of(other)
+    if not outputs.several:
+        return float(np.abs(np.asarray(prediction) - np.asarray(other)).mean())
+    return float(np.abs(outputs.flat(prediction) - outputs.flat(other)).mean())
 
 
 def student_like(member: EnsembleMember) -> keras.Model:
@@ -172,17 +193,14 @@ def student_like(member: EnsembleMember) -> keras.Model:
 
 
 def fresh_copy(model: keras.Model) -> keras.Model:
-    """A model of the same structure with weights drawn anew, adapted layers excepted; compiled loss included."""
-    import keras
+    """A model of the same structure with weights drawn anew, adapted layers excepted; compiled loss included.
 
-    copy = keras.models.clone_model(model)
-    for ours, theirs in zip(copy.layers, model.layers, strict=True):
-        # Adapted layers hold what they saw of the data (a mean, a vocabulary), which a fresh start must not forget.
-        # Batch normalization holds what training made of it, which it must.
-        if not theirs.trainable_weights and theirs.weights and not isinstance(theirs, keras.layers.BatchNormalization):
-            ours.set_weights(theirs.get_weights())
-            if hasattr(ours, "finalize_state"):
-                ours.finalize_state()
+    Raises:
+        UncopyableModelError: a layer cannot be made again; the message names its class.
+    """
+    from manyfit.training.copies import fresh_model  # imports Keras
+
+    copy = fresh_model(model)
     if getattr(model, "loss", None) is not None:
         copy.compile(optimizer="sgd", loss=model.loss)
     return copy

@@ -44,7 +44,7 @@ def squared_decomposition(problem: EnsembleProblem, weights: np.ndarray) -> Deco
     predictions = problem.predictions[used].astype(np.float64)
     pooled = np.tensordot(weights[used], predictions, axes=1)
     own = np.stack([squared_errors(prediction, problem) for prediction in predictions])
-    spread = ((predictions - pooled) ** 2).mean(axis=-1)
+    spread = problem.per_row(((predictions - pooled) ** 2).mean(axis=-1))
     return _decomposition("squared error", squared_errors(pooled, problem), own, spread, weights[used], problem)
 
 

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.data.kinds import Ability
-from manyfit.data.rows import FitData, Rows
+from manyfit.data.kinds import Ability, FitData
+from manyfit.data.rows import Rows
 from manyfit.ensemble import distillation, saving
+from manyfit.ensemble.alignment import aligned, problem_of, require_labels, usual_metric
 from manyfit.ensemble.choosing.choice import Gain, MethodChoice, choose
 from manyfit.ensemble.choosing.methods import menu_named, within
+from manyfit.ensemble.evaluating import compiled_metrics, compiled_on_probabilities
 from manyfit.ensemble.explaining import Explanation, FittedParts, explain_fit
-from manyfit.ensemble.foreign_metrics import resolve_metric
 from manyfit.ensemble.members import (
     EnsembleMember,
     Model,
     make_members,
     measure_latency,
     model_predictions,
-    stack_predictions,
-    task_of,
-    usable_members,
 )
 from manyfit.ensemble.metrics import Metric
+from manyfit.ensemble.outputs import Outputs, Prediction
 from manyfit.ensemble.pools import Pool
 from manyfit.ensemble.prediction import EnsembleProgram
-from manyfit.ensemble.problem import EnsembleProblem, PredictionTask, make_problem
+from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
 from manyfit.ensemble.settings import EnsembleSettings, member_costs
 from manyfit.ensemble.weights.gradient import one_thread
 from manyfit.ensemble.weights.greedy import own_losses
@@ -54,6 +52,7 @@ class Ensemble:
         pool: among all members.
         task: what they predict.
         num_outputs: columns of a prediction.
+        outputs: how predictions are laid out, where they are more than (n, num_outputs).
         choice: how it was chosen; None if it was not fitted here.
         problem: the rows it was fitted on; None if they are not here.
         metric: what `evaluate` measures; None for the usual one of the task.
@@ -78,6 +77,7 @@ class Ensemble:
         task: PredictionTask,
         *,
         num_outputs: int,
+        outputs: Outputs | None = None,
         choice: MethodChoice | None = None,
         problem: EnsembleProblem | None = None,
         metric: Metric | None = None,
@@ -90,9 +90,10 @@ class Ensemble:
         self.pool = pool
         self.task = task
         self.num_outputs = num_outputs
+        self.outputs = outputs if outputs is not None else Outputs(((num_outputs,),))
         self.choice = choice
         self.problem = problem
-        self.metric = metric if metric is not None else resolve_metric(None, task)
+        self.metric = metric if metric is not None else usual_metric(task, self.outputs)
         self.settings = settings if settings is not None else EnsembleSettings()
         self.notes = tuple(notes)
         self.seconds_per_row = seconds_per_row
@@ -103,12 +104,12 @@ class Ensemble:
     def fit(
         cls,
         members: object = None,
-        y: ArrayLike | None = None,
+        y: FitData = None,
         *,
         predictions: object = None,
         models: object = None,
         x: object = None,
-        sample_weight: ArrayLike | None = None,
+        sample_weight: FitData = None,
         metric: object = None,
         method: str = "auto",
         task: PredictionTask | str | None = None,
@@ -119,15 +120,18 @@ class Ensemble:
 
         Args:
             members: models, or predictions of shape (rows,) or (rows, columns), or `EnsembleMember` objects; a list,
-                or a dictionary by name.
-            y: labels of the rows: class indices, one-hot rows, 0/1 labels, or values.
+                or a dictionary by name. Predictions of pixels and steps have shape (rows, ..., columns); those of
+                models with several outputs are a list or a dictionary of arrays.
+            y: labels of the rows: class indices, one-hot rows, 0/1 labels, or values; one for every pixel or step. A
+                list or a dictionary for several outputs.
             predictions: what each member predicted on rows it was not trained on. With `models`, the weights are
                 learned from these and given to those: the way to combine models retrained on all data.
             models: the models that use the weights, in the order of `predictions`.
             x: rows to predict with the models, where no predictions are given.
             sample_weight: (rows,) weights.
             metric: what to improve: a name, a Keras loss or metric, a scikit-learn metric, or a callable
-                ``(y_true, y_pred) -> float``. None: log loss for probabilities, squared error for values.
+                ``(y_true, y_pred) -> float``. None: log loss for probabilities, squared error for values. For several
+                outputs None sums these, and a dictionary names the outputs that count, each with its metric.
             method: "auto", or one of `methods.METHODS`: "uniform", "greedy", "convex", "geometric", "nelder-mead", ...
             task: "binary", "multiclass", "multilabel" or "regression"; None finds it from the numbers.
             settings: fine points: folds, confidence, budget.
@@ -140,33 +144,14 @@ class Ensemble:
             UsageError: members, labels, rows or metric do not fit together; the message says how.
         """
         settings = settings if settings is not None else EnsembleSettings()
-        if y is None:
-            raise UsageError(
-                explain(
-                    "Ensemble.fit(y)",
-                    "no labels",
-                    "labels of rows that no member was trained on",
-                    "For instance Ensemble.fit(models, y_val, x=x_val).",
-                )
-            )
+        require_labels(y)
         everyone = make_members(members, predictions=predictions, models=models, x=x, batch_size=settings.batch_size)
-        stacked = stack_predictions(everyone)
-        usable, notes = usable_members(stacked, everyone)
-        problem = make_problem(stacked[usable], y, task=task_of(task, everyone), sample_weight=sample_weight)
-        if problem.num_rows < 3:
-            raise UsageError(
-                explain(
-                    "Ensemble.fit(y)",
-                    f"{problem.num_rows} rows",
-                    "at least three rows: some to learn from, some to choose by, some to measure with",
-                    "Give more validation rows; some hundred are good.",
-                )
-            )
-        chosen_metric = resolve_metric(metric, problem.task, quantiles=settings.quantiles, direction=settings.direction)
+        told = aligned(everyone, y, task=task, sample_weight=sample_weight, metric=metric, settings=settings, seed=seed)
+        problem, usable = told.problem, told.usable
         costs = member_costs([everyone[index] for index in usable], settings.budget, x)
-        fit = within(menu_named(method, problem, chosen_metric, settings).fit, settings.budget, costs)
+        fit = within(menu_named(method, problem, told.metric, settings).fit, settings.budget, costs)
         with one_thread():
-            result = choose(problem, fit, chosen_metric, settings, seed, insist=method != "auto")
+            result = choose(problem, fit, told.metric, settings, seed, insist=method != "auto")
         seconds = None
         if costs.latency_seconds is not None:
             seconds = np.full(len(everyone), np.nan)
@@ -176,11 +161,12 @@ class Ensemble:
             result.pool.expand(usable, len(everyone)),
             problem.task,
             num_outputs=problem.num_outputs,
+            outputs=told.outputs,
             choice=result,
             problem=problem.among(usable, len(everyone)),
-            metric=chosen_metric,
+            metric=told.metric,
             settings=settings,
-            notes=notes,
+            notes=told.notes,
             seconds_per_row=seconds,
         )
 
@@ -204,44 +190,48 @@ class Ensemble:
         """The cross-fitted gain of choosing and fitting over the single best member, in the metric's own unit."""
         return self.choice.gain if self.choice is not None else None
 
-    def predict(self, x: object, *, batch_size: int | None = None) -> np.ndarray:
+    def predict(self, x: object, *, batch_size: int | None = None) -> Prediction:
         """Predicts rows.
 
         On the JAX backend all Keras members run as one compiled program; elsewhere one after another.
 
         Returns:
-            (n, C) in float32, as `model.predict` of a Keras member would give: probabilities or values.
+            (n, C) in float32, as `model.predict` of a Keras member would give: probabilities or values. (n, ..., C) for
+            members that answer for every pixel or step, and a list or a dictionary for several outputs.
 
         Raises:
             UsageError: a member with weight has no model.
         """
         size = batch_size if batch_size is not None else self.settings.batch_size
-        outputs = self._program.predict(x, batch_size=size)
+        found = self._program.predict(x, batch_size=size)
+        if self.outputs.several:
+            flat = np.stack([self.outputs.flat(one) for one in found]).astype(np.float64)
+            return self.outputs.structured(self.pool.combine(flat, self.task).astype(np.float32))
+        arrays = [np.asarray(one) for one in found]
         if self.task.two_class and self.num_outputs == 1:
-            outputs = [output[:, -1:] for output in outputs]
-        stacked = np.zeros((len(outputs), len(outputs[0]), self.num_outputs))  # a member may know fewer classes
-        for place, output in zip(stacked, outputs, strict=True):
-            place[:, : output.shape[1]] = output
-        return self.pool.combine(stacked, self.task).astype(np.float32)
+            arrays = [array[..., -1:] for array in arrays]
+        inner = arrays[0].shape[:-1]
+        stacked = np.zeros((len(arrays), *inner, self.num_outputs))  # a member may know fewer classes
+        for place, array in zip(stacked, arrays, strict=True):
+            place[..., : array.shape[-1]] = array
+        pooled = self.pool.combine(stacked.reshape(len(arrays), -1, self.num_outputs), self.task)
+        return pooled.astype(np.float32).reshape(*inner, self.num_outputs)
 
     def evaluate(
-        self,
-        x: FitData,
-        y: ArrayLike | None = None,
-        *,
-        sample_weight: ArrayLike | None = None,
-        batch_size: int | None = None,
+        self, x: FitData, y: FitData = None, *, sample_weight: FitData = None, batch_size: int | None = None
     ) -> dict[str, float]:
         """Measures the ensemble.
 
         Args:
-            x: test rows; a pipeline that brings y and weights along is read once.
-            y: their targets.
-            sample_weight: one weight per row; None: all count alike.
+            x: rows, or a pipeline that brings labels along and ends: it is read once, into arrays.
+            y: their labels, as the members' `evaluate` takes them.
+            sample_weight: as the members' `evaluate` takes it.
+            batch_size: rows per batch.
 
         Returns:
             The metric it was fitted for, by name; and, if the members are compiled Keras models, "loss" and their
-            metrics, as `model.evaluate(..., return_dict=True)` would give them.
+            metrics, as `model.evaluate(..., return_dict=True)` would give them of what the members predict together.
+            Members with a `test_step` of their own measure one model only: of several of them there is but the first.
 
         Raises:
             UsageError: labels do not fit the predictions, or there are none; x is a pipeline that cannot be read.
@@ -249,17 +239,16 @@ class Ensemble:
         rows = Rows.of(x, y, sample_weight).read("ensemble.evaluate(x)")
         if rows.y is None:
             rows.require(Ability.LABELLED, "ensemble.evaluate(x, y)")
-        prediction = self.predict(rows.x, batch_size=batch_size)
-        return self.evaluate_predictions(prediction, rows.y, sample_weight=rows.sample_weight)
+        return self._measured(self.predict(rows.x, batch_size=batch_size), rows, batch_size)
 
-    def evaluate_predictions(
-        self, prediction: np.ndarray, y: ArrayLike, *, sample_weight: ArrayLike | None = None
-    ) -> dict[str, float]:
-        """Like `evaluate`, for predictions (n, C) that are there already."""
-        problem = make_problem(prediction[None], y, task=self.task, sample_weight=sample_weight)
+    def evaluate_predictions(self, prediction: Any, y: FitData, *, sample_weight: FitData = None) -> dict[str, float]:
+        """Like `evaluate`, for predictions that are there already; a mask, which only rows tell, is not heeded."""
+        return self._measured(prediction, Rows.of(None, y, sample_weight))
+
+    def _measured(self, prediction: Any, rows: Rows, batch_size: int | None = None) -> dict[str, float]:
+        problem = problem_of(prediction, rows.y, self.outputs, self.task, rows.sample_weight)
         answer = {self.metric.name: self.metric.score(problem.predictions[0], problem)}
-        source = next((m.models[0] for m in self._used() if m.all_keras), None)
-        return {**answer, **saving.compiled_metrics(source, prediction, y, sample_weight)}
+        return {**answer, **compiled_metrics(self._used(), self.pool, prediction, rows, batch_size)}
 
     def _used(self) -> list[EnsembleMember]:
         return [self.members[index] for index in self.pool.support]
@@ -326,50 +315,45 @@ class Ensemble:
             )
         return self.with_models([models.get(index) for index in range(len(self.members))])
 
-    def _with(
-        self,
-        *,
-        members: Sequence[EnsembleMember] | None = None,
-        retrain: Retrainer | None = None,
-        notes: Sequence[str] | None = None,
-    ) -> Ensemble:
-        return Ensemble(
-            self.members if members is None else members,
-            self.pool,
-            self.task,
-            num_outputs=self.num_outputs,
-            choice=self.choice,
-            problem=self.problem,
-            metric=self.metric,
-            settings=self.settings,
-            notes=self.notes if notes is None else notes,
-            seconds_per_row=self.seconds_per_row,
-            retrain=self.retrain if retrain is None else retrain,
-        )
+    def _with(self, **changes: Any) -> Ensemble:
+        same = (
+            "members", "pool", "task", "num_outputs", "outputs", "choice", "problem", "metric", "settings", "notes",
+            "seconds_per_row", "retrain",
+        )  # fmt: skip
+        return Ensemble(**{name: getattr(self, name) for name in same} | changes)
 
     def measure_latency(self, x: object) -> dict[str, float]:
-        """Times every member that has a model; `summary` then shows what latency buys.
-
-        A measurement is all that is ever added to an ensemble: what it predicts does not depend on it.
+        """Times every member that has a model.
 
         Args:
             x: rows; a batch of them is predicted a few times.
 
         Returns:
-            Seconds per row by the member's name.
+            Seconds per row by the member's name; `with_latency` takes them.
         """
-        seconds = [measure_latency(member, x) if member.models else np.nan for member in self.members]
-        self.seconds_per_row = np.array(seconds)
-        return {m.name: s for m, s in zip(self.members, seconds, strict=True) if m.models}
+        return {member.name: measure_latency(member, x) for member in self.members if member.models}
+
+    def with_latency(self, seconds_per_row: Mapping[str, float]) -> Ensemble:
+        """The same ensemble, whose `summary` shows what latency buys.
+
+        Args:
+            seconds_per_row: by the member's name, from `measure_latency`; members that are not named are not known.
+        """
+        seconds = np.array([seconds_per_row.get(member.name, np.nan) for member in self.members])
+        return self._with(seconds_per_row=seconds)
 
     def to_keras(self) -> keras.Model:
-        """One Keras model of standard layers, equal to the ensemble, compiled with the members' loss and metrics.
+        """One Keras model, equal to the ensemble, compiled with the members' loss and metrics; the pool is made of
+        standard layers.
+
+        The members in it are copies, of their own classes, registered or not. One that cannot be copied, since a layer
+        of it has no `get_config`, takes part itself: what trains the answer trains it as well.
 
         Raises:
             UsageError: a member with weight is no Keras model, or members take different inputs.
         """
-        model = saving.fused_model(self.members, self.pool, self.task, self.num_outputs)
-        return saving.compiled_like(model, self._used()[0].models[0])
+        model = saving.fused_model(self.members, self.pool, self.task, self.num_outputs, self.outputs)
+        return compiled_on_probabilities(model, self._used()[0].models[0])
 
     def save(self, path: str | pathlib.Path) -> None:
         """Saves the ensemble.
@@ -380,31 +364,36 @@ class Ensemble:
                 every brand.
 
         Raises:
-            UsageError: a ``.keras`` file was asked for, and a member with weight is no Keras model.
+            UsageError: a ``.keras`` file was asked for, and a member with weight is no Keras model, or is one that
+                Keras cannot save.
             UsageError: a member with weight has no model.
         """
         path = pathlib.Path(path)
         if path.suffix == ".keras":
-            self.to_keras().save(path)
+            saving.save_file(self.to_keras(), path)
         else:
-            saving.save_folder(path, self._used(), self.pool, self.task, self.num_outputs)
+            saving.save_folder(path, self._used(), self.pool, self.task, self.num_outputs, self.outputs)
 
     @classmethod
-    def load(cls, path: str | pathlib.Path, *, trust: bool = False) -> Ensemble:
+    def load(
+        cls, path: str | pathlib.Path, *, trust: bool = False, custom_objects: Mapping[str, Any] | None = None
+    ) -> Ensemble:
         """Loads an ensemble that was saved to a folder; every file is checked against its hash.
 
         Args:
             path: the folder.
-            trust: allow pickles, which can run any code when they are loaded. Needed for members that are no Keras
-                models.
+            trust: allow pickles and the code of `Lambda` layers, which can run anything when they are loaded. Needed
+                for members that are no Keras models, and for functions without a name.
+            custom_objects: the user's own classes and functions by name, as `keras.saving.load_model` takes them; those
+                registered with Keras need not be named.
 
         Raises:
             UsageError: no manifest, a changed or missing file, or pickles without `trust=True`.
+            UsageError: a class that is neither registered nor among `custom_objects`; the message names it.
         """
-        members, pool, task, num_outputs = saving.load_folder(pathlib.Path(path), trust=trust)
-        return cls(members, pool, task, num_outputs=num_outputs)
+        return cls(**saving.load_folder(pathlib.Path(path), trust=trust, custom_objects=custom_objects))
 
-    def soup(self, x: object, y: ArrayLike) -> distillation.Soup:
+    def soup(self, x: object, y: FitData) -> distillation.Soup:
         """One model whose weights are the mean of members' weights, for members that were trained from one start.
 
         Args:
@@ -415,12 +404,12 @@ class Ensemble:
             UsageError: fewer than two members are used, or they differ in structure.
         """
         models = [model for member in self._used() for model in member.models]
-        return distillation.greedy_soup(models, x, y, self.metric, task=self.task)
+        return distillation.greedy_soup(models, x, y, self.metric, task=self.task, outputs=self.outputs)
 
     def distill(
         self,
         x: object,
-        y: ArrayLike | None = None,
+        y: FitData = None,
         *,
         x_test: object = None,
         student: keras.Model | None = None,
@@ -446,8 +435,9 @@ class Ensemble:
         if student is None:
             student = distillation.student_like(best)
         settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
-        distillation.train_student(self.predict, student, x, self.task, **settings)
-        apart = float(np.abs(model_predictions(student, x, 1024) - self.predict(x)).mean())
+        soft = self.predict(x)
+        distillation.train_student(student, x, soft, self.task, self.outputs, **settings)
+        apart = distillation.distance(model_predictions(student, x, 1024), soft)
         if y is None:
             return distillation.Student(student, {}, apart)
         rows = x if x_test is None else x_test

@@ -200,7 +200,7 @@ def _reason(
         if len(parts.pool.support) == 1:
             return "the best member alone" if index == best else "the only member that was chosen"
         if without is None:
-            return "a coefficient of a linear model, not a share"
+            return parts.pool.why_not_without
         return f"without it the loss would change by {without - whole:+.3g}"
     # From the most telling reason to the least: a copy explains the weight zero whatever else holds.
     used = [int(k) for k in near if weights[k] != 0]

@@ -156,7 +156,12 @@ def _direction(name: str, given: str | None, found: str | None) -> bool:
 
 
 def _signed(
-    name: str, value: Callable[[np.ndarray, EnsembleProblem], float], maximise: bool, *, weighs: bool
+    name: str,
+    value: Callable[[np.ndarray, EnsembleProblem], float],
+    maximise: bool,
+    *,
+    weighs: bool,
+    by_answer: bool = True,
 ) -> Metric:
     sign = -1.0 if maximise else 1.0
     return Metric(
@@ -165,6 +170,7 @@ def _signed(
         maximise=maximise,
         to_score=lambda loss, problem: sign * loss,
         weighs=weighs,
+        by_answer=by_answer,
     )
 
 
@@ -178,12 +184,13 @@ def _keras(spec: KerasJudge, direction: str | None) -> Metric:
             # Several predictions at once, as greedy selection asks; Keras's losses would take the first axis for rows.
             if prediction.ndim > 2:
                 return np.stack([rows(one, problem) for one in prediction])
-            values = spec.call(*_tensors(problem, prediction))
-            return (
-                np.asarray(keras.ops.convert_to_numpy(values), dtype=np.float64).reshape(problem.num_rows, -1).mean(1)
-            )
+            found = keras.ops.convert_to_numpy(spec.call(*_tensors(problem, prediction)))
+            values = np.asarray(found, dtype=np.float64).reshape(problem.num_rows, -1)
+            # One number for each pixel or step, or fewer: a loss of the user's may take images as a whole.
+            by_answer = values.size == len(problem.answer_weight)
+            return problem.per_row(values.ravel()) if by_answer else values.mean(axis=1)
 
-        return Metric(name, row_losses=rows, maximise=False)
+        return Metric(name, row_losses=rows, maximise=False, by_answer=False)
     if not isinstance(spec, keras.metrics.Metric):
         spec = keras.metrics.MeanMetricWrapper(spec, name=name)
 
@@ -191,19 +198,34 @@ def _keras(spec: KerasJudge, direction: str | None) -> Metric:
         # One object serves all calls, since a user's metric cannot be built anew; it must forget the call before.
         spec.reset_state()
         truth, guess = _tensors(problem, prediction)
-        spec.update_state(truth, guess, sample_weight=problem.row_weight * problem.num_rows)
+        spec.update_state(truth, guess, sample_weight=_keras_weight(problem))
         result = keras.ops.convert_to_numpy(spec.result())
         return float(np.mean(result))
 
-    return _signed(name, value, _direction(name, direction, None), weighs=True)
+    return _signed(name, value, _direction(name, direction, None), weighs=True, by_answer=False)
+
+
+def _keras_weight(problem: EnsembleProblem) -> np.ndarray | None:
+    """Weights for a metric of Keras: of rows, or of every pixel or step; None where all are alike."""
+    # Not equal ones instead of None: metrics of confusion cannot spread weights of rows over positions.
+    if problem.positions:
+        weight = problem.answer_weight
+        return None if np.ptp(weight) <= 1e-12 * weight.max() else weight.reshape(-1, *problem.positions) * len(weight)
+    return problem.row_weight * problem.num_rows
 
 
 def _tensors(problem: EnsembleProblem, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels as the user gave them, with a column axis where predictions have one column, as `fit` would do."""
-    truth = problem.given
-    if problem.num_outputs == 1 and truth.ndim == 1:
-        truth = truth[:, None]
-    return truth, prediction.astype(np.float32)
+    truth, guess = problem.given, _as_answered(prediction, problem)
+    if problem.num_outputs == 1 and truth.ndim == guess.ndim - 1:
+        truth = truth[..., None]
+    return truth, guess.astype(np.float32)
+
+
+def _as_answered(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
+    """A prediction (n * K, C) in the shape in which members answer."""
+    shape = (problem.num_rows, *problem.positions, problem.num_outputs)
+    return prediction.reshape(shape) if problem.positions else prediction
 
 
 def _scorer(spec: Callable[..., SupportsFloat], task: PredictionTask) -> Metric:
@@ -235,7 +257,7 @@ def _scorer(spec: Callable[..., SupportsFloat], task: PredictionTask) -> Metric:
             )
 
     def value(prediction: np.ndarray, problem: EnsembleProblem) -> float:
-        return float(spec(KnownPrediction(prediction), np.zeros((problem.num_rows, 1)), _labels(problem)))
+        return float(spec(KnownPrediction(prediction), np.zeros((len(prediction), 1)), _labels(problem)))
 
     return _signed(str(spec), value, True, weighs=False)
 
@@ -247,9 +269,10 @@ def _function(
     if not of_sklearn:
         return _signed(
             name,
-            lambda prediction, problem: float(spec(problem.given, prediction)),
+            lambda prediction, problem: float(spec(problem.given, _as_answered(prediction, problem))),
             _direction(name, direction, None),
             weighs=False,
+            by_answer=False,
         )
     # scikit-learn's convention: names that end in _score improve upwards, _error, _loss and _deviance downwards.
     found = "max" if name.endswith("_score") else "min" if name.endswith(("_error", "_loss", "_deviance")) else None
@@ -259,7 +282,7 @@ def _function(
         shown = prediction if scores else _decided(prediction, task)
         if scores and shown.shape[1] == 1:
             shown = shown[:, 0]
-        weight = problem.row_weight * problem.num_rows
+        weight = problem.answer_weight * len(problem.answer_weight)
         return float(spec(_labels(problem), shown, sample_weight=weight))
 
     return _signed(name, value, _direction(name, direction, found), weighs=True)

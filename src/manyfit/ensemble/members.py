@@ -7,13 +7,15 @@ import pickle
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, UsageTypeError, explain
-from manyfit.ensemble.problem import PredictionTask
+from manyfit.data.rows import Rows
+from manyfit.ensemble.outputs import Outputs, Prediction
+from manyfit.ensemble.problem import EPSILON
 
 if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept predictions does not need it
     import keras
@@ -40,7 +42,9 @@ class EnsembleMember:
 
     name: str
     model: Model | Sequence[Model] | None = None
-    predictions: ArrayLike | None = None  # on the rows that weights are learned from; never on rows it was trained on
+    predictions: ArrayLike | Prediction | None = (
+        None  # on the rows that weights are learned from; never on rows it was trained on
+    )
     row_ids: ArrayLike | None = None  # identities of those rows, compared between members
     configuration: Mapping[str, object] | None = (
         None  # its hyperparameters; members with equal ones are flagged as seeds
@@ -63,11 +67,12 @@ class EnsembleMember:
         """Bytes of its weights: exact for Keras models, those of its pickle for others, 0 without a model."""
         return sum(model_bytes(model) for model in self.models)
 
-    def predict(self, x: object, *, batch_size: int = 1024) -> np.ndarray:
+    def predict(self, x: object, *, batch_size: int = 1024) -> Prediction:
         """Predicts rows.
 
         Returns:
-            (n, C); probabilities where the model was compiled with a loss that takes logits.
+            (n, C), or (n, ..., C) with an answer for every pixel or step; for models with several outputs a list or a
+            dictionary of such. Probabilities where the model was compiled with a loss that takes logits.
 
         Raises:
             UsageError: the member has no model.
@@ -82,7 +87,18 @@ class EnsembleMember:
                 )
             )
         parts = [model_predictions(model, x, batch_size) for model in self.models]
-        return parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
+        return mean_of(parts)
+
+
+def mean_of(predictions: Sequence[Prediction]) -> Prediction:
+    """The mean of several models' predictions, output by output."""
+    first = predictions[0]
+    if len(predictions) == 1:
+        return first
+    if not isinstance(first, Mapping | list | tuple):
+        return np.mean([np.asarray(one) for one in predictions], axis=0)
+    outputs = Outputs.of(first)
+    return outputs.structured(np.mean([outputs.flat(one) for one in predictions], axis=0))
 
 
 def is_keras(model: object) -> TypeGuard[keras.Model]:
@@ -98,9 +114,30 @@ def is_model(value: object) -> bool:
     )
 
 
-def emits_logits(model: Model) -> bool:
-    """Whether a Keras model was compiled with a loss that takes logits."""
-    return bool(getattr(getattr(model, "loss", None), "from_logits", False))
+def emits_logits(model: Model, output: str | int | None = None) -> bool:
+    """Whether a Keras model was compiled with a loss that takes logits, or one of its outputs was."""
+    return bool(getattr(loss_of(model, output), "from_logits", False))
+
+
+def loss_of(model: Model, output: str | int | None = None) -> object:
+    """The loss that a Keras model was compiled with, or the one of an output, given by name or place."""
+    loss = getattr(model, "loss", None)
+    if output is None or not isinstance(loss, Mapping | list | tuple):
+        return loss
+    if isinstance(loss, Mapping):
+        names = getattr(model, "output_names", None)  # a dictionary of losses may go with a list of outputs
+        return loss.get(output, loss.get(names[output]) if isinstance(output, int) and names else None)
+    if isinstance(output, str):
+        names = list(getattr(model, "output_names", None) or ())
+        return loss[names.index(output)] if output in names else None
+    return loss[output]
+
+
+def fixed_batch(model: Model) -> int | None:
+    """The only number of rows that a model takes at a time; None where any will do."""
+    inputs = getattr(model, "inputs", None) if is_keras(model) else None
+    size = inputs[0].shape[0] if inputs else None
+    return None if size is None else int(size)
 
 
 def model_bytes(model: Model) -> int:
@@ -115,28 +152,14 @@ def _bytes_per_number(dtype: object) -> int:
     return 2 if name in ("float16", "bfloat16") else 1 if name in ("int8", "bool", "uint8") else 4
 
 
-def model_predictions(model: Model, x: object, batch_size: int) -> np.ndarray:
-    """(n, C) predictions of one model: of a Keras model, or `predict_proba`, or `predict` (decisions as 0 and 1).
+def model_predictions(model: Model, x: object, batch_size: int) -> Prediction:
+    """Predictions of one model, as `EnsembleMember.predict` gives them.
 
     Raises:
-        UsageError: the model has several outputs.
         UsageTypeError: it cannot predict.
     """
     if is_keras(model):
-        # Data sets and generators have batches of their own, and Keras refuses a batch size beside them.
-        sized = isinstance(x, np.ndarray) or (hasattr(x, "shape") and hasattr(x, "__array__"))
-        many = isinstance(x, dict | list | tuple)
-        output = model.predict(x, batch_size=batch_size if sized or many else None, verbose=0)
-        if isinstance(output, list | tuple | dict):
-            raise UsageError(
-                explain(
-                    f"model {model.name!r}",
-                    f"{len(output)} separate outputs",
-                    "one output array",
-                    "Concatenate the outputs in the model, or ensemble each of them by itself.",
-                )
-            )
-        return link(as_columns(np.asarray(output, dtype=np.float32)), emits_logits(model))
+        return linked(_keras_answer(model, x, batch_size), model)
     if callable(predict_proba := getattr(model, "predict_proba", None)):
         return _placed(predict_proba(x), getattr(model, "classes_", None))
     if callable(predict := getattr(model, "predict", None)):
@@ -155,15 +178,54 @@ def model_predictions(model: Model, x: object, batch_size: int) -> np.ndarray:
     )
 
 
+def _keras_answer(model: keras.Model, x: Any, batch_size: int) -> Any:
+    # Data sets and generators have batches of their own, and Keras refuses a batch size beside them.
+    sized = hasattr(x, "shape") and hasattr(x, "__array__")
+    if not sized and not isinstance(x, dict | list | tuple):
+        return model.predict(x, verbose=0)
+    size = fixed_batch(model)
+    if size is None:
+        return model.predict(x, batch_size=batch_size, verbose=0)
+    # Such a model cannot take the rows that are left over: the last row fills them up.
+    given = Rows.of(x)
+    num_rows = given.num_rows
+    assert num_rows is not None  # only arrays come here
+    rows = np.minimum(np.arange(-(-num_rows // size) * size), num_rows - 1)
+    import keras
+
+    answer = model.predict(given.take(rows).x, batch_size=size, verbose=0)
+    return keras.tree.map_structure(lambda part: part[:num_rows], answer)
+
+
+def linked(output: Any, model: Model) -> Prediction:
+    """What a model answered, in single precision, logits turned into probabilities."""
+    if isinstance(output, Mapping):
+        return {name: _linked(part, emits_logits(model, name)) for name, part in output.items()}
+    if isinstance(output, list | tuple):
+        return [_linked(part, emits_logits(model, place)) for place, part in enumerate(output)]
+    return _linked(output, emits_logits(model))
+
+
+def _linked(output: Any, logits: bool) -> np.ndarray:
+    return link(as_columns(np.asarray(output, dtype=np.float32)), logits)
+
+
 def link(output: np.ndarray, logits: bool) -> np.ndarray:
-    """Turns logits (n, C) into probabilities: softmax over several columns, sigmoid of one."""
+    """Turns logits (n, ..., C) into probabilities: softmax over several columns, sigmoid of one."""
     if not logits:
         return output
-    if output.shape[1] == 1:
+    if output.shape[-1] == 1:
         return 1.0 / (1.0 + np.exp(-output))
     # In the precision of the model, unlike `pools.softmax`: this is what the model itself would have said.
-    shifted = np.exp(output - output.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    shifted = np.exp(output - output.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def unlinked(prediction: np.ndarray) -> np.ndarray:
+    """The inverse of `link`, up to a constant: logits (n, ..., C) in float32."""
+    clipped = np.clip(prediction.astype(np.float64), EPSILON, 1.0)
+    logs = np.log(clipped) if prediction.shape[-1] > 1 else np.log(clipped) - np.log(np.maximum(1.0 - clipped, EPSILON))
+    return logs.astype(np.float32)
 
 
 def _placed(output: ArrayLike | list[np.ndarray], classes: ArrayLike | None) -> np.ndarray:
@@ -183,23 +245,8 @@ def _placed(output: ArrayLike | list[np.ndarray], classes: ArrayLike | None) -> 
 
 
 def as_columns(array: np.ndarray) -> np.ndarray:
-    """(n,) becomes (n, 1); (n, C) stays.
-
-    Raises:
-        UsageError: the array has another number of axes.
-    """
-    if array.ndim == 1:
-        return array[:, None]
-    if array.ndim == 2:
-        return array
-    raise UsageError(
-        explain(
-            "Ensemble predictions",
-            f"an array of shape {array.shape}",
-            "shape (rows,) or (rows, columns)",
-            "Reshape each prediction to one row per example.",
-        )
-    )
+    """(n,) becomes (n, 1); all others stay: their last axis holds the columns."""
+    return array[:, None] if array.ndim == 1 else array
 
 
 def measure_latency(member: EnsembleMember, x: object, *, num_rows: int = 256, repeats: int = 3) -> float:
@@ -260,7 +307,7 @@ def _each(several: object) -> list[object]:
     if is_model(several) or isinstance(several, EnsembleMember):
         return [several]
     if isinstance(several, np.ndarray):
-        return list(several) if several.ndim == 3 else [several]
+        return list(several) if several.ndim >= 3 else [several]
     return list(several) if isinstance(several, Iterable) else []
 
 
@@ -303,7 +350,7 @@ def _distinct(members: list[EnsembleMember]) -> list[EnsembleMember]:
 
 def _with_predictions(member: EnsembleMember, x: object, batch_size: int) -> EnsembleMember:
     if member.predictions is not None:
-        return dataclasses.replace(member, predictions=as_columns(np.asarray(member.predictions)))
+        return dataclasses.replace(member, predictions=_as_prediction(member.predictions))
     if x is None:
         raise UsageError(
             explain(
@@ -316,113 +363,10 @@ def _with_predictions(member: EnsembleMember, x: object, batch_size: int) -> Ens
     return dataclasses.replace(member, predictions=member.predict(x, batch_size=batch_size))
 
 
-def stack_predictions(members: Sequence[EnsembleMember]) -> np.ndarray:
-    """(M, n, C) predictions of members on the same rows, columns made alike where their meaning is certain.
-
-    A (n, 2) softmax beside (n, 1) sigmoids becomes its second column; estimators that have not seen the last classes
-    get zeros there.
-
-    Raises:
-        UsageError: members predicted different rows, or different columns.
-    """
-    _check_rows(members)
-    arrays = [np.asarray(member.predictions) for member in members]
-    # Columns are only filled up for estimators, which say by `classes_` which classes they know. A Keras model with
-    # fewer columns answers another question.
-    widths = {array.shape[1] for array in arrays}
-    if widths == {1, 2}:
-        arrays = [array[:, 1:] if array.shape[1] == 2 else array for array in arrays]
-    elif len(widths) > 1 and all(
-        array.shape[1] == max(widths) or (not member.all_keras and member.models)
-        for array, member in zip(arrays, members, strict=True)
-    ):
-        arrays = [np.pad(array, ((0, 0), (0, max(widths) - array.shape[1]))) for array in arrays]
-    elif len(widths) > 1:
-        odd = next(
-            member for member, array in zip(members, arrays, strict=True) if array.shape[1] != arrays[0].shape[1]
-        )
-        raise UsageError(
-            explain(
-                f"Ensemble.fit, member {odd.name!r}",
-                f"{np.asarray(odd.predictions).shape[1]} columns where {members[0].name!r} has {arrays[0].shape[1]}",
-                "the same columns from every member",
-                "Leave out the members that answer another question.",
-            )
-        )
-    # Single precision stays: half of the memory, and faster logarithms. Half precision becomes single.
-    kind = np.float32 if all(array.dtype in (np.float32, np.float16) for array in arrays) else np.float64
-    return np.stack([array.astype(kind) for array in arrays])
-
-
-def _check_rows(members: Sequence[EnsembleMember]) -> None:
-    def num_rows(member: EnsembleMember) -> int:
-        return len(np.asarray(member.predictions))
-
-    first = members[0]
-    reference = next((member for member in members if member.row_ids is not None), None)
-    for member in members:
-        if num_rows(member) != num_rows(first):
-            raise UsageError(
-                explain(
-                    f"Ensemble.fit, member {member.name!r}",
-                    f"predictions of {num_rows(member)} rows where {first.name!r} has {num_rows(first)}",
-                    "predictions of the same rows",
-                    "Predict the same validation rows with every member.",
-                )
-            )
-        if reference is None or member.row_ids is None or member is reference:
-            continue
-        if not np.array_equal(np.asarray(member.row_ids), np.asarray(reference.row_ids)):
-            raise UsageError(
-                explain(
-                    f"Ensemble.fit, member {member.name!r}",
-                    f"row identities that differ from those of {reference.name!r}",
-                    "the same rows in the same order",
-                    "Sort both by row identity and keep the rows they share.",
-                )
-            )
-
-
-def usable_members(predictions: np.ndarray, members: Sequence[EnsembleMember]) -> tuple[np.ndarray, list[str]]:
-    """Indices of members whose predictions are all finite; the others get weight zero and a note."""
-    # A member that diverged is a fact of a search, not an error of the user's.
-    flat = predictions.reshape(len(predictions), -1)
-    bad = np.array([int((~np.isfinite(row)).sum()) for row in flat])
-    usable = np.flatnonzero(bad == 0)
-    if not len(usable):
-        raise UsageError(
-            explain(
-                "Ensemble.fit(predictions)",
-                "NaN or inf in the predictions of every member",
-                "at least one member with finite predictions",
-                "Leave out members that diverged, and check the preprocessing of x.",
-            )
-        )
-    notes = [
-        f"{member.name}: {count} predictions are NaN or inf, so it has weight 0"
-        for member, count in zip(members, bad, strict=True)
-        if count
-    ]
-    return usable, notes
-
-
-def task_of(task: PredictionTask | str | None, members: Sequence[EnsembleMember]) -> PredictionTask | str | None:
-    """The task the user named, or the one that a compiled Keras loss or an estimator's kind makes certain."""
-    if task is not None:
-        if task not in list(PredictionTask):
-            raise UsageError(
-                explain("Ensemble.fit(task)", repr(task), ", ".join(PredictionTask), "Leave it out to have it found.")
-            )
-        return task
-    for member in members:
-        for model in member.models:
-            loss = getattr(model, "loss", None)
-            name = str(getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss).lower()
-            if "categorical_crossentropy" in name:
-                return PredictionTask.MULTICLASS
-            # Logits are turned into probabilities before they come here, so the numbers tell.
-            if emits_logits(model):
-                return None
-            if name in ("mse", "mae", "mean_squared_error", "mean_absolute_error", "huber", "log_cosh", "poisson"):
-                return None if np.asarray(member.predictions).shape[1] > 1 else PredictionTask.REGRESSION
-    return None
+def _as_prediction(given: Any) -> Prediction:
+    if isinstance(given, Mapping):
+        return {str(name): as_columns(np.asarray(part)) for name, part in given.items()}
+    # A list of arrays is several outputs, a list of numbers is one prediction.
+    if isinstance(given, list | tuple) and given and isinstance(given[0], np.ndarray):
+        return [as_columns(part) for part in given]
+    return as_columns(np.asarray(given))

@@ -14,7 +14,7 @@ import numpy as np
 from manyfit.core.errors import UsageError, explain
 from manyfit.ensemble.problem import EPSILON, EnsembleProblem, PredictionTask
 
-RowLosses = Callable[[np.ndarray, EnsembleProblem], np.ndarray]  # predictions (..., n, C) -> losses (..., n)
+RowLosses = Callable[[np.ndarray, EnsembleProblem], np.ndarray]  # predictions (..., n * K, C) -> losses (..., n)
 WholeLoss = Callable[[np.ndarray, EnsembleProblem], float]
 
 
@@ -40,10 +40,11 @@ class Metric:
     exact: bool = False  # the weights that are best for the surrogate are best for this metric
     ranks: bool = False  # only the order of predictions counts
     weighs: bool = True  # it heeds row weights; callables may not
+    by_answer: bool = True  # it looks at each pixel or step by itself; one that is not ours may look at whole images
     quantiles: tuple[float, ...] | None = None
 
     def loss(self, prediction: np.ndarray, problem: EnsembleProblem) -> float:
-        """The loss of one prediction (n, C); NaN and inf become inf."""
+        """The loss of one prediction (n * K, C); NaN and inf become inf."""
         if self.row_losses is not None:
             value = float(problem.row_weight @ self.row_losses(prediction, problem))
         else:
@@ -65,36 +66,37 @@ class Metric:
 def log_losses(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
     """(..., n) negative log of the probability given to the truth, mean over labels."""
     if problem.task is PredictionTask.MULTICLASS:
-        chosen = prediction[..., np.arange(problem.num_rows), problem.target]
-        return -np.log(np.maximum(chosen, EPSILON))
+        chosen = prediction[..., np.arange(len(problem.target)), problem.target]
+        return problem.per_row(-np.log(np.maximum(chosen, EPSILON)))
     chosen = np.where(problem.target > 0.5, prediction, 1.0 - prediction)
-    return -np.log(np.maximum(chosen, EPSILON)).mean(axis=-1)
+    return problem.per_row(-np.log(np.maximum(chosen, EPSILON)).mean(axis=-1))
 
 
 def squared_errors(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
     """(..., n) squared error, mean over outputs; of one-hot rows for classes (Brier's score over classes)."""
     target = problem.one_hot if problem.task is PredictionTask.MULTICLASS else problem.target
-    return ((prediction - target) ** 2).mean(axis=-1)
+    return problem.per_row(((prediction - target) ** 2).mean(axis=-1))
 
 
 def _absolute_errors(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
-    return np.abs(prediction - problem.target).mean(axis=-1)
+    return problem.per_row(np.abs(prediction - problem.target).mean(axis=-1))
 
 
 def _relative_errors(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
-    return (np.abs(prediction - problem.target) / np.maximum(np.abs(problem.target), EPSILON)).mean(axis=-1)
+    relative = np.abs(prediction - problem.target) / np.maximum(np.abs(problem.target), EPSILON)
+    return problem.per_row(relative.mean(axis=-1))
 
 
 def _mistakes(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
     if problem.task is PredictionTask.MULTICLASS:
-        return (prediction.argmax(axis=-1) != problem.target).astype(np.float64)
-    return ((prediction > 0.5) != (problem.target > 0.5)).mean(axis=-1)
+        return problem.per_row((prediction.argmax(axis=-1) != problem.target).astype(np.float64))
+    return problem.per_row(((prediction > 0.5) != (problem.target > 0.5)).mean(axis=-1))
 
 
 def _pinball_losses(quantiles: np.ndarray) -> RowLosses:
     def losses(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
         short = problem.target - prediction
-        return np.maximum(quantiles * short, (quantiles - 1) * short).mean(axis=-1)
+        return problem.per_row(np.maximum(quantiles * short, (quantiles - 1) * short).mean(axis=-1))
 
     return losses
 
@@ -125,8 +127,8 @@ def _root(loss: float, problem: EnsembleProblem) -> float:
 
 
 def _explained(loss: float, problem: EnsembleProblem) -> float:
-    mean = problem.row_weight @ problem.target
-    spread = float((problem.row_weight @ (problem.target - mean) ** 2).mean())
+    mean = problem.answer_weight @ problem.target
+    spread = float((problem.answer_weight @ (problem.target - mean) ** 2).mean())
     return 1.0 - loss / spread if spread > 0 else float("nan")
 
 
@@ -163,7 +165,7 @@ def _columns(problem: EnsembleProblem) -> np.ndarray:
 
 def _auc_loss(prediction: np.ndarray, problem: EnsembleProblem) -> float:
     truth = _columns(problem)
-    areas = [binary_auc(prediction[:, c], truth[:, c], problem.row_weight) for c in range(truth.shape[1])]
+    areas = [binary_auc(prediction[:, c], truth[:, c], problem.answer_weight) for c in range(truth.shape[1])]
     # A bootstrap may miss a class.
     seen = [area for area in areas if np.isfinite(area)]  # classes without a row say nothing
     return 1.0 - float(np.mean(seen)) if seen else float("inf")
@@ -176,7 +178,7 @@ def _decisions(prediction: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
 
 
 def _f1_loss(prediction: np.ndarray, problem: EnsembleProblem) -> float:
-    truth, decided, weight = _columns(problem), _decisions(prediction, problem), problem.row_weight
+    truth, decided, weight = _columns(problem), _decisions(prediction, problem), problem.answer_weight
     both, total = weight @ (truth * decided), weight @ truth + weight @ decided
     # A class without a row, neither true nor predicted, has no F1; scikit-learn counts it as zero and warns.
     present = total > 0
@@ -184,7 +186,7 @@ def _f1_loss(prediction: np.ndarray, problem: EnsembleProblem) -> float:
 
 
 def _balanced_loss(prediction: np.ndarray, problem: EnsembleProblem) -> float:
-    truth, weight = _columns(problem), problem.row_weight
+    truth, weight = _columns(problem), problem.answer_weight
     decided = _decisions(prediction, problem)
     if problem.task.two_class:
         truth, decided = np.concatenate([truth, 1 - truth], 1), np.concatenate([decided, 1 - decided], 1)

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 import numpy as np
 
-from manyfit.ensemble.members import EnsembleMember, as_columns, emits_logits, is_keras, link, model_predictions
+from manyfit.ensemble.members import EnsembleMember, fixed_batch, is_keras, linked, mean_of, model_predictions
+from manyfit.ensemble.outputs import Prediction
 
 if TYPE_CHECKING:  # both take seconds to load, and are needed only where there is a Keras model on JAX
     import jax
@@ -53,7 +54,12 @@ class EnsembleProgram:
         self.members = list(members)
         self.models = [model for member in members for model in member.models]
         self.stacked = True
-        self.compiled = backend() == "jax" and len(self.models) > 1 and all(m.all_keras for m in members)
+        self.compiled = (
+            backend() == "jax"
+            and len(self.models) > 1
+            and all(m.all_keras for m in members)
+            and not any(map(fixed_batch, self.models))
+        )
         self._groups: list[_Group] = []
         self._run: Callable[[list[Variables], Rows], list[jax.Array]] | None = None
         self._checked = False
@@ -63,8 +69,8 @@ class EnsembleProgram:
         """How many models each stack holds; empty before the first prediction."""
         return [len(group.models) for group in self._groups]
 
-    def predict(self, x: object, *, batch_size: int) -> list[np.ndarray]:
-        """One (n, C) array per member."""
+    def predict(self, x: object, *, batch_size: int) -> list[Prediction]:
+        """What each member predicts, see `EnsembleMember.predict`."""
         if not self.compiled or not sliceable(x):
             return [member.predict(x, batch_size=batch_size) for member in self.members]
         if not self._checked:
@@ -72,18 +78,20 @@ class EnsembleProgram:
             return self.predict(x, batch_size=batch_size)
         return self._per_member(self._outputs(x, batch_size))
 
-    def _per_member(self, outputs: list[np.ndarray]) -> list[np.ndarray]:
+    def _per_member(self, outputs: list[np.ndarray]) -> list[Prediction]:
         answers, position = [], 0
         for member in self.members:
-            parts = outputs[position : position + len(member.models)]
+            answers.append(mean_of(outputs[position : position + len(member.models)]))
             position += len(member.models)
-            answers.append(parts[0] if len(parts) == 1 else np.mean(parts, axis=0))
         return answers
 
     def _check(self, x: Rows, batch_size: int) -> None:
         """Settles the layout: the fastest that agrees with `model.predict`."""
         few = _slice_rows(x, 0, _CHECKED_ROWS)
         truth = [model_predictions(model, few, batch_size) for model in self.models]
+        if not all(isinstance(right, np.ndarray) for right in truth):
+            self.compiled = False  # several outputs each
+            return
         for stacked in (True, False):
             self.stacked = stacked
             try:
@@ -91,7 +99,7 @@ class EnsembleProgram:
                 outputs = self._outputs(few, batch_size)
             except (TypeError, ValueError, NotImplementedError, RuntimeError, AttributeError):
                 continue  # a layer that cannot be traced
-            if all(_close(output, right) for output, right in zip(outputs, truth, strict=True)):
+            if all(_close(output, np.asarray(right)) for output, right in zip(outputs, truth, strict=True)):
                 self._checked = True
                 return
         # Neither layout agrees. It stays so: asking again would compile again and say the same.
@@ -167,8 +175,8 @@ class Forward:
         self._max_kept_numbers = max_kept_numbers if keeps_rows else 0
         self._kept: tuple[Rows | None, int, list[Rows]] = (None, 0, [])  # rows, batch size, batches on the device
 
-    def predict(self, model: object, x: object, *, batch_size: int = 1024) -> np.ndarray:
-        """(n, C) predictions of one model: probabilities or values, as `model_predictions` gives them.
+    def predict(self, model: object, x: object, *, batch_size: int = 1024) -> Prediction:
+        """Predictions of one model: probabilities or values, as `model_predictions` gives them.
 
         Args:
             model: a Keras model or an estimator.
@@ -176,12 +184,11 @@ class Forward:
             batch_size: rows per batch.
 
         Raises:
-            UsageError: the model has several outputs.
             UsageTypeError: it cannot predict.
         """
         return self.predict_several([model], x, batch_size=batch_size)[0]
 
-    def predict_several(self, models: Sequence[object], x: object, *, batch_size: int = 1024) -> list[np.ndarray]:
+    def predict_several(self, models: Sequence[object], x: object, *, batch_size: int = 1024) -> list[Prediction]:
         """What `predict` gives for each of several models; a few of one structure share the reading of the rows.
 
         Args:
@@ -190,10 +197,9 @@ class Forward:
             batch_size: rows per batch.
 
         Raises:
-            UsageError: a model has several outputs.
             UsageTypeError: one cannot predict.
         """
-        answers: dict[int, np.ndarray] = {}
+        answers: dict[int, Prediction] = {}
         by_structure: dict[str, list[tuple[int, keras.Model]]] = {}
         for place, model in enumerate(models):
             if is_keras(model) and backend() == "jax" and sliceable(x) and _is_plain(model):
@@ -283,7 +289,7 @@ def _in_batches(run: Callable[[Rows], list[jax.Array]], batches: Iterable[Rows],
 
 
 def _finished(output: np.ndarray, model: object) -> np.ndarray:
-    return link(as_columns(output), emits_logits(model))
+    return np.asarray(linked(output, model))
 
 
 def backend() -> str:
@@ -334,6 +340,7 @@ def _is_plain(model: keras.Model) -> bool:
     layers = _layers_of(model)
     return (
         model.built
+        and fixed_batch(model) is None
         and not isinstance(getattr(model, "output", None), list | tuple | dict)
         and all(
             type(layer).__module__.startswith("keras.")

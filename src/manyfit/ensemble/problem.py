@@ -7,6 +7,11 @@
 | C | `num_outputs` | columns of a prediction: classes, labels, or outputs |
 | P | `true_probability` | (N, M), the probability each member gave to what was true |
 | v | `row_weight` | (n,), sums to one |
+| K | `num_positions` | answers of a row: the pixels of a mask, the steps of a sequence; 1 for most |
+
+Predictions of pixels and steps lie in one long axis, row after row: n is n * K in every shape of an array above but v.
+What is a matter of chance, folds and bootstraps and standard errors, is counted and drawn by rows: the pixels of an
+image go together.
 
 Binary and multi-label tasks are sets of independent two-class questions, so N = n * C there and N = n elsewhere.
 """
@@ -16,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import math
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -61,6 +67,9 @@ class EnsembleProblem:
     target: np.ndarray  # (n,) class indices for multiclass; (n, C) otherwise
     row_weight: np.ndarray  # (n,), sums to one
     given: np.ndarray  # the labels as the user gave them, for metrics that are not ours
+    positions: tuple[int, ...] = ()  # height and width, or steps; empty where a row has one answer
+    position_weight: np.ndarray | None = None  # (n, K), each row of it sums to one; None: all alike
+    parts: tuple[ProblemPart, ...] = ()  # where models have several outputs: see `manyfit.ensemble.outputs`
 
     @property
     def num_members(self) -> int:
@@ -70,25 +79,53 @@ class EnsembleProblem:
     @property
     def num_rows(self) -> int:
         """n."""
-        return self.predictions.shape[1]
+        return len(self.row_weight)
+
+    @property
+    def num_positions(self) -> int:
+        """K."""
+        return math.prod(self.positions)
 
     @property
     def num_outputs(self) -> int:
         """C."""
         return self.predictions.shape[2]
 
+    def over_answers(self, row_weight: np.ndarray) -> np.ndarray:
+        """(..., n * K) weights of answers, from (..., n) weights of rows; the sum stays."""
+        if not self.positions:
+            return row_weight
+        spread = np.repeat(row_weight, self.num_positions, axis=-1)
+        return spread / self.num_positions if self.position_weight is None else spread * self.position_weight.ravel()
+
+    def per_row(self, losses: np.ndarray) -> np.ndarray:
+        """(..., n) means over the answers of each row, of (..., n * K) losses."""
+        if not self.positions:
+            return losses
+        losses = losses.reshape(*losses.shape[:-1], self.num_rows, self.num_positions)
+        return losses.mean(-1) if self.position_weight is None else (losses * self.position_weight).sum(-1)
+
+    def answers_of(self, rows: np.ndarray) -> np.ndarray:
+        """Where the answers of some rows lie."""
+        if not self.positions:
+            return rows
+        return (rows[:, None] * self.num_positions + np.arange(self.num_positions)).ravel()
+
+    @functools.cached_property
+    def answer_weight(self) -> np.ndarray:
+        """(n * K,) weights of the answers, summing to one."""
+        return self.over_answers(self.row_weight)
+
     @functools.cached_property
     def entry_weight(self) -> np.ndarray:
         """(N,) weights of the entries of `true_probability` and of `residual`, summing to one."""
-        if self.task is PredictionTask.MULTICLASS:
-            return self.row_weight
-        return np.repeat(self.row_weight / self.num_outputs, self.num_outputs)
+        return self.answer_weight if self.task is PredictionTask.MULTICLASS else self.residual_weight
 
     @functools.cached_property
     def true_probability(self) -> np.ndarray:
         """P (N, M): the probability that each member gave to what was true, at least `EPSILON`."""
         if self.task is PredictionTask.MULTICLASS:
-            chosen = self.predictions[:, np.arange(self.num_rows), self.target]
+            chosen = self.predictions[:, np.arange(len(self.target)), self.target]
         else:
             chosen = np.where(self.target[None] > 0.5, self.predictions, 1.0 - self.predictions)
             chosen = chosen.reshape(self.num_members, -1)
@@ -113,7 +150,7 @@ class EnsembleProblem:
     @functools.cached_property
     def residual_weight(self) -> np.ndarray:
         """(n * C,) weights of the rows of `residual`, summing to one."""
-        return np.repeat(self.row_weight / self.num_outputs, self.num_outputs)
+        return np.repeat(self.answer_weight / self.num_outputs, self.num_outputs)
 
     @functools.cached_property
     def one_hot(self) -> np.ndarray:
@@ -126,7 +163,16 @@ class EnsembleProblem:
         total = weight.sum()
         # A fold may hold rows of weight zero only.
         weight = weight / total if total > 0 else np.full(len(weight), 1.0 / len(weight))
-        return EnsembleProblem(self.task, self.predictions[:, chosen], self.target[chosen], weight, self.given[chosen])
+        answers, within = self.answers_of(chosen), self.position_weight
+        return dataclasses.replace(
+            self,
+            predictions=self.predictions[:, answers],
+            target=self.target[answers],
+            row_weight=weight,
+            given=self.given[chosen],
+            position_weight=None if within is None else within[chosen],
+            parts=tuple(part.with_(part.problem.rows(chosen)) for part in self.parts),
+        )
 
     def members(self, chosen: np.ndarray) -> EnsembleProblem:
         """The same problem with some of its members."""
@@ -134,7 +180,29 @@ class EnsembleProblem:
 
     def weighted(self, row_weight: np.ndarray) -> EnsembleProblem:
         """The same problem with other row weights, as a bootstrap sample needs."""
-        return dataclasses.replace(self, row_weight=row_weight / row_weight.sum())
+        parts = tuple(part.with_(part.problem.weighted(row_weight)) for part in self.parts)
+        return dataclasses.replace(self, row_weight=row_weight / row_weight.sum(), parts=parts)
+
+    def thinned(self, max_numbers: int, rng: np.random.Generator) -> EnsembleProblem:
+        """The same rows with some of their positions, drawn for each row, so that a member has so many numbers at most.
+
+        The pixels of an image tell nearly the same: fewer of each cost little, fewer images would cost much.
+        """
+        count = max(1, max_numbers // max(1, self.num_rows * self.num_outputs))
+        if self.num_positions <= count:
+            return self
+        kept = np.sort(rng.random((self.num_rows, self.num_positions)).argpartition(count, axis=1)[:, :count], axis=1)
+        answers = (np.arange(self.num_rows)[:, None] * self.num_positions + kept).ravel()
+        within = self.position_weight
+        if within is not None:
+            within = _shares(np.take_along_axis(within, kept, axis=1))
+        return dataclasses.replace(
+            self,
+            predictions=self.predictions[:, answers],
+            target=self.target[answers],
+            positions=(count,),
+            position_weight=within,
+        )
 
     def among(self, members: np.ndarray, num_members: int) -> EnsembleProblem:
         """The same problem among all members, with NaN for those that are not in it.
@@ -150,6 +218,20 @@ class EnsembleProblem:
         return dataclasses.replace(self, predictions=full)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ProblemPart:
+    """One output of several: its labels, and which columns of the whole prediction are its own."""
+
+    name: str
+    problem: EnsembleProblem  # with one member's predictions, which nobody reads
+    columns: slice
+    share: float  # of the sum of losses
+
+    def with_(self, problem: EnsembleProblem) -> ProblemPart:
+        """The same part of other rows."""
+        return dataclasses.replace(self, problem=problem)
+
+
 def make_problem(
     predictions: np.ndarray,
     y: ArrayLike,
@@ -160,14 +242,14 @@ def make_problem(
     """Checks predictions and labels, finds the task, and brings both into one form.
 
     Args:
-        predictions: (M, n, C), finite.
-        y: (n,) or (n, 1) labels or values, (n, C) one-hot labels, labels or values.
+        predictions: (M, n, C), or (M, n, ..., C) with an answer for every pixel or step; finite.
+        y: (n,) or (n, 1) labels or values, (n, C) one-hot labels, labels or values; one for every pixel or step.
         task: what the members predict; None finds it from the numbers.
-        sample_weight: (n,), not negative, or None.
+        sample_weight: (n,), or one for every pixel or step; not negative; or None.
 
     Raises:
         UsageError: rows of predictions and labels differ in number.
-        UsageError: labels do not fit the task or the columns of the predictions.
+        UsageError: labels do not fit the task, the positions or the columns of the predictions.
         UsageError: predictions of a classification task are not probabilities.
         UsageError: sample weights are negative, not finite, all zero, or of another length.
     """
@@ -183,13 +265,36 @@ def make_problem(
         )
     if len(given) == 0:
         raise UsageError(explain("Ensemble.fit(y)", "no rows", "some rows", "Give the validation rows."))
+    positions = predictions.shape[2:-1]
+    labels = _labels_by_answer(given, positions, predictions.shape)
+    predictions = predictions.reshape(len(predictions), -1, predictions.shape[-1])
     # Keras takes a column and a row of labels for the same thing, and so do we.
-    labels = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     found = PredictionTask(task) if task is not None else infer_task(predictions, labels)
     target = _target(found, predictions, labels)
     if found.probabilistic:
         predictions = _probabilities(found, predictions)
-    return EnsembleProblem(found, predictions, target, _row_weight(sample_weight, len(given)), given)
+    weight, within = _weights(sample_weight, len(given), positions)
+    return EnsembleProblem(found, predictions, target, weight, given, positions, within)
+
+
+def _labels_by_answer(given: np.ndarray, positions: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """Labels with the positions of each row in the first axis: (n * K,) or (n * K, C)."""
+    if not positions:
+        return given
+    inner = given.shape[1:]
+    if inner == positions:
+        return given.reshape(-1)
+    if inner[:-1] == positions and inner[-1] in (1, shape[-1]):
+        return given.reshape(-1, inner[-1])
+    raise UsageError(
+        explain(
+            "Ensemble.fit(y)",
+            f"labels of shape {given.shape} for predictions of shape {shape[1:]}",
+            f"labels of shape {(len(given), *positions)} or {shape[1:]}: one for every answer",
+            "Give the labels as the members' fit takes them.",
+        )
+    )
 
 
 def _is_probability(predictions: np.ndarray) -> bool:
@@ -316,10 +421,15 @@ def _probabilities(task: PredictionTask, predictions: np.ndarray) -> np.ndarray:
     return clipped
 
 
-def _row_weight(sample_weight: ArrayLike | None, num_rows: int) -> np.ndarray:
+def _weights(
+    sample_weight: ArrayLike | None, num_rows: int, positions: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Weights of rows, with the sum one; and of the positions within each row, None where these are alike."""
     if sample_weight is None:
-        return np.full(num_rows, 1.0 / num_rows)
-    weight = np.asarray(sample_weight, dtype=np.float64).reshape(-1)
+        return np.full(num_rows, 1.0 / num_rows), None
+    weight = np.asarray(sample_weight, dtype=np.float64)
+    by_position = bool(positions) and weight.size == num_rows * math.prod(positions) and weight.size != num_rows
+    weight = weight.reshape(num_rows, -1) if by_position else weight.reshape(-1)
     if len(weight) != num_rows or not np.isfinite(weight).all() or weight.min() < 0 or weight.sum() <= 0:
         raise UsageError(
             explain(
@@ -329,4 +439,12 @@ def _row_weight(sample_weight: ArrayLike | None, num_rows: int) -> np.ndarray:
                 "Leave sample_weight out to weigh all rows alike.",
             )
         )
-    return weight / weight.sum()
+    if not by_position:
+        return weight / weight.sum(), None
+    return weight.sum(axis=1) / weight.sum(), _shares(weight)
+
+
+def _shares(weight: np.ndarray) -> np.ndarray:
+    """Every row divided by its sum; a row of zeros, which has no weight either, becomes equal shares."""
+    total = weight.sum(axis=1, keepdims=True)
+    return np.where(total > 0, weight / np.where(total > 0, total, 1.0), 1.0 / weight.shape[1])

@@ -1,8 +1,8 @@
 """Two ways to disk: one Keras model out of many, or a folder with a file per member.
 
 The hard part of the one model is that members are whole models with names, states and input structures of their own:
-each is copied through a file under another name, all are called on one set of fresh inputs, and what they answer is
-brought to single precision and to probabilities before the pool is built on top.
+each is copied under another name, all are called on one set of fresh inputs, and what they answer is brought to single
+precision and to probabilities before the pool is built on top.
 
 The one model uses Keras's own layers and operations only, so it loads where Manyfit is not installed; pools write
 themselves with layers (`Pool.to_keras`).
@@ -20,27 +20,24 @@ import io
 import json
 import pathlib
 import pickle
-import tempfile
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from manyfit.core.errors import ManyfitError, UsageError, explain
-from manyfit.core.history import numbers_of
 from manyfit.ensemble.members import EnsembleMember, Model, emits_logits, is_keras
+from manyfit.ensemble.outputs import Outputs
 from manyfit.ensemble.pools import POOLS, Pool
 from manyfit.ensemble.problem import PredictionTask
 
 if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept predictions does not need it
     import keras
 
-Inputs: TypeAlias = "dict[str, keras.KerasTensor] | list[keras.KerasTensor] | keras.KerasTensor"
-"""The symbolic inputs of a model, in the structure in which it takes them."""
-InputShapes: TypeAlias = dict[str, tuple[int | None, ...]] | list[tuple[int | None, ...]]
-"""The shape of each input without its rows."""
+Inputs: TypeAlias = Any
+"""The symbolic inputs of a model, in its own structure: a tensor, or lists and dictionaries of such."""
 
 
 class SavedFile(TypedDict):
@@ -51,10 +48,13 @@ class SavedFile(TypedDict):
 
 
 _FORMAT = 1
+_FORMAT_OF_SEVERAL = 2  # of members with several outputs
 _MANIFEST = "manifest.json"
 
 
-def fused_model(members: Sequence[EnsembleMember], pool: Pool, task: PredictionTask, num_outputs: int) -> keras.Model:
+def fused_model(
+    members: Sequence[EnsembleMember], pool: Pool, task: PredictionTask, num_outputs: int, outputs: Outputs
+) -> keras.Model:
     """Builds one Keras model that predicts what the pool of the members predicts.
 
     Args:
@@ -62,6 +62,7 @@ def fused_model(members: Sequence[EnsembleMember], pool: Pool, task: PredictionT
         pool: how they are combined.
         task: what they predict.
         num_outputs: columns of a prediction.
+        outputs: how predictions are laid out.
 
     Raises:
         UsageError: a member that is used is no Keras model.
@@ -80,53 +81,71 @@ def fused_model(members: Sequence[EnsembleMember], pool: Pool, task: PredictionT
             )
     import keras
 
-    with tempfile.TemporaryDirectory() as folder:
-        copies = [
-            [
-                _copy(model, f"member_{index}" + (f"_{part}" if part else ""), folder)
-                for part, model in enumerate(m.models)
-            ]
-            for index, m in used
-        ]
-    inputs = _inputs_like(copies[0][0], [model for group in copies for model in group])
-    outputs = [
-        _output(group, member, inputs, task, num_outputs) for group, (_, member) in zip(copies, used, strict=True)
+    originals = [model for _, member in used for model in member.models]
+    inputs = _inputs_like(originals)
+    copies = [
+        [_copy(model, f"member_{index}" + (f"_{part}" if part else ""), inputs) for part, model in enumerate(m.models)]
+        for index, m in used
     ]
-    pooled = pool.to_keras(outputs, task, num_outputs)
+    answers = [[model(inputs) for model in group] for group in copies]
+    if outputs.several:
+        pooled = _pooled_apart(answers, [member for _, member in used], pool, outputs)
+    else:
+        answered = [
+            [_Answer(answer, model.name, emits_logits(original))
+             for answer, model, original in zip(several, group, member.models, strict=True)]
+            for several, group, (_, member) in zip(answers, copies, used, strict=True)
+        ]  # fmt: skip
+        one_column = task.two_class and num_outputs == 1
+        pooled = pool.to_keras([_output(group, one_column=one_column) for group in answered], task, num_outputs)
     return keras.Model(inputs, pooled, name="ensemble")
 
 
-def _copy(model: keras.Model, name: str, folder: str) -> keras.Model:
-    """A copy under another name, by way of a file: the only way that brings along state beyond `weights`, such as
-    the statistics of an adapted `Normalization` and the vocabulary of a `StringLookup`."""
-    import keras
+def _pooled_apart(answers: list[list[Any]], members: Sequence[EnsembleMember], pool: Pool, outputs: Outputs) -> Any:
+    """The pool of each output, in the members' own structure. Each is a model within the model, since layers are named.
 
-    path = pathlib.Path(folder) / "member.keras"
-    model.save(path)
-    custom = {type(model).__name__: type(model)} if not type(model).__module__.startswith("keras.") else None
-    copy = keras.saving.load_model(path, custom_objects=custom, compile=False)
-    # Without compiling: losses and metrics of the members are none of the whole model's business.
-    copy.name = name  # layers of one model need different names
-    return copy
-
-
-def load_saved(path: pathlib.Path, custom_objects: Mapping[str, type] | None = None) -> keras.Model:
-    """A Keras model from its file, compiled as it was, with a fresh optimizer.
-
-    `load_model` alone refuses models whose optimizer had no slots yet, as those of a search have.
+    Args:
+        answers: of every model of every member with weight, in the structure of its outputs.
+        members: those with weight.
+        pool: among all members.
+        outputs: how they are laid out.
     """
     import keras
 
-    model = keras.saving.load_model(path, custom_objects=custom_objects, compile=False)
-    with zipfile.ZipFile(path) as archive:
-        compiled = json.loads(archive.read("config.json")).get("compile_config")
-    if compiled:
-        with keras.saving.custom_object_scope(custom_objects or {}):
-            model.compile_from_config(compiled)
-    return model
+    first = members[0].models[0]
+    names = getattr(first, "output_names", None) or outputs.keys
+    pooled = []
+    for place, (key, name) in enumerate(zip(outputs.keys, names, strict=True)):
+        own = [
+            _output([
+                _Answer(outputs.parts(answer)[place], f"{member_place}_{part}_{name}", emits_logits(model, key))
+                for part, (answer, model) in enumerate(zip(group, member.models, strict=True))
+            ])
+            for member_place, (group, member) in enumerate(zip(answers, members, strict=True))
+        ]  # fmt: skip
+        fresh = [keras.Input(tensor.shape[1:], dtype="float32") for tensor in own]
+        apart = keras.Model(fresh, pool.to_keras(fresh, PredictionTask.REGRESSION, own[0].shape[-1]), name=str(name))
+        pooled.append(apart(own))
+    return pooled if outputs.names is None else dict(zip(outputs.names, pooled, strict=True))
 
 
-def _inputs_like(model: keras.Model, models: list[keras.Model]) -> Inputs:
+def _copy(model: keras.Model, name: str, inputs: Inputs) -> keras.Model:
+    """A copy under another name: layers of one model need different names."""
+    import keras
+
+    from manyfit.training.copies import UncopyableModelError, copy_model  # imports Keras
+
+    try:
+        # Copies, since two members may share a layer (a frozen base), and Keras's files know each layer from one place.
+        copy = copy_model(model)
+        copy.name = name
+    except UncopyableModelError:
+        # The model itself, inside of another that has the name.
+        copy = keras.Model(inputs, model(inputs), name=name)
+    return copy
+
+
+def _inputs_like(models: Sequence[keras.Model]) -> Inputs:
     """Fresh inputs of the kind that all models take.
 
     Raises:
@@ -134,7 +153,8 @@ def _inputs_like(model: keras.Model, models: list[keras.Model]) -> Inputs:
     """
     import keras
 
-    shapes = [_structure(other) for other in models]
+    taken = [_inputs_of(model) for model in models]
+    shapes = [keras.tree.map_structure(lambda tensor: tuple(tensor.shape[1:]), one) for one in taken]
     if any(shape != shapes[0] for shape in shapes):
         odd = next(index for index, shape in enumerate(shapes) if shape != shapes[0])
         raise UsageError(
@@ -145,123 +165,98 @@ def _inputs_like(model: keras.Model, models: list[keras.Model]) -> Inputs:
                 "Put the reshaping into the models, so that all take the same x.",
             )
         )
-    tensors = _tensors(model)
-    if isinstance(tensors, dict):
-        return {name: keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=name) for name, tensor in tensors.items()}
-    fresh = [keras.Input(tensor.shape[1:], dtype=tensor.dtype, name=f"input_{k}") for k, tensor in enumerate(tensors)]
-    return fresh if len(fresh) > 1 else fresh[0]
+    # One member that takes batches of one size only decides for all.
+    fixed = [one for one in taken if keras.tree.flatten(one)[0].shape[0] is not None]
+    return keras.tree.map_structure(
+        lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name), (fixed or taken)[0]
+    )
 
 
-def _tensors(model: keras.Model) -> dict[str, keras.KerasTensor] | list[keras.KerasTensor]:
-    """The symbolic inputs of a model: a dictionary, or a list. Subclassed models tell the shape of their build."""
+def _inputs_of(model: keras.Model) -> Inputs:
+    """The symbolic inputs of a model, in its own structure. Subclassed models tell the shape of their build."""
     import keras
 
     if getattr(model, "inputs", None):
-        by_name = not isinstance(model, keras.Sequential) and isinstance(model.input, dict)
-        return dict(model.input) if by_name else list(model.inputs)
+        return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     built = model.get_build_config() or {}
     shape = built.get("input_shape") or next(iter((built.get("shapes_dict") or {"": None}).values()))
-    if not isinstance(shape, list | tuple) or not shape or not all(n is None or isinstance(n, int) for n in shape):
+    try:
+        return _tensors(shape, "input")
+    except TypeError:
         raise UsageError(
             explain(
                 "Ensemble.save",
                 f"model {model.name!r}, whose inputs are not known",
-                "Sequential and Functional models, and subclassed ones that take one array",
-                'Save to a folder instead: ensemble.save("winner").',
+                "Sequential and Functional models, and subclassed ones that take one argument",
+                "Call it on a batch before.",
             )
-        )
-    return [keras.KerasTensor(tuple(shape), dtype="float32")]
+        ) from None
 
 
-def _structure(model: keras.Model) -> InputShapes:
-    tensors = _tensors(model)
-    if isinstance(tensors, dict):
-        return {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()}
-    return [tuple(tensor.shape[1:]) for tensor in tensors]
+def _tensors(shape: Any, name: str) -> Inputs:
+    """Tensors of the shapes that a subclassed model was built with, the rows of any number."""
+    import keras
+
+    if isinstance(shape, Mapping):
+        return {key: _tensors(part, str(key)) for key, part in shape.items()}
+    if any(isinstance(size, list | tuple) for size in shape):
+        return [_tensors(part, f"{name}_{place}") for place, part in enumerate(shape)]
+    return keras.KerasTensor((None, *shape[1:]), dtype="float32", name=name)
 
 
-def _output(
-    models: list[keras.Model], member: EnsembleMember, inputs: Inputs, task: PredictionTask, num_outputs: int
-) -> keras.KerasTensor:
+class _Answer(NamedTuple):
+    """What a model answers, symbolically."""
+
+    tensor: keras.KerasTensor
+    name: str
+    logits: bool
+
+
+def _output(answers: Sequence[_Answer], *, one_column: bool = False) -> keras.KerasTensor:
+    """The mean of what the models of a member answer, in single precision and as probabilities."""
     import keras
 
     parts = []
-    for model, original in zip(models, member.models, strict=True):
+    for part, name, logits in answers:
         # One step in float32 first: members trained in mixed precision may answer in half precision.
-        part = keras.layers.Activation("linear", dtype="float32", name=f"{model.name}_float32")(model(inputs))
-        if part.shape[-1] != 1 and len(part.shape) == 1:
+        part = keras.layers.Activation("linear", dtype="float32", name=f"{name}_float32")(part)
+        if len(part.shape) == 1:
             part = keras.layers.Reshape((1,), dtype="float32")(part)
-        if emits_logits(original):
+        if logits:
             activation = "sigmoid" if part.shape[-1] == 1 else "softmax"
-            part = keras.layers.Activation(activation, dtype="float32", name=f"{model.name}_{activation}")(part)
-        if task.two_class and num_outputs == 1 and part.shape[-1] == 2:
-            part = part[:, 1:]
+            part = keras.layers.Activation(activation, dtype="float32", name=f"{name}_{activation}")(part)
+        if one_column and part.shape[-1] == 2:
+            part = part[..., 1:]
         parts.append(part)
     return parts[0] if len(parts) == 1 else keras.layers.Average(dtype="float32")(parts)
 
 
-def compiled_like(model: keras.Model, source: Model) -> keras.Model:
-    """Compiles `model` with the loss and the metrics of the Keras model `source`, on probabilities; returns `model`.
+def save_file(model: keras.Model, path: pathlib.Path) -> None:
+    """Writes one Keras model.
 
-    Without a compiled source the model stays uncompiled. A loss or metric that cannot be copied is left out.
+    Raises:
+        UsageError: Keras cannot write it: a layer of the user's does not tell how it was made.
     """
-    import keras
-
-    if not is_keras(source) or getattr(source, "loss", None) is None:
-        return model
-    # Losses that are closures or classes of the user's have no configuration; the object itself does then.
     try:
-        config = keras.saving.deserialize_keras_object(source.get_compile_config() or {})
-    except (TypeError, ValueError, AttributeError):
-        config = {}
-    loss = _on_probabilities(config.get("loss") or source.loss)
-    metrics = [_on_probabilities(metric) for metric in _flat(config.get("metrics"))]
-    # An optimizer without slots: any other warns at loading that its slots were never filled.
-    model.compile(optimizer="sgd", loss=loss, metrics=metrics or None)
-    return model
-
-
-def _flat(metrics: object) -> list[object]:
-    if metrics is None:
-        return []
-    if isinstance(metrics, dict):
-        metrics = list(metrics.values())
-    if not isinstance(metrics, list | tuple):
-        return [metrics]
-    return [inner for metric in metrics for inner in (metric if isinstance(metric, list | tuple) else [metric])]
-
-
-def _on_probabilities(thing: object) -> object:
-    """A loss or metric that takes probabilities, where `thing` takes logits."""
-    config = thing.get_config() if hasattr(thing, "get_config") else {}
-    if not getattr(thing, "from_logits", False) and not config.get("from_logits"):
-        return thing
-    return type(thing).from_config({**config, "from_logits": False})  # type: ignore[attr-defined]  # a loss or metric
-
-
-def compiled_metrics(
-    source: Model | None, prediction: np.ndarray, y: ArrayLike, sample_weight: ArrayLike | None
-) -> dict[str, float]:
-    """The loss and metrics that the Keras model `source` was compiled with, of `prediction` (n, C).
-
-    Empty if `source` is None or not compiled.
-    """
-    if source is None or getattr(source, "loss", None) is None:
-        return {}
-    import keras
-
-    inputs = keras.Input((prediction.shape[1],), dtype="float32")
-    # An identity, compiled like the member: Keras itself computes the numbers from the pool's predictions, so they are
-    # what `model.evaluate` of the saved model prints.
-    judge = compiled_like(keras.Model(inputs, keras.layers.Identity(dtype="float32")(inputs)), source)
-    answer = judge.evaluate(
-        prediction, np.asarray(y), sample_weight=sample_weight, batch_size=4096, verbose=0, return_dict=True
-    )
-    return numbers_of(answer)
+        model.save(path)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise UsageError(
+            explain(
+                "Ensemble.save",
+                f"a model that Keras cannot save: {str(error).strip().splitlines()[0]}",
+                "what model.save(path) of every member takes",
+                "Give the class a get_config() that returns the arguments of its __init__.",
+            )
+        ) from error
 
 
 def save_folder(
-    folder: pathlib.Path, members: Sequence[EnsembleMember], pool: Pool, task: PredictionTask, num_outputs: int
+    folder: pathlib.Path,
+    members: Sequence[EnsembleMember],
+    pool: Pool,
+    task: PredictionTask,
+    num_outputs: int,
+    outputs: Outputs,
 ) -> None:
     """Writes the members that have weight, and how they are combined.
 
@@ -271,9 +266,11 @@ def save_folder(
         pool: among all members.
         task: what they predict.
         num_outputs: columns of a prediction.
+        outputs: how predictions are laid out.
 
     Raises:
         UsageError: a member has no model, or the path is a file.
+        UsageError: Keras cannot write a member.
     """
     lacking = next((member for member in members if not member.models), None)
     if lacking is not None or folder.is_file():
@@ -293,7 +290,7 @@ def save_folder(
             stem = f"member_{number:03d}_{part}"
             if is_keras(model):
                 name = f"{stem}.keras"
-                model.save(_without_link(folder / name))
+                save_file(model, _without_link(folder / name))
             else:
                 name = f"{stem}.pickle"
                 _without_link(folder / name).write_bytes(pickle.dumps(model))
@@ -303,9 +300,11 @@ def save_folder(
     np.savez(buffer, **pool.arrays())  # type: ignore[arg-type]
     _without_link(folder / "pool.npz").write_bytes(buffer.getvalue())
     manifest = {
-        "format": _FORMAT,
+        # Versions that do not know several outputs must not read them.
+        "format": _FORMAT_OF_SEVERAL if outputs.several else _FORMAT,
         "task": str(task),
         "num_outputs": num_outputs,
+        "outputs": outputs.to_json(),
         "kind": pool.kind,
         # Versions before 0.2 read both numbers of every pool, so they are written even where they mean nothing.
         **{"parameter": 1.0, "inverse_temperature": 1.0, **pool.numbers()},
@@ -334,13 +333,16 @@ def _told_in_words() -> Iterator[None]:
 
 
 @_told_in_words()
-def load_folder(folder: pathlib.Path, *, trust: bool = False) -> tuple[list[EnsembleMember], Pool, PredictionTask, int]:
-    """Reads what `save_folder` wrote.
+def load_folder(
+    folder: pathlib.Path, *, trust: bool = False, custom_objects: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Reads what `save_folder` wrote: the arguments of an `Ensemble`.
 
     Raises:
         UsageError: there is no manifest, or one of another format.
         UsageError: a file is missing or is not the one that was saved.
-        UsageError: a member is a pickle and `trust` is False.
+        UsageError: a member is a pickle, or holds the code of a function, and `trust` is False.
+        UsageError: a class of the user's is not known.
     """
     path = folder / _MANIFEST
     if not path.is_file() or path.is_symlink():
@@ -353,22 +355,32 @@ def load_folder(folder: pathlib.Path, *, trust: bool = False) -> tuple[list[Ense
             )
         )
     manifest = json.loads(path.read_text())
-    if manifest.get("format") != _FORMAT:
+    if manifest.get("format") not in (_FORMAT, _FORMAT_OF_SEVERAL):
         raise UsageError(
             explain(
                 "Ensemble.load",
                 f"format {manifest.get('format')}",
-                f"format {_FORMAT}",
+                f"format {_FORMAT} or {_FORMAT_OF_SEVERAL}",
                 "Update Manyfit, or save again.",
             )
         )
     arrays = np.load(io.BytesIO(_checked(folder, manifest["pool"])), allow_pickle=False)
     members = [
-        EnsembleMember(entry["name"], model=[_load_model(folder, file, trust=trust) for file in entry["files"]])
+        EnsembleMember(
+            entry["name"],
+            model=[_load_model(folder, file, trust=trust, custom_objects=custom_objects) for file in entry["files"]],
+        )
         for entry in manifest["members"]
     ]
     pool = POOLS[manifest["kind"]].from_saved(dict(arrays), manifest)  # the numbers lie in the manifest itself
-    return members, pool, PredictionTask(manifest["task"]), int(manifest["num_outputs"])
+    outputs = Outputs.from_json(manifest["outputs"]) if "outputs" in manifest else None
+    return {
+        "members": members,
+        "pool": pool,
+        "task": PredictionTask(manifest["task"]),
+        "num_outputs": int(manifest["num_outputs"]),
+        "outputs": outputs,
+    }
 
 
 def _without_link(path: pathlib.Path) -> pathlib.Path:
@@ -401,7 +413,9 @@ def _checked(folder: pathlib.Path, entry: SavedFile) -> bytes:
     return content
 
 
-def _load_model(folder: pathlib.Path, entry: SavedFile, *, trust: bool) -> Model:
+def _load_model(
+    folder: pathlib.Path, entry: SavedFile, *, trust: bool, custom_objects: Mapping[str, Any] | None
+) -> Model:
     name = str(entry["file"])
     if not name.endswith(".keras") and not trust:
         raise UsageError(
@@ -414,5 +428,37 @@ def _load_model(folder: pathlib.Path, entry: SavedFile, *, trust: bool) -> Model
         )
     content = _checked(folder, entry)
     if name.endswith(".keras"):
-        return load_saved(folder / name)
+        return _load_keras(folder / name, custom_objects, trust=trust)
     return pickle.loads(content)  # trust was given, and the bytes are those that were hashed
+
+
+def _load_keras(path: pathlib.Path, custom_objects: Mapping[str, Any] | None, *, trust: bool) -> keras.Model:
+    """A Keras model from its file, compiled as it was, with a fresh optimizer.
+
+    `load_model` alone refuses models whose optimizer had no slots yet, as those of a search have.
+    """
+    import keras
+
+    try:
+        model = keras.saving.load_model(path, custom_objects=custom_objects, compile=False, safe_mode=not trust)
+        with zipfile.ZipFile(path) as archive:
+            compiled = json.loads(archive.read("config.json")).get("compile_config")
+        if compiled:
+            with keras.saving.custom_object_scope(custom_objects or {}):
+                model.compile_from_config(compiled)
+    except (TypeError, ValueError) as error:
+        text = str(error)
+        unknown = re.search(r"Could not locate (?:class|function) '([^']+)'", text)
+        instead = "Call Ensemble.load(path, custom_objects={...}) with it."
+        if "safe_mode" in text:
+            instead = "Call Ensemble.load(path, trust=True) for folders whose origin you know."
+        got = f"{unknown[1]!r}, which nobody knows here" if unknown else text.strip().splitlines()[0]
+        raise UsageError(
+            explain(
+                f"Ensemble.load, {path.name}",
+                got,
+                "classes of Keras, classes registered with it, and those in custom_objects=",
+                instead,
+            )
+        ) from error
+    return model

@@ -32,7 +32,7 @@ _SMALLEST = 1e-7  # where Keras's cross-entropies cut probabilities off, too
 class Kept:
     """Predictions of some rows, and which rows they are."""
 
-    predictions: np.ndarray  # (n, C) float32
+    predictions: np.ndarray  # (n, ..., C) float32
     row_ids: np.ndarray  # (n,) uint64
     rows: np.ndarray  # (n,) their places in the data set
 
@@ -45,7 +45,7 @@ def pack(
     Above the cap, rows are left out: those with the largest identities, so that all trials of a search keep the same.
 
     Args:
-        predictions: (n,) or (n, C).
+        predictions: (n,), (n, C), or (n, ..., C) with an answer for every pixel or step.
         row_ids: (n,) from `row_identities`.
         max_bytes: of the half-precision array.
         positions: (n,) places of the rows in their data set; None: 0, 1, 2, ...
@@ -54,7 +54,8 @@ def pack(
         UsageError: predictions and identities differ in number.
     """
     array = np.asarray(predictions, dtype=np.float32)
-    array = array[:, None] if array.ndim == 1 else array
+    shape = array.shape[1:] or (1,)
+    array = array.reshape(len(array), -1)
     if len(array) != len(row_ids):
         raise UsageError(
             explain("pack", f"{len(array)} predictions for {len(row_ids)} rows", "one per row", "Predict all rows.")
@@ -90,6 +91,7 @@ def pack(
         rows=places.astype(np.min_scalar_type(int(places.max(initial=0)))),
         shift=shift,
         scale=scale,
+        shape=np.array(shape),
         logarithmic=np.array(logarithmic),
     )
     return buffer.getvalue()
@@ -112,6 +114,8 @@ def unpack(packed: bytes) -> Kept:
         predictions = np.where(values > 0, 1.0 - np.exp(-values), np.exp(-np.abs(values)))
     else:
         predictions = values * arrays["scale"] + arrays["shift"]
+    if "shape" in arrays.files:  # versions before 0.2 kept columns only
+        predictions = predictions.reshape(len(predictions), *arrays["shape"])
     return Kept(predictions.astype(np.float32), arrays["row_ids"], arrays["rows"].astype(np.int64))
 
 
@@ -182,7 +186,7 @@ class Archive:
         Args:
             trial_id: of its trial.
             execution: its number.
-            predictions: (n,) or (n, C).
+            predictions: see `pack`.
             row_ids: (n,) identities of the rows that were predicted.
             positions: (n,) their places in the data set; None: all rows, in order.
         """
@@ -223,6 +227,6 @@ class Archive:
                     "Search again with overwrite=True, or pass x= and y= to be predicted now.",
                 )
             )
-        total = np.zeros((len(places), parts[0].predictions.shape[1]))
+        total = np.zeros((len(places), *parts[0].predictions.shape[1:]))
         np.add.at(total, inverse, np.concatenate([part.predictions for part in parts]))
-        return Kept((total / counts[:, None]).astype(np.float32), row_ids[first], places)
+        return Kept((total / counts.reshape(-1, *[1] * (total.ndim - 1))).astype(np.float32), row_ids[first], places)

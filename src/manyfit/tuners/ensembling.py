@@ -21,6 +21,7 @@ from manyfit.ensemble.diversity import diversity
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import EnsembleMember
 from manyfit.ensemble.metrics import default_metric
+from manyfit.ensemble.outputs import Prediction
 from manyfit.ensemble.problem import make_problem
 from manyfit.ensemble.weights.greedy import complementary_members
 from manyfit.oracles import Oracle, Trial
@@ -320,7 +321,7 @@ def _misaligned(name: str) -> UsageError:
     )
 
 
-def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> tuple[dict[str, np.ndarray], Any, Any] | None:
+def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> tuple[dict[str, Prediction], Any, Any] | None:
     """What a search kept for the trials of these models: predictions by member, y, sample weights.
 
     Returns:
@@ -367,8 +368,8 @@ def _kept_of_trial(tuner: SearchedTuner, trial: Trial) -> Kept | None:
 def member_predictions(
     models: Sequence[Any],
     trial_ids: Mapping[Any, str],
-    predict: Callable[[str], np.ndarray],
-) -> dict[str, np.ndarray]:
+    predict: Callable[[str], Prediction],
+) -> dict[str, Prediction]:
     """Predictions on rows that no member trained on, by the member's name.
 
     A retrained model has seen the validation rows, so the model of the same trial from the search predicts in its
@@ -382,7 +383,7 @@ def member_predictions(
     Raises:
         UsageError: a model that this tuner did not make.
     """
-    predictions: dict[str, np.ndarray] = {}
+    predictions: dict[str, Prediction] = {}
     for model in models:
         if model not in trial_ids:
             raise UsageError(

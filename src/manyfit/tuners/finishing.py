@@ -28,6 +28,7 @@ from manyfit.data.folds import FoldPlan
 from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import model_predictions
+from manyfit.ensemble.outputs import Prediction
 from manyfit.finish import confirm as confirming
 from manyfit.finish import cross_validation as crossing
 from manyfit.finish import evaluation as evaluating
@@ -384,7 +385,7 @@ class Finish:
 
     def _predictions_of(
         self, models: Sequence[Any], x: FitData, y: FitData
-    ) -> tuple[Mapping[str, np.ndarray], Any, Any]:
+    ) -> tuple[Mapping[str, Prediction], Any, Any]:
         """Predictions by search-time models on rows that they did not train on, with y and sample weights."""
         latest = self._tuner.latest_search
         if x is None:
@@ -398,14 +399,14 @@ class Finish:
         x, y, weight = Rows.of(x, y).read("ensemble(x)").parts if x is not None else ensembling.validation_data(task)
         y = self._numbered("ensemble(x, y)", y)
 
-        def predict(trial_id: str) -> np.ndarray:
+        def predict(trial_id: str) -> Prediction:
             return model_predictions(self._tuner.load_model(self._oracle.get_trial(trial_id)), x, 1024)
 
         return ensembling.member_predictions(models, self._tuner.model_origins, predict), y, weight
 
     def _out_of_fold_predictions(
         self, models: Sequence[Any], task: Task, folds: FoldPlan
-    ) -> tuple[Mapping[str, np.ndarray], Any, Any]:
+    ) -> tuple[Mapping[str, Prediction], Any, Any]:
         covered, y, weights = crossing.out_of_fold(folds, task.call)
         x = task.call.x
 

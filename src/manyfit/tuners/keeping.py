@@ -91,6 +91,9 @@ class Keeper:
                     self._predict([one], positions)
             return
         for (plan, _), predictions in zip(trained, found, strict=True):
+            if not isinstance(predictions, np.ndarray):
+                self.reason = "several outputs"
+                continue
             with writing(f"kept predictions of trial {plan.trial_id}"):
                 # Labels go first: a kill between the two leaves labels without predictions, which is nothing kept yet.
                 if not self._labelled:

@@ -323,7 +323,7 @@ class InOrder:
 
     def predict(self, x: object) -> np.ndarray:
         """(n, classes) probabilities, or 1 for the class that was decided on."""
-        found = model_predictions(self._model, x, 1024)
+        found = np.asarray(model_predictions(self._model, x, 1024))
         placed = np.zeros((len(found), self._num_classes))
         placed[:, self._places] = found
         return placed

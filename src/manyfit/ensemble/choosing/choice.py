@@ -210,6 +210,7 @@ def gain_between(losses: Losses, before: str, after: str, settings: EnsembleSett
     low, high, bound = losses.bounds(before, after, (1.0 - doubt / 2, doubt / 2, settings.proof))
     gain = Gain(*(number * unit for number in (difference, low, high, error, bound, settings.least_gain * abs(level))))
     # The likelihood ratio multiplies over independent rows; the labels of one row in a multi-label task are not.
-    if metric.row_losses is not log_losses or problem.task is PredictionTask.MULTILABEL or doubt <= 0:
+    together = problem.task is PredictionTask.MULTILABEL or problem.num_positions > 1
+    if metric.row_losses is not log_losses or together or doubt <= 0:
         return gain
     return dataclasses.replace(gain, evidence=losses.num_rows * difference, enough=float(np.log(1.0 / doubt)))

@@ -72,20 +72,20 @@ class Losses:
         """Effective number of rows: fewer than there are, where weights differ."""
         return 1.0 / float((self.problem.row_weight**2).sum())
 
-    def _resamples(self, count: int) -> list[tuple[np.ndarray, EnsembleProblem]]:
-        """Bootstraps, the same for every name: row indices, and the problem they make."""
+    def _resamples(self, count: int) -> list[tuple[np.ndarray | slice, EnsembleProblem]]:
+        """Bootstraps of rows, the same for every name: places of answers, and the problem they make."""
         # One seed for all names and calls: differences between methods must not depend on who was resampled when.
         rng = np.random.default_rng(self.problem.num_rows)
         thin = dataclasses.replace(self.problem, predictions=self.problem.predictions[:1])
-        everything = np.arange(self.problem.num_rows)
-        answer = []
+        everything, answers = np.arange(self.problem.num_rows), slice(None)
+        answer: list[tuple[np.ndarray | slice, EnsembleProblem]] = []
         for _ in range(count):
             counts = rng.multinomial(self.problem.num_rows, self.problem.row_weight)
             if self.metric.weighs:  # weights of zero and two are a resample without a copy of any row
-                answer.append((everything, thin.weighted(counts.astype(np.float64))))
+                answer.append((answers, thin.weighted(counts.astype(np.float64))))
             else:
                 rows = np.repeat(everything, counts)
-                answer.append((rows, thin.rows(rows)))
+                answer.append((self.problem.answers_of(rows), thin.rows(rows)))
         return answer
 
     def difference(self, name: str, other: str) -> tuple[float, float]:
@@ -159,7 +159,7 @@ def folds_of(problem: EnsembleProblem, num_folds: int, rng: np.random.Generator)
     order = rng.permutation(problem.num_rows)
     # Sorted by class after the shuffle, so that dealing rows out in turn gives every fold its share of each class: with
     # ninety rows a fold without one of the classes would decide the choice.
-    if problem.task in (PredictionTask.MULTICLASS, PredictionTask.BINARY):
+    if problem.task in (PredictionTask.MULTICLASS, PredictionTask.BINARY) and not problem.positions:
         order = order[np.argsort(problem.target.reshape(-1)[order], kind="stable")]
     fold = np.empty(problem.num_rows, dtype=np.int64)
     fold[order] = np.arange(problem.num_rows) % num_folds
@@ -197,7 +197,7 @@ class CrossFit:
         return self._fitted[key]
 
     def predictions(self, without: int | None = None) -> dict[str, np.ndarray]:
-        """(n, C) out-of-fold predictions of every method.
+        """(n * K, C) out-of-fold predictions of every method.
 
         Args:
             without: a fold that neither fits nor predicts; its rows are left out of the answer.
@@ -207,18 +207,19 @@ class CrossFit:
             if k == without:
                 continue
             rows = np.flatnonzero(self.fold == k)
-            part = self.problem.predictions[:, rows]
+            answers = self.problem.answers_of(rows)
+            part = self.problem.predictions[:, answers]
             for name, pool in (self.pools(k) if without is None else self.pools(k, without)).items():
                 # Not zeros: every row is in one fold, so all is written, but for the rows that are left out below.
                 empty = np.empty(self.problem.predictions.shape[1:])
-                answer.setdefault(name, empty)[rows] = pool(part, self.problem.task)
+                answer.setdefault(name, empty)[answers] = pool(part, self.problem.task)
         if without is None:
             return answer
-        kept = self.fold != without
+        kept = self.problem.answers_of(np.flatnonzero(self.fold != without))
         return {name: array[kept] for name, array in answer.items()}
 
     def nested(self, pick: Pick) -> dict[str, np.ndarray]:
-        """(n, C) predictions of the procedure, its baseline and the single best, each on rows unseen by them.
+        """(n * K, C) predictions of the procedure, its baseline and the single best, each on rows unseen by them.
 
         Args:
             pick: names the method and the baseline, from losses on rows that the fits they name did not see.
@@ -227,11 +228,12 @@ class CrossFit:
         answer = {name: np.empty(shape) for name in ("procedure", "baseline", "single best")}
         for k in range(self.num_folds):
             rows = np.flatnonzero(self.fold == k)
-            part, pools = self.problem.predictions[:, rows], self.pools(k)
+            answers, pools = self.problem.answers_of(rows), self.pools(k)
+            part = self.problem.predictions[:, answers]
             sizes = {name: len(pool.support) for name, pool in pools.items()}
             others = self.problem.rows(np.flatnonzero(self.fold != k))
             # Within each fold the choice only needs an order; the many resamples are for what is stated.
             losses = Losses(self.metric, others, [self.predictions(without=k)], precise=False)
             for role, name in zip(answer, (*pick(losses, sizes), "single best"), strict=True):
-                answer[role][rows] = pools[name](part, self.problem.task)
+                answer[role][answers] = pools[name](part, self.problem.task)
         return answer

@@ -118,11 +118,12 @@ def _bagged_weights(problem: EnsembleProblem, context: Context) -> np.ndarray:
         steps = bagging.num_steps(problem.row_weight)
         if surrogate(context.metric, problem.task).row_losses is log_losses:
             # A row's labels stay together in a bootstrap: they are not independent of each other.
-            bags = np.repeat(bags, len(problem.entry_weight) // problem.num_rows, axis=1)
+            bags = problem.over_answers(bags)
+            bags = np.repeat(bags, len(problem.entry_weight) // bags.shape[1], axis=1)
             bags /= bags.sum(axis=1, keepdims=True)
             weights = bagging.bagged_log_loss_weights(smaller.true_probability, bags, steps=steps)
         else:
-            bags = np.repeat(bags, problem.num_outputs, axis=1) / problem.num_outputs
+            bags = np.repeat(problem.over_answers(bags), problem.num_outputs, axis=1) / problem.num_outputs
             weights = bagging.bagged_squared_error_weights(smaller.residual, bags, steps=2 * steps)  # shorter ones
         context.memory["bagged"] = LinearPool(trimmed(weights)).expand(chosen, problem.num_members).weights
     return context.memory["bagged"]
@@ -252,6 +253,8 @@ TEMPERED = ("single best", "uniform", "greedy", "bagged greedy", "convex", "bagg
 CALIBRATED = ("convex", "bagged convex")
 DEFAULTS = ("power", "bagged convex", "bagged greedy")
 """The first that is on the menu is the default: what is used unless the rows prove something else better."""
+SEVERAL_OUTPUTS = ("single best", "uniform", "greedy", "bagged greedy", "nelder-mead", "random search")
+"""The methods that need nothing but values of a loss: those for models with several outputs."""
 _CHEAPER = (3, 5, 8)  # members of the default's cheaper versions
 
 
@@ -329,11 +332,16 @@ def menu_named(method: str, problem: EnsembleProblem, metric: Metric, settings: 
         UsageError: there is no such method, or it is none for this task.
     """
     alone = problem.num_members == 1
+    if method == "auto" and problem.parts and not alone:
+        return Menu(SEVERAL_OUTPUTS, default="bagged greedy")
     if method == "auto":
         return menu_of_one("single best", problem.task, settings) if alone else menu(problem.task, metric, settings)
     name = method.lower().replace("_", " ").replace("nelder mead", "nelder-mead")
     if name not in METHODS:
         raise UsageError(explain("Ensemble.fit(method)", repr(method), '"auto", ' + ", ".join(METHODS), 'Try "auto".'))
+    if problem.parts and name not in SEVERAL_OUTPUTS:
+        allowed = "methods for several outputs: " + ", ".join(SEVERAL_OUTPUTS)
+        raise UsageError(explain("Ensemble.fit(method)", f"{method!r} for several outputs", allowed, 'Try "greedy".'))
     if name in ("geometric", "power") and not problem.task.probabilistic:
         raise UsageError(
             explain(

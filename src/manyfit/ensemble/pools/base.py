@@ -45,6 +45,9 @@ class Pool(abc.ABC):
 
     kind: ClassVar[str]  # its name in files
     on_simplex: ClassVar[bool] = True  # weights are shares: not negative, with the sum one
+    why_not_without: ClassVar[str] = (
+        "without it the others would have to be fitted anew"  # said where `without` is None
+    )
     averages_logs: ClassVar[bool] = False  # of probabilities; which decomposition of the loss is exact depends on it
 
     def __post_init__(self) -> None:

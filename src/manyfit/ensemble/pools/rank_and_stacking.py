@@ -48,7 +48,7 @@ class RankPool(Pool):
         ranked = []
         for member, output in zip(self.support, outputs, strict=True):
             columns = [
-                _rank_layers(output[:, c : c + 1], self.knots[member][c], self.heights[member][c])
+                _rank_layers(output[..., c : c + 1], self.knots[member][c], self.heights[member][c])
                 for c in range(num_outputs)
             ]
             ranked.append(columns[0] if len(columns) == 1 else keras.layers.Concatenate(dtype="float32")(columns))
@@ -153,6 +153,7 @@ class StackingPool(TemperedPool):
 
     kind: ClassVar[str] = "stacking"
     text: ClassVar[str] = "regularised linear model on the members' outputs"
+    why_not_without: ClassVar[str] = "a coefficient of a linear model, not a share"
     on_simplex: ClassVar[bool] = False
     averages_logs: ClassVar[bool] = True
 

@@ -115,14 +115,16 @@ def _ridge_pool(problem: EnsembleProblem, ridge: float) -> StackingPool:
     for column in range(num_outputs):
         features = problem.predictions[:, :, column].T.astype(np.float64)
         target = problem.target[:, column]
-        center, middle = problem.row_weight @ features, problem.row_weight @ target
+        center, middle = problem.answer_weight @ features, problem.answer_weight @ target
         centered = features - center
         # In terms of the change from the average the ridge has a closed solution, and a large ridge leaves the average.
         rest = target - middle - centered.mean(axis=1)  # what the plain average leaves over
-        gram = centered.T @ (centered * problem.row_weight[:, None])
+        gram = centered.T @ (centered * problem.answer_weight[:, None])
         # In the unit of the predictions, so that the same ridge means the same for prices in cents and in millions.
         scale = max(float(np.trace(gram)) / num_members, 1e-300)
-        change = np.linalg.solve(gram + ridge * scale * np.eye(num_members), centered.T @ (rest * problem.row_weight))
+        change = np.linalg.solve(
+            gram + ridge * scale * np.eye(num_members), centered.T @ (rest * problem.answer_weight)
+        )
         matrix[:, column] = 1.0 / num_members + change
         bias[column] = middle - center @ matrix[:, column]
     return StackingPool(_importance(matrix), class_weights=matrix, bias=bias)
@@ -145,7 +147,7 @@ def smoothed_weights(problem: EnsembleProblem, metric: Metric, *, iterations: in
     flat = problem.predictions.astype(np.float64).reshape(num_members, -1)
     # A twentieth of the typical error: wide enough for gradients, narrow enough that the minimum hardly moves.
     width = 0.05 * max(float(np.median(np.abs(flat.mean(axis=0) - problem.target.ravel()))), 1e-12)
-    weight = problem.entry_weight.reshape(problem.num_rows, num_outputs)
+    weight = problem.entry_weight.reshape(-1, num_outputs)
 
     # Free numbers through a softmax keep the weights on the simplex, so no solver with constraints is needed.
     def loss(free: np.ndarray) -> tuple[float, np.ndarray]:

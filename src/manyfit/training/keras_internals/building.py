@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+from keras.src.backend.common.masking import get_keras_mask
+from keras.src.models import Functional
 from keras.src.utils.naming import reset_uids
 
 CALLBACK_ATTRIBUTES = frozenset({"_model", "params", "validation_data"})
@@ -33,6 +36,35 @@ def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
     """The model and all layers inside it, at any depth."""
     # `model.layers` ends at the first level, and does not see the layers inside of a layer.
     return list(model._flatten_layers())
+
+
+def lambda_again(layer: keras.layers.Lambda) -> keras.layers.Lambda:
+    """A `Lambda` layer of the same functions: its configuration holds their code, which forgets the names around it."""
+    shape = layer._output_shape
+    return type(layer)(
+        layer.function, output_shape=shape, mask=layer.mask, arguments=layer.arguments,
+        name=layer.name, dtype=layer.dtype_policy, trainable=layer.trainable,
+    )  # fmt: skip
+
+
+def calls_its_graph(model: keras.Model) -> bool:
+    """Whether a built model is its graph of layers: `Sequential` or functional, with no `call` of the user's."""
+    kinds = (keras.Sequential, Functional)
+    known = isinstance(model, kinds) and bool(getattr(model, "inputs", None))  # `Sequential` may have none
+    return known and type(model).call in [kind.call for kind in kinds]
+
+
+def output_masks(model: keras.Model, x: object) -> np.ndarray | None:
+    """Which steps of a functional model's output a mask keeps, of all rows; None where there is no mask."""
+    if not getattr(model, "inputs", None):
+        return None
+    stacked = isinstance(model, keras.Sequential)  # its `input` and `output` are those of its first call, if any
+    inputs, output = (model.inputs[0], model.outputs[0]) if stacked else (model.input, model.output)
+    if not isinstance(output, keras.KerasTensor) or get_keras_mask(output) is None:
+        return None
+    # The mask is an output as any other once it is asked for.
+    masks = keras.Model(inputs, get_keras_mask(output)).predict(x, verbose=0)
+    return np.asarray(masks, dtype=bool)
 
 
 _DRAW_BY_SEED = (
