@@ -3,14 +3,14 @@
 Run it with `python examples/guides/custom_tuner.py [folder]`; scikit-learn brings the data.
 """
 
+import manyfit as kt  # isort: skip  # before Keras: it chooses JAX
+
 import sys
 
 import keras
 import numpy as np
 from sklearn.datasets import load_breast_cancer
 from sklearn.preprocessing import StandardScaler
-
-import manyfit as kt
 
 FOLDER = sys.argv[1] if len(sys.argv) > 1 else "guides"
 

@@ -6,12 +6,12 @@ the project, and hands trials to its workers. On a Ray cluster the argument is `
 Run it with `python examples/guides/distributed_tuning.py [folder]`; scikit-learn brings the data.
 """
 
+import manyfit as kt  # isort: skip  # before Keras: it chooses JAX
+
 import sys
 
 import keras
 from sklearn.datasets import load_digits
-
-import manyfit as kt
 
 FOLDER = sys.argv[1] if len(sys.argv) > 1 else "guides"
 

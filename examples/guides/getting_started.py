@@ -3,13 +3,14 @@
 Run it with `python examples/guides/getting_started.py [folder]`; scikit-learn brings the data.
 """
 
+import manyfit as kt  # isort: skip  # before Keras: it chooses JAX
+# With `import keras_tuner as kt` here, run it under `python -m manyfit.compat`.
+
 import sys
 
 import keras
 import numpy as np
 from sklearn.datasets import load_digits
-
-import manyfit as kt  # with `import keras_tuner as kt`, run it under `python -m manyfit.compat`
 
 FOLDER = sys.argv[1] if len(sys.argv) > 1 else "guides"
 

@@ -3,12 +3,12 @@
 Run it with `python examples/guides/tailor_the_search_space.py [folder]`.
 """
 
+import manyfit as kt  # isort: skip  # before Keras: it chooses JAX
+
 import sys
 
 import keras
 import numpy as np
-
-import manyfit as kt
 
 FOLDER = sys.argv[1] if len(sys.argv) > 1 else "guides"
 ROWS = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")

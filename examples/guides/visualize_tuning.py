@@ -4,13 +4,13 @@ Run it with `python examples/guides/visualize_tuning.py [folder]`, then `tensorb
 `pip install manyfit[tensorboard]`.
 """
 
+import manyfit as kt  # isort: skip  # before Keras: it chooses JAX
+
 import sys
 from pathlib import Path
 
 import keras
 from sklearn.datasets import load_digits
-
-import manyfit as kt
 
 FOLDER = Path(sys.argv[1] if len(sys.argv) > 1 else "guides")
 

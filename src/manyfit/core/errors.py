@@ -7,6 +7,10 @@ The `Fatal*` and `FailedTrialError` names are KerasTuner's: raised inside a buil
 
 from __future__ import annotations
 
+import inspect
+import warnings
+from pathlib import Path
+
 
 class ManyfitError(Exception):
     """Base of all errors that Manyfit raises on purpose."""
@@ -74,3 +78,15 @@ def explain(where: str, got: object, allowed: str, instead: str) -> str:
     """
     shown = got if isinstance(got, str) else repr(got)
     return f"{where}: got {shown}. Allowed: {allowed}. {instead}"
+
+
+def warn_user(text: str) -> None:
+    """Warns, whatever `verbose` says, and names the user's line that led here, not one of ours.
+
+    Args:
+        text: what is wrong, and what to type instead.
+    """
+    ours, level, frame = str(Path(__file__).parents[1]), 1, inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(ours):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, UserWarning, stacklevel=level)

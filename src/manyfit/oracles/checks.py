@@ -9,8 +9,12 @@ from manyfit.core.causes import reason_of
 from manyfit.core.checks import whole_number, whole_number_or_none
 from manyfit.core.errors import ProjectError, SearchError, UsageError, explain
 from manyfit.core.records import Ending
+from manyfit.oracles.book import TrialBook
 from manyfit.oracles.trial import Trial
+from manyfit.schedulers.base import REPLACED_ENDINGS
 from manyfit.space.hyperparameters import HyperParameters
+
+_MOST_UNTRAINED = 100  # trials in a row that fail, are too large or run out of memory, where no `max_trials` ends them
 
 
 def check_limits(
@@ -106,24 +110,38 @@ def check_same_search(known: Mapping[str, object], asked: Mapping[str, object]) 
         )
 
 
-def check_failures(last: Sequence[Trial], limit: int) -> None:
-    """Gives up a search whose latest trials all ended with an exception.
+def failed_in_a_row(book: TrialBook, limit: int, *, is_endless: bool = False) -> list[Trial]:
+    """The latest trials that ended, if so many of them in a row failed that a search is to be given up; else none.
 
     Models that are too large or diverge say something about a configuration; three of them in a row are no reason to
-    give up.
+    give up. But where every model is too large, a search without `max_trials` would replace them for ever.
 
     Args:
-        last: the latest trials that ended.
-        limit: so many are too many.
+        book: the trials.
+        limit: so many exceptions in a row are too many.
+        is_endless: whether no `max_trials` ends the search.
+    """
+    rules = [(limit, frozenset({Ending.FAILED}))]
+    rules += [(_MOST_UNTRAINED, REPLACED_ENDINGS)] if is_endless else []
+    for number, endings in rules:
+        last = [book.trials[trial_id] for trial_id in book.ended[-number:]]
+        if len(last) == number and all(trial.has_ended and trial.ending in endings for trial in last):
+            return last
+    return []
+
+
+def check_failures(book: TrialBook, limit: int, *, is_endless: bool) -> None:
+    """Gives up a search whose latest trials all failed: see `failed_in_a_row`.
 
     Raises:
         SearchError: they all failed; the message counts the causes.
     """
-    if len(last) == limit and all(trial.has_ended and trial.ending is Ending.FAILED for trial in last):
+    if last := failed_in_a_row(book, limit, is_endless=is_endless):
+        instead = f"type max_consecutive_failed_trials={10 * limit}" if len(last) == limit else "set max_trials="
         raise SearchError(
-            f"Number of consecutive failures exceeded the limit of {limit}.\n{failure_report(last)}\n"
-            f"Allowed: fewer than {limit} trials in a row that fail. Mend the cause, or type "
-            f"max_consecutive_failed_trials={10 * limit} where the tuner is made.\n{last[-1].message}"
+            f"Number of consecutive failures exceeded the limit of {len(last)}.\n{failure_report(last)}\n"
+            f"Allowed: fewer than {len(last)} trials in a row that fail. Mend the cause, or {instead} "
+            f"where the tuner is made.\n{last[-1].message}"
         )
 
 

@@ -219,7 +219,7 @@ class Oracle(KerasTunerOracle):
         queue comes up short, the scheduler is told that the space is exhausted and asked once more: with nobody new to
         wait for it may promote paused trials that it would have let wait.
         """
-        jobs = self.scheduler.assign(self.book.progress(), count, self._limits())
+        jobs = self.scheduler.assign(self.book.progress(), count, self.limits())
         starts = [job for job in jobs if isinstance(job, Start)]
         proposals = self.proposals.next(len(starts)) if starts else []
         short = len(proposals) < len(starts)
@@ -265,7 +265,8 @@ class Oracle(KerasTunerOracle):
         width = 4 if self.max_trials is None else len(str(self.max_trials))
         return str(number).zfill(width)
 
-    def _limits(self) -> Limits:
+    def limits(self) -> Limits:
+        """What the scheduler is told of the limits of this search."""
         own = bool(self.overrides("populate_space"))
         return Limits(
             max_trials=self.max_trials,
@@ -358,8 +359,7 @@ class Oracle(KerasTunerOracle):
         self._retry_or_settle(trial)
         self.book.end(trial, space=self.hyperparameters.get_config(), **self.own_facts())
         self.ongoing_trials = {key: other for key, other in self.ongoing_trials.items() if other is not trial}
-        last = [self.trials[trial_id] for trial_id in self.book.ended[-self.max_consecutive_failed_trials :]]
-        check_failures(last, self.max_consecutive_failed_trials)
+        check_failures(self.book, self.max_consecutive_failed_trials, is_endless=self.max_trials is None)
 
     def pause_trial(self, trial: Trial) -> None:
         """Takes note that a trial has reached its target, and may be promoted later."""

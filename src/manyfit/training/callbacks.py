@@ -71,6 +71,33 @@ def copy_callbacks(
     return copies
 
 
+def too_few_epochs(callbacks: Sequence[object], epochs: object, *, are_given: bool) -> str | None:
+    """A sentence about callbacks that wait for more epochs than a trial has; None where there are none.
+
+    `fit` trains one epoch unless told otherwise, and so does `search`: with `EarlyStopping(patience=10)` and no
+    `epochs=` people get the best of one epoch each, and take it for the end of a training.
+
+    Args:
+        callbacks: the user's.
+        epochs: of a trial.
+        are_given: whether the user has said how many.
+    """
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.EarlyStopping | keras.callbacks.ReduceLROnPlateau):
+            continue
+        # The first epoch sets the value that the others are compared with; only then patience is counted.
+        least = getattr(callback, "start_from_epoch", 0) + max(callback.patience, 1) + 1
+        if isinstance(epochs, int) and epochs < least:
+            number = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+            since = "" if are_given else ", since epochs= is not given"
+            named = f"{type(callback).__name__}(patience={callback.patience})"
+            return (
+                f"search: each trial trains {number}{since}, and {named} "
+                f"can do nothing before epoch {least}. Type epochs={10 * least}, say, or a smaller patience."
+            )
+    return None
+
+
 def defines(callback: keras.callbacks.Callback, hook: str) -> bool:
     """Whether a callback does something in a hook.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from manyfit.core.causes import reason_of
-from manyfit.oracles import Oracle, Trial
+from manyfit.oracles import Oracle, Trial, endings
 from manyfit.oracles.replication import Replication
 from manyfit.report import terminal
 from manyfit.report.colours import is_rich, trial_line
@@ -115,3 +115,7 @@ def print_summary(oracle: Oracle, project_dir: str, num_trials: int, contenders:
         print(f"\nEpochs: {spent.epochs_spent} trained; {spent.epochs_full} without the scheduler.")
     if contenders is not None:
         print(f"\n{contenders.sentence()}")
+    elif oracle.compat != "keras_tuner" and (end := endings.EndOfSearch.kept(oracle.book.store)) is not None:
+        print(f"\n{end.sentence}")
+    if (mixed := endings.mixed_data(oracle)) is not None:
+        print(f"\n{mixed}")

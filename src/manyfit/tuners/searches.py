@@ -137,7 +137,8 @@ class BayesianOptimization(ReadySearch):
         hypermodel: see this module.
         objective: see this module.
         max_trials: see this module.
-        num_initial_points: trials before the model decides; None: dimensions + 1, between 3 and 5.
+        num_initial_points: trials before the model decides; None: dimensions + 1, between 3 and 8.
+            Trials of earlier searches count (`warm_start`).
         alpha: noise variance that is expected, relative to the objective's; the data decide.
         beta: None for expected improvement; a number for KerasTuner's confidence bound.
         *args: seed and so on, see this module.

@@ -9,16 +9,17 @@ from typing import Any
 import keras
 
 from manyfit.core import environment
-from manyfit.core.errors import UsageError, explain
+from manyfit.core.errors import UsageError, explain, warn_user
 from manyfit.core.records import Values
 from manyfit.data.arguments import check_data, check_fit_arguments
 from manyfit.data.call import Call
 from manyfit.data.folds import FoldPlan, fold_plan
-from manyfit.oracles import Oracle, Trial
+from manyfit.oracles import Oracle, Trial, endings
 from manyfit.schedulers import Scheduler
 from manyfit.store.predictions import Archive
 from manyfit.training import tensorboard
 from manyfit.training.base import Task, Trainer
+from manyfit.training.callbacks import too_few_epochs
 from manyfit.training.estimators import check_rows
 from manyfit.training.keras_settings import clear_session
 from manyfit.training.precision import sentence
@@ -30,7 +31,7 @@ from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, Rea
 from manyfit.tuners.keras_tuner.one_by_one import RETURNED
 from manyfit.tuners.keras_tuner.overrides import ModelTuner
 from manyfit.tuners.supply import SearchSupply
-from manyfit.tuners.trainers import TrainerChoice, Trainers, exploring_builds, may_fuse
+from manyfit.tuners.trainers import TrainerChoice, Trainers, exploring_builds, may_fuse, price_of_backend
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +108,9 @@ class PopulationTuner(ModelTuner):
         # Folds come first: whether there are validation rows, which the checks below ask, depends on them.
         call = Call(fit_args, fit_kwargs)
         folds = None if given is None else fold_plan(given, call)
+        self.oracle.set_epochs(fit_kwargs.get("epochs"))  # before the checks, which ask how long a trial is
         if self._trains_itself() and not overrides_fit(self.hypermodel):
-            known = given is not None or environment.written_for_keras_tuner  # there a trial tells what is missing
-            limit = self.oracle.scheduler.max_epochs
-            check_data(call, estimators=self._estimators, takes_texts=keras.backend.backend() == "tensorflow")
-            check_fit_arguments(call, self.oracle.objective, has_validation=known, max_epochs=limit)
-        self.oracle.set_epochs(fit_kwargs.get("epochs"))
+            self._check_call(call, has_folds=folds is not None)
         # A `run_trial` of the user's may ask for hyperparameters that no build shows: its proposals stay as they are.
         self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
         task = tensorboard.per_execution(self._make_task(fit_args, fit_kwargs))
@@ -127,6 +125,16 @@ class PopulationTuner(ModelTuner):
         # Of all trials: another process, or an error, may have come between a trial's end and what is deleted then.
         self._with_weights.update(self.oracle.trials)
         super().search(*fit_args, **fit_kwargs)
+
+    def _check_call(self, call: Call, *, has_folds: bool) -> None:
+        """Refuses what cannot be right, and warns of callbacks that a trial is too short for."""
+        known = has_folds or environment.written_for_keras_tuner  # there a trial tells what is missing
+        limit, given = self.oracle.scheduler.max_epochs, call.get("epochs")
+        check_data(call, estimators=self._estimators, takes_texts=keras.backend.backend() == "tensorflow")
+        check_fit_arguments(call, self.oracle.objective, has_validation=known, max_epochs=limit)
+        epochs = limit or (1 if given is None else given)
+        if said := too_few_epochs(call.callbacks, epochs, are_given=limit is not None or given is not None):
+            warn_user(said)
 
     @property
     def predictions_archive(self) -> Archive:
@@ -163,6 +171,9 @@ class PopulationTuner(ModelTuner):
         # "auto" picks a precision by device, which changes results: people have to see it.
         if said := sentence(self.model_options.precision):
             self._display.say(said)
+        might_fuse = self.population and not self._estimators and self.distribution_strategy is None
+        if might_fuse and (said := price_of_backend(in_workers=self.executor is not None)):
+            self._display.say(said)
         supply = SearchSupply(
             self.oracle,
             num_executions,
@@ -173,7 +184,8 @@ class PopulationTuner(ModelTuner):
             notes={CALLED: facts_of([task.call])},
         )
         trainer = self._trainer_for(task)
-        trainer.train(supply, task)
+        if not endings.is_complete(self.oracle):  # else data would be read, and workers started, for nothing
+            trainer.train(supply, task)
         # Taken down before they end: afterwards nobody knows which executions the trainer still holds.
         paused = [(trial.trial_id, index) for trial in self.oracle.book.paused() for index in trial.executions]
         supply.end_paused()

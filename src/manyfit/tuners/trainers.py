@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 
 import keras
@@ -61,6 +62,20 @@ def may_fuse(*, population: bool, estimators: bool, distributed: bool) -> bool:
     # Estimators have no training steps to share, and a `tf.distribute` strategy places variables by rules of its own.
     keras_on_jax = not estimators and keras.backend.backend() == "jax"
     return keras_on_jax and population and not distributed
+
+
+def price_of_backend(*, in_workers: bool) -> str | None:
+    """What a search on another backend than JAX does without, and what to type; None on JAX."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        return None
+    # Who has set the variable cannot be told to import Manyfit first: it leaves a choice of the user's alone.
+    first = "" if "KERAS_BACKEND" in os.environ else " import manyfit before Keras (and before tensorflow.keras), or"
+    where = " in each worker" if in_workers else ""
+    return (
+        f"Keras runs on {backend}, where trials train one after another{where}, through model.fit. On JAX they train "
+        f"together, as one compiled program:{first} set KERAS_BACKEND=jax before the program starts."
+    )
 
 
 def exploring_builds(fuses: bool) -> contextlib.AbstractContextManager[None]:

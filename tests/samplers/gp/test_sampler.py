@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -265,3 +266,24 @@ def test_alone_or_early_no_proposal_is_held_to_the_best_trial() -> None:
         best = GaussianProcessSampler().rank(space, history)[0].values
         for values in GaussianProcessSampler().propose(space, history, [], count, np.random.default_rng(3)):
             assert sum(values[name] == best[name] for name in best) < 4
+
+
+def test_trials_of_earlier_searches_count_towards_the_initial_ones() -> None:
+    space, rng = square_space(), np.random.default_rng(3)
+    points = [{"x": float(x), "y": float(y)} for x, y in rng.random((12, 2))]
+    earlier = [
+        dataclasses.replace(completed(values, number, bowl(values)), earlier=True)
+        for number, values in enumerate(points)
+    ]
+    sampler = GaussianProcessSampler(num_initial_points=10)
+    history = list(earlier)
+    for trial in range(3):
+        (values,) = sampler.propose(space, history, [], 1, np.random.default_rng([5, trial]))
+        history.append(completed(values, 100 + trial, bowl(values)))
+    tried = [each.values for each in history[len(earlier) :]]
+    assert tried == sorted(points, key=bowl)[:3], "its winners come first"
+    # Of ten initial points none is left: the model decides, and looks where it is good, not where the largest gap is.
+    (values,) = sampler.propose(space, history, [], 1, np.random.default_rng(7))
+    assert bowl(values) < 0.05
+    (gap,) = sampler.propose(space, history[len(earlier) :], [], 1, np.random.default_rng(7))
+    assert bowl(gap) > 0.1

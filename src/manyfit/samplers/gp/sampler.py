@@ -46,7 +46,7 @@ class GaussianProcessSampler(Sampler):
 
     Args:
         num_initial_points: trials before the model decides; None: dimensions + 1, at least 3 and at most 8. Trials
-            that are there already, whoever proposed them, count.
+            that are there already, whoever proposed them, count, and so do those of earlier searches.
         alpha: noise variance that is expected, relative to the variance of the objective: the centre of a wide
             prior; the data decide.
         beta: None for expected improvement. A number minimises the mean minus `beta` standard deviations instead,
@@ -116,7 +116,7 @@ class GaussianProcessSampler(Sampler):
         encoding = Encoding(space)
         # Everything from history, nothing from `self`: a new process has to propose what this one would have.
         proposals = ProposalBatch(encoding, completed, pending, self.beliefs)
-        start = self._num_initial(encoding)
+        start = self._num_initial(encoding, completed)
         while len(proposals.found) < count and len(proposals.points) < start:
             if not proposals.add_initial(rng):
                 return proposals.found
@@ -175,13 +175,15 @@ class GaussianProcessSampler(Sampler):
             return SeveralLosses(encoding, completed, self.constraints, noise=noise)
         return OneLoss(encoding, completed, self.constraints, noise=noise, beta=self.beta)
 
-    def _num_initial(self, encoding: Encoding) -> int:
-        if self.num_initial_points is not None:
-            return self.num_initial_points
+    def _num_initial(self, encoding: Encoding, completed: Sequence[Observation]) -> int:
+        """Trials of this search before the model decides: what those of earlier searches leave to be done."""
         # Of conditional spaces only what is active at the defaults: a tree of twenty switches is not a space of twenty
         # dimensions.
         typical = int(np.ceil(encoding.active(encoding.defaults()).sum())) if len(encoding) else 0
-        return min(max(typical + 1, 3), 8)
+        least = min(max(typical + 1, 3), 8) if self.num_initial_points is None else self.num_initial_points
+        num_earlier = sum(each.earlier and math.isfinite(each.loss) for each in completed)
+        # But their winners are tried first: without a trial of this search nothing says how much the others are worth.
+        return max(least - num_earlier, min(least, num_earlier, _NUM_TRANSFERRED))
 
     def _odds(self, encoding: Encoding, completed: Sequence[Observation], evidence: Evidence) -> list[Score]:
         """What a proposal has to be besides good: likely to get a score, likely to keep the constraints."""

@@ -67,6 +67,7 @@ class Session:
         self.rounds = Rounds(data, order_of=self._order_of)
         self.taken: collections.deque[Plan] = collections.deque()  # handed out, and not built yet
         self.many_taken = False  # as many as were asked for
+        self.has_more = True  # whether the supply had something when it was asked last
         self.expects_more = False  # further members may come that fill up the programs of those that wait
         self.idle: list[Member] = []  # members between two epochs
         self.ended: list[tuple[Member, bool]] = []
@@ -85,7 +86,8 @@ class Session:
         """
         try:
             self._admit()
-            while self.num_active or self.ended or self.taken:
+            # Until the supply has nothing: that all in hand has gone to the fallback is no end of a search.
+            while self.num_active or self.ended or self.taken or self.admission.num_waiting or self.has_more:
                 # Start first: while the programs run, this thread writes out what has ended and builds what comes next.
                 self.rounds.start(self._batches())
                 self._finish_ended()
@@ -135,7 +137,8 @@ class Session:
             if not self.taken:
                 self.taken.extend(self.supply.take(min(room, self.sizing.size)))
                 self.many_taken = len(self.taken) == self.sizing.size
-                self.expects_more = bool(self.taken) and self.independent
+                self.has_more = bool(self.taken)
+                self.expects_more = self.has_more and self.independent
                 if not self.taken:
                     return
             self.admission.admit(self.taken.popleft())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Callable
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from manyfit.core.environment import refuse_chief_and_workers
-from manyfit.core.errors import SearchError, UsageError, explain
+from manyfit.core.errors import ProjectError, SearchError, UsageError, explain, warn_user
 from manyfit.core.lifecycle import TrialState
 from manyfit.core.records import Values
 from manyfit.data.call import Call
+from manyfit.data.identity import fingerprints_of
 from manyfit.executors.base import Executor, MakeTrainer
-from manyfit.oracles import Oracle, Trial
+from manyfit.oracles import Oracle, Trial, endings
 from manyfit.oracles.checks import failure_report
 from manyfit.oracles.keras_tuner.files import read_project, write_project
 from manyfit.oracles.replication import Replication
@@ -218,17 +220,47 @@ class BaseTuner:
         """
         # The oracle's as well: oracles of KerasTuner's users print by it.
         self.verbose = self.oracle.verbose = fit_kwargs.get("verbose", 1)
+        work = endings.work_of(self.oracle)
+        if other_data := endings.notice_data(self.oracle, fingerprints_of(Call(fit_args, fit_kwargs))):
+            warn_user(other_data)  # whatever `verbose` says: a ranking of such scores is wrong
         # Before the clock: what a hook does to prepare does not count towards `max_seconds`.
         self.on_search_begin()
         self.oracle.start_clock()
         try:
             self._run_trials(fit_args, fit_kwargs)
+        except BaseException as error:
+            self._break_off(endings.broken_off(self.oracle, error))
+            raise
         finally:
             self.oracle.stop_clock()
-        if (contenders := self._replication()) is not None:
-            self._display.say(contenders.sentence())
+        self._end_search(has_run=endings.work_of(self.oracle) != work)
         self.on_search_end()
         self._check_any_completed()
+
+    def _end_search(self, *, has_run: bool) -> None:
+        """Keeps why a search ended, and says it."""
+        end, contenders = endings.end_of(self.oracle), self._replication()
+        if contenders is not None:  # these say themselves that the space is exhausted
+            before = "" if end.reason is endings.SearchEnd.EXHAUSTED else f"{end.sentence} "
+            end = endings.EndOfSearch(end.reason, f"{before}{contenders.sentence()}")
+        end.keep(self.store)
+        if not has_run:
+            self._display.say(endings.nothing_left(self.oracle, end))
+        elif self.oracle.compat != "keras_tuner" or contenders is not None:  # KerasTuner's searches end in silence
+            self._display.say(end.sentence)
+
+    def _break_off(self, end: endings.EndOfSearch) -> None:
+        """Keeps why a search was broken off. That the store cannot be written may be the very reason."""
+        with contextlib.suppress(ProjectError):
+            end.keep(self.store)
+        if end.reason is endings.SearchEnd.INTERRUPTED:
+            self._display.say(end.sentence)
+
+    @property
+    def ended_by(self) -> endings.SearchEnd | None:
+        """Why the latest search of this project ended: "max_trials", "exhausted", ...; None before the first end."""
+        end = endings.EndOfSearch.kept(self.store)
+        return None if end is None else end.reason
 
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         """Runs the trials of a search: here by `run_trial`, one after another, in this process or on the executor."""
@@ -239,7 +271,8 @@ class BaseTuner:
         # Kept: workers that have started serve the next search, too.
         if self._runner is None:
             self._runner = self._on_executor(make_run_trial)
-        self._runner.train(self.trial_supply(), task)
+        if not endings.is_complete(self.oracle):  # else workers would start for nothing
+            self._runner.train(self.trial_supply(), task)
 
     def _trial_steps(self, begin: Callable[[Trial], None]) -> TrialSteps:
         return TrialSteps(
