@@ -190,7 +190,7 @@ class Ensemble:
         """The cross-fitted gain of choosing and fitting over the single best member, in the metric's own unit."""
         return self.choice.gain if self.choice is not None else None
 
-    def predict(self, x: object, *, batch_size: int | None = None) -> Prediction:
+    def predict(self, x: FitData, *, batch_size: int | None = None) -> Prediction:
         """Predicts rows.
 
         On the JAX backend all Keras members run as one compiled program; elsewhere one after another.
@@ -200,8 +200,10 @@ class Ensemble:
             members that answer for every pixel or step, and a list or a dictionary for several outputs.
 
         Raises:
-            UsageError: a member with weight has no model.
+            UsageError: a member with weight has no model; x is a pipeline that cannot be read again for each member.
         """
+        if (rows := Rows.of(x)).kind.is_pipeline:
+            rows.require(Ability.AS_ARRAYS, "ensemble.predict(x)")
         size = batch_size if batch_size is not None else self.settings.batch_size
         found = self._program.predict(x, batch_size=size)
         if self.outputs.several:
