@@ -75,8 +75,8 @@ def two_outputs(names: Callable[..., Any]) -> Callable[[float], keras.Model]:
 class OwnStep(keras.Model):
     """An autoencoder that makes its own target of x."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
         self.inner = keras.Sequential([keras.Input((4,)), dense(3, "tanh"), dense(4, "linear")])
 
     def call(self, x):

@@ -320,7 +320,7 @@ def test_resume_in_another_process(tmp_path):
         assert name == case.name and len(scores) == 2
         assert scores == {trial.trial_id: trial.score for trial in here[name].oracle.trials.values()}
         assert weights == ensemble.weights
-        close(said, pooled(case, here[name], ensemble))
+        close([np.array(output) for output in said], pooled(case, here[name], ensemble))
 
 
 def test_the_page_shows_the_table_of_the_registry():
