@@ -121,7 +121,7 @@ class Cooling(keras.callbacks.Callback):
     ids=lambda one: type(one).__name__,
 )
 def test_rates_that_reacted_to_the_validation_are_replayed(tmp_path, capsys, population, callback):
-    call = {"callbacks": [callback, keras.callbacks.EarlyStopping(patience=9)], "epochs": 8}
+    call = {"callbacks": [callback, keras.callbacks.EarlyStopping(patience=7)], "epochs": 8}
     tuner = searched(tmp_path, population=population, call=call)
     [run] = tuner.oracle.get_best_trials(1)[0].executions.values()
     rates = rate_of_run(run.history, run.best_epoch + 1)

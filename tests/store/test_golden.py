@@ -43,12 +43,25 @@ def plain(facts):
     return json.loads(json.dumps(facts))
 
 
+def read_now(recorded, name):
+    """What was recorded of a project, without the epoch that its score, its weights and its state do not know.
+
+    Trial 2 of the Hyperband search was killed one epoch after it had gone on from its pause. 0.1.0 counted that epoch as
+    if the pause had come after it; since 0.2.0 the pause is where the state is, and the epoch runs again.
+    """
+    if name != "hyperband":
+        return recorded[name]
+    rows = [row | {"num_epochs": 1} if row["trial_id"] == "2" else row for row in recorded[name]["rows"]]
+    curves = [point for point in recorded[name]["curves"] if point["trial_id"] != "2" or point["epoch"] < 1]
+    return recorded[name] | {"rows": rows, "curves": curves}
+
+
 @pytest.mark.parametrize("name", ["bayesian", "hyperband", "asha"])
 def test_a_project_says_what_it_said(name, golden, capsys):
     folder, recorded = golden
     tuner = getattr(make, name)(folder)
     assert "Reloading Tuner from" in capsys.readouterr().out
-    assert plain(make.facts(tuner)) == {key: recorded[name][key] for key in make.facts(tuner)}
+    assert plain(make.facts(tuner)) == {key: read_now(recorded, name)[key] for key in make.facts(tuner)}
     tuner.close()
 
 

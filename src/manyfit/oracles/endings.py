@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from manyfit.core.lifecycle import TrialState
-from manyfit.oracles.book import Store
+from manyfit.oracles.book import Store, TrialBook
 from manyfit.oracles.checks import failed_in_a_row
 from manyfit.oracles.oracle import Oracle
 from manyfit.space.encoding import Encoding
@@ -51,9 +51,9 @@ class EndOfSearch:
     reason: SearchEnd
     sentence: str
 
-    def keep(self, store: Store) -> None:
-        """Stores it with the project, in place of how the search before ended."""
-        store.put(**{_STORED_AS: {"reason": self.reason, "sentence": self.sentence}})
+    def keep(self, book: TrialBook) -> None:
+        """Commits it, in place of how the search before ended."""
+        book.put(**{_STORED_AS: {"reason": self.reason, "sentence": self.sentence}})
 
     @classmethod
     def kept(cls, store: Store | None) -> EndOfSearch | None:

@@ -243,7 +243,7 @@ class BaseTuner:
         if contenders is not None:  # these say themselves that the space is exhausted
             before = "" if end.reason is endings.SearchEnd.EXHAUSTED else f"{end.sentence} "
             end = endings.EndOfSearch(end.reason, f"{before}{contenders.sentence()}")
-        end.keep(self.store)
+        end.keep(self.oracle.book)
         if not has_run:
             self._display.say(endings.nothing_left(self.oracle, end))
         elif self.oracle.compat != "keras_tuner" or contenders is not None:  # KerasTuner's searches end in silence
@@ -252,7 +252,7 @@ class BaseTuner:
     def _break_off(self, end: endings.EndOfSearch) -> None:
         """Keeps why a search was broken off. That the store cannot be written may be the very reason."""
         with contextlib.suppress(ProjectError):
-            end.keep(self.store)
+            end.keep(self.oracle.book)
         if end.reason is endings.SearchEnd.INTERRUPTED:
             self._display.say(end.sentence)
 
