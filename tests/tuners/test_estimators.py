@@ -13,6 +13,7 @@ import tiny
 from sklearn import datasets, linear_model, metrics, model_selection, neighbors, pipeline, preprocessing
 
 from manyfit.core.errors import UsageError
+from manyfit.store.predictions import Archive
 
 X, Y = (part[::2] for part in datasets.load_iris(return_X_y=True))
 ORDER = np.random.default_rng(0).permutation(len(X))
@@ -216,3 +217,29 @@ def test_what_a_splitter_needs_is_said_before_anything_is_trained(tmp_path, spli
     assert text in str(caught.value)
     tiny.four_parts(caught.value)
     assert not tuner.oracle.trials
+
+
+class Unwritable(linear_model.LogisticRegression):
+    """Holds something that cannot be written, such as a connection."""
+
+    def fit(self, x, y):
+        self.connection = lambda: None
+        return super().fit(x, y)
+
+
+@pytest.mark.parametrize("lacks", ["estimators", "predictions"])
+def test_what_cannot_be_kept_of_an_estimator_fails_no_trial(tmp_path, monkeypatch, capsys, lacks):
+    def no_room(*_):
+        raise OSError("no space left on device")
+
+    def build(hp):
+        kind = Unwritable if lacks == "estimators" else linear_model.LogisticRegression
+        return kind(C=hp.Choice("strength", [0.1, 1.0]))
+
+    if lacks == "predictions":
+        monkeypatch.setattr(Archive, "keep", no_room)
+    tuner = kt.GridSearch(build, "val_accuracy", seed=0, directory=tmp_path)
+    tuner.search(X[TRAIN], Y[TRAIN], validation_data=(X[TEST], Y[TEST]))
+    assert [trial.ending for trial in tuner.oracle.trials.values()] == ["completed"] * 2
+    assert capsys.readouterr().out.count(f"{lacks} could not be kept") == 1
+    assert len(tuner.results()) == 2 and (tuner.predictions_archive.labels() is not None)
