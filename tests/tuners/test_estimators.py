@@ -91,6 +91,33 @@ def test_named_classes_are_ensembled(searched):
     assert found["log_loss"].estimate < 1.0
     of_models = searched.ensemble(searched.get_best_models(2), X[TEST], NAMES[TEST], method="uniform")
     assert of_models.num_outputs == 3
+    with pytest.raises(UsageError, match="'rose'"):
+        ensemble.evaluate(X[TEST], ["rose"] * 25)
+
+
+def test_an_ensemble_answers_for_named_classes_as_its_members_do(searched, tmp_path):
+    fitted = [
+        pipeline.make_pipeline(preprocessing.StandardScaler(), linear_model.LogisticRegression(C=strength)).fit(
+            X[TRAIN], NAMES[TRAIN]
+        )
+        for strength in (0.1, 1.0)
+    ]
+    of_models = kt.Ensemble.fit(fitted, NAMES[TEST], x=X[TEST], method="uniform")
+    of_predictions = kt.Ensemble.fit([model.predict_proba(X[TEST]) for model in fitted], NAMES[TEST], method="uniform")
+    of_search = searched.ensemble(searched.get_best_models(2), X[TEST], NAMES[TEST], method="uniform")
+    of_search.save(tmp_path / "saved")
+    loaded = kt.Ensemble.load(tmp_path / "saved", trust=True)
+    for ensemble in (of_models, of_predictions, of_search, searched.ensemble(method="uniform"), loaded):
+        assert ensemble.classes == tuple(sorted(set(NAMES)))
+    for ensemble in (of_models, of_search, loaded):
+        [(name, found)] = [pair for pair in ensemble.evaluate(X[TEST], NAMES[TEST]).items() if pair[0] == "log_loss"]
+        told = ensemble.predict(X[TEST]).astype(float)
+        told /= told.sum(axis=1, keepdims=True)  # in single precision they sum to almost one
+        right = metrics.log_loss(NAMES[TEST], told, labels=list(ensemble.classes))
+        assert found == pytest.approx(right, rel=1e-4)
+        answers = np.array(ensemble.classes)[ensemble.predict(X[TEST]).argmax(axis=1)]
+        assert metrics.accuracy_score(NAMES[TEST].astype(str), answers) > 0.85
+        assert ensemble.evaluate(X[TEST], Y[TEST])[name] == found, "numbers of classes are taken as they were"
 
 
 @pytest.mark.parametrize(

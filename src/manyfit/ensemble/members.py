@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, UsageTypeError, explain
-from manyfit.data.rows import Rows
+from manyfit.data.classes import Classes, named_classes
+from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.outputs import Outputs, Prediction
 from manyfit.ensemble.problem import EPSILON
 
@@ -150,6 +151,40 @@ def model_bytes(model: Model) -> int:
 def _bytes_per_number(dtype: object) -> int:
     name = str(dtype)
     return 2 if name in ("float16", "bfloat16") else 1 if name in ("int8", "bool", "uint8") else 4
+
+
+def class_names(members: Sequence[EnsembleMember], y: FitData) -> Classes | None:
+    """The names of classes, in the order of the members' columns; None where classes are numbers.
+
+    Args:
+        members: those that are estimators say by `classes_` which column is which.
+        y: labels, whose names are sorted where no member says so.
+
+    Raises:
+        UsageError: members know different names, so that a column of one is not that of another.
+    """
+    told = [
+        (member, tuple(found.tolist()))
+        for member in members
+        for model in member.models
+        if isinstance(found := getattr(model, "classes_", None), np.ndarray)
+        and found.size
+        and all(isinstance(one, str) for one in found.flat)
+    ]
+    odd = next((member for member, names in told if names != told[0][1]), None)
+    if odd is not None:
+        raise UsageError(
+            explain(
+                f"Ensemble.fit, member {odd.name!r}",
+                f"other classes than those of {told[0][0].name!r}",
+                "members that were trained on the same classes",
+                "Train all of them on rows of every class.",
+            )
+        )
+    names = named_classes("Ensemble.fit(y)", y)
+    if told:
+        return Classes(told[0][1])
+    return None if names is None else Classes(sorted(set(names.tolist())))
 
 
 def model_predictions(model: Model, x: object, batch_size: int) -> Prediction:
