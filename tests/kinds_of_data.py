@@ -75,8 +75,8 @@ def two_outputs(names: Callable[..., Any]) -> Callable[[float], keras.Model]:
 class OwnStep(keras.Model):
     """An autoencoder that makes its own target of x."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
         self.inner = keras.Sequential([keras.Input((4,)), dense(3, "tanh"), dense(4, "linear")])
 
     def call(self, x):
@@ -230,7 +230,6 @@ CASES = [
         y=functools.partial(both, as_kinds),
         build=two_outputs(as_kinds),
         objective="val_kind_loss",
-        labelled=False,
         equals="several outputs",
     ),
     Case(
@@ -239,7 +238,6 @@ CASES = [
         y=functools.partial(both, listed),
         weight=lambda part: [W[part], W[part] ** 2],
         build=two_outputs(listed),
-        labelled=False,
         equals="weights per output",
     ),
     Case("x only", kinds.NUMPY, y=lambda part: None, build=own_step, labelled=False, equals="x only"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +25,12 @@ from kinds_of_data import (
     VALID,
     WHOLE,
     Case,
+    OwnStep,
     W,
+    X,
     Y,
     close,
     new_tuner,
-    own_step,
     plain,
     plain_scores,
     predicted,
@@ -155,53 +160,105 @@ def test_retrain_on_other_data(searched):
     retrained_equals(case, tuner, model)
 
 
-def test_evaluate_predict_and_load(searched, tmp_path):
+def test_evaluate(searched):
     case, tuner = searched
-    model = tuner.get_best_models(1)[0]
     best = tuner.oracle.get_best_trials(1)[0]
-    right = predicted(case, plain(case.equals, rate_of(best), *FIRST))
     x, *rest = case.given(ALL)
     weights = {"sample_weight": rest.pop()} if len(rest) > 1 else {}
-    found = tuner.evaluate(x, *rest, models=model, **weights, **case.steps(ALL, "steps"))
+    found = tuner.evaluate(x, *rest, models=tuner.get_best_models(1), **weights, **case.steps(ALL, "steps"))
     scores = {name: interval.estimate for name, interval in next(iter(found.scores.values())).items()}
     whole = plain_scores(case.equals, rate_of(best), FIRST, WHOLE)
     close([scores[name] for name in sorted(scores)], [whole[name] for name in sorted(scores)])
     assert found.num_rows == (None if case.kind is kinds.ENDLESS_GENERATOR else NUM_ROWS)
+
+
+def test_predict_save_and_load(searched, tmp_path):
+    case, tuner = searched
+    model = tuner.get_best_models(1)[0]
+    right = predicted(case, plain(case.equals, rate_of(tuner.oracle.get_best_trials(1)[0]), *FIRST))
     x, *_ = case.given(ALL)
     close(model.predict(x, verbose=0, **case.steps(ALL, "steps")), right)
-    if case.build is not own_step:  # a class of a test's own is not registered
-        model.save(tmp_path / "model.keras")
-        again = keras.models.load_model(tmp_path / "model.keras")
-        close(again.predict(case.parts(ALL)[0], verbose=0), right)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras", custom_objects={"OwnStep": OwnStep})
+    close(again.predict(case.parts(ALL)[0], verbose=0), right)
 
 
-def members_are_right(case: Case, tuner: kt.Tuner, ensemble: Any) -> list[np.ndarray]:
-    """Compares the members' models with those of `model.fit`; what these say of all rows."""
-    said = []
-    for member in ensemble.members:
-        rate = rate_of(tuner.oracle.get_trial(member.name.split()[1]))
-        said.append(predicted(case, plain(case.equals, rate, *FIRST)))
-        for model in member.models:
-            close(model.predict(case.parts(ALL)[0], verbose=0), said[-1])
-    return said
+def test_kept_predictions(searched):
+    case, tuner = searched
+    archive = tuner.predictions_archive
+    if not case.can("keep_predictions=True"):
+        assert archive.labels() is None
+        return
+    for trial in tuner.oracle.trials.values():
+        right = predicted(case, plain(case.equals, rate_of(trial), *FIRST))
+        # In half precision, and of pipelines in the order of what is in the rows.
+        close(in_order(archive.get(trial.trial_id, [0]).predictions), in_order(right, VALID), 2e-3)
+    close(in_order(archive.labels().y), in_order(case.y(VALID)))
 
 
-def test_ensemble(searched):
+def in_order(arrays: Any, rows: slice = ALL) -> list[np.ndarray]:
+    return [np.sort(np.asarray(array)[rows], axis=0) for array in keras.tree.flatten(arrays)]
+
+
+@pytest.fixture(scope="module")
+def ensembled(searched) -> kt.Ensemble:
+    """From what the search kept; where it keeps nothing, from the same rows as arrays."""
+    case, tuner = searched
+    if case.can("ensemble()"):
+        return tuner.ensemble(method="uniform")
+    x, y = case.x(ALL), case.y(ALL)
+    return tuner.ensemble(tuner.get_best_models(2), x, x if y is None else y, method="uniform")
+
+
+def pooled(case: Case, tuner: kt.Tuner, ensemble: kt.Ensemble) -> list[np.ndarray]:
+    """What the models of `model.fit` say of all rows, output by output, weighed as the ensemble weighs its members."""
+    said = [keras.tree.flatten(right) for right in right_answers(case, tuner, ensemble)]
+    weights = list(ensemble.weights.values())
+    return [np.tensordot(weights, np.stack(outputs), 1) for outputs in zip(*said, strict=True)]
+
+
+def right_answers(case: Case, tuner: kt.Tuner, ensemble: kt.Ensemble) -> list[Any]:
+    """What `model.fit`'s models of the members' hyperparameters say of all rows."""
+    rates = [rate_of(tuner.oracle.get_trial(member.name.split()[1])) for member in ensemble.members]
+    return [predicted(case, plain(case.equals, rate, *FIRST)) for rate in rates]
+
+
+def test_ensemble(searched, ensembled):
     case, tuner = searched
     if not case.can("ensemble()"):
         refused(lambda: tuner.ensemble(method="uniform"), tuner)
         return
-    ensemble = tuner.ensemble(method="uniform")
-    said = members_are_right(case, tuner, ensemble)
-    for member, right in zip(ensemble.members, said, strict=True):
-        # In half precision, and of pipelines in the order of what is in the rows.
-        close(np.sort(member.predictions, axis=0), np.sort(right[VALID], axis=0), 2e-3)
+    for member, right in zip(ensembled.members, right_answers(case, tuner, ensembled), strict=True):
+        close(in_order(member.predictions), in_order(right, VALID), 2e-3)
+
+
+def test_ensemble_predicts(searched, ensembled):
+    case, tuner = searched
+    x, *_ = case.given(ALL)
+    if not case.can("ensemble.predict(x)"):
+        refused(lambda: ensembled.predict(x), tuner)
+        return
+    close(ensembled.predict(x), pooled(case, tuner, ensembled))
+
+
+def test_ensemble_evaluates(searched, ensembled):
+    case, tuner = searched
     x, *rest = case.given(ALL)
-    whole = ensemble.predict(case.parts(ALL)[0])
-    close(ensemble.predict(x), whole)
+    if not case.can("ensemble.evaluate(x, y)"):
+        refused(lambda: ensembled.evaluate(x, *rest), tuner)
+        return
     weight = [W] if case.equals == "weights" and case.pipeline is not None else []  # those of a pipeline go along
-    found = keras.losses.BinaryCrossentropy()(Y, whole.reshape(Y.shape), *weight)
-    close(ensemble.evaluate(x, *rest[:1])["loss"], float(found))
+    kind, *size = pooled(case, tuner, ensembled)
+    right = float(keras.losses.BinaryCrossentropy()(Y, kind.reshape(Y.shape), *weight))
+    right += sum(float(keras.losses.MeanSquaredError()(X[:, :2], one)) for one in size)
+    close(ensembled.evaluate(x, *rest[:1])["loss"], right)
+
+
+def test_ensemble_is_saved_and_loaded(searched, ensembled, tmp_path):
+    case, tuner = searched
+    ensembled.save(tmp_path / "ensemble")
+    again = kt.Ensemble.load(tmp_path / "ensemble", custom_objects={"OwnStep": OwnStep})
+    close(again.predict(case.x(ALL)), pooled(case, tuner, ensembled))
 
 
 def test_ensemble_on_other_rows(searched):
@@ -212,7 +269,7 @@ def test_ensemble_on_other_rows(searched):
         refused(lambda: tuner.ensemble(models, x, *rest[:1], method="uniform"), tuner)
         return
     ensemble = tuner.ensemble(models, x, *rest[:1], method="uniform")
-    for member, right in zip(ensemble.members, members_are_right(case, tuner, ensemble), strict=True):
+    for member, right in zip(ensemble.members, right_answers(case, tuner, ensemble), strict=True):
         close(member.predictions, right)
 
 
@@ -223,6 +280,47 @@ def test_resume(searched):
     trials = list(again.oracle.trials.values())
     close([trial.score for trial in trials], [tuner.oracle.get_trial(trial.trial_id).score for trial in trials])
     assert len(trials) == 2
+
+
+ELSEWHERE = """
+import json, sys
+from kinds_of_data import ALL, CASES, new_tuner, search
+import keras
+for case in CASES:
+    if (name := case.name) in sys.argv[2:]:
+        tuner = new_tuner(case, f"{sys.argv[1]}/{name}")
+        search(tuner, case)
+        ensemble = tuner.ensemble(method="uniform")
+        said = [output.tolist() for output in keras.tree.flatten(ensemble.predict(case.given(ALL)[0]))]
+        scores = {trial.trial_id: trial.score for trial in tuner.oracle.trials.values()}
+        print("told", json.dumps([name, scores, ensemble.weights, said]))
+"""
+
+
+def test_resume_in_another_process(tmp_path):
+    """A new process reads what was finished, and its ensemble of what was kept is the one of this process."""
+    cases = [case for case in CASES if case.name in ("arrays", "several outputs", "PyDataset")]
+    here = {case.name: new_tuner(case, tmp_path / case.name) for case in cases}
+    for case in cases:
+        search(here[case.name], case)
+        here[case.name].close()
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(tmp_path), *here],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line.removeprefix("told ")) for line in done.stdout.splitlines() if line.startswith("told ")]
+    assert len(told) == len(cases)
+    for case, (name, scores, weights, said) in zip(cases, told, strict=True):
+        ensemble = here[name].ensemble(method="uniform")
+        assert name == case.name and len(scores) == 2
+        assert scores == {trial.trial_id: trial.score for trial in here[name].oracle.trials.values()}
+        assert weights == ensemble.weights
+        close([np.array(output) for output in said], pooled(case, here[name], ensemble))
 
 
 def test_the_page_shows_the_table_of_the_registry():

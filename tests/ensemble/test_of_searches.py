@@ -115,7 +115,7 @@ def test_refit_retrains_every_seed_with_weight_and_leaves_the_rest(tmp_path, dat
 
 
 def test_stopped_trials_keep_their_predictions_too(tmp_path, data):
-    tuner = search(tmp_path, data, scheduler=kt.ASHA(max_epochs=3, min_epochs=1), max_trials=4, epochs=None)
+    tuner = search(tmp_path, data, scheduler=kt.ASHA(max_epochs=3, min_epochs=1), max_trials=4, epochs=3)
     assert {trial.ending for trial in tuner.oracle.trials.values()} == {"completed", "stopped"}
     assert all(tuner.predictions_archive.get(trial_id, [0]) is not None for trial_id in tuner.oracle.trials)
 
@@ -129,7 +129,8 @@ def test_seeds_of_one_configuration_are_offered_and_flagged(tmp_path, data):
 
 def test_predictions_of_other_rows_are_an_error(tmp_path, data):
     search(tmp_path, data, max_trials=1).close()
-    tuner = search(tmp_path, data, max_trials=2, rows=slice(70, 120))
+    with pytest.warns(UserWarning, match="other validation rows"):
+        tuner = search(tmp_path, data, max_trials=2, rows=slice(70, 120))
     with pytest.raises(UsageError, match="kept predictions of other rows") as caught:
         tuner.ensemble()
     tiny.four_parts(caught.value)
@@ -178,3 +179,112 @@ def test_shared_rows_match_repeated_ones_in_turn():
     rows = shared_rows([first, second])
     np.testing.assert_array_equal(first[rows[0]], second[rows[1]])
     assert sorted(first[rows[0]].tolist()) == [4, 4, 6]
+
+
+def two_questions(hp):
+    """One dictionary of outputs: a class, and a value."""
+    inputs = keras.Input((3,))
+    hidden = keras.layers.Dense(4, "tanh")(inputs)
+    outputs = {"kind": keras.layers.Dense(1, "sigmoid")(hidden), "size": keras.layers.Dense(2)(hidden)}
+    model = keras.Model(inputs, outputs)
+    losses = {"kind": "binary_crossentropy", "size": "mse"}
+    model.compile(keras.optimizers.SGD(hp.Float("rate", 0.01, 0.5)), losses, loss_weights={"kind": 1.0, "size": 0.5})
+    return model
+
+
+@pytest.fixture(scope="module")
+def answered(data):
+    return data[0], {"kind": data[1], "size": data[0][:, :2]}
+
+
+@pytest.fixture(scope="module")
+def of_two_questions(tmp_path_factory, answered):
+    x, y = answered
+    tuner = kt.RandomSearch(two_questions, "val_loss", max_trials=3, seed=0, directory=tmp_path_factory.mktemp("two"))
+    held_out = {name: part[60:] for name, part in y.items()}
+    train = {name: part[:60] for name, part in y.items()}
+    tuner.search(x[:60], train, epochs=2, validation_data=(x[60:], held_out), verbose=0)
+    return tuner
+
+
+def test_several_outputs_from_search_to_a_saved_ensemble(of_two_questions, answered, tmp_path, monkeypatch):
+    x, y = answered
+    tuner = kt.RandomSearch(two_questions, "val_loss", max_trials=3, seed=0, directory=of_two_questions.directory)
+    with monkeypatch.context() as patch:  # a reopened project has neither data nor models, but what was kept
+        patch.setattr(keras.Model, "predict", lambda *args, **kwargs: pytest.fail("predicted"))
+        patch.setattr(keras.Model, "fit", lambda *args, **kwargs: pytest.fail("trained"))
+        ensemble = tuner.ensemble(method="uniform")
+    used = [(member, ensemble.weights[member.name]) for member in ensemble.members if ensemble.weights[member.name] > 0]
+    told, right = ensemble.predict(x), {"kind": 0.0, "size": 0.0}
+    for member, weight in used:
+        for name, output in member.models[0].predict(x, verbose=0).items():
+            np.testing.assert_allclose(member.predictions[name], output[60:], rtol=4e-3, atol=4e-3)
+            right[name] = right[name] + weight * output
+    for name, output in right.items():
+        np.testing.assert_allclose(told[name], output, atol=1e-5)
+    loss = keras.losses.BinaryCrossentropy()(y["kind"][:, None], right["kind"])
+    loss = loss + 0.5 * keras.losses.MeanSquaredError()(y["size"], right["size"])
+    assert ensemble.evaluate(x, y)["loss"] == pytest.approx(float(loss), rel=1e-4)
+    ensemble.save(tmp_path / "ensemble")
+    again = kt.Ensemble.load(tmp_path / "ensemble").predict(x)
+    for name, output in right.items():
+        np.testing.assert_allclose(again[name], output, atol=1e-5)
+
+
+def test_trials_with_several_outputs_that_add_to_each_other_are_retrained(of_two_questions, answered):
+    models = of_two_questions.retrain(top=2, diverse=True, epochs=1, verbose=0)
+    assert len({of_two_questions.model_origins[model] for model in models}) == 2
+    ensemble = of_two_questions.ensemble(models, method="uniform")
+    assert [member.model for member in ensemble.members] == models
+    assert set(ensemble.predict(answered[0][:4])) == {"kind", "size"}
+
+
+@pytest.mark.parametrize("keep_predictions", [True, False])
+def test_folds_of_models_with_several_outputs(tmp_path, answered, keep_predictions):
+    x, y = answered
+    options = {"max_trials": 1, "seed": 0, "directory": tmp_path, "keep_predictions": keep_predictions}
+    tuner = kt.RandomSearch(two_questions, "val_loss", **options)
+    tuner.search(x, y, epochs=1, cross_validation=2, verbose=0)
+    (trial,) = tuner.oracle.trials.values()
+    (member,) = tuner.ensemble(method="uniform").members
+    for execution in range(2):
+        held_out = tuner.latest_search.folds.folds.split(execution).validation
+        for name, right in tuner.load_model(trial, execution).predict(x[held_out], verbose=0).items():
+            np.testing.assert_allclose(member.predictions[name][held_out], right, rtol=4e-3, atol=4e-3)
+
+
+def test_validation_rows_without_targets_are_called_so(tmp_path, data):
+    def mirror(hp):
+        model = Mirror()
+        model.compile(keras.optimizers.SGD(hp.Float("rate", 0.01, 0.1)))
+        return model
+
+    x = data[0]
+    tuner = kt.RandomSearch(mirror, "val_loss", max_trials=2, seed=0, directory=tmp_path)
+    tuner.search(x[:60], epochs=1, validation_data=(x[60:],), verbose=0)
+    with pytest.raises(UsageError, match="validation rows without targets") as caught:
+        tuner.ensemble()
+    tiny.four_parts(caught.value)
+    models = tuner.get_best_models(2)
+    assert tuner.ensemble(models, x=x[60:], y=x[60:]).predict(x[:2]).shape == (2, 3), "what the error says to type"
+
+
+class Mirror(keras.Model):
+    """An autoencoder that compares its answer with x by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.inner(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean((x - y_pred) ** 2)
+
+
+def test_a_pipeline_that_only_the_first_member_could_read_is_refused(tmp_path, data):
+    ensemble = search(tmp_path, data).ensemble(method="uniform")
+    with pytest.raises(UsageError, match=r"ensemble\.predict\(x\)") as caught:
+        ensemble.predict(batch for batch in np.split(data[0], 2))
+    tiny.four_parts(caught.value)

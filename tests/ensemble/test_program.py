@@ -81,6 +81,17 @@ def test_double_precision_and_other_rows_than_arrays():
     np.testing.assert_allclose(program.predict(tensor, batch_size=64)[0], models[0].predict(X, verbose=0), atol=1e-6)
 
 
+def test_inputs_within_inputs():
+    def deep(seed):
+        keras.utils.set_random_seed(seed)
+        one, other, third = keras.Input((6,)), keras.Input((6,)), keras.Input((6,), name="c")
+        joined = keras.layers.Concatenate()([one, other, third])
+        return keras.Model({"deep": {"a": one, "b": [other]}, "c": third}, keras.layers.Dense(2)(joined))
+
+    program = check([deep(seed) for seed in range(3)], {"deep": {"a": X, "b": [2 * X]}, "c": X.astype("float64")})
+    assert program.compiled and program.group_sizes == [3]
+
+
 def test_layers_that_cannot_be_traced_run_by_themselves():
     @keras.saving.register_keras_serializable("manyfit_tests")
     class Stubborn(keras.layers.Layer):

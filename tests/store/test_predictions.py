@@ -5,7 +5,8 @@ import pytest
 
 from manyfit.core.errors import UsageError
 from manyfit.data.identity import row_identities
-from manyfit.store.predictions import pack, unpack
+from manyfit.data.kinds import leaves, map_leaves
+from manyfit.store.predictions import Archive, Labels, pack, unpack
 
 
 def test_log_loss_survives_half_precision():
@@ -32,6 +33,39 @@ def test_broken_predictions_stay_broken():
     p = np.array([[0.5], [np.nan], [np.inf]])
     kept = unpack(pack(p, row_identities(np.arange(3))))
     assert np.isfinite(kept.predictions[:, 0]).tolist() == [True, False, False]
+
+
+def test_several_outputs_come_back_in_their_structure(tmp_path):
+    rng = np.random.default_rng(0)
+    said = {"deep": [rng.random((40, 3, 2)), rng.normal(size=40) * 1e4], "kind": rng.random((40, 1))}
+    ids = row_identities(np.arange(40))
+    archive = Archive(tmp_path)
+    first, second = np.arange(30), np.arange(10, 40)
+    for execution, rows in enumerate((first, second)):
+        part = map_leaves(lambda output, rows=rows: output[rows] + 0.1 * (rows[0] > 0), said)
+        archive.keep("0", execution, part, ids[rows], rows)
+    kept = archive.get("0", [0, 1])
+    np.testing.assert_array_equal(kept.rows, np.arange(40))
+    assert [list(kept.predictions), type(kept.predictions["deep"])] == [["deep", "kind"], list]
+    share = np.repeat([0, 0.05, 0.1], [10, 20, 10])  # the mean of both executions, where both predicted
+    for told, right in zip(leaves(kept.predictions), leaves(said), strict=True):
+        right = right.reshape(40, *told.shape[1:])
+        added = share.reshape(-1, *[1] * (right.ndim - 1))
+        np.testing.assert_allclose(told, right + added, rtol=2e-3, atol=2e-3 * right.std())
+    # Two bytes for each of eight numbers of a row: the cap counts all outputs together.
+    small = unpack(pack(said, ids, max_bytes=160))
+    assert {len(output) for output in leaves(small.predictions)} == {10} == {len(small.rows)}
+
+
+def test_targets_and_weights_come_back_in_their_structure(tmp_path):
+    archive = Archive(tmp_path)
+    y = {"kind": np.array([1, 0, 1]), "size": np.ones((3, 2))}
+    archive.keep_labels(Labels(np.arange(3, dtype=np.uint64), y, [np.array([1.0, 2.0, 3.0]), None]))
+    told = archive.labels().take(np.array([2, 0]))
+    assert list(told.y) == ["kind", "size"]
+    np.testing.assert_array_equal(told.y["kind"], [1, 1])
+    np.testing.assert_array_equal(told.sample_weight[0], [3, 1])
+    assert told.y["size"].shape == (2, 2) and told.sample_weight[1] is None
 
 
 def test_the_cap_keeps_the_same_rows_of_every_trial():

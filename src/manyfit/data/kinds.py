@@ -34,7 +34,7 @@ class Ability(enum.Enum):
     JOINED = "arrays, whose rows can be joined"
     AS_ARRAYS = "arrays, or a pipeline that ends and can be read again"
     READ_AGAIN = "data that can be read again"
-    LABELLED = "rows with one array of targets"
+    LABELLED = "rows with targets"
 
 
 def _taken(array: FitData, rows: Indices) -> FitData:
@@ -282,25 +282,35 @@ class Step:
 
     name: str  # as it is typed
     needs: frozenset[Ability] = frozenset()
+    otherwise: str = "refused"  # what comes of data that are not
 
+
+_TOLD_APART = frozenset({Ability.AS_ARRAYS, Ability.LABELLED})
 
 #: What the columns of the table are. `Rows.require` is asked for these abilities by the code of each step.
 STEPS = (
     Step("search(...)", frozenset({Ability.READ_AGAIN})),
     Step("search(cross_validation=3)", frozenset({Ability.TAKEN})),
+    Step("keep_predictions=True", _TOLD_APART, "none kept"),
+    Step("search(...) in another process", frozenset({Ability.READ_AGAIN})),
     Step("confirm()", frozenset({Ability.READ_AGAIN})),
     Step("confirm(cross_validation=3)", frozenset({Ability.TAKEN, Ability.JOINED})),
     Step("retrain()", frozenset({Ability.JOINED})),
     Step("retrain(x, y)", frozenset({Ability.READ_AGAIN})),
     Step("evaluate(x, y)"),
-    Step("ensemble()", frozenset({Ability.AS_ARRAYS, Ability.LABELLED})),
-    Step("ensemble(models, x, y)", frozenset({Ability.AS_ARRAYS, Ability.LABELLED})),
+    Step("model.predict(x)"),
+    Step("model.save(file)", frozenset({Ability.READ_AGAIN})),
+    Step("ensemble()", _TOLD_APART),
+    Step("ensemble(models, x, y)", _TOLD_APART),
+    Step("ensemble.predict(x)", frozenset({Ability.AS_ARRAYS})),
+    Step("ensemble.evaluate(x, y)", _TOLD_APART),
+    Step("ensemble.save(folder)", frozenset({Ability.AS_ARRAYS})),
 )
 
 
 #: Arrays of any kind that lack something all the same: `Rows.can` finds it out.
 FORMS = {
-    "y a dict, list or tuple of several outputs": _ARRAY - {Ability.LABELLED},
+    "y a dict, list or tuple of several outputs": _ARRAY,
     "x alone, without y": _ARRAY - {Ability.LABELLED},
 }
 
@@ -309,7 +319,9 @@ def table() -> str:
     """Kinds of data by steps, as Markdown: what works, and what is refused before anything is trained."""
     shown = {kind.name: kind.can for kind in KINDS if kind not in (NUMBERS, RAGGED, ADAPTER, UNKNOWN)} | FORMS
     lines = [["data", *(f"`{step.name}`" for step in STEPS)], ["---"] * (len(STEPS) + 1)]
-    lines += [[name, *("yes" if step.needs <= can else "refused" for step in STEPS)] for name, can in shown.items()]
+    lines += [
+        [name, *("yes" if step.needs <= can else step.otherwise for step in STEPS)] for name, can in shown.items()
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -385,6 +397,17 @@ def map_leaves(function: Callable[..., FitData], data: FitData, *others: FitData
         raise ValueError(f"other numbers of arrays than {len(data)}")
     parts = [map_leaves(function, *together) for together in zip(data, *others, strict=True)]
     return type(data)(*parts) if hasattr(data, "_fields") else type(data)(parts)  # a named tuple takes its fields
+
+
+def as_arrays(data: FitData) -> FitData:
+    """Nested data of the same structure, with a NumPy array in place of each array.
+
+    Example:
+
+    >>> as_arrays({"a": [1, 2]})
+    {'a': array([1, 2])}
+    """
+    return map_leaves(lambda leaf: kind_of(leaf).as_array(leaf), data)
 
 
 def unpacked(batch: FitData) -> tuple[FitData, FitData, FitData]:

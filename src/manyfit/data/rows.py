@@ -26,6 +26,7 @@ from manyfit.data.kinds import (
     FitData,
     Indices,
     Kind,
+    as_arrays,
     is_nested,
     kind_of,
     leaves,
@@ -138,7 +139,7 @@ class Rows:
         if ability is Ability.AS_ARRAYS and self.num_batches == math.inf:
             return False
         if ability is Ability.LABELLED and not self.kind.is_pipeline:
-            return self.y is not None and not is_nested(self.y)
+            return self.y is not None
         return ability in self.kind.can
 
     def require(self, ability: Ability, where: str, instead: str | None = None) -> None:
@@ -219,7 +220,7 @@ class Rows:
         batches: list[tuple[FitData, ...]] = []
         num_bytes = 0
         for batch in self._batches():
-            batches.append(tuple(map(_as_arrays, unpacked(batch))))
+            batches.append(tuple(map(as_arrays, unpacked(batch))))
             num_bytes += sum(array.nbytes for part in batches[-1] for array in leaves(part))
             if num_bytes > max_bytes:
                 got, allowed = f"{self.describe()} of more than {max_bytes:,} bytes", "rows that fit into memory"
@@ -274,10 +275,6 @@ def _joined(one: FitData, other: FitData) -> FitData:
 def _cannot_join(where: str, got: str) -> UsageError:
     allowed = "x=, y= and weights with training and validation rows, or parts of one structure"
     return UsageError(explain(where, got, allowed, "Pass x=, y= and sample_weight= of all rows."))
-
-
-def _as_arrays(part: FitData) -> FitData:
-    return map_leaves(lambda leaf: kind_of(leaf).as_array(leaf), part)
 
 
 def _places(part: FitData, place: str = "") -> Iterator[tuple[str, FitData]]:

@@ -197,7 +197,7 @@ class Ensemble:
         """The cross-fitted gain of choosing and fitting over the single best member, in the metric's own unit."""
         return self.choice.gain if self.choice is not None else None
 
-    def predict(self, x: object, *, batch_size: int | None = None) -> Prediction:
+    def predict(self, x: FitData, *, batch_size: int | None = None) -> Prediction:
         """Predicts rows.
 
         On the JAX backend all Keras members run as one compiled program; elsewhere one after another.
@@ -208,10 +208,11 @@ class Ensemble:
             the order of `classes`; one column for two classes is the probability of the second.
 
         Raises:
-            UsageError: a member with weight has no model.
+            UsageError: a member with weight has no model; x is a pipeline that cannot be read again for each member.
         """
-        size = batch_size if batch_size is not None else self.settings.batch_size
-        found = self._program.predict(x, batch_size=size)
+        if (rows := Rows.of(x)).kind.is_pipeline:
+            rows.require(Ability.AS_ARRAYS, "ensemble.predict(x)")
+        found = self._program.predict(x, batch_size=self.settings.batch_size if batch_size is None else batch_size)
         if self.outputs.several:
             flat = np.stack([self.outputs.flat(one) for one in found]).astype(np.float64)
             return self.outputs.structured(self.pool.combine(flat, self.task).astype(np.float32))
@@ -443,8 +444,7 @@ class Ensemble:
             UsageError: no student was given and the best member is no Keras model.
         """
         best = self._best_used()
-        if student is None:
-            student = distillation.student_like(best)
+        student = distillation.student_like(best) if student is None else student
         settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
         soft = self.predict(x)
         distillation.train_student(student, x, soft, self.task, self.outputs, **settings)

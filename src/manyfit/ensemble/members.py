@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, UsageTypeError, explain
 from manyfit.data.classes import Classes, named_classes
-from manyfit.data.rows import FitData, Rows
-from manyfit.ensemble.outputs import Outputs, Prediction
+from manyfit.data.kinds import FitData, map_leaves
+from manyfit.data.rows import Rows
+from manyfit.ensemble.outputs import Prediction
 from manyfit.ensemble.problem import EPSILON
 
 if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept predictions does not need it
@@ -93,13 +94,10 @@ class EnsembleMember:
 
 def mean_of(predictions: Sequence[Prediction]) -> Prediction:
     """The mean of several models' predictions, output by output."""
-    first = predictions[0]
     if len(predictions) == 1:
-        return first
-    if not isinstance(first, Mapping | list | tuple):
-        return np.mean([np.asarray(one) for one in predictions], axis=0)
-    outputs = Outputs.of(first)
-    return outputs.structured(np.mean([outputs.flat(one) for one in predictions], axis=0))
+        return predictions[0]
+    mean: Prediction = map_leaves(lambda *outputs: np.mean(outputs, axis=0), *predictions)
+    return mean
 
 
 def is_keras(model: object) -> TypeGuard[keras.Model]:
@@ -215,14 +213,13 @@ def model_predictions(model: Model, x: object, batch_size: int) -> Prediction:
 
 def _keras_answer(model: keras.Model, x: Any, batch_size: int) -> Any:
     # Data sets and generators have batches of their own, and Keras refuses a batch size beside them.
-    sized = hasattr(x, "shape") and hasattr(x, "__array__")
-    if not sized and not isinstance(x, dict | list | tuple):
+    given = Rows.of(x)
+    if given.kind.is_pipeline:
         return model.predict(x, verbose=0)
     size = fixed_batch(model)
     if size is None:
         return model.predict(x, batch_size=batch_size, verbose=0)
     # Such a model cannot take the rows that are left over: the last row fills them up.
-    given = Rows.of(x)
     num_rows = given.num_rows
     assert num_rows is not None  # only arrays come here
     rows = np.minimum(np.arange(-(-num_rows // size) * size), num_rows - 1)
@@ -286,7 +283,9 @@ def as_columns(array: np.ndarray) -> np.ndarray:
 
 def measure_latency(member: EnsembleMember, x: object, *, num_rows: int = 256, repeats: int = 3) -> float:
     """Seconds per row that a member takes to predict a batch, the median of a few tries after a warm-up."""
-    sample = x[:num_rows]  # type: ignore[index]  # frames and tensors can be sliced as arrays can
+    few = Rows.of(x).take(slice(0, num_rows))
+    sample, count = few.x, few.num_rows
+    assert count is not None  # our bug: what can be taken can be counted
     # Once untimed: the first call compiles.
     member.predict(sample, batch_size=num_rows)
     seconds = []
@@ -294,7 +293,7 @@ def measure_latency(member: EnsembleMember, x: object, *, num_rows: int = 256, r
         start = time.perf_counter()
         member.predict(sample, batch_size=num_rows)
         seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds)) / len(sample)
+    return float(np.median(seconds)) / count
 
 
 def make_members(
@@ -398,10 +397,7 @@ def _with_predictions(member: EnsembleMember, x: object, batch_size: int) -> Ens
     return dataclasses.replace(member, predictions=member.predict(x, batch_size=batch_size))
 
 
-def _as_prediction(given: Any) -> Prediction:
-    if isinstance(given, Mapping):
-        return {str(name): as_columns(np.asarray(part)) for name, part in given.items()}
+def _as_prediction(given: FitData) -> Prediction:
     # A list of arrays is several outputs, a list of numbers is one prediction.
-    if isinstance(given, list | tuple) and given and isinstance(given[0], np.ndarray):
-        return [as_columns(part) for part in given]
-    return as_columns(np.asarray(given))
+    columns: Prediction = map_leaves(lambda output: as_columns(np.asarray(output)), given)
+    return columns

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from manyfit.data.kinds import NUMPY, FitData, is_nested, kind_of, leaves, map_leaves
 from manyfit.ensemble.members import EnsembleMember, fixed_batch, is_keras, linked, mean_of, model_predictions
 from manyfit.ensemble.outputs import Prediction
 
@@ -30,8 +31,8 @@ if TYPE_CHECKING:  # both take seconds to load, and are needed only where there 
     import jax
     import keras
 
-Rows: TypeAlias = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
-"""Rows that can be cut into batches: numeric arrays with one entry per row, or several such for several inputs."""
+Program: TypeAlias = "Callable[[list[Variables], FitData], jax.Array]"
+"""Takes the variables of some models, and rows: (models, rows, ...) in float32."""
 Variables: TypeAlias = "tuple[list[jax.Array], list[jax.Array]]"
 """What a model's trainable and its other variables hold; those of several have the models on a leading axis."""
 
@@ -61,7 +62,7 @@ class EnsembleProgram:
             and not any(map(fixed_batch, self.models))
         )
         self._groups: list[_Group] = []
-        self._run: Callable[[list[Variables], Rows], list[jax.Array]] | None = None
+        self._run: Callable[[list[Variables], FitData], list[jax.Array]] | None = None
         self._checked = False
 
     @property
@@ -69,7 +70,7 @@ class EnsembleProgram:
         """How many models each stack holds; empty before the first prediction."""
         return [len(group.models) for group in self._groups]
 
-    def predict(self, x: object, *, batch_size: int) -> list[Prediction]:
+    def predict(self, x: FitData, *, batch_size: int) -> list[Prediction]:
         """What each member predicts, see `EnsembleMember.predict`."""
         if not self.compiled or not sliceable(x):
             return [member.predict(x, batch_size=batch_size) for member in self.members]
@@ -85,11 +86,11 @@ class EnsembleProgram:
             position += len(member.models)
         return answers
 
-    def _check(self, x: Rows, batch_size: int) -> None:
+    def _check(self, x: FitData, batch_size: int) -> None:
         """Settles the layout: the fastest that agrees with `model.predict`."""
         few = _slice_rows(x, 0, _CHECKED_ROWS)
         truth = [model_predictions(model, few, batch_size) for model in self.models]
-        if not all(isinstance(right, np.ndarray) for right in truth):
+        if any(map(is_nested, truth)):
             self.compiled = False  # several outputs each
             return
         for stacked in (True, False):
@@ -114,7 +115,7 @@ class EnsembleProgram:
             by_structure.setdefault(f"alone {index}" if alone else _structure_of(model), []).append(index)
         groups = [_Group([self.models[i] for i in indices], indices) for indices in by_structure.values()]
 
-        def run(variables: list[Variables], rows: Rows) -> list[jax.Array]:
+        def run(variables: list[Variables], rows: FitData) -> list[jax.Array]:
             return [
                 call_stacked(group.models[0], one, rows, num_models=len(group.models))
                 for group, one in zip(groups, variables, strict=True)
@@ -122,7 +123,7 @@ class EnsembleProgram:
 
         self._groups, self._run = groups, jax.jit(run)
 
-    def _outputs(self, x: Rows, batch_size: int) -> list[np.ndarray]:
+    def _outputs(self, x: FitData, batch_size: int) -> list[np.ndarray]:
         run = self._run
         assert run is not None  # our bug: `_check` builds it
         variables = [group.variables() for group in self._groups]
@@ -171,11 +172,11 @@ class Forward:
     """
 
     def __init__(self, *, keeps_rows: bool = False, max_kept_numbers: int = _MAX_KEPT_NUMBERS) -> None:
-        self._programs: dict[str, Callable[[list[Variables], Rows], jax.Array]] = {}
+        self._programs: dict[str, Program] = {}
         self._max_kept_numbers = max_kept_numbers if keeps_rows else 0
-        self._kept: tuple[Rows | None, int, list[Rows]] = (None, 0, [])  # rows, batch size, batches on the device
+        self._kept: tuple[FitData | None, int, list[FitData]] = (None, 0, [])  # rows, batch size, batches on the device
 
-    def predict(self, model: object, x: object, *, batch_size: int = 1024) -> Prediction:
+    def predict(self, model: object, x: FitData, *, batch_size: int = 1024) -> Prediction:
         """Predictions of one model: probabilities or values, as `model_predictions` gives them.
 
         Args:
@@ -188,7 +189,7 @@ class Forward:
         """
         return self.predict_several([model], x, batch_size=batch_size)[0]
 
-    def predict_several(self, models: Sequence[object], x: object, *, batch_size: int = 1024) -> list[Prediction]:
+    def predict_several(self, models: Sequence[object], x: FitData, *, batch_size: int = 1024) -> list[Prediction]:
         """What `predict` gives for each of several models; a few of one structure share the reading of the rows.
 
         Args:
@@ -207,7 +208,6 @@ class Forward:
             else:
                 answers[place] = model_predictions(model, x, batch_size)
         for structure, found in by_structure.items():
-            assert sliceable(x)  # asked above
             together = 1 if _is_slower_stacked(found[0][1]) else _TOGETHER
             for start in range(0, len(found), together):
                 some = found[start : start + together]
@@ -215,7 +215,7 @@ class Forward:
                 answers.update((place, output) for (place, _), output in zip(some, outputs, strict=True))
         return [answers[place] for place in range(len(models))]
 
-    def _predict(self, structure: str, models: list[keras.Model], x: Rows, batch_size: int) -> list[np.ndarray]:
+    def _predict(self, structure: str, models: list[keras.Model], x: FitData, batch_size: int) -> list[np.ndarray]:
         """One model, or up to `_TOGETHER` of this structure."""
         # Two sizes of stack only, one and all slots: two or three models fill up with copies of the last, since a
         # program for every number would be compiled for it, and costs more than the copies.
@@ -226,18 +226,20 @@ class Forward:
         outputs = _in_batches(lambda rows: [program(variables, rows)], batches, _count_rows(x))[0]
         return [_finished(one, model) for one, model in zip(outputs, models, strict=False)]
 
-    def _batches_of(self, x: Rows, batch_size: int) -> Iterable[Rows]:
+    def _batches_of(self, x: FitData, batch_size: int) -> Iterable[FitData]:
         if self._kept[0] is x and self._kept[1] == batch_size:
             return self._kept[2]
         batches = _batches(x, batch_size)
-        if sum(map(np.size, _flat_arrays(x))) > self._max_kept_numbers:
+        if sum(map(np.size, leaves(x))) > self._max_kept_numbers:
             return batches
         import jax
 
         self._kept = (x, batch_size, [jax.device_put(batch) for batch in batches])
         return self._kept[2]
 
-    def _program(self, structure: str, models: Sequence[keras.Model]) -> Callable[[list[Variables], Rows], jax.Array]:
+    def _program(
+        self, structure: str, models: Sequence[keras.Model]
+    ) -> Callable[[list[Variables], FitData], jax.Array]:
         """A compiled function of the variables of so many models, and of rows: (models, rows, ...) in float32."""
         key = f"{len(models)} {structure}"
         if key not in self._programs:
@@ -245,7 +247,7 @@ class Forward:
 
             model = models[0]
 
-            def run(variables: list[Variables], rows: Rows) -> jax.Array:
+            def run(variables: list[Variables], rows: FitData) -> jax.Array:
                 return call_stacked(model, _stack(variables), rows, num_models=len(variables))
 
             if len(self._programs) >= _MAX_PROGRAMS:
@@ -254,7 +256,7 @@ class Forward:
         return self._programs[key]
 
 
-def call_stacked(model: keras.Model, variables: Variables, rows: Rows, *, num_models: int) -> jax.Array:
+def call_stacked(model: keras.Model, variables: Variables, rows: FitData, *, num_models: int) -> jax.Array:
     """(models, n, ...) outputs in float32 of models that differ from `model` in their variables only, see `_stack`."""
     import jax
     import jax.numpy as jnp
@@ -281,7 +283,9 @@ def _stack(values: Sequence[Variables]) -> Variables:
     return trainable, fixed
 
 
-def _in_batches(run: Callable[[Rows], list[jax.Array]], batches: Iterable[Rows], num_rows: int) -> list[np.ndarray]:
+def _in_batches(
+    run: Callable[[FitData], list[jax.Array]], batches: Iterable[FitData], num_rows: int
+) -> list[np.ndarray]:
     """Joins what `run` says of each batch, arrays (models, rows, ...), and drops the rows that filled up the last."""
     parts = [run(rows) for rows in batches]  # all are queued before the first is fetched
     groups = range(len(parts[0]))
@@ -365,42 +369,27 @@ def _close(output: np.ndarray, right: np.ndarray) -> bool:
     return bool(np.allclose(output, right, rtol=_TOLERANCE, atol=_TOLERANCE * largest, equal_nan=True))
 
 
-def sliceable(x: object) -> TypeGuard[Rows]:
-    """Whether rows can be cut out of it: numeric arrays, or a list or dictionary of such."""
-    if isinstance(x, dict):
-        return bool(x) and all(sliceable(value) for value in x.values())
-    if isinstance(x, list | tuple):
-        return bool(x) and all(isinstance(value, np.ndarray) for value in x)
-    return isinstance(x, np.ndarray) and x.dtype.kind in "biuf" and len(x) > 0
+def sliceable(x: FitData) -> bool:
+    """Whether rows can be cut out of it as they are: numeric NumPy arrays, nested or not."""
+    arrays = list(leaves(x))
+    return bool(arrays) and all(kind_of(one) is NUMPY and one.dtype.kind in "biuf" and len(one) > 0 for one in arrays)
 
 
-def _map_arrays(x: Rows, function: Callable[[np.ndarray], np.ndarray]) -> Rows:
-    if isinstance(x, Mapping):
-        return {key: function(value) for key, value in x.items()}
-    return function(x) if isinstance(x, np.ndarray) else [function(value) for value in x]
+def _count_rows(x: FitData) -> int:
+    return len(next(leaves(x)))
 
 
-def _flat_arrays(x: Rows) -> list[np.ndarray]:
-    if isinstance(x, Mapping):
-        return list(x.values())
-    return [x] if isinstance(x, np.ndarray) else list(x)
-
-
-def _count_rows(x: Rows) -> int:
-    return len(_flat_arrays(x)[0])
-
-
-def _slice_rows(x: Rows, start: int, stop: int) -> Rows:
+def _slice_rows(x: FitData, start: int, stop: int) -> FitData:
     """Rows from `start` to `stop`; floats become float32, as in `model.predict`."""
 
     def cut(array: np.ndarray) -> np.ndarray:
         some = array[start:stop]
         return some.astype(np.float32, copy=False) if array.dtype.kind == "f" else some
 
-    return _map_arrays(x, cut)
+    return map_leaves(cut, x)
 
 
-def _batches(x: Rows, batch_size: int) -> Iterator[Rows]:
+def _batches(x: FitData, batch_size: int) -> Iterator[FitData]:
     """Batches of one size: the last row is repeated to fill up, so that one compiled shape serves all of them."""
     num_rows = _count_rows(x)
     # Few rows take the next power of two: calls with 17, 18, 19, ... rows would compile a program each.
@@ -411,4 +400,4 @@ def _batches(x: Rows, batch_size: int) -> Iterator[Rows]:
         return np.concatenate([array, np.repeat(array[-1:], missing, 0)]) if missing > 0 else array
 
     for start in range(0, num_rows, size):
-        yield _map_arrays(_slice_rows(x, start, start + size), filled)
+        yield map_leaves(filled, _slice_rows(x, start, start + size))

@@ -12,7 +12,8 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.data.arguments import joined_rows
 from manyfit.data.call import Call
 from manyfit.data.folds import CrossValidation, FoldPlan, random_splits
-from manyfit.data.rows import FitData, Rows
+from manyfit.data.kinds import FitData, map_leaves
+from manyfit.data.rows import Rows
 from manyfit.training.base import Task
 
 
@@ -83,7 +84,7 @@ def out_of_fold(plan: FoldPlan, call: Call) -> tuple[np.ndarray, FitData, FitDat
 
 def predict_out_of_fold(
     plan: FoldPlan, load: Callable[[int], keras.Model], executions: Sequence[int], x: FitData, covered: np.ndarray
-) -> np.ndarray:
+) -> FitData:
     """Predictions of a trial's fold models, each on the rows that it never trained on.
 
     Args:
@@ -94,17 +95,23 @@ def predict_out_of_fold(
         covered: row numbers that are wanted.
 
     Returns:
-        Shape (len(covered), ...): the mean over the repeats in which a row was held out.
+        (len(covered), ...), of several outputs a list or a dictionary of such: the mean over the repeats in which a
+        row was held out.
     """
-    total: np.ndarray | None = None
     counts = np.zeros(int(covered.max()) + 1)
+    total: FitData = None
+
+    def added(predicted: np.ndarray, sums: np.ndarray) -> np.ndarray:
+        np.add.at(sums, rows, predicted)
+        return sums
+
     for execution in executions:
         rows = plan.folds.split(execution % plan.num_splits).validation
-        predicted = np.asarray(load(execution).predict(Rows.of(x).take(rows).x, verbose=0), dtype=float)
+        predicted = load(execution).predict(Rows.of(x).take(rows).x, verbose=0)
         if total is None:
-            total = np.zeros((len(counts), *predicted.shape[1:]))
+            total = map_leaves(lambda output: np.zeros((len(counts), *output.shape[1:])), predicted)
         # Added up and divided later: with repeats a row is held out several times, by other models.
-        total[rows] += predicted
+        total = map_leaves(added, predicted, total)
         counts[rows] += 1
-    assert total is not None and (counts[covered] > 0).all()  # our bug: every fold of a completed trial was run
-    return total[covered] / counts[covered].reshape(-1, *[1] * (total.ndim - 1))
+    assert (counts[covered] > 0).all()  # our bug: every fold of a completed trial was run
+    return map_leaves(lambda sums: sums[covered] / counts[covered].reshape(-1, *[1] * (sums.ndim - 1)), total)

@@ -12,16 +12,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
+import json
+import math
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from manyfit.core.errors import ProjectError, UsageError, explain
 from manyfit.core.files import replaced
+from manyfit.data.kinds import FitData, Indices, is_nested, leaves, map_leaves
 from manyfit.store.layout import PredictionFiles
 
 MAX_BYTES = 16 * 2**20  # per trial, before compression
@@ -32,41 +36,71 @@ _SMALLEST = 1e-7  # where Keras's cross-entropies cut probabilities off, too
 class Kept:
     """Predictions of some rows, and which rows they are."""
 
-    predictions: np.ndarray  # (n, ..., C) float32
+    predictions: FitData  # (n, ..., C) float32, or a list or dictionary of such, one for each output
     row_ids: np.ndarray  # (n,) uint64
     rows: np.ndarray  # (n,) their places in the data set
 
+    def take(self, places: Indices) -> Kept:
+        """Some of the rows, by where they lie here."""
+        predictions = map_leaves(lambda output: output[places], self.predictions)
+        return Kept(predictions, self.row_ids[places], self.rows[places])
+
 
 def pack(
-    predictions: ArrayLike, row_ids: np.ndarray, *, max_bytes: int = MAX_BYTES, positions: np.ndarray | None = None
+    predictions: FitData, row_ids: np.ndarray, *, max_bytes: int = MAX_BYTES, positions: np.ndarray | None = None
 ) -> bytes:
     """Makes bytes of predictions.
 
     Above the cap, rows are left out: those with the largest identities, so that all trials of a search keep the same.
 
     Args:
-        predictions: (n,), (n, C), or (n, ..., C) with an answer for every pixel or step.
+        predictions: (n,), (n, C), or (n, ..., C) with an answer for every pixel or step; of several outputs a list or a
+            dictionary of such.
         row_ids: (n,) from `row_identities`.
-        max_bytes: of the half-precision array.
+        max_bytes: of the half-precision arrays.
         positions: (n,) places of the rows in their data set; None: 0, 1, 2, ...
 
     Raises:
         UsageError: predictions and identities differ in number.
     """
-    array = np.asarray(predictions, dtype=np.float32)
-    shape = array.shape[1:] or (1,)
-    array = array.reshape(len(array), -1)
-    if len(array) != len(row_ids):
+    outputs = [np.asarray(output, dtype=np.float32) for output in leaves(predictions)]
+    wrong = next((len(output) for output in outputs if len(output) != len(row_ids)), None)
+    if wrong is not None:
         raise UsageError(
-            explain("pack", f"{len(array)} predictions for {len(row_ids)} rows", "one per row", "Predict all rows.")
+            explain("pack", f"{wrong} predictions for {len(row_ids)} rows", "one per row", "Predict all rows.")
         )
-    rows = np.arange(len(array))
-    count = max(1, max_bytes // (2 * array.shape[1]))
+    rows = np.arange(len(row_ids))
+    count = max(1, max_bytes // (2 * sum(math.prod(output.shape[1:]) for output in outputs)))
     if count < len(rows):
         # The smallest identities, not the first rows: a search with folds sees other rows in every execution, and all
         # executions have to keep the same ones for their predictions to be combined.
         rows = np.sort(np.argsort(row_ids, kind="stable")[:count])
-    kept = array[rows]
+    places = rows if positions is None else np.asarray(positions)[rows]
+    buffer = io.BytesIO()
+    # Not compressed: identities are noise, and rounded logarithms shrink by a seventh for four times the time. Places
+    # are small numbers, so a type that just holds them does for them what compression would.
+    entries = _entries([output[rows] for output in outputs], predictions)
+    np.savez(
+        buffer,
+        row_ids=np.asarray(row_ids, dtype=np.uint64)[rows],
+        rows=places.astype(np.min_scalar_type(int(places.max(initial=0)))),
+        **entries,  # type: ignore[arg-type]  # of `allow_pickle`, which is no array's name here
+    )
+    return buffer.getvalue()
+
+
+def _entries(outputs: Sequence[np.ndarray], predictions: FitData) -> dict[str, np.ndarray]:
+    """What a file holds of all outputs: those of one by their plain names, as versions before 0.2 have them."""
+    encoded = list(map(_encoded, outputs))
+    if not is_nested(predictions):
+        return encoded[0]
+    numbered = {f"{number}.{name}": part for number, one in enumerate(encoded) for name, part in one.items()}
+    return {**numbered, "structure": _structure(predictions)}
+
+
+def _encoded(output: np.ndarray) -> dict[str, np.ndarray]:
+    """What a file holds of one output."""
+    kept = output.reshape(len(output), -1)
     logarithmic = bool(np.isfinite(kept).all() and kept.min() >= 0 and kept.max() <= 1 + 1e-3)
     if logarithmic:
         shift, scale = np.zeros(kept.shape[1]), np.ones(kept.shape[1])
@@ -80,21 +114,25 @@ def pack(
         scale = np.nan_to_num(np.nanstd(finite, axis=0)) if np.isfinite(finite).any() else np.ones(kept.shape[1])
         scale = np.where(scale > 0, scale, 1.0)
         small = (kept - shift) / scale
-    places = rows if positions is None else np.asarray(positions)[rows]
-    buffer = io.BytesIO()
-    # Not compressed: identities are noise, and rounded logarithms shrink by a seventh for four times the time. Places
-    # are small numbers, so a type that just holds them does for them what compression would.
-    np.savez(
-        buffer,
-        values=small.astype(np.float16),
-        row_ids=np.asarray(row_ids, dtype=np.uint64)[rows],
-        rows=places.astype(np.min_scalar_type(int(places.max(initial=0)))),
-        shift=shift,
-        scale=scale,
-        shape=np.array(shape),
-        logarithmic=np.array(logarithmic),
-    )
-    return buffer.getvalue()
+    return {
+        "values": small.astype(np.float16),
+        "shift": shift,
+        "scale": scale,
+        "shape": np.array(output.shape[1:] or (1,)),
+        "logarithmic": np.array(logarithmic),
+    }
+
+
+def _decoded(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The inverse of `_encoded`, up to half precision."""
+    values = arrays["values"].astype(np.float64)
+    if bool(arrays["logarithmic"]):
+        output = np.where(values > 0, 1.0 - np.exp(-values), np.exp(-np.abs(values)))
+    else:
+        output = values * arrays["scale"] + arrays["shift"]
+    if "shape" in arrays:  # versions before 0.2 kept columns only
+        output = output.reshape(len(output), *arrays["shape"])
+    return output.astype(np.float32)
 
 
 def unpack(packed: bytes) -> Kept:
@@ -109,14 +147,52 @@ def unpack(packed: bytes) -> Kept:
     True
     """
     arrays = np.load(io.BytesIO(packed), allow_pickle=False)
-    values = arrays["values"].astype(np.float64)
-    if bool(arrays["logarithmic"]):
-        predictions = np.where(values > 0, 1.0 - np.exp(-values), np.exp(-np.abs(values)))
-    else:
-        predictions = values * arrays["scale"] + arrays["shift"]
-    if "shape" in arrays.files:  # versions before 0.2 kept columns only
-        predictions = predictions.reshape(len(predictions), *arrays["shape"])
-    return Kept(predictions.astype(np.float32), arrays["row_ids"], arrays["rows"].astype(np.int64))
+    predictions = (
+        _restored(arrays["structure"], lambda number: _decoded(_beginning(f"{number}.", arrays)))
+        if "structure" in arrays
+        else _decoded(arrays)
+    )
+    return Kept(predictions, arrays["row_ids"], arrays["rows"].astype(np.int64))
+
+
+def _beginning(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+
+
+# Files hold arrays by name. Nested ones are numbered there, and one text says what number belongs where.
+
+
+def _structure(data: FitData) -> np.ndarray:
+    numbers = itertools.count()
+    return np.array(json.dumps(map_leaves(lambda leaf: next(numbers), data)))
+
+
+def _restored(structure: np.ndarray, array: Callable[[int], np.ndarray]) -> FitData:
+    """The inverse of `_structure`; tuples come back as lists."""
+
+    def filled(part: Any) -> FitData:
+        if isinstance(part, dict):
+            return {name: filled(inner) for name, inner in part.items()}
+        if isinstance(part, list):
+            return [filled(inner) for inner in part]
+        return None if part is None else array(part)
+
+    return filled(json.loads(str(structure)))
+
+
+def _named(name: str, data: FitData) -> dict[str, np.ndarray]:
+    """Arrays of a file that hold nested data, or one array, or None."""
+    if not is_nested(data):
+        return {} if data is None else {name: np.asarray(data)}
+    numbered = {f"{name}.{number}": np.asarray(leaf) for number, leaf in enumerate(leaves(data))}
+    return {**numbered, f"{name}.structure": _structure(data)}
+
+
+def _read(name: str, arrays: Mapping[str, np.ndarray]) -> FitData:
+    """The inverse of `_named`."""
+    if (structure := f"{name}.structure") in arrays:
+        return _restored(arrays[structure], lambda number: arrays[f"{name}.{number}"])
+    return arrays.get(name)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,8 +200,13 @@ class Labels:
     """The rows that a search validates on, without their features."""
 
     row_ids: np.ndarray  # (n,) uint64, of all rows of the data set
-    y: np.ndarray  # (n, ...)
-    sample_weight: np.ndarray | None  # (n,)
+    y: FitData  # (n, ...), or a list or dictionary of such, one for each output
+    sample_weight: FitData  # (n,), or one for each output; None: all count alike
+
+    def take(self, places: Indices) -> Labels:
+        """Some of the rows, by where they lie here."""
+        y, weight = (map_leaves(lambda leaf: leaf[places], part) for part in (self.y, self.sample_weight))
+        return Labels(self.row_ids[places], y, weight)
 
 
 @contextlib.contextmanager
@@ -160,9 +241,9 @@ class Archive:
 
     def keep_labels(self, labels: Labels) -> None:
         """Keeps the labels of the data set; those of another data set are replaced."""
-        weight = {} if labels.sample_weight is None else {"sample_weight": np.asarray(labels.sample_weight)}
+        arrays = {**_named("y", labels.y), **_named("sample_weight", labels.sample_weight)}
         with replaced(self._files.labels) as partial:
-            np.savez_compressed(partial, row_ids=labels.row_ids, y=labels.y, **weight)  # type: ignore[arg-type]
+            np.savez_compressed(partial, row_ids=labels.row_ids, **arrays)  # type: ignore[arg-type]
 
     def labels(self) -> Labels | None:
         """The labels, or None if nothing was kept."""
@@ -170,14 +251,13 @@ class Archive:
         if not path.exists():
             return None
         with _reading(path), np.load(path, allow_pickle=False) as arrays:
-            weight = arrays["sample_weight"] if "sample_weight" in arrays.files else None
-            return Labels(arrays["row_ids"], arrays["y"], weight)
+            return Labels(arrays["row_ids"], _read("y", arrays), _read("sample_weight", arrays))
 
     def keep(
         self,
         trial_id: str,
         execution: int,
-        predictions: ArrayLike,
+        predictions: FitData,
         row_ids: np.ndarray,
         positions: np.ndarray | None = None,
     ) -> None:
@@ -227,6 +307,11 @@ class Archive:
                     "Search again with overwrite=True, or pass x= and y= to be predicted now.",
                 )
             )
-        total = np.zeros((len(places), *parts[0].predictions.shape[1:]))
-        np.add.at(total, inverse, np.concatenate([part.predictions for part in parts]))
-        return Kept((total / counts.reshape(-1, *[1] * (total.ndim - 1))).astype(np.float32), row_ids[first], places)
+
+        def mean(*outputs: np.ndarray) -> np.ndarray:
+            total = np.zeros((len(places), *outputs[0].shape[1:]))
+            np.add.at(total, inverse, np.concatenate(outputs))
+            return (total / counts.reshape(-1, *[1] * (total.ndim - 1))).astype(np.float32)
+
+        predictions = map_leaves(mean, *(part.predictions for part in parts))
+        return Kept(predictions, row_ids[first], places)

@@ -17,13 +17,14 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.classes import Classes, ProjectFacts
-from manyfit.data.kinds import Ability
+from manyfit.data.kinds import Ability, FitData
+from manyfit.data.rows import Rows
+from manyfit.ensemble.alignment import aligned
 from manyfit.ensemble.diversity import diversity
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import EnsembleMember
-from manyfit.ensemble.metrics import default_metric
 from manyfit.ensemble.outputs import Prediction
-from manyfit.ensemble.problem import make_problem
+from manyfit.ensemble.settings import EnsembleSettings
 from manyfit.ensemble.weights.greedy import complementary_members
 from manyfit.oracles import Oracle, Trial
 from manyfit.store.predictions import Archive, Kept, Labels
@@ -76,12 +77,8 @@ class SearchedModel:
 
     def member(self, rows: np.ndarray) -> EnsembleMember:
         """The member, without its model, on some of the rows that were kept."""
-        return EnsembleMember(
-            self.name,
-            predictions=self.kept.predictions[rows],
-            row_ids=self.kept.row_ids[rows],
-            configuration=dict(self.configuration),
-        )
+        kept = self.kept.take(rows)
+        return EnsembleMember(self.name, None, kept.predictions, kept.row_ids, dict(self.configuration))
 
 
 def ensemble_of_searches(projects: Sequence[SearchedProject], **options: Any) -> Ensemble | None:
@@ -141,8 +138,10 @@ def ensemble_of_searches(projects: Sequence[SearchedProject], **options: Any) ->
     ]
     notes = []
     total = max(len(one.kept.row_ids) for one in named)
-    if len(y) < total:  # said, since an interval for few rows is wide and nobody would know why
-        notes.append(f"Weights are learned on the {len(y)} rows, of up to {total}, that all searches predicted.")
+    if len(places[0]) < total:  # said, since an interval for few rows is wide and nobody would know why
+        notes.append(
+            f"Weights are learned on the {len(places[0])} rows, of up to {total}, that all searches predicted."
+        )
     retrain = retrainer_of([one.origin for one in named])
     return ensemble.with_models(models).with_retrainer(retrain, notes=notes)
 
@@ -238,12 +237,18 @@ def diverse_trials(tuner: SearchedTuner, count: int) -> tuple[list[Trial], list[
     where = kept[0][1].rows[places[0]]
     if where.max() >= len(labels.row_ids) or not np.array_equal(labels.row_ids[where], kept[0][1].row_ids[places[0]]):
         raise _misaligned(f"trial {kept[0][0].trial_id}")
-    weight = None if labels.sample_weight is None else labels.sample_weight[where]
-    predictions = np.stack([found.predictions[rows] for (_, found), rows in zip(kept, places, strict=True)])
-    problem = make_problem(predictions, labels.y[where], sample_weight=weight)
-    chosen = complementary_members(problem, default_metric(problem.task), count)
-    trials = [kept[member][0] for member in chosen]
-    copies = diversity(problem.members(np.array(chosen))).copies
+    targets = labels.take(where)
+    members = [
+        EnsembleMember(f"trial {trial.trial_id}", predictions=found.take(rows).predictions)
+        for (trial, found), rows in zip(kept, places, strict=True)
+    ]
+    weight = targets.sample_weight
+    told = aligned(
+        members, targets.y, task=None, sample_weight=weight, metric=None, settings=EnsembleSettings(), seed=0
+    )
+    chosen = complementary_members(told.problem, told.metric, count)
+    trials = [kept[told.usable[place]][0] for place in chosen]
+    copies = diversity(told.problem.members(np.array(chosen))).copies
     return trials, [
         f"trials {trials[one].trial_id} and {trials[other].trial_id} are near-copies: they err on the same rows."
         for one, other in zip(*np.nonzero(np.triu(copies)), strict=True)
@@ -302,19 +307,19 @@ def shared_rows(row_ids: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def _labels_of(
     candidates: Sequence[SearchedModel], places: Sequence[np.ndarray], labels: Sequence[Labels | None]
-) -> tuple[np.ndarray, np.ndarray | None]:
+) -> tuple[FitData, FitData]:
     """Targets and sample weights of the shared rows, after a check that every candidate's rows are the labels'."""
-    y = weight = None
+    targets: Labels | None = None
     for one, rows, own in zip(candidates, places, labels, strict=True):
         assert own is not None  # our bug: the caller asks
         # A place alone proves nothing: another search in the same folder may have written other labels since.
         where = one.kept.rows[rows]
         if where.max() >= len(own.row_ids) or not np.array_equal(own.row_ids[where], one.kept.row_ids[rows]):
             raise _misaligned(one.name)
-        if y is None:
-            y, weight = own.y[where], None if own.sample_weight is None else own.sample_weight[where]
-    assert y is not None  # our bug: there is a candidate
-    return y, weight
+        if targets is None:
+            targets = own.take(where)
+    assert targets is not None  # our bug: there is a candidate
+    return targets.y, targets.sample_weight
 
 
 def _misaligned(name: str) -> UsageError:
@@ -341,7 +346,7 @@ def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> tuple[dict[
     by_trial: dict[str, Kept | None] = {}
 
     # Several models may be seeds of one trial: each trial is read once.
-    def look_up(trial_id: str) -> np.ndarray:
+    def look_up(trial_id: str) -> Prediction:
         if trial_id not in by_trial:
             by_trial[trial_id] = _kept_of_trial(tuner, tuner.oracle.get_trial(trial_id))
         kept = by_trial[trial_id]
@@ -358,7 +363,8 @@ def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> tuple[dict[
     rows = found[0].rows
     if any(not np.array_equal(kept.rows, rows) for kept in found):
         return None
-    return predictions, labels.y[rows], None if labels.sample_weight is None else labels.sample_weight[rows]
+    targets = labels.take(rows)
+    return predictions, targets.y, targets.sample_weight
 
 
 def _kept_of_trial(tuner: SearchedTuner, trial: Trial) -> Kept | None:
@@ -412,18 +418,27 @@ def validation_data(task: Task | None) -> tuple[Any, Any, Any]:
     """The validation rows of the latest search: x, y, sample weights or None.
 
     Raises:
-        UsageError: there was no search in this process, or its validation data are no arrays.
+        UsageError: there was no search in this process, or its validation data are no arrays, or without targets.
     """
     rows = None if task is None else task.call.validation_rows()
     if rows is not None and rows.can(Ability.AS_ARRAYS):
         rows = rows.read("ensemble()")
-    if rows is None or rows.y is None or not rows.can(Ability.TAKEN):
-        raise UsageError(
-            explain(
-                "ensemble()",
-                "no validation rows to learn the weights from",
-                "x= and y= that no search-time model trained on",
-                "Type tuner.ensemble(models, x=x_val, y=y_val) with the validation rows of the search.",
-            )
-        )
+    got, instead = _why_not_learned_from(rows)
+    if rows is None or got:
+        allowed = "x= and y= that no search-time model trained on"
+        raise UsageError(explain("ensemble()", got, allowed, instead))
     return rows.parts
+
+
+def _why_not_learned_from(rows: Rows | None) -> tuple[str, str]:
+    """What is wrong with validation rows, and what to type instead; empty texts where nothing is."""
+    instead = "Type tuner.ensemble(models, x=x_val, y=y_val) with the validation rows of the search."
+    if rows is None:
+        return "no validation rows to learn the weights from", instead
+    if not rows.can(Ability.TAKEN):
+        return f"validation rows that cannot be numbered ({rows.describe()})", instead
+    if rows.y is None:
+        # What models of x alone are to say is written in their own code, so nobody else can compare them.
+        told = "Type tuner.ensemble(models, x=x_val, y=...) with what they are to answer: x_val, for autoencoders."
+        return f"validation rows without targets ({rows.describe()})", told
+    return "", ""

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import keras
-import numpy as np
 
 from manyfit.core.checks import seconds_or_none, whole_number
 from manyfit.core.errors import UsageError, explain
@@ -411,7 +410,7 @@ class Finish:
         covered, y, weights = crossing.out_of_fold(folds, task.call)
         x = task.call.x
 
-        def predict(trial_id: str) -> np.ndarray:
+        def predict(trial_id: str) -> Prediction:
             trial = self._oracle.get_trial(trial_id)
             load = lambda execution: self._tuner.load_model(trial, execution)  # noqa: E731
             return crossing.predict_out_of_fold(folds, load, sorted(trial.executions), x, covered)

@@ -14,7 +14,7 @@ from manyfit.core.files import writing
 from manyfit.core.records import Plan
 from manyfit.data.folds import FoldPlan
 from manyfit.data.identity import row_identities
-from manyfit.data.kinds import Ability, kind_of
+from manyfit.data.kinds import Ability, as_arrays
 from manyfit.data.rows import MAX_READ_BYTES, Rows
 from manyfit.ensemble.prediction import Forward
 from manyfit.store.predictions import Archive, Labels
@@ -82,7 +82,7 @@ class Keeper:
         try:
             x = rows.x if positions is None else rows.take(positions).x
             found = self._forward.predict_several([model for _, model in trained], x)
-        # Whatever it is: several outputs, a model that predicts by other means, no memory. The trial has its score.
+        # Whatever it is: a model that predicts by other means, no memory. The trial has its score.
         except Exception as error:
             if len(trained) == 1:
                 self.reason = f"{type(error).__name__}: {error}"
@@ -91,9 +91,6 @@ class Keeper:
                     self._predict([one], positions)
             return
         for (plan, _), predictions in zip(trained, found, strict=True):
-            if not isinstance(predictions, np.ndarray):
-                self.reason = "several outputs"
-                continue
             with writing(f"kept predictions of trial {plan.trial_id}"):
                 # Labels go first: a kill between the two leaves labels without predictions, which is nothing kept yet.
                 if not self._labelled:
@@ -104,8 +101,7 @@ class Keeper:
 
 
 def _labels(rows: Rows, row_ids: np.ndarray) -> Labels:
-    y, weight = rows.y, rows.sample_weight
-    return Labels(row_ids, kind_of(y).as_array(y), None if weight is None else kind_of(weight).as_array(weight))
+    return Labels(row_ids, as_arrays(rows.y), as_arrays(rows.sample_weight))
 
 
 def keeping(task: Task, archive: Archive, folds: FoldPlan | None) -> Task:
