@@ -103,11 +103,10 @@ def test_an_ensemble_answers_for_named_classes_as_its_members_do(searched, tmp_p
         for strength in (0.1, 1.0)
     ]
     of_models = kt.Ensemble.fit(fitted, NAMES[TEST], x=X[TEST], method="uniform")
-    of_predictions = kt.Ensemble.fit([model.predict_proba(X[TEST]) for model in fitted], NAMES[TEST], method="uniform")
     of_search = searched.ensemble(searched.get_best_models(2), X[TEST], NAMES[TEST], method="uniform")
     of_search.save(tmp_path / "saved")
     loaded = kt.Ensemble.load(tmp_path / "saved", trust=True)
-    for ensemble in (of_models, of_predictions, of_search, searched.ensemble(method="uniform"), loaded):
+    for ensemble in (of_models, of_search, searched.ensemble(method="uniform"), loaded):
         assert ensemble.classes == tuple(sorted(set(NAMES)))
     for ensemble in (of_models, of_search, loaded):
         [(name, found)] = [pair for pair in ensemble.evaluate(X[TEST], NAMES[TEST]).items() if pair[0] == "log_loss"]

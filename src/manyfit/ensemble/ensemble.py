@@ -127,8 +127,8 @@ class Ensemble:
             members: models, or predictions of shape (rows,) or (rows, columns), or `EnsembleMember` objects; a list,
                 or a dictionary by name. Predictions of pixels and steps have shape (rows, ..., columns); those of
                 models with several outputs are a list or a dictionary of arrays.
-            y: labels of the rows: class indices or names, one-hot rows, 0/1 labels, or values; one for every pixel or
-                step. A list or a dictionary for several outputs.
+            y: labels of the rows: class indices (names, where the `classes_` of models are names), one-hot rows, 0/1
+                labels, or values; one for every pixel or step. A list or a dictionary for several outputs.
             predictions: what each member predicted on rows it was not trained on. With `models`, the weights are
                 learned from these and given to those: the way to combine models retrained on all data.
             models: the models that use the weights, in the order of `predictions`.
@@ -151,7 +151,7 @@ class Ensemble:
         settings = settings if settings is not None else EnsembleSettings()
         require_labels(y)
         everyone = make_members(members, predictions=predictions, models=models, x=x, batch_size=settings.batch_size)
-        classes = class_names(everyone, y)
+        classes = class_names(everyone)
         y = y if classes is None else classes.numbers("Ensemble.fit(y)", y)
         told = aligned(everyone, y, task=task, sample_weight=sample_weight, metric=metric, settings=settings, seed=seed)
         problem, usable = told.problem, told.usable

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, UsageTypeError, explain
-from manyfit.data.classes import Classes, named_classes
+from manyfit.data.classes import Classes
 from manyfit.data.kinds import FitData, map_leaves
 from manyfit.data.rows import Rows
 from manyfit.ensemble.outputs import Prediction
@@ -151,12 +151,8 @@ def _bytes_per_number(dtype: object) -> int:
     return 2 if name in ("float16", "bfloat16") else 1 if name in ("int8", "bool", "uint8") else 4
 
 
-def class_names(members: Sequence[EnsembleMember], y: FitData) -> Classes | None:
-    """The names of classes, in the order of the members' columns; None where classes are numbers.
-
-    Args:
-        members: those that are estimators say by `classes_` which column is which.
-        y: labels, whose names are sorted where no member says so.
+def class_names(members: Sequence[EnsembleMember]) -> Classes | None:
+    """The names of classes, in the order of the members' columns; None where no `classes_` says them.
 
     Raises:
         UsageError: members know different names, so that a column of one is not that of another.
@@ -179,10 +175,7 @@ def class_names(members: Sequence[EnsembleMember], y: FitData) -> Classes | None
                 "Train all of them on rows of every class.",
             )
         )
-    names = named_classes("Ensemble.fit(y)", y)
-    if told:
-        return Classes(told[0][1])
-    return None if names is None else Classes(sorted(set(names.tolist())))
+    return Classes(told[0][1]) if told else None
 
 
 def model_predictions(model: Model, x: object, batch_size: int) -> Prediction:
