@@ -217,6 +217,22 @@ def test_a_class_that_nobody_knows_is_named(tmp_path):
         Steep.__module__ = hidden
 
 
+def test_targets_of_a_list_of_outputs_may_come_by_the_names_of_layers(tmp_path):
+    """As in `model.fit`, whose model is also what the numbers are compared with."""
+    x = RNG.normal(size=(40, 3)).astype("float32")
+    y = {"size": x[:, :2], "kind": (x[:, :1] > 0).astype("float32")}  # in another order than the outputs
+    inputs = keras.Input((3,))
+    kind, size = keras.layers.Dense(1, "sigmoid", name="kind"), keras.layers.Dense(2, name="size")
+    model = keras.Model(inputs, [kind(inputs), size(inputs)])
+    model.compile("sgd", {"kind": "binary_crossentropy", "size": "mse"})
+    ensemble = Ensemble.fit([model], y, x=x, method="uniform", settings=QUICK)
+    right = model.evaluate(x, y, verbose=0, return_dict=True)["loss"]
+    assert ensemble.evaluate(x, y)["loss"] == pytest.approx(right, rel=1e-5)
+    assert ensemble.evaluate(x, [y["kind"], y["size"]])["loss"] == pytest.approx(right, rel=1e-5)
+    ensemble.save(tmp_path / "folder")
+    assert Ensemble.load(tmp_path / "folder").evaluate(x, y)["loss"] == pytest.approx(right, rel=1e-5)
+
+
 def test_the_objective_of_one_output_chooses():
     y = {"a": np.arange(40) % 2, "b": RNG.normal(size=40)}
     good = {"a": np.clip(y["a"], 0.1, 0.9)[:, None], "b": np.zeros((40, 1))}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from manyfit.ensemble.metrics import Metric, default_metric
 from manyfit.ensemble.outputs import Outputs, OutputTask, several_metric, several_problem
 from manyfit.ensemble.problem import EnsembleProblem, PredictionTask, make_problem
 from manyfit.ensemble.settings import EnsembleSettings
+
+if TYPE_CHECKING:  # slow to load, and predictions of other libraries do not need it
+    import keras
 
 # Half a minute of fitting, by all methods and in all folds. Pixels beyond it are drawn from each row.
 _MAX_NUMBERS = 1 << 18  # of a member's predictions that weights are learned from, where rows have positions
@@ -80,7 +83,9 @@ def aligned(
     rng = generator(seed, "positions")
     if outputs.several:
         usable, notes = usable_members([outputs.flat(member.predictions) for member in members], members)
-        outputs = dataclasses.replace(outputs, tasks=tuple(output_tasks(members, outputs)))
+        outputs = dataclasses.replace(
+            outputs, tasks=tuple(output_tasks(members, outputs)), layers=_layers_of(members, outputs)
+        )
         predictions = [members[index].predictions for index in usable]
         most = _MAX_NUMBERS if metric is None else None
         problem = several_problem(outputs, predictions, y, sample_weight=sample_weight, max_numbers=most, rng=rng)
@@ -263,10 +268,22 @@ def task_of(task: PredictionTask | str | None, members: Sequence[EnsembleMember]
     return next((found for member in members if (found := _task_of_losses(member)) is not None), None)
 
 
+def _layers_of(members: Sequence[EnsembleMember], outputs: Outputs) -> tuple[str, ...] | None:
+    """The names by which `model.fit` of the first Keras model takes targets of outputs that come in a list."""
+    if outputs.names is not None or (model := _first_keras(members)) is None:
+        return None
+    names = tuple(getattr(model, "output_names", None) or ())
+    return names if len(names) == len(outputs.shapes) else None
+
+
+def _first_keras(members: Sequence[EnsembleMember]) -> keras.Model | None:
+    return next((model for member in members if member.all_keras for model in member.models if is_keras(model)), None)
+
+
 def output_tasks(members: Sequence[EnsembleMember], outputs: Outputs) -> list[OutputTask]:
     """For every output what the loss tells that the first Keras model was compiled with, and its weight in the sum."""
-    model = next((member.models[0] for member in members if member.all_keras), None)
-    if not is_keras(model):
+    model = _first_keras(members)
+    if model is None:
         return [OutputTask()] * len(outputs.shapes)
     from manyfit.training.keras_internals.building import compile_arguments  # imports Keras
 

@@ -52,6 +52,7 @@ class Outputs:
     names: tuple[str, ...] | None = None  # of a dictionary; None for a list, and for a single output
     several: bool = False  # whether they come in a list or a dictionary
     tasks: tuple[OutputTask, ...] = ()  # of several outputs
+    layers: tuple[str, ...] | None = None  # that make the outputs of a list: targets may come by their names, too
 
     @classmethod
     def of(cls, prediction: Any) -> Outputs:
@@ -91,8 +92,9 @@ class Outputs:
         Raises:
             UsageError: there is not one for each output.
         """
-        if isinstance(structure, Mapping) and self.names is not None and set(structure) == set(self.names):
-            return [structure[name] for name in self.names]
+        names = self.names if self.names is not None else self.layers
+        if isinstance(structure, Mapping) and names is not None and set(structure) == set(names):
+            return [structure[name] for name in names]
         if isinstance(structure, list | tuple) and len(structure) == len(self.shapes):
             return list(structure)
         got = list(structure) if isinstance(structure, Mapping) else f"a {type(structure).__name__}"
@@ -118,7 +120,8 @@ class Outputs:
     def to_json(self) -> dict[str, Any]:
         """What a file keeps of it."""
         tasks = [[None if one.task is None else str(one.task), one.share] for one in self.tasks]
-        return {"shapes": self.shapes, "names": self.names, "several": self.several, "tasks": tasks}
+        told = {"shapes": self.shapes, "names": self.names, "several": self.several, "tasks": tasks}
+        return told if self.layers is None else told | {"layers": self.layers}
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Outputs:
@@ -126,8 +129,8 @@ class Outputs:
         tasks = tuple(
             OutputTask(None if task is None else PredictionTask(task), share) for task, share in told["tasks"]
         )
-        names = None if told["names"] is None else tuple(told["names"])
-        return cls(tuple(map(tuple, told["shapes"])), names, bool(told["several"]), tasks)
+        names, layers = (None if one is None else tuple(one) for one in (told["names"], told.get("layers")))
+        return cls(tuple(map(tuple, told["shapes"])), names, bool(told["several"]), tasks, layers)
 
 
 def several_problem(

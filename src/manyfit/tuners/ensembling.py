@@ -219,7 +219,7 @@ def diverse_trials(tuner: SearchedTuner, count: int) -> tuple[list[Trial], list[
         The trials, and what is to be said: near-copies among them.
 
     Raises:
-        UsageError: the search kept no predictions, or not of the same rows.
+        UsageError: the search kept no predictions, or not of the same rows, or fewer than three of them.
     """
     labels = tuner.predictions_archive.labels()
     best = tuner.oracle.get_best_trials(_MOST_CANDIDATES)
@@ -242,6 +242,10 @@ def diverse_trials(tuner: SearchedTuner, count: int) -> tuple[list[Trial], list[
         EnsembleMember(f"trial {trial.trial_id}", predictions=found.take(rows).predictions)
         for (trial, found), rows in zip(kept, places, strict=True)
     ]
+    first = kept[0][0]
+    if tuner.has_model(first, best_execution(tuner.oracle, first)):
+        # One model tells what its outputs are, and what they count.
+        members[0] = dataclasses.replace(members[0], model=tuner.load_model(first))
     weight = targets.sample_weight
     told = aligned(
         members, targets.y, task=None, sample_weight=weight, metric=None, settings=EnsembleSettings(), seed=0
