@@ -199,10 +199,110 @@ def test_no_epochs(epochs, project, rows, counted):
     assert not tuner.oracle.trials
 
 
+@pytest.mark.parametrize(
+    ("arguments", "got", "instead"),
+    [
+        ({"epoch": 3}, "epoch=", "epochs="),
+        ({"batchsize": 4, "epochs": 2}, "batchsize=", "batch_size="),
+        ({"epochs": True}, "True", "epochs=10"),
+        ({"batch_size": 0}, "0", "batch_size=32"),
+        ({"batch_size": 4.0}, "4.0", "batch_size=32"),
+        ({"steps_per_epoch": -1}, "-1", "steps_per_epoch=100"),
+        ({"steps_per_epoch": 0}, "0", "steps_per_epoch=100"),
+        ({"steps_per_epoch": 1.5}, "1.5", "steps_per_epoch=100"),
+        ({"validation_steps": 0}, "0", "validation_steps=10"),
+        ({"validation_batch_size": "all"}, "'all'", "validation_batch_size=32"),
+        ({"initial_epoch": -1}, "-1", "Leave it out"),
+        ({"validation_split": 1.5}, "1.5", "validation_split=0.2"),
+        ({"validation_split": "0.2"}, "'0.2'", "validation_split=0.2"),
+        ({"validation_freq": 0}, "0", "validation_freq=1"),
+        ({"validation_freq": [1, 2.5]}, "[1, 2.5]", "validation_freq=1"),
+        ({"verbose": "loud"}, "'loud'", "verbose=0"),
+        ({"shuffle": "often"}, "'often'", "shuffle=True"),
+        ({"callbacks": "x"}, "'x'", "EarlyStopping(patience=5)"),
+        ({"callbacks": [keras.callbacks.EarlyStopping]}, "EarlyStopping", "EarlyStopping(patience=5)"),
+        ({"callbacks": print}, "print", "EarlyStopping(patience=5)"),
+        ({"class_weight": "balanced"}, "'balanced'", "{0: 1.0, 1: 3.0}"),
+        ({"validation_data": np.zeros((5, 3))}, "without y", "validation_data=(x_val, y_val)"),
+        ({"validation_data": (np.zeros((5, 3)),)}, "without y", "validation_data=(x_val, y_val)"),
+        ({"sample_weight": np.ones(7)}, "sample_weight with 7", "how they were split"),
+    ],
+    ids=str,
+)
+def test_arguments_that_fit_does_not_take(arguments, got, instead, project, rows, counted):
+    tuner = searching(project)
+    with pytest.raises(UsageError) as caught:
+        tuner.search(*rows, **{"callbacks": counted, "verbose": 0, **arguments})
+    parts = tiny.four_parts(caught.value)
+    assert got in parts[1] and instead in parts[3]
+    assert Epochs.count == 0 and not tuner.oracle.trials
+
+
+def test_an_argument_twice_or_too_many_of_them(project, rows):
+    tuner = searching(project)
+    with pytest.raises(UsageError, match="batch_size twice"):
+        tuner.search(*rows, 8, batch_size=8)
+    with pytest.raises(UsageError, match="17 arguments without a name"):
+        tuner.search(*rows, 8, 1, 0, *[None] * 12)
+    assert not tuner.oracle.trials
+
+
+class OwnFit(keras.Sequential):
+    """Takes an argument that Keras's models do not."""
+
+    def fit(self, *args, passes, **kwargs):
+        return super().fit(*args, epochs=passes, **kwargs)
+
+
+class FitsWithMore(kt.HyperModel):
+    def build(self, hp):
+        return tiny.build(hp)
+
+    def fit(self, hp, model, *args, passes, **kwargs):
+        return model.fit(*args, epochs=passes, **kwargs)
+
+
+class RunsWithMore(kt.RandomSearch):
+    def run_trial(self, trial, x, y, passes):
+        return self.hypermodel.build(trial.hyperparameters).fit(x, y, epochs=passes, verbose=0)
+
+
+def build_with_own_fit(hp):
+    model = OwnFit([keras.Input((3,)), keras.layers.Dense(hp.Int("units", 1, 1), activation="sigmoid")])
+    return tiny.compiled(model)
+
+
+def test_a_fit_of_the_users_own_takes_what_it_likes(tmp_path, rows):
+    for number, (tuner, hypermodel) in enumerate(
+        [(kt.RandomSearch, build_with_own_fit), (kt.RandomSearch, FitsWithMore()), (RunsWithMore, tiny.build)]
+    ):
+        tuner = tuner(hypermodel, "loss", max_trials=1, seed=0, population=False, directory=tmp_path / str(number))
+        tuner.search(*rows, passes=2, **({} if number == 2 else {"verbose": 0}))
+        [trial] = tuner.oracle.get_best_trials(1)
+        assert trial.score is not None
+
+
+def test_what_fit_takes_in_other_forms_is_no_error(project, rows):
+    tuner = searching(project)
+    tuner.search(
+        *rows,
+        np.int64(8),
+        np.int32(1),
+        "0",
+        (Epochs(),),
+        np.float32(0.25),
+        shuffle="batch",
+        validation_freq=[1],
+        class_weight={0: 1, 1: 2.0},
+        steps_per_epoch=None,
+    )
+    assert len(tuner.oracle.get_best_trials(3)) == 3
+
+
 @pytest.mark.parametrize(("objective", "validation_freq", "num_epochs"), [("auc", 1, 1), ("val_auc", 2, 2)])
 def test_an_objective_that_fit_never_logs(objective, validation_freq, num_epochs, project, rows):
     tuner = searching(project, objective=objective)
-    stopping = keras.callbacks.EarlyStopping("loss", patience=20)
+    stopping = keras.callbacks.EarlyStopping("loss", patience=18)
     with pytest.raises(UsageError, match=f"expected: \\['{objective}'\\]") as caught:
         tuner.search(
             *rows, epochs=20, validation_split=0.25, validation_freq=validation_freq, callbacks=[stopping], verbose=0

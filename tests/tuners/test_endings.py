@@ -130,6 +130,41 @@ def test_rounds_in_which_nothing_trains_together_do_not_end_a_search(tuner, kind
     assert (len(made.oracle.trials), made.ended_by) == (5, "max_trials")
 
 
+class TellsOfShortBatches(keras.layers.Layer):
+    """Does something beside its answer where a batch is short, which trials that train together cannot."""
+
+    def call(self, inputs):
+        if inputs.shape[0] == 3:
+            import jax
+
+            jax.debug.callback(lambda: None)
+        return inputs
+
+
+class Uneven(keras.utils.PyDataset):
+    """A batch of four rows, and one of three."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, number):
+        return np.ones((4 - number, 3), "float32"), np.zeros((4 - number, 1), "float32")
+
+
+@needs_jax
+def test_members_that_all_fall_back_while_they_join_do_not_end_a_search(project, capsys):
+    def build(hp):
+        model = keras.Sequential([keras.Input((3,)), TellsOfShortBatches(), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(hp.Float("rate", 0.01, 0.1)), "mse")
+        return model
+
+    # While one trains, others wait; and what the short batch brings to light sends all of these back at once.
+    tuner = kt.RandomSearch(build, "loss", max_trials=12, seed=0, population_size=1, **project)
+    tuner.search(Uneven(), verbose=1)
+    assert "effects beyond its outputs" in capsys.readouterr().out
+    assert (len(tuner.oracle.get_best_trials(20)), tuner.ended_by) == (12, "max_trials")
+
+
 # Nothing left ---------------------------------------------------------------------------------------------------
 
 

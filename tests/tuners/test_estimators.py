@@ -13,6 +13,7 @@ import tiny
 from sklearn import datasets, linear_model, metrics, model_selection, neighbors, pipeline, preprocessing
 
 from manyfit.core.errors import UsageError
+from manyfit.store.predictions import Archive
 
 X, Y = (part[::2] for part in datasets.load_iris(return_X_y=True))
 ORDER = np.random.default_rng(0).permutation(len(X))
@@ -90,6 +91,32 @@ def test_named_classes_are_ensembled(searched):
     assert found["log_loss"].estimate < 1.0
     of_models = searched.ensemble(searched.get_best_models(2), X[TEST], NAMES[TEST], method="uniform")
     assert of_models.num_outputs == 3
+    with pytest.raises(UsageError, match="'rose'"):
+        ensemble.evaluate(X[TEST], ["rose"] * 25)
+
+
+def test_an_ensemble_answers_for_named_classes_as_its_members_do(searched, tmp_path):
+    fitted = [
+        pipeline.make_pipeline(preprocessing.StandardScaler(), linear_model.LogisticRegression(C=strength)).fit(
+            X[TRAIN], NAMES[TRAIN]
+        )
+        for strength in (0.1, 1.0)
+    ]
+    of_models = kt.Ensemble.fit(fitted, NAMES[TEST], x=X[TEST], method="uniform")
+    of_search = searched.ensemble(searched.get_best_models(2), X[TEST], NAMES[TEST], method="uniform")
+    of_search.save(tmp_path / "saved")
+    loaded = kt.Ensemble.load(tmp_path / "saved", trust=True)
+    for ensemble in (of_models, of_search, searched.ensemble(method="uniform"), loaded):
+        assert ensemble.classes == tuple(sorted(set(NAMES)))
+    for ensemble in (of_models, of_search, loaded):
+        [(name, found)] = [pair for pair in ensemble.evaluate(X[TEST], NAMES[TEST]).items() if pair[0] == "log_loss"]
+        told = ensemble.predict(X[TEST]).astype(float)
+        told /= told.sum(axis=1, keepdims=True)  # in single precision they sum to almost one
+        right = metrics.log_loss(NAMES[TEST], told, labels=list(ensemble.classes))
+        assert found == pytest.approx(right, rel=1e-4)
+        answers = np.array(ensemble.classes)[ensemble.predict(X[TEST]).argmax(axis=1)]
+        assert metrics.accuracy_score(NAMES[TEST].astype(str), answers) > 0.85
+        assert ensemble.evaluate(X[TEST], Y[TEST])[name] == found, "numbers of classes are taken as they were"
 
 
 @pytest.mark.parametrize(
@@ -216,3 +243,29 @@ def test_what_a_splitter_needs_is_said_before_anything_is_trained(tmp_path, spli
     assert text in str(caught.value)
     tiny.four_parts(caught.value)
     assert not tuner.oracle.trials
+
+
+class Unwritable(linear_model.LogisticRegression):
+    """Holds something that cannot be written, such as a connection."""
+
+    def fit(self, x, y):
+        self.connection = lambda: None
+        return super().fit(x, y)
+
+
+@pytest.mark.parametrize("lacks", ["estimators", "predictions"])
+def test_what_cannot_be_kept_of_an_estimator_fails_no_trial(tmp_path, monkeypatch, capsys, lacks):
+    def no_room(*_):
+        raise OSError("no space left on device")
+
+    def build(hp):
+        kind = Unwritable if lacks == "estimators" else linear_model.LogisticRegression
+        return kind(C=hp.Choice("strength", [0.1, 1.0]))
+
+    if lacks == "predictions":
+        monkeypatch.setattr(Archive, "keep", no_room)
+    tuner = kt.GridSearch(build, "val_accuracy", seed=0, directory=tmp_path)
+    tuner.search(X[TRAIN], Y[TRAIN], validation_data=(X[TEST], Y[TEST]))
+    assert [trial.ending for trial in tuner.oracle.trials.values()] == ["completed"] * 2
+    assert capsys.readouterr().out.count(f"{lacks} could not be kept") == 1
+    assert len(tuner.results()) == 2 and (tuner.predictions_archive.labels() is not None)

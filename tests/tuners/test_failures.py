@@ -302,3 +302,23 @@ def test_a_round_in_which_no_trial_can_train_does_not_end_the_search(first, proj
     tuner.search(*rows, validation_split=0.25, verbose=0)
     assert len(tuner.oracle.trials) == 8
     assert any(trial.score is not None for trial in tuner.oracle.trials.values())
+
+
+class Broken(kt.MedianRule):
+    """Raises when it is asked about the second epoch."""
+
+    def decide(self, history, trial_ids):
+        if max(progress.epochs for progress in history) > 1:
+            raise ZeroDivisionError("a rule of its own")
+        return super().decide(history, trial_ids)
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("population", [True, False])
+def test_a_scheduler_that_raises_ends_the_search_and_no_trial_is_to_blame(population, project, rows):
+    tuner = kt.RandomSearch(
+        tiny.build, "loss", max_trials=3, seed=0, scheduler=Broken(), population=population, **project
+    )
+    with pytest.raises(ZeroDivisionError, match="a rule of its own"):
+        tuner.search(*rows, epochs=3, verbose=0)
+    assert "FAILED" not in statuses(tuner)

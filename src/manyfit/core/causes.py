@@ -37,6 +37,7 @@ _FILLER = re.compile(
     r"""
       -{8,} | ={8,}
     | For\ simplicity,\ JAX\ has\ removed | The\ stack\ trace\ below\ excludes\ JAX | Set\ JAX_TRACEBACK_FILTERING
+    | The\ error\ occurred\ while\ tracing\ the\ function | See\ https://docs\.jax\.dev/
     | Exception\ encountered\ when\ calling\  | Could\ not\ automatically\ infer\ the\ output\ shape
     | Graph\ execution\ error: | Detected\ at\ node\  | Stack\ trace\ for\ op\ definition | Original\ stack\ trace\ for
     | \d+\ root\ error\(s\)\ found | \(\d+\)\ [A-Z_ ]+:\ *$ | \d+\ successful\ operations
@@ -80,8 +81,13 @@ class Cause:
     code: str = ""
     root: str | None = None
 
+    @property
+    def words(self) -> str:
+        """Type and message alone."""
+        return f"{self.kind}: {self.text}" if self.text else self.kind
+
     def __str__(self) -> str:
-        line = f"{self.kind}: {self.text}" if self.text else self.kind
+        line = self.words
         if self.root is not None:
             line += f", from {self.root}"
         if self.place is None:
@@ -149,8 +155,10 @@ def _inner_of(error: BaseException) -> BaseException | None:
 
 def _repeats(outer: BaseException, inner: BaseException) -> bool:
     """Whether the outer one says again what the inner one says."""
-    text = _plain(inner)
-    return isinstance(outer, BaseExceptionGroup) or (text != "" and text in _plain(outer))
+    text, told = _plain(inner), _plain(outer)
+    # Keras makes a copy of what a layer raises from its text, which is not what JAX's errors are made of.
+    failed_copy = isinstance(outer, AttributeError) and "_error_repr" in told
+    return isinstance(outer, BaseExceptionGroup) or failed_copy or (text != "" and text in told)
 
 
 def _root_of(told: BaseException, text: str) -> str | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
-from manyfit.core.checks import whole_number
+import numpy as np
+
+from manyfit.core.checks import check_names, is_whole, whole_number, whole_number_or_none
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import Objective
-from manyfit.data.call import Call
+from manyfit.data.call import FIT_PARAMETERS, Call
 from manyfit.data.kinds import (
     ENDLESS_GENERATOR,
     FRAMES,
@@ -38,6 +41,75 @@ VALIDATION_ARGUMENTS = frozenset(
     ]
 )
 
+#: Arguments that count something, with a value that people use.
+_COUNTS = {"batch_size": 32, "steps_per_epoch": 100, "validation_steps": 10, "validation_batch_size": 32}
+
+
+def check_call(call: Call, *, takes_more: bool = False) -> None:
+    """Refuses arguments that Keras's `fit` would stumble over in each trial, or take for something else.
+
+    Args:
+        call: of `search`.
+        takes_more: whether a `fit` of the user's may know further names.
+
+    Raises:
+        UsageError: an argument that `fit` does not have, or that is there twice; a count, a share of rows or an epoch
+            out of its range; a `verbose`, `shuffle` or `validation_freq` that means nothing; callbacks that are none.
+    """
+    if not takes_more:
+        check_names("search(...)", call.kwargs, FIT_PARAMETERS)
+        _check_places(call)
+    for name, usual in _COUNTS.items():
+        instead = f"Type {name}={usual}, say, or leave it out."
+        whole_number_or_none(f"search({name}=...)", call.get(name), instead=instead)
+    whole_number("search(initial_epoch=...)", call.get("initial_epoch", 0), least=0, instead="Leave it out for 0.")
+    share = call.get("validation_split", 0.0)
+    if share is not None and (
+        isinstance(share, bool) or not isinstance(share, numbers.Real) or not 0 <= float(share) < 1
+    ):
+        _refuse("validation_split", share, "a share of the rows: a number from 0 to below 1", "validation_split=0.2")
+    _check_words(call)
+    _check_callbacks(call)
+
+
+def _check_places(call: Call) -> None:
+    passed = FIT_PARAMETERS[: len(call.args)]
+    if len(call.args) > len(FIT_PARAMETERS):
+        got, allowed = (
+            f"{len(call.args)} arguments without a name",
+            f"at most {len(FIT_PARAMETERS)}, those of model.fit",
+        )
+        raise UsageError(explain("search(...)", got, allowed, "Name them: search(x, y, epochs=10)."))
+    if twice := [name for name in passed if name in call.kwargs]:
+        got = f"{twice[0]} twice: by its place and by its name"
+        raise UsageError(explain("search(...)", got, "each argument once", f"Leave out {twice[0]}= or the other one."))
+
+
+def _check_words(call: Call) -> None:
+    verbose, shuffle = call.get("verbose"), call.get("shuffle")
+    # "0", "1" and "2" are what settings from a command line look like.
+    if not (verbose is None or isinstance(verbose, numbers.Integral) or verbose in ("auto", "0", "1", "2")):
+        _refuse("verbose", verbose, '0, 1, 2 or "auto"', "verbose=0 for silence")
+    if not (shuffle is None or isinstance(shuffle, numbers.Integral | np.bool_) or shuffle == "batch"):
+        _refuse("shuffle", shuffle, 'True, False or "batch"', "shuffle=True, or leave it out")
+    frequency = call.get("validation_freq", 1)
+    each = frequency if isinstance(frequency, list) else [frequency]
+    if not each or not all(is_whole(one) and int(one) >= 1 for one in each):
+        allowed = "a whole number of at least 1, or a list of epochs, counted from 1"
+        _refuse("validation_freq", frequency, allowed, "validation_freq=1")
+
+
+def _check_callbacks(call: Call) -> None:
+    for callback in call.callbacks:
+        # By what Keras calls, so that this file needs no Keras.
+        if isinstance(callback, type) or not hasattr(callback, "set_model"):
+            instead = "callbacks=[keras.callbacks.EarlyStopping(patience=5)]"
+            _refuse("callbacks", callback, "a callback, made by calling its class, or a list of these", instead)
+
+
+def _refuse(name: str, got: object, allowed: str, instead: str) -> NoReturn:
+    raise UsageError(explain(f"search({name}=...)", repr(got), allowed, f"Type {instead}, say."))
+
 
 def check_data(call: Call, *, estimators: bool = False, takes_texts: bool = False) -> None:
     """Refuses data that no trial of a search could train or validate on.
@@ -49,14 +121,19 @@ def check_data(call: Call, *, estimators: bool = False, takes_texts: bool = Fals
 
     Raises:
         UsageError: objects that Keras does not know, arrays of different length, texts; pipelines with y or weights
-            besides, or with no end and no number of steps; data that can be read once only; a `validation_split` of
-            pipelines, or one that leaves a part empty; `class_weight` where Keras does not take it.
+            besides, or with no end and no number of steps; data that can be read once only; `validation_data` without
+            y, where x has some; a `validation_split` of pipelines, or one that leaves a part empty; `class_weight`
+            that is no dict, or where Keras does not take it.
     """
     if call.x is None:
         return
     _check_rows(call.rows, "search(x, y)", "steps_per_epoch", estimators, takes_texts)
     if call.get("validation_data") is not None and (validation := call.validation_rows()) is not None:
         _check_rows(validation, "search(validation_data=(x, y))", "validation_steps", estimators, takes_texts)
+        if call.y is not None and validation.y is None and not validation.kind.is_pipeline:
+            got, allowed = f"{validation.describe()}, without y", "(x, y) or (x, y, sample_weight), or a pipeline"
+            instead = "Type validation_data=(x_val, y_val)."
+            raise UsageError(explain("search(validation_data=...)", got, allowed, instead))
     elif call.get("validation_split"):
         _check_split(call)
     if call.get("class_weight") is not None:
@@ -115,7 +192,9 @@ def _check_split(call: Call) -> None:
 
 
 def _check_class_weight(call: Call) -> None:
-    where, rows = "search(class_weight=...)", call.rows
+    where, rows, weights = "search(class_weight=...)", call.rows, call.get("class_weight")
+    if not isinstance(weights, Mapping):
+        _refuse("class_weight", weights, "a dict from class to weight", "class_weight={0: 1.0, 1: 3.0}")
     if rows.sample_weight is not None:
         raise UsageError(explain(where, "sample_weight besides", "one of the two", "Multiply them into sample_weight."))
     if is_nested(rows.y):
@@ -146,11 +225,7 @@ def check_fit_arguments(
             epoch measures (`validation_freq`).
     """
     validation_data = call.get("validation_data")
-    epochs = call.get("epochs", 1)
-    if not isinstance(epochs, numbers.Integral) or epochs < 1:
-        raise UsageError(
-            explain("search(epochs=...)", repr(epochs), "a whole number of at least 1", "Type epochs=10, say.")
-        )
+    epochs = whole_number("search(epochs=...)", call.get("epochs", 1), instead="Type epochs=10, say.")
     needs_validation = [name for name in objective.names if name.startswith("val_")]
     # Keras would train to the end and log no such metric; better said before the first epoch.
     if needs_validation and not has_validation and validation_data is None and not call.get("validation_split"):

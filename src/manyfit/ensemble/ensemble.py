@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.data.classes import Classes
 from manyfit.data.kinds import Ability, FitData
 from manyfit.data.rows import Rows
 from manyfit.ensemble import distillation, saving
@@ -21,6 +22,7 @@ from manyfit.ensemble.explaining import Explanation, FittedParts, explain_fit
 from manyfit.ensemble.members import (
     EnsembleMember,
     Model,
+    class_names,
     make_members,
     measure_latency,
     model_predictions,
@@ -60,6 +62,7 @@ class Ensemble:
         notes: what `summary` says beside the numbers.
         seconds_per_row: (M,) that each member takes to predict, NaN where it was not measured.
         retrain: what `refit` calls when it is given nothing else.
+        classes: their names, in the order of the columns of a prediction; None where classes are numbers.
 
     Example:
 
@@ -85,6 +88,7 @@ class Ensemble:
         notes: Sequence[str] = (),
         seconds_per_row: np.ndarray | None = None,
         retrain: Retrainer | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.members = tuple(members)
         self.pool = pool
@@ -98,6 +102,7 @@ class Ensemble:
         self.notes = tuple(notes)
         self.seconds_per_row = seconds_per_row
         self.retrain = retrain
+        self.classes = None if classes is None else tuple(classes)
         self._program = EnsembleProgram(self._used())
 
     @classmethod
@@ -122,8 +127,8 @@ class Ensemble:
             members: models, or predictions of shape (rows,) or (rows, columns), or `EnsembleMember` objects; a list,
                 or a dictionary by name. Predictions of pixels and steps have shape (rows, ..., columns); those of
                 models with several outputs are a list or a dictionary of arrays.
-            y: labels of the rows: class indices, one-hot rows, 0/1 labels, or values; one for every pixel or step. A
-                list or a dictionary for several outputs.
+            y: labels of the rows: class indices (names, where the `classes_` of models are names), one-hot rows, 0/1
+                labels, or values; one for every pixel or step. A list or a dictionary for several outputs.
             predictions: what each member predicted on rows it was not trained on. With `models`, the weights are
                 learned from these and given to those: the way to combine models retrained on all data.
             models: the models that use the weights, in the order of `predictions`.
@@ -146,15 +151,16 @@ class Ensemble:
         settings = settings if settings is not None else EnsembleSettings()
         require_labels(y)
         everyone = make_members(members, predictions=predictions, models=models, x=x, batch_size=settings.batch_size)
+        classes = class_names(everyone)
+        y = y if classes is None else classes.numbers("Ensemble.fit(y)", y)
         told = aligned(everyone, y, task=task, sample_weight=sample_weight, metric=metric, settings=settings, seed=seed)
         problem, usable = told.problem, told.usable
         costs = member_costs([everyone[index] for index in usable], settings.budget, x)
         fit = within(menu_named(method, problem, told.metric, settings).fit, settings.budget, costs)
         with one_thread():
             result = choose(problem, fit, told.metric, settings, seed, insist=method != "auto")
-        seconds = None
-        if costs.latency_seconds is not None:
-            seconds = np.full(len(everyone), np.nan)
+        seconds = None if costs.latency_seconds is None else np.full(len(everyone), np.nan)
+        if seconds is not None:
             seconds[usable] = costs.latency_seconds
         return cls(
             everyone,
@@ -168,6 +174,7 @@ class Ensemble:
             settings=settings,
             notes=told.notes,
             seconds_per_row=seconds,
+            classes=None if classes is None else classes.names.tolist(),
         )
 
     @property
@@ -197,15 +204,15 @@ class Ensemble:
 
         Returns:
             (n, C) in float32, as `model.predict` of a Keras member would give: probabilities or values. (n, ..., C) for
-            members that answer for every pixel or step, and a list or a dictionary for several outputs.
+            members that answer for every pixel or step, and a list or a dictionary for several outputs. Columns are in
+            the order of `classes`; one column for two classes is the probability of the second.
 
         Raises:
             UsageError: a member with weight has no model; x is a pipeline that cannot be read again for each member.
         """
         if (rows := Rows.of(x)).kind.is_pipeline:
             rows.require(Ability.AS_ARRAYS, "ensemble.predict(x)")
-        size = batch_size if batch_size is not None else self.settings.batch_size
-        found = self._program.predict(x, batch_size=size)
+        found = self._program.predict(x, batch_size=self.settings.batch_size if batch_size is None else batch_size)
         if self.outputs.several:
             flat = np.stack([self.outputs.flat(one) for one in found]).astype(np.float64)
             return self.outputs.structured(self.pool.combine(flat, self.task).astype(np.float32))
@@ -226,7 +233,7 @@ class Ensemble:
 
         Args:
             x: rows, or a pipeline that brings labels along and ends: it is read once, into arrays.
-            y: their labels, as the members' `evaluate` takes them.
+            y: their labels, as the members' `evaluate` takes them; names, where `classes` has some.
             sample_weight: as the members' `evaluate` takes it.
             batch_size: rows per batch.
 
@@ -248,6 +255,8 @@ class Ensemble:
         return self._measured(prediction, Rows.of(None, y, sample_weight))
 
     def _measured(self, prediction: Any, rows: Rows, batch_size: int | None = None) -> dict[str, float]:
+        if self.classes is not None:
+            rows = dataclasses.replace(rows, y=Classes(self.classes).numbers("ensemble.evaluate(y)", rows.y))
         problem = problem_of(prediction, rows.y, self.outputs, self.task, rows.sample_weight)
         answer = {self.metric.name: self.metric.score(problem.predictions[0], problem)}
         return {**answer, **compiled_metrics(self._used(), self.pool, prediction, rows, batch_size)}
@@ -278,6 +287,10 @@ class Ensemble:
             for member, model in zip(self.members, models, strict=True)
         ]
         return self._with(members=members)
+
+    def with_classes(self, names: Sequence[str]) -> Ensemble:
+        """The same ensemble, whose classes have names, in the order of the columns."""
+        return self._with(classes=names)
 
     def with_retrainer(self, retrain: Retrainer, *, notes: Sequence[str] = ()) -> Ensemble:
         """The same ensemble, whose `refit` knows how to retrain members, and which has something more to say.
@@ -318,11 +331,8 @@ class Ensemble:
         return self.with_models([models.get(index) for index in range(len(self.members))])
 
     def _with(self, **changes: Any) -> Ensemble:
-        same = (
-            "members", "pool", "task", "num_outputs", "outputs", "choice", "problem", "metric", "settings", "notes",
-            "seconds_per_row", "retrain",
-        )  # fmt: skip
-        return Ensemble(**{name: getattr(self, name) for name in same} | changes)
+        same = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return Ensemble(**same | changes)
 
     def measure_latency(self, x: object) -> dict[str, float]:
         """Times every member that has a model.
@@ -374,7 +384,7 @@ class Ensemble:
         if path.suffix == ".keras":
             saving.save_file(self.to_keras(), path)
         else:
-            saving.save_folder(path, self._used(), self.pool, self.task, self.num_outputs, self.outputs)
+            saving.save_folder(path, self._used(), self.pool, self.task, self.num_outputs, self.outputs, self.classes)
 
     @classmethod
     def load(
@@ -434,8 +444,7 @@ class Ensemble:
             UsageError: no student was given and the best member is no Keras model.
         """
         best = self._best_used()
-        if student is None:
-            student = distillation.student_like(best)
+        student = distillation.student_like(best) if student is None else student
         settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
         soft = self.predict(x)
         distillation.train_student(student, x, soft, self.task, self.outputs, **settings)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, UsageTypeError, explain
+from manyfit.data.classes import Classes
 from manyfit.data.kinds import FitData, map_leaves
 from manyfit.data.rows import Rows
 from manyfit.ensemble.outputs import Prediction
@@ -148,6 +149,33 @@ def model_bytes(model: Model) -> int:
 def _bytes_per_number(dtype: object) -> int:
     name = str(dtype)
     return 2 if name in ("float16", "bfloat16") else 1 if name in ("int8", "bool", "uint8") else 4
+
+
+def class_names(members: Sequence[EnsembleMember]) -> Classes | None:
+    """The names of classes, in the order of the members' columns; None where no `classes_` says them.
+
+    Raises:
+        UsageError: members know different names, so that a column of one is not that of another.
+    """
+    told = [
+        (member, tuple(found.tolist()))
+        for member in members
+        for model in member.models
+        if isinstance(found := getattr(model, "classes_", None), np.ndarray)
+        and found.size
+        and all(isinstance(one, str) for one in found.flat)
+    ]
+    odd = next((member for member, names in told if names != told[0][1]), None)
+    if odd is not None:
+        raise UsageError(
+            explain(
+                f"Ensemble.fit, member {odd.name!r}",
+                f"other classes than those of {told[0][0].name!r}",
+                "members that were trained on the same classes",
+                "Train all of them on rows of every class.",
+            )
+        )
+    return Classes(told[0][1]) if told else None
 
 
 def model_predictions(model: Model, x: object, batch_size: int) -> Prediction:

@@ -257,6 +257,7 @@ def save_folder(
     task: PredictionTask,
     num_outputs: int,
     outputs: Outputs,
+    classes: Sequence[str] | None,
 ) -> None:
     """Writes the members that have weight, and how they are combined.
 
@@ -267,6 +268,7 @@ def save_folder(
         task: what they predict.
         num_outputs: columns of a prediction.
         outputs: how predictions are laid out.
+        classes: their names, if they have any.
 
     Raises:
         UsageError: a member has no model, or the path is a file.
@@ -305,6 +307,7 @@ def save_folder(
         "task": str(task),
         "num_outputs": num_outputs,
         "outputs": outputs.to_json(),
+        "classes": classes,
         "kind": pool.kind,
         # Versions before 0.2 read both numbers of every pool, so they are written even where they mean nothing.
         **{"parameter": 1.0, "inverse_temperature": 1.0, **pool.numbers()},
@@ -380,6 +383,7 @@ def load_folder(
         "task": PredictionTask(manifest["task"]),
         "num_outputs": int(manifest["num_outputs"]),
         "outputs": outputs,
+        "classes": manifest.get("classes"),
     }
 
 

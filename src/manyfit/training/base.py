@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from manyfit.core.causes import cause_of
 from manyfit.core.errors import FatalError
 from manyfit.core.history import History, why_diverged
 from manyfit.core.objective import Objective
@@ -230,13 +231,7 @@ class Bookkeeping:
             kind = what, type(error)  # not the text: it names the file, and each trial has its own
             if kind not in self._said:
                 self._said.add(kind)
-                self._notify(f"{what} could not be kept ({first_line(error)}); the search goes on without them")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, after its type's name."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+                self._notify(f"{what} could not be kept ({cause_of(error).words}); the search goes on without them")
 
 
 def judge(

@@ -128,7 +128,11 @@ def acts_before_tests(callbacks: Sequence[object]) -> bool:
 
 
 class Reporter(keras.callbacks.Callback):
-    """Keeps the curves, reports each epoch and obeys the answer."""
+    """Keeps the curves, reports each epoch and obeys the answer.
+
+    Attributes:
+        error: what the supply raised, which is no fault of the execution's: it ends the search.
+    """
 
     def __init__(self, plan: Plan, supply: Supply) -> None:
         super().__init__()
@@ -136,6 +140,7 @@ class Reporter(keras.callbacks.Callback):
         self.supply = supply
         self.history: dict[str, list[float | None]] = {}
         self.stopped = False
+        self.error: Exception | None = None
         self.pause: Callable[[], None] | None = None
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -143,7 +148,11 @@ class Reporter(keras.callbacks.Callback):
         histories.append(self.history, numbers, epoch)
         if epoch < self.plan.first_epoch:
             return  # known from before the process was killed
-        [decision] = self.supply.report([(self.plan, epoch, numbers)])
+        try:
+            [decision] = self.supply.report([(self.plan, epoch, numbers)])
+        except Exception as error:
+            self.error = error
+            raise
         if decision is Decision.PAUSE and self.pause is not None:
             if not self.model.stop_training:  # else a callback has ended it at its rung's end
                 self.pause()

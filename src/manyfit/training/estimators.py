@@ -101,9 +101,11 @@ class Estimators(KerasFit):
         result.ending, result.message = judge(result.history, task.objective, stopped=False)
         if plan.weights_path is not None and result.ending.has_score:
             final = fitted.estimator if task.classes is None else with_names(fitted.estimator, task.classes)
-            write_estimator(pickle_path(plan.weights_path), final)
+            with self.aside.keeping("estimators"):
+                write_estimator(pickle_path(plan.weights_path), final)
             if task.keep is not None:
-                task.keep([(plan, final)])
+                with self.aside.keeping("predictions"):
+                    task.keep([(plan, final)])
 
     def fit(self, estimator: Estimator, plan: Plan, train: LabelledRows, validation: LabelledRows | None) -> Fitted:
         """Fits an estimator. Override it to fit otherwise."""

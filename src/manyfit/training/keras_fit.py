@@ -125,6 +125,8 @@ class _Run:
             self._judge(plan, paused)
         except Exception as error:
             self.result.fail(failure_of(error))
+        if self.reporter.error is not None:  # whatever became of it in code of the user's around the training
+            raise self.reporter.error
         # Added up over stretches: while it is paused others use the machine.
         self.result.seconds += time.perf_counter() - started
         if self.model is not None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.data.classes import Classes, ProjectFacts
 from manyfit.data.kinds import Ability, FitData
 from manyfit.data.rows import Rows
 from manyfit.ensemble.alignment import aligned
@@ -143,6 +144,12 @@ def ensemble_of_searches(projects: Sequence[SearchedProject], **options: Any) ->
         )
     retrain = retrainer_of([one.origin for one in named])
     return ensemble.with_models(models).with_retrainer(retrain, notes=notes)
+
+
+def with_class_names(ensemble: Ensemble, facts: ProjectFacts) -> Ensemble:
+    """The ensemble, with the names that the classes of a project have, if they have any."""
+    classes = Classes.of_project(facts)
+    return ensemble if classes is None else ensemble.with_classes(classes.names.tolist())
 
 
 def models_of(project: SearchedProject) -> Iterator[SearchedModel]:

@@ -374,6 +374,7 @@ class Finish:
             ensemble = Ensemble.fit(predictions=predictions, y=y, models=models, **options)
             origins = [(self.project, self._tuner.model_origins[model]) for model in models]
             ensemble = ensemble.with_retrainer(ensembling.retrainer_of(origins))
+        ensemble = ensembling.with_class_names(ensemble, self._tuner.store)
         self.final["ensemble"] = ensemble
         return ensemble
 

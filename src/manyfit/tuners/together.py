@@ -11,8 +11,8 @@ import keras
 from manyfit.core import environment
 from manyfit.core.errors import UsageError, explain, warn_user
 from manyfit.core.records import Values
-from manyfit.data.arguments import check_data, check_fit_arguments
-from manyfit.data.call import Call
+from manyfit.data.arguments import check_call, check_data, check_fit_arguments
+from manyfit.data.call import FIT_PARAMETERS, Call
 from manyfit.data.folds import FoldPlan, fold_plan
 from manyfit.oracles import Oracle, Trial, endings
 from manyfit.schedulers import Scheduler
@@ -130,11 +130,22 @@ class PopulationTuner(ModelTuner):
         """Refuses what cannot be right, and warns of callbacks that a trial is too short for."""
         known = has_folds or environment.written_for_keras_tuner  # there a trial tells what is missing
         limit, given = self.oracle.scheduler.max_epochs, call.get("epochs")
+        check_call(call, takes_more=not set(call.kwargs).issubset(FIT_PARAMETERS) and self._models_have_own_fit())
         check_data(call, estimators=self._estimators, takes_texts=keras.backend.backend() == "tensorflow")
         check_fit_arguments(call, self.oracle.objective, has_validation=known, max_epochs=limit)
         epochs = limit or (1 if given is None else given)
         if said := too_few_epochs(call.callbacks, epochs, are_given=limit is not None or given is not None):
             warn_user(said)
+
+    def _models_have_own_fit(self) -> bool:
+        """Whether what the build function returns is a Keras model that trains in its own way."""
+        try:
+            model = self._build(self.oracle.get_space())
+        except Exception:  # the trials will say what is wrong
+            return True
+        finally:
+            clear_session()
+        return isinstance(model, keras.Model) and type(model).fit is not keras.Model.fit
 
     @property
     def predictions_archive(self) -> Archive:

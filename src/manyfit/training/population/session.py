@@ -12,7 +12,7 @@ import numpy as np
 from manyfit.core.history import numbers_of
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Ending, Plan, Result
-from manyfit.training.base import Supply, Task, first_line
+from manyfit.training.base import Supply, Task
 from manyfit.training.models import take_measures
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices
@@ -304,7 +304,7 @@ class Session:
                 elif (failure.ending is Ending.OUT_OF_MEMORY and not too_many) or not self.data.can_be_read_again:
                     self.supply.finish(member.failed(failure))
                 else:
-                    self.admission.send_back(member, f"an epoch that trials share failed ({first_line(failure.error)})")
+                    self.admission.send_back(member, f"an epoch that trials share failed ({failure.line})")
 
     def _finish_ended(self) -> None:
         ended, self.ended = self.ended, []

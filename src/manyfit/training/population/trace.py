@@ -16,7 +16,7 @@ import jax
 import keras
 import numpy as np
 
-from manyfit.training.base import first_line
+from manyfit.core.causes import cause_of
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.population.arrays import ArrayTree, Function, metric_results, shapes_of, values_of, variables_of
@@ -174,7 +174,7 @@ def _trace_step(kind: str, step: Function, state: ArrayTree, data: ArrayTree) ->
         with quick_draws():
             closed, (new_state, logs) = jax.make_jaxpr(ordered, return_shape=True)(state, data)
     except Exception as error:
-        raise CannotTrace(f"its {kind} step cannot be traced: {first_line(error)}") from error
+        raise CannotTrace(f"its {kind} step cannot be traced: {cause_of(error)}") from error
     if closed.effects:
         raise CannotTrace(f"its {kind} step has effects beyond its outputs, such as printing")
     for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(new_state), strict=True):
