@@ -109,8 +109,9 @@ class TwoHalves:
 
 def confirmed_scores(tuner: kt.Tuner, **arguments: Any) -> tuple[float, list[float]]:
     """The rate of the best trial, and its scores in a confirmation of two runs."""
-    best = tuner.oracle.get_best_trials(1)[0]
+    trial_id = tuner.oracle.get_best_trials(1)[0].trial_id
     tuner.confirm(top=1, max_executions=2, proof_executions=1, **arguments)
+    best = tuner.oracle.get_trial(trial_id)  # another tuner may have been at the project, so it was read anew
     return rate_of(best), [run.score for kind in best.replicates.values() for run in kind.values()]
 
 

@@ -46,8 +46,8 @@ def plain(facts):
 def read_now(recorded, name):
     """What was recorded of a project, without the epoch that its score, its weights and its state do not know.
 
-    Trial 2 of the Hyperband search was killed one epoch after it had gone on from its pause. 0.1.0 counted that epoch as
-    if the pause had come after it; since 0.2.0 the pause is where the state is, and the epoch runs again.
+    Trial 2 of the Hyperband search was killed one epoch after it had gone on from its pause. 0.1.0 counted that epoch
+    as if the pause had come after it; since 0.2.0 the pause is where the state is, and the epoch runs again.
     """
     if name != "hyperband":
         return recorded[name]

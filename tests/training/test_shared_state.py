@@ -67,7 +67,8 @@ def test_layers_of_a_base_model_and_shared_variables_are_found(tmp_path):
     base = base_model()
 
     def on_top(hp):
-        model = keras.Model(base.inputs, keras.layers.Dense(1, "sigmoid")(base.outputs[0]))
+        # With a name of its own: names are counted anew for each build, and the base model's layers keep theirs.
+        model = keras.Model(base.inputs, keras.layers.Dense(1, "sigmoid", name="head")(base.outputs[0]))
         model.compile(keras.optimizers.SGD(hp.Choice("rate", [0.1, 0.2])), "binary_crossentropy")
         return model
 

@@ -74,8 +74,8 @@ def test_confirming_three_winners(counts):
 @pytest.mark.parametrize(("search", "batches"), [("one structure", 8), ("two structures", 10)])
 def test_a_search_commits_once_per_epoch_of_a_batch_and_twice_per_trial(counts, search, batches):
     handed_out = TRIALS // SLOTS  # four trials at a time
-    clock = 1
-    assert counts[search]["commits"] == handed_out + batches + 2 * TRIALS + clock
+    data, clock, end = 1, 1, 1  # which rows it has, the seconds it took, why it ended
+    assert counts[search]["commits"] == handed_out + batches + 2 * TRIALS + data + clock + end
 
 
 def test_confirming_commits_once_per_epoch_and_execution(counts):
