@@ -420,6 +420,14 @@ def test_a_tuner_that_is_gone_in_the_middle_of_a_search_holds_nobody_up(tmp_path
     assert len(calls) == 3
 
 
+def test_a_closed_tuner_still_tells_what_it_found(tmp_path):
+    tuner = counted(tmp_path, [])
+    tuner.search(verbose=0)
+    before = tuner.ended_by
+    tuner.close()
+    assert tuner.ended_by == before == "max_trials" and len(tuner.store.trials()) == 3
+
+
 def test_a_closed_tuner_says_so(tmp_path):
     tuner = counted(tmp_path, [])
     tuner.close()

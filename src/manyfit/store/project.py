@@ -75,7 +75,6 @@ class ProjectStore:
                 self._clear()
             self._connection = self._connect()
             self.catch_up()
-            # Kept, since models are loaded from a project that is closed, too.
             self.is_beside_keras_tuner = bool(self.get(BESIDE_KERAS_TUNER))
         except BaseException:
             lock.release(self.folder)
@@ -259,11 +258,24 @@ class ProjectStore:
     def _rows(self, query: str, *arguments: object) -> list[Any]:
         with self._guard:
             try:
-                return self._connection.execute(query, arguments).fetchall()
-            except sqlite3.ProgrammingError:  # closed: a bug of the caller's
-                raise
+                with self._reading() as connection:
+                    return connection.execute(query, arguments).fetchall()
             except sqlite3.DatabaseError as error:
                 raise self._unreadable(error) from error
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection; of a project that is closed one for this question only.
+
+        Who has closed a tuner has given the lock back, and may still look at what it found.
+        """
+        if not self._closed:
+            yield self._connection
+            return
+        place = f"{self.layout.database.resolve().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(place, uri=True)) as connection:
+            connection.execute("PRAGMA trusted_schema=OFF")
+            yield connection
 
     def _rows_of_first_column(self, query: str) -> list[str]:
         return [str(row[0]) for row in self._rows(query)]
