@@ -63,10 +63,12 @@ def test_what_it_leaves_to_keras(options, knows):
     assert order.knows is knows
 
 
-def test_what_has_no_labels_to_split_is_left_to_keras():
+def test_rows_without_labels():
     order = SeededOrder(7)
-    call = Call((X,), {"validation_split": 0.3})
-    assert order.applied_to(call) is call and not order.knows
+    call = order.applied_to(Call((X,), {"validation_split": 0.3}))
+    assert order.knows and sum(len(batch[0]["a"]) for batch in call.x) == 35
+    (held_out,) = call.get("validation_data")  # the last rows, as Keras takes them
+    assert all(np.array_equal(held_out[name], X[name][35:]) for name in X)
     call = order.applied_to(Call((X,)))
     assert order.knows and {name: part.shape for name, part in next(iter(call.x))[0].items()} == {
         "a": (32, 3), "b": (32, 2),
