@@ -80,6 +80,17 @@ def explain(where: str, got: object, allowed: str, instead: str) -> str:
     return f"{where}: got {shown}. Allowed: {allowed}. {instead}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, for a message of ours; "" where it has none.
+
+    Example:
+
+    >>> first_line(ValueError("no such file\\nin this folder")), first_line(EOFError())
+    ('no such file', '')
+    """
+    return next(iter(str(error).strip().splitlines()), "")
+
+
 def warn_user(text: str) -> None:
     """Warns, whatever `verbose` says, and names the user's line that led here, not one of ours.
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
 
 import numpy as np
 
-from manyfit.core.errors import ManyfitError, UsageError, explain
+from manyfit.core.errors import ManyfitError, UsageError, explain, first_line
 from manyfit.ensemble.members import EnsembleMember, Model, emits_logits, is_keras
 from manyfit.ensemble.outputs import Outputs
 from manyfit.ensemble.pools import POOLS, Pool
@@ -243,7 +243,7 @@ def save_file(model: keras.Model, path: pathlib.Path) -> None:
         raise UsageError(
             explain(
                 "Ensemble.save",
-                f"a model that Keras cannot save: {str(error).strip().splitlines()[0]}",
+                f"a model that Keras cannot save: {first_line(error)}",
                 "what model.save(path) of every member takes",
                 "Give the class a get_config() that returns the arguments of its __init__.",
             )
@@ -328,7 +328,7 @@ def _told_in_words() -> Iterator[None]:
         raise UsageError(
             explain(
                 "Ensemble.load",
-                f"a folder with files that are damaged ({type(error).__name__}: {str(error).partition(chr(10))[0]})",
+                f"a folder with files that are damaged ({type(error).__name__}: {first_line(error)})",
                 "the files as they were saved",
                 "Copy the folder again from where it was saved.",
             )
@@ -456,7 +456,7 @@ def _load_keras(path: pathlib.Path, custom_objects: Mapping[str, Any] | None, *,
         instead = "Call Ensemble.load(path, custom_objects={...}) with it."
         if "safe_mode" in text:
             instead = "Call Ensemble.load(path, trust=True) for folders whose origin you know."
-        got = f"{unknown[1]!r}, which nobody knows here" if unknown else text.strip().splitlines()[0]
+        got = f"{unknown[1]!r}, which nobody knows here" if unknown else first_line(error)
         raise UsageError(
             explain(
                 f"Ensemble.load, {path.name}",

@@ -24,7 +24,7 @@ import scipy.stats
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.history import numbers_of
 from manyfit.core.objective import Objective
-from manyfit.data.classes import Classes
+from manyfit.data.classes import Classes, ProjectFacts
 from manyfit.data.identity import fingerprint
 from manyfit.data.kinds import Ability
 from manyfit.data.rows import MAX_READ_BYTES, FitData, Rows
@@ -35,13 +35,6 @@ from manyfit.training.estimators import is_estimator, measured, row_weights, tar
 
 _NUM_GROUPS = 20  # Student's quantile is 2.09 then, against 1.96 for infinitely many; each group costs a call
 _FACT = "test_uses"  # where the project keeps them
-
-
-class Facts(Protocol):
-    """What is needed of a project's store."""
-
-    def get(self, name: str, default: object = None) -> Any: ...
-    def put(self, **facts: object) -> None: ...
 
 
 class Evaluated(Protocol):
@@ -104,7 +97,7 @@ def evaluate(
     models: Mapping[str, Evaluated],
     x: FitData,
     y: FitData,
-    store: Facts,
+    store: ProjectFacts,
     *,
     confidence: float = 0.95,
     objective: Objective | None = None,
@@ -176,7 +169,7 @@ def _test_rows(x: FitData, y: FitData, options: Mapping[str, Any], num_models: i
     return test, left
 
 
-def test_uses(store: Facts) -> list[dict[str, Any]]:
+def test_uses(store: ProjectFacts) -> list[dict[str, Any]]:
     """Every choice that was measured on test data: data, choice, models, scores, with_intervals, confidence, at."""
     return store.get(_FACT, [])
 

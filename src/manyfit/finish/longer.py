@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from manyfit.core import seeds
 from manyfit.core.objective import MEASURES, Objective
-from manyfit.core.records import Decision, Plan, Result
+from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.data.call import Call
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import Execution
@@ -68,6 +68,11 @@ def scored_runs(trial: Trial) -> list[Execution]:
     """All executions of a trial that have a best epoch, those on fresh seeds included."""
     runs = [*trial.executions.values(), *(run for kind in trial.replicates.values() for run in kind.values())]
     return [run for run in runs if run.best_epoch is not None]
+
+
+def have_one_fit(runs: Sequence[Execution]) -> bool:
+    """Whether a `fit` of the user's called Keras's once in each of these runs, so that its epochs can be set there."""
+    return all(run.notes.get(FITTED, {}).get("num_fits", 1) == 1 for run in runs)
 
 
 def cut_short(trial: Trial, objective: Objective) -> bool:
@@ -183,7 +188,7 @@ def train_longer(
     """
     # Only where the curves say so: the run may be many times as long as the longest of the search.
     short = [t for t in trials if cut_short(t, oracle.objective) and trainer.trains_in_epochs(t.hyperparameters, task)]
-    short = [t for t in short if all(run.notes.get(FITTED, {}).get("num_fits", 1) == 1 for run in scored_runs(t))]
+    short = [t for t in short if have_one_fit(scored_runs(t))]
     longest = {t.trial_id: max(run.num_epochs for run in scored_runs(t)) for t in short}
     short = [t for t in short if limits.cap(longest[t.trial_id]) > longest[t.trial_id]]
     if not short:
@@ -245,4 +250,4 @@ def _found(trial: Trial, cap: int, out_of_time: bool) -> str:
     text = f"best in epoch {run.best_epoch + 1} of {run.num_epochs}"
     if run.num_epochs >= cap and run.best_epoch == run.num_epochs - 1:
         return f"{text}, still improving at its end; type retrain(max_epochs={2 * cap}) for a longer one"
-    return f"{text}, when the time was up" if out_of_time and run.ending.name == "STOPPED" else text
+    return f"{text}, when the time was up" if out_of_time and run.ending is Ending.STOPPED else text

@@ -20,7 +20,7 @@ from manyfit.data.arguments import VALIDATION_ARGUMENTS, joined_rows
 from manyfit.data.call import Call
 from manyfit.data.kinds import Ability, FitData
 from manyfit.data.rows import Rows
-from manyfit.finish.longer import LONGER, scored_runs
+from manyfit.finish.longer import LONGER, have_one_fit, scored_runs
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import Execution
 from manyfit.space.hyperparameters import HyperParameters
@@ -173,7 +173,7 @@ def candidate_of(
         [seeds.seed_of(oracle.seed, "retrain", *names) for names in path],
         searched,
         call.with_(callbacks=callbacks),
-        has_one_fit=all(run.notes.get(FITTED, {}).get("num_fits", 1) == 1 for run in runs),
+        has_one_fit=have_one_fit(runs),
         fold_rows=fold_rows,
     )
     if callbacks is not None:

@@ -16,6 +16,7 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
+from manyfit.core.errors import first_line
 from manyfit.core.lifecycle import TrialState
 from manyfit.oracles.book import Store, TrialBook
 from manyfit.oracles.checks import failed_in_a_row
@@ -80,8 +81,7 @@ def broken_off(oracle: Oracle, error: BaseException) -> EndOfSearch:
     limit, is_endless = oracle.max_consecutive_failed_trials, oracle.max_trials is None
     if failed := failed_in_a_row(oracle.book, limit, is_endless=is_endless):
         return EndOfSearch(SearchEnd.FAILURES, f"{_after(oracle)}: the last {len(failed)} failed.")
-    text = (str(error).strip().splitlines() or [""])[0]
-    return EndOfSearch(SearchEnd.ERROR, f"{_after(oracle)}: {type(error).__name__}: {text}")
+    return EndOfSearch(SearchEnd.ERROR, f"{_after(oracle)}: {type(error).__name__}: {first_line(error)}")
 
 
 def _reached(oracle: Oracle) -> SearchEnd:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from manyfit.core.errors import ProjectError, UsageError, explain
+from manyfit.core.errors import ProjectError, UsageError, explain, first_line
 from manyfit.core.files import replaced
 from manyfit.data.kinds import FitData, Indices, is_nested, leaves, map_leaves
 from manyfit.store.layout import PredictionFiles
@@ -218,7 +218,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise ProjectError(
             explain(
                 f'kept predictions "{path}"',
-                f"a file that is damaged ({str(error).splitlines()[0]})",
+                f"a file that is damaged ({first_line(error)})",
                 "arrays as Manyfit wrote them",
                 "Delete the file, and pass models, x and y to have them predicted now.",
             )

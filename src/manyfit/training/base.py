@@ -58,15 +58,12 @@ class Task:
     may: Permissions = dataclasses.field(default_factory=Permissions)
     callbacks: Callable[[Plan], list[Any]] | None = None  # further callbacks of an execution, after the user's
     measures: tuple[str, ...] = ()  # of `core.objective.MEASURES`: what is measured besides what is logged
-    calls: Mapping[str, Call] = dataclasses.field(
-        default_factory=dict
-    )  # by trial id, of those that have one of their own
-    at_fit: Callable[[Plan, Call], Call] | None = (
-        None  # what is changed of the call that a `fit` of the user's makes of Keras's; None: nothing
-    )
-    split_for: Callable[[Plan], Split] | None = (
-        None  # which rows of x and y train and validate; None: as the arguments say
-    )
+    # By trial id, of those that have a call of their own.
+    calls: Mapping[str, Call] = dataclasses.field(default_factory=dict)
+    # What is changed of the call that a `fit` of the user's makes of Keras's; None: nothing.
+    at_fit: Callable[[Plan, Call], Call] | None = None
+    # Which rows of x and y train and validate; None: as the arguments say.
+    split_for: Callable[[Plan], Split] | None = None
     classes: Sequence[str] | None = None  # names of the classes that y holds places of; None: they have none
     keep: Callable[[Sequence[tuple[Plan, Any]]], None] | None = (
         None  # called with executions whose weights were written, and their models of the best epoch

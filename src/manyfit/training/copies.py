@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from manyfit.core.errors import UsageError, explain
+from manyfit.core.errors import UsageError, explain, first_line
 from manyfit.training.keras_internals.building import calls_its_graph, is_built, lambda_again, layers_of
 
 
@@ -164,7 +164,7 @@ def _in_its_layer(layer: keras.layers.Layer, make: Callable[[], Any]) -> Any:
         raise UncopyableModelError(
             explain(
                 f"a copy of {kind} {layer.name!r}",
-                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else kind}",
+                f"{type(error).__name__}: {first_line(error) or kind}",
                 "layers that their class can make again from get_config()",
                 f"Give {kind} a get_config() that returns the arguments of its __init__.",
             )

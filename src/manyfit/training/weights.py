@@ -17,7 +17,7 @@ import h5py
 import keras
 import numpy as np
 
-from manyfit.core.errors import ProjectError, explain
+from manyfit.core.errors import ProjectError, explain, first_line
 from manyfit.core.files import written_whole
 
 _BUILD_CONFIG = "build_config"
@@ -102,7 +102,7 @@ def _unfit(path: str | Path, error: Exception) -> ProjectError:
     return ProjectError(
         explain(
             f'weights "{path}"',
-            f"a file that is damaged, or of another model ({str(error).partition(chr(10))[0]})",
+            f"a file that is damaged, or of another model ({first_line(error)})",
             "the weights of this trial, as they were written",
             "Restore the file, see that the build function is the search's, or call tuner.retrain().",
         )

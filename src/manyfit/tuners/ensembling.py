@@ -235,8 +235,7 @@ def diverse_trials(tuner: SearchedTuner, count: int) -> tuple[list[Trial], list[
         )
     places = shared_rows([found.row_ids for _, found in kept])
     where = kept[0][1].rows[places[0]]
-    if where.max() >= len(labels.row_ids) or not np.array_equal(labels.row_ids[where], kept[0][1].row_ids[places[0]]):
-        raise _misaligned(f"trial {kept[0][0].trial_id}")
+    _check_labels(f"trial {kept[0][0].trial_id}", labels, where, kept[0][1].row_ids[places[0]])
     targets = labels.take(where)
     members = [
         EnsembleMember(f"trial {trial.trial_id}", predictions=found.take(rows).predictions)
@@ -316,18 +315,22 @@ def _labels_of(
     targets: Labels | None = None
     for one, rows, own in zip(candidates, places, labels, strict=True):
         assert own is not None  # our bug: the caller asks
-        # A place alone proves nothing: another search in the same folder may have written other labels since.
         where = one.kept.rows[rows]
-        if where.max() >= len(own.row_ids) or not np.array_equal(own.row_ids[where], one.kept.row_ids[rows]):
-            raise _misaligned(one.name)
+        _check_labels(one.name, own, where, one.kept.row_ids[rows])
         if targets is None:
             targets = own.take(where)
     assert targets is not None  # our bug: there is a candidate
     return targets.y, targets.sample_weight
 
 
-def _misaligned(name: str) -> UsageError:
-    return UsageError(
+def _check_labels(name: str, labels: Labels, places: np.ndarray, row_ids: np.ndarray) -> None:
+    """Refuses predictions of other rows than those at these places among the labels.
+
+    A place alone proves nothing: another search in the same folder may have written other labels since.
+    """
+    if places.max() < len(labels.row_ids) and np.array_equal(labels.row_ids[places], row_ids):
+        return
+    raise UsageError(
         explain(
             f"ensemble(), {name}",
             "kept predictions of other rows than the latest search's validation rows",
@@ -361,8 +364,7 @@ def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> tuple[dict[
     if labels is None or len(found) < len(by_trial):
         return None
     for trial_id, kept in zip(by_trial, found, strict=True):
-        if kept.rows.max() >= len(labels.row_ids) or not np.array_equal(labels.row_ids[kept.rows], kept.row_ids):
-            raise _misaligned(f"trial {trial_id}")
+        _check_labels(f"trial {trial_id}", labels, kept.rows, kept.row_ids)
     # Executions that were cut off by the size cap at different rows cannot be compared row by row.
     rows = found[0].rows
     if any(not np.array_equal(kept.rows, rows) for kept in found):
