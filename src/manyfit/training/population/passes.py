@@ -45,7 +45,7 @@ Logs: TypeAlias = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class PassProgress:
     """A pass after some of its batches: what it carries on, and its logs so far where the loop answers them."""
 
     carry: Carry
@@ -312,11 +312,11 @@ class RowsPass(Pass):
         progress = self.advance(self.begin(states, lifted), lifted, order, first=0, last=self.rows.num_full)
         return self.end(progress, lifted, order, before=states)
 
-    def begin(self, states: Sequence[State], lifted: Lifted) -> Progress:
+    def begin(self, states: Sequence[State], lifted: Lifted) -> PassProgress:
         """A pass before its first batch; states are left as they are."""
-        return Progress(self._begun(self._beginning(states, lifted)))
+        return PassProgress(self._begun(self._beginning(states, lifted)))
 
-    def advance(self, progress: Progress, lifted: Lifted, order: Order, *, first: int, last: int) -> Progress:
+    def advance(self, progress: PassProgress, lifted: Lifted, order: Order, *, first: int, last: int) -> PassProgress:
         """A pass after some more of its full batches; in layouts that give memory away, `progress` is used up.
 
         Args:
@@ -330,11 +330,11 @@ class RowsPass(Pass):
         for name, function, start, stop in self._calls(first, last):
             arguments = (progress.carry, lifted, self.rows.leaves, *self._cut(full, start, stop))
             found = self._call(name, function, arguments, donate=self._donates)
-            progress = Progress(*found) if self._loops else Progress(found)
+            progress = PassProgress(*found) if self._loops else PassProgress(found)
         return progress
 
     def end(
-        self, progress: Progress, lifted: Lifted, order: Order, *, before: Sequence[State]
+        self, progress: PassProgress, lifted: Lifted, order: Order, *, before: Sequence[State]
     ) -> tuple[list[State], Logs]:
         """What `run` answers, after all full batches; `before`: the states at the start."""
         if self._ends_in_loop and progress.logs is not None:
