@@ -92,7 +92,7 @@ def training_pass(count: int) -> tuple[RowsPass, Any]:
     finally:
         programs.SharedProgram.add = original  # type: ignore[method-assign]
     rows, trace, state = found[0]
-    rows_pass = RowsPass("train", Lift(trace), layout=Layout("scan", "vmap"), count=count, rows=rows)
+    rows_pass = RowsPass("train", Lift(trace), layout=Layout("scan", "vmap"), count=count, shapes=rows.shapes[0])
     lifted = rows_pass.lifted([trace] * count)
     return rows_pass, rows_pass.loop_arguments([state] * count, lifted, rows.in_order())
 

@@ -80,4 +80,4 @@ def test_the_data_are_on_the_device_once():
     train(population, folds)
     data = [program.data for program in population.learned.programs.values()]
     leaves = [leaf for each in data for rows in (each.training, each.validation) for leaf in rows.leaves]
-    assert len(data) == 2 and len({id(leaf) for leaf in leaves}) == 2  # x and y; two sizes of folds
+    assert len(data) == 1 and len({id(leaf) for leaf in leaves}) == 2  # x and y; two sizes of folds in one program

@@ -134,8 +134,8 @@ def test_a_masked_step_answers_what_the_short_step_does(case):
             return getattr(Steps(Lift(short)), kind)(0, {}, state, short.start_metrics, batch)
 
         rows = np.int32(OTHER)
-        got = compile_function(masked, (state, batch, rows), quick=True).call(state, batch, rows)
-        expected = compile_function(alone, (state, real), quick=True).call(state, real)
+        got = compile_function(masked, (state, batch, rows), effort="once").call(state, batch, rows)
+        expected = compile_function(alone, (state, real), effort="once").call(state, real)
         for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=1e-5, atol=2e-6)
 

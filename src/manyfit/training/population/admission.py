@@ -25,7 +25,9 @@ from manyfit.training.labels import LabelCheck
 from manyfit.training.models import averages_weights, build_model, check_size, check_unshared, summary_of
 from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
+from manyfit.training.population.canonical_jaxpr import Mismatch
 from manyfit.training.population.data import Sources
+from manyfit.training.population.masking import Masking
 from manyfit.training.population.member import STORED_BY, Member, View, Views
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.rows_pass import RowsPass
@@ -44,15 +46,17 @@ class Learned:
     """What is known of the structures that train on the same data: programs stay from call to call.
 
     Attributes:
-        programs: by the key of their steps and the numbers of their rows.
+        programs: by the key of their steps, and of what serves their short batches.
         structures: what was traced, by what it is recognised by.
-        test_passes: those that programs share.
+        maskings: by the key of their steps, how those of recognised structures serve short batches.
+        passes: those that programs share.
         labels: what is known of them.
     """
 
     programs: dict[str, SharedProgram] = dataclasses.field(default_factory=dict)
     structures: KnownStructures = dataclasses.field(default_factory=KnownStructures)
-    test_passes: dict[tuple[object, ...], RowsPass] = dataclasses.field(default_factory=dict)
+    maskings: dict[str, dict[str, Masking | Mismatch]] = dataclasses.field(default_factory=dict)
+    passes: dict[tuple[object, ...], RowsPass] = dataclasses.field(default_factory=dict)
     labels: LabelCheck = dataclasses.field(default_factory=LabelCheck)
 
 
@@ -236,16 +240,15 @@ class Admission:
         return member
 
     def _program_of(self, found: Trace, model: keras.Model, view: View) -> SharedProgram:
-        """The program of a trace, made if need be. Members of one program have equally many rows, in batches alike."""
-        # The sizes belong to it: a fold with a row more has batches of other shapes, which no number tells.
-        key = f"{found.key} {view.sizes}"
+        """The program of a trace, made if need be. Members of one program have batches alike, of however many rows."""
+        key = f"{found.key} {found.short_batches(view.shapes)}"
         if key not in self.programs:
             self.programs[key] = SharedProgram(
                 found,
                 view.data,
                 summary_of(model),
                 together=self.supply.independent,
-                test_passes=self._learned.test_passes,
+                passes=self._learned.passes,
             )
         return self.programs[key]
 
@@ -292,15 +295,22 @@ class Admission:
             )
         building.build_symbolically(model, batch)
         parts = [tuple(values_of(part)) for part in variables_of(model)[:3]]
-        found = self._trace(model, view) if known is None else known.trace
+        found = self._trace(model, view, is_recognised=key is not None) if known is None else known.trace
         place = building.place_of_learning_rate(model)
         if key is not None and place is not None:
             self._learned.structures.keep(key, KnownStructure(found, parts[2], place))
         return found, (parts[0], parts[1], parts[2])
 
-    def _trace(self, model: keras.Model, view: View) -> Trace:
+    def _trace(self, model: keras.Model, view: View, *, is_recognised: bool) -> Trace:
         found = trace(model, view.shapes)
+        # Keras's own layers, losses and metrics do not look at the number of rows, so what was found of short batches
+        # for one model holds for all that have its steps. A user's may: each of those is looked at.
+        maskings = self._learned.maskings.setdefault(found.key, {})
+        if is_recognised:
+            found.maskings.update(maskings)
         complete(found, model, view.shapes)
+        if is_recognised:
+            maskings.update(found.maskings)
         return found
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import keras
@@ -36,11 +36,24 @@ Lifted: TypeAlias = Mapping[str, Mapping[str, Array]]
 """The numbers in which members of one program differ: form name -> a vector per type for scalars, an array each for
 the rest; see `lift.Lift.values`."""
 
-Order: TypeAlias = tuple[np.ndarray, np.ndarray]
-"""Row numbers of a pass: full batches (steps, rows) and the short last one (rows,); a first axis for members if own."""
-
 Function: TypeAlias = Callable[..., ArrayTree]
 """A pure function of trees of arrays, which JAX may trace."""
+
+
+class Order(NamedTuple):
+    """What a pass reads.
+
+    Attributes:
+        leaves: the arrays, first axis rows.
+        numbers: of the rows, batch by batch: (batches, rows); a first axis for members if each has its own. A short
+            last batch is filled up with rows of its own.
+        num_rows: that are read, without those copies; one number, or one per member.
+    """
+
+    leaves: Arrays
+    numbers: np.ndarray
+    num_rows: np.ndarray | np.int32
+
 
 AXIS = "devices"
 _ALIGNMENT_BYTES = 64  # of what XLA takes without a copy

@@ -21,7 +21,7 @@ from manyfit.data.kinds import RAGGED, SPARSE
 from manyfit.data.order import FIT_SIGNATURE
 from manyfit.training.base import Task
 from manyfit.training.keras_internals import data as keras_data
-from manyfit.training.population.arrays import ArrayTree, must_stream, on_every_device, shape_of, shapes_of
+from manyfit.training.population.arrays import ArrayTree, Order, must_stream, on_every_device, shape_of, shapes_of
 from manyfit.training.population.sizing import free_bytes
 from manyfit.training.seeding import seeded
 
@@ -67,14 +67,19 @@ class ResidentRows:
         return dataclasses.replace(self, num_rows=len(numbers), num_steps=steps, numbers=numbers)
 
     @property
-    def num_full(self) -> int:
-        """Full batches in one pass."""
-        return min(self.num_steps, self.num_rows // self.batch_size)
+    def room(self) -> int:
+        """Length of the arrays: rows, and what they are filled up with."""
+        return int(self.leaves[0].shape[0])
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Rows of the first batch: fewer than `batch_size` where there are fewer in all."""
+        return min(self.batch_size, self.num_rows)
 
     @property
     def tail_size(self) -> int:
-        """Rows in the short last batch, 0 if there is none."""
-        return self.num_rows - self.num_full * self.batch_size if self.num_steps > self.num_full else 0
+        """Rows in a last batch that is shorter than the others, 0 if there is none."""
+        return self.num_rows % self.rows_per_batch
 
     @property
     def num_bytes(self) -> int:
@@ -90,19 +95,23 @@ class ResidentRows:
     @property
     def shapes(self) -> list[list[jax.ShapeDtypeStruct]]:
         """Shapes of the batches that occur: the full one, then the short one."""
-        sizes = (self.batch_size if self.num_full else 0, self.tail_size)
-        return [self.batch_shapes(size) for size in sizes if size]
+        return [self.batch_shapes(size) for size in (self.rows_per_batch, self.tail_size) if size]
+
+    @property
+    def numbered_shapes(self) -> list[tuple[int, list[jax.ShapeDtypeStruct]]]:
+        """The shapes with their numbers, see `Shapes.numbers`."""
+        return list(zip((0, self.tail_size), self.shapes, strict=False))
 
     def batch_shapes(self, size: int) -> list[jax.ShapeDtypeStruct]:
         """Shapes and types of the leaves of a batch of `size` rows."""
         return [shape_of((size, *leaf.shape[1:]), leaf.dtype) for leaf in self.leaves]
 
-    def in_order(self) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers of one pass in the order of the data: full batches (steps, rows) and the short one (rows,)."""
+    def in_order(self) -> Order:
+        """One pass in the order of the data."""
         return self._cut(np.arange(self.num_rows, dtype=np.int32))
 
-    def shuffled(self, mode: bool | str, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers of one pass in an order that depends on the seed and the epoch only.
+    def shuffled(self, mode: bool | str, seed: int, epoch: int) -> Order:
+        """One pass in an order that depends on the seed and the epoch only.
 
         Shuffled on the host: a permutation inside the program would add seconds to its compilation.
         """
@@ -114,10 +123,12 @@ class ResidentRows:
             rng.shuffle(rows[start : start + self.batch_size])
         return self._cut(rows)
 
-    def _cut(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _cut(self, rows: np.ndarray) -> Order:
         rows = rows if self.numbers is None else self.numbers[rows]
-        full = self.num_full * self.batch_size
-        return rows[:full].reshape(self.num_full, self.batch_size), rows[full : full + self.tail_size]
+        size, tail = self.rows_per_batch, self.tail_size
+        # The short batch, over and over: whoever masks what is too much needs rows there that could be real ones.
+        filling = np.resize(rows[len(rows) - tail :], size - tail) if tail else rows[:0]
+        return Order(self.leaves, np.concatenate([rows, filling]).reshape(-1, size), np.int32(len(rows)))
 
 
 class Stream:
@@ -155,6 +166,11 @@ class Stream:
     def some_batch(self) -> tuple[jax.Array, ...]:
         """The batch that came first."""
         return tuple(leaf.addressable_data(0) for leaf in self._first)
+
+    @property
+    def numbered_shapes(self) -> list[tuple[int, list[jax.ShapeDtypeStruct]]]:
+        """The shapes with their numbers, see `Shapes.numbers`."""
+        return list(enumerate(self.shapes))
 
     @property
     def num_steps(self) -> int | None:
@@ -202,9 +218,13 @@ class Shapes:
             yield "test", self.validation
 
     def numbers(self) -> Iterator[tuple[str, int]]:
-        """The steps that there are: "train" or "test", and the number of a shape."""
+        """The steps that there are: "train" or "test", and the number of a shape.
+
+        A stream's shapes are counted. Of rows in arrays the full batch's is 0 and a short one's is its size, so that
+        the steps of a model for short batches of several sizes can stand side by side.
+        """
         for kind, source in self.sources():
-            for number in range(len(source.shapes)):
+            for number, _ in source.numbered_shapes:
                 yield kind, number
 
     def first_batch(self) -> ArrayTree:

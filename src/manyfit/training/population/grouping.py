@@ -156,12 +156,13 @@ def form_batches(
     Returns:
         The batches that begin now, and the members that wait for others.
     """
-    by_program: dict[int, list[Member]] = {}
+    # A fold of one row more may have a batch more, and then its members do not stand beside those of the others.
+    alike: dict[tuple[int, tuple[int | None, ...]], list[Member]] = {}
     for member in idle:
-        by_program.setdefault(id(member.program), []).append(member)
+        alike.setdefault((id(member.program), member.view.num_steps), []).append(member)
     batches: list[Batch] = []
     later: list[Member] = []
-    for members in by_program.values():
+    for members in alike.values():
         program = members[0].program
         beside = [batch for batch in running if batch.program is program]
         others = [member for member in waiting if member.program is program]

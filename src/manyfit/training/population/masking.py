@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -60,6 +61,12 @@ class Masking:
     rows: int
     masks: Masks
     counts: Mapping[int, np.ndarray]
+
+    @property
+    def identity(self) -> str:
+        """Equal for those that do the same."""
+        counts = {hole: powers.tolist() for hole, powers in sorted(self.counts.items())}
+        return hashlib.sha256(repr((self.rows, self.masks, counts)).encode()).hexdigest()[:16]
 
     def evaluate(
         self, form: Form, inputs: Sequence[Array], lifted: Mapping[int, Array], rows: Array

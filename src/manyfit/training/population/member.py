@@ -44,12 +44,14 @@ class View:
     Attributes:
         data: the fit arguments, with the member's own rows.
         shapes: of the batches that occur.
-        sizes: rows to train and to validate on, and of a batch of each; members of one program have the same.
+        sizes: types and sizes of the full batches: what members of one program have in common.
+        num_steps: batches to train and to validate on: what members that stand side by side have in common.
     """
 
     data: FitArguments
     shapes: Shapes
-    sizes: tuple[int, ...]
+    sizes: str
+    num_steps: tuple[int | None, ...]
 
     @property
     def training(self) -> ResidentRows | Stream:
@@ -111,9 +113,9 @@ def _view(data: FitArguments, split: Split | None) -> View:
         )  # our bug: `read_fit_arguments` sees to it where a task has splits
         training, validation = training.part(split.training), validation.part(split.validation)
         data = dataclasses.replace(data, training=training, validation=validation)
-    rows = [source for source in (training, validation) if isinstance(source, ResidentRows)]
-    sizes = tuple(size for source in rows for size in (source.num_rows, source.batch_size))
-    return View(data, Shapes(training, validation), sizes)
+    shapes = Shapes(training, validation)
+    sizes = " ".join(f"{kind} {source.structure} {source.shapes[0]}" for kind, source in shapes.sources())
+    return View(data, shapes, sizes, tuple(source.num_steps for _, source in shapes.sources()))
 
 
 @dataclasses.dataclass(eq=False)

@@ -190,18 +190,27 @@ class Pass:
         batch: ArrayTree,
         *,
         own_batch: bool = False,
+        real: ArrayTree = None,
     ) -> Carry:
-        """One step of all members; `lifted` is a bundle, and so is `batch` where each member has its own."""
+        """One step of all members.
 
-        def one(state: State, metrics: Arrays, logs: Arrays, lifted: Lifted, own: Arrays, shared: Arrays) -> Carry:
+        `lifted` is a bundle, and where each member has its own batch, so are `batch` and how many of its rows are
+        `real` (None: all of them, by the program).
+        """
+
+        def one(
+            state: State, metrics: Arrays, logs: Arrays, lifted: Lifted, own: ArrayTree, shared: ArrayTree
+        ) -> Carry:
             # A carry keeps its types from step to step: a scan refuses others, and a call would be another program.
-            out = self._function(number, lifted, state, metrics, own if own_batch else shared)
+            out = self._function(number, lifted, state, metrics, *(own if own_batch else shared))
             return jax.tree.map(
                 lambda new, old: jax.lax.convert_element_type(new, old.dtype), out, (state, metrics, logs)
             )
 
-        own = batch if own_batch else members.repeat(())
-        outs = members.map(one, *carry, lifted, own, shared=None if own_batch else batch)
+        own, shared = members.repeat(()), (batch, real)
+        if own_batch:
+            own = shared if members.stacked else list(zip(batch, real or [None] * members.count, strict=True))
+        outs = members.map(one, *carry, lifted, own, shared=None if own_batch else shared)
         if members.stacked:
             return outs
         states, metrics, logs = (list(part) for part in zip(*outs, strict=True))

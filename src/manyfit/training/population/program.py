@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from manyfit.training.population.arrays import State, copied
 from manyfit.training.population.compile import Tier
@@ -23,6 +24,9 @@ from manyfit.training.population.rows_pass import RowsPass
 from manyfit.training.population.sharding import num_slots, spread
 from manyfit.training.population.trace import CannotTrace, Trace
 from manyfit.training.program_report import ProgramRecord
+
+PassKey: TypeAlias = tuple[str, Layout, int, bool, int]
+"""Kind, layout, slots, whether each member reads the rows in its own order, and the length of their arrays."""
 
 _PROBED = 2  # members that a probe compares
 
@@ -45,7 +49,8 @@ class SharedProgram:
         data: what they train on.
         structure: its model in a few words.
         together: whether several executions are expected at the same time.
-        test_passes: over resident rows, which programs share that differ in training only.
+        passes: over resident rows, which programs share that differ in other things: in their validation, or in
+            training only.
     """
 
     def __init__(
@@ -55,18 +60,18 @@ class SharedProgram:
         structure: str,
         *,
         together: bool = False,
-        test_passes: dict[tuple[object, ...], RowsPass] | None = None,
+        passes: dict[tuple[object, ...], RowsPass] | None = None,
     ) -> None:
         self.key = trace.key
         self.structure = structure
         self.data = data
         self.lift = Lift(trace)
         options = candidates(trace, streams=isinstance(data.training, Stream), together=together)
-        shapes = [source.shapes for source in (data.training, data.validation) if source is not None]
-        steps = [source.num_steps for source in (data.training, data.validation) if source is not None]
-        # What a layout's speed depends on beside the steps: the sizes of batches, their number, and what there is to
-        # choose from.
-        self._name = f"{trace.key} {shapes} {steps} {options[0]}"  # in the memory of other processes
+        sources = [source for source in (data.training, data.validation) if source is not None]
+        # What a layout's speed depends on beside the steps: the length of the arrays, the batches of a stream, and what
+        # there is to choose from.
+        lengths = [one.room if isinstance(one, ResidentRows) else (one.shapes, one.num_steps) for one in sources]
+        self._name = f"{trace.key} {lengths} {options[0]}"  # in the memory of other processes
         self._recalled = recall(self._name, options)
         self.choice = LayoutChoice(options if self._recalled is None else (self._recalled.layout,))
         self.mismatch: str | None = None
@@ -74,10 +79,10 @@ class SharedProgram:
         self.num_versions = 1
         self._samples: list[_Sample] = []
         self._verified: set[tuple[int, bool]] = set()
-        self._passes: dict[tuple[str, Layout, int, bool], Pass] = {}
-        self._test_passes = {} if test_passes is None else test_passes
+        self._passes: dict[PassKey, Pass] = {}
+        self._num_made = 0  # training passes that no other program has made before
+        self._shared_passes = {} if passes is None else passes
         self._retired_seconds = 0.0
-        self._num_retired = 0
         self._lock = threading.Lock()
         self._probing = threading.Lock()
 
@@ -91,7 +96,6 @@ class SharedProgram:
         with self._lock:
             if lift is not self.lift and self._passes:
                 self._retired_seconds += sum(each.compile_seconds for each in self._passes.values())
-                self._num_retired += self._num_training_passes()
                 self._passes.clear()
                 self.num_versions += 1
                 self._samples.clear()  # those that made the new version necessary are the ones to probe
@@ -123,9 +127,6 @@ class SharedProgram:
         """Whether there is a pass of this version, or one is being made."""
         return bool(self._passes)
 
-    def _num_training_passes(self) -> int:
-        return sum(kind == "train" for kind, *_ in self._passes)
-
     def record(self) -> ProgramRecord:
         """What is known of this program, for showing."""
         measured, layout = self.choice.seconds, self.choice.best
@@ -135,7 +136,7 @@ class SharedProgram:
             members=self.num_trained,
             lifted=self.lift.count,
             versions=self.num_versions,
-            compilations=self._num_retired + self._num_training_passes(),
+            compilations=self._num_made,
             layout=str(layout),
             tier=self.tier,
             compile_seconds=self.compile_seconds,
@@ -148,7 +149,7 @@ class SharedProgram:
         wanted = num_slots(num_members, max_members, spread().num_devices)
         most = max(wanted, max_members)
         with self._lock:
-            compiled = {count for _, _, count, _ in self._passes}
+            compiled = {count for _, _, count, *_ in self._passes}
         # Also what an earlier process has compiled: it lies in the cache, so it is as good as compiled.
         compiled |= set(() if self._recalled is None else self._recalled.counts)
         return min((count for count in compiled if num_members <= count <= most), default=wanted)
@@ -156,7 +157,7 @@ class SharedProgram:
     def compiled_counts(self, layout: Layout) -> set[int]:
         """Numbers of slots for which there are passes of a layout."""
         with self._lock:
-            return {count for _, one, count, _ in self._passes if one == layout}
+            return {count for _, one, count, *_ in self._passes if one == layout}
 
     @property
     def tier(self) -> Tier:
@@ -176,7 +177,7 @@ class SharedProgram:
             epochs_left: that the program's members have before them.
         """
         with self._lock:
-            found = [each for (_, one, slots, _), each in self._passes.items() if (one, slots) == (layout, count)]
+            found = [each for (_, one, slots, *_), each in self._passes.items() if (one, slots) == (layout, count)]
         return [
             each
             for each in found
@@ -194,7 +195,7 @@ class SharedProgram:
     def bytes_per_member(self, layout: Layout) -> float:
         """Memory that one member of this layout's passes takes, by the compiler's analysis; 0 if none is compiled."""
         with self._lock:
-            found = [(count, each.num_bytes) for (_, one, count, _), each in self._passes.items() if one == layout]
+            found = [(count, each.num_bytes) for (_, one, count, *_), each in self._passes.items() if one == layout]
         if not found:
             return 0.0
         count, num_bytes = max(found)
@@ -244,22 +245,30 @@ class SharedProgram:
         if self.mismatch is not None:
             raise CannotTrace(self.mismatch)
 
-    def rows_pass(self, kind: str, layout: Layout, count: int, *, own_order: bool = False) -> RowsPass:
-        """The pass over resident rows, made if need be."""
+    def rows_pass(self, kind: str, layout: Layout, count: int, *, room: int, own_order: bool = False) -> RowsPass:
+        """The pass over resident rows, made if need be.
+
+        Args:
+            kind: "train" or "test".
+            layout: of the pass.
+            count: its slots.
+            room: length of the arrays in which the rows lie.
+            own_order: whether each member reads the rows in its own order.
+        """
         rows = self.data.training if kind == "train" else self.data.validation
         assert isinstance(rows, ResidentRows)
-
-        tier = self.tier if kind == "train" else "quick"
+        shapes, tier = rows.shapes[0], self.tier if kind == "train" else "quick"
 
         def make() -> RowsPass:
             lift = self.lift
-            made = RowsPass(kind, lift, layout=layout, count=count, rows=rows, own_order=own_order, tier=tier)
-            if kind == "train":
-                return made
+            made = RowsPass(kind, lift, layout=layout, count=count, shapes=shapes, own_order=own_order, tier=tier)
             # Two threads may have made one; the first that is there serves both, so that it is compiled once.
-            return self._test_passes.setdefault((lift.fingerprint(kind), layout, count, own_order, id(rows)), made)
+            key = lift.fingerprint(kind), layout, count, own_order, room
+            found = self._shared_passes.setdefault(key, made)
+            self._num_made += kind == "train" and found is made
+            return found
 
-        found = self._pass((kind, layout, count, own_order), make)
+        found = self._pass((kind, layout, count, own_order, room), make)
         assert isinstance(found, RowsPass)
         return found
 
@@ -267,14 +276,16 @@ class SharedProgram:
         """The pass over a stream, made if need be."""
         stream = self.data.training if kind == "train" else self.data.validation
         assert isinstance(stream, Stream)
-        found = self._pass(
-            (kind, layout, count, False),
-            lambda: StreamPass(kind, self.lift, layout=layout, count=count, stream=stream),
-        )
+
+        def make() -> StreamPass:
+            self._num_made += kind == "train"
+            return StreamPass(kind, self.lift, layout=layout, count=count, stream=stream)
+
+        found = self._pass((kind, layout, count, False, 0), make)
         assert isinstance(found, StreamPass)
         return found
 
-    def _pass(self, key: tuple[str, Layout, int, bool], make: Callable[[], Pass]) -> Pass:
+    def _pass(self, key: PassKey, make: Callable[[], Pass]) -> Pass:
         with self._lock:
             if key not in self._passes:
                 self._passes[key] = make()

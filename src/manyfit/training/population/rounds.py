@@ -188,8 +188,7 @@ class Rounds:
 
     def _first_step(self, member: Member) -> tuple[State, dict[str, np.ndarray]]:
         """A member's state after the first batch of its epoch, and the logs, for a slot each."""
-        full, tail = self._read("train", member)
-        rows = full[0] if len(full) else tail
+        rows = self._read("train", member).numbers[0]
         training = member.view.training
         assert isinstance(training, ResidentRows)  # our bug: streams have their own way
         batch = tuple(leaf.addressable_data(0)[rows] for leaf in training.leaves)
@@ -222,7 +221,8 @@ class Rounds:
     ) -> tuple[RowsPass, Any, Order, Tier]:
         """A batch's program, compiled and trusted, and what it takes beside the states."""
         order, own = self._order(kind, batch)
-        program = batch.program.rows_pass(kind, batch.layout, batch.count, own_order=own)
+        room = order.leaves[0].shape[0]
+        program = batch.program.rows_pass(kind, batch.layout, batch.count, room=room, own_order=own)
         lifted = program.lifted([member.trace for member in batch.slots])
         tier = program.tiers.tier if self.exchanges else "full"
         with contextlib.nullcontext() if program.is_prepared(tier) else self._cores.taken(rank):
@@ -232,7 +232,7 @@ class Rounds:
         return program, lifted, order, tier
 
     def _order(self, kind: str, batch: Batch) -> tuple[Order, bool]:
-        """The row numbers of a pass, and whether each member has its own."""
+        """What a pass reads, and whether each member has its own order."""
         names = [self._name_of_order(kind, member) for member in batch.slots]
         # Read once per order, not once per slot: the host shuffles while nobody trains.
         orders = {name: self._read(kind, member) for name, member in zip(names, batch.slots, strict=True)}
@@ -240,7 +240,8 @@ class Rounds:
         if len(orders) == 1:
             return orders[names[0]], False
         own = [orders[name] for name in names]
-        return (np.stack([full for full, _ in own]), np.stack([tail for _, tail in own])), True
+        numbers, num_rows = (np.stack([getattr(order, name) for order in own]) for name in ("numbers", "num_rows"))
+        return Order(own[0].leaves, numbers, num_rows), True
 
     def _name_of_order(self, kind: str, member: Member) -> tuple[Any, ...]:
         """What the order depends on in which a member reads its batches: rows, seed and epoch."""

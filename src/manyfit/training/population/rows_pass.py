@@ -1,8 +1,8 @@
-"""A pass over resident rows: all full batches in one call, several, or one per call.
+"""A pass over resident rows: all batches in one call, several, or one per call.
 
-Full batches are turns of one loop whose number is an input (layout "scan"), or eight of them are written out one after
-another ("chunk"), or each is a call ("host"). The short batch at the end of the rows has a shape of its own, so it is a
-step of its own, inside the function that ends the pass.
+Batches are turns of one loop whose number is an input (layout "scan"), or eight of them are written out one after
+another ("chunk"), or each is a call ("host"). The short batch at the end of the rows is filled up with copies, which
+the step does not see; a step that cannot be masked has one of its own, inside the function that ends the pass.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 
 from manyfit.training.population.arrays import Arrays, ArrayTree, Function, Lifted, Order, State
 from manyfit.training.population.compile import Tier
-from manyfit.training.population.data import ResidentRows
 from manyfit.training.population.layout import Layout, num_workers
 from manyfit.training.population.lift import Lift, Members
 from manyfit.training.population.passes import Carry, Logs, Pass
@@ -41,18 +40,19 @@ class PassProgress:
 
 
 class RowsPass(Pass):
-    """A pass over resident rows.
+    """A pass over resident rows; it holds none, so that it serves all that lie in arrays of one length.
 
-    Full batches are turns of one loop whose number is an input, over an order that has room for all batches of
-    the arrays: so the whole data, a fold and a subset of them are one program. The loop may be run in parts
-    (`advance`), the next of them in another layout.
+    Batches are turns of one loop whose number is an input, over an order that has room for all batches of the arrays:
+    so the whole data, a fold and a subset of them are one program. The short batch at the end is a turn like the others
+    where the step can be masked (see `masking`), else a step of its own. The loop may be run in parts (`advance`), the
+    next of them in another layout.
 
     Args:
         kind: see `Pass`.
         lift: see `Pass`.
         layout: see `Pass`.
         count: see `Pass`.
-        rows: the data.
+        shapes: see `Pass`.
         own_order: whether each member reads the rows in its own order.
         tier: see `Pass`.
     """
@@ -64,12 +64,14 @@ class RowsPass(Pass):
         *,
         layout: Layout,
         count: int,
-        rows: ResidentRows,
+        shapes: Sequence[jax.ShapeDtypeStruct],
         own_order: bool = False,
         tier: Tier = "quick",
     ) -> None:
-        super().__init__(kind, lift, layout=layout, count=count, shapes=rows.shapes[0], tier=tier)
-        self.rows, self.own_order = rows, own_order
+        super().__init__(kind, lift, layout=layout, count=count, shapes=shapes, tier=tier)
+        self.own_order = own_order
+        self._batch_size = shapes[0].shape[0]
+        self._masks = self.steps.can_mask(kind)
         self._prepared: set[Tier] = set()
         self._one_thread = self._members.stacked and num_workers() > 1  # the others have programs of their own
         # The short batch comes once per pass, so it is compiled the cheap way: one step for all, not one for each.
@@ -79,10 +81,19 @@ class RowsPass(Pass):
     def _loops(self) -> bool:
         return self.layout.steps == "scan"
 
-    @property
-    def _ends_in_loop(self) -> bool:
+    def num_turns(self, order: Order) -> int:
+        """Batches that are read one like the other: all of them, or those that are full."""
+        # Members that stand side by side have equally many batches.
+        num_rows = int(np.max(order.num_rows))
+        return -(-num_rows // self._batch_size) if self._masks else num_rows // self._batch_size
+
+    def _has_tail(self, order: Order) -> bool:
+        """Whether there is a short batch that is a step of its own."""
+        return self.num_turns(order) < order.numbers.shape[-2]
+
+    def _ends_in_loop(self, order: Order) -> bool:
         """Whether the loop answers what the pass does: there is no short batch to come, and nothing to split."""
-        return self._loops and self._carries_states and bool(self.rows.num_full) and not self.rows.tail_size
+        return self._loops and self._carries_states and not self._has_tail(order)
 
     def is_prepared(self, tier: Tier) -> bool:
         """Whether everything is compiled that `run` calls in a tier."""
@@ -92,14 +103,13 @@ class RowsPass(Pass):
         """Compiles everything that `run` calls with such arguments."""
         if self.is_prepared(tier):
             return
-        full, tail = self._placed(order)
         carry = self._first_carry(states, lifted)
-        for name, function, first, last in self._calls(0, self.rows.num_full):
-            arguments = (carry, lifted, self.rows.leaves, *self._cut(full, first, last))
+        for name, function, first, last in self._calls(0, self.num_turns(order)):
+            arguments = (carry, lifted, order.leaves, *self._turns(order, first, last))
             outputs = self._ready(name, function, arguments, tier).outputs
             carry = outputs[0] if self._loops else outputs
-        if not self._ends_in_loop:
-            self._ready("end", self._finish, (carry, lifted, self.rows.leaves, tail), tier)
+        if not self._ends_in_loop(order):
+            self._ready("end", self._finish, (carry, lifted, order.leaves, self._tail(order)), tier)
         self._prepared.add(tier)
 
     def exchange(self) -> None:
@@ -115,10 +125,9 @@ class RowsPass(Pass):
         return self._ready("begin", self._begin, beginning, self.tiers.tier).outputs
 
     def loop_arguments(self, states: Sequence[State], lifted: Lifted, order: Order) -> tuple[ArrayTree, ...]:
-        """What `loop` takes for all full batches; arrays or their shapes."""
-        full, _ = self._placed(order)
-        cut = self._cut(full, 0, self.rows.num_full)
-        return (self._first_carry(states, lifted), lifted, self.rows.leaves, *cut)
+        """What `loop` takes for all of its turns; arrays or their shapes."""
+        turns = self._turns(order, 0, self.num_turns(order))
+        return (self._first_carry(states, lifted), lifted, order.leaves, *turns)
 
     def run(
         self, states: Sequence[State], lifted: Lifted, order: Order, tier: Tier | None = None
@@ -128,14 +137,14 @@ class RowsPass(Pass):
         Args:
             states: one per member; left as they are.
             lifted: `Pass.lifted` of the members.
-            order: row numbers.
+            order: what is read.
             tier: to run in; None: the fastest that is compiled.
 
         Returns:
             New states, and the logs with a first axis for members; not waited for.
         """
         progress = self.begin(states, lifted, tier)
-        progress = self.advance(progress, lifted, order, first=0, last=self.rows.num_full)
+        progress = self.advance(progress, lifted, order, first=0, last=self.num_turns(order))
         return self.end(progress, lifted, order, before=states)
 
     def begin(self, states: Sequence[State], lifted: Lifted, tier: Tier | None = None) -> PassProgress:
@@ -144,18 +153,17 @@ class RowsPass(Pass):
         return PassProgress(self._begun(self._beginning(states, lifted), tier), tier)
 
     def advance(self, progress: PassProgress, lifted: Lifted, order: Order, *, first: int, last: int) -> PassProgress:
-        """A pass after some more of its full batches; in layouts that give memory away, `progress` is used up.
+        """A pass after some more of its turns; in layouts that give memory away, `progress` is used up.
 
         Args:
             progress: of this pass, or of one for the same members and rows in another layout.
             lifted: `Pass.lifted` of the members.
-            order: row numbers of the whole pass.
-            first: the full batch to begin with.
+            order: what the whole pass reads.
+            first: the batch to begin with.
             last: the one after the last.
         """
-        full, _ = self._placed(order)
         for name, function, start, stop in self._calls(first, last):
-            arguments = (progress.carry, lifted, self.rows.leaves, *self._cut(full, start, stop))
+            arguments = (progress.carry, lifted, order.leaves, *self._turns(order, start, stop))
             found = self._call(name, function, arguments, progress.tier)
             carry, logs = found if self._loops else (found, None)
             progress = PassProgress(carry, progress.tier, logs)
@@ -164,24 +172,14 @@ class RowsPass(Pass):
     def end(
         self, progress: PassProgress, lifted: Lifted, order: Order, *, before: Sequence[State]
     ) -> tuple[list[State], Logs]:
-        """What `run` answers, after all full batches; `before`: the states at the start."""
-        if self._ends_in_loop and progress.logs is not None:
+        """What `run` answers, after all turns; `before`: the states at the start."""
+        if self._ends_in_loop(order) and progress.logs is not None:
             return self._closed((progress.carry[0], progress.logs), before)
-        _, tail = self._placed(order)
-        arguments = (progress.carry, lifted, self.rows.leaves, tail)
+        arguments = (progress.carry, lifted, order.leaves, self._tail(order))
         return self._closed(self._call("end", self._finish, arguments, progress.tier), before)
 
-    def _placed(self, order: Order) -> Order:
-        """An order as the functions take it: with room for every batch of the arrays, on the devices."""
-        full, tail = order
-        if self._loops:
-            room = -(-self.rows.leaves[0].shape[0] // self.rows.batch_size)
-            missing = max(0, room - full.shape[-2])
-            full = np.pad(full, [(0, 0)] * (full.ndim - 2) + [(0, missing), (0, 0)])
-        return self.spread.split((full, tail)) if self.own_order else (full, tail)
-
     def _calls(self, first: int, last: int) -> list[tuple[str, Function, int, int]]:
-        """The calls for some full batches: name, function, first batch and the one after the last."""
+        """The calls for some turns: name, function, first batch and the one after the last."""
         if self._loops:
             return [("loop", self.loop, first, last)] if last > first else []
         # What is left after whole chunks goes step by step: a chunk of another length would be a further program.
@@ -190,44 +188,73 @@ class RowsPass(Pass):
         calls = [("chunk", self._several_steps, start, start + length) for start in range(first, whole, length)]
         return calls + [("step", self._several_steps, at, at + 1) for at in range(whole, last)]
 
-    def _cut(self, full: np.ndarray, first: int, last: int) -> tuple[np.ndarray | np.int32, ...]:
-        if self._loops:
-            return full, np.int32(first), np.int32(last)
-        return (full[:, first:last] if self.own_order else full[first:last],)
+    def _turns(self, order: Order, first: int, last: int) -> tuple[ArrayTree, ...]:
+        """What the functions take of an order: batches, how many rows there are from the first one on, and which turns
+        a loop makes."""
+        numbers, num_rows = order.numbers, np.asarray(order.num_rows, np.int32)
+        if not self._loops:
+            numbers = numbers[..., first:last, :]
+            given: tuple[ArrayTree, ...] = numbers, num_rows - np.int32(first * self._batch_size)
+            return tuple(map(self.spread.split, given)) if self.own_order else given
+        # With room for every batch of the arrays, so that it is one program for all numbers of them.
+        missing = max(0, -(-order.leaves[0].shape[0] // self._batch_size) - numbers.shape[-2])
+        numbers = np.pad(numbers, [(0, 0)] * (numbers.ndim - 2) + [(0, missing), (0, 0)])
+        given = (*map(self.spread.split, (numbers, num_rows)),) if self.own_order else (numbers, num_rows)
+        return (*given, np.int32(first), np.int32(last))
+
+    def _tail(self, order: Order) -> ArrayTree:
+        """Row numbers of the short batch that is a step of its own; none if there is no such batch."""
+        size = int(np.max(order.num_rows)) % self._batch_size if self._has_tail(order) else 0
+        tail = order.numbers[..., -1, :size]
+        return self.spread.split(tail) if self.own_order else tail
 
     def loop(
-        self, carry: Carry, lifted: Lifted, leaves: Arrays, full: jax.Array, first: jax.Array, last: jax.Array
+        self,
+        carry: Carry,
+        lifted: Lifted,
+        leaves: Arrays,
+        numbers: jax.Array,
+        num_rows: jax.Array,
+        first: jax.Array,
+        last: jax.Array,
     ) -> tuple[Carry, Logs]:
-        """Full batches of a pass as one function of arrays, ready to be compiled; and the logs after them."""
+        """Batches of a pass as one function of arrays, ready to be compiled; and the logs after them."""
         bundle = self._bundle_of(lifted, self._members)
 
-        def step(number: jax.Array, carry: Carry) -> Carry:
-            rows = jax.lax.dynamic_index_in_dim(full, number, 1 if self.own_order else 0, keepdims=False)
-            return self._one_step(carry, bundle, leaves, rows)
+        def step(turn: jax.Array, carry: Carry) -> Carry:
+            rows = jax.lax.dynamic_index_in_dim(numbers, turn, 1 if self.own_order else 0, keepdims=False)
+            return self._one_step(carry, bundle, leaves, rows, num_rows - turn * self._batch_size)
 
         carry = jax.lax.fori_loop(first, last, step, jax.tree.map(jnp.asarray, carry))
         return carry, self._logs(self._members, carry, lifted)
 
-    def _several_steps(self, carry: Carry, lifted: Lifted, leaves: Arrays, full: jax.Array) -> Carry:
+    def _several_steps(
+        self, carry: Carry, lifted: Lifted, leaves: Arrays, numbers: jax.Array, num_rows: jax.Array
+    ) -> Carry:
         bundle = self._bundle_of(lifted, self._members)
-        for at in range(full.shape[1 if self.own_order else 0]):
-            carry = self._one_step(carry, bundle, leaves, full[:, at] if self.own_order else full[at])
+        for at in range(numbers.shape[-2]):
+            carry = self._one_step(carry, bundle, leaves, numbers[..., at, :], num_rows - at * self._batch_size)
         return carry
 
-    def _one_step(self, carry: Carry, bundle: ArrayTree, leaves: Arrays, rows: jax.Array) -> Carry:
-        batch = self._batch(leaves, rows, self._members)
-        return self._step(0, self._members, carry, bundle, batch, own_batch=self.own_order)
+    def _one_step(self, carry: Carry, bundle: ArrayTree, leaves: Arrays, rows: jax.Array, num_rows: jax.Array) -> Carry:
+        """One step of all members, on the batch of these row numbers, which is followed by the rest of `num_rows`."""
+        members = self._members
+        batch = self._batch(leaves, rows, members)
+        real = None
+        if self._masks:
+            real = jnp.minimum(num_rows, self._batch_size)
+            real = members.bundle([real[member] for member in range(self.count)]) if self.own_order else real
+        return self._step(0, members, carry, bundle, batch, own_batch=self.own_order, real=real)
 
     def _finish(self, carry: Carry, lifted: Lifted, leaves: Arrays, tail: jax.Array) -> tuple[ArrayTree, Logs]:
         members = self._members
-        if self.rows.tail_size:
+        if tail.shape[-1]:
             members = self._tail_members
             if members.stacked != self._members.stacked:
                 carry = tuple(members.bundle(self._members.split(part)) for part in carry)
-            number = 1 if self.rows.num_full else 0
             batch = self._batch(leaves, tail, members)
             carry = self._step(
-                number, members, carry, self._bundle_of(lifted, members), batch, own_batch=self.own_order
+                tail.shape[-1], members, carry, self._bundle_of(lifted, members), batch, own_batch=self.own_order
             )
         return self._end(members, carry, lifted)
 

@@ -8,9 +8,9 @@ up later, the short batch at the end or another one of a stream, are traced then
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import jax
 import keras
@@ -26,7 +26,7 @@ from manyfit.training.population.canonical_jaxpr import (
     canonical_form,
     first_difference,
 )
-from manyfit.training.population.data import ResidentRows, Shapes
+from manyfit.training.population.data import ResidentRows, Shapes, Stream
 from manyfit.training.population.masking import Masking, masking_of
 from manyfit.training.seeding import generator_states, has_drawn
 
@@ -36,8 +36,8 @@ class Trace:
     """The steps of one configuration in canonical form.
 
     Attributes:
-        forms: "train 0", "train 1" (short batch), "test 0", "test 1", "results" -> form; a stream may bring further
-            shapes of batches, and `complete` adds their forms.
+        forms: "train 0", "test 0", "results" -> form. `complete` adds those of further shapes of batches, under the
+            numbers that `Shapes.numbers` gives them.
         key: equal for traces that are one program up to the numbers in their holes.
         counts: numbers of trainable, non-trainable, optimizer and metric variables.
         log_names: the metrics' names, in the order of the outputs of "results".
@@ -65,6 +65,17 @@ class Trace:
             if found is not None:
                 return Mismatch(f"{name}: {found.reason}")
         return Mismatch("their metrics have other names or start values")
+
+    def short_batches(self, shapes: Shapes) -> str:
+        """Equal where short batches are trained on alike: by masks, or in steps of their own for the same sizes."""
+        found = []
+        for kind, source in shapes.sources():
+            masking = self.maskings.get(kind)
+            if isinstance(masking, Masking):
+                found.append(f"{kind} {masking.identity}")
+            elif isinstance(source, ResidentRows):
+                found.append(f"{kind} {source.tail_size}")
+        return " ".join(found)
 
 
 class CannotTrace(Exception):
@@ -103,11 +114,11 @@ def trace(model: keras.Model, shapes: Shapes) -> Trace:
     forms = {"results": results}
     step_logs: dict[str, tuple[str, ...]] = {}
     before = generator_states()
-    for name, kind, make in _steps(model, shapes):
-        if _is_first(name):
-            forms[name], logs = make()
-            if set(logs) != set(names):
-                step_logs[kind] = logs
+    for kind, source in shapes.sources():
+        # Of the first shape only: the others are of the same steps, and do not make the key.
+        forms[f"{kind} 0"], logs = _tracer(model, kind, source)(source.shapes[0])
+        if set(logs) != set(names):
+            step_logs[kind] = logs
     # `model.fit` runs the steps of such a model as Python, which draws anew in each; a trace has drawn once for all.
     if not model.jit_compile and has_drawn(before):
         raise CannotTrace("a layer draws from Python's or NumPy's generator in each step")
@@ -126,12 +137,21 @@ def trace(model: keras.Model, shapes: Shapes) -> Trace:
 
 
 def is_complete(found: Trace, shapes: Shapes) -> bool:
-    """Whether a trace has a form for each shape of batches that has come up."""
-    return all(f"{kind} {number}" in found.forms for kind, number in shapes.numbers())
+    """Whether a trace has a step for each shape of batches that has come up, and it is known what a short one needs."""
+    return all(
+        (
+            all(f"{kind} {number}" in found.forms for number, _ in source.numbered_shapes)
+            and not (_is_to_be_asked(source) and kind not in found.maskings)
+        )
+        or isinstance(found.maskings.get(kind), Masking)
+        for kind, source in shapes.sources()
+    )
 
 
 def complete(found: Trace, model: keras.Model, shapes: Shapes) -> None:
-    """Adds the forms for further shapes of batches: the short one at the end, or what a stream brings later.
+    """Adds the steps for further shapes of batches: the short one at the end, or what a stream brings later.
+
+    A short batch needs no step of its own where the full batch's can be masked, which is found out here.
 
     Args:
         found: the trace that is to be completed.
@@ -145,33 +165,44 @@ def complete(found: Trace, model: keras.Model, shapes: Shapes) -> None:
         return
     if model.optimizer is not None and not model.optimizer.built:  # a recognised model's has no variables yet
         building.build_symbolically(model, shapes.first_batch())
-    for name, _, make in _steps(model, shapes):
-        if name not in found.forms:
-            found.forms[name] = make()[0]
     for kind, source in shapes.sources():
-        if kind not in found.maskings and isinstance(source, ResidentRows) and f"{kind} 1" in found.forms:
-            full, short = (found.forms[f"{kind} {number}"] for number in (0, 1))
-            found.maskings[kind] = masking_of(full, short, source.batch_size, source.tail_size)
+        step = _tracer(model, kind, source)
+        if isinstance(source, ResidentRows) and _is_to_be_asked(source) and kind not in found.maskings:
+            size = source.rows_per_batch
+            # Also where there is no short batch: another fold, or the training on all rows, may have one.
+            short = source.tail_size or size - 1
+            form, _ = step(source.batch_shapes(short))
+            found.maskings[kind] = masking_of(found.forms[f"{kind} 0"], form, size, short)
+            if source.tail_size and not isinstance(found.maskings[kind], Masking):
+                found.forms[f"{kind} {short}"] = form
+        if isinstance(found.maskings.get(kind), Masking):
+            continue
+        for number, batch in source.numbered_shapes:
+            if f"{kind} {number}" not in found.forms:
+                found.forms[f"{kind} {number}"] = step(batch)[0]
 
 
-def _steps(model: keras.Model, shapes: Shapes) -> Iterator[tuple[str, str, Callable[[], tuple[Form, tuple[str, ...]]]]]:
-    """The steps there are: name, "train" or "test", and a function that traces it to its form and its logs' names."""
-    structs = [shapes_of(values_of(part)) for part in variables_of(model)]
-    plan = [("train", model.train_step, structs, shapes.training)]
-    if shapes.validation is not None:
-        plan.append(("test", model.test_step, [structs[0], structs[1], structs[3]], shapes.validation))
-    for kind, step, state, source in plan:
-        for number, batch in enumerate(source.shapes):
-            data = jax.tree.unflatten(source.structure, batch)
-            yield f"{kind} {number}", kind, functools.partial(_trace_step, kind, step, state, data)
+def _is_to_be_asked(source: ResidentRows | Stream) -> bool:
+    """Whether short batches may follow a full one: not where a batch is one row, or all rows there are."""
+    return isinstance(source, ResidentRows) and 1 < source.rows_per_batch == source.batch_size
 
 
-def _is_first(name: str) -> bool:
-    """Whether a form is of the first shape of batches: the others are of the same steps, and do not make the key."""
-    return name.endswith(" 0")
+TracedStep: TypeAlias = tuple[Form, tuple[str, ...]]
+"""A form, and the names of its logs."""
 
 
-def _trace_step(kind: str, step: Function, state: ArrayTree, data: ArrayTree) -> tuple[Form, tuple[str, ...]]:
+def _tracer(
+    model: keras.Model, kind: str, source: ResidentRows | Stream
+) -> Callable[[Sequence[jax.ShapeDtypeStruct]], TracedStep]:
+    """A function that traces the "train" or "test" step on a batch of such leaves."""
+    state = [shapes_of(values_of(part)) for part in variables_of(model)]
+    step = model.train_step
+    if kind == "test":
+        step, state = model.test_step, [state[0], state[1], state[3]]
+    return lambda batch: _trace_step(kind, step, state, jax.tree.unflatten(source.structure, batch))
+
+
+def _trace_step(kind: str, step: Function, state: ArrayTree, data: ArrayTree) -> TracedStep:
     """The form of one step, outputs state first and logs last, and the logs' names in the order of the outputs."""
 
     def ordered(state: ArrayTree, data: ArrayTree) -> tuple[ArrayTree, dict[str, jax.Array]]:
