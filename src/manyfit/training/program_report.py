@@ -17,7 +17,7 @@ class ProgramRecord:
         program: its id.
         structure: the model in a few words.
         members: executions that it has trained.
-        lifted: numbers in which its members may differ.
+        lifted: numbers in which its members may differ: those that are inputs of it.
         versions: how often it had to be compiled anew because members began to differ in further numbers.
         compilations: training programs that were compiled, over all layouts, member counts and versions.
         layout: the layout that is in use.

@@ -43,7 +43,7 @@ _MAX_RESIDENT = 64  # paused members whose state is on the disk, too, and that a
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """What is known of the structures that train on the same data: programs stay from call to call.
+    """What is known of the structures that train on data of the same kinds: programs stay from call to call.
 
     Attributes:
         programs: by the key of their steps, and of what serves their short batches.
@@ -58,6 +58,13 @@ class Learned:
     maskings: dict[str, dict[str, Masking | Mismatch]] = dataclasses.field(default_factory=dict)
     passes: dict[tuple[object, ...], RowsPass] = dataclasses.field(default_factory=dict)
     labels: LabelCheck = dataclasses.field(default_factory=LabelCheck)
+
+    def for_other_rows(self) -> Learned:
+        """What stays known where other rows are trained on: all but what is known of the labels, and of streams."""
+        programs = {key: program for key, program in self.programs.items() if not program.streams}
+        for program in programs.values():
+            program.serve(None)  # the rows may be let go
+        return dataclasses.replace(self, programs=programs, labels=LabelCheck())
 
 
 class Admission:
@@ -241,7 +248,7 @@ class Admission:
 
     def _program_of(self, found: Trace, model: keras.Model, view: View) -> SharedProgram:
         """The program of a trace, made if need be. Members of one program have batches alike, of however many rows."""
-        key = f"{found.key} {found.short_batches(view.shapes)}"
+        key = f"{found.key} {found.short_batches(view.shapes)} {view.rooms}"
         if key not in self.programs:
             self.programs[key] = SharedProgram(
                 found,
@@ -250,6 +257,7 @@ class Admission:
                 together=self.supply.independent,
                 passes=self._learned.passes,
             )
+        self.programs[key].serve(view.data)
         return self.programs[key]
 
     def _call_of(self, plan: Plan) -> Call:

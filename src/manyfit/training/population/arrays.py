@@ -10,6 +10,7 @@ copied as a whole is streamed instead.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -58,6 +59,7 @@ class Order(NamedTuple):
 AXIS = "devices"
 _ALIGNMENT_BYTES = 64  # of what XLA takes without a copy
 _SMALL_BYTES = 64 << 20  # such arrays may be copied
+_PADDED_BYTES = 1 << 30  # up to here compiling again for another number of rows costs more than a copy of them
 
 
 @functools.cache
@@ -98,6 +100,37 @@ def shape_of(
 def shapes_of(arrays: Sequence[Array]) -> list[jax.ShapeDtypeStruct]:
     """Shapes and types of arrays, for tracing without values."""
     return [shape_of(np.shape(array), array.dtype) for array in arrays]
+
+
+def rounded_up(count: int) -> int:
+    """The next of the lengths that arrays are brought to: steps of an eighth of a power of two.
+
+    >>> [rounded_up(count) for count in (7, 800, 1000, 1025)]
+    [7, 832, 1024, 1152]
+    """
+    step = max(1, (1 << max(count, 1).bit_length() - 1) // 8)
+    return -(-count // step) * step
+
+
+def with_room(arrays: Sequence[np.ndarray], room: int) -> list[np.ndarray]:
+    """Arrays with so many rows, of which those beyond their own are never read; themselves where a copy costs too much.
+
+    On a CPU the rows that are not there take no memory: nobody touches their pages.
+    """
+    if sum(array.nbytes for array in arrays) > _PADDED_BYTES or any(map(is_mapped, arrays)):
+        return list(arrays)
+    return [array if len(array) >= room else _longer(array, room) for array in arrays]
+
+
+def _longer(array: np.ndarray, room: int) -> np.ndarray:
+    shape = (room, *array.shape[1:])
+    num_bytes = math.prod(shape) * array.itemsize
+    # Laid out as XLA takes it without another copy.
+    memory = np.empty(num_bytes + _ALIGNMENT_BYTES, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT_BYTES
+    longer = memory[start : start + num_bytes].view(array.dtype).reshape(shape)
+    longer[: len(array)] = array
+    return longer
 
 
 def is_mapped(array: object) -> bool:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -154,6 +155,13 @@ class Form:
         return tuple(
             np.asarray(value).astype(dtype).tobytes() for value, dtype in zip(self.values, self.dtypes, strict=True)
         )
+
+    def may_vary(self, hole: int) -> bool:
+        """Whether a hyperparameter may well stand in a hole: not where a derivative or a mask puts 0, 1 or 2."""
+        dtype, value = self.dtypes[hole], self.values[hole]
+        if dtype is None or np.ndim(value) or not jnp.issubdtype(dtype, jnp.floating):
+            return False
+        return math.isfinite(float(value)) and abs(float(value)) not in (0.0, 1.0, 2.0)
 
 
 @dataclasses.dataclass(frozen=True)

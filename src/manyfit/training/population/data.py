@@ -21,7 +21,16 @@ from manyfit.data.kinds import RAGGED, SPARSE
 from manyfit.data.order import FIT_SIGNATURE
 from manyfit.training.base import Task
 from manyfit.training.keras_internals import data as keras_data
-from manyfit.training.population.arrays import ArrayTree, Order, must_stream, on_every_device, shape_of, shapes_of
+from manyfit.training.population.arrays import (
+    ArrayTree,
+    Order,
+    must_stream,
+    on_every_device,
+    rounded_up,
+    shape_of,
+    shapes_of,
+    with_room,
+)
 from manyfit.training.population.sizing import free_bytes
 from manyfit.training.seeding import seeded
 
@@ -37,7 +46,7 @@ class ResidentRows:
     """Arrays on the device, cut into batches by row numbers.
 
     Attributes:
-        leaves: the arrays, first axis rows.
+        leaves: the arrays, first axis rows, of which those beyond `num_rows` are never read.
         structure: their tree, (x, y, sample_weight) as Keras packs it.
         num_rows: rows in one pass.
         batch_size: rows per full batch.
@@ -350,6 +359,8 @@ def read_fit_arguments(call: Call, *, has_splits: bool = False, seed: int = 0) -
     # As Keras has it: data that are given win over a share that is given.
     if given["validation_split"] and validation_data is None:
         (x, y, sample_weight), validation_data = keras_data.split((x, y, sample_weight), given["validation_split"])
+    # With room for both, where that costs no memory: winners may be trained on all of them.
+    num_all = _num_rows(x) + _num_rows(validation_data) if jax.default_backend() == "cpu" else 0
     training = _source(
         (x, y, sample_weight),
         {
@@ -360,6 +371,7 @@ def read_fit_arguments(call: Call, *, has_splits: bool = False, seed: int = 0) -
         },
         restarts=False,
         seed=seed,
+        num_all=num_all,
     )
     validation: ResidentRows | Stream | None = None
     batch_size = given["validation_batch_size"] or given["batch_size"]
@@ -373,6 +385,7 @@ def read_fit_arguments(call: Call, *, has_splits: bool = False, seed: int = 0) -
             {"batch_size": batch_size, "steps_per_epoch": given["validation_steps"], "shuffle": False},
             restarts=True,
             seed=seed,
+            num_all=num_all,
         )
     spent = any(isinstance(source, Iterator) for source in (given["x"], given["validation_data"]))
     return FitArguments(training, validation, given["shuffle"], given["validation_freq"], can_be_read_again=not spent)
@@ -394,7 +407,7 @@ def _held_out(
     """The rows that folds validate on: those that they train on, without the weights of classes."""
     if weighted:
         arguments = {"batch_size": batch_size, "steps_per_epoch": None, "shuffle": False}
-        return _source(arrays, arguments, restarts=True, seed=0)
+        return _source(arrays, arguments, restarts=True, seed=0, num_all=training.room)
     # The same arrays: folds cost no memory, whatever their number.
     size = training.batch_size if batch_size is None else batch_size
     return dataclasses.replace(training, batch_size=size, num_steps=-(-training.num_rows // size))
@@ -440,10 +453,20 @@ def is_same(one: object, other: object) -> bool:
     return isinstance(one, bool | int | float | str) and one == other
 
 
+def _num_rows(data: object) -> int:
+    """Rows of arrays; 0 for what is read in another way."""
+    first = next(iter(jax.tree.leaves(data)), None)
+    shape = getattr(first, "shape", None)
+    return int(shape[0]) if isinstance(shape, tuple) and shape and isinstance(shape[0], int) else 0
+
+
 def _source(
-    data: tuple[object, object, object], arguments: dict[str, Any], *, restarts: bool, seed: int
+    data: tuple[object, object, object], arguments: dict[str, Any], *, restarts: bool, seed: int, num_all: int
 ) -> ResidentRows | Stream:
-    """Resident rows where that is possible, else a stream."""
+    """Resident rows where that is possible, else a stream.
+
+    Their arrays have room for more rows, so that other data are no other program: `num_all`, and a little more.
+    """
     iterator = keras_data.epoch_iterator(*data, **arguments)
     adapter, steps = iterator.data_adapter, arguments["steps_per_epoch"]
     if keras_data.is_array_adapter(adapter) and not must_stream(jax.tree.leaves(data)):
@@ -458,5 +481,6 @@ def _source(
             leaves, steps = [leaf[:num_rows] for leaf in leaves], None
         fits = sum(leaf.nbytes for leaf in leaves) <= _MOST_OF_MEMORY * free_bytes()
         if fits and (not steps or steps == num_batches):
+            leaves = with_room(leaves, rounded_up(max(num_rows, num_all)))
             return ResidentRows(tuple(map(on_every_device, leaves)), structure, num_rows, size, -(-num_rows // size))
     return Stream(iterator, restarts=restarts, seed=seed)

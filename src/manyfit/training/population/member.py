@@ -45,12 +45,14 @@ class View:
         data: the fit arguments, with the member's own rows.
         shapes: of the batches that occur.
         sizes: types and sizes of the full batches: what members of one program have in common.
+        rooms: lengths of the arrays: what members of one program have in common, too.
         num_steps: batches to train and to validate on: what members that stand side by side have in common.
     """
 
     data: FitArguments
     shapes: Shapes
     sizes: str
+    rooms: tuple[int, ...]
     num_steps: tuple[int | None, ...]
 
     @property
@@ -115,7 +117,9 @@ def _view(data: FitArguments, split: Split | None) -> View:
         data = dataclasses.replace(data, training=training, validation=validation)
     shapes = Shapes(training, validation)
     sizes = " ".join(f"{kind} {source.structure} {source.shapes[0]}" for kind, source in shapes.sources())
-    return View(data, shapes, sizes, tuple(source.num_steps for _, source in shapes.sources()))
+    sources = [source for _, source in shapes.sources()]
+    rooms = tuple(source.room for source in sources if isinstance(source, ResidentRows))
+    return View(data, shapes, sizes, rooms, tuple(source.num_steps for source in sources))
 
 
 @dataclasses.dataclass(eq=False)

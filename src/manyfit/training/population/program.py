@@ -25,8 +25,8 @@ from manyfit.training.population.sharding import num_slots, spread
 from manyfit.training.population.trace import CannotTrace, Trace
 from manyfit.training.program_report import ProgramRecord
 
-PassKey: TypeAlias = tuple[str, Layout, int, bool, int]
-"""Kind, layout, slots, whether each member reads the rows in its own order, and the length of their arrays."""
+PassKey: TypeAlias = tuple[str, Layout, int, bool]
+"""Kind, layout, slots, and whether each member reads the rows in its own order."""
 
 _PROBED = 2  # members that a probe compares
 
@@ -64,10 +64,11 @@ class SharedProgram:
     ) -> None:
         self.key = trace.key
         self.structure = structure
-        self.data = data
-        self.lift = Lift(trace)
+        self._data: FitArguments | None = data
+        self.lift = Lift.of(trace)
         options = candidates(trace, streams=isinstance(data.training, Stream), together=together)
         sources = [source for source in (data.training, data.validation) if source is not None]
+        self._streams = any(isinstance(source, Stream) for source in sources)
         # What a layout's speed depends on beside the steps: the length of the arrays, the batches of a stream, and what
         # there is to choose from.
         lengths = [one.room if isinstance(one, ResidentRows) else (one.shapes, one.num_steps) for one in sources]
@@ -85,6 +86,21 @@ class SharedProgram:
         self._retired_seconds = 0.0
         self._lock = threading.Lock()
         self._probing = threading.Lock()
+
+    @property
+    def data(self) -> FitArguments:
+        """What is trained on now, in arrays of one length always."""
+        assert self._data is not None  # our bug: nobody trains here
+        return self._data
+
+    def serve(self, data: FitArguments | None) -> None:
+        """Trains on these data from now on; None: lets go of them, until others come."""
+        self._data = data
+
+    @property
+    def streams(self) -> bool:
+        """Whether batches come one by one, so that it serves no other data."""
+        return self._streams
 
     def add(self, trace: Trace, state: State) -> None:
         """Takes in one more execution; lifts what it differs in, and forgets passes compiled before that was known.
@@ -149,7 +165,7 @@ class SharedProgram:
         wanted = num_slots(num_members, max_members, spread().num_devices)
         most = max(wanted, max_members)
         with self._lock:
-            compiled = {count for _, _, count, *_ in self._passes}
+            compiled = {count for _, _, count, _ in self._passes}
         # Also what an earlier process has compiled: it lies in the cache, so it is as good as compiled.
         compiled |= set(() if self._recalled is None else self._recalled.counts)
         return min((count for count in compiled if num_members <= count <= most), default=wanted)
@@ -157,7 +173,7 @@ class SharedProgram:
     def compiled_counts(self, layout: Layout) -> set[int]:
         """Numbers of slots for which there are passes of a layout."""
         with self._lock:
-            return {count for _, one, count, *_ in self._passes if one == layout}
+            return {count for _, one, count, _ in self._passes if one == layout}
 
     @property
     def tier(self) -> Tier:
@@ -177,7 +193,7 @@ class SharedProgram:
             epochs_left: that the program's members have before them.
         """
         with self._lock:
-            found = [each for (_, one, slots, *_), each in self._passes.items() if (one, slots) == (layout, count)]
+            found = [each for (_, one, slots, _), each in self._passes.items() if (one, slots) == (layout, count)]
         return [
             each
             for each in found
@@ -195,7 +211,7 @@ class SharedProgram:
     def bytes_per_member(self, layout: Layout) -> float:
         """Memory that one member of this layout's passes takes, by the compiler's analysis; 0 if none is compiled."""
         with self._lock:
-            found = [(count, each.num_bytes) for (_, one, count, *_), each in self._passes.items() if one == layout]
+            found = [(count, each.num_bytes) for (_, one, count, _), each in self._passes.items() if one == layout]
         if not found:
             return 0.0
         count, num_bytes = max(found)
@@ -245,16 +261,8 @@ class SharedProgram:
         if self.mismatch is not None:
             raise CannotTrace(self.mismatch)
 
-    def rows_pass(self, kind: str, layout: Layout, count: int, *, room: int, own_order: bool = False) -> RowsPass:
-        """The pass over resident rows, made if need be.
-
-        Args:
-            kind: "train" or "test".
-            layout: of the pass.
-            count: its slots.
-            room: length of the arrays in which the rows lie.
-            own_order: whether each member reads the rows in its own order.
-        """
+    def rows_pass(self, kind: str, layout: Layout, count: int, *, own_order: bool = False) -> RowsPass:
+        """The pass over resident rows, made if need be."""
         rows = self.data.training if kind == "train" else self.data.validation
         assert isinstance(rows, ResidentRows)
         shapes, tier = rows.shapes[0], self.tier if kind == "train" else "quick"
@@ -263,12 +271,12 @@ class SharedProgram:
             lift = self.lift
             made = RowsPass(kind, lift, layout=layout, count=count, shapes=shapes, own_order=own_order, tier=tier)
             # Two threads may have made one; the first that is there serves both, so that it is compiled once.
-            key = lift.fingerprint(kind), layout, count, own_order, room
+            key = lift.fingerprint(kind), layout, count, own_order, rows.room
             found = self._shared_passes.setdefault(key, made)
             self._num_made += kind == "train" and found is made
             return found
 
-        found = self._pass((kind, layout, count, own_order, room), make)
+        found = self._pass((kind, layout, count, own_order), make)
         assert isinstance(found, RowsPass)
         return found
 
@@ -281,7 +289,7 @@ class SharedProgram:
             self._num_made += kind == "train"
             return StreamPass(kind, self.lift, layout=layout, count=count, stream=stream)
 
-        found = self._pass((kind, layout, count, False, 0), make)
+        found = self._pass((kind, layout, count, False), make)
         assert isinstance(found, StreamPass)
         return found
 

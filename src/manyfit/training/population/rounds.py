@@ -221,8 +221,7 @@ class Rounds:
     ) -> tuple[RowsPass, Any, Order, Tier]:
         """A batch's program, compiled and trusted, and what it takes beside the states."""
         order, own = self._order(kind, batch)
-        room = order.leaves[0].shape[0]
-        program = batch.program.rows_pass(kind, batch.layout, batch.count, room=room, own_order=own)
+        program = batch.program.rows_pass(kind, batch.layout, batch.count, own_order=own)
         lifted = program.lifted([member.trace for member in batch.slots])
         tier = program.tiers.tier if self.exchanges else "full"
         with contextlib.nullcontext() if program.is_prepared(tier) else self._cores.taken(rank):

@@ -127,8 +127,7 @@ class _Run:
     def over_rows(self, kind: str, order: Callable[[str, Batch], tuple[Order, bool]]) -> None:
         """A whole pass over resident rows."""
         numbers, own = order(kind, self.batch)
-        layout, count, room = self.batch.layout, self.batch.count, numbers.leaves[0].shape[0]
-        rows_pass = self.batch.program.rows_pass(kind, layout, count, room=room, own_order=own)
+        rows_pass = self.batch.program.rows_pass(kind, self.batch.layout, self.batch.count, own_order=own)
         lifted = rows_pass.lifted([member.trace for member in self.batch.slots])
         tier = rows_pass.tiers.tier
         rows_pass.prepare(self.states, lifted, numbers, tier)

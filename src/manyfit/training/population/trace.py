@@ -72,9 +72,9 @@ class Trace:
         for kind, source in shapes.sources():
             masking = self.maskings.get(kind)
             if isinstance(masking, Masking):
-                found.append(f"{kind} {masking.identity}")
-            elif isinstance(source, ResidentRows):
-                found.append(f"{kind} {source.tail_size}")
+                found.append(masking.identity)
+            else:
+                found.append(str(source.tail_size if isinstance(source, ResidentRows) else ""))
         return " ".join(found)
 
 

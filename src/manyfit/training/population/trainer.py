@@ -104,9 +104,9 @@ class Population(Trainer):
         # A stream is there in its own batches only.
         if kept is not None and (task.calls or kept.of(task.call) is not None):
             return kept
-        # Their programs are let go with the data; what they were is still shown.
-        self._past += [program.record() for program in self.learned.programs.values()]
-        self.learned = Learned()
+        # Programs over streams are let go with them; what they were is still shown.
+        self._past += [program.record() for program in self.learned.programs.values() if program.streams]
+        self.learned = self.learned.for_other_rows()
         self._task = task
         self._sources = Sources(has_splits=task.split_for is not None, seed=self._shuffle_seed)
         return self._sources
