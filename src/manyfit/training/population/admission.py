@@ -29,7 +29,7 @@ from manyfit.training.population.canonical_jaxpr import Mismatch
 from manyfit.training.population.data import Sources
 from manyfit.training.population.masking import Masking
 from manyfit.training.population.member import STORED_BY, Member, View, Views
-from manyfit.training.population.program import SharedProgram
+from manyfit.training.population.program import SharedPassKey, SharedProgram
 from manyfit.training.population.rows_pass import RowsPass
 from manyfit.training.population.structure_key import KnownStructure, KnownStructures, structure_key
 from manyfit.training.population.trace import CannotTrace, Trace, check_model, complete, is_complete, trace
@@ -56,7 +56,7 @@ class Learned:
     programs: dict[str, SharedProgram] = dataclasses.field(default_factory=dict)
     structures: KnownStructures = dataclasses.field(default_factory=KnownStructures)
     maskings: dict[str, dict[str, Masking | Mismatch]] = dataclasses.field(default_factory=dict)
-    passes: dict[tuple[object, ...], RowsPass] = dataclasses.field(default_factory=dict)
+    passes: dict[SharedPassKey, RowsPass] = dataclasses.field(default_factory=dict)
     labels: LabelCheck = dataclasses.field(default_factory=LabelCheck)
 
     def for_other_rows(self) -> Learned:

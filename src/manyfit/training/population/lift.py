@@ -31,7 +31,7 @@ class Lift:
 
     Numbers that a hyperparameter may well be are inputs from the start: were they written into the program, the first
     member with another one would have it compiled again. What they cost, on two cores: a tenth of the compilation, 1 to
-    4 % of a step. What is left (0, 1, 2, whole numbers, arrays) is written in, where the compiler folds it, until a member
+    4 % of a step. What is left (0, 1, 2, integers, arrays) is written in, where the compiler folds it, until a member
     differs in it. Scalars of one form and type travel as one vector per member, so that a program has few arguments.
 
     Attributes:

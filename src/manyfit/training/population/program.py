@@ -28,6 +28,9 @@ from manyfit.training.program_report import ProgramRecord
 PassKey: TypeAlias = tuple[str, Layout, int, bool]
 """Kind, layout, slots, and whether each member reads the rows in its own order."""
 
+SharedPassKey: TypeAlias = tuple[tuple[object, ...], Layout, int, bool, int]
+"""The steps, the layout, slots, whether each member reads the rows in its own order, and the length of the arrays."""
+
 _PROBED = 2  # members that a probe compares
 
 
@@ -60,7 +63,7 @@ class SharedProgram:
         structure: str,
         *,
         together: bool = False,
-        passes: dict[tuple[object, ...], RowsPass] | None = None,
+        passes: dict[SharedPassKey, RowsPass] | None = None,
     ) -> None:
         self.key = trace.key
         self.structure = structure
@@ -68,6 +71,7 @@ class SharedProgram:
         self.lift = Lift.of(trace)
         options = candidates(trace, streams=isinstance(data.training, Stream), together=together)
         sources = [source for source in (data.training, data.validation) if source is not None]
+        self._room = data.training.room if isinstance(data.training, ResidentRows) else 0
         self._streams = any(isinstance(source, Stream) for source in sources)
         # What a layout's speed depends on beside the steps: the length of the arrays, the batches of a stream, and what
         # there is to choose from.
@@ -164,16 +168,21 @@ class SharedProgram:
         """Slots of the pass that trains `num_members`: the smallest that is compiled, else see `num_slots`."""
         wanted = num_slots(num_members, max_members, spread().num_devices)
         most = max(wanted, max_members)
-        with self._lock:
-            compiled = {count for _, _, count, _ in self._passes}
+        compiled = self.compiled_counts()
         # Also what an earlier process has compiled: it lies in the cache, so it is as good as compiled.
         compiled |= set(() if self._recalled is None else self._recalled.counts)
         return min((count for count in compiled if num_members <= count <= most), default=wanted)
 
-    def compiled_counts(self, layout: Layout) -> set[int]:
-        """Numbers of slots for which there are passes of a layout."""
+    def compiled_counts(self, layout: Layout | None = None) -> set[int]:
+        """Numbers of slots for which there are passes of a layout, or of any: its own, or another program's."""
         with self._lock:
-            return {count for _, one, count, _ in self._passes if one == layout}
+            found = {(one, count) for _, one, count, _ in self._passes}
+            if not self._streams:
+                key = self.lift.fingerprint("train"), self._room
+                found |= {
+                    (one, count) for name, one, count, _, room in list(self._shared_passes) if (name, room) == key
+                }
+        return {count for one, count in found if layout in (None, one)}
 
     @property
     def tier(self) -> Tier:
