@@ -21,7 +21,7 @@ from typing import TypeAlias
 import jax
 import numpy as np
 
-from manyfit.training.population.arrays import Arrays, ArrayTree, Function, Lifted, State
+from manyfit.training.population.arrays import Array, Arrays, ArrayTree, Function, Lifted, State
 from manyfit.training.population.compile import Compiled, Effort, Tier, Tiers, exchanges
 from manyfit.training.population.data import Stream
 from manyfit.training.population.layout import Layout
@@ -190,12 +190,16 @@ class Pass:
         batch: ArrayTree,
         *,
         own_batch: bool = False,
+        rows: Array | None = None,
     ) -> Carry:
-        """One step of all members; `lifted` is a bundle, and so is `batch` where each member has its own."""
+        """One step of all members; `lifted` is a bundle, and so is `batch` where each member has its own.
+
+        `rows` is the number of rows that count, None for all, see `Steps.train`.
+        """
 
         def one(state: State, metrics: Arrays, logs: Arrays, lifted: Lifted, own: Arrays, shared: Arrays) -> Carry:
             # A carry keeps its types from step to step: a scan refuses others, and a call would be another program.
-            out = self._function(number, lifted, state, metrics, own if own_batch else shared)
+            out = self._function(number, lifted, state, metrics, own if own_batch else shared, rows)
             return jax.tree.map(
                 lambda new, old: jax.lax.convert_element_type(new, old.dtype), out, (state, metrics, logs)
             )
