@@ -68,8 +68,8 @@ class Rounds:
 
     Args:
         order_of: names the order in which a member reads its rows: seed and epoch.
-        exchanges: whether passes are compiled quickly at first. What is compiled otherwise differs in the last bits, and
-            when it is exchanged depends on timing.
+        exchanges: whether passes are compiled quickly at first. Their numbers differ in the last bits then, and when
+            they are exchanged depends on timing.
     """
 
     def __init__(self, *, order_of: Callable[[Member], tuple[int, int]], exchanges: bool = True) -> None:
