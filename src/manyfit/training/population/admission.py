@@ -27,6 +27,7 @@ from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import FitArguments
 from manyfit.training.population.member import STORED_BY, Member, View, Views
 from manyfit.training.population.passes import RowsPass
+from manyfit.training.population.prefix import Prefixes
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.structure_key import KnownStructure, KnownStructures, structure_key
 from manyfit.training.population.trace import CannotTrace, Trace, check_model, complete, is_complete, trace
@@ -47,12 +48,14 @@ class Learned:
         structures: what was traced, by what it is recognised by.
         test_passes: those that programs share.
         labels: what is known of them.
+        prefixes: what was computed once of their rows.
     """
 
     programs: dict[str, SharedProgram] = dataclasses.field(default_factory=dict)
     structures: KnownStructures = dataclasses.field(default_factory=KnownStructures)
     test_passes: dict[tuple[object, ...], RowsPass] = dataclasses.field(default_factory=dict)
     labels: LabelCheck = dataclasses.field(default_factory=LabelCheck)
+    prefixes: Prefixes = dataclasses.field(default_factory=Prefixes)
 
 
 class Admission:
@@ -212,6 +215,8 @@ class Admission:
             stored = read_state(plan, STORED_BY, len(callbacks) - len(own))
             found, state = self._steps_of(model, view, whole=bool(callbacks) or stored is not None)
             stored = stored if stored is not None and stored.fits(state) else None
+            # With the frozen weights that it really begins with.
+            found, view = self._learned.prefixes.cut(found, state if stored is None else stored.variables, view)
         # Again: a model without an input layer has parameters only now.
         check_size(model, self.task.max_model_size)
         epochs = self.data.epochs if plan.epochs is None else plan.epochs
@@ -243,6 +248,7 @@ class Admission:
                 view.data,
                 summary_of(model),
                 together=self.supply.independent,
+                frozen=view.frozen,
                 test_passes=self._learned.test_passes,
             )
         return self.programs[key]

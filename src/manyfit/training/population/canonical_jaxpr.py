@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TypeAlias
 
 import jax
@@ -175,6 +175,42 @@ def evaluate(form: Form, inputs: Sequence[Array], lifted: Mapping[int, Array]) -
     return _run(form.body, inputs, holes, frozenset(lifted))
 
 
+def needed(form: Form, known: Set[int], outputs: Sequence[Reference]) -> list[Instruction]:
+    """The instructions that these outputs need, where the variables in `known` are given; in their order."""
+    wanted, found = {reference for reference in outputs if reference >= 0}, []
+    for instruction in reversed(form.body.instructions):
+        if not wanted.isdisjoint(set(instruction.outputs) - known):
+            found.append(instruction)
+            wanted.update(reference for reference in instruction.inputs if reference >= 0)
+    return found[::-1]
+
+
+def evaluate_part(form: Form, known: Mapping[int, Array], outputs: Sequence[Reference]) -> list[jax.Array]:
+    """Runs as much of a form as these outputs need, with its own numbers in the holes.
+
+    Args:
+        form: the whole.
+        known: values of its inputs, and of variables in its middle: what leads to these is not run.
+        outputs: variables of the form.
+
+    Example:
+
+    >>> import jax
+    >>> form = canonical_form(jax.make_jaxpr(lambda x: (x + 1.0) * 0.5)(1.0))
+    >>> [float(out) for out in evaluate_part(form, {1: 6.0}, form.body.outputs)]  # variable 1 is the sum
+    [3.0]
+    """
+    values: dict[Reference, ArrayTree] = dict(known)
+
+    def read(reference: Reference) -> ArrayTree:
+        return values[reference] if reference >= 0 else form.values[-reference - 1]
+
+    for instruction in needed(form, set(known), outputs):
+        results = _bind(instruction.equation, [read(reference) for reference in instruction.inputs])
+        values.update(zip(instruction.outputs, results, strict=True))
+    return [read(reference) for reference in outputs]
+
+
 class _Writer:
     """Walks a jaxpr once, numbering variables and holes, writing one line per instruction."""
 
@@ -260,16 +296,16 @@ def _type(aval: object) -> str:
 
 def _parameters(equation: jax_core.JaxprEqn) -> str:
     nested = _BODIES.get(equation.primitive.name, ())
-    return " ".join(f"{name}={_text(value)}" for name, value in sorted(equation.params.items()) if name not in nested)
+    return " ".join(f"{name}={text_of(value)}" for name, value in sorted(equation.params.items()) if name not in nested)
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """A text that is equal for equal parameters. An object that prints its address is equal to itself only: safe."""
     if isinstance(value, np.ndarray | jax.Array):
         array = np.asarray(value)
         return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
     if isinstance(value, tuple | list):
-        return f"({','.join(map(_text, value))})"
+        return f"({','.join(map(text_of, value))})"
     return repr(value)
 
 

@@ -44,11 +44,18 @@ class View:
         data: the fit arguments, with the member's own rows.
         shapes: of the batches that occur.
         sizes: rows to train and to validate on; members of one program have the same.
+        frozen: what is computed once of its rows, in words; empty where nothing is.
     """
 
     data: FitArguments
     shapes: Shapes
     sizes: tuple[int, int]
+    frozen: str = ""
+
+    def with_rows(self, training: ResidentRows | Stream, validation: ResidentRows | Stream | None, frozen: str) -> View:
+        """The same rows in other leaves: what is computed once of them in the place of what it is computed of."""
+        data = dataclasses.replace(self.data, training=training, validation=validation)
+        return View(data, Shapes(training, validation), self.sizes, frozen)
 
     @property
     def training(self) -> ResidentRows | Stream:
