@@ -25,9 +25,9 @@ from manyfit.training.models import averages_weights, build_model, check_size, c
 from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import FitArguments
+from manyfit.training.population.kept_rows import Prefixes
 from manyfit.training.population.member import STORED_BY, Member, View, Views
 from manyfit.training.population.passes import RowsPass
-from manyfit.training.population.prefix import Prefixes
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.structure_key import KnownStructure, KnownStructures, structure_key
 from manyfit.training.population.trace import CannotTrace, Trace, check_model, complete, is_complete, trace
@@ -216,7 +216,9 @@ class Admission:
             found, state = self._steps_of(model, view, whole=bool(callbacks) or stored is not None)
             stored = stored if stored is not None and stored.fits(state) else None
             # With the frozen weights that it really begins with.
-            found, view = self._learned.prefixes.cut(found, state if stored is None else stored.variables, view)
+            found, view = self._learned.prefixes.cut(
+                found, state, view, state[1] if stored is None else stored.variables[1]
+            )
         # Again: a model without an input layer has parameters only now.
         check_size(model, self.task.max_model_size)
         epochs = self.data.epochs if plan.epochs is None else plan.epochs
@@ -248,7 +250,7 @@ class Admission:
                 view.data,
                 summary_of(model),
                 together=self.supply.independent,
-                frozen=view.frozen,
+                frozen="" if view.frozen is None else view.frozen.words,
                 test_passes=self._learned.test_passes,
             )
         return self.programs[key]

@@ -1,5 +1,5 @@
-"""What a step computes of each row anew in every epoch, though it is always the same: a frozen backbone, a table that was
-learned elsewhere, preprocessing in front of them. It is computed once, kept, and fed to the rest of the step.
+"""What a step computes of each row anew in every epoch, though it is always the same: a frozen backbone, a table that
+was learned elsewhere, preprocessing in front of them. It is computed once, kept, and fed to the rest of the step.
 
 The *prefix* of a step are the instructions that work row by row (`row_wise`) on leaves of the batch and on frozen
 variables, which no training step changes. Where the rest of the step reads it, it is *cut*: the values there become
@@ -13,16 +13,16 @@ vectors, or a scaled image, are computed again as before.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.extend import core as jax_core
 
-from manyfit.training.population.arrays import Array, Arrays, Function, State, on_every_device, shapes_of
+from manyfit.training.population.arrays import Array, State, shapes_of
 from manyfit.training.population.canonical_jaxpr import (
     Form,
     Instruction,
@@ -31,20 +31,11 @@ from manyfit.training.population.canonical_jaxpr import (
     needed,
     text_of,
 )
-from manyfit.training.population.compile import Compiled, compile_function
 from manyfit.training.population.data import ResidentRows
-from manyfit.training.population.member import View
-from manyfit.training.population.row_wise import Constant, Rows, Standing, multiplications, standing_of
-from manyfit.training.population.sizing import free_bytes
+from manyfit.training.population.row_wise import Constant, Rows, Standing, multiplications, shape_of_atom, standing_of
 from manyfit.training.population.trace import Trace
 
-CUTS = True
 _LEAST_PER_NUMBER = 64  # multiplications that a kept number must save: below, reading it costs as much
-_SHARE_OF_MEMORY = 0.25  # of what is free, for all that is kept
-_MAX_CUTS = 32
-# Rows are moved by one place to see whether what is computed of them moves along: to rounding, since a product of other
-# rows may be summed up in another order.
-_RELATIVE = 1e-3
 # Parameters of instructions that hold the shape of what goes in or comes out.
 _SHAPES = ("shape", "new_sizes", "limit_indices", "slice_sizes")
 
@@ -115,8 +106,7 @@ def find_prefix(
     read = {reference for each in inside for reference in each.inputs}
     again = set(map(id, needed(form, set(kept), form.body.outputs)))
     saved = sum(multiplications(each.equation) for each in inside if id(each) not in again) / walk.num_rows
-    numbers = sum(math.prod(walk.shape_of(variable)) for variable in kept) / walk.num_rows
-    if not kept or saved < _LEAST_PER_NUMBER * numbers:
+    if not kept or saved < _LEAST_PER_NUMBER * sum(map(walk.numbers_of, kept)):
         return None
     return Prefix(
         form,
@@ -199,24 +189,25 @@ class _Walk:
         assert isinstance(standing, Rows)  # our bug: only such are worked for
         return standing
 
-    def shape_of(self, variable: int) -> tuple[int, ...]:
-        """The shape of a variable that an instruction has made."""
-        return tuple(self._aval(variable).shape)
+    def numbers_of(self, variable: int) -> float:
+        """Numbers per row in a variable that an instruction has made."""
+        return math.prod(shape_of_atom(self._atom(variable))) / self.num_rows
 
     def bytes_of(self, variable: int) -> float:
-        """Bytes per row of a variable that an instruction has made."""
-        return math.prod(self.shape_of(variable)) * self._aval(variable).dtype.itemsize / self.num_rows
+        """Bytes per row, likewise."""
+        dtype = getattr(self._atom(variable).aval, "dtype", None)
+        assert dtype is not None  # rows are arrays
+        return self.numbers_of(variable) * dtype.itemsize
 
-    def _aval(self, variable: int) -> jax.ShapeDtypeStruct:
+    def _atom(self, variable: int) -> jax_core.Var:
         made_by = self._made_by[variable]
-        aval = made_by.equation.outvars[made_by.outputs.index(variable)].aval
-        return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+        return made_by.equation.outvars[made_by.outputs.index(variable)]
 
     def key(self, instructions: Sequence[Instruction], kept: Mapping[int, None], first_leaf: int, fixed: range) -> str:
         """A hash of what is computed: the instructions, with the rows of a batch counted as one."""
         names = {variable: f"fixed {place}" for place, variable in enumerate(fixed)}
         names |= {first_leaf + place: f"leaf {place}" for place in range(self.num_leaves)}
-        lines = []
+        lines: list[str] = []
         for instruction in instructions:
             names |= {output: f"{len(lines)}.{place}" for place, output in enumerate(instruction.outputs)}
             inputs = [
@@ -241,6 +232,28 @@ class _Walk:
                 for axis, size in enumerate(sizes)
             )
         )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frozen:
+    """What a member's rows were computed with, once and for all.
+
+    Attributes:
+        values: place among the non-trainable variables -> its value, in an array of its own.
+        words: what was computed, for the user.
+    """
+
+    values: Mapping[int, np.ndarray]
+    words: str
+
+    def holds(self, fixed: Sequence[Array]) -> bool:
+        """Whether these non-trainable variables have the same weights in these places."""
+        return are_equal(self.values, fixed)
+
+
+def are_equal(weights: Mapping[int, np.ndarray], fixed: Sequence[Array]) -> bool:
+    """Whether non-trainable variables have these weights in these places, to the bit."""
+    return all(value.tobytes() == np.asarray(fixed[place]).tobytes() for place, value in weights.items())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,8 +297,8 @@ def cut_trace(found: Trace, state: State, sources: Mapping[str, ResidentRows]) -
             continue
         prefixes[kind] = first
         leaves[kind] = _still_read(first, inputs.first_leaf, len(rows.leaves))
-        variables = [*state, found.start_metrics] if kind == "train" else [*state[:2], found.start_metrics]
-        structs = [shape for part in variables for shape in shapes_of(part)]
+        variables = (*state, found.start_metrics) if kind == "train" else (*state[:2], found.start_metrics)
+        structs = shapes_of([value for part in variables for value in part])
         read = (*range(inputs.first_leaf), *(inputs.first_leaf + place for place in leaves[kind]))
         for prefix, (name, shapes) in zip(several, steps.items(), strict=True):
             assert prefix is not None  # asked above
@@ -319,156 +332,3 @@ def _rest(prefix: Prefix, inputs: Sequence[jax.ShapeDtypeStruct], read: Sequence
 
     kept = jax.eval_shape(prefix.values, fixed, leaves)
     return canonical_form(jax.make_jaxpr(rest)([inputs[variable] for variable in read], kept))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kept:
-    """What was computed of all rows.
-
-    Attributes:
-        prefix: by which.
-        sources: the leaves that it was computed of.
-        fixed: the frozen variables' values.
-        leaves: what came out, one row for each of theirs.
-    """
-
-    prefix: Prefix
-    sources: Arrays
-    fixed: list[np.ndarray]
-    leaves: Arrays
-
-    def is_of(self, prefix: Prefix, sources: Arrays) -> bool:
-        """Whether this is what a prefix computes of these rows, if the frozen weights are equal."""
-        same = all(one is other for one, other in zip(self.sources, sources, strict=True))
-        return self.prefix.key == prefix.key and same
-
-    def has(self, fixed: Sequence[Array]) -> bool:
-        """Whether it was computed with these weights, to the bit."""
-        return all(np.array_equal(one, np.asarray(other)) for one, other in zip(self.fixed, fixed, strict=True))
-
-
-def _in_words(kept: Iterable[_Kept]) -> str:
-    """What `tuner.programs()` says of them."""
-    several = list({id(each): each for each in kept}.values())  # folds validate on rows that others train on
-    num_rows = sum(len(each.leaves[0]) for each in several)
-    num_bytes = sum(leaf.nbytes for each in several for leaf in each.leaves)
-    most = max(each.prefix.multiplications for each in several)
-    return (
-        f"a frozen prefix of {_short(most)} multiplications a row is computed once "
-        f"({num_rows:,} rows, {_short(num_bytes)}B)"
-    )
-
-
-def _short(number: float) -> str:
-    """A number of three digits or less, and the letter that makes it as large as it is."""
-    for letter, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= unit:
-            return f"{number / unit:.3g} {letter}"
-    return f"{number:.3g} "
-
-
-class Prefixes:
-    """What is kept of prefixes for the executions that train on the same data."""
-
-    def __init__(self) -> None:
-        self._cuts: collections.OrderedDict[int, tuple[Trace, Cut | None]] = collections.OrderedDict()
-        self._kept: list[_Kept] = []
-        self._compiled: dict[tuple[object, ...], Compiled] = {}
-        self._views: dict[tuple[int, ...], tuple[View, View]] = {}
-
-    def cut(self, found: Trace, state: State, view: View) -> tuple[Trace, View]:
-        """A trace and the rows of a member, without what is computed once, or as they are.
-
-        Args:
-            found: complete.
-            state: the member's, as it begins.
-            view: its rows.
-        """
-        sources = {"train": view.training, "test": view.validation}
-        resident = {kind: rows for kind, rows in sources.items() if isinstance(rows, ResidentRows)}
-        if not CUTS or "train" not in resident or len(resident) < sum(rows is not None for rows in sources.values()):
-            return found, view
-        cut = self._cut_of(found, state, resident)
-        if cut is None:
-            return found, view
-        kept = {kind: self._keep(prefix, state[1], resident[kind]) for kind, prefix in cut.prefixes.items()}
-        if None in kept.values():
-            return found, view
-        return cut.trace, self._view(view, {kind: each for kind, each in kept.items() if each is not None}, cut)
-
-    def _cut_of(self, found: Trace, state: State, sources: Mapping[str, ResidentRows]) -> Cut | None:
-        # By identity, and held: what a recognised model has was cut before.
-        if id(found) not in self._cuts:
-            self._cuts[id(found)] = found, cut_trace(found, state, sources)
-            if len(self._cuts) > _MAX_CUTS:
-                self._cuts.popitem(last=False)
-        self._cuts.move_to_end(id(found))
-        return self._cuts[id(found)][1]
-
-    def _keep(self, prefix: Prefix, fixed: Arrays, rows: ResidentRows) -> _Kept | None:
-        """What a prefix computes of all rows; None where there is no memory for it, or its weights are others'."""
-        sources = tuple(rows.leaves[place] for place in prefix.leaves)
-        values = [fixed[place] for place in prefix.fixed]
-        others = [kept for kept in self._kept if kept.is_of(prefix, sources)]
-        for kept in others:
-            if kept.has(values):
-                return kept
-        num_rows = len(sources[0])
-        if others or prefix.num_bytes * num_rows > _SHARE_OF_MEMORY * free_bytes():
-            return None
-        found = self._computed(prefix, values, sources, size=rows.shapes[0][0].shape[0])
-        if found is None:
-            return None
-        # Copies of the weights: Keras gives a model's own arrays away when it predicts.
-        kept = _Kept(prefix, sources, [np.array(value) for value in values], tuple(map(on_every_device, found)))
-        self._kept.append(kept)
-        return kept
-
-    def _computed(
-        self, prefix: Prefix, fixed: Sequence[Array], sources: Arrays, *, size: int
-    ) -> list[np.ndarray] | None:
-        """What is kept of all rows, batch by batch; None where it is not row by row, for all that was shown."""
-        at_hand = [np.asarray(leaf.addressable_data(0)) for leaf in sources]
-        num_rows = len(at_hand[0])
-
-        def batch(start: int) -> list[np.ndarray]:
-            numbers = np.arange(start, start + size) % num_rows  # the last batch is filled up with the first rows
-            return [leaf[numbers] for leaf in at_hand]
-
-        function = self._function(prefix, (list(fixed), batch(0)))
-        one, moved = ([np.asarray(out) for out in function(fixed, batch(start))] for start in (0, 1))
-        if not all(map(_moved_along, one, moved)):
-            return None
-        kept = [np.empty((num_rows, *out.shape[1:]), out.dtype) for out in one]
-        for start in range(0, num_rows, size):
-            for into, out in zip(kept, one if start == 0 else function(fixed, batch(start)), strict=True):
-                into[start : start + size] = np.asarray(out)[: num_rows - start]
-        return kept
-
-    def _function(self, prefix: Prefix, arguments: tuple[list[Array], list[np.ndarray]]) -> Function:
-        """The compiled prefix. That of other batches serves as well: a key says what is computed of a row."""
-        shapes = [(leaf.shape[1:], str(leaf.dtype)) for leaf in arguments[1]]
-        name = (prefix.key, arguments[1][0].shape[0], *shapes)
-        if name not in self._compiled:
-            self._compiled[name] = compile_function(prefix.values, arguments)
-        return self._compiled[name].call
-
-    def _view(self, view: View, kept: Mapping[str, _Kept], cut: Cut) -> View:
-        """The rows with what is kept; one object for all members that share both, as their orders are named by it."""
-        name = (id(view), *map(id, kept.values()))
-        if name not in self._views:
-            parts = {"train": view.training, "test": view.validation}
-            for kind, each in kept.items():
-                rows = parts[kind]
-                assert isinstance(rows, ResidentRows)  # asked by the caller
-                leaves = (*(rows.leaves[place] for place in cut.leaves[kind]), *each.leaves)
-                parts[kind] = dataclasses.replace(rows, leaves=leaves)
-            self._views[name] = view, view.with_rows(parts["train"], parts["test"], _in_words(kept.values()))
-        return self._views[name][1]
-
-
-def _moved_along(one: np.ndarray, moved: np.ndarray) -> bool:
-    """Whether rows that stand one place further up are what they were."""
-    a, b = one[1:].astype(np.float64), moved[:-1].astype(np.float64)
-    scale = float(np.max(np.abs(a), initial=0.0, where=np.isfinite(a)))
-    return np.allclose(a, b, rtol=_RELATIVE, atol=_RELATIVE * scale, equal_nan=True)

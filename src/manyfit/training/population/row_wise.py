@@ -1,12 +1,12 @@
 """Which instructions of a step work row by row: row i of what comes out depends on row i of what goes in, and on
 nothing that changes from batch to batch.
 
-A variable *stands* in one of two ways. It holds *rows*: one of its axes is that of the batch, or has several entries for
-each row next to each other (images cut into patches, steps of sequences put one below the other). Or it is *constant*:
-it comes from numbers of the program and from frozen weights alone, and may be the same along some of its axes, as a bias
-is that was spread over a batch. What stands in neither way (weights that train, random numbers, a mean over the batch)
-is unknown, and so is all that an instruction makes of it. Each primitive has a rule; one without a rule makes everything
-unknown, which costs time and never a wrong result.
+A variable *stands* in one of two ways. It holds *rows*: one of its axes is that of the batch, or has several entries
+for each row next to each other (images cut into patches, steps of sequences put one below the other). Or it is
+*constant*: it comes from numbers of the program and from frozen weights alone, and may be the same along some of its
+axes, as a bias is that was spread over a batch. What stands in neither way (weights that train, random numbers, a mean
+over the batch) is unknown, and so is all that an instruction makes of it. Each primitive has a rule; one without a rule
+makes everything unknown, which costs time and never a wrong result.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jax_core
 
+from manyfit.training.population.arrays import Array
+
 Shape: TypeAlias = tuple[int, ...]
 
 
@@ -30,18 +32,18 @@ class Rows:
     axis: int
     entries: int = 1
 
-    def first(self, value: jax.Array) -> jax.Array:
+    def first(self, value: Array) -> jax.Array:
         """The value with an axis of rows alone in front, as arrays of rows are kept."""
-        value = jnp.moveaxis(value, self.axis, 0)
+        value = jnp.moveaxis(jnp.asarray(value), self.axis, 0)
         rows, *others = value.shape
         return value if self.entries == 1 else value.reshape(rows // self.entries, self.entries, *others)
 
-    def back(self, value: jax.Array) -> jax.Array:
+    def back(self, value: Array) -> jax.Array:
         """The inverse of `first`."""
         if self.entries > 1:
             rows, entries, *others = value.shape
             value = value.reshape(rows * entries, *others)
-        return jnp.moveaxis(value, 0, self.axis)
+        return jnp.moveaxis(jnp.asarray(value), 0, self.axis)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,6 +54,11 @@ class Constant:
 
 
 Standing: TypeAlias = Rows | Constant
+
+
+def shape_of_atom(atom: jax_core.Var | jax_core.Literal) -> Shape:
+    """The shape of what an instruction takes or answers."""
+    return tuple(getattr(atom.aval, "shape", ()))
 
 
 class Operation:
@@ -66,8 +73,8 @@ class Operation:
     def __init__(self, equation: jax_core.JaxprEqn, standings: Sequence[Standing], num_rows: int) -> None:
         self.name: str = equation.primitive.name
         self.parameters: Mapping[str, Any] = equation.params
-        self.shapes: list[Shape] = [tuple(atom.aval.shape) for atom in equation.invars]
-        self.out: Shape = tuple(equation.outvars[0].aval.shape)
+        self.shapes = [shape_of_atom(atom) for atom in equation.invars]
+        self.out = shape_of_atom(equation.outvars[0])
         self.standings = standings
         self.num_rows = num_rows
 
@@ -113,12 +120,12 @@ def standing_of(equation: jax_core.JaxprEqn, standings: Sequence[Standing], num_
 def multiplications(equation: jax_core.JaxprEqn) -> float:
     """How many an instruction does in a product or a convolution; 0 for any other."""
     name, parameters = equation.primitive.name, equation.params
-    out = math.prod(equation.outvars[0].aval.shape)
+    out = math.prod(shape_of_atom(equation.outvars[0]))
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
-        return out * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        return out * math.prod(shape_of_atom(equation.invars[0])[axis] for axis in contracted)
     if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
+        kernel = shape_of_atom(equation.invars[1])
         return out * math.prod(kernel) / kernel[parameters["dimension_numbers"].rhs_spec[0]]
     return 0.0
 
@@ -142,7 +149,7 @@ def _element_wise(operation: Operation) -> Standing | None:
 
 
 def _moved(operation: Operation, sources: Sequence[int | None]) -> Standing | None:
-    """Where each axis of the output is one of the input, by its number; None: a new one, along which all is the same."""
+    """Where each axis of the output is one of the input, by its number, or a new one along which all is the same."""
     (standing,) = operation.standings
     if isinstance(standing, Rows):
         return dataclasses.replace(standing, axis=sources.index(standing.axis)) if standing.axis in sources else None
@@ -208,7 +215,8 @@ def _along_another_axis(name: str) -> Rule:
             return operation.plain()
         found = _element_wise(operation)
         axes = operation.parameters[name]
-        return None if isinstance(found, Rows) and found.axis in (axes if isinstance(axes, tuple) else (axes,)) else found
+        across = isinstance(found, Rows) and found.axis in (axes if isinstance(axes, tuple) else (axes,))
+        return None if across else found
 
     return rule
 
