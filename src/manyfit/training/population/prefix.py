@@ -26,12 +26,14 @@ from manyfit.training.population.arrays import Array, State, shapes_of
 from manyfit.training.population.canonical_jaxpr import (
     Form,
     Instruction,
+    Mismatch,
     canonical_form,
     evaluate_part,
     needed,
     text_of,
 )
 from manyfit.training.population.data import ResidentRows
+from manyfit.training.population.masking import Masking, masking_of
 from manyfit.training.population.row_wise import Constant, Rows, Standing, multiplications, shape_of_atom, standing_of
 from manyfit.training.population.trace import Trace
 
@@ -305,7 +307,7 @@ def cut_trace(found: Trace, state: State, sources: Mapping[str, ResidentRows]) -
             forms[name] = _rest(prefix, [*structs, *shapes], read)
     if not prefixes:
         return None
-    trace = found.with_forms(forms)
+    trace = found.with_forms(forms, _maskings(forms, sources))
     # Equal steps behind other prefixes are no program to share: its rows hold other leaves.
     name = " ".join([trace.key, *(f"{kind} {prefix.key}" for kind, prefix in prefixes.items())])
     return Cut(dataclasses.replace(trace, key=hashlib.sha256(name.encode()).hexdigest()[:16]), prefixes, leaves)
@@ -313,6 +315,14 @@ def cut_trace(found: Trace, state: State, sources: Mapping[str, ResidentRows]) -
 
 def _names(found: Trace, kind: str) -> list[str]:
     return sorted(name for name in found.forms if name.startswith(f"{kind} "))
+
+
+def _maskings(forms: Mapping[str, Form], sources: Mapping[str, ResidentRows]) -> dict[str, Masking | Mismatch]:
+    return {
+        kind: masking_of(forms[f"{kind} 0"], forms[f"{kind} 1"], rows.batch_size, rows.tail_size)
+        for kind, rows in sources.items()
+        if f"{kind} 1" in forms
+    }
 
 
 def _still_read(prefix: Prefix, first_leaf: int, num_leaves: int) -> tuple[int, ...]:
