@@ -34,7 +34,14 @@ from manyfit.training.population.canonical_jaxpr import (
 )
 from manyfit.training.population.data import ResidentRows
 from manyfit.training.population.masking import Masking, masking_of
-from manyfit.training.population.row_wise import Constant, Rows, Standing, multiplications, shape_of_atom, standing_of
+from manyfit.training.population.row_wise import (
+    Constant,
+    RowAxis,
+    Standing,
+    multiplications,
+    shape_of_atom,
+    standing_of,
+)
 from manyfit.training.population.trace import Trace
 
 _LEAST_PER_NUMBER = 64  # multiplications that a kept number must save: below, reading it costs as much
@@ -59,7 +66,7 @@ class Prefix:
     form: Form
     leaves: Mapping[int, int]
     fixed: Mapping[int, int]
-    outputs: Mapping[int, Rows]
+    outputs: Mapping[int, RowAxis]
     key: str
     multiplications: float
     num_bytes: float
@@ -104,11 +111,13 @@ def find_prefix(
     """
     walk = _Walk(form, shapes, first_leaf, frozen)
     kept = walk.cut()
+    if not kept:
+        return None
     inside = needed(form, set(), list(kept))
     read = {reference for each in inside for reference in each.inputs}
     again = set(map(id, needed(form, set(kept), form.body.outputs)))
     saved = sum(multiplications(each.equation) for each in inside if id(each) not in again) / walk.num_rows
-    if not kept or saved < _LEAST_PER_NUMBER * sum(map(walk.numbers_of, kept)):
+    if saved < _LEAST_PER_NUMBER * sum(map(walk.numbers_of, kept)):
         return None
     return Prefix(
         form,
@@ -135,7 +144,7 @@ class _Walk:
         self._made_by: dict[int, Instruction] = {}
         for place, shape in enumerate(shapes):
             if shape.shape and shape.shape[0] == self.num_rows:
-                self.standings[first_leaf + place] = Rows(0)
+                self.standings[first_leaf + place] = RowAxis(0)
         for instruction in form.body.instructions:
             self._take(instruction)
 
@@ -149,7 +158,7 @@ class _Walk:
         if standing is None:
             return
         self.standings.update(dict.fromkeys(instruction.outputs, standing))
-        if isinstance(standing, Rows) and (
+        if isinstance(standing, RowAxis) and (
             multiplications(instruction.equation) or not self.worked.isdisjoint(instruction.inputs)
         ):
             self.worked.update(instruction.outputs)
@@ -185,10 +194,10 @@ class _Walk:
                 return fewer
         return None
 
-    def rows_of(self, variable: int) -> Rows:
+    def rows_of(self, variable: int) -> RowAxis:
         """Where rows lie in a variable that holds rows."""
         standing = self.standings[variable]
-        assert isinstance(standing, Rows)  # our bug: only such are worked for
+        assert isinstance(standing, RowAxis)  # our bug: only such are worked for
         return standing
 
     def numbers_of(self, variable: int) -> float:
@@ -226,7 +235,7 @@ class _Walk:
 
     def _sizes(self, instruction: Instruction, sizes: Sequence[int]) -> str:
         standing = self.standings[instruction.outputs[0]]
-        axes = {standing.axis} if isinstance(standing, Rows) else standing.same
+        axes = {standing.axis} if isinstance(standing, RowAxis) else standing.same
         # What is the same along an axis was spread over the rows, or over something else: its values do not tell.
         return text_of(
             tuple(

@@ -26,7 +26,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Rows:
+class RowAxis:
     """Rows lie along `axis`, each as `entries` entries next to each other."""
 
     axis: int
@@ -53,7 +53,7 @@ class Constant:
     same: frozenset[int] = frozenset()
 
 
-Standing: TypeAlias = Rows | Constant
+Standing: TypeAlias = RowAxis | Constant
 
 
 def shape_of_atom(atom: jax_core.Var | jax_core.Literal) -> Shape:
@@ -79,9 +79,9 @@ class Operation:
         self.num_rows = num_rows
 
     @property
-    def rows(self) -> list[tuple[int, Rows]]:
+    def rows(self) -> list[tuple[int, RowAxis]]:
         """The places of the inputs that hold rows, and how."""
-        return [(place, each) for place, each in enumerate(self.standings) if isinstance(each, Rows)]
+        return [(place, each) for place, each in enumerate(self.standings) if isinstance(each, RowAxis)]
 
     def is_same(self, place: int, axis: int) -> bool:
         """Whether an input does not change along an axis, or has none."""
@@ -140,7 +140,7 @@ def _element_wise(operation: Operation) -> Standing | None:
         return None
     (rows,) = found
     for place, (shape, each) in enumerate(zip(operation.shapes, operation.standings, strict=True)):
-        if isinstance(each, Rows):
+        if isinstance(each, RowAxis):
             if shape[rows.axis] != operation.out[rows.axis]:
                 return None
         elif not operation.is_same(place, rows.axis):
@@ -151,7 +151,7 @@ def _element_wise(operation: Operation) -> Standing | None:
 def _moved(operation: Operation, sources: Sequence[int | None]) -> Standing | None:
     """Where each axis of the output is one of the input, by its number, or a new one along which all is the same."""
     (standing,) = operation.standings
-    if isinstance(standing, Rows):
+    if isinstance(standing, RowAxis):
         return dataclasses.replace(standing, axis=sources.index(standing.axis)) if standing.axis in sources else None
     same = (axis for axis, source in enumerate(sources) if source is None or operation.is_same(0, source))
     return Constant(frozenset(same))
@@ -190,13 +190,13 @@ def _reshape(operation: Operation) -> Standing | None:
     # it is cut across them.
     for axis, size in enumerate(out):
         if math.prod(out[:axis]) == before and size >= operation.num_rows and size % operation.num_rows == 0:
-            return Rows(axis, size // operation.num_rows)
+            return RowAxis(axis, size // operation.num_rows)
     return None
 
 
-def _without(axes: Sequence[int], rows: Rows) -> Rows | None:
+def _without(axes: Sequence[int], rows: RowAxis) -> RowAxis | None:
     """Where rows lie once these axes are gone."""
-    return None if rows.axis in axes else Rows(rows.axis - sum(axis < rows.axis for axis in axes), rows.entries)
+    return None if rows.axis in axes else RowAxis(rows.axis - sum(axis < rows.axis for axis in axes), rows.entries)
 
 
 def _reduce(operation: Operation) -> Standing | None:
@@ -215,7 +215,7 @@ def _along_another_axis(name: str) -> Rule:
             return operation.plain()
         found = _element_wise(operation)
         axes = operation.parameters[name]
-        across = isinstance(found, Rows) and found.axis in (axes if isinstance(axes, tuple) else (axes,))
+        across = isinstance(found, RowAxis) and found.axis in (axes if isinstance(axes, tuple) else (axes,))
         return None if across else found
 
     return rule
@@ -236,9 +236,9 @@ def _product(operation: Operation) -> Standing | None:
         if rows.axis in batched[place]:
             number = batched[place].index(rows.axis)
             other, axis = 1 - place, batched[1 - place][number]
-            if operation.standings[other] != Rows(axis, rows.entries) and not operation.is_same(other, axis):
+            if operation.standings[other] != RowAxis(axis, rows.entries) and not operation.is_same(other, axis):
                 return None
-            places.add(Rows(number, rows.entries))
+            places.add(RowAxis(number, rows.entries))
         elif len(operation.rows) > 1:
             return None  # rows against rows
         else:
@@ -248,7 +248,7 @@ def _product(operation: Operation) -> Standing | None:
                 for side, shape in enumerate(operation.shapes)
             ]
             place_of = len(batched[0]) + place * len(left[0]) + left[place].index(rows.axis)
-            places.add(Rows(place_of, rows.entries))
+            places.add(RowAxis(place_of, rows.entries))
     return places.pop() if len(places) == 1 else None
 
 
@@ -261,7 +261,7 @@ def _convolution(operation: Operation) -> Standing | None:
         return None
     if operation.parameters["batch_group_count"] != 1:
         return None
-    return Rows(numbers.out_spec[0], rows.entries)
+    return RowAxis(numbers.out_spec[0], rows.entries)
 
 
 def _window(operation: Operation) -> Standing | None:
@@ -307,10 +307,10 @@ def _gather(operation: Operation) -> Standing | None:
     place, rows = operation.rows[0]
     if place == 1:
         free = [axis for axis in range(len(operation.out)) if axis not in numbers.offset_dims]
-        return Rows(free[rows.axis], rows.entries) if rows.axis < len(free) else None
+        return RowAxis(free[rows.axis], rows.entries) if rows.axis < len(free) else None
     kept = [axis for axis in range(len(operation.shapes[0])) if axis not in numbers.collapsed_slice_dims]
     whole = sizes[rows.axis] == operation.shapes[0][rows.axis] and rows.axis not in numbers.start_index_map
-    return Rows(numbers.offset_dims[kept.index(rows.axis)], rows.entries) if whole and rows.axis in kept else None
+    return RowAxis(numbers.offset_dims[kept.index(rows.axis)], rows.entries) if whole and rows.axis in kept else None
 
 
 _ELEMENT_WISE = """
