@@ -15,7 +15,6 @@ import contextlib
 import contextvars
 import functools
 import math
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import random as jax_random
 from keras.src.backend.jax import random as keras_random
+
+from manyfit.training.keras_internals import Swapped
 
 Words = jax.Array | np.ndarray | np.uint32
 """One or many words of type uint32."""
@@ -105,19 +106,6 @@ def written_out(key: jax.Array) -> jax.Array:
 _draws_quickly = contextvars.ContextVar("draws_quickly", default=False)
 
 
-class _Replaced:
-    """How many threads are inside of `quick_draws`, and Keras's own function while they are."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.num_inside = 0
-        self.own: Callable[[Any], Any] = keras_random.jax_draw_seed
-        self.ours: Callable[[Any], Any] = keras_random.jax_draw_seed
-
-
-_replaced = _Replaced()
-
-
 @contextlib.contextmanager
 def quick_draws() -> Iterator[None]:
     """What Keras draws or traces in here, in this thread, draws the same numbers in less time.
@@ -125,21 +113,12 @@ def quick_draws() -> Iterator[None]:
     The function with which Keras makes a key of a seed is another one while any thread is inside, and Keras's own
     before and after. Other threads draw as ever meanwhile: the other function looks at who is asking.
     """
-    with _replaced.lock:
-        if _replaced.num_inside == 0:
-            _replaced.own = keras_random.jax_draw_seed
-            _replaced.ours = keras_random.jax_draw_seed = _quick_where_asked(_replaced.own)
-        _replaced.num_inside += 1
-    token = _draws_quickly.set(True)
-    try:
-        yield
-    finally:
-        _draws_quickly.reset(token)
-        with _replaced.lock:
-            _replaced.num_inside -= 1
-            # Somebody may have put a function of theirs there meanwhile, which is not ours to take away.
-            if _replaced.num_inside == 0 and keras_random.jax_draw_seed is _replaced.ours:
-                keras_random.jax_draw_seed = _replaced.own
+    with _swapped.while_inside():
+        token = _draws_quickly.set(True)
+        try:
+            yield
+        finally:
+            _draws_quickly.reset(token)
 
 
 def _quick_where_asked(key_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -149,3 +128,6 @@ def _quick_where_asked(key_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return written_out(key) if _draws_quickly.get() else key
 
     return quick_key_of
+
+
+_swapped = Swapped(keras_random, {"jax_draw_seed": _quick_where_asked})
