@@ -13,44 +13,42 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 
 class Swapped:
-    """Functions of a module that are others while any thread is inside of `while_inside`.
+    """Functions of modules that are others while any thread is inside of `while_inside`.
 
     The others have to look at who is asking, by a context variable: threads that are outside call them, too.
 
     Args:
-        module: of Keras.
-        others: name -> what makes the other function of the module's own.
+        functions: of each the module, its name there, and what makes the other one of the module's own.
     """
 
-    def __init__(self, module: ModuleType, others: Mapping[str, Callable[[Any], Any]]) -> None:
-        self._module, self._others = module, others
+    def __init__(self, *functions: tuple[ModuleType, str, Callable[[Any], Any]]) -> None:
+        self._functions = functions
         self._lock = threading.Lock()
         self._num_inside = 0
-        self._before: dict[str, object] = {}
-        self._ours: dict[str, object] = {}
+        self._both: list[tuple[object, object]] = []  # the module's own, and ours
 
     @contextlib.contextmanager
     def while_inside(self) -> Iterator[None]:
-        """The others in place of the module's own, which are back when the last thread has left."""
+        """The others in place of the modules' own, which are back when the last thread has left."""
         with self._lock:
             if self._num_inside == 0:
-                self._before = {name: getattr(self._module, name) for name in self._others}
-                self._ours = {name: make(self._before[name]) for name, make in self._others.items()}
-                for name, function in self._ours.items():
-                    setattr(self._module, name, function)
+                own = [getattr(module, name) for module, name, _ in self._functions]
+                self._both = [(each, make(each)) for each, (_, _, make) in zip(own, self._functions, strict=True)]
+                for (module, name, _), (_, ours) in zip(self._functions, self._both, strict=True):
+                    setattr(module, name, ours)
             self._num_inside += 1
         try:
             yield
         finally:
             with self._lock:
                 self._num_inside -= 1
-                for name, own in self._before.items() if self._num_inside == 0 else ():
+                for (module, name, _), (each, ours) in zip(self._functions, self._both, strict=True):
                     # Somebody may have put a function of theirs there meanwhile, which is not ours to take away.
-                    if getattr(self._module, name) is self._ours[name]:
-                        setattr(self._module, name, own)
+                    if self._num_inside == 0 and getattr(module, name) is ours:
+                        setattr(module, name, each)

@@ -282,13 +282,10 @@ def largest_of_windows(image: jax.Array, sizes: Sizes, pads: Pads) -> jax.Array:
 @jax.custom_jvp
 def _largest(windows: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The largest number along every second axis, and its place in the window: the first of those that are equal."""
-    sizes = windows.shape[1::2]
-    largest = place = None
-    for number, at in enumerate(itertools.product(*map(range, sizes))):
-        here = windows[tuple(part for index in at for part in (slice(None), index))]
-        if largest is None:
-            largest, place = here, jnp.zeros(here.shape, np.int32)
-            continue
+    places = list(itertools.product(*map(range, windows.shape[1::2])))
+    inside = [windows[tuple(part for index in at for part in (slice(None), index))] for at in places]
+    largest, place = inside[0], jnp.zeros(inside[0].shape, np.int32)
+    for number, here in enumerate(inside[1:], 1):
         # As in XLA, what is not a number is the largest.
         larger = (here > largest) | (here != here)
         largest, place = jnp.where(larger, here, largest), jnp.where(larger, np.int32(number), place)

@@ -188,7 +188,7 @@ def _quick_where_asked(own: Function) -> Function:
     return function
 
 
-_swapped = Swapped(keras_nn, dict.fromkeys(_OURS, _quick_where_asked))
+_swapped = Swapped(*((keras_nn, name, _quick_where_asked) for name in _OURS))
 
 
 @dataclasses.dataclass(frozen=True)
