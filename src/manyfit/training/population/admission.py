@@ -27,6 +27,7 @@ from manyfit.training.population.arrays import State, build_layers, values_of, v
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.canonical_jaxpr import Mismatch
 from manyfit.training.population.data import Sources
+from manyfit.training.population.kept_rows import Prefixes
 from manyfit.training.population.masking import Masking
 from manyfit.training.population.member import STORED_BY, Member, View, Views
 from manyfit.training.population.program import SharedPassKey, SharedProgram
@@ -51,6 +52,7 @@ class Learned:
         maskings: by the key of their steps, how those of recognised structures serve short batches.
         passes: those that programs share.
         labels: what is known of them.
+        prefixes: what was computed once of their rows.
     """
 
     programs: dict[str, SharedProgram] = dataclasses.field(default_factory=dict)
@@ -58,13 +60,14 @@ class Learned:
     maskings: dict[str, dict[str, Masking | Mismatch]] = dataclasses.field(default_factory=dict)
     passes: dict[SharedPassKey, RowsPass] = dataclasses.field(default_factory=dict)
     labels: LabelCheck = dataclasses.field(default_factory=LabelCheck)
+    prefixes: Prefixes = dataclasses.field(default_factory=Prefixes)
 
     def for_other_rows(self) -> Learned:
-        """What stays known where other rows are trained on: all but what is known of the labels, and of streams."""
+        """What stays known where other rows are trained on: all but what is of the rows, and of streams."""
         programs = {key: program for key, program in self.programs.items() if not program.streams}
         for program in programs.values():
             program.serve(None)  # the rows may be let go
-        return dataclasses.replace(self, programs=programs, labels=LabelCheck())
+        return dataclasses.replace(self, programs=programs, prefixes=Prefixes(), labels=LabelCheck())
 
 
 class Admission:
@@ -226,6 +229,10 @@ class Admission:
             stored = read_state(plan, STORED_BY, len(callbacks) - len(own))
             found, state = self._steps_of(model, view, whole=bool(callbacks) or stored is not None)
             stored = stored if stored is not None and stored.fits(state) else None
+            # With the frozen weights that it really begins with.
+            found, view = self._learned.prefixes.cut(
+                found, state, view, state[1] if stored is None else stored.variables[1]
+            )
         # Again: a model without an input layer has parameters only now.
         check_size(model, self.task.max_model_size)
         epochs = call.get("epochs", 1)
@@ -255,6 +262,7 @@ class Admission:
                 view.data,
                 summary_of(model),
                 together=self.supply.independent,
+                frozen="" if view.frozen is None else view.frozen.words,
                 passes=self._learned.passes,
             )
         self.programs[key].serve(view.data)

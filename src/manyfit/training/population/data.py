@@ -52,6 +52,7 @@ class ResidentRows:
         batch_size: rows per full batch.
         num_steps: batches per pass, the short one included.
         numbers: the rows of a pass, where it reads a part of the arrays; None: all of them.
+        num_held: rows that the arrays hold, of which a pass may read a part.
     """
 
     leaves: tuple[jax.Array, ...]
@@ -60,6 +61,7 @@ class ResidentRows:
     batch_size: int
     num_steps: int
     numbers: np.ndarray | None = None
+    num_held: int | None = None
 
     def in_batches(self, batch_size: int) -> ResidentRows:
         """The same arrays in batches of another size."""
@@ -482,5 +484,6 @@ def _source(
         fits = sum(leaf.nbytes for leaf in leaves) <= _MOST_OF_MEMORY * free_bytes()
         if fits and (not steps or steps == num_batches):
             leaves = with_room(leaves, rounded_up(max(num_rows, num_all)))
-            return ResidentRows(tuple(map(on_every_device, leaves)), structure, num_rows, size, -(-num_rows // size))
+            arrays = tuple(map(on_every_device, leaves))
+            return ResidentRows(arrays, structure, num_rows, size, -(-num_rows // size), num_held=num_rows)
     return Stream(iterator, restarts=restarts, seed=seed)

@@ -28,6 +28,7 @@ from manyfit.training.models import averages_weights, num_parameters
 from manyfit.training.population.arrays import State, copied, in_order_of_weights, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.data import FitArguments, ResidentRows, Shapes, Sources, Stream, why_not_read
+from manyfit.training.population.prefix import Frozen
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.trace import CannotTrace, Trace, complete
 from manyfit.training.precision import LossScaleWatch
@@ -47,6 +48,7 @@ class View:
         sizes: types and sizes of the full batches: what members of one program have in common.
         rooms: lengths of the arrays: what members of one program have in common, too.
         num_steps: batches to train and to validate on: what members that stand side by side have in common.
+        frozen: what a part of its leaves was computed with, once; None: they are the user's.
     """
 
     data: FitArguments
@@ -54,6 +56,12 @@ class View:
     sizes: str
     rooms: tuple[int, ...]
     num_steps: tuple[int | None, ...]
+    frozen: Frozen | None = None
+
+    def with_rows(self, training: ResidentRows, validation: ResidentRows | None, frozen: Frozen) -> View:
+        """The same rows in other leaves: what is computed once of them in the place of what it is computed of."""
+        data = dataclasses.replace(self.data, training=training, validation=validation)
+        return _view_of(data, frozen)
 
     @property
     def training(self) -> ResidentRows | Stream:
@@ -115,11 +123,15 @@ def _view(data: FitArguments, split: Split | None) -> View:
         )  # our bug: `read_fit_arguments` sees to it where a task has splits
         training, validation = training.part(split.training), validation.part(split.validation)
         data = dataclasses.replace(data, training=training, validation=validation)
-    shapes = Shapes(training, validation)
+    return _view_of(data)
+
+
+def _view_of(data: FitArguments, frozen: Frozen | None = None) -> View:
+    shapes = Shapes(data.training, data.validation)
     sizes = " ".join(f"{kind} {source.structure} {source.shapes[0]}" for kind, source in shapes.sources())
     sources = [source for _, source in shapes.sources()]
     rooms = tuple(source.room for source in sources if isinstance(source, ResidentRows))
-    return View(data, shapes, sizes, rooms, tuple(source.num_steps for source in sources))
+    return View(data, shapes, sizes, rooms, tuple(source.num_steps for source in sources), frozen)
 
 
 @dataclasses.dataclass(eq=False)
@@ -159,6 +171,7 @@ class Member:
     begun: bool = False
     epoch_begun: bool = False  # whether its callbacks have begun the epoch that it is at
     failure: Failure | None = None  # what one of its callbacks raised
+    thawed: bool = False  # whether a callback has changed weights that its rows were computed with
     validated: tuple[tuple[Any, ...], tuple[Any, ...]] | None = None  # weights that callbacks have put in for a test
     stored: StoredState | None = None  # what it is continued from
     is_stored: bool = False  # whether its state as it is now is on the disk
@@ -226,6 +239,8 @@ class Member:
         # Looked at by identity: nothing was assigned in most epochs, and comparing numbers would wait for the device.
         variables = variables_of(self.model)[:3]
         parts = [building.changed_values(group, values) for group, values in zip(variables, self.state, strict=True)]
+        frozen, fixed = self.view.frozen, parts[1]
+        self.thawed |= fixed is not None and frozen is not None and not frozen.holds(fixed)
         self.state = tuple(  # type: ignore[assignment]
             old if new is None else tuple(new) for old, new in zip(self.state, parts, strict=True)
         )

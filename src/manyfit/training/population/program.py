@@ -51,6 +51,7 @@ class SharedProgram:
         trace: the steps of the first execution.
         data: what they train on.
         structure: its model in a few words.
+        frozen: what is computed once of the rows, in words.
         together: whether several executions are expected at the same time.
         passes: over resident rows, which programs share that differ in other things: in their validation, or in
             training only.
@@ -62,11 +63,12 @@ class SharedProgram:
         data: FitArguments,
         structure: str,
         *,
+        frozen: str = "",
         together: bool = False,
         passes: dict[SharedPassKey, RowsPass] | None = None,
     ) -> None:
         self.key = trace.key
-        self.structure = structure
+        self.structure, self.frozen = structure, frozen
         self._data: FitArguments | None = data
         self.lift = Lift.of(trace)
         options = candidates(trace, streams=isinstance(data.training, Stream), together=together)
@@ -162,6 +164,7 @@ class SharedProgram:
             compile_seconds=self.compile_seconds,
             epoch_seconds={str(each): seconds for each, seconds in measured.items()},
             epochs_timed=self.choice.epochs_timed,
+            frozen=self.frozen,
         )
 
     def count_for(self, num_members: int, max_members: int) -> int:

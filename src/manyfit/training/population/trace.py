@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import jax
 import keras
 import numpy as np
+from jax.extend import core as jax_core
 
 from manyfit.core.causes import cause_of
 from manyfit.training.keras_internals import building
+from manyfit.training.keras_internals.convolutions import quick_convolutions
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.population.arrays import ArrayTree, Function, metric_results, shapes_of, values_of, variables_of
 from manyfit.training.population.canonical_jaxpr import (
@@ -46,6 +48,8 @@ class Trace:
         start_metrics: what the metric variables hold at the start of an epoch.
         maskings: "train", "test" -> how the first shape's step serves batches of fewer rows, or why it does not; where
             that has been asked.
+        companions: likewise, the step that was traced to find that out, and its number of rows; where it was this trace
+            that was asked.
     """
 
     forms: dict[str, Form]
@@ -55,6 +59,7 @@ class Trace:
     step_log_names: dict[str, tuple[str, ...]]
     start_metrics: tuple[np.ndarray, ...]
     maskings: dict[str, Masking | Mismatch] = dataclasses.field(default_factory=dict)
+    companions: dict[str, tuple[int, Form]] = dataclasses.field(default_factory=dict)
 
     def difference(self, other: Trace) -> Mismatch:
         """Says where two traces of different keys part."""
@@ -76,6 +81,11 @@ class Trace:
             else:
                 found.append(str(source.tail_size if isinstance(source, ResidentRows) else ""))
         return " ".join(found)
+
+    def with_forms(self, forms: dict[str, Form], maskings: dict[str, Masking | Mismatch]) -> Trace:
+        """The same trace with other steps, and a key of its own."""
+        key = _key(forms, self.counts, self.log_names, self.step_log_names, self.start_metrics)
+        return dataclasses.replace(self, forms=forms, maskings=maskings, key=key)
 
 
 class CannotTrace(Exception):
@@ -123,17 +133,29 @@ def trace(model: keras.Model, shapes: Shapes) -> Trace:
     if not model.jit_compile and has_drawn(before):
         raise CannotTrace("a layer draws from Python's or NumPy's generator in each step")
     start_metrics = _start_metrics(model, variables[3])
-    parts = [f"{name} {form.key}" for name, form in sorted(forms.items())]
-    parts += [repr([len(part) for part in structs]), repr(names), repr(sorted(step_logs.items()))]
-    parts += [hashlib.sha256(value.tobytes()).hexdigest() for value in start_metrics]
+    counts = (len(structs[0]), len(structs[1]), len(structs[2]), len(structs[3]))
     return Trace(
         forms=forms,
-        key=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
-        counts=(len(structs[0]), len(structs[1]), len(structs[2]), len(structs[3])),
+        key=_key(forms, counts, names, step_logs, start_metrics),
+        counts=counts,
         log_names=names,
         step_log_names=step_logs,
         start_metrics=start_metrics,
     )
+
+
+def _key(
+    forms: Mapping[str, Form],
+    counts: Sequence[int],
+    log_names: Sequence[str],
+    step_log_names: Mapping[str, Sequence[str]],
+    start_metrics: Sequence[np.ndarray],
+) -> str:
+    """Equal where the steps are one program up to numbers: those for the first shapes, which the others follow."""
+    parts = [f"{name} {form.key}" for name, form in sorted(forms.items()) if name == "results" or name.endswith(" 0")]
+    parts += [repr(list(counts)), repr(tuple(log_names)), repr(sorted(step_log_names.items()))]
+    parts += [hashlib.sha256(value.tobytes()).hexdigest() for value in start_metrics]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def is_complete(found: Trace, shapes: Shapes) -> bool:
@@ -172,6 +194,7 @@ def complete(found: Trace, model: keras.Model, shapes: Shapes) -> None:
             # Also where there is no short batch: another fold, or the training on all rows, may have one.
             short = source.tail_size or size - 1
             form, _ = step(source.batch_shapes(short))
+            found.companions[kind] = short, form
             found.maskings[kind] = masking_of(found.forms[f"{kind} 0"], form, size, short)
             if source.tail_size and not isinstance(found.maskings[kind], Masking):
                 found.forms[f"{kind} {short}"] = form
@@ -209,9 +232,17 @@ def _trace_step(kind: str, step: Function, state: ArrayTree, data: ArrayTree) ->
         logs, new_state = step(tuple(state), data)
         return new_state, dict(logs)
 
-    try:
+    def traced() -> tuple[jax_core.ClosedJaxpr, tuple[ArrayTree, dict[str, jax.Array]]]:
         with quick_draws():
-            closed, (new_state, logs) = jax.make_jaxpr(ordered, return_shape=True)(state, data)
+            return jax.make_jaxpr(ordered, return_shape=True)(state, data)
+
+    try:
+        try:
+            with quick_convolutions():
+                closed, (new_state, logs) = traced()
+        except Exception:
+            # They have gradients of ours, which JAX does not differentiate forward; a user's own step may ask for that.
+            closed, (new_state, logs) = traced()
     except Exception as error:
         raise CannotTrace(f"its {kind} step cannot be traced: {cause_of(error)}") from error
     if closed.effects:
