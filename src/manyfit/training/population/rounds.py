@@ -45,6 +45,11 @@ class Cores:
         self._tickets = itertools.count()
         self._changed = threading.Condition()
 
+    @property
+    def num_waiting(self) -> int:
+        """Callers that wait for a core."""
+        return len(self._waiting)
+
     @contextlib.contextmanager
     def taken(self, rank: int) -> Iterator[None]:
         """Inside, one of the cores is the caller's."""
