@@ -46,9 +46,9 @@ def test_sixteen_trials_of_one_structure(counts):
     # The probe: one step of two members side by side, and of each of them on its own.
     assert found["programs"] == FUNCTIONS + 3
     assert found["device calls"] == FUNCTIONS * batches + 3
-    # Each member has numbers of its own in its steps: metrics' results, a full and a short batch of training and of
-    # validation.
-    assert found["traces"] == 5 * TRIALS
+    # Each member has numbers of its own in its steps: metrics' results, a batch of training and one of validation. How
+    # these serve short batches is seen from two further traces of the first one.
+    assert found["traces"] == 3 * TRIALS + 2
 
 
 def test_sixteen_trials_of_two_structures(counts):

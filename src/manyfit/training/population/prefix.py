@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import types
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -286,7 +287,10 @@ class Cut:
 
 
 def cut_trace(
-    found: Trace, state: State, sources: Mapping[str, ResidentRows], known: Mapping[str, Masking | Mismatch]
+    found: Trace,
+    state: State,
+    sources: Mapping[str, ResidentRows],
+    known: Mapping[str, Masking | Mismatch] = types.MappingProxyType({}),
 ) -> Cut | None:
     """A trace without its prefixes; None where no step has one.
 
