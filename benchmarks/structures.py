@@ -16,7 +16,7 @@ for how many epochs both train, 30 at most; what counts is when Manyfit has reac
 `unseen` is CPU time until the first epoch of a structure is done, less that of a later epoch, in a process that has
 searched already. `epoch` is the fastest epoch of one CNN (16, 32 and 64 filters, 3,000 rows).
 
-Data: `mnist.npz` in the folder named by MANYFIT_DATA (default `../shared/data`); the rest is drawn (`typical_spaces.py`).
+Data: `mnist.npz` in the folder named by MANYFIT_DATA (default `../shared/data`); `typical_spaces.py` draws the rest.
 """
 
 from __future__ import annotations
