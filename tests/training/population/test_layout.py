@@ -7,7 +7,6 @@ import pytest
 from marks import needs_a_cpu, needs_jax
 
 from manyfit.data.call import Call
-from manyfit.training.base import Task
 from manyfit.training.keras_internals import building
 from manyfit.training.population import compile as compile_module
 from manyfit.training.population.compile import compile_function
@@ -59,7 +58,7 @@ def test_loops_come_first_where_convolutions_are_quick_in_them(layer, layouts):
     model = keras.Sequential([*layers, layer(), keras.layers.Flatten(), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     rows = np.zeros((4, 6, 6, 1), "float32"), np.zeros(4, "float32")
-    data = read_fit_arguments(Task(lambda hp: model, Call(rows, {"batch_size": 4})))
+    data = read_fit_arguments(Call(rows, {"batch_size": 4}))
     shapes = Shapes(data.training, None)
     building.build_symbolically(model, shapes.first_batch())
     assert list(candidates(trace(model, shapes))) == layouts
