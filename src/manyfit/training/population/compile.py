@@ -107,7 +107,9 @@ class Tiers:
         # The shortest, as in `LayoutChoice.record`: what else the machine does makes a run longer only.
         self.seconds[tier] = min(seconds, self.seconds.get(tier, math.inf))
         self._num_full += tier == "full"
-        if self._num_full >= _ENOUGH_TO_COMPARE and len(self.seconds) > 1:
+        if "quick" not in self.seconds:
+            self.tier = "full"  # so it was asked for, from the start
+        elif self._num_full >= _ENOUGH_TO_COMPARE:
             exchanges.record(id(self), quick=self.seconds["quick"], full=self.seconds["full"])
             self.tier = min(self.seconds, key=self.seconds.__getitem__)
 
