@@ -98,20 +98,19 @@ def cut_of(build, data=(IMAGES, LABELS), **fit):
 
 
 def check_step(kind, found, cut, prefix, state, rows):
-    for number, shapes in enumerate(rows.shapes):
-        batch = tuple(leaf[: shape.shape[0]] for leaf, shape in zip(rows.leaves, shapes, strict=True))
+    full = rows.rows_per_batch
+    batch = tuple(leaf[:full] for leaf in rows.leaves)
+    # All of them, and as many as the last batch has; a batch of all rows there are is followed by none.
+    for num_rows in (None, np.int32(rows.tail_size)) if rows.tail_size else (None,):
 
-        def both(state, batch, number=number):
+        def both(state, batch, num_rows=num_rows):
             fixed = [state[1][place] for place in prefix.fixed]
-            whole = Prefix.values(
-                prefix, fixed, [rows.leaves[place][: rows.shapes[0][0].shape[0]] for place in prefix.leaves]
-            )
-            kept = [value[: len(batch[0])] for value in whole]
+            kept = prefix.values(fixed, [batch[place] for place in prefix.leaves])
             fewer = [*(batch[place] for place in cut.leaves[kind]), *kept]
             steps = [(getattr(Steps(Lift(each)), kind), given) for each, given in ((found, batch), (cut.trace, fewer))]
-            return [step(number, {}, state, found.start_metrics, given) for step, given in steps]
+            return [step(0, {}, state, found.start_metrics, given, num_rows) for step, given in steps]
 
-        expected, got = compile_function(both, (state, batch), quick=True).call(state, batch)
+        expected, got = compile_function(both, (state, batch), effort="once").call(state, batch)
         for left, right in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
             np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
 
@@ -122,9 +121,9 @@ def computed(monkeypatch):
     sizes = []
     honest = Prefixes._computed
 
-    def counting(self, prefix, fixed, sources, *, size):
-        sizes.append(len(sources[0]))
-        return honest(self, prefix, fixed, sources, size=size)
+    def counting(self, prefix, fixed, sources, *, size, num_rows):
+        sizes.append(num_rows)
+        return honest(self, prefix, fixed, sources, size=size, num_rows=num_rows)
 
     monkeypatch.setattr(Prefixes, "_computed", counting)
     return sizes
