@@ -29,8 +29,8 @@ In `search`, in this order:
 * `on_search_end()`
 
 In place of training, one trial after another (`one_by_one.py`; with `executor=` in its workers, side by side:
-`remote.py`). A `run_trial` that does no more than to change the arguments of `super().run_trial(...)` is called when its
-trial begins, and such trials train together:
+`remote.py`). A `run_trial` that does no more than to change the arguments of `super().run_trial(...)` is called when
+its trial begins, and such trials train together:
 
 * `run_trial(trial, *fit_args, **fit_kwargs)`: once per trial; returns a number, a dict of metrics, a `History`, or a
   list of these. It may call `super().run_trial(...)`, which trains `executions_per_trial` executions by
