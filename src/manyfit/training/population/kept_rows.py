@@ -41,12 +41,14 @@ class _Kept:
         sources: the leaves that it was computed of.
         weights: place among the non-trainable variables -> its value then.
         leaves: what came out, a row for each of the sources'.
+        num_rows: of those, which the sources hold; they have room for more.
     """
 
     prefix: Prefix
     sources: Arrays
     weights: Mapping[int, np.ndarray]
     leaves: Arrays
+    num_rows: int
 
     def is_of(self, prefix: Prefix, sources: Arrays) -> bool:
         """Whether this is what a prefix computes of these rows, if the frozen weights are equal."""
@@ -57,8 +59,8 @@ class _Kept:
 def _frozen(kept: Iterable[_Kept]) -> Frozen:
     several = list({id(each): each for each in kept}.values())  # folds validate on rows that others train on
     weights = {place: value for each in several for place, value in each.weights.items()}
-    num_rows = sum(len(each.leaves[0]) for each in several)
-    num_bytes = sum(leaf.nbytes for each in several for leaf in each.leaves)
+    num_rows = sum(each.num_rows for each in several)
+    num_bytes = sum(leaf.nbytes // len(leaf) * each.num_rows for each in several for leaf in each.leaves)
     most = max(each.prefix.multiplications for each in several)
     words = f"a frozen prefix of {_short(most)} multiplications a row is computed once"
     return Frozen(weights, f"{words} ({num_rows:,} rows, {_short(num_bytes)}B)")
@@ -129,7 +131,7 @@ class Prefixes:
         found = self._computed(prefix, list(weights.values()), sources, size=rows.rows_per_batch, num_rows=num_rows)
         if found is None:
             return None
-        kept = _Kept(prefix, sources, weights, tuple(map(on_every_device, found)))
+        kept = _Kept(prefix, sources, weights, tuple(map(on_every_device, found)), num_rows)
         self._kept.append(kept)
         return kept
 
