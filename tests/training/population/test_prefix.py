@@ -111,7 +111,7 @@ def check_step(kind, found, cut, prefix, state, rows):
             steps = [(getattr(Steps(Lift(each)), kind), given) for each, given in ((found, batch), (cut.trace, fewer))]
             return [step(number, {}, state, found.start_metrics, given) for step, given in steps]
 
-        expected, got = compile_function(both, (state, batch), quick=True).call(state, batch)
+        expected, got = compile_function(both, (state, batch), effort="once").call(state, batch)
         for left, right in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
             np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
 
