@@ -15,12 +15,12 @@ from typing import Any
 
 import keras
 
-from manyfit.training.population.embeddings import Widening, rule_of
+from manyfit.training.population.embeddings import Widening, inner_config, rule_of, with_width
 from manyfit.training.population.outlines import ABSENT, FIXED, STAGES, Place, Run
 from manyfit.training.population.twin_layers import ELEMENTWISE, LINEAR, keeps_zero
 
 _ACTIVATIONS = ("Activation", "ReLU", "LeakyReLU", "ELU")
-_NORMALISATIONS = ("BatchNormalization",)
+_NORMALISATIONS = ("BatchNormalization", "LayerNormalization")
 _DROPOUTS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
 _ACTIVATED = ("Dense", *(f"{kind}Conv{n}D" for kind in ("", "Depthwise", "Separable") for n in (1, 2, 3)))
 _ACTIVATED += tuple(f"Conv{n}DTranspose" for n in (1, 2, 3))
@@ -57,12 +57,12 @@ class Node:
     @property
     def rule(self) -> Widening | None:
         """How its layer is widened; None: not at all."""
-        return rule_of(self.kind)
+        return rule_of(self.kind, self.config)
 
     @property
     def width(self) -> int:
         """Units of its own, or 0."""
-        return 0 if self.rule is None or self.rule.width is None else int(self.config[self.rule.width])
+        return 0 if self.rule is None or self.rule.width is None else int(inner_config(self.config)[self.rule.width])
 
     def attaches(self, stage: str) -> bool:
         """Whether a layer of a stage may follow as part of it: in the order of the stages, each once."""
@@ -94,11 +94,14 @@ class Node:
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """A layer's configuration without names, seeds and initial values: the member's own model has drawn its weights."""
-    return {
-        key: "zeros" if key.endswith("_initializer") else value
-        for key, value in config.items()
-        if key not in _NEVER_STRUCTURE
-    }
+    kept = {key: value for key, value in config.items() if key not in _NEVER_STRUCTURE}
+    for key, value in kept.items():
+        if key.endswith("_initializer"):
+            kept[key] = "zeros"
+        elif key in ("layer", "backward_layer"):
+            inner = {part: value[part] for part in ("module", "class_name", "registered_name")}
+            kept[key] = {**inner, "config": plain(value["config"])}
+    return kept
 
 
 def text_of(layer: str, config: Mapping[str, Any]) -> str:
@@ -226,7 +229,7 @@ class Reading:
                 fixed.update(leaf for each in node.inputs for leaf in self._leaves(each))
             elif len(node.inputs) > 1 and node.rule.output != "join":
                 self._tie(node, fixed)
-            if not node.widened and (node.rule is None or node.rule.output == "out" or not node.inputs):
+            if not node.widened and (node.rule is None or node.rule.owns_output or not node.inputs):
                 fixed.add(number)
         named(self.outputs, lambda number: fixed.update(self._leaves(number)))
         grown = True
@@ -243,7 +246,7 @@ class Reading:
     def _leaves(self, number: int) -> list[int]:
         """The nodes whose widths make that of a node's output."""
         node = self.nodes[number]
-        if node.rule is None or node.rule.output == "out" or not node.inputs:
+        if node.rule is None or node.rule.owns_output or not node.inputs:
             return [number]
         return [leaf for each in node.inputs for leaf in self._leaves(each)]
 
@@ -281,7 +284,7 @@ class Reading:
         for number, node in enumerate(self.nodes):
             config = dict(node.config)
             if node.widened and node.rule is not None and node.rule.width is not None:
-                del config[node.rule.width]
+                config = with_width(config, node.rule.width, None)
                 if node.kind in _ACTIVATED:
                     config["activation"] = "linear"
             text = text_of(node.kind, config)
@@ -338,18 +341,19 @@ def _stages_of(name: str, config: Mapping[str, Any], layer: keras.layers.Layer) 
     if name in _DROPOUTS:
         return ["dropout"]
     if name in _NORMALISATIONS:
-        return ["norm"] if _on_last_axis(config.get("axis", -1), layer) else []
+        is_plain = _on_last_axis(config["axis"], layer) and not config.get("rms_scaling") and not config.get("renorm")
+        return ["norm"] if is_plain else []
     elementwise = config.get("activation", "relu") in ELEMENTWISE
     return ["before", "after"] if name in _ACTIVATIONS and elementwise else []
 
 
-def _on_last_axis(axis: int, layer: keras.layers.Layer) -> bool:
-    return axis in (-1, len(layer.output.shape) - 1)
+def _on_last_axis(axis: int | Sequence[int], layer: keras.layers.Layer) -> bool:
+    return _flat(axis) in ([-1], [len(layer.output.shape) - 1])
 
 
 def _positions(name: str, layer: keras.layers.Layer) -> int:
     """At how many places of an image or a sequence a layer is applied; of one whose size is unknown, 1."""
-    reads = name in ("LSTM", "GRU", "SimpleRNN", "Flatten") or name.endswith("Transpose")
+    reads = name in ("LSTM", "GRU", "SimpleRNN", "Bidirectional", "Flatten") or name.endswith("Transpose")
     tensor = layer.input if reads else layer.output
     shape = getattr(tensor, "shape", ())
     return math.prod(size or 1 for size in shape[1:-1])
@@ -358,9 +362,9 @@ def _positions(name: str, layer: keras.layers.Layer) -> int:
 def _has_free_width(node: Node) -> bool:
     if not node.width or not _is_plain(node):
         return False
-    config = node.config
+    config = inner_config(node.config)
     activation = config.get("activation", "linear")
-    if node.kind in ("LSTM", "GRU", "SimpleRNN"):
+    if node.rule is not None and node.rule.is_recurrent:
         # A unit that is not there has to stay 0 in the loop.
         inner = config.get("recurrent_activation", "sigmoid") in ELEMENTWISE
         inner = inner and not (config["recurrent_dropout"] or config["stateful"] or config["return_state"])
@@ -374,14 +378,14 @@ def _is_calm(activation: str) -> bool:
 
 def _reads_any_width(node: Node) -> bool:
     """Whether units that are not there may stand among those that it reads."""
-    if node.kind in ("LSTM", "GRU", "SimpleRNN") and node.config["dropout"]:
+    if node.rule is not None and node.rule.is_recurrent and inner_config(node.config)["dropout"]:
         return False  # it would drop others
     stays = bool(node.width) or node.kind not in _ACTIVATED or _is_calm(node.config["activation"])
     return stays and _is_plain(node)
 
 
 def _is_plain(node: Node) -> bool:
-    config = node.config
+    config = inner_config(node.config)
     if config.get("data_format", "channels_last") != "channels_last" or config.get("groups", 1) != 1:
         return False
     if node.kind == "Concatenate" and not _on_last_axis(config["axis"], node.layer):
