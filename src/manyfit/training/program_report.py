@@ -24,6 +24,7 @@ class ProgramRecord:
         compile_seconds: over all layouts, member counts and versions.
         epoch_seconds: layout -> measured seconds per member and epoch.
         epochs_timed: how many epochs these come from.
+        frozen: what is computed once of each row instead of in every step, in words; empty where nothing is.
     """
 
     program: str
@@ -36,6 +37,7 @@ class ProgramRecord:
     compile_seconds: float
     epoch_seconds: dict[str, float]
     epochs_timed: int
+    frozen: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +66,10 @@ class Programs:
         for record in self.records:
             seconds = record.epoch_seconds.get(record.layout)
             shown = "" if seconds is None else f"{seconds:.3f}"
+            structure = "; ".join(filter(None, (record.structure, record.frozen)))
             lines.append(
                 f"{record.program:<17} {record.members:>7} {record.lifted:>6} {record.compilations:>8} "
-                f"{record.compile_seconds:>7.2f} {record.layout:<16} {shown:>8}  {record.structure}"
+                f"{record.compile_seconds:>7.2f} {record.layout:<16} {shown:>8}  {structure}"
             )
         lines += [f"trained with model.fit ({len(trials) or 'all'}): {why}" for why, trials in self.reasons.items()]
         return "\n".join(lines)

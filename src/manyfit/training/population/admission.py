@@ -26,6 +26,7 @@ from manyfit.training.models import averages_weights, build_model, check_size, c
 from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import Sources
+from manyfit.training.population.kept_rows import Prefixes
 from manyfit.training.population.member import STORED_BY, Member, View, Views
 from manyfit.training.population.passes import RowsPass
 from manyfit.training.population.program import SharedProgram
@@ -48,12 +49,14 @@ class Learned:
         structures: what was traced, by what it is recognised by.
         test_passes: those that programs share.
         labels: what is known of them.
+        prefixes: what was computed once of their rows.
     """
 
     programs: dict[str, SharedProgram] = dataclasses.field(default_factory=dict)
     structures: KnownStructures = dataclasses.field(default_factory=KnownStructures)
     test_passes: dict[tuple[object, ...], RowsPass] = dataclasses.field(default_factory=dict)
     labels: LabelCheck = dataclasses.field(default_factory=LabelCheck)
+    prefixes: Prefixes = dataclasses.field(default_factory=Prefixes)
 
 
 class Admission:
@@ -215,6 +218,10 @@ class Admission:
             stored = read_state(plan, STORED_BY, len(callbacks) - len(own))
             found, state = self._steps_of(model, view, whole=bool(callbacks) or stored is not None)
             stored = stored if stored is not None and stored.fits(state) else None
+            # With the frozen weights that it really begins with.
+            found, view = self._learned.prefixes.cut(
+                found, state, view, state[1] if stored is None else stored.variables[1]
+            )
         # Again: a model without an input layer has parameters only now.
         check_size(model, self.task.max_model_size)
         epochs = call.get("epochs", 1)
@@ -245,6 +252,7 @@ class Admission:
                 view.data,
                 summary_of(model),
                 together=self.supply.independent,
+                frozen="" if view.frozen is None else view.frozen.words,
                 test_passes=self._learned.test_passes,
             )
         return self.programs[key]

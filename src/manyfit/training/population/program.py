@@ -42,6 +42,7 @@ class SharedProgram:
         trace: the steps of the first execution.
         data: what they train on.
         structure: its model in a few words.
+        frozen: what is computed once of the rows, in words.
         together: whether several executions are expected at the same time.
         test_passes: over resident rows, which programs share that differ in training only.
     """
@@ -52,11 +53,12 @@ class SharedProgram:
         data: FitArguments,
         structure: str,
         *,
+        frozen: str = "",
         together: bool = False,
         test_passes: dict[tuple[object, ...], RowsPass] | None = None,
     ) -> None:
         self.key = trace.key
-        self.structure = structure
+        self.structure, self.frozen = structure, frozen
         self.data = data
         self.lift = Lift(trace)
         options = candidates(trace, streams=isinstance(data.training, Stream), together=together)
@@ -138,6 +140,7 @@ class SharedProgram:
             compile_seconds=self.compile_seconds,
             epoch_seconds={str(each): seconds for each, seconds in measured.items()},
             epochs_timed=self.choice.epochs_timed,
+            frozen=self.frozen,
         )
 
     def count_for(self, num_members: int, max_members: int) -> int:

@@ -24,6 +24,7 @@ from manyfit.training.population.sizing import Sizing
 from manyfit.training.population.trace import CannotTrace
 
 _ENOUGH_TO_TELL = 2  # members of a program
+_THAWED = "a callback has changed weights that no step trains, of which rows had been computed"
 
 
 class Session:
@@ -182,6 +183,9 @@ class Session:
             if member.failure is None:
                 member.begin_epoch()
         self.idle = self._without_failed(self.idle)
+        for member in [each for each in self.idle if each.thawed]:
+            self.idle.remove(member)
+            self.admission.send_back(member, _THAWED)
         # What a callback has stopped before its first batch ends after it, as in `fit`: by itself.
         stopped = [member for member in self.idle if member.callbacks.stopped]
         going = [member for member in self.idle if not member.callbacks.stopped]
@@ -217,7 +221,7 @@ class Session:
         scheduler sees them at once. Then each member is parked (paused), ended (by its answer, or since it was its last
         epoch) or idle again. Epochs that failed come last, when it is known how many members were at work.
         """
-        reports, reporting = [], []
+        reports, reporting, thawed = [], [], []
         num_active = self.num_active + sum(len(outcome.batch.members) for outcome in outcomes)
         failed = [outcome for outcome in outcomes if outcome.error is not None]
         for outcome in outcomes:
@@ -229,6 +233,9 @@ class Session:
                 member.seconds += outcome.seconds / len(outcome.batch.members)
                 numbers = self._close_epoch(member, number, outcome)
                 if member.failure is not None:
+                    continue
+                if member.thawed:
+                    thawed.append(member)
                     continue
                 reporting.append(member)
                 if member.epoch >= member.plan.first_epoch:  # else known from before the process was killed
@@ -252,6 +259,8 @@ class Session:
             else:
                 self.idle.append(member)
         self._fail(failed, num_active)
+        for member in thawed:
+            self.admission.send_back(member, _THAWED)
 
     def _note_time(self, outcome: Outcome) -> None:
         batch = outcome.batch

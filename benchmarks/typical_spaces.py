@@ -19,6 +19,7 @@ from keras import layers
 
 DATA = Path(os.environ.get("MANYFIT_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
 SHARED = "MANYFIT_BENCH_FOLDER"  # where children of one benchmark find the weights of the frozen backbone
+SHARE = float(os.environ.get("MANYFIT_BENCH_SHARE", "1"))  # of the rows and epochs, for a quick look
 ACTIVATIONS = ["relu", "tanh"]
 
 
@@ -34,7 +35,8 @@ class Split:
     @classmethod
     def of(cls, x: np.ndarray, y: np.ndarray, training: int) -> Split:
         """The first rows train, the others are held out."""
-        return cls(x[:training], y[:training], x[training:], y[training:])
+        first, last = max(64, round(training * SHARE)), training + max(64, round((len(x) - training) * SHARE))
+        return cls(x[:first], y[:first], x[training:last], y[training:last])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Space:
     Attributes:
         build: makes a model, as both libraries want it.
         data: makes the rows, the same ones in each process.
-        epochs: of a trial.
+        epochs: of a trial; `length` is what a quick look leaves of them.
         trials: of Manyfit's search.
         of_rival: trials of the rival's search, whose seconds are scaled.
         batch_size: of a step.
@@ -56,6 +58,11 @@ class Space:
     trials: int = 30
     of_rival: int = 3
     batch_size: int = 64
+
+    @property
+    def length(self) -> int:
+        """Epochs of a trial in this run."""
+        return max(min(2, self.epochs), round(self.epochs * SHARE))
 
 
 def compiled(model: keras.Model, optimizer: Any, loss: str = "sparse_categorical_crossentropy") -> keras.Model:
@@ -160,7 +167,23 @@ def prices(rows: int = 64, held_out: int = 32) -> Callable[[], Split]:
     return make
 
 
-# -- the rows G1 to G5 ----------------------------------------------------------------------------------------------
+# -- the rows A and G1 to G5 ----------------------------------------------------------------------------------------
+
+
+def mlp(units: int, optimizer: str, learning_rate: float) -> keras.Model:
+    """The demo's two-layer MLP."""
+    parts = [layers.Input((784,)), layers.Dense(units, activation="relu"), layers.Dense(10, activation="softmax")]
+    chosen = {"rmsprop": keras.optimizers.RMSprop, "adam": keras.optimizers.Adam}[optimizer]
+    return compiled(keras.Sequential(parts), chosen(learning_rate))
+
+
+def build_a(hp: Any) -> keras.Model:
+    """A, the demo's search space, with a learning rate: 8 structures."""
+    return mlp(
+        hp.Int("units", 16, 64, step=16),
+        hp.Choice("optimizer", ["rmsprop", "adam"]),
+        hp.Float("learning_rate", 1e-4, 1e-2, sampling="log"),
+    )
 
 
 def dense(hp: Any) -> keras.Model:
@@ -249,6 +272,7 @@ def transfer(hp: Any) -> keras.Model:
 
 
 SPACES = {
+    "A": Space(build_a, pixels(50_000, 10_000), epochs=1, trials=100, batch_size=128),
     "G1": Space(dense, pixels(10_000), epochs=5, trials=16),
     "G2": Space(cnn, images(3000), epochs=5, trials=12),
     "G2b": Space(cnn, images(10_000), epochs=30, trials=6, of_rival=6),
