@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +13,9 @@ import numpy as np
 import pytest
 
 from manyfit.training.population.arrays import State, values_of, variables_of
+from manyfit.training.population.embeddings import RULES, table
 from manyfit.training.population.twins import Outline, Twin, joined, outline_of
+from manyfit.training.seeding import generator_states, has_drawn
 
 layers = keras.layers
 # Compiled without optimisations a step costs a fifth. XLA then approximates some functions otherwise in one program
@@ -131,7 +135,9 @@ LAYERS: dict[str, Callable[[int], keras.Model]] = {
     "dense": lambda u: stacked(layers.Dense(u, activation="relu"), layers.Dense(u + 1, activation="tanh")),
     "dense of a sigmoid": lambda u: stacked(layers.Dense(u, activation="sigmoid")),
     "dense of a softplus layer": lambda u: stacked(layers.Dense(u), layers.Activation("softplus")),
-    "leaky relu": lambda u: stacked(layers.Dense(u), layers.LeakyReLU(negative_slope=0.1)),
+    "leaky relu": lambda u: stacked(
+        layers.Dense(u), layers.LeakyReLU(negative_slope=0.1), layers.RepeatVector(2), layers.Flatten()
+    ),
     "convolutions": lambda u: stacked(
         layers.Conv2D(u, 2, activation="relu"),
         layers.MaxPooling2D(2),
@@ -143,6 +149,8 @@ LAYERS: dict[str, Callable[[int], keras.Model]] = {
     "strides and dilation": lambda u: stacked(
         layers.Conv1D(u, 3, strides=2, padding="same"),
         layers.Conv1D(u, 2, dilation_rate=2, padding="causal"),
+        layers.UpSampling1D(2),
+        layers.Cropping1D(1),
         layers.AveragePooling1D(2),
         layers.GlobalMaxPooling1D(),
         shape=(8, 2),
@@ -216,22 +224,30 @@ def test_a_narrow_member_trains_as_alone(name, float64):
     trains_alike(twin_of(narrow, wide), narrow)
 
 
-def joining(u: int, merge: keras.layers.Layer, *, same_width: bool = True) -> keras.Model:
+def merged(u: int) -> keras.Model:
     inputs = keras.Input((3,))
-    left, right = layers.Dense(u, activation="relu")(inputs), layers.Dense(u if same_width else u + 2)(inputs)
-    joined_ = merge([left, layers.BatchNormalization()(right)])
-    return compiled(keras.Model(inputs, layers.Dense(2)(layers.Dense(u)(joined_))))
+    one, other = layers.Dense(u, activation="relu")(inputs), layers.Dense(u, activation="sigmoid")(inputs)
+    added, times = layers.Add()([one, other]), layers.Multiply()([one, other])
+    both = layers.Average()([layers.Maximum()([added, times]), layers.Minimum()([one, other])])
+    return compiled(keras.Model(inputs, layers.Dense(2)(layers.Subtract()([both, one]))))
 
 
-@pytest.mark.parametrize("name", ["Add", "Multiply", "Maximum", "Average", "Subtract"])
-def test_inputs_of_a_merge_stay_of_one_width(name, float64):
-    narrow, wide = joining(3, getattr(layers, name)()), joining(5, getattr(layers, name)())
-    trains_alike(twin_of(narrow, wide), narrow)
+def test_inputs_of_a_merge_stay_of_one_width(float64):
+    narrow, wide = merged(3), merged(5)
+    twin = twin_of(narrow, wide)
+    assert {run.places[0].width for run in twin.outline.runs if run.layer[0] == "Dense" and run.is_wide} == {5}
+    trains_alike(twin, narrow)
+
+
+def side_by_side(u: int, v: int) -> keras.Model:
+    inputs = keras.Input((3,))
+    both = layers.Concatenate()([layers.Dense(u, activation="relu")(inputs), layers.Dense(v)(inputs)])
+    return compiled(keras.Model(inputs, layers.Dense(2)(layers.Dense(u)(both))))
 
 
 def test_concatenated_inputs_lie_at_padded_offsets(float64):
-    narrow, wide = (joining(u, layers.Concatenate(), same_width=False) for u in (3, 4))
-    trains_alike(twin_of(narrow, wide, multiple=4), narrow)
+    narrow, wide = side_by_side(3, 5), side_by_side(5, 4)
+    trains_alike(twin_of(narrow, wide), narrow)
 
 
 def residual(u: int) -> keras.Model:
@@ -270,8 +286,8 @@ def test_layer_normalisation_is_over_the_units_that_are_there(float64):
 
 
 def test_normalisations_may_be_absent_or_of_another_kind(float64):
-    # To float32 rounding: Keras normalises in float32. Plain descent does not blow up the rounding of a bias's gradient,
-    # which is 0 ahead of a normalisation.
+    # To float32 rounding: Keras normalises in float32. Plain descent does not blow up the rounding of a
+    # bias's gradient, which is 0 ahead of a normalisation.
     kinds = [[], [layers.BatchNormalization()], [layers.LayerNormalization()]]
     models = [stacked(layers.Dense(3 + number), *norm, layers.Activation("tanh")) for number, norm in enumerate(kinds)]
     twin = twin_of(*models)
@@ -426,3 +442,41 @@ def test_a_joined_outline_is_rounded_up_and_covers():
     assert both.runs[1].places[0].width == 32 and joined([small]).runs[1].places[0].width == 4
     assert both.covers(small) and both.covers(large) and not small.covers(large)
     assert small.flops == 3 * (3 * 3 + 3 * 2) and both.flops == 3 * (3 * 32 + 32 * 2)
+
+
+def test_a_training_that_rests_narrow_goes_on_as_if_it_had_not():
+    models = [
+        stacked(layers.Dense(u, activation="sigmoid"), layers.Dropout(0.3), layers.Dense(u), optimizer=optimizer)
+        for u, optimizer in ((3, "adam"), (5, "rmsprop"))
+    ]
+    twin = twin_of(*models)
+    embedding = twin.embedding(models[0])
+    start = embedding.widen(state_of(models[0]))
+    batches = batches_for(models[0])
+    straight, _ = trained(twin.model, start, batches, QUICK)
+    half, _ = trained(twin.model, start, batches[:10], QUICK)
+    stored = tuple(tuple(np.array(value) for value in part) for part in embedding.narrow(half))
+    resumed, _ = trained(twin.model, twin.embedding(models[0]).widen(stored), batches[10:], QUICK)
+    for part, others in zip(embedding.narrow(straight), embedding.narrow(resumed), strict=True):
+        for one, other in zip(part, others, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_no_number_of_the_users_generators_is_drawn():
+    model = stacked(layers.Dense(3, activation="tanh"), layers.Dropout(0.5))
+    before = generator_states()
+    twin_of(model).embedding(model)
+    assert not has_drawn(before)
+
+
+def test_the_page_shows_the_table_of_what_is_data():
+    page = (Path(__file__).parents[3] / "docs" / "population.md").read_text(encoding="utf-8")
+    assert page.split("embeddings.table() -->\n")[1].split("\n<!-- end")[0] == table()
+
+
+def test_every_layer_of_the_table_is_tried():
+    tried = {layer for build in LAYERS.values() for layer in build(2).layers}
+    tried |= set(merged(2).layers) | set(side_by_side(2, 2).layers)
+    # Those of one, two and three axes are one rule.
+    names = {re.sub(r"\dD", "", type(layer).__name__) for layer in tried}
+    assert {re.sub(r"\dD", "", name) for name in RULES} <= names

@@ -112,14 +112,14 @@ _TRANSPOSED = {"kernel": ("out", "in"), "bias": ("out",)}
 _DEPTHWISE = {"kernel": ("in", ""), "bias": ("deep",)}
 _SEPARABLE = {"depthwise_kernel": ("in", ""), "pointwise_kernel": ("deep", "out"), "bias": ("out",)}
 _RECURRENT = {"kernel": ("in", "gates"), "recurrent_kernel": ("out", "gates"), "bias": ("gates",)}
-_PASSES = Widening(note="units pass through")
-_MERGES = Widening(note="inputs of one width")
+_PASSES = Widening(note="the units that they read")
+_MERGES = Widening(note="the units that they read, of one width")
 
 RULES: Mapping[str, Widening] = {
     "Dense": Widening("units", {"kernel": ("in", "out"), "bias": ("out",)}, "out"),
     **{f"Conv{n}D": Widening("filters", _CONVOLUTION, "out", note="one group") for n in (1, 2, 3)},
     **{f"Conv{n}DTranspose": Widening("filters", _TRANSPOSED, "out") for n in (1, 2, 3)},
-    **{f"DepthwiseConv{n}D": Widening(None, _DEPTHWISE, "deep") for n in (1, 2)},
+    **{f"DepthwiseConv{n}D": Widening(None, _DEPTHWISE, "deep", note="0 at 0") for n in (1, 2)},
     **{f"SeparableConv{n}D": Widening("filters", _SEPARABLE, "out") for n in (1, 2)},
     "Embedding": Widening("output_dim", {"embeddings": ("out",)}, "out"),
     "LSTM": Widening("units", _RECURRENT, "out", gates=4, note="no dropout inside; 0 at 0"),
@@ -135,6 +135,45 @@ RULES: Mapping[str, Widening] = {
     "RepeatVector": _PASSES,
 }
 """Layers between whose widths members may differ."""
+
+
+FOLLOWERS: Mapping[str, str] = {
+    "element-wise activations": "by number; one that is not 0 at 0 is multiplied by 0 where a model has no unit",
+    "BatchNormalization, LayerNormalization": "whether there is one; over the units that are there",
+    "Dropout, SpatialDropout1D, 2D, 3D": "whether there is one, and its rate; drops what it drops alone, bit for bit",
+    "Dense, LSTM, GRU, SimpleRNN, Conv of stride 1 and padding same, on top of each other": "their number",
+    "SGD, Adam, AdamW, RMSprop, Adagrad, Adadelta, Adamax, Nadam, Lion, Lamb, Ftrl": "by number; Keras's own code",
+}
+"""What else is data, and how."""
+
+KEPT: Mapping[str, str] = {
+    "softmax, log_softmax, sparsemax, glu in a hidden layer": "look at all units",
+    "activity regularisers, OrthogonalRegularizer, groups, channels first": "look at all units, or at their order",
+    "dropout inside of recurrent layers": "draws by the width",
+    "every other layer, and the output layer": "the widths around them are kept, too",
+    "every other optimizer, layers and functions of your own": "no program for several widths at all",
+}
+"""What keeps its widths, or its model out of a program for several, and why."""
+
+
+def table() -> str:
+    """What can be data and what cannot, as Markdown."""
+    named: dict[tuple[str, str], list[str]] = {}
+    for kind, rule in RULES.items():
+        named.setdefault((rule.width or "", rule.note), []).append(kind)
+    rows = [
+        (", ".join(kinds), "; ".join(filter(None, [f"`{width}`" * bool(width), note])))
+        for (width, note), kinds in named.items()
+    ]
+    lines = [
+        ("layers", "what is data"),
+        ("---", "---"),
+        *rows,
+        *FOLLOWERS.items(),
+        ("**other layers, optimizers**", "**why they keep their widths**"),
+        *KEPT.items(),
+    ]
+    return "\n".join(f"| {left} | {right} |" for left, right in lines)
 
 
 def rule_of(kind: str, config: Mapping[str, Any]) -> Widening | None:

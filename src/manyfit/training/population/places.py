@@ -64,6 +64,12 @@ class Node:
         """Units of its own, or 0."""
         return 0 if self.rule is None or self.rule.width is None else int(inner_config(self.config)[self.rule.width])
 
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """Of its layer and of what follows it."""
+        layers = [self.layer, *self.layers.values()]
+        return [variable for layer in layers if layer is not None for variable in layer.variables]
+
     def attaches(self, stage: str) -> bool:
         """Whether a layer of a stage may follow as part of it: in the order of the stages, each once."""
         return STAGES.index(stage) > max((STAGES.index(each) for each in self.texts), default=-1)
@@ -131,6 +137,7 @@ def graph_of(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, list[str]
             yield own.get(name, _input_layer(config["layers"][0])), before
             before = [name]
         return
+    by_name = {layer.name: layer for layer in model.layers}
     for each in config["layers"]:
         if len(each["inbound_nodes"]) > 1:
             raise Unsuited("a layer is called twice")
@@ -142,7 +149,9 @@ def graph_of(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, list[str]
             if any(history[1:] != [0, 0] for history in histories):
                 raise Unsuited("a layer has several outputs")
             read = [history[0] for history in histories]
-        layer = model.get_layer(each["config"]["name"])
+        layer = by_name.get(each["config"]["name"])
+        if layer is None:
+            raise Unsuited("an operation that is no layer")
         if not hasattr(layer.output, "shape"):
             raise Unsuited("a layer has several outputs")
         yield layer, read
