@@ -24,6 +24,7 @@ class ProgramRecord:
         compile_seconds: over all layouts, member counts and versions.
         epoch_seconds: layout -> measured seconds per member and epoch.
         epochs_timed: how many epochs these come from.
+        tier: how its training is compiled: "quick", or "full" where enough was left to train to pay for that.
         frozen: what is computed once of each row instead of in every step, in words; empty where nothing is.
     """
 
@@ -37,6 +38,7 @@ class ProgramRecord:
     compile_seconds: float
     epoch_seconds: dict[str, float]
     epochs_timed: int
+    tier: str = "full"
     frozen: str = ""
 
 

@@ -28,8 +28,8 @@ from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import Sources
 from manyfit.training.population.kept_rows import Prefixes
 from manyfit.training.population.member import STORED_BY, Member, View, Views
-from manyfit.training.population.passes import RowsPass
 from manyfit.training.population.program import SharedProgram
+from manyfit.training.population.rows_pass import RowsPass
 from manyfit.training.population.structure_key import KnownStructure, KnownStructures, structure_key
 from manyfit.training.population.trace import CannotTrace, Trace, check_model, complete, is_complete, trace
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback

@@ -49,7 +49,7 @@ def find_mismatch(
             return steps.train(0, {}, state, metrics, batch)
 
         # Compiled quickly: it runs once.
-        expected = compile_function(alone, (state,), quick=True).call(state)
+        expected = compile_function(alone, (state,), effort="once").call(state)
         if not _close(expected, together[member]):
             return f"member {member}, which differs in {_differences(lift, lift.template, trace)}"
     return None
@@ -69,7 +69,7 @@ def _together(
         return members.split(members.map(one, members.bundle(states), members.bundle(packed)))
 
     arguments = (list(states), packed)
-    return compile_function(run, arguments, quick=True).call(*arguments)
+    return compile_function(run, arguments, effort="once").call(*arguments)
 
 
 def _close(expected: Stepped, got: Stepped) -> bool:

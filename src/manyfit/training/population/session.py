@@ -62,7 +62,7 @@ class Session:
             cpu=jax.default_backend() == "cpu" and num_devices() == 1,
             devices=num_devices(),
         )
-        self.rounds = Rounds(order_of=self._order_of)
+        self.rounds = Rounds(order_of=self._order_of, exchanges=max_members != 1)
         self.taken: collections.deque[Plan] = collections.deque()  # handed out, and not built yet
         self.many_taken = False  # as many as were asked for
         self.has_more = True  # whether the supply had something when it was asked last
