@@ -94,7 +94,7 @@ class Outline:
 
     Attributes:
         runs: in the order of the layers.
-        outputs: which runs are the model's outputs, as Keras nests them, as a text.
+        outputs: which runs are the model's inputs and outputs, as Keras nests them; the names of several; as a text.
         compiled: loss, metrics and so on, as a text.
         optimizers: the texts of those that occur.
     """

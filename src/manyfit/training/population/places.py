@@ -194,10 +194,15 @@ class Reading:
         named(ends, self.output_names.append)
         readers = collections.Counter(name for _, read in layers for name in read)
         readers.update(self.output_names)
+        if isinstance(config.get("input_layers"), dict):
+            raise Unsuited("its inputs are a dictionary")
         several = sum(not read for _, read in layers) > 1
         for layer, read in layers:
             self._read(layer, read, readers, keeps_name=several)
         self.outputs = named(ends, lambda name: self._of_layer[name])
+        starts: list[str] = []
+        named(config.get("input_layers", [layers[0][0].name, 0, 0]), starts.append)
+        self.inputs = [self._of_layer[name] for name in starts]
         self._find_widths()
         self.runs = self._collapsed()
 
@@ -257,7 +262,9 @@ class Reading:
         node = self.nodes[number]
         if node.rule is None or node.rule.owns_output or not node.inputs:
             return [number]
-        return [leaf for each in node.inputs for leaf in self._leaves(each)]
+        # What is merged has one width, that of each.
+        read = node.inputs if node.rule.output == "join" else node.inputs[:1]
+        return [leaf for each in read for leaf in self._leaves(each)]
 
     def _tie(self, node: Node, fixed: set[int]) -> None:
         """Inputs that are added have one width, if each has one of its own; else their widths stay."""
@@ -304,6 +311,7 @@ class Reading:
                 texts.append(text)
             node.number = len(runs) - 1, len(runs[-1]) - 1
         self.outputs = named(self.outputs, lambda number: self.nodes[number].number[0])
+        self.inputs = [self.nodes[number].number[0] for number in self.inputs]
         return tuple(self._run(numbers, text) for numbers, text in zip(runs, texts, strict=True))
 
     def _continues(self, run: Sequence[int], number: int) -> bool:

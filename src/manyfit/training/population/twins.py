@@ -76,7 +76,10 @@ def outline_of(model: keras.Model) -> Outline | None:
     known = {id(variable) for node in reading.nodes for variable in node.variables}
     if any(id(each) not in known for each in [*model.trainable_variables, *model.non_trainable_variables]):
         return None
-    return Outline(reading.runs, json.dumps(reading.outputs), json.dumps(compiled, sort_keys=True), (optimizer,))
+    # Several outputs are named in the logs.
+    names = reading.output_names if len(reading.output_names) > 1 else []
+    ends = {"inputs": reading.inputs, "outputs": reading.outputs, "names": names}
+    return Outline(reading.runs, json.dumps(ends), json.dumps(compiled, sort_keys=True), (optimizer,))
 
 
 def optimizer_text(written: Mapping[str, Any]) -> str | None:
@@ -365,11 +368,9 @@ def _places_of(outline: Outline, reading: Reading) -> list[list[TwinPlace]]:
 
 
 def _model_of(outline: Outline, places: Sequence[Sequence[TwinPlace]], reading: Reading) -> keras.Model:
-    inputs = [each[0].output for each, run in zip(places, outline.runs, strict=True) if not run.inputs]
-    names = iter(reading.output_names)
-    outputs = named(
-        json.loads(outline.outputs), lambda run: keras.layers.Identity(name=next(names))(places[run][-1].output)
-    )
+    ends, names = json.loads(outline.outputs), iter(reading.output_names)
+    inputs = [places[run][0].main.output for run in ends["inputs"]]  # type: ignore[union-attr]
+    outputs = named(ends["outputs"], lambda run: keras.layers.Identity(name=next(names))(places[run][-1].output))
     model = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name="twin")
     arguments = keras.saving.deserialize_keras_object(json.loads(outline.compiled))
     scale = arguments.pop("loss_scale_factor")
