@@ -68,7 +68,7 @@ class Children:
     ) -> None:
         self._pythons = dict.fromkeys(BACKENDS, sys.executable) | (pythons or {})
         self._patience = patience
-        self._share = share
+        self.share = share
         self._script = script
         self._environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **(environment or {})}
         self.until = math.inf  # the clock's, by `time.monotonic`: what is asked later is answered with an error
@@ -80,7 +80,7 @@ class Children:
         if patience <= 0:
             return {"error": "no time left"}
         environment = {**self._environment, "KERAS_BACKEND": on}
-        environment |= {spaces.SHARED: self._folder.name, "MANYFIT_BENCH_SHARE": str(self._share)}
+        environment |= {spaces.SHARED: self._folder.name, "MANYFIT_BENCH_SHARE": str(self.share)}
         command = [self._pythons[on], str(self._script), json.dumps([question, what])]
         with tempfile.TemporaryDirectory(prefix="manyfit-programs-") as cache:
             environment["MANYFIT_CACHE_DIR"] = cache
@@ -169,7 +169,8 @@ class Bench:
         on, pace = _fastest(paces, lambda answer: answer["seconds"])
         if "error" in pace:
             return [row, pace["error"]]
-        epochs = min(SPACES[row].length, max(1, round(self.limit * 2 / trials / pace["seconds"])))
+        most = max(1, round(SPACES[row].epochs * self.children.share))
+        epochs = min(most, max(1, round(self.limit * 2 / trials / pace["seconds"])))
         mine = self.children.ask("search", name=row, trials=trials, epochs=epochs, watch=True)
         if "error" in mine:
             return [row, mine["error"]]
