@@ -137,6 +137,7 @@ def test_a_backbone_and_what_is_in_front_of_it_is_cut_off():
     assert cut.prefixes["train"].multiplications == 27 * 8 * 16 + 72 * 16 * 4
     assert cut.prefixes["train"].num_bytes == 16 * 4
     assert cut.leaves == {"train": (1,), "test": (1,)}  # the labels; nobody reads the images any more
+    assert len(cut.trace.idle) == 7  # kernels, a bias, and what the normalisation knows: no state of the rest
 
 
 def test_a_number_that_a_search_tries_stays_in_the_step():
@@ -163,7 +164,7 @@ def test_the_frozen_layers_in_front_of_one_that_trains():
             layer.trainable = False
         return model
 
-    # 27 multiplications for each number that would be kept: it is computed again as quickly as read.
+    # 27 multiplications for each number that would be kept: it is computed again as quickly as it is read.
     assert cut_of(headed(tuned)) is None
 
     def tuned_at_its_end():
@@ -230,19 +231,20 @@ def test_weights_that_each_seed_draws():
     equals_model_fit(build, lambda: (ROWS, LABELS), fit, [values(), values(dropout=0.4)])
 
 
-def test_folds_share_what_is_computed(project, computed):
-    tuner = kt.RandomSearch(searched, "val_loss", max_trials=2, seed=0, **project)
+def test_folds_and_trials_share_a_backbone_made_outside_of_the_build_function(project, computed):
+    shared = backbone()
+    tuner = kt.RandomSearch(lambda hp: searched(hp, lambda: shared), "val_loss", max_trials=2, seed=0, **project)
     tuner.search(IMAGES, LABELS, epochs=1, batch_size=16, verbose=0, cross_validation=3)
     assert computed == [42]
 
 
-def searched(hp):
+def searched(hp, make=backbone):
     hp = {
         "dropout": hp.Float("dropout", 0.1, 0.5),
         "units": hp.Choice("units", [4, 6]),
         "learning_rate": hp.Float("learning_rate", 1e-3, 1e-1, sampling="log"),
     }
-    return headed(backbone)(hp)
+    return headed(make)(hp)
 
 
 def test_as_a_user_types_it(project, tmp_path, computed):
