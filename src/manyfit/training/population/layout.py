@@ -198,11 +198,13 @@ class LayoutChoice:
         left, part = num_turns - turns_done, min(max(1, num_turns // 10), _LONGEST_PART)
         # A chunk's steps are one call.
         part = part if layout.steps != "chunk" else -(-part // CHUNK) * CHUNK
-        if layout not in self.step_seconds:
-            return layout, min(part, left)
-        if not turns_done:
-            return layout, left  # whole epochs decide, once a layout is known: see `choose`
         alike = [option for option in self.options if option.members == layout.members]
+        is_known = layout in self.step_seconds
+        # Whole epochs decide once a layout is known (see `choose`), and where nothing could take over.
+        if len(alike) < 2 or (is_known and not turns_done):
+            return layout, left
+        if not is_known:
+            return layout, min(part, left)
         seconds = {option: self.step_seconds[option] for option in alike if option in self.step_seconds}
         plain = Layout("host", layout.members)
         rest_seconds = seconds[layout] * left
