@@ -55,6 +55,9 @@ class Task:
     devices: Any = None  # see `manyfit.training.devices`; None: each model on one device
     compiled: bool = True  # False: the user wants no model's steps compiled, so nor a program that they share
     fit: Callable[..., Any] | None = None  # fit(values, model, *args, **kwargs) of the user; None: `model.fit`
+    why_fit_alone: str | None = None  # why that is called for each training; None: it may be one call of `model.fit`
+    # Is told the values with all that such a `fit` has asked for, before it trains.
+    brought_to_light: Callable[[Any], None] | None = None
     may: Permissions = dataclasses.field(default_factory=Permissions)
     callbacks: Callable[[Plan], list[Any]] | None = None  # further callbacks of an execution, after the user's
     measures: tuple[str, ...] = ()  # of `core.objective.MEASURES`: what is measured besides what is logged

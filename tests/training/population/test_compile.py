@@ -19,7 +19,7 @@ if keras.backend.backend() == "jax":
 
     from manyfit.training.keras_internals import programs
     from manyfit.training.population.compile import Exchanges, Tiers, compile_function
-    from manyfit.training.population.rounds import Cores
+    from manyfit.training.population.rounds import Cores, Rounds
     from manyfit.training.population.rows_pass import RowsPass
     from manyfit.training.population.session import Session
 
@@ -211,3 +211,34 @@ def test_another_process_finds_all_programs_compiled(tmp_path):
     first, second = found
     assert len(first) == len(second) > 1
     assert not any(first) and all(second)
+
+
+class Due:
+    """A pass whose steps are to be compiled in full, which notes what happens to it."""
+
+    def __init__(self, started=None, go_on=None):
+        self.heard, self._started, self._go_on = [], started, go_on
+
+    def exchange(self):
+        if self._started is not None:
+            self._started.set()
+            self._go_on.wait(30)
+        self.heard.append("exchanged")
+
+    def forgo_exchange(self):
+        self.heard.append("forgone")
+
+
+def test_the_end_of_a_search_waits_for_one_exchange_and_not_for_those_behind_it():
+    started, go_on = threading.Event(), threading.Event()
+    first, second = Due(started, go_on), Due()
+    rounds = Rounds(order_of=lambda member: (0, 0))
+    threads = [threading.Thread(target=rounds.exchange, args=(due,)) for due in (first, second)]
+    threads[0].start()
+    assert started.wait(30)
+    threads[1].start()
+    rounds.close()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert (first.heard, second.heard) == (["exchanged"], ["forgone"])

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 
@@ -25,7 +27,7 @@ from manyfit.training.labels import LabelCheck
 from manyfit.training.models import averages_weights, build_model, check_size, check_unshared, summary_of
 from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
-from manyfit.training.population.data import Sources
+from manyfit.training.population.data import Sources, is_same
 from manyfit.training.population.kept_rows import Prefixes
 from manyfit.training.population.member import STORED_BY, Member, View, Views
 from manyfit.training.population.program import SharedProgram
@@ -33,9 +35,13 @@ from manyfit.training.population.rows_pass import RowsPass
 from manyfit.training.population.structure_key import KnownStructure, KnownStructures, structure_key
 from manyfit.training.population.trace import CannotTrace, Trace, check_model, complete, is_complete, trace
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
+from manyfit.training.rehearsal import Marker, NotOneCall, call_of_fit
+from manyfit.training.replay import DATA, FITTED, facts_of
 from manyfit.training.seeding import seeded
 from manyfit.training.stored_state import read_state
 from manyfit.training.tensorboard import watch_boards
+
+OWN_FIT = "the hypermodel's own `fit`"  # reasons begin with it, and go on with what it does
 
 _MAX_RESIDENT = 64  # paused members whose state is on the disk, too, and that are held in memory nevertheless
 
@@ -89,6 +95,7 @@ class Admission:
         self.fallback, self.refuse, self.notify = fallback, refuse, notify
         self.aside = aside
         self._views = Views(sources, task.split_for)
+        self._why_alone: str | None = None  # why a `fit` of the user's is not tried again
         self.programs = learned.programs
         self._learned = learned
         self._waiting: dict[int, collections.deque[Member]] = {}  # by id of their program
@@ -193,7 +200,7 @@ class Admission:
         if member is None or member.epoch != plan.first_epoch:
             return None
         member.plan = plan
-        if plan.epochs is not None:
+        if plan.epochs is not None and self.task.fit is None:  # else its `fit` has said
             member.last_epoch = plan.epochs
         return member
 
@@ -201,17 +208,23 @@ class Admission:
         # Equal models must have equal names of layers, or none would be recognised.
         building.forget_names()
         values = plan.values.copy() if hasattr(plan.values, "copy") else plan.values
-        call = self._call_of(plan)
-        view = self._views.of(plan, call)
         with seeded(plan.seed), quick_draws():
             model = build_model(self.task.build, values)
             check_unshared(model, plan)
             check_size(model, self.task.max_model_size)
-            check_model(model)
-            self._learned.labels.check(model, call)
             own = [] if self.task.callbacks is None else self.task.callbacks(plan)
-            callbacks = [*self._copies(plan, call), *own]
             watch_boards(own, self.aside)
+            notes: dict[str, Any] = {}
+            if self.task.fit is None:
+                call = self._call_of(plan, own)
+            else:
+                call = self._rehearsed(plan, values, model, own)
+                notes[FITTED] = facts_of([call])
+                call = self._of_all_rows(plan, call)
+            view, callbacks = self._views.of(plan, call), call.callbacks
+            check_model(model)
+            if self.task.fit is None:  # else the user's code may have made other labels of them
+                self._learned.labels.check(model, call)
             reason = why_not(callbacks)
             if reason is not None:
                 raise CannotTrace(reason)
@@ -235,7 +248,8 @@ class Admission:
             state,
             epoch=call.get("initial_epoch", 0),
             last_epoch=epochs,
-            callbacks=MemberCallbacks(callbacks, model, params=params, num_own=len(own)),
+            callbacks=MemberCallbacks(callbacks, model, params=params, own=own),
+            notes=notes,
             loss_scale=LossScaleWatch.of(model.optimizer),
         )
         if stored is not None:
@@ -257,10 +271,47 @@ class Admission:
             )
         return self.programs[key]
 
-    def _call_of(self, plan: Plan) -> Call:
+    def _call_of(self, plan: Plan, own: Sequence[keras.callbacks.Callback]) -> Call:
         """The call of `fit` that a plan stands for, on all rows: folds are parts of those that are here already."""
         call = self.task.calls.get(plan.trial_id, self.task.call)
+        call = call.with_(callbacks=[*self._copies(plan, call), *own])
         return call if plan.epochs is None else call.with_(epochs=plan.epochs)
+
+    def _rehearsed(
+        self, plan: Plan, values: object, model: keras.Model, own: Sequence[keras.callbacks.Callback]
+    ) -> Call:
+        """The call that the user's own `fit` makes of it.
+
+        Raises:
+            CannotTrace: it does more than that, or trains on other rows than it is given.
+        """
+        assert self.task.fit is not None  # our bug: the caller asks
+        if self._why_alone is not None:
+            raise CannotTrace(self._why_alone)
+        given = self.task.call_of(plan)
+        given = given.with_(callbacks=[*self._copies(plan, given), *own, Marker()])
+        change = None if self.task.at_fit is None else functools.partial(self.task.at_fit, plan)
+        try:
+            call = call_of_fit(self.task.fit, values, model, given, change)
+        except NotOneCall as error:
+            reason = f"{OWN_FIT} {error}"
+            # Not again in this search: what the user's code does beside training would be done twice for each trial.
+            self._why_alone = reason
+            raise CannotTrace(reason) from error
+        if self.task.brought_to_light is not None:
+            self.task.brought_to_light(values)
+        rows = DATA if self.task.split_for is not None else ("x", "y") if given.x is not None else ()
+        if not all(is_same(call.get(name), given.get(name)) for name in rows):
+            raise CannotTrace(f"{OWN_FIT} trains on other rows than it is given")
+        return call
+
+    def _of_all_rows(self, plan: Plan, call: Call) -> Call:
+        """A call on the rows of a fold, on all rows: folds are parts of those that are here already."""
+        if self.task.split_for is None:
+            return call
+        searched = self.task.calls.get(plan.trial_id, self.task.call)
+        whole = {name: searched.get(name) for name in DATA[:-1] if searched.get(name) is not None}
+        return call.with_(without=("validation_data", "validation_split"), **whole)
 
     def _copies(self, plan: Plan, call: Call) -> list[keras.callbacks.Callback]:
         """The user's callbacks for one member."""
@@ -283,7 +334,8 @@ class Admission:
         come into being with the optimizer's, and moving averages are read from it at the end, so models with one of
         these are always built.)
         """
-        structure = structure_key(model)
+        # An optimizer that has been at work has a state of its own.
+        structure = None if self.task.fit is not None and model.optimizer.built else structure_key(model)
         key = None if structure is None else f"{structure} {view.sizes}"
         known = self._learned.structures.find(key)
         whole = whole or needs_loss_scale_callback(model) or averages_weights(model)

@@ -141,6 +141,7 @@ class Member:
         best: weights (trainable, non-trainable) of the best epoch so far, and its loss.
         seconds: its share of the passes it took part in.
         loss_scale: counts its overflows; None where it has no loss scale.
+        notes: further facts for the book.
         failure: what one of its callbacks raised; it ends this member only.
     """
 
@@ -160,6 +161,7 @@ class Member:
     stop_reason: str | None = None
     begun: bool = False
     epoch_begun: bool = False  # whether its callbacks have begun the epoch that it is at
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     failure: Failure | None = None  # what one of its callbacks raised
     thawed: bool = False  # whether a callback has changed weights that its rows were computed with
     validated: tuple[tuple[Any, ...], tuple[Any, ...]] | None = None  # weights that callbacks have put in for a test
@@ -341,7 +343,14 @@ class Member:
     def _outcome(self, ending: Ending, message: str | None, aside: Bookkeeping) -> Result:
         started = time.perf_counter()
         history = {name: list(curve) for name, curve in self.history.items()}  # a continued member's grows on
-        result = Result(self.plan, ending, history, message=message, num_parameters=num_parameters(self.model))
+        result = Result(
+            self.plan,
+            ending,
+            history,
+            message=message,
+            num_parameters=num_parameters(self.model),
+            notes=dict(self.notes),
+        )
         if self.plan.weights_path is not None and ending.has_score:
             trainable, fixed = self.best or self.state[:2]
             with aside.keeping("weights"):

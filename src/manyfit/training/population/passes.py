@@ -127,6 +127,10 @@ class Pass:
         self._is_exchanging = exchanges.pays(work_left_seconds, compile_seconds=sum(quick))
         return self._is_exchanging
 
+    def forgo_exchange(self) -> None:
+        """Does not exchange after all; `begins_exchange` is asked again then."""
+        self._is_exchanging = False
+
     def exchange(self) -> None:
         """Compiles the steps in full; the runs that begin afterwards use them."""
         for (name, effort), compiled in list(self._compiled.items()):

@@ -83,6 +83,7 @@ class Rounds:
         self.workers = num_workers()
         self._cores = Cores(self.workers)
         self._exchanging = threading.Lock()  # beside those that train, so that no epoch waits for it; one at a time
+        self._is_closing = False
         # Threads, not processes: XLA lets go of the interpreter while it compiles and computes, and the rows lie in
         # memory once.
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="population")
@@ -93,6 +94,7 @@ class Rounds:
 
     def close(self) -> None:
         """Waits for what runs, and lets the threads go."""
+        self._is_closing = True
         self._pool.shutdown(cancel_futures=True)
 
     @property
@@ -124,7 +126,7 @@ class Rounds:
                 continue
             if self.exchanges:
                 for due in batch.program.due_exchanges(batch.layout, batch.count, batch.epochs_left):
-                    self._pool.submit(self._exchange, due)
+                    self._pool.submit(self.exchange, due)
             self._running[self._pool.submit(self._epoch, batch)] = batch
 
     def collect(self, *, everything: bool) -> list[Outcome]:
@@ -237,10 +239,14 @@ class Rounds:
             for kind in self._kinds(batch):
                 self._prepared(kind, batch, states, _COMPILES_AHEAD)
 
-    def _exchange(self, due: Pass) -> None:
+    def exchange(self, due: Pass) -> None:
+        """Compiles the steps of a pass in full, one pass at a time."""
         # What goes wrong costs speed: training goes on as it was compiled first.
         with self._exchanging, contextlib.suppress(Exception):
-            due.exchange()
+            if self._is_closing:
+                due.forgo_exchange()  # a later search may have enough to train
+            else:
+                due.exchange()
 
     def _kinds(self, batch: Batch) -> tuple[str, ...]:
         return ("train", "test") if batch.validates else ("train",)
