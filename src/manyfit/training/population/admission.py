@@ -25,7 +25,7 @@ from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.labels import LabelCheck
 from manyfit.training.models import averages_weights, build_model, check_size, check_unshared, summary_of
-from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
+from manyfit.training.population.arrays import State, build_layers, copied, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import Sources, is_same
 from manyfit.training.population.kept_rows import Prefixes
@@ -235,6 +235,8 @@ class Admission:
             found, view = self._learned.prefixes.cut(
                 found, state, view, state[1] if stored is None else stored.variables[1]
             )
+            if found.idle:  # no pass replaces them: a model of others that has them, too, may give its arrays away
+                state = (state[0], copied(state[1]), state[2])
         # Again: a model without an input layer has parameters only now.
         check_size(model, self.task.max_model_size)
         epochs = call.get("epochs", 1)
