@@ -64,11 +64,16 @@ class Batch:
             if data.validates_at(member.epoch) and member.failure is None:
                 member.begin_test()
 
+    def states(self) -> list[State]:
+        """The members' states as the program takes them, one per slot."""
+        own = [member.widened() for member in self.members]
+        return [*own, *[own[-1]] * (self.count - len(own))]
+
     def take_over(self, states: Sequence[State]) -> None:
         """Gives the members their new states, once the whole epoch went well."""
         # The states of idle slots end here.
         for member, state in zip(self.members, states, strict=False):
-            member.state = state
+            member.state = member.narrowed(state)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -29,6 +29,7 @@ from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.data import FitArguments, ResidentRows, Shapes, Stream
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.trace import Trace, complete
+from manyfit.training.population.twins import Embedding, Outline
 from manyfit.training.precision import LossScaleWatch
 from manyfit.training.stored_state import StoredState, arrays_of, restore, states_of, write_state
 from manyfit.training.weights import write_weights
@@ -96,6 +97,38 @@ def _view(data: FitArguments, split: Split | None) -> View:
     return View(data, Shapes(training, validation), (sizes[0], sizes[1]))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seat:
+    """Where a member trains: a program, and its steps there.
+
+    Attributes:
+        program: what it shares with others.
+        trace: the canonical form of its steps.
+        model: whose steps these are.
+        embedding: the member's place in a wider model; None: the steps are those of the member's own model.
+    """
+
+    program: SharedProgram
+    trace: Trace
+    model: Any
+    embedding: Embedding | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """What a member's model is, as far as its configuration tells.
+
+    Attributes:
+        key: equal for models of the same traced steps; None: not told (`structure_key`).
+        identity: equal for models that are likely one program, up to numbers.
+        outline: how wide it is, if it may train in a wider program; else None.
+    """
+
+    key: str | None
+    identity: str
+    outline: Outline | None = None
+
+
 @dataclasses.dataclass(eq=False)
 class Member:
     """An execution's model, state and curves.
@@ -103,10 +136,10 @@ class Member:
     Attributes:
         plan: what is to be trained.
         model: its own Keras model; its variables are looked at only where a callback or a file needs them.
-        trace: the canonical form of its steps.
-        program: what it shares with others of its structure.
+        structure: what its model is.
         view: the rows it reads.
-        state: its variables; replaced, never changed, by each pass.
+        state: its variables, in the shapes of its model; replaced, never changed, by each pass.
+        seat: where it trains; None: that is still to be decided.
         epoch: epochs that are behind it.
         last_epoch: epochs at which it is done.
         history: its curves.
@@ -118,13 +151,13 @@ class Member:
 
     plan: Plan
     model: Any
-    trace: Trace
-    program: SharedProgram
+    structure: Structure
     view: View
     state: State
     epoch: int
     last_epoch: int
     callbacks: MemberCallbacks
+    seat: Seat | None = None
     history: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
     best: tuple[tuple[Any, ...], tuple[Any, ...]] | None = None
     best_loss: float = math.inf
@@ -139,13 +172,38 @@ class Member:
     last_logs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     loss_scale: LossScaleWatch | None = None
 
+    @property
+    def trace(self) -> Trace:
+        """The canonical form of the steps of a member that has a seat."""
+        assert self.seat is not None  # our bug: who waits without a program is asked for none
+        return self.seat.trace
+
+    @property
+    def program(self) -> SharedProgram:
+        """What a member that has a seat shares with others."""
+        assert self.seat is not None  # our bug, likewise
+        return self.seat.program
+
     def complete_trace(self) -> None:
         """Traces the steps for shapes of batches that have come up since.
 
         Raises:
             CannotTrace: a step that JAX cannot trace.
         """
-        complete(self.trace, self.model, self.view.shapes)
+        assert self.seat is not None  # our bug, likewise
+        complete(self.seat.trace, self.seat.model, self.view.shapes)
+
+    def widened(self) -> State:
+        """The state as the program takes it."""
+        if self.seat is None or self.seat.embedding is None:
+            return self.state
+        return self.seat.embedding.widen(self.state)
+
+    def narrowed(self, state: State) -> State:
+        """The inverse of `widened`, in arrays that keep nothing of a wider program's."""
+        if self.seat is None or self.seat.embedding is None:
+            return state
+        return copied(self.seat.embedding.narrow(state))
 
     def watch_loss_scale(self, num_steps: int) -> dict[str, float]:
         """What float16 adds to the logs of an epoch of so many steps; a loss scale that collapsed ends the member."""

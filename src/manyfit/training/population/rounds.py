@@ -115,11 +115,11 @@ class Rounds:
         if trained is not None:
             seconds, logs["train"] = trained.seconds, trained.logs
         try:
-            states = [member.state for member in batch.slots]
+            states = batch.states()
             for kind in ("test",) if trained is not None else ("train",) if splits else self._kinds(batch):
                 if kind == "train" and batch.one_step:
                     started = time.perf_counter()
-                    states[0], logs[kind] = self._first_step(batch.members[0])
+                    states[0], logs[kind] = self._first_step(batch.members[0], states[0])
                     seconds += time.perf_counter() - started
                     continue
                 program, lifted, order = self._prepared(kind, batch, states)
@@ -138,7 +138,7 @@ class Rounds:
         awaits_test = splits and trained is None
         return Outcome(batch, logs["train"], logs.get("test"), seconds, sharing, awaits_test=awaits_test)
 
-    def _first_step(self, member: Member) -> tuple[State, dict[str, np.ndarray]]:
+    def _first_step(self, member: Member, state: State) -> tuple[State, dict[str, np.ndarray]]:
         """A member's state after the first batch of its epoch, and the logs, for a slot each."""
         full, tail = self._read("train", member)
         rows = full[0] if len(full) else tail
@@ -152,11 +152,11 @@ class Rounds:
             return after, steps.logs("train", {}, metrics, step_logs)
 
         # Nothing is lifted, and no program is kept: it happens once in a member's life, in its last epoch.
-        state, logs = compile_function(step, (member.state, batch), quick=True).call(member.state, batch)
+        state, logs = compile_function(step, (state, batch), quick=True).call(state, batch)
         return state, {name: np.asarray(value)[None] for name, value in logs.items()}
 
     def _compile(self, batch: Batch) -> None:
-        states = [member.state for member in batch.slots]
+        states = batch.states()
         with contextlib.suppress(Exception):  # it comes up again when the members train, and is told then
             for kind in self._kinds(batch):
                 self._prepared(kind, batch, states)
