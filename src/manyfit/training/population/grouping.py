@@ -23,7 +23,6 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from manyfit.training.population.arrays import State
-from manyfit.training.population.data import FitArguments
 from manyfit.training.population.layout import Layout
 from manyfit.training.population.member import Member
 from manyfit.training.population.program import SharedProgram
@@ -50,18 +49,25 @@ class Batch:
         """A member per slot of the program."""
         return [*self.members, *[self.members[-1]] * (self.count - len(self.members))]
 
-    def validates(self, data: FitArguments) -> bool:
+    @property
+    def streams(self) -> bool:
+        """Whether its data, or those that it validates on, come batch by batch."""
+        return self.members[0].view.streams
+
+    @property
+    def validates(self) -> bool:
         """Whether this epoch ends with a validation for any of the members."""
-        return any(data.validates_at(member.epoch) for member in self.members)
+        return any(member.is_validated for member in self.members)
 
-    def splits_tests(self, data: FitArguments) -> bool:
+    @property
+    def splits_tests(self) -> bool:
         """Whether callbacks have to be called between training and validation."""
-        return self.validates(data) and any(member.callbacks.split_tests for member in self.members)
+        return self.validates and any(member.callbacks.split_tests for member in self.members)
 
-    def begin_tests(self, data: FitArguments) -> None:
+    def begin_tests(self) -> None:
         """Lets the callbacks of the members that are validated begin the validation."""
         for member in self.members:
-            if data.validates_at(member.epoch) and member.failure is None:
+            if member.is_validated and member.failure is None:
                 member.begin_test()
 
     def states(self) -> list[State]:

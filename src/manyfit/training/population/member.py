@@ -61,6 +61,11 @@ class View:
         """The rows to validate on, if there are any."""
         return self.data.validation
 
+    @property
+    def streams(self) -> bool:
+        """Whether either comes batch by batch."""
+        return isinstance(self.training, Stream) or isinstance(self.validation, Stream)
+
 
 class Views:
     """Plan -> view. Members of one fold share one, so that they can share the order of their batches.
@@ -221,6 +226,11 @@ class Member:
             # Passes leave their inputs as they are, so holding the arrays is enough where no callback sees the model.
             weights = self.validated or self.state[:2]
             self.best_loss, self.best = loss, copied(weights) if self.callbacks.any else weights
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether the epoch that it is at ends with a validation."""
+        return self.view.data.validates_at(self.epoch)
 
     def is_done(self) -> bool:
         """Whether it has nothing more to train, with `stop_reason` where that came early.

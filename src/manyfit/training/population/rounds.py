@@ -13,7 +13,7 @@ import numpy as np
 
 from manyfit.training.population.arrays import Arrays, State
 from manyfit.training.population.compile import compile_function
-from manyfit.training.population.data import FitArguments, ResidentRows, Stream
+from manyfit.training.population.data import ResidentRows
 from manyfit.training.population.grouping import Batch, Outcome
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.lift import Lift, Steps
@@ -29,14 +29,12 @@ class Rounds:
     """Trains epochs of batches, in the background where the data are resident.
 
     Args:
-        data: what is trained on.
         order_of: names the order in which a member reads its rows: seed and epoch.
     """
 
-    def __init__(self, data: FitArguments, *, order_of: Callable[[Member], tuple[int, int]]) -> None:
-        self.data, self.order_of = data, order_of
+    def __init__(self, *, order_of: Callable[[Member], tuple[int, int]]) -> None:
+        self.order_of = order_of
         self.workers = num_workers()
-        self._streams = isinstance(data.training, Stream) or isinstance(data.validation, Stream)
         # More programs than cores at the same time would slow each other down, and what was timed would tell nothing of
         # a layout.
         self._slots = threading.Semaphore(self.workers)
@@ -71,26 +69,21 @@ class Rounds:
     def compile_ahead(self, batch: Batch) -> None:
         """Begins to compile what batches like this one will need, over resident rows; once per version of a program."""
         key = batch.program, batch.program.num_versions
-        if not self._streams and key not in self._ahead:
+        if not batch.streams and key not in self._ahead:
             self._ahead[key] = self._pool.submit(self._compile, batch)
 
     def start(self, batches: Sequence[Batch]) -> None:
         """Begins an epoch of each batch."""
-        if self._streams:
-            self._streaming += batches
-            return
         for batch in batches:
-            self._running[self._pool.submit(self._epoch, batch)] = batch
+            if batch.streams:
+                self._streaming.append(batch)
+            else:
+                self._running[self._pool.submit(self._epoch, batch)] = batch
 
     def collect(self, *, everything: bool) -> list[Outcome]:
         """Waits until some epochs have ended, or all of them."""
-        if self._streaming:
-            batches, self._streaming = self._streaming, []
-            return Streaming(self.data, self._pool, self._order).epoch(batches)
-        if not self._running:
-            return []
-        outcomes: list[Outcome] = []
-        while self._running and (everything or not outcomes):
+        outcomes = self._streamed()
+        while self._running and (everything or not outcomes or self.has_outcome):
             done, _ = wait(self._running, return_when=ALL_COMPLETED if everything else FIRST_COMPLETED)
             # In the order in which they were begun: what is reported does not depend on which thread was faster.
             for future in [future for future in self._running if future in done]:
@@ -99,9 +92,21 @@ class Rounds:
                     outcomes.append(outcome)
                     continue
                 # Here, and not on the thread of the batch: the user's code runs on one thread, as in `fit`.
-                batch.begin_tests(self.data)
+                batch.begin_tests()
                 self._running[self._pool.submit(self._epoch, batch, outcome)] = batch
         return outcomes
+
+    def _streamed(self) -> list[Outcome]:
+        """Trains an epoch of the batches over streams: each stream is read once for all that train on it."""
+        batches, self._streaming = self._streaming, []
+        by_data: dict[int, list[Batch]] = {}
+        for batch in batches:
+            by_data.setdefault(id(batch.members[0].view.data), []).append(batch)
+        return [
+            outcome
+            for some in by_data.values()
+            for outcome in Streaming(some[0].members[0].view.data, self._pool, self._order).epoch(some)
+        ]
 
     def _epoch(self, batch: Batch, trained: Outcome | None = None) -> Outcome:
         """Trains and validates one batch over resident rows; runs on a thread of the pool.
@@ -110,7 +115,7 @@ class Rounds:
             batch: the members.
             trained: what training brought, where only the validation is still to come.
         """
-        seconds, sharing, splits = 0.0, 1, batch.splits_tests(self.data)
+        seconds, sharing, splits = 0.0, 1, batch.splits_tests
         logs: dict[str, dict[str, np.ndarray]] = {}
         if trained is not None:
             seconds, logs["train"] = trained.seconds, trained.logs
@@ -162,7 +167,7 @@ class Rounds:
                 self._prepared(kind, batch, states)
 
     def _kinds(self, batch: Batch) -> tuple[str, ...]:
-        return ("train", "test") if batch.validates(self.data) else ("train",)
+        return ("train", "test") if batch.validates else ("train",)
 
     def _prepared(self, kind: str, batch: Batch, states: Sequence[State]) -> tuple[RowsPass, Any, Order]:
         """A batch's program, compiled and trusted, and what it takes beside the states."""
@@ -188,13 +193,14 @@ class Rounds:
 
     def _name_of_order(self, kind: str, member: Member) -> tuple[Any, ...]:
         """What the order depends on in which a member reads its batches: rows, seed and epoch."""
-        if kind == "test" or not self.data.shuffle:
+        if kind == "test" or not member.view.data.shuffle:
             return (id(member.view),)
         return id(member.view), *self.order_of(member)
 
     def _read(self, kind: str, member: Member) -> Order:
         rows = member.view.training if kind == "train" else member.view.validation
         assert isinstance(rows, ResidentRows)
-        if kind == "train" and self.data.shuffle:
-            return rows.shuffled(self.data.shuffle, *self.order_of(member))
+        shuffle = member.view.data.shuffle
+        if kind == "train" and shuffle:
+            return rows.shuffled(shuffle, *self.order_of(member))
         return rows.in_order()

@@ -16,7 +16,6 @@ from manyfit.training.base import Supply, Task
 from manyfit.training.models import take_measures
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices
-from manyfit.training.population.data import FitArguments
 from manyfit.training.population.grouping import Batch, Outcome, Rules, form_batches
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.member import Member
@@ -37,7 +36,6 @@ class Session:
     Args:
         supply: hands out executions.
         task: what they are.
-        data: the task's data.
         admission: turns plans into members, and holds those that were paused.
         max_members: most members that train at once; None: chosen by measurement.
         shuffle_seed: names the order of the batches.
@@ -48,12 +46,11 @@ class Session:
         supply: Supply,
         task: Task,
         *,
-        data: FitArguments,
         admission: Admission,
         max_members: int | None,
         shuffle_seed: int,
     ) -> None:
-        self.supply, self.task, self.data = supply, task, data
+        self.supply, self.task = supply, task
         self.admission, self.aside = admission, admission.aside
         self.shuffle_seed = shuffle_seed
         self.independent = supply.independent
@@ -64,7 +61,7 @@ class Session:
             cpu=jax.default_backend() == "cpu" and num_devices() == 1,
             devices=num_devices(),
         )
-        self.rounds = Rounds(data, order_of=self._order_of)
+        self.rounds = Rounds(order_of=self._order_of)
         self.taken: collections.deque[Plan] = collections.deque()  # handed out, and not built yet
         self.many_taken = False  # as many as were asked for
         self.has_more = True  # whether the supply had something when it was asked last
@@ -208,7 +205,7 @@ class Session:
         return Rules(
             group=self.sizing.group,
             workers=self.rounds.workers,
-            shuffle=bool(self.data.shuffle),
+            shuffle=any(member.view.data.shuffle for member in self.idle),
             shuffle_seed=self.shuffle_seed,
             share_order=self.task.may.share_order,
         )
@@ -269,7 +266,7 @@ class Session:
         """One member's logs of the epoch, after its callbacks have seen them."""
         logs = _python_logs(outcome.logs, number)
         tested = None
-        if outcome.test_logs is not None and self.data.validates_at(member.epoch):
+        if outcome.test_logs is not None and member.is_validated:
             tested = _python_logs(outcome.test_logs, number)
             logs.update({f"val_{name}": value for name, value in tested.items()})
         # What callbacks raise in the middle ends the member before its numbers are told, as in `fit`.
@@ -295,13 +292,14 @@ class Session:
             self.admission.notify(f"out of memory with {num_active} members at once; from now on at most {size}")
         for outcome, failure in failures.items():
             for member in outcome.batch.members:
+                can_repeat = member.view.data.can_be_read_again
                 if member.failure is not None:
                     self._without_failed([member])
                 elif isinstance(outcome.error, CannotTrace):
                     self.admission.send_back(member, str(outcome.error))
                 elif too_many and failure.ending is Ending.OUT_OF_MEMORY and not outcome.is_half:
                     self.admission.rebuild(member)
-                elif (failure.ending is Ending.OUT_OF_MEMORY and not too_many) or not self.data.can_be_read_again:
+                elif (failure.ending is Ending.OUT_OF_MEMORY and not too_many) or not can_repeat:
                     self.supply.finish(member.failed(failure))
                 else:
                     self.admission.send_back(member, f"an epoch that trials share failed ({failure.line})")

@@ -40,10 +40,10 @@ class Streaming:
         # In threads, since each may compile.
         self._each(runs, lambda run: run.batch.program.ensure_probed(run.batch.layout))
         self._pass_over("train", runs, self.data.training)
-        validating = [run for run in runs if run.batch.validates(self.data)]
+        validating = [run for run in runs if run.batch.validates]
         for run in _alive(validating):
-            if run.batch.splits_tests(self.data):
-                run.begin_tests(self.data)
+            if run.batch.splits_tests:
+                run.begin_tests()
         self._pass_over("test", validating, self.data.validation)
         return [run.outcome() for run in runs]
 
@@ -134,11 +134,11 @@ class _Run:
         self.states, found = rows_pass.run(self.states, lifted, numbers)
         self._close(kind, found, started)
 
-    def begin_tests(self, data: FitArguments) -> None:
+    def begin_tests(self) -> None:
         """After training: the members take over its states, which callbacks may change before the validation."""
         self.batch.take_over(self.states)
         self.is_half = True
-        self.batch.begin_tests(data)
+        self.batch.begin_tests()
         self.states = self.batch.states()
 
     def begin(self, kind: str) -> None:

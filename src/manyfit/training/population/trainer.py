@@ -99,7 +99,6 @@ class Population(Trainer):
         Session(
             supply,
             task,
-            data=data,
             admission=admission,
             max_members=self._population_size,
             shuffle_seed=self._shuffle_seed,
