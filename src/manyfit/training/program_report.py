@@ -24,6 +24,9 @@ class ProgramRecord:
         compile_seconds: over all layouts, member counts and versions.
         epoch_seconds: layout -> measured seconds per member and epoch.
         epochs_timed: how many epochs these come from.
+        widths: of the layers of a program that members of several structures share; empty: one structure's own.
+        num_structures: that its members are of.
+        padding: share of its multiplications that narrower members did not need.
     """
 
     program: str
@@ -36,6 +39,9 @@ class ProgramRecord:
     compile_seconds: float
     epoch_seconds: dict[str, float]
     epochs_timed: int
+    widths: str = ""
+    num_structures: int = 1
+    padding: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +62,27 @@ class Programs:
                 reasons[why] = (*reasons.get(why, ()), *trials)
         return cls(tuple(record for programs in several for record in programs.records), reasons)
 
+    @property
+    def sharing(self) -> str:
+        """How many structures share how many programs, and what that cost and saved; empty where none is shared."""
+        wide = [record for record in self.records if record.widths]
+        if not wide:
+            return ""
+        members = sum(record.members for record in wide)
+        padding = sum(record.padding * record.members for record in wide) / max(1, members)
+        spent = sum(record.compile_seconds for record in self.records)
+        compilations = sum(record.compilations for record in self.records)
+        structures = sum(record.num_structures for record in wide)
+        line = (
+            f"{structures} structures share {len(wide)} wide programs, {len(self.records) - len(wide)} have their own; "
+            f"padding wasted {padding:.0%} of the multiplications there; compiling took {spent:.1f} s"
+        )
+        saved = (structures - len(wide)) * spent / max(1, compilations)
+        return line + (f" and would have taken about {saved:.1f} s more" if saved > 0 else "")
+
     def __str__(self) -> str:
-        lines = [
+        lines = [self.sharing] if self.sharing else []
+        lines += [
             f"{'program':<17} {'members':>7} {'lifted':>6} {'compiled':>8} {'seconds':>7} {'layout':<16} "
             f"{'s/epoch':>8}  structure"
         ]
@@ -66,7 +91,7 @@ class Programs:
             shown = "" if seconds is None else f"{seconds:.3f}"
             lines.append(
                 f"{record.program:<17} {record.members:>7} {record.lifted:>6} {record.compilations:>8} "
-                f"{record.compile_seconds:>7.2f} {record.layout:<16} {shown:>8}  {record.structure}"
+                f"{record.compile_seconds:>7.2f} {record.layout:<16} {shown:>8}  {record.widths or record.structure}"
             )
         lines += [f"trained with model.fit ({len(trials) or 'all'}): {why}" for why, trials in self.reasons.items()]
         return "\n".join(lines)

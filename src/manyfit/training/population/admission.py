@@ -1,19 +1,24 @@
 """How a plan becomes a member: built under its seed, traced or recognised, and queued for its program.
 
 A plan goes one of four ways. It was paused in this process: its member is still here. It trains with others: a model is
-built, its steps are traced or recognised, and it waits for a slot. It cannot train with others: the fallback trains it
-here and now, and the user reads one line of reason. Or it fails before its first epoch: that is its result.
+built, and it waits for a slot. It cannot train with others: the fallback trains it here and now, and the user reads one
+line of reason. Or it fails before its first epoch: that is its result.
+
+A member that waits has a program, whose steps were traced or recognised; or, where several structures may share one
+(`families`), it waits for that, too: it is decided when members are to train, with all in view that wait.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
 
+from manyfit.core.causes import cause_of
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
@@ -22,14 +27,17 @@ from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.labels import LabelCheck
 from manyfit.training.models import averages_weights, build_model, check_size, check_unshared, summary_of
+from manyfit.training.population import families
 from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import FitArguments
-from manyfit.training.population.member import STORED_BY, Member, View, Views
+from manyfit.training.population.families import ProgramCosts, Family, WideProgram, outline_of_member
+from manyfit.training.population.member import STORED_BY, Member, ProgramSeat, Structure, View, Views
 from manyfit.training.population.passes import RowsPass
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.structure_key import KnownStructure, KnownStructures, structure_key
 from manyfit.training.population.trace import CannotTrace, Trace, check_model, complete, is_complete, trace
+from manyfit.training.population.twins import Outline, Twin
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
 from manyfit.training.seeding import seeded
 from manyfit.training.stored_state import read_state
@@ -45,12 +53,14 @@ class Learned:
     Attributes:
         programs: by the key of their steps and the numbers of their rows.
         structures: what was traced, by what it is recognised by.
+        families: by kind and rows: structures that may share a wide program.
         test_passes: those that programs share.
         labels: what is known of them.
     """
 
     programs: dict[str, SharedProgram] = dataclasses.field(default_factory=dict)
     structures: KnownStructures = dataclasses.field(default_factory=KnownStructures)
+    families: dict[str, Family] = dataclasses.field(default_factory=dict)
     test_passes: dict[tuple[object, ...], RowsPass] = dataclasses.field(default_factory=dict)
     labels: LabelCheck = dataclasses.field(default_factory=LabelCheck)
 
@@ -67,6 +77,7 @@ class Admission:
         refuse: hears the reason, and the plan.
         notify: takes a line for the user.
         aside: what is kept beside trainings.
+        widens: whether members of several structures may train in one program.
     """
 
     def __init__(
@@ -80,24 +91,26 @@ class Admission:
         refuse: Callable[[str, Plan | None], None],
         notify: Callable[[str], None],
         aside: Bookkeeping,
+        widens: bool,
     ) -> None:
         self.supply, self.task, self.data = supply, task, data
         self.fallback, self.refuse, self.notify = fallback, refuse, notify
-        self.aside = aside
+        self.aside, self._may_widen = aside, widens
         self._views = Views(data, task.split_for)
         self.programs = learned.programs
         self._learned = learned
         self._waiting: dict[int, collections.deque[Member]] = {}  # by id of their program
+        self._undecided: dict[Family, list[Member]] = {}  # those without a program
         self._parked: dict[tuple[str, int], Member] = {}  # in the order of their pauses
 
     @property
     def num_waiting(self) -> int:
         """Members that wait for a slot."""
-        return sum(map(len, self._waiting.values()))
+        return sum(map(len, (*self._waiting.values(), *self._undecided.values())))
 
     @property
     def waiting(self) -> list[Member]:
-        """Members that wait for a slot, those of one program in the order in which they will get one."""
+        """Members that wait for a slot of a program, those of one in the order in which they will get one."""
         return [member for members in self._waiting.values() for member in members]
 
     def waiting_for(self, program: SharedProgram) -> Sequence[Member]:
@@ -121,7 +134,44 @@ class Admission:
             self.supply.finish(Result.of_failure(plan, failure_of(error), seconds=seconds))
         else:
             member.seconds += time.perf_counter() - started
+            self._wait(member)
+
+    def _wait(self, member: Member) -> None:
+        if member.seat is None:
+            self._undecided.setdefault(self._family_of(member), []).append(member)
+        else:
             self._enqueue(member)
+
+    def decide(self, least: int) -> None:
+        """Gives members a program that wait without one.
+
+        Args:
+            least: only where so many of one family wait.
+        """
+        for family in [family for family, members in self._undecided.items() if len(members) >= least]:
+            expects_more = self.supply.remaining is None or self.supply.remaining > 0
+            for share in family.shares(self._undecided.pop(family), self.costs, expects_more=expects_more):
+                program = share.program
+                if share.outline is not None:
+                    program = self._open(family, share.outline, share.members)
+                for member in share.members:
+                    self._seat(member, program)
+
+    def outgrow(self, member: Member) -> None:
+        """Moves a member between two epochs to a program of its own structure, if padding wastes more than that costs."""
+        if member.seat is None or member.seat.embedding is None:
+            return
+        if self._family_of(member).outgrown(member, self.costs):
+            with contextlib.suppress(CannotTrace, ValueError):  # then it stays, and takes longer
+                seat = self._own_seat(member)
+                seat.program.add(seat.trace, member.state)
+                member.seat = seat
+
+    @property
+    def costs(self) -> ProgramCosts:
+        """What a program and an epoch cost, by what was measured."""
+        work = [timed for family in self._learned.families.values() for timed in family.work()]
+        return ProgramCosts.measured(self.programs.values(), work)
 
     def next_member(self, active: Sequence[Member], group: int, least: float = 1) -> Member | None:
         """A waiting member, chosen so that no slot of a program computes in vain.
@@ -174,8 +224,22 @@ class Admission:
         """Puts a member whose epoch did not run back to the front of its queue."""
         self._queue_of(member).appendleft(member)
 
-    def send_back(self, member: Member, reason: str) -> None:
-        """Trains a member in the fallback, from the beginning; epochs that were reported are not reported again."""
+    def send_back(self, member: Member, reason: str, *, as_it_is: bool = False) -> None:
+        """Trains a member elsewhere than in its program.
+
+        One of a wide program waits for one of its own structure, since it may be the padding's fault. Any other trains
+        in the fallback, from the beginning; epochs that were reported are not reported again.
+
+        Args:
+            member: between two epochs, or in the middle of one.
+            reason: for the user.
+            as_it_is: whether it is between two epochs.
+        """
+        if member.seat is not None and member.seat.embedding is not None and as_it_is:
+            self._refuse_padding(self._family_of(member), reason)
+            member.seat = None
+            self._wait(member)
+            return
         known = max(member.plan.first_epoch, member.epoch)
         self._fall_back(dataclasses.replace(member.plan, first_epoch=known), reason)
 
@@ -190,6 +254,8 @@ class Admission:
             return None
         member.plan = plan
         member.last_epoch = self.data.epochs if plan.epochs is None else plan.epochs
+        if member.seat is not None and member.seat.embedding is not None:
+            member.seat = None  # with more epochs before it, another program may be worth compiling
         return member
 
     def _build(self, plan: Plan) -> Member:
@@ -210,7 +276,7 @@ class Admission:
             if reason is not None:
                 raise CannotTrace(reason)
             stored = read_state(plan, STORED_BY, len(callbacks) - len(own))
-            found, state = self._steps_of(model, view, whole=bool(callbacks) or stored is not None)
+            structure, state = self._first_state(model, view, whole=bool(callbacks) or stored is not None)
             stored = stored if stored is not None and stored.fits(state) else None
         # Again: a model without an input layer has parameters only now.
         check_size(model, self.task.max_model_size)
@@ -220,8 +286,7 @@ class Admission:
         member = Member(
             dataclasses.replace(plan, values=values),  # with what the build has brought to light
             model,
-            found,
-            self._program_of(found, model, view),
+            structure,
             view,
             state,
             epoch=self.data.initial_epoch,
@@ -229,9 +294,75 @@ class Admission:
             callbacks=MemberCallbacks(callbacks, model, params=params, num_own=len(own)),
             loss_scale=LossScaleWatch.of(model.optimizer),
         )
+        if structure.outline is None or not self._widens(plan, view):
+            member.seat = self._own_seat(member)
         if stored is not None:
             member.continue_from(stored)
         return member
+
+    def _widens(self, plan: Plan, view: View) -> bool:
+        """Whether an execution may train in a program that is wider than its model.
+
+        Not what proves something: those numbers are of the user's model alone, to the last bit.
+        """
+        return families.WIDENS and self._may_widen and plan.phase == "search" and not view.streams
+
+    def _first_state(self, model: keras.Model, view: View, *, whole: bool) -> tuple[Structure, State]:
+        """What a model is by its configuration, and its first state, for the least work that gives both.
+
+        Building a model to the end traces its losses and metrics, tracing it takes longer still; both for what is known
+        already where a model of equal configuration has been here.
+
+        A model is not built to the end where nobody will look at its optimizer (not `whole`): a recognised one's starts
+        where the first model's of this structure started, but for the learning rate. (A loss scale's variables come
+        into being with the optimizer's, and moving averages are read from it at the end, so models with one of these
+        are always built.)
+        """
+        key = structure_key(model)
+        known = self._learned.structures.find(_with_sizes(key, view))
+        batch = view.shapes.first_batch()
+        if not (whole or needs_loss_scale_callback(model) or averages_weights(model)):
+            build_layers(model, batch[0])
+            if building.is_built(model):
+                structure = Structure.of(model, key)
+                trainable, fixed = (tuple(values_of(part)) for part in variables_of(model)[:2])
+                if known is not None:
+                    rate = model.optimizer.variables[known.learning_rate].value
+                    return structure, (trainable, fixed, known.first_state(rate))
+                if structure.outline is not None:
+                    model.optimizer.build(model.trainable_variables)
+                    return structure, (trainable, fixed, tuple(values_of(model.optimizer.variables)))
+        building.build_symbolically(model, batch)
+        parts = [tuple(values_of(part)) for part in variables_of(model)[:3]]
+        return Structure.of(model, key), (parts[0], parts[1], parts[2])
+
+    def _own_seat(self, member: Member) -> ProgramSeat:
+        """A seat in the program of a member's own structure, whose steps are recognised or traced.
+
+        Raises:
+            CannotTrace: a step that JAX cannot trace.
+        """
+        model, view = member.model, member.view
+        key = _with_sizes(member.structure.key, view)
+        known = self._learned.structures.find(key)
+        found = self._trace(member) if known is None else known.trace
+        place = building.place_of_learning_rate(model)
+        if known is None and key is not None and place is not None:
+            self._learned.structures.keep(key, KnownStructure(found, member.state[2], place))
+        program = self._program_of(found, model, view)
+        if member.structure.outline is not None:
+            self._family_of(member).own[member.structure.identity] = program, member.structure.outline
+        return ProgramSeat(program, found, model)
+
+    def _trace(self, member: Member) -> Trace:
+        started = time.perf_counter()
+        # The first draws of a model that is built symbolically are those of its seed; its variables stay what they are.
+        with seeded(member.plan.seed), quick_draws():
+            building.build_symbolically(member.model, member.view.shapes.first_batch())
+            found = trace(member.model, member.view.shapes)
+            complete(found, member.model, member.view.shapes)
+        member.seconds += time.perf_counter() - started
+        return found
 
     def _program_of(self, found: Trace, model: keras.Model, view: View) -> SharedProgram:
         """The program of a trace, made if need be. Members of one program have equally many rows, in batches alike."""
@@ -247,54 +378,57 @@ class Admission:
             )
         return self.programs[key]
 
-    def _copies(self, plan: Plan) -> list[keras.callbacks.Callback]:
-        """The user's callbacks for one member."""
+    def _family_of(self, member: Member) -> Family:
+        """The structures that a member may share a program with."""
+        kind = outline_of_member(member).kind
+        return self._learned.families.setdefault(f"{kind} {member.view.sizes}", Family(kind, member.view))
+
+    def _seat(self, member: Member, program: WideProgram | None) -> None:
+        """Lets a member wait for a slot of a wide program, or of the program of its own structure."""
         try:
-            return copy_callbacks(self.data.callbacks, plan)
-        except CannotCopy as error:
-            if not self.task.may.share_callbacks:
-                raise
-            reason = f"callback {error.callback} cannot be copied ({error.__cause__}), so executions share it"
-            raise CannotTrace(reason) from error
+            if program is None:
+                member.seat = self._own_seat(member)
+            else:
+                member.seat = program.seat_of(member)
+        except CannotTrace as error:
+            self._fall_back(member.plan, str(error))
+        except Exception as error:
+            self.supply.finish(member.failed(failure_of(error)))
+        else:
+            self._enqueue(member)
 
-    def _steps_of(self, model: keras.Model, view: View, *, whole: bool) -> tuple[Trace, State]:
-        """A model's trace and first state, for the least work that gives both.
-
-        Building a model to the end traces its losses and metrics, tracing it takes longer still; both for what is known
-        already where a model of equal configuration has been here.
-
-        A recognised model is not built to the end where nobody will look at its optimizer (not `whole`): its optimizer
-        starts where the first model's of this structure started, but for the learning rate. (A loss scale's variables
-        come into being with the optimizer's, and moving averages are read from it at the end, so models with one of
-        these are always built.)
-        """
-        structure = structure_key(model)
-        key = None if structure is None else f"{structure} {view.sizes}"
-        known = self._learned.structures.find(key)
-        whole = whole or needs_loss_scale_callback(model) or averages_weights(model)
-        batch = view.shapes.first_batch()
-        if known is not None and not whole:
-            build_layers(model, batch[0])
-        if known is not None and not whole and building.is_built(model):
-            trainable, fixed = model.trainable_variables, model.non_trainable_variables
-            optimizer = known.first_state(model.optimizer.variables[known.learning_rate].value)
-            return known.trace, (
-                tuple(values_of(trainable)),
-                tuple(values_of(fixed)),
-                optimizer,
+    def _open(self, family: Family, outline: Outline, members: Sequence[Member]) -> WideProgram | None:
+        """A new wide program for members; None where there cannot be one."""
+        narrowest = min(members, key=lambda member: outline_of_member(member).flops)
+        view = narrowest.view
+        building.forget_names()
+        try:
+            with seeded(narrowest.plan.seed), quick_draws():
+                twin = Twin(narrowest.model, outline)
+                building.build_symbolically(twin.model, view.shapes.first_batch())
+                found = trace(twin.model, view.shapes)
+                complete(found, twin.model, view.shapes)
+            program = WideProgram(
+                twin, found, view, together=self.supply.independent, test_passes=self._learned.test_passes
             )
-        building.build_symbolically(model, batch)
-        parts = [tuple(values_of(part)) for part in variables_of(model)[:3]]
-        found = self._trace(model, view) if known is None else known.trace
-        place = building.place_of_learning_rate(model)
-        if key is not None and place is not None:
-            self._learned.structures.keep(key, KnownStructure(found, parts[2], place))
-        return found, (parts[0], parts[1], parts[2])
+            if not family.is_trusted():
+                program.doubt(self._trace(narrowest), program.seat_of(narrowest), narrowest.state, verdict=family.hear)
+        # Whatever it was, it is no member's: each has a program of its own, as if there were no wide ones.
+        except Exception as error:
+            self._refuse_padding(family, f"a wide program could not be made ({cause_of(error).words})")
+            return None
+        self.programs[f"{found.key} {view.sizes} wide"] = program
+        family.wide.append(program)
+        return program
 
-    def _trace(self, model: keras.Model, view: View) -> Trace:
-        found = trace(model, view.shapes)
-        complete(found, model, view.shapes)
-        return found
+    def _refuse_padding(self, family: Family, reason: str) -> None:
+        if family.refused is None:
+            self.notify(f"population training: {reason}; trials of that kind train without padding")
+        family.refuse(reason)
+
+
+def _with_sizes(key: str | None, view: View) -> str | None:
+    return None if key is None else f"{key} {view.sizes}"
 
 
 class _OnePlan:

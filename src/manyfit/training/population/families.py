@@ -29,13 +29,12 @@ from manyfit.training.models import summary_of
 from manyfit.training.population.arrays import State, copied
 from manyfit.training.population.data import ResidentRows
 from manyfit.training.population.layout import Layout
-from manyfit.training.population.lift import Lift
-from manyfit.training.population.member import Member, View
+from manyfit.training.population.member import Member, ProgramSeat, View
 from manyfit.training.population.passes import RowsPass
-from manyfit.training.population.probe import find_padding_mismatch
+from manyfit.training.population.probe import find_padding_mismatch, recalled_verdict, remember_verdict
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.trace import Trace
-from manyfit.training.population.twins import Embedding, Outline, Twin, joined
+from manyfit.training.population.twins import Outline, Twin, joined
 from manyfit.training.program_report import ProgramRecord
 
 WIDENS = True
@@ -105,7 +104,7 @@ def cover(
 
 
 @dataclasses.dataclass(frozen=True)
-class Costs:
+class ProgramCosts:
     """What compiling and training cost, by what was measured so far.
 
     Attributes:
@@ -114,7 +113,7 @@ class Costs:
 
     Example: an epoch of 1,000 rows in 10 steps, at 20 GFLOP/s and .2 ms a step.
 
-    >>> round(Costs().epoch(flops=2e6, rows=1000, steps=10), 3)
+    >>> round(ProgramCosts().epoch(flops=2e6, rows=1000, steps=10), 3)
     0.102
     """
 
@@ -126,7 +125,7 @@ class Costs:
         return flops * rows * self.seconds_per_flop + steps * _STEP_SECONDS
 
     @classmethod
-    def measured(cls, programs: Iterable[SharedProgram], work: Iterable[tuple[float, int, float]]) -> Costs:
+    def measured(cls, programs: Iterable[SharedProgram], work: Iterable[tuple[float, int, float]]) -> ProgramCosts:
         """What programs have told.
 
         Args:
@@ -149,18 +148,24 @@ class WideProgram(SharedProgram):
         twin: the wide model.
         found: its trace.
         view: what the members train on.
+        together: see `SharedProgram`.
         test_passes: see `SharedProgram`.
     """
 
     def __init__(
-        self, twin: Twin, found: Trace, view: View, *, test_passes: dict[tuple[object, ...], RowsPass]
+        self,
+        twin: Twin,
+        found: Trace,
+        view: View,
+        *,
+        together: bool,
+        test_passes: dict[tuple[object, ...], RowsPass],
     ) -> None:
-        structure = summary_of(twin.model)
-        super().__init__(found, view.data, structure, together=True, test_passes=test_passes)
+        super().__init__(found, view.data, summary_of(twin.model), together=together, test_passes=test_passes)
         self.twin, self.trace = twin, found
         self.structures: set[str] = set()  # of the members that it has taken
         self._flops = [0.0, 0.0]  # that members needed, and that were computed
-        self._doubt: tuple[Trace, State, Embedding, Callable[[str | None], None]] | None = None
+        self._doubt: tuple[Trace, ProgramSeat, State, Callable[[str | None], None]] | None = None
         self._checking = threading.Lock()
 
     @property
@@ -168,19 +173,22 @@ class WideProgram(SharedProgram):
         """How wide it is."""
         return self.twin.outline
 
-    def doubt(
-        self, narrow: Trace, state: State, embedding: Embedding, *, verdict: Callable[[str | None], None]
-    ) -> None:
-        """Has it compared with a member's own steps before it is trusted.
+    def seat_of(self, member: Member) -> ProgramSeat:
+        """A seat for a member that this program covers."""
+        self.structures.add(member.structure.identity)
+        return ProgramSeat(self, self.trace, self.twin.model, self.twin.embedding(member.model))
+
+    def doubt(self, narrow: Trace, seat: ProgramSeat, state: State, *, verdict: Callable[[str | None], None]) -> None:
+        """Has this program compared with a member's own steps before it is trusted.
 
         Args:
             narrow: the member's own trace.
+            seat: the member's seat here.
             state: of the member.
-            embedding: the member's place here.
             verdict: hears where they differ, or None.
         """
         # A copy: callbacks may predict with the model, and Keras donates the arrays that it predicts with.
-        self._doubt = narrow, copied(state), embedding, verdict
+        self._doubt = narrow, seat, copied(state), verdict
 
     def probe(self, layout: Layout, *, wait: bool = True) -> None:
         """See `SharedProgram`; here one step in the wide program is compared with the member's own."""
@@ -189,9 +197,10 @@ class WideProgram(SharedProgram):
         try:
             if self._doubt is None:
                 return
-            narrow, state, embedding, verdict = self._doubt
+            narrow, seat, state, verdict = self._doubt
+            assert seat.embedding is not None  # our bug: it is a seat of this program
             batch = self.data.training.some_batch()
-            found = find_padding_mismatch(Lift(narrow), Lift(self.trace), state, embedding, batch)
+            found = find_padding_mismatch(narrow, self.trace, state, seat.embedding, batch)
             if found is not None:
                 self.mismatch = f"a step of program {self.key}, which is wider, is not that of the model: {found}"
             self._doubt = None
@@ -232,22 +241,43 @@ class Share:
 class Family:
     """Structures that one wide program may serve, on rows alike: the programs that there are, and who gets into which.
 
+    Args:
+        kind: of their outlines.
+        view: rows like theirs.
+
     Attributes:
         wide: programs that several structures share.
         own: by identity of the structure: programs of one structure, and their outlines.
         refused: why none may be wide; None: they may.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str, view: View) -> None:
+        self._kind, self._view = kind, view
         self.wide: list[WideProgram] = []
         self.own: dict[str, tuple[SharedProgram, Outline]] = {}
         self.refused: str | None = None
         self._widest: Outline | None = None  # covers all that came so far
+        self._seen: set[str] = set()  # identities of those
         self._padded_seconds: dict[str, float] = {}  # by identity: what was agreed to so far
 
-    def work(self, view: View) -> list[tuple[float, int, float]]:
+    def is_trusted(self) -> bool:
+        """Whether padding was compared with members' own steps before, in this process or an earlier one."""
+        return recalled_verdict(self._kind)
+
+    def hear(self, found: str | None) -> None:
+        """Takes the verdict of a comparison; for later processes, too, where it is good."""
+        if found is None:
+            remember_verdict(self._kind)
+
+    def refuse(self, reason: str) -> None:
+        """Lets no member train in a wide program from now on."""
+        self.refused = reason
+        for program in self.wide:
+            program.mismatch = program.mismatch or reason
+
+    def work(self) -> list[tuple[float, int, float]]:
         """Flops, steps and seconds of an epoch in those of its programs that were timed."""
-        rows, steps = size_of(view)
+        rows, steps = size_of(self._view)
         programs = [(program, program.outline) for program in self.wide]
         return [
             (outline.flops * rows, steps, min(program.choice.seconds.values()))
@@ -255,7 +285,7 @@ class Family:
             if program.choice.seconds
         ]
 
-    def shares(self, members: Sequence[Member], costs: Costs, *, expects_more: bool) -> list[Share]:
+    def shares(self, members: Sequence[Member], costs: ProgramCosts, *, expects_more: bool) -> list[Share]:
         """Where members are to train that wait without a program.
 
         Args:
@@ -270,6 +300,7 @@ class Family:
         rest: list[list[Member]] = []
         for identity, alike in structures.items():
             outline = outline_of_member(alike[0])
+            self._seen.add(identity)
             self._widest = outline if self._widest is None else joined([self._widest, outline])
             if self.refused is not None or identity in self.own:
                 shares.append(Share(tuple(alike)))
@@ -281,7 +312,7 @@ class Family:
                 shares.append(Share(tuple(alike), program))
         return [*shares, *self._new(rest, costs, expects_more=expects_more)]
 
-    def padding(self, member: Member, program: WideProgram, costs: Costs) -> float:
+    def padding(self, member: Member, program: WideProgram, costs: ProgramCosts) -> float:
         """Seconds that the epochs a member has left would waste in a wide program."""
         own, wide = (epoch_seconds(each, member.view, costs) for each in (outline_of_member(member), program.outline))
         # What was measured knows more of the machine than the count of multiplications; their ratio is the better part
@@ -289,7 +320,7 @@ class Family:
         measured = min(program.choice.seconds.values(), default=wide)
         return epochs_left(member) * measured * max(0.0, 1 - own / wide)
 
-    def outgrown(self, member: Member, costs: Costs) -> bool:
+    def outgrown(self, member: Member, costs: ProgramCosts) -> bool:
         """Whether a member of a wide program has so much before it that one of its own is worth compiling."""
         program = member.program
         if not isinstance(program, WideProgram):
@@ -298,7 +329,7 @@ class Family:
             return self.padding(member, program, costs) > _ROOM * costs.compile_seconds
         return self.padding(member, program, costs) > costs.compile_seconds
 
-    def _one_that_takes(self, identity: str, alike: Sequence[Member], costs: Costs) -> WideProgram | None:
+    def _one_that_takes(self, identity: str, alike: Sequence[Member], costs: ProgramCosts) -> WideProgram | None:
         """The program with the least padding for members of one structure, if that is less than a compilation."""
         outline = outline_of_member(alike[0])
         covering = [program for program in self.wide if program.mismatch is None and program.outline.covers(outline)]
@@ -311,7 +342,7 @@ class Family:
         self._padded_seconds[identity] = before + wasted[best]
         return best
 
-    def _new(self, structures: Sequence[Sequence[Member]], costs: Costs, *, expects_more: bool) -> list[Share]:
+    def _new(self, structures: Sequence[Sequence[Member]], costs: ProgramCosts, *, expects_more: bool) -> list[Share]:
         if not structures:
             return []
         view = structures[0][0].view
@@ -327,14 +358,12 @@ class Family:
         for places, outline in groups:
             members = tuple(member for place in places for member in structures[place])
             some = sum(epochs[place] for place in places)
-            wide = self._with_room(outline, some, view, costs) if expects_more else None
-            if len(places) == 1 and (wide is None or self._widest == outline):
-                shares.append(Share(members))
-            else:
-                shares.append(Share(members, outline=wide or outline))
+            # Where nothing else was seen, nothing else is expected.
+            wide = self._with_room(outline, some, view, costs) if expects_more and len(self._seen) > 1 else None
+            shares.append(Share(members, outline=wide or (None if len(places) == 1 else outline)))
         return shares
 
-    def _with_room(self, outline: Outline, epochs: int, view: View, costs: Costs) -> Outline | None:
+    def _with_room(self, outline: Outline, epochs: int, view: View, costs: ProgramCosts) -> Outline | None:
         """A wider outline, for the like of what came before, where that costs its first members little."""
         assert self._widest is not None  # our bug: it has members
         seconds = epoch_seconds(outline, view, costs)
@@ -365,7 +394,7 @@ def size_of(view: View) -> tuple[float, int]:
     return rows, steps
 
 
-def epoch_seconds(outline: Outline, view: View, costs: Costs) -> float:
+def epoch_seconds(outline: Outline, view: View, costs: ProgramCosts) -> float:
     """Guess of the seconds of one member's epoch."""
     rows, steps = size_of(view)
     return costs.epoch(flops=outline.flops, rows=rows, steps=steps)

@@ -76,10 +76,15 @@ class Batch:
         return [*own, *[own[-1]] * (self.count - len(own))]
 
     def take_over(self, states: Sequence[State]) -> None:
-        """Gives the members their new states, once the whole epoch went well."""
+        """Gives the members their new states, once the whole epoch went well: all of them, or none.
+
+        Raises:
+            CannotTrace: a wide program has changed what it was not to change.
+        """
         # The states of idle slots end here.
-        for member, state in zip(self.members, states, strict=False):
-            member.state = member.narrowed(state)
+        own = [member.narrowed(state) for member, state in zip(self.members, states, strict=False)]
+        for member, state in zip(self.members, own, strict=True):
+            member.state = state
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

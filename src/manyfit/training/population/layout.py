@@ -171,7 +171,7 @@ class Remembered:
 
 def recall(name: str, options: tuple[Layout, ...]) -> Remembered | None:
     """What was remembered of a program; None if nothing was, or if its layout is no option any more."""
-    path = _path(name)
+    path = place_of_memory(name)
     if path is None:
         return None
     try:
@@ -185,15 +185,15 @@ def recall(name: str, options: tuple[Layout, ...]) -> Remembered | None:
 
 def remember(name: str, found: Remembered) -> None:
     """Writes down what was measured. A folder that cannot be written to costs speed, not the search."""
-    path = _path(name)
+    path = place_of_memory(name)
     if path is None:
         return
     with contextlib.suppress(OSError), replaced(path, is_shared=True) as partial:
         partial.write_text(json.dumps({"layout": str(found.layout), "counts": sorted(found.counts)}))
 
 
-def _path(name: str) -> Path | None:
-    """Where a program's measurements lie: they hold for these devices and this version of JAX."""
+def place_of_memory(name: str) -> Path | None:
+    """Where lies what was found out of a program: it holds for these devices and this version of JAX."""
     folder = cache_folder("layouts")
     if folder is None:
         return None

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import keras
+import numpy as np
 
 from manyfit.core import history as histories
 from manyfit.core.lifecycle import failure_of
@@ -28,8 +30,9 @@ from manyfit.training.population.arrays import State, copied, in_order_of_weight
 from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.data import FitArguments, ResidentRows, Shapes, Stream
 from manyfit.training.population.program import SharedProgram
-from manyfit.training.population.trace import Trace, complete
-from manyfit.training.population.twins import Embedding, Outline
+from manyfit.training.population.structure_key import without_numbers
+from manyfit.training.population.trace import CannotTrace, Trace, complete
+from manyfit.training.population.twins import Embedding, Outline, outline_of
 from manyfit.training.precision import LossScaleWatch
 from manyfit.training.stored_state import StoredState, arrays_of, restore, states_of, write_state
 from manyfit.training.weights import write_weights
@@ -103,7 +106,7 @@ def _view(data: FitArguments, split: Split | None) -> View:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Seat:
+class ProgramSeat:
     """Where a member trains: a program, and its steps there.
 
     Attributes:
@@ -132,6 +135,17 @@ class Structure:
     key: str | None
     identity: str
     outline: Outline | None = None
+
+    @classmethod
+    def of(cls, model: keras.Model, key: str | None) -> Structure:
+        """What a built model is.
+
+        Args:
+            model: its layers have their variables.
+            key: `structure_key` of it.
+        """
+        outline = None if key is None else outline_of(model)
+        return cls(key, "" if key is None else without_numbers(key), outline)
 
 
 @dataclasses.dataclass(eq=False)
@@ -162,7 +176,7 @@ class Member:
     epoch: int
     last_epoch: int
     callbacks: MemberCallbacks
-    seat: Seat | None = None
+    seat: ProgramSeat | None = None
     history: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
     best: tuple[tuple[Any, ...], tuple[Any, ...]] | None = None
     best_loss: float = math.inf
@@ -176,6 +190,7 @@ class Member:
     is_stored: bool = False  # whether its state as it is now is on the disk
     last_logs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     loss_scale: LossScaleWatch | None = None
+    _trusted: ProgramSeat | None = None  # whose padding was looked at
 
     @property
     def trace(self) -> Trace:
@@ -205,10 +220,21 @@ class Member:
         return self.seat.embedding.widen(self.state)
 
     def narrowed(self, state: State) -> State:
-        """The inverse of `widened`, in arrays that keep nothing of a wider program's."""
+        """The inverse of `widened`, in arrays that keep nothing of a wider program's.
+
+        Raises:
+            CannotTrace: after its first epoch there, something stands where a wider program is to keep zeros.
+        """
         if self.seat is None or self.seat.embedding is None:
             return state
-        return copied(self.seat.embedding.narrow(state))
+        narrow = copied(self.seat.embedding.narrow(state))
+        if self.seat is not self._trusted:
+            stray = self.seat.embedding.stray(state)
+            # Beside weights that are not finite anything may stand: they are lost in any program.
+            if stray and all(bool(np.isfinite(leaf).all()) for leaf in narrow[0]):
+                raise CannotTrace(f"padding did not stay zero ({stray})")
+            self._trusted = self.seat
+        return narrow
 
     def watch_loss_scale(self, num_steps: int) -> dict[str, float]:
         """What float16 adds to the logs of an epoch of so many steps; a loss scale that collapsed ends the member."""

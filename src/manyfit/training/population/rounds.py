@@ -135,11 +135,11 @@ class Rounds:
                     states, found = program.run(states, lifted, order)
                     logs[kind] = {name: np.asarray(value) for name, value in found.items()}
                     seconds += time.perf_counter() - started
+            # Only now, after training and validation went well: an epoch that fails half-way can be trained again.
+            batch.take_over(states)
         # Whatever it was: the session knows whether members fail, fall back or try again, a thread does not.
         except Exception as error:
             return Outcome(batch, {} if trained is None else trained.logs, None, seconds, sharing, error)
-        # Only now, after training and validation went well: an epoch that fails half-way can be trained again.
-        batch.take_over(states)
         awaits_test = splits and trained is None
         return Outcome(batch, logs["train"], logs.get("test"), seconds, sharing, awaits_test=awaits_test)
 

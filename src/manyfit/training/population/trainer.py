@@ -95,6 +95,7 @@ class Population(Trainer):
             refuse=self._refuse,
             notify=self._notify,
             aside=self._aside,
+            widens=self._population_size != 1,
         )
         Session(
             supply,
