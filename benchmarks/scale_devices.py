@@ -31,7 +31,6 @@ def flops() -> dict[str, Any]:
     import numpy as np
 
     from manyfit.data.call import Call
-    from manyfit.training.base import Task
     from manyfit.training.keras_internals.building import build_symbolically
     from manyfit.training.population.arrays import values_of, variables_of
     from manyfit.training.population.data import Rows, Shapes, read_fit_arguments
@@ -44,7 +43,7 @@ def flops() -> dict[str, Any]:
     model = keras.Sequential([keras.Input((784,)), *layers, keras.layers.Dense(10, activation="softmax")])
     model.compile("adam", "sparse_categorical_crossentropy")
     x, y = np.zeros((1280, 784), "float32"), np.zeros(1280, "int32")
-    rows = read_fit_arguments(Task(lambda hp: model, Call((x, y), {"batch_size": 128}))).training
+    rows = read_fit_arguments(Call((x, y), {"batch_size": 128})).training
     if not isinstance(rows, Rows):
         raise SystemExit("the rows are not resident")
     build_symbolically(model, (x[:128], y[:128], None))

@@ -1,8 +1,9 @@
 """Speed of a search: `tuner.search` of Manyfit against KerasTuner's, all pairs in one run.
 
-    python benchmarks/speed.py            # the table, about half an hour on two cores
+    python benchmarks/speed.py            # the table, about an hour on two cores
     python benchmarks/speed.py A D --share 0.2 --repeats 1
     python benchmarks/speed.py A B --repeats 3 --repeats-of A=1
+    python benchmarks/speed.py A G1 G2 G3 G4 total --python torch=other/bin/python
 
 Rows A, B and C are wall-clock seconds of `search` with everything: proposals, building, compiling, training,
 validation, checkpoints, store, display (KerasTuner's is off, which is faster; Manyfit's is on). The rival is
@@ -13,6 +14,8 @@ For A and B a line says what the matrix products alone would take.
 Row D is the time per member and epoch of A, nothing compiled, against a hand-written JAX scan of the same steps.
 Row E is the time per execution outside of training, with a trainer that does nothing, at 200 trials of a random search.
 Row F is an epoch of one member that trains alone, of models of several kinds, against an epoch of `model.fit`.
+Rows G1 to G5, `total`, `folds`, `unseen` and `epoch`, of spaces in which every trial has another structure, are
+`structures.py`'s, each in a process of its own.
 Medians of the repeats; for D and F, whose epochs are short, also the range, since a neighbour on the machine moves a
 single one by a tenth. Run it with `KERAS_BACKEND=jax`.
 Data: `mnist.npz` in the folder named by MANYFIT_DATA (default `../shared/data`).
@@ -36,6 +39,7 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+import structures
 from jax.experimental.compilation_cache import compilation_cache
 
 import manyfit as kt
@@ -419,16 +423,17 @@ def print_overhead(repeats: int, trials: int = 200) -> None:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", nargs="*", default=["A", "B", "C", "D", "E", "F"])
+    parser.add_argument("rows", nargs="*", default=["A", "B", "C", "D", "E", "F", *structures.ROWS])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--repeats-of", nargs="*", default=[], metavar="ROW=N", help="repeats of single rows")
     parser.add_argument("--share", type=float, default=1.0, help="share of the trials of A, B and C, for a quick look")
+    structures.add_options(parser)
     options = parser.parse_args()
     os.environ["MANYFIT_CACHE_DIR"] = "off"  # but for the warm searches
     repeats = {name: int(number) for name, number in (pair.split("=") for pair in options.repeats_of)}
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}; "
           f"keras {keras.__version__}, jax {jax.__version__}")  # fmt: skip
-    for name in options.rows:
+    for name in [row for row in options.rows if row not in structures.ROWS]:
         number = repeats.get(name, options.repeats)
         if name == "D":
             print_steps(number)
@@ -438,6 +443,8 @@ def main() -> None:
             print_alone(number)
         else:
             print_searches(name, number, options.share)
+    if rows := [row for row in options.rows if row in structures.ROWS]:
+        structures.print_rows(rows, structures.bench(options))
 
 
 if __name__ == "__main__":

@@ -249,7 +249,7 @@ class OwnRun(kt.GridSearch):
 
 
 def test_what_run_trial_made_of_the_call_is_used_again_here_and_in_another_process(tmp_path):
-    tuner = searched(tmp_path, tuner=OwnRun, project_name="own", call={"batch_size": None})
+    tuner = searched(tmp_path, tuner=OwnRun, project_name="own", call={"batch_size": None}, population=False)
     best, *_ = tuner.oracle.get_best_trials(1)
     size = best.hyperparameters.values["batch_size"]
     wanted = keras_weights(keras.optimizers.SGD(0.05), X, Y, batch_size=size, epochs=4)

@@ -102,6 +102,50 @@ def test_keras_draws_the_same_numbers_in_less_time(name):
     np.testing.assert_array_equal(np.asarray(DRAWS[name]()), plain)
 
 
+SHAPES = [(), (1,), (3,), (5, 4), (3, 3, 2, 5), (784, 33), (0, 4), (61, 70)]
+INITIALIZERS = ["glorot_uniform", "he_normal", "random_uniform", "random_normal", "zeros", "ones", "orthogonal"]
+
+
+@needs_a_cpu
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_first_weights_are_those_of_keras_in_every_shape(name):
+    for shape in SHAPES if name != "orthogonal" else [(3, 5), (16, 64)]:
+        for dtype in ("float32", "bfloat16"):
+            if name == "orthogonal" and dtype == "bfloat16":
+                continue  # neither has a QR decomposition of it
+            make = lambda name=name: keras.initializers.get({"class_name": name, "config": {}})  # noqa: E731
+            keras.utils.set_random_seed(3)
+            plain = make()(shape, dtype=dtype)
+            keras.utils.set_random_seed(3)
+            with quick_draws():
+                quick = make()(shape, dtype=dtype)
+            assert (quick.dtype, quick.shape) == (plain.dtype, plain.shape)
+            np.testing.assert_array_equal(np.asarray(quick, "float32"), np.asarray(plain, "float32"))
+
+
+@needs_a_cpu
+def test_weights_of_new_shapes_compile_nothing_new():
+    compiled = []
+
+    def listen(event, seconds, **_):
+        compiled.append(event)
+
+    def build(units):
+        layer = keras.layers.Dense(units, kernel_initializer=keras.initializers.GlorotUniform(seed=units))
+        layer.build((None, 31))
+        keras.optimizers.Adam().build(layer.trainable_variables)
+
+    with quick_draws():
+        build(34)
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        try:
+            for units in (35, 36, 37):
+                build(units)
+        finally:
+            jax.monitoring.unregister_event_duration_listener(listen)
+    assert "/jax/core/compile/backend_compile_duration" not in compiled
+
+
 @needs_a_cpu
 def test_only_this_thread_draws_so_and_only_inside():
     seen = {}

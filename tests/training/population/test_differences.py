@@ -8,7 +8,6 @@ from keras.optimizers import schedules
 from marks import needs_jax
 
 from manyfit.data.call import Call
-from manyfit.training.base import Task
 from manyfit.training.keras_internals import building
 from manyfit.training.population.arrays import values_of, variables_of
 from manyfit.training.population.data import Shapes, read_fit_arguments
@@ -138,7 +137,7 @@ def capture(build, value, shapes):
 @pytest.mark.parametrize("name", CASES)
 def test_one_program(name):
     x, y, build = CASES[name]
-    data = read_fit_arguments(Task(build, Call((x, y), {"batch_size": 8})))
+    data = read_fit_arguments(Call((x, y), {"batch_size": 8}))
     shapes = Shapes(data.training, None)
     (first, first_state), (other, other_state) = (capture(build, value, shapes) for value in (0.1, 0.3))
     assert first.key == other.key, first.difference(other).reason

@@ -53,7 +53,7 @@ def everything_is_large(monkeypatch):
 
 def test_a_file_of_floats_is_computed_on_in_place(tmp_path, everything_is_large):
     x = on_disk(tmp_path, X)
-    rows = read_fit_arguments(task(x)).training
+    rows = read_fit_arguments(task(x).call).training
     assert isinstance(rows, ResidentRows)
     assert rows.leaves[0].unsafe_buffer_pointer() == x.ctypes.data  # the file's own pages: no copy
     assert curve(x) == curve(X)
@@ -66,17 +66,17 @@ def test_what_would_have_to_be_copied_whole_is_streamed(tmp_path, everything_is_
     else:
         x = on_disk(tmp_path, np.concatenate([np.zeros((80, 1), "float32"), X], axis=1))[:, 1:]
     assert arrays.is_mapped(x)
-    assert isinstance(read_fit_arguments(task(x)).training, Stream)
+    assert isinstance(read_fit_arguments(task(x).call).training, Stream)
     np.testing.assert_allclose(curve(x, shuffle=False), curve(X, shuffle=False), rtol=1e-5)
 
 
 def test_the_rows_of_a_split_are_still_a_file(tmp_path, everything_is_large):
-    found = read_fit_arguments(task(on_disk(tmp_path, X), validation_split=0.2))
+    found = read_fit_arguments(task(on_disk(tmp_path, X), validation_split=0.2).call)
     assert isinstance(found.training, ResidentRows) and isinstance(
         found.validation, ResidentRows
     )  # 64 rows of 64 bytes: aligned
     assert isinstance(
-        read_fit_arguments(task(on_disk(tmp_path, X[:, :15]), validation_split=0.2)).training, ResidentRows
+        read_fit_arguments(task(on_disk(tmp_path, X[:, :15]), validation_split=0.2).call).training, ResidentRows
     )
 
 
@@ -94,7 +94,7 @@ def test_arrays_that_begin_where_the_device_wants_them_are_not_copied(tmp_path):
     pool = ProcessPool(ProcessExecutor(workers=1))
     shared = open_array(pool.share(X))
     for x in (aligned, shared):
-        rows = read_fit_arguments(task(x)).training
+        rows = read_fit_arguments(task(x).call).training
         assert isinstance(rows, ResidentRows)
         assert rows.leaves[0].unsafe_buffer_pointer() == x.ctypes.data
         np.testing.assert_array_equal(x, X)

@@ -21,6 +21,7 @@ import keras
 from manyfit.core.causes import cause_of
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Plan, Result
+from manyfit.data.call import Call
 from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
 from manyfit.training.callbacks import CannotCopy, copy_callbacks
 from manyfit.training.keras_internals import building
@@ -30,8 +31,8 @@ from manyfit.training.models import averages_weights, build_model, check_size, c
 from manyfit.training.population import families
 from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
-from manyfit.training.population.data import FitArguments
-from manyfit.training.population.families import ProgramCosts, Family, WideProgram, outline_of_member
+from manyfit.training.population.data import Sources
+from manyfit.training.population.families import Family, ProgramCosts, WideProgram, outline_of_member
 from manyfit.training.population.member import STORED_BY, Member, ProgramSeat, Structure, View, Views
 from manyfit.training.population.passes import RowsPass
 from manyfit.training.population.program import SharedProgram
@@ -71,7 +72,7 @@ class Admission:
     Args:
         supply: hears of executions that fail before their first epoch.
         task: how to build them.
-        data: what they train on.
+        sources: what they train on.
         learned: what earlier calls have learned from the same data; it grows.
         fallback: trains what cannot join.
         refuse: hears the reason, and the plan.
@@ -84,7 +85,7 @@ class Admission:
         self,
         supply: Supply,
         task: Task,
-        data: FitArguments,
+        sources: Sources,
         *,
         learned: Learned,
         fallback: Trainer,
@@ -93,10 +94,10 @@ class Admission:
         aside: Bookkeeping,
         widens: bool,
     ) -> None:
-        self.supply, self.task, self.data = supply, task, data
+        self.supply, self.task = supply, task
         self.fallback, self.refuse, self.notify = fallback, refuse, notify
         self.aside, self._may_widen = aside, widens
-        self._views = Views(data, task.split_for)
+        self._views = Views(sources, task.split_for)
         self.programs = learned.programs
         self._learned = learned
         self._waiting: dict[int, collections.deque[Member]] = {}  # by id of their program
@@ -253,7 +254,8 @@ class Admission:
         if member is None or member.epoch != plan.first_epoch:
             return None
         member.plan = plan
-        member.last_epoch = self.data.epochs if plan.epochs is None else plan.epochs
+        if plan.epochs is not None:
+            member.last_epoch = plan.epochs
         if member.seat is not None and member.seat.embedding is not None:
             member.seat = None  # with more epochs before it, another program may be worth compiling
         return member
@@ -262,15 +264,16 @@ class Admission:
         # Equal models must have equal names of layers, or none would be recognised.
         building.forget_names()
         values = plan.values.copy() if hasattr(plan.values, "copy") else plan.values
-        view = self._views.of(plan)
+        call = self._call_of(plan)
+        view = self._views.of(plan, call)
         with seeded(plan.seed), quick_draws():
             model = build_model(self.task.build, values)
             check_unshared(model, plan)
             check_size(model, self.task.max_model_size)
             check_model(model)
-            self._learned.labels.check(model, self.task.call)
+            self._learned.labels.check(model, call)
             own = [] if self.task.callbacks is None else self.task.callbacks(plan)
-            callbacks = [*self._copies(plan), *own]
+            callbacks = [*self._copies(plan, call), *own]
             watch_boards(own, self.aside)
             reason = why_not(callbacks)
             if reason is not None:
@@ -280,16 +283,15 @@ class Admission:
             stored = stored if stored is not None and stored.fits(state) else None
         # Again: a model without an input layer has parameters only now.
         check_size(model, self.task.max_model_size)
-        epochs = self.data.epochs if plan.epochs is None else plan.epochs
-        verbose = self.task.call.get("verbose", "auto")
-        params = {"verbose": verbose, "epochs": epochs, "steps": view.training.num_steps}
+        epochs = call.get("epochs", 1)
+        params = {"verbose": call.get("verbose", "auto"), "epochs": epochs, "steps": view.training.num_steps}
         member = Member(
             dataclasses.replace(plan, values=values),  # with what the build has brought to light
             model,
             structure,
             view,
             state,
-            epoch=self.data.initial_epoch,
+            epoch=call.get("initial_epoch", 0),
             last_epoch=epochs,
             callbacks=MemberCallbacks(callbacks, model, params=params, num_own=len(own)),
             loss_scale=LossScaleWatch.of(model.optimizer),
@@ -377,6 +379,21 @@ class Admission:
                 test_passes=self._learned.test_passes,
             )
         return self.programs[key]
+
+    def _call_of(self, plan: Plan) -> Call:
+        """The call of `fit` that a plan stands for, on all rows: folds are parts of those that are here already."""
+        call = self.task.calls.get(plan.trial_id, self.task.call)
+        return call if plan.epochs is None else call.with_(epochs=plan.epochs)
+
+    def _copies(self, plan: Plan, call: Call) -> list[keras.callbacks.Callback]:
+        """The user's callbacks for one member."""
+        try:
+            return copy_callbacks(call.callbacks, plan)
+        except CannotCopy as error:
+            if not self.task.may.share_callbacks:
+                raise
+            reason = f"callback {error.callback} cannot be copied ({error.__cause__}), so executions share it"
+            raise CannotTrace(reason) from error
 
     def _family_of(self, member: Member) -> Family:
         """The structures that a member may share a program with."""

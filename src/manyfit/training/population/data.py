@@ -13,10 +13,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import keras
 import numpy as np
 
 from manyfit.core.seeds import generator, seed_of
+from manyfit.data.call import Call
+from manyfit.data.kinds import RAGGED, SPARSE
 from manyfit.data.order import FIT_SIGNATURE
 from manyfit.training.base import Task
 from manyfit.training.keras_internals import data as keras_data
@@ -25,6 +26,10 @@ from manyfit.training.population.sizing import free_bytes
 from manyfit.training.seeding import seeded
 
 _MOST_OF_MEMORY = 0.5  # arrays that take more of what is free are streamed: members need memory, too
+_BATCH_SIZE = 32  # Keras's default
+
+_OF_BATCHES = ("batch_size", "validation_batch_size", "shuffle", "validation_freq")
+_OF_A_MEMBER = ("callbacks", "epochs", "initial_epoch", "verbose")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +51,10 @@ class ResidentRows:
     batch_size: int
     num_steps: int
     numbers: np.ndarray | None = None
+
+    def in_batches(self, batch_size: int) -> ResidentRows:
+        """The same arrays in batches of another size."""
+        return dataclasses.replace(self, batch_size=batch_size, num_steps=-(-self.num_rows // batch_size))
 
     def part(self, numbers: np.ndarray) -> ResidentRows:
         """A part of the rows, without a copy of them.
@@ -204,20 +213,13 @@ def generator_seed(seed: int, number: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class FitArguments:
-    """The arguments of `fit` that are the same for every execution of a search."""
+    """What a call of `fit` reads: its rows, in which batches and which order, and when it validates."""
 
     training: ResidentRows | Stream
     validation: ResidentRows | Stream | None
-    epochs: int
-    initial_epoch: int
     shuffle: bool | str
     validation_freq: int | Collection[int]
-    callbacks: tuple[keras.callbacks.Callback, ...]
     can_be_read_again: bool = True  # a generator cannot
-
-    def with_arguments(self, task: Task) -> FitArguments:
-        """The same data with another task's epochs, callbacks and the like."""
-        return dataclasses.replace(self, **_plain_arguments(_bound(task)))
 
     @property
     def num_bytes(self) -> int:
@@ -233,18 +235,90 @@ class FitArguments:
         return epoch + 1 in self.validation_freq
 
 
-def read_fit_arguments(task: Task, seed: int = 0) -> FitArguments:
-    """Reads a task's `fit` arguments and puts arrays on the device.
+class Sources:
+    """What the calls of one training read. Rows are put on the device once, whatever batches calls cut them into.
 
     Args:
-        task: the search's.
+        has_splits: whether members train and validate on parts of the rows.
+        seed: names the order of what is shuffled while it streams.
+    """
+
+    def __init__(self, *, has_splits: bool, seed: int) -> None:
+        self._has_splits, self._seed = has_splits, seed
+        self._first: tuple[Call, FitArguments] | None = None
+        self._cuts: dict[tuple[object, ...], FitArguments] = {}
+
+    def of(self, call: Call) -> FitArguments | None:
+        """What a call reads, the same answer for calls that read the same.
+
+        Returns:
+            None for other rows than those of the first call, and for a stream in other batches.
+
+        Raises:
+            TypeError: arguments that `model.fit` does not know.
+            ValueError: data that Keras's adapters refuse.
+        """
+        given = _bound(call)
+        batches = tuple(_hashable(given[name]) for name in _OF_BATCHES)
+        if self._first is None:
+            self._first = call, read_fit_arguments(call, has_splits=self._has_splits, seed=self._seed)
+            self._cuts[batches] = self._first[1]
+        first, data = self._first
+        if not reads_the_same(first, call, but=_OF_BATCHES):
+            return None
+        if batches not in self._cuts:
+            cut = _cut_otherwise(data, _bound(first), given)
+            if cut is None:
+                return None
+            self._cuts[batches] = cut
+        return self._cuts[batches]
+
+
+def _cut_otherwise(data: FitArguments, first: Mapping[str, Any], given: Mapping[str, Any]) -> FitArguments | None:
+    """What was read by the `first` arguments, in the batches of others; None where it is read in its own ones only."""
+    data = dataclasses.replace(data, shuffle=given["shuffle"], validation_freq=given["validation_freq"])
+    if all(first[name] == given[name] for name in ("batch_size", "validation_batch_size", "shuffle")):
+        return data
+    training, validation = data.training, data.validation
+    # A stream is in batches as it comes, and steps are counted in batches of one size.
+    if isinstance(training, Stream) or isinstance(validation, Stream):
+        return None
+    batch_size = given["batch_size"] or _BATCH_SIZE
+    validated_at_once = given["validation_batch_size"] or batch_size
+    is_counted = given["steps_per_epoch"] or given["validation_steps"]
+    if is_counted and (first["batch_size"], first["validation_batch_size"]) != (
+        given["batch_size"],
+        given["validation_batch_size"],
+    ):
+        return None
+    return dataclasses.replace(
+        data,
+        training=training.in_batches(batch_size),
+        validation=None if validation is None else validation.in_batches(validated_at_once),
+    )
+
+
+def why_not_read(call: Call) -> str | None:
+    """Why a population cannot train on the rows of a call; None if it can."""
+    if call.x is None:
+        return "there is no x to train on"
+    # Keras's sparse batches are of another size each, and a program is compiled for one.
+    return "the data are sparse or ragged" if {SPARSE, RAGGED} & call.kinds else None
+
+
+def read_fit_arguments(call: Call, *, has_splits: bool = False, seed: int = 0) -> FitArguments:
+    """Reads the arguments of `fit` and puts arrays on the device.
+
+    Args:
+        call: of `fit`.
+        has_splits: whether members train and validate on parts of the rows.
         seed: names the order of what is shuffled while it streams.
 
     Raises:
         TypeError: arguments that `model.fit` does not know.
         ValueError: data that Keras's adapters refuse.
     """
-    given = _bound(task)
+    given = _bound(call)
     x, y, sample_weight = given["x"], given["y"], given["sample_weight"]
     validation_data = given["validation_data"]
     # As Keras has it: data that are given win over a share that is given.
@@ -263,7 +337,7 @@ def read_fit_arguments(task: Task, seed: int = 0) -> FitArguments:
     )
     validation: ResidentRows | Stream | None = None
     batch_size = given["validation_batch_size"] or given["batch_size"]
-    if task.split_for is not None and isinstance(training, ResidentRows):
+    if has_splits and isinstance(training, ResidentRows):
         validation = _held_out(
             training, (x, y, sample_weight), batch_size=batch_size, weighted=bool(given["class_weight"])
         )
@@ -275,28 +349,17 @@ def read_fit_arguments(task: Task, seed: int = 0) -> FitArguments:
             seed=seed,
         )
     spent = any(isinstance(source, Iterator) for source in (given["x"], given["validation_data"]))
-    return FitArguments(
-        training=training, validation=validation, can_be_read_again=not spent, **_plain_arguments(given)
-    )
+    return FitArguments(training, validation, given["shuffle"], given["validation_freq"], can_be_read_again=not spent)
 
 
-def _bound(task: Task) -> Mapping[str, Any]:
-    bound = FIT_SIGNATURE.bind(None, *task.call.args, **task.call.kwargs)
+def _bound(call: Call) -> Mapping[str, Any]:
+    bound = FIT_SIGNATURE.bind(None, *call.args, **call.kwargs)
     bound.apply_defaults()
     return bound.arguments
 
 
-def _plain_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    callbacks = given["callbacks"] or ()
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks = callbacks.callbacks
-    return {
-        "epochs": given["epochs"],
-        "initial_epoch": given["initial_epoch"],
-        "shuffle": given["shuffle"],
-        "validation_freq": given["validation_freq"],
-        "callbacks": tuple(callbacks) if isinstance(callbacks, list | tuple) else (callbacks,),
-    }
+def _hashable(value: object) -> object:
+    return tuple(value) if isinstance(value, Collection) and not isinstance(value, str) else value
 
 
 def _held_out(
@@ -312,22 +375,43 @@ def _held_out(
 
 
 def same_sources(first: Task, second: Task) -> bool:
-    """Whether two tasks train the same models on the same batches, so that programs of one serve the other."""
-    free = {"callbacks", "epochs", "initial_epoch", "verbose", "shuffle", "validation_freq"}
-    parts = [
-        [*task.call.args, *(value for name, value in sorted(task.call.kwargs.items()) if name not in free)]
-        for task in (first, second)
-    ]
-    names = [sorted(set(task.call.kwargs) - free) for task in (first, second)]
-    # By identity: to compare the numbers of two arrays would read both whole, and an equal copy only costs compiling
-    # again.
+    """Whether two tasks train the same models on the same rows, so that programs of one serve the other."""
     return (
         first.build == second.build
+        and first.fit == second.fit
         and (first.split_for is None) == (second.split_for is None)
-        and names[0] == names[1]
-        and len(parts[0]) == len(parts[1])
-        and all(one is other for one, other in zip(*parts, strict=True))
+        and reads_the_same(first.call, second.call, but=_OF_BATCHES)
     )
+
+
+def reads_the_same(first: Call, second: Call, *, but: Collection[str] = ()) -> bool:
+    """Whether two calls read the very same data alike, whatever their epochs and callbacks.
+
+    Args:
+        first: a call.
+        second: another one.
+        but: arguments that may differ besides.
+    """
+    parts = [
+        {name: value for name, value in call.arguments.items() if name not in (*but, *_OF_A_MEMBER)}
+        for call in (first, second)
+    ]
+    return is_same(*({name: value for name, value in part.items() if value is not None} for part in parts))
+
+
+def is_same(one: object, other: object) -> bool:
+    """Whether two arguments are the same objects, in tuples, lists and mappings that are alike; or the same number."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict) and isinstance(other, dict):
+        return set(one) == set(other) and all(is_same(value, other[name]) for name, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    # Arrays by identity only: to compare their numbers would read both whole, and an equal copy only costs compiling
+    # again.
+    return isinstance(one, bool | int | float | str) and one == other
 
 
 def _source(

@@ -22,13 +22,14 @@ from manyfit.core import history as histories
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Failure, Plan, Result
+from manyfit.data.call import Call
 from manyfit.data.rows import Split
 from manyfit.training.base import Bookkeeping, judge
 from manyfit.training.keras_internals import building
 from manyfit.training.models import averages_weights, num_parameters
 from manyfit.training.population.arrays import State, copied, in_order_of_weights, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks
-from manyfit.training.population.data import FitArguments, ResidentRows, Shapes, Stream
+from manyfit.training.population.data import FitArguments, ResidentRows, Shapes, Sources, Stream, why_not_read
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.structure_key import without_numbers
 from manyfit.training.population.trace import CannotTrace, Trace, complete
@@ -47,12 +48,12 @@ class View:
     Attributes:
         data: the fit arguments, with the member's own rows.
         shapes: of the batches that occur.
-        sizes: rows to train and to validate on; members of one program have the same.
+        sizes: rows to train and to validate on, and of a batch of each; members of one program have the same.
     """
 
     data: FitArguments
     shapes: Shapes
-    sizes: tuple[int, int]
+    sizes: tuple[int, ...]
 
     @property
     def training(self) -> ResidentRows | Stream:
@@ -71,25 +72,38 @@ class View:
 
 
 class Views:
-    """Plan -> view. Members of one fold share one, so that they can share the order of their batches.
+    """What each member reads. Members of one fold and equal calls share a view, and with it the order of their batches.
 
     Args:
-        data: the fit arguments with all rows.
+        sources: the rows of all calls.
         split_for: the rows of a plan; None: everybody reads everything.
     """
 
-    def __init__(self, data: FitArguments, split_for: Callable[[Plan], Split] | None) -> None:
-        self._data = data
+    def __init__(self, sources: Sources, split_for: Callable[[Plan], Split] | None) -> None:
+        self._sources = sources
         self._split_for = split_for
-        self._views: dict[int | None, tuple[Any, View]] = {}  # by id of the split, which is held as well
+        self._views: dict[tuple[int | None, int], tuple[Any, View]] = {}  # what the ids are of is held as well
 
-    def of(self, plan: Plan) -> View:
-        """The view of a plan."""
+    def of(self, plan: Plan, call: Call) -> View:
+        """The view of a plan that is trained by a call of `fit`.
+
+        Raises:
+            CannotTrace: the call reads what cannot be shared with the others.
+            TypeError: it has arguments that `model.fit` does not know.
+            ValueError: it has data that Keras's adapters refuse.
+        """
+        if (reason := why_not_read(call)) is not None:
+            raise CannotTrace(reason)
+        data = self._sources.of(call)
+        if data is None:
+            raise CannotTrace("trials train on rows of their own, or read a stream in batches of their own")
         split = None if self._split_for is None else self._split_for(plan)
-        key = None if split is None else id(split)
+        if split is not None and isinstance(data.training, Stream):
+            raise CannotTrace("the folds' data do not fit on the device")
         # By identity of the split, and held with it: an id may be given again once its object is gone.
+        key = None if split is None else id(split), id(data)
         if key not in self._views:
-            self._views[key] = split, _view(self._data, split)
+            self._views[key] = split, _view(data, split)
         return self._views[key][1]
 
 
@@ -101,8 +115,9 @@ def _view(data: FitArguments, split: Split | None) -> View:
         )  # our bug: `read_fit_arguments` sees to it where a task has splits
         training, validation = training.part(split.training), validation.part(split.validation)
         data = dataclasses.replace(data, training=training, validation=validation)
-    sizes = [source.num_rows if isinstance(source, ResidentRows) else 0 for source in (training, validation)]
-    return View(data, Shapes(training, validation), (sizes[0], sizes[1]))
+    rows = [source for source in (training, validation) if isinstance(source, ResidentRows)]
+    sizes = tuple(size for source in rows for size in (source.num_rows, source.batch_size))
+    return View(data, Shapes(training, validation), sizes)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -64,9 +64,7 @@ def find_mismatch(
     return None
 
 
-def find_padding_mismatch(
-    narrow: Trace, wide: Trace, state: State, embedding: Embedding, batch: Arrays
-) -> str | None:
+def find_padding_mismatch(narrow: Trace, wide: Trace, state: State, embedding: Embedding, batch: Arrays) -> str | None:
     """Compares one step of a member in a wide program with the same step of its own model.
 
     Args:

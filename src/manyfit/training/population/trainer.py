@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable
 import keras
 
 from manyfit.core.records import Plan
-from manyfit.data.kinds import RAGGED, SPARSE
 from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
 from manyfit.training.population.admission import Admission, Learned
 from manyfit.training.population.compile import programs_kept
-from manyfit.training.population.data import FitArguments, Stream, read_fit_arguments, same_sources
+from manyfit.training.population.data import Sources, Stream, same_sources, why_not_read
 from manyfit.training.population.session import Session
 from manyfit.training.program_report import ProgramRecord, Programs
 
@@ -27,14 +26,8 @@ def supported(task: Task | None = None) -> str | None:
         return "jit_compile=False was asked for"
     if task is not None and task.fit is not None:
         return "the hypermodel has its own `fit`"
-    if task is not None and task.calls:
-        return "trials were trained by calls of `fit` of their own"
-    if task is not None and task.call.x is None:
-        return "there is no x to train on"
-    # Keras's sparse batches are of another size each, and a program is compiled for one.
-    if task is not None and {SPARSE, RAGGED} & task.call.kinds:
-        return "the data are sparse or ragged"
-    return None
+    # Calls of the trials' own are looked at when it is known what they are.
+    return None if task is None or task.calls else why_not_read(task.call)
 
 
 class Population(Trainer):
@@ -68,7 +61,7 @@ class Population(Trainer):
         self._reasons: dict[str, list[Plan]] = {}
         self.learned = Learned()
         self._task: Task | None = None  # whose data these are
-        self._data: FitArguments | None = None
+        self._sources: Sources | None = None
         self._past: list[ProgramRecord] = []  # programs of other data
 
     def train(self, supply: Supply, task: Task) -> None:
@@ -81,15 +74,16 @@ class Population(Trainer):
             self._refuse(reason, None)
             self._fallback.train(supply, task)
             return
-        data = self._keep(task)
-        if task.split_for is not None and isinstance(data.training, Stream):
+        sources = self._keep(task)
+        data = None if task.calls else sources.of(task.call)
+        if task.split_for is not None and data is not None and isinstance(data.training, Stream):
             self._refuse("the folds' data do not fit on the device", None)
             self._fallback.train(supply, task)
             return
         admission = Admission(
             supply,
             task,
-            data,
+            sources,
             learned=self.learned,
             fallback=self._fallback,
             refuse=self._refuse,
@@ -105,15 +99,18 @@ class Population(Trainer):
             shuffle_seed=self._shuffle_seed,
         ).run()
 
-    def _keep(self, task: Task) -> FitArguments:
-        """Reads the data. Those of the call before stay, with their programs: confirming winners compiles nothing."""
-        if self._task is not None and self._data is not None and same_sources(self._task, task):
-            return self._data.with_arguments(task)
+    def _keep(self, task: Task) -> Sources:
+        """The data. Those of the call before stay, with their programs: confirming winners compiles nothing."""
+        kept = self._sources if self._task is not None and same_sources(self._task, task) else None
+        # A stream is there in its own batches only.
+        if kept is not None and (task.calls or kept.of(task.call) is not None):
+            return kept
         # Their programs are let go with the data; what they were is still shown.
         self._past += [program.record() for program in self.learned.programs.values()]
         self.learned = Learned()
-        self._task, self._data = task, read_fit_arguments(task, self._shuffle_seed)
-        return self._data
+        self._task = task
+        self._sources = Sources(has_splits=task.split_for is not None, seed=self._shuffle_seed)
+        return self._sources
 
     def forget(self, keys: Iterable[tuple[str, int]]) -> None:
         """See `Trainer`. Members are held for one call of `train` only; the fallback may hold more."""
