@@ -20,7 +20,7 @@ import contextvars
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -82,6 +82,48 @@ def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.
     return jax.lax.optimization_barrier(bits) if _KEEPS_BITS_APART else bits
 
 
+def strided_draw(
+    seed: jax.Array, keep: jax.Array, leading: Sequence[int], columns: jax.Array, num_columns: jax.Array
+) -> jax.Array:
+    """A mask as `jax.random.bernoulli` draws it for an array with fewer columns, in the places of a wider one.
+
+    JAX makes element n of an array of the hash of n, counted row by row. A member whose units are some of the columns
+    of a wider array has other numbers for them than the wider array would give; here they are its own.
+
+    Args:
+        seed: two words, as Keras's seed generators give them.
+        keep: the probability of True, float32.
+        leading: the mask's shape without its last axis.
+        columns: for each column of the wider array the number of the member's own, any number where it has none.
+        num_columns: how many the member has, uint32.
+
+    Returns:
+        Booleans, of shape (\\*leading, len(columns)).
+
+    Example: a mask of two columns, in the places 0 and 2 of three.
+
+    >>> import jax, jax.numpy as jnp
+    >>> seed = jax.random.key_data(jax.random.key(3))
+    >>> own = jax.random.bernoulli(seed, 0.5, (4, 2))
+    >>> wide = strided_draw(seed, jnp.float32(0.5), (4,), jnp.array([0, 0, 1], "uint32"), jnp.uint32(2))
+    >>> bool((wide[:, ::2] == own).all())
+    True
+    """
+    rows = jax.lax.iota(jnp.uint32, math.prod(leading)).reshape((*leading, 1))
+    numbers = rows * num_columns + columns
+    first, second = threefry((seed[0], seed[1]), (jnp.zeros_like(numbers), numbers))
+    # A number in [0, 1) of 23 random bits, as JAX makes it: those of a float in [1, 2), less 1.
+    words = ((first ^ second) >> np.uint32(9)) | np.uint32(0x3F800000)
+    return jax.lax.bitcast_convert_type(words, jnp.float32) - np.float32(1) < keep
+
+
+def draws_by_default() -> bool:
+    """Whether JAX draws as it does by its defaults, which `strided_draw` repeats."""
+    settings = jax.config
+    is_threefry = getattr(settings, "jax_default_prng_impl", None) == "threefry2x32"
+    return bool(is_threefry and getattr(settings, "jax_threefry_partitionable", False))
+
+
 _WRITTEN_OUT = jax_random.define_prng_impl(
     key_shape=_ITS_OWN.key_shape,
     seed=_ITS_OWN.seed,
@@ -99,11 +141,8 @@ def written_out(key: jax.Array) -> jax.Array:
     Args:
         key: as JAX's functions take it.
     """
-    settings = jax.config
-    is_default = getattr(settings, "jax_default_prng_impl", None) == "threefry2x32"
-    is_default = is_default and getattr(settings, "jax_threefry_partitionable", False)
     is_raw = getattr(key, "dtype", None) == np.uint32 and np.shape(key) == _ITS_OWN.key_shape
-    if jax.default_backend() != "cpu" or not is_default or not is_raw:
+    if jax.default_backend() != "cpu" or not draws_by_default() or not is_raw:
         return key
     return jax.random.wrap_key_data(key, impl=_WRITTEN_OUT)
 

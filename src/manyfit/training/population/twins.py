@@ -1,0 +1,309 @@
+"""Twins: one wide Keras model that trains members of different structure, each exactly as its own model would.
+
+A twin is built from an outline: Keras's own layers, as wide as the outline says, and between them the layers of
+`twin_layers`, which hold what is a member's own. It is compiled with the very optimizer, loss and metrics. Its trace is
+the program of all its members, in which nothing has to be lifted.
+
+A member's state stays narrow wherever it rests: `Embedding.widen` lays it into the twin before an epoch, `narrow` takes
+it out again, so that weights, callbacks, files and resuming see the user's model alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from manyfit.training.population.arrays import values_of, variables_of
+from manyfit.training.population.embeddings import (
+    Axis,
+    Embedding,
+    Placing,
+    Rule,
+    order_of_slots,
+    rule_of,
+    slots_of,
+)
+from manyfit.training.population.outlines import (
+    ABSENT,
+    Node,
+    Outline,
+    Reading,
+    Run,
+    named,
+)
+from manyfit.training.population.twin_layers import LINEAR, Chosen, Gate, WideDropout, keeps_zero
+from manyfit.training.seeding import seeded
+
+
+class Found:
+    """What is found of one model's variables in a twin.
+
+    Args:
+        numbers: by id of the twin's variables: part of the state, and number in it.
+    """
+
+    def __init__(self, numbers: Mapping[int, tuple[int, int]]) -> None:
+        self._numbers = numbers
+        self.placings: dict[int, Placing] = {}  # by id of the model's variable
+        self.values: dict[int, np.ndarray] = {}  # by number of the twin's variable
+
+    def place(self, narrow: keras.Variable, wide: keras.Variable, axes: Sequence[Axis]) -> None:
+        """A variable of the model lies in this one."""
+        self.placings[id(narrow)] = Placing(self._numbers[id(wide)][1], tuple(axes))
+
+    def place_all(
+        self, narrow: keras.layers.Layer, wide: keras.layers.Layer, rule: Rule, axes: Mapping[str, Axis]
+    ) -> None:
+        """The variables of a layer lie in those of another one of its class."""
+        for one, other in zip(narrow.variables, wide.variables, strict=True):
+            shape = other.shape
+            names = rule.weights.get(one.name, ())
+            self.place(
+                one,
+                other,
+                [
+                    axes.get(name) or Axis.leading(n, n)
+                    for name, n in zip(names, shape[len(shape) - len(names) :], strict=True)
+                ],
+            )
+
+    def own(self, wide: keras.Variable, value: np.ndarray | np.generic) -> None:
+        """A variable of the twin's that the model has not, and what it is for this model."""
+        self.values[self._numbers[id(wide)][1]] = np.asarray(value)
+
+
+_OF_UNITS = Rule(weights=dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), ("out",)))
+
+
+class TwinPlace:
+    """The layers of a twin that stand for one place.
+
+    Args:
+        run: of its outline.
+        number: of the place in its run.
+        name: what its layers' names begin with.
+        inputs: the tensors that it reads.
+        keeps: the name of its layer in the user's model, where that matters.
+    """
+
+    def __init__(self, run: Run, number: int, name: str, inputs: list[Any], keeps: str | None) -> None:
+        place = run.places[number]
+        kind, config = run.layer
+        self._name = name
+        self.main: keras.layers.Layer | None = None
+        self.gates: dict[str, Gate] = {}  # by what they let in: "place", or the text of a normalisation
+        self.layers: dict[str, keras.layers.Layer] = {}  # by text; activations by stage
+        self._place = place
+        tensor = inputs[0] if inputs else None
+        if kind != "Pass":
+            config = {**config, "name": keeps or name}
+            if run.is_wide and (width := (rule_of(kind) or Rule()).width):
+                config[width] = place.width
+            self.main = restored(kind, config)
+            tensor = self.main.output if not inputs else self.main(inputs if len(inputs) > 1 else inputs[0])
+        tensor = self._chosen("before", place.before, tensor)
+        for text in place.norm:
+            if text != ABSENT:
+                layer = self.layers[text] = restored(*json.loads(text), name=f"{name}_norm_{len(self.gates)}")
+                normalised = layer(tensor)
+                tensor = self._gated(text, normalised, tensor) if len(place.norm) > 1 else normalised
+        tensor = self._chosen("after", place.after, tensor)
+        for text in place.dropout:
+            if text != ABSENT:
+                kind, config = json.loads(text)
+                repeats = _repeats(kind, config, len(tensor.shape))
+                size = 1 if len(tensor.shape) - 1 in repeats else tensor.shape[-1]
+                layer = WideDropout(size, repeats, name=f"{name}_{kind.lower()}", dtype=config["dtype"])
+                self.layers[text] = layer
+                tensor = layer(tensor)
+        self.output = self._gated("place", tensor, inputs[0]) if number >= run.least else tensor
+
+    def embed(self, node: Node | None, rule: Rule | None, read: Sequence[Axis], found: Found) -> Axis:
+        """Says where one model's own layers of this place lie in here, and what is its own.
+
+        Args:
+            node: the model's place; None where the model is not as deep.
+            rule: of its layer.
+            read: the axes that it reads.
+            found: takes what is found.
+
+        Returns:
+            The axis that it writes.
+        """
+        if "place" in self.gates:
+            found.own(self.gates["place"].open, np.bool_(node is not None))
+        if node is None:
+            return read[0]
+        weights = rule or Rule()
+        axis_in = Axis.joined(read) if weights.output == "join" or not read else read[0]
+        out = self._axis(node, rule, axis_in)
+        if self.main is not None and node.layer is not None:
+            deep = axis_in.divided(node.config.get("depth_multiplier", 1))
+            known = {"in": axis_in, "out": out, "gates": out.repeated(weights.gates), "deep": deep}
+            found.place_all(node.layer, self.main, weights, known)
+        for stage, texts in (("before", self._place.before), ("after", self._place.after)):
+            self._embed_activation(
+                stage, texts.index(node.texts.get(stage, LINEAR)) if stage in self.layers else 0, out, found
+            )
+        for text in filter(None, self._place.norm):
+            is_its = node.texts.get("norm") == text
+            if text in self.gates:
+                found.own(self.gates[text].open, np.bool_(is_its))
+            if is_its:
+                found.place_all(node.layers["norm"], self.layers[text], _OF_UNITS, {"out": out})
+        for text in filter(None, self._place.dropout):
+            self._embed_dropout(text, node if node.texts.get("dropout") == text else None, out, found)
+        return out
+
+    def _axis(self, node: Node, rule: Rule | None, read: Axis) -> Axis:
+        if rule is None or rule.output == "out" or not node.inputs:
+            return Axis.leading(node.place().width, self._place.width)
+        if rule.output == "flat":
+            return read.repeated(node.positions)
+        return read.divided(node.config["depth_multiplier"]) if rule.output == "deep" else read
+
+    def _embed_activation(self, stage: str, which: int, out: Axis, found: Found) -> None:
+        layer = self.layers.get(stage)
+        if isinstance(layer, Chosen) and layer.which is not None:
+            found.own(layer.which, np.int32(which))
+        if isinstance(layer, Chosen) and layer.inside is not None:
+            found.own(layer.inside, out.inside)
+
+    def _embed_dropout(self, text: str, node: Node | None, out: Axis, found: Found) -> None:
+        layer = self.layers[text]
+        assert isinstance(layer, WideDropout)
+        if node is None:
+            found.own(layer.keep, np.float32(1))  # all numbers drawn are below it
+            return
+        its = node.layers["dropout"]
+        repeated = layer.columns.shape[0] != out.size  # one draw for all units
+        found.own(layer.keep, np.float32(1.0 - its.rate))
+        found.own(layer.columns, np.zeros(1, np.uint32) if repeated else out.columns)
+        found.own(layer.num_columns, np.uint32(1 if repeated else len(out.places)))
+        found.place(its.seed_generator.state, layer.seed_generator.state, ())
+
+    def _gated(self, key: str, new: Any, old: Any) -> Any:
+        gate = self.gates[key] = Gate(name=f"{self._name}_gate_{len(self.gates)}", dtype=new.dtype)
+        return gate([new, old])
+
+    def _chosen(self, stage: str, texts: Sequence[str], tensor: Any) -> Any:
+        activations = [activation_of(text) for text in texts]
+        if texts == (LINEAR,):
+            return tensor
+        size = None if all(map(keeps_zero, activations)) else tensor.shape[-1]
+        layer = self.layers[stage] = Chosen(activations, size, name=f"{self._name}_{stage}", dtype=tensor.dtype)
+        return layer(tensor)
+
+
+def restored(kind: str, config: dict[str, Any], **changes: Any) -> keras.layers.Layer:
+    """A layer of Keras's own from its class and configuration."""
+    return keras.layers.deserialize({"module": "keras.layers", "class_name": kind, "config": {**config, **changes}})
+
+
+def activation_of(text: str) -> keras.layers.Layer:
+    """An activation as a layer, from its text."""
+    if text == LINEAR:
+        return keras.layers.Activation("linear")
+    kind, config = json.loads(text)
+    return restored(kind, config)
+
+
+def _repeats(kind: str, config: dict[str, Any], ndim: int) -> tuple[int, ...]:
+    """The axes along which a dropout repeats its mask."""
+    if kind.startswith("Spatial"):
+        return tuple(range(1, ndim - 1))
+    return tuple(axis for axis, size in enumerate(config["noise_shape"] or ()) if size == 1)
+
+
+class Twin:
+    """One wide model for many.
+
+    Args:
+        model: a built and compiled model of the outline's kind; its loss, metrics and names are taken.
+        outline: what it is to serve.
+
+    Attributes:
+        model: a built and compiled Keras model.
+    """
+
+    def __init__(self, model: keras.Model, outline: Outline) -> None:
+        self.outline = outline
+        reading = Reading(model)
+        # Names and first values of its own: nothing is drawn from the user's generators.
+        with seeded(0):
+            self._places = _places_of(outline, reading)
+            self.model = _model_of(outline, self._places, reading)
+        self._state = variables_of(self.model)[:3]
+        self._numbers = {id(v): (part, n) for part, group in enumerate(self._state) for n, v in enumerate(group)}
+        self._slots = slots_of(
+            [variable.name for variable in self._state[2]], [variable.path for variable in self._state[0]]
+        )
+        self._shapes = [[(tuple(v.shape), np.dtype(v.dtype)) for v in group] for group in self._state]
+        self._starts = [float(np.ravel(np.asarray(value))[0]) for value in values_of(self._state[2])]
+
+    def embedding(self, model: keras.Model) -> Embedding:
+        """The way of one model's state into the twin and back.
+
+        Args:
+            model: built, of an outline that the twin's covers. Its optimizer may have no variables yet.
+        """
+        reading = Reading(model)
+        nodes = {node.number: node for node in reading.nodes}
+        found = Found(self._numbers)
+        axes: list[Axis] = []
+        for number, (places, run) in enumerate(zip(self._places, self.outline.runs, strict=True)):
+            read = [axes[each] for each in run.inputs]
+            rule = rule_of(run.layer[0])
+            for depth, place in enumerate(places):
+                read = [place.embed(nodes.get((number, depth)), rule, read, found)]
+            axes.append(read[0])
+        trainable = [found.placings[id(variable)] for variable in model.trainable_variables]
+        fixed = [found.placings[id(variable)] for variable in model.non_trainable_variables]
+        of_weight = {placing.number: placing.axes for placing in trainable}
+        order = order_of_slots(self._slots, [placing.number for placing in trainable])
+        weights = [self._slots[number].weight for number in order]
+        optimizer = [
+            Placing(number, () if weight is None else of_weight[weight])
+            for number, weight in zip(order, weights, strict=True)
+        ]
+        return Embedding(self._shapes, self._starts, (trainable, fixed, optimizer), found.values)
+
+
+def _places_of(outline: Outline, reading: Reading) -> list[list[TwinPlace]]:
+    runs: list[list[TwinPlace]] = []
+    own = {node.number: node.layer.name for node in reading.nodes if node.kind == "InputLayer" and node.layer}
+    for number, run in enumerate(outline.runs):
+        tensors = [runs[each][-1].output for each in run.inputs]
+        places: list[TwinPlace] = []
+        for depth in range(len(run.places)):
+            name = f"wide_{run.layer[0].lower()}_{number}_{depth}"
+            places.append(TwinPlace(run, depth, name, tensors, own.get((number, depth))))
+            tensors = [places[-1].output]
+        runs.append(places)
+    return runs
+
+
+def _model_of(outline: Outline, places: Sequence[Sequence[TwinPlace]], reading: Reading) -> keras.Model:
+    inputs = [each[0].output for each, run in zip(places, outline.runs, strict=True) if not run.inputs]
+    names = iter(reading.output_names)
+    outputs = named(
+        json.loads(outline.outputs), lambda run: keras.layers.Identity(name=next(names))(places[run][-1].output)
+    )
+    model = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name="twin")
+    arguments = keras.saving.deserialize_keras_object(json.loads(outline.compiled))
+    model.compile(optimizer=optimizer_of(outline.optimizers[0]), **arguments)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def optimizer_of(text: str) -> keras.optimizers.Optimizer:
+    """An optimizer from its text, with a learning rate that is state."""
+    kind, config = json.loads(text)
+    if config["learning_rate"] == "state":
+        config["learning_rate"] = 0.001
+    # Not `deserialize`, which does not know all of them by the names that it writes.
+    return getattr(keras.optimizers, kind).from_config(config)  # type: ignore[no-any-return]
