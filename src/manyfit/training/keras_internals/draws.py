@@ -165,13 +165,6 @@ def _is_at_hand() -> bool:
     return _draws_quickly.get() and jax.default_backend() == "cpu" and trace_state_clean()
 
 
-def _draws_by_default() -> bool:
-    """Whether JAX draws as it does by its defaults."""
-    settings = jax.config
-    is_threefry = getattr(settings, "jax_default_prng_impl", None) == "threefry2x32"
-    return bool(is_threefry and getattr(settings, "jax_threefry_partitionable", False))
-
-
 def _cut(draw: Callable[..., Any]) -> Callable[..., Any]:
     """A drawing function of Keras's that compiles for a few lengths instead of for each shape."""
 
@@ -179,7 +172,7 @@ def _cut(draw: Callable[..., Any]) -> Callable[..., Any]:
     def cut(shape: Any, *args: Any, **kwargs: Any) -> Any:
         sizes = tuple(shape)
         count = math.prod(sizes) if all(isinstance(size, int) for size in sizes) else 0
-        if not count or not _is_at_hand() or not _draws_by_default():
+        if not count or not _is_at_hand() or not draws_by_default():
             return draw(shape, *args, **kwargs)
         flat = np.asarray(draw((_rounded(count),), *args, **kwargs))
         return jax.device_put(flat[:count].reshape(sizes))

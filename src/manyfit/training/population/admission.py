@@ -34,11 +34,12 @@ from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import Sources
 from manyfit.training.population.families import Family, ProgramCosts, WideProgram, outline_of_member
 from manyfit.training.population.member import STORED_BY, Member, ProgramSeat, Structure, View, Views
+from manyfit.training.population.outlines import Outline
 from manyfit.training.population.passes import RowsPass
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.structure_key import KnownStructure, KnownStructures, structure_key
 from manyfit.training.population.trace import CannotTrace, Trace, check_model, complete, is_complete, trace
-from manyfit.training.population.twins import Outline, Twin
+from manyfit.training.population.twins import Twin
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
 from manyfit.training.seeding import seeded
 from manyfit.training.stored_state import read_state
@@ -159,7 +160,7 @@ class Admission:
                     self._seat(member, program)
 
     def outgrow(self, member: Member) -> None:
-        """Moves a member between two epochs to a program of its own structure, if padding wastes more than that costs."""
+        """Moves a member between two epochs to a program of its own, if padding would waste more than that costs."""
         if member.seat is None or member.seat.embedding is None:
             return
         if self._family_of(member).outgrown(member, self.costs):

@@ -30,11 +30,12 @@ from manyfit.training.population.arrays import State, copied
 from manyfit.training.population.data import ResidentRows
 from manyfit.training.population.layout import Layout
 from manyfit.training.population.member import Member, ProgramSeat, View
+from manyfit.training.population.outlines import Outline, joined
 from manyfit.training.population.passes import RowsPass
 from manyfit.training.population.probe import find_padding_mismatch, recalled_verdict, remember_verdict
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.trace import Trace
-from manyfit.training.population.twins import Outline, Twin, joined
+from manyfit.training.population.twins import Twin
 from manyfit.training.program_report import ProgramRecord
 
 WIDENS = True
@@ -79,7 +80,9 @@ def cover(
     >>> cover([1, 2, 9], [10, 10, 10], **options)
     [((0, 1), 2), ((2,), 9)]
     """
-    groups = [((place,), width, number) for place, (width, number) in enumerate(zip(widths, epochs, strict=True))]
+    groups: list[tuple[tuple[int, ...], Width, int]] = [
+        ((place,), width, number) for place, (width, number) in enumerate(zip(widths, epochs, strict=True))
+    ]
 
     def saving(one: int, other: int) -> float:
         (_, width, number), (_, other_width, other_number) = groups[one], groups[other]
@@ -219,7 +222,7 @@ class WideProgram(SharedProgram):
         needed, computed = self._flops
         padding = 1 - needed / computed if computed else 0.0
         return dataclasses.replace(
-            super().record(), widths=str(self.outline), num_structures=len(self.structures), padding=padding
+            super().record(), widths=widths_of(self.outline), num_structures=len(self.structures), padding=padding
         )
 
 
@@ -372,6 +375,12 @@ class Family:
             if epochs * (epoch_seconds(wider, view, costs) - seconds) < _ROOM * costs.compile_seconds:
                 return wider
         return None
+
+
+def widths_of(outline: Outline) -> str:
+    """The widths that are not the same for all that a program of an outline serves, as text."""
+    widths = [str(place.width) for run in outline.runs if run.is_wide for place in run.places]
+    return f"widths up to {', '.join(widths)}"
 
 
 def outline_of_member(member: Member) -> Outline:

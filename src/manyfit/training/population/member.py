@@ -30,10 +30,12 @@ from manyfit.training.models import averages_weights, num_parameters
 from manyfit.training.population.arrays import State, copied, in_order_of_weights, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.data import FitArguments, ResidentRows, Shapes, Sources, Stream, why_not_read
+from manyfit.training.population.embeddings import Embedding
+from manyfit.training.population.outlines import Outline, outline_of
+from manyfit.training.population.probe import stray
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.structure_key import without_numbers
 from manyfit.training.population.trace import CannotTrace, Trace, complete
-from manyfit.training.population.twins import Embedding, Outline, outline_of
 from manyfit.training.precision import LossScaleWatch
 from manyfit.training.stored_state import StoredState, arrays_of, restore, states_of, write_state
 from manyfit.training.weights import write_weights
@@ -244,10 +246,10 @@ class Member:
             return state
         narrow = copied(self.seat.embedding.narrow(state))
         if self.seat is not self._trusted:
-            stray = self.seat.embedding.stray(state)
+            found = stray(self.seat.embedding, state)
             # Beside weights that are not finite anything may stand: they are lost in any program.
-            if stray and all(bool(np.isfinite(leaf).all()) for leaf in narrow[0]):
-                raise CannotTrace(f"padding did not stay zero ({stray})")
+            if found and all(bool(np.isfinite(leaf).all()) for leaf in narrow[0]):
+                raise CannotTrace(f"padding did not stay zero ({found})")
             self._trusted = self.seat
         return narrow
 

@@ -22,10 +22,10 @@ import numpy as np
 from manyfit.core.files import replaced
 from manyfit.training.population.arrays import Arrays, Lifted, State
 from manyfit.training.population.compile import compile_function
+from manyfit.training.population.embeddings import Embedding
 from manyfit.training.population.layout import place_of_memory
 from manyfit.training.population.lift import Lift, Members, Stepped, Steps
 from manyfit.training.population.trace import Trace
-from manyfit.training.population.twins import Embedding
 
 # Float32 rounding through one step. Not equality: side by side, a product is summed up in another order. A wrong number
 # in a hole changes results by far more.
@@ -88,8 +88,17 @@ def find_padding_mismatch(narrow: Trace, wide: Trace, state: State, embedding: E
     (expected, metrics, logs), (padded, wide_metrics, wide_logs) = stepped
     if not _close((expected, metrics, logs), (embedding.narrow(padded), wide_metrics, wide_logs)):
         return "its state or its metrics differ after one step"
-    stray = embedding.stray(padded)
-    return f"{stray} stands where zeros should" if stray else None
+    found = stray(embedding, padded)
+    return f"{found} stands where zeros should" if found else None
+
+
+def stray(embedding: Embedding, wide: State) -> float:
+    """The largest number among a wide program's weights where a member has none: 0 if padding did not move.
+
+    (Of an optimizer's variables some start at other numbers; they move no weight whose gradients are 0.)
+    """
+    outside = embedding.outside(wide)[: len(wide[0])]
+    return max((float(np.max(np.abs(array), initial=0.0)) for array in outside), default=0.0)
 
 
 def recalled_verdict(kind: str) -> bool:

@@ -77,7 +77,7 @@ class Gate(keras.layers.Layer):
 
     def call(self, inputs: Sequence[Any]) -> Any:
         """One of two tensors of one shape. The gradient of the other is exactly 0."""
-        return ops.where(self.open, inputs[0], inputs[1])
+        return ops.where(ops.convert_to_tensor(self.open), inputs[0], inputs[1])
 
     def compute_mask(self, inputs: Sequence[Any], previous_mask: Sequence[Any] | None = None) -> Any:
         """The mask of the second: the layers between keep it."""
