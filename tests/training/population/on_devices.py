@@ -93,20 +93,20 @@ def training_pass(count: int) -> tuple[RowsPass, Any]:
         programs.SharedProgram.add = original  # type: ignore[method-assign]
     rows, trace, state = found[0]
     rows_pass = RowsPass("train", Lift(trace), layout=Layout("scan", "vmap"), count=count, rows=rows)
-    states = rows_pass.opened([state] * count)
-    return rows_pass, (states, rows_pass.lifted([trace] * count), rows.leaves, rows.in_order()[0])
+    lifted = rows_pass.lifted([trace] * count)
+    return rows_pass, rows_pass.loop_arguments([state] * count, lifted, rows.in_order())
 
 
 def num_flops(count: int) -> float:
     """What one device computes in an epoch of so many members, by the compiler's count."""
     rows_pass, arguments = training_pass(count)
-    return rows_pass.spread.compile(rows_pass.scan, arguments).num_flops
+    return rows_pass.spread.compile(rows_pass.loop, arguments).num_flops
 
 
 def for_tpu(count: int) -> dict[str, Any]:
     """The same epoch lowered for TPUs, and what devices tell each other in it."""
     rows_pass, arguments = training_pass(count)
-    many, shapes, _ = rows_pass.spread.program(rows_pass.scan, arguments)
+    many, shapes, _ = rows_pass.spread.program(rows_pass.loop, arguments)
     exported = jax.export.export(many, platforms=["tpu"])(*shapes)
     words = ("all_reduce", "all_gather", "all_to_all", "collective_permute", "reduce_scatter")
     return {

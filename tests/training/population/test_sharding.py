@@ -60,5 +60,5 @@ def test_the_same_program_is_lowered_for_tpus_and_its_devices_tell_each_other_no
 
 def test_one_device_lowers_for_a_tpu_too(job):
     rows_pass, arguments = job.training_pass(3)
-    exported = jax.export.export(jax.jit(rows_pass.scan), platforms=["tpu"])(*arguments)
+    exported = jax.export.export(jax.jit(rows_pass.loop), platforms=["tpu"])(*arguments)
     assert exported.platforms == ("tpu",) and "stablehlo.while" in exported.mlir_module()

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jax_core
 
@@ -79,10 +80,54 @@ class Instruction:
 class Body:
     """A list of instructions with inputs (variables 0, 1, ...) and outputs; `holes` is the range of holes inside."""
 
-    num_inputs: int
+    shapes: tuple[tuple[int, ...], ...]  # of the inputs
     instructions: tuple[Instruction, ...]
     outputs: tuple[Reference, ...]
     holes: range
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Mask:
+    """Rows of an operand that its instruction must not see; see `masking`.
+
+    Attributes:
+        operand: its place among the instruction's inputs.
+        axes: the axes along which rows lie, and the entries of each axis that make one row.
+        number: what stands in their place; it changes nothing of what the instruction answers.
+    """
+
+    operand: int
+    axes: tuple[tuple[int, int], ...]
+    number: float
+
+    def apply(self, value: jax.Array, rows: Array | None) -> jax.Array:
+        """The operand with its first `rows` rows as they are."""
+        assert rows is not None  # our bug: whoever passes masks passes rows
+        real: jax.Array | bool = True
+        for axis, entries in self.axes:
+            real = (jax.lax.broadcasted_iota("int32", value.shape, axis) < rows * entries) & real
+        return jnp.where(real, value, jnp.asarray(self._number(value.dtype), value.dtype))
+
+    def _number(self, dtype: np.dtype) -> float | int | bool:
+        if np.isfinite(self.number) or jnp.issubdtype(dtype, np.inexact):
+            return self.number
+        if dtype == np.bool_:
+            return self.number > 0
+        bounds = jnp.iinfo(dtype)
+        return int(bounds.max if self.number > 0 else bounds.min)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Masks:
+    """The masks of a body: for each of its instructions those of its operands, and the masks in the bodies inside."""
+
+    own: tuple[tuple[Mask, ...], ...]
+    inner: tuple[tuple[Masks, ...], ...]
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one, here or inside."""
+        return any(self.own) or any(masks.any for inner in self.inner for masks in inner)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +204,22 @@ def differing_holes(forms: Sequence[Form]) -> tuple[int, ...]:
     return tuple(hole for hole, bits in enumerate(first) if any(other[hole] != bits for other in others))
 
 
-def evaluate(form: Form, inputs: Sequence[Array], lifted: Mapping[int, Array]) -> list[jax.Array]:
+def evaluate(
+    form: Form,
+    inputs: Sequence[Array],
+    lifted: Mapping[int, Array],
+    *,
+    masks: Masks | None = None,
+    rows: Array | None = None,
+) -> list[jax.Array]:
     """Runs a form on inputs, with the holes in `lifted` filled from there.
+
+    Args:
+        form: what to run.
+        inputs: one per variable of its trace.
+        lifted: hole -> value.
+        masks: of operands of which only the first rows count; see `masking`.
+        rows: how many those are.
 
     Example:
 
@@ -172,7 +231,20 @@ def evaluate(form: Form, inputs: Sequence[Array], lifted: Mapping[int, Array]) -
     holes: list[Number] = list(form.values)
     for hole, value in lifted.items():
         holes[hole] = value
-    return _run(form.body, inputs, holes, frozenset(lifted))
+    return _run(form.body, inputs, _Filled(holes, frozenset(lifted), rows), masks)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Filled:
+    """What stands in the holes of a form while it runs, and how many rows count where operands are masked."""
+
+    holes: Sequence[ArrayTree]
+    lifted: frozenset[int]
+    rows: Array | None
+
+    def concerns(self, body: Body, masks: Masks | None) -> bool:
+        """Whether a body must be rebuilt: it has a lifted hole, or a mask."""
+        return (masks is not None and masks.any) or any(hole in self.lifted for hole in body.holes)
 
 
 class _Writer:
@@ -193,7 +265,8 @@ class _Writer:
         count = self._walk(jaxpr, consts, scope, instructions, len(jaxpr.invars))
         outputs = tuple(self._reference(atom, scope) for atom in jaxpr.outvars)
         self.lines.append(f"outputs {outputs} of {count}")
-        return Body(len(jaxpr.invars), tuple(instructions), outputs, range(start, len(self.values)))
+        shapes = tuple(tuple(getattr(variable.aval, "shape", ())) for variable in jaxpr.invars)
+        return Body(shapes, tuple(instructions), outputs, range(start, len(self.values)))
 
     def _walk(
         self, jaxpr: jax_core.Jaxpr, consts: Sequence[Number], scope: Scope, into: list[Instruction], count: int
@@ -260,16 +333,16 @@ def _type(aval: object) -> str:
 
 def _parameters(equation: jax_core.JaxprEqn) -> str:
     nested = _BODIES.get(equation.primitive.name, ())
-    return " ".join(f"{name}={_text(value)}" for name, value in sorted(equation.params.items()) if name not in nested)
+    return " ".join(f"{name}={text_of(value)}" for name, value in sorted(equation.params.items()) if name not in nested)
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """A text that is equal for equal parameters. An object that prints its address is equal to itself only: safe."""
     if isinstance(value, np.ndarray | jax.Array):
         array = np.asarray(value)
         return f"{array.dtype}{array.shape}{hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
     if isinstance(value, tuple | list):
-        return f"({','.join(map(_text, value))})"
+        return f"({','.join(map(text_of, value))})"
     return repr(value)
 
 
@@ -277,19 +350,22 @@ def _shorten(text: str, limit: int = 120) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def _run(
-    body: Body, inputs: Sequence[ArrayTree], holes: Sequence[ArrayTree], lifted: frozenset[int]
-) -> list[jax.Array]:
-    """Runs a body, inside of a trace. What has no lifted hole in it is bound as it was: only the rest is rebuilt."""
+def _run(body: Body, inputs: Sequence[ArrayTree], filled: _Filled, masks: Masks | None) -> list[jax.Array]:
+    """Runs a body, inside of a trace. What has neither a lifted hole nor a mask in it is bound as it was."""
     values: dict[int, ArrayTree] = dict(enumerate(inputs))
 
     def read(reference: Reference) -> ArrayTree:
-        return values[reference] if reference >= 0 else holes[-reference - 1]
+        return values[reference] if reference >= 0 else filled.holes[-reference - 1]
 
-    for instruction in body.instructions:
+    for place, instruction in enumerate(body.instructions):
         arguments = [read(reference) for reference in instruction.inputs]
-        if any(hole in lifted for inner in instruction.bodies for hole in inner.holes):
-            results = _REBUILD[instruction.equation.primitive.name](instruction, arguments, holes, lifted)
+        inner: tuple[Masks | None, ...] = (None,) * len(instruction.bodies)
+        if masks is not None:
+            inner = masks.inner[place]
+            for mask in masks.own[place]:
+                arguments[mask.operand] = mask.apply(arguments[mask.operand], filled.rows)
+        if any(map(filled.concerns, instruction.bodies, inner)):
+            results = _REBUILD[instruction.equation.primitive.name](instruction, arguments, filled, inner)
         else:
             results = _bind(instruction.equation, arguments)
         values.update(zip(instruction.outputs, results, strict=True))
@@ -306,17 +382,17 @@ def _bind(equation: jax_core.JaxprEqn, arguments: Sequence[ArrayTree]) -> Sequen
 
 
 Arguments: TypeAlias = list[ArrayTree]
-Holes: TypeAlias = Sequence[ArrayTree]
+Inner: TypeAlias = Sequence[Masks | None]
 Results: TypeAlias = Sequence[jax.Array]
 
 
-def _rebuild_scan(instruction: Instruction, arguments: Arguments, holes: Holes, lifted: frozenset[int]) -> Results:
+def _rebuild_scan(instruction: Instruction, arguments: Arguments, filled: _Filled, inner: Inner) -> Results:
     parameters = instruction.equation.params
     num_consts, num_carry = sizes_of_scan(parameters)
     consts = arguments[:num_consts]
 
     def step(carry: list[jax.Array], slices: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
-        outputs = _run(instruction.bodies[0], [*consts, *carry, *slices], holes, lifted)
+        outputs = _run(instruction.bodies[0], [*consts, *carry, *slices], filled, inner[0])
         return outputs[:num_carry], outputs[num_carry:]
 
     carry, stacked = jax.lax.scan(
@@ -330,43 +406,44 @@ def _rebuild_scan(instruction: Instruction, arguments: Arguments, holes: Holes, 
     return [*carry, *stacked]
 
 
-def _rebuild_while(instruction: Instruction, arguments: Arguments, holes: Holes, lifted: frozenset[int]) -> Results:
+def _rebuild_while(instruction: Instruction, arguments: Arguments, filled: _Filled, inner: Inner) -> Results:
     condition, step = instruction.bodies
     num_condition, num_step = (instruction.equation.params[name] for name in ("cond_nconsts", "body_nconsts"))
     of_condition, of_step = arguments[:num_condition], arguments[num_condition : num_condition + num_step]
     # Constants of the loop become plain values around it; JAX finds them again.
     return jax.lax.while_loop(
-        lambda carry: _run(condition, [*of_condition, *carry], holes, lifted)[0],
-        lambda carry: _run(step, [*of_step, *carry], holes, lifted),
+        lambda carry: _run(condition, [*of_condition, *carry], filled, inner[0])[0],
+        lambda carry: _run(step, [*of_step, *carry], filled, inner[1]),
         arguments[num_condition + num_step :],
     )
 
 
-def _rebuild_cond(instruction: Instruction, arguments: Arguments, holes: Holes, lifted: frozenset[int]) -> Results:
+def _rebuild_cond(instruction: Instruction, arguments: Arguments, filled: _Filled, inner: Inner) -> Results:
     branches = [
-        lambda *operands, body=body: _run(body, operands, holes, lifted)  # type: ignore[misc]
-        for body in instruction.bodies
+        lambda *operands, body=body, masks=masks: _run(body, operands, filled, masks)  # type: ignore[misc]
+        for body, masks in zip(instruction.bodies, inner, strict=True)
     ]
     return jax.lax.switch(arguments[0].astype("int32"), branches, *arguments[1:])
 
 
-def _rebuild_remat(instruction: Instruction, arguments: Arguments, holes: Holes, lifted: frozenset[int]) -> Results:
+def _rebuild_remat(instruction: Instruction, arguments: Arguments, filled: _Filled, inner: Inner) -> Results:
     """Binds the primitive again around the new body: `jax.checkpoint` would lose the barrier of the backward pass."""
     (body,) = instruction.bodies
     # Arrays are passed in too, lifted or not: the primitive takes a jaxpr without constants.
-    inside = [hole for hole in body.holes if hole in lifted or np.ndim(holes[hole]) > 0]
+    inside = [hole for hole in body.holes if hole in filled.lifted or np.ndim(filled.holes[hole]) > 0]
 
-    def region(values: list[jax.Array], operands: list[jax.Array]) -> list[jax.Array]:
-        filled = list(holes)
+    def region(values: list[jax.Array], rows: jax.Array | None, operands: list[jax.Array]) -> list[jax.Array]:
+        holes = list(filled.holes)
         for hole, value in zip(inside, values, strict=True):
-            filled[hole] = value
-        return _run(body, operands, filled, lifted)
+            holes[hole] = value
+        return _run(body, operands, _Filled(holes, filled.lifted, rows), inner[0])
 
-    outer = [holes[hole] for hole in inside]
-    closed = jax.make_jaxpr(region)(outer, arguments)
+    outer = [filled.holes[hole] for hole in inside]
+    closed = jax.make_jaxpr(region)(outer, filled.rows, arguments)
     assert not closed.consts
     parameters = {**instruction.equation.params, "jaxpr": closed.jaxpr}
-    return instruction.equation.primitive.bind(*outer, *arguments, **parameters)
+    rows = [] if filled.rows is None else [filled.rows]
+    return instruction.equation.primitive.bind(*outer, *rows, *arguments, **parameters)
 
 
 _REBUILD = {

@@ -195,10 +195,16 @@ class Shapes:
     training: ResidentRows | Stream
     validation: ResidentRows | Stream | None
 
+    def sources(self) -> Iterator[tuple[str, ResidentRows | Stream]]:
+        """What there is to read: for "train", and for "test" if there is a validation."""
+        yield "train", self.training
+        if self.validation is not None:
+            yield "test", self.validation
+
     def numbers(self) -> Iterator[tuple[str, int]]:
         """The steps that there are: "train" or "test", and the number of a shape."""
-        for kind, source in (("train", self.training), ("test", self.validation)):
-            for number in range(0 if source is None else len(source.shapes)):
+        for kind, source in self.sources():
+            for number in range(len(source.shapes)):
                 yield kind, number
 
     def first_batch(self) -> ArrayTree:

@@ -21,6 +21,7 @@ import numpy as np
 
 from manyfit.training.population.arrays import Array, Arrays, ArrayTree, Function, Lifted, State
 from manyfit.training.population.canonical_jaxpr import Form, differing_holes, evaluate
+from manyfit.training.population.masking import Masking
 from manyfit.training.population.trace import Trace
 
 
@@ -126,23 +127,50 @@ class Steps:
         self.trace = lift.template
         self.lift = lift
 
+    def can_mask(self, kind: str) -> bool:
+        """Whether the first shape's step of a kind ("train" or "test") also serves batches of fewer rows."""
+        return isinstance(self.trace.maskings.get(kind), Masking)
+
     def train(
-        self, number: int, lifted: Lifted, state: State, metrics: Sequence[Array], batch: Sequence[Array]
+        self,
+        number: int,
+        lifted: Lifted,
+        state: State,
+        metrics: Sequence[Array],
+        batch: Sequence[Array],
+        rows: Array | None = None,
     ) -> Stepped:
-        """One training step, on the batch shape of this number."""
+        """One training step.
+
+        Args:
+            number: of the batch's shape.
+            lifted: the member's numbers.
+            state: its variables.
+            metrics: its metrics' variables.
+            batch: the leaves.
+            rows: how many rows of the batch count, where `can_mask` says so: from 1 to all. The first ones are these,
+                the others copies of any of them. None: all rows, without masks in the program.
+        """
         num_trainable, num_fixed, num_optimizer, num_metrics = self.trace.counts
         flat = [*state[0], *state[1], *state[2], *metrics, *batch]
-        out = evaluate(self.trace.forms[f"train {number}"], flat, self.lift.unpack(f"train {number}", lifted))
-        parts = _cut(out, (num_trainable, num_fixed, num_optimizer, num_metrics))
+        parts = _cut(
+            self._run("train", number, flat, lifted, rows), (num_trainable, num_fixed, num_optimizer, num_metrics)
+        )
         return (parts[0], parts[1], parts[2]), parts[3], self._step_logs("train", parts[4])
 
     def test(
-        self, number: int, lifted: Lifted, state: State, metrics: Sequence[Array], batch: Sequence[Array]
+        self,
+        number: int,
+        lifted: Lifted,
+        state: State,
+        metrics: Sequence[Array],
+        batch: Sequence[Array],
+        rows: Array | None = None,
     ) -> Stepped:
-        """One test step, on the batch shape of this number; the optimizer's variables pass through."""
+        """One test step; see `train`. The optimizer's variables pass through."""
         num_trainable, num_fixed, _, num_metrics = self.trace.counts
         flat = [*state[0], *state[1], *metrics, *batch]
-        out = evaluate(self.trace.forms[f"test {number}"], flat, self.lift.unpack(f"test {number}", lifted))
+        out = self._run("test", number, flat, lifted, rows)
         parts = _cut(out, (num_trainable, num_fixed, num_metrics))
         return (parts[0], parts[1], state[2]), parts[2], self._step_logs("test", parts[3])
 
@@ -155,6 +183,17 @@ class Steps:
         # The outputs of "results" are the metric variables, which are thrown away, and then the logs.
         out = evaluate(self.trace.forms["results"], metrics, self.lift.unpack("results", lifted))
         return dict(zip(self.trace.log_names, out[self.trace.counts[3] :], strict=True))
+
+    def _run(
+        self, kind: str, number: int, flat: Sequence[Array], lifted: Lifted, rows: Array | None
+    ) -> list[jax.Array]:
+        name = f"{kind} {number}"
+        form, numbers = self.trace.forms[name], self.lift.unpack(name, lifted)
+        if rows is None:
+            return evaluate(form, flat, numbers)
+        masking = self.trace.maskings[kind]
+        assert isinstance(masking, Masking) and number == 0  # our bug: `can_mask` is asked first
+        return masking.evaluate(form, flat, numbers, rows)
 
     def _step_logs(self, kind: str, logs: Arrays) -> Arrays:
         return tuple(logs) if kind in self.trace.step_log_names else ()

@@ -1,10 +1,10 @@
 """One epoch of several members as compiled functions: a training pass and a test pass, over resident rows or a stream.
 
 A pass carries, from step to step, a bundle each of the members' states, their metrics, and the last logs of steps
-that log on their own. It is begun, stepped and ended. Over resident rows all steps may be one function (layout "scan":
-one call per epoch, the batches picked by row numbers inside), or eight of them ("chunk"), or one ("host"); a stream
-calls a function per batch, since nobody knows how many will come. The short batch at the end of the rows has a shape of
-its own, so it is a step of its own, inside the function that ends the pass.
+that log on their own. It is begun, stepped and ended. Over resident rows all full batches may be one function (layout
+"scan": one call per epoch, the batches picked by row numbers inside, their number an input), or eight of them
+("chunk"), or one ("host"); a stream calls a function per batch, since nobody knows how many will come. The short batch
+at the end of the rows has a shape of its own, so it is a step of its own, inside the function that ends the pass.
 
 Every member's results must be those that it would have had alone. So what members share is read only (rows, the numbers
 written into the program), states never mix, and the state that goes in is left as it is: only the carry between two
@@ -16,6 +16,7 @@ processor seconds of row A with a warm cache (`benchmarks/results/speed.md`). `S
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -43,6 +44,14 @@ Logs: TypeAlias = dict[str, jax.Array]
 """Name -> a number per member."""
 
 
+@dataclasses.dataclass(frozen=True)
+class PassProgress:
+    """A pass after some of its batches: what it carries on, and its logs so far where the loop answers them."""
+
+    carry: Carry
+    logs: Logs | None = None
+
+
 class Pass:
     """What passes over rows and over streams have in common.
 
@@ -65,6 +74,10 @@ class Pass:
         self._members = Members(layout.members, self.count)
         on_cpu = self.spread.num_devices == 1 and jax.default_backend() == "cpu"
         self._stacks_at_hand = STACKS_AT_HAND and self._members.stacked and on_cpu
+        # Whether states lie between passes as they are carried from step to step, so that nothing has to be compiled
+        # to begin with.
+        self._carries_states = on_cpu and (self._stacks_at_hand or not self._members.stacked)
+        self._donates: tuple[int, ...] = () if layout.steps == "scan" else (0,)  # a call's carry to the next one
         self._one_thread = False
         self._compiled: dict[str, Compiled] = {}
         self._lock = threading.Lock()
@@ -109,25 +122,50 @@ class Pass:
     ) -> ArrayTree:
         return self._ready(name, function, arguments, donate=donate).call(*arguments)
 
+    def _beginning(self, states: Sequence[State], lifted: Lifted) -> tuple[ArrayTree, ...]:
+        """What a pass begins with: its first carry, or the arguments of the function that makes one."""
+        opened = self.opened(states)
+        return (opened, *self._start(states[0], lifted)) if self._carries_states else (opened, lifted)
+
+    def _begun(self, beginning: tuple[ArrayTree, ...]) -> Carry:
+        """The carry before the first step; the states are left as they are."""
+        if not self._carries_states:
+            return self._call("begin", self._begin, beginning)
+        # What the first call gives away must not be the members' own.
+        return jax.device_put(beginning, may_alias=False) if self._donates else beginning
+
     def _begin(self, states: ArrayTree, lifted: Lifted) -> Carry:
-        """Carry of a pass: states, metrics at their start, and the last logs of steps that log on their own.
+        """The carry before the first step, where the program has to stack what comes one by one."""
+        members = self._members
+        bundle = states if self._stacks_at_hand else members.bundle(states)
+        metrics, logs = self._start_of_one(members.split(bundle)[0], lifted)
+        return bundle, members.repeat(metrics), members.repeat(logs)
+
+    def _start(self, state: State, lifted: Lifted) -> tuple[ArrayTree, ArrayTree]:
+        """Bundles of the metrics and the logs at the start of a pass, made by NumPy; `state` is of any member."""
+        metrics, logs = self._start_of_one(state, lifted)
+        if not self._members.stacked:
+            return [metrics] * self.count, [logs] * self.count
+        repeated = jax.tree.map(lambda leaf: np.stack([leaf] * self.count), (metrics, logs))
+        return repeated[0], repeated[1]
+
+    def _start_of_one(self, state: State, lifted: Lifted) -> tuple[ArrayTree, ArrayTree]:
+        """A member's metrics at their start, and what stands in for the last logs of steps that log on their own.
 
         A loop needs all that it carries at its start. Logs come with the first step only, so their shapes are asked for
         without running it, and zeros stand in for them.
         """
-        members = self._members
-        bundle = states if self._stacks_at_hand else members.bundle(states)
-        metrics = members.repeat(self.steps.trace.start_metrics)
+        metrics = self.steps.trace.start_metrics
         if self.kind not in self.steps.trace.step_log_names:
-            return bundle, metrics, members.repeat(())
+            return metrics, ()
         shapes = jax.eval_shape(
             lambda lifted, state, metrics, batch: self._function(0, lifted, state, metrics, batch)[2],
             jax.tree.map(lambda leaf: leaf[0], lifted),
-            members.split(bundle)[0],
-            self.steps.trace.start_metrics,
+            state,
+            metrics,
             self._shapes,
         )
-        return bundle, metrics, members.repeat(tuple(jnp.zeros(shape.shape, shape.dtype) for shape in shapes))
+        return metrics, tuple(np.zeros(shape.shape, shape.dtype) for shape in shapes)
 
     def _step(
         self,
@@ -157,13 +195,17 @@ class Pass:
 
     def _end(self, members: Members, carry: Carry, lifted: Lifted) -> tuple[ArrayTree, Logs]:
         """States, one per member or stacked, and logs with a first axis for members."""
-        states, metrics, step_logs = carry
+        states = carry[0] if self._stacks_at_hand else members.split(carry[0])
+        return states, self._logs(members, carry, lifted)
+
+    def _logs(self, members: Members, carry: Carry, lifted: Lifted) -> Logs:
+        """The logs after a step, with a first axis for members."""
+        _, metrics, step_logs = carry
 
         def logs(lifted: Lifted, metrics: Arrays, step_logs: Arrays, _: object) -> Logs:
             return self.steps.logs(self.kind, lifted, metrics, step_logs)
 
-        found = members.map(logs, self._bundle_of(lifted, members), metrics, step_logs)
-        return states if self._stacks_at_hand else members.split(states), members.stack(found)
+        return members.stack(members.map(logs, self._bundle_of(lifted, members), metrics, step_logs))
 
     def opened(self, states: Sequence[State]) -> ArrayTree:
         """What a pass is given of the members' states: a test has nothing to do with the optimizer's."""
@@ -199,6 +241,10 @@ class Pass:
 class RowsPass(Pass):
     """A pass over resident rows.
 
+    Full batches are turns of one loop whose number is an input, over an order that has room for all batches of
+    the arrays: so the whole data, a fold and a subset of them are one program. The loop may be run in parts
+    (`advance`), the next of them in another layout.
+
     Args:
         kind: see `Pass`.
         lift: see `Pass`.
@@ -218,24 +264,39 @@ class RowsPass(Pass):
         # The short batch comes once per pass, so it is compiled the cheap way: one step for all, not one for each.
         self._tail_members = Members("vmap", self.count)
 
+    @property
+    def _loops(self) -> bool:
+        return self.layout.steps == "scan"
+
+    @property
+    def _ends_in_loop(self) -> bool:
+        """Whether the loop answers what the pass does: there is no short batch to come, and nothing to split."""
+        return self._loops and self._carries_states and bool(self.rows.num_full) and not self.rows.tail_size
+
     def prepare(self, states: Sequence[State], lifted: Lifted, order: Order) -> None:
         """Compiles everything that `run` calls with such arguments."""
         if self.prepared:
             return
-        states = self.opened(states)
-        full, tail = self.spread.split(order) if self.own_order else order
-        leaves = self.rows.leaves
-        if self.layout.steps == "scan":
-            carry = self._ready("scan", self.scan, (states, lifted, leaves, full)).outputs
-        else:
-            # Only shapes go from one function to the next here: everything is compiled before anything runs.
-            carry = self._ready("begin", self._begin, (states, lifted)).outputs
-            for name, function, first, last in self._calls():
-                carry = self._ready(
-                    name, function, (carry, lifted, leaves, self._cut(full, first, last)), donate=(0,)
-                ).outputs
-        self._ready("end", self._finish, (carry, lifted, leaves, tail))
+        full, tail = self._placed(order)
+        carry = self._first_carry(states, lifted)
+        for name, function, first, last in self._calls(0, self.rows.num_full):
+            arguments = (carry, lifted, self.rows.leaves, *self._cut(full, first, last))
+            outputs = self._ready(name, function, arguments, donate=self._donates).outputs
+            carry = outputs[0] if self._loops else outputs
+        if not self._ends_in_loop:
+            self._ready("end", self._finish, (carry, lifted, self.rows.leaves, tail))
         self.prepared = True
+
+    def _first_carry(self, states: Sequence[State], lifted: Lifted) -> Carry:
+        """What `begin` answers, or its shapes: everything is compiled before anything runs."""
+        beginning = self._beginning(states, lifted)
+        return beginning if self._carries_states else self._ready("begin", self._begin, beginning).outputs
+
+    def loop_arguments(self, states: Sequence[State], lifted: Lifted, order: Order) -> tuple[ArrayTree, ...]:
+        """What `loop` takes for all full batches; arrays or their shapes."""
+        full, _ = self._placed(order)
+        cut = self._cut(full, 0, self.rows.num_full)
+        return (self._first_carry(states, lifted), lifted, self.rows.leaves, *cut)
 
     def run(self, states: Sequence[State], lifted: Lifted, order: Order) -> tuple[list[State], Logs]:
         """Runs the pass.
@@ -248,40 +309,75 @@ class RowsPass(Pass):
         Returns:
             New states, and the logs with a first axis for members; not waited for.
         """
-        given = self.opened(states)
-        full, tail = self.spread.split(order) if self.own_order else order
-        leaves = self.rows.leaves
-        if self.layout.steps == "scan":
-            carry = self._call("scan", self.scan, (given, lifted, leaves, full))
-        else:
-            carry = self._call("begin", self._begin, (given, lifted))
-            for name, function, first, last in self._calls():
-                arguments = (carry, lifted, leaves, self._cut(full, first, last))
-                carry = self._call(name, function, arguments, donate=(0,))
-        return self._closed(self._call("end", self._finish, (carry, lifted, leaves, tail)), states)
+        progress = self.advance(self.begin(states, lifted), lifted, order, first=0, last=self.rows.num_full)
+        return self.end(progress, lifted, order, before=states)
 
-    def _calls(self) -> list[tuple[str, Function, int, int]]:
-        """The calls of a pass over full batches: name, function, first batch and the one after the last."""
+    def begin(self, states: Sequence[State], lifted: Lifted) -> PassProgress:
+        """A pass before its first batch; states are left as they are."""
+        return PassProgress(self._begun(self._beginning(states, lifted)))
+
+    def advance(self, progress: PassProgress, lifted: Lifted, order: Order, *, first: int, last: int) -> PassProgress:
+        """A pass after some more of its full batches; in layouts that give memory away, `progress` is used up.
+
+        Args:
+            progress: of this pass, or of one for the same members and rows in another layout.
+            lifted: `Pass.lifted` of the members.
+            order: row numbers of the whole pass.
+            first: the full batch to begin with.
+            last: the one after the last.
+        """
+        full, _ = self._placed(order)
+        for name, function, start, stop in self._calls(first, last):
+            arguments = (progress.carry, lifted, self.rows.leaves, *self._cut(full, start, stop))
+            found = self._call(name, function, arguments, donate=self._donates)
+            progress = PassProgress(*found) if self._loops else PassProgress(found)
+        return progress
+
+    def end(
+        self, progress: PassProgress, lifted: Lifted, order: Order, *, before: Sequence[State]
+    ) -> tuple[list[State], Logs]:
+        """What `run` answers, after all full batches; `before`: the states at the start."""
+        if self._ends_in_loop and progress.logs is not None:
+            return self._closed((progress.carry[0], progress.logs), before)
+        _, tail = self._placed(order)
+        return self._closed(self._call("end", self._finish, (progress.carry, lifted, self.rows.leaves, tail)), before)
+
+    def _placed(self, order: Order) -> Order:
+        """An order as the functions take it: with room for every batch of the arrays, on the devices."""
+        full, tail = order
+        if self._loops:
+            room = -(-self.rows.leaves[0].shape[0] // self.rows.batch_size)
+            missing = max(0, room - full.shape[-2])
+            full = np.pad(full, [(0, 0)] * (full.ndim - 2) + [(0, missing), (0, 0)])
+        return self.spread.split((full, tail)) if self.own_order else (full, tail)
+
+    def _calls(self, first: int, last: int) -> list[tuple[str, Function, int, int]]:
+        """The calls for some full batches: name, function, first batch and the one after the last."""
+        if self._loops:
+            return [("loop", self.loop, first, last)] if last > first else []
         # What is left after whole chunks goes step by step: a chunk of another length would be a further program.
         length = CHUNK if self.layout.steps == "chunk" else 1
-        whole = self.rows.num_full // length * length
-        calls = [("chunk", self._several_steps, start, start + length) for start in range(0, whole, length)]
-        return calls + [("step", self._several_steps, at, at + 1) for at in range(whole, self.rows.num_full)]
+        whole = first + (last - first) // length * length
+        calls = [("chunk", self._several_steps, start, start + length) for start in range(first, whole, length)]
+        return calls + [("step", self._several_steps, at, at + 1) for at in range(whole, last)]
 
-    def _cut(self, full: np.ndarray, first: int, last: int) -> np.ndarray:
-        return full[:, first:last] if self.own_order else full[first:last]
+    def _cut(self, full: np.ndarray, first: int, last: int) -> tuple[np.ndarray | np.int32, ...]:
+        if self._loops:
+            return full, np.int32(first), np.int32(last)
+        return (full[:, first:last] if self.own_order else full[first:last],)
 
-    def scan(self, states: ArrayTree, lifted: Lifted, leaves: Arrays, full: jax.Array) -> Carry:
-        """All full batches of a pass as one function of arrays, ready to be compiled."""
+    def loop(
+        self, carry: Carry, lifted: Lifted, leaves: Arrays, full: jax.Array, first: jax.Array, last: jax.Array
+    ) -> tuple[Carry, Logs]:
+        """Full batches of a pass as one function of arrays, ready to be compiled; and the logs after them."""
         bundle = self._bundle_of(lifted, self._members)
 
-        def step(carry: Carry, rows: jax.Array) -> tuple[Carry, None]:
-            return self._one_step(carry, bundle, leaves, rows), None
+        def step(number: jax.Array, carry: Carry) -> Carry:
+            rows = jax.lax.dynamic_index_in_dim(full, number, 1 if self.own_order else 0, keepdims=False)
+            return self._one_step(carry, bundle, leaves, rows)
 
-        carry = self._begin(states, lifted)
-        if not self.rows.num_full:
-            return carry
-        return jax.lax.scan(step, carry, jnp.swapaxes(full, 0, 1) if self.own_order else full)[0]
+        carry = jax.lax.fori_loop(first, last, step, jax.tree.map(jnp.asarray, carry))
+        return carry, self._logs(self._members, carry, lifted)
 
     def _several_steps(self, carry: Carry, lifted: Lifted, leaves: Arrays, full: jax.Array) -> Carry:
         bundle = self._bundle_of(lifted, self._members)
@@ -336,7 +432,7 @@ class StreamPass(Pass):
 
     def begin(self, states: Sequence[State], lifted: Lifted) -> Carry:
         """The carry before the first batch; states are left as they are."""
-        return self._call("begin", self._begin, (self.opened(states), self._numbers_of(lifted, 0)))
+        return self._begun(self._beginning(states, self._numbers_of(lifted, 0)))
 
     def feed(self, carry: Carry, lifted: Lifted, number: int, batch: Arrays) -> Carry:
         """The carry after a batch, whose shape has this number; the old one is used up."""
@@ -345,7 +441,7 @@ class StreamPass(Pass):
             return self._step(number, self._members, carry, self._bundle_of(lifted, self._members), batch)
 
         arguments = (carry, self._numbers_of(lifted, number), batch)
-        return self._call(f"step {number}", step, arguments, donate=(0,))
+        return self._call(f"step {number}", step, arguments, donate=self._donates)
 
     def end(self, carry: Carry, lifted: Lifted, before: Sequence[State]) -> tuple[list[State], Logs]:
         """New states, and the logs with a first axis for members; not waited for. `before`: the states at the start."""

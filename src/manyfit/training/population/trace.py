@@ -26,7 +26,8 @@ from manyfit.training.population.canonical_jaxpr import (
     canonical_form,
     first_difference,
 )
-from manyfit.training.population.data import Shapes
+from manyfit.training.population.data import ResidentRows, Shapes
+from manyfit.training.population.masking import Masking, masking_of
 from manyfit.training.seeding import generator_states, has_drawn
 
 
@@ -43,6 +44,8 @@ class Trace:
         step_log_names: for a "train" or "test" step of the user's own that logs other things than the metrics' results:
             the names of its logs, in the order of its outputs after the state.
         start_metrics: what the metric variables hold at the start of an epoch.
+        maskings: "train", "test" -> how the first shape's step serves batches of fewer rows, or why it does not; where
+            that has been asked.
     """
 
     forms: dict[str, Form]
@@ -51,6 +54,7 @@ class Trace:
     log_names: tuple[str, ...]
     step_log_names: dict[str, tuple[str, ...]]
     start_metrics: tuple[np.ndarray, ...]
+    maskings: dict[str, Masking | Mismatch] = dataclasses.field(default_factory=dict)
 
     def difference(self, other: Trace) -> Mismatch:
         """Says where two traces of different keys part."""
@@ -144,6 +148,10 @@ def complete(found: Trace, model: keras.Model, shapes: Shapes) -> None:
     for name, _, make in _steps(model, shapes):
         if name not in found.forms:
             found.forms[name] = make()[0]
+    for kind, source in shapes.sources():
+        if kind not in found.maskings and isinstance(source, ResidentRows) and f"{kind} 1" in found.forms:
+            full, short = (found.forms[f"{kind} {number}"] for number in (0, 1))
+            found.maskings[kind] = masking_of(full, short, source.batch_size, source.tail_size)
 
 
 def _steps(model: keras.Model, shapes: Shapes) -> Iterator[tuple[str, str, Callable[[], tuple[Form, tuple[str, ...]]]]]:
