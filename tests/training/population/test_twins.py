@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from manyfit.training.population.arrays import State, values_of, variables_of
-from manyfit.training.population.outlines import Outline, joined, outline_of
-from manyfit.training.population.twins import Twin
+from manyfit.training.population.twins import Outline, Twin, joined, outline_of
 
 layers = keras.layers
 # Level 0 would compute the backward pass of tanh in another way in each program.

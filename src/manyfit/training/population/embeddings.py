@@ -77,7 +77,7 @@ class Axis:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class Widening:
     """How a layer is widened.
 
     Attributes:
@@ -102,21 +102,21 @@ _TRANSPOSED = {"kernel": ("out", "in"), "bias": ("out",)}
 _DEPTHWISE = {"kernel": ("in", ""), "bias": ("deep",)}
 _SEPARABLE = {"depthwise_kernel": ("in", ""), "pointwise_kernel": ("deep", "out"), "bias": ("out",)}
 _RECURRENT = {"kernel": ("in", "gates"), "recurrent_kernel": ("out", "gates"), "bias": ("gates",)}
-_PASSES = Rule(note="units pass through")
-_MERGES = Rule(note="inputs of one width")
+_PASSES = Widening(note="units pass through")
+_MERGES = Widening(note="inputs of one width")
 
-RULES: Mapping[str, Rule] = {
-    "Dense": Rule("units", {"kernel": ("in", "out"), "bias": ("out",)}, "out"),
-    **{f"Conv{n}D": Rule("filters", _CONVOLUTION, "out", note="one group") for n in (1, 2, 3)},
-    **{f"Conv{n}DTranspose": Rule("filters", _TRANSPOSED, "out") for n in (1, 2, 3)},
-    **{f"DepthwiseConv{n}D": Rule(None, _DEPTHWISE, "deep") for n in (1, 2)},
-    **{f"SeparableConv{n}D": Rule("filters", _SEPARABLE, "out") for n in (1, 2)},
-    "Embedding": Rule("output_dim", {"embeddings": ("out",)}, "out"),
-    "LSTM": Rule("units", _RECURRENT, "out", gates=4, note="no dropout inside; 0 at 0"),
-    "GRU": Rule("units", _RECURRENT, "out", gates=3, note="no dropout inside; 0 at 0"),
-    "SimpleRNN": Rule("units", _RECURRENT, "out", gates=1, note="no dropout inside; 0 at 0"),
-    "Flatten": Rule(output="flat", note="each position's units"),
-    "Concatenate": Rule(output="join", note="along the last axis"),
+RULES: Mapping[str, Widening] = {
+    "Dense": Widening("units", {"kernel": ("in", "out"), "bias": ("out",)}, "out"),
+    **{f"Conv{n}D": Widening("filters", _CONVOLUTION, "out", note="one group") for n in (1, 2, 3)},
+    **{f"Conv{n}DTranspose": Widening("filters", _TRANSPOSED, "out") for n in (1, 2, 3)},
+    **{f"DepthwiseConv{n}D": Widening(None, _DEPTHWISE, "deep") for n in (1, 2)},
+    **{f"SeparableConv{n}D": Widening("filters", _SEPARABLE, "out") for n in (1, 2)},
+    "Embedding": Widening("output_dim", {"embeddings": ("out",)}, "out"),
+    "LSTM": Widening("units", _RECURRENT, "out", gates=4, note="no dropout inside; 0 at 0"),
+    "GRU": Widening("units", _RECURRENT, "out", gates=3, note="no dropout inside; 0 at 0"),
+    "SimpleRNN": Widening("units", _RECURRENT, "out", gates=1, note="no dropout inside; 0 at 0"),
+    "Flatten": Widening(output="flat", note="each position's units"),
+    "Concatenate": Widening(output="join", note="along the last axis"),
     **dict.fromkeys(("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), _MERGES),
     **{f"{kind}Pooling{n}D": _PASSES for kind in ("Max", "Average") for n in (1, 2, 3)},
     **{f"Global{kind}Pooling{n}D": _PASSES for kind in ("Max", "Average") for n in (1, 2)},
@@ -126,9 +126,9 @@ RULES: Mapping[str, Rule] = {
 """Layers between whose widths members may differ."""
 
 
-def rule_of(kind: str) -> Rule | None:
+def rule_of(kind: str) -> Widening | None:
     """The rule of a class of layers, or of a place without a layer; None: neither side may be widened."""
-    return Rule() if kind == "Pass" else RULES.get(kind)
+    return Widening() if kind == "Pass" else RULES.get(kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,7 +275,9 @@ def _taken(values: Arrays, placing: Placing) -> Array:
     return np.ascontiguousarray(array[placing.selection(array.ndim)])
 
 
-def multiplications(name: str, config: Mapping[str, Any], rule: Rule, sizes: tuple[int, int], positions: int) -> float:
+def multiplications(
+    name: str, config: Mapping[str, Any], rule: Widening, sizes: tuple[int, int], positions: int
+) -> float:
     """Multiplications of a layer for one row, in its forward pass.
 
     Args:

@@ -17,26 +17,61 @@ from typing import Any
 import keras
 import numpy as np
 
+from manyfit.training.keras_internals.draws import draws_by_default
 from manyfit.training.population.arrays import values_of, variables_of
 from manyfit.training.population.embeddings import (
     Axis,
     Embedding,
     Placing,
-    Rule,
+    Widening,
     order_of_slots,
     rule_of,
     slots_of,
 )
-from manyfit.training.population.outlines import (
-    ABSENT,
-    Node,
-    Outline,
-    Reading,
-    Run,
-    named,
-)
+from manyfit.training.population.outlines import ABSENT, Outline, Run, joined
+from manyfit.training.population.places import Node, Reading, Unsuited, named
+from manyfit.training.population.structure_key import structure_key
 from manyfit.training.population.twin_layers import LINEAR, Chosen, Gate, WideDropout, keeps_zero
 from manyfit.training.seeding import seeded
+
+__all__ = ["Outline", "Twin", "joined", "outline_of"]
+
+_NOT_EXACT = ("Adafactor", "Muon", "LossScaleOptimizer")
+
+
+def outline_of(model: keras.Model) -> Outline | None:
+    """What a model is but for what can be data; None for one that no twin can serve.
+
+    By configuration alone: a model of the user's own classes, or whose configuration does not say everything, has none.
+
+    Args:
+        model: built and compiled.
+    """
+    if structure_key(model) is None or not draws_by_default():
+        return None
+    compiled = model.get_compile_config()
+    optimizer = optimizer_text(compiled.pop("optimizer"))
+    if optimizer is None:
+        return None
+    try:
+        reading = Reading(model)
+    except Unsuited:
+        return None
+    return Outline(reading.runs, json.dumps(reading.outputs), json.dumps(compiled, sort_keys=True), (optimizer,))
+
+
+def optimizer_text(written: Mapping[str, Any]) -> str | None:
+    """An optimizer without its name and learning rate; None for one that does not leave a weight of 0 at 0.
+
+    Args:
+        written: as Keras serialises it.
+    """
+    if written["class_name"] in _NOT_EXACT:
+        return None
+    config = {key: value for key, value in written["config"].items() if key != "name"}
+    if isinstance(config["learning_rate"], float):
+        config["learning_rate"] = "state"
+    return json.dumps([written["class_name"], config], sort_keys=True)
 
 
 class Found:
@@ -56,7 +91,7 @@ class Found:
         self.placings[id(narrow)] = Placing(self._numbers[id(wide)][1], tuple(axes))
 
     def place_all(
-        self, narrow: keras.layers.Layer, wide: keras.layers.Layer, rule: Rule, axes: Mapping[str, Axis]
+        self, narrow: keras.layers.Layer, wide: keras.layers.Layer, rule: Widening, axes: Mapping[str, Axis]
     ) -> None:
         """The variables of a layer lie in those of another one of its class."""
         for one, other in zip(narrow.variables, wide.variables, strict=True):
@@ -76,7 +111,7 @@ class Found:
         self.values[self._numbers[id(wide)][1]] = np.asarray(value)
 
 
-_OF_UNITS = Rule(weights=dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), ("out",)))
+_OF_UNITS = Widening(weights=dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), ("out",)))
 
 
 class TwinPlace:
@@ -101,7 +136,7 @@ class TwinPlace:
         tensor = inputs[0] if inputs else None
         if kind != "Pass":
             config = {**config, "name": keeps or name}
-            if run.is_wide and (width := (rule_of(kind) or Rule()).width):
+            if run.is_wide and (width := (rule_of(kind) or Widening()).width):
                 config[width] = place.width
             self.main = restored(kind, config)
             tensor = self.main.output if not inputs else self.main(inputs if len(inputs) > 1 else inputs[0])
@@ -122,7 +157,7 @@ class TwinPlace:
                 tensor = layer(tensor)
         self.output = self._gated("place", tensor, inputs[0]) if number >= run.least else tensor
 
-    def embed(self, node: Node | None, rule: Rule | None, read: Sequence[Axis], found: Found) -> Axis:
+    def embed(self, node: Node | None, rule: Widening | None, read: Sequence[Axis], found: Found) -> Axis:
         """Says where one model's own layers of this place lie in here, and what is its own.
 
         Args:
@@ -138,7 +173,7 @@ class TwinPlace:
             found.own(self.gates["place"].open, np.bool_(node is not None))
         if node is None:
             return read[0]
-        weights = rule or Rule()
+        weights = rule or Widening()
         axis_in = Axis.joined(read) if weights.output == "join" or not read else read[0]
         out = self._axis(node, rule, axis_in)
         if self.main is not None and node.layer is not None:
@@ -159,7 +194,7 @@ class TwinPlace:
             self._embed_dropout(text, node if node.texts.get("dropout") == text else None, out, found)
         return out
 
-    def _axis(self, node: Node, rule: Rule | None, read: Axis) -> Axis:
+    def _axis(self, node: Node, rule: Widening | None, read: Axis) -> Axis:
         if rule is None or rule.output == "out" or not node.inputs:
             return Axis.leading(node.place().width, self._place.width)
         if rule.output == "flat":
