@@ -36,6 +36,7 @@ from manyfit.training.population.families import Family, ProgramCosts, WideProgr
 from manyfit.training.population.member import STORED_BY, Member, ProgramSeat, Structure, View, Views
 from manyfit.training.population.outlines import Outline
 from manyfit.training.population.passes import RowsPass
+from manyfit.training.population.probe import recalled_verdict
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.structure_key import KnownStructure, KnownStructures, structure_key
 from manyfit.training.population.trace import CannotTrace, Trace, check_model, complete, is_complete, trace
@@ -150,7 +151,7 @@ class Admission:
         Args:
             least: only where so many of one family wait.
         """
-        for family in [family for family, members in self._undecided.items() if len(members) >= least]:
+        for family in [family for family, members in self._undecided.items() if family.is_ready(members, least)]:
             expects_more = self.supply.remaining is None or self.supply.remaining > 0
             for share in family.shares(self._undecided.pop(family), self.costs, expects_more=expects_more):
                 program = share.program
@@ -398,8 +399,8 @@ class Admission:
 
     def _family_of(self, member: Member) -> Family:
         """The structures that a member may share a program with."""
-        kind = outline_of_member(member).kind
-        return self._learned.families.setdefault(f"{kind} {member.view.sizes}", Family(kind, member.view))
+        name = f"{member.structure.family} {member.view.sizes}"
+        return self._learned.families.setdefault(name, Family(member.view))
 
     def _seat(self, member: Member, program: WideProgram | None) -> None:
         """Lets a member wait for a slot of a wide program, or of the program of its own structure."""
@@ -429,8 +430,8 @@ class Admission:
             program = WideProgram(
                 twin, found, view, together=self.supply.independent, test_passes=self._learned.test_passes
             )
-            if not family.is_trusted():
-                program.doubt(self._trace(narrowest), program.seat_of(narrowest), narrowest.state, verdict=family.hear)
+            if not recalled_verdict(program.kind):
+                program.doubt(self._trace(narrowest), program.seat_of(narrowest), narrowest.state)
         # Whatever it was, it is no member's: each has a program of its own, as if there were no wide ones.
         except Exception as error:
             self._refuse_padding(family, f"a wide program could not be made ({cause_of(error).words})")

@@ -32,15 +32,17 @@ from manyfit.training.population.layout import Layout
 from manyfit.training.population.member import Member, ProgramSeat, View
 from manyfit.training.population.outlines import Outline, joined
 from manyfit.training.population.passes import RowsPass
-from manyfit.training.population.probe import find_padding_mismatch, recalled_verdict, remember_verdict
+from manyfit.training.population.probe import find_padding_mismatch, remember_verdict
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.trace import Trace
 from manyfit.training.population.twins import Twin
 from manyfit.training.program_report import ProgramRecord
 
 WIDENS = True
+ENOUGH_TO_TELL = 2
+"""Members of a program by which one can tell what its members differ in."""
 _COMPILE_SECONDS = 2.0
-_SECONDS_PER_FLOP = 1 / 20e9
+_SECONDS_PER_FLOP = 1 / 10e9  # of one multiplication, and the addition of its result
 _STEP_SECONDS = 2e-4
 _ROOM = 0.25  # of a compilation: what padding may cost for members that are still to come
 _MULTIPLES = (128, 64, 32)  # of widths, for those; 16 is what a vector unit takes anyway
@@ -53,7 +55,7 @@ def cover(
     epochs: Sequence[int],
     *,
     seconds: Callable[[Width], float],
-    join: Callable[[Width, Width], Width],
+    join: Callable[[Width, Width], Width | None],
     compile_seconds: float,
 ) -> list[tuple[tuple[int, ...], Width]]:
     """Programs that train members of several widths the soonest, compilation included: a greedy cover.
@@ -65,7 +67,7 @@ def cover(
         widths: one per structure.
         epochs: that the members of each have left.
         seconds: of one member's epoch in a program so wide.
-        join: the least width that covers two.
+        join: the least width that covers two; None where no program can.
         compile_seconds: of a program.
 
     Returns:
@@ -86,8 +88,11 @@ def cover(
 
     def saving(one: int, other: int) -> float:
         (_, width, number), (_, other_width, other_number) = groups[one], groups[other]
-        together = seconds(join(width, other_width))
-        padding = number * (together - seconds(width)) + other_number * (together - seconds(other_width))
+        both = join(width, other_width)
+        if both is None:
+            return 0.0
+        padding = (number + other_number) * seconds(both)
+        padding -= number * seconds(width) + other_number * seconds(other_width)
         return compile_seconds - padding
 
     savings = {(one, other): saving(one, other) for other in range(len(groups)) for one in range(other)}
@@ -97,7 +102,9 @@ def cover(
         if most <= 0:
             break
         (places, width, number), (other_places, other_width, other_number) = groups[one], groups[other]
-        groups.append((tuple(sorted((*places, *other_places))), join(width, other_width), number + other_number))
+        both = join(width, other_width)
+        assert both is not None  # it saves something
+        groups.append((tuple(sorted((*places, *other_places))), both, number + other_number))
         alive -= {one, other}
         savings = {pair: saved for pair, saved in savings.items() if not {one, other} & set(pair)}
         new = len(groups) - 1
@@ -112,11 +119,11 @@ class ProgramCosts:
 
     Attributes:
         compile_seconds: of a program, its steps traced and compiled.
-        seconds_per_flop: of training.
+        seconds_per_flop: of a multiplication, and of adding what comes of it.
 
-    Example: an epoch of 1,000 rows in 10 steps, at 20 GFLOP/s and .2 ms a step.
+    Example: an epoch of 1,000 rows in 10 steps, at ten billion of them a second and .2 ms a step.
 
-    >>> round(ProgramCosts().epoch(flops=2e6, rows=1000, steps=10), 3)
+    >>> round(ProgramCosts().epoch(flops=1e6, rows=1000, steps=10), 3)
     0.102
     """
 
@@ -168,7 +175,7 @@ class WideProgram(SharedProgram):
         self.twin, self.trace = twin, found
         self.structures: set[str] = set()  # of the members that it has taken
         self._flops = [0.0, 0.0]  # that members needed, and that were computed
-        self._doubt: tuple[Trace, ProgramSeat, State, Callable[[str | None], None]] | None = None
+        self._doubt: tuple[Trace, ProgramSeat, State] | None = None
         self._checking = threading.Lock()
 
     @property
@@ -176,22 +183,26 @@ class WideProgram(SharedProgram):
         """How wide it is."""
         return self.twin.outline
 
+    @property
+    def kind(self) -> str:
+        """Of what it covers: what padding is exact for, or is not."""
+        return " ".join(kind_of(self.outline))
+
     def seat_of(self, member: Member) -> ProgramSeat:
         """A seat for a member that this program covers."""
         self.structures.add(member.structure.identity)
         return ProgramSeat(self, self.trace, self.twin.model, self.twin.embedding(member.model))
 
-    def doubt(self, narrow: Trace, seat: ProgramSeat, state: State, *, verdict: Callable[[str | None], None]) -> None:
+    def doubt(self, narrow: Trace, seat: ProgramSeat, state: State) -> None:
         """Has this program compared with a member's own steps before it is trusted.
 
         Args:
             narrow: the member's own trace.
             seat: the member's seat here.
             state: of the member.
-            verdict: hears where they differ, or None.
         """
         # A copy: callbacks may predict with the model, and Keras donates the arrays that it predicts with.
-        self._doubt = narrow, seat, copied(state), verdict
+        self._doubt = narrow, seat, copied(state)
 
     def probe(self, layout: Layout, *, wait: bool = True) -> None:
         """See `SharedProgram`; here one step in the wide program is compared with the member's own."""
@@ -200,14 +211,15 @@ class WideProgram(SharedProgram):
         try:
             if self._doubt is None:
                 return
-            narrow, seat, state, verdict = self._doubt
+            narrow, seat, state = self._doubt
             assert seat.embedding is not None  # our bug: it is a seat of this program
             batch = self.data.training.some_batch()
             found = find_padding_mismatch(narrow, self.trace, state, seat.embedding, batch)
-            if found is not None:
+            if found is None:
+                remember_verdict(self.kind)
+            else:
                 self.mismatch = f"a step of program {self.key}, which is wider, is not that of the model: {found}"
             self._doubt = None
-            verdict(found)
         finally:
             self._checking.release()
 
@@ -242,10 +254,12 @@ class Share:
 
 
 class Family:
-    """Structures that one wide program may serve, on rows alike: the programs that there are, and who gets into which.
+    """Structures alike, on rows alike: the programs that there are, and who gets into which.
+
+    They are of one kind, or of several that differ in numbers which no wide program has as state, such as a label
+    smoothing. Then members of one structure may share a program of their own, in which such numbers are lifted.
 
     Args:
-        kind: of their outlines.
         view: rows like theirs.
 
     Attributes:
@@ -254,23 +268,23 @@ class Family:
         refused: why none may be wide; None: they may.
     """
 
-    def __init__(self, kind: str, view: View) -> None:
-        self._kind, self._view = kind, view
+    def __init__(self, view: View) -> None:
+        self._view = view
         self.wide: list[WideProgram] = []
         self.own: dict[str, tuple[SharedProgram, Outline]] = {}
         self.refused: str | None = None
-        self._widest: Outline | None = None  # covers all that came so far
-        self._seen: set[str] = set()  # identities of those
+        self._seen: dict[tuple[str, ...], dict[str, Outline]] = {}  # by kind and identity: all that came so far
         self._padded_seconds: dict[str, float] = {}  # by identity: what was agreed to so far
 
-    def is_trusted(self) -> bool:
-        """Whether padding was compared with members' own steps before, in this process or an earlier one."""
-        return recalled_verdict(self._kind)
+    def is_ready(self, members: Sequence[Member], least: int) -> bool:
+        """Whether members that wait are enough to decide on their program.
 
-    def hear(self, found: str | None) -> None:
-        """Takes the verdict of a comparison; for later processes, too, where it is good."""
-        if found is None:
-            remember_verdict(self._kind)
+        Args:
+            members: of this family.
+            least: so many are. Fewer are where they are of one structure, as far as one can tell by two.
+        """
+        alike = len({member.structure.identity for member in members}) == 1
+        return len(members) >= (min(least, ENOUGH_TO_TELL) if alike else least)
 
     def refuse(self, reason: str) -> None:
         """Lets no member train in a wide program from now on."""
@@ -296,15 +310,15 @@ class Family:
             costs: of compiling and training.
             expects_more: whether others may come, for whom a new program may be a little wider.
         """
-        structures: dict[str, list[Member]] = {}
+        structures: dict[tuple[str, ...], list[Member]] = {}
         for member in members:
-            structures.setdefault(member.structure.identity, []).append(member)
+            key = member.structure.identity, *kind_of(outline_of_member(member))
+            structures.setdefault(key, []).append(member)
         shares: list[Share] = []
         rest: list[list[Member]] = []
-        for identity, alike in structures.items():
+        for (identity, *_), alike in structures.items():
             outline = outline_of_member(alike[0])
-            self._seen.add(identity)
-            self._widest = outline if self._widest is None else joined([self._widest, outline])
+            self._seen.setdefault(kind_of(outline), {})[identity] = outline
             if self.refused is not None or identity in self.own:
                 shares.append(Share(tuple(alike)))
                 continue
@@ -354,27 +368,33 @@ class Family:
             [outline_of_member(alike[0]) for alike in structures],
             epochs,
             seconds=lambda outline: epoch_seconds(outline, view, costs),
-            join=lambda one, other: joined([one, other]),
+            join=lambda one, other: joined([one, other]) if kind_of(one) == kind_of(other) else None,
             compile_seconds=costs.compile_seconds,
         )
         shares = []
         for places, outline in groups:
             members = tuple(member for place in places for member in structures[place])
             some = sum(epochs[place] for place in places)
-            # Where nothing else was seen, nothing else is expected.
-            wide = self._with_room(outline, some, view, costs) if expects_more and len(self._seen) > 1 else None
+            wide = self._with_room(outline, some, view, costs) if expects_more else None
             shares.append(Share(members, outline=wide or (None if len(places) == 1 else outline)))
         return shares
 
     def _with_room(self, outline: Outline, epochs: int, view: View, costs: ProgramCosts) -> Outline | None:
         """A wider outline, for the like of what came before, where that costs its first members little."""
-        assert self._widest is not None  # our bug: it has members
+        seen = self._seen[kind_of(outline)].values()
+        if len(seen) == 1:
+            return None  # where nothing else was seen, nothing else is expected
         seconds = epoch_seconds(outline, view, costs)
         for multiple in _MULTIPLES:
-            wider = joined([outline, self._widest], multiple=multiple)
+            wider = joined([outline, *seen], multiple=multiple)
             if epochs * (epoch_seconds(wider, view, costs) - seconds) < _ROOM * costs.compile_seconds:
                 return wider
         return None
+
+
+def kind_of(outline: Outline) -> tuple[str, ...]:
+    """Equal for outlines that one wide program may cover."""
+    return outline.kind, *outline.optimizers
 
 
 def widths_of(outline: Outline) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,11 +32,12 @@ from manyfit.training.population.arrays import State, copied, in_order_of_weight
 from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.data import FitArguments, ResidentRows, Shapes, Sources, Stream, why_not_read
 from manyfit.training.population.embeddings import Embedding
-from manyfit.training.population.outlines import Outline, outline_of
+from manyfit.training.population.outlines import Outline
 from manyfit.training.population.probe import stray
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.structure_key import without_numbers
 from manyfit.training.population.trace import CannotTrace, Trace, complete
+from manyfit.training.population.twins import outline_of
 from manyfit.training.precision import LossScaleWatch
 from manyfit.training.stored_state import StoredState, arrays_of, restore, states_of, write_state
 from manyfit.training.weights import write_weights
@@ -147,11 +149,13 @@ class Structure:
         key: equal for models of the same traced steps; None: not told (`structure_key`).
         identity: equal for models that are likely one program, up to numbers.
         outline: how wide it is, if it may train in a wider program; else None.
+        family: equal for those of outlines alike, up to numbers.
     """
 
     key: str | None
     identity: str
     outline: Outline | None = None
+    family: str = ""
 
     @classmethod
     def of(cls, model: keras.Model, key: str | None) -> Structure:
@@ -162,7 +166,12 @@ class Structure:
             key: `structure_key` of it.
         """
         outline = None if key is None else outline_of(model)
-        return cls(key, "" if key is None else without_numbers(key), outline)
+        if key is None or outline is None:
+            return cls(key, "")
+        parts = [[run.text, run.inputs, run.tie, run.positions] for run in outline.runs]
+        family = json.dumps([parts, outline.outputs, outline.compiled, outline.optimizers])
+        # What is written in a configuration stands in texts within the text.
+        return cls(key, without_numbers(key), outline, without_numbers(family))
 
 
 @dataclasses.dataclass(eq=False)

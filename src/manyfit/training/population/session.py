@@ -16,15 +16,13 @@ from manyfit.training.base import Supply, Task
 from manyfit.training.models import take_measures
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices
-from manyfit.training.population.families import WideProgram
+from manyfit.training.population.families import ENOUGH_TO_TELL, WideProgram
 from manyfit.training.population.grouping import Batch, Outcome, Rules, form_batches
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.member import Member
 from manyfit.training.population.rounds import Rounds
 from manyfit.training.population.sizing import Sizing
 from manyfit.training.population.trace import CannotTrace
-
-_ENOUGH_TO_TELL = 2  # members of a program
 
 
 class Session:
@@ -162,11 +160,11 @@ class Session:
         thrown away with the second member; later, the worker would have waited.
         """
         group = self.sizing.group
-        if not self.independent or group < _ENOUGH_TO_TELL:
+        if not self.independent or group < ENOUGH_TO_TELL:
             return
         for program in self.admission.programs.values():
             waiting = self.admission.waiting_for(program)
-            if len(waiting) >= _ENOUGH_TO_TELL and not program.is_compiled and self.rounds.is_idle:
+            if len(waiting) >= ENOUGH_TO_TELL and not program.is_compiled and self.rounds.is_idle:
                 layout = program.choice.best
                 count = 1 if layout.members == "sequential" else group
                 self.rounds.compile_ahead(Batch(program, tuple(waiting)[:count], layout, count))
