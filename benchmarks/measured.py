@@ -56,7 +56,7 @@ def arguments(space: Space, split: Split, epochs: int | None, callbacks: Sequenc
     """What both libraries pass to `search`."""
     return {
         "x": split.x, "y": split.y, "validation_data": (split.x_held_out, split.y_held_out), "verbose": 0,
-        "batch_size": space.batch_size, "epochs": epochs or space.epochs, "callbacks": list(callbacks),
+        "batch_size": space.batch_size, "epochs": epochs or space.length, "callbacks": list(callbacks),
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from keras import layers
 
 DATA = Path(os.environ.get("MANYFIT_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
 SHARED = "MANYFIT_BENCH_FOLDER"  # where children of one benchmark find the weights of the frozen backbone
+SHARE = float(os.environ.get("MANYFIT_BENCH_SHARE", "1"))  # of the rows and epochs, for a quick look
 ACTIVATIONS = ["relu", "tanh"]
 
 
@@ -34,7 +35,8 @@ class Split:
     @classmethod
     def of(cls, x: np.ndarray, y: np.ndarray, training: int) -> Split:
         """The first rows train, the others are held out."""
-        return cls(x[:training], y[:training], x[training:], y[training:])
+        first, last = max(64, round(training * SHARE)), training + max(64, round((len(x) - training) * SHARE))
+        return cls(x[:first], y[:first], x[training:last], y[training:last])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Space:
     Attributes:
         build: makes a model, as both libraries want it.
         data: makes the rows, the same ones in each process.
-        epochs: of a trial.
+        epochs: of a trial; `length` is what a quick look leaves of them.
         trials: of Manyfit's search.
         of_rival: trials of the rival's search, whose seconds are scaled.
         batch_size: of a step.
@@ -56,6 +58,11 @@ class Space:
     trials: int = 30
     of_rival: int = 3
     batch_size: int = 64
+
+    @property
+    def length(self) -> int:
+        """Epochs of a trial in this run."""
+        return max(min(2, self.epochs), round(self.epochs * SHARE))
 
 
 def compiled(model: keras.Model, optimizer: Any, loss: str = "sparse_categorical_crossentropy") -> keras.Model:

@@ -51,16 +51,19 @@ class Children:
     Args:
         pythons: backend -> interpreter; the running one for those that are not named.
         patience: most seconds of one process.
+        share: of the rows and epochs of each measurement, for a quick look.
     """
 
-    def __init__(self, pythons: dict[str, str] | None = None, patience: float = 600.0) -> None:
+    def __init__(self, pythons: dict[str, str] | None = None, patience: float = 600.0, share: float = 1.0) -> None:
         self._pythons = dict.fromkeys(BACKENDS, sys.executable) | (pythons or {})
         self._patience = patience
+        self._share = share
         self._folder = tempfile.TemporaryDirectory()
 
     def ask(self, question: str, on: str = "jax", **what: Any) -> dict[str, Any]:
         """The answer of a process; one with an `error` where there was none."""
-        environment = {**os.environ, "KERAS_BACKEND": on, spaces.SHARED: self._folder.name, "TF_CPP_MIN_LOG_LEVEL": "2"}
+        environment = {**os.environ, "KERAS_BACKEND": on, "TF_CPP_MIN_LOG_LEVEL": "2"}
+        environment |= {spaces.SHARED: self._folder.name, "MANYFIT_BENCH_SHARE": str(self._share)}
         command = [self._pythons[on], str(MEASURED), json.dumps([question, what])]
         with tempfile.TemporaryDirectory(prefix="manyfit-programs-") as cache:
             environment["MANYFIT_CACHE_DIR"] = cache
@@ -145,7 +148,7 @@ class Bench:
         on, pace = _fastest(paces, lambda answer: answer["seconds"])
         if "error" in pace:
             return [row, pace["error"]]
-        epochs = min(SPACES[row].epochs, max(1, round(self.limit * 2 / trials / pace["seconds"])))
+        epochs = min(SPACES[row].length, max(1, round(self.limit * 2 / trials / pace["seconds"])))
         mine = self.children.ask("search", name=row, trials=trials, epochs=epochs, watch=True)
         if "error" in mine:
             return [row, mine["error"]]
@@ -274,7 +277,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def children(options: argparse.Namespace) -> Children:
     """Who measures."""
-    return Children(interpreters(options.python), options.patience)
+    return Children(interpreters(options.python), options.patience, options.share)
 
 
 def bench(options: argparse.Namespace) -> Bench:
@@ -286,6 +289,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="*", default=list(ROWS), help=f"of {', '.join(ROWS)} (all of them), or programs")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the rows and epochs, for a quick look")
     add_options(parser)
     options = parser.parse_args()
     if options.rows == ["programs"]:

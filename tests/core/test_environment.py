@@ -1,11 +1,20 @@
-"""The choice of Keras's backend, asked of fresh interpreters without Keras."""
+"""The choice of Keras's backend, asked of fresh interpreters without Keras; threads of BLAS."""
 
 import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
+import scipy.linalg
+import threadpoolctl
+
+import manyfit as kt
+from manyfit.core.environment import one_thread
+from manyfit.samplers.non_adaptive import RandomSampler
+
+assert scipy.linalg  # whose BLAS is not NumPy's
 
 CODE = "import os, manyfit; print(os.environ.get('KERAS_BACKEND'))"
 
@@ -33,3 +42,77 @@ def _chosen(tmp_path, backend=None, config=None):
 )
 def test_jax_unless_the_user_has_chosen(tmp_path, backend, config, chosen):
     assert _chosen(tmp_path, backend, config) == chosen
+
+
+def _threads():
+    """Threads that BLAS uses, for each of its copies (NumPy and SciPy have their own)."""
+    return [each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"]
+
+
+@pytest.fixture
+def two_threads():
+    """BLAS with two threads, whatever this machine and its environment say."""
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        assert _threads() and set(_threads()) == {2}
+        yield
+
+
+@pytest.mark.usefixtures("two_threads")
+class TestOneThread:
+    def test_blas_has_one_thread_inside_and_what_it_had_afterwards(self):
+        with one_thread():
+            assert set(_threads()) == {1}
+        assert set(_threads()) == {2}
+
+    def test_an_error_inside_gives_the_threads_back(self):
+        with pytest.raises(ZeroDivisionError), one_thread():
+            1 / 0
+        assert set(_threads()) == {2}
+
+    def test_a_stay_within_a_stay_changes_nothing(self):
+        with one_thread():
+            with one_thread():
+                assert set(_threads()) == {1}
+            assert set(_threads()) == {1}
+        assert set(_threads()) == {2}
+
+    def test_samplers_propose_and_rank_with_one_thread(self):
+        seen = []
+
+        class Watching(RandomSampler):
+            def propose(self, *args, **kwargs):
+                seen.append(("propose", set(_threads())))
+                return super().propose(*args, **kwargs)
+
+            def rank(self, *args, **kwargs):
+                seen.append(("rank", set(_threads())))
+                return super().rank(*args, **kwargs)
+
+        oracle = kt.Oracle("val_loss", max_trials=3, sampler=Watching(), seed=0)
+        space = kt.HyperParameters()
+        space.Float("rate", 0.0, 1.0)
+        oracle.update_space(space)
+        oracle.create_trial("tuner")
+        oracle.get_recommended_trials()
+        assert seen == [("propose", {1}), ("rank", {1})]
+        assert set(_threads()) == {2}
+
+
+def test_who_comes_second_and_leaves_last_changes_nothing():
+    before = _threads()
+    inside, leave = threading.Event(), threading.Event()
+
+    def stay():
+        with one_thread():
+            inside.set()
+            leave.wait()
+
+    worker = threading.Thread(target=stay)
+    with one_thread():
+        worker.start()
+        inside.wait()
+        assert set(_threads()) == {1}
+    assert _threads() == before
+    leave.set()
+    worker.join()
+    assert _threads() == before

@@ -8,7 +8,7 @@ from typing import Any
 from manyfit.core import history as histories
 from manyfit.core import seeds
 from manyfit.core.clock import Clock
-from manyfit.core.environment import compat_of
+from manyfit.core.environment import compat_of, one_thread
 from manyfit.core.lifecycle import TrialState, TrialStatus
 from manyfit.core.objective import ObjectiveLike, create_objective, measures_among
 from manyfit.core.records import Values
@@ -156,7 +156,8 @@ class Oracle(KerasTunerOracle):
         """
         if self.sampler is None:
             return self.get_best_trials(num_trials)
-        ranked = self.sampler.rank(self.get_space(), self.proposals.history())
+        with one_thread():
+            ranked = self.sampler.rank(self.get_space(), self.proposals.history())
         trials = [self.trials[each.trial_id] for each in ranked]
         return [trial for trial in trials if not self.book.ranking.broken(trial)][:num_trials]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from manyfit.core import seeds
+from manyfit.core.environment import one_thread
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.lifecycle import TrialStatus
 from manyfit.core.records import Observation, Values
@@ -181,7 +182,8 @@ class ProposalQueue:
             raise NotImplementedError(f"{type(oracle).__name__} has no sampler: override populate_space.")
         # By the trial's number and not by a running generator: after a restart the same trial gets the same values.
         rng = seeds.generator(oracle.seed, "sampler", number)
-        return oracle.sampler.propose(oracle.hyperparameters.copy(), self.history(), pending, count, rng)
+        with one_thread():
+            return oracle.sampler.propose(oracle.hyperparameters.copy(), self.history(), pending, count, rng)
 
     def history(self) -> list[Observation]:
         """What the sampler knows: trials of earlier searches where it can use them, then those of this one."""

@@ -1,14 +1,20 @@
 """The choice of a layout: by what was measured, tried where it may pay, remembered for other processes."""
 
 import jax
+import keras
+import numpy as np
 import pytest
-from marks import needs_jax
+from marks import needs_a_cpu, needs_jax
 
+from manyfit.data.call import Call
+from manyfit.training.keras_internals import building
 from manyfit.training.population import compile as compile_module
 from manyfit.training.population.compile import compile_function
+from manyfit.training.population.data import Shapes, read_fit_arguments
 from manyfit.training.population.grouping import slots_on_cores
-from manyfit.training.population.layout import Layout, LayoutChoice, Remembered, recall, remember
+from manyfit.training.population.layout import Layout, LayoutChoice, Remembered, candidates, recall, remember
 from manyfit.training.population.sizing import Sizing
+from manyfit.training.population.trace import trace
 
 pytestmark = needs_jax
 
@@ -22,6 +28,40 @@ def chosen(choice, layout, seconds, *, left=1000):
             break
         choice.record(layout, seconds)
     return choice.choose(left, 1.0)
+
+
+class Own(keras.layers.Layer):
+    """A convolution of a user's own, whose gradient is JAX's."""
+
+    def call(self, x):
+        return jax.lax.conv_general_dilated(
+            x, jax.lax.stop_gradient(jax.numpy.ones((3, 3, 2, 2))), (1, 1), "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+
+
+@needs_a_cpu
+@pytest.mark.parametrize(
+    ("layer", "layouts"),
+    [
+        (lambda: keras.layers.Conv2D(2, 3), [SCAN, HOST]),
+        (lambda: keras.layers.SeparableConv2D(2, 3), [SCAN, HOST]),
+        (Own, [HOST, Layout("chunk", "sequential"), SCAN]),
+        (keras.layers.Flatten, [SCAN, FUSED, Layout("chunk", "sequential"), HOST]),
+    ],
+)
+def test_loops_come_first_where_convolutions_are_quick_in_them(layer, layouts):
+    layers = [
+        keras.layers.Input((6, 6, 1)),
+        keras.layers.Conv2D(2, 3) if layer is Own else keras.layers.Activation("relu"),
+    ]
+    model = keras.Sequential([*layers, layer(), keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    rows = np.zeros((4, 6, 6, 1), "float32"), np.zeros(4, "float32")
+    data = read_fit_arguments(Call(rows, {"batch_size": 4}))
+    shapes = Shapes(data.training, None)
+    building.build_symbolically(model, shapes.first_batch())
+    assert list(candidates(trace(model, shapes))) == layouts
 
 
 def test_every_layout_is_timed_and_the_fastest_stays():

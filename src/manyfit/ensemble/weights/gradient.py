@@ -7,17 +7,9 @@ v (N,) row weights.
   (2) df/dw_i = sum_jc v_j (Q - e)_jc L_ijc
 Weights of the geometric pool need not sum to one: their sum is an inverse temperature, so weights and calibration
 are one convex fit.
-
-L-BFGS factorises matrices of twenty rows; OpenBLAS starts all its threads for each of them, and on a busy machine most
-of the time goes into waiting for them: a fit that takes 1.2 s of processor time with one thread took 8 s with two.
-`one_thread` limits them where `threadpoolctl` is installed, which comes with scikit-learn; elsewhere nothing changes.
 """
 
 from __future__ import annotations
-
-import contextlib
-import functools
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import minimize
@@ -26,9 +18,6 @@ from scipy.special import expit
 from manyfit.ensemble.metrics import Metric
 from manyfit.ensemble.pools import GeometricPool, StackingPool, log_clipped, softmax
 from manyfit.ensemble.problem import EnsembleProblem, two_columns
-
-if TYPE_CHECKING:  # it may not be installed
-    from threadpoolctl import ThreadpoolController
 
 # About the size of a member's weight, so that many rows can still take it to zero.
 _PRIOR_DEVIATION = 0.1  # of the weights of a geometric pool
@@ -163,18 +152,3 @@ def smoothed_weights(problem: EnsembleProblem, metric: Metric, *, iterations: in
     # A softmax never reaches zero; below this a member costs more than it brings.
     weights[weights < 1e-4] = 0.0
     return weights / weights.sum()
-
-
-@functools.cache
-def _controller() -> ThreadpoolController | None:
-    try:
-        from threadpoolctl import ThreadpoolController
-    except ImportError:
-        return None
-    return ThreadpoolController()
-
-
-def one_thread() -> contextlib.AbstractContextManager[object]:
-    """A context in which BLAS uses one thread, where that can be told to it."""
-    controller = _controller()
-    return contextlib.nullcontext() if controller is None else controller.limit(limits=1, user_api="blas")

@@ -19,7 +19,6 @@ import contextlib
 import contextvars
 import functools
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,6 +29,8 @@ from jax._src.core import trace_state_clean
 from jax.extend import random as jax_random
 from keras.src.backend.jax import numpy as keras_numpy
 from keras.src.backend.jax import random as keras_random
+
+from manyfit.training.keras_internals import Swapped
 
 Words = jax.Array | np.ndarray | np.uint32
 """One or many words of type uint32."""
@@ -203,7 +204,7 @@ def _quick_where_asked(key_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return quick_key_of
 
 
-_QUICKER: tuple[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any]]], ...] = (
+_swapped = Swapped(
     (keras_random, "jax_draw_seed", _quick_where_asked),
     (keras_random, "uniform", _cut),
     (keras_random, "normal", _cut),
@@ -211,19 +212,6 @@ _QUICKER: tuple[tuple[Any, str, Callable[[Callable[..., Any]], Callable[..., Any
     (keras_numpy, "zeros", _of_numpy),
     (keras_numpy, "ones", _of_numpy),
 )
-"""Functions of Keras's, and what takes their places."""
-
-
-class _Replaced:
-    """How many threads are inside of `quick_draws`, and Keras's own functions and ours while they are."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.num_inside = 0
-        self.both: list[tuple[Callable[..., Any], Callable[..., Any]]] = []
-
-
-_replaced = _Replaced()
 
 
 @contextlib.contextmanager
@@ -233,21 +221,9 @@ def quick_draws() -> Iterator[None]:
     The functions with which Keras makes a key of a seed and draws weights are others while any thread is inside, and
     Keras's own before and after. Other threads draw as ever meanwhile: the other functions look at who is asking.
     """
-    with _replaced.lock:
-        if _replaced.num_inside == 0:
-            own = [getattr(module, name) for module, name, _ in _QUICKER]
-            _replaced.both = [(each, make(each)) for each, (_, _, make) in zip(own, _QUICKER, strict=True)]
-            for (module, name, _), (_, ours) in zip(_QUICKER, _replaced.both, strict=True):
-                setattr(module, name, ours)
-        _replaced.num_inside += 1
-    token = _draws_quickly.set(True)
-    try:
-        yield
-    finally:
-        _draws_quickly.reset(token)
-        with _replaced.lock:
-            _replaced.num_inside -= 1
-            for (module, name, _), (each, ours) in zip(_QUICKER, _replaced.both, strict=True):
-                # Somebody may have put a function of theirs there meanwhile, which is not ours to take away.
-                if _replaced.num_inside == 0 and getattr(module, name) is ours:
-                    setattr(module, name, each)
+    with _swapped.while_inside():
+        token = _draws_quickly.set(True)
+        try:
+            yield
+        finally:
+            _draws_quickly.reset(token)

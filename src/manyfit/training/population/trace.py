@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import keras
 import numpy as np
+from jax.extend import core as jax_core
 
 from manyfit.core.causes import cause_of
 from manyfit.training.keras_internals import building
+from manyfit.training.keras_internals.convolutions import quick_convolutions
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.population.arrays import ArrayTree, Function, metric_results, shapes_of, values_of, variables_of
 from manyfit.training.population.canonical_jaxpr import (
@@ -178,9 +180,17 @@ def _trace_step(kind: str, step: Function, state: ArrayTree, data: ArrayTree) ->
         logs, new_state = step(tuple(state), data)
         return new_state, dict(logs)
 
-    try:
+    def traced() -> tuple[jax_core.ClosedJaxpr, tuple[ArrayTree, dict[str, jax.Array]]]:
         with quick_draws():
-            closed, (new_state, logs) = jax.make_jaxpr(ordered, return_shape=True)(state, data)
+            return jax.make_jaxpr(ordered, return_shape=True)(state, data)
+
+    try:
+        try:
+            with quick_convolutions():
+                closed, (new_state, logs) = traced()
+        except Exception:
+            # They have gradients of ours, which JAX does not differentiate forward; a user's own step may ask for that.
+            closed, (new_state, logs) = traced()
     except Exception as error:
         raise CannotTrace(f"its {kind} step cannot be traced: {cause_of(error)}") from error
     if closed.effects:
