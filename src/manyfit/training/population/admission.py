@@ -152,8 +152,9 @@ class Admission:
             least: only where so many of one family wait.
         """
         for family in [family for family, members in self._undecided.items() if family.is_ready(members, least)]:
-            expects_more = self.supply.remaining is None or self.supply.remaining > 0
-            for share in family.shares(self._undecided.pop(family), self.costs, expects_more=expects_more):
+            members, remaining = self._undecided.pop(family), self.supply.remaining
+            left = float(len(members) if remaining is None else remaining)  # as many again, where nobody knows
+            for share in family.shares(members, self.costs, remaining=left):
                 program = share.program
                 if share.outline is not None:
                     program = self._open(family, share.outline, share.members)

@@ -18,6 +18,7 @@ at rest has the shapes of its own model, so that is only another program.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -76,7 +77,7 @@ def cover(
     Example: an epoch takes as many seconds as the program is wide. With an epoch left, one program is worth more than
     padding; with ten, only neighbours are put together.
 
-    >>> options = {"seconds": float, "join": max, "compile_seconds": 12}
+    >>> options = {"seconds": float, "join": max, "compile_seconds": 20}
     >>> cover([1, 2, 9], [1, 1, 1], **options)
     [((0, 1, 2), 9)]
     >>> cover([1, 2, 9], [10, 10, 10], **options)
@@ -273,7 +274,9 @@ class Family:
         self.wide: list[WideProgram] = []
         self.own: dict[str, tuple[SharedProgram, Outline]] = {}
         self.refused: str | None = None
-        self._seen: dict[tuple[str, ...], dict[str, Outline]] = {}  # by kind and identity: all that came so far
+        # By kind and identity, all that came so far: outlines, and how many members.
+        self._seen: dict[tuple[str, ...], dict[str, Outline]] = {}
+        self._numbers: dict[tuple[str, ...], collections.Counter[str]] = {}
         self._padded_seconds: dict[str, float] = {}  # by identity: what was agreed to so far
 
     def is_ready(self, members: Sequence[Member], least: int) -> bool:
@@ -302,13 +305,13 @@ class Family:
             if program.choice.seconds
         ]
 
-    def shares(self, members: Sequence[Member], costs: ProgramCosts, *, expects_more: bool) -> list[Share]:
+    def shares(self, members: Sequence[Member], costs: ProgramCosts, *, remaining: float) -> list[Share]:
         """Where members are to train that wait without a program.
 
         Args:
             members: of this family.
             costs: of compiling and training.
-            expects_more: whether others may come, for whom a new program may be a little wider.
+            remaining: that may still come, for whom a new program may be a little wider.
         """
         structures: dict[tuple[str, ...], list[Member]] = {}
         for member in members:
@@ -319,6 +322,7 @@ class Family:
         for (identity, *_), alike in structures.items():
             outline = outline_of_member(alike[0])
             self._seen.setdefault(kind_of(outline), {})[identity] = outline
+            self._numbers.setdefault(kind_of(outline), collections.Counter())[identity] += len(alike)
             if self.refused is not None or identity in self.own:
                 shares.append(Share(tuple(alike)))
                 continue
@@ -327,7 +331,7 @@ class Family:
                 rest.append(alike)
             else:
                 shares.append(Share(tuple(alike), program))
-        return [*shares, *self._new(rest, costs, expects_more=expects_more)]
+        return [*shares, *self._new(rest, costs, remaining)]
 
     def padding(self, member: Member, program: WideProgram, costs: ProgramCosts) -> float:
         """Seconds that the epochs a member has left would waste in a wide program."""
@@ -359,7 +363,7 @@ class Family:
         self._padded_seconds[identity] = before + wasted[best]
         return best
 
-    def _new(self, structures: Sequence[Sequence[Member]], costs: ProgramCosts, *, expects_more: bool) -> list[Share]:
+    def _new(self, structures: Sequence[Sequence[Member]], costs: ProgramCosts, remaining: float) -> list[Share]:
         if not structures:
             return []
         view = structures[0][0].view
@@ -375,15 +379,26 @@ class Family:
         for places, outline in groups:
             members = tuple(member for place in places for member in structures[place])
             some = sum(epochs[place] for place in places)
-            wide = self._with_room(outline, some, view, costs) if expects_more else None
+            wide = None
+            if self._expected(outline, remaining) >= 1:
+                wide = self._with_room(outline, some, view, costs)
             shares.append(Share(members, outline=wide or (None if len(places) == 1 else outline)))
         return shares
+
+    def _expected(self, outline: Outline, remaining: float) -> float:
+        """Structures of an outline's kind that are still to come, and have not been seen.
+
+        The next one is new about as often as those were that were seen once (Good 1953, "The population frequencies of
+        species and the estimation of population parameters"). Where nothing else was seen, nothing else is expected.
+        """
+        numbers = self._numbers[kind_of(outline)]
+        if len(numbers) == 1:
+            return 0.0
+        return remaining * sum(number == 1 for number in numbers.values()) / numbers.total()
 
     def _with_room(self, outline: Outline, epochs: int, view: View, costs: ProgramCosts) -> Outline | None:
         """A wider outline, for the like of what came before, where that costs its first members little."""
         seen = self._seen[kind_of(outline)].values()
-        if len(seen) == 1:
-            return None  # where nothing else was seen, nothing else is expected
         seconds = epoch_seconds(outline, view, costs)
         for multiple in _MULTIPLES:
             wider = joined([outline, *seen], multiple=multiple)
