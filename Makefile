@@ -16,7 +16,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray environments check format bench-speed bench-structures bench-search bench-hyperband bench-confirm bench-ensemble bench-estimators bench-scale clean
+.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray environments check format bench-speed bench-structures bench-gpu bench-search bench-hyperband bench-confirm bench-ensemble bench-estimators bench-scale clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -123,6 +123,8 @@ bench-speed: $(BENCH)/.installed ## search speed against KerasTuner
 bench-structures: $(BENCH)/.installed ## spaces in which every trial has another structure, and how many programs they need
 	$(BENCH)/bin/python benchmarks/structures.py
 	$(BENCH)/bin/python benchmarks/structures.py programs
+bench-gpu: $(BENCH)/.installed ## a table in six minutes, where there is a GPU and JAX for it
+	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/gpu.py
 bench-search: $(BENCH)/.installed ## quality of proposals against Optuna, SMAC and KerasTuner
 	$(BENCH)/bin/python benchmarks/search_quality.py
 bench-hyperband: $(BENCH)/.installed ## schedulers at equal epochs

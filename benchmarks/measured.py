@@ -19,9 +19,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-import spaces
+import typical_spaces as spaces
 from keras import layers
-from spaces import SPACES, Space, Split
+from typical_spaces import SPACES, Space, Split
 
 
 @dataclasses.dataclass
@@ -84,6 +84,7 @@ def search(name: str, trials: int, epochs: int | None = None, warm: bool = False
     """Manyfit's search through one of the spaces, and, warm, the same search once more."""
     space = SPACES[name]
     options = arguments(space, space.data(), epochs, [Epochs()] if watch else [])
+    Epochs.notes.clear()
     started = time.perf_counter()
     cost, tuner = of_manyfit(space, trials, options)
     found = {**dataclasses.asdict(cost), "memory": memory(), "programs": len(tuner.programs().records)}
@@ -106,6 +107,7 @@ def search_keras_tuner(
 
     space = SPACES[name]
     options = arguments(space, space.data(), epochs, [Epochs()] if watch else [])
+    Epochs.notes.clear()
     waiting, started = list(values), time.perf_counter()
 
     class Given(keras_tuner.oracles.RandomSearchOracle):
@@ -214,8 +216,13 @@ QUESTIONS = {
 }  # fmt: skip
 
 
-if __name__ == "__main__":
+def answer(questions: dict[str, Any]) -> None:
+    """Answers the question of the command line."""
     question, what = json.loads(sys.argv[1])
     with contextlib.redirect_stdout(sys.stderr):
-        answer = QUESTIONS[question](**what)
-    print(json.dumps(answer))
+        found = questions[question](**what)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    answer(QUESTIONS)

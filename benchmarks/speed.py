@@ -32,7 +32,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -41,12 +40,11 @@ import keras
 import numpy as np
 import structures
 from jax.experimental.compilation_cache import compilation_cache
+from typical_spaces import DATA, build_a, mlp
 
 import manyfit as kt
 from manyfit.core.records import Ending, Result
 from manyfit.training.base import Trainer
-
-DATA = Path(os.environ.get("MANYFIT_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
 
 
 def mnist() -> tuple[np.ndarray, np.ndarray]:
@@ -54,29 +52,6 @@ def mnist() -> tuple[np.ndarray, np.ndarray]:
     with np.load(DATA / "mnist.npz") as archive:
         images = (archive["x_train"] / 255).astype("float32").reshape(-1, 784)
         return images, archive["y_train"].astype("int32")
-
-
-def mlp(units: int, optimizer: str, learning_rate: float) -> keras.Model:
-    """The demo's two-layer MLP."""
-    model = keras.Sequential(
-        [
-            keras.layers.Input((784,)),
-            keras.layers.Dense(units, activation="relu"),
-            keras.layers.Dense(10, activation="softmax"),
-        ]
-    )
-    chosen = {"rmsprop": keras.optimizers.RMSprop, "adam": keras.optimizers.Adam}[optimizer]
-    model.compile(optimizer=chosen(learning_rate), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-    return model
-
-
-def build_a(hp: Any) -> keras.Model:
-    """The demo's search space, with a learning rate."""
-    return mlp(
-        hp.Int("units", 16, 64, step=16),
-        hp.Choice("optimizer", ["rmsprop", "adam"]),
-        hp.Float("learning_rate", 1e-4, 1e-2, sampling="log"),
-    )
 
 
 def build_b(hp: Any) -> keras.Model:

@@ -16,7 +16,7 @@ for how many epochs both train, 30 at most; what counts is when Manyfit has reac
 `unseen` is CPU time until the first epoch of a structure is done, less that of a later epoch, in a process that has
 searched already. `epoch` is the fastest epoch of one CNN (16, 32 and 64 filters, 3,000 rows).
 
-Data: `mnist.npz` in the folder named by MANYFIT_DATA (default `../shared/data`); the rest is drawn (`spaces.py`).
+Data: `mnist.npz` in the folder named by MANYFIT_DATA (default `../shared/data`); `typical_spaces.py` draws the rest.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,12 +37,12 @@ from typing import Any
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
-import spaces
-from spaces import SPACES
+import typical_spaces as spaces
+from typical_spaces import SPACES
 
 MEASURED = Path(__file__).resolve().parent / "measured.py"
 BACKENDS = ("jax", "torch", "tensorflow")
-GOALS = {"G1": 4, "G1-60": 6, "G2": 3, "G2b": 2, "G3": 10, "G4": 4, "G5": 10, "epoch": 1.5}
+GOALS = {"A": 27.9, "G1": 4, "G1-60": 6, "G2": 3, "G2b": 2, "G3": 10, "G4": 4, "G5": 10, "epoch": 1.5}
 MOST = {"total": 1.6, "folds": 4, "MLP": 2.2, "LSTM": 2.2, "CNN": 3.0, "one that joins": 0.3}
 TOLERANCE = 1.02  # of the rival's loss: of the same configurations, but with other seeds
 
@@ -52,30 +54,46 @@ class Children:
         pythons: backend -> interpreter; the running one for those that are not named.
         patience: most seconds of one process.
         share: of the rows and epochs of each measurement, for a quick look.
+        script: what the processes run.
+        environment: of the processes, besides this one's.
     """
 
-    def __init__(self, pythons: dict[str, str] | None = None, patience: float = 600.0, share: float = 1.0) -> None:
+    def __init__(
+        self,
+        pythons: dict[str, str] | None = None,
+        patience: float = 600.0,
+        share: float = 1.0,
+        script: Path = MEASURED,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self._pythons = dict.fromkeys(BACKENDS, sys.executable) | (pythons or {})
         self._patience = patience
-        self._share = share
+        self.share = share
+        self._script = script
+        self._environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **(environment or {})}
+        self.until = math.inf  # the clock's, by `time.monotonic`: what is asked later is answered with an error
         self._folder = tempfile.TemporaryDirectory()
 
     def ask(self, question: str, on: str = "jax", **what: Any) -> dict[str, Any]:
         """The answer of a process; one with an `error` where there was none."""
-        environment = {**os.environ, "KERAS_BACKEND": on, "TF_CPP_MIN_LOG_LEVEL": "2"}
-        environment |= {spaces.SHARED: self._folder.name, "MANYFIT_BENCH_SHARE": str(self._share)}
-        command = [self._pythons[on], str(MEASURED), json.dumps([question, what])]
+        patience = min(self._patience, self.until - time.monotonic())
+        if patience <= 0:
+            return {"error": "no time left"}
+        environment = {**self._environment, "KERAS_BACKEND": on}
+        environment |= {spaces.SHARED: self._folder.name, "MANYFIT_BENCH_SHARE": str(self.share)}
+        command = [self._pythons[on], str(self._script), json.dumps([question, what])]
         with tempfile.TemporaryDirectory(prefix="manyfit-programs-") as cache:
             environment["MANYFIT_CACHE_DIR"] = cache
             try:
                 done = subprocess.run(
-                    command, env=environment, capture_output=True, text=True, timeout=self._patience, check=False
+                    command, env=environment, capture_output=True, text=True, timeout=patience, check=False
                 )
             except subprocess.TimeoutExpired:
-                return {"error": f"not done after {self._patience:g} s"}
+                return {"error": f"not done after {patience:.0f} s"}
         if done.returncode:
             return {"error": (done.stderr.strip().splitlines() or ["no word"])[-1]}
-        return json.loads(done.stdout.splitlines()[-1])
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
 
     def rivals(self) -> list[str]:
         """The backends that KerasTuner runs on here."""
@@ -90,15 +108,18 @@ class Bench:
         children: who measures.
         limit: seconds after which a rival begins no further trial, on each backend.
         trials: of Manyfit's searches, in place of the spaces' own.
+        warm: whether Manyfit searches twice.
+        backends: of the rival; None: those that are found.
     """
 
     children: Children
     limit: float = 25.0
     trials: int | None = None
     warm: bool = False
+    backends: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        self.backends = self.children.rivals()
+        self.backends = self.children.rivals() if self.backends is None else self.backends
         self.mine: dict[str, dict[str, Any]] = {}
         self.theirs: dict[str, tuple[str, dict[str, Any]]] = {}
 
@@ -148,7 +169,8 @@ class Bench:
         on, pace = _fastest(paces, lambda answer: answer["seconds"])
         if "error" in pace:
             return [row, pace["error"]]
-        epochs = min(SPACES[row].length, max(1, round(self.limit * 2 / trials / pace["seconds"])))
+        most = max(1, round(SPACES[row].epochs * self.children.share))
+        epochs = min(most, max(1, round(self.limit * 2 / trials / pace["seconds"])))
         mine = self.children.ask("search", name=row, trials=trials, epochs=epochs, watch=True)
         if "error" in mine:
             return [row, mine["error"]]
@@ -245,12 +267,22 @@ HEADER = ("row", "Manyfit s", "CPU s", "MiB", "programs", "rival", "s", "CPU s",
 def print_rows(rows: Sequence[str], bench: Bench) -> None:
     """The table, a line as soon as it is known."""
     print(f"{os.cpu_count()} cores, keras {keras.__version__}; KerasTuner on {', '.join(bench.backends) or 'nothing'}")
-    print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
+    print_header()
     for row in rows:
         load = os.getloadavg()[0]
         for line in bench.lines(row):
-            cells = [*line, *[""] * (len(HEADER) - 1 - len(line)), f"{load:.1f}"]
-            print(f"| {' | '.join(cells)} |", flush=True)
+            print_line(line, load)
+
+
+def print_header() -> None:
+    """The names of the columns."""
+    print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}", flush=True)
+
+
+def print_line(line: Sequence[str], load: float) -> None:
+    """One line of the table, filled up, with the load when it was begun."""
+    cells = [*line, *[""] * (len(HEADER) - 1 - len(line)), f"{load:.1f}"]
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def print_programs(children: Children, trials: int) -> None:

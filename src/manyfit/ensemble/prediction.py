@@ -252,7 +252,8 @@ class Forward:
 
             if len(self._programs) >= _MAX_PROGRAMS:
                 del self._programs[next(iter(self._programs))]
-            self._programs[key] = jax.jit(run)
+            # Most structures predict a few thousand rows once: to compile them quickly is worth more than to run fast.
+            self._programs[key] = jax.jit(run, compiler_options=_quick_options())
         return self._programs[key]
 
 
@@ -360,6 +361,16 @@ def _layers_of(model: keras.Model) -> list[keras.layers.Layer]:
     from manyfit.training.keras_internals.building import layers_of
 
     return layers_of(model)
+
+
+def _quick_options() -> dict[str, str | bool] | None:
+    """How to compile for a CPU in less time; other compilers have no such choice."""
+    import jax
+
+    # Not at the top, as in `_layers_of`.
+    from manyfit.training.keras_internals.programs import quick_options
+
+    return quick_options("2", "1") if jax.default_backend() == "cpu" else None
 
 
 def _close(output: np.ndarray, right: np.ndarray) -> bool:

@@ -1,9 +1,15 @@
-"""What this process computes on, as Keras's backend sees it."""
+"""What this process computes on, as Keras's backend sees it, and how it keeps memory."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 import os
+import platform
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 
@@ -81,3 +87,65 @@ def _of_torch() -> Hardware:
     properties = torch.cuda.get_device_properties(0)
     capability = torch.cuda.get_device_capability(0)
     return Hardware("gpu", torch.cuda.device_count(), properties.name, capability, properties.total_memory)
+
+
+# Of `mallopt`, from glibc's <malloc.h>.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_GLIBC_DEFAULT_BYTES = 128 << 10  # of both
+_NEVER_BYTES = (2**31 - 1, 32 << 20)  # glibc before 2.35 takes no more than the second
+_SETTINGS_OF_USERS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
+
+
+class _Allocator:
+    """How many are inside of `freed_memory_kept`."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.num_inside = 0
+
+    def glibc(self) -> Any:
+        """The C library, where it is glibc and no user has told it how to keep memory; else None."""
+        if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _SETTINGS_OF_USERS):
+            return None
+        return _c_library()
+
+
+def _c_library() -> Any:
+    return ctypes.CDLL(None)
+
+
+_allocator = _Allocator()
+
+
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """What is freed inside stays with the process and is given out again; glibc would give large arrays back at once.
+
+    A step of a convolutional network frees what it has computed between its inputs and its outputs, tens of megabytes,
+    and asks for as much in the next step. Given back, each page is mapped, zeroed and faulted in again: an epoch of
+    3,000 images through `model.fit` took 1.69 processor seconds instead of 1.47, step by step in a population 1.95
+    instead of 1.29. The price is memory that stays until the end, as much as the largest step takes.
+
+    It holds for the whole process while at least one thread is inside. Afterwards both thresholds are glibc's defaults
+    (128 KiB), and what is free goes back to the system. glibc raises them by itself as a program frees larger pieces,
+    until somebody sets them: so from then on they stay where they are. Other C libraries are left alone, and so is a
+    glibc that the user has told what to keep, by `MALLOC_TRIM_THRESHOLD_` or another variable of the environment.
+    """
+    glibc = _allocator.glibc()
+    if glibc is None:
+        yield
+        return
+    with _allocator.lock:
+        if _allocator.num_inside == 0:
+            for threshold in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+                any(glibc.mallopt(threshold, size) for size in _NEVER_BYTES)  # the first that it takes
+        _allocator.num_inside += 1
+    try:
+        yield
+    finally:
+        with _allocator.lock:
+            _allocator.num_inside -= 1
+            if _allocator.num_inside == 0:
+                for threshold in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+                    glibc.mallopt(threshold, _GLIBC_DEFAULT_BYTES)
+                glibc.malloc_trim(0)

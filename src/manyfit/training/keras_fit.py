@@ -19,6 +19,7 @@ from manyfit.data.order import SeededOrder
 from manyfit.training.base import Bookkeeping, Supply, Task, Trainer, judge
 from manyfit.training.callbacks import BestWeights, Reporter, acts_before_tests, copy_callbacks
 from manyfit.training.devices import LayoutCheck, distributed, distribution_of
+from manyfit.training.hardware import freed_memory_kept
 from manyfit.training.keras_settings import KerasSettings, clear_session
 from manyfit.training.labels import LabelCheck
 from manyfit.training.models import build_model, check_size, check_unshared, num_parameters, take_measures
@@ -64,10 +65,11 @@ class KerasFit(Trainer):
         self._labels = LabelCheck()
 
     def train(self, supply: Supply, task: Task) -> None:
-        # One at a time, although the supply would give more: what is proposed next may depend on how this one ends.
-        while plans := supply.take(1):
-            for plan in plans:
-                supply.finish(self._train_one(plan, supply, task))
+        with freed_memory_kept():
+            # One at a time, although the supply would give more: what is proposed next may depend on how this one ends.
+            while plans := supply.take(1):
+                for plan in plans:
+                    supply.finish(self._train_one(plan, supply, task))
 
     def forget(self, keys: Iterable[tuple[str, int]]) -> None:
         """Ends paused executions that nobody will continue."""

@@ -24,6 +24,8 @@ class ProgramRecord:
         compile_seconds: over all layouts, member counts and versions.
         epoch_seconds: layout -> measured seconds per member and epoch.
         epochs_timed: how many epochs these come from.
+        tier: how its training is compiled: "quick", or "full" where enough was left to train to pay for that.
+        frozen: what is computed once of each row instead of in every step, in words; empty where nothing is.
         widths: of the layers of a program that members of several structures share; empty: one structure's own.
         num_structures: that its members are of.
         padding: share of its multiplications that narrower members did not need.
@@ -39,6 +41,8 @@ class ProgramRecord:
     compile_seconds: float
     epoch_seconds: dict[str, float]
     epochs_timed: int
+    tier: str = "full"
+    frozen: str = ""
     widths: str = ""
     num_structures: int = 1
     padding: float = 0.0
@@ -89,9 +93,10 @@ class Programs:
         for record in self.records:
             seconds = record.epoch_seconds.get(record.layout)
             shown = "" if seconds is None else f"{seconds:.3f}"
+            structure = "; ".join(filter(None, (record.widths or record.structure, record.frozen)))
             lines.append(
                 f"{record.program:<17} {record.members:>7} {record.lifted:>6} {record.compilations:>8} "
-                f"{record.compile_seconds:>7.2f} {record.layout:<16} {shown:>8}  {record.widths or record.structure}"
+                f"{record.compile_seconds:>7.2f} {record.layout:<16} {shown:>8}  {structure}"
             )
         lines += [f"trained with model.fit ({len(trials) or 'all'}): {why}" for why, trials in self.reasons.items()]
         return "\n".join(lines)

@@ -18,7 +18,7 @@ from manyfit.training.population import program as programs
 from manyfit.training.population.arrays import State
 from manyfit.training.population.layout import Layout
 from manyfit.training.population.lift import Lift
-from manyfit.training.population.passes import RowsPass
+from manyfit.training.population.rows_pass import RowsPass
 from manyfit.training.population.trace import Trace
 
 NUM_MEMBERS = 11  # neither one nor two devices' worth

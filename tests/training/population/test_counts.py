@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 TRIALS, EPOCHS, SLOTS = 16, 2, 4
-FUNCTIONS = 4  # of an epoch in one program: all full batches and the end of the pass, in training and in validation
+FUNCTIONS = 2  # of an epoch in one program: a loop over all batches, in training and in validation
 
 
 @pytest.fixture(scope="module")

@@ -191,5 +191,5 @@ def test_an_xla_without_the_older_emitters_still_compiles_quickly(monkeypatch):
 
     monkeypatch.setattr(lowered, "compile", older)
     assert compile_module.quick_options() == {"xla_backend_optimization_level": "0"}
-    assert compile_function(abs, (jax.numpy.array(-2.0),), quick=True).call(jax.numpy.array(-2.0)) == 2.0
+    assert compile_function(abs, (jax.numpy.array(-2.0),), effort="once").call(jax.numpy.array(-2.0)) == 2.0
     compile_module.quick_options.cache_clear()

@@ -17,8 +17,8 @@ from marks import needs_jax
 
 import manyfit as kt
 from manyfit.core.records import Ending
-from manyfit.training.population.passes import RowsPass
 from manyfit.training.population.rounds import Rounds
+from manyfit.training.population.rows_pass import RowsPass
 
 pytestmark = needs_jax
 

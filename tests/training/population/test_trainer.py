@@ -17,9 +17,9 @@ from manyfit.training.base import Permissions, Task, Trainer
 from manyfit.training.keras_fit import KerasFit
 from manyfit.training.population import Population, supported
 from manyfit.training.population import layout as layout_module
-from manyfit.training.population import passes as passes_module
 from manyfit.training.population import program as program_module
 from manyfit.training.population import rounds as rounds_module
+from manyfit.training.population import rows_pass as rows_pass_module
 from manyfit.training.population import session as session_module
 from manyfit.training.population.layout import Layout
 from manyfit.training.population.lift import Lift
@@ -309,7 +309,7 @@ def test_one_program_tries_a_layout_while_the_others_go_on(monkeypatch):
     monkeypatch.setenv("MANYFIT_CACHE_DIR", "off")  # else the first search tells the second which layout is best
     reference, supply = ListSupply(plans(8)), ListSupply(plans(8))
     Population(Recorder()).train(reference, make_task(epochs=8))
-    for module in (rounds_module, session_module, passes_module):
+    for module in (rounds_module, session_module, rows_pass_module):
         monkeypatch.setattr(module, "num_workers", lambda: 2)
     options = (Layout("scan", "vmap"), Layout("scan", "sequential"))
     monkeypatch.setattr(program_module, "candidates", lambda trace, **_: options)
@@ -337,7 +337,7 @@ def test_members_at_different_epochs_read_their_own_order_in_a_fused_program(mon
 
 
 def test_programs_are_probed_once_however_many_batches_begin_together(monkeypatch):
-    for module in (rounds_module, session_module, passes_module):
+    for module in (rounds_module, session_module, rows_pass_module):
         monkeypatch.setattr(module, "num_workers", lambda: 2)
     probes = []
     honest = program_module.find_mismatch
@@ -378,7 +378,7 @@ def test_families_that_differ_in_training_only_share_their_test_program(slopes, 
 
 
 def test_a_worker_without_work_compiles_while_further_members_are_built(monkeypatch):
-    for module in (rounds_module, session_module, passes_module):
+    for module in (rounds_module, session_module, rows_pass_module):
         monkeypatch.setattr(module, "num_workers", lambda: 2)
     reference, supply, ahead = ListSupply(plans(16)), ListSupply(plans(16)), []
     honest = Rounds.compile_ahead

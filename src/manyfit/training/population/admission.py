@@ -33,11 +33,12 @@ from manyfit.training.population.arrays import State, build_layers, values_of, v
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import Sources
 from manyfit.training.population.families import Family, ProgramCosts, WideProgram, outline_of_member
+from manyfit.training.population.kept_rows import Prefixes
 from manyfit.training.population.member import STORED_BY, Member, ProgramSeat, Structure, View, Views
 from manyfit.training.population.outlines import Outline
-from manyfit.training.population.passes import RowsPass
 from manyfit.training.population.probe import recalled_verdict
 from manyfit.training.population.program import SharedProgram
+from manyfit.training.population.rows_pass import RowsPass
 from manyfit.training.population.structure_key import KnownStructure, KnownStructures, structure_key
 from manyfit.training.population.trace import CannotTrace, Trace, check_model, complete, is_complete, trace
 from manyfit.training.population.twins import Twin
@@ -59,6 +60,7 @@ class Learned:
         families: by kind and rows: structures that may share a wide program.
         test_passes: those that programs share.
         labels: what is known of them.
+        prefixes: what was computed once of their rows.
     """
 
     programs: dict[str, SharedProgram] = dataclasses.field(default_factory=dict)
@@ -66,6 +68,7 @@ class Learned:
     families: dict[str, Family] = dataclasses.field(default_factory=dict)
     test_passes: dict[tuple[object, ...], RowsPass] = dataclasses.field(default_factory=dict)
     labels: LabelCheck = dataclasses.field(default_factory=LabelCheck)
+    prefixes: Prefixes = dataclasses.field(default_factory=Prefixes)
 
 
 class Admission:
@@ -299,18 +302,21 @@ class Admission:
             callbacks=MemberCallbacks(callbacks, model, params=params, num_own=len(own)),
             loss_scale=LossScaleWatch.of(model.optimizer),
         )
-        if structure.outline is None or not self._widens(plan, view):
-            member.seat = self._own_seat(member)
         if stored is not None:
             member.continue_from(stored)
+        if structure.outline is None or not self._widens(plan, member):
+            member.seat = self._own_seat(member)
         return member
 
-    def _widens(self, plan: Plan, view: View) -> bool:
+    def _widens(self, plan: Plan, member: Member) -> bool:
         """Whether an execution may train in a program that is wider than its model.
 
-        Not what proves something: those numbers are of the user's model alone, to the last bit.
+        Not what proves something: those numbers are of the user's model alone, to the last bit. And not a model of
+        which a part is frozen: what that computes of a row is computed once.
         """
-        return families.WIDENS and self._may_widen and plan.phase == "search" and not view.streams
+        frozen = any(layer.weights and not layer.trainable for layer in building.layers_of(member.model))
+        searches = plan.phase == "search" and not member.view.streams
+        return families.WIDENS and self._may_widen and searches and not frozen
 
     def _first_state(self, model: keras.Model, view: View, *, whole: bool) -> tuple[Structure, State]:
         """What a model is by its configuration, and its first state, for the least work that gives both.
@@ -352,9 +358,12 @@ class Admission:
         known = self._learned.structures.find(key)
         found = self._trace(member) if known is None else known.trace
         place = building.place_of_learning_rate(model)
-        if known is None and key is not None and place is not None:
+        is_first = member.stored is None and not member.history  # its optimizer's state is what it starts from
+        if known is None and key is not None and place is not None and is_first:
             self._learned.structures.keep(key, KnownStructure(found, member.state[2], place))
-        program = self._program_of(found, model, view)
+        # With the frozen weights that it really begins with.
+        found, member.view = self._learned.prefixes.cut(found, member.state, view, member.state[1])
+        program = self._program_of(found, model, member.view)
         if member.structure.outline is not None:
             self._family_of(member).own[member.structure.identity] = program, member.structure.outline
         return ProgramSeat(program, found, model)
@@ -379,6 +388,7 @@ class Admission:
                 view.data,
                 summary_of(model),
                 together=self.supply.independent,
+                frozen="" if view.frozen is None else view.frozen.words,
                 test_passes=self._learned.test_passes,
             )
         return self.programs[key]
@@ -411,7 +421,7 @@ class Admission:
             else:
                 member.seat = program.seat_of(member)
         except CannotTrace as error:
-            self._fall_back(member.plan, str(error))
+            self.send_back(member, str(error))
         except Exception as error:
             self.supply.finish(member.failed(failure_of(error)))
         else:

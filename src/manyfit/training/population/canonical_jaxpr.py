@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TypeAlias
 
 import jax
@@ -245,6 +245,42 @@ class _Filled:
     def concerns(self, body: Body, masks: Masks | None) -> bool:
         """Whether a body must be rebuilt: it has a lifted hole, or a mask."""
         return (masks is not None and masks.any) or any(hole in self.lifted for hole in body.holes)
+
+
+def needed(form: Form, known: Set[int], outputs: Sequence[Reference]) -> list[Instruction]:
+    """The instructions that these outputs need, where the variables in `known` are given; in their order."""
+    wanted, found = {reference for reference in outputs if reference >= 0}, []
+    for instruction in reversed(form.body.instructions):
+        if not wanted.isdisjoint(set(instruction.outputs) - known):
+            found.append(instruction)
+            wanted.update(reference for reference in instruction.inputs if reference >= 0)
+    return found[::-1]
+
+
+def evaluate_part(form: Form, known: Mapping[int, Array], outputs: Sequence[Reference]) -> list[jax.Array]:
+    """Runs as much of a form as these outputs need, with its own numbers in the holes.
+
+    Args:
+        form: the whole.
+        known: values of its inputs, and of variables in its middle: what leads to these is not run.
+        outputs: variables of the form.
+
+    Example:
+
+    >>> import jax
+    >>> form = canonical_form(jax.make_jaxpr(lambda x: (x + 1.0) * 0.5)(1.0))
+    >>> [float(out) for out in evaluate_part(form, {1: 6.0}, form.body.outputs)]  # variable 1 is the sum
+    [3.0]
+    """
+    values: dict[Reference, ArrayTree] = dict(known)
+
+    def read(reference: Reference) -> ArrayTree:
+        return values[reference] if reference >= 0 else form.values[-reference - 1]
+
+    for instruction in needed(form, set(known), outputs):
+        results = _bind(instruction.equation, [read(reference) for reference in instruction.inputs])
+        values.update(zip(instruction.outputs, results, strict=True))
+    return [read(reference) for reference in outputs]
 
 
 class _Writer:

@@ -32,9 +32,9 @@ from manyfit.training.population.data import ResidentRows
 from manyfit.training.population.layout import Layout
 from manyfit.training.population.member import Member, ProgramSeat, View
 from manyfit.training.population.outlines import Outline, joined
-from manyfit.training.population.passes import RowsPass
 from manyfit.training.population.probe import find_padding_mismatch, remember_verdict
 from manyfit.training.population.program import SharedProgram
+from manyfit.training.population.rows_pass import RowsPass
 from manyfit.training.population.trace import Trace
 from manyfit.training.population.twins import Twin
 from manyfit.training.program_report import ProgramRecord

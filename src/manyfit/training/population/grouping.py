@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from manyfit.training.population.arrays import State
+from manyfit.training.population.compile import Tier
 from manyfit.training.population.layout import Layout
 from manyfit.training.population.member import Member
 from manyfit.training.population.program import SharedProgram
@@ -43,6 +44,7 @@ class Batch:
     layout: Layout
     count: int
     one_step: bool = False  # a callback has stopped training before the first batch, after which `fit` ends the epoch
+    epochs_left: int = 0  # that the members of its program have before them, this one included
 
     @property
     def slots(self) -> list[Member]:
@@ -99,6 +101,8 @@ class Outcome:
         sharing: programs that ran at the same time.
         error: why there are no logs.
         awaits_test: that was the training; callbacks are to be called before the validation.
+        tiers: "train" and "test" -> how the pass was compiled that it ran in; beside layout and number of slots this is
+            what the last bits of its numbers depend on.
     """
 
     batch: Batch
@@ -108,6 +112,12 @@ class Outcome:
     sharing: int
     error: Exception | None = None
     awaits_test: bool = False
+    tiers: Mapping[str, Tier] = dataclasses.field(default_factory=dict)
+
+    @property
+    def facts(self) -> str:
+        """How it was computed: layout, tiers of training and validation, and slots: "scan/vmap quick quick 4"."""
+        return " ".join([str(self.batch.layout), *self.tiers.values(), str(self.batch.count)])
 
     @property
     def is_half(self) -> bool:
@@ -165,12 +175,18 @@ def form_batches(
         program = members[0].program
         beside = [batch for batch in running if batch.program is program]
         others = [member for member in waiting if member.program is program]
-        epochs_left = sum(member.last_epoch - member.epoch for member in (*members, *others))
+        epochs_left = _epochs_left((*members, *others))
         for layout, some in layouts_for(program, members, beside, epochs_left=epochs_left, rules=rules):
             now, wait = parted(some, layout, beside, rules)
             later += wait
-            batches += cut(program, now, layout, rules) if now else []
+            left = epochs_left + sum(_epochs_left(batch.members) for batch in beside)
+            begun = cut(program, now, layout, rules) if now else []
+            batches += [dataclasses.replace(each, epochs_left=left) for each in begun]
     return batches, later
+
+
+def _epochs_left(members: Sequence[Member]) -> int:
+    return sum(member.last_epoch - member.epoch for member in members)
 
 
 def layouts_for(

@@ -20,6 +20,7 @@ import jax
 
 from manyfit.core.files import cache_folder, replaced
 from manyfit.training.population.arrays import num_devices
+from manyfit.training.population.compile import Tier
 from manyfit.training.population.trace import Trace
 
 # A candidate must be able to save this much: guessed gain of an untried layout, as a share of the work that is left.
@@ -187,10 +188,12 @@ class Remembered:
     Attributes:
         layout: the fastest.
         counts: numbers of slots for which its programs were compiled.
+        tier: that its training was compiled in at the end.
     """
 
     layout: Layout
     counts: tuple[int, ...]
+    tier: Tier = "quick"
 
 
 def recall(name: str, options: tuple[Layout, ...]) -> Remembered | None:
@@ -202,7 +205,8 @@ def recall(name: str, options: tuple[Layout, ...]) -> Remembered | None:
         found = json.loads(path.read_text())
         # Nothing else is checked: a memory that is wrong by now costs time, and no results.
         layouts = [option for option in options if str(option) == found["layout"]]
-        return Remembered(layouts[0], tuple(map(int, found["counts"]))) if layouts else None
+        tier: Tier = "full" if found["tier"] == "full" else "quick"
+        return Remembered(layouts[0], tuple(map(int, found["counts"])), tier) if layouts else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # nothing there, or of another version
 
@@ -213,7 +217,8 @@ def remember(name: str, found: Remembered) -> None:
     if path is None:
         return
     with contextlib.suppress(OSError), replaced(path, is_shared=True) as partial:
-        partial.write_text(json.dumps({"layout": str(found.layout), "counts": sorted(found.counts)}))
+        text = {"layout": str(found.layout), "counts": sorted(found.counts), "tier": found.tier}
+        partial.write_text(json.dumps(text))
 
 
 def place_of_memory(name: str) -> Path | None:

@@ -33,6 +33,7 @@ from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.data import FitArguments, ResidentRows, Shapes, Sources, Stream, why_not_read
 from manyfit.training.population.embeddings import Embedding
 from manyfit.training.population.outlines import Outline
+from manyfit.training.population.prefix import Frozen
 from manyfit.training.population.probe import stray
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.structure_key import without_numbers
@@ -53,11 +54,18 @@ class View:
         data: the fit arguments, with the member's own rows.
         shapes: of the batches that occur.
         sizes: rows to train and to validate on, and of a batch of each; members of one program have the same.
+        frozen: what a part of its leaves was computed with, once; None: they are the user's.
     """
 
     data: FitArguments
     shapes: Shapes
     sizes: tuple[int, ...]
+    frozen: Frozen | None = None
+
+    def with_rows(self, training: ResidentRows, validation: ResidentRows | None, frozen: Frozen) -> View:
+        """The same rows in other leaves: what is computed once of them in the place of what it is computed of."""
+        data = dataclasses.replace(self.data, training=training, validation=validation)
+        return View(data, Shapes(training, validation), self.sizes, frozen)
 
     @property
     def training(self) -> ResidentRows | Stream:
@@ -211,6 +219,7 @@ class Member:
     begun: bool = False
     epoch_begun: bool = False  # whether its callbacks have begun the epoch that it is at
     failure: Failure | None = None  # what one of its callbacks raised
+    thawed: bool = False  # whether a callback has changed weights that its rows were computed with
     validated: tuple[tuple[Any, ...], tuple[Any, ...]] | None = None  # weights that callbacks have put in for a test
     stored: StoredState | None = None  # what it is continued from
     is_stored: bool = False  # whether its state as it is now is on the disk
@@ -315,6 +324,8 @@ class Member:
         # Looked at by identity: nothing was assigned in most epochs, and comparing numbers would wait for the device.
         variables = variables_of(self.model)[:3]
         parts = [building.changed_values(group, values) for group, values in zip(variables, self.state, strict=True)]
+        frozen, fixed = self.view.frozen, parts[1]
+        self.thawed |= fixed is not None and frozen is not None and not frozen.holds(fixed)
         self.state = tuple(  # type: ignore[assignment]
             old if new is None else tuple(new) for old, new in zip(self.state, parts, strict=True)
         )

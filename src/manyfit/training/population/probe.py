@@ -58,7 +58,7 @@ def find_mismatch(
             return steps.train(0, {}, state, metrics, batch)
 
         # Compiled quickly: it runs once.
-        expected = compile_function(alone, (state,), quick=True).call(state)
+        expected = compile_function(alone, (state,), effort="once").call(state)
         if not _close(expected, together[member]):
             return f"member {member}, which differs in {_differences(lift, lift.template, trace)}"
     return None
@@ -84,7 +84,7 @@ def find_padding_mismatch(narrow: Trace, wide: Trace, state: State, embedding: E
         def one(state: State, steps: Steps = steps, each: Trace = each) -> Stepped:
             return steps.train(0, {}, state, each.start_metrics, batch)
 
-        stepped.append(compile_function(one, (before,), quick=True).call(before))
+        stepped.append(compile_function(one, (before,), effort="once").call(before))
     (expected, metrics, logs), (padded, wide_metrics, wide_logs) = stepped
     if not _close((expected, metrics, logs), (embedding.narrow(padded), wide_metrics, wide_logs)):
         return "its state or its metrics differ after one step"
@@ -134,7 +134,7 @@ def _together(
         return members.split(members.map(one, members.bundle(states), members.bundle(packed)))
 
     arguments = (list(states), packed)
-    return compile_function(run, arguments, quick=True).call(*arguments)
+    return compile_function(run, arguments, effort="once").call(*arguments)
 
 
 def _close(expected: Stepped, got: Stepped) -> bool:

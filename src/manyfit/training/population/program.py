@@ -13,11 +13,13 @@ import threading
 from collections.abc import Callable, Sequence
 
 from manyfit.training.population.arrays import State, copied
+from manyfit.training.population.compile import Tier
 from manyfit.training.population.data import FitArguments, ResidentRows, Stream
 from manyfit.training.population.layout import Layout, LayoutChoice, Remembered, candidates, recall, remember
 from manyfit.training.population.lift import Lift
-from manyfit.training.population.passes import Pass, RowsPass, StreamPass
+from manyfit.training.population.passes import Pass, StreamPass
 from manyfit.training.population.probe import find_mismatch
+from manyfit.training.population.rows_pass import RowsPass
 from manyfit.training.population.sharding import num_slots, spread
 from manyfit.training.population.trace import CannotTrace, Trace
 from manyfit.training.program_report import ProgramRecord
@@ -42,6 +44,7 @@ class SharedProgram:
         trace: the steps of the first execution.
         data: what they train on.
         structure: its model in a few words.
+        frozen: what is computed once of the rows, in words.
         together: whether several executions are expected at the same time.
         test_passes: over resident rows, which programs share that differ in training only.
     """
@@ -52,11 +55,12 @@ class SharedProgram:
         data: FitArguments,
         structure: str,
         *,
+        frozen: str = "",
         together: bool = False,
         test_passes: dict[tuple[object, ...], RowsPass] | None = None,
     ) -> None:
         self.key = trace.key
-        self.structure = structure
+        self.structure, self.frozen = structure, frozen
         self.data = data
         self.lift = Lift(trace)
         options = candidates(trace, streams=isinstance(data.training, Stream), together=together)
@@ -135,9 +139,11 @@ class SharedProgram:
             versions=self.num_versions,
             compilations=self._num_retired + self._num_training_passes(),
             layout=str(layout),
+            tier=self.tier,
             compile_seconds=self.compile_seconds,
             epoch_seconds={str(each): seconds for each, seconds in measured.items()},
             epochs_timed=self.choice.epochs_timed,
+            frozen=self.frozen,
         )
 
     def count_for(self, num_members: int, max_members: int) -> int:
@@ -155,11 +161,38 @@ class SharedProgram:
         with self._lock:
             return {count for _, one, count, _ in self._passes if one == layout}
 
+    @property
+    def tier(self) -> Tier:
+        """The tier that the training runs in; one exchange tells for all numbers of slots."""
+        with self._lock:
+            trained = [each for (kind, *_), each in self._passes.items() if kind == "train" and each.tiers.seconds]
+        if not trained:
+            return "quick" if self._recalled is None else self._recalled.tier
+        return "full" if any(each.tiers.tier == "full" for each in trained) else "quick"
+
+    def due_exchanges(self, layout: Layout, count: int, epochs_left: int) -> list[Pass]:
+        """The passes over resident rows whose steps are to be compiled in full now, see `Pass.begins_exchange`.
+
+        Args:
+            layout: of the passes.
+            count: their slots.
+            epochs_left: that the program's members have before them.
+        """
+        with self._lock:
+            found = [each for (_, one, slots, _), each in self._passes.items() if (one, slots) == (layout, count)]
+        return [
+            each
+            for each in found
+            if isinstance(each, RowsPass)
+            and each.begins_exchange(epochs_left * each.tiers.seconds.get("quick", 0.0) / count)
+        ]
+
     def remember(self) -> None:
-        """Writes down for later processes which layout was the fastest."""
-        if self.choice.seconds and self._recalled is None:
-            best = self.choice.best
-            remember(self._name, Remembered(best, tuple(self.compiled_counts(best))))
+        """Writes down for later processes which layout was the fastest, and how it was compiled."""
+        best, tier = self.choice.best, self.tier
+        if self.choice.seconds and (self._recalled is None or self._recalled.tier != tier):
+            counts = self.compiled_counts(best) | set(() if self._recalled is None else self._recalled.counts)
+            remember(self._name, Remembered(best, tuple(counts), tier))
 
     def bytes_per_member(self, layout: Layout) -> float:
         """Memory that one member of this layout's passes takes, by the compiler's analysis; 0 if none is compiled."""
@@ -219,9 +252,11 @@ class SharedProgram:
         rows = self.data.training if kind == "train" else self.data.validation
         assert isinstance(rows, ResidentRows)
 
+        tier = self.tier if kind == "train" else "quick"
+
         def make() -> RowsPass:
             lift = self.lift
-            made = RowsPass(kind, lift, layout=layout, count=count, rows=rows, own_order=own_order)
+            made = RowsPass(kind, lift, layout=layout, count=count, rows=rows, own_order=own_order, tier=tier)
             if kind == "train":
                 return made
             # Two threads may have made one; the first that is there serves both, so that it is compiled once.

@@ -3,26 +3,69 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
+import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
 
-from manyfit.training.population.arrays import Arrays, State
-from manyfit.training.population.compile import compile_function
+from manyfit.training.population.arrays import Arrays, Order, State
+from manyfit.training.population.compile import Tier, compile_function
 from manyfit.training.population.data import ResidentRows
 from manyfit.training.population.grouping import Batch, Outcome
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.lift import Lift, Steps
 from manyfit.training.population.member import Member
-from manyfit.training.population.passes import Logs, Order, RowsPass
+from manyfit.training.population.passes import Logs, Pass
 from manyfit.training.population.program import SharedProgram
+from manyfit.training.population.rows_pass import RowsPass
 from manyfit.training.population.streaming import Streaming
 
 _THREADS = 64  # most of them wait: for a program that another one compiles, or for their turn to train
+_TRAINS, _COMPILES, _COMPILES_AHEAD = range(3)  # who gets a core first
+
+
+class Cores:
+    """Cores of a CPU, or the one accelerator, taken in turn: who waits with the lowest rank first, then who came first.
+
+    More programs than cores at the same time would slow each other down, and what was timed would tell nothing of a
+    layout. And no compilation begins while training is ready: what it would bring later, training brings now.
+
+    Args:
+        count: how many may be taken at the same time.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._idle = count
+        self._waiting: list[tuple[int, int]] = []
+        self._tickets = itertools.count()
+        self._changed = threading.Condition()
+
+    @property
+    def num_waiting(self) -> int:
+        """Callers that wait for a core."""
+        return len(self._waiting)
+
+    @contextlib.contextmanager
+    def taken(self, rank: int) -> Iterator[None]:
+        """Inside, one of the cores is the caller's."""
+        with self._changed:
+            ticket = rank, next(self._tickets)
+            heapq.heappush(self._waiting, ticket)
+            self._changed.wait_for(lambda: self._idle > 0 and self._waiting[0] == ticket)
+            heapq.heappop(self._waiting)
+            self._idle -= 1
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._idle += 1
+                self._changed.notify_all()
 
 
 class Rounds:
@@ -30,15 +73,16 @@ class Rounds:
 
     Args:
         order_of: names the order in which a member reads its rows: seed and epoch.
+        exchanges: whether passes are compiled quickly at first. Their numbers differ in the last bits then, and when
+            they are exchanged depends on timing.
     """
 
-    def __init__(self, *, order_of: Callable[[Member], tuple[int, int]]) -> None:
-        self.order_of = order_of
+    def __init__(self, *, order_of: Callable[[Member], tuple[int, int]], exchanges: bool = True) -> None:
+        self.order_of, self.exchanges = order_of, exchanges
         self.workers = num_workers()
-        # More programs than cores at the same time would slow each other down, and what was timed would tell nothing of
-        # a layout.
-        self._slots = threading.Semaphore(self.workers)
-        self._compilers = threading.Semaphore(self.workers)  # beside those that train: no program waits for another
+        self._cores = Cores(self.workers)
+        self._exchanging = threading.Lock()  # beside those that train, so that no epoch waits for it; one at a time
+        self._is_closing = False
         # Threads, not processes: XLA lets go of the interpreter while it compiles and computes, and the rows lie in
         # memory once.
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="population")
@@ -49,6 +93,7 @@ class Rounds:
 
     def close(self) -> None:
         """Waits for what runs, and lets the threads go."""
+        self._is_closing = True
         self._pool.shutdown(cancel_futures=True)
 
     @property
@@ -77,8 +122,11 @@ class Rounds:
         for batch in batches:
             if batch.streams:
                 self._streaming.append(batch)
-            else:
-                self._running[self._pool.submit(self._epoch, batch)] = batch
+                continue
+            if self.exchanges:
+                for due in batch.program.due_exchanges(batch.layout, batch.count, batch.epochs_left):
+                    self._pool.submit(self.exchange, due)
+            self._running[self._pool.submit(self._epoch, batch)] = batch
 
     def collect(self, *, everything: bool) -> list[Outcome]:
         """Waits until some epochs have ended, or all of them."""
@@ -117,8 +165,9 @@ class Rounds:
         """
         seconds, sharing, splits = 0.0, 1, batch.splits_tests
         logs: dict[str, dict[str, np.ndarray]] = {}
+        tiers: dict[str, Tier] = {}
         if trained is not None:
-            seconds, logs["train"] = trained.seconds, trained.logs
+            seconds, logs["train"], tiers = trained.seconds, trained.logs, dict(trained.tiers)
         try:
             states = batch.states()
             for kind in ("test",) if trained is not None else ("train",) if splits else self._kinds(batch):
@@ -127,13 +176,14 @@ class Rounds:
                     states[0], logs[kind] = self._first_step(batch.members[0], states[0])
                     seconds += time.perf_counter() - started
                     continue
-                program, lifted, order = self._prepared(kind, batch, states)
+                program, lifted, order, tiers[kind] = self._prepared(kind, batch, states)
                 # Compiled before it takes a core: seconds are those of training, and another batch may train meanwhile.
-                with self._slots:
+                with self._cores.taken(_TRAINS):
                     sharing = min(self.workers, max(1, len(self._running)))
                     started = time.perf_counter()
-                    states, found = program.run(states, lifted, order)
+                    states, found = program.run(states, lifted, order, tiers[kind])
                     logs[kind] = {name: np.asarray(value) for name, value in found.items()}
+                    program.tiers.record(tiers[kind], time.perf_counter() - started)
                     seconds += time.perf_counter() - started
             # Only now, after training and validation went well: an epoch that fails half-way can be trained again.
             batch.take_over(states)
@@ -141,7 +191,7 @@ class Rounds:
         except Exception as error:
             return Outcome(batch, {} if trained is None else trained.logs, None, seconds, sharing, error)
         awaits_test = splits and trained is None
-        return Outcome(batch, logs["train"], logs.get("test"), seconds, sharing, awaits_test=awaits_test)
+        return Outcome(batch, logs["train"], logs.get("test"), seconds, sharing, awaits_test=awaits_test, tiers=tiers)
 
     def _first_step(self, member: Member, state: State) -> tuple[State, dict[str, np.ndarray]]:
         """A member's state after the first batch of its epoch, and the logs, for a slot each."""
@@ -157,28 +207,40 @@ class Rounds:
             return after, steps.logs("train", {}, metrics, step_logs)
 
         # Nothing is lifted, and no program is kept: it happens once in a member's life, in its last epoch.
-        state, logs = compile_function(step, (state, batch), quick=True).call(state, batch)
+        state, logs = compile_function(step, (state, batch), effort="once").call(state, batch)
         return state, {name: np.asarray(value)[None] for name, value in logs.items()}
 
     def _compile(self, batch: Batch) -> None:
         states = batch.states()
         with contextlib.suppress(Exception):  # it comes up again when the members train, and is told then
             for kind in self._kinds(batch):
-                self._prepared(kind, batch, states)
+                self._prepared(kind, batch, states, _COMPILES_AHEAD)
+
+    def exchange(self, due: Pass) -> None:
+        """Compiles the steps of a pass in full, one pass at a time."""
+        # What goes wrong costs speed: training goes on as it was compiled first.
+        with self._exchanging, contextlib.suppress(Exception):
+            if self._is_closing:
+                due.forgo_exchange()  # a later search may have enough to train
+            else:
+                due.exchange()
 
     def _kinds(self, batch: Batch) -> tuple[str, ...]:
         return ("train", "test") if batch.validates else ("train",)
 
-    def _prepared(self, kind: str, batch: Batch, states: Sequence[State]) -> tuple[RowsPass, Any, Order]:
+    def _prepared(
+        self, kind: str, batch: Batch, states: Sequence[State], rank: int = _COMPILES
+    ) -> tuple[RowsPass, Any, Order, Tier]:
         """A batch's program, compiled and trusted, and what it takes beside the states."""
         order, own = self._order(kind, batch)
         program = batch.program.rows_pass(kind, batch.layout, batch.count, own_order=own)
         lifted = program.lifted([member.trace for member in batch.slots])
-        with contextlib.nullcontext() if program.prepared else self._compilers:
+        tier = program.tiers.tier if self.exchanges else "full"
+        with contextlib.nullcontext() if program.is_prepared(tier) else self._cores.taken(rank):
             batch.program.probe(batch.layout, wait=False)  # a thread of another batch may be at it
-            program.prepare(states, lifted, order)
+            program.prepare(states, lifted, order, tier)
             batch.program.ensure_probed(batch.layout)
-        return program, lifted, order
+        return program, lifted, order, tier
 
     def _order(self, kind: str, batch: Batch) -> tuple[Order, bool]:
         """The row numbers of a pass, and whether each member has its own."""

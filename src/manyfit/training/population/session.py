@@ -24,6 +24,8 @@ from manyfit.training.population.rounds import Rounds
 from manyfit.training.population.sizing import Sizing
 from manyfit.training.population.trace import CannotTrace
 
+_THAWED = "a callback has changed weights that no step trains, of which rows had been computed"
+
 
 class Session:
     """Members join, train an epoch at a time, report, and leave, until the supply has nothing more.
@@ -60,7 +62,7 @@ class Session:
             cpu=jax.default_backend() == "cpu" and num_devices() == 1,
             devices=num_devices(),
         )
-        self.rounds = Rounds(order_of=self._order_of)
+        self.rounds = Rounds(order_of=self._order_of, exchanges=max_members != 1)
         self.taken: collections.deque[Plan] = collections.deque()  # handed out, and not built yet
         self.many_taken = False  # as many as were asked for
         self.has_more = True  # whether the supply had something when it was asked last
@@ -184,6 +186,9 @@ class Session:
             if member.failure is None:
                 member.begin_epoch()
         self.idle = self._without_failed(self.idle)
+        for member in [each for each in self.idle if each.thawed]:
+            self.idle.remove(member)
+            self.admission.send_back(member, _THAWED)
         # What a callback has stopped before its first batch ends after it, as in `fit`: by itself.
         stopped = [member for member in self.idle if member.callbacks.stopped]
         going = [member for member in self.idle if not member.callbacks.stopped]
@@ -219,7 +224,7 @@ class Session:
         scheduler sees them at once. Then each member is parked (paused), ended (by its answer, or since it was its last
         epoch) or idle again. Epochs that failed come last, when it is known how many members were at work.
         """
-        reports, reporting = [], []
+        reports, reporting, thawed = [], [], []
         num_active = self.num_active + sum(len(outcome.batch.members) for outcome in outcomes)
         failed = [outcome for outcome in outcomes if outcome.error is not None]
         for outcome in outcomes:
@@ -231,6 +236,9 @@ class Session:
                 member.seconds += outcome.seconds / len(outcome.batch.members)
                 numbers = self._close_epoch(member, number, outcome)
                 if member.failure is not None:
+                    continue
+                if member.thawed:
+                    thawed.append(member)
                     continue
                 reporting.append(member)
                 if member.epoch >= member.plan.first_epoch:  # else known from before the process was killed
@@ -255,6 +263,8 @@ class Session:
                 self.admission.outgrow(member)
                 self.idle.append(member)
         self._fail(failed, num_active)
+        for member in thawed:
+            self.admission.send_back(member, _THAWED)
 
     def _note_time(self, outcome: Outcome) -> None:
         batch = outcome.batch

@@ -28,7 +28,7 @@ from manyfit.training.population.arrays import (
     num_devices,
     shape_of,
 )
-from manyfit.training.population.compile import Compiled, compile_function, compiled_from
+from manyfit.training.population.compile import Compiled, Effort, compile_function, compiled_from
 
 Leaf: TypeAlias = Array | jax.ShapeDtypeStruct
 
@@ -59,12 +59,12 @@ class OneDevice:
         function: Function,
         arguments: Sequence[ArrayTree],
         *,
-        quick: bool = False,
+        effort: Effort = "full",
         one_thread: bool = False,
         donate: tuple[int, ...] = (),
     ) -> Compiled:
         """See `compile_function`."""
-        return compile_function(function, arguments, quick=quick, one_thread=one_thread, donate=donate)
+        return compile_function(function, arguments, effort=effort, one_thread=one_thread, donate=donate)
 
 
 # Not registered with JAX, and so a leaf of its trees: what goes through `jax.tree.map` stays together with its flag.
@@ -143,14 +143,18 @@ class ManyDevices(OneDevice):
         function: Function,
         arguments: Sequence[ArrayTree],
         *,
-        quick: bool = False,
+        effort: Effort = "full",
         one_thread: bool = False,
         donate: tuple[int, ...] = (),
     ) -> Compiled:
         """See `compile_function`; leaves that are `DeviceSplit` are divided, all others are every device's whole."""
         started = time.perf_counter()
         program, flat, outputs = self.program(function, arguments, donate=donate)
-        compiled = compiled_from(program.lower(*flat), started, quick=quick, one_thread=one_thread)
+        compiled = compiled_from(program.lower(*flat), started, effort=effort, one_thread=one_thread)
+        return self._called_with_trees(compiled, outputs)
+
+    @staticmethod
+    def _called_with_trees(compiled: Compiled, outputs: ArrayTree) -> Compiled:
         structure = jax.tree.structure(outputs)
         scalars = [leaf.scalar for leaf in jax.tree.leaves(outputs)]
 
@@ -159,7 +163,10 @@ class ManyDevices(OneDevice):
             found = compiled.call(*[_array_of(leaf) for leaf in jax.tree.leaves(arguments)])
             return jax.tree.unflatten(structure, map(DeviceSplit, found, scalars))
 
-        return dataclasses.replace(compiled, call=call, outputs=outputs)
+        def again(effort: Effort) -> Compiled:
+            return ManyDevices._called_with_trees(compiled.again(effort), outputs)
+
+        return dataclasses.replace(compiled, call=call, outputs=outputs, again=again)
 
     def program(
         self, function: Function, arguments: Sequence[ArrayTree], *, donate: tuple[int, ...] = ()

@@ -129,9 +129,10 @@ class _Run:
         numbers, own = order(kind, self.batch)
         rows_pass = self.batch.program.rows_pass(kind, self.batch.layout, self.batch.count, own_order=own)
         lifted = rows_pass.lifted([member.trace for member in self.batch.slots])
-        rows_pass.prepare(self.states, lifted, numbers)
+        tier = rows_pass.tiers.tier
+        rows_pass.prepare(self.states, lifted, numbers, tier)
         started = time.perf_counter()
-        self.states, found = rows_pass.run(self.states, lifted, numbers)
+        self.states, found = rows_pass.run(self.states, lifted, numbers, tier)
         self._close(kind, found, started)
 
     def begin_tests(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import keras
@@ -68,6 +68,11 @@ class Trace:
                 return Mismatch(f"{name}: {found.reason}")
         return Mismatch("their metrics have other names or start values")
 
+    def with_forms(self, forms: dict[str, Form], maskings: dict[str, Masking | Mismatch]) -> Trace:
+        """The same trace with other steps, and a key of its own."""
+        key = _key(forms, self.counts, self.log_names, self.step_log_names, self.start_metrics)
+        return dataclasses.replace(self, forms=forms, maskings=maskings, key=key)
+
 
 class CannotTrace(Exception):
     """A model that a population cannot train; its text is the reason."""
@@ -114,17 +119,29 @@ def trace(model: keras.Model, shapes: Shapes) -> Trace:
     if not model.jit_compile and has_drawn(before):
         raise CannotTrace("a layer draws from Python's or NumPy's generator in each step")
     start_metrics = _start_metrics(model, variables[3])
-    parts = [f"{name} {form.key}" for name, form in sorted(forms.items())]
-    parts += [repr([len(part) for part in structs]), repr(names), repr(sorted(step_logs.items()))]
-    parts += [hashlib.sha256(value.tobytes()).hexdigest() for value in start_metrics]
+    counts = (len(structs[0]), len(structs[1]), len(structs[2]), len(structs[3]))
     return Trace(
         forms=forms,
-        key=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
-        counts=(len(structs[0]), len(structs[1]), len(structs[2]), len(structs[3])),
+        key=_key(forms, counts, names, step_logs, start_metrics),
+        counts=counts,
         log_names=names,
         step_log_names=step_logs,
         start_metrics=start_metrics,
     )
+
+
+def _key(
+    forms: Mapping[str, Form],
+    counts: Sequence[int],
+    log_names: Sequence[str],
+    step_log_names: Mapping[str, Sequence[str]],
+    start_metrics: Sequence[np.ndarray],
+) -> str:
+    """Equal where the steps are one program up to numbers: those for the first shapes, which the others follow."""
+    parts = [f"{name} {form.key}" for name, form in sorted(forms.items()) if _is_first(name) or name == "results"]
+    parts += [repr(list(counts)), repr(tuple(log_names)), repr(sorted(step_log_names.items()))]
+    parts += [hashlib.sha256(value.tobytes()).hexdigest() for value in start_metrics]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def is_complete(found: Trace, shapes: Shapes) -> bool:

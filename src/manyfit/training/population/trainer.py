@@ -9,6 +9,7 @@ import keras
 
 from manyfit.core.records import Plan
 from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
+from manyfit.training.hardware import freed_memory_kept
 from manyfit.training.population.admission import Admission, Learned
 from manyfit.training.population.compile import programs_kept
 from manyfit.training.population.data import Sources, Stream, same_sources, why_not_read
@@ -65,7 +66,7 @@ class Population(Trainer):
         self._past: list[ProgramRecord] = []  # programs of other data
 
     def train(self, supply: Supply, task: Task) -> None:
-        with programs_kept():
+        with programs_kept(), freed_memory_kept():
             self._train(supply, task)
 
     def _train(self, supply: Supply, task: Task) -> None:

@@ -167,7 +167,23 @@ def prices(rows: int = 64, held_out: int = 32) -> Callable[[], Split]:
     return make
 
 
-# -- the rows G1 to G5 ----------------------------------------------------------------------------------------------
+# -- the rows A and G1 to G5 ----------------------------------------------------------------------------------------
+
+
+def mlp(units: int, optimizer: str, learning_rate: float) -> keras.Model:
+    """The demo's two-layer MLP."""
+    parts = [layers.Input((784,)), layers.Dense(units, activation="relu"), layers.Dense(10, activation="softmax")]
+    chosen = {"rmsprop": keras.optimizers.RMSprop, "adam": keras.optimizers.Adam}[optimizer]
+    return compiled(keras.Sequential(parts), chosen(learning_rate))
+
+
+def build_a(hp: Any) -> keras.Model:
+    """A, the demo's search space, with a learning rate: 8 structures."""
+    return mlp(
+        hp.Int("units", 16, 64, step=16),
+        hp.Choice("optimizer", ["rmsprop", "adam"]),
+        hp.Float("learning_rate", 1e-4, 1e-2, sampling="log"),
+    )
 
 
 def dense(hp: Any) -> keras.Model:
@@ -256,6 +272,7 @@ def transfer(hp: Any) -> keras.Model:
 
 
 SPACES = {
+    "A": Space(build_a, pixels(50_000, 10_000), epochs=1, trials=100, batch_size=128),
     "G1": Space(dense, pixels(10_000), epochs=5, trials=16),
     "G2": Space(cnn, images(3000), epochs=5, trials=12),
     "G2b": Space(cnn, images(10_000), epochs=30, trials=6, of_rival=6),
