@@ -31,7 +31,7 @@ def build(hp):
     return model
 
 
-def search(folder, name, trials=10, **options):
+def search(folder, name, trials=6, **options):
     tuner = kt.RandomSearch(
         build, "val_loss", max_trials=trials, seed=0, directory=str(folder), project_name=name, **options
     )
@@ -52,8 +52,8 @@ def test_structures_share_programs(shared):
     records = shared.programs().records
     configurations = [dict(trial.hyperparameters.values) for trial in shared.oracle.trials.values()]
     structures = {str({name: v for name, v in each.items() if name != "learning_rate"}) for each in configurations}
-    assert len(structures) >= 8 and len(records) <= 4
-    assert sum(record.members for record in records) == 10
+    assert len(structures) >= 5 and len(records) <= 3
+    assert sum(record.members for record in records) == 6
     wide = [record for record in records if record.widths]
     assert wide and all(0 <= record.padding < 1 and "widths up to" in record.widths for record in wide)
     assert "structures share" in str(shared.programs()).splitlines()[0]
@@ -61,8 +61,8 @@ def test_structures_share_programs(shared):
 
 
 def test_curves_are_those_of_model_fit(shared, tmp_path):
-    alone = search(tmp_path, "alone", trials=3, population=False)
-    for one, other in zip(curves_of(shared), curves_of(alone), strict=False):
+    alone = search(tmp_path, "alone", population=False)
+    for one, other in zip(curves_of(shared), curves_of(alone), strict=True):
         assert set(one) == set(other)
         for name, curve in other.items():
             np.testing.assert_allclose(one[name], curve, rtol=2e-4, atol=1e-5, err_msg=name)
