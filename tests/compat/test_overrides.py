@@ -44,7 +44,7 @@ def test_run_trial_that_changes_the_arguments_of_fit(tmp_path, capsys):
             return super().run_trial(trial, *args, **kwargs)
 
     tuner = searched(BatchSize, tmp_path, verbose=2)
-    assert f"{ONE_BY_ONE}BatchSize.run_trial is overridden." in capsys.readouterr().out
+    assert ONE_BY_ONE not in capsys.readouterr().out  # it changes the call and no more, so they train together
     assert all("batch_size" in trial.hyperparameters.values for trial in tuner.oracle.trials.values())
     assert len(tuner.get_best_models(2)) == 2
 

@@ -55,6 +55,9 @@ class Task:
     devices: Any = None  # see `manyfit.training.devices`; None: each model on one device
     compiled: bool = True  # False: the user wants no model's steps compiled, so nor a program that they share
     fit: Callable[..., Any] | None = None  # fit(values, model, *args, **kwargs) of the user; None: `model.fit`
+    why_fit_alone: str | None = None  # why that is called for each training; None: it may be one call of `model.fit`
+    # Is told the values with all that such a `fit` has asked for, before it trains.
+    brought_to_light: Callable[[Any], None] | None = None
     may: Permissions = dataclasses.field(default_factory=Permissions)
     callbacks: Callable[[Plan], list[Any]] | None = None  # further callbacks of an execution, after the user's
     measures: tuple[str, ...] = ()  # of `core.objective.MEASURES`: what is measured besides what is logged
@@ -149,6 +152,38 @@ class FixedSupply:
     def finish(self, result: Result) -> None:
         """See `Supply`."""
         self.results[result.plan.key] = result
+
+
+class OnePlan:
+    """A `Supply` of one plan, which another one has handed out and hears of.
+
+    Args:
+        supply: the other one.
+        plan: to be trained.
+    """
+
+    def __init__(self, supply: Supply, plan: Plan) -> None:
+        self._supply = supply
+        self._plans = [plan]
+        self.independent = False
+
+    @property
+    def remaining(self) -> int | None:
+        """See `Supply`."""
+        return len(self._plans)
+
+    def take(self, count: int) -> Sequence[Plan]:
+        """See `Supply`."""
+        del count
+        return [self._plans.pop()] if self._plans else []
+
+    def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
+        """See `Supply`."""
+        return self._supply.report(epochs)
+
+    def finish(self, result: Result) -> None:
+        """See `Supply`."""
+        self._supply.finish(result)
 
 
 class Trainer(abc.ABC):

@@ -70,20 +70,36 @@ class SeenFit:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class InPlaceOfTraining:
+    """What happens in a rehearsal where the user's code would train.
+
+    Attributes:
+        fit: is called with the model and the call of `fit`, and answers in its place.
+        step: is called where a loop of the user's own makes a step.
+    """
+
+    fit: Callable[[keras.Model, Call], Any]
+    step: Callable[[], Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Door:
     change: Change | None
+    instead: InPlaceOfTraining | None
     seen: list[SeenFit]
 
 
 # One per thread, or a paused training would see what another thread trains meanwhile.
 _door: contextvars.ContextVar[_Door | None] = contextvars.ContextVar("door", default=None)
-_lock = threading.Lock()
-_num_doors = 0
 
 
 @contextlib.contextmanager
-def seen_fits(change: Change | None = None) -> Iterator[list[SeenFit]]:
+def seen_fits(change: Change | None = None, instead: InPlaceOfTraining | None = None) -> Iterator[list[SeenFit]]:
     """Within it, calls of `keras.Model.fit` from this thread are seen, and changed where `change` is given.
+
+    Args:
+        change: of a call.
+        instead: what happens in its place; calls are not in the list then, since who answers them takes them.
 
     Example:
 
@@ -95,31 +111,45 @@ def seen_fits(change: Change | None = None) -> Iterator[list[SeenFit]]:
     >>> seen[0].call.get("batch_size"), seen[0].call.get("epochs"), len(found.epoch)
     (2, 1, 3)
     """
-    door = _Door(change, [])
+    door = _Door(change, instead, [])
     token = _door.set(door)
     try:
-        with _keras_asks():
+        with contextlib.ExitStack() as asking:
+            for each in (_FIT,) if instead is None else (_FIT, *_STEPS):
+                asking.enter_context(each.within())
             yield door.seen
     finally:
         _door.reset(token)
 
 
-@contextlib.contextmanager
-def _keras_asks() -> Iterator[None]:
-    """Has `keras.Model.fit` pass through the door of its thread, for as long as any thread has one."""
-    global _num_doors  # how many threads are within; under the lock
-    with _lock:
-        _num_doors += 1
-        if _num_doors == 1:
-            # On `Model`, which inherits its `fit`: to take it away again leaves Keras as it was.
-            keras.Model.fit = _asking(keras.Model.fit)
-    try:
-        yield
-    finally:
-        with _lock:
-            _num_doors -= 1
-            if _num_doors == 0:
-                del keras.Model.fit
+class _Asking:
+    """A method of Keras's that passes through the door of its thread, for as long as any thread is within.
+
+    Args:
+        owner: a class that inherits the method: to take ours away again leaves Keras as it was.
+        name: of the method.
+        make: makes ours of Keras's.
+    """
+
+    def __init__(self, owner: type, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        self._owner, self._name, self._make = owner, name, make
+        self._lock = threading.Lock()
+        self._num_within = 0
+
+    @contextlib.contextmanager
+    def within(self) -> Iterator[None]:
+        """Has the method ask."""
+        with self._lock:
+            self._num_within += 1
+            if self._num_within == 1:
+                setattr(self._owner, self._name, self._make(getattr(self._owner, self._name)))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_within -= 1
+                if self._num_within == 0:
+                    delattr(self._owner, self._name)
 
 
 def _asking(fit: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,6 +159,8 @@ def _asking(fit: Callable[..., Any]) -> Callable[..., Any]:
         if door is None:
             return fit(model, *args, **kwargs)
         call = Call(args, kwargs)
+        if door.instead is not None:
+            return door.instead.fit(model, call if door.change is None else door.change(call))
         seen = SeenFit(call)
         door.seen.append(seen)
         if door.change is not None:
@@ -138,6 +170,22 @@ def _asking(fit: Callable[..., Any]) -> Callable[..., Any]:
         return returned
 
     return asking
+
+
+def _stepping(step: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(step)
+    def stepping(*args: Any, **kwargs: Any) -> Any:
+        door = _door.get()
+        return step(*args, **kwargs) if door is None or door.instead is None else door.instead.step()
+
+    return stepping
+
+
+_FIT = _Asking(keras.Model, "fit", _asking)
+_STEPS = (
+    _Asking(keras.Model, "train_on_batch", _stepping),
+    _Asking(keras.optimizers.Optimizer, "apply", _stepping),
+)
 
 
 # Records of calls ------------------------------------------------------------------------------------------------

@@ -63,11 +63,15 @@ class SearchSupply:
         oracle: what to run, and where results go.
         num_executions: executions per trial.
         weights_path: where the weights of an execution go.
-        begin: called with a trial before its first execution is handed out.
+        begin: called with a trial before its first execution is handed out; answers whether it is to be trained, and
+            not run by then already.
         end: called with a trial when its executions have ended.
         logs_are_complete: whether every epoch logs all metrics that any epoch will, so that an objective that the
             first one lacks is known to be missing; False where the user's own code adds to the logs.
-        notes: what is noted on every execution.
+        notes: what is noted on the executions of a trial.
+        repeats: whether the contenders of a finite space that was tried in full are trained again.
+        explores: whether the first execution may bring further hyperparameters to light: the first answer is this one
+            alone, so that what is proposed next knows of them.
     """
 
     def __init__(
@@ -76,12 +80,15 @@ class SearchSupply:
         num_executions: int,
         *,
         weights_path: Callable[[str, int], Path],
-        begin: Callable[[Trial], None],
+        begin: Callable[[Trial], bool],
         end: Callable[[Trial], None],
         logs_are_complete: bool = False,
-        notes: Mapping[str, Any] | None = None,
+        notes: Callable[[str], Mapping[str, Any]] = lambda trial_id: {},
+        repeats: bool = True,
+        explores: bool = False,
     ) -> None:
-        self._notes = notes or {}
+        self._explores, self._repeats = explores, repeats
+        self._notes = notes
         self._oracle = oracle
         self._num_executions = num_executions
         self._weights_path = weights_path
@@ -111,6 +118,8 @@ class SearchSupply:
         when it proposes; what of them was not wanted yet waits in the queue. An empty answer of the oracle means that
         there is nothing for now, which is when a finite space that was tried in full has its contenders repeated.
         """
+        if self._explores:
+            count, self._explores = min(count, 1), False
         while len(self._queue) < count:
             missing = count - len(self._queue)
             # Rounded up: the executions of a trial are handed out together or left in the queue, never half asked for.
@@ -125,7 +134,9 @@ class SearchSupply:
 
     def _open_trial(self, trial: Trial) -> None:
         """Puts the executions that a trial still needs into the queue; paused ones go on where they stood."""
-        self._begin(trial)
+        if not self._begin(trial):
+            self._end(trial)
+            return
         plans = plans_of(trial, self._num_executions, self._oracle, self._weights_path)
         for plan in plans:
             paused = trial.executions.pop(plan.execution, None)
@@ -141,7 +152,7 @@ class SearchSupply:
         """Further executions of the contenders of a finite space that was tried in full."""
         oracle = self._oracle
         # Only when nothing runs: who is a contender changes with every result that is still to come.
-        if self._open or self._queue or not oracle.may_replicate():
+        if not self._repeats or self._open or self._queue or not oracle.may_replicate():
             return []
         state = oracle.replication(self._num_executions)
         plans = []
@@ -225,7 +236,7 @@ class SearchSupply:
             self._oracle.scoring.check({**result.history, **result.measures})
         # Trainers know that an execution was told to stop, and only here it is known why.
         result.message = self._why_it_ended(result) or result.message
-        self._oracle.book.add_execution(result, **self._notes)
+        self._oracle.book.add_execution(result, **self._notes(trial.trial_id))
         if not is_paused(result) and result.plan.state_path is not None:
             Path(result.plan.state_path).unlink(missing_ok=True)
         trial.hyperparameters = self._grown(trial, result.plan)

@@ -10,12 +10,13 @@ import keras
 
 from manyfit.core import environment
 from manyfit.core.errors import UsageError, explain, warn_user
-from manyfit.core.records import Values
+from manyfit.core.records import Configuration, Values
 from manyfit.data.arguments import check_call, check_data, check_fit_arguments
 from manyfit.data.call import FIT_PARAMETERS, Call
 from manyfit.data.folds import FoldPlan, fold_plan
 from manyfit.oracles import Oracle, Trial, endings
 from manyfit.schedulers import Scheduler
+from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store.predictions import Archive
 from manyfit.training import tensorboard
 from manyfit.training.base import Task, Trainer
@@ -24,11 +25,13 @@ from manyfit.training.estimators import check_rows
 from manyfit.training.keras_settings import clear_session
 from manyfit.training.precision import sentence
 from manyfit.training.program_report import Programs
+from manyfit.training.rehearsal import mentions
 from manyfit.training.replay import CALLED, DATA, facts_of, recorded_call
 from manyfit.tuners.keeping import keeping
-from manyfit.tuners.keras_tuner.callbacks import only_keras
+from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
+from manyfit.tuners.keras_tuner.callbacks import is_overridden, only_keras
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, ReadySpace, overrides_fit
-from manyfit.tuners.keras_tuner.one_by_one import RETURNED
+from manyfit.tuners.keras_tuner.one_by_one import RETURNED, TakenDown
 from manyfit.tuners.keras_tuner.overrides import ModelTuner
 from manyfit.tuners.supply import SearchSupply
 from manyfit.tuners.trainers import TrainerChoice, Trainers, exploring_builds, may_fuse, price_of_backend
@@ -70,6 +73,7 @@ class PopulationTuner(ModelTuner):
         self.population_size = population_size
         self.keep_predictions = keep_predictions
         self.latest_search: LatestSearch | None = None
+        self._ran_alone: dict[str, tuple[str, ...]] = {}  # trials of a `run_trial` of the user's, by reason
         super().__init__(oracle, hypermodel, **kwargs)
         self._trainers = Trainers(self._display.say, None if self.executor is None else self._on_executor)
 
@@ -126,6 +130,20 @@ class PopulationTuner(ModelTuner):
         self._with_weights.update(self.oracle.trials)
         super().search(*fit_args, **fit_kwargs)
 
+    def _make_task(self, *args: Any, **kwargs: Any) -> Task:
+        task = super()._make_task(*args, **kwargs)
+        if task.fit is None or not self._trains_itself():
+            return task
+        if self.executor is not None:  # whose workers know nothing of the space
+            return dataclasses.replace(task, why_fit_alone="runs on an executor, where it is called for each training")
+        return dataclasses.replace(task, brought_to_light=self._add_to_space)
+
+    def _add_to_space(self, values: Configuration) -> None:
+        """Takes in at once what a `fit` of the user's asks for: more trials begin before the first has ended."""
+        assert isinstance(values, HyperParameters)  # our bug: a tuner's plans hold them
+        if self.oracle.allow_new_entries:  # else the end of the trial says what is wrong
+            self.oracle.update_space(values)
+
     def _check_call(self, call: Call, *, has_folds: bool) -> None:
         """Refuses what cannot be right, and warns of callbacks that a trial is too short for."""
         known = has_folds or environment.written_for_keras_tuner  # there a trial tells what is missing
@@ -171,14 +189,16 @@ class PopulationTuner(ModelTuner):
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         """Runs the trials of a search: together, unless something of the user's has to run them one by one."""
         one_by_one = self._runs_one_by_one()
-        if one_by_one:
+        taken_down = self._taken_down(fit_args, fit_kwargs) if one_by_one == [self._own_run_trial] else None
+        if one_by_one and taken_down is None:
             if self.executor is None:  # its workers run as many trials at once as there are workers
                 self._trainers.say_why_sequential(one_by_one, self._fuses())
             super()._run_trials(fit_args, fit_kwargs)
             return
-        latest, num_executions = self.latest_search, self._num_executions()
-        assert latest is not None and num_executions is not None  # our bug: `search` sets it, and Manyfit trains
-        task = latest.task
+        assert self.latest_search is not None  # our bug: `search` sets it
+        task = self.latest_search.task
+        if taken_down is not None:
+            task = taken_down.task(task)
         # "auto" picks a precision by device, which changes results: people have to see it.
         if said := sentence(self.model_options.precision):
             self._display.say(said)
@@ -187,12 +207,14 @@ class PopulationTuner(ModelTuner):
             self._display.say(said)
         supply = SearchSupply(
             self.oracle,
-            num_executions,
+            self._num_executions() or self.executions_per_trial,
             weights_path=self.store.weights_path,
-            begin=self._begin_trial,
-            end=self.on_trial_end,
-            logs_are_complete=task.fit is None and only_keras(fit_kwargs.get("callbacks")),
-            notes={CALLED: facts_of([task.call])},
+            begin=self._begins if taken_down is None else taken_down.begin,
+            end=self.on_trial_end if taken_down is None else taken_down.end,
+            logs_are_complete=task.fit is None and not one_by_one and only_keras(fit_kwargs.get("callbacks")),
+            notes=lambda trial_id: {CALLED: facts_of([task.calls.get(trial_id, task.call)])},
+            repeats=taken_down is None,
+            explores=taken_down is not None or task.brought_to_light is not None,
         )
         trainer = self._trainer_for(task)
         if not endings.is_complete(self.oracle):  # else data would be read, and workers started, for nothing
@@ -201,6 +223,52 @@ class PopulationTuner(ModelTuner):
         paused = [(trial.trial_id, index) for trial in self.oracle.book.paused() for index in trial.executions]
         supply.end_paused()
         trainer.forget(paused)
+        if taken_down is not None:
+            if taken_down.alone:
+                self._ran_alone[f"{self._own_run_trial} {taken_down.why_alone}"] = tuple(taken_down.alone)
+            self._one_by_one.repeat_contenders(self._trial_steps(self._begin_trial), fit_args, fit_kwargs)
+
+    @property
+    def _own_run_trial(self) -> str:
+        """The name of an overridden `run_trial`, as `_runs_one_by_one` has it."""
+        return f"{type(self).__name__}.run_trial"
+
+    def _taken_down(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> TakenDown | None:
+        """What finds the calls that a `run_trial` of the user's makes of the default; None: it is called as ever.
+
+        So it is where nothing would be gained, and where what the default does is not what trials that train together
+        do: it takes no orders of a scheduler, and its code may not be there for others to call.
+        """
+        scheduler = self.oracle.scheduler
+        if (
+            self.executor is not None
+            or not self._fuses()
+            or self.hypermodel is None
+            or overrides_fit(self.hypermodel)
+            or self._works_on_batches()
+            or scheduler.may_pause
+            or scheduler.may_stop
+            or is_overridden(self, BaseTuner, "pre_create_trial")
+            or not mentions(self.run_trial, "run_trial")
+        ):
+            return None
+
+        def task_of(call: Call) -> Task:
+            return tensorboard.per_execution(self._make_task(call.args, dict(call.kwargs)))
+
+        return TakenDown(
+            self._one_by_one,
+            self._trial_steps(self._begin_trial),
+            (fit_args, fit_kwargs),
+            task_of=task_of,
+            owners=(self, self.hypermodel),
+            brought_to_light=self._add_to_space,
+            say_alone=lambda: self._trainers.say_why_sequential([self._own_run_trial], fuses=True),
+        )
+
+    def _begins(self, trial: Trial) -> bool:
+        self._begin_trial(trial)
+        return True
 
     def _begin_trial(self, trial: Trial) -> None:
         # How wide the interval of a mean over folds is depends on how many rows they share.
@@ -292,7 +360,7 @@ class PopulationTuner(ModelTuner):
             An object to print, with one record per program; a sentence where trials train through `model.fit`.
         """
         if (programs := self._get_trainer().programs()) is not None:
-            return programs
+            return Programs.joined([programs, Programs((), self._ran_alone)])
         in_workers = "in workers, one after another in each"
         return f"Trials train {in_workers if self.executor else 'one after another through model.fit'}."
 

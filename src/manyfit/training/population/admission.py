@@ -13,16 +13,18 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
 from manyfit.core.causes import cause_of
 from manyfit.core.lifecycle import failure_of
-from manyfit.core.records import Decision, Plan, Result
+from manyfit.core.records import Plan, Result
 from manyfit.data.call import Call
-from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
+from manyfit.training.base import Bookkeeping, OnePlan, Supply, Task, Trainer
 from manyfit.training.callbacks import CannotCopy, copy_callbacks
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
@@ -31,21 +33,23 @@ from manyfit.training.models import averages_weights, build_model, check_size, c
 from manyfit.training.population import families
 from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
-from manyfit.training.population.data import Sources
-from manyfit.training.population.families import Family, ProgramCosts, WideProgram, outline_of_member
+from manyfit.training.population.data import Sources, is_same
+from manyfit.training.population.families import Family, ProgramCosts, WideProgram, wide_program
 from manyfit.training.population.kept_rows import Prefixes
 from manyfit.training.population.member import STORED_BY, Member, ProgramSeat, Structure, View, Views
 from manyfit.training.population.outlines import Outline
-from manyfit.training.population.probe import recalled_verdict
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.rows_pass import RowsPass
 from manyfit.training.population.structure_key import KnownStructure, KnownStructures, structure_key
-from manyfit.training.population.trace import CannotTrace, Trace, check_model, complete, is_complete, trace
-from manyfit.training.population.twins import Twin
+from manyfit.training.population.trace import CannotTrace, Trace, check_model, is_complete
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
+from manyfit.training.rehearsal import Marker, NotOneCall, call_of_fit
+from manyfit.training.replay import DATA, FITTED, facts_of
 from manyfit.training.seeding import seeded
 from manyfit.training.stored_state import read_state
 from manyfit.training.tensorboard import watch_boards
+
+OWN_FIT = "the hypermodel's own `fit`"  # reasons begin with it, and go on with what it does
 
 _MAX_RESIDENT = 64  # paused members whose state is on the disk, too, and that are held in memory nevertheless
 
@@ -103,6 +107,7 @@ class Admission:
         self.fallback, self.refuse, self.notify = fallback, refuse, notify
         self.aside, self._may_widen = aside, widens
         self._views = Views(sources, task.split_for)
+        self._why_alone: str | None = None  # why a `fit` of the user's is not tried again
         self.programs = learned.programs
         self._learned = learned
         self._waiting: dict[int, collections.deque[Member]] = {}  # by id of their program
@@ -141,12 +146,6 @@ class Admission:
         else:
             member.seconds += time.perf_counter() - started
             self._wait(member)
-
-    def _wait(self, member: Member) -> None:
-        if member.seat is None:
-            self._undecided.setdefault(self._family_of(member), []).append(member)
-        else:
-            self._enqueue(member)
 
     def decide(self, least: int) -> None:
         """Gives members a program that wait without one.
@@ -205,6 +204,12 @@ class Admission:
         self._enqueue(member)  # while it waited, a stream brought a batch of another shape
         return self.next_member(active, group, least)
 
+    def _wait(self, member: Member) -> None:
+        if member.seat is None:
+            self._undecided.setdefault(self._family_of(member), []).append(member)
+        else:
+            self._enqueue(member)
+
     def _enqueue(self, member: Member) -> None:
         try:
             member.complete_trace()
@@ -252,7 +257,7 @@ class Admission:
 
     def _fall_back(self, plan: Plan, reason: str) -> None:
         self.refuse(reason, plan)
-        self.fallback.train(_OnePlan(self.supply, plan), self.task)
+        self.fallback.train(OnePlan(self.supply, plan), self.task)
 
     def _resume(self, plan: Plan) -> Member | None:
         member = self._parked.pop(plan.key, None)
@@ -260,7 +265,7 @@ class Admission:
         if member is None or member.epoch != plan.first_epoch:
             return None
         member.plan = plan
-        if plan.epochs is not None:
+        if plan.epochs is not None and self.task.fit is None:  # else its `fit` has said
             member.last_epoch = plan.epochs
         if member.seat is not None and member.seat.embedding is not None:
             member.seat = None  # with more epochs before it, another program may be worth compiling
@@ -270,17 +275,23 @@ class Admission:
         # Equal models must have equal names of layers, or none would be recognised.
         building.forget_names()
         values = plan.values.copy() if hasattr(plan.values, "copy") else plan.values
-        call = self._call_of(plan)
-        view = self._views.of(plan, call)
         with seeded(plan.seed), quick_draws():
             model = build_model(self.task.build, values)
             check_unshared(model, plan)
             check_size(model, self.task.max_model_size)
-            check_model(model)
-            self._learned.labels.check(model, call)
             own = [] if self.task.callbacks is None else self.task.callbacks(plan)
-            callbacks = [*self._copies(plan, call), *own]
             watch_boards(own, self.aside)
+            notes: dict[str, Any] = {}
+            if self.task.fit is None:
+                call = self._call_of(plan, own)
+            else:
+                call = self._rehearsed(plan, values, model, own)
+                notes[FITTED] = facts_of([call])
+                call = self._of_all_rows(plan, call)
+            view, callbacks = self._views.of(plan, call), call.callbacks
+            check_model(model)
+            if self.task.fit is None:  # else the user's code may have made other labels of them
+                self._learned.labels.check(model, call)
             reason = why_not(callbacks)
             if reason is not None:
                 raise CannotTrace(reason)
@@ -299,7 +310,8 @@ class Admission:
             state,
             epoch=call.get("initial_epoch", 0),
             last_epoch=epochs,
-            callbacks=MemberCallbacks(callbacks, model, params=params, num_own=len(own)),
+            callbacks=MemberCallbacks(callbacks, model, params=params, own=own),
+            notes=notes,
             loss_scale=LossScaleWatch.of(model.optimizer),
         )
         if stored is not None:
@@ -329,7 +341,8 @@ class Admission:
         into being with the optimizer's, and moving averages are read from it at the end, so models with one of these
         are always built.)
         """
-        key = structure_key(model)
+        # An optimizer that has been at work has a state of its own.
+        key = None if self.task.fit is not None and model.optimizer.built else structure_key(model)
         known = self._learned.structures.find(_with_sizes(key, view))
         batch = view.shapes.first_batch()
         if not (whole or needs_loss_scale_callback(model) or averages_weights(model)):
@@ -356,7 +369,7 @@ class Admission:
         model, view = member.model, member.view
         key = _with_sizes(member.structure.key, view)
         known = self._learned.structures.find(key)
-        found = self._trace(member) if known is None else known.trace
+        found = member.own_trace() if known is None else known.trace
         place = building.place_of_learning_rate(model)
         is_first = member.stored is None and not member.history  # its optimizer's state is what it starts from
         if known is None and key is not None and place is not None and is_first:
@@ -367,16 +380,6 @@ class Admission:
         if member.structure.outline is not None:
             self._family_of(member).own[member.structure.identity] = program, member.structure.outline
         return ProgramSeat(program, found, model)
-
-    def _trace(self, member: Member) -> Trace:
-        started = time.perf_counter()
-        # The first draws of a model that is built symbolically are those of its seed; its variables stay what they are.
-        with seeded(member.plan.seed), quick_draws():
-            building.build_symbolically(member.model, member.view.shapes.first_batch())
-            found = trace(member.model, member.view.shapes)
-            complete(found, member.model, member.view.shapes)
-        member.seconds += time.perf_counter() - started
-        return found
 
     def _program_of(self, found: Trace, model: keras.Model, view: View) -> SharedProgram:
         """The program of a trace, made if need be. Members of one program have equally many rows, in batches alike."""
@@ -393,10 +396,47 @@ class Admission:
             )
         return self.programs[key]
 
-    def _call_of(self, plan: Plan) -> Call:
+    def _call_of(self, plan: Plan, own: Sequence[keras.callbacks.Callback]) -> Call:
         """The call of `fit` that a plan stands for, on all rows: folds are parts of those that are here already."""
         call = self.task.calls.get(plan.trial_id, self.task.call)
+        call = call.with_(callbacks=[*self._copies(plan, call), *own])
         return call if plan.epochs is None else call.with_(epochs=plan.epochs)
+
+    def _rehearsed(
+        self, plan: Plan, values: object, model: keras.Model, own: Sequence[keras.callbacks.Callback]
+    ) -> Call:
+        """The call that the user's own `fit` makes of it.
+
+        Raises:
+            CannotTrace: it does more than that, or trains on other rows than it is given.
+        """
+        assert self.task.fit is not None  # our bug: the caller asks
+        if self._why_alone is not None:
+            raise CannotTrace(self._why_alone)
+        given = self.task.call_of(plan)
+        given = given.with_(callbacks=[*self._copies(plan, given), *own, Marker()])
+        change = None if self.task.at_fit is None else functools.partial(self.task.at_fit, plan)
+        try:
+            call = call_of_fit(self.task.fit, values, model, given, change)
+        except NotOneCall as error:
+            reason = f"{OWN_FIT} {error}"
+            # Not again in this search: what the user's code does beside training would be done twice for each trial.
+            self._why_alone = reason
+            raise CannotTrace(reason) from error
+        if self.task.brought_to_light is not None:
+            self.task.brought_to_light(values)
+        rows = DATA if self.task.split_for is not None else ("x", "y") if given.x is not None else ()
+        if not all(is_same(call.get(name), given.get(name)) for name in rows):
+            raise CannotTrace(f"{OWN_FIT} trains on other rows than it is given")
+        return call
+
+    def _of_all_rows(self, plan: Plan, call: Call) -> Call:
+        """A call on the rows of a fold, on all rows: folds are parts of those that are here already."""
+        if self.task.split_for is None:
+            return call
+        searched = self.task.calls.get(plan.trial_id, self.task.call)
+        whole = {name: searched.get(name) for name in DATA[:-1] if searched.get(name) is not None}
+        return call.with_(without=("validation_data", "validation_split"), **whole)
 
     def _copies(self, plan: Plan, call: Call) -> list[keras.callbacks.Callback]:
         """The user's callbacks for one member."""
@@ -429,25 +469,15 @@ class Admission:
 
     def _open(self, family: Family, outline: Outline, members: Sequence[Member]) -> WideProgram | None:
         """A new wide program for members; None where there cannot be one."""
-        narrowest = min(members, key=lambda member: outline_of_member(member).flops)
-        view = narrowest.view
-        building.forget_names()
         try:
-            with seeded(narrowest.plan.seed), quick_draws():
-                twin = Twin(narrowest.model, outline)
-                building.build_symbolically(twin.model, view.shapes.first_batch())
-                found = trace(twin.model, view.shapes)
-                complete(found, twin.model, view.shapes)
-            program = WideProgram(
-                twin, found, view, together=self.supply.independent, test_passes=self._learned.test_passes
+            program = wide_program(
+                outline, members, together=self.supply.independent, test_passes=self._learned.test_passes
             )
-            if not recalled_verdict(program.kind):
-                program.doubt(self._trace(narrowest), program.seat_of(narrowest), narrowest.state)
         # Whatever it was, it is no member's: each has a program of its own, as if there were no wide ones.
         except Exception as error:
             self._refuse_padding(family, f"a wide program could not be made ({cause_of(error).words})")
             return None
-        self.programs[f"{found.key} {view.sizes} wide"] = program
+        self.programs[f"{program.key} {members[0].view.sizes} wide"] = program
         family.wide.append(program)
         return program
 
@@ -459,26 +489,3 @@ class Admission:
 
 def _with_sizes(key: str | None, view: View) -> str | None:
     return None if key is None else f"{key} {view.sizes}"
-
-
-class _OnePlan:
-    """A supply of one plan; the rest is forwarded."""
-
-    def __init__(self, supply: Supply, plan: Plan) -> None:
-        self._supply = supply
-        self._plans = [plan]
-        self.independent = False
-
-    @property
-    def remaining(self) -> int | None:
-        return len(self._plans)
-
-    def take(self, count: int) -> Sequence[Plan]:
-        del count
-        return [self._plans.pop()] if self._plans else []
-
-    def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
-        return self._supply.report(epochs)
-
-    def finish(self, result: Result) -> None:
-        self._supply.finish(result)

@@ -85,7 +85,7 @@ class MemberCallbacks:
         callbacks: the member's own copies.
         model: the member's model.
         params: what `fit` puts into `callback.params`: verbose, epochs, and batches per epoch (None if not known).
-        num_own: so many of them, the last ones, are the tuner's, and have no state.
+        own: those of them that are the tuner's, and have no state.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class MemberCallbacks:
         model: keras.Model,
         *,
         params: Mapping[str, object],
-        num_own: int = 0,
+        own: Sequence[keras.callbacks.Callback] = (),
     ) -> None:
         self._model = model
-        self.of_user = list(callbacks[: len(callbacks) - num_own])
+        self.of_user = [each for each in callbacks if each not in own]
         self.any = bool(callbacks)
         self.split_tests = acts_before_tests(callbacks)
         self._testing = False

@@ -26,18 +26,21 @@ from typing import TypeVar
 
 import numpy as np
 
+from manyfit.training.keras_internals import building
+from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.models import summary_of
 from manyfit.training.population.arrays import State, copied
 from manyfit.training.population.data import ResidentRows
 from manyfit.training.population.layout import Layout
 from manyfit.training.population.member import Member, ProgramSeat, View
 from manyfit.training.population.outlines import Outline, joined
-from manyfit.training.population.probe import find_padding_mismatch, remember_verdict
+from manyfit.training.population.probe import find_padding_mismatch, recalled_verdict, remember_verdict
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.rows_pass import RowsPass
-from manyfit.training.population.trace import Trace
+from manyfit.training.population.trace import Trace, complete, trace
 from manyfit.training.population.twins import Twin
 from manyfit.training.program_report import ProgramRecord
+from manyfit.training.seeding import seeded
 
 WIDENS = True
 ENOUGH_TO_TELL = 2
@@ -237,6 +240,38 @@ class WideProgram(SharedProgram):
         return dataclasses.replace(
             super().record(), widths=widths_of(self.outline), num_structures=len(self.structures), padding=padding
         )
+
+
+def wide_program(
+    outline: Outline,
+    members: Sequence[Member],
+    *,
+    together: bool,
+    test_passes: dict[tuple[object, ...], RowsPass],
+) -> WideProgram:
+    """A new wide program; where its kind was never compared with models' own steps, it will be.
+
+    Args:
+        outline: how wide.
+        members: those that it is made for.
+        together: see `SharedProgram`.
+        test_passes: likewise.
+
+    Raises:
+        CannotTrace: a step that JAX cannot trace.
+    """
+    narrowest = min(members, key=lambda member: outline_of_member(member).flops)
+    view = narrowest.view
+    building.forget_names()
+    with seeded(narrowest.plan.seed), quick_draws():
+        twin = Twin(narrowest.model, outline)
+        building.build_symbolically(twin.model, view.shapes.first_batch())
+        found = trace(twin.model, view.shapes)
+        complete(found, twin.model, view.shapes)
+    program = WideProgram(twin, found, view, together=together, test_passes=test_passes)
+    if not recalled_verdict(program.kind):
+        program.doubt(narrowest.own_trace(), program.seat_of(narrowest), narrowest.state)
+    return program
 
 
 @dataclasses.dataclass(frozen=True)

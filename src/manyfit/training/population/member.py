@@ -27,6 +27,7 @@ from manyfit.data.call import Call
 from manyfit.data.rows import Split
 from manyfit.training.base import Bookkeeping, judge
 from manyfit.training.keras_internals import building
+from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.models import averages_weights, num_parameters
 from manyfit.training.population.arrays import State, copied, in_order_of_weights, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks
@@ -37,9 +38,10 @@ from manyfit.training.population.prefix import Frozen
 from manyfit.training.population.probe import stray
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.structure_key import without_numbers
-from manyfit.training.population.trace import CannotTrace, Trace, complete
+from manyfit.training.population.trace import CannotTrace, Trace, complete, trace
 from manyfit.training.population.twins import outline_of
 from manyfit.training.precision import LossScaleWatch
+from manyfit.training.seeding import seeded
 from manyfit.training.stored_state import StoredState, arrays_of, restore, states_of, write_state
 from manyfit.training.weights import write_weights
 
@@ -199,6 +201,7 @@ class Member:
         best: weights (trainable, non-trainable) of the best epoch so far, and its loss.
         seconds: its share of the passes it took part in.
         loss_scale: counts its overflows; None where it has no loss scale.
+        notes: further facts for the book.
         failure: what one of its callbacks raised; it ends this member only.
     """
 
@@ -218,6 +221,7 @@ class Member:
     stop_reason: str | None = None
     begun: bool = False
     epoch_begun: bool = False  # whether its callbacks have begun the epoch that it is at
+    notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     failure: Failure | None = None  # what one of its callbacks raised
     thawed: bool = False  # whether a callback has changed weights that its rows were computed with
     validated: tuple[tuple[Any, ...], tuple[Any, ...]] | None = None  # weights that callbacks have put in for a test
@@ -247,6 +251,20 @@ class Member:
         """
         assert self.seat is not None  # our bug, likewise
         complete(self.seat.trace, self.seat.model, self.view.shapes)
+
+    def own_trace(self) -> Trace:
+        """The canonical form of its own model's steps, which is built to the end for it.
+
+        Raises:
+            CannotTrace: a step that JAX cannot trace.
+        """
+        started = time.perf_counter()
+        with seeded(self.plan.seed), quick_draws():
+            building.build_symbolically(self.model, self.view.shapes.first_batch())
+            found = trace(self.model, self.view.shapes)
+            complete(found, self.model, self.view.shapes)
+        self.seconds += time.perf_counter() - started
+        return found
 
     def widened(self) -> State:
         """The state as the program takes it."""
@@ -436,7 +454,14 @@ class Member:
     def _outcome(self, ending: Ending, message: str | None, aside: Bookkeeping) -> Result:
         started = time.perf_counter()
         history = {name: list(curve) for name, curve in self.history.items()}  # a continued member's grows on
-        result = Result(self.plan, ending, history, message=message, num_parameters=num_parameters(self.model))
+        result = Result(
+            self.plan,
+            ending,
+            history,
+            message=message,
+            num_parameters=num_parameters(self.model),
+            notes=dict(self.notes),
+        )
         if self.plan.weights_path is not None and ending.has_score:
             trainable, fixed = self.best or self.state[:2]
             with aside.keeping("weights"):

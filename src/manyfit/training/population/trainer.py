@@ -10,11 +10,12 @@ import keras
 from manyfit.core.records import Plan
 from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
 from manyfit.training.hardware import freed_memory_kept
-from manyfit.training.population.admission import Admission, Learned
+from manyfit.training.population.admission import OWN_FIT, Admission, Learned
 from manyfit.training.population.compile import programs_kept
 from manyfit.training.population.data import Sources, Stream, same_sources, why_not_read
 from manyfit.training.population.session import Session
 from manyfit.training.program_report import ProgramRecord, Programs
+from manyfit.training.rehearsal import mentions
 
 
 def supported(task: Task | None = None) -> str | None:
@@ -26,9 +27,11 @@ def supported(task: Task | None = None) -> str | None:
     if task is not None and not task.compiled:
         return "jit_compile=False was asked for"
     if task is not None and task.fit is not None:
-        return "the hypermodel has its own `fit`"
+        why = task.why_fit_alone or (None if mentions(task.fit, "fit") else "does not call model.fit")
+        if why is not None:
+            return f"{OWN_FIT} {why}"
     # Calls of the trials' own are looked at when it is known what they are.
-    return None if task is None or task.calls else why_not_read(task.call)
+    return None if task is None or task.calls or task.fit is not None else why_not_read(task.call)
 
 
 class Population(Trainer):
@@ -76,7 +79,7 @@ class Population(Trainer):
             self._fallback.train(supply, task)
             return
         sources = self._keep(task)
-        data = None if task.calls else sources.of(task.call)
+        data = None if task.calls or task.fit is not None else sources.of(task.call)
         if task.split_for is not None and data is not None and isinstance(data.training, Stream):
             self._refuse("the folds' data do not fit on the device", None)
             self._fallback.train(supply, task)
@@ -104,7 +107,7 @@ class Population(Trainer):
         """The data. Those of the call before stay, with their programs: confirming winners compiles nothing."""
         kept = self._sources if self._task is not None and same_sources(self._task, task) else None
         # A stream is there in its own batches only.
-        if kept is not None and (task.calls or kept.of(task.call) is not None):
+        if kept is not None and (task.calls or task.fit is not None or kept.of(task.call) is not None):
             return kept
         # Their programs are let go with the data; what they were is still shown.
         self._past += [program.record() for program in self.learned.programs.values()]

@@ -29,7 +29,8 @@ In `search`, in this order:
 * `on_search_end()`
 
 In place of training, one trial after another (`one_by_one.py`; with `executor=` in its workers, side by side:
-`remote.py`):
+`remote.py`). A `run_trial` that does no more than to change the arguments of `super().run_trial(...)` is called when
+its trial begins, and such trials train together:
 
 * `run_trial(trial, *fit_args, **fit_kwargs)`: once per trial; returns a number, a dict of metrics, a `History`, or a
   list of these. It may call `super().run_trial(...)`, which trains `executions_per_trial` executions by
@@ -43,5 +44,6 @@ For models:
   KerasTuner kept weights; `load_model` looks there, too.
 
 A `HyperModel` (`hypermodel.py`) has `build(hp)`, `declare_hyperparameters(hp)` and `fit(hp, model, *args, **kwargs)`;
-an overridden `fit` trains each execution, and its trials do not train together.
+an overridden `fit` trains each execution; where it is one call of `model.fit` and no more, trials train together by the
+calls that it makes.
 """

@@ -70,7 +70,7 @@ class HyperModel:
         """Override it to declare hyperparameters before the first build."""
 
     def fit(self, hp: HyperParameters, model: Fits, *args: Any, **kwargs: Any) -> Any:
-        """Trains a model. Override it to tune the batch size or the data, say.
+        """Trains a model. Override it to tune the batch size, epochs or callbacks: `return model.fit(...)`.
 
         Args:
             hp: the trial's `HyperParameters`.

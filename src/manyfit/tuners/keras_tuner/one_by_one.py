@@ -8,9 +8,10 @@ the budget goes to further calls for the contenders, with other seeds, as long a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from manyfit.core import history as histories
@@ -21,8 +22,10 @@ from manyfit.core.records import Ending, Plan, Result
 from manyfit.data.call import Call
 from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.replication import CALL, first_index
-from manyfit.training.base import judge
+from manyfit.space.hyperparameters import HyperParameters
+from manyfit.training.base import Task, judge
 from manyfit.training.outcomes import to_histories
+from manyfit.training.rehearsal import NotOneCall, Rehearsal
 from manyfit.training.replay import CALLED, FITTED_EPOCHS, Facts, SeenFit, facts_of, seen_fits
 from manyfit.training.seeding import seeded
 
@@ -47,6 +50,7 @@ class RunTrialCall:
     trained: list[Call] = dataclasses.field(default_factory=list)  # what the default trained executions by
     seen: list[SeenFit] = dataclasses.field(default_factory=list)  # what reached Keras's `fit`, by whatever way
     facts: Facts | None = None  # of the call, where a worker made it
+    rehearsal: Rehearsal | None = None  # takes down what the default would train by, where an override is tried
 
     @property
     def calls(self) -> list[Call]:
@@ -109,22 +113,22 @@ class OneByOne:
             steps.before()
             trial = self._oracle.create_trial(tuner_id)
             if trial.status == TrialStatus.STOPPED:
-                self._repeat_contenders(steps, fit_args, fit_kwargs)
+                self.repeat_contenders(steps, fit_args, fit_kwargs)
                 return
             # An oracle of the user's that waits for results; nothing tells when it will go on, so it is asked again.
             if trial.status == TrialStatus.IDLE:
                 time.sleep(_IDLE_SECONDS)
                 continue
             steps.begin(trial)
-            self._try(trial, steps, fit_args, fit_kwargs)
+            self.run_one(trial, steps, fit_args, fit_kwargs)
             steps.end(trial)
 
-    def _try(self, trial: Trial, steps: TrialSteps, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+    def run_one(self, trial: Trial, steps: TrialSteps, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+        """Calls `run_trial` of a trial that has begun, and takes what it returns; its end is left to the caller."""
         self.call.begin()
         if self.take_known(trial):
             return
-        # The seed of its first execution, so that an override that trains once gets what the default would have.
-        seed = seeds.seed_of(self._oracle.seed, "execution", trial.trial_id, 0, trial.attempt)
+        seed = self.seed_of(trial)
         try:
             with seeded(seed), seen_fits() as self.call.seen:  # the user's own training is reproducible, too
                 returned = steps.run(trial, *fit_args, **fit_kwargs)
@@ -134,6 +138,10 @@ class OneByOne:
         else:
             self._take(trial, returned, seed)
             conclude(trial)
+
+    def seed_of(self, trial: Trial) -> int:
+        """The seed of its first execution, so that an override that trains once gets what the default would have."""
+        return seeds.seed_of(self._oracle.seed, "execution", trial.trial_id, 0, trial.attempt)
 
     def take_known(self, trial: Trial) -> bool:
         """Has a trial end as the call of `run_trial` said that had returned before the process died, say.
@@ -190,7 +198,7 @@ class OneByOne:
         seed = seeds.seed_of(self._oracle.seed, "execution", trial.trial_id, first, trial.attempt)
         return Plan(trial.trial_id, first, trial.hyperparameters, seed, attempt=trial.attempt)
 
-    def _repeat_contenders(self, steps: TrialSteps, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
+    def repeat_contenders(self, steps: TrialSteps, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         """Calls `run_trial` of the contenders until their order is settled or the budget ends."""
         while repeats := self.next_repeats(1):
             [(trial, number)] = repeats
@@ -216,6 +224,91 @@ class OneByOne:
         steps.repeated(trial)
         objective, number = self._oracle.objective, self.call.number
         self._say(f"Trial {trial.trial_id} again, call {number + 1}: {objective.name} {trial.score:.5g} so far")
+
+
+class TakenDown:
+    """Trials whose `run_trial` is one call of the default, and the call of `fit` that each of them is.
+
+    Such trials train as those of a tuner that overrides nothing. From the first one on whose `run_trial` does more, all
+    run by themselves, one after another.
+
+    Args:
+        one_by_one: runs those.
+        steps: of the tuner.
+        search: positional and keyword arguments of the search.
+        task_of: what the default makes of its arguments.
+        owners: the objects whose attributes a build or a callback may read.
+        brought_to_light: is told the values with what `run_trial` has asked for.
+        say_alone: is called when trials begin to run by themselves.
+    """
+
+    def __init__(
+        self,
+        one_by_one: OneByOne,
+        steps: TrialSteps,
+        search: tuple[tuple[Any, ...], dict[str, Any]],
+        *,
+        task_of: Callable[[Call], Task],
+        owners: Sequence[object],
+        brought_to_light: Callable[[HyperParameters], None],
+        say_alone: Callable[[], None],
+    ) -> None:
+        self._brought_to_light, self._say_alone = brought_to_light, say_alone
+        self.calls: dict[str, Call] = {}
+        self.why_alone: str | None = None
+        self.alone: list[str] = []
+        self._one_by_one, self._steps = one_by_one, steps
+        self._fit_args, self._fit_kwargs = search
+        self._task_of, self._owners = task_of, owners
+        self._callbacks: dict[str, Callable[[Plan], list[Any]]] = {}
+
+    def begin(self, trial: Trial) -> bool:
+        """Begins a trial; answers whether it is to be trained, and was not run already."""
+        self._steps.begin(trial)
+        if self._one_by_one.take_known(trial):
+            return False
+        if self.why_alone is None and self._take_down(trial):
+            return True
+        self.alone.append(trial.trial_id)
+        self._one_by_one.run_one(trial, self._steps, self._fit_args, self._fit_kwargs)
+        return False
+
+    def end(self, trial: Trial) -> None:
+        """Ends a trial."""
+        self._callbacks.pop(trial.trial_id, None)
+        if (call := self.calls.pop(trial.trial_id, None)) is not None:
+            self._one_by_one.call.begin()
+            self._one_by_one.call.trained.append(call)
+        self._steps.end(trial)
+
+    def task(self, task: Task) -> Task:
+        """The task in which each trial has its own call."""
+        return dataclasses.replace(task, calls=self.calls, callbacks=self._callbacks_of)
+
+    def _callbacks_of(self, plan: Plan) -> list[Any]:
+        make = self._callbacks.get(plan.trial_id)
+        return [] if make is None else make(plan)
+
+    def _take_down(self, trial: Trial) -> bool:
+        call = self._one_by_one.call
+        call.begin()
+        call.rehearsal = Rehearsal()
+        run = functools.partial(self._steps.run, trial, *self._fit_args, **self._fit_kwargs)
+        try:
+            with seeded(self._one_by_one.seed_of(trial)):
+                taken = call.rehearsal.of(run, *self._owners)
+        except NotOneCall as error:
+            self.why_alone = str(error)
+            self._say_alone()
+            return False
+        finally:
+            call.rehearsal = None
+        self._brought_to_light(trial.hyperparameters)
+        task = self._task_of(taken)
+        self.calls[trial.trial_id] = task.call
+        if task.callbacks is not None:
+            self._callbacks[trial.trial_id] = task.callbacks
+        return True
 
 
 def histories_of(trial: Trial, returned: object, objective: Objective) -> list[dict[str, list[float | None]]]:
