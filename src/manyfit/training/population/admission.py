@@ -31,7 +31,7 @@ from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.labels import LabelCheck
 from manyfit.training.models import averages_weights, build_model, check_size, check_unshared, summary_of
 from manyfit.training.population import families
-from manyfit.training.population.arrays import State, build_layers, values_of, variables_of
+from manyfit.training.population.arrays import State, build_layers, copied, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
 from manyfit.training.population.data import Sources, is_same
 from manyfit.training.population.families import Family, ProgramCosts, WideProgram, wide_program
@@ -376,6 +376,8 @@ class Admission:
             self._learned.structures.keep(key, KnownStructure(found, member.state[2], place))
         # With the frozen weights that it really begins with.
         found, member.view = self._learned.prefixes.cut(found, member.state, view, member.state[1])
+        if found.idle:  # no pass replaces them: a model of others that has them, too, may give its arrays away
+            member.state = (member.state[0], copied(member.state[1]), member.state[2])
         program = self._program_of(found, model, member.view)
         if member.structure.outline is not None:
             self._family_of(member).own[member.structure.identity] = program, member.structure.outline

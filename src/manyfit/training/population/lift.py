@@ -152,11 +152,11 @@ class Steps:
                 the others copies of any of them. None: all rows, without masks in the program.
         """
         num_trainable, num_fixed, num_optimizer, num_metrics = self.trace.counts
-        flat = [*state[0], *state[1], *state[2], *metrics, *batch]
+        flat = [*state[0], *self._taken(state[1]), *state[2], *metrics, *batch]
         parts = _cut(
             self._run("train", number, flat, lifted, rows), (num_trainable, num_fixed, num_optimizer, num_metrics)
         )
-        return (parts[0], parts[1], parts[2]), parts[3], self._step_logs("train", parts[4])
+        return (parts[0], self._all(parts[1], state[1]), parts[2]), parts[3], self._step_logs("train", parts[4])
 
     def test(
         self,
@@ -169,10 +169,10 @@ class Steps:
     ) -> Stepped:
         """One test step; see `train`. The optimizer's variables pass through."""
         num_trainable, num_fixed, _, num_metrics = self.trace.counts
-        flat = [*state[0], *state[1], *metrics, *batch]
+        flat = [*state[0], *self._taken(state[1]), *metrics, *batch]
         out = self._run("test", number, flat, lifted, rows)
         parts = _cut(out, (num_trainable, num_fixed, num_metrics))
-        return (parts[0], parts[1], state[2]), parts[2], self._step_logs("test", parts[3])
+        return (parts[0], self._all(parts[1], state[1]), state[2]), parts[2], self._step_logs("test", parts[3])
 
     def logs(
         self, kind: str, lifted: Lifted, metrics: Sequence[jax.Array], step_logs: Sequence[jax.Array]
@@ -183,6 +183,14 @@ class Steps:
         # The outputs of "results" are the metric variables, which are thrown away, and then the logs.
         out = evaluate(self.trace.forms["results"], metrics, self.lift.unpack("results", lifted))
         return dict(zip(self.trace.log_names, out[self.trace.counts[3] :], strict=True))
+
+    def _taken(self, fixed: Arrays) -> Arrays:
+        """What a step takes of a member's non-trainable variables; of those that it takes, all."""
+        return fixed if len(fixed) == self.trace.counts[1] else self.trace.without_idle(fixed)
+
+    def _all(self, taken: Arrays, before: Arrays) -> Arrays:
+        """The inverse of `_taken`, after a step."""
+        return taken if len(before) == len(taken) else self.trace.with_idle(taken, before)
 
     def _run(
         self, kind: str, number: int, flat: Sequence[Array], lifted: Lifted, rows: Array | None

@@ -231,8 +231,8 @@ class Pass:
 
     def opened(self, states: Sequence[State]) -> ArrayTree:
         """What a pass is given of the members' states: a test has nothing to do with the optimizer's."""
-        if self.kind == "test":
-            states = [(trainable, fixed, ()) for trainable, fixed, _ in states]
+        taken = self.steps.trace.without_idle
+        states = [(each[0], taken(each[1]), () if self.kind == "test" else each[2]) for each in states]
         if self._stacks_at_hand:
             return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *states)
         # Elsewhere the program stacks them itself: the arrays of members lie on the device, each for itself.
@@ -242,9 +242,9 @@ class Pass:
         """States of all members, and logs, from what the last function of a pass answers."""
         logs = self.spread.joined(found[1])
         states = self._cut_apart(found[0]) if self._stacks_at_hand else self.spread.scatter(found[0])
-        if self.kind == "test":
-            # The optimizer did not go in, so it did not come out.
-            states = [(new[0], new[1], old[2]) for new, old in zip(states, before, strict=True)]
+        # What did not go in did not come out.
+        both, given_back = zip(states, before, strict=True), self.steps.trace.with_idle
+        states = [(new[0], given_back(new[1], old[1]), old[2] if self.kind == "test" else new[2]) for new, old in both]
         return states, logs
 
     def _cut_apart(self, stacked: ArrayTree) -> list[State]:

@@ -58,6 +58,7 @@ class Prefix:
         leaves: place among the leaves of a batch -> its variable in the form, of what is read.
         fixed: likewise among the non-trainable variables.
         outputs: the variables that are kept, and where rows lie in them.
+        shapes: of these, with rows first, for one batch.
         key: equal for prefixes that compute the same of a row, whatever the sizes of their batches.
         multiplications: that it saves, per row.
         num_bytes: that it keeps, per row.
@@ -67,6 +68,7 @@ class Prefix:
     leaves: Mapping[int, int]
     fixed: Mapping[int, int]
     outputs: Mapping[int, RowAxis]
+    shapes: Sequence[jax.ShapeDtypeStruct]
     key: str
     multiplications: float
     num_bytes: float
@@ -124,6 +126,7 @@ def find_prefix(
         {place: first_leaf + place for place in range(len(shapes)) if first_leaf + place in read},
         {variable - fixed.start: variable for variable in fixed if variable in read},
         {variable: walk.rows_of(variable) for variable in kept},
+        [jax.eval_shape(walk.rows_of(variable).first, walk.struct_of(variable)) for variable in kept],
         walk.key(inside, kept, first_leaf, fixed),
         saved,
         sum(map(walk.bytes_of, kept)),
@@ -206,9 +209,13 @@ class _Walk:
 
     def bytes_of(self, variable: int) -> float:
         """Bytes per row, likewise."""
+        return self.numbers_of(variable) * self.struct_of(variable).dtype.itemsize
+
+    def struct_of(self, variable: int) -> jax.ShapeDtypeStruct:
+        """Its shape and type."""
         dtype = getattr(self._atom(variable).aval, "dtype", None)
         assert dtype is not None  # rows are arrays
-        return self.numbers_of(variable) * dtype.itemsize
+        return jax.ShapeDtypeStruct(shape_of_atom(self._atom(variable)), dtype)
 
     def _atom(self, variable: int) -> jax_core.Var:
         made_by = self._made_by[variable]
@@ -294,36 +301,42 @@ def cut_trace(found: Trace, state: State, sources: Mapping[str, ResidentRows]) -
     training = [form for name, form in found.forms.items() if name.startswith("train ")]
     # What a step answers as it got it. A test may leave alone what training changes, so training is asked.
     frozen = [each for each in fixed if all(form.body.outputs[each] == each for form in training)]
-    prefixes, leaves, forms = {}, {}, dict(found.forms)
-    for kind, rows in sources.items():
-        inputs = _Inputs.of(kind, found.counts)
-        steps = {name: rows.shapes[number] for number, name in enumerate(_names(found, kind))}
-        several = [
-            find_prefix(found.forms[name], shapes, first_leaf=inputs.first_leaf, fixed=fixed, frozen=frozen)
-            for name, shapes in steps.items()
-        ]
-        first = several[0] if several else None
-        # The short batch's step is fed with what the full batch's has computed.
-        if first is None or any(each is None or each.key != first.key for each in several):
-            continue
-        prefixes[kind] = first
-        leaves[kind] = _still_read(first, inputs.first_leaf, len(rows.leaves))
-        variables = (*state, found.start_metrics) if kind == "train" else (*state[:2], found.start_metrics)
-        structs = shapes_of([value for part in variables for value in part])
-        read = (*range(inputs.first_leaf), *(inputs.first_leaf + place for place in leaves[kind]))
-        for prefix, (name, shapes) in zip(several, steps.items(), strict=True):
-            assert prefix is not None  # asked above
-            forms[name] = _rest(prefix, [*structs, *shapes], read)
+    cuts = {kind: _cuts_of(kind, found, rows, fixed, frozen) for kind, rows in sources.items()}
+    prefixes = {kind: next(iter(several.values())) for kind, several in cuts.items() if several}
     if not prefixes:
         return None
-    trace = found.with_forms(forms, _maskings(forms, sources))
+    read = [_read_by_rest(prefix) for several in cuts.values() for prefix in several.values()]
+    idle = [each for each in frozen if all(each not in some for some in read)] if len(prefixes) == len(cuts) else []
+    leaves, forms = {}, dict(found.forms)
+    for kind, prefix in prefixes.items():
+        first_leaf = _Inputs.of(kind, found.counts).first_leaf
+        is_read, num_leaves = _read_by_rest(prefix).union(prefix.form.body.outputs), len(sources[kind].leaves)
+        leaves[kind] = tuple(place for place in range(num_leaves) if first_leaf + place in is_read)
+        taken = [each for each in range(first_leaf) if each not in idle]
+        taken += [first_leaf + place for place in leaves[kind]]
+        variables = (*state, found.start_metrics) if kind == "train" else (*state[:2], found.start_metrics)
+        structs = shapes_of([value for part in variables for value in part])
+        for number, (name, each) in enumerate(cuts[kind].items()):
+            inputs = [*structs, *sources[kind].shapes[number]]
+            forms[name] = _rest(each, {variable: inputs[variable] for variable in taken}, idle)
+    trace = found.with_forms(forms, _maskings(forms, sources), frozenset(each - fixed.start for each in idle))
     # Equal steps behind other prefixes are no program to share: its rows hold other leaves.
     name = " ".join([trace.key, *(f"{kind} {prefix.key}" for kind, prefix in prefixes.items())])
     return Cut(dataclasses.replace(trace, key=hashlib.sha256(name.encode()).hexdigest()[:16]), prefixes, leaves)
 
 
-def _names(found: Trace, kind: str) -> list[str]:
-    return sorted(name for name in found.forms if name.startswith(f"{kind} "))
+def _cuts_of(kind: str, found: Trace, rows: ResidentRows, fixed: range, frozen: Sequence[int]) -> dict[str, Prefix]:
+    """The prefixes of the steps of one kind, by their names; none where the steps do not begin alike."""
+    first_leaf = _Inputs.of(kind, found.counts).first_leaf
+    names = sorted(name for name in found.forms if name.startswith(f"{kind} "))
+    prefixes: dict[str, Prefix] = {}
+    for name, shapes in zip(names, rows.shapes, strict=True):
+        prefix = find_prefix(found.forms[name], shapes, first_leaf=first_leaf, fixed=fixed, frozen=frozen)
+        # The short batch's step is fed with what the full batch's has computed.
+        if prefix is None or any(other.key != prefix.key for other in prefixes.values()):
+            return {}
+        prefixes[name] = prefix
+    return prefixes
 
 
 def _maskings(forms: Mapping[str, Form], sources: Mapping[str, ResidentRows]) -> dict[str, Masking | Mismatch]:
@@ -334,20 +347,19 @@ def _maskings(forms: Mapping[str, Form], sources: Mapping[str, ResidentRows]) ->
     }
 
 
-def _still_read(prefix: Prefix, first_leaf: int, num_leaves: int) -> tuple[int, ...]:
+def _read_by_rest(prefix: Prefix) -> set[int]:
     rest = needed(prefix.form, set(prefix.outputs), prefix.form.body.outputs)
-    read = {*prefix.form.body.outputs, *(reference for each in rest for reference in each.inputs)}
-    return tuple(place for place in range(num_leaves) if first_leaf + place in read)
+    return {reference for each in rest for reference in each.inputs}
 
 
-def _rest(prefix: Prefix, inputs: Sequence[jax.ShapeDtypeStruct], read: Sequence[int]) -> Form:
-    """The form of a step without its prefix: it takes the inputs in `read`, then what is kept."""
-    fixed, leaves = ([inputs[variable] for variable in part.values()] for part in (prefix.fixed, prefix.leaves))
+def _rest(prefix: Prefix, inputs: Mapping[int, jax.ShapeDtypeStruct], idle: Sequence[int]) -> Form:
+    """The form of a step without its prefix: it takes these inputs, then what is kept, and answers nothing idle."""
+    # Variables are answered in the places in which they are taken.
+    outputs = [output for place, output in enumerate(prefix.form.body.outputs) if place not in idle]
 
     def rest(given: Sequence[Array], kept: Sequence[Array]) -> list[jax.Array]:
         middle = zip(prefix.outputs.items(), kept, strict=True)
         known = {variable: rows.back(value) for (variable, rows), value in middle}
-        return evaluate_part(prefix.form, {**dict(zip(read, given, strict=True)), **known}, prefix.form.body.outputs)
+        return evaluate_part(prefix.form, {**dict(zip(inputs, given, strict=True)), **known}, outputs)
 
-    kept = jax.eval_shape(prefix.values, fixed, leaves)
-    return canonical_form(jax.make_jaxpr(rest)([inputs[variable] for variable in read], kept))
+    return canonical_form(jax.make_jaxpr(rest)(list(inputs.values()), prefix.shapes))

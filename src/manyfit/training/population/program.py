@@ -100,7 +100,8 @@ class SharedProgram:
             self.lift = lift
             if len(self._samples) < _PROBED and all(trace is not other.trace for other in self._samples):
                 # A copy: callbacks may predict with the model, and Keras donates the arrays that it predicts with.
-                self._samples.append(_Sample(trace, copied(state)))
+                taken = (state[0], trace.without_idle(state[1]), state[2])
+                self._samples.append(_Sample(trace, copied(taken)))
 
     def extend(self, traces: Sequence[Trace]) -> None:
         """Takes in the steps for shapes of batches that have just come up in a stream.

@@ -21,7 +21,15 @@ from manyfit.core.causes import cause_of
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.convolutions import quick_convolutions
 from manyfit.training.keras_internals.draws import quick_draws
-from manyfit.training.population.arrays import ArrayTree, Function, metric_results, shapes_of, values_of, variables_of
+from manyfit.training.population.arrays import (
+    Arrays,
+    ArrayTree,
+    Function,
+    metric_results,
+    shapes_of,
+    values_of,
+    variables_of,
+)
 from manyfit.training.population.canonical_jaxpr import (
     Form,
     Mismatch,
@@ -41,7 +49,8 @@ class Trace:
         forms: "train 0", "train 1" (short batch), "test 0", "test 1", "results" -> form; a stream may bring further
             shapes of batches, and `complete` adds their forms.
         key: equal for traces that are one program up to the numbers in their holes.
-        counts: numbers of trainable, non-trainable, optimizer and metric variables.
+        counts: numbers of trainable, non-trainable, optimizer and metric variables that the steps take.
+        idle: places of the non-trainable variables that no step takes, since none reads or changes them.
         log_names: the metrics' names, in the order of the outputs of "results".
         step_log_names: for a "train" or "test" step of the user's own that logs other things than the metrics' results:
             the names of its logs, in the order of its outputs after the state.
@@ -57,6 +66,7 @@ class Trace:
     step_log_names: dict[str, tuple[str, ...]]
     start_metrics: tuple[np.ndarray, ...]
     maskings: dict[str, Masking | Mismatch] = dataclasses.field(default_factory=dict)
+    idle: frozenset[int] = frozenset()
 
     def difference(self, other: Trace) -> Mismatch:
         """Says where two traces of different keys part."""
@@ -68,10 +78,23 @@ class Trace:
                 return Mismatch(f"{name}: {found.reason}")
         return Mismatch("their metrics have other names or start values")
 
-    def with_forms(self, forms: dict[str, Form], maskings: dict[str, Masking | Mismatch]) -> Trace:
-        """The same trace with other steps, and a key of its own."""
-        key = _key(forms, self.counts, self.log_names, self.step_log_names, self.start_metrics)
-        return dataclasses.replace(self, forms=forms, maskings=maskings, key=key)
+    def with_forms(
+        self, forms: dict[str, Form], maskings: dict[str, Masking | Mismatch], idle: frozenset[int]
+    ) -> Trace:
+        """The same trace with other steps, which leave variables out, and a key of its own."""
+        num_trainable, num_fixed, num_optimizer, num_metrics = self.counts
+        counts = (num_trainable, num_fixed - len(idle), num_optimizer, num_metrics)
+        key = _key(forms, counts, self.log_names, self.step_log_names, self.start_metrics)
+        return dataclasses.replace(self, forms=forms, maskings=maskings, idle=idle, counts=counts, key=key)
+
+    def without_idle(self, fixed: Arrays) -> Arrays:
+        """The non-trainable variables that the steps take."""
+        return tuple(value for place, value in enumerate(fixed) if place not in self.idle)
+
+    def with_idle(self, taken: Arrays, before: Arrays) -> Arrays:
+        """The inverse: all of them, where those that no step takes are what they were."""
+        others = iter(taken)
+        return tuple(value if place in self.idle else next(others) for place, value in enumerate(before))
 
 
 class CannotTrace(Exception):
