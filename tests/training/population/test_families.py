@@ -103,7 +103,7 @@ def test_a_cover_weighs_compilations_and_padding():
     options = {"seconds": float, "join": max}
     widths, epochs = [1, 2, 3, 100], [5, 5, 5, 5]
     assert cover(widths, epochs, compile_seconds=0, **options) == [((n,), widths[n]) for n in range(4)]
-    assert cover(widths, epochs, compile_seconds=12, **options) == [((0, 1), 2), ((2,), 3), ((3,), 100)]
+    assert cover(widths, epochs, compile_seconds=12, **options) == [((0, 1, 2), 3), ((3,), 100)]
     assert cover(widths, epochs, compile_seconds=1e6, **options) == [((0, 1, 2, 3), 100)]
     assert cover([], [], compile_seconds=1, **options) == []
 
