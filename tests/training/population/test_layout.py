@@ -9,10 +9,13 @@ from marks import needs_a_cpu, needs_jax
 from manyfit.data.call import Call
 from manyfit.training.keras_internals import building
 from manyfit.training.population import compile as compile_module
+from manyfit.training.population.arrays import values_of, variables_of
 from manyfit.training.population.compile import compile_function
 from manyfit.training.population.data import Shapes, read_fit_arguments
 from manyfit.training.population.grouping import slots_on_cores
 from manyfit.training.population.layout import Layout, LayoutChoice, Remembered, candidates, recall, remember
+from manyfit.training.population.lift import Lift
+from manyfit.training.population.rows_pass import Parts, RowsPass
 from manyfit.training.population.sizing import Sizing
 from manyfit.training.population.trace import trace
 
@@ -91,6 +94,73 @@ def test_where_members_stand_in_a_way_that_is_far_behind_no_other_such_layout_is
     choice = LayoutChoice((SCAN, HOST, FUSED))
     assert chosen(choice, SCAN, 0.2) == HOST
     assert chosen(choice, HOST, 0.1) == FUSED  # SCAN is far behind, but members stand so in the best one, too
+
+
+def an_epoch(choice, layout, seconds, *, turns=100, compile_seconds=1.0):
+    """The parts of an epoch whose steps take so many seconds in each layout: layout and number of turns."""
+    parts, done = [], 0
+    while done < turns:
+        layout, length = choice.next_part(layout, turns_done=done, num_turns=turns, compile_seconds=compile_seconds)
+        parts.append((layout, length))
+        choice.record_steps(layout, seconds[layout])
+        done += length
+    assert done == turns
+    return parts
+
+
+def test_a_loop_that_is_slower_than_the_step_alone_is_left_within_a_tenth_of_an_epoch():
+    choice = LayoutChoice((SCAN, HOST))
+    assert an_epoch(choice, SCAN, {SCAN: 0.4, HOST: 0.1}) == [(SCAN, 10), (HOST, 10), (HOST, 80)]
+    choice = LayoutChoice((SCAN, HOST))
+    assert an_epoch(choice, SCAN, {SCAN: 0.1, HOST: 0.4}) == [(SCAN, 10), (HOST, 10), (SCAN, 80)]
+    assert an_epoch(choice, SCAN, {SCAN: 0.1}) == [(SCAN, 100)]  # known: in one call from now on
+
+
+def test_where_nothing_else_was_timed_the_step_alone_is_compiled_only_if_the_epoch_is_long():
+    choice = LayoutChoice((SCAN, HOST))
+    assert an_epoch(choice, SCAN, {SCAN: 0.01}) == [(SCAN, 10), (SCAN, 90)]
+    assert an_epoch(LayoutChoice((SCAN, FUSED)), SCAN, {SCAN: 9.0}) == [(SCAN, 100)]  # nothing to take over
+
+
+def test_a_new_layout_is_left_for_a_faster_one_that_was_timed():
+    choice = LayoutChoice((HOST, SCAN))
+    an_epoch(choice, HOST, {HOST: 0.001})
+    assert an_epoch(choice, SCAN, {SCAN: 0.002, HOST: 0.001}) == [(SCAN, 10), (HOST, 90)]
+    choice = LayoutChoice((HOST, SCAN))
+    an_epoch(choice, HOST, {HOST: 0.001})
+    assert an_epoch(choice, SCAN, {SCAN: 0.00105, HOST: 0.001}) == [(SCAN, 10), (SCAN, 90)]  # as good as equal
+
+
+@pytest.mark.parametrize(("turns", "first"), [(1, 1), (3, 1), (46, 4), (1000, 20)])
+def test_the_first_part_is_a_tenth_and_short(turns, first):
+    assert an_epoch(LayoutChoice((SCAN, HOST)), SCAN, {SCAN: 0.001}, turns=turns)[0] == (SCAN, first)
+    chunk = Layout("chunk", "sequential")
+    assert an_epoch(LayoutChoice((chunk, HOST)), chunk, {chunk: 0.001}, turns=turns)[0][1] in (min(8, turns), 24)
+
+
+def test_an_epoch_in_parts_of_several_layouts_is_the_epoch_in_one():
+    model = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2), keras.layers.Dropout(0.5)])
+    model.compile(keras.optimizers.Adam(0.1), "mse")
+    x = np.random.default_rng(0).normal(size=(22, 3)).astype("float32")
+    data = read_fit_arguments(Call((x, x[:, :2]), {"batch_size": 2}))
+    shapes = Shapes(data.training, None)
+    building.build_symbolically(model, shapes.first_batch())
+    lift = Lift(trace(model, shapes))
+    state = tuple(tuple(values_of(part)) for part in variables_of(model)[:3])
+    passes = {each: RowsPass("train", lift, layout=each, count=1, rows=data.training) for each in (SCAN, HOST)}
+    lifted, order = passes[SCAN].lifted([lift.template]), data.training.in_order()
+    tier = passes[SCAN].tiers.tier
+    for each in passes.values():
+        each.prepare([state], lifted, order, tier)
+    expected = [each.run([state], lifted, order, tier) for each in passes.values()]
+    choice = LayoutChoice((SCAN, HOST))
+    choice.step_seconds[HOST] = 0.0  # nothing is faster
+    parts = Parts(passes[SCAN], order, choice, 1, lambda layout: (passes[layout], lifted))
+    found = parts.run([state], lifted, tier)
+    assert set(parts.layouts) == {SCAN, HOST}
+    assert parts.layouts[SCAN] > 0
+    for each in expected:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, each)
 
 
 def test_one_slow_epoch_does_not_condemn_a_layout():

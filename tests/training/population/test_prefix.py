@@ -232,19 +232,20 @@ def test_weights_that_each_seed_draws():
     equals_model_fit(build, lambda: (ROWS, LABELS), fit, [values(), values(dropout=0.4)])
 
 
-def test_folds_share_what_is_computed(project, computed):
-    tuner = kt.RandomSearch(searched, "val_loss", max_trials=2, seed=0, **project)
+def test_folds_and_trials_share_a_backbone_made_outside_of_the_build_function(project, computed):
+    shared = backbone()
+    tuner = kt.RandomSearch(lambda hp: searched(hp, lambda: shared), "val_loss", max_trials=2, seed=0, **project)
     tuner.search(IMAGES, LABELS, epochs=1, batch_size=16, verbose=0, cross_validation=3)
     assert computed == [42]
 
 
-def searched(hp):
+def searched(hp, make=backbone):
     hp = {
         "dropout": hp.Float("dropout", 0.1, 0.5),
         "units": hp.Choice("units", [4, 6]),
         "learning_rate": hp.Float("learning_rate", 1e-3, 1e-1, sampling="log"),
     }
-    return headed(backbone)(hp)
+    return headed(make)(hp)
 
 
 def test_as_a_user_types_it(project, tmp_path, computed):

@@ -84,8 +84,8 @@ class Widening:
         width: the name of its width in its configuration; None where it has no width of its own.
         weights: name of a weight -> what its last axes are: "in" and "out", "gates" (several blocks of "out"), "deep"
             (each unit of "in" several times), "" (not widened). Axes before these are not widened.
-        output: what its last axis is: "out", "in", "deep", "flat" (positions times "in"), "join" (its inputs' one
-            behind the other), "both" (twice "out").
+        output: what its last axis is: "out", "both" (twice "out"), "in", "deep", "flat" (positions times "in"), "join"
+            (its inputs' one behind the other).
         gates: blocks of a recurrent layer.
         note: for the table in the documentation.
     """
@@ -96,25 +96,36 @@ class Widening:
     gates: int = 1
     note: str = ""
 
+    @property
+    def owns_output(self) -> bool:
+        """Whether what it writes has a width of its own."""
+        return self.output in ("out", "both")
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether its units read each other."""
+        return self.weights is _RECURRENT
+
 
 _CONVOLUTION = {"kernel": ("in", "out"), "bias": ("out",)}
 _TRANSPOSED = {"kernel": ("out", "in"), "bias": ("out",)}
 _DEPTHWISE = {"kernel": ("in", ""), "bias": ("deep",)}
 _SEPARABLE = {"depthwise_kernel": ("in", ""), "pointwise_kernel": ("deep", "out"), "bias": ("out",)}
 _RECURRENT = {"kernel": ("in", "gates"), "recurrent_kernel": ("out", "gates"), "bias": ("gates",)}
-_PASSES = Widening(note="units pass through")
-_MERGES = Widening(note="inputs of one width")
+_PASSES = Widening(note="the units that they read")
+_MERGES = Widening(note="the units that they read, of one width")
 
 RULES: Mapping[str, Widening] = {
     "Dense": Widening("units", {"kernel": ("in", "out"), "bias": ("out",)}, "out"),
     **{f"Conv{n}D": Widening("filters", _CONVOLUTION, "out", note="one group") for n in (1, 2, 3)},
     **{f"Conv{n}DTranspose": Widening("filters", _TRANSPOSED, "out") for n in (1, 2, 3)},
-    **{f"DepthwiseConv{n}D": Widening(None, _DEPTHWISE, "deep") for n in (1, 2)},
+    **{f"DepthwiseConv{n}D": Widening(None, _DEPTHWISE, "deep", note="0 at 0") for n in (1, 2)},
     **{f"SeparableConv{n}D": Widening("filters", _SEPARABLE, "out") for n in (1, 2)},
     "Embedding": Widening("output_dim", {"embeddings": ("out",)}, "out"),
     "LSTM": Widening("units", _RECURRENT, "out", gates=4, note="no dropout inside; 0 at 0"),
     "GRU": Widening("units", _RECURRENT, "out", gates=3, note="no dropout inside; 0 at 0"),
     "SimpleRNN": Widening("units", _RECURRENT, "out", gates=1, note="no dropout inside; 0 at 0"),
+    "Bidirectional": Widening(output="both", note="LSTM, GRU or SimpleRNN"),
     "Flatten": Widening(output="flat", note="each position's units"),
     "Concatenate": Widening(output="join", note="along the last axis"),
     **dict.fromkeys(("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), _MERGES),
@@ -126,9 +137,75 @@ RULES: Mapping[str, Widening] = {
 """Layers between whose widths members may differ."""
 
 
-def rule_of(kind: str) -> Widening | None:
-    """The rule of a class of layers, or of a place without a layer; None: neither side may be widened."""
-    return Widening() if kind == "Pass" else RULES.get(kind)
+FOLLOWERS: Mapping[str, str] = {
+    "element-wise activations": "by number; one that is not 0 at 0 is multiplied by 0 where a model has no unit",
+    "BatchNormalization, LayerNormalization": "whether there is one; over the units that are there",
+    "Dropout, SpatialDropout1D, 2D, 3D": "whether there is one, and its rate; drops what it drops alone, bit for bit",
+    "Dense, LSTM, GRU, SimpleRNN, Conv of stride 1 and padding same, on top of each other": "their number",
+    "SGD, Adam, AdamW, RMSprop, Adagrad, Adadelta, Adamax, Nadam, Lion, Lamb, Ftrl": "by number; Keras's own code",
+}
+"""What else is data, and how."""
+
+KEPT: Mapping[str, str] = {
+    "softmax, log_softmax, sparsemax, glu in a hidden layer": "look at all units",
+    "activity regularisers, OrthogonalRegularizer, groups, channels first": "look at all units, or at their order",
+    "dropout inside of recurrent layers": "draws by the width",
+    "every other layer, and the output layer": "the widths around them are kept, too",
+    "every other optimizer, layers and functions of your own": "no program for several widths at all",
+}
+"""What keeps its widths, or its model out of a program for several, and why."""
+
+
+def table() -> str:
+    """What can be data and what cannot, as Markdown."""
+    named: dict[tuple[str, str], list[str]] = {}
+    for kind, rule in RULES.items():
+        named.setdefault((rule.width or "", rule.note), []).append(kind)
+    rows = [
+        (", ".join(kinds), "; ".join(filter(None, [f"`{width}`" * bool(width), note])))
+        for (width, note), kinds in named.items()
+    ]
+    lines = [
+        ("layers", "what is data"),
+        ("---", "---"),
+        *rows,
+        *FOLLOWERS.items(),
+        ("**other layers, optimizers**", "**why they keep their widths**"),
+        *KEPT.items(),
+    ]
+    return "\n".join(f"| {left} | {right} |" for left, right in lines)
+
+
+def rule_of(kind: str, config: Mapping[str, Any]) -> Widening | None:
+    """The rule of a layer, or of a place without one; None: neither side may be widened.
+
+    Args:
+        kind: the layer's class; "Pass" where there is none.
+        config: its configuration.
+    """
+    if kind != "Bidirectional":
+        return Widening() if kind == "Pass" else RULES.get(kind)
+    inner = RULES.get(config["layer"]["class_name"])
+    # Two layers that differ in more than their direction are none of ours.
+    ways = [{**config[way]["config"], "go_backwards": None} for way in ("layer", "backward_layer")]
+    if inner is None or inner.weights is not _RECURRENT or ways[0] != ways[1]:
+        return None
+    return dataclasses.replace(inner, output="both" if config["merge_mode"] == "concat" else "out")
+
+
+def inner_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration in which a layer's width stands: its own, or that of the layer in it."""
+    return config["layer"]["config"] if "layer" in config else config
+
+
+def with_width(config: Mapping[str, Any], name: str, width: int | None) -> dict[str, Any]:
+    """A configuration with another width; None: without one."""
+    if "layer" in config:
+        ways = {way: config[way] for way in ("layer", "backward_layer")}
+        changed = {way: {**each, "config": with_width(each["config"], name, width)} for way, each in ways.items()}
+        return {**config, **changed}
+    rest = {key: value for key, value in config.items() if key != name}
+    return rest if width is None else {**rest, name: width}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,20 +286,25 @@ class Embedding:
 
     Args:
         shapes: shapes and types of the twin's variables, for each part of its state.
-        starts: what the twin's optimizer variables start from; each is filled with one number.
+        starts: what the twin's variables start from, each filled with one number, for each part.
         placings: of the member's trainable, other and optimizer variables, in their order.
-        own: numbers of the twin's other variables -> this member's values.
+        own: part of the twin's state, and number in it -> this member's value.
     """
 
     def __init__(
         self,
         shapes: Sequence[Sequence[tuple[tuple[int, ...], np.dtype]]],
-        starts: Sequence[float],
+        starts: Sequence[Sequence[float]],
         placings: Sequence[Sequence[Placing]],
-        own: Mapping[int, np.ndarray],
+        own: Mapping[tuple[int, int], np.ndarray],
     ) -> None:
-        self._shapes, self._starts = shapes, starts
+        self._shapes = shapes
         self._placings, self._own = placings, own
+        placed = {placing.number for placing in placings[1]}
+        # Weights are 0 where the member has none, and so are the statistics of such units. What the member has not at
+        # all, such as a place's rate, keeps a value that computes no NaN behind a closed gate.
+        fixed = [0.0 if number in placed else start for number, start in enumerate(starts[1])]
+        self._fills = [0.0] * len(shapes[0]), fixed, list(starts[2])
 
     def widen(self, state: State) -> State:
         """The member's state as its twin holds it: its numbers in their places, 0 elsewhere, its own widths and rates.
@@ -230,15 +312,14 @@ class Embedding:
         Args:
             state: the member's trainable, other and optimizer variables.
         """
-        fills = ([0.0] * len(self._shapes[0]), [0.0] * len(self._shapes[1]), self._starts)
         parts = []
-        for shapes, placings, values, fill in zip(self._shapes, self._placings, state, fills, strict=True):
+        for shapes, placings, values, fill in zip(self._shapes, self._placings, state, self._fills, strict=True):
             wide = [np.full(shape, value, dtype) for (shape, dtype), value in zip(shapes, fill, strict=True)]
             for placing, value in zip(placings, values, strict=True):
                 _put(wide, placing, np.asarray(value))
             parts.append(wide)
-        for number, own in self._own.items():
-            parts[1][number] = own
+        for (part, number), own in self._own.items():
+            parts[part][number] = own.astype(self._shapes[part][number][1])
         return tuple(tuple(part) for part in parts)  # type: ignore[return-value]
 
     def narrow(self, wide: State) -> State:
@@ -291,7 +372,9 @@ def multiplications(
     if name == "Embedding" or not rule.weights:
         return 0
     if rule.weights is _RECURRENT:
-        return positions * rule.gates * units_out * (units_in + units_out)
+        ways = 2 if "layer" in config else 1
+        units = units_out // 2 if rule.output == "both" else units_out
+        return ways * positions * rule.gates * units * (units_in + units)
     window = math.prod(np.atleast_1d(config.get("kernel_size", 1)).tolist())
     multiplier = config.get("depth_multiplier", 1)
     if rule.weights is _DEPTHWISE:

@@ -103,6 +103,7 @@ class Outcome:
         awaits_test: that was the training; callbacks are to be called before the validation.
         tiers: "train" and "test" -> how the pass was compiled that it ran in; beside layout and number of slots this is
             what the last bits of its numbers depend on.
+        layouts: those that training went through, with the seconds that the whole epoch would have taken in each.
     """
 
     batch: Batch
@@ -113,11 +114,13 @@ class Outcome:
     error: Exception | None = None
     awaits_test: bool = False
     tiers: Mapping[str, Tier] = dataclasses.field(default_factory=dict)
+    layouts: Mapping[Layout, float] = dataclasses.field(default_factory=dict)
 
     @property
     def facts(self) -> str:
         """How it was computed: layout, tiers of training and validation, and slots: "scan/vmap quick quick 4"."""
-        return " ".join([str(self.batch.layout), *self.tiers.values(), str(self.batch.count)])
+        layouts = "+".join(map(str, self.layouts or [self.batch.layout]))
+        return " ".join([layouts, *self.tiers.values(), str(self.batch.count)])
 
     @property
     def is_half(self) -> bool:

@@ -28,6 +28,10 @@ HOPED_GAIN = 0.2  # of the second most promising one
 HOPED_GAIN_OF_OTHERS = 0.05
 _ENOUGH = 4  # timed epochs after which a layout is judged: while members are built, the first ones take longer
 _HOPELESS = 1.5  # times the best one's seconds: one epoch tells
+_LONGEST_PART = 20  # steps by which a layout is judged within its first epoch
+_SLOWER = 1.1  # times another one's seconds a step: less may be chance
+CHUNK = 8
+"""Steps that a program of layout "chunk" holds."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -133,6 +137,7 @@ class LayoutChoice:
     def __post_init__(self) -> None:
         self.seconds: dict[Layout, float] = {}
         self.timed: dict[Layout, int] = {}
+        self.step_seconds: dict[Layout, float] = {}  # of training, from parts of epochs, too
 
     @property
     def epochs_timed(self) -> int:
@@ -173,6 +178,44 @@ class LayoutChoice:
             if is_new and work_left_seconds * gain > compile_seconds:
                 return option
         return best
+
+    def next_part(
+        self, layout: Layout, *, turns_done: int, num_turns: int, compile_seconds: float
+    ) -> tuple[Layout, int]:
+        """How an epoch of training goes on: in which layout, and for how many of its turns.
+
+        What was never timed runs a tenth of an epoch, and is left there if another one is faster a step. Where nothing
+        else was timed it is compared with the step outside of loops, as `model.fit` runs it, if the rest of this epoch
+        is long enough for that to be compiled. Only layouts in which members stand alike take over in the middle of an
+        epoch: they go on with the same carry.
+
+        Args:
+            layout: that the epoch is in.
+            turns_done: steps of the epoch that are behind it.
+            num_turns: of the whole epoch.
+            compile_seconds: what compiling the layout has taken.
+        """
+        left, part = num_turns - turns_done, min(max(1, num_turns // 10), _LONGEST_PART)
+        # A chunk's steps are one call.
+        part = part if layout.steps != "chunk" else -(-part // CHUNK) * CHUNK
+        alike = [option for option in self.options if option.members == layout.members]
+        is_known = layout in self.step_seconds
+        # Whole epochs decide once a layout is known (see `choose`), and where nothing could take over.
+        if len(alike) < 2 or (is_known and not turns_done):
+            return layout, left
+        if not is_known:
+            return layout, min(part, left)
+        seconds = {option: self.step_seconds[option] for option in alike if option in self.step_seconds}
+        plain = Layout("host", layout.members)
+        rest_seconds = seconds[layout] * left
+        if len(seconds) == 1 and plain in alike and plain != layout and rest_seconds * HOPED_GAIN > compile_seconds:
+            return plain, min(part, left)
+        fastest = min(seconds, key=seconds.__getitem__)
+        return (fastest if seconds[layout] > _SLOWER * seconds[fastest] else layout), left
+
+    def record_steps(self, layout: Layout, seconds: float) -> None:
+        """Takes the seconds per member and step of a part of an epoch."""
+        self.step_seconds[layout] = min(seconds, self.step_seconds.get(layout, math.inf))
 
     def record(self, layout: Layout, seconds: float) -> None:
         """Takes the seconds per member of an epoch; the first of a layout (it compiles) must not be recorded."""

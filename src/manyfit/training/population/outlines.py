@@ -94,7 +94,7 @@ class Outline:
 
     Attributes:
         runs: in the order of the layers.
-        outputs: which runs are the model's outputs, as Keras nests them, as a text.
+        outputs: which runs are the model's inputs and outputs, as Keras nests them; the names of several; as a text.
         compiled: loss, metrics and so on, as a text.
         optimizers: the texts of those that occur.
     """
@@ -126,7 +126,7 @@ class Outline:
         total = 0.0
         for run in self.runs:
             name, config = run.layer
-            rule = rule_of(name)
+            rule = rule_of(name, config)
             read = [sizes[each] for each in run.inputs]
             for place in run.places:
                 size = size_of_output(rule, place.width, read, run.positions, config)
@@ -143,6 +143,8 @@ def size_of_output(
     """Units that a layer writes: its width, or what comes of those that it reads."""
     if rule is None or rule.output == "out" or not inputs:
         return width
+    if rule.output == "both":
+        return 2 * width
     if rule.output == "join":
         return sum(inputs)
     times = {"flat": positions, "deep": config.get("depth_multiplier", 1)}.get(rule.output, 1)

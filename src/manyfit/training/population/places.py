@@ -15,12 +15,12 @@ from typing import Any
 
 import keras
 
-from manyfit.training.population.embeddings import Widening, rule_of
+from manyfit.training.population.embeddings import Widening, inner_config, rule_of, with_width
 from manyfit.training.population.outlines import ABSENT, FIXED, STAGES, Place, Run
 from manyfit.training.population.twin_layers import ELEMENTWISE, LINEAR, keeps_zero
 
 _ACTIVATIONS = ("Activation", "ReLU", "LeakyReLU", "ELU")
-_NORMALISATIONS = ("BatchNormalization",)
+_NORMALISATIONS = ("BatchNormalization", "LayerNormalization")
 _DROPOUTS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
 _ACTIVATED = ("Dense", *(f"{kind}Conv{n}D" for kind in ("", "Depthwise", "Separable") for n in (1, 2, 3)))
 _ACTIVATED += tuple(f"Conv{n}DTranspose" for n in (1, 2, 3))
@@ -57,12 +57,18 @@ class Node:
     @property
     def rule(self) -> Widening | None:
         """How its layer is widened; None: not at all."""
-        return rule_of(self.kind)
+        return rule_of(self.kind, self.config)
 
     @property
     def width(self) -> int:
         """Units of its own, or 0."""
-        return 0 if self.rule is None or self.rule.width is None else int(self.config[self.rule.width])
+        return 0 if self.rule is None or self.rule.width is None else int(inner_config(self.config)[self.rule.width])
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """Of its layer and of what follows it."""
+        layers = [self.layer, *self.layers.values()]
+        return [variable for layer in layers if layer is not None for variable in layer.variables]
 
     def attaches(self, stage: str) -> bool:
         """Whether a layer of a stage may follow as part of it: in the order of the stages, each once."""
@@ -94,11 +100,14 @@ class Node:
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """A layer's configuration without names, seeds and initial values: the member's own model has drawn its weights."""
-    return {
-        key: "zeros" if key.endswith("_initializer") else value
-        for key, value in config.items()
-        if key not in _NEVER_STRUCTURE
-    }
+    kept = {key: value for key, value in config.items() if key not in _NEVER_STRUCTURE}
+    for key, value in kept.items():
+        if key.endswith("_initializer"):
+            kept[key] = "zeros"
+        elif key in ("layer", "backward_layer"):
+            inner = {part: value[part] for part in ("module", "class_name", "registered_name")}
+            kept[key] = {**inner, "config": plain(value["config"])}
+    return kept
 
 
 def text_of(layer: str, config: Mapping[str, Any]) -> str:
@@ -128,6 +137,7 @@ def graph_of(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, list[str]
             yield own.get(name, _input_layer(config["layers"][0])), before
             before = [name]
         return
+    by_name = {layer.name: layer for layer in model.layers}
     for each in config["layers"]:
         if len(each["inbound_nodes"]) > 1:
             raise Unsuited("a layer is called twice")
@@ -139,7 +149,9 @@ def graph_of(model: keras.Model) -> Iterator[tuple[keras.layers.Layer, list[str]
             if any(history[1:] != [0, 0] for history in histories):
                 raise Unsuited("a layer has several outputs")
             read = [history[0] for history in histories]
-        layer = model.get_layer(each["config"]["name"])
+        layer = by_name.get(each["config"]["name"])
+        if layer is None:
+            raise Unsuited("an operation that is no layer")
         if not hasattr(layer.output, "shape"):
             raise Unsuited("a layer has several outputs")
         yield layer, read
@@ -182,10 +194,15 @@ class Reading:
         named(ends, self.output_names.append)
         readers = collections.Counter(name for _, read in layers for name in read)
         readers.update(self.output_names)
+        if isinstance(config.get("input_layers"), dict):
+            raise Unsuited("its inputs are a dictionary")
         several = sum(not read for _, read in layers) > 1
         for layer, read in layers:
             self._read(layer, read, readers, keeps_name=several)
         self.outputs = named(ends, lambda name: self._of_layer[name])
+        starts: list[str] = []
+        named(config.get("input_layers", [layers[0][0].name, 0, 0]), starts.append)
+        self.inputs = [self._of_layer[name] for name in starts]
         self._find_widths()
         self.runs = self._collapsed()
 
@@ -226,7 +243,7 @@ class Reading:
                 fixed.update(leaf for each in node.inputs for leaf in self._leaves(each))
             elif len(node.inputs) > 1 and node.rule.output != "join":
                 self._tie(node, fixed)
-            if not node.widened and (node.rule is None or node.rule.output == "out" or not node.inputs):
+            if not node.widened and (node.rule is None or node.rule.owns_output or not node.inputs):
                 fixed.add(number)
         named(self.outputs, lambda number: fixed.update(self._leaves(number)))
         grown = True
@@ -243,9 +260,11 @@ class Reading:
     def _leaves(self, number: int) -> list[int]:
         """The nodes whose widths make that of a node's output."""
         node = self.nodes[number]
-        if node.rule is None or node.rule.output == "out" or not node.inputs:
+        if node.rule is None or node.rule.owns_output or not node.inputs:
             return [number]
-        return [leaf for each in node.inputs for leaf in self._leaves(each)]
+        # What is merged has one width, that of each.
+        read = node.inputs if node.rule.output == "join" else node.inputs[:1]
+        return [leaf for each in read for leaf in self._leaves(each)]
 
     def _tie(self, node: Node, fixed: set[int]) -> None:
         """Inputs that are added have one width, if each has one of its own; else their widths stay."""
@@ -281,7 +300,7 @@ class Reading:
         for number, node in enumerate(self.nodes):
             config = dict(node.config)
             if node.widened and node.rule is not None and node.rule.width is not None:
-                del config[node.rule.width]
+                config = with_width(config, node.rule.width, None)
                 if node.kind in _ACTIVATED:
                     config["activation"] = "linear"
             text = text_of(node.kind, config)
@@ -292,6 +311,7 @@ class Reading:
                 texts.append(text)
             node.number = len(runs) - 1, len(runs[-1]) - 1
         self.outputs = named(self.outputs, lambda number: self.nodes[number].number[0])
+        self.inputs = [self.nodes[number].number[0] for number in self.inputs]
         return tuple(self._run(numbers, text) for numbers, text in zip(runs, texts, strict=True))
 
     def _continues(self, run: Sequence[int], number: int) -> bool:
@@ -338,18 +358,19 @@ def _stages_of(name: str, config: Mapping[str, Any], layer: keras.layers.Layer) 
     if name in _DROPOUTS:
         return ["dropout"]
     if name in _NORMALISATIONS:
-        return ["norm"] if _on_last_axis(config.get("axis", -1), layer) else []
+        is_plain = _on_last_axis(config["axis"], layer) and not config.get("rms_scaling") and not config.get("renorm")
+        return ["norm"] if is_plain else []
     elementwise = config.get("activation", "relu") in ELEMENTWISE
     return ["before", "after"] if name in _ACTIVATIONS and elementwise else []
 
 
-def _on_last_axis(axis: int, layer: keras.layers.Layer) -> bool:
-    return axis in (-1, len(layer.output.shape) - 1)
+def _on_last_axis(axis: int | Sequence[int], layer: keras.layers.Layer) -> bool:
+    return _flat(axis) in ([-1], [len(layer.output.shape) - 1])
 
 
 def _positions(name: str, layer: keras.layers.Layer) -> int:
     """At how many places of an image or a sequence a layer is applied; of one whose size is unknown, 1."""
-    reads = name in ("LSTM", "GRU", "SimpleRNN", "Flatten") or name.endswith("Transpose")
+    reads = name in ("LSTM", "GRU", "SimpleRNN", "Bidirectional", "Flatten") or name.endswith("Transpose")
     tensor = layer.input if reads else layer.output
     shape = getattr(tensor, "shape", ())
     return math.prod(size or 1 for size in shape[1:-1])
@@ -358,9 +379,9 @@ def _positions(name: str, layer: keras.layers.Layer) -> int:
 def _has_free_width(node: Node) -> bool:
     if not node.width or not _is_plain(node):
         return False
-    config = node.config
+    config = inner_config(node.config)
     activation = config.get("activation", "linear")
-    if node.kind in ("LSTM", "GRU", "SimpleRNN"):
+    if node.rule is not None and node.rule.is_recurrent:
         # A unit that is not there has to stay 0 in the loop.
         inner = config.get("recurrent_activation", "sigmoid") in ELEMENTWISE
         inner = inner and not (config["recurrent_dropout"] or config["stateful"] or config["return_state"])
@@ -374,14 +395,14 @@ def _is_calm(activation: str) -> bool:
 
 def _reads_any_width(node: Node) -> bool:
     """Whether units that are not there may stand among those that it reads."""
-    if node.kind in ("LSTM", "GRU", "SimpleRNN") and node.config["dropout"]:
+    if node.rule is not None and node.rule.is_recurrent and inner_config(node.config)["dropout"]:
         return False  # it would drop others
     stays = bool(node.width) or node.kind not in _ACTIVATED or _is_calm(node.config["activation"])
     return stays and _is_plain(node)
 
 
 def _is_plain(node: Node) -> bool:
-    config = node.config
+    config = inner_config(node.config)
     if config.get("data_format", "channels_last") != "channels_last" or config.get("groups", 1) != 1:
         return False
     if node.kind == "Concatenate" and not _on_last_axis(config["axis"], node.layer):

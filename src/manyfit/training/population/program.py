@@ -169,7 +169,9 @@ class SharedProgram:
             trained = [each for (kind, *_), each in self._passes.items() if kind == "train" and each.tiers.seconds]
         if not trained:
             return "quick" if self._recalled is None else self._recalled.tier
-        return "full" if any(each.tiers.tier == "full" for each in trained) else "quick"
+        # Not before it has run so: what was compiled to the very end of a search has brought nothing.
+        runs_in_full = [each.tiers.tier == "full" and "full" in each.tiers.seconds for each in trained]
+        return "full" if any(runs_in_full) else "quick"
 
     def due_exchanges(self, layout: Layout, count: int, epochs_left: int) -> list[Pass]:
         """The passes over resident rows whose steps are to be compiled in full now, see `Pass.begins_exchange`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
 import itertools
 import threading
@@ -13,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from manyfit.training.population.arrays import Arrays, Order, State
+from manyfit.training.population.arrays import Arrays, Lifted, Order, State
 from manyfit.training.population.compile import Tier, compile_function
 from manyfit.training.population.data import ResidentRows
 from manyfit.training.population.grouping import Batch, Outcome
-from manyfit.training.population.layout import num_workers
+from manyfit.training.population.layout import Layout, num_workers
 from manyfit.training.population.lift import Lift, Steps
 from manyfit.training.population.member import Member
 from manyfit.training.population.passes import Logs, Pass
 from manyfit.training.population.program import SharedProgram
-from manyfit.training.population.rows_pass import RowsPass
+from manyfit.training.population.rows_pass import Parts, RowsPass
 from manyfit.training.population.streaming import Streaming
 
 _THREADS = 64  # most of them wait: for a program that another one compiles, or for their turn to train
@@ -166,8 +167,10 @@ class Rounds:
         seconds, sharing, splits = 0.0, 1, batch.splits_tests
         logs: dict[str, dict[str, np.ndarray]] = {}
         tiers: dict[str, Tier] = {}
+        layouts: dict[Layout, float] = {}
         if trained is not None:
             seconds, logs["train"], tiers = trained.seconds, trained.logs, dict(trained.tiers)
+            layouts = dict(trained.layouts)
         try:
             states = batch.states()
             for kind in ("test",) if trained is not None else ("train",) if splits else self._kinds(batch):
@@ -181,17 +184,37 @@ class Rounds:
                 with self._cores.taken(_TRAINS):
                     sharing = min(self.workers, max(1, len(self._running)))
                     started = time.perf_counter()
-                    states, found = program.run(states, lifted, order, tiers[kind])
+                    if kind == "train":
+                        in_layout = functools.partial(self._in_layout, batch, program.own_order)
+                        parts = Parts(program, order, batch.program.choice, batch.count * sharing, in_layout)
+                        states, found = parts.run(states, lifted, tiers[kind])
+                        started += parts.compile_seconds
+                        layouts = parts.layouts
+                    else:
+                        states, found = program.run(states, lifted, order, tiers[kind])
                     logs[kind] = {name: np.asarray(value) for name, value in found.items()}
-                    program.tiers.record(tiers[kind], time.perf_counter() - started)
-                    seconds += time.perf_counter() - started
+                    elapsed = time.perf_counter() - started
+                    seconds += elapsed
+                    if kind == "test":
+                        layouts = {layout: of_epoch + elapsed for layout, of_epoch in layouts.items()}
+                    if not layouts:  # else these are the seconds of several layouts
+                        program.tiers.record(tiers[kind], elapsed)
             # Only now, after training and validation went well: an epoch that fails half-way can be trained again.
             batch.take_over(states)
         # Whatever it was: the session knows whether members fail, fall back or try again, a thread does not.
         except Exception as error:
             return Outcome(batch, {} if trained is None else trained.logs, None, seconds, sharing, error)
         awaits_test = splits and trained is None
-        return Outcome(batch, logs["train"], logs.get("test"), seconds, sharing, awaits_test=awaits_test, tiers=tiers)
+        return Outcome(
+            batch, logs["train"], logs.get("test"), seconds, sharing,
+            awaits_test=awaits_test, tiers=tiers, layouts=layouts,
+        )  # fmt: skip
+
+    def _in_layout(self, batch: Batch, own_order: bool, layout: Layout) -> tuple[RowsPass, Lifted]:
+        """The training pass of a batch in another layout, and what it takes beside the states."""
+        program = batch.program.rows_pass("train", layout, batch.count, own_order=own_order)
+        # Anew: a member that came meanwhile may have made it another version, with more numbers lifted.
+        return program, program.lifted([member.trace for member in batch.slots])
 
     def _first_step(self, member: Member, state: State) -> tuple[State, dict[str, np.ndarray]]:
         """A member's state after the first batch of its epoch, and the logs, for a slot each."""

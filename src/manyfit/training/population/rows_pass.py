@@ -8,7 +8,9 @@ step of its own, inside the function that ends the pass.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +19,9 @@ import numpy as np
 from manyfit.training.population.arrays import Arrays, ArrayTree, Function, Lifted, Order, State
 from manyfit.training.population.compile import Tier
 from manyfit.training.population.data import ResidentRows
-from manyfit.training.population.layout import Layout, num_workers
+from manyfit.training.population.layout import CHUNK, Layout, LayoutChoice, num_workers
 from manyfit.training.population.lift import Lift, Members
 from manyfit.training.population.passes import Carry, Logs, Pass
-
-CHUNK = 8
-"""Steps that a program of layout "chunk" holds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,3 +263,52 @@ class RowsPass(Pass):
         if not self.own_order:
             return read(rows)
         return members.bundle([read(rows[member]) for member in range(self.count)])
+
+
+@dataclasses.dataclass
+class Parts:
+    """A training pass in parts, as the choice of a layout has it: one that is slow is left within a tenth of an epoch.
+
+    Attributes:
+        program: the pass in the batch's layout.
+        order: row numbers.
+        choice: of the program's layout.
+        share: members that the cores' time is divided between: those of the pass, times the passes that run now.
+        in_layout: the pass of the same members in another layout, and its `lifted` of them.
+        layouts: those that the pass went through, if it is not one alone: with the seconds that all of its turns would
+            have taken in each.
+        compile_seconds: spent on compiling another layout in the middle of the pass.
+    """
+
+    program: RowsPass
+    order: Order
+    choice: LayoutChoice
+    share: int
+    in_layout: Callable[[Layout], tuple[RowsPass, Lifted]]
+    layouts: dict[Layout, float] = dataclasses.field(default_factory=dict)
+    compile_seconds: float = 0.0
+
+    def run(self, states: Sequence[State], lifted: Lifted, tier: Tier) -> tuple[list[State], Logs]:
+        """What `RowsPass.run` answers, for what it takes."""
+        running, num_turns = self.program, self.program.num_turns
+        progress, done = running.begin(states, lifted, tier), 0
+        while done < num_turns:
+            layout, length = self.choice.next_part(
+                running.layout, turns_done=done, num_turns=num_turns, compile_seconds=running.compile_seconds
+            )
+            if layout != running.layout:
+                running, lifted = self.in_layout(layout)
+                started = time.perf_counter()
+                running.prepare(states, lifted, self.order, tier)
+                self.compile_seconds += time.perf_counter() - started
+            started = time.perf_counter()
+            progress = running.advance(progress, lifted, self.order, first=done, last=done + length)
+            if length < num_turns:
+                jax.block_until_ready(progress.carry)
+                seconds = (time.perf_counter() - started) / length
+                self.choice.record_steps(layout, seconds / self.share)
+                self.layouts[layout] = min(seconds * num_turns, self.layouts.get(layout, math.inf))
+            done += length
+        if len(self.layouts) < 2:
+            self.layouts.clear()
+        return running.end(progress, lifted, self.order, before=states)

@@ -272,7 +272,8 @@ class Session:
             return  # it would look like a very fast layout
         if isinstance(batch.program, WideProgram):
             batch.program.count_epoch(batch.members)
-        batch.program.choice.record(batch.layout, outcome.seconds / batch.count / outcome.sharing)
+        for layout, seconds in (outcome.layouts or {batch.layout: outcome.seconds}).items():
+            batch.program.choice.record(layout, seconds / batch.count / outcome.sharing)
         if batch.count > 1:
             per_member = batch.program.bytes_per_member(batch.layout)
             self.sizing.record(batch.program.key, batch.count, outcome.seconds, per_member)

@@ -1,4 +1,4 @@
-"""Keras layers of which a twin is made beside Keras's own: what differs between its members is a variable of theirs.
+"""Layers and an optimizer of which a twin is made beside Keras's own: what differs between its members is a variable.
 
 A twin is one model that serves members of different widths, activations and so on (see `twins`). None of these
 variables trains. `twins.Embedding` fills in a member's own numbers, so one trace serves all members, and nothing in it
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
@@ -57,10 +58,14 @@ class Chosen(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """The chosen activation's outputs."""
-        outputs = self.activations[0](inputs)
-        for number, activation in enumerate(self.activations[1:], 1):
-            # Never a sum of products with 0 and 1: what is not chosen may be infinite.
-            outputs = ops.where(ops.equal(self.which, number), activation(inputs), outputs)
+        if self.which is None:
+            outputs = self.activations[0](inputs)
+        else:
+            # What is not chosen is computed of 0: an exponential's gradient may be infinite, and 0 times that is NaN.
+            chosen = [ops.equal(self.which, number) for number in range(len(self.activations))]
+            outputs = ops.zeros_like(inputs)
+            for is_it, activation in zip(chosen, self.activations, strict=True):
+                outputs = ops.where(is_it, activation(ops.where(is_it, inputs, ops.zeros_like(inputs))), outputs)
         if self.inside is None:
             return outputs
         # The activation is multiplied, not the gradient masked: clipping by norm and a loss scale see true gradients.
@@ -132,3 +137,95 @@ class WideDropout(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> Any:
         """That of the inputs."""
         return input_shape
+
+
+class WideLayerNormalization(keras.layers.LayerNormalization):
+    """Keras's layer normalisation over the units that a member has; 0 where none is."""
+
+    def build(self, input_shape: Any) -> None:
+        """Makes Keras's variables, and 1 or 0 for each unit."""
+        super().build(input_shape)
+        self.inside = self.add_weight(shape=(input_shape[-1],), initializer="ones", trainable=False, name="inside")
+
+    def call(self, inputs: Any) -> Any:
+        """As Keras computes it: in float32 at least, mean and variance over the last axis."""
+        wide = keras.backend.result_type(inputs.dtype, "float32")
+        x, inside = ops.cast(inputs, wide), ops.cast(self.inside, wide)
+        num_units = ops.sum(inside)
+        mean = ops.sum(x * inside, axis=-1, keepdims=True) / num_units
+        # Units that are not there would each add the square of the mean.
+        variance = ops.sum(ops.square(x - mean) * inside, axis=-1, keepdims=True) / num_units
+        inverse = ops.rsqrt(variance + self.epsilon)
+        if self.gamma is not None:
+            inverse = inverse * ops.cast(self.gamma, wide)
+        rest = -mean * inverse
+        if self.beta is not None:
+            rest = rest + ops.cast(self.beta, wide)
+        return ops.cast((x * inverse + rest) * inside, self.compute_dtype)
+
+
+class OneOfSeveral(keras.optimizers.Optimizer):
+    """One of several of Keras's own optimizers by its number: all that a member's does is Keras's own code.
+
+    Its variables are the number, and those of the optimizers, each once: what two optimizers call alike and start alike
+    is one variable, since a member reads only those of its own.
+
+    Args:
+        choices: Keras's own optimizers, not built yet.
+        loss_scale_factor: of all of them.
+    """
+
+    def __init__(self, choices: Sequence[keras.optimizers.Optimizer], loss_scale_factor: float | None = None) -> None:
+        super().__init__(learning_rate=0.0, loss_scale_factor=loss_scale_factor, name="one_of_several")
+        self.choices = list(choices)
+        self.which = self.add_variable(shape=(), dtype="int32", name="which_optimizer")
+        self.places: list[list[int]] = []  # of the variables of each, among those of all
+        self._united: list[keras.Variable] = [self.which]
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        """Makes the variables of all."""
+        known: dict[tuple[Any, ...], int] = {}
+        for choice in self.choices:
+            choice.build(variables)
+            places = []
+            for variable in choice.variables:
+                key = variable.name, tuple(variable.shape), variable.dtype, first_number(variable)
+                # A learning rate is given; no member starts from the one that it was made with.
+                place = known.setdefault(key[:-1] if variable.name == "learning_rate" else key, len(self._united))
+                if place == len(self._united):
+                    self._united.append(variable)
+                places.append(place)
+            self.places.append(places)
+        self.built = True
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The number, and the variables of all."""
+        return list(self._united)
+
+    def stateless_apply(
+        self, optimizer_variables: Sequence[Any], grads: Sequence[Any], trainable_variables: Sequence[Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """What the chosen one makes of weights and of its own variables; those of others stay."""
+
+        def branch(number: int) -> Any:
+            def apply(held: list[Any], gradients: list[Any], weights: list[Any]) -> tuple[list[Any], list[Any]]:
+                own = self.places[number]
+                moved, new = self.choices[number].stateless_apply([held[place] for place in own], gradients, weights)
+                after = list(held)
+                for place, value in zip(own, new, strict=True):
+                    after[place] = jnp.asarray(value, held[place].dtype)
+                return [jnp.asarray(each, old.dtype) for each, old in zip(moved, weights, strict=True)], after
+
+            return apply
+
+        # A real branch where members train one after another; side by side all are computed.
+        branches = [branch(number) for number in range(len(self.choices))]
+        return jax.lax.switch(
+            optimizer_variables[0], branches, list(optimizer_variables), list(grads), list(trainable_variables)
+        )  # type: ignore[no-any-return]
+
+
+def first_number(variable: keras.Variable) -> float:
+    """The number with which an optimizer's variable is filled at its start."""
+    return float(np.ravel(np.asarray(variable.value))[0])

@@ -11,6 +11,7 @@ it out again, so that weights, callbacks, files and resuming see the user's mode
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ import keras
 import numpy as np
 
 from manyfit.training.keras_internals.draws import draws_by_default
-from manyfit.training.population.arrays import values_of, variables_of
+from manyfit.training.population.arrays import variables_of
 from manyfit.training.population.embeddings import (
     Axis,
     Embedding,
@@ -27,16 +28,27 @@ from manyfit.training.population.embeddings import (
     order_of_slots,
     rule_of,
     slots_of,
+    with_width,
 )
 from manyfit.training.population.outlines import ABSENT, Outline, Run, joined
 from manyfit.training.population.places import Node, Reading, Unsuited, named
 from manyfit.training.population.structure_key import structure_key
-from manyfit.training.population.twin_layers import LINEAR, Chosen, Gate, WideDropout, keeps_zero
+from manyfit.training.population.twin_layers import (
+    LINEAR,
+    Chosen,
+    Gate,
+    OneOfSeveral,
+    WideDropout,
+    WideLayerNormalization,
+    first_number,
+    keeps_zero,
+)
 from manyfit.training.seeding import seeded
 
 __all__ = ["Outline", "Twin", "joined", "outline_of"]
 
-_NOT_EXACT = ("Adafactor", "Muon", "LossScaleOptimizer")
+# A list, not a rule: each leaves a weight of 0 with a gradient of 0 at 0, and looks at no size.
+_EXACT = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "Nadam", "Lion", "Lamb", "Ftrl")
 
 
 def outline_of(model: keras.Model) -> Outline | None:
@@ -49,15 +61,25 @@ def outline_of(model: keras.Model) -> Outline | None:
     """
     if structure_key(model) is None or not draws_by_default():
         return None
-    compiled = model.get_compile_config()
-    optimizer = optimizer_text(compiled.pop("optimizer"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras reads the learning rate in a way that NumPy 2 warns of
+        compiled = model.get_compile_config()
+    written = compiled.pop("optimizer")
+    optimizer = optimizer_text(written)
     if optimizer is None:
         return None
+    compiled["loss_scale_factor"] = written["config"].get("loss_scale_factor")
     try:
         reading = Reading(model)
     except Unsuited:
         return None
-    return Outline(reading.runs, json.dumps(reading.outputs), json.dumps(compiled, sort_keys=True), (optimizer,))
+    known = {id(variable) for node in reading.nodes for variable in node.variables}
+    if any(id(each) not in known for each in [*model.trainable_variables, *model.non_trainable_variables]):
+        return None
+    # Several outputs are named in the logs.
+    names = reading.output_names if len(reading.output_names) > 1 else []
+    ends = {"inputs": reading.inputs, "outputs": reading.outputs, "names": names}
+    return Outline(reading.runs, json.dumps(ends), json.dumps(compiled, sort_keys=True), (optimizer,))
 
 
 def optimizer_text(written: Mapping[str, Any]) -> str | None:
@@ -66,7 +88,7 @@ def optimizer_text(written: Mapping[str, Any]) -> str | None:
     Args:
         written: as Keras serialises it.
     """
-    if written["class_name"] in _NOT_EXACT:
+    if written["class_name"] not in _EXACT:
         return None
     config = {key: value for key, value in written["config"].items() if key != "name"}
     if isinstance(config["learning_rate"], float):
@@ -84,31 +106,28 @@ class Found:
     def __init__(self, numbers: Mapping[int, tuple[int, int]]) -> None:
         self._numbers = numbers
         self.placings: dict[int, Placing] = {}  # by id of the model's variable
-        self.values: dict[int, np.ndarray] = {}  # by number of the twin's variable
+        self.values: dict[tuple[int, int], np.ndarray] = {}  # by part of the twin's state, and number in it
 
     def place(self, narrow: keras.Variable, wide: keras.Variable, axes: Sequence[Axis]) -> None:
         """A variable of the model lies in this one."""
         self.placings[id(narrow)] = Placing(self._numbers[id(wide)][1], tuple(axes))
 
     def place_all(
-        self, narrow: keras.layers.Layer, wide: keras.layers.Layer, rule: Widening, axes: Mapping[str, Axis]
+        self,
+        narrow: Sequence[keras.Variable],
+        wide: Sequence[keras.Variable],
+        rule: Widening,
+        axes: Mapping[str, Axis],
     ) -> None:
         """The variables of a layer lie in those of another one of its class."""
-        for one, other in zip(narrow.variables, wide.variables, strict=True):
-            shape = other.shape
+        for one, other in zip(narrow, wide, strict=True):
             names = rule.weights.get(one.name, ())
-            self.place(
-                one,
-                other,
-                [
-                    axes.get(name) or Axis.leading(n, n)
-                    for name, n in zip(names, shape[len(shape) - len(names) :], strict=True)
-                ],
-            )
+            sizes = other.shape[len(other.shape) - len(names) :]
+            self.place(one, other, [axes.get(name) or Axis.leading(n, n) for name, n in zip(names, sizes, strict=True)])
 
     def own(self, wide: keras.Variable, value: np.ndarray | np.generic) -> None:
         """A variable of the twin's that the model has not, and what it is for this model."""
-        self.values[self._numbers[id(wide)][1]] = np.asarray(value)
+        self.values[self._numbers[id(wide)]] = np.asarray(value)
 
 
 _OF_UNITS = Widening(weights=dict.fromkeys(("gamma", "beta", "moving_mean", "moving_variance"), ("out",)))
@@ -136,14 +155,14 @@ class TwinPlace:
         tensor = inputs[0] if inputs else None
         if kind != "Pass":
             config = {**config, "name": keeps or name}
-            if run.is_wide and (width := (rule_of(kind) or Widening()).width):
-                config[width] = place.width
+            if run.is_wide and (width := (rule_of(kind, config) or Widening()).width):
+                config = with_width(config, width, place.width)
             self.main = restored(kind, config)
             tensor = self.main.output if not inputs else self.main(inputs if len(inputs) > 1 else inputs[0])
         tensor = self._chosen("before", place.before, tensor)
         for text in place.norm:
             if text != ABSENT:
-                layer = self.layers[text] = restored(*json.loads(text), name=f"{name}_norm_{len(self.gates)}")
+                layer = self.layers[text] = normalisation_of(text, f"{name}_norm_{len(self.layers)}")
                 normalised = layer(tensor)
                 tensor = self._gated(text, normalised, tensor) if len(place.norm) > 1 else normalised
         tensor = self._chosen("after", place.after, tensor)
@@ -175,11 +194,13 @@ class TwinPlace:
             return read[0]
         weights = rule or Widening()
         axis_in = Axis.joined(read) if weights.output == "join" or not read else read[0]
-        out = self._axis(node, rule, axis_in)
+        width = Axis.leading(node.place().width, self._place.width)
+        out = self._axis(node, rule, axis_in, width)
         if self.main is not None and node.layer is not None:
             deep = axis_in.divided(node.config.get("depth_multiplier", 1))
-            known = {"in": axis_in, "out": out, "gates": out.repeated(weights.gates), "deep": deep}
-            found.place_all(node.layer, self.main, weights, known)
+            gates = width.repeated(weights.gates)
+            known = {"in": axis_in, "out": width, "gates": gates, "deep": deep}
+            found.place_all(node.layer.variables, self.main.variables, weights, known)
         for stage, texts in (("before", self._place.before), ("after", self._place.after)):
             self._embed_activation(
                 stage, texts.index(node.texts.get(stage, LINEAR)) if stage in self.layers else 0, out, found
@@ -188,15 +209,22 @@ class TwinPlace:
             is_its = node.texts.get("norm") == text
             if text in self.gates:
                 found.own(self.gates[text].open, np.bool_(is_its))
+            layer = self.layers[text]
+            if isinstance(layer, WideLayerNormalization):
+                found.own(layer.inside, out.inside)
             if is_its:
-                found.place_all(node.layers["norm"], self.layers[text], _OF_UNITS, {"out": out})
+                variables = [each for each in layer.variables if each.name != "inside"]
+                found.place_all(node.layers["norm"].variables, variables, _OF_UNITS, {"out": out})
         for text in filter(None, self._place.dropout):
             self._embed_dropout(text, node if node.texts.get("dropout") == text else None, out, found)
         return out
 
-    def _axis(self, node: Node, rule: Widening | None, read: Axis) -> Axis:
+    @staticmethod
+    def _axis(node: Node, rule: Widening | None, read: Axis, width: Axis) -> Axis:
         if rule is None or rule.output == "out" or not node.inputs:
-            return Axis.leading(node.place().width, self._place.width)
+            return width
+        if rule.output == "both":
+            return width.repeated(2)
         if rule.output == "flat":
             return read.repeated(node.positions)
         return read.divided(node.config["depth_multiplier"]) if rule.output == "deep" else read
@@ -247,6 +275,14 @@ def activation_of(text: str) -> keras.layers.Layer:
     return restored(kind, config)
 
 
+def normalisation_of(text: str, name: str) -> keras.layers.Layer:
+    """A normalisation from its text."""
+    kind, config = json.loads(text)
+    if kind == "LayerNormalization":
+        return WideLayerNormalization.from_config({**config, "name": name})
+    return restored(kind, config, name=name)
+
+
 def _repeats(kind: str, config: dict[str, Any], ndim: int) -> tuple[int, ...]:
     """The axes along which a dropout repeats its mask."""
     if kind.startswith("Spatial"):
@@ -274,11 +310,8 @@ class Twin:
             self.model = _model_of(outline, self._places, reading)
         self._state = variables_of(self.model)[:3]
         self._numbers = {id(v): (part, n) for part, group in enumerate(self._state) for n, v in enumerate(group)}
-        self._slots = slots_of(
-            [variable.name for variable in self._state[2]], [variable.path for variable in self._state[0]]
-        )
         self._shapes = [[(tuple(v.shape), np.dtype(v.dtype)) for v in group] for group in self._state]
-        self._starts = [float(np.ravel(np.asarray(value))[0]) for value in values_of(self._state[2])]
+        self._starts = [[first_number(variable) for variable in group] for group in self._state]
 
     def embedding(self, model: keras.Model) -> Embedding:
         """The way of one model's state into the twin and back.
@@ -292,20 +325,32 @@ class Twin:
         axes: list[Axis] = []
         for number, (places, run) in enumerate(zip(self._places, self.outline.runs, strict=True)):
             read = [axes[each] for each in run.inputs]
-            rule = rule_of(run.layer[0])
+            rule = rule_of(*run.layer)
             for depth, place in enumerate(places):
                 read = [place.embed(nodes.get((number, depth)), rule, read, found)]
             axes.append(read[0])
         trainable = [found.placings[id(variable)] for variable in model.trainable_variables]
         fixed = [found.placings[id(variable)] for variable in model.non_trainable_variables]
-        of_weight = {placing.number: placing.axes for placing in trainable}
-        order = order_of_slots(self._slots, [placing.number for placing in trainable])
-        weights = [self._slots[number].weight for number in order]
-        optimizer = [
-            Placing(number, () if weight is None else of_weight[weight])
+        optimizer = self._place_optimizer(model, trainable, found)
+        return Embedding(self._shapes, self._starts, (trainable, fixed, optimizer), found.values)
+
+    def _place_optimizer(self, model: keras.Model, trainable: Sequence[Placing], found: Found) -> list[Placing]:
+        chosen, numbers = self.model.optimizer, list(range(len(self._state[2])))
+        if isinstance(chosen, OneOfSeveral):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # see `outline_of`
+                text = optimizer_text(keras.optimizers.serialize(model.optimizer))
+            which = self.outline.optimizers.index(str(text))
+            found.own(chosen.which, np.int32(which))
+            chosen, numbers = chosen.choices[which], chosen.places[which]
+        slots = slots_of([each.name for each in chosen.variables], [each.path for each in self._state[0]])
+        axes = {placing.number: placing.axes for placing in trainable}
+        order = order_of_slots(slots, [placing.number for placing in trainable])
+        weights = [slots[number].weight for number in order]
+        return [
+            Placing(numbers[number], () if weight is None else axes[weight])
             for number, weight in zip(order, weights, strict=True)
         ]
-        return Embedding(self._shapes, self._starts, (trainable, fixed, optimizer), found.values)
 
 
 def _places_of(outline: Outline, reading: Reading) -> list[list[TwinPlace]]:
@@ -323,14 +368,14 @@ def _places_of(outline: Outline, reading: Reading) -> list[list[TwinPlace]]:
 
 
 def _model_of(outline: Outline, places: Sequence[Sequence[TwinPlace]], reading: Reading) -> keras.Model:
-    inputs = [each[0].output for each, run in zip(places, outline.runs, strict=True) if not run.inputs]
-    names = iter(reading.output_names)
-    outputs = named(
-        json.loads(outline.outputs), lambda run: keras.layers.Identity(name=next(names))(places[run][-1].output)
-    )
+    ends, names = json.loads(outline.outputs), iter(reading.output_names)
+    inputs = [places[run][0].main.output for run in ends["inputs"]]  # type: ignore[union-attr]
+    outputs = named(ends["outputs"], lambda run: keras.layers.Identity(name=next(names))(places[run][-1].output))
     model = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name="twin")
     arguments = keras.saving.deserialize_keras_object(json.loads(outline.compiled))
-    model.compile(optimizer=optimizer_of(outline.optimizers[0]), **arguments)
+    scale = arguments.pop("loss_scale_factor")
+    choices = [optimizer_of(text) for text in outline.optimizers]
+    model.compile(optimizer=choices[0] if len(choices) == 1 else OneOfSeveral(choices, scale), **arguments)
     model.optimizer.build(model.trainable_variables)
     return model
 
