@@ -154,6 +154,38 @@ class FixedSupply:
         self.results[result.plan.key] = result
 
 
+class OnePlan:
+    """A `Supply` of one plan, which another one has handed out and hears of.
+
+    Args:
+        supply: the other one.
+        plan: to be trained.
+    """
+
+    def __init__(self, supply: Supply, plan: Plan) -> None:
+        self._supply = supply
+        self._plans = [plan]
+        self.independent = False
+
+    @property
+    def remaining(self) -> int | None:
+        """See `Supply`."""
+        return len(self._plans)
+
+    def take(self, count: int) -> Sequence[Plan]:
+        """See `Supply`."""
+        del count
+        return [self._plans.pop()] if self._plans else []
+
+    def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
+        """See `Supply`."""
+        return self._supply.report(epochs)
+
+    def finish(self, result: Result) -> None:
+        """See `Supply`."""
+        self._supply.finish(result)
+
+
 class Trainer(abc.ABC):
     """Trains executions. `keras_fit` trains them one after another, `population` as one compiled program."""
 

@@ -26,6 +26,9 @@ class ProgramRecord:
         epochs_timed: how many epochs these come from.
         tier: how its training is compiled: "quick", or "full" where enough was left to train to pay for that.
         frozen: what is computed once of each row instead of in every step, in words; empty where nothing is.
+        widths: of the layers of a program that members of several structures share; empty: one structure's own.
+        num_structures: that its members are of.
+        padding: share of its multiplications that narrower members did not need.
     """
 
     program: str
@@ -40,6 +43,9 @@ class ProgramRecord:
     epochs_timed: int
     tier: str = "full"
     frozen: str = ""
+    widths: str = ""
+    num_structures: int = 1
+    padding: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +66,34 @@ class Programs:
                 reasons[why] = (*reasons.get(why, ()), *trials)
         return cls(tuple(record for programs in several for record in programs.records), reasons)
 
+    @property
+    def sharing(self) -> str:
+        """How many structures share how many programs, and what that cost and saved; empty where none is shared."""
+        wide = [record for record in self.records if record.widths]
+        if not wide:
+            return ""
+        members = sum(record.members for record in wide)
+        padding = sum(record.padding * record.members for record in wide) / max(1, members)
+        spent = sum(record.compile_seconds for record in self.records)
+        compilations = sum(record.compilations for record in self.records)
+        structures = sum(record.num_structures for record in wide)
+        line = (
+            f"{structures} structures share {len(wide)} wide programs, {len(self.records) - len(wide)} have their own; "
+            f"padding wasted {padding:.0%} of the multiplications there; compiling took {spent:.1f} s"
+        )
+        saved = (structures - len(wide)) * spent / max(1, compilations)
+        return line + (f" and would have taken about {saved:.1f} s more" if saved > 0 else "")
+
     def __str__(self) -> str:
-        lines = [
+        lines = [self.sharing] if self.sharing else []
+        lines += [
             f"{'program':<17} {'members':>7} {'lifted':>6} {'compiled':>8} {'seconds':>7} {'layout':<16} "
             f"{'s/epoch':>8}  structure"
         ]
         for record in self.records:
             seconds = record.epoch_seconds.get(record.layout)
             shown = "" if seconds is None else f"{seconds:.3f}"
-            structure = "; ".join(filter(None, (record.structure, record.frozen)))
+            structure = "; ".join(filter(None, (record.widths or record.structure, record.frozen)))
             lines.append(
                 f"{record.program:<17} {record.members:>7} {record.lifted:>6} {record.compilations:>8} "
                 f"{record.compile_seconds:>7.2f} {record.layout:<16} {shown:>8}  {structure}"

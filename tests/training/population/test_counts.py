@@ -55,11 +55,13 @@ def test_sixteen_trials_of_two_structures(counts):
     found = counts["two structures"]
     assert counts["members of two structures"] == [3, 13]
     batches = (1 + 4) * EPOCHS  # three members in four slots; thirteen in four times four
-    # Nothing is lifted, so there is nothing to probe: members differ in their states only.
-    assert found["programs"] == FUNCTIONS * 2
-    assert found["device calls"] == FUNCTIONS * batches
-    # Five steps of the first member of each; the others are recognised by their configurations.
-    assert found["traces"] == 5 * 2
+    # The structure that comes second trains in a wide program, for what may come after it. Once per kind, a step there
+    # is compared with a step of the member's own.
+    assert found["programs"] == FUNCTIONS * 2 + 2
+    assert found["device calls"] == FUNCTIONS * batches + 2
+    # Five steps of the first structure and of the wide program; three of the member that this is compared with, whose
+    # steps are the same, since it is the widest: how they serve short batches is known.
+    assert found["traces"] == 5 + 5 + 3
 
 
 def test_confirming_three_winners(counts):
@@ -83,7 +85,7 @@ def test_confirming_commits_once_per_epoch_and_execution(counts):
     assert counts["confirm"]["commits"] == 14 * EPOCHS + 14 + outcome
 
 
-@pytest.mark.parametrize(("search", "most"), [("one structure", 20), ("two structures", 16), ("confirm", 4)])
+@pytest.mark.parametrize(("search", "most"), [("one structure", 20), ("two structures", 18), ("confirm", 4)])
 def test_jax_compiles_little_beside_the_programs(counts, search, most):
     # A bound, since it depends on the versions of Keras and JAX how many small programs draw weights and make the
     # optimizer's variables; with those of this repository it is met exactly.

@@ -147,7 +147,9 @@ def test_an_epoch_in_parts_of_several_layouts_is_the_epoch_in_one():
     building.build_symbolically(model, shapes.first_batch())
     lift = Lift(trace(model, shapes))
     state = tuple(tuple(values_of(part)) for part in variables_of(model)[:3])
-    passes = {each: RowsPass("train", lift, layout=each, count=1, rows=data.training) for each in (SCAN, HOST)}
+    passes = {
+        each: RowsPass("train", lift, layout=each, count=1, shapes=data.training.shapes[0]) for each in (SCAN, HOST)
+    }
     lifted, order = passes[SCAN].lifted([lift.template]), data.training.in_order()
     tier = passes[SCAN].tiers.tier
     for each in passes.values():

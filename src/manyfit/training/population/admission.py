@@ -1,41 +1,45 @@
 """How a plan becomes a member: built under its seed, traced or recognised, and queued for its program.
 
 A plan goes one of four ways. It was paused in this process: its member is still here. It trains with others: a model is
-built, its steps are traced or recognised, and it waits for a slot. It cannot train with others: the fallback trains it
-here and now, and the user reads one line of reason. Or it fails before its first epoch: that is its result.
+built, and it waits for a slot. It cannot train with others: the fallback trains it here and now, and the user reads one
+line of reason. Or it fails before its first epoch: that is its result.
+
+A member that waits has a program, whose steps were traced or recognised; or, where several structures may share one
+(`families`), it waits for that, too: it is decided when members are to train, with all in view that wait.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
+from manyfit.core.causes import cause_of
 from manyfit.core.lifecycle import failure_of
-from manyfit.core.records import Decision, Plan, Result
+from manyfit.core.records import Plan, Result
 from manyfit.data.call import Call
-from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
+from manyfit.training.base import Bookkeeping, OnePlan, Supply, Task, Trainer
 from manyfit.training.callbacks import CannotCopy, copy_callbacks
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
-from manyfit.training.labels import LabelCheck
-from manyfit.training.models import averages_weights, build_model, check_size, check_unshared, summary_of
+from manyfit.training.models import averages_weights, build_model, check_size, check_unshared
+from manyfit.training.population import families
 from manyfit.training.population.arrays import State, build_layers, copied, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
-from manyfit.training.population.canonical_jaxpr import Mismatch
 from manyfit.training.population.data import Sources, is_same
-from manyfit.training.population.kept_rows import Prefixes
-from manyfit.training.population.masking import Masking
-from manyfit.training.population.member import STORED_BY, Member, View, Views
-from manyfit.training.population.program import SharedPassKey, SharedProgram
-from manyfit.training.population.rows_pass import RowsPass
-from manyfit.training.population.structure_key import KnownStructure, KnownStructures, structure_key
-from manyfit.training.population.trace import CannotTrace, Trace, check_model, complete, is_complete, trace
+from manyfit.training.population.families import Family, ProgramCosts, WideProgram, wide_program
+from manyfit.training.population.learned import Learned
+from manyfit.training.population.member import STORED_BY, Member, ProgramSeat, Structure, View, Views
+from manyfit.training.population.outlines import Outline
+from manyfit.training.population.program import SharedProgram
+from manyfit.training.population.structure_key import KnownStructure, structure_key
+from manyfit.training.population.trace import CannotTrace, check_model, is_complete
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
 from manyfit.training.rehearsal import Marker, NotOneCall, call_of_fit
 from manyfit.training.replay import DATA, FITTED, facts_of
@@ -46,34 +50,6 @@ from manyfit.training.tensorboard import watch_boards
 OWN_FIT = "the hypermodel's own `fit`"  # reasons begin with it, and go on with what it does
 
 _MAX_RESIDENT = 64  # paused members whose state is on the disk, too, and that are held in memory nevertheless
-
-
-@dataclasses.dataclass(frozen=True)
-class Learned:
-    """What is known of the structures that train on data of the same kinds: programs stay from call to call.
-
-    Attributes:
-        programs: by the key of their steps, and of what serves their short batches.
-        structures: what was traced, by what it is recognised by.
-        maskings: by the key of their steps, how those of recognised structures serve short batches.
-        passes: those that programs share.
-        labels: what is known of them.
-        prefixes: what was computed once of their rows.
-    """
-
-    programs: dict[str, SharedProgram] = dataclasses.field(default_factory=dict)
-    structures: KnownStructures = dataclasses.field(default_factory=KnownStructures)
-    maskings: dict[str, dict[str, Masking | Mismatch]] = dataclasses.field(default_factory=dict)
-    passes: dict[SharedPassKey, RowsPass] = dataclasses.field(default_factory=dict)
-    labels: LabelCheck = dataclasses.field(default_factory=LabelCheck)
-    prefixes: Prefixes = dataclasses.field(default_factory=Prefixes)
-
-    def for_other_rows(self) -> Learned:
-        """What stays known where other rows are trained on: all but what is of the rows, and of streams."""
-        programs = {key: program for key, program in self.programs.items() if not program.streams}
-        for program in programs.values():
-            program.serve(None)  # the rows may be let go
-        return dataclasses.replace(self, programs=programs, prefixes=Prefixes(), labels=LabelCheck())
 
 
 class Admission:
@@ -88,6 +64,7 @@ class Admission:
         refuse: hears the reason, and the plan.
         notify: takes a line for the user.
         aside: what is kept beside trainings.
+        widens: whether members of several structures may train in one program.
     """
 
     def __init__(
@@ -101,25 +78,27 @@ class Admission:
         refuse: Callable[[str, Plan | None], None],
         notify: Callable[[str], None],
         aside: Bookkeeping,
+        widens: bool,
     ) -> None:
         self.supply, self.task = supply, task
         self.fallback, self.refuse, self.notify = fallback, refuse, notify
-        self.aside = aside
+        self.aside, self._may_widen = aside, widens
         self._views = Views(sources, task.split_for)
         self._why_alone: str | None = None  # why a `fit` of the user's is not tried again
         self.programs = learned.programs
         self._learned = learned
         self._waiting: dict[int, collections.deque[Member]] = {}  # by id of their program
+        self._undecided: dict[Family, list[Member]] = {}  # those without a program
         self._parked: dict[tuple[str, int], Member] = {}  # in the order of their pauses
 
     @property
     def num_waiting(self) -> int:
         """Members that wait for a slot."""
-        return sum(map(len, self._waiting.values()))
+        return sum(map(len, (*self._waiting.values(), *self._undecided.values())))
 
     @property
     def waiting(self) -> list[Member]:
-        """Members that wait for a slot, those of one program in the order in which they will get one."""
+        """Members that wait for a slot of a program, those of one in the order in which they will get one."""
         return [member for members in self._waiting.values() for member in members]
 
     def waiting_for(self, program: SharedProgram) -> Sequence[Member]:
@@ -143,7 +122,39 @@ class Admission:
             self.supply.finish(Result.of_failure(plan, failure_of(error), seconds=seconds))
         else:
             member.seconds += time.perf_counter() - started
-            self._enqueue(member)
+            self._wait(member)
+
+    def decide(self, least: int) -> None:
+        """Gives members a program that wait without one.
+
+        Args:
+            least: only where so many of one family wait.
+        """
+        for family in [family for family, members in self._undecided.items() if family.is_ready(members, least)]:
+            members, remaining = self._undecided.pop(family), self.supply.remaining
+            left = float(len(members) if remaining is None else remaining)  # as many again, where nobody knows
+            for share in family.shares(members, self.costs, remaining=left):
+                program = share.program
+                if share.outline is not None:
+                    program = self._open(family, share.outline, share.members)
+                for member in share.members:
+                    self._seat(member, program)
+
+    def outgrow(self, member: Member) -> None:
+        """Moves a member between two epochs to a program of its own, if padding would waste more than that costs."""
+        if member.seat is None or member.seat.embedding is None:
+            return
+        if self._learned.family_of(member).outgrown(member, self.costs):
+            with contextlib.suppress(CannotTrace, ValueError):  # then it stays, and takes longer
+                seat = self._own_seat(member)
+                seat.program.add(seat.trace, member.state)
+                member.seat = seat
+
+    @property
+    def costs(self) -> ProgramCosts:
+        """What a program and an epoch cost, by what was measured."""
+        work = [timed for family in self._learned.families.values() for timed in family.work()]
+        return ProgramCosts.measured(self.programs.values(), work)
 
     def next_member(self, active: Sequence[Member], group: int, least: float = 1) -> Member | None:
         """A waiting member, chosen so that no slot of a program computes in vain.
@@ -169,6 +180,12 @@ class Admission:
             return member
         self._enqueue(member)  # while it waited, a stream brought a batch of another shape
         return self.next_member(active, group, least)
+
+    def _wait(self, member: Member) -> None:
+        if member.seat is None:
+            self._undecided.setdefault(self._learned.family_of(member), []).append(member)
+        else:
+            self._enqueue(member)
 
     def _enqueue(self, member: Member) -> None:
         try:
@@ -196,14 +213,28 @@ class Admission:
         """Puts a member whose epoch did not run back to the front of its queue."""
         self._queue_of(member).appendleft(member)
 
-    def send_back(self, member: Member, reason: str) -> None:
-        """Trains a member in the fallback, from the beginning; epochs that were reported are not reported again."""
+    def send_back(self, member: Member, reason: str, *, as_it_is: bool = False) -> None:
+        """Trains a member elsewhere than in its program.
+
+        One of a wide program waits for one of its own structure, since it may be the padding's fault. Any other trains
+        in the fallback, from the beginning; epochs that were reported are not reported again.
+
+        Args:
+            member: between two epochs, or in the middle of one.
+            reason: for the user.
+            as_it_is: whether it is between two epochs.
+        """
+        if member.seat is not None and member.seat.embedding is not None and as_it_is:
+            self._refuse_padding(self._learned.family_of(member), reason)
+            member.seat = None
+            self._wait(member)
+            return
         known = max(member.plan.first_epoch, member.epoch)
         self._fall_back(dataclasses.replace(member.plan, first_epoch=known), reason)
 
     def _fall_back(self, plan: Plan, reason: str) -> None:
         self.refuse(reason, plan)
-        self.fallback.train(_OnePlan(self.supply, plan), self.task)
+        self.fallback.train(OnePlan(self.supply, plan), self.task)
 
     def _resume(self, plan: Plan) -> Member | None:
         member = self._parked.pop(plan.key, None)
@@ -213,6 +244,8 @@ class Admission:
         member.plan = plan
         if plan.epochs is not None and self.task.fit is None:  # else its `fit` has said
             member.last_epoch = plan.epochs
+        if member.seat is not None and member.seat.embedding is not None:
+            member.seat = None  # with more epochs before it, another program may be worth compiling
         return member
 
     def _build(self, plan: Plan) -> Member:
@@ -240,14 +273,8 @@ class Admission:
             if reason is not None:
                 raise CannotTrace(reason)
             stored = read_state(plan, STORED_BY, len(callbacks) - len(own))
-            found, state = self._steps_of(model, view, whole=bool(callbacks) or stored is not None)
+            structure, state = self._first_state(model, view, whole=bool(callbacks) or stored is not None)
             stored = stored if stored is not None and stored.fits(state) else None
-            # With the frozen weights that it really begins with.
-            found, view = self._learned.prefixes.cut(
-                found, state, view, state[1] if stored is None else stored.variables[1]
-            )
-            if found.idle:  # no pass replaces them: a model of others that has them, too, may give its arrays away
-                state = (state[0], copied(state[1]), state[2])
         # Again: a model without an input layer has parameters only now.
         check_size(model, self.task.max_model_size)
         epochs = call.get("epochs", 1)
@@ -255,8 +282,7 @@ class Admission:
         member = Member(
             dataclasses.replace(plan, values=values),  # with what the build has brought to light
             model,
-            found,
-            self._program_of(found, model, view),
+            structure,
             view,
             state,
             epoch=call.get("initial_epoch", 0),
@@ -267,22 +293,72 @@ class Admission:
         )
         if stored is not None:
             member.continue_from(stored)
+        if structure.outline is None or not self._widens(plan, member):
+            member.seat = self._own_seat(member)
         return member
 
-    def _program_of(self, found: Trace, model: keras.Model, view: View) -> SharedProgram:
-        """The program of a trace, made if need be. Members of one program have batches alike, of however many rows."""
-        key = f"{found.key} {found.short_batches(view.shapes)} {view.rooms}"
-        if key not in self.programs:
-            self.programs[key] = SharedProgram(
-                found,
-                view.data,
-                summary_of(model),
-                together=self.supply.independent,
-                frozen="" if view.frozen is None else view.frozen.words,
-                passes=self._learned.passes,
-            )
-        self.programs[key].serve(view.data)
-        return self.programs[key]
+    def _widens(self, plan: Plan, member: Member) -> bool:
+        """Whether an execution may train in a program that is wider than its model.
+
+        Not what proves something: those numbers are of the user's model alone, to the last bit. And not a model of
+        which a part is frozen: what that computes of a row is computed once.
+        """
+        frozen = any(layer.weights and not layer.trainable for layer in building.layers_of(member.model))
+        searches = plan.phase == "search" and not member.view.streams
+        return families.WIDENS and self._may_widen and searches and not frozen
+
+    def _first_state(self, model: keras.Model, view: View, *, whole: bool) -> tuple[Structure, State]:
+        """What a model is by its configuration, and its first state, for the least work that gives both.
+
+        Building a model to the end traces its losses and metrics, tracing it takes longer still; both for what is known
+        already where a model of equal configuration has been here.
+
+        A model is not built to the end where nobody will look at its optimizer (not `whole`): a recognised one's starts
+        where the first model's of this structure started, but for the learning rate. (A loss scale's variables come
+        into being with the optimizer's, and moving averages are read from it at the end, so models with one of these
+        are always built.)
+        """
+        # An optimizer that has been at work has a state of its own.
+        key = None if self.task.fit is not None and model.optimizer.built else structure_key(model)
+        known = self._learned.structures.find(None if key is None else view.named(key))
+        batch = view.shapes.first_batch()
+        if not (whole or needs_loss_scale_callback(model) or averages_weights(model)):
+            build_layers(model, batch[0])
+            if building.is_built(model):
+                structure = Structure.of(model, key)
+                trainable, fixed = (tuple(values_of(part)) for part in variables_of(model)[:2])
+                if known is not None:
+                    rate = model.optimizer.variables[known.learning_rate].value
+                    return structure, (trainable, fixed, known.first_state(rate))
+                if structure.outline is not None:
+                    model.optimizer.build(model.trainable_variables)
+                    return structure, (trainable, fixed, tuple(values_of(model.optimizer.variables)))
+        building.build_symbolically(model, batch)
+        parts = [tuple(values_of(part)) for part in variables_of(model)[:3]]
+        return Structure.of(model, key), (parts[0], parts[1], parts[2])
+
+    def _own_seat(self, member: Member) -> ProgramSeat:
+        """A seat in the program of a member's own structure, whose steps are recognised or traced.
+
+        Raises:
+            CannotTrace: a step that JAX cannot trace.
+        """
+        model, view = member.model, member.view
+        key = None if member.structure.key is None else view.named(member.structure.key)
+        known = self._learned.structures.find(key)
+        found = member.own_trace(self._learned.maskings) if known is None else known.trace
+        place = building.place_of_learning_rate(model)
+        is_first = member.stored is None and not member.history  # its optimizer's state is what it starts from
+        if known is None and key is not None and place is not None and is_first:
+            self._learned.structures.keep(key, KnownStructure(found, member.state[2], place))
+        # With the frozen weights that it really begins with.
+        found, member.view = self._learned.prefixes.cut(found, member.state, view, member.state[1])
+        if found.idle:  # no pass replaces them: a model of others that has them, too, may give its arrays away
+            member.state = (member.state[0], copied(member.state[1]), member.state[2])
+        program = self._learned.program_of(found, model, member.view, together=self.supply.independent)
+        if member.structure.outline is not None:
+            self._learned.family_of(member).own[member.structure.identity] = program, member.structure.outline
+        return ProgramSeat(program, found, model)
 
     def _call_of(self, plan: Plan, own: Sequence[keras.callbacks.Callback]) -> Call:
         """The call of `fit` that a plan stands for, on all rows: folds are parts of those that are here already."""
@@ -336,72 +412,39 @@ class Admission:
             reason = f"callback {error.callback} cannot be copied ({error.__cause__}), so executions share it"
             raise CannotTrace(reason) from error
 
-    def _steps_of(self, model: keras.Model, view: View, *, whole: bool) -> tuple[Trace, State]:
-        """A model's trace and first state, for the least work that gives both.
+    def _seat(self, member: Member, program: WideProgram | None) -> None:
+        """Lets a member wait for a slot of a wide program, or of the program of its own structure."""
+        try:
+            if program is None or not program.has_batches_of(member):
+                member.seat = self._own_seat(member)
+            else:
+                member.seat = program.seat_of(member)
+        except CannotTrace as error:
+            self.send_back(member, str(error))
+        except Exception as error:
+            self.supply.finish(member.failed(failure_of(error)))
+        else:
+            self._enqueue(member)
 
-        Building a model to the end traces its losses and metrics, tracing it takes longer still; both for what is known
-        already where a model of equal configuration has been here.
-
-        A recognised model is not built to the end where nobody will look at its optimizer (not `whole`): its optimizer
-        starts where the first model's of this structure started, but for the learning rate. (A loss scale's variables
-        come into being with the optimizer's, and moving averages are read from it at the end, so models with one of
-        these are always built.)
-        """
-        # An optimizer that has been at work has a state of its own.
-        structure = None if self.task.fit is not None and model.optimizer.built else structure_key(model)
-        key = None if structure is None else f"{structure} {view.sizes}"
-        known = self._learned.structures.find(key)
-        whole = whole or needs_loss_scale_callback(model) or averages_weights(model)
-        batch = view.shapes.first_batch()
-        if known is not None and not whole:
-            build_layers(model, batch[0])
-        if known is not None and not whole and building.is_built(model):
-            trainable, fixed = model.trainable_variables, model.non_trainable_variables
-            optimizer = known.first_state(model.optimizer.variables[known.learning_rate].value)
-            return known.trace, (
-                tuple(values_of(trainable)),
-                tuple(values_of(fixed)),
-                optimizer,
+    def _open(self, family: Family, outline: Outline, members: Sequence[Member]) -> WideProgram | None:
+        """A new wide program for members; None where there cannot be one."""
+        try:
+            program = wide_program(
+                outline,
+                members,
+                together=self.supply.independent,
+                passes=self._learned.passes,
+                maskings=self._learned.maskings,
             )
-        building.build_symbolically(model, batch)
-        parts = [tuple(values_of(part)) for part in variables_of(model)[:3]]
-        found = self._trace(model, view, is_recognised=key is not None) if known is None else known.trace
-        place = building.place_of_learning_rate(model)
-        if key is not None and place is not None:
-            self._learned.structures.keep(key, KnownStructure(found, parts[2], place))
-        return found, (parts[0], parts[1], parts[2])
+        # Whatever it was, it is no member's: each has a program of its own, as if there were no wide ones.
+        except Exception as error:
+            self._refuse_padding(family, f"a wide program could not be made ({cause_of(error).words})")
+            return None
+        self.programs[f"{members[0].view.named(program.key)} wide"] = program
+        family.wide.append(program)
+        return program
 
-    def _trace(self, model: keras.Model, view: View, *, is_recognised: bool) -> Trace:
-        found = trace(model, view.shapes)
-        # Keras's own layers, losses and metrics do not look at the number of rows, so what was found of short batches
-        # for one model holds for all that have its steps. A user's may: each of those is looked at.
-        maskings = self._learned.maskings.setdefault(found.key, {})
-        if is_recognised:
-            found.maskings.update(maskings)
-        complete(found, model, view.shapes)
-        if is_recognised:
-            maskings.update(found.maskings)
-        return found
-
-
-class _OnePlan:
-    """A supply of one plan; the rest is forwarded."""
-
-    def __init__(self, supply: Supply, plan: Plan) -> None:
-        self._supply = supply
-        self._plans = [plan]
-        self.independent = False
-
-    @property
-    def remaining(self) -> int | None:
-        return len(self._plans)
-
-    def take(self, count: int) -> Sequence[Plan]:
-        del count
-        return [self._plans.pop()] if self._plans else []
-
-    def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
-        return self._supply.report(epochs)
-
-    def finish(self, result: Result) -> None:
-        self._supply.finish(result)
+    def _refuse_padding(self, family: Family, reason: str) -> None:
+        if family.refused is None:
+            self.notify(f"population training: {reason}; trials of that kind train without padding")
+        family.refuse(reason)

@@ -72,10 +72,20 @@ class Batch:
             if member.is_validated and member.failure is None:
                 member.begin_test()
 
+    def states(self) -> list[State]:
+        """The members' states as the program takes them, one per slot."""
+        own = [member.widened() for member in self.members]
+        return [*own, *[own[-1]] * (self.count - len(own))]
+
     def take_over(self, states: Sequence[State]) -> None:
-        """Gives the members their new states, once the whole epoch went well."""
+        """Gives the members their new states, once the whole epoch went well: all of them, or none.
+
+        Raises:
+            CannotTrace: a wide program has changed what it was not to change.
+        """
         # The states of idle slots end here.
-        for member, state in zip(self.members, states, strict=False):
+        own = [member.narrowed(state) for member, state in zip(self.members, states, strict=False)]
+        for member, state in zip(self.members, own, strict=True):
             member.state = state
 
 

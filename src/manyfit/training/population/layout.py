@@ -241,7 +241,7 @@ class Remembered:
 
 def recall(name: str, options: tuple[Layout, ...]) -> Remembered | None:
     """What was remembered of a program; None if nothing was, or if its layout is no option any more."""
-    path = _path(name)
+    path = place_of_memory(name)
     if path is None:
         return None
     try:
@@ -256,7 +256,7 @@ def recall(name: str, options: tuple[Layout, ...]) -> Remembered | None:
 
 def remember(name: str, found: Remembered) -> None:
     """Writes down what was measured. A folder that cannot be written to costs speed, not the search."""
-    path = _path(name)
+    path = place_of_memory(name)
     if path is None:
         return
     with contextlib.suppress(OSError), replaced(path, is_shared=True) as partial:
@@ -264,8 +264,8 @@ def remember(name: str, found: Remembered) -> None:
         partial.write_text(json.dumps(text))
 
 
-def _path(name: str) -> Path | None:
-    """Where a program's measurements lie: they hold for these devices and this version of JAX."""
+def place_of_memory(name: str) -> Path | None:
+    """Where lies what was found out of a program: it holds for these devices and this version of JAX."""
     folder = cache_folder("layouts")
     if folder is None:
         return None

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import keras
+import numpy as np
 
 from manyfit.core import history as histories
 from manyfit.core.lifecycle import failure_of
@@ -24,14 +27,21 @@ from manyfit.data.call import Call
 from manyfit.data.rows import Split
 from manyfit.training.base import Bookkeeping, judge
 from manyfit.training.keras_internals import building
+from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.models import averages_weights, num_parameters
 from manyfit.training.population.arrays import State, copied, in_order_of_weights, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks
 from manyfit.training.population.data import FitArguments, ResidentRows, Shapes, Sources, Stream, why_not_read
+from manyfit.training.population.embeddings import Embedding
+from manyfit.training.population.outlines import Outline
 from manyfit.training.population.prefix import Frozen
+from manyfit.training.population.probe import stray
 from manyfit.training.population.program import SharedProgram
-from manyfit.training.population.trace import CannotTrace, Trace, complete
+from manyfit.training.population.structure_key import without_numbers
+from manyfit.training.population.trace import CannotTrace, Maskings, Trace, complete, trace_all
+from manyfit.training.population.twins import outline_of
 from manyfit.training.precision import LossScaleWatch
+from manyfit.training.seeding import seeded
 from manyfit.training.stored_state import StoredState, arrays_of, restore, states_of, write_state
 from manyfit.training.weights import write_weights
 
@@ -62,6 +72,10 @@ class View:
         """The same rows in other leaves: what is computed once of them in the place of what it is computed of."""
         data = dataclasses.replace(self.data, training=training, validation=validation)
         return _view_of(data, frozen)
+
+    def named(self, text: str) -> str:
+        """A text, and what members of one program have in common of their rows."""
+        return f"{text} {self.sizes} {self.rooms}"
 
     @property
     def training(self) -> ResidentRows | Stream:
@@ -134,6 +148,56 @@ def _view_of(data: FitArguments, frozen: Frozen | None = None) -> View:
     return View(data, shapes, sizes, rooms, tuple(source.num_steps for source in sources), frozen)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ProgramSeat:
+    """Where a member trains: a program, and its steps there.
+
+    Attributes:
+        program: what it shares with others.
+        trace: the canonical form of its steps.
+        model: whose steps these are.
+        embedding: the member's place in a wider model; None: the steps are those of the member's own model.
+    """
+
+    program: SharedProgram
+    trace: Trace
+    model: Any
+    embedding: Embedding | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """What a member's model is, as far as its configuration tells.
+
+    Attributes:
+        key: equal for models of the same traced steps; None: not told (`structure_key`).
+        identity: equal for models that are likely one program, up to numbers.
+        outline: how wide it is, if it may train in a wider program; else None.
+        family: equal for those of outlines alike, up to numbers.
+    """
+
+    key: str | None
+    identity: str
+    outline: Outline | None = None
+    family: str = ""
+
+    @classmethod
+    def of(cls, model: keras.Model, key: str | None) -> Structure:
+        """What a built model is.
+
+        Args:
+            model: its layers have their variables.
+            key: `structure_key` of it.
+        """
+        outline = None if key is None else outline_of(model)
+        if key is None or outline is None:
+            return cls(key, "")
+        parts = [[run.text, run.inputs, run.tie, run.positions] for run in outline.runs]
+        family = json.dumps([parts, outline.outputs, outline.compiled, outline.optimizers])
+        # What is written in a configuration stands in texts within the text.
+        return cls(key, without_numbers(key), outline, without_numbers(family))
+
+
 @dataclasses.dataclass(eq=False)
 class Member:
     """An execution's model, state and curves.
@@ -141,10 +205,10 @@ class Member:
     Attributes:
         plan: what is to be trained.
         model: its own Keras model; its variables are looked at only where a callback or a file needs them.
-        trace: the canonical form of its steps.
-        program: what it shares with others of its structure.
+        structure: what its model is.
         view: the rows it reads.
-        state: its variables; replaced, never changed, by each pass.
+        state: its variables, in the shapes of its model; replaced, never changed, by each pass.
+        seat: where it trains; None: that is still to be decided.
         epoch: epochs that are behind it.
         last_epoch: epochs at which it is done.
         history: its curves.
@@ -157,13 +221,13 @@ class Member:
 
     plan: Plan
     model: Any
-    trace: Trace
-    program: SharedProgram
+    structure: Structure
     view: View
     state: State
     epoch: int
     last_epoch: int
     callbacks: MemberCallbacks
+    seat: ProgramSeat | None = None
     history: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
     best: tuple[tuple[Any, ...], tuple[Any, ...]] | None = None
     best_loss: float = math.inf
@@ -179,6 +243,19 @@ class Member:
     is_stored: bool = False  # whether its state as it is now is on the disk
     last_logs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     loss_scale: LossScaleWatch | None = None
+    _trusted: ProgramSeat | None = None  # whose padding was looked at
+
+    @property
+    def trace(self) -> Trace:
+        """The canonical form of the steps of a member that has a seat."""
+        assert self.seat is not None  # our bug: who waits without a program is asked for none
+        return self.seat.trace
+
+    @property
+    def program(self) -> SharedProgram:
+        """What a member that has a seat shares with others."""
+        assert self.seat is not None  # our bug, likewise
+        return self.seat.program
 
     def complete_trace(self) -> None:
         """Traces the steps for shapes of batches that have come up since.
@@ -186,7 +263,48 @@ class Member:
         Raises:
             CannotTrace: a step that JAX cannot trace.
         """
-        complete(self.trace, self.model, self.view.shapes)
+        assert self.seat is not None  # our bug, likewise
+        complete(self.seat.trace, self.seat.model, self.view.shapes)
+
+    def own_trace(self, maskings: dict[str, Maskings]) -> Trace:
+        """The canonical form of its own model's steps, which is built to the end for it.
+
+        Args:
+            maskings: of steps that are known, by their keys; these are added where the model is recognised.
+
+        Raises:
+            CannotTrace: a step that JAX cannot trace.
+        """
+        started = time.perf_counter()
+        with seeded(self.plan.seed), quick_draws():
+            building.build_symbolically(self.model, self.view.shapes.first_batch())
+            known = maskings if self.structure.key is not None else None
+            found = trace_all(self.model, self.view.shapes, known)
+        self.seconds += time.perf_counter() - started
+        return found
+
+    def widened(self) -> State:
+        """The state as the program takes it."""
+        if self.seat is None or self.seat.embedding is None:
+            return self.state
+        return self.seat.embedding.widen(self.state)
+
+    def narrowed(self, state: State) -> State:
+        """The inverse of `widened`, in arrays that keep nothing of a wider program's.
+
+        Raises:
+            CannotTrace: after its first epoch there, something stands where a wider program is to keep zeros.
+        """
+        if self.seat is None or self.seat.embedding is None:
+            return state
+        narrow = copied(self.seat.embedding.narrow(state))
+        if self.seat is not self._trusted:
+            found = stray(self.seat.embedding, state)
+            # Beside weights that are not finite anything may stand: they are lost in any program.
+            if found and all(bool(np.isfinite(leaf).all()) for leaf in narrow[0]):
+                raise CannotTrace(f"padding did not stay zero ({found})")
+            self._trusted = self.seat
+        return narrow
 
     def watch_loss_scale(self, num_steps: int) -> dict[str, float]:
         """What float16 adds to the logs of an epoch of so many steps; a loss scale that collapsed ends the member."""

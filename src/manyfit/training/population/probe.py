@@ -4,17 +4,26 @@ Lifting numbers is exact by construction; this is the check of the construction.
 training mode (dropout draws, batch statistics), on real rows. What it can find is a wrong number in a hole, a vector
 packed in another order than it is unpacked, an instruction that an axis for members changes. Where it finds one, the
 members are trained with `model.fit` and the user reads one line: slower, never wrong.
+
+Of a wide program the same is asked once per kind of structure: whether padding with zeros changes nothing. What is
+found to be exact is remembered on disk; where it is not, members of that kind train in programs of their own.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Sequence
 
 import jax
+import keras
 import numpy as np
 
+from manyfit.core.files import replaced
 from manyfit.training.population.arrays import Arrays, Lifted, State
 from manyfit.training.population.compile import compile_function
+from manyfit.training.population.embeddings import Embedding
+from manyfit.training.population.layout import place_of_memory
 from manyfit.training.population.lift import Lift, Members, Stepped, Steps
 from manyfit.training.population.trace import Trace
 
@@ -53,6 +62,62 @@ def find_mismatch(
         if not _close(expected, together[member]):
             return f"member {member}, which differs in {_differences(lift, lift.template, trace)}"
     return None
+
+
+def find_padding_mismatch(narrow: Trace, wide: Trace, state: State, embedding: Embedding, batch: Arrays) -> str | None:
+    """Compares one step of a member in a wide program with the same step of its own model.
+
+    Args:
+        narrow: the member's own trace.
+        wide: the wide program's.
+        state: of the member.
+        embedding: its place in the wide program.
+        batch: the leaves of a real batch.
+
+    Returns:
+        None, or a text that says what differs.
+    """
+    stepped = []
+    for each, before in ((narrow, state), (wide, embedding.widen(state))):
+        steps = Steps(Lift(each))
+
+        def one(state: State, steps: Steps = steps, each: Trace = each) -> Stepped:
+            return steps.train(0, {}, state, each.start_metrics, batch)
+
+        stepped.append(compile_function(one, (before,), effort="once").call(before))
+    (expected, metrics, logs), (padded, wide_metrics, wide_logs) = stepped
+    if not _close((expected, metrics, logs), (embedding.narrow(padded), wide_metrics, wide_logs)):
+        return "its state or its metrics differ after one step"
+    found = stray(embedding, padded)
+    return f"{found} stands where zeros should" if found else None
+
+
+def stray(embedding: Embedding, wide: State) -> float:
+    """The largest number among a wide program's weights where a member has none: 0 if padding did not move.
+
+    (Of an optimizer's variables some start at other numbers; they move no weight whose gradients are 0.)
+    """
+    outside = embedding.outside(wide)[: len(wide[0])]
+    return max((float(np.max(np.abs(array), initial=0.0)) for array in outside), default=0.0)
+
+
+def recalled_verdict(kind: str) -> bool:
+    """Whether padding was found to be exact for structures of a kind, by these versions on this machine."""
+    path = place_of_memory(_named(kind))
+    return path is not None and path.exists()
+
+
+def remember_verdict(kind: str) -> None:
+    """Writes down that it was. A folder that cannot be written to costs a comparison in the next process."""
+    path = place_of_memory(_named(kind))
+    if path is not None:
+        with contextlib.suppress(OSError), replaced(path, is_shared=True) as partial:
+            partial.write_text("padding is exact")
+
+
+def _named(kind: str) -> str:
+    own = sys.modules["manyfit"].__version__  # not imported: the package stands above its parts
+    return f"padding {keras.__version__} {own} {kind}"
 
 
 def _together(

@@ -172,11 +172,11 @@ class Rounds:
             seconds, logs["train"], tiers = trained.seconds, trained.logs, dict(trained.tiers)
             layouts = dict(trained.layouts)
         try:
-            states = [member.state for member in batch.slots]
+            states = batch.states()
             for kind in ("test",) if trained is not None else ("train",) if splits else self._kinds(batch):
                 if kind == "train" and batch.one_step:
                     started = time.perf_counter()
-                    states[0], logs[kind] = self._first_step(batch.members[0])
+                    states[0], logs[kind] = self._first_step(batch.members[0], states[0])
                     seconds += time.perf_counter() - started
                     continue
                 program, lifted, order, tiers[kind] = self._prepared(kind, batch, states)
@@ -199,11 +199,11 @@ class Rounds:
                         layouts = {layout: of_epoch + elapsed for layout, of_epoch in layouts.items()}
                     if not layouts:  # else these are the seconds of several layouts
                         program.tiers.record(tiers[kind], elapsed)
+            # Only now, after training and validation went well: an epoch that fails half-way can be trained again.
+            batch.take_over(states)
         # Whatever it was: the session knows whether members fail, fall back or try again, a thread does not.
         except Exception as error:
             return Outcome(batch, {} if trained is None else trained.logs, None, seconds, sharing, error)
-        # Only now, after training and validation went well: an epoch that fails half-way can be trained again.
-        batch.take_over(states)
         awaits_test = splits and trained is None
         return Outcome(
             batch, logs["train"], logs.get("test"), seconds, sharing,
@@ -216,7 +216,7 @@ class Rounds:
         # Anew: a member that came meanwhile may have made it another version, with more numbers lifted.
         return program, program.lifted([member.trace for member in batch.slots])
 
-    def _first_step(self, member: Member) -> tuple[State, dict[str, np.ndarray]]:
+    def _first_step(self, member: Member, state: State) -> tuple[State, dict[str, np.ndarray]]:
         """A member's state after the first batch of its epoch, and the logs, for a slot each."""
         rows = self._read("train", member).numbers[0]
         training = member.view.training
@@ -229,11 +229,11 @@ class Rounds:
             return after, steps.logs("train", {}, metrics, step_logs)
 
         # Nothing is lifted, and no program is kept: it happens once in a member's life, in its last epoch.
-        state, logs = compile_function(step, (member.state, batch), effort="once").call(member.state, batch)
+        state, logs = compile_function(step, (state, batch), effort="once").call(state, batch)
         return state, {name: np.asarray(value)[None] for name, value in logs.items()}
 
     def _compile(self, batch: Batch) -> None:
-        states = [member.state for member in batch.slots]
+        states = batch.states()
         with contextlib.suppress(Exception):  # it comes up again when the members train, and is told then
             for kind in self._kinds(batch):
                 self._prepared(kind, batch, states, _COMPILES_AHEAD)

@@ -16,6 +16,7 @@ from manyfit.training.base import Supply, Task
 from manyfit.training.models import take_measures
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices
+from manyfit.training.population.families import ENOUGH_TO_TELL, WideProgram
 from manyfit.training.population.grouping import Batch, Outcome, Rules, form_batches
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.member import Member
@@ -23,7 +24,6 @@ from manyfit.training.population.rounds import Rounds
 from manyfit.training.population.sizing import Sizing
 from manyfit.training.population.trace import CannotTrace
 
-_ENOUGH_TO_TELL = 2  # members of a program
 _THAWED = "a callback has changed weights that no step trains, of which rows had been computed"
 
 
@@ -110,6 +110,8 @@ class Session:
         if take:
             self._build()
         group = self.sizing.group
+        if join and self.sizing.joined > self.num_active:
+            self.admission.decide(group if self.expects_more else 1)
         while join and (room := self.sizing.joined - self.num_active) > 0:
             # While more is to come, a new program waits until its slots are full: one that is compiled for a single
             # member would be compiled again for four.
@@ -140,6 +142,7 @@ class Session:
                 if not self.taken:
                     return
             self.admission.admit(self.taken.popleft())
+            self.admission.decide(self.sizing.group)
             if self.many_taken:  # so there may be more
                 self._compile_ahead()
             if self.independent and self.rounds.has_outcome:
@@ -159,11 +162,11 @@ class Session:
         thrown away with the second member; later, the worker would have waited.
         """
         group = self.sizing.group
-        if not self.independent or group < _ENOUGH_TO_TELL:
+        if not self.independent or group < ENOUGH_TO_TELL:
             return
         for program in self.admission.programs.values():
             waiting = self.admission.waiting_for(program)
-            if len(waiting) >= _ENOUGH_TO_TELL and not program.is_compiled and self.rounds.is_idle:
+            if len(waiting) >= ENOUGH_TO_TELL and not program.is_compiled and self.rounds.is_idle:
                 layout = program.choice.best
                 count = 1 if layout.members == "sequential" else group
                 self.rounds.compile_ahead(Batch(program, tuple(waiting)[:count], layout, count))
@@ -257,6 +260,7 @@ class Session:
             elif member.is_done():
                 self.ended.append((member, False))
             else:
+                self.admission.outgrow(member)
                 self.idle.append(member)
         self._fail(failed, num_active)
         for member in thawed:
@@ -266,6 +270,8 @@ class Session:
         batch = outcome.batch
         if batch.one_step:
             return  # it would look like a very fast layout
+        if isinstance(batch.program, WideProgram):
+            batch.program.count_epoch(batch.members)
         for layout, seconds in (outcome.layouts or {batch.layout: outcome.seconds}).items():
             batch.program.choice.record(layout, seconds / batch.count / outcome.sharing)
         if batch.count > 1:
@@ -306,13 +312,14 @@ class Session:
                 if member.failure is not None:
                     self._without_failed([member])
                 elif isinstance(outcome.error, CannotTrace):
-                    self.admission.send_back(member, str(outcome.error))
+                    self.admission.send_back(member, str(outcome.error), as_it_is=not outcome.is_half)
                 elif too_many and failure.ending is Ending.OUT_OF_MEMORY and not outcome.is_half:
                     self.admission.rebuild(member)
                 elif (failure.ending is Ending.OUT_OF_MEMORY and not too_many) or not can_repeat:
                     self.supply.finish(member.failed(failure))
                 else:
-                    self.admission.send_back(member, f"an epoch that trials share failed ({failure.line})")
+                    reason = f"an epoch that trials share failed ({failure.line})"
+                    self.admission.send_back(member, reason, as_it_is=not outcome.is_half)
 
     def _finish_ended(self) -> None:
         ended, self.ended = self.ended, []

@@ -108,7 +108,7 @@ class _Run:
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
-        self.states = [member.state for member in batch.slots]
+        self.states = batch.states()
         self.logs: dict[str, dict[str, np.ndarray]] = {}
         self.seconds = 0.0
         self.error: Exception | None = None
@@ -140,7 +140,7 @@ class _Run:
         self.batch.take_over(self.states)
         self.is_half = True
         self.batch.begin_tests()
-        self.states = [member.state for member in self.batch.slots]
+        self.states = self.batch.states()
 
     def begin(self, kind: str) -> None:
         """Before the first batch of a pass."""

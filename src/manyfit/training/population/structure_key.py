@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import warnings
 
 import jax
@@ -38,6 +39,9 @@ _LAYERS = frozenset(
     MultiHeadAttention Rescaling RandomFlip RandomRotation RandomZoom RandomTranslation RandomContrast RandomBrightness
     """.split()  # noqa: SIM905  seventy names read better as words
 )
+
+
+_FRACTION = re.compile(r"(?<=[\s\[])-?\d+(?:\.\d+(?:e-?\d+)?|e-?\d+)(?=[,\]}])")  # as JSON writes them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +117,19 @@ def structure_key(model: keras.Model) -> str | None:
         return None
     # Objects of the user's are named by their module and class only: their code is not in the text.
     return None if _has_custom_objects(config) else text
+
+
+def without_numbers(key: str) -> str:
+    """A key without its fractions: equal for models that are likely one program up to numbers.
+
+    A rate of 0 is left as it is, since Keras leaves out what it would do.
+
+    >>> without_numbers('{"rate": 0.25, "units": 32}') == without_numbers('{"rate": 0.5, "units": 32}')
+    True
+    >>> without_numbers('{"rate": 0.0}')
+    '{"rate": 0.0}'
+    """
+    return _FRACTION.sub(lambda found: found[0] if float(found[0]) == 0 else "number", key)
 
 
 def _has_custom_objects(config: object) -> bool:

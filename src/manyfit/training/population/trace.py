@@ -40,6 +40,9 @@ from manyfit.training.population.data import ResidentRows, Shapes, Stream
 from manyfit.training.population.masking import Masking, masking_of
 from manyfit.training.seeding import generator_states, has_drawn
 
+Maskings: TypeAlias = dict[str, Masking | Mismatch]
+"""For "train" and "test", how the full batch's step serves a short one, or why it does not."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
@@ -226,6 +229,27 @@ def complete(found: Trace, model: keras.Model, shapes: Shapes) -> None:
         for number, batch in source.numbered_shapes:
             if f"{kind} {number}" not in found.forms:
                 found.forms[f"{kind} {number}"] = step(batch)[0]
+
+
+def trace_all(model: keras.Model, shapes: Shapes, known: dict[str, Maskings] | None) -> Trace:
+    """Traces a built model's steps, and finds out what short batches need.
+
+    Args:
+        model: its own, or one that stands in for several.
+        shapes: of all batches so far.
+        known: by the key of their steps, how short batches are served; this adds to it. None for a model with code of
+            the user's, which may look at the number of rows: each of those is looked at. Keras's own layers, losses and
+            metrics do not, so what was found for one model holds for all that have its steps.
+
+    Raises:
+        CannotTrace: a step that JAX cannot trace.
+    """
+    found = trace(model, shapes)
+    maskings = {} if known is None else known.setdefault(found.key, {})
+    found.maskings.update(maskings)
+    complete(found, model, shapes)
+    maskings.update(found.maskings)
+    return found
 
 
 def _is_to_be_asked(source: ResidentRows | Stream) -> bool:

@@ -10,9 +10,10 @@ import keras
 from manyfit.core.records import Plan
 from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
 from manyfit.training.hardware import freed_memory_kept
-from manyfit.training.population.admission import OWN_FIT, Admission, Learned
+from manyfit.training.population.admission import OWN_FIT, Admission
 from manyfit.training.population.compile import programs_kept
 from manyfit.training.population.data import Sources, Stream, same_sources, why_not_read
+from manyfit.training.population.learned import Learned
 from manyfit.training.population.session import Session
 from manyfit.training.program_report import ProgramRecord, Programs
 from manyfit.training.rehearsal import mentions
@@ -93,6 +94,7 @@ class Population(Trainer):
             refuse=self._refuse,
             notify=self._notify,
             aside=self._aside,
+            widens=self._population_size != 1,
         )
         Session(
             supply,

@@ -1,0 +1,493 @@
+"""Members of different structure in one program: who shares one, and how wide it is.
+
+A program costs seconds to compile, whatever it trains. So a member need not train in a program of its own structure: a
+*wide* one, whose layers are at least as wide as the member's, trains it with zeros around its weights (`twins`), for a
+few multiplications in vain. Structures that one wide program may serve are a *family*. Its members wait without a
+program until some are to train, and then:
+
+1. a program that is there already takes them, if what padding will waste is less than a compilation;
+2. the others are covered by new programs: one per structure at first, and the two are put together, again and again,
+   whose joint program saves most, compilations and padding weighed in seconds (`cover`);
+3. a structure that ends up alone trains in a program of its own, without padding.
+
+What is weighed is measured here, in this process, by the programs so far; first guesses are a small core's.
+
+A member that would waste more than a compilation moves to a program of its own structure between two epochs: its state
+at rest has the shapes of its own model, so that is only another program.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from manyfit.training.keras_internals import building
+from manyfit.training.keras_internals.draws import quick_draws
+from manyfit.training.models import summary_of
+from manyfit.training.population.arrays import State, copied
+from manyfit.training.population.data import ResidentRows
+from manyfit.training.population.layout import Layout
+from manyfit.training.population.member import Member, ProgramSeat, View
+from manyfit.training.population.outlines import Outline, joined
+from manyfit.training.population.probe import find_padding_mismatch, recalled_verdict, remember_verdict
+from manyfit.training.population.program import SharedPassKey, SharedProgram
+from manyfit.training.population.rows_pass import RowsPass
+from manyfit.training.population.trace import Maskings, Trace, trace_all
+from manyfit.training.population.twins import Twin
+from manyfit.training.program_report import ProgramRecord
+from manyfit.training.seeding import seeded
+
+WIDENS = True
+ENOUGH_TO_TELL = 2
+"""Members of a program by which one can tell what its members differ in."""
+_COMPILE_SECONDS = 2.0
+_SECONDS_PER_FLOP = 1 / 10e9  # of one multiplication, and the addition of its result
+_STEP_SECONDS = 2e-4
+_ROOM = 0.25  # of a compilation: what padding may cost for members that are still to come
+_MULTIPLES = (128, 64, 32)  # of widths, for those; 16 is what a vector unit takes anyway
+
+Width = TypeVar("Width")
+
+
+def cover(
+    widths: Sequence[Width],
+    epochs: Sequence[int],
+    *,
+    seconds: Callable[[Width], float],
+    join: Callable[[Width, Width], Width | None],
+    compile_seconds: float,
+) -> list[tuple[tuple[int, ...], Width]]:
+    """Programs that train members of several widths the soonest, compilation included: a greedy cover.
+
+    Each width begins with a program of its own. Of all pairs of programs the one is put together that saves most, as
+    long as one saves anything: a compilation, less the padding of all epochs.
+
+    Args:
+        widths: one per structure.
+        epochs: that the members of each have left.
+        seconds: of one member's epoch in a program so wide.
+        join: the least width that covers two; None where no program can.
+        compile_seconds: of a program.
+
+    Returns:
+        For each program the places of the structures that it serves, and its width.
+
+    Example: an epoch takes as many seconds as the program is wide. With an epoch left, one program is worth more than
+    padding; with ten, only neighbours are put together.
+
+    >>> options = {"seconds": float, "join": max, "compile_seconds": 20}
+    >>> cover([1, 2, 9], [1, 1, 1], **options)
+    [((0, 1, 2), 9)]
+    >>> cover([1, 2, 9], [10, 10, 10], **options)
+    [((0, 1), 2), ((2,), 9)]
+    """
+    groups: list[tuple[tuple[int, ...], Width, int]] = [
+        ((place,), width, number) for place, (width, number) in enumerate(zip(widths, epochs, strict=True))
+    ]
+
+    def saving(one: int, other: int) -> float:
+        (_, width, number), (_, other_width, other_number) = groups[one], groups[other]
+        both = join(width, other_width)
+        if both is None:
+            return 0.0
+        padding = (number + other_number) * seconds(both)
+        padding -= number * seconds(width) + other_number * seconds(other_width)
+        return compile_seconds - padding
+
+    savings = {(one, other): saving(one, other) for other in range(len(groups)) for one in range(other)}
+    alive = set(range(len(groups)))
+    while savings:
+        (one, other), most = max(savings.items(), key=lambda item: (item[1], (-item[0][0], -item[0][1])))
+        if most <= 0:
+            break
+        (places, width, number), (other_places, other_width, other_number) = groups[one], groups[other]
+        both = join(width, other_width)
+        assert both is not None  # it saves something
+        groups.append((tuple(sorted((*places, *other_places))), both, number + other_number))
+        alive -= {one, other}
+        savings = {pair: saved for pair, saved in savings.items() if not {one, other} & set(pair)}
+        new = len(groups) - 1
+        savings.update({(old, new): saving(old, new) for old in alive})
+        alive.add(new)
+    return sorted((groups[place][0], groups[place][1]) for place in alive)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramCosts:
+    """What compiling and training cost, by what was measured so far.
+
+    Attributes:
+        compile_seconds: of a program, its steps traced and compiled.
+        seconds_per_flop: of a multiplication, and of adding what comes of it.
+
+    Example: an epoch of 1,000 rows in 10 steps, at ten billion of them a second and .2 ms a step.
+
+    >>> round(ProgramCosts().epoch(flops=1e6, rows=1000, steps=10), 3)
+    0.102
+    """
+
+    compile_seconds: float = _COMPILE_SECONDS
+    seconds_per_flop: float = _SECONDS_PER_FLOP
+
+    def epoch(self, *, flops: float, rows: float, steps: int) -> float:
+        """Seconds of one member's epoch, of so many multiplications and additions a row."""
+        return flops * rows * self.seconds_per_flop + steps * _STEP_SECONDS
+
+    @classmethod
+    def measured(cls, programs: Iterable[SharedProgram], work: Iterable[tuple[float, int, float]]) -> ProgramCosts:
+        """What programs have told.
+
+        Args:
+            programs: all there are.
+            work: flops, steps and seconds of an epoch of those that were timed.
+        """
+        records = [program.record() for program in programs]
+        spent, number = sum(each.compile_seconds for each in records), sum(each.compilations for each in records)
+        flops, steps, seconds = np.asarray([*work] or [(0, 0, 0)], np.float64).sum(axis=0)
+        per_flop = max(seconds - steps * _STEP_SECONDS, 0.2 * seconds) / flops if flops else _SECONDS_PER_FLOP
+        return cls(spent / number if spent and number else _COMPILE_SECONDS, float(per_flop))
+
+
+class WideProgram(SharedProgram):
+    """A program in which members of narrower structures train, padded with zeros.
+
+    Nothing is lifted in it: what members differ in is state of the wide model.
+
+    Args:
+        twin: the wide model.
+        found: its trace.
+        view: what the members train on.
+        together: see `SharedProgram`.
+        passes: see `SharedProgram`.
+    """
+
+    def __init__(
+        self,
+        twin: Twin,
+        found: Trace,
+        view: View,
+        *,
+        together: bool,
+        passes: dict[SharedPassKey, RowsPass],
+    ) -> None:
+        super().__init__(found, view.data, summary_of(twin.model), together=together, passes=passes)
+        self.twin, self.trace = twin, found
+        self._short_batches = found.short_batches(view.shapes)
+        self.structures: set[str] = set()  # of the members that it has taken
+        self._flops = [0.0, 0.0]  # that members needed, and that were computed
+        self._doubt: tuple[Trace, ProgramSeat, State] | None = None
+        self._checking = threading.Lock()
+
+    @property
+    def outline(self) -> Outline:
+        """How wide it is."""
+        return self.twin.outline
+
+    @property
+    def kind(self) -> str:
+        """Of what it covers: what padding is exact for, or is not."""
+        return " ".join(kind_of(self.outline))
+
+    def has_batches_of(self, member: Member) -> bool:
+        """Whether it serves the short batches of a member: any, where steps are masked; else those it was made for."""
+        return self.trace.short_batches(member.view.shapes) == self._short_batches
+
+    def seat_of(self, member: Member) -> ProgramSeat:
+        """A seat for a member that this program covers."""
+        self.serve(member.view.data)
+        self.structures.add(member.structure.identity)
+        return ProgramSeat(self, self.trace, self.twin.model, self.twin.embedding(member.model))
+
+    def doubt(self, narrow: Trace, seat: ProgramSeat, state: State) -> None:
+        """Has this program compared with a member's own steps before it is trusted.
+
+        Args:
+            narrow: the member's own trace.
+            seat: the member's seat here.
+            state: of the member.
+        """
+        # A copy: callbacks may predict with the model, and Keras donates the arrays that it predicts with.
+        self._doubt = narrow, seat, copied(state)
+
+    def probe(self, layout: Layout, *, wait: bool = True) -> None:
+        """See `SharedProgram`; here one step in the wide program is compared with the member's own."""
+        if self._doubt is None or not self._checking.acquire(blocking=wait):
+            return
+        try:
+            if self._doubt is None:
+                return
+            narrow, seat, state = self._doubt
+            assert seat.embedding is not None  # our bug: it is a seat of this program
+            batch = self.data.training.some_batch()
+            found = find_padding_mismatch(narrow, self.trace, state, seat.embedding, batch)
+            if found is None:
+                remember_verdict(self.kind)
+            else:
+                self.mismatch = f"a step of program {self.key}, which is wider, is not that of the model: {found}"
+            self._doubt = None
+        finally:
+            self._checking.release()
+
+    def count_epoch(self, members: Sequence[Member]) -> None:
+        """Takes note of what an epoch of members needed of what it computed."""
+        outlines = [member.structure.outline for member in members]
+        self._flops[0] += sum(outline.flops for outline in outlines if outline is not None)
+        self._flops[1] += len(members) * self.outline.flops
+
+    def record(self) -> ProgramRecord:
+        """See `SharedProgram`."""
+        needed, computed = self._flops
+        padding = 1 - needed / computed if computed else 0.0
+        return dataclasses.replace(
+            super().record(), widths=widths_of(self.outline), num_structures=len(self.structures), padding=padding
+        )
+
+
+def wide_program(
+    outline: Outline,
+    members: Sequence[Member],
+    *,
+    together: bool,
+    passes: dict[SharedPassKey, RowsPass],
+    maskings: dict[str, Maskings],
+) -> WideProgram:
+    """A new wide program; where its kind was never compared with models' own steps, it will be.
+
+    Args:
+        outline: how wide.
+        members: those that it is made for.
+        together: see `SharedProgram`.
+        passes: likewise.
+        maskings: of steps that are known, by their keys; these are added.
+
+    Raises:
+        CannotTrace: a step that JAX cannot trace.
+    """
+    narrowest = min(members, key=lambda member: outline_of_member(member).flops)
+    view = narrowest.view
+    building.forget_names()
+    with seeded(narrowest.plan.seed), quick_draws():
+        twin = Twin(narrowest.model, outline)
+        building.build_symbolically(twin.model, view.shapes.first_batch())
+        found = trace_all(twin.model, view.shapes, maskings)
+    program = WideProgram(twin, found, view, together=together, passes=passes)
+    if not recalled_verdict(program.kind):
+        program.doubt(narrowest.own_trace(maskings), program.seat_of(narrowest), narrowest.state)
+    return program
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What members are to train in.
+
+    Attributes:
+        members: those of one structure or of several.
+        program: a wide program that is there; None: a new one.
+        outline: how wide the new one is; None: each structure's own.
+    """
+
+    members: tuple[Member, ...]
+    program: WideProgram | None = None
+    outline: Outline | None = None
+
+
+class Family:
+    """Structures alike, on rows alike: the programs that there are, and who gets into which.
+
+    They are of one kind, or of several that differ in numbers which no wide program has as state, such as a label
+    smoothing. Then members of one structure may share a program of their own, in which such numbers are lifted.
+
+    Attributes:
+        wide: programs that several structures share.
+        own: by identity of the structure: programs of one structure, and their outlines.
+        refused: why none may be wide; None: they may.
+    """
+
+    def __init__(self) -> None:
+        self._view: View | None = None
+        self.wide: list[WideProgram] = []
+        self.own: dict[str, tuple[SharedProgram, Outline]] = {}
+        self.refused: str | None = None
+        # By kind and identity, all that came so far: outlines, and how many members.
+        self._seen: dict[tuple[str, ...], dict[str, Outline]] = {}
+        self._numbers: dict[tuple[str, ...], collections.Counter[str]] = {}
+        self._padded_seconds: dict[str, float] = {}  # by identity: what was agreed to so far
+
+    def serve(self, view: View | None) -> None:
+        """Takes rows like those of its members; None: lets go of them, until others come."""
+        self._view = view
+
+    def is_ready(self, members: Sequence[Member], least: int) -> bool:
+        """Whether members that wait are enough to decide on their program.
+
+        Args:
+            members: of this family.
+            least: so many are. Fewer are where they are of one structure, as far as one can tell by two.
+        """
+        alike = len({member.structure.identity for member in members}) == 1
+        return len(members) >= (min(least, ENOUGH_TO_TELL) if alike else least)
+
+    def refuse(self, reason: str) -> None:
+        """Lets no member train in a wide program from now on."""
+        self.refused = reason
+        for program in self.wide:
+            program.mismatch = program.mismatch or reason
+
+    def work(self) -> list[tuple[float, int, float]]:
+        """Flops, steps and seconds of an epoch in those of its programs that were timed."""
+        if self._view is None:
+            return []
+        rows, steps = size_of(self._view)
+        programs = [(program, program.outline) for program in self.wide]
+        return [
+            (outline.flops * rows, steps, min(program.choice.seconds.values()))
+            for program, outline in (*programs, *self.own.values())
+            if program.choice.seconds
+        ]
+
+    def shares(self, members: Sequence[Member], costs: ProgramCosts, *, remaining: float) -> list[Share]:
+        """Where members are to train that wait without a program.
+
+        Args:
+            members: of this family.
+            costs: of compiling and training.
+            remaining: that may still come, for whom a new program may be a little wider.
+        """
+        structures: dict[tuple[str, ...], list[Member]] = {}
+        for member in members:
+            key = member.structure.identity, *kind_of(outline_of_member(member))
+            structures.setdefault(key, []).append(member)
+        shares: list[Share] = []
+        rest: list[list[Member]] = []
+        for (identity, *_), alike in structures.items():
+            outline = outline_of_member(alike[0])
+            self._seen.setdefault(kind_of(outline), {})[identity] = outline
+            self._numbers.setdefault(kind_of(outline), collections.Counter())[identity] += len(alike)
+            if self.refused is not None or identity in self.own:
+                shares.append(Share(tuple(alike)))
+                continue
+            program = self._one_that_takes(identity, alike, costs)
+            if program is None:
+                rest.append(alike)
+            else:
+                shares.append(Share(tuple(alike), program))
+        return [*shares, *self._new(rest, costs, remaining)]
+
+    def padding(self, member: Member, program: WideProgram, costs: ProgramCosts) -> float:
+        """Seconds that the epochs a member has left would waste in a wide program."""
+        own, wide = (epoch_seconds(each, member.view, costs) for each in (outline_of_member(member), program.outline))
+        # What was measured knows more of the machine than the count of multiplications; their ratio is the better part
+        # of what that knows.
+        measured = min(program.choice.seconds.values(), default=wide)
+        return epochs_left(member) * measured * max(0.0, 1 - own / wide)
+
+    def outgrown(self, member: Member, costs: ProgramCosts) -> bool:
+        """Whether a member of a wide program has so much before it that one of its own is worth compiling."""
+        program = member.program
+        if not isinstance(program, WideProgram):
+            return False
+        if member.structure.identity in self.own:
+            return self.padding(member, program, costs) > _ROOM * costs.compile_seconds
+        return self.padding(member, program, costs) > costs.compile_seconds
+
+    def _one_that_takes(self, identity: str, alike: Sequence[Member], costs: ProgramCosts) -> WideProgram | None:
+        """The program with the least padding for members of one structure, if that is less than a compilation."""
+        outline = outline_of_member(alike[0])
+        covering = [
+            program
+            for program in self.wide
+            if program.mismatch is None and program.outline.covers(outline) and program.has_batches_of(alike[0])
+        ]
+        wasted = {program: sum(self.padding(each, program, costs) for each in alike) for program in covering}
+        best = min(wasted, key=wasted.__getitem__, default=None)
+        # Members of a structure come one after another: together they are worth a program, though none of them is.
+        before = self._padded_seconds.get(identity, 0.0)
+        if best is None or before + wasted[best] >= costs.compile_seconds:
+            return None
+        self._padded_seconds[identity] = before + wasted[best]
+        return best
+
+    def _new(self, structures: Sequence[Sequence[Member]], costs: ProgramCosts, remaining: float) -> list[Share]:
+        if not structures:
+            return []
+        view = structures[0][0].view
+        epochs = [sum(map(epochs_left, alike)) for alike in structures]
+        groups = cover(
+            [outline_of_member(alike[0]) for alike in structures],
+            epochs,
+            seconds=lambda outline: epoch_seconds(outline, view, costs),
+            join=lambda one, other: joined([one, other]) if kind_of(one) == kind_of(other) else None,
+            compile_seconds=costs.compile_seconds,
+        )
+        shares = []
+        for places, outline in groups:
+            members = tuple(member for place in places for member in structures[place])
+            some = sum(epochs[place] for place in places)
+            wide = None
+            if self._expected(outline, remaining) >= 1:
+                wide = self._with_room(outline, some, view, costs)
+            shares.append(Share(members, outline=wide or (None if len(places) == 1 else outline)))
+        return shares
+
+    def _expected(self, outline: Outline, remaining: float) -> float:
+        """Structures of an outline's kind that are still to come, and have not been seen.
+
+        The next one is new about as often as those were that were seen once (Good 1953, "The population frequencies of
+        species and the estimation of population parameters"). Where nothing else was seen, nothing else is expected.
+        """
+        numbers = self._numbers[kind_of(outline)]
+        if len(numbers) == 1:
+            return 0.0
+        return remaining * sum(number == 1 for number in numbers.values()) / numbers.total()
+
+    def _with_room(self, outline: Outline, epochs: int, view: View, costs: ProgramCosts) -> Outline | None:
+        """A wider outline, for the like of what came before, where that costs its first members little."""
+        seen = self._seen[kind_of(outline)].values()
+        seconds = epoch_seconds(outline, view, costs)
+        for multiple in _MULTIPLES:
+            wider = joined([outline, *seen], multiple=multiple)
+            if epochs * (epoch_seconds(wider, view, costs) - seconds) < _ROOM * costs.compile_seconds:
+                return wider
+        return None
+
+
+def kind_of(outline: Outline) -> tuple[str, ...]:
+    """Equal for outlines that one wide program may cover."""
+    return outline.kind, *outline.optimizers
+
+
+def widths_of(outline: Outline) -> str:
+    """The widths that are not the same for all that a program of an outline serves, as text."""
+    widths = [str(place.width) for run in outline.runs if run.is_wide for place in run.places]
+    return f"widths up to {', '.join(widths)}"
+
+
+def outline_of_member(member: Member) -> Outline:
+    """The outline of a member that may train in a wide program."""
+    assert member.structure.outline is not None  # our bug: the others are in no family
+    return member.structure.outline
+
+
+def epochs_left(member: Member) -> int:
+    """Epochs that a member has before it."""
+    return max(0, member.last_epoch - member.epoch)
+
+
+def size_of(view: View) -> tuple[float, int]:
+    """Rows and steps of an epoch, in training steps: a validation step is a third of one."""
+    rows, steps = 0.0, 0
+    for source, share in ((view.training, 1.0), (view.validation, 1 / 3)):
+        if isinstance(source, ResidentRows):
+            rows, steps = rows + share * source.num_rows, steps + source.num_steps
+    return rows, steps
+
+
+def epoch_seconds(outline: Outline, view: View, costs: ProgramCosts) -> float:
+    """Guess of the seconds of one member's epoch."""
+    rows, steps = size_of(view)
+    return costs.epoch(flops=outline.flops, rows=rows, steps=steps)

@@ -1,0 +1,77 @@
+"""What a population has learned, which outlives a call of `train`; what is not of the rows outlives them, too."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+
+from manyfit.training.labels import LabelCheck
+from manyfit.training.models import summary_of
+from manyfit.training.population.families import Family
+from manyfit.training.population.kept_rows import Prefixes
+from manyfit.training.population.member import Member, View
+from manyfit.training.population.program import SharedPassKey, SharedProgram
+from manyfit.training.population.rows_pass import RowsPass
+from manyfit.training.population.structure_key import KnownStructures
+from manyfit.training.population.trace import Maskings, Trace
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """What is known of the structures that train on data of the same kinds: programs stay from call to call.
+
+    Attributes:
+        programs: by the key of their steps, and of what serves their short batches.
+        structures: what was traced, by what it is recognised by.
+        maskings: by the key of their steps, how those of recognised structures serve short batches.
+        families: by kind and rows: structures that may share a wide program.
+        passes: those that programs share.
+        labels: what is known of them.
+        prefixes: what was computed once of their rows.
+    """
+
+    programs: dict[str, SharedProgram] = dataclasses.field(default_factory=dict)
+    structures: KnownStructures = dataclasses.field(default_factory=KnownStructures)
+    maskings: dict[str, Maskings] = dataclasses.field(default_factory=dict)
+    families: dict[str, Family] = dataclasses.field(default_factory=dict)
+    passes: dict[SharedPassKey, RowsPass] = dataclasses.field(default_factory=dict)
+    labels: LabelCheck = dataclasses.field(default_factory=LabelCheck)
+    prefixes: Prefixes = dataclasses.field(default_factory=Prefixes)
+
+    def for_other_rows(self) -> Learned:
+        """What stays known where other rows are trained on: all but what is of the rows, and of streams."""
+        programs = {key: program for key, program in self.programs.items() if not program.streams}
+        for program in programs.values():
+            program.serve(None)  # the rows may be let go
+        for family in self.families.values():
+            family.serve(None)
+        return dataclasses.replace(self, programs=programs, prefixes=Prefixes(), labels=LabelCheck())
+
+    def program_of(self, found: Trace, model: keras.Model, view: View, *, together: bool) -> SharedProgram:
+        """The program of a trace, made if need be. Members of one program have batches alike, of however many rows.
+
+        Args:
+            found: the steps.
+            model: whose they are.
+            view: what is trained on.
+            together: whether several members are expected at the same time.
+        """
+        key = f"{found.key} {found.short_batches(view.shapes)} {view.rooms}"
+        if key not in self.programs:
+            self.programs[key] = SharedProgram(
+                found,
+                view.data,
+                summary_of(model),
+                together=together,
+                frozen="" if view.frozen is None else view.frozen.words,
+                passes=self.passes,
+            )
+        self.programs[key].serve(view.data)
+        return self.programs[key]
+
+    def family_of(self, member: Member) -> Family:
+        """The structures that a member may share a program with."""
+        family = self.families.setdefault(member.view.named(member.structure.family), Family())
+        family.serve(member.view)
+        return family
