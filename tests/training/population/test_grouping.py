@@ -16,7 +16,7 @@ if keras.backend.backend() == "jax":
     # Two workers with programs for four members each.
     RULES = Rules(group=4, workers=2, shuffle=True, shuffle_seed=5, share_order=True)
 
-VIEW = object()
+VIEW = SimpleNamespace(num_steps=(4,))
 
 
 def members_at(*epochs, view=VIEW, program=None):
@@ -57,7 +57,11 @@ def test_members_of_one_epoch_fill_a_program_before_others_are_mixed():
 
 def test_rows_of_another_fold_are_other_rows():
     mixed = [
-        one for pair in zip(members_at(0, 0, 0, 0), members_at(0, 0, 0, 0, view=object()), strict=True) for one in pair
+        one
+        for pair in zip(
+            members_at(0, 0, 0, 0), members_at(0, 0, 0, 0, view=SimpleNamespace(num_steps=(4,))), strict=True
+        )
+        for one in pair
     ]
     full, rest = by_rows(mixed, RULES)
     assert [len({id(member.view) for member in full[start : start + 4]}) for start in (0, 4)] == [1, 1] and not rest

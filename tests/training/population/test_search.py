@@ -100,19 +100,19 @@ def test_population_off_and_bounded(project, tmp_path):
 
 def test_memory_that_runs_out_halves_the_population_and_goes_on(project, monkeypatch, capsys):
     running, most = [], []
-    honest = RowsPass.run
+    honest = RowsPass.advance
 
-    def limited(self, states, lifted, order):
+    def limited(self, *arguments, **parts):
         running.append(1)
         try:
             most.append(len(running))
             if len(running) > 1:
                 raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1234 bytes.")
-            return honest(self, states, lifted, order)
+            return honest(self, *arguments, **parts)
         finally:
             running.pop()
 
-    monkeypatch.setattr(RowsPass, "run", limited)
+    monkeypatch.setattr(RowsPass, "advance", limited)
     tuner = kt.RandomSearch(build, "val_loss", max_trials=8, seed=0, **project)
     tuner.search(X, Y, **{**FIT, "verbose": 1})
     endings = [run.ending for trial in tuner.oracle.trials.values() for run in trial.executions.values()]
@@ -122,10 +122,10 @@ def test_memory_that_runs_out_halves_the_population_and_goes_on(project, monkeyp
 
 
 def test_one_member_alone_that_needs_too_much_memory_is_an_ending(project, monkeypatch):
-    def full(self, states, lifted, order):
+    def full(self, *arguments, **parts):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1234 bytes.")
 
-    monkeypatch.setattr(RowsPass, "run", full)
+    monkeypatch.setattr(RowsPass, "advance", full)
     tuner = kt.RandomSearch(build, "val_loss", max_trials=2, seed=0, max_consecutive_failed_trials=9, **project)
     with pytest.raises(Exception, match=r"(o|O)ut of memory"):
         tuner.search(X, Y, **FIT)

@@ -9,6 +9,7 @@ killed and continued reads what it would have read.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ from manyfit.training.population.arrays import (
 )
 from manyfit.training.population.sizing import free_bytes
 from manyfit.training.seeding import seeded
+
+_streams = itertools.count()
 
 _MOST_OF_MEMORY = 0.5  # arrays that take more of what is free are streamed: members need memory, too
 _BATCH_SIZE = 32  # Keras's default
@@ -155,6 +158,7 @@ class Stream:
 
     Attributes:
         structure: the tree of a batch, (x, y, sample_weight) as Keras packs it.
+        number: another one for each stream of this process.
         shapes: shapes of the batches that have come so far, by their numbers.
     """
 
@@ -167,6 +171,7 @@ class Stream:
             first = keras_data.first_batch(iterator)
         leaves, structure = jax.tree.flatten(first)
         self.structure: jax.tree_util.PyTreeDef = structure
+        self.number = next(_streams)
         self.shapes: list[list[jax.ShapeDtypeStruct]] = []
         self._first = tuple(map(on_every_device, leaves))
         self._number_of(self._first)
@@ -457,6 +462,8 @@ def is_same(one: object, other: object) -> bool:
 
 def _num_rows(data: object) -> int:
     """Rows of arrays; 0 for what is read in another way."""
+    if isinstance(data, Iterator):
+        return 0
     first = next(iter(jax.tree.leaves(data)), None)
     shape = getattr(first, "shape", None)
     return int(shape[0]) if isinstance(shape, tuple) and shape and isinstance(shape[0], int) else 0

@@ -144,6 +144,8 @@ def _view_of(data: FitArguments, frozen: Frozen | None = None) -> View:
     shapes = Shapes(data.training, data.validation)
     sizes = " ".join(f"{kind} {source.structure} {source.shapes[0]}" for kind, source in shapes.sources())
     sources = [source for _, source in shapes.sources()]
+    # Which further shapes come, and in which order, is each stream's own.
+    sizes += "".join(f" stream {source.number}" for source in sources if isinstance(source, Stream))
     rooms = tuple(source.room for source in sources if isinstance(source, ResidentRows))
     return View(data, shapes, sizes, rooms, tuple(source.num_steps for source in sources), frozen)
 

@@ -191,7 +191,7 @@ def is_complete(found: Trace, shapes: Shapes) -> bool:
             all(f"{kind} {number}" in found.forms for number, _ in source.numbered_shapes)
             and not (_is_to_be_asked(source) and kind not in found.maskings)
         )
-        or isinstance(found.maskings.get(kind), Masking)
+        or _is_masked(found, kind, source)
         for kind, source in shapes.sources()
     )
 
@@ -224,7 +224,7 @@ def complete(found: Trace, model: keras.Model, shapes: Shapes) -> None:
             found.maskings[kind] = masking_of(found.forms[f"{kind} 0"], form, size, short)
             if source.tail_size and not isinstance(found.maskings[kind], Masking):
                 found.forms[f"{kind} {short}"] = form
-        if isinstance(found.maskings.get(kind), Masking):
+        if _is_masked(found, kind, source):
             continue
         for number, batch in source.numbered_shapes:
             if f"{kind} {number}" not in found.forms:
@@ -250,6 +250,10 @@ def trace_all(model: keras.Model, shapes: Shapes, known: dict[str, Maskings] | N
     complete(found, model, shapes)
     maskings.update(found.maskings)
     return found
+
+
+def _is_masked(found: Trace, kind: str, source: ResidentRows | Stream) -> bool:
+    return isinstance(source, ResidentRows) and isinstance(found.maskings.get(kind), Masking)
 
 
 def _is_to_be_asked(source: ResidentRows | Stream) -> bool:
