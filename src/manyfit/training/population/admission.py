@@ -323,7 +323,7 @@ class Admission:
         known = self._learned.structures.find(None if key is None else view.named(key))
         batch = view.shapes.first_batch()
         if not (whole or needs_loss_scale_callback(model) or averages_weights(model)):
-            build_layers(model, batch[0])
+            build_layers(model, keras.utils.unpack_x_y_sample_weight(batch)[0])
             if building.is_built(model):
                 structure = Structure.of(model, key)
                 trainable, fixed = (tuple(values_of(part)) for part in variables_of(model)[:2])
