@@ -216,10 +216,11 @@ class Oracle(KerasTunerOracle):
     def _assign_new(self, count: int) -> list[Trial]:
         """What the scheduler asks for: starts of new trials, and paused ones that go on.
 
-        The scheduler says how many are to start before anybody knows whether there is something new to try. Where the
-        queue comes up short, the scheduler is told that the space is exhausted and asked once more: with nobody new to
-        wait for it may promote paused trials that it would have let wait.
+        It says how many are to start before anybody knows whether there is something new to try. Where there is not, it
+        is told so and asked once more: with nobody to wait for it may promote trials that it would have let wait.
         """
+        if self.remaining_trials() == 0 and not self.scheduler.may_pause:
+            return []
         jobs = self.scheduler.assign(self.book.progress(), count, self.limits())
         starts = [job for job in jobs if isinstance(job, Start)]
         proposals = self.proposals.next(len(starts)) if starts else []

@@ -146,11 +146,14 @@ class ProgramCosts:
             programs: all there are.
             work: flops, steps and seconds of an epoch of those that were timed.
         """
-        records = [program.record() for program in programs]
-        spent, number = sum(each.compile_seconds for each in records), sum(each.compilations for each in records)
+        made = [program for program in programs if program.num_compilations]
+        number = sum(program.num_compilations for program in made)
+        spent = sum(program.compile_seconds for program in made)
+        # Also what Python takes: a program that lies in the cache on disk costs little else.
+        traced = [program.lift.template.seconds for program in made]
         flops, steps, seconds = np.asarray([*work] or [(0, 0, 0)], np.float64).sum(axis=0)
         per_flop = max(seconds - steps * _STEP_SECONDS, 0.2 * seconds) / flops if flops else _SECONDS_PER_FLOP
-        return cls(spent / number if spent and number else _COMPILE_SECONDS, float(per_flop))
+        return cls(spent / number + sum(traced) / len(traced) if made else _COMPILE_SECONDS, float(per_flop))
 
 
 class WideProgram(SharedProgram):

@@ -87,7 +87,7 @@ class SharedProgram:
         self._samples: list[_Sample] = []
         self._verified: set[tuple[int, bool]] = set()
         self._passes: dict[PassKey, Pass] = {}
-        self._num_made = 0  # training passes that no other program has made before
+        self.num_compilations = 0  # training passes that no other program has made before
         self._shared_passes = {} if passes is None else passes
         self._retired_seconds = 0.0
         self._lock = threading.Lock()
@@ -159,7 +159,7 @@ class SharedProgram:
             members=self.num_trained,
             lifted=self.lift.count,
             versions=self.num_versions,
-            compilations=self._num_made,
+            compilations=self.num_compilations,
             layout=str(layout),
             tier=self.tier,
             compile_seconds=self.compile_seconds,
@@ -288,7 +288,7 @@ class SharedProgram:
             # Two threads may have made one; the first that is there serves both, so that it is compiled once.
             key = lift.fingerprint(kind), layout, count, own_order, rows.room
             found = self._shared_passes.setdefault(key, made)
-            self._num_made += kind == "train" and found is made
+            self.num_compilations += kind == "train" and found is made
             return found
 
         found = self._pass((kind, layout, count, own_order), make)
@@ -301,7 +301,7 @@ class SharedProgram:
         assert isinstance(stream, Stream)
 
         def make() -> StreamPass:
-            self._num_made += kind == "train"
+            self.num_compilations += kind == "train"
             return StreamPass(kind, self.lift, layout=layout, count=count, stream=stream)
 
         found = self._pass((kind, layout, count, False), make)

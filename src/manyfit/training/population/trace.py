@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -62,6 +63,7 @@ class Trace:
             that has been asked.
         companions: likewise, the step that was traced to find that out, and its number of rows; where it was this trace
             that was asked.
+        seconds: that tracing took.
     """
 
     forms: dict[str, Form]
@@ -73,6 +75,7 @@ class Trace:
     maskings: dict[str, Masking | Mismatch] = dataclasses.field(default_factory=dict)
     companions: dict[str, tuple[int, Form]] = dataclasses.field(default_factory=dict)
     idle: frozenset[int] = frozenset()
+    seconds: float = 0.0
 
     def difference(self, other: Trace) -> Mismatch:
         """Says where two traces of different keys part."""
@@ -244,12 +247,13 @@ def trace_all(model: keras.Model, shapes: Shapes, known: dict[str, Maskings] | N
     Raises:
         CannotTrace: a step that JAX cannot trace.
     """
+    started = time.perf_counter()
     found = trace(model, shapes)
     maskings = {} if known is None else known.setdefault(found.key, {})
     found.maskings.update(maskings)
     complete(found, model, shapes)
     maskings.update(found.maskings)
-    return found
+    return dataclasses.replace(found, seconds=time.perf_counter() - started)
 
 
 def _is_masked(found: Trace, kind: str, source: ResidentRows | Stream) -> bool:
