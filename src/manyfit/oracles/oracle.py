@@ -197,9 +197,7 @@ class Oracle(KerasTunerOracle):
             self.scheduler = scheduler_of(self._named_scheduler, epochs)
 
     def assign(self, count: int) -> list[Trial]:
-        """Up to `count` trials to run now, committed before they are returned.
-
-        Interrupted and retried trials come first, then what the scheduler asks for.
+        """Up to `count` trials to run now, committed before they are returned: interrupted and retried ones first.
 
         Returns:
             An empty list while trials are running means: wait; while none is running: the search is over.
