@@ -46,6 +46,7 @@ class Rungs:
     """A supply that pauses its executions at rungs; `resumes` hands them out again in the same call of `train`."""
 
     independent = False
+    remaining = None
 
     def __init__(self, plans, rungs, *, resumes):
         self.waiting, self.rungs, self.resumes = list(plans), rungs, resumes
