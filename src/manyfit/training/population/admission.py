@@ -355,7 +355,8 @@ class Admission:
         found, member.view = self._learned.prefixes.cut(found, member.state, view, member.state[1])
         if found.idle:  # no pass replaces them: a model of others that has them, too, may give its arrays away
             member.state = (member.state[0], copied(member.state[1]), member.state[2])
-        program = self._learned.program_of(found, model, member.view, together=self.supply.independent)
+        together, remaining = self.supply.independent, self.supply.remaining
+        program = self._learned.program_of(found, model, member.view, together=together, remaining=remaining)
         if member.structure.outline is not None:
             self._learned.family_of(member).own[member.structure.identity] = program, member.structure.outline
         return ProgramSeat(program, found, model)

@@ -16,6 +16,9 @@ from manyfit.training.population.rows_pass import RowsPass
 from manyfit.training.population.structure_key import KnownStructures
 from manyfit.training.population.trace import Maskings, Trace
 
+MANY_MEMBERS = 8
+"""Executions that are expected of a program, from which on it is compiled in full at once."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
@@ -48,7 +51,9 @@ class Learned:
             family.serve(None)
         return dataclasses.replace(self, programs=programs, prefixes=Prefixes(), labels=LabelCheck())
 
-    def program_of(self, found: Trace, model: keras.Model, view: View, *, together: bool) -> SharedProgram:
+    def program_of(
+        self, found: Trace, model: keras.Model, view: View, *, together: bool, remaining: int | None
+    ) -> SharedProgram:
         """The program of a trace, made if need be. Members of one program have batches alike, of however many rows.
 
         Args:
@@ -56,14 +61,18 @@ class Learned:
             model: whose they are.
             view: what is trained on.
             together: whether several members are expected at the same time.
+            remaining: executions that are still to come, if that is known.
         """
         key = f"{found.key} {found.short_batches(view.shapes)} {view.rooms}"
         if key not in self.programs:
+            # Each as often as those that have come: in many short trainings no single one would be worth an exchange.
+            expected = (remaining or 0) / (len(self.programs) + 1) if together else 0
             self.programs[key] = SharedProgram(
                 found,
                 view.data,
                 summary_of(model),
                 together=together,
+                first_tier="full" if expected >= MANY_MEMBERS else "quick",
                 frozen="" if view.frozen is None else view.frozen.words,
                 passes=self.passes,
             )

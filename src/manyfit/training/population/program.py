@@ -53,6 +53,7 @@ class SharedProgram:
         structure: its model in a few words.
         frozen: what is computed once of the rows, in words.
         together: whether several executions are expected at the same time.
+        first_tier: how to compile at first, where nothing is remembered.
         passes: over resident rows, which programs share that differ in other things: in their validation, or in
             training only.
     """
@@ -65,10 +66,11 @@ class SharedProgram:
         *,
         frozen: str = "",
         together: bool = False,
+        first_tier: Tier = "quick",
         passes: dict[SharedPassKey, RowsPass] | None = None,
     ) -> None:
         self.key = trace.key
-        self.structure, self.frozen = structure, frozen
+        self.structure, self.frozen, self._first_tier = structure, frozen, first_tier
         self._data: FitArguments | None = data
         self.lift = Lift.of(trace)
         options = candidates(trace, streams=isinstance(data.training, Stream), together=together)
@@ -194,7 +196,7 @@ class SharedProgram:
         with self._lock:
             trained = [each for (kind, *_), each in self._passes.items() if kind == "train" and each.tiers.seconds]
         if not trained:
-            return "quick" if self._recalled is None else self._recalled.tier
+            return self._first_tier if self._recalled is None else self._recalled.tier
         # Not before it has run so: what was compiled to the very end of a search has brought nothing.
         runs_in_full = [each.tiers.tier == "full" and "full" in each.tiers.seconds for each in trained]
         return "full" if any(runs_in_full) else "quick"
