@@ -7,11 +7,12 @@ import ctypes
 import dataclasses
 import os
 import platform
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+
+from manyfit.core.shared_context import SharedContext
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,25 +97,27 @@ _NEVER_BYTES = (2**31 - 1, 32 << 20)  # glibc before 2.35 takes no more than the
 _SETTINGS_OF_USERS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 
 
-class _Allocator:
-    """How many are inside of `freed_memory_kept`."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.num_inside = 0
-
-    def glibc(self) -> Any:
-        """The C library, where it is glibc and no user has told it how to keep memory; else None."""
-        if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _SETTINGS_OF_USERS):
-            return None
-        return _c_library()
+def _keeps_by_default() -> bool:
+    """Whether the C library is glibc, and no user has told it how to keep memory."""
+    return platform.libc_ver()[0] == "glibc" and not any(name in os.environ for name in _SETTINGS_OF_USERS)
 
 
 def _c_library() -> Any:
     return ctypes.CDLL(None)
 
 
-_allocator = _Allocator()
+@contextlib.contextmanager
+def _thresholds_raised() -> Iterator[None]:
+    glibc = _c_library()
+    for threshold in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+        any(glibc.mallopt(threshold, size) for size in _NEVER_BYTES)  # the first that it takes
+    yield
+    for threshold in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+        glibc.mallopt(threshold, _GLIBC_DEFAULT_BYTES)
+    glibc.malloc_trim(0)
+
+
+_raised = SharedContext(_thresholds_raised)
 
 
 @contextlib.contextmanager
@@ -131,21 +134,5 @@ def freed_memory_kept() -> Iterator[None]:
     until somebody sets them: so from then on they stay where they are. Other C libraries are left alone, and so is a
     glibc that the user has told what to keep, by `MALLOC_TRIM_THRESHOLD_` or another variable of the environment.
     """
-    glibc = _allocator.glibc()
-    if glibc is None:
+    with _raised.inside() if _keeps_by_default() else contextlib.nullcontext():
         yield
-        return
-    with _allocator.lock:
-        if _allocator.num_inside == 0:
-            for threshold in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
-                any(glibc.mallopt(threshold, size) for size in _NEVER_BYTES)  # the first that it takes
-        _allocator.num_inside += 1
-    try:
-        yield
-    finally:
-        with _allocator.lock:
-            _allocator.num_inside -= 1
-            if _allocator.num_inside == 0:
-                for threshold in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
-                    glibc.mallopt(threshold, _GLIBC_DEFAULT_BYTES)
-                glibc.malloc_trim(0)

@@ -16,13 +16,13 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import keras
 
 from manyfit.core.records import Plan
+from manyfit.core.shared_context import SharedContext
 from manyfit.data.call import Call
 from manyfit.data.rows import Rows
 
@@ -116,40 +116,10 @@ def seen_fits(change: Change | None = None, instead: InPlaceOfTraining | None = 
     try:
         with contextlib.ExitStack() as asking:
             for each in (_FIT,) if instead is None else (_FIT, *_STEPS):
-                asking.enter_context(each.within())
+                asking.enter_context(each.inside())
             yield door.seen
     finally:
         _door.reset(token)
-
-
-class _Asking:
-    """A method of Keras's that passes through the door of its thread, for as long as any thread is within.
-
-    Args:
-        owner: a class that inherits the method: to take ours away again leaves Keras as it was.
-        name: of the method.
-        make: makes ours of Keras's.
-    """
-
-    def __init__(self, owner: type, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        self._owner, self._name, self._make = owner, name, make
-        self._lock = threading.Lock()
-        self._num_within = 0
-
-    @contextlib.contextmanager
-    def within(self) -> Iterator[None]:
-        """Has the method ask."""
-        with self._lock:
-            self._num_within += 1
-            if self._num_within == 1:
-                setattr(self._owner, self._name, self._make(getattr(self._owner, self._name)))
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._num_within -= 1
-                if self._num_within == 0:
-                    delattr(self._owner, self._name)
 
 
 def _asking(fit: Callable[..., Any]) -> Callable[..., Any]:
@@ -181,10 +151,18 @@ def _stepping(step: Callable[..., Any]) -> Callable[..., Any]:
     return stepping
 
 
-_FIT = _Asking(keras.Model, "fit", _asking)
+@contextlib.contextmanager
+def _replaced(owner: type, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """A method that the class inherits is ours: to take it away again leaves Keras as it was."""
+    setattr(owner, name, make(getattr(owner, name)))
+    yield
+    delattr(owner, name)
+
+
+_FIT = SharedContext(lambda: _replaced(keras.Model, "fit", _asking))
 _STEPS = (
-    _Asking(keras.Model, "train_on_batch", _stepping),
-    _Asking(keras.optimizers.Optimizer, "apply", _stepping),
+    SharedContext(lambda: _replaced(keras.Model, "train_on_batch", _stepping)),
+    SharedContext(lambda: _replaced(keras.optimizers.Optimizer, "apply", _stepping)),
 )
 
 

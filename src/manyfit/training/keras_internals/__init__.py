@@ -12,14 +12,15 @@ Only `building` works on every backend; the others import JAX.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+from manyfit.core.shared_context import SharedContext
 
-class Swapped:
-    """Functions of modules that are others while any thread is inside of `while_inside`.
+
+class Swapped(SharedContext):
+    """Functions of modules that are others while any thread is inside.
 
     The others have to look at who is asking, by a context variable: threads that are outside call them, too.
 
@@ -28,27 +29,17 @@ class Swapped:
     """
 
     def __init__(self, *functions: tuple[ModuleType, str, Callable[[Any], Any]]) -> None:
-        self._functions = functions
-        self._lock = threading.Lock()
-        self._num_inside = 0
-        self._both: list[tuple[object, object]] = []  # the module's own, and ours
+        super().__init__(lambda: _swapped(functions))
 
-    @contextlib.contextmanager
-    def while_inside(self) -> Iterator[None]:
-        """The others in place of the modules' own, which are back when the last thread has left."""
-        with self._lock:
-            if self._num_inside == 0:
-                own = [getattr(module, name) for module, name, _ in self._functions]
-                self._both = [(each, make(each)) for each, (_, _, make) in zip(own, self._functions, strict=True)]
-                for (module, name, _), (_, ours) in zip(self._functions, self._both, strict=True):
-                    setattr(module, name, ours)
-            self._num_inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._num_inside -= 1
-                for (module, name, _), (each, ours) in zip(self._functions, self._both, strict=True):
-                    # Somebody may have put a function of theirs there meanwhile, which is not ours to take away.
-                    if self._num_inside == 0 and getattr(module, name) is ours:
-                        setattr(module, name, each)
+
+@contextlib.contextmanager
+def _swapped(functions: tuple[tuple[ModuleType, str, Callable[[Any], Any]], ...]) -> Iterator[None]:
+    own = [getattr(module, name) for module, name, _ in functions]
+    ours = [make(each) for each, (_, _, make) in zip(own, functions, strict=True)]
+    for (module, name, _), other in zip(functions, ours, strict=True):
+        setattr(module, name, other)
+    yield
+    for (module, name, _), each, other in zip(functions, own, ours, strict=True):
+        # Somebody may have put a function of theirs there meanwhile, which is not ours to take away.
+        if getattr(module, name) is other:
+            setattr(module, name, each)

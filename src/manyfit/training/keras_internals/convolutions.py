@@ -161,7 +161,7 @@ def quick_convolutions() -> Iterator[None]:
 
     Keras's own functions are others while any thread is inside. Other threads convolve as ever meanwhile.
     """
-    with _swapped.while_inside():
+    with _swapped.inside():
         token = _is_quick.set(IN_QUICK_FORMS and jax.default_backend() == "cpu")
         try:
             yield

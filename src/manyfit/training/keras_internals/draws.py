@@ -221,7 +221,7 @@ def quick_draws() -> Iterator[None]:
     The functions with which Keras makes a key of a seed and draws weights are others while any thread is inside, and
     Keras's own before and after. Other threads draw as ever meanwhile: the other functions look at who is asking.
     """
-    with _swapped.while_inside():
+    with _swapped.inside():
         token = _draws_quickly.set(True)
         try:
             yield
