@@ -17,6 +17,7 @@ import jax
 from jax.extend import core as jax_core
 
 from manyfit.training.population.canonical_jaxpr import Mask, text_of
+from manyfit.training.population.row_wise import ELEMENT_WISE
 
 Axes: TypeAlias = dict[int, int]
 """The axes along which rows lie, and how many entries of each make one row."""
@@ -107,16 +108,10 @@ def _mask(operand: int, value: Value, number: float, axes: Sequence[int] | None 
     return Mask(operand, tuple(chosen.items()), number)
 
 
-_ELEMENTWISE = """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh bitcast_convert_type cbrt ceil clamp clz complex conj
-    convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac
-    imag integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not or polygamma
-    population_count pow real reduce_precision rem round rsqrt select_n shift_left shift_right_arithmetic
-    shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
-    """.split()  # noqa: SIM905  seventy names read better as words
+_RARER = "bitcast_convert_type clz complex conj igamma igammac imag polygamma population_count".split()  # noqa: SIM905
 
 
-@_rule(*_ELEMENTWISE)
+@_rule(*ELEMENT_WISE, *_RARER)
 def _elementwise(use: Use) -> Answer:
     use.same_but()
     found = use.outputs[0].axes

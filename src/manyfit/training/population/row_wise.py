@@ -313,15 +313,16 @@ def _gather(operation: Operation) -> Standing | None:
     return RowAxis(numbers.offset_dims[kept.index(rows.axis)], rows.entries) if whole and rows.axis in kept else None
 
 
-_ELEMENT_WISE = """
+ELEMENT_WISE = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type
     copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log
     log1p logistic lt max min mul ne neg nextafter not or pow real reduce_precision rem round rsqrt select_n
     shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
-    """.split()  # noqa: SIM905  seventy names read better as words
+    """.split()  # noqa: SIM905  sixty names read better as words
+"""Primitives of which each entry depends on the entries in its place alone."""
 
 _RULES: dict[str, Rule] = {
-    **dict.fromkeys(_ELEMENT_WISE, _element_wise),
+    **dict.fromkeys(ELEMENT_WISE, _element_wise),
     **dict.fromkeys(["reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum"], _reduce),
     **dict.fromkeys(["argmax", "argmin"], _reduce),
     **dict.fromkeys(["cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum"], _along_another_axis("axis")),
