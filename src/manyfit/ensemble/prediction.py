@@ -26,6 +26,7 @@ import numpy as np
 from manyfit.data.kinds import NUMPY, FitData, is_nested, kind_of, leaves, map_leaves
 from manyfit.ensemble.members import EnsembleMember, fixed_batch, is_keras, linked, mean_of, model_predictions
 from manyfit.ensemble.outputs import Prediction
+from manyfit.training.base import StandIn
 
 if TYPE_CHECKING:  # both take seconds to load, and are needed only where there is a Keras model on JAX
     import jax
@@ -201,30 +202,35 @@ class Forward:
             UsageTypeError: one cannot predict.
         """
         answers: dict[int, Prediction] = {}
-        by_structure: dict[str, list[tuple[int, keras.Model]]] = {}
+        by_structure: dict[str, list[tuple[int, keras.Model | StandIn]]] = {}
         for place, model in enumerate(models):
-            if is_keras(model) and backend() == "jax" and sliceable(x) and _is_plain(model):
+            if isinstance(model, StandIn):  # a trainer's on JAX
+                by_structure.setdefault(f"stand-in {id(model.wide)}", []).append((place, model))
+            elif is_keras(model) and backend() == "jax" and sliceable(x) and _is_plain(model):
                 by_structure.setdefault(_structure_of(model), []).append((place, model))
             else:
                 answers[place] = model_predictions(model, x, batch_size)
         for structure, found in by_structure.items():
-            together = 1 if _is_slower_stacked(found[0][1]) else _TOGETHER
+            together = 1 if _is_slower_stacked(_shell_of(found[0][1])) else _TOGETHER
             for start in range(0, len(found), together):
                 some = found[start : start + together]
                 outputs = self._predict(structure, [model for _, model in some], x, batch_size)
                 answers.update((place, output) for (place, _), output in zip(some, outputs, strict=True))
         return [answers[place] for place in range(len(models))]
 
-    def _predict(self, structure: str, models: list[keras.Model], x: FitData, batch_size: int) -> list[np.ndarray]:
+    def _predict(
+        self, structure: str, models: list[keras.Model | StandIn], x: FitData, batch_size: int
+    ) -> list[np.ndarray]:
         """One model, or up to `_TOGETHER` of this structure."""
         # Two sizes of stack only, one and all slots: two or three models fill up with copies of the last, since a
         # program for every number would be compiled for it, and costs more than the copies.
         slots = models if len(models) == 1 else [*models, *[models[-1]] * (_TOGETHER - len(models))]
-        program = self._program(structure, slots)
+        program = self._program(structure, _shell_of(slots[0]), len(slots))
         variables = [_values_of(model) for model in slots]
         batches = self._batches_of(x, batch_size)
         outputs = _in_batches(lambda rows: [program(variables, rows)], batches, _count_rows(x))[0]
-        return [_finished(one, model) for one, model in zip(outputs, models, strict=False)]
+        own = [model.model if isinstance(model, StandIn) else model for model in models]
+        return [_finished(one, model) for one, model in zip(outputs, own, strict=False)]
 
     def _batches_of(self, x: FitData, batch_size: int) -> Iterable[FitData]:
         if self._kept[0] is x and self._kept[1] == batch_size:
@@ -237,15 +243,11 @@ class Forward:
         self._kept = (x, batch_size, [jax.device_put(batch) for batch in batches])
         return self._kept[2]
 
-    def _program(
-        self, structure: str, models: Sequence[keras.Model]
-    ) -> Callable[[list[Variables], FitData], jax.Array]:
+    def _program(self, structure: str, model: keras.Model, num_models: int) -> Program:
         """A compiled function of the variables of so many models, and of rows: (models, rows, ...) in float32."""
-        key = f"{len(models)} {structure}"
+        key = f"{num_models} {structure}"
         if key not in self._programs:
             import jax
-
-            model = models[0]
 
             def run(variables: list[Variables], rows: FitData) -> jax.Array:
                 return call_stacked(model, _stack(variables), rows, num_models=len(variables))
@@ -327,7 +329,13 @@ def _essence(config: object) -> object:
     return config
 
 
-def _values_of(model: keras.Model) -> Variables:
+def _shell_of(model: keras.Model | StandIn) -> keras.Model:
+    return model.wide if isinstance(model, StandIn) else model
+
+
+def _values_of(model: keras.Model | StandIn) -> Variables:
+    if isinstance(model, StandIn):
+        return list(model.variables[0]), list(model.variables[1])
     return [v.value for v in model.trainable_variables], [v.value for v in model.non_trainable_variables]
 
 

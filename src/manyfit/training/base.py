@@ -224,6 +224,21 @@ class Trainer(abc.ABC):
         """Ends what it keeps running from task to task: workers, where it has some."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class StandIn:
+    """A trained model by way of a wider one that several share: it predicts what the model does, and is compiled once.
+
+    Attributes:
+        model: whose predictions they are; its own variables may be out of date.
+        wide: the wider model, with one output.
+        variables: what its trainable and its other variables are for this model.
+    """
+
+    model: Any
+    wide: Any
+    variables: tuple[Sequence[Any], Sequence[Any]]
+
+
 class Bookkeeping:
     """What a search keeps of a training beside its score: weights, predictions, states, measures, TensorBoard's files.
 

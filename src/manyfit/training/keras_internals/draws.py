@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 from jax._src.core import trace_state_clean
 from jax.extend import random as jax_random
@@ -154,11 +155,12 @@ _draws_quickly = contextvars.ContextVar("draws_quickly", default=False)
 def _rounded(count: int) -> int:
     """A length not far above a count, one of a few: powers of two, and eight steps between those that are large."""
     power = 1 << max(0, count - 1).bit_length()
-    step = max(1, power // 16) if power > _FEW else power
-    return -(-count // step) * step
+    step = power // 16 if power > _MANY else power
+    return max(_FEW, -(-count // step) * step)
 
 
-_FEW = 1 << 12
+# So few numbers are drawn sooner than a further length is compiled, so many later.
+_FEW, _MANY = 1 << 12, 1 << 20
 
 
 def _is_at_hand() -> bool:
@@ -183,14 +185,16 @@ def _cut(draw: Callable[..., Any]) -> Callable[..., Any]:
 
 def _of_numpy(fill: Callable[..., Any]) -> Callable[..., Any]:
     """Keras's function that makes an array of zeros or ones, without a compilation per shape."""
+    known: dict[tuple[str, str, str], np.generic] = {}
 
     @functools.wraps(fill)
     def filled(shape: Any, dtype: Any = None) -> Any:
         if not _is_at_hand():
             return fill(shape, dtype)
-        # Of one element, to ask Keras and JAX for nothing but the type.
-        like = np.asarray(fill((1,), dtype))
-        return jax.device_put(np.full(shape, like[0]))
+        settings = str(dtype), keras.config.floatx(), str(jax.dtypes.canonicalize_dtype(np.float64))
+        if settings not in known:
+            known[settings] = np.asarray(fill((1,), dtype))[0]  # to ask Keras and JAX for nothing but the type
+        return jax.device_put(np.full(shape, known[settings]))
 
     return filled
 

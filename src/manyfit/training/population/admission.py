@@ -32,8 +32,9 @@ from manyfit.training.models import averages_weights, build_model, check_size, c
 from manyfit.training.population import families
 from manyfit.training.population.arrays import State, build_layers, copied, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
+from manyfit.training.population.covers import ProgramCosts
 from manyfit.training.population.data import Sources, is_same
-from manyfit.training.population.families import Family, ProgramCosts, WideProgram, wide_program
+from manyfit.training.population.families import Family, WideProgram, wide_program
 from manyfit.training.population.learned import Learned
 from manyfit.training.population.member import STORED_BY, Member, ProgramSeat, Structure, View, Views
 from manyfit.training.population.outlines import Outline
@@ -130,8 +131,12 @@ class Admission:
         Args:
             least: only where so many of one family wait.
         """
-        for family in [family for family, members in self._undecided.items() if family.is_ready(members, least)]:
-            members, remaining = self._undecided.pop(family), self.supply.remaining
+        remaining, costs = self.supply.remaining, self.costs
+        coming = 0 if least == 1 or remaining is None else remaining
+        for family, members in list(self._undecided.items()):
+            if not family.is_ready(members, least, remaining=coming, costs=costs):
+                continue
+            del self._undecided[family]
             left = float(len(members) if remaining is None else remaining)  # as many again, where nobody knows
             for share in family.shares(members, self.costs, remaining=left):
                 program = share.program
@@ -441,7 +446,8 @@ class Admission:
         except Exception as error:
             self._refuse_padding(family, f"a wide program could not be made ({cause_of(error).words})")
             return None
-        self.programs[f"{members[0].view.named(program.key)} wide"] = program
+        # Two outlines may have the same steps: what one member has in a place may be another's in the next.
+        self.programs[f"{members[0].view.named(program.key)} wide {len(self.programs)}"] = program
         family.wide.append(program)
         return program
 

@@ -312,15 +312,23 @@ class Embedding:
         Args:
             state: the member's trainable, other and optimizer variables.
         """
-        parts = []
-        for shapes, placings, values, fill in zip(self._shapes, self._placings, state, self._fills, strict=True):
+        return self._widened(state)  # type: ignore[return-value]
+
+    def widen_weights(self, weights: tuple[Arrays, Arrays]) -> tuple[Arrays, Arrays]:
+        """The member's trainable and other variables likewise."""
+        return self._widened(weights)  # type: ignore[return-value]
+
+    def _widened(self, state: Sequence[Arrays]) -> tuple[Arrays, ...]:
+        parts: list[list[Array]] = []
+        for shapes, placings, values, fill in zip(self._shapes, self._placings, state, self._fills, strict=False):
             wide = [np.full(shape, value, dtype) for (shape, dtype), value in zip(shapes, fill, strict=True)]
             for placing, value in zip(placings, values, strict=True):
                 _put(wide, placing, np.asarray(value))
-            parts.append(wide)
+            parts.append([*wide])
         for (part, number), own in self._own.items():
-            parts[part][number] = own.astype(self._shapes[part][number][1])
-        return tuple(tuple(part) for part in parts)  # type: ignore[return-value]
+            if part < len(parts):
+                parts[part][number] = own.astype(self._shapes[part][number][1])
+        return tuple(tuple(part) for part in parts)  # type: ignore[arg-type]
 
     def narrow(self, wide: State) -> State:
         """The member's state of its twin's, in the order and the shapes of the member's own model."""
@@ -353,7 +361,7 @@ def _taken(values: Arrays, placing: Placing) -> Array:
     array = np.asarray(values[placing.number])
     if all(len(axis.places) == axis.size for axis in placing.axes):
         return array
-    return np.ascontiguousarray(array[placing.selection(array.ndim)])
+    return np.array(array[placing.selection(array.ndim)])  # one that lives on does not keep the wide one
 
 
 def multiplications(

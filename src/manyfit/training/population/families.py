@@ -21,17 +21,15 @@ from __future__ import annotations
 import collections
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
-
-import numpy as np
+from collections.abc import Sequence
 
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.models import summary_of
 from manyfit.training.population.arrays import State, copied
+from manyfit.training.population.covers import ProgramCosts, cover
 from manyfit.training.population.data import ResidentRows
-from manyfit.training.population.layout import Layout
+from manyfit.training.population.layout import Layout, num_workers
 from manyfit.training.population.member import Member, ProgramSeat, View
 from manyfit.training.population.outlines import Outline, joined
 from manyfit.training.population.probe import find_padding_mismatch, recalled_verdict, remember_verdict
@@ -45,115 +43,10 @@ from manyfit.training.seeding import seeded
 WIDENS = True
 ENOUGH_TO_TELL = 2
 """Members of a program by which one can tell what its members differ in."""
-_COMPILE_SECONDS = 2.0
-_SECONDS_PER_FLOP = 1 / 10e9  # of one multiplication, and the addition of its result
-_STEP_SECONDS = 2e-4
+_SAMPLE = 12
+"""Members of a family by which one can tell how wide its programs should be."""
 _ROOM = 0.25  # of a compilation: what padding may cost for members that are still to come
 _MULTIPLES = (128, 64, 32)  # of widths, for those; 16 is what a vector unit takes anyway
-
-Width = TypeVar("Width")
-
-
-def cover(
-    widths: Sequence[Width],
-    epochs: Sequence[int],
-    *,
-    seconds: Callable[[Width], float],
-    join: Callable[[Width, Width], Width | None],
-    compile_seconds: float,
-) -> list[tuple[tuple[int, ...], Width]]:
-    """Programs that train members of several widths the soonest, compilation included: a greedy cover.
-
-    Each width begins with a program of its own. Of all pairs of programs the one is put together that saves most, as
-    long as one saves anything: a compilation, less the padding of all epochs.
-
-    Args:
-        widths: one per structure.
-        epochs: that the members of each have left.
-        seconds: of one member's epoch in a program so wide.
-        join: the least width that covers two; None where no program can.
-        compile_seconds: of a program.
-
-    Returns:
-        For each program the places of the structures that it serves, and its width.
-
-    Example: an epoch takes as many seconds as the program is wide. With an epoch left, one program is worth more than
-    padding; with ten, only neighbours are put together.
-
-    >>> options = {"seconds": float, "join": max, "compile_seconds": 20}
-    >>> cover([1, 2, 9], [1, 1, 1], **options)
-    [((0, 1, 2), 9)]
-    >>> cover([1, 2, 9], [10, 10, 10], **options)
-    [((0, 1), 2), ((2,), 9)]
-    """
-    groups: list[tuple[tuple[int, ...], Width, int]] = [
-        ((place,), width, number) for place, (width, number) in enumerate(zip(widths, epochs, strict=True))
-    ]
-
-    def saving(one: int, other: int) -> float:
-        (_, width, number), (_, other_width, other_number) = groups[one], groups[other]
-        both = join(width, other_width)
-        if both is None:
-            return 0.0
-        padding = (number + other_number) * seconds(both)
-        padding -= number * seconds(width) + other_number * seconds(other_width)
-        return compile_seconds - padding
-
-    savings = {(one, other): saving(one, other) for other in range(len(groups)) for one in range(other)}
-    alive = set(range(len(groups)))
-    while savings:
-        (one, other), most = max(savings.items(), key=lambda item: (item[1], (-item[0][0], -item[0][1])))
-        if most <= 0:
-            break
-        (places, width, number), (other_places, other_width, other_number) = groups[one], groups[other]
-        both = join(width, other_width)
-        assert both is not None  # it saves something
-        groups.append((tuple(sorted((*places, *other_places))), both, number + other_number))
-        alive -= {one, other}
-        savings = {pair: saved for pair, saved in savings.items() if not {one, other} & set(pair)}
-        new = len(groups) - 1
-        savings.update({(old, new): saving(old, new) for old in alive})
-        alive.add(new)
-    return sorted((groups[place][0], groups[place][1]) for place in alive)
-
-
-@dataclasses.dataclass(frozen=True)
-class ProgramCosts:
-    """What compiling and training cost, by what was measured so far.
-
-    Attributes:
-        compile_seconds: of a program, its steps traced and compiled.
-        seconds_per_flop: of a multiplication, and of adding what comes of it.
-
-    Example: an epoch of 1,000 rows in 10 steps, at ten billion of them a second and .2 ms a step.
-
-    >>> round(ProgramCosts().epoch(flops=1e6, rows=1000, steps=10), 3)
-    0.102
-    """
-
-    compile_seconds: float = _COMPILE_SECONDS
-    seconds_per_flop: float = _SECONDS_PER_FLOP
-
-    def epoch(self, *, flops: float, rows: float, steps: int) -> float:
-        """Seconds of one member's epoch, of so many multiplications and additions a row."""
-        return flops * rows * self.seconds_per_flop + steps * _STEP_SECONDS
-
-    @classmethod
-    def measured(cls, programs: Iterable[SharedProgram], work: Iterable[tuple[float, int, float]]) -> ProgramCosts:
-        """What programs have told.
-
-        Args:
-            programs: all there are.
-            work: flops, steps and seconds of an epoch of those that were timed.
-        """
-        made = [program for program in programs if program.num_compilations]
-        number = sum(program.num_compilations for program in made)
-        spent = sum(program.compile_seconds for program in made)
-        # Also what Python takes: a program that lies in the cache on disk costs little else.
-        traced = [program.lift.template.seconds for program in made]
-        flops, steps, seconds = np.asarray([*work] or [(0, 0, 0)], np.float64).sum(axis=0)
-        per_flop = max(seconds - steps * _STEP_SECONDS, 0.2 * seconds) / flops if flops else _SECONDS_PER_FLOP
-        return cls(spent / number + sum(traced) / len(traced) if made else _COMPILE_SECONDS, float(per_flop))
 
 
 class WideProgram(SharedProgram):
@@ -194,7 +87,7 @@ class WideProgram(SharedProgram):
     @property
     def kind(self) -> str:
         """Of what it covers: what padding is exact for, or is not."""
-        return " ".join(kind_of(self.outline))
+        return " ".join([self.outline.kind, *self.outline.optimizers])
 
     def has_batches_of(self, member: Member) -> bool:
         """Whether it serves the short batches of a member: any, where steps are masked; else those it was made for."""
@@ -317,23 +210,29 @@ class Family:
         self.own: dict[str, tuple[SharedProgram, Outline]] = {}
         self.refused: str | None = None
         # By kind and identity, all that came so far: outlines, and how many members.
-        self._seen: dict[tuple[str, ...], dict[str, Outline]] = {}
-        self._numbers: dict[tuple[str, ...], collections.Counter[str]] = {}
+        self._seen: dict[str, dict[str, Outline]] = {}
+        self._numbers: dict[str, collections.Counter[str]] = {}
         self._padded_seconds: dict[str, float] = {}  # by identity: what was agreed to so far
 
     def serve(self, view: View | None) -> None:
         """Takes rows like those of its members; None: lets go of them, until others come."""
         self._view = view
 
-    def is_ready(self, members: Sequence[Member], least: int) -> bool:
+    def is_ready(self, members: Sequence[Member], least: int, *, remaining: int, costs: ProgramCosts) -> bool:
         """Whether members that wait are enough to decide on their program.
 
         Args:
             members: of this family.
-            least: so many are. Fewer are where they are of one structure, as far as one can tell by two.
+            least: so many are, at least. Fewer are where they are of one structure, as far as one can tell by two; of
+                several structures more are waited for, as long as building them takes less than a compilation.
+            remaining: that are still to come for certain.
+            costs: of compiling and training.
         """
-        alike = len({member.structure.identity for member in members}) == 1
-        return len(members) >= (min(least, ENOUGH_TO_TELL) if alike else least)
+        if len({member.structure.identity for member in members}) == 1:
+            return len(members) >= min(least, ENOUGH_TO_TELL)
+        built = sum(member.seconds for member in members)
+        sample = min(_SAMPLE, len(members) + remaining) if built < costs.compile_seconds else least
+        return len(members) >= max(least, sample)
 
     def refuse(self, reason: str) -> None:
         """Lets no member train in a wide program from now on."""
@@ -342,13 +241,13 @@ class Family:
             program.mismatch = program.mismatch or reason
 
     def work(self) -> list[tuple[float, int, float]]:
-        """Flops, steps and seconds of an epoch in those of its programs that were timed."""
+        """Flops, steps and a core's seconds of an epoch in those of its programs that were timed."""
         if self._view is None:
             return []
         rows, steps = size_of(self._view)
         programs = [(program, program.outline) for program in self.wide]
         return [
-            (outline.flops * rows, steps, min(program.choice.seconds.values()))
+            (outline.flops * rows, steps, _core_seconds(program))
             for program, outline in (*programs, *self.own.values())
             if program.choice.seconds
         ]
@@ -363,14 +262,15 @@ class Family:
         """
         structures: dict[tuple[str, ...], list[Member]] = {}
         for member in members:
-            key = member.structure.identity, *kind_of(outline_of_member(member))
+            outline = outline_of_member(member)
+            key = member.structure.identity, outline.kind, *outline.optimizers
             structures.setdefault(key, []).append(member)
         shares: list[Share] = []
         rest: list[list[Member]] = []
         for (identity, *_), alike in structures.items():
             outline = outline_of_member(alike[0])
-            self._seen.setdefault(kind_of(outline), {})[identity] = outline
-            self._numbers.setdefault(kind_of(outline), collections.Counter())[identity] += len(alike)
+            self._seen.setdefault(outline.kind, {})[identity] = outline
+            self._numbers.setdefault(outline.kind, collections.Counter())[identity] += len(alike)
             if self.refused is not None or identity in self.own:
                 shares.append(Share(tuple(alike)))
                 continue
@@ -386,7 +286,7 @@ class Family:
         own, wide = (epoch_seconds(each, member.view, costs) for each in (outline_of_member(member), program.outline))
         # What was measured knows more of the machine than the count of multiplications; their ratio is the better part
         # of what that knows.
-        measured = min(program.choice.seconds.values(), default=wide)
+        measured = _core_seconds(program) if program.choice.seconds else wide
         return epochs_left(member) * measured * max(0.0, 1 - own / wide)
 
     def outgrown(self, member: Member, costs: ProgramCosts) -> bool:
@@ -424,7 +324,7 @@ class Family:
             [outline_of_member(alike[0]) for alike in structures],
             epochs,
             seconds=lambda outline: epoch_seconds(outline, view, costs),
-            join=lambda one, other: joined([one, other]) if kind_of(one) == kind_of(other) else None,
+            join=lambda one, other: joined([one, other]) if one.joins(other) else None,
             compile_seconds=costs.compile_seconds,
         )
         shares = []
@@ -443,25 +343,30 @@ class Family:
         The next one is new about as often as those were that were seen once (Good 1953, "The population frequencies of
         species and the estimation of population parameters"). Where nothing else was seen, nothing else is expected.
         """
-        numbers = self._numbers[kind_of(outline)]
+        numbers = self._numbers[outline.kind]
         if len(numbers) == 1:
             return 0.0
         return remaining * sum(number == 1 for number in numbers.values()) / numbers.total()
 
     def _with_room(self, outline: Outline, epochs: int, view: View, costs: ProgramCosts) -> Outline | None:
         """A wider outline, for the like of what came before, where that costs its first members little."""
-        seen = self._seen[kind_of(outline)].values()
+        whole = outline
+        for seen in self._seen[outline.kind].values():
+            whole = joined([whole, seen]) if whole.joins(seen) else whole
         seconds = epoch_seconds(outline, view, costs)
         for multiple in _MULTIPLES:
-            wider = joined([outline, *seen], multiple=multiple)
+            wider = joined([whole], multiple=multiple, alike=True)
             if epochs * (epoch_seconds(wider, view, costs) - seconds) < _ROOM * costs.compile_seconds:
                 return wider
         return None
 
 
-def kind_of(outline: Outline) -> tuple[str, ...]:
-    """Equal for outlines that one wide program may cover."""
-    return outline.kind, *outline.optimizers
+def _core_seconds(program: SharedProgram) -> float:
+    """Seconds that one core takes for a member's epoch in a program that was timed, with all cores at work.
+
+    Of a core, as the seconds that compiling takes are.
+    """
+    return num_workers() * min(program.choice.seconds.values())
 
 
 def widths_of(outline: Outline) -> str:

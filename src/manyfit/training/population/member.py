@@ -25,7 +25,7 @@ from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Failure, Plan, Result
 from manyfit.data.call import Call
 from manyfit.data.rows import Split
-from manyfit.training.base import Bookkeeping, judge
+from manyfit.training.base import Bookkeeping, StandIn, judge
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.models import averages_weights, num_parameters
@@ -195,7 +195,7 @@ class Structure:
         if key is None or outline is None:
             return cls(key, "")
         parts = [[run.text, run.inputs, run.tie, run.positions] for run in outline.runs]
-        family = json.dumps([parts, outline.outputs, outline.compiled, outline.optimizers])
+        family = json.dumps([parts, outline.outputs, outline.compiled])
         # What is written in a configuration stands in texts within the text.
         return cls(key, without_numbers(key), outline, without_numbers(family))
 
@@ -299,7 +299,7 @@ class Member:
         """
         if self.seat is None or self.seat.embedding is None:
             return state
-        narrow = copied(self.seat.embedding.narrow(state))
+        narrow = self.seat.embedding.narrow(state)
         if self.seat is not self._trusted:
             found = stray(self.seat.embedding, state)
             # Beside weights that are not finite anything may stand: they are lost in any program.
@@ -347,8 +347,20 @@ class Member:
 
     def show(self) -> None:
         """Lets the model's variables be this member's, until `adopt`."""
+        # What Keras is given lies on the device: callbacks may call anything of it.
+        if any(isinstance(leaf, np.ndarray) for part in self.state for leaf in part):
+            self.state = copied(self.state)
         trainable, fixed, optimizer, _ = variables_of(self.model)
         building.assign_values([*trainable, *fixed, *optimizer], [*self.state[0], *self.state[1], *self.state[2]])
+
+    def predictor(self) -> Any:
+        """What predicts as its model does with the weights of the best epoch: that, or a wider one in its place."""
+        has_several = isinstance(getattr(self.model, "output", None), list | tuple | dict)
+        if self.seat is None or self.seat.embedding is None or has_several:
+            self.show_best()
+            return self.model
+        weights = self.seat.embedding.widen_weights(self.best or self.state[:2])
+        return StandIn(self.model, self.seat.model, weights)
 
     def show_best(self) -> None:
         """Lets the model's variables be copies of the weights that are kept: those of the best epoch."""

@@ -57,7 +57,7 @@ class Run:
         inputs: numbers of the runs whose outputs the first of them reads.
         tie: the first of the runs whose widths are one; -1 where the width is not data.
         positions: at how many positions of an image or a sequence the layer is applied.
-        least: how many of the places each member has; those behind are gated.
+        least: how many of the places each member has; it may leave the run behind any of the others, too.
         places: in their order.
     """
 
@@ -119,6 +119,11 @@ class Outline:
             and all(mine.covers(its) for mine, its in zip(self.runs, other.runs, strict=True))
         )
 
+    def joins(self, other: Outline) -> bool:
+        """Whether one twin may serve the models of both: of a class of optimizers it has one, with its numbers."""
+        texts = {*self.optimizers, *other.optimizers}
+        return self.kind == other.kind and len({json.loads(text)[0] for text in texts}) == len(texts)
+
     @functools.cached_property
     def flops(self) -> float:
         """Multiplications of a training step for one row: forward, and twice as many backward."""
@@ -128,12 +133,14 @@ class Outline:
             name, config = run.layer
             rule = rule_of(name, config)
             read = [sizes[each] for each in run.inputs]
+            written = []
             for place in run.places:
                 size = size_of_output(rule, place.width, read, run.positions, config)
                 if rule is not None:  # what has no rule is the same in all that are compared
                     total += multiplications(name, config, rule, (sum(read), size), run.positions)
                 read = [size]
-            sizes.append(read[0])
+                written.append(size)
+            sizes.append(sum(written[run.least - 1 :]))
         return 3 * total
 
 
@@ -151,12 +158,14 @@ def size_of_output(
     return inputs[0] * times
 
 
-def joined(outlines: Sequence[Outline], multiple: int = 16) -> Outline:
+def joined(outlines: Sequence[Outline], multiple: int = 16, *, alike: bool = False) -> Outline:
     """The least outline that covers several of one kind, with widths rounded up.
 
     Args:
         outlines: of one kind.
         multiple: widths become multiples of it; those below it, powers of two.
+        alike: whether what may follow one place of a run may follow each: what is normalised in one place is so in
+            others, as soon as a deeper model comes.
     """
     first = outlines[0]
     runs = []
@@ -165,6 +174,9 @@ def joined(outlines: Sequence[Outline], multiple: int = 16) -> Outline:
         places = [
             Place.joined([run.places[number] for run in parts if number < len(run.places)]) for number in range(depth)
         ]
+        if alike:
+            each = Place.joined(places)
+            places = [dataclasses.replace(each, width=place.width) for place in places]
         runs.append(dataclasses.replace(parts[0], places=tuple(places), least=min(run.least for run in parts)))
     optimizers = sorted({text for outline in outlines for text in outline.optimizers})
     widths = _wide_enough(runs, multiple)
@@ -186,10 +198,6 @@ def _wide_enough(runs: Sequence[Run], multiple: int) -> list[list[int]]:
             wide = [rounded_up(width, multiple) for width in wide]
             if sum(other.tie == run.tie for other in runs) > 1:
                 wide = [rounded_up(max(tied), multiple)] * len(wide)
-            if run.least < len(wide):
-                # A place that is left out hands on what it reads, so what it reads is as wide as what it writes.
-                widest = max(wide[run.least - 1 :])
-                wide[run.least - 1 :] = [widest] * (len(wide) - run.least + 1)
         widths.append(wide)
     return widths
 

@@ -79,6 +79,7 @@ class Pass:
         self.tiers = Tiers(tier)
 
     def _take(self, lift: Lift) -> None:
+        self._lifted: tuple[tuple[Trace, ...], Lifted] = (), {}  # the latest members' traces, and their numbers
         self.lift = lift.only(self.kind)
         self.steps = Steps(self.lift)
         self._function = self.steps.train if self.kind == "train" else self.steps.test
@@ -95,9 +96,14 @@ class Pass:
 
     def lifted(self, traces: Sequence[Trace]) -> Lifted:
         """The members' lifted numbers, with a first axis for members."""
-        # Stacked by NumPy: a few numbers are not worth a call of the device.
-        packed = jax.tree.map(lambda *values: np.stack(values), *(self.lift.values(trace) for trace in traces))
-        return self.spread.split(packed)
+        known, lifted = self._lifted
+        # The same members train on, epoch after epoch; those of a wide program have one trace.
+        if len(known) != len(traces) or any(one is not other for one, other in zip(known, traces, strict=True)):
+            # Stacked by NumPy: a few numbers are not worth a call of the device.
+            packed = jax.tree.map(lambda *values: np.stack(values), *(self.lift.values(trace) for trace in traces))
+            lifted = self.spread.split(packed)
+            self._lifted = tuple(traces), lifted
+        return lifted
 
     def _ready(self, name: str, function: Function, arguments: Sequence[ArrayTree], tier: Tier) -> Compiled:
         once = name in ("begin", "end")
@@ -254,9 +260,10 @@ class Pass:
 
     def _cut_apart(self, stacked: ArrayTree) -> list[State]:
         """Each member's share of stacked states, in arrays of its own: one that lives on does not keep the others'."""
-        at_hand = jax.tree.map(np.asarray, stacked)
-        shares = [jax.tree.map(lambda leaf, at=member: leaf[at], at_hand) for member in range(self.count)]
-        return jax.device_put(shares, may_alias=False)
+        # NumPy's, since the next pass stacks them again: to put each on the device took longer than to train (row G3).
+        leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, stacked))
+        shares = [[np.array(leaf[member]) for leaf in leaves] for member in range(self.count)]
+        return [jax.tree.unflatten(structure, share) for share in shares]
 
     def _bundle_of(self, lifted: Lifted, members: Members) -> ArrayTree:
         """A bundle of the members' lifted numbers."""

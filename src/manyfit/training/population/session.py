@@ -343,10 +343,10 @@ class Session:
         # models instead of 200).
         scored = [member for member, result in results if result.ending.has_score]
         kept = [member for member in scored if self.task.keep is not None and member.plan.weights_path is not None]
-        for member in scored if self.task.measures else kept:
-            member.show_best()
         if kept:
             self._keep(kept)
+        for member in scored if self.task.measures else ():
+            member.show_best()
         for member, result in results:
             take_measures(result, member.model, self.task, self.aside)
             self.supply.finish(result)
@@ -354,11 +354,11 @@ class Session:
     def _keep(self, members: Sequence[Member]) -> None:
         assert self.task.keep is not None  # our bug: asked before
         try:
-            self.task.keep([(member.plan, member.model) for member in members])
+            self.task.keep([(member.plan, member.predictor()) for member in members])
         except Exception:
             for member in members:  # the one that it comes from is left out, and no other
                 with self.aside.keeping("predictions"):
-                    self.task.keep([(member.plan, member.model)])
+                    self.task.keep([(member.plan, member.predictor())])
 
 
 def _members_of(batches: Sequence[Batch]) -> list[Member]:

@@ -94,6 +94,36 @@ class Gate(keras.layers.Layer):
         return input_shape[0]
 
 
+class Exits(keras.layers.Layer):
+    """Tensors side by side, of which all but a member's own are zeros.
+
+    Args:
+        num_ends: tensors, of which a member leaves through one.
+    """
+
+    def __init__(self, num_ends: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.open = self.add_weight(
+            shape=(num_ends,), dtype="bool", initializer="ones", trainable=False, name="open_exits"
+        )
+
+    def call(self, inputs: Sequence[Any]) -> Any:
+        """The tensors along their last axes. The gradients of those that are closed are exactly 0."""
+        is_open = ops.unstack(ops.convert_to_tensor(self.open))
+        ends = [ops.where(its, end, ops.zeros_like(end)) for its, end in zip(is_open, inputs, strict=True)]
+        return ops.concatenate(ends, axis=-1)
+
+    def compute_mask(self, inputs: Sequence[Any], previous_mask: Sequence[Any] | None = None) -> Any:
+        """The mask of the first: the layers between keep it."""
+        del inputs
+        return None if previous_mask is None else previous_mask[0]
+
+    def compute_output_shape(self, input_shape: Sequence[Any]) -> Any:
+        """One behind the other."""
+        return (*input_shape[0][:-1], sum(shape[-1] for shape in input_shape))
+
+
 class WideDropout(keras.layers.Layer):
     """Keras's dropout whose rate is a variable, and which drops of a member's units those that its own layer drops.
 

@@ -36,6 +36,7 @@ from manyfit.training.population.structure_key import structure_key
 from manyfit.training.population.twin_layers import (
     LINEAR,
     Chosen,
+    Exits,
     Gate,
     OneOfSeveral,
     WideDropout,
@@ -149,7 +150,7 @@ class TwinPlace:
         kind, config = run.layer
         self._name = name
         self.main: keras.layers.Layer | None = None
-        self.gates: dict[str, Gate] = {}  # by what they let in: "place", or the text of a normalisation
+        self.gates: dict[str, Gate] = {}  # by the text of the normalisation that they let in
         self.layers: dict[str, keras.layers.Layer] = {}  # by text; activations by stage
         self._place = place
         tensor = inputs[0] if inputs else None
@@ -174,13 +175,13 @@ class TwinPlace:
                 layer = WideDropout(size, repeats, name=f"{name}_{kind.lower()}", dtype=config["dtype"])
                 self.layers[text] = layer
                 tensor = layer(tensor)
-        self.output = self._gated("place", tensor, inputs[0]) if number >= run.least else tensor
+        self.output = tensor
 
-    def embed(self, node: Node | None, rule: Widening | None, read: Sequence[Axis], found: Found) -> Axis:
+    def embed(self, node: Node, rule: Widening | None, read: Sequence[Axis], found: Found) -> Axis:
         """Says where one model's own layers of this place lie in here, and what is its own.
 
         Args:
-            node: the model's place; None where the model is not as deep.
+            node: the model's place.
             rule: of its layer.
             read: the axes that it reads.
             found: takes what is found.
@@ -188,10 +189,6 @@ class TwinPlace:
         Returns:
             The axis that it writes.
         """
-        if "place" in self.gates:
-            found.own(self.gates["place"].open, np.bool_(node is not None))
-        if node is None:
-            return read[0]
         weights = rule or Widening()
         axis_in = Axis.joined(read) if weights.output == "join" or not read else read[0]
         width = Axis.leading(node.place().width, self._place.width)
@@ -262,6 +259,45 @@ class TwinPlace:
         return layer(tensor)
 
 
+class TwinRun:
+    """The places of a run, one on top of the other, and where members of different depth leave it.
+
+    What reads the run reads the places that may be a member's last, side by side, all but one as zeros. So a place need
+    not be as wide as the one below it, and what lies above a member's last place has weights of 0 and gradients of 0.
+
+    Args:
+        run: of an outline.
+        number: of the run.
+        inputs: the tensors that the first place reads.
+        keeps: the name of the first place's layer in the user's model, where that matters.
+    """
+
+    def __init__(self, run: Run, number: int, inputs: list[Any], keeps: str | None) -> None:
+        self._run = run
+        self.places: list[TwinPlace] = []
+        for depth in range(len(run.places)):
+            name = f"wide_{run.layer[0].lower()}_{number}_{depth}"
+            self.places.append(TwinPlace(run, depth, name, inputs, keeps if depth == 0 else None))
+            inputs = [self.places[-1].output]
+        self.output, self.exits = inputs[0], None
+        if run.least < len(run.places):
+            ends = [place.output for place in self.places[run.least - 1 :]]
+            self.exits = Exits(len(ends), name=f"wide_exits_{number}", dtype=ends[0].dtype)
+            self.output = self.exits(ends)
+
+    def embed(self, nodes: Sequence[Node], read: Sequence[Axis], found: Found) -> Axis:
+        """Says where one model's own places lie in here; see `TwinPlace.embed`."""
+        rule = rule_of(*self._run.layer)
+        for place, node in zip(self.places, nodes, strict=False):
+            read = [place.embed(node, rule, read, found)]
+        if self.exits is None:
+            return read[0]
+        taken = np.arange(self._run.least, len(self.places) + 1) == len(nodes)
+        found.own(self.exits.open, taken)
+        sizes = [place.width for place in self._run.places[self._run.least - 1 :]]
+        return Axis.joined([read[0] if its else Axis.leading(0, n) for its, n in zip(taken, sizes, strict=True)])
+
+
 def restored(kind: str, config: dict[str, Any], **changes: Any) -> keras.layers.Layer:
     """A layer of Keras's own from its class and configuration."""
     return keras.layers.deserialize({"module": "keras.layers", "class_name": kind, "config": {**config, **changes}})
@@ -306,8 +342,8 @@ class Twin:
         reading = Reading(model)
         # Names and first values of its own: nothing is drawn from the user's generators.
         with seeded(0):
-            self._places = _places_of(outline, reading)
-            self.model = _model_of(outline, self._places, reading)
+            self._runs = _runs_of(outline, reading)
+            self.model = _model_of(outline, self._runs, reading)
         self._state = variables_of(self.model)[:3]
         self._numbers = {id(v): (part, n) for part, group in enumerate(self._state) for n, v in enumerate(group)}
         self._shapes = [[(tuple(v.shape), np.dtype(v.dtype)) for v in group] for group in self._state]
@@ -320,15 +356,13 @@ class Twin:
             model: built, of an outline that the twin's covers. Its optimizer may have no variables yet.
         """
         reading = Reading(model)
-        nodes = {node.number: node for node in reading.nodes}
+        nodes: list[list[Node]] = [[] for _ in self._runs]
+        for node in reading.nodes:  # those of a run in their order
+            nodes[node.number[0]].append(node)
         found = Found(self._numbers)
         axes: list[Axis] = []
-        for number, (places, run) in enumerate(zip(self._places, self.outline.runs, strict=True)):
-            read = [axes[each] for each in run.inputs]
-            rule = rule_of(*run.layer)
-            for depth, place in enumerate(places):
-                read = [place.embed(nodes.get((number, depth)), rule, read, found)]
-            axes.append(read[0])
+        for twin, run, its in zip(self._runs, self.outline.runs, nodes, strict=True):
+            axes.append(twin.embed(its, [axes[each] for each in run.inputs], found))
         trainable = [found.placings[id(variable)] for variable in model.trainable_variables]
         fixed = [found.placings[id(variable)] for variable in model.non_trainable_variables]
         optimizer = self._place_optimizer(model, trainable, found)
@@ -353,24 +387,18 @@ class Twin:
         ]
 
 
-def _places_of(outline: Outline, reading: Reading) -> list[list[TwinPlace]]:
-    runs: list[list[TwinPlace]] = []
-    own = {node.number: node.layer.name for node in reading.nodes if node.kind == "InputLayer" and node.layer}
+def _runs_of(outline: Outline, reading: Reading) -> list[TwinRun]:
+    runs: list[TwinRun] = []
+    own = {node.number[0]: node.layer.name for node in reading.nodes if node.kind == "InputLayer" and node.layer}
     for number, run in enumerate(outline.runs):
-        tensors = [runs[each][-1].output for each in run.inputs]
-        places: list[TwinPlace] = []
-        for depth in range(len(run.places)):
-            name = f"wide_{run.layer[0].lower()}_{number}_{depth}"
-            places.append(TwinPlace(run, depth, name, tensors, own.get((number, depth))))
-            tensors = [places[-1].output]
-        runs.append(places)
+        runs.append(TwinRun(run, number, [runs[each].output for each in run.inputs], own.get(number)))
     return runs
 
 
-def _model_of(outline: Outline, places: Sequence[Sequence[TwinPlace]], reading: Reading) -> keras.Model:
+def _model_of(outline: Outline, runs: Sequence[TwinRun], reading: Reading) -> keras.Model:
     ends, names = json.loads(outline.outputs), iter(reading.output_names)
-    inputs = [places[run][0].main.output for run in ends["inputs"]]  # type: ignore[union-attr]
-    outputs = named(ends["outputs"], lambda run: keras.layers.Identity(name=next(names))(places[run][-1].output))
+    inputs = [runs[run].places[0].main.output for run in ends["inputs"]]  # type: ignore[union-attr]
+    outputs = named(ends["outputs"], lambda run: keras.layers.Identity(name=next(names))(runs[run].output))
     model = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs, name="twin")
     arguments = keras.saving.deserialize_keras_object(json.loads(outline.compiled))
     scale = arguments.pop("loss_scale_factor")
