@@ -15,6 +15,7 @@ their mean is too narrow. Nadeau and Bengio widen the variance of the mean from 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 
 import numpy as np
@@ -167,3 +168,94 @@ def fold_interval(scores: ArrayLike, validation_ratio: float, confidence: float 
     error = math.sqrt((1 / x.size + validation_ratio) * float(x.var(ddof=1)))
     reach = float(special.stdtrit(x.size - 1, (1 + confidence) / 2)) * error
     return Interval(mean, mean - reach, mean + reach, confidence, int(x.size))
+
+
+class Scale(enum.StrEnum):
+    """On which scale an interval is symmetric, so that its ends stay where the metric can be."""
+
+    PLAIN = "plain"  # anything, also negative
+    LOG = "log"  # 0 or more: a log loss, a squared error
+    LOGIT = "logit"  # between 0 and 1, no mean of rights and wrongs: AUC, F1
+    LOG1M = "log1m"  # 1 or less: R2
+    WILSON = "wilson"  # a share of rows: accuracy
+
+
+def scaled_interval(
+    estimate: float,
+    variance: float,
+    degrees: float,
+    *,
+    scale: Scale = Scale.PLAIN,
+    confidence: float = 0.95,
+    num_rows: float = math.inf,
+    most_rows: float = math.inf,
+) -> Interval:
+    """An interval by Student's law on the scale of the metric, carried back to its own units.
+
+    Args:
+        estimate: the metric.
+        variance: of the estimate, in the metric's units; NaN if unknown, and then the ends are infinite.
+        degrees: of freedom of `variance`.
+        scale: on which the ends are at equal distance.
+        confidence: between 0 and 1.
+        num_rows: the rows that decide at the bounds, where a variance is 0 because all went right: all rows for
+            an accuracy, those of the rarer class for AUC.
+        most_rows: what the effective number of rows cannot exceed: rows times runs.
+
+    Raises:
+        UsageError: a confidence outside (0, 1).
+
+    Source: the delta method on log, logit and log(1 - x); shares by Wilson 1927 with an effective number of rows,
+    p (1 - p) / variance, reduced by the degrees of freedom (Korn and Graubard 1998; Dean and Pagano 2015).
+
+    Example:
+
+    >>> print(scaled_interval(1.0, 0.0, 39, scale=Scale.WILSON, num_rows=40))
+    1 [0.9072, 1]
+    """
+    confidence = confidence_level("scaled_interval", confidence)
+    if not (math.isfinite(variance) and degrees > 0):
+        return Interval(estimate, -math.inf, math.inf, confidence, _count(num_rows))
+    z = float(special.ndtri((1 + confidence) / 2))
+    # SciPy's quantile fails for infinite degrees.
+    t = float(special.stdtrit(min(degrees, 1e9), (1 + confidence) / 2))
+    reach = t * math.sqrt(max(variance, 0.0))
+    low, high = estimate - reach, estimate + reach
+    match scale:
+        case Scale.LOG if estimate > 0:
+            low, high = estimate * _exp(-reach / estimate), estimate * _exp(reach / estimate)
+        case Scale.LOG:
+            low = max(low, min(0.0, estimate))
+        case Scale.LOG1M if estimate < 1:
+            rest = 1 - estimate
+            low, high = 1 - rest * _exp(reach / rest), 1 - rest * _exp(-reach / rest)
+        case Scale.LOG1M:
+            high = min(high, max(1.0, estimate))
+        case Scale.LOGIT if 0 < estimate < 1 and variance > 0:
+            center, half = float(special.logit(estimate)), reach / (estimate * (1 - estimate))
+            low, high = float(special.expit(center - half)), float(special.expit(center + half))
+        case Scale.LOGIT | Scale.WILSON:
+            inside = estimate * (1 - estimate)
+            size = min(inside / variance, most_rows) if inside > 0 and variance > 0 else num_rows
+            low, high = _wilson(min(max(estimate, 0.0), 1.0), size * (z / t) ** 2, z)
+    # On a curved scale an end may miss the estimate by a rounding error.
+    return Interval(estimate, min(low, estimate), max(high, estimate), confidence, _count(num_rows))
+
+
+def _count(num_rows: float) -> int:
+    return int(num_rows) if math.isfinite(num_rows) else 0
+
+
+def _exp(power: float) -> float:
+    # Not math.exp: an end beyond all floats is infinite, and no error.
+    with np.errstate(over="ignore"):
+        return float(np.exp(power))
+
+
+def _wilson(share: float, size: float, z: float) -> tuple[float, float]:
+    if not size > 0:
+        return 0.0, 1.0
+    center = (share + z * z / (2 * size)) / (1 + z * z / size)
+    half = z / (1 + z * z / size) * math.sqrt(share * (1 - share) / size + (z / (2 * size)) ** 2)
+    # At the bounds the formula meets them up to rounding.
+    return max(0.0, center - half) if share > 0 else 0.0, min(1.0, center + half) if share < 1 else 1.0
