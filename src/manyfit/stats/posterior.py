@@ -253,7 +253,8 @@ def posterior_grid(losses: Array, noise: Array) -> tuple[Array, Array, Array]:
     typical = np.sqrt(np.where(seen, variance, 0.0).sum(axis=1, keepdims=True) / seen.sum(axis=1, keepdims=True))
     reach = np.maximum(cut - losses.min(axis=1, keepdims=True), typical)
     m = cut + reach * np.linspace(-1.5, 1.5, _POINTS)
-    tau = reach * np.linspace(0.0, 2.5, _POINTS)
+    # Middles of steps: a point at 0 would count for a whole step, and equal trials would look too equal.
+    tau = reach * 2.5 * (np.arange(_POINTS) + 0.5) / _POINTS
     # Per tau the seen part is a parabola in m: three sums over trials.
     weight = np.where(seen[:, None], 1 / (tau[..., None] ** 2 + variance[:, None]), 0.0)  # (searches, tau, trials)
     below = np.where(seen, losses - cut, 0.0)[:, None]
