@@ -33,7 +33,7 @@ import numpy as np
 from scipy import special, stats
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.evidence.rules import EQUAL_WITHIN, Rules
+from manyfit.evidence.rules import EQUAL_WITHIN, RaceRules
 from manyfit.evidence.runs import Difference, Runs
 from manyfit.stats.noise import moderated
 from manyfit.stats.racing import MIN_ROUNDS
@@ -43,7 +43,7 @@ _FUTILITY = 0.05  # stop when the chance that what is left of the rounds decides
 _SIGNAL_ERROR = 0.2  # with which the share of signal is below its upper limit; see `_most_signal`
 
 
-class Verdict(enum.StrEnum):
+class RaceEnd(enum.StrEnum):
     """Why a comparison is over."""
 
     SETTLED = "settled"
@@ -55,11 +55,11 @@ class Verdict(enum.StrEnum):
     @property
     def is_a_finding(self) -> bool:
         """Whether something is known now that more seeds would not change."""
-        return self in (Verdict.SETTLED, Verdict.EQUAL, Verdict.ROWS_ARE_THE_LIMIT)
+        return self in (RaceEnd.SETTLED, RaceEnd.EQUAL, RaceEnd.ROWS_ARE_THE_LIMIT)
 
 
 @dataclasses.dataclass(frozen=True)
-class Decision:
+class DropDecision:
     """A fact: one contender was found worse than another."""
 
     contender: int
@@ -78,32 +78,32 @@ class Decision:
 
 
 @dataclasses.dataclass(frozen=True)
-class Standing:
+class RaceStanding:
     """Where a comparison stands. Contenders are the rows of the table."""
 
     winning_set: tuple[int, ...]  # who may still be the best, lowest mean loss first
-    verdict: Verdict | None  # None: it goes on
+    verdict: RaceEnd | None  # None: it goes on
     rounds: int  # that everybody who is left has run; later seeds took no part
-    decisions: tuple[Decision, ...]  # all that hold, those that were known first
-    rules: Rules
+    decisions: tuple[DropDecision, ...]  # all that hold, those that were known first
+    rules: RaceRules
 
     @property
     def settled(self) -> bool:
         """Whether one is left."""
-        return self.verdict is Verdict.SETTLED
+        return self.verdict is RaceEnd.SETTLED
 
     @property
-    def dropped(self) -> dict[int, Decision]:
+    def dropped(self) -> dict[int, DropDecision]:
         """Who was found worse, and the decision that said so first."""
-        found: dict[int, Decision] = {}
+        found: dict[int, DropDecision] = {}
         for each in self.decisions:
             found.setdefault(each.contender, each)
         return found
 
 
 def decide(
-    runs: Runs, rules: Rules, *, known: Sequence[Decision] = (), seen: Mapping[int, int] | None = None
-) -> Standing:
+    runs: Runs, rules: RaceRules, *, known: Sequence[DropDecision] = (), seen: Mapping[int, int] | None = None
+) -> RaceStanding:
     """Replays a comparison from its runs: a pure function, to be asked again whenever runs have come in.
 
     Looks are made round by round, whatever order or batches the runs came in. This is what `tuner.confirm` decides by.
@@ -121,7 +121,7 @@ def decide(
 
     >>> rng = np.random.default_rng(0)
     >>> rows = rng.normal(size=(1, 1, 400)) + 0.3 * rng.normal(size=(3, 8, 400)) + np.array([0, 0, 0.2])[:, None, None]
-    >>> standing = decide(Runs(rows.mean(axis=2), rows), Rules())
+    >>> standing = decide(Runs(rows.mean(axis=2), rows), RaceRules())
     >>> sorted(standing.winning_set), [(one.contender, one.by) for one in standing.decisions]
     ([0, 1], [(2, 'seeds and rows')])
     """
@@ -130,14 +130,14 @@ def decide(
         allowed = "as many as the rules allow for"
         raise UsageError(explain("decide", got, allowed, "Make rules with num_contenders= at least as large."))
     track = _Track(runs, rules, known, seen or {})
-    verdict = Verdict.SETTLED if runs.num_contenders == 1 else None
+    verdict = RaceEnd.SETTLED if runs.num_contenders == 1 else None
     while verdict is None and track.look_possible():
         track.look()
         verdict = track.verdict()
-    return Standing(track.in_order(), verdict, track.rounds, tuple(track.decisions), rules)
+    return RaceStanding(track.in_order(), verdict, track.rounds, tuple(track.decisions), rules)
 
 
-def next_runs(runs: Runs, standing: Standing, *, count: int) -> list[tuple[int, int]]:
+def next_runs(runs: Runs, standing: RaceStanding, *, count: int) -> list[tuple[int, int]]:
     """The (contender, seed) pairs to run next: missing rounds of those who are left, earlier seeds first.
 
     Args:
@@ -152,7 +152,7 @@ def next_runs(runs: Runs, standing: Standing, *, count: int) -> list[tuple[int, 
     Example:
 
     >>> runs = Runs([[0.1, np.nan], [np.nan, np.nan]])
-    >>> next_runs(runs, decide(runs, Rules(num_contenders=2)), count=3)
+    >>> next_runs(runs, decide(runs, RaceRules(num_contenders=2)), count=3)
     [(1, 0), (0, 1), (1, 1)]
     """
     if standing.verdict is not None:
@@ -176,7 +176,7 @@ def compare(runs: Runs, one: int, other: int, *, rounds: int) -> Difference:
     return _differences(runs, ids, rounds)[min(one, other), max(one, other)].seen_from(one < other)
 
 
-def equal_within(rules: Rules, leaders_loss: float) -> float:
+def equal_within(rules: RaceRules, leaders_loss: float) -> float:
     """The margin within which two contenders are called equal."""
     return rules.margin if rules.margin is not None else EQUAL_WITHIN * abs(leaders_loss)
 
@@ -205,7 +205,7 @@ def _differences(runs: Runs, ids: np.ndarray, rounds: int) -> dict[tuple[int, in
 class _Track:
     """A comparison while it is replayed."""
 
-    def __init__(self, runs: Runs, rules: Rules, known: Sequence[Decision], seen: Mapping[int, int]) -> None:
+    def __init__(self, runs: Runs, rules: RaceRules, known: Sequence[DropDecision], seen: Mapping[int, int]) -> None:
         self.runs, self.rules, self.level = runs, rules, rules.level
         self.decisions = list(known)
         self.rounds = 0
@@ -231,13 +231,13 @@ class _Track:
         self.decisions += found
         self.active[[each.contender for each in found]] = False
 
-    def _worse(self, one: int, ids: np.ndarray) -> Decision | None:
+    def _worse(self, one: int, ids: np.ndarray) -> DropDecision | None:
         """The strongest decision against a contender, if there is one."""
         new = [int(k) for k in ids if k != one and self.rounds > min(self._seen.get(one, 0), self._seen.get(int(k), 0))]
         found = [each for rival in new for each in self._tests(one, rival) if each.p_value < self.level]
         return min(found, key=lambda each: each.p_value, default=None)
 
-    def _tests(self, one: int, rival: int) -> list[Decision]:
+    def _tests(self, one: int, rival: int) -> list[DropDecision]:
         tests = []
         pair = self._pair(one, rival)
         if pair is not None and pair.num_seeds >= MIN_ROUNDS:
@@ -249,7 +249,7 @@ class _Track:
             table = [[mine, self.rounds - mine], [theirs, self.rounds - theirs]]
             p_value = float(stats.fisher_exact(table, alternative="greater").pvalue)
             tests.append((float(mine - theirs), p_value, (mine - theirs) / self.rounds, "failures"))
-        return [Decision(one, rival, self.rounds, t, p, self.level, d, by) for t, p, d, by in tests]
+        return [DropDecision(one, rival, self.rounds, t, p, self.level, d, by) for t, p, d, by in tests]
 
     def _pair(self, one: int, rival: int) -> Difference | None:
         found = self._pairs.get((min(one, rival), max(one, rival)))
@@ -257,18 +257,18 @@ class _Track:
 
     # How it ends ---------------------------------------------------------------------------------------------------
 
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> RaceEnd | None:
         """Whether it is over."""
         if self.active.sum() == 1:
-            return Verdict.SETTLED if self.rounds >= MIN_ROUNDS else None
+            return RaceEnd.SETTLED if self.rounds >= MIN_ROUNDS else None
         if self.rounds >= MIN_ROUNDS and self._all_equal():
-            return Verdict.EQUAL
+            return RaceEnd.EQUAL
         if self.rounds >= _ROUNDS_BEFORE_GIVING_UP:
             if self._rows_hide_all():
-                return Verdict.ROWS_ARE_THE_LIMIT
+                return RaceEnd.ROWS_ARE_THE_LIMIT
             if self.rounds < self.rules.max_rounds and self._chance_of_a_drop() < _FUTILITY:
-                return Verdict.NO_MORE_DROPS
-        return Verdict.OUT_OF_ROUNDS if self.rounds == self.rules.max_rounds else None
+                return RaceEnd.NO_MORE_DROPS
+        return RaceEnd.OUT_OF_ROUNDS if self.rounds == self.rules.max_rounds else None
 
     def _left(self) -> list[Difference] | None:
         """The pairs that are left; None where one of them has too few common seeds to say anything."""

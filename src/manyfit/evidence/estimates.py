@@ -23,10 +23,10 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.stats.components import Components, crossed
 from manyfit.stats.intervals import Array, Interval, Scale, scaled_interval
 from manyfit.stats.noise import RowNoise, RunNoise, moderate, row_noise, run_noise
-from manyfit.stats.posterior import MIN_TRIALS, good_half, search_posterior
+from manyfit.stats.posterior import MIN_TRIALS, search_posterior
 from manyfit.stats.ranking import expected_maximum
 
-_APART = 0.3  # of a run's noise: where two estimates of the choice differ by more, the interval covers both
+_APART = 0.3  # of a run's noise: from here on two estimates of the choice say different things
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,6 @@ class Estimate:
     row_variance: float  # of one more row
     confidence: float = 0.95
     scale: Scale = Scale.PLAIN
-    also: float | None = None  # another estimate of `mean` that is far from it: the interval covers both
 
     def interval(self, confidence: float | None = None, *, rows: float | None = None) -> Interval | None:
         """Where the score lies.
@@ -108,7 +107,7 @@ class Estimate:
             variance += self.seed_variance + self.row_variance / rows
             at_bounds = 1 / (1 / at_bounds + 1 / rows)
         level = self.confidence if confidence is None else confidence
-        found = scaled_interval(
+        return scaled_interval(
             self.mean,
             variance,
             self.degrees,
@@ -117,10 +116,6 @@ class Estimate:
             num_rows=at_bounds,
             most_rows=(self.num_rows or math.inf) * self.num_runs,
         )
-        if self.also is None:
-            return found
-        shift = self.also - self.mean
-        return dataclasses.replace(found, low=found.low + min(0.0, shift), high=found.high + max(0.0, shift))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,15 +220,16 @@ def estimates(
     posterior = search_posterior(
         losses, single, finalists=list(zip(measured, w, strict=True)), common_row_variance=noise.common_rows
     )
-    # The rule that can be checked by hand, with the same runs: where it is far off, the interval covers it, too.
-    half = good_half(losses, single)
-    others = half.median + half.spread**2 / (half.spread**2 + w) * (measured - half.median)
     found = []
-    for part, own, each, other in zip(parts, values, posterior.finalists, others, strict=True):
-        one = told.estimate(part, len(own), mean=each.mean, variance=each.variance, choice=each.optimism)
-        one = dataclasses.replace(one, seed_variance=noise.seeds)
-        far = abs(float(other) - each.mean) > _APART * single
-        found.append(dataclasses.replace(one, also=told.score(float(other))) if far else one)
+    for part, own, each, of_mean in zip(parts, values, posterior.finalists, w, strict=True):
+        mean, variance = each.mean, each.variance
+        # The rule that can be checked by hand: where it says otherwise, the wider of the two is told.
+        by_rule, its_variance = posterior.rule.shrunken(each.measured, float(of_mean), losses.size)
+        its_variance += noise.common_rows
+        if abs(by_rule - mean) > _APART * single and its_variance > variance:
+            mean, variance = by_rule, its_variance
+        one = told.estimate(part, len(own), mean=mean, variance=variance, choice=mean - each.measured)
+        found.append(dataclasses.replace(one, seed_variance=noise.seeds))
     chances = posterior.probability_best(rng=np.random.default_rng(seed))
     alone = search_posterior(losses, single).finalists[0].optimism
     return Estimates(tuple(found), posterior.best, tuple(map(float, chances)), single, alone)

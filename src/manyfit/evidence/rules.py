@@ -24,7 +24,7 @@ _LEAST_ERROR = 1e-4  # the simulation of the levels knows smaller errors by too 
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules:
+class RaceRules:
     """How contenders are compared.
 
     Args:
@@ -38,7 +38,7 @@ class Rules:
 
     Example:
 
-    >>> Rules(num_contenders=8, max_rounds=20).level < Rules(num_contenders=2, max_rounds=20).level < 0.05
+    >>> RaceRules(num_contenders=8, max_rounds=20).level < RaceRules(num_contenders=2, max_rounds=20).level < 0.05
     True
     """
 
@@ -72,8 +72,8 @@ class Rules:
         """
         return level_of_one_pair(max(_LEAST_ERROR, 1 - self.confidence), self.max_rounds)
 
-    def after(self, families: int, num_contenders: int) -> Rules:
-        """Rules of a family that comes after others: each spends half the error of the one before.
+    def after(self, families: int, num_contenders: int) -> RaceRules:
+        """RaceRules of a family that comes after others: each spends half the error of the one before.
 
         Args:
             families: that came before.
@@ -81,8 +81,8 @@ class Rules:
 
         Example:
 
-        >>> Rules(confidence=0.9).after(1, 3)
-        Rules(num_contenders=3, max_rounds=20, confidence=0.95, margin=None)
+        >>> RaceRules(confidence=0.9).after(1, 3)
+        RaceRules(num_contenders=3, max_rounds=20, confidence=0.95, margin=None)
         """
         error = max(_LEAST_ERROR, (1 - self.confidence) * 0.5**families)
         return dataclasses.replace(self, num_contenders=num_contenders, confidence=round(1 - error, 12))
@@ -92,6 +92,6 @@ class Rules:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Rules:
+    def from_dict(cls, data: Mapping[str, Any]) -> RaceRules:
         """The inverse of `to_dict`."""
         return cls(**data)
