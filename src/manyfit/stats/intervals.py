@@ -255,7 +255,8 @@ def _exp(power: float) -> float:
 def _wilson(share: float, size: float, z: float) -> tuple[float, float]:
     if not size > 0:
         return 0.0, 1.0
-    center = (share + z * z / (2 * size)) / (1 + z * z / size)
-    half = z / (1 + z * z / size) * math.sqrt(share * (1 - share) / size + (z / (2 * size)) ** 2)
+    # Multiplied out by the size, which may be next to nothing.
+    center = (share * size + z * z / 2) / (size + z * z)
+    half = z / (size + z * z) * math.sqrt(share * (1 - share) * size + z * z / 4)
     # At the bounds the formula meets them up to rounding.
     return max(0.0, center - half) if share > 0 else 0.0, min(1.0, center + half) if share < 1 else 1.0
