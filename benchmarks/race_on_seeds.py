@@ -1,8 +1,8 @@
 """What `confirm` did at c31c64c, in one page: a race that looks at seeds alone, and Student's interval for five runs.
 
 It is the first column of `truth.py`. Formulas and constants are those of that commit's `stats/racing.py` and
-`finish/confirmation.py`: a paired t-test over seeds after each round, at the level of `nominal_level`; nobody is likely to be
-dropped any more below a chance of .05; then five runs of the recommended finalist on further seeds.
+`finish/confirmation.py`: a paired t-test over seeds after each round, at the level of `nominal_level`; an end where
+the chance that anybody will be dropped is below .05; then five runs of the recommended finalist on further seeds.
 """
 
 from __future__ import annotations

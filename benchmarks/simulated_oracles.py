@@ -1,13 +1,13 @@
-"""Real oracles (Bayesian optimisation, ASHA) that search a simulated surface: curves of 30 epochs, the best epoch counts.
+"""Real oracles (Bayesian optimisation, ASHA) on a simulated surface: curves of 30 epochs, of which the best counts.
 
-What makes it harder than `simulated_searches`: the sampler goes where validation rows were kind, near configurations share
-that luck, most trials of ASHA never train to the end, and each score is the lowest of 30 noisy ones.
+What makes it harder than `simulated_searches`: the sampler goes where validation rows were kind, near configurations
+share that luck, most trials of ASHA never train to the end, and each score is the lowest of 30 noisy ones.
 
     l_csj(t) = mu(x_c) g_c(t) (1 + S_cs) (1 + J_cs(t)) D_j F_j(x_c) E_csj(t)
 
-mu is a bowl with ripples over three hyperparameters, g_c falls and, for fast learners, rises again; J_cs(t) is what a run's
-weights do from epoch to epoch; log F_j is a smooth random function of x; log E_csj(t) has a lasting part and one that
-changes with the epoch. All factors but g have mean 1: the truth at epoch t is mu(x) g(t).
+mu is a bowl with ripples over three hyperparameters, g_c falls and, for fast learners, rises again; J_cs(t) is what a
+run's weights do from epoch to epoch; log F_j is a smooth random function of x; log E_csj(t) has a lasting part and one
+that changes with the epoch. All factors but g have mean 1: the truth at epoch t is mu(x) g(t).
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ A run of configuration c with seed s has one loss per row j, and its truth is th
 | S_cs | the luck of a seed, the same on all rows | normal, Student with 3 degrees of freedom, or exponential (skewed) |
 | E_csj | the luck of a run with a row | log-normal; normal for accuracy |
 
-None of this is what the procedures assume: losses are positive, skewed, multiplied rather than added, noisier on difficult
-rows and for worse configurations, and rows are not independent between near configurations.
+None of this is what the procedures assume: losses are positive, skewed, multiplied rather than added, noisier on
+difficult rows and for worse configurations, and rows are not independent between near configurations.
 
 Truths lie around a common value, at distances in units of one run's *noise*: the deviation of what does not cancel
 between two runs on the same rows, sqrt((var F + var E) / rows + var S).
@@ -45,8 +45,8 @@ class Cell:
     """One kind of search.
 
     Attributes:
-        truths: "normal", "exponential" (few are good), "equal", "three" (three equal, the rest 2 units worse), "terrible"
-            (normal, and one of ten fails or is 100 units worse).
+        truths: "normal", "exponential" (few are good), "equal", "three" (three equal, the rest 2 units worse),
+            "terrible" (normal, and one of ten fails or is 100 units worse).
         num_trials: of the search, one run each.
         num_rows: validation rows, the same for all runs.
         seeds: "normal", "t3" or "skew".

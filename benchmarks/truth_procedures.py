@@ -1,4 +1,4 @@
-"""What each procedure makes of a simulated search: whom it names, what it calls proven, and the interval that it prints."""
+"""What each procedure makes of a simulated search: whom it names, what it calls proven, the interval that it prints."""
 
 from __future__ import annotations
 
