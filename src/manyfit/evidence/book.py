@@ -53,7 +53,7 @@ class TrialDropped:
 
 
 @dataclasses.dataclass
-class Family:
+class RaceFamily:
     """Contenders that are compared with each other.
 
     Args:
@@ -103,9 +103,9 @@ class EvidenceBook:
     """
 
     def __init__(self) -> None:
-        self.families: list[Family] = []
+        self.families: list[RaceFamily] = []
 
-    def of(self, protocol: str) -> list[Family]:
+    def of(self, protocol: str) -> list[RaceFamily]:
         """The families that were compared under the same data and settings."""
         return [family for family in self.families if family.protocol == protocol]
 
@@ -138,7 +138,7 @@ class EvidenceBook:
         *,
         epochs: Mapping[str, int],
         first_seed: int,
-    ) -> Family | None:
+    ) -> RaceFamily | None:
         """The family that finalists make who were not compared before; None where there are none.
 
         Args:
@@ -160,7 +160,7 @@ class EvidenceBook:
         rules = dataclasses.replace(rules, max_rounds=max(MIN_MAX_ROUNDS, rules.max_rounds))
         fixed = rules.after(number, allowed)
         own = {trial_id: epochs[trial_id] for trial_id in new}
-        return Family(number, fixed, protocol, tuple(together), own, first_seed)
+        return RaceFamily(number, fixed, protocol, tuple(together), own, first_seed)
 
     def load(
         self,
@@ -171,7 +171,7 @@ class EvidenceBook:
         self.families = []
         for number, (facts, looks) in enumerate(families):
             self.families.append(
-                Family(
+                RaceFamily(
                     number,
                     RaceRules.from_dict(facts["rules"]),
                     facts["protocol"],

@@ -15,7 +15,7 @@ from manyfit.core.files import write_failed
 from manyfit.core.lifecycle import TrialState, is_paused
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Observation, Plan, Progress, Result
-from manyfit.evidence.book import EvidenceBook, Family, TrialDropped
+from manyfit.evidence.book import EvidenceBook, RaceFamily, TrialDropped
 from manyfit.oracles.scoring import Ranking
 from manyfit.oracles.trial import SEARCH, Execution, Trial
 from manyfit.samplers.base import Constraint
@@ -323,7 +323,7 @@ class TrialBook:
         logs = None if is_stored else [histories.at_epoch(own, epoch) for epoch in range(execution.num_epochs)]
         return execution, logs
 
-    def add_evidence(self, family: Family, decisions: Sequence[TrialDropped] = ()) -> None:
+    def add_evidence(self, family: RaceFamily, decisions: Sequence[TrialDropped] = ()) -> None:
         """Commits a family of contenders, new or looked at again, and what was decided in it."""
         if family not in self.evidence.families:
             self.evidence.families.append(family)
