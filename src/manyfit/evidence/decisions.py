@@ -134,6 +134,9 @@ def decide(
     while verdict is None and track.look_possible():
         track.look()
         verdict = track.verdict()
+    track.drop_known()
+    if verdict is None and track.active.sum() == 1 and track.rounds >= MIN_ROUNDS:
+        verdict = RaceEnd.SETTLED
     return RaceStanding(track.in_order(), verdict, track.rounds, tuple(track.decisions), rules)
 
 
@@ -210,8 +213,9 @@ class _Track:
         self.decisions = list(known)
         self.rounds = 0
         self._seen = seen
+        # Those who were dropped take part up to then: what was decided before is replayed as it was.
+        self._known = {each.contender: each for each in known}
         self.active = np.ones(runs.num_contenders, dtype=bool)
-        self.active[[each.contender for each in known]] = False
         self._pairs: dict[tuple[int, int], Difference] = {}
 
     def look_possible(self) -> bool:
@@ -225,11 +229,17 @@ class _Track:
             return
         ids = np.flatnonzero(self.active)
         self._pairs = _differences(self.runs, ids, self.rounds)
-        found = [each for one in ids if (each := self._worse(int(one), ids)) is not None]
+        for contender, decision in self._known.items():
+            self.active[contender] &= decision.round > self.rounds
+        found = [each for one in ids if one not in self._known and (each := self._worse(int(one), ids)) is not None]
         # Two can be worse than each other by different tests, failures and losses: somebody has to stay.
         found = found if len(found) < len(ids) else found[:-1]
         self.decisions += found
         self.active[[each.contender for each in found]] = False
+
+    def drop_known(self) -> None:
+        """Takes out who is known to be worse, also by runs that are no part of this table."""
+        self.active[list(self._known)] = False
 
     def _worse(self, one: int, ids: np.ndarray) -> DropDecision | None:
         """The strongest decision against a contender, if there is one."""
