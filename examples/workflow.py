@@ -83,7 +83,7 @@ def main():
     tuner.results_summary(num_trials=4)
 
     winner = tuner.get_best_models()[0]
-    models = tuner.retrain(top=4, x=x_full, y=y_full, epochs_factor=1.2, verbose=0)
+    models = tuner.retrain(top=4, x=x_full, y=y_full, verbose=0)
     ensemble = tuner.ensemble(models)  # chooses among many methods, by cross-fitting on the validation rows
 
     rows = [row("search winner", winner.evaluate(x_test, y_test, verbose=0, return_dict=True))]

@@ -441,3 +441,32 @@ def test_near_copies_are_confirmed_once(tmp_path, capsys):
     confirmation = tuner.confirm(top=3, max_executions=6, proof_executions=0, verbose=1)
     assert "near-copy of trial" in capsys.readouterr().out
     assert len(confirmation.rows) == 2
+
+
+@POPULATION
+def test_a_plateau_of_the_training_loss_goes_on_watching_it(tmp_path, capsys, population):
+    plateau = lambda: keras.callbacks.ReduceLROnPlateau(monitor="loss", patience=1, factor=0.5, min_delta=99)  # noqa: E731
+    tuner = searched(tmp_path, population=population, call={"callbacks": [plateau()], "epochs": 4})
+    capsys.readouterr()
+    models = tuner.retrain(epochs=6, verbose=1)
+    assert "left out" not in capsys.readouterr().out and models.retrainings[0].left_out == ()
+    wanted = keras_weights(keras.optimizers.SGD(0.05), X, Y, epochs=6, callbacks=[plateau()])
+    check_equal(models[0], wanted)
+
+
+def test_as_many_epochs_on_more_rows_are_more_steps_already(tmp_path):
+    class Counts(keras.callbacks.Callback):
+        steps = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            Counts.steps += 1
+
+    # Larger steps from the sixth epoch on spoil what was learned: the best epoch is in the middle.
+    spoils = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.05 if epoch < 5 else 0.4)
+    tuner = searched(tmp_path, population=False, call={"epochs": 9, "callbacks": [spoils]})
+    [trial] = tuner.oracle.get_best_trials(1)
+    epochs = trial.executions[0].best_epoch + 1
+    assert 3 <= epochs <= 6
+    models = tuner.retrain(callbacks=[Counts()])
+    assert models.retrainings[0].epochs == epochs
+    assert Counts.steps == epochs * -(-len(X) // 10)

@@ -232,7 +232,11 @@ def _for_all_rows(untouched: Collection[str], plan: Plan, call: Call) -> Call:
     """The call that a `fit` of the user's makes of Keras's, where all rows are trained on."""
     if plan.trial_id in untouched:
         return call  # one of several, each with its own epochs: nobody knows what they would be now
-    left_out = [one for one in call.callbacks if reacts_to_validation(one) and not is_ours(one)]
+    # A plateau's rates are replayed, whatever it watched: in the search it was recorded by its name alone.
+    plateau = keras.callbacks.ReduceLROnPlateau
+    left_out = [
+        one for one in call.callbacks if (reacts_to_validation(one) or isinstance(one, plateau)) and not is_ours(one)
+    ]
     kept = [one for one in call.callbacks if one not in left_out]
     return call.with_(without=VALIDATION_ARGUMENTS, epochs=plan.epochs, callbacks=kept)
 

@@ -15,6 +15,7 @@ their mean is too narrow. Nadeau and Bengio widen the variance of the mean from 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 
 import numpy as np
@@ -167,3 +168,112 @@ def fold_interval(scores: ArrayLike, validation_ratio: float, confidence: float 
     error = math.sqrt((1 / x.size + validation_ratio) * float(x.var(ddof=1)))
     reach = float(special.stdtrit(x.size - 1, (1 + confidence) / 2)) * error
     return Interval(mean, mean - reach, mean + reach, confidence, int(x.size))
+
+
+class Scale(enum.StrEnum):
+    """On which scale an interval is symmetric, so that its ends stay where the metric can be."""
+
+    PLAIN = "plain"  # anything, also negative
+    LOG = "log"  # 0 or more: a log loss, a squared error
+    LOGIT = "logit"  # between 0 and 1, no mean of rights and wrongs: AUC, F1
+    LOG1M = "log1m"  # 1 or less: R2
+    WILSON = "wilson"  # a share of rows: accuracy
+
+
+def scaled_interval(
+    estimate: float,
+    variance: float,
+    degrees: float,
+    *,
+    scale: Scale = Scale.PLAIN,
+    confidence: float = 0.95,
+    skewness: float = 0.0,
+    num_rows: float = math.inf,
+    most_rows: float = math.inf,
+) -> Interval:
+    """An interval by Student's law on the scale of the metric, carried back to its own units.
+
+    Args:
+        estimate: the metric.
+        variance: of the estimate, in the metric's units; NaN if unknown, and then the ends are infinite.
+        degrees: of freedom of `variance`.
+        scale: on which the ends are at equal distance.
+        confidence: between 0 and 1.
+        skewness: of the estimate itself: of what is averaged, by the root of how many. Counts on the log scale, where a
+            loss that is rare and large may not have been seen yet.
+        num_rows: the rows that decide at the bounds, where a variance is 0 because all went right: all rows for
+            an accuracy, those of the rarer class for AUC.
+        most_rows: what the effective number of rows cannot exceed: rows times runs.
+
+    Raises:
+        UsageError: a confidence outside (0, 1).
+
+    Source: the delta method on log, logit and log(1 - x); shares by Wilson 1927 with an effective number of rows,
+    p (1 - p) / variance, reduced by the degrees of freedom (Korn and Graubard 1998; Dean and Pagano 2015); skewed
+    means by Hall 1992.
+
+    Example:
+
+    >>> print(scaled_interval(1.0, 0.0, 39, scale=Scale.WILSON, num_rows=40))
+    1 [0.9072, 1]
+    """
+    confidence = confidence_level("scaled_interval", confidence)
+    if not (math.isfinite(variance) and degrees > 0):
+        return Interval(estimate, -math.inf, math.inf, confidence, _count(num_rows))
+    z = float(special.ndtri((1 + confidence) / 2))
+    # SciPy's quantile fails for infinite degrees.
+    t = float(special.stdtrit(min(degrees, 1e9), (1 + confidence) / 2))
+    error = math.sqrt(max(variance, 0.0))
+    reach = t * error
+    low, high = estimate - reach, estimate + reach
+    match scale:
+        case Scale.LOG if estimate > 0:
+            # The wider of the two on each side: the logarithm knows the bound, Hall's formula the shape.
+            low, high = estimate * _exp(-reach / estimate), estimate * _exp(reach / estimate)
+            low = min(low, max(0.0, estimate - error * _unskewed(t, skewness)))
+            high = max(high, estimate - error * _unskewed(-t, skewness))
+        case Scale.LOG:
+            low = max(low, min(0.0, estimate))
+        case Scale.LOG1M if estimate < 1:
+            rest = 1 - estimate
+            low, high = 1 - rest * _exp(reach / rest), 1 - rest * _exp(-reach / rest)
+        case Scale.LOG1M:
+            high = min(high, max(1.0, estimate))
+        case Scale.LOGIT if 0 < estimate < 1 and variance > 0:
+            center, half = float(special.logit(estimate)), reach / (estimate * (1 - estimate))
+            low, high = float(special.expit(center - half)), float(special.expit(center + half))
+        case Scale.LOGIT | Scale.WILSON:
+            inside = estimate * (1 - estimate)
+            size = min(inside / variance, most_rows) if inside > 0 and variance > 0 else num_rows
+            low, high = _wilson(min(max(estimate, 0.0), 1.0), size * (z / t) ** 2, z)
+    # On a curved scale an end may miss the estimate by a rounding error.
+    return Interval(estimate, min(low, estimate), max(high, estimate), confidence, _count(num_rows))
+
+
+_MOST_SKEWNESS = 0.3  # beyond it the cubic turns around within the range of use
+
+
+def _unskewed(t: float, skewness: float) -> float:
+    """The quantile of a mean's t-statistic, which leans the other way than what is averaged (Hall 1992)."""
+    a = min(max(skewness, -_MOST_SKEWNESS), _MOST_SKEWNESS)
+    return t if abs(a) < 1e-6 else 3 / a * (float(np.cbrt(1 + a * (t - a / 6))) - 1)
+
+
+def _count(num_rows: float) -> int:
+    return int(num_rows) if math.isfinite(num_rows) else 0
+
+
+def _exp(power: float) -> float:
+    # Not math.exp: an end beyond all floats is infinite, and no error.
+    with np.errstate(over="ignore"):
+        return float(np.exp(power))
+
+
+def _wilson(share: float, size: float, z: float) -> tuple[float, float]:
+    if not size > 0:
+        return 0.0, 1.0
+    # Multiplied out by the size, which may be next to nothing.
+    center = (share * size + z * z / 2) / (size + z * z)
+    half = z / (size + z * z) * math.sqrt(share * (1 - share) * size + z * z / 4)
+    # At the bounds the formula meets them up to rounding.
+    return max(0.0, center - half) if share > 0 else 0.0, min(1.0, center + half) if share < 1 else 1.0

@@ -349,9 +349,10 @@ _NEVER_MOVE = (
 def reacts_to_validation(callback: object) -> bool:
     """Whether a callback looks at a metric that is not there, or means something else, when all rows are trained on.
 
-    Keras's name it in `monitor`. Those of users that say `logs["val_loss"]` in their code, or keep such a name, do too.
+    Keras's name it in `monitor`: one that monitors a metric of the training ("loss") sees it in a retraining, too, and
+    needs nothing else. Those of users that say `logs["val_loss"]` in their code, or keep such a name, look at it.
     """
-    if hasattr(callback, "monitor"):
+    if not isinstance(getattr(callback, "monitor", ""), str):  # how that names metrics, nobody knows
         return True
     kept = [value for value in vars(callback).values() if isinstance(value, str)]
     hooks = [getattr(callback, name, None) for name in dir(type(callback)) if name.startswith("on_")]

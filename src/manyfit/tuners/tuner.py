@@ -182,7 +182,7 @@ class Tuner(PopulationTuner):
         y: FitData = None,
         *,
         diverse: bool = False,
-        epochs_factor: float = 1.2,
+        epochs_factor: float | None = None,
         epochs: int | None = None,
         max_epochs: int | None = None,
         max_seconds: float | None = None,
@@ -200,10 +200,10 @@ class Tuner(PopulationTuner):
         """Trains the best configurations anew on all data, for as long as their own curves call for.
 
         The number of epochs is the median best epoch of a configuration's executions (folds and confirmation runs
-        included) times `epochs_factor`: there is more data per epoch, so the same number of epochs would stop a
-        little early. Where the curves were still improving in their last epoch, one run with patience on the rows of
-        the search is made first: up to 100 epochs, or 5 times the search's, that end 10 epochs (or a fifth of the
-        search's) after the best one. What that may cost is said.
+        included): more rows make more steps of each epoch, so the training is longer by itself. Where the curves were
+        still improving in their last epoch, one run with patience on the rows of the search is made first: up to 100
+        epochs, or 5 times the search's, that end 10 epochs (or a fifth of the search's) after the best one. What that
+        may cost is said.
 
         A training replays the call of `fit` that trained its trial, whatever a `HyperModel.fit` or a `run_trial` made
         of the search's: batch size, weights, callbacks, `initial_epoch`. What has to change is printed by the result:
@@ -215,7 +215,7 @@ class Tuner(PopulationTuner):
             x: training and validation rows; None joins those of the latest `search`. Test rows have no place here.
             y: their targets.
             diverse: not the best ones, but those whose predictions add most to each other.
-            epochs_factor: 1 keeps the best epoch.
+            epochs_factor: times the best epoch; None: 1, and 1.2 for rounds of boosting, which do not grow with rows.
             epochs: exactly so many, whatever the curves say.
             max_epochs: no training is longer, runs with patience included.
             max_seconds: for all of it: runs with patience end in time for the rest, and what still trains then ends
@@ -246,13 +246,16 @@ class Tuner(PopulationTuner):
         options = {"precision": precision, "steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
         if verbose is not None:
             fit_kwargs["verbose"] = verbose
+        # Steps of a net grow with the rows; what boosting fits in one round are all rows, however many there are.
+        usual = 1.2 if self.store.get("estimators", False) else 1.0
+        factor = usual if epochs_factor is None else epochs_factor
         with self._finish.speaking(verbose):
             return self._finish.retrain(
                 top,
                 x,
                 y,
                 settings=RetrainSettings(
-                    EpochRule(epochs_factor, epochs, max_epochs),
+                    EpochRule(factor, epochs, max_epochs),
                     executions,
                     callbacks,
                     stretch_schedules,

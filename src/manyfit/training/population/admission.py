@@ -36,11 +36,12 @@ from manyfit.training.population.covers import ProgramCosts
 from manyfit.training.population.data import Sources, is_same
 from manyfit.training.population.families import Family, WideProgram, wide_program
 from manyfit.training.population.learned import Learned
-from manyfit.training.population.member import STORED_BY, Member, ProgramSeat, Structure, View, Views
+from manyfit.training.population.member import STORED_BY, Member, ProgramSeat, Structure
 from manyfit.training.population.outlines import Outline
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.structure_key import KnownStructure, structure_key
 from manyfit.training.population.trace import CannotTrace, check_model, is_complete
+from manyfit.training.population.views import View, Views
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
 from manyfit.training.rehearsal import Marker, NotOneCall, call_of_fit
 from manyfit.training.replay import DATA, FITTED, facts_of

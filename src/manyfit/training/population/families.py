@@ -18,7 +18,6 @@ at rest has the shapes of its own model, so that is only another program.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import threading
 from collections.abc import Sequence
@@ -30,13 +29,14 @@ from manyfit.training.population.arrays import State, copied
 from manyfit.training.population.covers import ProgramCosts, cover
 from manyfit.training.population.data import ResidentRows
 from manyfit.training.population.layout import Layout, num_workers
-from manyfit.training.population.member import Member, ProgramSeat, View
+from manyfit.training.population.member import Member, ProgramSeat
 from manyfit.training.population.outlines import Outline, joined
 from manyfit.training.population.probe import find_padding_mismatch, recalled_verdict, remember_verdict
 from manyfit.training.population.program import SharedPassKey, SharedProgram
 from manyfit.training.population.rows_pass import RowsPass
 from manyfit.training.population.trace import Maskings, Trace, trace_all
 from manyfit.training.population.twins import Twin
+from manyfit.training.population.views import View
 from manyfit.training.program_report import ProgramRecord
 from manyfit.training.seeding import seeded
 
@@ -209,9 +209,9 @@ class Family:
         self.wide: list[WideProgram] = []
         self.own: dict[str, tuple[SharedProgram, Outline]] = {}
         self.refused: str | None = None
-        # By kind and identity, all that came so far: outlines, and how many members.
+        # By kind and identity, all that came so far: outlines, and the trials of them.
         self._seen: dict[str, dict[str, Outline]] = {}
-        self._numbers: dict[str, collections.Counter[str]] = {}
+        self._trials: dict[str, dict[str, set[str]]] = {}
         self._padded_seconds: dict[str, float] = {}  # by identity: what was agreed to so far
 
     def serve(self, view: View | None) -> None:
@@ -223,13 +223,15 @@ class Family:
 
         Args:
             members: of this family.
-            least: so many are, at least. Fewer are where they are of one structure, as far as one can tell by two; of
-                several structures more are waited for, as long as building them takes less than a compilation.
+            least: so many are, at least. Fewer are where they are of one structure, as far as one can tell by two
+                trials. Of several structures more are waited for, while building takes less than a compilation.
             remaining: that are still to come for certain.
             costs: of compiling and training.
         """
         if len({member.structure.identity for member in members}) == 1:
-            return len(members) >= min(least, ENOUGH_TO_TELL)
+            # The executions of one trial are alike in any space.
+            num_trials = len({member.plan.trial_id for member in members})
+            return len(members) >= least or num_trials >= ENOUGH_TO_TELL
         built = sum(member.seconds for member in members)
         sample = min(_SAMPLE, len(members) + remaining) if built < costs.compile_seconds else least
         return len(members) >= max(least, sample)
@@ -270,7 +272,8 @@ class Family:
         for (identity, *_), alike in structures.items():
             outline = outline_of_member(alike[0])
             self._seen.setdefault(outline.kind, {})[identity] = outline
-            self._numbers.setdefault(outline.kind, collections.Counter())[identity] += len(alike)
+            trials = self._trials.setdefault(outline.kind, {}).setdefault(identity, set())
+            trials.update(member.plan.trial_id for member in alike)
             if self.refused is not None or identity in self.own:
                 shares.append(Share(tuple(alike)))
                 continue
@@ -343,10 +346,10 @@ class Family:
         The next one is new about as often as those were that were seen once (Good 1953, "The population frequencies of
         species and the estimation of population parameters"). Where nothing else was seen, nothing else is expected.
         """
-        numbers = self._numbers[outline.kind]
+        numbers = [len(trials) for trials in self._trials[outline.kind].values()]
         if len(numbers) == 1:
             return 0.0
-        return remaining * sum(number == 1 for number in numbers.values()) / numbers.total()
+        return remaining * numbers.count(1) / sum(numbers)
 
     def _with_room(self, outline: Outline, epochs: int, view: View, costs: ProgramCosts) -> Outline | None:
         """A wider outline, for the like of what came before, where that costs its first members little."""

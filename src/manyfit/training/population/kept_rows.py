@@ -20,10 +20,10 @@ from manyfit.training.population.canonical_jaxpr import Mismatch
 from manyfit.training.population.compile import Compiled, compile_function
 from manyfit.training.population.data import ResidentRows
 from manyfit.training.population.masking import Masking
-from manyfit.training.population.member import View
 from manyfit.training.population.prefix import Cut, Frozen, Prefix, are_equal, cut_trace
 from manyfit.training.population.sizing import free_bytes
 from manyfit.training.population.trace import Trace
+from manyfit.training.population.views import View
 
 CUTS = True
 _SHARE_OF_MEMORY = 0.25  # of what is free, for what one prefix keeps

@@ -10,11 +10,12 @@ from manyfit.training.labels import LabelCheck
 from manyfit.training.models import summary_of
 from manyfit.training.population.families import Family
 from manyfit.training.population.kept_rows import Prefixes
-from manyfit.training.population.member import Member, View
+from manyfit.training.population.member import Member
 from manyfit.training.population.program import SharedPassKey, SharedProgram
 from manyfit.training.population.rows_pass import RowsPass
 from manyfit.training.population.structure_key import KnownStructures
 from manyfit.training.population.trace import Maskings, Trace
+from manyfit.training.population.views import View
 
 MANY_MEMBERS = 8
 """Executions that are expected of a program, from which on it is compiled in full at once."""

@@ -1,0 +1,219 @@
+"""The noise of a training curve, and how lucky its best epoch is.
+
+The loss after an epoch jitters around a smooth line. The best of E epochs is too good by about s e(E, rho): s is the
+jitter, rho how much neighbouring epochs share of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from manyfit.core.errors import UsageError, explain
+from manyfit.stats.intervals import Array
+from manyfit.stats.ranking import expected_maximum
+
+MIN_EPOCHS = 8  # below it neither jitter nor its correlation can be told from the trend
+SEEDS_PER_JITTER = 1.5  # a run's noise over seeds, in jitters: what to take where nothing has been replicated
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Jitter:
+    """How much a curve swings from epoch to epoch."""
+
+    deviation: float  # of one epoch's loss around its trend; NaN where the curve is too short or decayed
+    correlation: float  # of neighbouring epochs, 0 or more
+    num_epochs: int  # that it was measured on
+
+
+def curve_jitter(curve: ArrayLike, *, rates: ArrayLike | None = None) -> Jitter:
+    """The jitter of the last epochs of a curve, by second differences: a trend does not count.
+
+    Args:
+        curve: the loss after each epoch; what is not finite ends what is looked at.
+        rates: the learning rate of each epoch. Where it has decayed the jitter is gone, though runs still differ: only
+            epochs above a tenth of the largest rate are looked at.
+
+    Returns:
+        A deviation of NaN with fewer than 8 such epochs. It is a lower bound of the noise over seeds.
+
+    Raises:
+        UsageError: not one number per epoch.
+
+    Source: the variance by differences, Gasser, Sroka and Jennen-Steinmetz 1986.
+
+    Example:
+
+    >>> noise = np.random.default_rng(0).normal(0, 0.1, 400)
+    >>> round(curve_jitter(5 - np.linspace(0, 2, 400) + noise).deviation, 2)
+    0.1
+    """
+    y = _curve("curve_jitter(curve)", curve)
+    kept = np.isfinite(y)
+    if rates is not None:
+        rate = _curve("curve_jitter(rates)", rates)
+        if rate.shape != y.shape:
+            got = f"{rate.size} rates for {y.size} epochs"
+            raise UsageError(explain("curve_jitter(rates)", got, "one per epoch", "Leave them out."))
+        kept &= rate > 0.1 * rate.max()
+    y = _last_run(y, kept)
+    if y.size < MIN_EPOCHS:
+        return Jitter(math.nan, math.nan, int(y.size))
+    # Lags 1 and 2 of the second differences give variance and correlation of first-order noise.
+    second = np.diff(y, 2)
+    white = float((second**2).mean()) / 6
+    correlation = _correlation(y)
+    return Jitter(math.sqrt(white / _shrinkage(correlation)), correlation, int(y.size))
+
+
+def _shrinkage(rho: float) -> float:
+    """What second differences leave of the variance of noise of the first order: (6 - 8 rho + 2 rho^2) / 6."""
+    return max((6 - 8 * rho + 2 * rho * rho) / 6, 0.05)
+
+
+def _correlation(y: Array) -> float:
+    """Of neighbouring epochs: the rho whose second differences have the autocorrelation that is seen."""
+    second = np.diff(y, 2)
+    total = float((second**2).mean())
+    if total == 0 or second.size < 4:
+        return 0.0
+    seen = float((second[1:] * second[:-1]).mean()) / total
+    grid = np.linspace(0.0, 0.9, 91)
+    # gamma_1 / gamma_0 of second differences of rho^|k|: (-4 + 7 rho - 4 rho^2 + rho^3) / (6 - 8 rho + 2 rho^2).
+    expected = (-4 + 7 * grid - 4 * grid**2 + grid**3) / (6 - 8 * grid + 2 * grid**2)
+    rho = float(grid[np.abs(expected - seen).argmin()])
+    return rho if rho > 0.2 else 0.0
+
+
+def effective_epochs(curve: ArrayLike, jitter: float) -> int:
+    """How many epochs had a chance to be the best: those whose trend lies within two jitters of its lowest.
+
+    Example:
+
+    >>> effective_epochs([9.0, 5.0, 2.0, 1.0, 1.1, 1.0, 1.1, 1.0], 0.1)
+    5
+    """
+    y = _curve("effective_epochs(curve)", curve)
+    y = y[np.isfinite(y)]
+    if y.size == 0 or not jitter > 0:
+        return 1
+    # A median of three keeps steps where they are, and one lucky epoch does not set the lowest.
+    around = np.stack([np.r_[y[0], y[:-1]], y, np.r_[y[1:], y[-1]]])
+    trend = np.median(around, axis=0)
+    return max(1, int((trend <= trend.min() + 2 * jitter).sum()))
+
+
+def best_epoch_optimism(curve: ArrayLike, *, rates: ArrayLike | None = None, real_share: float = 0.0) -> float:
+    """By how much the loss of the best epoch is too good.
+
+    Args:
+        curve: as in `curve_jitter`.
+        rates: as in `curve_jitter`.
+        real_share: how much of the jitter other rows would see too, as the weights move: the correlation over epochs
+            of two halves of the rows.
+
+    Returns:
+        0 or more; NaN where the jitter is unknown.
+
+    Raises:
+        UsageError: not one number per epoch, or a share outside 0..1.
+
+    Example:
+
+    >>> noise = np.random.default_rng(0).normal(0, 0.1, 20)
+    >>> round(best_epoch_optimism(3 + noise), 2) > 0.1
+    True
+    """
+    if not 0 <= real_share <= 1:
+        raise UsageError(explain("best_epoch_optimism(real_share)", real_share, "from 0 to 1", "Leave it out."))
+    jitter = curve_jitter(curve, rates=rates)
+    if not math.isfinite(jitter.deviation):
+        return math.nan
+    count = effective_epochs(curve, jitter.deviation)
+    return jitter.deviation * expected_best(count, jitter.correlation) * (1 - real_share)
+
+
+def expected_best(count: int, correlation: float) -> float:
+    """How far the lowest of `count` neighbouring epochs lies below their mean, in jitters.
+
+    Args:
+        count: epochs.
+        correlation: of neighbours, of the first order.
+
+    Example:
+
+    >>> round(expected_best(20, 0.0), 2), round(expected_best(20, 0.5), 2)
+    (1.87, 1.75)
+    """
+    if count < 2 or correlation >= 1:
+        return 0.0
+    rho = min(max(correlation, 0.0), 0.95)
+    logs = np.log(np.array([2, 5, 10, 20, 50, 100, 200], dtype=float))
+    at = float(np.clip(math.log(count), logs[0], logs[-1]))
+    ratio = [np.interp(at, logs, row) for row in _RATIOS]
+    return expected_maximum(count) * float(np.interp(rho, _RHOS, ratio))
+
+
+_RHOS = (0.0, 0.5, 0.8, 0.95)
+#: The mean of the best of E = 2, 5, 10, 20, 50, 100, 200 in units of that without correlation, per rho.
+_RATIOS = (
+    (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+    (0.707, 0.82, 0.885, 0.935, 0.957, 0.97, 0.98),
+    (0.447, 0.55, 0.67, 0.753, 0.853, 0.89, 0.92),
+    (0.224, 0.28, 0.36, 0.45, 0.59, 0.69, 0.76),
+)
+
+
+def value_at_best(curve: ArrayLike, *, width: int = 7) -> float:
+    """The loss at the best epoch without most of its luck: a parabola through the epochs around it, at that epoch.
+
+    Args:
+        curve: the loss after each epoch.
+        width: epochs around the best, 5 to 9.
+
+    Returns:
+        The lowest loss itself where there are too few finite epochs around it.
+
+    Raises:
+        UsageError: not one number per epoch, or a width outside 5 to 9.
+
+    Source: Savitzky and Golay 1964, at the ends of the curve with a window that stays inside.
+
+    Example:
+
+    >>> epochs = np.arange(20.0)
+    >>> round(value_at_best((epochs - 10) ** 2 / 100), 9)
+    0.0
+    """
+    if not 5 <= width <= 9:
+        raise UsageError(explain("value_at_best(width)", width, "5 to 9 epochs", "Leave it out."))
+    y = _curve("value_at_best(curve)", curve)
+    if not np.isfinite(y).any():
+        return math.nan
+    best = int(np.nanargmin(np.where(np.isfinite(y), y, np.inf)))
+    start = min(max(best - width // 2, 0), max(y.size - width, 0))
+    around = np.arange(start, min(start + width, y.size))
+    around = around[np.isfinite(y[around])]
+    if around.size < 5:
+        return float(y[best])
+    return float(np.polynomial.polynomial.polyfit(around - best, y[around], 2)[0])
+
+
+def _curve(where: str, values: ArrayLike) -> Array:
+    curve = np.asarray(values, dtype=float)
+    if curve.ndim != 1:
+        got = f"an array of shape {curve.shape}"
+        raise UsageError(explain(where, got, "one number per epoch", "Pass a flat list."))
+    return curve
+
+
+def _last_run(y: Array, kept: np.ndarray) -> Array:
+    """The last unbroken run of epochs that are kept."""
+    if not kept.any():
+        return y[:0]
+    last = int(np.flatnonzero(kept)[-1])
+    broken = np.flatnonzero(~kept[: last + 1])
+    return y[broken[-1] + 1 if broken.size else 0 : last + 1]

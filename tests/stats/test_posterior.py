@@ -1,0 +1,171 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manyfit.core.errors import UsageError
+from manyfit.stats.noise import row_noise
+from manyfit.stats.posterior import good_half, posterior_grid, search_posterior
+
+LOSSES = [0.1, 0.5, 0.9, 1.4, 1.5, 2.0, 2.6, 3.0, 9.0, math.inf]
+
+
+def test_the_posterior_mean_is_that_of_a_fine_integral():
+    y, omega = np.sort(LOSSES), 0.8
+    cut = np.median(y)
+    seen = y[y <= cut]
+
+    def joint(m, tau):
+        scale = math.hypot(tau, omega)
+        density = scipy.stats.norm.pdf(seen, m, scale).prod()
+        return density * scipy.stats.norm.sf(cut, m, scale) ** (y.size - seen.size) / (1 + (2 * tau / omega) ** 2)
+
+    def moment(power):
+        def inside(m, tau):
+            share = tau**2 / (tau**2 + omega**2)
+            mean, variance = m + share * (y[0] - m), share * omega**2
+            return joint(m, tau) * (1.0, mean, mean**2 + variance)[power]
+
+        reach = cut - y[0]
+        ends = 0, 2.5 * reach, cut - 1.5 * reach, cut + 1.5 * reach
+        return scipy.integrate.dblquad(inside, *ends, epsabs=1e-9, epsrel=1e-6)[0]
+
+    total, first, second = (moment(power) for power in range(3))
+    found = search_posterior(LOSSES, omega).finalists[0]
+    assert found.mean == pytest.approx(first / total, abs=0.03 * omega)
+    assert found.variance == pytest.approx(second / total - (first / total) ** 2, rel=0.06)
+
+
+@given(st.integers(0, 1000), st.floats(-100, 100), st.floats(0.01, 100))
+def test_the_posterior_moves_and_stretches_with_the_losses(seed, shift, factor):
+    y = np.random.default_rng(seed).normal(size=12)
+    plain, moved = search_posterior(y, 0.7), search_posterior(shift + factor * y, 0.7 * factor)
+    assert moved.finalists[0].mean == pytest.approx(shift + factor * plain.finalists[0].mean, abs=1e-6 * factor)
+    assert moved.finalists[0].optimism == pytest.approx(factor * plain.finalists[0].optimism, rel=1e-6, abs=1e-9)
+
+
+@given(st.integers(0, 1000), st.floats(3, 1e9))
+def test_how_bad_the_worse_half_is_does_not_matter(seed, factor):
+    y = np.sort(np.random.default_rng(seed).normal(size=11))
+    worse = np.where(np.arange(11) > 5, y + factor, y)
+    failed = np.where(np.arange(11) > 5, np.inf, y)
+    means = [search_posterior(each, 0.5).finalists[0].mean for each in (y, worse, failed)]
+    assert means == pytest.approx([means[0]] * 3)
+    assert good_half(worse, 0.5).optimism == pytest.approx(good_half(y, 0.5).optimism)
+
+
+def test_more_runs_leave_less_luck():
+    few = search_posterior(LOSSES, 0.8, finalists=[(0.1, 0.64)])
+    more = search_posterior(LOSSES, 0.8, finalists=[(0.1, 0.64 / 10)])
+    assert few.finalists[0].optimism > more.finalists[0].optimism > 0
+    assert few.finalists[0].variance > more.finalists[0].variance
+    # Rows that all have in common widen the level and change no order.
+    level = search_posterior(LOSSES, 0.8, finalists=[(0.1, 0.64)], common_row_variance=1.0)
+    assert level.finalists[0].variance == pytest.approx(few.finalists[0].variance + 1)
+    assert level.finalists[0].mean == few.finalists[0].mean
+
+
+def test_many_searches_at_once_are_the_same_searches():
+    y = np.random.default_rng(3).normal(size=(4, 9))
+    together = posterior_grid(y, np.full(y.shape, 0.5))
+    for index in range(4):
+        alone = search_posterior(y[index], 0.5).grid
+        for part, whole in zip(alone, together, strict=True):
+            np.testing.assert_allclose(part, whole[index])
+
+
+def test_the_probability_of_the_best_is_a_normal_integral():
+    # Truths far apart: nothing is shrunk, and two finalists differ by a normal law.
+    y = np.linspace(0, 1000, 40)
+    found = search_posterior(y, 0.1, finalists=[(0.0, 0.04), (0.2, 0.05)])
+    p = found.probability_best(rng=np.random.default_rng(0), num_draws=40_000)
+    assert p[0] == pytest.approx(scipy.stats.norm.cdf(0.2 / 0.3), abs=0.01)
+    assert p.sum() == pytest.approx(1)
+
+
+def test_good_half_by_hand():
+    found = good_half([1.0, 2.0, 4.0, 4.0, 7.0, math.nan], noise=1.0)
+    # The median is 4; twice the squares of 3, 2, 0, 0 by 6 trials.
+    assert found.median == 4.0
+    assert found.optimism == pytest.approx(3 / (26 / 6))
+    assert good_half([2.0], 1.0).optimism == 0.0
+    assert good_half([2.0, 2.0, 2.0], 1.0).optimism == 0.0
+    assert good_half([1.0, 2.0, 3.0], 50.0).expected_loss == 2.0
+    assert good_half([1.0, math.inf, math.inf, math.inf], 1.0).optimism == 0.0
+
+
+def test_row_noise_is_the_residual_of_trials_by_rows():
+    losses = np.random.default_rng(4).normal(size=(3, 50)) + np.random.default_rng(5).normal(size=50)
+    residual = losses - losses.mean(axis=1, keepdims=True) - losses.mean(axis=0) + losses.mean()
+    found = row_noise(losses)
+    assert found.deviation**2 == pytest.approx((residual**2).sum() / (2 * 49) / 50)
+    covariances = np.cov(losses)[np.triu_indices(3, 1)].mean() / 50
+    assert found.common_variance == pytest.approx(covariances)
+    same = row_noise(losses, groups=np.arange(50))
+    assert same.deviation == pytest.approx(found.deviation)
+    assert math.isnan(row_noise(losses[:1]).deviation)
+
+
+def test_the_noise_of_skewed_losses_is_that_of_all_but_the_hopeless():
+    """The better half of equal trials are those that drew few large losses, and they vary less."""
+    rng = np.random.default_rng(3)
+    rows = np.exp(rng.standard_normal((60, 1, 100)))
+    losses = rows * np.exp(0.6 * rng.standard_normal((60, 40, 100)))  # 60 searches of 40 equal trials
+    own = math.exp(2 + 0.36) * math.expm1(0.36)  # variance of what is not common, per row
+    found = np.mean([row_noise(each).deviation ** 2 for each in losses])
+    assert found * 100 == pytest.approx(own, rel=0.12)
+    hopeless = [np.concatenate([each, 50 + 30 * each[:20]]) for each in losses]
+    assert np.mean([row_noise(each).deviation ** 2 for each in hopeless]) == pytest.approx(found, rel=0.05)
+
+
+def test_row_noise_leaves_out_the_worse_half_and_the_failed():
+    rng = np.random.default_rng(6)
+    good, bad = rng.normal(size=(30, 200)), 50 + 100 * rng.normal(size=(30, 200))
+    failed = np.full((2, 200), np.nan)
+    found = row_noise(np.concatenate([bad, good, failed]))
+    assert found.deviation == pytest.approx(1 / math.sqrt(200), rel=0.1)
+    assert found.num_trials == 30
+
+
+def test_all_runs_of_finalists_tell_how_far_truths_lie_apart():
+    """Three truths of 50 lie two units below the others; a search of single runs takes that for luck."""
+    rng = np.random.default_rng(0)
+    errors = {True: [], False: []}
+    for _ in range(60):
+        truths = np.r_[np.zeros(3), np.full(47, 2.0)]
+        y = truths + rng.standard_normal(50)
+        places = [int(place) for place in np.argsort(y)[:8]]
+        runs = [(np.r_[y[place], truths[place] + rng.standard_normal(9)].mean(), 0.1) for place in places]
+        for known in errors:
+            found = search_posterior(y, 1.0, finalists=runs, places=places if known else None)
+            errors[known].append(found.finalists[found.best].mean - truths[places[found.best]])
+    assert abs(np.mean(errors[True])) < 0.35 < 0.6 < np.mean(errors[False])
+
+
+def test_places_of_finalists_with_one_run_change_nothing():
+    y = np.arange(10.0)
+    alone = search_posterior(y, 0.5, finalists=[(0.0, 0.25), (3.0, 0.25)])
+    placed = search_posterior(y, 0.5, finalists=[(0.0, 0.25), (3.0, 0.25)], places=[0, 3])
+    assert alone.finalists == placed.finalists
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: good_half([math.inf], 1.0),
+        lambda: good_half([1.0], -1.0),
+        lambda: search_posterior([], 1.0),
+        lambda: search_posterior([1.0, 2.0], 0.0),
+        lambda: search_posterior([1.0, 2.0], [1.0, 1.0, 1.0]),
+        lambda: search_posterior([1.0, 2.0], 1.0, finalists=[(math.inf, 1.0)]),
+        lambda: row_noise([1.0, 2.0]),
+        lambda: row_noise([[1.0, 2.0], [1.0, 2.0]], groups=[1]),
+    ],
+)
+def test_what_cannot_be_is_said(call):
+    with pytest.raises(UsageError, match=r"got .* Allowed: "):
+        call()
