@@ -20,20 +20,20 @@ from manyfit.core.shared_context import SharedContext
 
 
 class Swapped(SharedContext):
-    """Functions of modules that are others while any thread is inside.
+    """Functions of modules and classes that are others while any thread is inside.
 
     The others have to look at who is asking, by a context variable: threads that are outside call them, too.
 
     Args:
-        functions: of each the module, its name there, and what makes the other one of the module's own.
+        functions: of each the module or class, its name there, and what makes the other one of its own.
     """
 
-    def __init__(self, *functions: tuple[ModuleType, str, Callable[[Any], Any]]) -> None:
+    def __init__(self, *functions: tuple[ModuleType | type, str, Callable[[Any], Any]]) -> None:
         super().__init__(lambda: _swapped(functions))
 
 
 @contextlib.contextmanager
-def _swapped(functions: tuple[tuple[ModuleType, str, Callable[[Any], Any]], ...]) -> Iterator[None]:
+def _swapped(functions: tuple[tuple[ModuleType | type, str, Callable[[Any], Any]], ...]) -> Iterator[None]:
     own = [getattr(module, name) for module, name, _ in functions]
     ours = [make(each) for each, (_, _, make) in zip(own, functions, strict=True)]
     for (module, name, _), other in zip(functions, ours, strict=True):

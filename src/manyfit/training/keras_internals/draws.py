@@ -199,6 +199,24 @@ def _of_numpy(fill: Callable[..., Any]) -> Callable[..., Any]:
     return filled
 
 
+def _orthogonal(initialise: Callable[..., Any]) -> Callable[..., Any]:
+    """Keras's orthogonal initialiser, of which all but the decomposition is NumPy's: six small compilations less."""
+
+    @functools.wraps(initialise)
+    def orthogonal(self: Any, shape: Any, dtype: Any = None) -> Any:
+        if len(shape) < 2 or not _is_at_hand():
+            return initialise(self, shape, dtype)
+        num_rows, num_columns = math.prod(shape[:-1]), shape[-1]
+        longer, shorter = max(num_rows, num_columns), min(num_rows, num_columns)
+        drawn = keras.random.normal((longer, shorter), seed=self.seed, dtype=dtype)
+        q, r = map(np.asarray, keras.ops.qr(drawn))
+        # Which of the two signs a column has, is the decomposition's choice: with that of `r` all are equally likely.
+        signed = q * np.sign(np.diag(r))
+        return jax.device_put(self.gain * (signed.T if num_rows < num_columns else signed).reshape(shape))
+
+    return orthogonal
+
+
 def _quick_where_asked(key_of: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @functools.wraps(key_of)
     def quick_key_of(seed: object) -> Any:
@@ -213,6 +231,7 @@ _swapped = Swapped(
     (keras_random, "uniform", _cut),
     # There the last bit of a normal draw depends on the length, too.
     *([] if _KEEPS_BITS_APART else [(keras_random, "normal", _cut), (keras_random, "truncated_normal", _cut)]),
+    (keras.initializers.Orthogonal, "__call__", _orthogonal),
     (keras_numpy, "zeros", _of_numpy),
     (keras_numpy, "ones", _of_numpy),
 )
