@@ -173,9 +173,17 @@ def next_runs(runs: Runs, standing: RaceStanding, *, count: int) -> list[tuple[i
     return found
 
 
-def compare(runs: Runs, one: int, other: int, *, rounds: int) -> Difference:
-    """The losses of one contender less those of another over the first rounds, its variance moderated by all pairs."""
-    ids = np.arange(runs.num_contenders)
+def compare(runs: Runs, one: int, other: int, *, rounds: int, among: Sequence[int] | None = None) -> Difference:
+    """The losses of one contender less those of another over the first rounds.
+
+    Args:
+        runs: of all contenders.
+        one: the first.
+        other: the second; both have two common seeds or more.
+        rounds: that both have run.
+        among: whose pairs lend their variance; None: of all.
+    """
+    ids = np.arange(runs.num_contenders) if among is None else np.asarray(among)
     return _differences(runs, ids, rounds)[min(one, other), max(one, other)].seen_from(one < other)
 
 
