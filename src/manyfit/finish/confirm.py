@@ -107,9 +107,7 @@ class ConfirmSettings:
             found.append("the margin of equality stays as it was")
         if not found:
             return []
-        return [
-            f"Rules are those of the first confirmation: {listed(found)}. Other numbers now would undo its promise."
-        ]
+        return [f"The rules are those of the first confirmation: {listed(found)}."]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +217,7 @@ def confirm(
     race.standings()  # what the last runs decide is committed, too
     # Before the proof runs: with no score at all there is no one to prove, and the reason is known.
     _check_any_score(race)
-    recommended = summary.recommended(runs)
+    recommended = summary.recommended(runs, race.standings())
     proof = ProofSupply(recommended, runs, num_executions=settings.proof_executions, **options)
     trainer.train(proof, task)
     seconds = time.monotonic() - started

@@ -151,10 +151,8 @@ class FreshRuns:
 
     def proof(self, trial: Trial) -> Measured | None:
         """The further runs of a recommended trial; None where none has a score."""
-        runs = [
-            (self.loss(trial, run), self._of_fresh(trial, index, PROOF))
-            for index, run in sorted(self.executions(trial, PROOF).items())
-        ]
+        found = sorted(self.executions(trial, PROOF).items())
+        runs = [(self.loss(trial, run), self._of_fresh(trial, index, PROOF)) for index, run in found]
         runs = [(loss, rows) for loss, rows in runs if math.isfinite(loss)]
         known = [rows for _, rows in runs if rows is not None]
         whole = len(known) == len(runs) > 0 and self.overlap is None

@@ -97,10 +97,22 @@ def _full_trials(completed: Sequence[Trial], finalists: Sequence[Trial]) -> list
     return [trial for trial in completed if trial.target_epochs in (None, longest)] or list(completed)
 
 
-def recommended(runs: FreshRuns) -> Trial:
-    """The best of those who were not found worse, by all evidence."""
+def recommended(runs: FreshRuns, standings: Standings) -> Trial:
+    """The best of those who were not found worse, by all evidence; of those that are equal, the cheapest."""
     found = _Found(runs)
-    return runs.oracle.trials[found.in_order(found.winners)[0]]
+    return runs.oracle.trials[_ordered(found, _ending(found, standings))[0]]
+
+
+def _ordered(found: _Found, ending: str) -> list[str]:
+    order, known = found.in_order(found.winners), _costs_of(found)
+    if ending == RaceEnd.EQUAL and known:
+        order.sort(key=lambda trial_id: known[trial_id])  # stable: of equal cost, the better
+    return order
+
+
+def _costs_of(found: _Found) -> dict[str, float]:
+    known = costs(found.trials)
+    return {} if known is None else {one.trial_id: cost for one, cost in zip(found.trials, known, strict=True)}
 
 
 def summarise(runs: FreshRuns, standings: Standings, effort: Effort, notes: Sequence[str]) -> Confirmation:
@@ -115,10 +127,7 @@ def summarise(runs: FreshRuns, standings: Standings, effort: Effort, notes: Sequ
     found = _Found(runs)
     oracle = runs.oracle
     ending = _ending(found, standings)
-    order = found.in_order(found.winners)
-    costs_of = dict(zip([trial.trial_id for trial in found.trials], costs(found.trials) or [], strict=False))
-    if ending == RaceEnd.EQUAL and costs_of:
-        order.sort(key=lambda trial_id: costs_of[trial_id])  # stable: of equal cost, the better
+    order, costs_of = _ordered(found, ending), _costs_of(found)
     best = order[0]
     fresh = {trial.trial_id: _fresh(runs, trial) for trial in found.trials}
     rows = [_row(found, trial_id, best, costs_of.get(trial_id), fresh) for trial_id in [*order, *_worse(found)]]
