@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from manyfit.core.errors import UsageError
-from manyfit.evidence.estimates import Measured, Told, estimates
+from manyfit.evidence.estimates import Measured, estimates
 from manyfit.stats.intervals import Scale
 
 NUM_ROWS = 300
