@@ -79,21 +79,20 @@ def too_few(rounds: int, order: Sequence[str]) -> str:
     return f"{runs}: too few to compare. Order by all evidence: {', '.join(order)}."
 
 
-def equal(names: Sequence[str], margin: float, number: Number, costs: Sequence[float | None]) -> str:
+def equal(names: Sequence[str], margin: float, costs: Sequence[float | None]) -> str:
     """All that are left are equal, so the cheapest is taken.
 
     Args:
         names: of the trials, the recommended one first.
         margin: within which they are equal.
-        number: writes scores.
         costs: of the trials, in parameters or seconds.
 
     Example:
 
-    >>> equal(["7", "12"], 0.004, lambda x: f"{x:g}", [1000.0, 3000.0])
+    >>> equal(["7", "12"], 0.004, [1000.0, 3000.0])
     '7 and 12 are equal within 0.004; 7 is the cheapest, at 0.33 of the cost of 12.'
     """
-    same = f"{listed(names)} are equal within {number(margin)}" if margin > 0 else f"{listed(names)} measured the same"
+    same = f"{listed(names)} are equal within {margin:.3g}"
     known = [cost for cost in costs if cost]
     if len(known) < len(names) or min(known) == max(known):
         return f"{same}."
@@ -102,40 +101,45 @@ def equal(names: Sequence[str], margin: float, number: Number, costs: Sequence[f
     return f"{same}; {names[0]} is the cheapest, at {share} of the cost of {dearest}."
 
 
-def undecided(best: str, rivals: Sequence[Rival], *, num_rows: int | None, seconds_per_seed: float | None) -> str:
+def undecided(
+    best: str, rivals: Sequence[Rival], num_rows: int | None, max_more_seeds: int, seconds_per_seed: float | None
+) -> str:
     """Several may be the best: what more seeds may settle, and what only more rows would.
 
     Args:
         best: the recommended trial.
         rivals: who may be the best, too.
         num_rows: validation rows; None: unknown.
+        max_more_seeds: that the rules allow.
         seconds_per_seed: what one more fresh seed for all who are left takes; None: unknown.
 
     Example:
 
     >>> rivals = [Rival("7", 0.001, -0.01, 0.012, None, 2600), Rival("3", 0.01, -0.001, 0.021, 6, 500)]
-    >>> print(undecided("12", rivals, num_rows=400, seconds_per_seed=7.0))  # doctest: +NORMALIZE_WHITESPACE
+    >>> print(undecided("12", rivals, 400, 15, 7.0))  # doctest: +NORMALIZE_WHITESPACE
     One of 12, 7 and 3. 6 more seeds (about 42 s) may drop 3; 12 and 7 differ by less than these 400 rows can show
     (about 2,600 would).
     """
-    names = [best, *(rival.trial_id for rival in rivals)]
+    in_reach = [each for each in rivals if each.more_seeds is not None and each.more_seeds <= max_more_seeds]
     parts = []
-    by_seeds = [rival for rival in rivals if rival.more_seeds is not None]
-    if by_seeds:
-        most = max(rival.more_seeds or 0 for rival in by_seeds)
+    if in_reach:
+        most = max(rival.more_seeds or 0 for rival in in_reach)
         takes = "" if seconds_per_seed is None else f" (about {max(1, round(most * seconds_per_seed)):,} s)"
         seeds = "1 more seed" if most == 1 else f"{most:,} more seeds"
-        # Whoever leads now: one of each pair may go.
-        who = [rival.trial_id for rival in by_seeds if rival.behind >= 0] or [best]
-        parts.append(f"{seeds}{takes} may drop {listed(who)}")
+        # Of a pair, the one that is behind now.
+        names = [rival.trial_id if rival.behind >= 0 else best for rival in in_reach]
+        parts.append(f"{seeds}{takes} may drop {listed(list(dict.fromkeys(names)))}")
     for rival in rivals:
-        if rival.more_seeds is None and num_rows is not None:
-            would = "" if rival.rows_needed is None else f" (about {_round(rival.rows_needed):,} would)"
-            parts.append(f"{best} and {rival.trial_id} differ by less than these {num_rows:,} rows can show{would}")
+        pair = f"{best} and {rival.trial_id}"
+        if rival.more_seeds is not None and rival not in in_reach:
+            parts.append(f"{pair} would take about {_round(rival.more_seeds):,} more seeds, beyond the rules")
+        elif rival.more_seeds is None and num_rows is not None and rival.rows_needed is not None:
+            would = f"about {_round(rival.rows_needed):,} would"
+            parts.append(f"{pair} differ by less than these {num_rows:,} rows can show ({would})")
         elif rival.more_seeds is None:
-            parts.append(f"no number of seeds would tell {best} and {rival.trial_id} apart")
+            parts.append(f"no number of seeds would tell {pair} apart")
     told = "; ".join(parts)
-    return f"One of {listed(names)}. {told[:1].upper()}{told[1:]}." if told else f"One of {listed(names)}."
+    return f"One of {listed([best, *(rival.trial_id for rival in rivals)])}. {told[:1].upper()}{told[1:]}."
 
 
 def overruled(first: str, best: str, rival: Rival, number: Number, *, is_dropped: bool) -> str:

@@ -221,12 +221,7 @@ def confirm(
     proof = ProofSupply(recommended, runs, num_executions=settings.proof_executions, **options)
     trainer.train(proof, task)
     seconds = time.monotonic() - started
-    effort = Effort(
-        seconds,
-        num_run=race.num_run + proof.num_run,
-        out_of_time=race.out_of_time or proof.out_of_time,
-        max_rounds=settings.max_rounds,
-    )
+    effort = Effort(seconds, race.out_of_time or proof.out_of_time, settings.max_rounds)
     confirmation = summary.summarise(runs, race.standings(), effort, settings.notes(runs))
     _note(confirmation, oracle)
     return confirmation

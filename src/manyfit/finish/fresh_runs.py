@@ -75,8 +75,8 @@ class FreshRuns:
         known = {
             (place, index - first_seed): rows
             for place, trial in enumerate(trials)
-            for index in found[place]
-            if index >= first_seed and (rows := self._of_fresh(trial, index)) is not None
+            for index, run in found[place].items()
+            if index >= first_seed and (rows := self._rows_of(trial, index, run)) is not None
         }
         if not known:
             return Runs(values)
@@ -84,6 +84,16 @@ class FreshRuns:
         for where, of_run in known.items():
             rows[where] = of_run if of_run.size == rows.shape[2] else np.nan
         return Runs(values, rows)
+
+    def _rows_of(self, trial: Trial, index: int, run: Execution) -> Array | None:
+        """Row losses of a fresh run; where they were not kept, the search's own stand in for them.
+
+        They hold one run's noise, which does not average out over seeds that all borrow it: a pair needs more to be
+        told apart, never less.
+        """
+        own, loss = self._of_fresh(trial, index), self.loss(trial, run)
+        borrowed = self._first_rows(trial) if own is None and math.isfinite(loss) else None
+        return own if borrowed is None else (borrowed + np.float32(loss - borrowed.mean(dtype=np.float64)))
 
     def _of_fresh(self, trial: Trial, index: int, phase: str = RACE) -> Array | None:
         run = trial.executions_of(phase)[index]

@@ -51,7 +51,6 @@ class FreshSeeds(abc.ABC):
         self.trials = list(trials)
         self.runs = runs
         self.out_of_time = False
-        self.num_run = 0  # by this call
         self._oracle = runs.oracle
         self._deadline = deadline
         self._epochs = epochs
@@ -107,7 +106,6 @@ class FreshSeeds(abc.ABC):
         if result.ending.has_score:
             self._oracle.scoring.check({**result.history, **result.measures})
         self._oracle.book.add_execution(result, protocol=self.runs.protocol)
-        self.num_run += 1
 
     def _time_is_up(self) -> bool:
         self.out_of_time = self.out_of_time or (self._deadline is not None and time.monotonic() >= self._deadline)

@@ -29,7 +29,6 @@ class Effort:
     """What a call has spent."""
 
     seconds: float
-    num_run: int  # executions that it finished
     out_of_time: bool
     max_rounds: int  # that it was allowed
 
@@ -153,7 +152,8 @@ def summarise(runs: FreshRuns, standings: Standings, effort: Effort, notes: Sequ
         margin=_margin(found, best),
         rivals=tuple(_rival(found, best, each) for each in order[1:]),
         first=None if first == best else _rival(found, best, first),
-        seconds_per_seed=effort.seconds / effort.num_run * len(order) if effort.num_run else None,
+        max_more_seeds=max(0, found.rules.max_rounds - found.rounds),
+        seconds_per_seed=_seconds_per_run(found) * len(order) if found.rounds else None,
         notes=(*notes, *_notes(found)),
     )
 
@@ -162,6 +162,12 @@ def _fresh(runs: FreshRuns, trial: Trial) -> tuple[int, int]:
     """Fresh runs of a trial, and how many of them have no score."""
     found = [run for phase in (RACE, PROOF) for run in runs.executions(trial, phase).values()]
     return len(found), sum(not run.ending.has_score for run in found)
+
+
+def _seconds_per_run(found: _Found) -> float:
+    """As they were measured; of members of a population their shares."""
+    runs = [run.seconds for trial in found.trials for run in found.runs.executions(trial).values()]
+    return float(np.mean(runs))
 
 
 def _worse(found: _Found) -> list[str]:

@@ -53,6 +53,7 @@ class Confirmation:
         rivals: who may be the best besides the recommended one, and what would settle that.
         first: how the search's best trial stands against the recommended one; None: it is the recommended one, or too
             little was run.
+        max_more_seeds: that the rules allow.
         seconds_per_seed: what one more seed for all who are left takes; None: unknown.
         notes: what this call asked for and the rules do not allow, and what else has to be said.
     """
@@ -75,6 +76,7 @@ class Confirmation:
     margin: float = 0.0
     rivals: tuple[Rival, ...] = ()
     first: Rival | None = None
+    max_more_seeds: int = 0
     seconds_per_seed: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -155,8 +157,8 @@ class Confirmation:
             return say.too_few(self.rounds, names)
         if self.ending == RaceEnd.EQUAL:
             costs = [row.cost for row in self.rows if row.in_winning_set]
-            return say.equal(names, self.margin, self._numbers(), costs)
-        undecided = say.undecided(best, self.rivals, num_rows=self.num_rows, seconds_per_seed=self.seconds_per_seed)
+            return say.equal(names, self.margin, costs)
+        undecided = say.undecided(best, self.rivals, self.num_rows, self.max_more_seeds, self.seconds_per_seed)
         return f"{undecided} Recommended by all evidence: {best}."
 
     def _overruled(self) -> list[str]:

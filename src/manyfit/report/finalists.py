@@ -120,7 +120,7 @@ class FinalistTable:
                 "trial": row.trial_id,
                 "expected": number(row.score),
                 f"{self.confidence:.0%} interval": _interval(row, number),
-                "best with": f"{row.probability_best:.0%}",
+                "best with": _chance(row.probability_best),
                 "runs": row.num_executions,
                 "search said": number(row.search_score),
                 "standing": row.standing,
@@ -255,6 +255,11 @@ def _row(row: Finalist, cells: Mapping[str, str | int], *, is_first: bool) -> st
 
 def _interval(row: Finalist, number: Numbers) -> str:
     return "-" if row.low is None else f"[{number(row.low)}, {number(row.high)}]"
+
+
+def _chance(probability: float) -> str:
+    # A posterior is never sure: 100 % beside a race that goes on would contradict it.
+    return ">99%" if probability > 0.995 else "<1%" if probability < 0.005 else f"{probability:.0%}"
 
 
 def _short(value: Value) -> str:
