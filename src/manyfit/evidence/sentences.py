@@ -227,6 +227,41 @@ def failures(trial_id: str, failed: int, runs: int, confidence: float = 0.95) ->
     return f"Trial {trial_id} diverged or failed in {failed} of {runs} fresh runs ({rate}): those are in no mean."
 
 
+def methods(
+    *,
+    objective: str,
+    num_trials: int,
+    num_finalists: int,
+    num_executions: int,
+    num_rows: int | None,
+    confidence: float,
+    found: Sequence[str],
+) -> str:
+    """What was done, for the section on methods of a report.
+
+    Args:
+        objective: the metric.
+        num_trials: that the search completed.
+        num_finalists: that were confirmed.
+        num_executions: trainings on fresh seeds.
+        num_rows: validation rows; None: unknown.
+        confidence: of the decisions.
+        found: sentences of the result.
+    """
+    rows = "validation rows without identity" if num_rows is None else f"the same {num_rows:,} validation rows"
+    errors = "seeds alone, since the rows are unknown" if num_rows is None else "seeds and of rows"
+    return (
+        f"Of {num_trials:,} configurations, the {num_finalists} with the best {objective} in the search were trained "
+        f"again on fresh seeds, the same for all: {num_executions} trainings, each scored on {rows} at an epoch that "
+        f"was fixed before. A configuration was dropped when a one-sided paired test with the error of {errors} found "
+        "it worse than another (two-way random model, Satterthwaite's degrees of freedom, variances over seeds "
+        "moderated as in Smyth 2004), at a constant nominal level for repeated looks (Pocock 1977), with "
+        f"{100 * confidence:.3g} % confidence over all pairs and looks. Scores are posterior means of a hierarchical "
+        "model of all runs, of the search and of the fresh seeds, with the worse half of the search's trials censored. "
+        + " ".join(found)
+    )
+
+
 def _round(count: int) -> int:
     """Two digits: a number that is extrapolated has no more."""
     digits = max(0, len(str(count)) - 2)

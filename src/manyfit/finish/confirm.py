@@ -25,7 +25,7 @@ from manyfit.evidence.sentences import listed
 from manyfit.finish import summary
 from manyfit.finish.fresh_runs import RACE, FreshRuns
 from manyfit.finish.fresh_seeds import ProofSupply, RaceSupply
-from manyfit.finish.summary import Effort
+from manyfit.finish.summary import CallEffort
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import Confirmed
 from manyfit.report.confirmation import Confirmation
@@ -111,7 +111,7 @@ class ConfirmSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
+class ConfirmFiles:
     """Where a confirmation keeps what is too large for the database.
 
     Args:
@@ -173,7 +173,7 @@ def confirm(
     trainer: Trainer,
     settings: ConfirmSettings,
     *,
-    kept: Kept,
+    kept: ConfirmFiles,
     protocol: str = "",
     has_own_epochs: bool = False,
 ) -> Confirmation:
@@ -221,7 +221,7 @@ def confirm(
     proof = ProofSupply(recommended, runs, num_executions=settings.proof_executions, **options)
     trainer.train(proof, task)
     seconds = time.monotonic() - started
-    effort = Effort(seconds, race.out_of_time or proof.out_of_time, settings.max_rounds)
+    effort = CallEffort(seconds, race.out_of_time or proof.out_of_time, settings.max_rounds)
     confirmation = summary.summarise(runs, race.standings(), effort, settings.notes(runs))
     _note(confirmation, oracle)
     return confirmation

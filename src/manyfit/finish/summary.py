@@ -25,7 +25,7 @@ Standings = Sequence[tuple[RaceFamily, Sequence[str], RaceStanding]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Effort:
+class CallEffort:
     """What a call has spent."""
 
     seconds: float
@@ -114,7 +114,7 @@ def _costs_of(found: _Found) -> dict[str, float]:
     return {} if known is None else {one.trial_id: cost for one, cost in zip(found.trials, known, strict=True)}
 
 
-def summarise(runs: FreshRuns, standings: Standings, effort: Effort, notes: Sequence[str]) -> Confirmation:
+def summarise(runs: FreshRuns, standings: Standings, effort: CallEffort, notes: Sequence[str]) -> Confirmation:
     """Puts what was measured and decided into words and numbers.
 
     Args:
@@ -208,7 +208,7 @@ def _ending(found: _Found, standings: Standings) -> str:
     return "out of budget" if last is None or last is RaceEnd.SETTLED else str(last)
 
 
-def _verdict(ending: str, found: _Found, effort: Effort) -> str:
+def _verdict(ending: str, found: _Found, effort: CallEffort) -> str:
     reasons = {
         "settled": "one finalist was left",
         "equal": "all finalists that were left are equal within the margin",

@@ -122,6 +122,19 @@ class Confirmation:
             raise UsageError(explain("interval(trial_id)", trial_id, f"a finalist: {names}", "Leave it out."))
         return None if found.estimate is None else found.estimate.interval(self.confidence, rows=rows)
 
+    def methods_paragraph(self) -> str:
+        """What was done and found, ready to paste: seeds, rows, the test, the estimate."""
+        best = self.recommended
+        return say.methods(
+            objective=self.objective,
+            num_trials=self.num_trials,
+            num_finalists=len(self.rows),
+            num_executions=self.num_executions,
+            num_rows=self.num_rows,
+            confidence=self.confidence,
+            found=[self._who(), *([] if best.estimate is None else [self._how_good()[0]])],
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON."""
         return dataclasses.asdict(self)
