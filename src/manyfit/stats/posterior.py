@@ -179,7 +179,7 @@ class SearchPosterior:
         """
         law, m, tau = self.grid.draw(rng, num_draws)
         measured = np.array([each.measured for each in self.finalists])
-        factors = np.where(law[:, None, None] == 0, 1.0, _tails(self.variances, self.noise)[:, :, 0, 0])
+        factors = np.where(law[:, None, None] == 0, 1.0, _tails(self.variances, self.grid.noise[0]))
         spread = tau[:, None, None] ** 2 + self.variances[:, None] * factors  # (draws, finalists, laws of the noise)
         likely = np.exp(-0.5 * (measured[:, None] - m[:, None, None]) ** 2 / spread) / np.sqrt(spread) + _TINY
         likely = np.cumsum(likely, axis=2) / likely.sum(axis=2, keepdims=True)
@@ -199,6 +199,7 @@ def search_posterior(
     noise: ArrayLike,
     *,
     finalists: Sequence[tuple[float, float]] | None = None,
+    places: Sequence[int] | None = None,
     common_row_variance: float = 0.0,
     degrees: float = math.inf,
     heavy_tails: float = 0.25,
@@ -211,6 +212,8 @@ def search_posterior(
         noise: standard deviation of one trial's luck, rows and seeds; one for all, or one each.
         finalists: of each the mean of all its runs, search and later, and the variance of that mean, common rows left
             out (`RunNoise.variance_of_mean`). None: the best trial of the search.
+        places: where in `losses` each finalist's search loss is. Then all its runs tell how far truths lie apart, not
+            the first alone.
         common_row_variance: what these rows do to all trials; added once to the variance of each level.
         degrees: of freedom of `noise`.
         heavy_tails: how likely it is, before the losses are seen, that luck has heavy tails; 0 for never.
@@ -234,7 +237,10 @@ def search_posterior(
         raise UsageError(
             explain("search_posterior", got, "finite means, variances of 0 or more", "Leave out failed runs.")
         )
-    grid = posterior_grid(y[None], omega[None], heavy_tails)
+    later = np.full((2, 1, y.size), np.nan)
+    if places is not None:
+        later[:, 0, list(places)] = measured, w
+    grid = posterior_grid(y[None], omega[None], later, heavy_tails=heavy_tails)
     mean, variance = grid.moments(measured[None], w[None])
     found = tuple(
         FinalistPosterior(float(own), float(mu), float(v) + common_row_variance, degrees)
@@ -269,10 +275,10 @@ class PosteriorGrid:
         tau2 = self.tau[:, None, None, :] ** 2
         m = self.m[:, None, :, None]
         distance = measured[..., None, None] - m  # (searches, finalists, m, tau)
-        for law, factors in enumerate((np.ones((1, 1, 1, 1, 1)), _tails(variances, self.noise[:, None]))):
+        for law, factors in enumerate((np.ones((1, 1, 1)), _tails(variances, self.noise[:, None]))):
             total, first, second = 0.0, 0.0, 0.0
-            for factor in np.moveaxis(factors, -3, 0):
-                w = variances[..., None, None] * factor
+            for factor in np.moveaxis(factors, -1, 0):
+                w = (variances * factor)[..., None, None]
                 spread = tau2 + w
                 likely = np.exp(-0.5 * distance**2 / spread) / np.sqrt(spread) + _TINY
                 share = tau2 / spread
@@ -295,53 +301,61 @@ _TINY = 1e-300  # where a density underflows, all points are as unlikely
 
 
 def _tails(variances: Array, noise: Array | float) -> Array:
-    """The factors of w of heavy-tailed luck, (..., 5, 1, 1): means over several runs have lighter tails."""
+    """The factors of w of heavy-tailed luck, (..., 5): means over several runs have lighter tails."""
     runs = np.maximum(np.square(noise) / np.maximum(variances, _TINY), 1.0)
     factors: Array = 1 + (_HEAVY - 1) / np.sqrt(runs)[..., None]
-    return factors[..., None, None]
+    return factors
 
 
-def posterior_grid(losses: Array, noise: Array, heavy_tails: float = 0.25) -> PosteriorGrid:
+def posterior_grid(
+    losses: Array, noise: Array, later: Array | None = None, *, heavy_tails: float = 0.25
+) -> PosteriorGrid:
     """p(m, tau, law | losses), for many searches at once.
 
     Args:
         losses: (searches, trials), +inf for failed ones, at least one finite per search.
         noise: the same shape.
+        later: (2, searches, trials) the mean of all runs of a trial and its variance; NaN for trials with one run.
         heavy_tails: as in `search_posterior`.
     """
+    order = np.argsort(losses, axis=1)
+    once = np.full((2, *losses.shape), np.nan) if later is None else later
+    tables = np.stack([np.take_along_axis(table, order, axis=1) for table in (losses, noise, *once)])
     step = max(1, _STEP // (_POINTS**2 * losses.shape[1]))
-    parts = [
-        _part_of_grid(losses[start : start + step], noise[start : start + step], heavy_tails)
-        for start in range(0, len(losses), step)
-    ]
+    parts = [_part_of_grid(tables[:, start : start + step], heavy_tails) for start in range(0, len(losses), step)]
     return PosteriorGrid(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
-def _part_of_grid(losses: Array, noise: Array, heavy_tails: float) -> tuple[Array, Array, Array, Array]:
-    order = np.argsort(losses, axis=1)
-    y, variance = np.take_along_axis(losses, order, axis=1), np.take_along_axis(noise, order, axis=1) ** 2
-    worth = y <= _fence(y, np.sqrt(variance))
+def _part_of_grid(tables: Array, heavy_tails: float) -> tuple[Array, Array, Array, Array]:
+    """As many searches as fit into memory at once; their losses are sorted."""
+    y, noise, *later = tables
+    worth = y <= _fence(y, noise)
     half = (worth.sum(axis=1, keepdims=True) + 1) // 2
     cut = np.take_along_axis(y, half - 1, axis=1)
     seen = (y <= cut)[:, : int((y <= cut).sum(axis=1).max())]
-    y, variance = np.where(seen, y[:, : seen.shape[1]], 0.0), variance[:, : seen.shape[1]]
-    typical = np.sqrt(np.where(seen, variance, 0.0).sum(axis=1, keepdims=True) / seen.sum(axis=1, keepdims=True))
+    y, noise, mean, w = (table[:, : seen.shape[1]] for table in (y, noise, *later))
+    typical = np.sqrt((noise**2).sum(axis=1, where=seen, keepdims=True) / seen.sum(axis=1, keepdims=True))
     reach = np.maximum(cut - y[:, :1], typical)
     m = cut + reach * np.linspace(-1.5, 1.5, _POINTS)
     # Middles of steps: a point at 0 would count for a whole step, and equal trials would look too equal.
     tau = reach * 2.5 * (np.arange(_POINTS) + 0.5) / _POINTS
+    # The search's own loss says who is seen; what more runs say of those counts in its place.
+    known = np.isfinite(mean)
+    y, variance = np.where(seen, np.where(known, mean, y), 0.0), np.where(known, w, noise**2)
     # Those above the cut have one noise, the typical one.
     above = (worth.sum(axis=1) - seen.sum(axis=1))[:, None, None]
     log_p = np.full((len(y), 2, _POINTS, _POINTS), -np.inf)
-    for law, (chance, factors) in enumerate(((1 - heavy_tails, np.ones(1)), (heavy_tails, _HEAVY))):
+    for law, (chance, factors) in enumerate(
+        ((1 - heavy_tails, np.ones((1, 1, 1))), (heavy_tails, _tails(variance, noise)))
+    ):
         if chance > 0:
             density, tail = 0.0, 0.0
-            for factor in factors:
+            for place, factor in enumerate(np.moveaxis(factors, -1, 0)):
                 # (searches, tau, trials) outside the square: the exponential of (searches, m, tau, trials) is dear.
-                inverse = 1 / (tau[:, :, None] ** 2 + factor * variance[:, None])
-                density = density + _normal(m, y, inverse) / factors.size
-                scale = np.sqrt(tau**2 + factor * typical**2)[:, None]
-                tail = tail + special.ndtr((m - cut)[:, :, None] / scale) / factors.size
+                inverse = 1 / (tau[:, :, None] ** 2 + (factor * variance)[:, None])
+                density = density + _normal(m, y, inverse) / factors.shape[-1]
+                scale = np.sqrt(tau**2 + (_HEAVY[place] if law else 1.0) * typical**2)[:, None]
+                tail = tail + special.ndtr((m - cut)[:, :, None] / scale) / factors.shape[-1]
             fit = np.where(seen[:, None, None], np.log(density + _TINY), 0.0).sum(axis=-1)
             log_p[:, law] = fit + above * np.log(tail + _TINY) + np.log(chance)
     log_p -= np.log1p((tau / (_PRIOR_SCALE * typical)) ** 2)[:, None, None]

@@ -34,7 +34,31 @@ Step = Callable[[sqlite3.Connection], None]
 
 FIRST_VERSION = 1  # of 0.1.0
 
-STEPS: tuple[Step, ...] = ()
+
+def _add_evidence(connection: sqlite3.Connection) -> None:
+    """Confirmations of 0.1.0 left runs and no decisions: the first one of this version fixes the rules."""
+    connection.execute(
+        """
+        CREATE TABLE families (
+            number INTEGER PRIMARY KEY,
+            rules  TEXT NOT NULL,
+            looks  TEXT NOT NULL
+        )
+        """
+    )
+    connection.execute(
+        """
+        CREATE TABLE decisions (
+            family   INTEGER NOT NULL,
+            trial_id TEXT NOT NULL,
+            decision TEXT NOT NULL,
+            PRIMARY KEY (family, trial_id)
+        ) WITHOUT ROWID
+        """
+    )
+
+
+STEPS: tuple[Step, ...] = (_add_evidence,)
 """In order: the first one leads from version 1 to version 2."""
 
 SCHEMA_VERSION = FIRST_VERSION + len(STEPS)

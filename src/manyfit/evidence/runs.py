@@ -1,0 +1,235 @@
+"""Fresh runs of several contenders on common seeds, and what the difference of two of them is known by.
+
+| notation | meaning |
+|---|---|
+| l_isj | loss of contender i with seed s on validation row j |
+| D_sj | l_isj - l_ksj of a pair (i, k), over the n seeds that both have finished and the N rows that all share |
+| S^2 | variance over seeds of the mean over rows of D |
+| B | variance over rows of the mean over seeds of D |
+
+The mean of D estimates the difference on *new* seeds and *new* rows, with variance S^2 / n + B / N. That is
+(MS_S + MS_R) / (n N) of the crossed layout; subtracting MS_E would make it unbiased, and now and then negative. Both
+are needed: seeds alone say that one configuration fits these rows better, as is so of equals in every second race.
+
+Where each seed has rows of its own (folds, new splits), the seeds hold the luck of the rows, and training sets overlap:
+the variance is (1 / n + validation rows / training rows) S^2 (Nadeau and Bengio 2003).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import special
+
+from manyfit.core.errors import UsageError, explain
+from manyfit.stats.intervals import score_table
+
+_CHUNK_ROWS = 20_000  # of the products over rows: what they need stays small, however many rows there are
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How much more one contender loses than another: negative where it is better."""
+
+    mean: float
+    seeds_variance: float  # S^2: of a single seed's difference
+    rows_variance: float | None  # B / N: of the mean, by the rows; None: unknown
+    rows_at_best: float  # what B / N becomes with ever more seeds; 0 where the rows are unknown
+    num_seeds: int
+    num_rows: int | None
+    overlap: float | None
+    degrees: float  # of S^2
+
+    def seen_from(self, first: bool) -> Difference:
+        """The same difference, or that of the other to the first."""
+        return self if first else dataclasses.replace(self, mean=-self.mean)
+
+    @property
+    def variance(self) -> float:
+        """Of the mean, for new seeds and new rows (as far as the rows are known)."""
+        return self.variance_after(self.num_seeds)
+
+    def variance_after(self, num_seeds: int) -> float:
+        """What the variance becomes with so many seeds."""
+        if self.overlap is not None:
+            return self.seeds_variance * (1 / num_seeds + self.overlap)
+        if self.rows_variance is None:
+            return self.seeds_variance / num_seeds
+        shrinks = max(0.0, self.rows_variance - self.rows_at_best) * self.num_seeds / num_seeds
+        return self.seeds_variance / num_seeds + self.rows_at_best + shrinks
+
+    @property
+    def variance_at_best(self) -> float:
+        """What no number of seeds takes away."""
+        return self.rows_at_best if self.overlap is None else self.seeds_variance * self.overlap
+
+    @property
+    def variance_of_free_degrees(self) -> float:
+        """Satterthwaite's degrees of freedom of `variance`."""
+        variance = self.variance
+        if variance <= 0:
+            return self.degrees
+        seeds = self.seeds_variance * (1 / self.num_seeds + (self.overlap or 0.0))
+        parts = seeds**2 / self.degrees
+        if self.rows_variance is not None and self.num_rows is not None:
+            parts += self.rows_variance**2 / (self.num_rows - 1)
+        return float(variance**2 / parts)
+
+    @property
+    def statistic(self) -> float:
+        """The mean in standard errors; infinite where all differences are the same, and no noise is seen."""
+        # Rounding alone leaves a deviation of about 1e-16 for equal differences; it is no noise.
+        if self.variance <= (1e-12 * self.mean) ** 2:
+            return 0.0 if self.mean == 0 else float(np.sign(self.mean) * np.inf)
+        return float(self.mean / np.sqrt(self.variance))
+
+    @property
+    def p_value(self) -> float:
+        """The chance of so large a difference between equals: one-sided, small where the first is worse."""
+        if np.isinf(self.statistic):
+            return 0.0 if self.statistic > 0 else 1.0
+        return float(special.stdtr(self.variance_of_free_degrees, -self.statistic))
+
+    def reach(self, level: float) -> float:
+        """Half the width of the interval that leaves `level` on each side."""
+        if self.variance == 0:
+            return 0.0
+        return float(-special.stdtrit(self.variance_of_free_degrees, level) * np.sqrt(self.variance))
+
+    def rows_needed(self, level: float) -> int | None:
+        """Rows at which the difference, if it stays, would stand out of their luck alone; None: unknown or none."""
+        if self.num_rows is None or self.rows_variance is None or self.mean == 0:
+            return None
+        t = -special.stdtrit(self.num_rows - 1, level)
+        return int(np.ceil(self.num_rows * t**2 * self.rows_variance / self.mean**2))
+
+    def seeds_needed(self, level: float) -> int | None:
+        """Seeds at which the difference, if it stays, would be settled; None: no number of seeds settles it."""
+        t = -special.stdtrit(self.variance_of_free_degrees, level)
+        room = (self.mean / t) ** 2 - self.variance_at_best
+        shrinks = self.num_seeds * (self.variance - self.variance_at_best)
+        return None if room <= 0 else max(self.num_seeds, int(np.ceil(shrinks / room)))
+
+
+class Runs:
+    """The table that decisions are made from.
+
+    Args:
+        values: losses, shape (contenders, seeds), lower is better; NaN: not run, +inf: diverged or failed.
+        rows: losses of each validation row, shape (contenders, seeds, rows), whose means are the values; NaN for a
+            run whose rows are unknown. Of a metric that is no mean, the value plus the row's influence. None: the rows
+            have no identity, or were not kept.
+        overlap: where each seed has rows of its own: validation rows by training rows.
+
+    Raises:
+        UsageError: values that are no table, or rows of another shape.
+
+    Example:
+
+    >>> values = np.array([[0.30, 0.32], [0.41, 0.40]])
+    >>> rows = values[:, :, None] + np.array([-0.1, 0.0, 0.1])
+    >>> round(Runs(values, rows).difference(1, 0, [0, 1]).mean, 3)
+    0.095
+    """
+
+    def __init__(self, values: ArrayLike, rows: ArrayLike | None = None, *, overlap: float | None = None) -> None:
+        self.values = score_table("runs(values)", values)
+        self.overlap = overlap
+        self._rows = None if rows is None or overlap is not None else np.asarray(rows)
+        if self._rows is not None and (self._rows.ndim != 3 or self._rows.shape[:2] != self.values.shape):
+            got = f"rows of shape {self._rows.shape} for values of shape {self.values.shape}"
+            raise UsageError(explain("runs(rows)", got, "shape (contenders, seeds, rows)", "Leave rows out."))
+        enough = self._rows is not None and self._rows.shape[2] > 1
+        self.num_rows = self._rows.shape[2] if self._rows is not None and enough else None
+
+    @property
+    def num_contenders(self) -> int:
+        """Rows of the table."""
+        return self.values.shape[0]
+
+    @functools.cached_property
+    def has_run(self) -> np.ndarray:
+        """For each contender, the seeds that it has run without a gap."""
+        return np.asarray(np.cumprod(~np.isnan(self.values), axis=1).sum(axis=1))
+
+    @functools.cached_property
+    def failed(self) -> np.ndarray:
+        """(contenders, seeds) which runs have no score."""
+        return np.isinf(self.values)
+
+    @functools.cached_property
+    def _known(self) -> np.ndarray:
+        """(contenders, seeds) the runs whose rows are known."""
+        if self._rows is None or self.num_rows is None:
+            return np.zeros(self.values.shape, dtype=bool)
+        return np.asarray(np.isfinite(self._rows).all(axis=2) & np.isfinite(self.values))
+
+    @functools.cached_property
+    def _products(self) -> np.ndarray:
+        """(runs, runs) sums over rows of products of deviations from each run's mean: all that differences need.
+
+        Of the runs whose rows are known; what all runs have in common with a row is taken out first, as it would only
+        cost digits: it cancels in every difference.
+        """
+        assert self._rows is not None
+        known = self._known.ravel()
+        table = self._rows.reshape(-1, self._rows.shape[2])[known]
+        size = len(table)
+        products, sums = np.zeros((size, size)), np.zeros(size)
+        for start in range(0, table.shape[1], _CHUNK_ROWS):
+            part = table[:, start : start + _CHUNK_ROWS].astype(np.float64)
+            part -= part.mean(axis=0)
+            products += part @ part.T
+            sums += part.sum(axis=1)
+        products -= np.outer(sums, sums) / table.shape[1]
+        full = np.full((known.size, known.size), np.nan)
+        full[np.ix_(known, known)] = products
+        return full
+
+    def common(self, one: int, other: int, seeds: ArrayLike) -> np.ndarray:
+        """Those of the seeds that both have finished with a score."""
+        chosen = np.asarray(seeds, dtype=int)
+        return chosen[np.isfinite(self.values[[one, other]][:, chosen]).all(axis=0)]
+
+    def difference(self, one: int, other: int, seeds: ArrayLike) -> Difference:
+        """The losses of `one` less those of `other`.
+
+        Args:
+            one: the first contender.
+            other: the second.
+            seeds: that both have run; those in which one of them failed are left out.
+        """
+        common = self.common(one, other, seeds)
+        d = self.values[one, common] - self.values[other, common]
+        n = common.size
+        mean = float(d.mean()) if n else 0.0
+        seeds_variance = float(d.var(ddof=1)) if n > 1 else np.nan
+        if n > 1 and seeds_variance <= (1e-12 * mean) ** 2:
+            seeds_variance = 0.0
+        rows, at_best = self._row_parts(one, other, common)
+        known = rows is not None
+        return Difference(
+            mean, seeds_variance, rows, at_best, n, self.num_rows if known else None, self.overlap, max(1.0, n - 1.0)
+        )
+
+    def _row_parts(self, one: int, other: int, common: np.ndarray) -> tuple[float | None, float]:
+        """B / N, and what it tends to with ever more seeds; None where no common seed has rows."""
+        if self.num_rows is None:
+            return None, 0.0
+        seeds = common[self._known[[one, other]][:, common].all(axis=0)]
+        n, num_rows = seeds.size, self.num_rows
+        if n == 0:
+            return None, 0.0
+        width = self.values.shape[1]
+        mine, theirs = one * width + seeds, other * width + seeds
+        c = self._products
+        products = c[np.ix_(mine, mine)] + c[np.ix_(theirs, theirs)] - c[np.ix_(mine, theirs)] - c[np.ix_(theirs, mine)]
+        between = max(0.0, float(products.sum())) / n**2  # sum over rows of squares of the means over seeds
+        rows = between / (num_rows - 1) / num_rows
+        if n == 1:
+            return rows, 0.0
+        rest = max(0.0, float(np.trace(products)) - n * between) / ((n - 1) * (num_rows - 1))  # MS_E
+        return rows, max(0.0, rows - rest / n / num_rows)
