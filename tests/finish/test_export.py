@@ -143,7 +143,7 @@ def test_a_retrained_model_is_known_by_its_weights_in_another_process(tuner, tmp
 # Every path counts -----------------------------------------------------------------------------------------------
 
 
-def test_what_a_winner_is_asked_itself_is_a_look_too(tuner, capsys, monkeypatch):
+def test_what_a_winner_or_an_ensemble_is_asked_itself_is_a_look_too(tuner, capsys, monkeypatch):
     rows = slice(121, 159)
     [winner] = tuner.get_best_models(1)
     plain = keras.models.clone_model(winner)
@@ -157,6 +157,9 @@ def test_what_a_winner_is_asked_itself_is_a_look_too(tuner, capsys, monkeypatch)
     capsys.readouterr()
     second.evaluate(X[rows][::-1], Y[rows][::-1], verbose=0)
     assert "look at these 38 rows" in capsys.readouterr().out
+    ensemble = tuner.ensemble(method="uniform", verbose=0).with_latency({})
+    ensemble.evaluate(X[rows][:30], Y[rows][:30])
+    assert "look at these 30 rows" in capsys.readouterr().out
     monkeypatch.setattr(tuner, "verbose", 0)
     [retrained] = tuner.retrain(1, epochs=2, verbose=0)
     retrained.evaluate(X[rows][5:30], Y[rows][5:30], verbose=0)

@@ -110,6 +110,18 @@ def test_row_noise_is_the_residual_of_trials_by_rows():
     assert math.isnan(row_noise(losses[:1]).deviation)
 
 
+def test_the_noise_of_skewed_losses_is_that_of_all_but_the_hopeless():
+    """The better half of equal trials are those that drew few large losses, and they vary less."""
+    rng = np.random.default_rng(3)
+    rows = np.exp(rng.standard_normal((60, 1, 100)))
+    losses = rows * np.exp(0.6 * rng.standard_normal((60, 40, 100)))  # 60 searches of 40 equal trials
+    own = math.exp(2 + 0.36) * math.expm1(0.36)  # variance of what is not common, per row
+    found = np.mean([row_noise(each).deviation ** 2 for each in losses])
+    assert found * 100 == pytest.approx(own, rel=0.12)
+    hopeless = [np.concatenate([each, 50 + 30 * each[:20]]) for each in losses]
+    assert np.mean([row_noise(each).deviation ** 2 for each in hopeless]) == pytest.approx(found, rel=0.05)
+
+
 def test_row_noise_leaves_out_the_worse_half_and_the_failed():
     rng = np.random.default_rng(6)
     good, bad = rng.normal(size=(30, 200)), 50 + 100 * rng.normal(size=(30, 200))
@@ -117,6 +129,28 @@ def test_row_noise_leaves_out_the_worse_half_and_the_failed():
     found = row_noise(np.concatenate([bad, good, failed]))
     assert found.deviation == pytest.approx(1 / math.sqrt(200), rel=0.1)
     assert found.num_trials == 30
+
+
+def test_all_runs_of_finalists_tell_how_far_truths_lie_apart():
+    """Three truths of 50 lie two units below the others; a search of single runs takes that for luck."""
+    rng = np.random.default_rng(0)
+    errors = {True: [], False: []}
+    for _ in range(60):
+        truths = np.r_[np.zeros(3), np.full(47, 2.0)]
+        y = truths + rng.standard_normal(50)
+        places = [int(place) for place in np.argsort(y)[:8]]
+        runs = [(np.r_[y[place], truths[place] + rng.standard_normal(9)].mean(), 0.1) for place in places]
+        for known in errors:
+            found = search_posterior(y, 1.0, finalists=runs, places=places if known else None)
+            errors[known].append(found.finalists[found.best].mean - truths[places[found.best]])
+    assert abs(np.mean(errors[True])) < 0.35 < 0.6 < np.mean(errors[False])
+
+
+def test_places_of_finalists_with_one_run_change_nothing():
+    y = np.arange(10.0)
+    alone = search_posterior(y, 0.5, finalists=[(0.0, 0.25), (3.0, 0.25)])
+    placed = search_posterior(y, 0.5, finalists=[(0.0, 0.25), (3.0, 0.25)], places=[0, 3])
+    assert alone.finalists == placed.finalists
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ class Estimate:
     num_rows: int | None
     seed_variance: float  # of one more run, on rows without end
     row_variance: float  # of one more row
+    cubed_rows: float = 0.0  # mean cube of the rows' deviations: skewed losses make skewed intervals
     confidence: float = 0.95
     scale: Scale = Scale.PLAIN
 
@@ -99,6 +100,7 @@ class Estimate:
         if not math.isfinite(self.variance):
             return None
         variance, at_bounds = self.variance, float(self.num_rows or math.inf)
+        cubes = self.cubed_rows / at_bounds**2
         if rows is not None:
             if self.num_rows is None or not rows >= 1:
                 got = f"rows={rows!r}" + (", where the rows are unknown" if self.num_rows is None else "")
@@ -106,6 +108,7 @@ class Estimate:
                 raise UsageError(explain("interval(rows)", got, allowed, "Leave rows out."))
             variance += self.seed_variance + self.row_variance / rows
             at_bounds = 1 / (1 / at_bounds + 1 / rows)
+            cubes -= self.cubed_rows / rows**2
         level = self.confidence if confidence is None else confidence
         return scaled_interval(
             self.mean,
@@ -113,6 +116,7 @@ class Estimate:
             self.degrees,
             scale=self.scale,
             confidence=level,
+            skewness=cubes / variance**1.5 if variance > 0 else 0.0,
             num_rows=at_bounds,
             most_rows=(self.num_rows or math.inf) * self.num_runs,
         )
@@ -163,6 +167,7 @@ def estimates(
     finalists: Sequence[Measured],
     *,
     search_rows: ArrayLike | None = None,
+    places: Sequence[int] | None = None,
     runs_per_trial: int = 1,
     direction: Literal["min", "max"] = "min",
     scale: Scale = Scale.PLAIN,
@@ -177,6 +182,8 @@ def estimates(
         finalists: the runs of each, those of the search included.
         search_rows: (trials, rows) losses on the validation rows of those trials whose predictions were kept, one run
             each: the rows' luck, without a replicate.
+        places: where in `search` each finalist's loss is: then all its runs tell how far truths lie apart, not the
+            first alone.
         runs_per_trial: that each of `search` is the mean of.
         direction: of the metric: "max" has all results negated.
         scale: on which intervals are symmetric.
@@ -218,7 +225,11 @@ def estimates(
         return Estimates(plain, int(measured.argmin()), even, math.sqrt(noise.of_mean(1)), float(bounds.max()))
     single = math.sqrt(noise.of_mean(runs_per_trial))
     posterior = search_posterior(
-        losses, single, finalists=list(zip(measured, w, strict=True)), common_row_variance=noise.common_rows
+        losses,
+        single,
+        finalists=list(zip(measured, w, strict=True)),
+        places=places,
+        common_row_variance=noise.common_rows,
     )
     found = []
     for part, own, each, of_mean in zip(parts, values, posterior.finalists, w, strict=True):
@@ -269,6 +280,7 @@ class _Told:
             num_rows=size if known else None,
             seed_variance=seeds,
             row_variance=by_row,
+            cubed_rows=self.score(part.cubed_rows),
             confidence=self.confidence,
             scale=self.scale,
         )

@@ -184,6 +184,7 @@ def search_posterior(
     noise: ArrayLike,
     *,
     finalists: Sequence[tuple[float, float]] | None = None,
+    places: Sequence[int] | None = None,
     common_row_variance: float = 0.0,
     degrees: float = math.inf,
     heavy_tails: bool = False,
@@ -196,6 +197,8 @@ def search_posterior(
         noise: standard deviation of one trial's luck, rows and seeds; one for all, or one each.
         finalists: of each the mean of all its runs, search and later, and the variance of that mean, common rows left
             out (`RunNoise.variance_of_mean`). None: the best trial of the search.
+        places: where in `losses` each finalist's search loss is. Then all its runs tell how far truths lie apart, not
+            the first alone.
         common_row_variance: what these rows do to all trials; added once to the variance of each level.
         degrees: of freedom of `noise`.
         heavy_tails: single runs lie far out: ends are taken from Student's law with 5 degrees at most.
@@ -219,7 +222,10 @@ def search_posterior(
         raise UsageError(
             explain("search_posterior", got, "finite means, variances of 0 or more", "Leave out failed runs.")
         )
-    m, tau, p = posterior_grid(y[None], omega[None])
+    later = np.full((2, 1, y.size), np.nan)
+    if places is not None:
+        later[:, 0, list(places)] = measured, w
+    m, tau, p = posterior_grid(y[None], omega[None], later)
     mean, variance = _moments((m, tau, p), measured[None], w[None])
     nu = min(degrees, _HEAVY_DEGREES) if heavy_tails else degrees
     found = tuple(
@@ -234,12 +240,13 @@ def search_posterior(
     )
 
 
-def posterior_grid(losses: Array, noise: Array) -> tuple[Array, Array, Array]:
+def posterior_grid(losses: Array, noise: Array, later: Array | None = None) -> tuple[Array, Array, Array]:
     """p(m, tau | losses) on a grid, for many searches at once.
 
     Args:
         losses: (searches, trials), +inf for failed ones.
         noise: the same shape.
+        later: (2, searches, trials) the mean of all runs of a trial and its variance; NaN for trials with one run.
 
     Returns:
         m (searches, points), tau (searches, points) and p (searches, points, points), which sums to 1 per search.
@@ -255,6 +262,10 @@ def posterior_grid(losses: Array, noise: Array) -> tuple[Array, Array, Array]:
     m = cut + reach * np.linspace(-1.5, 1.5, _POINTS)
     # Middles of steps: a point at 0 would count for a whole step, and equal trials would look too equal.
     tau = reach * 2.5 * (np.arange(_POINTS) + 0.5) / _POINTS
+    # The search's own loss says who is seen; what more runs say of those counts in its place.
+    if later is not None:
+        known = np.isfinite(later[0])
+        losses, variance = np.where(known, later[0], losses), np.where(known, later[1], variance)
     # Per tau the seen part is a parabola in m: three sums over trials.
     weight = np.where(seen[:, None], 1 / (tau[..., None] ** 2 + variance[:, None]), 0.0)  # (searches, tau, trials)
     below = np.where(seen, losses - cut, 0.0)[:, None]

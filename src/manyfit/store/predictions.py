@@ -202,11 +202,12 @@ class Labels:
     row_ids: np.ndarray  # (n,) uint64, of all rows of the data set
     y: FitData  # (n, ...), or a list or dictionary of such, one for each output
     sample_weight: FitData  # (n,), or one for each output; None: all count alike
+    groups: np.ndarray | None = None  # (n,) numbers: rows of one are not independent of each other; None: all are
 
     def take(self, places: Indices) -> Labels:
         """Some of the rows, by where they lie here."""
         y, weight = (map_leaves(lambda leaf: leaf[places], part) for part in (self.y, self.sample_weight))
-        return Labels(self.row_ids[places], y, weight)
+        return Labels(self.row_ids[places], y, weight, None if self.groups is None else self.groups[places])
 
 
 @contextlib.contextmanager
@@ -241,7 +242,8 @@ class Archive:
 
     def keep_labels(self, labels: Labels) -> None:
         """Keeps the labels of the data set; those of another data set are replaced."""
-        arrays = {**_named("y", labels.y), **_named("sample_weight", labels.sample_weight)}
+        parts = {"y": labels.y, "sample_weight": labels.sample_weight, "groups": labels.groups}
+        arrays = {name: array for part, data in parts.items() for name, array in _named(part, data).items()}
         with replaced(self._files.labels) as partial:
             np.savez_compressed(partial, row_ids=labels.row_ids, **arrays)  # type: ignore[arg-type]
 
@@ -251,7 +253,8 @@ class Archive:
         if not path.exists():
             return None
         with _reading(path), np.load(path, allow_pickle=False) as arrays:
-            return Labels(arrays["row_ids"], _read("y", arrays), _read("sample_weight", arrays))
+            y, weight, groups = (_read(name, arrays) for name in ("y", "sample_weight", "groups"))
+            return Labels(arrays["row_ids"], y, weight, groups)
 
     def keep(
         self,

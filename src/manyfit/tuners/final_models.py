@@ -12,7 +12,7 @@ import contextvars
 import inspect
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 
@@ -23,23 +23,13 @@ from manyfit.finish import evaluation as evaluating
 from manyfit.finish.artefacts import Artefacts, weights_hash
 from manyfit.finish.export import Artefact
 from manyfit.finish.retrain import Retraining
-from manyfit.store import ProjectStore
-from manyfit.tuners import ensembling
+from manyfit.tuners.finished import FinishedTuner
 
 Named: TypeAlias = Mapping[str, Any]
 """Keras models, estimators or ensembles by the name that tables show."""
 
 
 _is_counted: contextvars.ContextVar[bool] = contextvars.ContextVar("is_counted", default=False)
-
-
-class HandingOut(ensembling.SearchedTuner, Protocol):
-    """What is asked of a tuner that hands out models; `Tuner` is one."""
-
-    store: ProjectStore
-
-    def get_best_models(self, num_models: int | None = None) -> list[Any]:
-        """The models of the best trials."""
 
 
 class FinalModels:
@@ -53,7 +43,7 @@ class FinalModels:
         latest: by name, what was made last by `retrain` or `ensemble`: what `evaluate` and `export` take by default.
     """
 
-    def __init__(self, tuner: HandingOut, say: Callable[[str], None]) -> None:
+    def __init__(self, tuner: FinishedTuner, say: Callable[[str], None]) -> None:
         self.latest: dict[str, Any] = {}
         self._tuner = tuner
         self._say = say
@@ -65,7 +55,9 @@ class FinalModels:
             artefacts.note(model, trial=how.trial_id, seed=how.seed, origin=_retrained(how))
 
     def counted(self, model: Any) -> Any:
-        """The model, whose `evaluate` counts as a look at test rows from now on."""
+        """The model, whose `evaluate` counts as a look at test rows from now on; an ensemble comes back as another."""
+        if isinstance(model, Ensemble):
+            return model.with_witness(_Witness(self))
         if isinstance(model, keras.Model):
             model.evaluate = _CountedEvaluate(model, self)
         return model
@@ -187,6 +179,17 @@ class _CountedEvaluate:
             rows = Rows(given.get("x"), given.get("y"), given.get("sample_weight"), given.get("steps"))
             final.look(model, rows, model.get_metrics_result())
         return found
+
+
+class _Witness:
+    """What an ensemble of a tuner tells of its `evaluate`."""
+
+    def __init__(self, final: FinalModels) -> None:
+        self._final = weakref.ref(final)
+
+    def __call__(self, ensemble: Ensemble, rows: Rows, numbers: Mapping[str, float]) -> None:
+        if (final := self._final()) is not None and not _is_counted.get():
+            final.look(ensemble, rows, numbers)
 
 
 def names_of(retrainings: Sequence[Retraining], executions: int) -> list[str]:

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 
@@ -21,12 +21,8 @@ from manyfit.core.checks import seconds_or_none, whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.arguments import check_retrain
 from manyfit.data.call import Call
-from manyfit.data.classes import Classes
-from manyfit.data.folds import FoldPlan
 from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.ensemble import Ensemble
-from manyfit.ensemble.members import model_predictions
-from manyfit.ensemble.outputs import Prediction
 from manyfit.finish import confirm as confirming
 from manyfit.finish import cross_validation as crossing
 from manyfit.finish import evaluation as evaluating
@@ -36,26 +32,16 @@ from manyfit.finish import retrain as retraining
 from manyfit.finish.winners import EpochRule, RetrainCandidate, call_for_all_data, candidate_of
 from manyfit.oracles import Trial
 from manyfit.report.confirmation import Confirmation
-from manyfit.store import ProjectStore
-from manyfit.training.base import Permissions, Task, Trainer
-from manyfit.training.model_options import ModelOptions
+from manyfit.training.base import Permissions, Task
 from manyfit.training.precision import sentence
 from manyfit.tuners import ensembling
+from manyfit.tuners.combining import Combining
 from manyfit.tuners.final_models import FinalModels, names_of
-from manyfit.tuners.together import LatestSearch
+from manyfit.tuners.finished import FinishedTuner, Training
+from manyfit.tuners.searched import SearchedProject
 
 SaveTo: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
 """Where models are saved: a folder, a path that ends in `.keras`, one such path per model, or nowhere."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """How a tuner trains what is not part of its search."""
-
-    make_task: Callable[..., Task]  # (fit_args, fit_kwargs, model options or None for the tuner's)
-    trainer: Callable[[], Trainer]  # of whole data sets
-    trainer_for: Callable[[Task], Trainer]  # one that follows the task's folds
-    measure: Callable[[Any, Rows], Mapping[str, float]] | None = None  # what `evaluate` measures of estimators as well
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,27 +65,6 @@ class RetrainSettings:
         seconds_or_none("retrain(max_seconds=...)", self.max_seconds)
 
 
-class FinishedTuner(ensembling.SearchedTuner, Protocol):
-    """What finishing asks of a tuner; `Tuner` is one. These are methods that users may have overridden."""
-
-    store: ProjectStore
-    model_options: ModelOptions
-    latest_search: LatestSearch | None
-    verbose: int | str | bool
-
-    def searched_task(self, where: str, trials: Sequence[Trial] = ()) -> Task:
-        """The task of the latest search."""
-
-    def trained_by(self, trial: Trial) -> Call:
-        """The call of `fit` that a trial was trained by."""
-
-    def get_best_models(self, num_models: int | None = None) -> list[Any]:
-        """The models of the best trials."""
-
-    def retrain(self, top: int | Sequence[str], *, executions: int, **options: Any) -> list[Any]:
-        """Trains configurations anew."""
-
-
 class Finish:
     """The part of a tuner that begins where the search ends.
 
@@ -118,7 +83,8 @@ class Finish:
         self._oracle = tuner.oracle
         self._training = training
         self._say = say
-        self.project = ensembling.SearchedProject(tuner, self._retrain_for_ensemble)
+        self.project = SearchedProject(tuner, self._retrain_for_ensemble)
+        self._combining = Combining(self.project, tuner)
 
     def confirm(
         self,
@@ -182,7 +148,7 @@ class Finish:
         given = Rows.of(x, y) if searched.fit is None else Rows()  # a `fit` of one's own takes what it likes
         texts, estimators = keras.backend.backend() == "tensorflow", self._tuner.store.get("estimators", False)
         check_retrain(top, given, estimators=estimators, takes_texts=texts)
-        y = self._numbered("retrain(x, y)", y)
+        y = self._combining.numbered("retrain(x, y)", y)
         trials = self._trials_to_retrain(top, diverse=settings.diverse)
         trained_by = {trial.trial_id: self._tuner.trained_by(trial) for trial in trials}
         if x is None and not (latest is not None and searched.fit is not None):  # a `fit` of one's own may bring rows
@@ -321,13 +287,13 @@ class Finish:
             return
         origins = [one.trial_id for one in models.retrainings]
         self._tuner.model_origins.update(zip(models, origins, strict=True))
+        self._combining.retrained.update(zip(models, origins, strict=True))
         names = names_of(models.retrainings, settings.executions)
-        made = dict(zip(names, zip(models, models.retrainings, strict=True), strict=True))
         self.final.latest = dict(zip(names, map(self.final.counted, models), strict=True))
         if settings.save_best is not None:
             files = [name.replace("(", "").replace(")", "").replace(" ", "-") for name in names]
             retraining.save_models(models, files, settings.save_best)
-        self.final.note_retrained(made.values())
+        self.final.note_retrained(zip(models, models.retrainings, strict=True))
 
     def _retrain_for_ensemble(self, trial_ids: Sequence[str], *, executions: int, **options: Any) -> list[Any]:
         """Retrains members of an ensemble. They belong to it: the final models of the tuner stay those of before."""
@@ -343,73 +309,13 @@ class Finish:
         x: FitData,
         y: FitData,
         *,
-        others: Sequence[ensembling.SearchedProject],
+        others: Sequence[SearchedProject],
         options: Mapping[str, Any],
     ) -> Ensemble:
-        """See `Tuner.ensemble`.
-
-        What the search kept is asked first: it costs nothing and needs no data. Only where nothing was kept, or where
-        the caller names models or rows, are models loaded and asked to predict.
-        """
-        options = {"seed": self._oracle.seed, **options}
-        ensemble = None
-        if x is None and models is None:
-            ensemble = ensembling.ensemble_of_searches([self.project, *others], **options)
-        elif others:
-            got = "models= or x= besides"
-            raise UsageError(
-                explain("ensemble(others)", got, "the predictions that searches kept", "Leave models, x and y out.")
-            )
-        if ensemble is None:
-            # Five: more models are more to load and to predict with, for less and less gain.
-            models = self._tuner.get_best_models(5) if models is None else list(models)
-            predictions, y, weight = self._predictions_of(models, x, y)
-            options = {"sample_weight": weight, **options}
-            ensemble = Ensemble.fit(predictions=predictions, y=y, models=models, **options)
-            origins = [(self.project, self._tuner.model_origins[model]) for model in models]
-            ensemble = ensemble.with_retrainer(ensembling.retrainer_of(origins))
-        ensemble = ensembling.with_class_names(ensemble, self._tuner.store)
-        self.final.latest["ensemble"] = ensemble
-        return ensemble
-
-    def _numbered(self, where: str, y: FitData) -> FitData:
-        """Targets with numbers in place of names, where the classes of this project have names."""
-        classes = Classes.of_project(self._tuner.store)
-        return y if classes is None else classes.numbers(where, y)
-
-    def _predictions_of(
-        self, models: Sequence[Any], x: FitData, y: FitData
-    ) -> tuple[Mapping[str, Prediction], Any, Any]:
-        """Predictions by search-time models on rows that they did not train on, with y and sample weights."""
-        latest = self._tuner.latest_search
-        if x is None:
-            kept = ensembling.kept_predictions(self._tuner, models)
-            if kept is not None:
-                return kept
-            # Rows of a fold were trained on by the other folds' models, so each is predicted by its own only.
-            if latest is not None and latest.folds is not None:
-                return self._out_of_fold_predictions(models, latest.task, latest.folds)
-        task = None if latest is None else latest.task
-        x, y, weight = Rows.of(x, y).read("ensemble(x)").parts if x is not None else ensembling.validation_data(task)
-        y = self._numbered("ensemble(x, y)", y)
-
-        def predict(trial_id: str) -> Prediction:
-            return model_predictions(self._tuner.load_model(self._oracle.get_trial(trial_id)), x, 1024)
-
-        return ensembling.member_predictions(models, self._tuner.model_origins, predict), y, weight
-
-    def _out_of_fold_predictions(
-        self, models: Sequence[Any], task: Task, folds: FoldPlan
-    ) -> tuple[Mapping[str, Prediction], Any, Any]:
-        covered, y, weights = crossing.out_of_fold(folds, task.call)
-        x = task.call.x
-
-        def predict(trial_id: str) -> Prediction:
-            trial = self._oracle.get_trial(trial_id)
-            load = lambda execution: self._tuner.load_model(trial, execution)  # noqa: E731
-            return crossing.predict_out_of_fold(folds, load, sorted(trial.executions), x, covered)
-
-        return ensembling.member_predictions(models, self._tuner.model_origins, predict), y, weights
+        """See `Tuner.ensemble`."""
+        found = self.final.counted(self._combining.ensemble(models, x, y, others=others, options=options))
+        self.final.latest["ensemble"] = found
+        return found
 
     def evaluate(
         self, x: FitData, y: FitData, models: object, *, confidence: float, groups: FitData, options: Mapping[str, Any]

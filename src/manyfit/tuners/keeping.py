@@ -94,14 +94,14 @@ class Keeper:
             with writing(f"kept predictions of trial {plan.trial_id}"):
                 # Labels go first: a kill between the two leaves labels without predictions, which is nothing kept yet.
                 if not self._labelled:
-                    self._archive.keep_labels(_labels(rows, row_ids))
+                    self._archive.keep_labels(self._labels(rows, row_ids))
                     self._labelled = True
                 own = row_ids if positions is None else row_ids[positions]
                 self._archive.keep(plan.trial_id, plan.execution, predictions, own, positions)
 
-
-def _labels(rows: Rows, row_ids: np.ndarray) -> Labels:
-    return Labels(row_ids, as_arrays(rows.y), as_arrays(rows.sample_weight))
+    def _labels(self, rows: Rows, row_ids: np.ndarray) -> Labels:
+        related = None if self._folds is None else self._folds.folds.related
+        return Labels(row_ids, as_arrays(rows.y), as_arrays(rows.sample_weight), related)
 
 
 def keeping(task: Task, archive: Archive, folds: FoldPlan | None) -> Task:

@@ -119,6 +119,13 @@ def place_of_learning_rate(model: keras.Model) -> int | None:
     return places[0] if places else None
 
 
+def spares_weights_decay(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether some weights were excluded from an optimizer's weight decay, of which its configuration says nothing."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # a loss scale wraps another optimizer
+    names = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
+    return any(getattr(inner, name, None) for name in names)
+
+
 def assign_values(variables: Sequence[keras.Variable], values: Sequence[object]) -> None:
     """Points variables at arrays, without a copy or a check.
 
