@@ -23,6 +23,7 @@ from manyfit.training.devices import Devices
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.precision import Precision
 from manyfit.training.replay import DATA
+from manyfit.tuners.bags import BagSettings
 from manyfit.tuners.finishing import Finish, RetrainSettings, SaveTo, Training
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.keras_tuner.overrides import Strategy
@@ -117,7 +118,7 @@ class Tuner(PopulationTuner):
             **kwargs,
         )
         # Last, since it works on what all classes above have set up.
-        training = Training(self._make_task, self._get_trainer, self._trainer_for)
+        training = Training(self._make_task, self._get_trainer, self._trainer_for, keep_predictions)
         self._finish = Finish(self, training, self._display.say)
 
     def stand_ins(self) -> dict[str, object]:
@@ -270,6 +271,53 @@ class Tuner(PopulationTuner):
                 model_options={**options, "devices": devices},
                 fit_kwargs=fit_kwargs,
             )
+
+    def bag(
+        self,
+        top: int = 3,
+        folds: object = None,
+        repeats: int = 1,
+        *,
+        groups: Any = None,
+        diverse: bool = True,
+        max_seconds: float | None = None,
+        verbose: int | str | None = None,
+        **options: Any,
+    ) -> Ensemble:
+        """Trains configurations on folds of all rows, and uses all fold models together: a member per configuration.
+
+        Each row is predicted by models that did not train on it, so all rows train, and all tell what weights are
+        worth. Callbacks that stop early or set rates see the rows of their own fold. What folds were trained already,
+        by `search(cross_validation=...)` or another bag, is not trained again; a bag that was interrupted goes on. All
+        that is missing trains as one population.
+
+        Weights are pulled towards equal ones as far as the rows do not speak against it, and are judged by leaving out
+        models together with their rows. With `repeats` of two or more the mean of the repeats tells what averaging
+        gains: then score and gain are those of the bags, and there is a temperature where one is called for.
+
+        Args:
+            top: how many configurations.
+            folds: a number, `kt.CrossValidation(...)` or a splitter of scikit-learn; None: those of the search, or 5.
+            repeats: how often the rows are cut anew; each repeat has models of its own.
+            groups: one label per row, training rows first, then validation rows; rows of a group stay together, and
+                count as one. None: those of the search.
+            diverse: not the best configurations, but those whose predictions add most to each other.
+            max_seconds: no training begins later; configurations that lack a fold then are left out, which is said.
+            verbose: 0 prints nothing; None: as in the search.
+            **options: see `Ensemble.fit`: `method` ("shrunk"), `metric`, `settings`, ...
+
+        Returns:
+            The ensemble: print it. When no gain over the best configuration's bag is likely, it is that bag. `save`,
+            `to_keras` and `refit` (one model per configuration, on all rows) work as for others.
+
+        Raises:
+            UsageError: nothing was searched in this process, folds that do not fit the rows, or fewer than three.
+            SearchError: no configuration has a model of every fold.
+        """
+        self.refresh()
+        settings = BagSettings(top, folds, repeats, groups, diverse, max_seconds)
+        with self._finish.speaking(verbose):
+            return self._finish.bag(settings, options)
 
     def ensemble(
         self,
