@@ -321,7 +321,8 @@ class Finish:
 
     def bag(self, settings: BagSettings, options: Mapping[str, Any]) -> Ensemble:
         """See `Tuner.bag`."""
-        self.final["ensemble"] = found = self._bagging.bag(settings, options)
+        found = self.final.counted(self._bagging.bag(settings, options))
+        self.final.latest["ensemble"] = found
         return found
 
     def evaluate(
