@@ -124,6 +124,10 @@ class Tuner(PopulationTuner):
         """See `BaseTuner`. The final models stay here."""
         return {**super().stand_ins(), "_finish": None}
 
+    def get_best_models(self, num_models: int | None = None) -> list[Any]:
+        """See `ModelTuner`. Their `evaluate` counts as a look at test rows."""
+        return [self._finish.final.counted(model) for model in super().get_best_models(num_models)]
+
     def confirm(
         self,
         top: int = 8,
@@ -311,20 +315,26 @@ class Tuner(PopulationTuner):
         y: FitData = None,
         *,
         models: object = None,
+        groups: FitData = None,
         confidence: float = 0.95,
         verbose: int | str | None = None,
         **options: Any,
     ) -> Evaluation:
         """The held-out score of the final models. Call it once, at the end.
 
-        Every use of test data is written down with the project: when another choice is measured on the same rows, the
-        result says so.
+        Every look at test rows is written down with the project, with what each row did to each score. When another
+        model is measured on these rows, in any order, or on a part of them, the result says which look it is, and by
+        how much the best of all models that were measured on them is lucky.
+
+        An interval says where a metric of this very model lies on further rows of the same kind. It follows from the
+        influence of each row, whatever their order, and stays where the metric can be.
 
         Args:
             x: test rows.
             y: their targets.
             models: a model, a list, or a dictionary by name; None takes what `retrain` and `ensemble` made last, or
                 else the best model of the search.
+            groups: a label per row, where rows of one group resemble each other (patients, users).
             confidence: of the intervals.
             verbose: 0 prints nothing; None: as in the search.
             **options: `batch_size`, `sample_weight`.
@@ -333,11 +343,11 @@ class Tuner(PopulationTuner):
             An `Evaluation`: print it, or read `evaluation["accuracy"]` and `evaluation.scores`.
 
         Raises:
-            UsageError: no models or rows, x and y of different length, or a confidence outside (0, 1).
+            UsageError: no models or rows, x, y or groups of different length, or a confidence outside (0, 1).
         """
         self.refresh()
         with self._finish.speaking(verbose):
-            return self._finish.evaluate(x, y, models, confidence=confidence, options=options)
+            return self._finish.evaluate(x, y, models, confidence=confidence, groups=groups, options=options)
 
     def export(self, folder: str | os.PathLike[str], model: Savable | None = None, *, overwrite: bool = False) -> Path:
         """Writes a final model with its values, seeds, versions, curves and a model card (`README.md`).
