@@ -53,7 +53,8 @@ def resplit(task: Task, cross_validation: object, new_splits: bool, seed: int) -
                 )
             )
         folds, name = random_splits(rows.num_rows, counts[1], seed), "new splits"
-    return dataclasses.replace(joined, split_for=lambda plan: folds.split(plan.execution)), name
+    # What keeps row losses knows the rows of the search only.
+    return dataclasses.replace(joined, split_for=lambda plan: folds.split(plan.execution), keep=None), name
 
 
 def of_all_rows(where: str, task: Task) -> tuple[Task, Rows]:
@@ -71,22 +72,9 @@ def of_all_rows(where: str, task: Task) -> tuple[Task, Rows]:
     """
     rows = joined_rows(where, task.call)
     without = ("validation_data", "validation_split")
-<<<<<<< HEAD
-    call = task.call.with_(without=without, rows=rows)
-    calls = {trial_id: _joined(own, rows, trial_id).with_(without=without) for trial_id, own in task.calls.items()}
-    new = dataclasses.replace(
-        task,
-        call=call,
-        calls=calls,
-        split_for=lambda plan: folds.split(plan.execution),
-        keep=None,  # it knows the rows of the search only
-    )
-    return new, name
-=======
     calls = {trial_id: _joined(where, own, rows, trial_id) for trial_id, own in task.calls.items()}
     calls = {trial_id: own.with_(without=without) for trial_id, own in calls.items()}
     return dataclasses.replace(task, call=task.call.with_(without=without, rows=rows), calls=calls), rows
->>>>>>> main
 
 
 def _joined(where: str, call: Call, rows: Rows, trial_id: str) -> Call:

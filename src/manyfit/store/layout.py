@@ -14,13 +14,9 @@ project/
   weights/3-0.pickle          instead of the weights, an estimator (training/estimators.py)
   weights/3-confirm-0.npz     likewise of an execution that confirmed it
   predictions/3-0.npz         what that model said of rows it did not train on (predictions.py)
-<<<<<<< HEAD
   predictions/3-confirm-0.npz what an execution that confirmed it scored on each of those rows
-  predictions/labels.npz      the targets of those rows
-=======
   predictions/3-fold-0.npz    likewise of a model of a fold that was trained after the search
   predictions/labels.npz      the targets of the rows of the search
->>>>>>> main
   trial_3/                    files of the user's own; KerasTuner's weights; the estimator of a SklearnTuner
   oracle.json, tuner0.json    KerasTuner's files, where they are asked for
 ```
@@ -156,11 +152,7 @@ class ProjectLayout:
         ids = _NUMBERED if trial_ids is None else "|".join(re.escape(trial_id) for trial_id in sorted(trial_ids))
         ids = f"(?:{PARTIAL})?(?:{ids})"
         found = _matching(self._models, ids + _AFTER_ID)
-<<<<<<< HEAD
         found += _matching(self.predictions, rf"{ids}{_AFTER_ID}|(?:{PARTIAL})?labels\.npz")
-=======
-        found += _matching(self.predictions, rf"{ids}-(?:fold-)?\d+\.npz|(?:{PARTIAL})?labels\.npz")
->>>>>>> main
         for folder in self._trial_folders(trial_ids):
             paths = [folder / _ESTIMATOR, folder / _KERAS_WEIGHTS, *([folder / _TRIAL_JSON] if of_keras_tuner else [])]
             found += [path for path in paths if _is_plain(path)]
@@ -261,13 +253,8 @@ class PredictionFiles:
         return self.folder / "labels.npz"
 
     def of(self, trial_id: str, execution: int, *, phase: str = "search") -> Path:
-<<<<<<< HEAD
         """What the model of one execution said; of a confirmation, what it scored on each row."""
         assert phase in ("search", *_PHASES), phase  # else nobody would know whose file it is
-=======
-        """What the model of one execution said."""
-        assert phase in ("search", "fold"), phase  # else nobody would know whose file it is
->>>>>>> main
         middle = "" if phase == "search" else f"{phase}-"
         return self.folder / f"{check_id(trial_id)}-{middle}{int(execution)}.npz"
 

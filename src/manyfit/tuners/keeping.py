@@ -33,17 +33,13 @@ class Keeper:
         archive: where to.
         rows: that executions validate on, or with folds all of them.
         folds: the folds of a cross-validated search, or None.
-<<<<<<< HEAD
+        phase: of the executions that are kept. Labels are kept with those of the search alone: they are its rows'.
         objective: the name in the logs of what is ranked.
     """
 
-    def __init__(self, archive: Archive, rows: Rows, folds: FoldPlan | None, objective: str = "") -> None:
-=======
-        phase: of the executions that are kept. Labels are kept with those of the search alone: they are its rows'.
-    """
-
-    def __init__(self, archive: Archive, rows: Rows, folds: FoldPlan | None, phase: str = "search") -> None:
->>>>>>> main
+    def __init__(
+        self, archive: Archive, rows: Rows, folds: FoldPlan | None, phase: str = "search", objective: str = ""
+    ) -> None:
         self._archive = archive
         self._phase = phase
         self._given = rows
@@ -75,18 +71,12 @@ class Keeper:
             return None
 
     def __call__(self, trained: Sequence[tuple[Plan, Any]]) -> None:
-<<<<<<< HEAD
         """Predicts and keeps: of the search what a model said, of a confirmation what it scored on each row."""
         fresh = [(plan, model) for plan, model in trained if plan.kept_epoch is not None]
         if fresh and self._folds is None:
             self._score(fresh)
         # Of other phases (a longer training) nothing is kept: it would be taken for the search's.
-        of_search = [(plan, model) for plan, model in trained if plan.phase == "search"]
-=======
-        """Predicts and keeps; executions of other phases are left alone."""
-        # Confirmation and retraining have rows of their own; their predictions would be taken for the search's.
         wanted = [(plan, model) for plan, model in trained if plan.phase == self._phase]
->>>>>>> main
         if self._folds is None:
             self._predict(wanted, None)
             return
@@ -144,7 +134,7 @@ def keeping(task: Task, archive: Archive, folds: FoldPlan | None) -> Task:
     if rows is None or not (rows.can(Ability.AS_ARRAYS) and rows.can(Ability.LABELLED)):
         return task
     objective = "" if task.objective is None else task.objective.name
-    return dataclasses.replace(task, keep=Keeper(archive, rows, folds, objective))
+    return dataclasses.replace(task, keep=Keeper(archive, rows, folds, objective=objective))
 
 
 class ModelOrigins(MutableMapping[Any, str]):
