@@ -80,7 +80,6 @@ def now(runs: FreshRuns) -> Answer:
     winner = min(standing.winning_set, key=lambda place: found.finalists[place].mean)
     best = found.finalists[winner]
     interval, new = best.interval(), best.interval(rows=NEW_ROWS)
-    assert interval is not None and new is not None
     worse = tuple((int(runs.finalists[one.contender]), int(runs.finalists[one.rival])) for one in standing.decisions)
     return Answer(
         int(runs.finalists[winner]), standing.settled and len(rows) > 1,
