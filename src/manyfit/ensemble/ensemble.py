@@ -150,8 +150,8 @@ class Ensemble:
             retrained: the weights are for `models` that were trained anew, with the configurations of those that made
                 `predictions`: then learned weights count half at most, there is no temperature, and the stated gain is
                 that of weights which are carried over so.
-            num_shown: the first so many members may be used; the others were left out before because of these rows,
-                and are there for that choice to be cross-fitted as well. None: all.
+            num_shown: so many members, the first ones, may be used; the others were left out because of these rows,
+                which is cross-fitted as well. None: all.
             seed: of folds and random searches. 0 is a seed.
 
         Returns:
@@ -261,7 +261,8 @@ class Ensemble:
         if self.classes is not None:
             rows = dataclasses.replace(rows, y=Classes(self.classes).numbers("ensemble.evaluate(y)", rows.y))
         problem = problem_of(prediction, rows.y, self.outputs, self.task, rows.sample_weight)
-        answer = {self.metric.name: self.metric.score(problem.predictions[0], problem)}
+        told = [self.metric] + [usual_metric(self.task, self.outputs)] * (not self.metric.exact)
+        answer = {one.name: one.score(problem.predictions[0], problem) for one in told}
         return {**answer, **compiled_metrics(self._used(), self.pool, prediction, rows, batch_size)}
 
     def _used(self) -> list[EnsembleMember]:
@@ -272,8 +273,7 @@ class Ensemble:
 
         Args:
             models: one per member, in the order of `members`; None keeps a member's model.
-            retrained: they were trained anew, on all data, say: part of what the weights have learned was luck of the
-                models before them, so the weights are fitted again, for this purpose, and the stated gain with them.
+            retrained: they were trained anew, on all data, say: weights and stated gain are those of `for_retrained`.
 
         Raises:
             UsageError: another number of models than members.

@@ -35,6 +35,7 @@ from manyfit.report.confirmation import Confirmation
 from manyfit.training.base import Permissions, Task
 from manyfit.training.precision import sentence
 from manyfit.tuners import ensembling
+from manyfit.tuners.bags import Bagging, BagSettings
 from manyfit.tuners.combining import Combining
 from manyfit.tuners.final_models import FinalModels, names_of
 from manyfit.tuners.finished import FinishedTuner, Training
@@ -85,6 +86,7 @@ class Finish:
         self._say = say
         self.project = SearchedProject(tuner, self._retrain_for_ensemble)
         self._combining = Combining(self.project, tuner)
+        self._bagging = Bagging(self.project, tuner, training, say)
 
     def confirm(
         self,
@@ -110,7 +112,7 @@ class Finish:
                 task,
                 self._training.trainer_for(task),
                 settings,
-                layout=self._tuner.store.layout,
+                kept=confirming.ConfirmFiles(self._tuner.store.layout, self._tuner.predictions_archive),
                 protocol=protocol,
                 has_own_epochs="epochs" in fit_kwargs,
             )
@@ -314,6 +316,12 @@ class Finish:
     ) -> Ensemble:
         """See `Tuner.ensemble`."""
         found = self.final.counted(self._combining.ensemble(models, x, y, others=others, options=options))
+        self.final.latest["ensemble"] = found
+        return found
+
+    def bag(self, settings: BagSettings, options: Mapping[str, Any]) -> Ensemble:
+        """See `Tuner.bag`."""
+        found = self.final.counted(self._bagging.bag(settings, options))
         self.final.latest["ensemble"] = found
         return found
 

@@ -23,6 +23,7 @@ from manyfit.training.devices import Devices
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.precision import Precision
 from manyfit.training.replay import DATA
+from manyfit.tuners.bags import BagSettings
 from manyfit.tuners.finishing import Finish, RetrainSettings, SaveTo, Training
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.keras_tuner.overrides import Strategy
@@ -117,7 +118,7 @@ class Tuner(PopulationTuner):
             **kwargs,
         )
         # Last, since it works on what all classes above have set up.
-        training = Training(self._make_task, self._get_trainer, self._trainer_for)
+        training = Training(self._make_task, self._get_trainer, self._trainer_for, keep_predictions)
         self._finish = Finish(self, training, self._display.say)
 
     def stand_ins(self) -> dict[str, object]:
@@ -142,22 +143,22 @@ class Tuner(PopulationTuner):
     ) -> Confirmation:
         """Runs the best trials on fresh seeds, the same for all, until it is settled which of them may be the best.
 
-        A race: who cannot win any more is dropped, and the runs go to who might. A fresh seed moves initial weights
-        and the order of the data; `cross_validation` or `new_splits` moves the validation rows, too. Afterwards
-        confirmed scores replace those of the search wherever trials are ranked or shown, and the recommended trial is
-        the first that `get_best_hyperparameters`, `retrain` and the others take. A confirmation that was interrupted
-        goes on where it was when it is called again.
+        Who is worse on fresh seeds and fresh rows is dropped, and the runs go to who might be the best. Rules
+        (finalists, rounds, confidence) are those of the first call; a later one, or one after an interruption, spends
+        more and decides more, and never takes back what was decided. Estimates come from all runs of search, folds and
+        confirmations; they replace the scores of the search wherever trials are ranked or shown, and the recommended
+        trial is the first that `get_best_hyperparameters`, `retrain` and the others take.
 
         Args:
             top: how many finalists, the best by the score of the search.
-            confidence: with which the winning set holds the best finalist.
+            confidence: that no finalist is called worse wrongly; fixed by the first call.
             max_executions: training runs at most; None: as many as it takes, up to `max_rounds` per finalist.
             max_seconds: stop after so many seconds.
             cross_validation: `kt.CrossValidation(...)`, a number of folds or a splitter of scikit-learn: each seed
                 comes with a fold of its own.
             new_splits: each seed comes with a fresh random split of training and validation rows.
             verbose: 0 prints nothing; None: as in the search. So for `retrain`, `ensemble` and `evaluate`.
-            **settings: `max_rounds=30`, `proof_executions=5`, `keep_weights=False`: see
+            **settings: `max_rounds=20`, `margin=None`, `proof_executions=5`, `keep_weights=False`: see
                 `manyfit.finish.confirm.ConfirmSettings`; and arguments of `model.fit` but the data, where they are to
                 be others than in the search: `epochs=`, `callbacks=`, ...
 
@@ -270,6 +271,53 @@ class Tuner(PopulationTuner):
                 model_options={**options, "devices": devices},
                 fit_kwargs=fit_kwargs,
             )
+
+    def bag(
+        self,
+        top: int = 3,
+        folds: object = None,
+        repeats: int = 1,
+        *,
+        groups: Any = None,
+        diverse: bool = True,
+        max_seconds: float | None = None,
+        verbose: int | str | None = None,
+        **options: Any,
+    ) -> Ensemble:
+        """Trains configurations on folds of all rows, and uses all fold models together: a member per configuration.
+
+        Each row is predicted by models that did not train on it, so all rows train, and all tell what weights are
+        worth. Callbacks that stop early or set rates see the rows of their own fold. What folds were trained already,
+        by `search(cross_validation=...)` or another bag, is not trained again; a bag that was interrupted goes on. All
+        that is missing trains as one population.
+
+        Weights are pulled towards equal ones as far as the rows do not speak against it, and are judged by leaving out
+        models together with their rows. With `repeats` of two or more the mean of the repeats tells what averaging
+        gains: then score and gain are those of the bags, and there is a temperature where one is called for.
+
+        Args:
+            top: how many configurations.
+            folds: a number, `kt.CrossValidation(...)` or a splitter of scikit-learn; None: those of the search, or 5.
+            repeats: how often the rows are cut anew; each repeat has models of its own.
+            groups: one label per row, training rows first, then validation rows; rows of a group stay together, and
+                count as one. None: those of the search.
+            diverse: not the best configurations, but those whose predictions add most to each other.
+            max_seconds: no training begins later; configurations that lack a fold then are left out, which is said.
+            verbose: 0 prints nothing; None: as in the search.
+            **options: see `Ensemble.fit`: `method` ("shrunk"), `metric`, `settings`, ...
+
+        Returns:
+            The ensemble: print it. When no gain over the best configuration's bag is likely, it is that bag. `save`,
+            `to_keras` and `refit` (one model per configuration, on all rows) work as for others.
+
+        Raises:
+            UsageError: nothing was searched in this process, folds that do not fit the rows, or fewer than three.
+            SearchError: no configuration has a model of every fold.
+        """
+        self.refresh()
+        settings = BagSettings(top, folds, repeats, groups, diverse, max_seconds)
+        with self._finish.speaking(verbose):
+            return self._finish.bag(settings, options)
 
     def ensemble(
         self,
