@@ -25,8 +25,6 @@ from manyfit.stats.noise import RowNoise, RunNoise, moderate, row_noise, run_noi
 from manyfit.stats.posterior import MIN_TRIALS, search_posterior
 from manyfit.stats.ranking import expected_maximum
 
-_APART = 0.3  # of a run's noise: from here on two estimates of the choice say different things
-
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -280,14 +278,9 @@ def estimates(
         common_row_variance=noise.common_rows,
     )
     found = []
-    for part, own, each, of_mean in zip(parts, values, posterior.finalists, w, strict=True):
-        mean, variance = each.mean, each.variance
-        # The rule that can be checked by hand: where it says otherwise, the wider of the two is told.
-        by_rule, its_variance = posterior.rule.shrunken(each.measured, float(of_mean), losses.size)
-        its_variance += noise.common_rows
-        if abs(by_rule - mean) > _APART * single and its_variance > variance:
-            mean, variance = by_rule, its_variance
-        one = told.estimate(part, len(own), mean=mean, variance=variance, choice=mean - each.measured)
+    for place, (part, own) in enumerate(zip(parts, values, strict=True)):
+        each = posterior.printed(place)
+        one = told.estimate(part, len(own), mean=each.mean, variance=each.variance, choice=each.optimism)
         found.append(dataclasses.replace(one, seed_variance=noise.seeds))
     chances = posterior.probability_best(rng=np.random.default_rng(seed))
     alone = search_posterior(losses, single).finalists[0].optimism
