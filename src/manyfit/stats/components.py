@@ -253,6 +253,9 @@ def crossed(
     table = loss_table("crossed(losses)", losses)
     runs, size = table.shape
     squares, degrees_rows = row_squares(size, groups, blocks)
+    # Where two classes decide, the variance is as well known as that of the rarer one.
+    if rare_rows:
+        degrees_rows = min(degrees_rows, max(1.0, rare_rows - 1.0))
     by_seed, by_row, mean = table.mean(axis=1), table.mean(axis=0), float(table.mean())
     rows = runs * float(squares((by_row - mean)[None])) if degrees_rows > 0 else math.nan
     seeds = rest = math.nan
