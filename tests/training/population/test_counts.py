@@ -55,8 +55,8 @@ def test_sixteen_trials_of_two_structures(counts):
     found = counts["two structures"]
     assert counts["members of two structures"] == [3, 13]
     batches = (1 + 4) * EPOCHS  # three members in four slots; thirteen in four times four
-    # By two trials of the first structure it gets a program of its own. Of the second so few come that all are there when
-    # it is decided what they train in: for them alone nothing has to be wider.
+    # By two trials the first structure gets a program of its own. Of the second so few come that all are there when it
+    # is decided what they train in: for them alone nothing has to be wider.
     assert found["programs"] == FUNCTIONS * 2
     assert found["device calls"] == FUNCTIONS * batches
     assert found["traces"] == 5 + 5
