@@ -10,10 +10,10 @@ from race_on_seeds import MAX_ROUNDS, NUM_PROOF_RUNS, race_on_seeds, student_int
 from simulated_searches import Cell, SimulatedSearch
 
 from manyfit.evidence.decisions import RaceStanding, decide
-from manyfit.evidence.estimates import Estimates, Measured, estimates
+from manyfit.evidence.estimates import Estimates, Measured, Told, estimates
 from manyfit.evidence.rules import RaceRules
 from manyfit.evidence.runs import Runs
-from manyfit.stats.intervals import Scale
+from manyfit.stats.intervals import Interval, Scale
 
 TOP = 8
 NEW_ROWS = 2000  # on which somebody scores a new training of the winner
@@ -79,8 +79,7 @@ def now(runs: FreshRuns) -> Answer:
     found = estimated(runs.search, runs.finalists, [table[:count] for table, count in zip(rows, counts, strict=True)])
     winner = min(standing.winning_set, key=lambda place: found.finalists[place].mean)
     best = found.finalists[winner]
-    interval, new = best.interval(), best.interval(rows=NEW_ROWS)
-    assert interval is not None and new is not None
+    interval, new = known(best.interval()), known(best.interval(rows=NEW_ROWS))
     worse = tuple((int(runs.finalists[one.contender]), int(runs.finalists[one.rival])) for one in standing.decisions)
     return Answer(
         int(runs.finalists[winner]), standing.settled and len(rows) > 1,
@@ -88,6 +87,13 @@ def now(runs: FreshRuns) -> Answer:
         interval.low, best.mean, interval.high, new.low, new.high,
         num_runs=best.num_runs, num_executions=sum(counts),
     )  # fmt: skip
+
+
+def known(interval: Interval | None) -> Interval:
+    """An interval, which is there wherever the rows are known."""
+    if interval is None:
+        raise RuntimeError("no interval, though all rows are known")
+    return interval
 
 
 def runs_of_each(standing: RaceStanding, count: int) -> list[int]:
@@ -107,7 +113,7 @@ def estimated(search: SimulatedSearch, finalists: np.ndarray, fresh: list[np.nda
         [Measured(table.mean(axis=1), table) for table in tables],
         search_rows=search.search_rows,
         places=[int(trial) for trial in finalists],
-        scale=Scale.WILSON if search.cell.metric == "accuracy" else Scale.LOG,
+        told=Told(scale=Scale.WILSON if search.cell.metric == "accuracy" else Scale.LOG),
     )
 
 

@@ -184,7 +184,7 @@ def search_posterior(
     noise: ArrayLike,
     *,
     finalists: Sequence[tuple[float, float]] | None = None,
-    places: Sequence[int] | None = None,
+    places: Sequence[int | None] | None = None,
     common_row_variance: float = 0.0,
     degrees: float = math.inf,
     heavy_tails: bool = False,
@@ -197,8 +197,8 @@ def search_posterior(
         noise: standard deviation of one trial's luck, rows and seeds; one for all, or one each.
         finalists: of each the mean of all its runs, search and later, and the variance of that mean, common rows left
             out (`RunNoise.variance_of_mean`). None: the best trial of the search.
-        places: where in `losses` each finalist's search loss is. Then all its runs tell how far truths lie apart, not
-            the first alone.
+        places: where in `losses` each finalist's search loss is, None for one that is not there. Then all its runs
+            tell how far truths lie apart, not the first alone.
         common_row_variance: what these rows do to all trials; added once to the variance of each level.
         degrees: of freedom of `noise`.
         heavy_tails: single runs lie far out: ends are taken from Student's law with 5 degrees at most.
@@ -223,8 +223,9 @@ def search_posterior(
             explain("search_posterior", got, "finite means, variances of 0 or more", "Leave out failed runs.")
         )
     later = np.full((2, 1, y.size), np.nan)
-    if places is not None:
-        later[:, 0, list(places)] = measured, w
+    for place, own, of_mean in zip(places or (), measured, w, strict=places is not None):
+        if place is not None:
+            later[:, 0, place] = own, of_mean
     m, tau, p = posterior_grid(y[None], omega[None], later)
     mean, variance = _moments((m, tau, p), measured[None], w[None])
     nu = min(degrees, _HEAVY_DEGREES) if heavy_tails else degrees
