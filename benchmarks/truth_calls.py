@@ -1,8 +1,8 @@
 """Confirmations that are called again and again, with other numbers, and killed in the middle: do they ever disagree?
 
 One sequence is up to five calls on one search, each with its own `top` and `max_rounds`, about half of them killed
-after some executions. What a project keeps of them, and in what order, is what `finish/fresh_seeds.py` does, with arrays
-instead of a trainer: `EvidenceBook`, `decide`, `next_runs` and `estimates` are the ones that are called there.
+after some executions. What a project keeps of them, and in what order, is what `finish/fresh_seeds.py` does, with
+arrays instead of a trainer: `EvidenceBook`, `decide`, `next_runs` and `estimates` are the ones that are called there.
 """
 
 from __future__ import annotations

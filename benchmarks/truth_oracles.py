@@ -1,8 +1,8 @@
 """Real oracles on a simulated surface, then a confirmation of their finalists: the same counts as for simple searches.
 
-Fresh runs are scored as `finish.confirm` does it: at an epoch that was fixed by the search; a run of the search at its best
-epoch, by a parabola through the epochs around it. At c31c64c every run was scored at its own best epoch: its truth is
-that of the weights that its proof runs have at those epochs.
+Fresh runs are scored as `finish.confirm` does it: at an epoch that was fixed by the search; a run of the search at its
+best epoch, by a parabola through the epochs around it. At c31c64c every run was scored at its own best epoch: its truth
+is that of the weights that its proof runs have at those epochs.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Finished:
 def now(found: Finished) -> Claim:
     """As `tuner.confirm` does it."""
     rules, finalists = RaceRules(), found.finalists
-    fixed = fixed_epochs(finalists, found.oracle, NUM_EPOCHS)
+    fixed = fixed_epochs(finalists, found.oracle, num_epochs=NUM_EPOCHS, has_own_epochs=False)
     epochs = [min(fixed[trial.trial_id], NUM_EPOCHS - 1) for trial in finalists]
     rows = np.stack(
         [

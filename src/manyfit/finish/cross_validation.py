@@ -57,7 +57,13 @@ def resplit(task: Task, cross_validation: object, new_splits: bool, seed: int) -
     without = ("validation_data", "validation_split")
     call = task.call.with_(without=without, rows=rows)
     calls = {trial_id: _joined(own, rows, trial_id).with_(without=without) for trial_id, own in task.calls.items()}
-    new = dataclasses.replace(task, call=call, calls=calls, split_for=lambda plan: folds.split(plan.execution))
+    new = dataclasses.replace(
+        task,
+        call=call,
+        calls=calls,
+        split_for=lambda plan: folds.split(plan.execution),
+        keep=None,  # it knows the rows of the search only
+    )
     return new, name
 
 

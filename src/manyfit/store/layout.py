@@ -14,6 +14,7 @@ project/
   weights/3-0.pickle          instead of the weights, an estimator (training/estimators.py)
   weights/3-confirm-0.npz     likewise of an execution that confirmed it
   predictions/3-0.npz         what that model said of rows it did not train on (predictions.py)
+  predictions/3-confirm-0.npz what an execution that confirmed it scored on each of those rows
   predictions/labels.npz      the targets of those rows
   trial_3/                    files of the user's own; KerasTuner's weights; the estimator of a SklearnTuner
   oracle.json, tuner0.json    KerasTuner's files, where they are asked for
@@ -150,7 +151,7 @@ class ProjectLayout:
         ids = _NUMBERED if trial_ids is None else "|".join(re.escape(trial_id) for trial_id in sorted(trial_ids))
         ids = f"(?:{PARTIAL})?(?:{ids})"
         found = _matching(self._models, ids + _AFTER_ID)
-        found += _matching(self.predictions, rf"{ids}-\d+\.npz|(?:{PARTIAL})?labels\.npz")
+        found += _matching(self.predictions, rf"{ids}{_AFTER_ID}|(?:{PARTIAL})?labels\.npz")
         for folder in self._trial_folders(trial_ids):
             paths = [folder / _ESTIMATOR, folder / _KERAS_WEIGHTS, *([folder / _TRIAL_JSON] if of_keras_tuner else [])]
             found += [path for path in paths if _is_plain(path)]
@@ -182,7 +183,7 @@ class ProjectLayout:
         places = [self.database, *(self.folder / f"{DATABASE_NAME}{ending}" for ending in _BESIDE_DATABASE)]
         places += [self.lock, self.holder, self.oracle_file, self._models, self.predictions]
         found = [path for path in places if path.is_symlink()]
-        for folder, names in ((self._models, ".+" + _AFTER_ID), (self.predictions, r".+-\d+\.npz|labels\.npz")):
+        for folder, names in ((self._models, ".+" + _AFTER_ID), (self.predictions, rf".+{_AFTER_ID}|labels\.npz")):
             if not folder.is_symlink():
                 found += _matching(folder, names, links=True)
         for folder in self.folder.glob(f"{_TRIAL}*"):
@@ -250,9 +251,11 @@ class PredictionFiles:
         """The targets, once for all executions."""
         return self.folder / "labels.npz"
 
-    def of(self, trial_id: str, execution: int) -> Path:
-        """What the model of one execution said."""
-        return self.folder / f"{check_id(trial_id)}-{int(execution)}.npz"
+    def of(self, trial_id: str, execution: int, *, phase: str = "search") -> Path:
+        """What the model of one execution said; of a confirmation, what it scored on each row."""
+        assert phase in ("search", *_PHASES), phase  # else nobody would know whose file it is
+        middle = "" if phase == "search" else f"{phase}-"
+        return self.folder / f"{check_id(trial_id)}-{middle}{int(execution)}.npz"
 
     def executions(self, trial_id: str) -> list[int]:
         """The executions of a trial that have a file, in order."""

@@ -113,7 +113,7 @@ class Finish:
                 task,
                 self._training.trainer_for(task),
                 settings,
-                layout=self._tuner.store.layout,
+                kept=confirming.ConfirmFiles(self._tuner.store.layout, self._tuner.predictions_archive),
                 protocol=protocol,
                 has_own_epochs="epochs" in fit_kwargs,
             )

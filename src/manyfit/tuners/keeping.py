@@ -17,7 +17,8 @@ from manyfit.data.identity import row_identities
 from manyfit.data.kinds import Ability, as_arrays
 from manyfit.data.rows import MAX_READ_BYTES, Rows
 from manyfit.ensemble.prediction import Forward
-from manyfit.store.predictions import Archive, Labels
+from manyfit.finish.row_losses import row_losses
+from manyfit.store.predictions import Archive, Labels, name_of_rows
 from manyfit.training.base import Task
 from manyfit.training.seeding import seeded
 
@@ -32,12 +33,14 @@ class Keeper:
         archive: where to.
         rows: that executions validate on, or with folds all of them.
         folds: the folds of a cross-validated search, or None.
+        objective: the name in the logs of what is ranked.
     """
 
-    def __init__(self, archive: Archive, rows: Rows, folds: FoldPlan | None) -> None:
+    def __init__(self, archive: Archive, rows: Rows, folds: FoldPlan | None, objective: str = "") -> None:
         self._archive = archive
         self._given = rows
         self._folds = folds
+        self._objective = objective
         self._forward = Forward(keeps_rows=folds is None)
         self._labelled = False
         self.reason: str | None = None  # why the latest execution was not kept
@@ -64,8 +67,11 @@ class Keeper:
             return None
 
     def __call__(self, trained: Sequence[tuple[Plan, Any]]) -> None:
-        """Predicts and keeps; executions of other phases than the search are left alone."""
-        # Confirmation and retraining have rows of their own; their predictions would be taken for the search's.
+        """Predicts and keeps: of the search what a model said, of a confirmation what it scored on each row."""
+        fresh = [(plan, model) for plan, model in trained if plan.kept_epoch is not None]
+        if fresh and self._folds is None:
+            self._score(fresh)
+        # Of other phases (a longer training) nothing is kept: it would be taken for the search's.
         of_search = [(plan, model) for plan, model in trained if plan.phase == "search"]
         if self._folds is None:
             self._predict(of_search, None)
@@ -73,6 +79,19 @@ class Keeper:
         # Each execution has rows of its own here, so there is nothing to predict together.
         for plan, model in of_search:
             self._predict([(plan, model)], self._folds.split_for(plan).validation)
+
+    def _score(self, trained: Sequence[tuple[Plan, Any]]) -> None:
+        if self._rows is None:
+            return
+        rows, row_ids = self._rows
+        rows_are = name_of_rows(row_ids)
+        found = self._forward.predict_several([model for _, model in trained], rows.x)
+        y, weight = as_arrays(rows.y), as_arrays(rows.sample_weight)
+        for (plan, model), predictions in zip(trained, found, strict=True):
+            losses = row_losses(model, self._objective, y, predictions, sample_weight=weight, rows_are=rows_are)
+            if losses is not None:
+                with writing(f"row losses of trial {plan.trial_id}"):
+                    self._archive.keep_losses(plan.trial_id, plan.phase, plan.execution, losses)
 
     def _predict(self, trained: Sequence[tuple[Plan, Any]], positions: np.ndarray | None) -> None:
         """Predicts the same rows with each model, and keeps what it said of them."""
@@ -110,7 +129,8 @@ def keeping(task: Task, archive: Archive, folds: FoldPlan | None) -> Task:
     # Without arrays nobody can tell one row from another, and without targets there is nothing to compare with.
     if rows is None or not (rows.can(Ability.AS_ARRAYS) and rows.can(Ability.LABELLED)):
         return task
-    return dataclasses.replace(task, keep=Keeper(archive, rows, folds))
+    objective = "" if task.objective is None else task.objective.name
+    return dataclasses.replace(task, keep=Keeper(archive, rows, folds, objective))
 
 
 class ModelOrigins(MutableMapping[Any, str]):

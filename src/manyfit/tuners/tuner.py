@@ -138,22 +138,22 @@ class Tuner(PopulationTuner):
     ) -> Confirmation:
         """Runs the best trials on fresh seeds, the same for all, until it is settled which of them may be the best.
 
-        A race: who cannot win any more is dropped, and the runs go to who might. A fresh seed moves initial weights
-        and the order of the data; `cross_validation` or `new_splits` moves the validation rows, too. Afterwards
-        confirmed scores replace those of the search wherever trials are ranked or shown, and the recommended trial is
-        the first that `get_best_hyperparameters`, `retrain` and the others take. A confirmation that was interrupted
-        goes on where it was when it is called again.
+        Who is worse on fresh seeds and fresh rows is dropped, and the runs go to who might be the best. Rules
+        (finalists, rounds, confidence) are those of the first call; a later one, or one after an interruption, spends
+        more and decides more, and never takes back what was decided. Estimates come from all runs of search, folds and
+        confirmations; they replace the scores of the search wherever trials are ranked or shown, and the recommended
+        trial is the first that `get_best_hyperparameters`, `retrain` and the others take.
 
         Args:
             top: how many finalists, the best by the score of the search.
-            confidence: with which the winning set holds the best finalist.
+            confidence: that no finalist is called worse wrongly; fixed by the first call.
             max_executions: training runs at most; None: as many as it takes, up to `max_rounds` per finalist.
             max_seconds: stop after so many seconds.
             cross_validation: `kt.CrossValidation(...)`, a number of folds or a splitter of scikit-learn: each seed
                 comes with a fold of its own.
             new_splits: each seed comes with a fresh random split of training and validation rows.
             verbose: 0 prints nothing; None: as in the search. So for `retrain`, `ensemble` and `evaluate`.
-            **settings: `max_rounds=30`, `proof_executions=5`, `keep_weights=False`: see
+            **settings: `max_rounds=20`, `margin=None`, `proof_executions=5`, `keep_weights=False`: see
                 `manyfit.finish.confirm.ConfirmSettings`; and arguments of `model.fit` but the data, where they are to
                 be others than in the search: `epochs=`, `callbacks=`, ...
 
