@@ -174,7 +174,9 @@ def test_budgets(project):
     with pytest.raises(UsageError, match="max_executions=17"):
         tuner.confirm(top=4, max_executions=10)
     confirmation = tuner.confirm(top=4, max_executions=17, confidence=0.99)
-    assert confirmation.num_executions <= 17 and confirmation.proof.num_executions == 5
+    assert confirmation.num_executions == 17
+    proofs = [len(trial.executions_of("proof")) for trial in tuner.oracle.trials.values()]
+    assert sorted(proofs)[-2:] == [0, 5]  # of one trial, which these runs may have shown not to be the best after all
     for wrong in ({"top": 0}, {"confidence": 1.5}, {"max_seconds": 0}, {"max_rounds": 0}, {"proof_executions": -1}):
         with pytest.raises(UsageError) as error:
             tuner.confirm(**wrong)

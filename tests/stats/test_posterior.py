@@ -87,6 +87,24 @@ def test_the_probability_of_the_best_is_a_normal_integral():
     assert p.sum() == pytest.approx(1)
 
 
+def test_the_less_sure_of_two_estimates_is_printed_where_they_differ():
+    # Three trials apart, the rest together: the rule says more of the best is luck than the posterior does, or less.
+    rng = np.random.default_rng(11)
+    seen = set()
+    for _ in range(60):
+        y = np.r_[-rng.uniform(0, 6, 3), rng.normal(0, 0.3, 9)]
+        found = search_posterior(y, 1.0)
+        printed, own = found.printed(0), found.finalists[0]
+        by_rule = found.rule.best_loss + found.rule.optimism
+        if abs(by_rule - own.mean) <= 0.3:
+            assert printed == own
+        else:
+            assert printed.variance >= own.variance
+            seen.add(printed == own)
+            assert printed.mean == own.mean  # by one rule for all finalists, or they would not be in order
+    assert seen == {True, False}
+
+
 def test_good_half_by_hand():
     found = good_half([1.0, 2.0, 4.0, 4.0, 7.0, math.nan], noise=1.0)
     # The median is 4; twice the squares of 3, 2, 0, 0 by 6 trials.

@@ -25,8 +25,6 @@ from manyfit.stats.noise import RowNoise, RunNoise, moderate, row_noise, run_noi
 from manyfit.stats.posterior import MIN_TRIALS, search_posterior
 from manyfit.stats.ranking import expected_maximum
 
-_APART = 0.3  # of a run's noise: from here on two estimates of the choice say different things
-
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -302,14 +300,9 @@ def estimates(
         common_row_variance=noise.common_rows,
     )
     found = []
-    for part, own, each, of_mean in zip(parts, values, posterior.finalists, w, strict=True):
-        variance = each.variance
-        # The rule that can be checked by hand: where it says otherwise, the wider of the two intervals is told. The
-        # mean stays: one finalist by this rule and another by that one would not be in order.
-        by_rule, its_variance = posterior.rule.shrunken(each.measured, float(of_mean), losses.size)
-        if abs(by_rule - each.mean) > _APART * single:
-            variance = max(variance, its_variance + noise.common_rows)
-        one = told.estimate(part, len(own), mean=each.mean, variance=variance, choice=each.optimism)
+    for place, (part, own) in enumerate(zip(parts, values, strict=True)):
+        each = posterior.printed(place)
+        one = told.estimate(part, len(own), mean=each.mean, variance=each.variance, choice=each.optimism)
         found.append(dataclasses.replace(one, seed_variance=noise.seeds))
     chances = posterior.probability_best(rng=np.random.default_rng(seed))
     alone = search_posterior(losses, single).finalists[0].optimism

@@ -56,11 +56,13 @@ class _Found:
             return None
         runs, oracle = self.runs, self.oracle
         rows = None if runs.overlap is not None else runs.searched_rows(self.searched)
+        places = [self.searched.index(oracle.trials[one]) for one in self.known if oracle.trials[one] in self.searched]
         failed = [math.inf for trial in oracle.trials.values() if trial.has_failed]
         return estimates(
             [*(runs.searched_loss(trial) for trial in self.searched), *failed],
             measured,
             search_rows=rows,
+            places=places if len(places) == len(self.known) else None,
             runs_per_trial=int(np.median([max(1, len(runs.of_search(trial))) for trial in self.searched])),
             overlap=runs.overlap,
             told=Told(oracle.objective.direction, runs.scale, self.rules.confidence),

@@ -148,25 +148,18 @@ class SearchPosterior:
     rule: GoodHalf
     common_row_variance: float
 
-    @property
-    def reliable(self) -> bool:
-        """False with fewer than 5 trials: print the bound then."""
-        return self.num_trials >= MIN_TRIALS
+    def printed(self, finalist: int) -> FinalistPosterior:
+        """What to print of a finalist: the posterior, as unsure as the good-half rule where that says otherwise.
 
-    def interval(self, finalist: int, confidence: float = 0.95) -> Interval:
-        """The interval to print: the posterior's, or that of the good-half rule where it says otherwise and is wider.
-
-        "Otherwise" is a mean that lies further than .3 of a run's noise from the posterior's.
-
-        Raises:
-            UsageError: a confidence outside (0, 1).
+        "Otherwise" is a mean that lies further than .3 of a run's noise from the posterior's. The mean stays: one
+        finalist by the rule and another by the posterior would not be in order.
         """
         found = self.finalists[finalist]
         mean, variance = self.rule.shrunken(found.measured, float(self.variances[finalist]), self.num_trials)
         variance += self.common_row_variance
         if abs(mean - found.mean) > _DISAGREEMENT * self.noise and variance > found.variance:
-            return scaled_interval(mean, variance, found.degrees, confidence=confidence)
-        return found.interval(confidence)
+            return dataclasses.replace(found, variance=variance)
+        return found
 
     def probability_best(self, *, rng: np.random.Generator, num_draws: int = 4000) -> Array:
         """The probability of each finalist to be the best on fresh seeds and rows, by joint draws.

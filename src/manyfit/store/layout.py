@@ -15,7 +15,8 @@ project/
   weights/3-confirm-0.npz     likewise of an execution that confirmed it
   predictions/3-0.npz         what that model said of rows it did not train on (predictions.py)
   predictions/3-confirm-0.npz what an execution that confirmed it scored on each of those rows
-  predictions/labels.npz      the targets of those rows
+  predictions/3-fold-0.npz    likewise of a model of a fold that was trained after the search
+  predictions/labels.npz      the targets of the rows of the search
   trial_3/                    files of the user's own; KerasTuner's weights; the estimator of a SklearnTuner
   oracle.json, tuner0.json    KerasTuner's files, where they are asked for
 ```
@@ -39,7 +40,7 @@ _KERAS_WEIGHTS, _KERAS_SHAPES = "checkpoint.weights.h5", "build_config.json"
 _BESIDE_DATABASE = ("-wal", "-shm", "-journal")  # SQLite's own
 
 #: Phases whose weights are kept beside those of the search.
-_PHASES = ("confirm", "proof")
+_PHASES = ("confirm", "proof", "fold")
 _AFTER_ID = rf"-(?:(?:{'|'.join(_PHASES)})-)?\d+\.(?:npz|state|pickle)"
 #: Ids as oracles give them, for projects whose own list of trials cannot be read.
 _NUMBERED = r"\d+"

@@ -286,6 +286,8 @@ class Archive:
         predictions: FitData,
         row_ids: np.ndarray,
         positions: np.ndarray | None = None,
+        *,
+        phase: str = "search",
     ) -> None:
         """Keeps the predictions of one execution.
 
@@ -295,9 +297,10 @@ class Archive:
             predictions: see `pack`.
             row_ids: (n,) identities of the rows that were predicted.
             positions: (n,) their places in the data set; None: all rows, in order.
+            phase: what the execution was run for: "search", or "fold" after it.
         """
         packed = pack(predictions, row_ids, max_bytes=self.max_bytes, positions=positions)
-        with replaced(self._files.of(trial_id, execution)) as partial:
+        with replaced(self._files.of(trial_id, execution, phase=phase)) as partial:
             partial.write_bytes(packed)
 
     def keep_losses(self, trial_id: str, phase: str, execution: int, losses: RowLosses) -> None:
@@ -330,7 +333,7 @@ class Archive:
         """Executions of a trial whose predictions were kept, in order."""
         return self._files.executions(trial_id)
 
-    def get(self, trial_id: str, executions: Sequence[int]) -> Kept | None:
+    def get(self, trial_id: str, executions: Sequence[int], *, phase: str = "search") -> Kept | None:
         """What executions of a trial said of the rows that they did not train on; None if one of them was not kept.
 
         Rows that several of them predicted get the mean. Rows are in the order of the data set.
@@ -338,32 +341,40 @@ class Archive:
         Raises:
             UsageError: two executions disagree about which row lies at a place: they saw different data.
         """
-        paths = [self._files.of(trial_id, execution) for execution in executions]
+        paths = [self._files.of(trial_id, execution, phase=phase) for execution in executions]
         if not paths or not all(path.exists() for path in paths):
             return None
         parts = []
         for path in paths:
             with _reading(path):
                 parts.append(unpack(path.read_bytes()))
-        if len(parts) == 1:
-            return parts[0]
-        rows = np.concatenate([part.rows for part in parts])
-        row_ids = np.concatenate([part.row_ids for part in parts])
-        places, first, inverse, counts = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
-        if not np.array_equal(row_ids, row_ids[first][inverse]):
-            raise UsageError(
-                explain(
-                    f"kept predictions of trial {trial_id}",
-                    "executions that validated on different data",
-                    "one data set for all executions of a trial",
-                    "Search again with overwrite=True, or pass x= and y= to be predicted now.",
-                )
+        return together(trial_id, parts)
+
+
+def together(trial_id: str, parts: Sequence[Kept]) -> Kept:
+    """What several models of a trial said, as one: the mean where several predicted a row, in the data set's order.
+
+    Raises:
+        UsageError: two of them disagree about which row lies at a place: they saw different data.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    rows = np.concatenate([part.rows for part in parts])
+    row_ids = np.concatenate([part.row_ids for part in parts])
+    places, first, inverse, counts = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
+    if not np.array_equal(row_ids, row_ids[first][inverse]):
+        raise UsageError(
+            explain(
+                f"kept predictions of trial {trial_id}",
+                "executions that validated on different data",
+                "one data set for all executions of a trial",
+                "Search again with overwrite=True, or pass x= and y= to be predicted now.",
             )
+        )
 
-        def mean(*outputs: np.ndarray) -> np.ndarray:
-            total = np.zeros((len(places), *outputs[0].shape[1:]))
-            np.add.at(total, inverse, np.concatenate(outputs))
-            return (total / counts.reshape(-1, *[1] * (total.ndim - 1))).astype(np.float32)
+    def mean(*outputs: np.ndarray) -> np.ndarray:
+        total = np.zeros((len(places), *outputs[0].shape[1:]))
+        np.add.at(total, inverse, np.concatenate(outputs))
+        return (total / counts.reshape(-1, *[1] * (total.ndim - 1))).astype(np.float32)
 
-        predictions = map_leaves(mean, *(part.predictions for part in parts))
-        return Kept(predictions, row_ids[first], places)
+    return Kept(map_leaves(mean, *(part.predictions for part in parts)), row_ids[first], places)

@@ -33,16 +33,20 @@ class Keeper:
         archive: where to.
         rows: that executions validate on, or with folds all of them.
         folds: the folds of a cross-validated search, or None.
+        phase: of the executions that are kept. Labels are kept with those of the search alone: they are its rows'.
         objective: the name in the logs of what is ranked.
     """
 
-    def __init__(self, archive: Archive, rows: Rows, folds: FoldPlan | None, objective: str = "") -> None:
+    def __init__(
+        self, archive: Archive, rows: Rows, folds: FoldPlan | None, phase: str = "search", objective: str = ""
+    ) -> None:
         self._archive = archive
+        self._phase = phase
         self._given = rows
         self._folds = folds
         self._objective = objective
         self._forward = Forward(keeps_rows=folds is None)
-        self._labelled = False
+        self._labelled = phase != "search"
         self.reason: str | None = None  # why the latest execution was not kept
 
     @functools.cached_property
@@ -72,12 +76,12 @@ class Keeper:
         if fresh and self._folds is None:
             self._score(fresh)
         # Of other phases (a longer training) nothing is kept: it would be taken for the search's.
-        of_search = [(plan, model) for plan, model in trained if plan.phase == "search"]
+        wanted = [(plan, model) for plan, model in trained if plan.phase == self._phase]
         if self._folds is None:
-            self._predict(of_search, None)
+            self._predict(wanted, None)
             return
         # Each execution has rows of its own here, so there is nothing to predict together.
-        for plan, model in of_search:
+        for plan, model in wanted:
             self._predict([(plan, model)], self._folds.split_for(plan).validation)
 
     def _score(self, trained: Sequence[tuple[Plan, Any]]) -> None:
@@ -116,7 +120,7 @@ class Keeper:
                     self._archive.keep_labels(self._labels(rows, row_ids))
                     self._labelled = True
                 own = row_ids if positions is None else row_ids[positions]
-                self._archive.keep(plan.trial_id, plan.execution, predictions, own, positions)
+                self._archive.keep(plan.trial_id, plan.execution, predictions, own, positions, phase=self._phase)
 
     def _labels(self, rows: Rows, row_ids: np.ndarray) -> Labels:
         related = None if self._folds is None else self._folds.folds.related
@@ -130,7 +134,7 @@ def keeping(task: Task, archive: Archive, folds: FoldPlan | None) -> Task:
     if rows is None or not (rows.can(Ability.AS_ARRAYS) and rows.can(Ability.LABELLED)):
         return task
     objective = "" if task.objective is None else task.objective.name
-    return dataclasses.replace(task, keep=Keeper(archive, rows, folds, objective))
+    return dataclasses.replace(task, keep=Keeper(archive, rows, folds, objective=objective))
 
 
 class ModelOrigins(MutableMapping[Any, str]):
