@@ -58,6 +58,21 @@ def test_how_bad_the_worse_half_is_does_not_matter(seed, factor):
     assert good_half(worse, 0.5).optimism == pytest.approx(good_half(y, 0.5).optimism)
 
 
+@given(
+    st.lists(st.floats(-1e6, 1e6) | st.just(math.inf) | st.just(math.nan), max_size=12),
+    st.floats(-1e6, 1e6),
+    st.floats(1e-6, 1e6),
+    st.floats(0, 1e6),
+)
+def test_whatever_came_in_the_answer_is_a_number(others, own, noise, variance):
+    found = search_posterior([own, *others], noise, finalists=[(own, variance), (own, noise**2)], places=None)
+    for place in range(2):
+        printed = found.printed(place)
+        assert math.isfinite(printed.mean) and math.isfinite(printed.variance) and printed.variance >= 0
+    chances = found.probability_best(rng=np.random.default_rng(0), num_draws=100)
+    assert chances.sum() == pytest.approx(1)
+
+
 def test_more_runs_leave_less_luck():
     few = search_posterior(LOSSES, 0.8, finalists=[(0.1, 0.64)])
     more = search_posterior(LOSSES, 0.8, finalists=[(0.1, 0.64 / 10)])

@@ -296,7 +296,8 @@ _TINY = 1e-300  # where a density underflows, all points are as unlikely
 
 def _tails(variances: Array, noise: Array | float) -> Array:
     """The factors of w of heavy-tailed luck, (..., 5): means over several runs have lighter tails."""
-    runs = np.maximum(np.square(noise) / np.maximum(variances, _TINY), 1.0)
+    single = np.square(noise)
+    runs = single / np.clip(variances, 1e-9 * single, single)
     factors: Array = 1 + (_HEAVY - 1) / np.sqrt(runs)[..., None]
     return factors
 
