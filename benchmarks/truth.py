@@ -1,13 +1,10 @@
-"""Does every printed number keep its word? Searches with known truth, real oracles, and real data.
+"""Does every printed number keep its word? Searches with known truth, and real oracles on a simulated surface.
 
     python benchmarks/truth.py              everything: hours
     python benchmarks/truth.py --quick      everything, small: minutes; too few for a verdict
     python benchmarks/truth.py searches     simulated searches: the interval, the words of proof
     python benchmarks/truth.py calls        confirmations that are repeated and killed
     python benchmarks/truth.py oracles      Bayesian optimisation and ASHA on a simulated surface with curves
-    python benchmarks/truth.py api          three cells through `tuner.confirm`
-    python benchmarks/truth.py real         small nets on six tables, against thousands of unseen rows
-    python benchmarks/truth.py null         what ensembling claims for equal members
 
 Truth is always that of *fresh seeds and fresh rows*; a simulated truth is known in closed form or by quadrature. What
 stands before an arrow is the procedure of c31c64c on the same runs. `±` is the standard error of the simulation.
@@ -17,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 from simulated_searches import Cell
 from truth_calls import sequences
 from truth_measures import Trust, measure
+from truth_oracles import oracles
 from truth_procedures import before, now
 
 CHEAP, DEAR = 4000, 1000  # replications where a search has up to 1,000 rows, and above
@@ -121,16 +117,6 @@ def calls(quick: bool) -> None:
     print()
 
 
-def part(module: str, function: str) -> Callable[[bool], None]:
-    """A table of another file, which is imported when it is asked for: those train, and load Keras and JAX."""
-
-    def call(quick: bool) -> None:
-        getattr(importlib.import_module(module), function)(quick)
-
-    call.__doc__ = f"`{module}.{function}`."
-    return call
-
-
 @dataclasses.dataclass(frozen=True)
 class Part:
     """One of the tables."""
@@ -142,16 +128,12 @@ class Part:
 PARTS = {
     "searches": Part("Simulated searches", searches),
     "calls": Part("Repeated and killed confirmations", calls),
-    "oracles": Part("Real oracles on a simulated surface", part("truth_oracles", "oracles")),
-    "api": Part("Through `tuner.confirm`", part("truth_trained", "api")),
-    "real": Part("Real data", part("truth_trained", "real")),
-    "null": Part("Ensembles of equals", part("truth_null", "null")),
+    "oracles": Part("Real oracles on a simulated surface", oracles),
 }
 
 
 def main() -> None:
     """Parses the command line."""
-    os.environ.setdefault("KERAS_BACKEND", "jax")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help="; ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="small: it shows that all runs, not how good it is")
