@@ -12,6 +12,7 @@ import jax
 import keras
 import numpy as np
 import pytest
+from wide_searches import quickly_compiled
 
 from manyfit.training.population.arrays import State, values_of, variables_of
 from manyfit.training.population.embeddings import RULES, table
@@ -22,7 +23,15 @@ layers = keras.layers
 # Compiled without optimisations a step costs a fifth. XLA then approximates some functions otherwise in one program
 # than in another, by 1e-8 even in float64; where that shows, the same is compared in full.
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+FULL = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 STEPS, ROWS = 20, 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_optimised() -> Iterator[None]:
+    """What building models compiles takes longer than the steps."""
+    with quickly_compiled():
+        yield
 
 
 @pytest.fixture
@@ -70,7 +79,7 @@ def step_of(model: keras.Model, *, quick: bool) -> Callable[..., Any]:
         logs, new = model.train_step((*state, metrics), batch)
         return tuple(map(tuple, new[:3])), new[3], logs["loss"]
 
-    return jax.jit(step, compiler_options=QUICK if quick else {})
+    return jax.jit(step, compiler_options=QUICK if quick else FULL)
 
 
 def trained(
