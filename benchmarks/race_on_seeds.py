@@ -25,25 +25,33 @@ class Race:
 
     left: tuple[int, ...]
     rounds: int
+    worse: tuple[tuple[int, int], ...]  # who was dropped, and by whom
+    num_executions: int
 
 
 def race_on_seeds(losses: np.ndarray, confidence: float = CONFIDENCE, max_rounds: int = MAX_ROUNDS) -> Race:
     """Replays a race of finite losses, shape (contenders, seeds)."""
     level = nominal_level(len(losses), confidence, max_rounds)
     active = np.arange(len(losses))
+    worse, num_executions = [], 0
     for rounds in range(1, min(max_rounds, losses.shape[1]) + 1):
+        num_executions += len(active)
         if rounds < _MIN_ROUNDS:
             continue
         seen = losses[active, :rounds]
         t = _paired_t(seen)
-        active = active[~(special.stdtr(rounds - 1, -t) < level).any(axis=1)]
+        p_values = special.stdtr(rounds - 1, -t)
+        lost = (p_values < level).any(axis=1)
+        worse += [(int(active[one]), int(active[p_values[one].argmin()])) for one in np.flatnonzero(lost)]
+        active = active[~lost]
         if len(active) == 1:
             break
         seen = losses[active, :rounds]
         if _MIN_ROUNDS + 2 <= rounds < max_rounds and _chance_of_a_drop(seen, level, max_rounds) < _FUTILITY:
             break
     means = losses[active, :rounds].mean(axis=1)
-    return Race(tuple(int(each) for each in active[np.argsort(means, kind="stable")]), rounds)
+    left = tuple(int(each) for each in active[np.argsort(means, kind="stable")])
+    return Race(left, rounds, tuple(worse), num_executions)
 
 
 def student_interval(losses: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float, float]:

@@ -46,6 +46,7 @@ class Trust:
     cover_first: Share  # given that the winner is the search's
     proofs: Share  # it says that one is the best
     false_proofs: Share  # it says so, and another finalist is as good or better
+    wrong: Share  # it says of any trial that it is worse than another, and that is not so
     width: float  # median of the ratio to the oracle's
     bias: float  # mean of estimate - truth, in units of one run's noise; negative: too good
     bias_error: float
@@ -82,6 +83,7 @@ def record(runs: FreshRuns, answer: Answer, new_score: float) -> dict:
         "first": answer.winner == runs.finalists[0],
         "proven": answer.proven,
         "false": answer.proven and bool((others <= truth).any()),
+        "wrong": any(search.truths[one] <= search.truths[rival] for one, rival in answer.worse),
         "width": (answer.high - answer.low) / 2 / oracle_half_width(search.cell, answer.num_runs),
         "bias": (answer.estimate - truth) / search.cell.noise,
         "regret": (truth - truths.min()) / search.cell.noise,
@@ -104,6 +106,7 @@ def summary(records: Sequence[dict]) -> Trust:
         cover_first=share("cover", "first"),
         proofs=share("proven"),
         false_proofs=share("false"),
+        wrong=share("wrong"),
         width=float(np.median([each["width"] for each in records])),
         bias=float(bias.mean()),
         bias_error=float(bias.std(ddof=1) / math.sqrt(len(bias))),

@@ -261,3 +261,56 @@ def test_repeats_are_judged_each_by_its_own_models():
     losses = [-np.log(p.mean(axis=0)[np.arange(150), world.y]).mean() for p, _ in told]
     assert single.loss == pytest.approx(np.mean(losses)), "the mean over repeats of single models' losses"
     assert default_metric(PredictionTask.MULTICLASS).loss(members[0].predictions, fitted.problem) < np.inf
+
+
+def test_the_gain_of_bags_is_carried_on_from_two_repeats():
+    """Bags of five folds twice, of equal configurations whose models err a lot on their own: what bags gain together is
+    far less than what single models do, and is stated to four standard errors."""
+    claimed, measured, truth = [], [], []
+    for seed in range(10):
+        world = World(500 + seed, 2200, worth=(0.6,) * 4, luck=0.0)
+        few, rest = slice(0, 200), slice(200, None)
+        models = np.stack([[world.model(one) for _ in range(10)] for one in range(4)])
+        folds = np.stack([world.rng.permutation(200) % 5 for _ in range(2)])
+        repeats = [models[:, 5 * number + folds[number], np.arange(200)] for number in range(2)]
+        members = [
+            EnsembleMember(
+                f"m{one}", predictions=(repeats[0][one] + repeats[1][one]) / 2, repeats=[p[one] for p in repeats]
+            )
+            for one in range(4)
+        ]
+        bags, y = models[:, :, rest].mean(axis=1), world.y[rest]
+        for num_models, told in ((10, claimed), (None, measured)):
+            cuts = RowCuts(folds=folds, num_models=num_models)
+            fitted = Ensemble.fit(members, world.y[few], method="shrunk", cuts=cuts, settings=INSIST)
+            told.append(fitted.gain.estimate)
+            if num_models:
+                truth.append(gain_on(fitted.pool, single_of(fitted), bags, y))
+                assert fitted.choice.score < fitted.choice.measured
+    error = np.std(np.subtract(claimed, truth), ddof=1) / np.sqrt(10)
+    assert abs(np.mean(claimed) - np.mean(truth)) < 4 * error
+    assert np.mean(measured) > np.mean(truth) + 4 * error
+
+
+def test_one_prediction_of_each_row_proves_no_gain_of_bags():
+    world = World(11, 600, worth=(0.6,) * 4)
+    p, fold = fold_models(world, 5, 600)
+    fitted = Ensemble.fit(list(p), world.y, method="shrunk", cuts=RowCuts(folds=fold, num_models=5), settings=INSIST)
+    of_models = Ensemble.fit(list(p), world.y, method="shrunk", cuts=RowCuts(folds=fold), settings=INSIST)
+    assert of_models.gain.proven and not fitted.gain.proven
+    assert fitted.gain.estimate == of_models.gain.estimate and fitted.gain.low <= 0
+
+
+def test_bags_have_a_temperature_only_where_repeats_tell():
+    world = World(12, 1500, luck=0.0)
+    told = [fold_models(world, 3, 1500) for _ in range(2)]
+    told = [(softmax(2.5 * np.log(p), axis=2), fold) for p, fold in told]
+    once = RowCuts(folds=told[0][1], num_models=3)
+    twice = RowCuts(folds=np.stack([fold for _, fold in told]), num_models=6)
+    single = Ensemble.fit(list(told[0][0]), world.y, method="shrunk", cuts=once, settings=INSIST)
+    both = [(told[0][0][one] + told[1][0][one]) / 2 for one in range(4)]
+    members = [EnsembleMember(f"m{one}", predictions=both[one], repeats=[p[one] for p, _ in told]) for one in range(4)]
+    fitted = Ensemble.fit(members, world.y, method="shrunk", cuts=twice, settings=INSIST)
+    assert single.pool.inverse_temperature == 1.0
+    assert 0.3 < fitted.pool.inverse_temperature < 0.9
+    assert fitted.for_retrained().pool.inverse_temperature == 1.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -294,9 +294,12 @@ class FoldPlan:
 
     folds: Folds
     num_splits: int  # folds times repeats
+    numbers: Mapping[tuple[str, int], int] | None = None  # splits of executions that are not numbered like them, by key
 
     def split_for(self, plan: Plan) -> Split:
         """The rows of an execution."""
+        if self.numbers is not None:
+            return self.folds.split(self.numbers[plan.key])
         # Further executions of a contender begin again with the first fold, so that trials are compared on the same
         # rows.
         return self.folds.split(plan.execution % self.num_splits)

@@ -38,6 +38,9 @@ from manyfit.ensemble.weights.greedy import own_losses
 if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept predictions does not need it
     import keras
 
+Witness: TypeAlias = Callable[["Ensemble", Rows, Mapping[str, float]], None]
+"""Is told of each evaluation: of which ensemble, on which rows, with which result."""
+
 Retrainer: TypeAlias = Callable[..., dict[int, Model]]
 """From indices of members, and options of `tuner.retrain`, to their models trained on all data."""
 
@@ -63,6 +66,7 @@ class Ensemble:
         retrain: what `refit` calls when it is given nothing else.
         classes: their names, in the order of the columns of a prediction; None where classes are numbers.
         fitting: how it was fitted, for `refit`; None if it was not fitted here.
+        witness: what is told of each `evaluate`.
 
     Example:
 
@@ -90,6 +94,7 @@ class Ensemble:
         retrain: Retrainer | None = None,
         classes: Sequence[str] | None = None,
         fitting: Fitting | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self.members = tuple(members)
         self.pool, self.task, self.num_outputs = pool, task, num_outputs
@@ -98,7 +103,8 @@ class Ensemble:
         self.metric = metric if metric is not None else usual_metric(task, self.outputs)
         self.settings = settings or EnsembleSettings()
         self.notes = tuple(notes)
-        self.seconds_per_row, self.retrain, self.fitting = seconds_per_row, retrain, fitting
+        self.seconds_per_row, self.fitting = seconds_per_row, fitting
+        self.retrain, self.witness = retrain, witness
         self.classes = None if classes is None else tuple(classes)
         self._program = EnsembleProgram(self._used())
 
@@ -144,8 +150,8 @@ class Ensemble:
             retrained: the weights are for `models` that were trained anew, with the configurations of those that made
                 `predictions`: then learned weights count half at most, there is no temperature, and the stated gain is
                 that of weights which are carried over so.
-            num_shown: the first so many members may be used; the others were left out before because of these rows,
-                and are there for that choice to be cross-fitted as well. None: all.
+            num_shown: so many members, the first ones, may be used; the others were left out because of these rows,
+                which is cross-fitted as well. None: all.
             seed: of folds and random searches. 0 is a seed.
 
         Returns:
@@ -242,7 +248,10 @@ class Ensemble:
         rows = Rows.of(x, y, sample_weight).read("ensemble.evaluate(x)")
         if rows.y is None:
             rows.require(Ability.LABELLED, "ensemble.evaluate(x, y)")
-        return self._measured(self.predict(rows.x, batch_size=batch_size), rows, batch_size)
+        found = self._measured(self.predict(rows.x, batch_size=batch_size), rows, batch_size)
+        if self.witness is not None:
+            self.witness(self, rows, found)
+        return found
 
     def evaluate_predictions(self, prediction: Any, y: FitData, *, sample_weight: FitData = None) -> dict[str, float]:
         """Like `evaluate`, for predictions that are there already; a mask, which only rows tell, is not heeded."""
@@ -252,7 +261,8 @@ class Ensemble:
         if self.classes is not None:
             rows = dataclasses.replace(rows, y=Classes(self.classes).numbers("ensemble.evaluate(y)", rows.y))
         problem = problem_of(prediction, rows.y, self.outputs, self.task, rows.sample_weight)
-        answer = {self.metric.name: self.metric.score(problem.predictions[0], problem)}
+        told = [self.metric] + [usual_metric(self.task, self.outputs)] * (not self.metric.exact)
+        answer = {one.name: one.score(problem.predictions[0], problem) for one in told}
         return {**answer, **compiled_metrics(self._used(), self.pool, prediction, rows, batch_size)}
 
     def _used(self) -> list[EnsembleMember]:
@@ -263,21 +273,15 @@ class Ensemble:
 
         Args:
             models: one per member, in the order of `members`; None keeps a member's model.
-            retrained: they were trained anew, on all data, say: part of what the weights have learned was luck of the
-                models before them, so the weights are fitted again, for this purpose, and the stated gain with them.
+            retrained: they were trained anew, on all data, say: weights and stated gain are those of `for_retrained`.
 
         Raises:
             UsageError: another number of models than members.
         """
         if len(models) != len(self.members):
-            raise UsageError(
-                explain(
-                    "Ensemble.with_models",
-                    f"{len(models)} models for {len(self.members)} members",
-                    "one model per member, None to keep a model",
-                    "Give them in the order of ensemble.members.",
-                )
-            )
+            got = f"{len(models)} models for {len(self.members)} members"
+            instead = "Give them in the order of ensemble.members."
+            raise UsageError(explain("Ensemble.with_models", got, "one per member, None to keep a model", instead))
         whole = self.for_retrained() if retrained else self
         members = [
             member if model is None else dataclasses.replace(member, model=model)
@@ -301,6 +305,10 @@ class Ensemble:
     def with_classes(self, names: Sequence[str]) -> Ensemble:
         """The same ensemble, whose classes have names, in the order of the columns."""
         return self._with(classes=names)
+
+    def with_witness(self, witness: Witness) -> Ensemble:
+        """The same ensemble, which tells of each `evaluate`."""
+        return self._with(witness=witness)
 
     def with_retrainer(self, retrain: Retrainer, *, notes: Sequence[str] = ()) -> Ensemble:
         """The same ensemble, whose `refit` knows how to retrain members, and which has something more to say.
@@ -326,14 +334,9 @@ class Ensemble:
             UsageError: no `train`, and members that are of no search.
         """
         if train is None and self.retrain is None:
-            raise UsageError(
-                explain(
-                    "Ensemble.refit(train)",
-                    "nothing that trains",
-                    "a function from a Member to its model, unless tuner.ensemble() made the ensemble",
-                    "For instance ensemble.refit(lambda member: build_and_fit(member.configuration)).",
-                )
-            )
+            allowed = "a function from a Member to its model, unless tuner.ensemble() made the ensemble"
+            instead = "For instance ensemble.refit(lambda member: build_and_fit(member.configuration))."
+            raise UsageError(explain("Ensemble.refit(train)", "nothing that trains", allowed, instead))
         whole = self.for_retrained()
         used = whole.pool.support.tolist()
         if train is not None:
@@ -477,14 +480,9 @@ class Ensemble:
             UsageError: the ensemble was loaded from disk, so the rows it was fitted on are not here.
         """
         if self.problem is None or self.choice is None:
-            raise UsageError(
-                explain(
-                    "Ensemble.explanation",
-                    "an ensemble that was loaded from disk",
-                    "a freshly fitted ensemble",
-                    "Fit again, or keep the text of summary() beside the saved ensemble.",
-                )
-            )
+            got = "an ensemble that was loaded from disk"
+            instead = "Fit again, or keep the text of summary() beside the saved ensemble."
+            raise UsageError(explain("Ensemble.explanation", got, "a freshly fitted ensemble", instead))
         parts = FittedParts(
             self.members, self.pool, self.problem, self.choice, self.metric, self.notes, self.seconds_per_row
         )

@@ -11,9 +11,11 @@ import numpy as np
 from manyfit.core.environment import one_thread
 from manyfit.core.errors import UsageError, explain
 from manyfit.ensemble.alignment import Aligned, aligned
+from manyfit.ensemble.choosing.calibration import of_a_bag, with_temperature
 from manyfit.ensemble.choosing.choice import Judging, MethodChoice, best_ensemble, choose, steadiest
 from manyfit.ensemble.choosing.methods import SHRUNK, Fit, for_retrained, menu_named, within
 from manyfit.ensemble.members import EnsembleMember
+from manyfit.ensemble.pools import TemperedPool
 from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
 from manyfit.ensemble.settings import Costs, EnsembleSettings, RowCuts, member_costs
 
@@ -30,7 +32,7 @@ class Fitting:
         settings: fine points.
         costs: of the members of `told` that have models.
         seed: of folds and random methods.
-        model_folds: see `Judging`.
+        model_folds: see `Judging`. So for the last one.
         num_kept: members that have models; see `CrossFit`.
     """
 
@@ -41,6 +43,7 @@ class Fitting:
     seed: int
     model_folds: tuple[tuple[EnsembleProblem, np.ndarray], ...] = ()
     num_kept: int | None = None
+    num_models: int | None = None
 
     def choice(self, *, retrained: bool = False) -> MethodChoice:
         """Chooses a method and fits it.
@@ -59,14 +62,36 @@ class Fitting:
             insist=self.method not in ("auto", SHRUNK),
             model_folds=self.model_folds,
             num_kept=self.num_kept,
+            num_models=None if retrained else self.num_models,
         )
         with one_thread():  # L-BFGS factorises matrices of twenty rows: 1.2 s of processor time instead of 8
             found = choose(problem, fit, metric, settings, self.seed, judging)
+        if not retrained and self.num_models is not None:
+            return self._of_bags(found)
         if not retrained or self.model_folds:
             return found
         # On average carried weights gain what they gain here. But all rows were predicted by the same models, so
         # nothing tells how far others may fall from that: no such gain is proven.
-        return dataclasses.replace(found, gain=found.gain.unproven(), ensembling_gain=found.ensembling_gain.unproven())
+        return found.unproven()
+
+    def _of_bags(self, found: MethodChoice) -> MethodChoice:
+        """A choice among bags, of which each row was predicted by one model, or by one of every repeat."""
+        repeats, problem = len(self.model_folds), self.told.problem
+        if repeats < 2 or self.num_models is None:
+            # What bags gain together is less than what single models do, since each has averaged its own noise away:
+            # how much less, one prediction of each row does not tell.
+            return found if self.num_models == repeats else found.unproven()
+        if not self.settings.temperature or not isinstance(found.pool, TemperedPool):
+            return found
+        kept = np.arange(problem.num_members if self.num_kept is None else self.num_kept)
+        known = with_temperature(found.pool, problem.members(kept))
+        if not isinstance(known, TemperedPool) or known.inverse_temperature == 1.0:
+            return found
+        # The mean of a few is sharper than that of many, so what it needs is carried on to these.
+        alone = [with_temperature(found.pool, one.members(kept)) for one, _ in self.model_folds]
+        single = float(np.mean([one.inverse_temperature for one in alone if isinstance(one, TemperedPool)]))
+        beta = of_a_bag(single, known.inverse_temperature, repeats, self.num_models)
+        return dataclasses.replace(found, pool=dataclasses.replace(found.pool, inverse_temperature=beta))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,6 +165,7 @@ class Offered:
             seed,
             tuple((one, np.unique(fold, return_inverse=True)[1]) for one, fold in zip(runs, folds, strict=True)),
             len(kept),
+            self.cuts.num_models if folds else None,
         )
 
     def _folds(self) -> list[np.ndarray]:

@@ -39,10 +39,14 @@ class RowCuts:
         folds: (n,) the fold whose models predicted each row, or (repeats, n): then a fold's models are left out with
         its
             rows. At least three folds.
+        num_models: that each member averages when it predicts new rows; None: as many as predicted each row. Where
+        there
+            are repeats, they tell what averaging gains, and the stated gain is that of such means.
     """
 
     groups: ArrayLike | None = None
     folds: ArrayLike | None = None
+    num_models: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ class Training:
     make_task: Callable[..., Task]  # (fit_args, fit_kwargs, model options or None for the tuner's)
     trainer: Callable[[], Trainer]  # of whole data sets
     trainer_for: Callable[[Task], Trainer]  # one that follows the task's folds
+    keep_predictions: bool = True  # of rows that a model did not train on
     measure: Callable[[Any, Rows], Mapping[str, float]] | None = None  # what `evaluate` measures of estimators as well
 
 
@@ -33,6 +34,7 @@ class FinishedTuner(SearchedTuner, Protocol):
     model_options: ModelOptions
     latest_search: LatestSearch | None
     verbose: int | str | bool
+    trust: bool
 
     def searched_task(self, where: str, trials: Sequence[Trial] = ()) -> Task:
         """The task of the latest search."""

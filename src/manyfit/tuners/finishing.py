@@ -7,7 +7,6 @@ take and return, are documented at `Tuner`.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import os
@@ -36,15 +35,14 @@ from manyfit.report.confirmation import Confirmation
 from manyfit.training.base import Permissions, Task
 from manyfit.training.precision import sentence
 from manyfit.tuners import ensembling
+from manyfit.tuners.bags import Bagging, BagSettings
 from manyfit.tuners.combining import Combining
+from manyfit.tuners.final_models import FinalModels, names_of
 from manyfit.tuners.finished import FinishedTuner, Training
 from manyfit.tuners.searched import SearchedProject
 
 SaveTo: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
 """Where models are saved: a folder, a path that ends in `.keras`, one such path per model, or nowhere."""
-
-Named: TypeAlias = Mapping[str, Any]
-"""Keras models, estimators or ensembles by the name that tables show."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,17 +75,18 @@ class Finish:
         say: takes one line of text for people.
 
     Attributes:
-        final: by name, what was made last by `retrain` or `ensemble`: what `evaluate` and `export` take by default.
+        final: the models that users are given.
     """
 
     def __init__(self, tuner: FinishedTuner, training: Training, say: Callable[[str], None]) -> None:
-        self.final: dict[str, Any] = {}
+        self.final = FinalModels(tuner, say)
         self._tuner = tuner
         self._oracle = tuner.oracle
         self._training = training
         self._say = say
         self.project = SearchedProject(tuner, self._retrain_for_ensemble)
         self._combining = Combining(self.project, tuner)
+        self._bagging = Bagging(self.project, tuner, training, say)
 
     def confirm(
         self,
@@ -113,7 +112,7 @@ class Finish:
                 task,
                 self._training.trainer_for(task),
                 settings,
-                layout=self._tuner.store.layout,
+                kept=confirming.ConfirmFiles(self._tuner.store.layout, self._tuner.predictions_archive),
                 protocol=protocol,
                 has_own_epochs="epochs" in fit_kwargs,
             )
@@ -291,23 +290,19 @@ class Finish:
         origins = [one.trial_id for one in models.retrainings]
         self._tuner.model_origins.update(zip(models, origins, strict=True))
         self._combining.retrained.update(zip(models, origins, strict=True))
-        names = [f"trial {trial_id}" for trial_id in origins]
-        if settings.executions > 1:
-            seen: collections.Counter[str] = collections.Counter()
-            for place, trial_id in enumerate(origins):
-                seen[trial_id] += 1
-                names[place] = f"trial {trial_id} ({seen[trial_id]})"
-        self.final = dict(zip(names, models, strict=True))
+        names = names_of(models.retrainings, settings.executions)
+        self.final.latest = dict(zip(names, map(self.final.counted, models), strict=True))
         if settings.save_best is not None:
             files = [name.replace("(", "").replace(")", "").replace(" ", "-") for name in names]
             retraining.save_models(models, files, settings.save_best)
+        self.final.note_retrained(zip(models, models.retrainings, strict=True))
 
     def _retrain_for_ensemble(self, trial_ids: Sequence[str], *, executions: int, **options: Any) -> list[Any]:
         """Retrains members of an ensemble. They belong to it: the final models of the tuner stay those of before."""
         # `retrain` is called on the tuner, and not on this part: a subclass may have overridden it.
-        made_before = self.final
+        made_before = self.final.latest
         models = self._tuner.retrain(trial_ids, executions=executions, **options)
-        self.final = made_before
+        self.final.latest = made_before
         return models
 
     def ensemble(
@@ -320,67 +315,33 @@ class Finish:
         options: Mapping[str, Any],
     ) -> Ensemble:
         """See `Tuner.ensemble`."""
-        self.final["ensemble"] = found = self._combining.ensemble(models, x, y, others=others, options=options)
+        found = self.final.counted(self._combining.ensemble(models, x, y, others=others, options=options))
+        self.final.latest["ensemble"] = found
+        return found
+
+    def bag(self, settings: BagSettings, options: Mapping[str, Any]) -> Ensemble:
+        """See `Tuner.bag`."""
+        found = self.final.counted(self._bagging.bag(settings, options))
+        self.final.latest["ensemble"] = found
         return found
 
     def evaluate(
-        self, x: FitData, y: FitData, models: object, *, confidence: float, options: Mapping[str, Any]
+        self, x: FitData, y: FitData, models: object, *, confidence: float, groups: FitData, options: Mapping[str, Any]
     ) -> evaluating.Evaluation:
         """See `Tuner.evaluate`."""
-        named = self._named_models(models)
+        named = self.final.named(models)
         also, objective = self._training.measure, self._oracle.objective
-        store = self._tuner.store
-        return evaluating.evaluate(named, x, y, store, confidence=confidence, objective=objective, also=also, **options)
+        asked = {"confidence": confidence, "groups": groups, "objective": objective, "also": also, **options}
+        with self.final.counting():
+            return evaluating.evaluate(named, x, y, self._tuner.store, **asked)
 
     def export(self, folder: str | os.PathLike[str], model: exporting.Savable | None, *, overwrite: bool) -> Path:
         """See `Tuner.export`."""
         if model is None:
-            named = self._named_models(None)
+            named = self.final.named(None)
             model = named.get("ensemble", next(iter(named.values())))
-        trials = [self._oracle.get_trial(trial_id) for trial_id in self._trials_in(model)]
-        uses = evaluating.test_uses(self._tuner.store)
-        return exporting.export(folder, model, trials, self._oracle, test_uses=uses, overwrite=overwrite)
-
-    def _named_models(self, models: object) -> Named:
-        """Names for a model, a list of them or a mapping; None: what was made last, else the search's best."""
-        origins = self._tuner.model_origins
-        if models is None:
-            return self.final or {f"trial {origins[one]}": one for one in self._tuner.get_best_models(1)}
-        if isinstance(models, Mapping):
-            return dict(models)
-        several = list(models) if isinstance(models, list | tuple) else [models]
-        known = [one in origins for one in several]
-        names = [
-            f"trial {origins[one]}" if of_trial else type(one).__name__.lower()
-            for one, of_trial in zip(several, known, strict=True)
-        ]
-        return {
-            name if names.count(name) == 1 else f"{name} ({number + 1})": one
-            for number, (name, one) in enumerate(zip(names, several, strict=True))
-        }
-
-    def _trials_in(self, model: object) -> list[str]:
-        """The trials whose configurations a model was made of: of an ensemble, those of its members with weight.
-
-        Raises:
-            UsageError: a model that this tuner did not make.
-        """
-        origins = self._tuner.model_origins
-        if isinstance(model, Ensemble):
-            parts = [one for name, one in zip(model.weights, model.members, strict=True) if model.weights[name] > 0]
-            ids = [origins.get(one) for member in parts for one in member.models]
-        else:
-            ids = [origins.get(model)]
-        if None in ids:
-            raise UsageError(
-                explain(
-                    "export(model)",
-                    "a model that this tuner did not make",
-                    "one from tuner.retrain(), tuner.get_best_models() or tuner.ensemble()",
-                    "Save other models with model.save(path).",
-                )
-            )
-        return list(dict.fromkeys(trial_id for trial_id in ids if trial_id is not None))
+        artefact = self.final.artefact(model)
+        return exporting.export(folder, model, artefact, self._oracle, store=self._tuner.store, overwrite=overwrite)
 
 
 def _check_data(calls: Iterable[Call], *, has_searched: bool) -> None:

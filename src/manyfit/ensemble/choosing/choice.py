@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from scipy.special import logsumexp
 
-from manyfit.ensemble.choosing.crossfit import CrossFit, Losses, standard_errors
+from manyfit.ensemble.choosing.crossfit import Averaged, CrossFit, Losses, standard_errors
 from manyfit.ensemble.choosing.methods import DEFAULTS, Fit
 from manyfit.ensemble.choosing.shrinkage import PATH
 from manyfit.ensemble.metrics import Metric, log_losses, surrogate
@@ -107,6 +107,11 @@ class MethodChoice:
     refused: bool
     ensemble: FittedMethod  # the one that `gain` speaks of: what was chosen, or what was refused
     model_folds: bool = False  # whether models were left out with the rows of their fold
+    measured: float | None = None  # `score` where every member is one model, of which bags average many
+
+    def unproven(self) -> MethodChoice:
+        """The same choice, whose gains are estimates and claim no proof."""
+        return dataclasses.replace(self, gain=self.gain.unproven(), ensembling_gain=self.ensembling_gain.unproven())
 
 
 def best_ensemble(losses: Losses, sizes: Mapping[str, int], settings: EnsembleSettings) -> str:
@@ -143,7 +148,7 @@ def steadiest(losses: Losses, sizes: Mapping[str, int], settings: EnsembleSettin
         settings: not asked; every rule takes them.
     """
     del settings
-    path = [name for name in PATH if name in sizes]
+    path = [name for name in PATH if name in sizes] or list(sizes)  # of one member there is but itself
     near = surrogate(losses.metric, losses.problem.task)
     smooth = losses if losses.metric.exact or near == losses.metric else losses.under(near)
     equal = path[0]
@@ -202,12 +207,14 @@ class Judging:
         model_folds: for each repeat of a cross-validation what its models predicted, and (n,) the fold of each row: the
             models of a fold are left out with its rows. Empty: the same models predicted all rows.
         num_kept: of so many members, the first ones, there are models; see `CrossFit`. None: of all.
+        num_models: that each member is a mean of in the end; None: of no more than were there when it predicted.
     """
 
     rule: Rule = best_ensemble
     insist: bool = False
     model_folds: tuple[tuple[EnsembleProblem, np.ndarray], ...] = ()
     num_kept: int | None = None
+    num_models: int | None = None
 
     def runs(
         self, problem: EnsembleProblem, fit: Fit, metric: Metric, settings: EnsembleSettings, seed: int
@@ -215,8 +222,11 @@ class Judging:
         """The cross-fits, one for each repeat of the members' own folds, or as many as it takes on few rows."""
         kept = self.num_kept
         if self.model_folds:
+            repeats, mean = len(self.model_folds), None
+            if self.num_models is not None and repeats > 1:
+                mean = problem, (1.0 - 1.0 / self.num_models) / (1.0 - 1.0 / repeats)
             return [
-                CrossFit(one, fit, metric, settings, seed=seed, fold=fold, num_kept=kept)
+                CrossFit(one, fit, metric, settings, seed=seed, fold=fold, mean=mean, num_kept=kept)
                 for one, fold in self.model_folds
             ]
         repeats = _REPEATS if problem.num_rows < _FEW_ROWS else 1
@@ -239,7 +249,9 @@ def choose(
     runs = judging.runs(problem, fit, metric, settings, seed)
     # Fitted on all rows, with the mean of the repeats: what the folds are differs between the runs, this fit does not.
     final = CrossFit(problem, fit, metric, settings, seed=seed, num_kept=judging.num_kept).final()
-    losses = Losses(metric, problem, [run.predictions() for run in runs])
+    factor = None if runs[0].mean is None else runs[0].mean[1]
+    averaged = factor and Averaged([run.predictions(of_mean=True) for run in runs], factor)
+    losses = Losses(metric, problem, [run.predictions() for run in runs], averaged=averaged or None)
     candidates = {
         name: FittedMethod(name, pool, losses.mean[name], metric.to_score(losses.mean[name], problem))
         for name, pool in final.items()
@@ -252,7 +264,8 @@ def choose(
 
     # `losses` chose, so it flatters what it chose. What is stated, and what refuses, are the nested ones.
     nested = [run.nested(pick) for run in runs]
-    stated = Losses(metric, problem, nested)
+    averaged = factor and Averaged([run.nested(pick, of_mean=True) for run in runs], factor)
+    stated = Losses(metric, problem, nested, averaged=averaged or None)
     evidence = log_evidence(runs, nested)
     gain = gain_between(stated, "single best", "procedure", settings, evidence=evidence)
     ensembling = gain_between(stated, "baseline", "procedure", settings, evidence=evidence)
@@ -264,6 +277,7 @@ def choose(
         singles = [candidates[name] for name in BASELINES if name in candidates]
         # A refusal still says which: the temperature of one member has to show its use like everything else.
         chosen = singles[-1] if calibration.worth_having else singles[0]
+    measured = Losses(metric, problem, nested).mean["single best" if refused else "procedure"]
     return MethodChoice(
         method=chosen.name,
         pool=chosen.pool,
@@ -275,6 +289,7 @@ def choose(
         refused=refused,
         ensemble=ensemble,
         model_folds=bool(judging.model_folds),
+        measured=metric.to_score(measured, problem),
     )
 
 
@@ -301,6 +316,8 @@ def log_evidence(runs: Sequence[CrossFit], nested: Sequence[Mapping[str, np.ndar
     """
     ratios = []
     for run, predictions in zip(runs, nested, strict=True):
+        if run.mean is not None:  # what is stated is not of these predictions
+            return -math.inf
         problem, several = run.problem, run.problem.task is PredictionTask.MULTILABEL or run.problem.num_positions > 1
         weight = problem.row_weight
         if run.metric.row_losses is not log_losses or several or problem.groups is not None or np.ptp(weight) > 1e-12:

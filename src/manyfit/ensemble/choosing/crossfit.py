@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
@@ -37,6 +38,22 @@ _RESAMPLES = 200
 _FEW_RESAMPLES = 40  # where a standard error to a tenth is enough
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Averaged:
+    """What averaging models changes, seen in the means of a few of them and carried on to a bag of many.
+
+    A bag's loss is its members' less what averaging takes away of their own noise. Of M models it takes 1 - 1 / M of
+    what infinitely many would: exactly for squared error and models that are exchangeable, nearly for log loss.
+
+    Attributes:
+        predictions: means over the repeats, of every cross-fit, as `Losses` takes them.
+        factor: (1 - 1 / M) / (1 - 1 / r) for means of r repeats.
+    """
+
+    predictions: Sequence[Mapping[str, np.ndarray]]
+    factor: float
+
+
 class Losses:
     """Means of losses by name, and paired differences.
 
@@ -45,6 +62,7 @@ class Losses:
         problem: the rows; those of one group count as one observation.
         predictions: one mapping from names to (n, C) predictions, or several (repeats on other folds), which are
             averaged.
+        averaged: of the means of the repeats' predictions, likewise: what averaging models changes. None: not asked.
         precise: False makes do with fewer resamples.
     """
 
@@ -54,32 +72,40 @@ class Losses:
         problem: EnsembleProblem,
         predictions: Sequence[Mapping[str, np.ndarray]],
         *,
+        averaged: Averaged | None = None,
         precise: bool = True,
     ) -> None:
         self.metric = metric
         self.problem = problem
-        self._predictions, self._precise = predictions, precise
+        self._predictions, self._averaged, self._precise = predictions, averaged, precise
         self._units: dict[str, np.ndarray] = {}  # losses per row or group of rows, or per resample
         self._weight = _unit_weight(problem)
         # Repeats on other folds are averaged row by row, not pooled as if they were more rows: they share the labels,
         # which is where most of the noise comes from.
         if metric.row_losses is not None:
             for name in predictions[0]:
-                rows = np.mean([metric.row_losses(run[name], problem) for run in predictions], axis=0)
-                self._units[name] = _by_unit(rows, problem)
+                self._units[name] = _by_unit(self._carried_on(name, problem, metric.row_losses), problem)
             self.mean = {name: _or_inf(float(self._weight @ units)) for name, units in self._units.items()}
             return
-        self.mean = {
-            name: float(np.mean([metric.loss(run[name], problem) for run in predictions])) for name in predictions[0]
-        }
+        self.mean = {name: float(self._carried_on(name, problem, metric.loss)) for name in predictions[0]}
         for resample in self._resamples(_RESAMPLES if precise else _FEW_RESAMPLES):
             for name in predictions[0]:
-                loss = np.mean([metric.loss(run[name][resample[0]], resample[1]) for run in predictions])
+                loss = self._carried_on(name, resample[1], metric.loss, resample[0])
                 self._units[name] = np.append(self._units.get(name, np.empty(0)), loss)
+
+    def _carried_on(
+        self, name: str, problem: EnsembleProblem, loss: Callable[..., Any], answers: np.ndarray | slice = slice(None)
+    ) -> Any:
+        """The mean loss over the repeats, carried on to as many models as there will be."""
+        single = np.mean([loss(run[name][answers], problem) for run in self._predictions], axis=0)
+        if self._averaged is None:
+            return single
+        several = np.mean([loss(run[name][answers], problem) for run in self._averaged.predictions], axis=0)
+        return single - self._averaged.factor * (single - several)
 
     def under(self, metric: Metric) -> Losses:
         """The losses of the same predictions by another metric."""
-        return Losses(metric, self.problem, self._predictions, precise=self._precise)
+        return Losses(metric, self.problem, self._predictions, averaged=self._averaged, precise=self._precise)
 
     @property
     def num_rows(self) -> float:
@@ -226,6 +252,8 @@ class CrossFit:
         settings: how many folds.
         seed: of the folds and of the random methods.
         fold: (n,) which fold's models predicted each row; None: the same models predicted all, and folds are drawn.
+        mean: the problem of the means over all repeats, and the factor of `Averaged`; None: a member is one model, or
+            nobody knows what averaging changes.
         num_kept: of so many members, the first ones, there are models; the others were not kept since they were worse
             on these very rows. Each fit picks as many anew, from its own rows, so that this choice is cross-fitted,
             too.
@@ -240,9 +268,11 @@ class CrossFit:
         *,
         seed: int,
         fold: np.ndarray | None = None,
+        mean: tuple[EnsembleProblem, float] | None = None,
         num_kept: int | None = None,
     ) -> None:
         self.problem = problem
+        self.mean = mean
         self.fit = fit
         self.metric = metric
         self.settings = settings
@@ -254,6 +284,7 @@ class CrossFit:
         self.fold = fold
         self.num_folds = int(fold.max()) + 1
         self._fitted: dict[tuple[int, ...], Mapping[str, Pool]] = {}
+        self._picks: dict[int, tuple[str, str]] = {}
 
     def final(self) -> Mapping[str, Pool]:
         """Every method's pool of the kept members, fitted on all rows."""
@@ -280,19 +311,21 @@ class CrossFit:
         judged = None if near is metric else metric
         return self.fit(problem, Context(near, self.settings, rng, judged))
 
-    def predictions(self, without: int | None = None) -> dict[str, np.ndarray]:
+    def predictions(self, without: int | None = None, *, of_mean: bool = False) -> dict[str, np.ndarray]:
         """(n * K, C) out-of-fold predictions of every method.
 
         Args:
             without: a fold that neither fits nor predicts; its rows are left out of the answer.
+            of_mean: the pools combine the means over the repeats, and not what this one's models said.
         """
+        told = self.mean[0] if of_mean and self.mean is not None else self.problem
         answer: dict[str, np.ndarray] = {}
         for k in range(self.num_folds):
             if k == without:
                 continue
             rows = np.flatnonzero(self.fold == k)
             answers = self.problem.answers_of(rows)
-            part = self.problem.predictions[:, answers]
+            part = told.predictions[:, answers]
             for name, pool in (self.pools(k) if without is None else self.pools(k, without)).items():
                 # Not zeros: every row is in one fold, so all is written, but for the rows that are left out below.
                 empty = np.empty(self.problem.predictions.shape[1:])
@@ -302,22 +335,31 @@ class CrossFit:
         kept = self.problem.answers_of(np.flatnonzero(self.fold != without))
         return {name: array[kept] for name, array in answer.items()}
 
-    def nested(self, pick: Pick) -> dict[str, np.ndarray]:
+    def averaged(self, without: int | None = None) -> Averaged | None:
+        """What averaging changes of `predictions`."""
+        return self.mean and Averaged([self.predictions(without, of_mean=True)], self.mean[1])
+
+    def nested(self, pick: Pick, *, of_mean: bool = False) -> dict[str, np.ndarray]:
         """(n * K, C) predictions of the procedure, its baseline and the single best, each on rows unseen by them.
 
         Args:
             pick: names the method and the baseline, from losses on rows that the fits they name did not see.
+            of_mean: see `predictions`.
         """
+        told = self.mean[0] if of_mean and self.mean is not None else self.problem
         shape = self.problem.predictions.shape[1:]
         answer = {name: np.empty(shape) for name in ("procedure", "baseline", "single best")}
         for k in range(self.num_folds):
             rows = np.flatnonzero(self.fold == k)
             answers, pools = self.problem.answers_of(rows), self.pools(k)
-            part = self.problem.predictions[:, answers]
+            part = told.predictions[:, answers]
             sizes = {name: len(pool.support) for name, pool in pools.items()}
             others = self.problem.rows(np.flatnonzero(self.fold != k))
             # Within each fold the choice only needs an order; the many resamples are for what is stated.
-            losses = Losses(self.metric, others, [self.predictions(without=k)], precise=False)
-            for role, name in zip(answer, (*pick(losses, sizes), "single best"), strict=True):
+            if k not in self._picks:
+                averaged = self.averaged(without=k)
+                losses = Losses(self.metric, others, [self.predictions(without=k)], averaged=averaged, precise=False)
+                self._picks[k] = pick(losses, sizes)
+            for role, name in zip(answer, (*self._picks[k], "single best"), strict=True):
                 answer[role][answers] = pools[name](part, self.problem.task)
         return answer

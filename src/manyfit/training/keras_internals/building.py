@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -152,3 +153,10 @@ def profiles_batches(callback: keras.callbacks.TensorBoard) -> bool:
 def layout_rules(distribution: object) -> Mapping[str, Any]:
     """The rules of a `keras.distribution.ModelParallel`: path of a variable -> its layout; empty for other kinds."""
     return getattr(distribution, "_layout_map", {})
+
+
+def mean_function(metric: keras.Metric) -> Callable[[Any, Any], Any] | None:
+    """The function of rows whose mean a metric is, as one of truths and predictions; None for any other metric."""
+    if not isinstance(metric, keras.metrics.MeanMetricWrapper):
+        return None
+    return functools.partial(metric._fn, **metric._fn_kwargs)
