@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import jax
 import keras
 import numpy as np
 import pytest
-from wide_searches import quickly_compiled
+from wide_searches import quickly_compiled, trained
 
 from manyfit.training.population.arrays import State, values_of, variables_of
 from manyfit.training.population.embeddings import RULES, table
@@ -20,10 +19,6 @@ from manyfit.training.population.twins import Outline, Twin, joined, outline_of
 from manyfit.training.seeding import generator_states, has_drawn
 
 layers = keras.layers
-# Compiled without optimisations a step costs a fifth. XLA then approximates some functions otherwise in one program
-# than in another, by 1e-8 even in float64; where that shows, the same is compared in full.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-FULL = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 STEPS, ROWS = 20, 4
 
 
@@ -69,30 +64,6 @@ def reading(*inner: keras.layers.Layer) -> keras.Model:
 
 def state_of(model: keras.Model) -> State:
     return tuple(tuple(map(np.asarray, values_of(part))) for part in variables_of(model)[:3])  # type: ignore[return-value]
-
-
-@functools.lru_cache(maxsize=4)
-def step_of(model: keras.Model, *, quick: bool) -> Callable[..., Any]:
-    """A model's training step, compiled once, whoever trains in it."""
-
-    def step(state: State, metrics: Any, batch: Any) -> Any:
-        logs, new = model.train_step((*state, metrics), batch)
-        return tuple(map(tuple, new[:3])), new[3], logs["loss"]
-
-    return jax.jit(step, compiler_options=QUICK if quick else FULL)
-
-
-def trained(
-    model: keras.Model, state: State, batches: Sequence[Any], *, quick: bool = True
-) -> tuple[State, list[float]]:
-    """The state after a step on each batch, and their losses."""
-    run = step_of(model, quick=quick)
-    model.reset_metrics()
-    metrics, losses = list(values_of(model.metrics_variables)), []
-    for batch in batches:
-        state, metrics, loss = run(state, metrics, batch)
-        losses.append(float(loss))
-    return state, losses
 
 
 def batches_for(model: keras.Model, num: int = STEPS) -> list[Any]:
