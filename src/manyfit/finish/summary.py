@@ -250,7 +250,8 @@ def _rival(found: _Found, best: str, other: str) -> Rival:
     reach = pair.reach((1 - found.rules.confidence) / 2) if pair.num_seeds >= MIN_ROUNDS else math.nan
     needed = pair.seeds_needed(level) if level > 0 and pair.num_seeds >= MIN_ROUNDS else None
     low, high = (pair.mean - reach, pair.mean + reach) if math.isfinite(reach) else (None, None)
-    more = None if needed is None else max(1, needed - pair.num_seeds)
+    hidden = pair.hidden_by_rows(level, found.rules.max_rounds)
+    more = None if needed is None or hidden else max(1, needed - pair.num_seeds)
     return Rival(other, pair.mean, low, high, more, pair.rows_needed(level) if level > 0 else None)
 
 
