@@ -23,6 +23,7 @@ from manyfit.finish import evaluation as evaluating
 from manyfit.finish.artefacts import Artefacts, weights_hash
 from manyfit.finish.export import Artefact
 from manyfit.finish.retrain import Retraining
+from manyfit.training.keras_internals.building import OF_FIT
 from manyfit.tuners.finished import FinishedTuner
 
 Named: TypeAlias = Mapping[str, Any]
@@ -184,7 +185,7 @@ class _CountedEvaluate:
         assert model is not None  # who calls it has the model
         found = type(model).evaluate(model, *args, **kwargs)
         # Within `fit` Keras validates by its own `evaluate`, and hands over what it has kept of the rows.
-        if final is not None and not _is_counted.get() and "_use_cached_eval_dataset" not in kwargs:
+        if final is not None and not _is_counted.get() and OF_FIT not in kwargs:
             given = inspect.signature(type(model).evaluate).bind(model, *args, **kwargs).arguments
             rows = Rows(given.get("x"), given.get("y"), given.get("sample_weight"), given.get("steps"))
             final.look(model, rows, model.get_metrics_result())
