@@ -129,7 +129,7 @@ bench-search: $(BENCH)/.installed ## quality of proposals against Optuna, SMAC a
 	$(BENCH)/bin/python benchmarks/search_quality.py
 bench-hyperband: $(BENCH)/.installed ## schedulers at equal epochs
 	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/hyperband.py
-bench-confirm: $(BENCH)/.installed ## whether 95 % is 95 %
+bench-confirm: $(BENCH)/.installed ## what confirming costs
 	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/confirm.py
 bench-ensemble: $(BENCH)/.installed ## ensembling against its rivals
 	$(BENCH)/bin/python benchmarks/ensemble.py

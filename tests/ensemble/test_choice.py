@@ -7,10 +7,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tiny
 
-from manyfit.ensemble import Ensemble, EnsembleSettings
-from manyfit.ensemble.choosing.choice import gain_between
-from manyfit.ensemble.choosing.crossfit import Losses, folds_of, standard_errors
+from manyfit.core.errors import UsageError
+from manyfit.ensemble import Ensemble, EnsembleSettings, RowCuts
+from manyfit.ensemble.choosing.choice import gain_between, log_evidence
+from manyfit.ensemble.choosing.crossfit import CrossFit, Losses, folds_of, standard_errors
 from manyfit.ensemble.metrics import named_metric
 from manyfit.ensemble.problem import make_problem
 
@@ -92,20 +94,79 @@ def test_the_cheapest_version_of_the_default_wins_where_more_members_add_nothing
     assert (np.array(list(fitted.weights.values())) != 0).sum() == 3
 
 
+def cross_fit(p, y, **settings):
+    return CrossFit(make_problem(np.stack(p), y), None, named_metric("log_loss"), EnsembleSettings(**settings), seed=0)
+
+
 def test_evidence_proves_what_the_mean_of_few_rows_cannot():
     """One row of 200 that the single best member calls impossible: its mean gain is one standard error, whatever its
-    size, but the labels are a million times as likely under the others."""
+    size, but the labels of that row's fold are a million times as likely under the others."""
     rng = np.random.default_rng(0)
     p, y = draw(rng, 200, 1, 0.0)
     wrong = p[0].copy()
     wrong[7] = np.where(np.arange(3) == y[7], 1e-6, 0.5)
-    problem = make_problem(np.stack([wrong, p[0]]), y)
-    losses = Losses(named_metric("log_loss"), problem, [{"single": wrong, "others": p[0]}])
-    gain = gain_between(losses, "single", "others", EnsembleSettings())
+    run, predictions = cross_fit([wrong], y), {"baseline": wrong, "procedure": p[0]}
+    losses = Losses(named_metric("log_loss"), run.problem, [predictions])
+    evidence = log_evidence([run], [predictions])
+    gain = gain_between(losses, "baseline", "procedure", EnsembleSettings(), evidence=evidence)
     assert gain.estimate / gain.standard_error < 1.2 and gain.proven
     assert not dataclasses.replace(gain, enough=np.inf, bound=0.0).proven
-    assert gain.evidence == pytest.approx(np.log(p[0][7, y[7]] / 1e-6), rel=1e-6)
+    ratio = p[0][7, y[7]] / 1e-6
+    assert gain.evidence == pytest.approx(np.log((ratio + run.num_folds - 1) / run.num_folds), rel=1e-6)
     assert gain.enough == pytest.approx(np.log(20))
+
+
+def test_folds_that_agree_a_little_are_no_proof_together():
+    """Labels twice as likely in each of five folds: each fold's fit has seen the others' labels, so 2, and not 32."""
+    y = np.zeros(200, dtype=int)
+    alone = np.full((200, 2), 0.5)
+    better = np.tile([0.5 * 2 ** (1 / 40), 1 - 0.5 * 2 ** (1 / 40)], (200, 1))
+    run = cross_fit([alone], y, num_folds=5)
+    assert log_evidence([run], [{"baseline": alone, "procedure": better}]) == pytest.approx(np.log(2))
+    assert log_evidence([run], [{"baseline": better, "procedure": better}]) == pytest.approx(
+        0
+    )  # calibration is no gain
+
+
+def test_labels_of_grouped_rows_are_no_evidence():
+    y = np.zeros(200, dtype=int)
+    alone = np.full((200, 2), 0.5)
+    run = cross_fit([alone], y)
+    run.problem = run.problem.grouped(np.arange(200) // 2)
+    assert log_evidence([run], [{"baseline": alone, "procedure": alone}]) == -np.inf
+
+
+def test_groups_stay_in_one_fold_and_count_as_one_observation():
+    """Ten copies of forty rows: the error of a gain is that of forty rows, not of four hundred."""
+    p, y = draw(np.random.default_rng(3), 40, 2, 1.0)
+    groups = np.repeat([f"g{number}" for number in range(40)], 10)
+    copied = make_problem(np.stack(p), y).rows(np.repeat(np.arange(40), 10))
+    fold = folds_of(copied.grouped(groups), 4, np.random.default_rng(0))
+    assert all(len(set(fold[groups == name])) == 1 for name in set(groups))
+    assert sorted(np.bincount(fold)) == [100] * 4
+    for metric in map(named_metric, ("log_loss", "auc")):
+        few, fooled, honest = (
+            Losses(metric, problem, [dict(zip("ab", problem.predictions, strict=True))]).difference("a", "b")
+            for problem in (make_problem(np.stack(p), y), copied, copied.grouped(groups))
+        )
+        assert honest[0] == pytest.approx(few[0])
+        assert honest[1] == pytest.approx(few[1], rel=1e-9 if metric.row_losses else 0.2)
+        assert fooled[1] < 0.5 * honest[1]
+    ungrouped, grouped = (
+        Ensemble.fit([q[np.repeat(np.arange(40), 10)] for q in p], y.repeat(10), cuts=cuts, settings=FAST)
+        for cuts in (None, RowCuts(groups=groups))
+    )
+    width = [one.choice.gain.high - one.choice.gain.low for one in (ungrouped, grouped)]
+    assert width[1] > 2 * width[0]
+
+
+def test_groups_that_cannot_be_cut_are_told():
+    p, y = draw(np.random.default_rng(3), 40, 2, 1.0)
+    wrong = (RowCuts(np.zeros(40)), "1 groups of rows"), (RowCuts(np.zeros(9)), r"shape \(9,\) for 40 rows")
+    for cuts, text in wrong:
+        with pytest.raises(UsageError, match=text) as caught:
+            Ensemble.fit(p, y, cuts=cuts, settings=FAST)
+        tiny.four_parts(caught.value)
 
 
 @pytest.mark.parametrize("draw_rows", ["exponential", "mixture"])

@@ -104,11 +104,9 @@ def test_refit_retrains_every_seed_with_weight_and_leaves_the_rest(tmp_path, dat
     ensemble = tuner.ensemble(method="uniform")
     again = ensemble.refit(epochs_factor=1.0, verbose=0)
     used = again.pool.support
-    models = [again.members[index].model for index in used]
-    assert len({id(model) for model in models}) == len(used)
-    for index in used:
-        assert type(again.members[index].model) is type(ensemble.members[index].model)
-        assert again.members[index].model is not ensemble.members[index].model
+    models = [model for index in used for model in again.members[index].models]
+    assert len({id(model) for model in models}) == 2 * len(used)
+    assert not {id(model) for model in models} & {id(one) for index in used for one in ensemble.members[index].models}
     assert again.weights == ensemble.weights
     with pytest.raises(UsageError, match="a function from a Member"):
         kt.Ensemble.fit([data[1], data[1] + 0.1], data[1]).refit()
@@ -120,11 +118,67 @@ def test_stopped_trials_keep_their_predictions_too(tmp_path, data):
     assert all(tuner.predictions_archive.get(trial_id, [0]) is not None for trial_id in tuner.oracle.trials)
 
 
-def test_seeds_of_one_configuration_are_offered_and_flagged(tmp_path, data):
+def test_seeds_of_one_configuration_are_one_member_that_averages_them(tmp_path, data):
     tuner = search(tmp_path, data, max_trials=2, executions_per_trial=2)
-    told = tuner.ensemble(method="uniform").explanation().members
-    assert len(told) == 4 and all(len(member.seeds) == 1 for member in told)
-    assert "another seed of the configuration" in tuner.ensemble().summary()
+    ensemble = tuner.ensemble(method="uniform")
+    assert list(ensemble.weights) == [f"trial {trial.trial_id}" for trial in tuner.oracle.get_best_trials(2)]
+    for member in ensemble.members:
+        if member.models:
+            assert len(member.models) == 2
+            told = np.mean([model.predict(data[0][60:], verbose=0) for model in member.models], axis=0)
+            np.testing.assert_allclose(member.predictions, told, rtol=2e-3)
+
+
+def test_models_of_folds_leave_with_their_rows_and_groups_stay_together(tmp_path, data):
+    """Also in a process that has neither the data nor the groups."""
+    x, y = data
+    groups = np.arange(120) // 4
+    options = {"max_trials": 2, "seed": 0, "directory": tmp_path}
+    tuner = kt.RandomSearch(tiny.build, "val_loss", **options)
+    tuner.search(x, y, epochs=1, cross_validation=kt.CrossValidation(3, groups=groups), verbose=0)
+    tuner.close()
+    ensemble = kt.RandomSearch(tiny.build, "val_loss", **options).ensemble(method="uniform")
+    assert ensemble.choice.model_folds and "each fold without its models" in ensemble.summary()
+    assert np.array_equal(ensemble.problem.groups, groups)
+    (_, fold) = ensemble.fitting.model_folds[0]
+    for number in range(3):
+        assert set(np.flatnonzero(fold == number)) == set(tuner.latest_search.folds.folds.split(number).validation)
+
+
+def test_rows_in_the_order_of_time_are_judged_in_blocks(tmp_path, data):
+    x, y = data
+    tuner = kt.RandomSearch(tiny.build, "val_loss", max_trials=2, seed=0, directory=tmp_path)
+    tuner.search(x, y, epochs=1, cross_validation=kt.CrossValidation(3, time_series=True), verbose=0)
+    ensemble = tuner.ensemble(method="uniform")
+    assert ensemble.choice.model_folds and np.ptp(np.bincount(ensemble.problem.groups)) == 0
+    assert ensemble.problem.groups[:6].tolist() == [0] * 5 + [1]
+
+
+def test_the_objective_decides_where_it_is_one_of_predictions(tmp_path, data):
+    x, y = data
+    tuner = kt.RandomSearch(tiny.build, kt.Objective("val_auc", "max"), max_trials=2, seed=0, directory=tmp_path)
+    metrics = {"metrics": [keras.metrics.AUC(name="auc")]}
+    tuner = kt.RandomSearch(tiny.build, "val_auc", max_trials=2, seed=0, directory=tmp_path, overwrite=True, **metrics)
+    tuner.search(x[:60], y[:60], epochs=1, validation_data=(x[60:], y[60:]), verbose=0)
+    assert tuner.ensemble(method="uniform").metric.name == "auc"
+    assert tuner.ensemble(method="uniform", metric="brier").metric.name == "brier"
+
+
+def test_all_trials_that_kept_predictions_take_part_in_the_choice_of_those_with_models(tmp_path, data):
+    tuner = search(tmp_path, data, max_trials=4, num_kept_models=2)
+    ensemble = tuner.ensemble(method="uniform")
+    assert len(ensemble.members) == 2 and ensemble.fitting.told.problem.num_members == 4
+    assert ensemble.fitting.num_kept == 2
+
+
+def test_weights_of_search_time_models_are_carried_to_retrained_ones(tmp_path, data):
+    tuner = search(tmp_path, data)
+    models = tuner.retrain(top=2, epochs=1, verbose=0)
+    carried, plain = tuner.ensemble(models, method="convex"), tuner.ensemble(tuner.get_best_models(2), method="convex")
+    weights = np.array(list(carried.weights.values()))
+    used = weights > 0
+    assert weights[used].min() >= 0.5 / used.sum() - 1e-9 and not carried.gain.proven
+    assert plain.weights != carried.weights or len(plain.pool.support) == 1
 
 
 def test_predictions_of_other_rows_are_an_error(tmp_path, data):

@@ -2,8 +2,15 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax as scipy_softmax
 
-from manyfit.ensemble.choosing.calibration import calibrated_members, fit_inverse_temperature, with_temperature
+from manyfit.ensemble.choosing.calibration import (
+    calibrated_members,
+    fit_inverse_temperature,
+    of_a_bag,
+    with_temperature,
+)
 from manyfit.ensemble.metrics import named_metric
 from manyfit.ensemble.pools import (
     POOLS,
@@ -19,6 +26,10 @@ from manyfit.ensemble.problem import PredictionTask, make_problem
 from manyfit.ensemble.weights.gradient import geometric_pool, stacking_pool
 
 W = np.array([0.5, 0.3, 0.2])
+
+
+def softmax(logits):
+    return scipy_softmax(logits, axis=-1)
 
 
 @pytest.fixture
@@ -162,21 +173,61 @@ def test_temperature_is_recovered(truth):
     assert fit_inverse_temperature(base, y, np.full(len(y), 1 / len(y))) == pytest.approx(truth, rel=0.05)
 
 
-def test_temperature_agrees_with_a_generic_minimiser(p):
-    from scipy.optimize import minimize_scalar
+def too_bold(num_rows, boldness=1.6, seed=2):
+    """Predictions that are sharper than they should be, and their labels."""
+    rng = np.random.default_rng(seed)
+    logits = 1.5 * rng.normal(size=(num_rows, 4))
+    truth = softmax(logits)
+    y = (truth.cumsum(axis=1) < rng.random((num_rows, 1))).sum(axis=1)
+    return softmax(boldness * logits), y
 
-    y = np.random.default_rng(2).integers(0, 4, 40)
-    y[:25] = p[0, :25].argmax(axis=1)
-    problem, metric = make_problem(p, y), named_metric("log_loss")
+
+def test_temperature_agrees_with_a_generic_minimiser():
+    """The best one by Brent's method, its error by second differences of the loss, the posterior mean from both."""
+    q, y = too_bold(400)
+    problem = make_problem(q[None], y)
 
     def loss(beta):
-        prior = (beta - 1) ** 2 / (2 * 0.15**2 * 40)  # a normal one, worth one row
-        return metric.loss(LinearPool(W, inverse_temperature=beta)(p, PredictionTask.MULTICLASS), problem) + prior
+        return -float(np.log(softmax(beta * np.log(q))[np.arange(400), y]).sum())
 
-    found = with_temperature(LinearPool(W), problem).inverse_temperature
-    assert found == pytest.approx(
-        minimize_scalar(loss, bounds=(0.1, 10), method="bounded", options={"xatol": 1e-9}).x, abs=1e-5
+    best = minimize_scalar(loss, bounds=(0.1, 10), method="bounded", options={"xatol": 1e-9}).x
+    step = 1e-3
+    variance = step**2 / (loss(best + step) - 2 * loss(best) + loss(best - step))
+    expected = 1 + (best - 1) / (1 + variance / 0.15**2)
+    found = with_temperature(LinearPool(np.ones(1)), problem).inverse_temperature
+    assert found == pytest.approx(expected, abs=1e-4) and 0.5 < found < 0.8
+
+
+def test_no_temperature_is_learned_from_a_few_mistakes():
+    q, y = too_bold(2000)
+    right = q.argmax(axis=1) == y
+    few = np.r_[np.flatnonzero(right)[:400], np.flatnonzero(~right)[:29]]
+    assert with_temperature(LinearPool(np.ones(1)), make_problem(q[None, few], y[few])).inverse_temperature == 1.0
+    enough = np.r_[np.flatnonzero(right)[:40], np.flatnonzero(~right)[:31]]
+    assert with_temperature(LinearPool(np.ones(1)), make_problem(q[None, enough], y[enough])).inverse_temperature < 1.0
+
+
+def test_no_temperature_is_learned_where_nothing_is_wrong():
+    """Two standard errors: in one case of twenty, so among sixty more than nine once in 1,000."""
+    learned = 0
+    for seed in range(60):
+        q, y = too_bold(300, 1.0, seed)
+        learned += with_temperature(LinearPool(np.ones(1)), make_problem(q[None], y)).inverse_temperature != 1.0
+    assert learned <= 9
+
+
+def test_a_temperature_of_a_bag_is_that_of_a_mean_of_as_many_models():
+    """Logits of models with noise of their own: one and means of two say what means of ten need, nearly."""
+    rng = np.random.default_rng(5)
+    logits = 1.5 * rng.normal(size=(40_000, 3))
+    y = (softmax(logits).cumsum(axis=1) < rng.random((40_000, 1))).sum(axis=1)
+    models = softmax(logits + 0.5 * rng.normal(size=(10, 40_000, 3)))
+    single, two, ten = (
+        fit_inverse_temperature(np.log(models[:count].mean(axis=0)), y, np.full(40_000, 1 / 40_000))
+        for count in (1, 2, 10)
     )
+    assert single < two < ten
+    assert of_a_bag(single, two, 2, 10) == pytest.approx(ten, abs=0.2 * (ten - single))
 
 
 @pytest.mark.parametrize("right", [True, False])

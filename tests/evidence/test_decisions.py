@@ -291,3 +291,14 @@ def test_tables_refuse():
 def test_a_decision_is_a_value():
     decision = DropDecision(1, 0, 3, 5.0, 1e-4, 1e-3, 0.2, "seeds")
     assert dataclasses.replace(decision) == decision and "contender" not in decision.to_dict()
+
+
+def test_among_equals_nobody_is_called_worse():
+    """Of 100 races of 8 that only seeds make differ, 4 may have such a word; with the level of 7 tests it was 13."""
+    rng = np.random.default_rng(7)
+    wrong = 0
+    for _ in range(100):
+        seeds = rng.standard_normal((8, 20, 1))
+        rows = (seeds + 1e-3 * rng.standard_normal((8, 20, 12))).astype(np.float32)
+        wrong += bool(decide(Runs(rows.mean(axis=2, dtype=float), rows), RaceRules()).decisions)
+    assert wrong <= 7

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from manyfit.core.errors import UsageError
-from manyfit.evidence.estimates import Measured, estimates
+from manyfit.evidence.estimates import Measured, Told, estimates
 from manyfit.stats.intervals import Scale
 
 NUM_ROWS = 300
@@ -99,9 +99,7 @@ def test_scores_to_be_maximised_stay_inside_their_bounds():
     right = rng.random((10, 4, 20)) < np.linspace(0.9, 1.0, 10)[:, None, None]
     losses = -right.astype(float)
     best = losses[-1]
-    found = estimates(
-        losses[:, 0].mean(axis=1), [Measured(best.mean(axis=1), best)], direction="max", scale=Scale.WILSON
-    )
+    found = estimates(losses[:, 0].mean(axis=1), [Measured(best.mean(axis=1), best)], told=Told("max", Scale.WILSON))
     one = found.finalists[0]
     assert one.measured == right[-1].mean() and one.mean <= one.measured
     interval = one.interval(rows=50)

@@ -123,9 +123,12 @@ def test_test_rows_are_counted(tuner, tmp_path):
     assert tuner.evaluate(X[TEST], Y[TEST]).times_used == 1  # the same models on the same rows: nothing was chosen
     tuner.retrain(1, epochs_factor=3.0, verbose=0)
     second = tuner.evaluate(X[TEST], Y[TEST])
-    assert second.times_used == 2 and "Test set used twice" in str(second)
+    assert second.times_used == 2 and "2nd look at these 40 rows" in str(second)
+    assert "The best of 2 models is lucky by up to about" in str(second)
     card = (tuner.export(tmp_path / "used") / "README.md").read_text()
-    assert str(interval) in card and "95%, over the rows" in card and "were used for 2 different choices" in card
+    [own] = second.scores.values()
+    assert str(own["loss"]) in card and "95%, over the rows" in card and "were used for 2 different models" in card
+    assert str(first.scores[next(iter(first.scores))]["loss"]) not in card, "of another model"
     assert tuner.evaluate(X[VALIDATION], Y[VALIDATION]).times_used == 1  # other rows
     for wrong in ((X[:0], Y[:0]), (X[TEST], Y[:3])):
         with pytest.raises(UsageError):
@@ -149,7 +152,7 @@ def test_the_exported_folder_tells_the_story(tuner, tmp_path):
         rows = list(csv.DictReader(file))
     assert {"trial", "phase", "execution", "epoch", "val_accuracy"} <= set(rows[0]) and len(rows) > 8
     card = (folder / "README.md").read_text()
-    for words in ("3 configurations were tried", "val_accuracy", "further seeds, which no decision has seen", "rate"):
+    for words in ("3 configurations were tried", "val_accuracy", "a model trained afresh will show", "rate"):
         assert words in card
     with pytest.raises(UsageError, match="a folder with files"):
         tuner.export(folder, model)

@@ -57,3 +57,30 @@ def test_score_table_knows_no_minus_infinity():
 def test_confidence_level_refuses(confidence):
     with pytest.raises(UsageError, match=r"Type 0\.95 for 95 %"):
         intervals.confidence_level("here", confidence)
+
+
+@pytest.mark.parametrize("deviation", [0.6, 1.16])
+def test_skewed_losses_are_covered_better_than_by_students_interval(deviation):
+    """Log-normal losses on 100 rows, of which the rare large ones are often not among them."""
+    rng = np.random.default_rng(0)
+    losses = np.exp(deviation * rng.standard_normal((3000, 100)) - deviation**2 / 2)
+    means, variances = losses.mean(axis=1), losses.var(axis=1, ddof=1) / 100
+    skewness = scipy.stats.skew(losses, axis=1) / 10
+
+    def covered(scale, skewed):
+        found = [
+            intervals.scaled_interval(mean, variance, 99, scale=scale, skewness=skewed * skew)
+            for mean, variance, skew in zip(means, variances, skewness, strict=True)
+        ]
+        return np.mean([each.low <= 1 <= each.high for each in found])
+
+    student, log, hall = (covered(*how) for how in [("plain", 0), ("log", 0), ("log", 1)])
+    assert student < log < hall
+    assert hall == pytest.approx({0.6: 0.95, 1.16: 0.93}[deviation], abs=0.012)
+
+
+def test_no_skewness_changes_nothing_and_what_is_skewed_to_the_left_reaches_further_down():
+    plain = intervals.scaled_interval(1.0, 0.01, 50, scale=intervals.Scale.LOG)
+    left = intervals.scaled_interval(1.0, 0.01, 50, scale=intervals.Scale.LOG, skewness=-0.25)
+    assert plain == intervals.scaled_interval(1.0, 0.01, 50, scale=intervals.Scale.LOG, skewness=1e-9)
+    assert left.low < plain.low and left.high == plain.high

@@ -76,11 +76,19 @@ def test_confirmation_runs_are_not_run_again(golden, capsys):
     tuner = make.bayesian(folder)
     tuner.search(**make.data(), epochs=3)  # nothing is left to try: it brings the data
     before = recorded["confirmation"]
-    confirmation = tuner.confirm(2, max_executions=12)
-    assert {row.trial_id: row.score for row in confirmation.rows} == {row[0]: row[1] for row in before["rows"]}
+    known = {trial_id: dict(tuner.oracle.trials[trial_id].replicates) for trial_id, *_ in before["rows"]}
+    confirmation = tuner.confirm(2, max_executions=12, max_rounds=before["rounds"])
+    assert confirmation.num_executions == before["executions"] and confirmation.rounds == before["rounds"]
+    for trial_id, mean, count, _ in before["rows"]:
+        runs = tuner.oracle.trials[trial_id].replicates
+        assert runs["confirm"] == known[trial_id]["confirm"] and len(runs["confirm"]) >= count
+        assert np.mean([runs["confirm"][index].score for index in range(count)]) == pytest.approx(mean)
+    # Their rows were not kept then; those of the search were, so that the new test can be made of what is there.
     assert confirmation.recommended.trial_id == before["recommended"]
-    assert confirmation.score == before["score"]
-    assert confirmation.rounds == before["rounds"]
+    assert all(row.low < row.score < row.high for row in confirmation.rows)
+    tuner.close()
+    again = make.bayesian(folder)
+    assert [set(family.trial_ids) for family in again.oracle.book.evidence.families] == [set(known)]
 
 
 def test_an_ensemble_is_made_of_what_was_kept(golden, capsys):

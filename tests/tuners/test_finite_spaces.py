@@ -81,8 +81,9 @@ def test_the_order_is_settled(project, capsys, tuner):
     best = tuner.oracle.get_best_trials()[0]
     assert (best.hyperparameters.get("units"), best.hyperparameters.get("kind")) == (1, "a")
     assert closing(tuner, capsys) == (
-        f"All 8 configurations were tried, in {len(trainer.trained)} executions. The order is settled: "
-        f"trial {best.trial_id} is the best, at 95% confidence."
+        f"All 8 configurations were tried, in {len(trainer.trained)} executions. The order on these "
+        f"rows is settled: trial {best.trial_id} is ahead of all others, at 95% confidence over seeds. What other rows "
+        "would say is for tuner.confirm() to find."
     )
 
 
@@ -91,7 +92,7 @@ def test_the_budget_ends_first(project, capsys):
     tuner = searching(trainer, project, max_trials=20)
     tuner.search(verbose=0)
     assert len(trainer.trained) == 20 and len(tuner.oracle.trials) == 8
-    assert "The order is not settled when the budget ended: the best is one of " in closing(tuner, capsys)
+    assert "The order is not settled when the budget ended: the best on these rows is one of " in closing(tuner, capsys)
 
 
 def test_a_search_that_was_killed_goes_on_with_the_contenders(tmp_path):
@@ -145,8 +146,9 @@ def test_a_run_trial_of_the_users_is_called_again_until_the_order_is_settled(pro
     assert len(set(best.scores)) == len(best.scores)  # each execution with a seed of its own
     assert best.score == pytest.approx(np.mean(best.scores), rel=1e-12)  # pooled
     assert closing(tuner, capsys) == (
-        f"All 8 configurations were tried, in {sum(calls.values())} calls of run_trial. The order is settled: "
-        f"trial {best.trial_id} is the best, at 95% confidence."
+        f"All 8 configurations were tried, in {sum(calls.values())} calls of run_trial. The order on these "
+        f"rows is settled: trial {best.trial_id} is ahead of all others, at 95% confidence over seeds. What other rows "
+        "would say is for tuner.confirm() to find."
     )
 
 
@@ -163,7 +165,8 @@ def test_three_repeats_that_change_nothing_are_enough(project, capsys):
     best = tuner.oracle.get_best_trials()[0]
     said = (
         "All 8 configurations were tried, in 11 calls of run_trial. 3 repeated runs measured exactly what the first "
-        f"ones had, so the order is settled: trial {best.trial_id} is the best."
+        f"ones had, so the order on these rows is settled: trial {best.trial_id} is ahead. What other rows would say "
+        "is for tuner.confirm() to find."
     )
     assert said in capsys.readouterr().out.splitlines()  # where the search ends, and in the summary
     assert closing(tuner, capsys) == said

@@ -172,6 +172,27 @@ class Plan:
     weights_path: str | None = None  # where the weights of the best epoch go (training/weights.py), None: not wanted
     phase: str = "search"  # what it is run for; the book keeps the executions of each phase apart
     attempt: int = 0  # how often its trial has failed and was retried
+    # From 0: its weights are kept, and not those of the best epoch; of the last one, where it ends before. What it
+    # says of its rows is kept even where no weights are written.
+    kept_epoch: int | None = None
+
+    def rank(self, epoch: int, loss: float) -> float:
+        """What decides which epoch's weights are kept: the lowest of these.
+
+        Example:
+
+        >>> plan = Plan("0", 0, {}, seed=1, kept_epoch=2)
+        >>> [plan.rank(epoch, loss=0.5) for epoch in range(4)]
+        [-1.0, -2.0, -3.0, inf]
+        """
+        if self.kept_epoch is None:
+            return loss
+        return -1.0 - epoch if epoch <= self.kept_epoch else math.inf
+
+    @property
+    def keeps_predictions(self) -> bool:
+        """Whether what its model says of rows is of use after the training."""
+        return self.weights_path is not None or self.kept_epoch is not None
 
     @property
     def key(self) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -41,10 +41,22 @@ class Folds:
         num_splits: splits per repeat.
         make: repeat number -> its splits.
         groups: one label per row; rows with the same label must stay together.
+        blocks: one number per row, of rows in the order of time: those that follow each other are alike.
+
+    Attributes:
+        related: (rows,) numbers: rows with the same one are not independent of each other; None: all are.
     """
 
-    def __init__(self, num_splits: int, make: Callable[[int], list[Split]], groups: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        num_splits: int,
+        make: Callable[[int], list[Split]],
+        groups: np.ndarray | None = None,
+        *,
+        blocks: np.ndarray | None = None,
+    ) -> None:
         self.num_splits = num_splits
+        self.related = blocks if groups is None else np.unique(groups, return_inverse=True)[1]
         self._make = make
         self._groups = groups
         self._repeats: dict[int, list[Split]] = {}
@@ -189,7 +201,7 @@ class CrossValidation:
         assert self.folds is not None  # our bug: __init__ sets it where there is no splitter
         if self.time_series:
             splits = _time_series(rows, self.folds)
-            return Folds(self.folds, lambda repeat: splits)
+            return Folds(self.folds, lambda repeat: splits, blocks=blocks_of_time(rows))
         fold_of = self._assignment(rows, y, self.folds)
         return Folds(self.folds, lambda repeat: _splits(fold_of(self._generator(repeat)), rows), self.groups)
 
@@ -203,7 +215,7 @@ class CrossValidation:
                 explain(_WHERE, f"{folds} folds of {rows} rows", "at most as many folds as rows", "Use fewer folds.")
             )
         if self.groups is not None:
-            return lambda rng: _by_groups(np.asarray(self.groups), folds, rng)
+            return lambda rng: by_groups(np.asarray(self.groups), folds, rng)
         classes = self._classes(rows, y, folds)
         return lambda rng: _dealt(classes, folds, rng)
 
@@ -282,9 +294,12 @@ class FoldPlan:
 
     folds: Folds
     num_splits: int  # folds times repeats
+    numbers: Mapping[tuple[str, int], int] | None = None  # splits of executions that are not numbered like them, by key
 
     def split_for(self, plan: Plan) -> Split:
         """The rows of an execution."""
+        if self.numbers is not None:
+            return self.folds.split(self.numbers[plan.key])
         # Further executions of a contender begin again with the first fold, so that trials are compared on the same
         # rows.
         return self.folds.split(plan.execution % self.num_splits)
@@ -340,8 +355,17 @@ def _dealt(classes: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndar
     return fold_of
 
 
-def _by_groups(groups: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """Largest group first, each to the smallest fold so far."""
+def by_groups(groups: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """The fold of each row, groups together: largest group first, each to the smallest fold so far.
+
+    Args:
+        groups: (rows,) labels.
+        folds: how many.
+        rng: shuffles groups of one size.
+
+    Raises:
+        UsageError: more folds than groups.
+    """
     names, group_of, counts = np.unique(groups, return_inverse=True, return_counts=True)
     if len(names) < folds:
         got, instead = f"{folds} folds of {len(names)} groups", f"Type folds={len(names)}."
@@ -354,6 +378,19 @@ def _by_groups(groups: np.ndarray, folds: int, rng: np.random.Generator) -> np.n
         fold_of_group[group] = sizes.argmin()
         sizes[fold_of_group[group]] += counts[group]
     return fold_of_group[group_of]
+
+
+def blocks_of_time(num_rows: int) -> np.ndarray:
+    """(rows,) numbers of blocks of rows that follow each other, as long as the cube root of their number, at least two.
+
+    Longer than that no dependence is looked for: it is what the moving-block bootstrap takes (Kunsch 1989).
+
+    Example:
+
+    >>> blocks_of_time(8).tolist()
+    [0, 0, 1, 1, 2, 2, 3, 3]
+    """
+    return np.arange(num_rows) // max(2, round(num_rows ** (1 / 3)))
 
 
 def _time_series(rows: int, folds: int) -> list[Split]:

@@ -4,9 +4,9 @@ Imports core, stats, Keras (lazily, through the gate of training/keras_internals
 SciPy. Knows nothing of tuners, trainers or the store: it takes models, or predictions with the labels of their rows,
 and gives back an `Ensemble`.
 
-`ensemble` is what users see. `members` and `problem` bring what they gave into one form, `choosing/` finds a method for
-it, with the weights of `weights/` and the pools of `pools/`; `prediction`, `saving` and `distillation` are what becomes
-of the result, `explaining` and `diversity` say why it is what it is.
+`ensemble` is what users see. `members` and `problem` bring what they gave into one form, `fitting` keeps it,
+`choosing/` finds a method for it, with the weights of `weights/` and the pools of `pools/`; `prediction`, `saving` and
+`distillation` are what becomes of the result, `explaining` and `diversity` say why it is what it is.
 """
 
 from manyfit.ensemble.ensemble import Ensemble
@@ -14,6 +14,15 @@ from manyfit.ensemble.members import EnsembleMember
 from manyfit.ensemble.metrics import Metric
 from manyfit.ensemble.pools import Pool
 from manyfit.ensemble.problem import PredictionTask
-from manyfit.ensemble.settings import CostBudget, EnsembleSettings
+from manyfit.ensemble.settings import CostBudget, EnsembleSettings, RowCuts
 
-__all__ = ["CostBudget", "Ensemble", "EnsembleMember", "EnsembleSettings", "Metric", "Pool", "PredictionTask"]
+__all__ = [
+    "CostBudget",
+    "Ensemble",
+    "EnsembleMember",
+    "EnsembleSettings",
+    "Metric",
+    "Pool",
+    "PredictionTask",
+    "RowCuts",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -113,6 +113,36 @@ class Student:
         if not self.scores:
             return float("nan")
         return self.scores["ensemble"] - self.scores["student"]
+
+
+class Teacher(Protocol):
+    """What a student is compared with: an `Ensemble`."""
+
+    metric: Metric
+
+    def predict(self, x: FitData) -> Prediction:
+        """Predicts rows."""
+
+    def evaluate_predictions(self, prediction: Any, y: FitData) -> dict[str, float]:
+        """Measures predictions."""
+
+
+def scores_of(teacher: Teacher, student: keras.Model, best: EnsembleMember, x: FitData, y: FitData) -> dict[str, float]:
+    """The metric of an ensemble, of its student and of its best member.
+
+    Args:
+        teacher: the ensemble.
+        student: the model that was trained to predict like it.
+        best: the member to be compared with.
+        x: rows.
+        y: their labels.
+    """
+    told = {
+        "ensemble": teacher.predict(x),
+        "student": model_predictions(student, x, 1024),
+        "best member": best.predict(x),
+    }
+    return {name: teacher.evaluate_predictions(one, y)[teacher.metric.name] for name, one in told.items()}
 
 
 def train_student(

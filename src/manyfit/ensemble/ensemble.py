@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from manyfit.core.environment import one_thread
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.classes import Classes
 from manyfit.data.kinds import Ability, FitData
 from manyfit.data.rows import Rows
 from manyfit.ensemble import distillation, saving
-from manyfit.ensemble.alignment import aligned, problem_of, require_labels, usual_metric
-from manyfit.ensemble.choosing.choice import Gain, MethodChoice, choose
-from manyfit.ensemble.choosing.methods import menu_named, within
+from manyfit.ensemble.alignment import problem_of, require_labels, usual_metric
+from manyfit.ensemble.choosing.choice import Gain, MethodChoice
 from manyfit.ensemble.evaluating import compiled_metrics, compiled_on_probabilities
 from manyfit.ensemble.explaining import Explanation, FittedParts, explain_fit
+from manyfit.ensemble.fitting import Fitting, Offered
 from manyfit.ensemble.members import (
     EnsembleMember,
     Model,
@@ -30,14 +29,17 @@ from manyfit.ensemble.members import (
 )
 from manyfit.ensemble.metrics import Metric
 from manyfit.ensemble.outputs import Outputs, Prediction
-from manyfit.ensemble.pools import Pool
-from manyfit.ensemble.prediction import EnsembleProgram
+from manyfit.ensemble.pools import Pool, spread
+from manyfit.ensemble.prediction import EnsembleProgram, combined
 from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
-from manyfit.ensemble.settings import EnsembleSettings, member_costs
+from manyfit.ensemble.settings import EnsembleSettings, RowCuts
 from manyfit.ensemble.weights.greedy import own_losses
 
 if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept predictions does not need it
     import keras
+
+Witness: TypeAlias = Callable[["Ensemble", Rows, Mapping[str, float]], None]
+"""Is told of each evaluation: of which ensemble, on which rows, with which result."""
 
 Retrainer: TypeAlias = Callable[..., dict[int, Model]]
 """From indices of members, and options of `tuner.retrain`, to their models trained on all data."""
@@ -63,6 +65,8 @@ class Ensemble:
         seconds_per_row: (M,) that each member takes to predict, NaN where it was not measured.
         retrain: what `refit` calls when it is given nothing else.
         classes: their names, in the order of the columns of a prediction; None where classes are numbers.
+        fitting: how it was fitted, for `refit`; None if it was not fitted here.
+        witness: what is told of each `evaluate`.
 
     Example:
 
@@ -89,19 +93,18 @@ class Ensemble:
         seconds_per_row: np.ndarray | None = None,
         retrain: Retrainer | None = None,
         classes: Sequence[str] | None = None,
+        fitting: Fitting | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self.members = tuple(members)
-        self.pool = pool
-        self.task = task
-        self.num_outputs = num_outputs
-        self.outputs = outputs if outputs is not None else Outputs(((num_outputs,),))
-        self.choice = choice
-        self.problem = problem
+        self.pool, self.task, self.num_outputs = pool, task, num_outputs
+        self.outputs = outputs or Outputs(((num_outputs,),))
+        self.choice, self.problem = choice, problem
         self.metric = metric if metric is not None else usual_metric(task, self.outputs)
-        self.settings = settings if settings is not None else EnsembleSettings()
+        self.settings = settings or EnsembleSettings()
         self.notes = tuple(notes)
-        self.seconds_per_row = seconds_per_row
-        self.retrain = retrain
+        self.seconds_per_row, self.fitting = seconds_per_row, fitting
+        self.retrain, self.witness = retrain, witness
         self.classes = None if classes is None else tuple(classes)
         self._program = EnsembleProgram(self._used())
 
@@ -119,6 +122,9 @@ class Ensemble:
         method: str = "auto",
         task: PredictionTask | str | None = None,
         settings: EnsembleSettings | None = None,
+        cuts: RowCuts | None = None,
+        retrained: bool = False,
+        num_shown: int | None = None,
         seed: int = 0,
     ) -> Ensemble:
         """Learns how to combine members.
@@ -140,6 +146,12 @@ class Ensemble:
             method: "auto", or one of `methods.METHODS`: "uniform", "greedy", "convex", "geometric", "nelder-mead", ...
             task: "binary", "multiclass", "multilabel" or "regression"; None finds it from the numbers.
             settings: fine points: folds, confidence, budget.
+            cuts: which rows belong together: groups, and folds that have models of their own.
+            retrained: the weights are for `models` that were trained anew, with the configurations of those that made
+                `predictions`: then learned weights count half at most, there is no temperature, and the stated gain is
+                that of weights which are carried over so.
+            num_shown: so many members, the first ones, may be used; the others were left out because of these rows,
+                which is cross-fitted as well. None: all.
             seed: of folds and random searches. 0 is a seed.
 
         Returns:
@@ -148,33 +160,32 @@ class Ensemble:
         Raises:
             UsageError: members, labels, rows or metric do not fit together; the message says how.
         """
-        settings = settings if settings is not None else EnsembleSettings()
+        settings, cuts = settings or EnsembleSettings(), cuts or RowCuts()
         require_labels(y)
         everyone = make_members(members, predictions=predictions, models=models, x=x, batch_size=settings.batch_size)
         classes = class_names(everyone)
         y = y if classes is None else classes.numbers("Ensemble.fit(y)", y)
-        told = aligned(everyone, y, task=task, sample_weight=sample_weight, metric=metric, settings=settings, seed=seed)
-        problem, usable = told.problem, told.usable
-        costs = member_costs([everyone[index] for index in usable], settings.budget, x)
-        fit = within(menu_named(method, problem, told.metric, settings).fit, settings.budget, costs)
-        with one_thread():  # L-BFGS factorises matrices of twenty rows: 1.2 s of processor time instead of 8
-            result = choose(problem, fit, told.metric, settings, seed, insist=method != "auto")
-        seconds = None if costs.latency_seconds is None else np.full(len(everyone), np.nan)
-        if seconds is not None:
-            seconds[usable] = costs.latency_seconds
+        shown = everyone[: len(everyone) if num_shown is None else num_shown]
+        offered = Offered(everyone, y, sample_weight, metric, task, cuts, len(shown))
+        fitting = offered.fitting(method, settings, seed, x=x)
+        told, result = fitting.told, fitting.choice(retrained=retrained)
+        usable = told.usable[told.usable < len(shown)]
+        problem = told.problem.members(np.arange(len(usable)))
+        seconds = fitting.costs.latency_seconds
         return cls(
-            everyone,
-            result.pool.expand(usable, len(everyone)),
+            shown,
+            result.pool.expand(usable, len(shown)),
             problem.task,
             num_outputs=problem.num_outputs,
             outputs=told.outputs,
             choice=result,
-            problem=problem.among(usable, len(everyone)),
+            problem=problem.among(usable, len(shown)),
             metric=told.metric,
             settings=settings,
             notes=told.notes,
-            seconds_per_row=seconds,
+            seconds_per_row=None if seconds is None else spread(seconds, usable, len(shown), empty=np.nan),
             classes=None if classes is None else classes.names.tolist(),
+            fitting=fitting,
         )
 
     @property
@@ -213,18 +224,7 @@ class Ensemble:
         if (rows := Rows.of(x)).kind.is_pipeline:
             rows.require(Ability.AS_ARRAYS, "ensemble.predict(x)")
         found = self._program.predict(x, batch_size=self.settings.batch_size if batch_size is None else batch_size)
-        if self.outputs.several:
-            flat = np.stack([self.outputs.flat(one) for one in found]).astype(np.float64)
-            return self.outputs.structured(self.pool.combine(flat, self.task).astype(np.float32))
-        arrays = [np.asarray(one) for one in found]
-        if self.task.two_class and self.num_outputs == 1:
-            arrays = [array[..., -1:] for array in arrays]
-        inner = arrays[0].shape[:-1]
-        stacked = np.zeros((len(arrays), *inner, self.num_outputs))  # a member may know fewer classes
-        for place, array in zip(stacked, arrays, strict=True):
-            place[..., : array.shape[-1]] = array
-        pooled = self.pool.combine(stacked.reshape(len(arrays), -1, self.num_outputs), self.task)
-        return pooled.astype(np.float32).reshape(*inner, self.num_outputs)
+        return combined(found, self.pool, self.task, self.outputs, self.num_outputs)
 
     def evaluate(
         self, x: FitData, y: FitData = None, *, sample_weight: FitData = None, batch_size: int | None = None
@@ -248,7 +248,10 @@ class Ensemble:
         rows = Rows.of(x, y, sample_weight).read("ensemble.evaluate(x)")
         if rows.y is None:
             rows.require(Ability.LABELLED, "ensemble.evaluate(x, y)")
-        return self._measured(self.predict(rows.x, batch_size=batch_size), rows, batch_size)
+        found = self._measured(self.predict(rows.x, batch_size=batch_size), rows, batch_size)
+        if self.witness is not None:
+            self.witness(self, rows, found)
+        return found
 
     def evaluate_predictions(self, prediction: Any, y: FitData, *, sample_weight: FitData = None) -> dict[str, float]:
         """Like `evaluate`, for predictions that are there already; a mask, which only rows tell, is not heeded."""
@@ -258,39 +261,54 @@ class Ensemble:
         if self.classes is not None:
             rows = dataclasses.replace(rows, y=Classes(self.classes).numbers("ensemble.evaluate(y)", rows.y))
         problem = problem_of(prediction, rows.y, self.outputs, self.task, rows.sample_weight)
-        answer = {self.metric.name: self.metric.score(problem.predictions[0], problem)}
+        told = [self.metric] + [usual_metric(self.task, self.outputs)] * (not self.metric.exact)
+        answer = {one.name: one.score(problem.predictions[0], problem) for one in told}
         return {**answer, **compiled_metrics(self._used(), self.pool, prediction, rows, batch_size)}
 
     def _used(self) -> list[EnsembleMember]:
         return [self.members[index] for index in self.pool.support]
 
-    def with_models(self, models: Sequence[Model | Sequence[Model] | None]) -> Ensemble:
-        """The same weights for other models, such as the members retrained on all data.
+    def with_models(self, models: Sequence[Model | Sequence[Model] | None], *, retrained: bool = False) -> Ensemble:
+        """The same weights for other models.
 
         Args:
             models: one per member, in the order of `members`; None keeps a member's model.
+            retrained: they were trained anew, on all data, say: weights and stated gain are those of `for_retrained`.
 
         Raises:
             UsageError: another number of models than members.
         """
         if len(models) != len(self.members):
-            raise UsageError(
-                explain(
-                    "Ensemble.with_models",
-                    f"{len(models)} models for {len(self.members)} members",
-                    "one model per member, None to keep a model",
-                    "Give them in the order of ensemble.members.",
-                )
-            )
+            got = f"{len(models)} models for {len(self.members)} members"
+            instead = "Give them in the order of ensemble.members."
+            raise UsageError(explain("Ensemble.with_models", got, "one per member, None to keep a model", instead))
+        whole = self.for_retrained() if retrained else self
         members = [
             member if model is None else dataclasses.replace(member, model=model)
             for member, model in zip(self.members, models, strict=True)
         ]
-        return self._with(members=members)
+        return whole._with(members=members)  # noqa: SLF001  # another object of the same class
+
+    def for_retrained(self) -> Ensemble:
+        """The ensemble that gives weights to models which are trained anew, with the configurations of its members.
+
+        Learned weights are pulled at least half way to equal ones, temperatures are dropped, and the choice is made
+        again under that rule: `gain` is what weights gain that were learned from some models and are used by others.
+        """
+        if self.fitting is None:  # loaded from a folder: the rows are not here
+            return self._with(pool=self.pool.carried(0.5), choice=None, problem=None)
+        result = self.fitting.choice(retrained=True)
+        usable = self.fitting.told.usable
+        pool = result.pool.expand(usable[usable < len(self.members)], len(self.members))
+        return self._with(pool=pool, choice=result)
 
     def with_classes(self, names: Sequence[str]) -> Ensemble:
         """The same ensemble, whose classes have names, in the order of the columns."""
         return self._with(classes=names)
+
+    def with_witness(self, witness: Witness) -> Ensemble:
+        """The same ensemble, which tells of each `evaluate`."""
+        return self._with(witness=witness)
 
     def with_retrainer(self, retrain: Retrainer, *, notes: Sequence[str] = ()) -> Ensemble:
         """The same ensemble, whose `refit` knows how to retrain members, and which has something more to say.
@@ -302,9 +320,10 @@ class Ensemble:
         return self._with(retrain=retrain, notes=(*self.notes, *notes))
 
     def refit(self, train: Callable[[EnsembleMember], Model] | None = None, **options: object) -> Ensemble:
-        """Retrains every member that has weight, once, on all data, and keeps the weights.
+        """Retrains every member that has weight on all data, and gives the weights to the new models.
 
-        This is how a member made of the k models of a cross-validation collapses to one model.
+        A member made of the k models of a cross-validation collapses to one model. Weights are those of
+        `for_retrained`: what was luck of the models before is not carried over, nor is a temperature.
 
         Args:
             train: takes an `EnsembleMember`, gives back its model trained on all data; None for members of a search,
@@ -314,21 +333,18 @@ class Ensemble:
         Raises:
             UsageError: no `train`, and members that are of no search.
         """
-        used = self.pool.support.tolist()
+        if train is None and self.retrain is None:
+            allowed = "a function from a Member to its model, unless tuner.ensemble() made the ensemble"
+            instead = "For instance ensemble.refit(lambda member: build_and_fit(member.configuration))."
+            raise UsageError(explain("Ensemble.refit(train)", "nothing that trains", allowed, instead))
+        whole = self.for_retrained()
+        used = whole.pool.support.tolist()
         if train is not None:
-            models = {index: train(self.members[index]) for index in used}
-        elif self.retrain is not None:
-            models = self.retrain(used, **options)
+            models: Mapping[int, Any] = {index: train(self.members[index]) for index in used}
         else:
-            raise UsageError(
-                explain(
-                    "Ensemble.refit(train)",
-                    "nothing that trains",
-                    "a function from a Member to its model, unless tuner.ensemble() made the ensemble",
-                    "For instance ensemble.refit(lambda member: build_and_fit(member.configuration)).",
-                )
-            )
-        return self.with_models([models.get(index) for index in range(len(self.members))])
+            assert self.retrain is not None  # asked above
+            models = self.retrain(used, **options)
+        return whole.with_models([models.get(index) for index in range(len(self.members))])
 
     def _with(self, **changes: Any) -> Ensemble:
         same = {name: value for name, value in vars(self).items() if not name.startswith("_")}
@@ -443,29 +459,19 @@ class Ensemble:
         Raises:
             UsageError: no student was given and the best member is no Keras model.
         """
-        best = self._best_used()
-        student = distillation.student_like(best) if student is None else student
-        settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+        best = self.best_used()
+        net = distillation.student_like(best) if student is None else student
         soft = self.predict(x)
-        distillation.train_student(student, x, soft, self.task, self.outputs, **settings)
-        apart = distillation.distance(model_predictions(student, x, 1024), soft)
-        if y is None:
-            return distillation.Student(student, {}, apart)
-        rows = x if x_test is None else x_test
-        told = {
-            "ensemble": self.predict(rows),
-            "student": model_predictions(student, rows, 1024),
-            "best member": best.predict(rows),
-        }
-        scores = {name: self.evaluate_predictions(p, y)[self.metric.name] for name, p in told.items()}
-        return distillation.Student(student, scores, apart)
+        settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+        distillation.train_student(net, x, soft, self.task, self.outputs, **settings)
+        apart = distillation.distance(model_predictions(net, x, 1024), soft)
+        scores = {} if y is None else distillation.scores_of(self, net, best, x if x_test is None else x_test, y)
+        return distillation.Student(net, scores, apart)
 
-    def _best_used(self) -> EnsembleMember:
-        if self.problem is None:
-            return self._used()[0]
-        used = self.pool.support
-        own = own_losses(self.problem.members(used), self.metric)
-        return self.members[used[int(np.argmin(own))]]
+    def best_used(self) -> EnsembleMember:
+        """Of the members with weight the one with the smallest loss; the first, where the rows are not here."""
+        own = None if self.problem is None else own_losses(self.problem.members(self.pool.support), self.metric)
+        return self._used()[0 if own is None else int(np.argmin(own))]
 
     def explanation(self) -> Explanation:
         """Why the weights are what they are, how diverse the members are, and what each costs.
@@ -474,14 +480,9 @@ class Ensemble:
             UsageError: the ensemble was loaded from disk, so the rows it was fitted on are not here.
         """
         if self.problem is None or self.choice is None:
-            raise UsageError(
-                explain(
-                    "Ensemble.explanation",
-                    "an ensemble that was loaded from disk",
-                    "a freshly fitted ensemble",
-                    "Fit again, or keep the text of summary() beside the saved ensemble.",
-                )
-            )
+            got = "an ensemble that was loaded from disk"
+            instead = "Fit again, or keep the text of summary() beside the saved ensemble."
+            raise UsageError(explain("Ensemble.explanation", got, "a freshly fitted ensemble", instead))
         parts = FittedParts(
             self.members, self.pool, self.problem, self.choice, self.metric, self.notes, self.seconds_per_row
         )
@@ -489,12 +490,9 @@ class Ensemble:
 
     def summary(self) -> str:
         """A text that says what was chosen, what it gains, and why each member has its weight."""
-        if self.problem is None:
-            return f"Ensemble of {len(self.pool.support)} members: {self.pool.describe()}."
-        return self.explanation().text()
+        return self.explanation().text() if self.choice is not None else f"{self!r}: {self.pool.describe()}."
 
-    def __str__(self) -> str:
-        return self.summary()
+    __str__ = summary
 
     def __repr__(self) -> str:
         return f"<Ensemble of {len(self.pool.support)} of {len(self.members)} members, {self.method}>"

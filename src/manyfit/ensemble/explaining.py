@@ -259,7 +259,7 @@ def _front(parts: FittedParts) -> tuple[FrontPoint, ...]:
 
 def _headline(told: Explanation) -> list[str]:
     result, metric = told.choice, told.metric
-    percent = "cross-fitted"
+    percent = "cross-fitted, each fold without its models" if result.model_folds else "cross-fitted"
     gain = f"{result.gain.estimate:+.4g} [{result.gain.low:+.4g}, {result.gain.high:+.4g}]"
     scores = f"{metric.name} {result.baseline_score:.4g} -> {result.score:.4g}"
     if len(told.members) == 1:
@@ -273,8 +273,8 @@ def _headline(told: Explanation) -> list[str]:
         used = sum(1 for member in told.members if member.weight != 0)
         first = f"{result.method}: {told.pool_text} of {used} of {len(told.members)} members."
     lines = [first, f"{percent}, choice included: {scores}, gain over the single best {gain}."]
-    if not result.refused and result.gain.low < 0:
-        lines.append("The gain is likely, not certain: its interval covers zero.")
+    if not result.refused and len(told.members) > 1 and not result.ensembling_gain.proven:
+        lines.append("That several members gain is likely, not proven (95 %).")
     if told.optimality_gap is not None:
         lines.append(f"Its weights are within {max(told.optimality_gap, 0):.1g} of the best possible on these rows.")
     return lines

@@ -51,6 +51,7 @@ class EnsembleMember:
     configuration: Mapping[str, object] | None = (
         None  # its hyperparameters; members with equal ones are flagged as seeds
     )
+    repeats: Sequence[Prediction] = ()  # of a repeated cross-validation: what each repeat's models predicted
 
     @property
     def models(self) -> tuple[Model, ...]:

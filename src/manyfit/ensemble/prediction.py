@@ -25,7 +25,9 @@ import numpy as np
 
 from manyfit.data.kinds import NUMPY, FitData, is_nested, kind_of, leaves, map_leaves
 from manyfit.ensemble.members import EnsembleMember, fixed_batch, is_keras, linked, mean_of, model_predictions
-from manyfit.ensemble.outputs import Prediction
+from manyfit.ensemble.outputs import Outputs, Prediction
+from manyfit.ensemble.pools import Pool
+from manyfit.ensemble.problem import PredictionTask
 
 if TYPE_CHECKING:  # both take seconds to load, and are needed only where there is a Keras model on JAX
     import jax
@@ -295,6 +297,35 @@ def _in_batches(
 
 def _finished(output: np.ndarray, model: object) -> np.ndarray:
     return np.asarray(linked(output, model))
+
+
+def combined(
+    found: Sequence[Prediction], pool: Pool, task: PredictionTask, outputs: Outputs, num_outputs: int
+) -> Prediction:
+    """What members predict together.
+
+    Args:
+        found: what each member with weight predicted.
+        pool: of all members.
+        task: what they predict.
+        outputs: how predictions are laid out.
+        num_outputs: columns of the answer.
+
+    Returns:
+        See `Ensemble.predict`.
+    """
+    if outputs.several:
+        flat = np.stack([outputs.flat(one) for one in found]).astype(np.float64)
+        return outputs.structured(pool.combine(flat, task).astype(np.float32))
+    arrays = [np.asarray(one) for one in found]
+    if task.two_class and num_outputs == 1:
+        arrays = [array[..., -1:] for array in arrays]
+    inner = arrays[0].shape[:-1]
+    stacked = np.zeros((len(arrays), *inner, num_outputs))  # a member may know fewer classes
+    for place, array in zip(stacked, arrays, strict=True):
+        place[..., : array.shape[-1]] = array
+    pooled = pool.combine(stacked.reshape(len(arrays), -1, num_outputs), task)
+    return pooled.astype(np.float32).reshape(*inner, num_outputs)
 
 
 def backend() -> str:

@@ -70,6 +70,7 @@ class EnsembleProblem:
     positions: tuple[int, ...] = ()  # height and width, or steps; empty where a row has one answer
     position_weight: np.ndarray | None = None  # (n, K), each row of it sums to one; None: all alike
     parts: tuple[ProblemPart, ...] = ()  # where models have several outputs: see `manyfit.ensemble.outputs`
+    groups: np.ndarray | None = None  # (n,) numbers: rows of one group are not independent of each other; None: all are
 
     @property
     def num_members(self) -> int:
@@ -171,8 +172,18 @@ class EnsembleProblem:
             row_weight=weight,
             given=self.given[chosen],
             position_weight=None if within is None else within[chosen],
+            groups=None if self.groups is None else self.groups[chosen],
             parts=tuple(part.with_(part.problem.rows(chosen)) for part in self.parts),
         )
+
+    def grouped(self, groups: ArrayLike | None) -> EnsembleProblem:
+        """The same problem, whose rows with one label are not independent of each other.
+
+        Args:
+            groups: (n,) labels of any kind; None: every row is independent of all others.
+        """
+        numbers = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+        return dataclasses.replace(self, groups=numbers)
 
     def members(self, chosen: np.ndarray) -> EnsembleProblem:
         """The same problem with some of its members."""

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.ensemble.members import EnsembleMember, measure_latency
@@ -28,6 +29,26 @@ class CostBudget:
         return not (self.max_members is None and self.max_bytes is None and self.max_latency_seconds is None)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class RowCuts:
+    """Which rows belong together where weights are cross-fitted.
+
+    Attributes:
+        groups: (n,) labels; rows with one label stay in one fold, and count as one observation. For rows in the order
+            of time: `manyfit.data.folds.blocks_of_time`.
+        folds: (n,) the fold whose models predicted each row, or (repeats, n): then a fold's models are left out with
+        its
+            rows. At least three folds.
+        num_models: that each member averages when it predicts new rows; None: as many as predicted each row. Where
+        there
+            are repeats, they tell what averaging gains, and the stated gain is that of such means.
+    """
+
+    groups: ArrayLike | None = None
+    folds: ArrayLike | None = None
+    num_models: int | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class EnsembleSettings:
     """Fine points of `Ensemble.fit`; the defaults are what we would choose.
@@ -40,7 +61,8 @@ class EnsembleSettings:
 
     num_folds: int | None = None  # of the cross-fitting that chooses and states the gain; None: 5, fewer for many rows
     confidence: float = 0.95  # of the interval of the stated gain, and that what displaces the default is better
-    proof: float = 0.84  # confidence that the gain is worth having, for several members to be taken: one standard error
+    likely: float = 0.84  # confidence that the gain is worth having, for several members to be taken: a standard error
+    proof: float = 0.95  # the same, for the word "proven"
     refuse: bool = True  # no proven gain: return the single best member
     least_gain: float = 0.01  # share of the single best member's loss that several members must surely save
     temperature: bool = True  # fit one temperature after pooling, where that helps (probabilities only)

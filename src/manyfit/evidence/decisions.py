@@ -34,8 +34,7 @@ from scipy import special, stats
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.evidence.rules import EQUAL_WITHIN, RaceRules
-from manyfit.evidence.runs import Difference, Runs
-from manyfit.stats.noise import moderated
+from manyfit.evidence.runs import Difference, Pairs, Runs
 from manyfit.stats.racing import MIN_ROUNDS
 
 _ROUNDS_BEFORE_GIVING_UP = MIN_ROUNDS + 2
@@ -134,6 +133,9 @@ def decide(
     while verdict is None and track.look_possible():
         track.look()
         verdict = track.verdict()
+    track.drop_known()
+    if verdict is None and track.active.sum() == 1 and track.rounds >= MIN_ROUNDS:
+        verdict = RaceEnd.SETTLED
     return RaceStanding(track.in_order(), verdict, track.rounds, tuple(track.decisions), rules)
 
 
@@ -170,10 +172,17 @@ def next_runs(runs: Runs, standing: RaceStanding, *, count: int) -> list[tuple[i
     return found
 
 
-def compare(runs: Runs, one: int, other: int, *, rounds: int) -> Difference:
-    """The losses of one contender less those of another over the first rounds, its variance moderated by all pairs."""
-    ids = np.arange(runs.num_contenders)
-    return _differences(runs, ids, rounds)[min(one, other), max(one, other)].seen_from(one < other)
+def compare(runs: Runs, one: int, other: int, *, rounds: int, among: Sequence[int] | None = None) -> Difference:
+    """The losses of one contender less those of another over the first rounds.
+
+    Args:
+        runs: of all contenders.
+        one: the first.
+        other: the second; both have two common seeds or more.
+        rounds: that both have run.
+        among: whose pairs lend their variance; None: of all.
+    """
+    return _pairs(runs, range(runs.num_contenders) if among is None else among, rounds).difference(one, other)
 
 
 def equal_within(rules: RaceRules, leaders_loss: float) -> float:
@@ -181,24 +190,10 @@ def equal_within(rules: RaceRules, leaders_loss: float) -> float:
     return rules.margin if rules.margin is not None else EQUAL_WITHIN * abs(leaders_loss)
 
 
-def _differences(runs: Runs, ids: np.ndarray, rounds: int) -> dict[tuple[int, int], Difference]:
-    """All pairs (lower number first) that have at least two common seeds."""
-    seeds = np.arange(rounds)
-    found = {pair: runs.difference(*pair, seeds) for pair in itertools.combinations(map(int, sorted(ids)), 2)}
-    found = {pair: each for pair, each in found.items() if each.num_seeds >= 2}
-    noisy = [pair for pair, each in found.items() if each.seeds_variance > 0]
-    if len(noisy) < 2:
-        return found
-    calm = moderated(
-        np.array([found[pair].seeds_variance for pair in noisy]), np.array([found[pair].degrees for pair in noisy])
-    )
-    # Pairs share contenders: all of them together know no more than K - 1 independent ones.
-    most = (len(ids) - 1.0) * (rounds - 1.0)
-    for pair, variance, degrees in zip(noisy, calm.variances, calm.degrees, strict=True):
-        own = found[pair].degrees
-        found[pair] = dataclasses.replace(
-            found[pair], seeds_variance=float(variance), degrees=max(own, min(float(degrees), most))
-        )
+def _pairs(runs: Runs, ids: Sequence[int] | np.ndarray, rounds: int) -> Pairs:
+    """All pairs, their variances moderated: all of them together know no more than K - 1 independent ones."""
+    found = runs.pairs(np.asarray(ids), rounds)
+    found.moderate((len(found.ids) - 1.0) * (rounds - 1.0))
     return found
 
 
@@ -210,9 +205,10 @@ class _Track:
         self.decisions = list(known)
         self.rounds = 0
         self._seen = seen
+        # Those who were dropped take part up to then: what was decided before is replayed as it was.
+        self._known = {each.contender: each for each in known}
         self.active = np.ones(runs.num_contenders, dtype=bool)
-        self.active[[each.contender for each in known]] = False
-        self._pairs: dict[tuple[int, int], Difference] = {}
+        self._pairs: Pairs | None = None
 
     def look_possible(self) -> bool:
         """Whether everybody who is left has run the next seed."""
@@ -224,36 +220,57 @@ class _Track:
         if self.rounds < MIN_ROUNDS or self.active.sum() < 2:
             return
         ids = np.flatnonzero(self.active)
-        self._pairs = _differences(self.runs, ids, self.rounds)
-        found = [each for one in ids if (each := self._worse(int(one), ids)) is not None]
+        self._pairs = _pairs(self.runs, ids, self.rounds)
+        for contender, decision in self._known.items():
+            self.active[contender] &= decision.round > self.rounds
+        p_values = np.where(self._pairs.num_seeds >= MIN_ROUNDS, self._pairs.p_values(), 1.0)
+        seen = np.array([self._seen.get(int(one), 0) for one in ids])
+        p_values[np.minimum(seen[:, None], seen[None, :]) >= self.rounds] = 1.0
+        tried = [
+            self._worse(int(one), ids, row) for one, row in zip(ids, p_values, strict=True) if one not in self._known
+        ]
+        found = [each for each in tried if each is not None]
         # Two can be worse than each other by different tests, failures and losses: somebody has to stay.
         found = found if len(found) < len(ids) else found[:-1]
         self.decisions += found
         self.active[[each.contender for each in found]] = False
 
-    def _worse(self, one: int, ids: np.ndarray) -> DropDecision | None:
+    def drop_known(self) -> None:
+        """Takes out who is known to be worse, also by runs that are no part of this table."""
+        self.active[list(self._known)] = False
+
+    def _worse(self, one: int, ids: np.ndarray, p_values: np.ndarray) -> DropDecision | None:
         """The strongest decision against a contender, if there is one."""
-        new = [int(k) for k in ids if k != one and self.rounds > min(self._seen.get(one, 0), self._seen.get(int(k), 0))]
-        found = [each for rival in new for each in self._tests(one, rival) if each.p_value < self.level]
+        found = []
+        rival = int(ids[p_values.argmin()])
+        if p_values.min() < self.level:
+            pair = self._difference(one, rival)
+            by = "seeds and splits" if pair.overlap is not None else "seeds" if pair.num_rows is None else ""
+            by = by or "seeds and rows"
+            found.append(self._decision(one, rival, pair.statistic, float(p_values.min()), pair.mean, by))
+        if self.runs.failed[one, : self.rounds].any():
+            found += self._fails_more(one, ids)
         return min(found, key=lambda each: each.p_value, default=None)
 
-    def _tests(self, one: int, rival: int) -> list[DropDecision]:
-        tests = []
-        pair = self._pair(one, rival)
-        if pair is not None and pair.num_seeds >= MIN_ROUNDS:
-            by = "seeds and splits" if pair.overlap is not None else "seeds" if pair.num_rows is None else ""
-            tests.append((pair.statistic, pair.p_value, pair.mean, by or "seeds and rows"))
-        mine, theirs = (int(self.runs.failed[k, : self.rounds].sum()) for k in (one, rival))
-        # One diverged run among good ones is no reason; a rate that is worse by the same level is.
-        if mine > theirs:
-            table = [[mine, self.rounds - mine], [theirs, self.rounds - theirs]]
-            p_value = float(stats.fisher_exact(table, alternative="greater").pvalue)
-            tests.append((float(mine - theirs), p_value, (mine - theirs) / self.rounds, "failures"))
-        return [DropDecision(one, rival, self.rounds, t, p, self.level, d, by) for t, p, d, by in tests]
+    def _fails_more(self, one: int, ids: np.ndarray) -> list[DropDecision]:
+        """One diverged run among good ones is no reason; a rate that is worse by the same level is."""
+        failed = self.runs.failed[:, : self.rounds].sum(axis=1)
+        rival = int(ids[failed[ids].argmin()])
+        mine, theirs = int(failed[one]), int(failed[rival])
+        if mine <= theirs or self.rounds <= min(self._seen.get(one, 0), self._seen.get(rival, 0)):
+            return []
+        table = [[mine, self.rounds - mine], [theirs, self.rounds - theirs]]
+        p_value = float(stats.fisher_exact(table, alternative="greater").pvalue)
+        difference = (mine - theirs) / self.rounds
+        found = self._decision(one, rival, float(mine - theirs), p_value, difference, "failures")
+        return [found] if p_value < self.level else []
 
-    def _pair(self, one: int, rival: int) -> Difference | None:
-        found = self._pairs.get((min(one, rival), max(one, rival)))
-        return None if found is None else found.seen_from(one < rival)
+    def _decision(self, one: int, rival: int, t: float, p_value: float, difference: float, by: str) -> DropDecision:
+        return DropDecision(one, rival, self.rounds, t, p_value, self.level, difference, by)
+
+    def _difference(self, one: int, other: int) -> Difference:
+        assert self._pairs is not None  # our bug: asked before the first look
+        return self._pairs.difference(one, other)
 
     # How it ends ---------------------------------------------------------------------------------------------------
 
@@ -272,11 +289,11 @@ class _Track:
 
     def _left(self) -> list[Difference] | None:
         """The pairs that are left; None where one of them has too few common seeds to say anything."""
-        ids = [int(k) for k in np.flatnonzero(self.active)]
-        found = [self._pairs.get(pair) for pair in itertools.combinations(ids, 2)]
-        if any(each is None or each.num_seeds < MIN_ROUNDS for each in found):
+        if self._pairs is None:
             return None
-        return [each for each in found if each is not None]
+        ids = [int(k) for k in np.flatnonzero(self.active)]
+        found = [self._difference(one, other) for one, other in itertools.combinations(ids, 2)]
+        return found if all(each.num_seeds >= MIN_ROUNDS for each in found) else None
 
     def _all_equal(self) -> bool:
         left = self._left()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -78,8 +77,13 @@ class Estimate:
     num_rows: int | None
     seed_variance: float  # of one more run, on rows without end
     row_variance: float  # of one more row
+    cubed_rows: float = 0.0  # mean cube of the rows' deviations: skewed losses make skewed intervals
     confidence: float = 0.95
     scale: Scale = Scale.PLAIN
+
+    def of_a_new_model(self) -> Interval | None:
+        """Where one freshly trained model lies on new rows; on these rows, if those are unknown; None: nobody knows."""
+        return self.interval(rows=math.inf if self.num_rows is not None else None)
 
     def interval(self, confidence: float | None = None, *, rows: float | None = None) -> Interval | None:
         """Where the score lies.
@@ -99,6 +103,7 @@ class Estimate:
         if not math.isfinite(self.variance):
             return None
         variance, at_bounds = self.variance, float(self.num_rows or math.inf)
+        cubes = self.cubed_rows / at_bounds**2
         if rows is not None:
             if self.num_rows is None or not rows >= 1:
                 got = f"rows={rows!r}" + (", where the rows are unknown" if self.num_rows is None else "")
@@ -106,6 +111,7 @@ class Estimate:
                 raise UsageError(explain("interval(rows)", got, allowed, "Leave rows out."))
             variance += self.seed_variance + self.row_variance / rows
             at_bounds = 1 / (1 / at_bounds + 1 / rows)
+            cubes -= self.cubed_rows / rows**2
         level = self.confidence if confidence is None else confidence
         return scaled_interval(
             self.mean,
@@ -113,6 +119,7 @@ class Estimate:
             self.degrees,
             scale=self.scale,
             confidence=level,
+            skewness=cubes / variance**1.5 if variance > 0 else 0.0,
             num_rows=at_bounds,
             most_rows=(self.num_rows or math.inf) * self.num_runs,
         )
@@ -158,90 +165,19 @@ class _Noise:
         return (self.rows_known or self.seeds_known) and self.of_mean(1) > 0
 
 
-def estimates(
-    search: ArrayLike,
-    finalists: Sequence[Measured],
-    *,
-    search_rows: ArrayLike | None = None,
-    runs_per_trial: int = 1,
-    direction: Literal["min", "max"] = "min",
-    scale: Scale = Scale.PLAIN,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Estimates:
-    """What every finalist will score on fresh seeds and fresh rows. This is what `tuner.confirm` prints.
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """How results are told: inside, lower is better.
 
     Args:
-        search: (trials,) the search's loss of each trial that ran to its end; infinite or NaN where it failed.
-            Near-copies merged; scores of fewer epochs do not belong here.
-        finalists: the runs of each, those of the search included.
-        search_rows: (trials, rows) losses on the validation rows of those trials whose predictions were kept, one run
-            each: the rows' luck, without a replicate.
-        runs_per_trial: that each of `search` is the mean of.
-        direction: of the metric: "max" has all results negated.
+        direction: of the metric; "max" has all results negated.
         scale: on which intervals are symmetric.
         confidence: of intervals.
-        seed: of the draws behind the probabilities.
-
-    Raises:
-        UsageError: no finalists, or one without a finite run.
-
-    Example:
-
-    >>> rng = np.random.default_rng(0)
-    >>> skill = rng.normal(0, 0.02, 20)
-    >>> rows = 0.3 + skill[:, None, None] + rng.normal(0, 0.5, (20, 1, 300)) + rng.normal(0, 0.3, (20, 6, 300))
-    >>> best = np.argsort(rows[:, 0].mean(axis=1))[:2]
-    >>> found = estimates(rows[:, 0].mean(axis=1), [Measured(rows[i].mean(axis=1), rows[i]) for i in best])
-    >>> one = found.finalists[0]
-    >>> one.num_runs, one.choice > 0, one.interval().low < 0.3 < one.interval().high
-    (6, True, True)
     """
-    if not finalists or not all(np.isfinite(np.asarray(each.values, dtype=float)).any() for each in finalists):
-        got = f"{len(finalists)} finalists, or one without a finite loss"
-        raise UsageError(explain("estimates", got, "finalists with a finite loss", "Leave out those that failed."))
-    told = _Told(direction, scale, confidence)
-    values = [_finite(each.values) for each in finalists]
-    noise = _noise_of(finalists, values, search_rows)
-    parts = _components_of(finalists, values)
-    losses = np.asarray(search, dtype=float)
-    w = np.array([noise.of_mean(len(each)) for each in values])
-    measured = np.array([each.mean() for each in values])
-    if not noise.is_known or losses.size < MIN_TRIALS or not np.isfinite(losses).any():
-        bounds = expected_maximum(max(1, losses.size)) * np.sqrt(w)
-        rows = zip(parts, values, map(float, measured), map(float, bounds), strict=True)
-        plain = tuple(
-            told.estimate(part, len(own), mean=mean, variance=_variance(part), choice=bound, is_bound=True)
-            for part, own, mean, bound in rows
-        )
-        even = (1 / len(plain),) * len(plain)
-        return Estimates(plain, int(measured.argmin()), even, math.sqrt(noise.of_mean(1)), float(bounds.max()))
-    single = math.sqrt(noise.of_mean(runs_per_trial))
-    posterior = search_posterior(
-        losses, single, finalists=list(zip(measured, w, strict=True)), common_row_variance=noise.common_rows
-    )
-    found = []
-    for part, own, each, of_mean in zip(parts, values, posterior.finalists, w, strict=True):
-        mean, variance = each.mean, each.variance
-        # The rule that can be checked by hand: where it says otherwise, the wider of the two is told.
-        by_rule, its_variance = posterior.rule.shrunken(each.measured, float(of_mean), losses.size)
-        its_variance += noise.common_rows
-        if abs(by_rule - mean) > _APART * single and its_variance > variance:
-            mean, variance = by_rule, its_variance
-        one = told.estimate(part, len(own), mean=mean, variance=variance, choice=mean - each.measured)
-        found.append(dataclasses.replace(one, seed_variance=noise.seeds))
-    chances = posterior.probability_best(rng=np.random.default_rng(seed))
-    alone = search_posterior(losses, single).finalists[0].optimism
-    return Estimates(tuple(found), posterior.best, tuple(map(float, chances)), single, alone)
 
-
-@dataclasses.dataclass(frozen=True)
-class _Told:
-    """In which direction and on which scale results are told: inside, lower is better."""
-
-    direction: str
-    scale: Scale
-    confidence: float
+    direction: str = "min"
+    scale: Scale = Scale.PLAIN
+    confidence: float = 0.95
 
     def score(self, loss: float) -> float:
         """In the metric's own direction."""
@@ -269,15 +205,106 @@ class _Told:
             num_rows=size if known else None,
             seed_variance=seeds,
             row_variance=by_row,
+            cubed_rows=self.score(part.cubed_rows),
             confidence=self.confidence,
             scale=self.scale,
         )
 
 
-def _variance(part: Components) -> float:
+def estimates(
+    search: ArrayLike,
+    finalists: Sequence[Measured],
+    *,
+    search_rows: ArrayLike | None = None,
+    places: Sequence[int] | None = None,
+    runs_per_trial: int = 1,
+    overlap: float | None = None,
+    told: Told | None = None,
+    seed: int = 0,
+) -> Estimates:
+    """What every finalist will score on fresh seeds and fresh rows. This is what `tuner.confirm` prints.
+
+    Args:
+        search: (trials,) the search's loss of each trial that ran to its end; infinite or NaN where it failed.
+            Near-copies merged; scores of fewer epochs do not belong here.
+        finalists: the runs of each, those of the search included.
+        search_rows: (trials, rows) losses on the validation rows of those trials whose predictions were kept, one run
+            each: the rows' luck, without a replicate.
+        places: where in `search` each finalist's loss is: then all its runs tell how far truths lie apart, not the
+            first alone.
+        runs_per_trial: that each of `search` is the mean of.
+        overlap: where each run has validation rows of its own: their number by that of training rows.
+        told: how results are told; None: as losses.
+        seed: of the draws behind the probabilities.
+
+    Raises:
+        UsageError: no finalists, or one without a finite run.
+
+    Example:
+
+    >>> rng = np.random.default_rng(0)
+    >>> skill = rng.normal(0, 0.02, 20)
+    >>> rows = 0.3 + skill[:, None, None] + rng.normal(0, 0.5, (20, 1, 300)) + rng.normal(0, 0.3, (20, 6, 300))
+    >>> best = np.argsort(rows[:, 0].mean(axis=1))[:2]
+    >>> found = estimates(rows[:, 0].mean(axis=1), [Measured(rows[i].mean(axis=1), rows[i]) for i in best])
+    >>> one = found.finalists[0]
+    >>> one.num_runs, one.choice > 0, one.interval().low < 0.3 < one.interval().high
+    (6, True, True)
+    """
+    if not finalists or not all(np.isfinite(np.asarray(each.values, dtype=float)).any() for each in finalists):
+        got = f"{len(finalists)} finalists, or one without a finite loss"
+        raise UsageError(explain("estimates", got, "finalists with a finite loss", "Leave out those that failed."))
+    told = told or Told()
+    values = [_finite(each.values) for each in finalists]
+    noise = _noise_of(finalists, values, search_rows, overlap)
+    parts = _components_of(finalists, values)
+    losses = np.asarray(search, dtype=float)
+    w = np.array([noise.of_mean(len(each)) for each in values])
+    measured = np.array([each.mean() for each in values])
+    if not noise.is_known or losses.size < MIN_TRIALS or not np.isfinite(losses).any():
+        bounds = expected_maximum(max(1, losses.size)) * np.sqrt(w)
+        rows = zip(parts, values, map(float, measured), map(float, bounds), strict=True)
+        plain = tuple(
+            told.estimate(part, len(own), mean=mean, variance=_variance(part, noise), choice=bound, is_bound=True)
+            for part, own, mean, bound in rows
+        )
+        even = (1 / len(plain),) * len(plain)
+        plain = _by_splits(plain, noise)
+        return Estimates(plain, int(measured.argmin()), even, math.sqrt(noise.of_mean(1)), float(bounds.max()))
+    single = math.sqrt(noise.of_mean(runs_per_trial))
+    posterior = search_posterior(
+        losses,
+        single,
+        finalists=list(zip(measured, w, strict=True)),
+        places=places,
+        common_row_variance=noise.common_rows,
+    )
+    found = []
+    for part, own, each, of_mean in zip(parts, values, posterior.finalists, w, strict=True):
+        mean, variance = each.mean, each.variance
+        # The rule that can be checked by hand: where it says otherwise, the wider of the two is told.
+        by_rule, its_variance = posterior.rule.shrunken(each.measured, float(of_mean), losses.size)
+        its_variance += noise.common_rows
+        if abs(by_rule - mean) > _APART * single and its_variance > variance:
+            mean, variance = by_rule, its_variance
+        one = told.estimate(part, len(own), mean=mean, variance=variance, choice=mean - each.measured)
+        found.append(dataclasses.replace(one, seed_variance=noise.seeds))
+    chances = posterior.probability_best(rng=np.random.default_rng(seed))
+    alone = search_posterior(losses, single).finalists[0].optimism
+    return Estimates(_by_splits(found, noise), posterior.best, tuple(map(float, chances)), single, alone)
+
+
+def _by_splits(found: Sequence[Estimate], noise: _Noise) -> tuple[Estimate, ...]:
+    """Where runs have splits of their own, what these have in common is the error of the rows."""
+    if noise.rows_known or noise.own_rows == 0:
+        return tuple(found)
+    return tuple(dataclasses.replace(one, rows_error=math.sqrt(noise.own_rows)) for one in found)
+
+
+def _variance(part: Components, noise: _Noise) -> float:
     if part.rows_known:
         return part.variance()[0]
-    return part.seeds_error**2 if part.seeds_known else math.nan
+    return part.seeds_error**2 + noise.own_rows if part.seeds_known else math.nan
 
 
 def _finite(values: ArrayLike) -> Array:
@@ -296,7 +323,9 @@ def _components_of(finalists: Sequence[Measured], values: Sequence[Array]) -> li
     return parts
 
 
-def _noise_of(finalists: Sequence[Measured], values: Sequence[Array], search_rows: ArrayLike | None) -> _Noise:
+def _noise_of(
+    finalists: Sequence[Measured], values: Sequence[Array], search_rows: ArrayLike | None, overlap: float | None
+) -> _Noise:
     tables = [table for each in finalists if (table := each.table) is not None]
     replicated = [table for table in tables if len(table) > 1]
     pooled, degrees = 0.0, 0
@@ -317,7 +346,8 @@ def _noise_of(finalists: Sequence[Measured], values: Sequence[Array], search_row
     if single is not None:  # one trial, one run: all of its rows' luck is its own
         own_rows = float(single.var(ddof=1)) / single.shape[1]
         return _Noise(own_rows, seeds, 0.0, 0.0, rows_known=True, seeds_known=degrees > 0)
-    return _Noise(0.0, seeds, 0.0, 0.0, rows_known=False, seeds_known=degrees > 0)
+    # Splits that overlap: what all runs have in common does not shrink with their number (Nadeau and Bengio 2003).
+    return _Noise(seeds * (overlap or 0.0), seeds, 0.0, 0.0, rows_known=False, seeds_known=degrees > 0)
 
 
 def _from_runs(runs: RunNoise, search: RowNoise | None, num_replicated: int) -> _Noise:

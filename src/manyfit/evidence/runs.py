@@ -26,6 +26,7 @@ from scipy import special
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.stats.intervals import score_table
+from manyfit.stats.noise import moderated
 
 _CHUNK_ROWS = 20_000  # of the products over rows: what they need stays small, however many rows there are
 
@@ -42,10 +43,6 @@ class Difference:
     num_rows: int | None
     overlap: float | None
     degrees: float  # of S^2
-
-    def seen_from(self, first: bool) -> Difference:
-        """The same difference, or that of the other to the first."""
-        return self if first else dataclasses.replace(self, mean=-self.mean)
 
     @property
     def variance(self) -> float:
@@ -112,6 +109,67 @@ class Difference:
         room = (self.mean / t) ** 2 - self.variance_at_best
         shrinks = self.num_seeds * (self.variance - self.variance_at_best)
         return None if room <= 0 else max(self.num_seeds, int(np.ceil(shrinks / room)))
+
+
+@dataclasses.dataclass
+class Pairs:
+    """The differences of all pairs of some contenders, as matrices; see `Difference` for what each holds."""
+
+    runs: Runs
+    ids: np.ndarray  # the contenders, in order
+    mean: np.ndarray  # (contenders, contenders) loss of the first less that of the second
+    seeds_variance: np.ndarray
+    rows_variance: np.ndarray  # NaN: unknown
+    rows_at_best: np.ndarray
+    num_seeds: np.ndarray
+    degrees: np.ndarray
+
+    def moderate(self, most_degrees: float) -> None:
+        """Lets variances over seeds borrow degrees of freedom from each other.
+
+        Args:
+            most_degrees: that all pairs know together; they share contenders, so it is less than their sum.
+        """
+        upper = np.triu(self.num_seeds >= 2, k=1) & (self.seeds_variance > 0)
+        if upper.sum() < 2:
+            return
+        calm = moderated(self.seeds_variance[upper], self.degrees[upper])
+        own = self.degrees[upper]
+        for matrix, values in (
+            (self.seeds_variance, calm.variances),
+            (self.degrees, np.maximum(own, np.minimum(calm.degrees, most_degrees))),
+        ):
+            matrix[upper] = values
+            matrix.T[upper] = values
+
+    def p_values(self) -> np.ndarray:
+        """(contenders, contenders): small where the first is worse; 1 with fewer than two common seeds, or itself."""
+        overlap = 0.0 if self.runs.overlap is None else self.runs.overlap
+        with np.errstate(invalid="ignore", divide="ignore"):
+            seeds = self.seeds_variance * (1 / self.num_seeds + overlap)
+            rows = np.nan_to_num(self.rows_variance) if self.runs.overlap is None else np.zeros_like(seeds)
+            variance = seeds + rows
+            parts = seeds**2 / self.degrees + rows**2 / max(1, (self.runs.num_rows or 2) - 1)
+            p = special.stdtr(variance**2 / parts, -self.mean / np.sqrt(variance))
+        noiseless = variance <= (1e-12 * self.mean) ** 2
+        p = np.where(noiseless, np.where(self.mean > 0, 0.0, 1.0), p)
+        return np.where((self.num_seeds >= 2) & ~np.eye(len(self.ids), dtype=bool), p, 1.0)
+
+    def difference(self, one: int, other: int) -> Difference:
+        """Of two contenders, by their numbers."""
+        i, j = np.searchsorted(self.ids, [one, other])
+        rows = float(self.rows_variance[i, j])
+        known = bool(np.isfinite(rows))
+        return Difference(
+            float(self.mean[i, j]),
+            float(self.seeds_variance[i, j]),
+            rows if known else None,
+            float(self.rows_at_best[i, j]),
+            int(self.num_seeds[i, j]),
+            self.runs.num_rows if known else None,
+            self.runs.overlap,
+            float(self.degrees[i, j]),
+        )
 
 
 class Runs:
@@ -194,6 +252,42 @@ class Runs:
         chosen = np.asarray(seeds, dtype=int)
         return chosen[np.isfinite(self.values[[one, other]][:, chosen]).all(axis=0)]
 
+    def pairs(self, ids: ArrayLike, rounds: int) -> Pairs:
+        """The differences of all pairs of some contenders over their common seeds among the first rounds."""
+        chosen = np.sort(np.asarray(ids, dtype=int))
+        x, known = self.values[chosen, :rounds], self._known[chosen, :rounds]
+        if not np.isfinite(x).all() or (known.any() and not known.all()):
+            return self._pairs_one_by_one(chosen, rounds)
+        count, n = x.shape
+        d = x[:, None, :] - x[None, :, :]
+        mean = d.mean(axis=2)
+        seeds = d.var(axis=2, ddof=1) if n > 1 else np.full((count, count), np.nan)
+        # Rounding alone leaves a variance for equal differences; it is no noise.
+        seeds[seeds <= (1e-12 * mean) ** 2] = 0.0
+        rows, at_best = np.full((count, count), np.nan), np.zeros((count, count))
+        if self.num_rows is not None and known.all() and n:
+            width, size = self.values.shape[1], self.num_rows
+            places = (chosen[:, None] * width + np.arange(n)).ravel()
+            products = self._products[np.ix_(places, places)].reshape(count, n, count, n)
+            between = np.maximum(_squared_distances(products.sum(axis=(1, 3))), 0.0) / n**2
+            rows = between / (size - 1) / size
+            if n > 1:
+                all_of_it = _squared_distances(np.einsum("isjs->ij", products))
+                rest = np.maximum(all_of_it - n * between, 0.0) / ((n - 1) * (size - 1))
+                at_best = np.maximum(rows - rest / n / size, 0.0)
+        shape = (count, count)
+        return Pairs(self, chosen, mean, seeds, rows, at_best, np.full(shape, n), np.full(shape, max(1.0, n - 1.0)))
+
+    def _pairs_one_by_one(self, ids: np.ndarray, rounds: int) -> Pairs:
+        """Where runs failed, each pair has seeds of its own."""
+        count, seeds = len(ids), np.arange(rounds)
+        found = [[self.difference(int(one), int(other), seeds) for other in ids] for one in ids]
+        columns = [
+            np.array([[getattr(each, name) for each in row] for row in found], dtype=float).reshape(count, count)
+            for name in ("mean", "seeds_variance", "rows_variance", "rows_at_best", "num_seeds", "degrees")
+        ]
+        return Pairs(self, ids, *columns)
+
     def difference(self, one: int, other: int, seeds: ArrayLike) -> Difference:
         """The losses of `one` less those of `other`.
 
@@ -233,3 +327,10 @@ class Runs:
             return rows, 0.0
         rest = max(0.0, float(np.trace(products)) - n * between) / ((n - 1) * (num_rows - 1))  # MS_E
         return rows, max(0.0, rows - rest / n / num_rows)
+
+
+def _squared_distances(products: np.ndarray) -> np.ndarray:
+    """|a_i - a_j|^2 from the products a_i a_j."""
+    own = np.diag(products)
+    distances: np.ndarray = own[:, None] + own[None, :] - 2 * products
+    return distances

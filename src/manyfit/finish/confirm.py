@@ -1,39 +1,39 @@
 """From luck to proof: finalists run on fresh seeds, the same for all, until it is settled who may be the best.
 
-The race itself is arithmetic (`manyfit.stats.racing`); this file feeds a trainer with what the race asks for, and
-writes every execution into the book before anything is concluded from it. So a confirmation that was killed goes on
-where it was.
+Who is worse is decided in `manyfit.evidence`, by rules that are fixed here before the first run, with the error of
+seeds and of rows; what is printed comes from all runs ever made. This file says who takes part, for how long they
+train and at which epoch they are scored.
 """
 
 from __future__ import annotations
 
-import abc
 import dataclasses
+import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from manyfit.core import seeds
 from manyfit.core.checks import seconds_or_none, whole_number, whole_number_or_none
 from manyfit.core.errors import SearchError, UsageError, explain
-from manyfit.core.records import Decision, Plan, Result
+from manyfit.core.records import Ending, Plan
 from manyfit.data.identity import fingerprint
-from manyfit.finish.summary import confirmed, summarise
+from manyfit.evidence.book import SEEDS_APART
+from manyfit.evidence.rules import MIN_MAX_ROUNDS, RaceRules
+from manyfit.evidence.sentences import listed
+from manyfit.finish import summary
+from manyfit.finish.fresh_runs import RACE, FreshRuns
+from manyfit.finish.fresh_seeds import ProofSupply, RaceSupply
+from manyfit.finish.summary import CallEffort
 from manyfit.oracles import Oracle, Trial
-from manyfit.oracles.trial import Execution
+from manyfit.oracles.trial import Confirmed
 from manyfit.report.confirmation import Confirmation
 from manyfit.space.encoding import Encoding
-from manyfit.stats import racing
 from manyfit.stats.racing import MIN_ROUNDS
 from manyfit.store.layout import ProjectLayout
+from manyfit.store.predictions import Archive
 from manyfit.training.base import Permissions, Task, Trainer
-
-RACE, PROOF = "confirm", "proof"  # phases of executions in the book
-
-#: Runs that may be ahead of the race: a population needs work for all its members, a single trainer never asks for it.
-_RUNS_AHEAD = 8
 
 _NEAR = 0.01  # of the range of a hyperparameter: what differs by less is nearly the same
 
@@ -43,12 +43,14 @@ class ConfirmSettings:
     """How a confirmation runs.
 
     Args:
-        confidence: with which the winning set holds the best finalist, from 0.7 to below 1.
+        confidence: that no finalist is called worse wrongly, from 0.7 to below 1. A rule: the first call fixes it.
         max_executions: training runs at most, proof runs included; None: as many as the race needs.
         max_seconds: nothing starts, and what runs is broken off, when so much time has passed.
-        max_rounds: fresh seeds per finalist at most.
-        proof_executions: further seeds for the recommended finalist, which no decision has seen: its honest score.
+        max_rounds: fresh seeds per finalist at most. More than 20 is a rule, too; fewer is what this call spends.
+        proof_executions: further seeds for the recommended finalist, so that its own estimate becomes sharper.
         keep_weights: keep the weights of every execution.
+        margin: finalists whose scores differ by less are equal, in units of the metric; None: 1 % of the leader's. A
+            rule.
 
     Raises:
         UsageError: a number out of its range.
@@ -57,18 +59,23 @@ class ConfirmSettings:
     confidence: float = 0.95
     max_executions: int | None = None
     max_seconds: float | None = None
-    max_rounds: int = 30
+    max_rounds: int = MIN_MAX_ROUNDS
     proof_executions: int = 5
     keep_weights: bool = False
+    margin: float | None = None
 
     def __post_init__(self) -> None:
-        racing.race([[0.0]], confidence=self.confidence, max_rounds=self.max_rounds)  # checks both
+        self.rules()  # checks what is part of them
         for name, value, least in (
             ("max_executions", self.max_executions, 1),
             ("proof_executions", self.proof_executions, 0),
         ):
             whole_number_or_none(f"confirm({name})", value, least=least, instead="Leave it out.")
         seconds_or_none("confirm(max_seconds=...)", self.max_seconds)
+
+    def rules(self) -> RaceRules:
+        """Those that this call asks for; they count where it is the first one."""
+        return RaceRules(confidence=self.confidence, max_rounds=self.max_rounds, margin=self.margin)
 
     def check_budget(self, num_finalists: int) -> None:
         """Refuses a budget that could tell nothing.
@@ -87,179 +94,33 @@ class ConfirmSettings:
                 )
             )
 
-
-class FreshSeeds(abc.ABC):
-    """A supply of executions of finalists on fresh seeds; results go into the book.
-
-    Args:
-        trials: the finalists.
-        oracle: objective, seed and book.
-        protocol: names data and settings: only executions under the same protocol count.
-        deadline: `time.monotonic()` at which to stop; None: never.
-        epochs: train up to here; None: as the fit arguments say.
-        layout: says where weights go; None: they are not kept.
-    """
-
-    phase: str
-    independent = False  # what is run next depends on results
-    remaining: int | None = None  # nobody knows before the race is over
-
-    def __init__(
-        self,
-        trials: Sequence[Trial],
-        oracle: Oracle,
-        *,
-        protocol: str,
-        deadline: float | None = None,
-        epochs: int | None = None,
-        layout: ProjectLayout | None = None,
-    ) -> None:
-        self.trials = list(trials)
-        self.out_of_time = False
-        self._oracle = oracle
-        self._protocol = protocol
-        self._deadline = deadline
-        self._epochs = epochs
-        self._layout = layout
-        self._running: set[tuple[int, int]] = set()
-        self._rows = {trial.trial_id: row for row, trial in enumerate(self.trials)}
-
-    @abc.abstractmethod
-    def wanted(self, count: int) -> Sequence[tuple[int, int]]:
-        """Up to `count` pairs (row of the trial, seed index) to run next."""
-
-    def known(self, trial: Trial) -> dict[int, Execution]:
-        """The executions of a trial that count, by seed index."""
-        runs = trial.executions_of(self.phase).items()
-        return {index: run for index, run in runs if run.notes.get("protocol") == self._protocol}
-
-    def losses(self) -> np.ndarray:
-        """Losses of shape (trials, seeds): NaN where not run, inf where it diverged or failed."""
-        runs = [self.known(trial) for trial in self.trials]
-        table = np.full((len(runs), max((max(row, default=-1) for row in runs), default=-1) + 1), np.nan)
-        for row, executions in zip(table, runs, strict=True):
-            for index, run in executions.items():
-                row[index] = self._oracle.objective.loss(run.score)
-        return table
-
-    @property
-    def num_executions(self) -> int:
-        """Executions so far, those of an earlier, interrupted call included."""
-        return sum(len(self.known(trial)) for trial in self.trials)
-
-    def take(self, count: int) -> Sequence[Plan]:
-        """See `manyfit.training.base.Supply`."""
-        if self._time_is_up():
+    def notes(self, runs: FreshRuns) -> list[str]:
+        """What this call asked for, and the rules of the first one do not allow."""
+        first = runs.evidence.of(runs.protocol)[0]
+        fixed, asked = first.rules, self.rules().after(first.number, first.rules.num_contenders)
+        found = []
+        if asked.confidence != fixed.confidence:
+            found.append(f"the confidence stays {100 * fixed.confidence:.3g} %")
+        if self.max_rounds > fixed.max_rounds:
+            found.append(f"there are at most {fixed.max_rounds} rounds")
+        if self.margin is not None and self.margin != fixed.margin:
+            found.append("the margin of equality stays as it was")
+        if not found:
             return []
-        # More is asked for than is wanted, because what runs already is among the answers.
-        pairs = [pair for pair in self.wanted(count + len(self._running)) if pair not in self._running][:count]
-        self._running.update(pairs)
-        return [self._plan(row, index) for row, index in pairs]
-
-    def _plan(self, row: int, index: int) -> Plan:
-        trial = self.trials[row]
-        layout = self._layout
-        weights = None if layout is None else str(layout.weights(trial.trial_id, index, phase=self.phase))
-        return Plan(
-            trial.trial_id,
-            index,
-            trial.hyperparameters.copy(),
-            seeds.seed_of(self._oracle.seed, self.phase, index),  # the same for all trials: they are compared in pairs
-            epochs=self._epochs,
-            weights_path=weights,
-            phase=self.phase,
-        )
-
-    def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
-        """See `manyfit.training.base.Supply`."""
-        self._oracle.book.add_epochs(epochs)
-        return [Decision.STOP if self._time_is_up() else Decision.GO_ON] * len(epochs)
-
-    def finish(self, result: Result) -> None:
-        """See `manyfit.training.base.Supply`."""
-        plan = result.plan
-        self._running.discard((self._rows[plan.trial_id], plan.execution))
-        # A curve that the clock cut off is no run of the protocol: kept, it would pull its trial's mean down.
-        if self.out_of_time and result.ending.name == "STOPPED":
-            self._oracle.book.forget_epochs(plan)  # broken off: it says nothing about a full training
-            return
-        if result.ending.has_score:
-            self._oracle.scoring.check({**result.history, **result.measures})
-        self._oracle.book.add_execution(result, protocol=self._protocol)
-
-    def _time_is_up(self) -> bool:
-        self.out_of_time = self.out_of_time or (self._deadline is not None and time.monotonic() >= self._deadline)
-        return self.out_of_time
+        return [f"The rules are those of the first confirmation: {listed(found)}."]
 
 
-class RaceSupply(FreshSeeds):
-    """Hands out what the race needs next.
+@dataclasses.dataclass(frozen=True)
+class ConfirmFiles:
+    """Where a confirmation keeps what is too large for the database.
 
     Args:
-        trials: the finalists.
-        oracle: objective, seed and book.
-        settings: of the confirmation.
-        **options: see `FreshSeeds`.
+        layout: says where weights go.
+        archive: predictions of the search, and what fresh runs score on each row.
     """
 
-    phase = RACE
-
-    def __init__(self, trials: Sequence[Trial], oracle: Oracle, *, settings: ConfirmSettings, **options: Any) -> None:
-        super().__init__(trials, oracle, **options)
-        self._settings = settings
-        self.costs = costs(trials)
-
-    def standing(self) -> racing.Standing:
-        """Where the race stands."""
-        table = self.losses()
-        table = table if table.shape[1] else np.full((len(self.trials), 1), np.nan)
-        settings = self._settings
-        return racing.race(table, confidence=settings.confidence, max_rounds=settings.max_rounds, costs=self.costs)
-
-    def wanted(self, count: int) -> Sequence[tuple[int, int]]:
-        """See `FreshSeeds`. After the first rounds, in which nobody can be dropped, it stays close to the last look."""
-        standing, table = self.standing(), self.losses()
-        max_rounds = self._settings.max_rounds
-        pairs = racing.next_runs(table, standing, count=count, max_rounds=max_rounds)
-        ahead = max(1, _RUNS_AHEAD // len(standing.winning_set))
-        horizon = max(MIN_ROUNDS, standing.rounds + ahead)
-        return [pair for pair in pairs if pair[1] < horizon][: self._left()]
-
-    def _left(self) -> int | None:
-        budget = self._settings.max_executions
-        return None if budget is None else max(0, budget - self._settings.proof_executions - self.num_executions)
-
-
-class ProofSupply(FreshSeeds):
-    """Runs one trial on further seeds.
-
-    Args:
-        trial: the recommended one.
-        oracle: objective, seed and book.
-        num_executions: on so many seeds.
-        **options: see `FreshSeeds`.
-    """
-
-    phase = PROOF
-
-    def __init__(self, trial: Trial, oracle: Oracle, *, num_executions: int, **options: Any) -> None:
-        super().__init__([trial], oracle, **options)
-        self._num_wanted = num_executions
-
-    def wanted(self, count: int) -> Sequence[tuple[int, int]]:
-        """See `FreshSeeds`."""
-        known = self.known(self.trials[0])
-        return [(0, index) for index in range(self._num_wanted) if index not in known][:count]
-
-
-def costs(trials: Sequence[Trial]) -> list[float] | None:
-    """What each trial's model costs: its parameters; seconds where a trainer did not count those; None: unknown."""
-    runs = [list(trial.executions.values()) for trial in trials]
-    sizes = [max((run.num_parameters or 0 for run in row), default=0) for row in runs]
-    if all(sizes):
-        return [float(size) for size in sizes]
-    seconds = [float(np.mean([run.seconds for run in row])) if row else 0.0 for row in runs]
-    return seconds if all(seconds) else None
+    layout: ProjectLayout
+    archive: Archive
 
 
 def finalists(oracle: Oracle, top: object, say: Callable[[str], None] = lambda line: None) -> list[Trial]:
@@ -312,7 +173,7 @@ def confirm(
     trainer: Trainer,
     settings: ConfirmSettings,
     *,
-    layout: ProjectLayout | None = None,
+    kept: ConfirmFiles,
     protocol: str = "",
     has_own_epochs: bool = False,
 ) -> Confirmation:
@@ -324,8 +185,8 @@ def confirm(
         task: what to train.
         trainer: how.
         settings: confidence and budget.
-        layout: says where weights go if they are kept.
-        protocol: names splits that are drawn anew; see `FreshSeeds`.
+        kept: where weights and row losses are kept.
+        protocol: names splits that are drawn anew; see `FreshRuns`.
         has_own_epochs: train for as long as the task's call says; else as long as the best trained finalist.
 
     Returns:
@@ -337,36 +198,92 @@ def confirm(
     """
     settings.check_budget(len(trials))
     started = time.monotonic()
+    runs = FreshRuns(oracle, f"{protocol}/{_protocol(task)}", kept.archive, overlap_of(task, trials[0]))
     # All finalists get as many epochs as the best trained one: what halving stopped early might have won.
     targets = [trial.target_epochs for trial in trials if trial.target_epochs is not None]
+    num_epochs = task.call.get("epochs") if has_own_epochs or not targets else max(targets)
+    fixed = fixed_epochs(trials, oracle, num_epochs=num_epochs, has_own_epochs=has_own_epochs)
+    taking_part = _with_family(trials, runs, settings.rules(), fixed)
     options: dict[str, Any] = {
-        "protocol": f"{protocol}/{_protocol(task)}",
         "deadline": None if settings.max_seconds is None else started + settings.max_seconds,
-        "epochs": task.call.get("epochs") if has_own_epochs or not targets else max(targets),
-        "layout": layout if settings.keep_weights else None,
+        "epochs": num_epochs,
+        "layout": kept.layout if settings.keep_weights else None,
     }
     may = Permissions(share_callbacks=task.may.share_callbacks, share_order=False)  # each seed orders its own batches
     task = dataclasses.replace(task, callbacks=None, may=may)
-    race = RaceSupply(trials, oracle, settings=settings, **options)
+    most = None if settings.max_executions is None else settings.max_executions - settings.proof_executions
+    race = RaceSupply(taking_part, runs, max_executions=most, max_rounds=settings.max_rounds, **options)
     trainer.train(race, task)
-    standing = race.standing()
+    race.standings()  # what the last runs decide is committed, too
     # Before the proof runs: with no score at all there is no one to prove, and the reason is known.
     _check_any_score(race)
-    recommended = race.trials[standing.recommended]
-    proof = ProofSupply(recommended, oracle, num_executions=settings.proof_executions, **options)
+    recommended = summary.recommended(runs, race.standings())
+    proof = ProofSupply(recommended, runs, num_executions=settings.proof_executions, **options)
     trainer.train(proof, task)
-    confirmation = summarise(
-        trials,
-        oracle,
-        standing,
-        race=race.losses(),
-        proof=proof.losses()[0],
-        out_of_time=race.out_of_time or proof.out_of_time,
-        seconds=time.monotonic() - started,
-        costs=race.costs,
-    )
-    _note(confirmation, trials, oracle)
+    seconds = time.monotonic() - started
+    effort = CallEffort(seconds, race.out_of_time or proof.out_of_time, settings.max_rounds)
+    confirmation = summary.summarise(runs, race.standings(), effort, settings.notes(runs))
+    _note(confirmation, oracle)
     return confirmation
+
+
+def _with_family(trials: Sequence[Trial], runs: FreshRuns, asked: RaceRules, fixed: dict[str, int]) -> list[Trial]:
+    """Fixes the rules of finalists that were not compared before, and answers who takes part in this call."""
+    oracle, ids = runs.oracle, [trial.trial_id for trial in trials]
+    first_seed = _first_seed(trials, runs)
+    family = runs.evidence.family_for(runs.protocol, ids, asked, epochs=fixed, first_seed=first_seed)
+    if family is None:
+        return list(trials)
+    # Before the first run: a kill right after it must find the rules that the runs were made under.
+    oracle.book.add_evidence(family)
+    return [oracle.trials[trial_id] for trial_id in dict.fromkeys([*ids, *family.trial_ids])]
+
+
+def _first_seed(trials: Sequence[Trial], runs: FreshRuns) -> int:
+    """Where the seeds of this protocol begin: runs of another one must not be replaced."""
+    own = [index for trial in trials for index in runs.executions(trial)]
+    if own:
+        return min(own) // SEEDS_APART * SEEDS_APART
+    taken = [index for trial in runs.oracle.trials.values() for index in trial.executions_of(RACE)]
+    families = [family.first_seed for family in runs.evidence.families]
+    return (max([*taken, *families]) // SEEDS_APART + 1) * SEEDS_APART if taken or families else 0
+
+
+def fixed_epochs(
+    trials: Sequence[Trial], oracle: Oracle, *, num_epochs: int | None, has_own_epochs: bool
+) -> dict[str, int]:
+    """The epoch, from 0, at which fresh runs of each trial are scored: the median best epoch of its own runs so far.
+
+    A run at its own best epoch is too good, by the luck of that epoch; and a retraining knows no best epoch either.
+    Trials that a scheduler stopped early have no best epoch of a full training: they get the median of those that have
+    one. With other epochs than the search's it is the last one.
+
+    Args:
+        trials: the finalists.
+        oracle: knows all trials.
+        num_epochs: that fresh runs train; None: as the fit arguments say.
+        has_own_epochs: whether the caller asked for that number.
+    """
+
+    def best(trial: Trial) -> list[int]:
+        in_full = num_epochs is None or trial.target_epochs in (None, num_epochs)
+        runs = [run for run in trial.executions.values() if in_full and run.ending is Ending.COMPLETED]
+        return [run.best_epoch for run in runs if run.best_epoch is not None]
+
+    searched = max((run.num_epochs for trial in trials for run in trial.executions.values()), default=0)
+    if has_own_epochs and num_epochs is not None and num_epochs != searched:
+        return {trial.trial_id: num_epochs - 1 for trial in trials}
+    others = [epoch for trial in oracle.trials.values() for epoch in best(trial)]
+    typical = statistics.median_low(others) if others else (num_epochs or 1) - 1
+    return {trial.trial_id: statistics.median_low(best(trial) or [typical]) for trial in trials}
+
+
+def overlap_of(task: Task, trial: Trial) -> float | None:
+    """Validation rows by training rows, where each seed has rows of its own; None: the same rows for all."""
+    if task.split_for is None:
+        return None
+    split = task.split_for(Plan(trial.trial_id, 0, trial.hyperparameters, seed=0))
+    return len(split.validation) / max(1, len(split.training))
 
 
 def _protocol(task: Task) -> str:
@@ -378,19 +295,24 @@ def _protocol(task: Task) -> str:
 
 
 def _check_any_score(race: RaceSupply) -> None:
-    table = race.losses()
-    if table.size and (np.isinf(table) | np.isnan(table)).all() and np.isinf(table).any():
-        messages = [run.message for trial in race.trials for run in race.known(trial).values() if run.message]
+    found = [run for trial in race.trials for run in race.runs.executions(trial).values()]
+    if found and not any(run.ending.has_score for run in found):
+        messages = [run.message for run in found if run.message]
         raise SearchError(f"confirm: no finalist has a score on a fresh seed. The first one ended so:\n{messages[0]}")
 
 
-def _note(confirmation: Confirmation, trials: Sequence[Trial], oracle: Oracle) -> None:
+def _note(confirmation: Confirmation, oracle: Oracle) -> None:
     """Marks the trials, and stores everything in one transaction."""
-    by_id = {trial.trial_id: trial for trial in trials}
-    others = [trial for trial in oracle.trials.values() if trial.confirmed is not None and trial.trial_id not in by_id]
-    for trial in others:  # confirmed by an earlier call: they rank behind
+    ranked = [row.trial_id for row in confirmation.rows]
+    others = [one for one in oracle.trials.values() if one.confirmed is not None and one.trial_id not in ranked]
+    for trial in others:  # confirmed with other data or settings: they rank behind
         assert trial.confirmed is not None
-        trial.confirmed = dataclasses.replace(trial.confirmed, rank=trial.confirmed.rank + len(trials))
-    for trial_id, note in confirmed(confirmation).items():
-        by_id[trial_id].confirmed = note
-    oracle.book.save([*by_id.values(), *others], confirmation=confirmation.to_dict())
+        trial.confirmed = dataclasses.replace(trial.confirmed, rank=trial.confirmed.rank + len(ranked))
+    trials = [oracle.trials[trial_id] for trial_id in ranked]
+    for trial, row, rank in zip(trials, confirmation.rows, range(len(ranked)), strict=True):
+        if row.num_executions:
+            trial.confirmed = Confirmed(
+                row.score, row.low, row.high, confirmation.confidence, row.num_executions, rank,
+                row.in_winning_set, row.probability_best,
+            )  # fmt: skip
+    oracle.book.save([*trials, *others], confirmation=confirmation.to_dict())

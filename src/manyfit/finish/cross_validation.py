@@ -37,8 +37,8 @@ def resplit(task: Task, cross_validation: object, new_splits: bool, seed: int) -
         raise UsageError(explain("confirm()", got, "one of the two", "Leave new_splits out: folds are new splits."))
     if cross_validation is None and not new_splits:
         return task, "splits of the search" if task.split_for is not None else "rows of the search"
-    rows = joined_rows("confirm()", task.call)
     counts = task.call.counted_rows()
+    joined, rows = of_all_rows("confirm(cross_validation=...)", task)
     if cross_validation is not None:
         settings = CrossValidation.of(cross_validation)
         folds, name = settings.resolve(rows.x, rows.y), repr(settings)
@@ -53,21 +53,37 @@ def resplit(task: Task, cross_validation: object, new_splits: bool, seed: int) -
                 )
             )
         folds, name = random_splits(rows.num_rows, counts[1], seed), "new splits"
-    # Validation rows join the others: which of them validate is now said by each execution's split.
+    # What keeps row losses knows the rows of the search only.
+    return dataclasses.replace(joined, split_for=lambda plan: folds.split(plan.execution), keep=None), name
+
+
+def of_all_rows(where: str, task: Task) -> tuple[Task, Rows]:
+    """A search's task whose validation rows join the others: which of them validate is for each split to say.
+
+    Args:
+        where: who asks, for messages.
+        task: of the search.
+
+    Returns:
+        The task, and its rows.
+
+    Raises:
+        UsageError: the rows cannot be joined, or a trial was trained on another number of them.
+    """
+    rows = joined_rows(where, task.call)
     without = ("validation_data", "validation_split")
-    call = task.call.with_(without=without, rows=rows)
-    calls = {trial_id: _joined(own, rows, trial_id).with_(without=without) for trial_id, own in task.calls.items()}
-    new = dataclasses.replace(task, call=call, calls=calls, split_for=lambda plan: folds.split(plan.execution))
-    return new, name
+    calls = {trial_id: _joined(where, own, rows, trial_id) for trial_id, own in task.calls.items()}
+    calls = {trial_id: own.with_(without=without) for trial_id, own in calls.items()}
+    return dataclasses.replace(task, call=task.call.with_(without=without, rows=rows), calls=calls), rows
 
 
-def _joined(call: Call, rows: Rows, trial_id: str) -> Call:
+def _joined(where: str, call: Call, rows: Rows, trial_id: str) -> Call:
     """A trial's own call with all of its rows to train on; they have to be as many as all others have."""
-    own = joined_rows("confirm()", call)
+    own = joined_rows(where, call)
     if own.num_rows != rows.num_rows:
         got = f"trial {trial_id}, which was trained on {own.num_rows} rows of its own, beside {rows.num_rows}"
-        instead = "Leave cross_validation and new_splits out."
-        raise UsageError(explain("confirm(cross_validation=...)", got, "trials of the same rows", instead))
+        instead = "Train all trials on the same rows, or leave the folds out."
+        raise UsageError(explain(where, got, "trials of the same rows", instead))
     return call.with_(rows=own)
 
 

@@ -1,8 +1,14 @@
-"""A folder with everything about a final model: the model, its values, seeds, versions, curves, and a model card."""
+"""A folder with everything about a final model: the model, its values, seeds, versions, curves, and a model card.
+
+A card speaks of the model beside it and of no other: its hash stands in the card and can be computed from the file,
+what was confirmed is told of its own configurations, and held-out scores are those of this very model.
+"""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -16,6 +22,9 @@ import keras
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.history import at_epoch
+from manyfit.data.classes import ProjectFacts
+from manyfit.evidence.test_rows import Look, Looks, luck_of_best
+from manyfit.finish.artefacts import Artefacts, weights_hash
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import SEARCH, Execution
 from manyfit.report.confirmation import Confirmation
@@ -31,13 +40,28 @@ class Savable(Protocol):
     def save(self, path: Path) -> object: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Artefact:
+    """A final model, as its card describes it.
+
+    Attributes:
+        trials: the configurations in it.
+        hash: of its weights: see `weights_hash`.
+        origin: how it was made, in words.
+    """
+
+    trials: Sequence[Trial]
+    hash: str
+    origin: str
+
+
 def export(
     folder: str | os.PathLike[str],
     model: Savable,
-    trials: Sequence[Trial],
+    artefact: Artefact,
     oracle: Oracle,
     *,
-    test_uses: Sequence[Mapping[str, Any]] = (),
+    store: ProjectFacts,
     overwrite: bool = False,
 ) -> Path:
     """Writes a final model and its story.
@@ -45,14 +69,14 @@ def export(
     Args:
         folder: where to; it is made.
         model: the model.
-        trials: the configurations in it.
+        artefact: what is known of it.
         oracle: the search.
-        test_uses: see `manyfit.finish.evaluation.test_uses`.
+        store: of the project.
         overwrite: whether files in the folder may be replaced.
 
     Returns:
-        The folder, with `model.keras` (of an estimator `model.pickle`), `values.json`, `seeds.json`, `versions.json`,
-        `curves.csv` and `README.md`, the model card.
+        The folder, with `model.keras` (of an estimator `model.pickle`), `artefact.json`, `values.json`, `seeds.json`,
+        `versions.json`, `curves.csv` and `README.md`, the model card.
 
     Raises:
         UsageError: the folder has files and `overwrite` is False.
@@ -63,7 +87,13 @@ def export(
         raise UsageError(explain(f'export("{folder}")', "a folder with files", "an empty or a new folder", instead))
     folder.mkdir(parents=True, exist_ok=True)
     # The model first: if it cannot be saved, no folder tells its story without it.
-    save_final(model, folder / "model.keras")
+    path = save_final(model, folder / "model.keras")
+    file = _file_facts(path, artefact.hash)
+    if file["weights"] is not None:
+        Artefacts(store).note_file(file["weights"], artefact.hash)
+    trials = artefact.trials
+    ids = [trial.trial_id for trial in trials]
+    _write_json(folder / "artefact.json", {**file, "model": artefact.hash, "origin": artefact.origin, "trials": ids})
     _write_json(folder / "values.json", {trial.trial_id: dict(trial.hyperparameters.values) for trial in trials})
     _write_json(folder / "seeds.json", _seeds(trials, oracle))
     versions = _versions()
@@ -71,41 +101,58 @@ def export(
     _write_curves(folder / "curves.csv", trials)
     stored = None if oracle.book.store is None else oracle.book.store.get("confirmation")
     confirmation = None if stored is None else Confirmation.from_dict(stored)
-    (folder / "README.md").write_text(model_card(model, trials, oracle, confirmation, test_uses, versions))
+    sections = {
+        "Model card": _what_it_is(model, artefact, file),
+        "What was searched": _what_was_searched(oracle),
+        "What was confirmed, and how sure it is": _what_was_confirmed(artefact, oracle, confirmation),
+        "Held-out scores": _held_out(artefact, Looks(store).all()),
+        "Loading it": _loading(file),
+    }
+    (folder / "README.md").write_text(_card(sections, versions))
     return folder
 
 
-def model_card(
-    model: Savable,
-    trials: Sequence[Trial],
-    oracle: Oracle,
-    confirmation: Confirmation | None,
-    test_uses: Sequence[Mapping[str, Any]],
-    versions: Mapping[str, str],
-) -> str:
-    """The model card as Markdown: what was searched, what was confirmed, and how sure it is."""
-    sections = [
-        "# Model card",
-        _what_it_is(model, trials),
-        "## What was searched",
-        _what_was_searched(oracle),
-        "## What was confirmed, and how sure it is",
-        _what_was_confirmed(trials, oracle, confirmation),
-        "## Held-out scores",
-        _held_out(test_uses),
-        "## Loading it",
-        '```python\nimport keras\n\nmodel = keras.models.load_model("model.keras")\n```',
-        "Made with " + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
+def _card(sections: Mapping[str, str], versions: Mapping[str, str]) -> str:
+    """The sections as Markdown."""
+    parts = [f"{'#' if place == 0 else '##'} {title}\n\n{text}" for place, (title, text) in enumerate(sections.items())]
+    return "\n\n".join([*parts, "Made with " + ", ".join(f"{n} {v}" for n, v in versions.items()) + "."]) + "\n"
+
+
+def _file_facts(path: Path, expected: str) -> dict[str, Any]:
+    """Name and hashes of the file, and of the weights that come out of it when it is loaded."""
+    facts = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "weights": None}
+    if path.suffix == ".keras":
+        try:
+            facts["weights"] = weights_hash(keras.saving.load_model(path, compile=False))
+        except Exception:  # layers of the user's that are not registered: whoever loads it has to name them
+            facts["weights"] = None
+    elif path.suffix == ".pickle":
+        facts["weights"] = expected
+    return facts
+
+
+def _what_it_is(model: Savable, artefact: Artefact, file: Mapping[str, Any]) -> str:
+    lines = [
+        f"Exported on {time.strftime('%Y-%m-%d')}. {artefact.origin}",
+        f"Trials in it: {', '.join(trial.trial_id for trial in artefact.trials)}.",
+        f"File `{file['file']}`, SHA-256 `{file['sha256']}`.",
     ]
-    return "\n\n".join(sections) + "\n"
-
-
-def _what_it_is(model: Savable, trials: Sequence[Trial]) -> str:
-    lines = [f"Exported on {time.strftime('%Y-%m-%d')}. Trials in it: {', '.join(trial.trial_id for trial in trials)}."]
+    if file["weights"] is None:
+        lines.append(
+            f"Weights `{artefact.hash}`. Here the file could not be loaded without classes of its own "
+            "(`custom_objects`), so that these are the weights of the object that was saved."
+        )
+    elif file["weights"] == artefact.hash:
+        lines.append(f"Weights `{artefact.hash}`: all that this card says is of the model with these.")
+    else:
+        lines.append(
+            f"Weights of the model in the file `{file['weights']}`; it holds the ensemble `{artefact.hash}`, of which "
+            "this card speaks."
+        )
     epochs = getattr(getattr(model, "history", None), "epoch", None)
     if epochs:
         lines.append(f"Its last training had {len(epochs)} epochs.")
-    for trial in trials:
+    for trial in artefact.trials:
         rows = [{"hyperparameter": name, "value": value} for name, value in trial.hyperparameters.values.items()]
         lines.append(f"\nTrial {trial.trial_id}:\n\n{_markdown(rows)}")
     return "\n".join(lines)
@@ -127,7 +174,8 @@ def _what_was_searched(oracle: Oracle) -> str:
     )
 
 
-def _what_was_confirmed(trials: Sequence[Trial], oracle: Oracle, confirmation: Confirmation | None) -> str:
+def _what_was_confirmed(artefact: Artefact, oracle: Oracle, confirmation: Confirmation | None) -> str:
+    trials = artefact.trials
     if confirmation is None:
         count = len(oracle.book.by_search_score())
         best = "\n".join(f"- trial {trial.trial_id}: {trial.score:.6g}" for trial in trials if trial.score is not None)
@@ -135,34 +183,76 @@ def _what_was_confirmed(trials: Sequence[Trial], oracle: Oracle, confirmation: C
             f"Nothing was confirmed on fresh seeds. The scores below are of the search, chosen as the best of {count} "
             f"noisy numbers, so they are too good, by an unknown amount.\n\n{best}"
         )
-    outside = [trial.trial_id for trial in trials if trial.trial_id not in {row.trial_id for row in confirmation.rows}]
-    lines = [f"- {sentence}" for sentence in confirmation.sentences()]
-    lines += [f"- Trial {trial_id} of this model was not among the finalists." for trial_id in outside]
-    return "\n".join(lines) + f"\n\n{_markdown(confirmation.table())}"
+    table = dict(zip([row.trial_id for row in confirmation.rows], confirmation.table(), strict=True))
+    inside = [trial.trial_id for trial in trials if trial.trial_id in table]
+    lines = [
+        f"- Trial {trial.trial_id} of this model was not among the finalists: of its configuration nothing was "
+        "confirmed."
+        for trial in trials
+        if trial.trial_id not in table
+    ]
+    best = confirmation.recommended.trial_id
+    if [trial.trial_id for trial in trials] == [best]:
+        lines += [f"- {sentence}" for sentence in confirmation.sentences()]
+    elif len(trials) == 1:
+        lines.insert(0, f"- This model is of trial {trials[0].trial_id}; the confirmation recommends trial {best}.")
+    else:
+        lines.insert(0, "- The configurations of its members were confirmed one by one, the ensemble itself was not.")
+    lines.append("- What is measured are fresh trainings of a configuration, not the very model in this folder.")
+    parts = ["\n".join(lines)]
+    if inside:
+        parts.append(_markdown([table[trial_id] for trial_id in inside]))
+    others = [row for trial_id, row in table.items() if trial_id not in inside]
+    if others:
+        parts += ["The other finalists, which are not in this folder:", _markdown(others)]
+    return "\n\n".join(parts)
 
 
-def _held_out(test_uses: Sequence[Mapping[str, Any]]) -> str:
-    if not test_uses:
+def _held_out(artefact: Artefact, looks: Sequence[Look]) -> str:
+    """The scores of this model, and how often somebody has looked at the same rows."""
+    own = [look for look in looks if artefact.hash in look.choice]
+    if not looks:
         return "No test data have been looked at."
+    if not own:
+        return (
+            f"This model has not been measured on test rows. Other models of the project were, {len(looks)} times: "
+            "see `tuner.evaluate`."
+        )
     rows = [
         {
-            "when": time.strftime("%Y-%m-%d %H:%M", time.gmtime(use["at"])),
-            "test data": use["data"],
+            "when": time.strftime("%Y-%m-%d %H:%M", time.gmtime(look.at)),
+            "rows": "unknown" if look.rows is None else look.rows.num_rows,
             "model": name,
-            **scores,
-            "interval": f"{use['confidence']:.0%}, over the rows",
+            **model.intervals,
+            "interval": f"{look.confidence:.0%}, over the rows",
         }
-        for use in test_uses
-        for name, scores in use["with_intervals"].items()
+        for look in own
+        for name, model in look.models.items()
+        if model.artefact == artefact.hash
     ]
-    uses = {use["data"]: sum(other["data"] == use["data"] for other in test_uses) for use in test_uses}
-    notes = [
-        f"Test data {data} were used for {count} different choices: the better of several choices looks better on the "
-        "rows that it was chosen by than it is."
-        for data, count in uses.items()
-        if count > 1
-    ]
+    notes = []
+    shared = [look for look in looks if look.shares_rows(own[-1])]
+    models = {one for look in shared for one in look.choice}
+    if len(models) > 1:
+        luck = luck_of_best([*(look for look in shared if look is not own[-1]), own[-1]])
+        amount = f": by {luck}" if any(luck.amounts.values()) else ""
+        notes.append(
+            f"These test rows were used for {len(models)} different models: the best of them looks better than it "
+            f"is{amount}."
+        )
     return "\n\n".join([_markdown(rows), *notes])
+
+
+def _loading(file: Mapping[str, Any]) -> str:
+    if not file["file"].endswith(".keras"):
+        return f'```python\nimport pickle\n\nmodel = pickle.load(open("{file["file"]}", "rb"))\n```'
+    code = (
+        "```python\nimport hashlib\n\nimport keras\n\n"
+        f'model = keras.saving.load_model("{file["file"]}")\n'
+        "digest = hashlib.sha256()\nfor weight in model.get_weights():\n    digest.update(weight.tobytes())\n"
+    )
+    check = "" if file["weights"] is None else f'assert digest.hexdigest() == "{file["weights"]}"\n'
+    return code + check + "```"
 
 
 def _range(hyperparameter: HyperParameter) -> str:

@@ -15,6 +15,7 @@ from manyfit.core.files import write_failed
 from manyfit.core.lifecycle import TrialState, is_paused
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Observation, Plan, Progress, Result
+from manyfit.evidence.book import EvidenceBook, RaceFamily, TrialDropped
 from manyfit.oracles.scoring import Ranking
 from manyfit.oracles.trial import SEARCH, Execution, KnownEpochs, Trial
 from manyfit.samplers.base import Constraint
@@ -38,6 +39,13 @@ class Store(Protocol):
     def epochs(self, trial_id: str | None = None) -> list[dict[str, Any]]: ...
     def forget_epochs(self, key: Key, first: int = 0) -> None: ...
     def forget_executions(self, keys: Iterable[Key]) -> None: ...
+    def save_evidence(
+        self,
+        families: Iterable[tuple[int, Mapping[str, Any], Mapping[str, int]]],
+        decisions: Iterable[tuple[int, str, Mapping[str, Any]]] = (),
+    ) -> None: ...
+    def families(self) -> list[tuple[dict[str, Any], dict[str, int]]]: ...
+    def decisions(self) -> list[tuple[int, str, dict[str, Any]]]: ...
     def exclusive(self) -> AbstractContextManager[object]: ...
     def begin_work(self, what: str) -> None: ...
     def end_work(self) -> None: ...
@@ -72,6 +80,7 @@ class TrialBook:
         self.store: Store | None = None
         self.trials: dict[str, Trial] = {}  # in the order of start
         self.ended: list[str] = []  # ids in the order of their end
+        self.evidence = EvidenceBook()  # what confirmations have decided
         self._num_ends = 0  # of trials, retried ones counted anew
         self._owed: list[Write] = []
         self._is_open = False
@@ -314,6 +323,16 @@ class TrialBook:
         logs = None if is_stored else [histories.at_epoch(own, epoch) for epoch in range(execution.num_epochs)]
         return execution, logs
 
+    def add_evidence(self, family: RaceFamily, decisions: Sequence[TrialDropped] = ()) -> None:
+        """Commits a family of contenders, new or looked at again, and what was decided in it."""
+        if family not in self.evidence.families:
+            self.evidence.families.append(family)
+        for each in decisions:
+            family.decisions.setdefault(each.trial_id, each)
+        rows = [(family.number, family.facts(), dict(family.looks))]
+        new = [(family.number, each.trial_id, each.to_dict()) for each in decisions]
+        self._commit(lambda store: store.save_evidence(rows, new))
+
     def forget_epochs(self, plan: Plan) -> None:
         """Drops what an execution reported that was broken off."""
         key = self._key(plan)
@@ -434,6 +453,7 @@ class TrialBook:
         store = self.store
         assert store is not None  # our bug: `load` asks
         self.trials = {row["id"]: Trial.from_row(row, space) for row in store.trials()}
+        self.evidence.load(store.families(), store.decisions())
         known: dict[Key, KnownEpochs] = {}
         for row in store.epochs():
             key = (row["trial_id"], row["phase"], row["attempt"], row["execution"])

@@ -1,8 +1,11 @@
 """What to do with a budget that is left when a finite space is tried in full: repeat the contenders until settled.
 
-A pure function of the recorded executions, so a search that was killed goes on as it would have. Contenders race on
-their *runs*: a run is one execution or, where the user's own code trains, one call of `run_trial` with all executions
-that it returned (folds, say).
+A pure function of the recorded executions, so a search that was killed goes on as it would have. Contenders are
+compared on their *runs*: a run is one execution or, where the user's own code trains, one call of `run_trial` with all
+executions that it returned (folds, say).
+
+The test is that of confirmations (`manyfit.evidence.decisions`). Here it knows seeds only, since an oracle sees scores
+and no rows: what it finds is said of the rows that were validated, and of no others.
 """
 
 from __future__ import annotations
@@ -12,13 +15,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from manyfit.evidence.decisions import RaceEnd, RaceStanding, decide, next_runs
+from manyfit.evidence.rules import RaceRules
+from manyfit.evidence.runs import Runs
 from manyfit.oracles.scoring import Ranking
 from manyfit.oracles.trial import Execution, Trial
-from manyfit.stats import racing
 
 CONFIDENCE = 0.95
 MAX_ROUNDS = 30
 CALL = "call"  # the note on an execution that says which call of `run_trial` it belongs to; none: the first
+
+_ROWS = "What other rows would say is for tuner.confirm() to find."
 
 #: So many repeated runs that all measured exactly what the first one had show that the seed does not matter.
 _NUM_EQUAL_REPEATS = 3
@@ -29,7 +36,7 @@ class Replication:
     """Where the repetition of contenders stands."""
 
     trials: tuple[Trial, ...]
-    standing: racing.Standing
+    standing: RaceStanding
     losses: np.ndarray  # (trials, runs), NaN: not run
     budget: int | None  # runs that may still be made
     num_equal_repeats: int | None = None  # repeated runs, where all measured exactly what the first one had
@@ -46,7 +53,7 @@ class Replication:
             count = min(count, self.budget)
         if count < 1 or self.over:
             return []
-        runs = racing.next_runs(self.losses, self.standing, count=count, max_rounds=MAX_ROUNDS)
+        runs = next_runs(Runs(self.losses), self.standing, count=count)
         return [(self.trials[contender], run) for contender, run in runs]
 
     def sentence(self) -> str:
@@ -57,27 +64,30 @@ class Replication:
         if self.num_equal_repeats is not None:
             return f"{start} {self._sentence_of_equals()}"
         winners = [self.trials[contender].trial_id for contender in self.standing.winning_set]
-        sure = f"at {self.standing.confidence:.0%} confidence"
-        if len(winners) == 1:
-            return f"{start} The order is settled: trial {winners[0]} is the best, {sure}."
-        names = ", ".join(winners)
-        if self.standing.verdict is racing.Verdict.CANNOT_BE_TOLD_APART:
+        sure = f"at {CONFIDENCE:.0%} confidence over seeds"
+        verdict, names = self.standing.verdict, ", ".join(winners)
+        if len(winners) == 1 and verdict is not None:
+            found = f"trial {winners[0]} is ahead of all others, {sure}"
+            return f"{start} The order on these rows is settled: {found}. {_ROWS}"
+        if verdict is RaceEnd.EQUAL:
+            return f"{start} The order on these rows is settled: {names} are equal within 1 %, {sure}. {_ROWS}"
+        if verdict is RaceEnd.NO_MORE_DROPS:
             return (
-                f"{start} The order is settled as far as it can be: the best is one of {names}, {sure}; "
-                "more runs would hardly tell them apart."
+                f"{start} The order is not settled, and more runs would hardly change that: the best on these rows is "
+                f"one of {names}, {sure}."
             )
-        why = f"{MAX_ROUNDS} runs of each were made" if self.standing.verdict is not None else "the search ended"
-        if self.standing.verdict is None and self.budget == 0:
+        why = f"{MAX_ROUNDS} runs of each were made" if verdict is not None else "the search ended"
+        if verdict is None and self.budget == 0:
             why = "the budget ended"
-        return f"{start} The order is not settled when {why}: the best is one of {names}, {sure}."
+        return f"{start} The order is not settled when {why}: the best on these rows is one of {names}, {sure}."
 
     def _sentence_of_equals(self) -> str:
         means = np.nanmean(self.losses, axis=1)
         best = [trial.trial_id for trial, mean in zip(self.trials, means, strict=True) if mean == means.min()]
-        which = f"trial {best[0]} is the best" if len(best) == 1 else f"trials {', '.join(best)} are equally good"
+        which = f"trial {best[0]} is ahead" if len(best) == 1 else f"trials {', '.join(best)} are equally good"
         return (
-            f"{self.num_equal_repeats} repeated runs measured exactly what the first ones had, so the order is "
-            f"settled: {which}."
+            f"{self.num_equal_repeats} repeated runs measured exactly what the first ones had, so the order on these "
+            f"rows is settled: {which}. {_ROWS}"
         )
 
 
@@ -106,7 +116,8 @@ def replication(
             row[number] = np.mean([ranking.objective.loss(each.score) for each in run])
     # A trial without a run has used its place in the budget, too: `max_trials` counts attempts, not successes.
     spent = sum(max(1, len(found)) for found in runs.values())
-    standing = racing.race(losses, confidence=CONFIDENCE, max_rounds=MAX_ROUNDS)
+    rules = RaceRules(len(contenders), max_rounds=MAX_ROUNDS, confidence=CONFIDENCE)
+    standing = decide(Runs(losses), rules)
     return Replication(
         contenders,
         standing,

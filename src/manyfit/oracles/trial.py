@@ -78,11 +78,11 @@ class KnownEpochs:
 class Confirmed:
     """What fresh seeds said of a trial."""
 
-    score: float | None  # mean over fresh seeds, in the metric's own direction; None: it diverged
-    low: float  # ends of the interval of that mean
-    high: float
+    score: float | None  # of a model that is trained afresh, in the metric's own direction; None: no run has a score
+    low: float | None  # ends of the interval for such a model on new rows; None: nobody knows
+    high: float | None
     confidence: float
-    num_executions: int  # that the mean rests on
+    num_executions: int  # on fresh seeds
     rank: int  # 0: the recommended trial
     in_winning_set: bool  # whether it may be the best
     probability_best: float
@@ -90,10 +90,11 @@ class Confirmed:
     def line(self) -> str:
         """One line for people."""
         if self.score is None:
-            return "Confirmed: it diverged on a fresh seed"
+            return "Confirmed: no run on a fresh seed has a score"
         place = "recommended" if self.rank == 0 else ("may be the best" if self.in_winning_set else "not the best")
-        interval = f"{self.confidence:.0%} interval [{self.low:.4g}, {self.high:.4g}]"
-        return f"Confirmed: {self.score:.4g} on {self.num_executions} fresh seeds, {interval}, {place}"
+        known = self.low is not None and self.high is not None and math.isfinite(self.low)
+        ends = f", {self.confidence:.0%} interval [{self.low:.4g}, {self.high:.4g}]" if known else ""
+        return f"Confirmed: {self.score:.4g} after {self.num_executions} fresh seeds{ends}, {place}"
 
 
 class Trial:

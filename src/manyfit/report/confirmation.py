@@ -7,16 +7,22 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from manyfit.core.errors import UsageError, explain
+from manyfit.evidence import sentences as say
+from manyfit.evidence.decisions import RaceEnd
+from manyfit.evidence.estimates import Estimate
+from manyfit.evidence.sentences import Rival
 from manyfit.report.finalists import Finalist, FinalistTable, Numbers
+from manyfit.stats.intervals import Interval, Scale
 
 
 @dataclasses.dataclass(frozen=True)
 class Proof:
-    """The recommended trial on seeds that no decision has seen: an unbiased score."""
+    """The recommended trial on further seeds of its own, which no decision has seen."""
 
     score: float
-    low: float
-    high: float
+    low: float | None  # ends of the interval for new seeds and new rows; None: one run, or rows unknown
+    high: float | None
     num_executions: int
 
 
@@ -25,19 +31,31 @@ class Confirmation:
     """What fresh seeds said of the finalists. Print it.
 
     Attributes:
-        rows: recommended first, then who may be the best, then who was dropped.
+        rows: recommended first, then who may be the best, then who was found worse. All that were ever confirmed with
+            these data and settings are there, whatever this call asked for.
         objective: the metric's name.
         direction: "max" or "min".
-        confidence: with which the winning set holds the best finalist.
-        verdict: why the race ended, in words.
-        settled: whether more executions would be pointless.
+        confidence: of the decisions, as it was fixed at the first confirmation; of the intervals.
+        verdict: why this call ended, in words.
+        settled: whether something is found that more seeds would not change: one is left, or all that are left are
+            equal, or the rows are the limit (`ending` says which).
         rounds: fresh seeds that those still in the race have run.
-        num_executions: training runs, proof runs included.
+        num_executions: training runs on fresh seeds, of all calls.
         seconds: of this call.
-        proof: the recommended trial's honest score; None where the budget ended before.
+        proof: the recommended trial on further seeds; None where fewer than two were run.
         expected_optimism: by how much the best score of such a search is too good on average, in the metric's units;
             None where the noise is unknown.
         num_trials: completed trials of the search.
+        ending: "settled", "equal", "rows are the limit", "no more drops", "out of rounds", or "out of budget".
+        decided_by: what the weakest decision rests on: "seeds and rows", "seeds and splits" or "seeds".
+        num_rows: validation rows; None: unknown.
+        margin: within which finalists count as equal.
+        rivals: who may be the best besides the recommended one, and what would settle that.
+        first: how the search's best trial stands against the recommended one; None: it is the recommended one, or too
+            little was run.
+        max_more_seeds: that the rules allow.
+        seconds_per_seed: what one more seed for all who are left takes; None: unknown.
+        notes: what this call asked for and the rules do not allow, and what else has to be said.
     """
 
     rows: tuple[Finalist, ...]
@@ -52,10 +70,19 @@ class Confirmation:
     proof: Proof | None
     expected_optimism: float | None
     num_trials: int
+    ending: str = "out of budget"
+    decided_by: str = "seeds"
+    num_rows: int | None = None
+    margin: float = 0.0
+    rivals: tuple[Rival, ...] = ()
+    first: Rival | None = None
+    max_more_seeds: int = 0
+    seconds_per_seed: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def recommended(self) -> Finalist:
-        """The cheapest of the winning set within noise of its leader."""
+        """The best of the winning set by all evidence; of those that are equal, the cheapest."""
         return self.rows[0]
 
     @property
@@ -65,16 +92,48 @@ class Confirmation:
 
     @property
     def score(self) -> float | None:
-        """The recommended trial's score: of its proof runs, or of the race where there were none."""
-        return self.recommended.score if self.proof is None else self.proof.score
+        """What a model of the recommended trial that is trained afresh scores, by all runs."""
+        return self.recommended.score
 
     @property
     def optimism(self) -> float | None:
-        """How much better the search's score of the recommended trial was than fresh seeds are; None: unknown."""
+        """How much better the search's score of the recommended trial was than that; None: unknown."""
         if self.score is None or self.recommended.search_score is None:
             return None
         difference = self.recommended.search_score - self.score
         return difference if self.direction == "max" else -difference
+
+    def interval(self, rows: float | None = None, *, trial_id: str | None = None) -> Interval | None:
+        """Where a freshly trained model of a finalist will score.
+
+        Args:
+            rows: on so many new rows; None: the expected score, over fresh trainings and new rows without end.
+            trial_id: of the finalist; None: the recommended one.
+
+        Returns:
+            None where there was one run and the rows are unknown.
+
+        Raises:
+            UsageError: it is no finalist, or `rows` where the rows are unknown.
+        """
+        found = next((row for row in self.rows if trial_id in (None, row.trial_id)), None)
+        if found is None:
+            names = ", ".join(row.trial_id for row in self.rows)
+            raise UsageError(explain("interval(trial_id)", trial_id, f"a finalist: {names}", "Leave it out."))
+        return None if found.estimate is None else found.estimate.interval(self.confidence, rows=rows)
+
+    def methods_paragraph(self) -> str:
+        """What was done and found, ready to paste: seeds, rows, the test, the estimate."""
+        best = self.recommended
+        return say.methods(
+            objective=self.objective,
+            num_trials=self.num_trials,
+            num_finalists=len(self.rows),
+            num_executions=self.num_executions,
+            num_rows=self.num_rows,
+            confidence=self.confidence,
+            found=[self._who(), *([] if best.estimate is None else [self._how_good()[0]])],
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON."""
@@ -82,76 +141,70 @@ class Confirmation:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Confirmation:
-        """The inverse of `to_dict`."""
-        proof = data["proof"]
-        rows = tuple(Finalist(**row) for row in data["rows"])
-        return cls(**{**data, "rows": rows, "proof": None if proof is None else Proof(**proof)})
+        """The inverse of `to_dict`; what 0.1.0 wrote is read, too."""
+        proof, first = data["proof"], data.get("first")
+        return cls(
+            **{
+                **data,
+                "rows": tuple(_finalist(row) for row in data["rows"]),
+                "proof": None if proof is None else Proof(**proof),
+                "rivals": tuple(Rival(**rival) for rival in data.get("rivals", ())),
+                "first": None if first is None else Rival(**first),
+                "notes": tuple(data.get("notes", ())),
+            }
+        )
+
+    # In words ----------------------------------------------------------------------------------------------------
 
     def sentences(self) -> list[str]:
         """The result in words, most important first."""
-        return [self._who(), *self._how_good(), self._effort()]
+        return [self._who(), *self._overruled(), *self._how_good(), *self._failures(), *self.notes, self._effort()]
 
     def _who(self) -> str:
-        best, others = self.recommended, self.winning_set[1:]
+        best, names = self.recommended.trial_id, self.winning_set
         if len(self.rows) == 1:
-            return f"Trial {best.trial_id} was the only finalist: nothing to compare it with."
-        if not others:
-            sure = f"with {self.confidence:.0%} confidence"
-            return f"Trial {best.trial_id} is the best of {len(self.rows)} finalists, {sure}."
-        # The recommended one may be the cheaper of two that are equally good: then it does not lead, and the text says
-        # why.
-        means = [row.score for row in self.rows if row.in_winning_set and row.score is not None]
-        leads = not means or best.score == (max(means) if self.direction == "max" else min(means))
-        why = "the one with the best mean" if leads else "the cheapest of those within noise of the best mean"
-        names = ", ".join(self.winning_set)
-        told_apart = "cannot be told apart" if self.settled else "are not told apart yet"
-        return (
-            f"The best of {len(self.rows)} finalists is one of {names}, with {self.confidence:.0%} confidence; they "
-            f"{told_apart}. Recommended: trial {best.trial_id}, {why}."
-        )
+            return f"Trial {best} was the only finalist: nothing to compare it with."
+        if len(names) == 1:
+            return say.settled(best, len(self.rows), self.confidence, self.decided_by)
+        if self.rounds < 3:
+            return say.too_few(self.rounds, names)
+        if self.ending == RaceEnd.EQUAL:
+            costs = [row.cost for row in self.rows if row.in_winning_set]
+            return say.equal(names, self.margin, costs)
+        undecided = say.undecided(best, self.rivals, self.num_rows, self.max_more_seeds, self.seconds_per_seed)
+        return f"{undecided} Recommended by all evidence: {best}."
+
+    def _overruled(self) -> list[str]:
+        if self.first is None or self.rounds < 3:
+            return []
+        dropped = self.first.trial_id not in self.winning_set
+        number = self._numbers()
+        return [say.overruled(self.first.trial_id, self.recommended.trial_id, self.first, number, is_dropped=dropped)]
 
     def _how_good(self) -> list[str]:
-        best, lines, number = self.recommended, [], self._numbers()
-        if self.proof is not None:
-            low, high = number(self.proof.low), number(self.proof.high)
-            interval = f" [{low}, {high}]" if math.isfinite(self.proof.low) else ""
-            lines.append(
-                f"Its {self.objective} on {self.proof.num_executions} further seeds, which no decision has seen: "
-                f"{number(self.proof.score)}{interval}."
-            )
-        elif best.score is not None:
-            lines.append(
-                f"Its {self.objective} in the race: {number(best.score)}. There were no proof runs, so this is a "
-                "little too good."
-            )
-        if self.optimism is not None and best.search_score is not None:
-            word = "too good" if self.optimism >= 0 else "too modest"
-            line = f"The search had said {number(best.search_score)}: {word} by {abs(self.optimism):.2g}."
-            if self.expected_optimism is not None and self.expected_optimism > 0:
-                usual = f"the best of {self.num_trials} trials is too good by {self.expected_optimism:.2g} on average"
-                line += f" (With this noise, {usual}.)"
-            lines.append(line)
+        best, number = self.recommended, self._numbers()
+        if best.estimate is None:
+            return []
+        lines = [say.sources(self.objective, best.estimate, number)]
+        if best.search_score is not None:
+            luck = math.nan if self.expected_optimism is None else self.expected_optimism
+            lines.append(say.search_said(best.search_score, self.num_trials, luck, best.estimate, number))
         return lines
 
+    def _failures(self) -> list[str]:
+        failed = [row for row in self.rows if row.num_failed]
+        return [say.failures(row.trial_id, row.num_failed, row.num_executions, self.confidence) for row in failed]
+
     def _effort(self) -> str:
-        # What the race has saved is told against the plain design: as many seeds for everybody.
-        uniform = self.rounds * len(self.rows) + (0 if self.proof is None else self.proof.num_executions)
-        saved = (
-            f"; the same number of seeds for everybody would have taken {uniform}"
-            if uniform > self.num_executions
-            else ""
-        )
-        why = "" if len(self.rows) == 1 else f" The race ended because {self.verdict}."
-        return f"{self.num_executions} executions in {self.seconds:.0f} s{saved}.{why}"
+        why = "" if len(self.rows) == 1 else f" This call ended because {self.verdict}."
+        return f"{self.num_executions} executions on fresh seeds; this call took {self.seconds:.0f} s.{why}"
 
     def _numbers(self) -> Numbers:
         ends = [(row.low, row.high) for row in self.rows]
-        if self.proof is not None:
-            ends.append((self.proof.low, self.proof.high))
-        return Numbers([(high - low) / 2 for low, high in ends])
+        return Numbers([(high - low) / 2 for low, high in ends if low is not None and high is not None])
 
     def _shown(self) -> FinalistTable:
-        title = f"Mean {self.objective} on fresh seeds, the same for all"
+        title = f"{self.objective} of a model that is trained afresh, by all runs"
         return FinalistTable(self.sentences(), title, self.rows, self.confidence, self._numbers())
 
     def table(self) -> list[dict[str, Any]]:
@@ -167,3 +220,10 @@ class Confirmation:
 
     def __rich__(self) -> Any:
         return self._shown().rich()
+
+
+def _finalist(row: Mapping[str, Any]) -> Finalist:
+    estimate = row.get("estimate")
+    known = None if estimate is None else Estimate(**{**estimate, "scale": Scale(estimate["scale"])})
+    ends = {name: row[name] if row[name] is not None and math.isfinite(row[name]) else None for name in ("low", "high")}
+    return Finalist(**{**row, **ends, "estimate": known})

@@ -13,13 +13,16 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from manyfit.core.records import Value, Values
+from manyfit.evidence.estimates import Estimate
 from manyfit.report import terminal
 
 _COLUMNS = 80
-_FOOTNOTE = "Intervals are of the race's own runs; the race decides by paired differences, which are sharper."
-_LEGEND = "Line: interval of the mean. Dot: mean, filled where the trial may be the best. Cross: the search's score."
+_FOOTNOTE = (
+    "Intervals are for one new training and new rows; the race decides by paired differences, which are sharper."
+)
+_LEGEND = "Line: interval. Dot: expected score, filled where the trial may be the best. Cross: the search's score."
 _PLOT = "plot"  # the column of it
-_NUMERIC = {"mean", "best with", "runs", "search said"}
+_NUMERIC = {"expected", "best with", "runs", "search said"}
 _PLOT_WIDTH = 180  # of an interval in HTML, in pixels
 _STYLE = """
 .manyfit-confirmation { font-family: system-ui, sans-serif; line-height: 1.45; max-width: 64rem; }
@@ -49,15 +52,17 @@ class Finalist:
 
     trial_id: str
     values: Values
-    score: float | None  # mean over the race's seeds; None: none was run, or one diverged
-    low: float  # ends of Student's interval for that mean
-    high: float
-    num_executions: int  # that the race looked at
+    score: float | None  # of a model that is trained afresh, by all runs; None: no run has a score
+    low: float | None  # ends of the interval for such a model on new rows; None: nobody knows
+    high: float | None
+    num_executions: int  # on fresh seeds
     probability_best: float
     search_score: float | None
     in_winning_set: bool
     standing: str  # in words
     cost: float | None  # parameters; seconds where they are unknown
+    estimate: Estimate | None = None  # what score and interval come from
+    num_failed: int = 0  # of the fresh runs
 
     def values_in_words(self) -> str:
         """The configuration in one line."""
@@ -113,9 +118,9 @@ class FinalistTable:
         return [
             {
                 "trial": row.trial_id,
-                "mean": number(row.score),
+                "expected": number(row.score),
                 f"{self.confidence:.0%} interval": _interval(row, number),
-                "best with": f"{row.probability_best:.0%}",
+                "best with": _chance(row.probability_best),
                 "runs": row.num_executions,
                 "search said": number(row.search_score),
                 "standing": row.standing,
@@ -205,7 +210,7 @@ class _Axis:
     def drawn(self, row: Finalist) -> str:
         """The interval of a finalist."""
         shapes = []
-        if math.isfinite(row.low):
+        if row.low is not None and row.high is not None:
             shapes.append(
                 f'<line x1="{self._at(row.low)}" x2="{self._at(row.high)}" y1="10" y2="10" stroke="currentColor" '
                 'stroke-width="2"/>'
@@ -220,7 +225,7 @@ class _Axis:
                 'stroke-width="2"/>'
             )
         mean, interval = self._number(row.score), _interval(row, self._number)
-        label = html.escape(f"trial {row.trial_id}: mean {mean}, interval {interval}")
+        label = html.escape(f"trial {row.trial_id}: expected {mean}, interval {interval}")
         return (
             f'<svg width="{_PLOT_WIDTH}" height="20" role="img" aria-label="{label}"><title>{label}</title>'
             + "".join(shapes)
@@ -249,7 +254,12 @@ def _row(row: Finalist, cells: Mapping[str, str | int], *, is_first: bool) -> st
 
 
 def _interval(row: Finalist, number: Numbers) -> str:
-    return f"[{number(row.low)}, {number(row.high)}]" if math.isfinite(row.low) else "-"
+    return "-" if row.low is None else f"[{number(row.low)}, {number(row.high)}]"
+
+
+def _chance(probability: float) -> str:
+    # A posterior is never sure: 100 % beside a race that goes on would contradict it.
+    return ">99%" if probability > 0.995 else "<1%" if probability < 0.005 else f"{probability:.0%}"
 
 
 def _short(value: Value) -> str:

@@ -61,6 +61,7 @@ class Components:
     degrees_rows: float  # rows, groups or blocks, less 1
     scale: Scale = Scale.PLAIN
     rare_rows: int = 0  # rows of the rarer class, where that is what counts; 0: all rows count
+    cubed_rows: float = 0.0  # mean cube of the rows' deviations, over runs: how skewed they are; 0: unknown
 
     @property
     def rows_known(self) -> bool:
@@ -160,9 +161,15 @@ class Components:
             degrees,
             scale=self.scale,
             confidence=confidence,
+            skewness=self.skewness(value, rows),
             num_rows=at_bounds,
             most_rows=self.num_seeds * self.num_rows,
         )
+
+    def skewness(self, variance: float, rows: float | None = None) -> float:
+        """Of the mean, of that variance; with `rows`, less that of a score on so many fresh rows."""
+        fresh = 0.0 if rows is None else rows**-2.0
+        return self.cubed_rows * (self.num_rows**-2.0 - fresh) / variance**1.5 if variance > 0 else 0.0
 
     @property
     def statistic(self) -> float:
@@ -254,7 +261,10 @@ def crossed(
         rest = math.nan
         if degrees_rows > 0:
             rest = float(squares(table - by_seed[:, None] - by_row + mean)) / (runs - 1)
-    return Components(mean, seeds, rows, rest, runs, size, runs - 1.0, degrees_rows, scale, rare_rows)
+    # Of groups and blocks the cubes would be theirs, of which there are few.
+    plain = groups is None and blocks in (None, False)
+    cubes = float(((by_row - mean) ** 3).mean()) if plain else 0.0
+    return Components(mean, seeds, rows, rest, runs, size, runs - 1.0, degrees_rows, scale, rare_rows, cubes)
 
 
 def paired(

@@ -187,6 +187,7 @@ def scaled_interval(
     *,
     scale: Scale = Scale.PLAIN,
     confidence: float = 0.95,
+    skewness: float = 0.0,
     num_rows: float = math.inf,
     most_rows: float = math.inf,
 ) -> Interval:
@@ -198,6 +199,8 @@ def scaled_interval(
         degrees: of freedom of `variance`.
         scale: on which the ends are at equal distance.
         confidence: between 0 and 1.
+        skewness: of the estimate itself: of what is averaged, by the root of how many. Counts on the log scale, where a
+            loss that is rare and large may not have been seen yet.
         num_rows: the rows that decide at the bounds, where a variance is 0 because all went right: all rows for
             an accuracy, those of the rarer class for AUC.
         most_rows: what the effective number of rows cannot exceed: rows times runs.
@@ -206,7 +209,8 @@ def scaled_interval(
         UsageError: a confidence outside (0, 1).
 
     Source: the delta method on log, logit and log(1 - x); shares by Wilson 1927 with an effective number of rows,
-    p (1 - p) / variance, reduced by the degrees of freedom (Korn and Graubard 1998; Dean and Pagano 2015).
+    p (1 - p) / variance, reduced by the degrees of freedom (Korn and Graubard 1998; Dean and Pagano 2015); skewed
+    means by Hall 1992.
 
     Example:
 
@@ -219,11 +223,15 @@ def scaled_interval(
     z = float(special.ndtri((1 + confidence) / 2))
     # SciPy's quantile fails for infinite degrees.
     t = float(special.stdtrit(min(degrees, 1e9), (1 + confidence) / 2))
-    reach = t * math.sqrt(max(variance, 0.0))
+    error = math.sqrt(max(variance, 0.0))
+    reach = t * error
     low, high = estimate - reach, estimate + reach
     match scale:
         case Scale.LOG if estimate > 0:
+            # The wider of the two on each side: the logarithm knows the bound, Hall's formula the shape.
             low, high = estimate * _exp(-reach / estimate), estimate * _exp(reach / estimate)
+            low = min(low, max(0.0, estimate - error * _unskewed(t, skewness)))
+            high = max(high, estimate - error * _unskewed(-t, skewness))
         case Scale.LOG:
             low = max(low, min(0.0, estimate))
         case Scale.LOG1M if estimate < 1:
@@ -240,6 +248,15 @@ def scaled_interval(
             low, high = _wilson(min(max(estimate, 0.0), 1.0), size * (z / t) ** 2, z)
     # On a curved scale an end may miss the estimate by a rounding error.
     return Interval(estimate, min(low, estimate), max(high, estimate), confidence, _count(num_rows))
+
+
+_MOST_SKEWNESS = 0.3  # beyond it the cubic turns around within the range of use
+
+
+def _unskewed(t: float, skewness: float) -> float:
+    """The quantile of a mean's t-statistic, which leans the other way than what is averaged (Hall 1992)."""
+    a = min(max(skewness, -_MOST_SKEWNESS), _MOST_SKEWNESS)
+    return t if abs(a) < 1e-6 else 3 / a * (float(np.cbrt(1 + a * (t - a / 6))) - 1)
 
 
 def _count(num_rows: float) -> int:

@@ -14,7 +14,9 @@ project/
   weights/3-0.pickle          instead of the weights, an estimator (training/estimators.py)
   weights/3-confirm-0.npz     likewise of an execution that confirmed it
   predictions/3-0.npz         what that model said of rows it did not train on (predictions.py)
-  predictions/labels.npz      the targets of those rows
+  predictions/3-confirm-0.npz what an execution that confirmed it scored on each of those rows
+  predictions/3-fold-0.npz    likewise of a model of a fold that was trained after the search
+  predictions/labels.npz      the targets of the rows of the search
   trial_3/                    files of the user's own; KerasTuner's weights; the estimator of a SklearnTuner
   oracle.json, tuner0.json    KerasTuner's files, where they are asked for
 ```
@@ -38,7 +40,7 @@ _KERAS_WEIGHTS, _KERAS_SHAPES = "checkpoint.weights.h5", "build_config.json"
 _BESIDE_DATABASE = ("-wal", "-shm", "-journal")  # SQLite's own
 
 #: Phases whose weights are kept beside those of the search.
-_PHASES = ("confirm", "proof")
+_PHASES = ("confirm", "proof", "fold")
 _AFTER_ID = rf"-(?:(?:{'|'.join(_PHASES)})-)?\d+\.(?:npz|state|pickle)"
 #: Ids as oracles give them, for projects whose own list of trials cannot be read.
 _NUMBERED = r"\d+"
@@ -150,7 +152,7 @@ class ProjectLayout:
         ids = _NUMBERED if trial_ids is None else "|".join(re.escape(trial_id) for trial_id in sorted(trial_ids))
         ids = f"(?:{PARTIAL})?(?:{ids})"
         found = _matching(self._models, ids + _AFTER_ID)
-        found += _matching(self.predictions, rf"{ids}-\d+\.npz|(?:{PARTIAL})?labels\.npz")
+        found += _matching(self.predictions, rf"{ids}{_AFTER_ID}|(?:{PARTIAL})?labels\.npz")
         for folder in self._trial_folders(trial_ids):
             paths = [folder / _ESTIMATOR, folder / _KERAS_WEIGHTS, *([folder / _TRIAL_JSON] if of_keras_tuner else [])]
             found += [path for path in paths if _is_plain(path)]
@@ -182,7 +184,7 @@ class ProjectLayout:
         places = [self.database, *(self.folder / f"{DATABASE_NAME}{ending}" for ending in _BESIDE_DATABASE)]
         places += [self.lock, self.holder, self.oracle_file, self._models, self.predictions]
         found = [path for path in places if path.is_symlink()]
-        for folder, names in ((self._models, ".+" + _AFTER_ID), (self.predictions, r".+-\d+\.npz|labels\.npz")):
+        for folder, names in ((self._models, ".+" + _AFTER_ID), (self.predictions, rf".+{_AFTER_ID}|labels\.npz")):
             if not folder.is_symlink():
                 found += _matching(folder, names, links=True)
         for folder in self.folder.glob(f"{_TRIAL}*"):
@@ -250,9 +252,11 @@ class PredictionFiles:
         """The targets, once for all executions."""
         return self.folder / "labels.npz"
 
-    def of(self, trial_id: str, execution: int) -> Path:
-        """What the model of one execution said."""
-        return self.folder / f"{check_id(trial_id)}-{int(execution)}.npz"
+    def of(self, trial_id: str, execution: int, *, phase: str = "search") -> Path:
+        """What the model of one execution said; of a confirmation, what it scored on each row."""
+        assert phase in ("search", *_PHASES), phase  # else nobody would know whose file it is
+        middle = "" if phase == "search" else f"{phase}-"
+        return self.folder / f"{check_id(trial_id)}-{middle}{int(execution)}.npz"
 
     def executions(self, trial_id: str) -> list[int]:
         """The executions of a trial that have a file, in order."""

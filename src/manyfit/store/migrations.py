@@ -35,13 +35,36 @@ Step = Callable[[sqlite3.Connection], None]
 FIRST_VERSION = 1  # of 0.1.0
 
 
+def _add_evidence(connection: sqlite3.Connection) -> None:
+    """Confirmations of 0.1.0 left runs and no decisions: the first one of this version fixes the rules."""
+    connection.execute(
+        """
+        CREATE TABLE families (
+            number INTEGER PRIMARY KEY,
+            rules  TEXT NOT NULL,
+            looks  TEXT NOT NULL
+        )
+        """
+    )
+    connection.execute(
+        """
+        CREATE TABLE decisions (
+            family   INTEGER NOT NULL,
+            trial_id TEXT NOT NULL,
+            decision TEXT NOT NULL,
+            PRIMARY KEY (family, trial_id)
+        ) WITHOUT ROWID
+        """
+    )
+
+
 def _epochs_say_how_they_were_computed(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE epochs ADD COLUMN program TEXT")
     connection.execute("ALTER TABLE epochs ADD COLUMN run TEXT")
     connection.execute("CREATE TABLE programs ( name TEXT PRIMARY KEY, text TEXT NOT NULL ) WITHOUT ROWID")
 
 
-STEPS: tuple[Step, ...] = (_epochs_say_how_they_were_computed,)
+STEPS: tuple[Step, ...] = (_add_evidence, _epochs_say_how_they_were_computed)
 """In order: the first one leads from version 1 to version 2."""
 
 SCHEMA_VERSION = FIRST_VERSION + len(STEPS)

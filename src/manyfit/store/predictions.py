@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
@@ -202,11 +203,34 @@ class Labels:
     row_ids: np.ndarray  # (n,) uint64, of all rows of the data set
     y: FitData  # (n, ...), or a list or dictionary of such, one for each output
     sample_weight: FitData  # (n,), or one for each output; None: all count alike
+    groups: np.ndarray | None = None  # (n,) numbers: rows of one are not independent of each other; None: all are
 
     def take(self, places: Indices) -> Labels:
         """Some of the rows, by where they lie here."""
         y, weight = (map_leaves(lambda leaf: leaf[places], part) for part in (self.y, self.sample_weight))
-        return Labels(self.row_ids[places], y, weight)
+        return Labels(self.row_ids[places], y, weight, None if self.groups is None else self.groups[places])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RowLosses:
+    """What one run scored on each row: the metric plus the row's influence on it, so that the mean is the metric."""
+
+    metric: str  # Manyfit's name of it; "" for a function of the user's
+    value: float  # the metric, over all rows
+    rows: np.ndarray  # (n,) float32, from half precision
+    rows_are: str  # names the rows and their order: runs can be compared row by row where it is the same
+    scale: str  # on which intervals are symmetric: see `manyfit.stats.intervals.Scale`
+
+
+def name_of_rows(row_ids: np.ndarray) -> str:
+    """Names rows and their order by their identities.
+
+    Example:
+
+    >>> name_of_rows(np.array([1, 2])) == name_of_rows(np.array([2, 1]))
+    False
+    """
+    return hashlib.sha256(np.ascontiguousarray(row_ids, dtype=np.uint64).tobytes()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
@@ -241,7 +265,8 @@ class Archive:
 
     def keep_labels(self, labels: Labels) -> None:
         """Keeps the labels of the data set; those of another data set are replaced."""
-        arrays = {**_named("y", labels.y), **_named("sample_weight", labels.sample_weight)}
+        parts = {"y": labels.y, "sample_weight": labels.sample_weight, "groups": labels.groups}
+        arrays = {name: array for part, data in parts.items() for name, array in _named(part, data).items()}
         with replaced(self._files.labels) as partial:
             np.savez_compressed(partial, row_ids=labels.row_ids, **arrays)  # type: ignore[arg-type]
 
@@ -251,7 +276,8 @@ class Archive:
         if not path.exists():
             return None
         with _reading(path), np.load(path, allow_pickle=False) as arrays:
-            return Labels(arrays["row_ids"], _read("y", arrays), _read("sample_weight", arrays))
+            y, weight, groups = (_read(name, arrays) for name in ("y", "sample_weight", "groups"))
+            return Labels(arrays["row_ids"], y, weight, groups)
 
     def keep(
         self,
@@ -260,6 +286,8 @@ class Archive:
         predictions: FitData,
         row_ids: np.ndarray,
         positions: np.ndarray | None = None,
+        *,
+        phase: str = "search",
     ) -> None:
         """Keeps the predictions of one execution.
 
@@ -269,16 +297,43 @@ class Archive:
             predictions: see `pack`.
             row_ids: (n,) identities of the rows that were predicted.
             positions: (n,) their places in the data set; None: all rows, in order.
+            phase: what the execution was run for: "search", or "fold" after it.
         """
         packed = pack(predictions, row_ids, max_bytes=self.max_bytes, positions=positions)
-        with replaced(self._files.of(trial_id, execution)) as partial:
+        with replaced(self._files.of(trial_id, execution, phase=phase)) as partial:
             partial.write_bytes(packed)
+
+    def keep_losses(self, trial_id: str, phase: str, execution: int, losses: RowLosses) -> None:
+        """Keeps what one run scored on each row: two bytes each, so many more runs than predictions find room."""
+        if 2 * len(losses.rows) > self.max_bytes:
+            return
+        spread = float(np.abs(losses.rows - losses.value).max(initial=0.0)) or 1.0
+        with replaced(self._files.of(trial_id, execution, phase=phase)) as partial:
+            np.savez(
+                partial,
+                # Of the deviations, in their own unit: half precision has three digits, and nothing above 65,504.
+                deviations=((losses.rows - losses.value) / spread).astype(np.float16),
+                spread=np.float64(spread),
+                value=np.float64(losses.value),
+                names=np.array([losses.metric, losses.rows_are, losses.scale]),
+            )
+
+    def losses(self, trial_id: str, phase: str, execution: int) -> RowLosses | None:
+        """What `keep_losses` has kept; None where nothing was."""
+        path = self._files.of(trial_id, execution, phase=phase)
+        if not path.exists():
+            return None
+        with _reading(path), np.load(path, allow_pickle=False) as arrays:
+            value, spread = float(arrays["value"]), float(arrays["spread"])
+            rows = (value + spread * arrays["deviations"].astype(np.float64)).astype(np.float32)
+            metric, rows_are, scale = map(str, arrays["names"])
+            return RowLosses(metric, value, rows, rows_are, scale)
 
     def executions(self, trial_id: str) -> list[int]:
         """Executions of a trial whose predictions were kept, in order."""
         return self._files.executions(trial_id)
 
-    def get(self, trial_id: str, executions: Sequence[int]) -> Kept | None:
+    def get(self, trial_id: str, executions: Sequence[int], *, phase: str = "search") -> Kept | None:
         """What executions of a trial said of the rows that they did not train on; None if one of them was not kept.
 
         Rows that several of them predicted get the mean. Rows are in the order of the data set.
@@ -286,32 +341,40 @@ class Archive:
         Raises:
             UsageError: two executions disagree about which row lies at a place: they saw different data.
         """
-        paths = [self._files.of(trial_id, execution) for execution in executions]
+        paths = [self._files.of(trial_id, execution, phase=phase) for execution in executions]
         if not paths or not all(path.exists() for path in paths):
             return None
         parts = []
         for path in paths:
             with _reading(path):
                 parts.append(unpack(path.read_bytes()))
-        if len(parts) == 1:
-            return parts[0]
-        rows = np.concatenate([part.rows for part in parts])
-        row_ids = np.concatenate([part.row_ids for part in parts])
-        places, first, inverse, counts = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
-        if not np.array_equal(row_ids, row_ids[first][inverse]):
-            raise UsageError(
-                explain(
-                    f"kept predictions of trial {trial_id}",
-                    "executions that validated on different data",
-                    "one data set for all executions of a trial",
-                    "Search again with overwrite=True, or pass x= and y= to be predicted now.",
-                )
+        return together(trial_id, parts)
+
+
+def together(trial_id: str, parts: Sequence[Kept]) -> Kept:
+    """What several models of a trial said, as one: the mean where several predicted a row, in the data set's order.
+
+    Raises:
+        UsageError: two of them disagree about which row lies at a place: they saw different data.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    rows = np.concatenate([part.rows for part in parts])
+    row_ids = np.concatenate([part.row_ids for part in parts])
+    places, first, inverse, counts = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
+    if not np.array_equal(row_ids, row_ids[first][inverse]):
+        raise UsageError(
+            explain(
+                f"kept predictions of trial {trial_id}",
+                "executions that validated on different data",
+                "one data set for all executions of a trial",
+                "Search again with overwrite=True, or pass x= and y= to be predicted now.",
             )
+        )
 
-        def mean(*outputs: np.ndarray) -> np.ndarray:
-            total = np.zeros((len(places), *outputs[0].shape[1:]))
-            np.add.at(total, inverse, np.concatenate(outputs))
-            return (total / counts.reshape(-1, *[1] * (total.ndim - 1))).astype(np.float32)
+    def mean(*outputs: np.ndarray) -> np.ndarray:
+        total = np.zeros((len(places), *outputs[0].shape[1:]))
+        np.add.at(total, inverse, np.concatenate(outputs))
+        return (total / counts.reshape(-1, *[1] * (total.ndim - 1))).astype(np.float32)
 
-        predictions = map_leaves(mean, *(part.predictions for part in parts))
-        return Kept(predictions, row_ids[first], places)
+    return Kept(map_leaves(mean, *(part.predictions for part in parts)), row_ids[first], places)

@@ -144,7 +144,7 @@ class ProjectStore:
         self.catch_up()
         with transaction(self._connection, self._where) as connection:
             # Rows and not the file: another tuner of this process may have it open, and SQLite would not survive that.
-            for table in ("trials", "executions", "epochs", "programs"):
+            for table in ("trials", "executions", "epochs", "programs", "families", "decisions"):
                 connection.execute(f"DELETE FROM {table}")
             connection.execute("DELETE FROM project WHERE name <> 'schema_version'")
             if layout.oracle_file.exists():
@@ -431,6 +431,41 @@ class ProjectStore:
             }
             for row in rows
         ]
+
+    # What confirmations decided ----------------------------------------------------------------------------------
+
+    def save_evidence(
+        self,
+        families: Iterable[tuple[int, Mapping[str, object], Mapping[str, int]]],
+        decisions: Iterable[tuple[int, str, Mapping[str, object]]] = (),
+    ) -> None:
+        """Commits families of contenders and decisions among them. What is known is a fact: it is never replaced.
+
+        Args:
+            families: number, rules, and the rounds up to which each trial was looked at; the last may grow.
+            decisions: family, the trial that was found worse, and why.
+        """
+        with self.transaction() as connection:
+            for number, rules, looks in families:
+                new = (number, json.dumps(dict(rules)), json.dumps(dict(looks)))
+                connection.execute("INSERT OR IGNORE INTO families VALUES (?, ?, ?)", new)
+                connection.execute("UPDATE families SET looks = ? WHERE number = ?", (new[2], number))
+            connection.executemany(
+                "INSERT OR IGNORE INTO decisions VALUES (?, ?, ?)",
+                [(family, check_id(trial_id), json.dumps(dict(why))) for family, trial_id, why in decisions],
+            )
+
+    def families(self) -> list[tuple[dict[str, Any], dict[str, int]]]:
+        """Rules and looks of every family, in their order."""
+        rows = self._rows("SELECT rules, looks FROM families ORDER BY number")
+        return [(json.loads(rules), json.loads(looks)) for rules, looks in rows]
+
+    def decisions(self) -> list[tuple[int, str, dict[str, Any]]]:
+        """Family, trial that was found worse, and why, of every decision."""
+        rows = self._rows("SELECT family, trial_id, decision FROM decisions ORDER BY 1, 2")
+        for row in rows:
+            self._check_key(row[1], row[0])
+        return [(family, trial_id, json.loads(why)) for family, trial_id, why in rows]
 
     # Weights ---------------------------------------------------------------------------------------------------
 

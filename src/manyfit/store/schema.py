@@ -3,8 +3,10 @@
 `phase` says what an execution was run for: "search", "confirm" (the race on fresh seeds) or "proof" (the recommended
 trial's score on further seeds). `attempt` counts retries of a trial: the rows of a failed attempt stay, the latest
 attempt is the one that counts.
-`outcome` and `logs` are JSON objects; NaN and infinities are stored as the texts "NaN", "Infinity" and "-Infinity"
-(Python's JSON reads and writes them), None marks what was not measured.
+`families` are contenders that confirmations compare, with the rules that were fixed before their first run, and the
+rounds up to which they were looked at; `decisions` say who of them was found worse. Rules and decisions never change.
+`outcome`, `logs`, `rules`, `looks` and `decision` are JSON objects; NaN and infinities are stored as the texts "NaN",
+"Infinity" and "-Infinity" (Python's JSON reads and writes them), None marks what was not measured.
 `program` and `run` say how an epoch was computed (`core.records.Computed`), where that depends on timing: the name of a
 row of `programs`, and the trainer's own text.
 """
@@ -42,6 +44,21 @@ TABLES = (
         execution INTEGER NOT NULL,
         outcome   TEXT NOT NULL,
         PRIMARY KEY (trial_id, phase, attempt, execution)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE families (
+        number INTEGER PRIMARY KEY,
+        rules  TEXT NOT NULL,
+        looks  TEXT NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE decisions (
+        family   INTEGER NOT NULL,
+        trial_id TEXT NOT NULL,
+        decision TEXT NOT NULL,
+        PRIMARY KEY (family, trial_id)
     ) WITHOUT ROWID
     """,
     """

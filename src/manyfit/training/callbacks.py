@@ -169,11 +169,13 @@ class BestWeights(keras.callbacks.Callback):
 
     Args:
         objective: what makes an epoch the best; None keeps the last epoch's.
+        plan: may name an epoch that is kept in place of the best.
     """
 
-    def __init__(self, objective: Objective | None) -> None:
+    def __init__(self, objective: Objective | None, plan: Plan) -> None:
         super().__init__()
         self.objective = objective
+        self.plan = plan
         self.swaps = False  # whether other callbacks change weights for a validation; they are copied then
         self._validated: list[np.ndarray] | None = None
         self.weights: list[np.ndarray] | None = None
@@ -184,11 +186,10 @@ class BestWeights(keras.callbacks.Callback):
             self._validated = self.model.get_weights()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        del epoch
         validated, self._validated = self._validated, None
         if self.objective is None:
             return
-        loss = self.objective.epoch_loss(histories.numbers_of(logs))
+        loss = self.plan.rank(epoch, self.objective.epoch_loss(histories.numbers_of(logs)))
         if loss < self.loss:
             self.loss = loss
             # In memory: most best epochs are followed by a better one, and a file each would be written for nothing.

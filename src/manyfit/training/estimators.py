@@ -99,13 +99,15 @@ class Estimators(KerasFit):
         before, after = fitted.best_round, fitted.num_rounds - fitted.best_round - 1
         result.history = {name: [*[None] * before, value, *[None] * after] for name, value in logs.items()}
         result.ending, result.message = judge(result.history, task.objective, stopped=False)
-        if plan.weights_path is not None and result.ending.has_score:
-            final = fitted.estimator if task.classes is None else with_names(fitted.estimator, task.classes)
+        if not result.ending.has_score:
+            return
+        final = fitted.estimator if task.classes is None else with_names(fitted.estimator, task.classes)
+        if plan.weights_path is not None:
             with self.aside.keeping("estimators"):
                 write_estimator(pickle_path(plan.weights_path), final)
-            if task.keep is not None:
-                with self.aside.keeping("predictions"):
-                    task.keep([(plan, final)])
+        if plan.keeps_predictions and task.keep is not None:
+            with self.aside.keeping("predictions"):
+                task.keep([(plan, final)])
 
     def fit(self, estimator: Estimator, plan: Plan, train: LabelledRows, validation: LabelledRows | None) -> Fitted:
         """Fits an estimator. Override it to fit otherwise."""

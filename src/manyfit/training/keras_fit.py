@@ -99,7 +99,7 @@ class _Run:
     def __init__(self, plan: Plan, supply: Supply, task: Task, aside: Bookkeeping, labels: LabelCheck) -> None:
         self.task, self.aside, self.labels = task, aside, labels
         self.reporter = Reporter(plan, supply)
-        self.keeper = BestWeights(task.objective)
+        self.keeper = BestWeights(task.objective, plan)
         self.model: keras.Model | None = None
         self.result = Result(plan, Ending.COMPLETED, self.reporter.history)
         self.loss_scale = LossScaleCallback()
@@ -197,14 +197,16 @@ class _Run:
                 result.history, self.task.objective, stopped=self.reporter.stopped, weights=trained
             )
             result.ending, result.message = self.loss_scale.judged(result.ending, result.message)
-        if plan.weights_path is not None and result.ending.has_score:
+        if not result.ending.has_score:
+            return
+        if plan.weights_path is not None:
             with self.aside.keeping("weights"):
                 write_weights(plan.weights_path, weights, build_config=self.model.get_build_config())
-            if self.task.keep is not None:
-                self.model.set_weights(weights)
-                with self.aside.keeping("predictions"):
-                    self.task.keep([(plan, self.model)])
-                self.model.set_weights(latest)  # a paused execution goes on from here
+        if plan.keeps_predictions and self.task.keep is not None:
+            self.model.set_weights(weights)
+            with self.aside.keeping("predictions"):
+                self.task.keep([(plan, self.model)])
+            self.model.set_weights(latest)  # a paused execution goes on from here
 
     def _continued(self, plan: Plan) -> list[keras.callbacks.Callback]:
         """Reads the stored state of an execution that was paused in another process; a callback that puts it back."""

@@ -69,7 +69,7 @@ class Programs:
     @property
     def sharing(self) -> str:
         """How many structures share how many programs, and what that cost and saved; empty where none is shared."""
-        wide = [record for record in self.records if record.widths]
+        wide = [record for record in self.records if record.widths and record.members]  # else it was found not exact
         if not wide:
             return ""
         members = sum(record.members for record in wide)

@@ -10,78 +10,43 @@ another.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.objective import Objective
 from manyfit.data.classes import Classes, ProjectFacts
-from manyfit.data.kinds import Ability, FitData
+from manyfit.data.kinds import Ability, FitData, is_nested
 from manyfit.data.rows import Rows
 from manyfit.ensemble.alignment import aligned
 from manyfit.ensemble.diversity import diversity
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import EnsembleMember
+from manyfit.ensemble.metrics import named_metric
 from manyfit.ensemble.outputs import Prediction
-from manyfit.ensemble.settings import EnsembleSettings
+from manyfit.ensemble.settings import EnsembleSettings, RowCuts
 from manyfit.ensemble.weights.greedy import complementary_members
 from manyfit.oracles import Oracle, Trial
-from manyfit.store.predictions import Archive, Kept, Labels
+from manyfit.store.predictions import Labels
 from manyfit.training.base import Task
-from manyfit.tuners.keeping import ModelOrigins
-
-_MOST_CANDIDATES = 50  # trials among which those that add to each other are looked for
-
-
-class SearchedTuner(Protocol):
-    """What an ensemble asks of a tuner that has searched; `Tuner` is one."""
-
-    oracle: Oracle
-    num_kept_models: int
-    project_name: str
-    model_origins: ModelOrigins
-
-    @property
-    def project_dir(self) -> str:
-        """The project's folder."""
-
-    @property
-    def predictions_archive(self) -> Archive:
-        """Where the predictions of the search are kept."""
-
-    def load_model(self, trial: Trial, execution: int | None = None) -> Any:
-        """A trial's model; None takes its best execution."""
-
-    def has_model(self, trial: Trial, execution: int) -> bool:
-        """Whether the weights of an execution were kept."""
+from manyfit.tuners.searched import (
+    MOST_CANDIDATES,
+    Foretold,
+    SearchedModel,
+    SearchedProject,
+    SearchedTuner,
+    cuts_of,
+    foretold,
+    models_of,
+)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SearchedProject:
-    """One of the searches that an ensemble is made of."""
-
-    tuner: SearchedTuner
-    retrain: Callable[..., list[Any]]  # (trial ids, executions=, **options of `retrain`) -> as many models of each
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SearchedModel:
-    """A model of a search, or the models of its folds, with what was kept of its predictions."""
-
-    name: str
-    kept: Kept
-    configuration: Mapping[str, Any]
-    load: Callable[[], Any]  # one model, or a list of fold models
-    origin: tuple[SearchedProject, str]  # whose trial it is
-
-    def member(self, rows: np.ndarray) -> EnsembleMember:
-        """The member, without its model, on some of the rows that were kept."""
-        kept = self.kept.take(rows)
-        return EnsembleMember(self.name, None, kept.predictions, kept.row_ids, dict(self.configuration))
-
-
-def ensemble_of_searches(projects: Sequence[SearchedProject], **options: Any) -> Ensemble | None:
+def ensemble_of_searches(
+    projects: Sequence[SearchedProject], *, preferred: str | None = None, **options: Any
+) -> Ensemble | None:
     """Fits an ensemble on the predictions that searches kept, and loads only the models that get weight.
 
     In three steps. First the rows: of every kept model those are taken that all of them predicted, in one order, and
@@ -91,6 +56,7 @@ def ensemble_of_searches(projects: Sequence[SearchedProject], **options: Any) ->
     Args:
         projects: one or several; rows are matched by their identities, and rows that not all of them predicted are
             left out.
+        preferred: the metric of the search's objective, for models with one output; None: it is none of predictions.
         **options: of `Ensemble.fit`.
 
     Returns:
@@ -100,7 +66,7 @@ def ensemble_of_searches(projects: Sequence[SearchedProject], **options: Any) ->
         UsageError: predictions of other rows than the labels', or projects without a row (and its target) in common.
     """
     # Labels lie beside the predictions, so this works in a process that has no data, and for other projects.
-    searched = [(one, list(models_of(one)), one.tuner.predictions_archive.labels()) for one in projects]
+    searched = [(one, models_of(one), one.tuner.predictions_archive.labels()) for one in projects]
     lacking = next((one.tuner for one, found, labels in searched if labels is None or not found), None)
     if lacking is not None:
         if len(projects) == 1:
@@ -115,34 +81,44 @@ def ensemble_of_searches(projects: Sequence[SearchedProject], **options: Any) ->
         )
     several = len(projects) > 1
     named = [
-        dataclasses.replace(one, name=f"{project.tuner.project_name}, {one.name}" if several else one.name)
-        for project, found, _ in searched
+        (dataclasses.replace(one, name=f"{project.tuner.project_name}, {one.name}" if several else one.name), labels)
+        for project, found, labels in searched
         for one in found
     ]
-    places = shared_rows([one.kept.row_ids for one in named])
-    y, weight = _labels_of(named, places, [labels for _, found, labels in searched for _ in found])
-    members = [one.member(rows) for one, rows in zip(named, places, strict=True)]
+    # Those without models come last, of all projects: they take part in no more than the choice among all.
+    named.sort(key=lambda pair: pair[0].load is None)
+    everyone, num_shown = [one for one, _ in named], sum(one.load is not None for one, _ in named)
+    places = shared_rows([one.foretold.kept.row_ids for one in everyone])
+    targets = _labels_of(everyone, places, [labels for _, labels in named])
+    members = [one.member(rows) for one, rows in zip(everyone, places, strict=True)]
     budget = getattr(options.get("settings"), "budget", None)
     costs_count = budget is not None and (budget.max_bytes is not None or budget.max_latency_seconds is not None)
     # The first model tells the task by the loss it was compiled with; a budget has to weigh all of them.
     members = [
-        dataclasses.replace(member, model=one.load()) if costs_count or one is named[0] else member
-        for member, one in zip(members, named, strict=True)
+        dataclasses.replace(member, model=one.load())
+        if one.load is not None and (costs_count or one is everyone[0])
+        else member
+        for member, one in zip(members, everyone, strict=True)
     ]
-    ensemble = Ensemble.fit(members, y, **{"sample_weight": weight, **options})
+    told = [one.foretold for one in everyone]
+    known: dict[str, Any] = {"sample_weight": targets.sample_weight, "cuts": cuts_of(told, places, targets.groups)}
+    if preferred is not None and not is_nested(targets.y):
+        known["metric"] = preferred
+    ensemble = Ensemble.fit(members, targets.y, num_shown=num_shown, **known | options)
     used = set(ensemble.pool.support.tolist())
+    shown = everyone[:num_shown]
     models = [
         # Most members get no weight, and a model costs a build: the others stay unloaded.
-        one.load() if index in used and not member.models else None
-        for index, (one, member) in enumerate(zip(named, members, strict=True))
+        one.load() if index in used and not member.models and one.load is not None else None
+        for index, (one, member) in enumerate(zip(shown, members, strict=False))
     ]
     notes = []
-    total = max(len(one.kept.row_ids) for one in named)
+    total = max(len(one.kept.row_ids) for one in told)
     if len(places[0]) < total:  # said, since an interval for few rows is wide and nobody would know why
         notes.append(
             f"Weights are learned on the {len(places[0])} rows, of up to {total}, that all searches predicted."
         )
-    retrain = retrainer_of([one.origin for one in named])
+    retrain = retrainer_of([one.origin for one in shown], [one.num_seeds for one in shown])
     return ensemble.with_models(models).with_retrainer(retrain, notes=notes)
 
 
@@ -152,43 +128,20 @@ def with_class_names(ensemble: Ensemble, facts: ProjectFacts) -> Ensemble:
     return ensemble if classes is None else ensemble.with_classes(classes.names.tolist())
 
 
-def models_of(project: SearchedProject) -> Iterator[SearchedModel]:
-    """The models of a search whose weights and predictions are both there, best trial first.
-
-    Executions of one trial that predicted the same rows are seeds of one configuration, a candidate each; those that
-    predicted different rows are its folds, one candidate together: no single one of them has seen the other rows.
-    """
-    tuner = project.tuner
-    archive = tuner.predictions_archive
-    for trial in tuner.oracle.get_best_trials(tuner.num_kept_models):
-        executions = [
-            e for e in archive.executions(trial.trial_id) if e in trial.executions and tuner.has_model(trial, e)
-        ]
-        parts = [kept for e in executions if (kept := archive.get(trial.trial_id, [e])) is not None]
-        name, values = f"trial {trial.trial_id}", trial.hyperparameters.values
-        if len(parts) > 1 and any(not np.array_equal(part.rows, parts[0].rows) for part in parts):
-            together = archive.get(trial.trial_id, executions)
-            assert together is not None  # our bug: its parts are there
-            yield SearchedModel(name, together, values, _loader(tuner, trial, executions), (project, trial.trial_id))
-            continue
-        # The best seed has the trial's plain name: it is the one that `get_best_models` brings back.
-        best = best_execution(tuner.oracle, trial)
-        order = sorted(zip(executions, parts, strict=True), key=lambda pair: (pair[0] != best, pair[0]))
-        for number, (execution, part) in enumerate(order):
-            numbered = name if number == 0 else f"{name} ({number + 1})"
-            yield SearchedModel(numbered, part, values, _loader(tuner, trial, execution), (project, trial.trial_id))
-
-
-def retrainer_of(origins: Sequence[tuple[SearchedProject, str]]) -> Callable[..., dict[int, Any]]:
+def retrainer_of(
+    origins: Sequence[tuple[SearchedProject, str]], num_seeds: Sequence[int] | None = None
+) -> Callable[..., dict[int, Any]]:
     """What `Ensemble.refit` retrains members with: each tuner retrains its own trials, once per member.
 
-    Members of one project are retrained in one call, so that they train together. Several seeds of one trial are
-    several members, and `retrain` makes equally many models of each trial that it is given: as many as the trial with
-    the most members needs. Those that are too many are dropped.
+    Members of one project are retrained in one call, so that they train together. A trial may be several members, or a
+    member have several seeds, and `retrain` makes equally many models of each trial that it is given: as many as the
+    trial that needs most. Those that are too many are dropped.
 
     Args:
         origins: the project and the trial of every member.
+        num_seeds: models of each member, its folds counted as one; None: one of each.
     """
+    seeds = [1] * len(origins) if num_seeds is None else list(num_seeds)
 
     def retrain(used: Sequence[int], **options: Any) -> dict[int, Any]:
         models: dict[int, Any] = {}
@@ -199,11 +152,14 @@ def retrainer_of(origins: Sequence[tuple[SearchedProject, str]]) -> Callable[...
                     mine.setdefault(origins[index][1], []).append(index)
             # One call for all, although some trials then get more models than they need: a second call would be a
             # second population, which costs more than a member does.
-            most = max(map(len, mine.values()))
-            trained = project.retrain(list(mine), executions=most, **options)
-            for position, members in enumerate(mine.values()):
-                models.update(zip(members, trained[position * most : (position + 1) * most], strict=False))
-        return models
+            most = max(sum(seeds[index] for index in members) for members in mine.values())
+            trained = iter(project.retrain(list(mine), executions=most, **options))
+            for members in mine.values():
+                own = list(itertools.islice(trained, most))
+                for index in members:
+                    taken, own = own[: seeds[index]], own[seeds[index] :]
+                    models[index] = taken[0] if len(taken) == 1 else taken
+        return {index: model for index, model in models.items() if model != []}
 
     return retrain
 
@@ -222,8 +178,9 @@ def diverse_trials(tuner: SearchedTuner, count: int) -> tuple[list[Trial], list[
         UsageError: the search kept no predictions, or not of the same rows, or fewer than three of them.
     """
     labels = tuner.predictions_archive.labels()
-    best = tuner.oracle.get_best_trials(_MOST_CANDIDATES)
-    kept = [(trial, found) for trial in best if (found := _kept_of_trial(tuner, trial)) is not None]
+    best = tuner.oracle.get_best_trials(MOST_CANDIDATES)
+    told = [(trial, foretold(tuner, trial, sorted(trial.executions))) for trial in best]
+    kept = [(trial, found.kept) for trial, found in told if found is not None]
     if labels is None or not kept:
         raise UsageError(
             explain(
@@ -246,12 +203,12 @@ def diverse_trials(tuner: SearchedTuner, count: int) -> tuple[list[Trial], list[
         # One model tells what its outputs are, and what they count.
         members[0] = dataclasses.replace(members[0], model=tuner.load_model(first))
     weight = targets.sample_weight
-    told = aligned(
+    found = aligned(
         members, targets.y, task=None, sample_weight=weight, metric=None, settings=EnsembleSettings(), seed=0
     )
-    chosen = complementary_members(told.problem, told.metric, count)
-    trials = [kept[told.usable[place]][0] for place in chosen]
-    copies = diversity(told.problem.members(np.array(chosen))).copies
+    chosen = complementary_members(found.problem, found.metric, count)
+    trials = [kept[found.usable[place]][0] for place in chosen]
+    copies = diversity(found.problem.members(np.array(chosen))).copies
     return trials, [
         f"trials {trials[one].trial_id} and {trials[other].trial_id} are near-copies: they err on the same rows."
         for one, other in zip(*np.nonzero(np.triu(copies)), strict=True)
@@ -262,12 +219,6 @@ def best_execution(oracle: Oracle, trial: Trial) -> int:
     """The execution of a trial with the best score."""
     loss = oracle.objective.loss
     return min(trial.executions, key=lambda index: loss(trial.executions[index].score), default=0)
-
-
-def _loader(tuner: SearchedTuner, trial: Trial, executions: int | list[int]) -> Callable[[], Any]:
-    if isinstance(executions, list):
-        return lambda: [tuner.load_model(trial, execution) for execution in executions]
-    return lambda: tuner.load_model(trial, executions)
 
 
 def shared_rows(row_ids: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -310,17 +261,16 @@ def shared_rows(row_ids: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def _labels_of(
     candidates: Sequence[SearchedModel], places: Sequence[np.ndarray], labels: Sequence[Labels | None]
-) -> tuple[FitData, FitData]:
-    """Targets and sample weights of the shared rows, after a check that every candidate's rows are the labels'."""
+) -> Labels:
+    """What is known of the shared rows, after a check that every candidate's rows are the labels'."""
     targets: Labels | None = None
     for one, rows, own in zip(candidates, places, labels, strict=True):
         assert own is not None  # our bug: the caller asks
-        where = one.kept.rows[rows]
-        _check_labels(one.name, own, where, one.kept.row_ids[rows])
-        if targets is None:
-            targets = own.take(where)
+        kept = one.foretold.kept
+        _check_labels(one.name, own, kept.rows[rows], kept.row_ids[rows])
+        targets = own.take(kept.rows[rows]) if targets is None else targets
     assert targets is not None  # our bug: there is a candidate
-    return targets.y, targets.sample_weight
+    return targets
 
 
 def _check_labels(name: str, labels: Labels, places: np.ndarray, row_ids: np.ndarray) -> None:
@@ -340,8 +290,18 @@ def _check_labels(name: str, labels: Labels, places: np.ndarray, row_ids: np.nda
     )
 
 
-def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> tuple[dict[str, Prediction], Any, Any] | None:
-    """What a search kept for the trials of these models: predictions by member, y, sample weights.
+@dataclasses.dataclass(frozen=True, eq=False)
+class LearnedFrom:
+    """What weights of models are learned from: predictions by member, and what is known of their rows."""
+
+    predictions: Mapping[str, Prediction]
+    y: FitData
+    sample_weight: FitData
+    cuts: RowCuts = dataclasses.field(default_factory=RowCuts)
+
+
+def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> LearnedFrom | None:
+    """What a search kept for the trials of these models.
 
     Returns:
         None where something was not kept, or the rows of the trials differ by what the size cap left out.
@@ -350,38 +310,42 @@ def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> tuple[dict[
         UsageError: a model that this tuner did not make, or predictions of other rows than the labels'.
     """
     labels = tuner.predictions_archive.labels()
-    by_trial: dict[str, Kept | None] = {}
+    by_trial: dict[str, Foretold | None] = {}
 
     # Several models may be seeds of one trial: each trial is read once.
     def look_up(trial_id: str) -> Prediction:
         if trial_id not in by_trial:
-            by_trial[trial_id] = _kept_of_trial(tuner, tuner.oracle.get_trial(trial_id))
-        kept = by_trial[trial_id]
-        return np.empty(0) if kept is None else kept.predictions
+            by_trial[trial_id] = _foretold_of_trial(tuner, tuner.oracle.get_trial(trial_id))
+        told = by_trial[trial_id]
+        return np.empty(0) if told is None else told.kept.predictions
 
     predictions = member_predictions(models, tuner.model_origins, look_up)
-    found = [kept for kept in by_trial.values() if kept is not None]
+    found = [told for told in by_trial.values() if told is not None]
     if labels is None or len(found) < len(by_trial):
         return None
-    for trial_id, kept in zip(by_trial, found, strict=True):
-        _check_labels(f"trial {trial_id}", labels, kept.rows, kept.row_ids)
+    for trial_id, told in zip(by_trial, found, strict=True):
+        _check_labels(f"trial {trial_id}", labels, told.kept.rows, told.kept.row_ids)
     # Executions that were cut off by the size cap at different rows cannot be compared row by row.
-    rows = found[0].rows
-    if any(not np.array_equal(kept.rows, rows) for kept in found):
+    rows = found[0].kept.rows
+    if any(not np.array_equal(told.kept.rows, rows) for told in found):
         return None
     targets = labels.take(rows)
-    return predictions, targets.y, targets.sample_weight
+    cuts = cuts_of(found, [np.arange(len(rows))] * len(found), targets.groups)
+    if cuts.folds is not None and len(np.atleast_2d(cuts.folds)) > 1:
+        cuts = RowCuts(targets.groups)  # predictions are means over the repeats here
+    return LearnedFrom(predictions, targets.y, targets.sample_weight, cuts)
 
 
-def _kept_of_trial(tuner: SearchedTuner, trial: Trial) -> Kept | None:
-    archive = tuner.predictions_archive
+def _foretold_of_trial(tuner: SearchedTuner, trial: Trial) -> Foretold | None:
+    """What the best execution of a trial said, or what its folds said together."""
+    archive, best = tuner.predictions_archive, best_execution(tuner.oracle, trial)
     parts = {e: archive.get(trial.trial_id, [e]) for e in sorted(trial.executions)}
     first = next(iter(parts.values()), None)
-    if first is None or any(part is None for part in parts.values()):
-        return parts.get(best_execution(tuner.oracle, trial))
-    if all(np.array_equal(part.rows, first.rows) for part in parts.values() if part is not None):
-        return parts[best_execution(tuner.oracle, trial)]
-    return archive.get(trial.trial_id, list(parts))
+    missing = first is None or any(part is None for part in parts.values())
+    if missing or all(np.array_equal(part.rows, first.rows) for part in parts.values()):  # type: ignore[union-attr]  # not missing
+        alone = parts.get(best)
+        return None if alone is None else Foretold(alone)
+    return foretold(tuner, trial, list(parts))
 
 
 def member_predictions(
@@ -418,6 +382,23 @@ def member_predictions(
         copies = sum(known == name or known.startswith(f"{name} (") for known in predictions)
         predictions[f"{name} ({copies + 1})" if copies else name] = predict(trial_id)
     return predictions
+
+
+def metric_of(objective: Objective) -> str | None:
+    """The metric of a search's objective, where it is one of predictions that an ensemble can be chosen by.
+
+    None for the loss, which decides where nothing else does, and for what is not measured on predictions: sizes, times,
+    metrics of a user's own, several objectives.
+
+    Example:
+
+    >>> [metric_of(Objective(name, "max")) for name in ("val_auc", "val_loss", "val_my_score")]
+    ['auc', None, None]
+    """
+    if len(objective.terms) > 1 or len(objective.names) > 1:
+        return None
+    metric = named_metric(objective.name)
+    return None if metric is None or objective.name in ("loss", "val_loss") else metric.name
 
 
 def validation_data(task: Task | None) -> tuple[Any, Any, Any]:

@@ -7,14 +7,13 @@ take and return, are documented at `Tuner`.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 
@@ -22,12 +21,8 @@ from manyfit.core.checks import seconds_or_none, whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.arguments import check_retrain
 from manyfit.data.call import Call
-from manyfit.data.classes import Classes
-from manyfit.data.folds import FoldPlan
 from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.ensemble import Ensemble
-from manyfit.ensemble.members import model_predictions
-from manyfit.ensemble.outputs import Prediction
 from manyfit.finish import confirm as confirming
 from manyfit.finish import cross_validation as crossing
 from manyfit.finish import evaluation as evaluating
@@ -37,28 +32,17 @@ from manyfit.finish import retrain as retraining
 from manyfit.finish.winners import EpochRule, RetrainCandidate, call_for_all_data, candidate_of
 from manyfit.oracles import Trial
 from manyfit.report.confirmation import Confirmation
-from manyfit.store import ProjectStore
-from manyfit.training.base import Permissions, Task, Trainer
-from manyfit.training.model_options import ModelOptions
+from manyfit.training.base import Permissions, Task
 from manyfit.training.precision import sentence
 from manyfit.tuners import ensembling
-from manyfit.tuners.together import LatestSearch
+from manyfit.tuners.bags import Bagging, BagSettings
+from manyfit.tuners.combining import Combining
+from manyfit.tuners.final_models import FinalModels, names_of
+from manyfit.tuners.finished import FinishedTuner, Training
+from manyfit.tuners.searched import SearchedProject
 
 SaveTo: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
 """Where models are saved: a folder, a path that ends in `.keras`, one such path per model, or nowhere."""
-
-Named: TypeAlias = Mapping[str, Any]
-"""Keras models, estimators or ensembles by the name that tables show."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """How a tuner trains what is not part of its search."""
-
-    make_task: Callable[..., Task]  # (fit_args, fit_kwargs, model options or None for the tuner's)
-    trainer: Callable[[], Trainer]  # of whole data sets
-    trainer_for: Callable[[Task], Trainer]  # one that follows the task's folds
-    measure: Callable[[Any, Rows], Mapping[str, float]] | None = None  # what `evaluate` measures of estimators as well
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,27 +66,6 @@ class RetrainSettings:
         seconds_or_none("retrain(max_seconds=...)", self.max_seconds)
 
 
-class FinishedTuner(ensembling.SearchedTuner, Protocol):
-    """What finishing asks of a tuner; `Tuner` is one. These are methods that users may have overridden."""
-
-    store: ProjectStore
-    model_options: ModelOptions
-    latest_search: LatestSearch | None
-    verbose: int | str | bool
-
-    def searched_task(self, where: str, trials: Sequence[Trial] = ()) -> Task:
-        """The task of the latest search."""
-
-    def trained_by(self, trial: Trial) -> Call:
-        """The call of `fit` that a trial was trained by."""
-
-    def get_best_models(self, num_models: int | None = None) -> list[Any]:
-        """The models of the best trials."""
-
-    def retrain(self, top: int | Sequence[str], *, executions: int, **options: Any) -> list[Any]:
-        """Trains configurations anew."""
-
-
 class Finish:
     """The part of a tuner that begins where the search ends.
 
@@ -112,16 +75,18 @@ class Finish:
         say: takes one line of text for people.
 
     Attributes:
-        final: by name, what was made last by `retrain` or `ensemble`: what `evaluate` and `export` take by default.
+        final: the models that users are given.
     """
 
     def __init__(self, tuner: FinishedTuner, training: Training, say: Callable[[str], None]) -> None:
-        self.final: dict[str, Any] = {}
+        self.final = FinalModels(tuner, say)
         self._tuner = tuner
         self._oracle = tuner.oracle
         self._training = training
         self._say = say
-        self.project = ensembling.SearchedProject(tuner, self._retrain_for_ensemble)
+        self.project = SearchedProject(tuner, self._retrain_for_ensemble)
+        self._combining = Combining(self.project, tuner)
+        self._bagging = Bagging(self.project, tuner, training, say)
 
     def confirm(
         self,
@@ -147,7 +112,7 @@ class Finish:
                 task,
                 self._training.trainer_for(task),
                 settings,
-                layout=self._tuner.store.layout,
+                kept=confirming.ConfirmFiles(self._tuner.store.layout, self._tuner.predictions_archive),
                 protocol=protocol,
                 has_own_epochs="epochs" in fit_kwargs,
             )
@@ -185,7 +150,7 @@ class Finish:
         given = Rows.of(x, y) if searched.fit is None else Rows()  # a `fit` of one's own takes what it likes
         texts, estimators = keras.backend.backend() == "tensorflow", self._tuner.store.get("estimators", False)
         check_retrain(top, given, estimators=estimators, takes_texts=texts)
-        y = self._numbered("retrain(x, y)", y)
+        y = self._combining.numbered("retrain(x, y)", y)
         trials = self._trials_to_retrain(top, diverse=settings.diverse)
         trained_by = {trial.trial_id: self._tuner.trained_by(trial) for trial in trials}
         if x is None and not (latest is not None and searched.fit is not None):  # a `fit` of one's own may bring rows
@@ -324,23 +289,20 @@ class Finish:
             return
         origins = [one.trial_id for one in models.retrainings]
         self._tuner.model_origins.update(zip(models, origins, strict=True))
-        names = [f"trial {trial_id}" for trial_id in origins]
-        if settings.executions > 1:
-            seen: collections.Counter[str] = collections.Counter()
-            for place, trial_id in enumerate(origins):
-                seen[trial_id] += 1
-                names[place] = f"trial {trial_id} ({seen[trial_id]})"
-        self.final = dict(zip(names, models, strict=True))
+        self._combining.retrained.update(zip(models, origins, strict=True))
+        names = names_of(models.retrainings, settings.executions)
+        self.final.latest = dict(zip(names, map(self.final.counted, models), strict=True))
         if settings.save_best is not None:
             files = [name.replace("(", "").replace(")", "").replace(" ", "-") for name in names]
             retraining.save_models(models, files, settings.save_best)
+        self.final.note_retrained(zip(models, models.retrainings, strict=True))
 
     def _retrain_for_ensemble(self, trial_ids: Sequence[str], *, executions: int, **options: Any) -> list[Any]:
         """Retrains members of an ensemble. They belong to it: the final models of the tuner stay those of before."""
         # `retrain` is called on the tuner, and not on this part: a subclass may have overridden it.
-        made_before = self.final
+        made_before = self.final.latest
         models = self._tuner.retrain(trial_ids, executions=executions, **options)
-        self.final = made_before
+        self.final.latest = made_before
         return models
 
     def ensemble(
@@ -349,132 +311,37 @@ class Finish:
         x: FitData,
         y: FitData,
         *,
-        others: Sequence[ensembling.SearchedProject],
+        others: Sequence[SearchedProject],
         options: Mapping[str, Any],
     ) -> Ensemble:
-        """See `Tuner.ensemble`.
+        """See `Tuner.ensemble`."""
+        found = self.final.counted(self._combining.ensemble(models, x, y, others=others, options=options))
+        self.final.latest["ensemble"] = found
+        return found
 
-        What the search kept is asked first: it costs nothing and needs no data. Only where nothing was kept, or where
-        the caller names models or rows, are models loaded and asked to predict.
-        """
-        options = {"seed": self._oracle.seed, **options}
-        ensemble = None
-        if x is None and models is None:
-            ensemble = ensembling.ensemble_of_searches([self.project, *others], **options)
-        elif others:
-            got = "models= or x= besides"
-            raise UsageError(
-                explain("ensemble(others)", got, "the predictions that searches kept", "Leave models, x and y out.")
-            )
-        if ensemble is None:
-            # Five: more models are more to load and to predict with, for less and less gain.
-            models = self._tuner.get_best_models(5) if models is None else list(models)
-            predictions, y, weight = self._predictions_of(models, x, y)
-            options = {"sample_weight": weight, **options}
-            ensemble = Ensemble.fit(predictions=predictions, y=y, models=models, **options)
-            origins = [(self.project, self._tuner.model_origins[model]) for model in models]
-            ensemble = ensemble.with_retrainer(ensembling.retrainer_of(origins))
-        ensemble = ensembling.with_class_names(ensemble, self._tuner.store)
-        self.final["ensemble"] = ensemble
-        return ensemble
-
-    def _numbered(self, where: str, y: FitData) -> FitData:
-        """Targets with numbers in place of names, where the classes of this project have names."""
-        classes = Classes.of_project(self._tuner.store)
-        return y if classes is None else classes.numbers(where, y)
-
-    def _predictions_of(
-        self, models: Sequence[Any], x: FitData, y: FitData
-    ) -> tuple[Mapping[str, Prediction], Any, Any]:
-        """Predictions by search-time models on rows that they did not train on, with y and sample weights."""
-        latest = self._tuner.latest_search
-        if x is None:
-            kept = ensembling.kept_predictions(self._tuner, models)
-            if kept is not None:
-                return kept
-            # Rows of a fold were trained on by the other folds' models, so each is predicted by its own only.
-            if latest is not None and latest.folds is not None:
-                return self._out_of_fold_predictions(models, latest.task, latest.folds)
-        task = None if latest is None else latest.task
-        x, y, weight = Rows.of(x, y).read("ensemble(x)").parts if x is not None else ensembling.validation_data(task)
-        y = self._numbered("ensemble(x, y)", y)
-
-        def predict(trial_id: str) -> Prediction:
-            return model_predictions(self._tuner.load_model(self._oracle.get_trial(trial_id)), x, 1024)
-
-        return ensembling.member_predictions(models, self._tuner.model_origins, predict), y, weight
-
-    def _out_of_fold_predictions(
-        self, models: Sequence[Any], task: Task, folds: FoldPlan
-    ) -> tuple[Mapping[str, Prediction], Any, Any]:
-        covered, y, weights = crossing.out_of_fold(folds, task.call)
-        x = task.call.x
-
-        def predict(trial_id: str) -> Prediction:
-            trial = self._oracle.get_trial(trial_id)
-            load = lambda execution: self._tuner.load_model(trial, execution)  # noqa: E731
-            return crossing.predict_out_of_fold(folds, load, sorted(trial.executions), x, covered)
-
-        return ensembling.member_predictions(models, self._tuner.model_origins, predict), y, weights
+    def bag(self, settings: BagSettings, options: Mapping[str, Any]) -> Ensemble:
+        """See `Tuner.bag`."""
+        found = self.final.counted(self._bagging.bag(settings, options))
+        self.final.latest["ensemble"] = found
+        return found
 
     def evaluate(
-        self, x: FitData, y: FitData, models: object, *, confidence: float, options: Mapping[str, Any]
+        self, x: FitData, y: FitData, models: object, *, confidence: float, groups: FitData, options: Mapping[str, Any]
     ) -> evaluating.Evaluation:
         """See `Tuner.evaluate`."""
-        named = self._named_models(models)
+        named = self.final.named(models)
         also, objective = self._training.measure, self._oracle.objective
-        store = self._tuner.store
-        return evaluating.evaluate(named, x, y, store, confidence=confidence, objective=objective, also=also, **options)
+        asked = {"confidence": confidence, "groups": groups, "objective": objective, "also": also, **options}
+        with self.final.counting():
+            return evaluating.evaluate(named, x, y, self._tuner.store, **asked)
 
     def export(self, folder: str | os.PathLike[str], model: exporting.Savable | None, *, overwrite: bool) -> Path:
         """See `Tuner.export`."""
         if model is None:
-            named = self._named_models(None)
+            named = self.final.named(None)
             model = named.get("ensemble", next(iter(named.values())))
-        trials = [self._oracle.get_trial(trial_id) for trial_id in self._trials_in(model)]
-        uses = evaluating.test_uses(self._tuner.store)
-        return exporting.export(folder, model, trials, self._oracle, test_uses=uses, overwrite=overwrite)
-
-    def _named_models(self, models: object) -> Named:
-        """Names for a model, a list of them or a mapping; None: what was made last, else the search's best."""
-        origins = self._tuner.model_origins
-        if models is None:
-            return self.final or {f"trial {origins[one]}": one for one in self._tuner.get_best_models(1)}
-        if isinstance(models, Mapping):
-            return dict(models)
-        several = list(models) if isinstance(models, list | tuple) else [models]
-        known = [one in origins for one in several]
-        names = [
-            f"trial {origins[one]}" if of_trial else type(one).__name__.lower()
-            for one, of_trial in zip(several, known, strict=True)
-        ]
-        return {
-            name if names.count(name) == 1 else f"{name} ({number + 1})": one
-            for number, (name, one) in enumerate(zip(names, several, strict=True))
-        }
-
-    def _trials_in(self, model: object) -> list[str]:
-        """The trials whose configurations a model was made of: of an ensemble, those of its members with weight.
-
-        Raises:
-            UsageError: a model that this tuner did not make.
-        """
-        origins = self._tuner.model_origins
-        if isinstance(model, Ensemble):
-            parts = [one for name, one in zip(model.weights, model.members, strict=True) if model.weights[name] > 0]
-            ids = [origins.get(one) for member in parts for one in member.models]
-        else:
-            ids = [origins.get(model)]
-        if None in ids:
-            raise UsageError(
-                explain(
-                    "export(model)",
-                    "a model that this tuner did not make",
-                    "one from tuner.retrain(), tuner.get_best_models() or tuner.ensemble()",
-                    "Save other models with model.save(path).",
-                )
-            )
-        return list(dict.fromkeys(trial_id for trial_id in ids if trial_id is not None))
+        artefact = self.final.artefact(model)
+        return exporting.export(folder, model, artefact, self._oracle, store=self._tuner.store, overwrite=overwrite)
 
 
 def _check_data(calls: Iterable[Call], *, has_searched: bool) -> None:

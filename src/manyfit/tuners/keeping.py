@@ -17,7 +17,8 @@ from manyfit.data.identity import row_identities
 from manyfit.data.kinds import Ability, as_arrays
 from manyfit.data.rows import MAX_READ_BYTES, Rows
 from manyfit.ensemble.prediction import Forward
-from manyfit.store.predictions import Archive, Labels
+from manyfit.finish.row_losses import row_losses
+from manyfit.store.predictions import Archive, Labels, name_of_rows
 from manyfit.training.base import Task
 from manyfit.training.seeding import seeded
 
@@ -32,14 +33,20 @@ class Keeper:
         archive: where to.
         rows: that executions validate on, or with folds all of them.
         folds: the folds of a cross-validated search, or None.
+        phase: of the executions that are kept. Labels are kept with those of the search alone: they are its rows'.
+        objective: the name in the logs of what is ranked.
     """
 
-    def __init__(self, archive: Archive, rows: Rows, folds: FoldPlan | None) -> None:
+    def __init__(
+        self, archive: Archive, rows: Rows, folds: FoldPlan | None, phase: str = "search", objective: str = ""
+    ) -> None:
         self._archive = archive
+        self._phase = phase
         self._given = rows
         self._folds = folds
+        self._objective = objective
         self._forward = Forward(keeps_rows=folds is None)
-        self._labelled = False
+        self._labelled = phase != "search"
         self.reason: str | None = None  # why the latest execution was not kept
 
     @functools.cached_property
@@ -64,15 +71,31 @@ class Keeper:
             return None
 
     def __call__(self, trained: Sequence[tuple[Plan, Any]]) -> None:
-        """Predicts and keeps; executions of other phases than the search are left alone."""
-        # Confirmation and retraining have rows of their own; their predictions would be taken for the search's.
-        of_search = [(plan, model) for plan, model in trained if plan.phase == "search"]
+        """Predicts and keeps: of the search what a model said, of a confirmation what it scored on each row."""
+        fresh = [(plan, model) for plan, model in trained if plan.kept_epoch is not None]
+        if fresh and self._folds is None:
+            self._score(fresh)
+        # Of other phases (a longer training) nothing is kept: it would be taken for the search's.
+        wanted = [(plan, model) for plan, model in trained if plan.phase == self._phase]
         if self._folds is None:
-            self._predict(of_search, None)
+            self._predict(wanted, None)
             return
         # Each execution has rows of its own here, so there is nothing to predict together.
-        for plan, model in of_search:
+        for plan, model in wanted:
             self._predict([(plan, model)], self._folds.split_for(plan).validation)
+
+    def _score(self, trained: Sequence[tuple[Plan, Any]]) -> None:
+        if self._rows is None:
+            return
+        rows, row_ids = self._rows
+        rows_are = name_of_rows(row_ids)
+        found = self._forward.predict_several([model for _, model in trained], rows.x)
+        y, weight = as_arrays(rows.y), as_arrays(rows.sample_weight)
+        for (plan, model), predictions in zip(trained, found, strict=True):
+            losses = row_losses(model, self._objective, y, predictions, sample_weight=weight, rows_are=rows_are)
+            if losses is not None:
+                with writing(f"row losses of trial {plan.trial_id}"):
+                    self._archive.keep_losses(plan.trial_id, plan.phase, plan.execution, losses)
 
     def _predict(self, trained: Sequence[tuple[Plan, Any]], positions: np.ndarray | None) -> None:
         """Predicts the same rows with each model, and keeps what it said of them."""
@@ -94,14 +117,14 @@ class Keeper:
             with writing(f"kept predictions of trial {plan.trial_id}"):
                 # Labels go first: a kill between the two leaves labels without predictions, which is nothing kept yet.
                 if not self._labelled:
-                    self._archive.keep_labels(_labels(rows, row_ids))
+                    self._archive.keep_labels(self._labels(rows, row_ids))
                     self._labelled = True
                 own = row_ids if positions is None else row_ids[positions]
-                self._archive.keep(plan.trial_id, plan.execution, predictions, own, positions)
+                self._archive.keep(plan.trial_id, plan.execution, predictions, own, positions, phase=self._phase)
 
-
-def _labels(rows: Rows, row_ids: np.ndarray) -> Labels:
-    return Labels(row_ids, as_arrays(rows.y), as_arrays(rows.sample_weight))
+    def _labels(self, rows: Rows, row_ids: np.ndarray) -> Labels:
+        related = None if self._folds is None else self._folds.folds.related
+        return Labels(row_ids, as_arrays(rows.y), as_arrays(rows.sample_weight), related)
 
 
 def keeping(task: Task, archive: Archive, folds: FoldPlan | None) -> Task:
@@ -110,7 +133,8 @@ def keeping(task: Task, archive: Archive, folds: FoldPlan | None) -> Task:
     # Without arrays nobody can tell one row from another, and without targets there is nothing to compare with.
     if rows is None or not (rows.can(Ability.AS_ARRAYS) and rows.can(Ability.LABELLED)):
         return task
-    return dataclasses.replace(task, keep=Keeper(archive, rows, folds))
+    objective = "" if task.objective is None else task.objective.name
+    return dataclasses.replace(task, keep=Keeper(archive, rows, folds, objective=objective))
 
 
 class ModelOrigins(MutableMapping[Any, str]):

@@ -112,7 +112,7 @@ class SklearnTuner(BaseTuner):
         self._names: np.ndarray | None = None  # of classes, where they have any
         super().__init__(oracle, hypermodel, **kwargs)
         trainer = folds.ScoringTrainer(self.scoring, self.metrics)
-        training = Training(self._make_task, lambda: trainer, lambda task: trainer, self._measure)
+        training = Training(self._make_task, lambda: trainer, lambda task: trainer, measure=self._measure)
         self._finish = Finish(self, training, self._display.say)
 
     # They ask a tuner for nothing but its `_finish`, which knows the rows and the folds.

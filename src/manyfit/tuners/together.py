@@ -14,6 +14,7 @@ from manyfit.core.records import Configuration, Values
 from manyfit.data.arguments import check_call, check_data, check_fit_arguments
 from manyfit.data.call import FIT_PARAMETERS, Call
 from manyfit.data.folds import FoldPlan, fold_plan
+from manyfit.finish.fold_runs import FOLDS, fold_names
 from manyfit.oracles import Oracle, Trial, endings
 from manyfit.schedulers import Scheduler
 from manyfit.space.hyperparameters import HyperParameters
@@ -205,6 +206,8 @@ class PopulationTuner(ModelTuner):
         might_fuse = self.population and not self._estimators and self.distribution_strategy is None
         if might_fuse and (said := price_of_backend(in_workers=self.executor is not None)):
             self._display.say(said)
+        folds = self._folds()
+        fold_notes = {} if folds is None else {FOLDS: fold_names(folds, task.call.rows, task.call)}
         supply = SearchSupply(
             self.oracle,
             self._num_executions() or self.executions_per_trial,
@@ -212,7 +215,7 @@ class PopulationTuner(ModelTuner):
             begin=self._begins if taken_down is None else taken_down.begin,
             end=self.on_trial_end if taken_down is None else taken_down.end,
             logs_are_complete=task.fit is None and not one_by_one and only_keras(fit_kwargs.get("callbacks")),
-            notes=lambda trial_id: {CALLED: facts_of([task.calls.get(trial_id, task.call)])},
+            notes=lambda trial_id: {CALLED: facts_of([task.calls.get(trial_id, task.call)]), **fold_notes},
             repeats=taken_down is None,
             explores=taken_down is not None or task.brought_to_light is not None,
         )

@@ -23,6 +23,7 @@ from manyfit.training.devices import Devices
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.precision import Precision
 from manyfit.training.replay import DATA
+from manyfit.tuners.bags import BagSettings
 from manyfit.tuners.finishing import Finish, RetrainSettings, SaveTo, Training
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.keras_tuner.overrides import Strategy
@@ -117,12 +118,16 @@ class Tuner(PopulationTuner):
             **kwargs,
         )
         # Last, since it works on what all classes above have set up.
-        training = Training(self._make_task, self._get_trainer, self._trainer_for)
+        training = Training(self._make_task, self._get_trainer, self._trainer_for, keep_predictions)
         self._finish = Finish(self, training, self._display.say)
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. The final models stay here."""
         return {**super().stand_ins(), "_finish": None}
+
+    def get_best_models(self, num_models: int | None = None) -> list[Any]:
+        """See `ModelTuner`. Their `evaluate` counts as a look at test rows."""
+        return [self._finish.final.counted(model) for model in super().get_best_models(num_models)]
 
     def confirm(
         self,
@@ -138,22 +143,22 @@ class Tuner(PopulationTuner):
     ) -> Confirmation:
         """Runs the best trials on fresh seeds, the same for all, until it is settled which of them may be the best.
 
-        A race: who cannot win any more is dropped, and the runs go to who might. A fresh seed moves initial weights
-        and the order of the data; `cross_validation` or `new_splits` moves the validation rows, too. Afterwards
-        confirmed scores replace those of the search wherever trials are ranked or shown, and the recommended trial is
-        the first that `get_best_hyperparameters`, `retrain` and the others take. A confirmation that was interrupted
-        goes on where it was when it is called again.
+        Who is worse on fresh seeds and fresh rows is dropped, and the runs go to who might be the best. Rules
+        (finalists, rounds, confidence) are those of the first call; a later one, or one after an interruption, spends
+        more and decides more, and never takes back what was decided. Estimates come from all runs of search, folds and
+        confirmations; they replace the scores of the search wherever trials are ranked or shown, and the recommended
+        trial is the first that `get_best_hyperparameters`, `retrain` and the others take.
 
         Args:
             top: how many finalists, the best by the score of the search.
-            confidence: with which the winning set holds the best finalist.
+            confidence: that no finalist is called worse wrongly; fixed by the first call.
             max_executions: training runs at most; None: as many as it takes, up to `max_rounds` per finalist.
             max_seconds: stop after so many seconds.
             cross_validation: `kt.CrossValidation(...)`, a number of folds or a splitter of scikit-learn: each seed
                 comes with a fold of its own.
             new_splits: each seed comes with a fresh random split of training and validation rows.
             verbose: 0 prints nothing; None: as in the search. So for `retrain`, `ensemble` and `evaluate`.
-            **settings: `max_rounds=30`, `proof_executions=5`, `keep_weights=False`: see
+            **settings: `max_rounds=20`, `margin=None`, `proof_executions=5`, `keep_weights=False`: see
                 `manyfit.finish.confirm.ConfirmSettings`; and arguments of `model.fit` but the data, where they are to
                 be others than in the search: `epochs=`, `callbacks=`, ...
 
@@ -267,6 +272,53 @@ class Tuner(PopulationTuner):
                 fit_kwargs=fit_kwargs,
             )
 
+    def bag(
+        self,
+        top: int = 3,
+        folds: object = None,
+        repeats: int = 1,
+        *,
+        groups: Any = None,
+        diverse: bool = True,
+        max_seconds: float | None = None,
+        verbose: int | str | None = None,
+        **options: Any,
+    ) -> Ensemble:
+        """Trains configurations on folds of all rows, and uses all fold models together: a member per configuration.
+
+        Each row is predicted by models that did not train on it, so all rows train, and all tell what weights are
+        worth. Callbacks that stop early or set rates see the rows of their own fold. What folds were trained already,
+        by `search(cross_validation=...)` or another bag, is not trained again; a bag that was interrupted goes on. All
+        that is missing trains as one population.
+
+        Weights are pulled towards equal ones as far as the rows do not speak against it, and are judged by leaving out
+        models together with their rows. With `repeats` of two or more the mean of the repeats tells what averaging
+        gains: then score and gain are those of the bags, and there is a temperature where one is called for.
+
+        Args:
+            top: how many configurations.
+            folds: a number, `kt.CrossValidation(...)` or a splitter of scikit-learn; None: those of the search, or 5.
+            repeats: how often the rows are cut anew; each repeat has models of its own.
+            groups: one label per row, training rows first, then validation rows; rows of a group stay together, and
+                count as one. None: those of the search.
+            diverse: not the best configurations, but those whose predictions add most to each other.
+            max_seconds: no training begins later; configurations that lack a fold then are left out, which is said.
+            verbose: 0 prints nothing; None: as in the search.
+            **options: see `Ensemble.fit`: `method` ("shrunk"), `metric`, `settings`, ...
+
+        Returns:
+            The ensemble: print it. When no gain over the best configuration's bag is likely, it is that bag. `save`,
+            `to_keras` and `refit` (one model per configuration, on all rows) work as for others.
+
+        Raises:
+            UsageError: nothing was searched in this process, folds that do not fit the rows, or fewer than three.
+            SearchError: no configuration has a model of every fold.
+        """
+        self.refresh()
+        settings = BagSettings(top, folds, repeats, groups, diverse, max_seconds)
+        with self._finish.speaking(verbose):
+            return self._finish.bag(settings, options)
+
     def ensemble(
         self,
         models: Sequence[Any] | None = None,
@@ -311,20 +363,26 @@ class Tuner(PopulationTuner):
         y: FitData = None,
         *,
         models: object = None,
+        groups: FitData = None,
         confidence: float = 0.95,
         verbose: int | str | None = None,
         **options: Any,
     ) -> Evaluation:
         """The held-out score of the final models. Call it once, at the end.
 
-        Every use of test data is written down with the project: when another choice is measured on the same rows, the
-        result says so.
+        Every look at test rows is written down with the project, with what each row did to each score. When another
+        model is measured on these rows, in any order, or on a part of them, the result says which look it is, and by
+        how much the best of all models that were measured on them is lucky.
+
+        An interval says where a metric of this very model lies on further rows of the same kind. It follows from the
+        influence of each row, whatever their order, and stays where the metric can be.
 
         Args:
             x: test rows.
             y: their targets.
             models: a model, a list, or a dictionary by name; None takes what `retrain` and `ensemble` made last, or
                 else the best model of the search.
+            groups: a label per row, where rows of one group resemble each other (patients, users).
             confidence: of the intervals.
             verbose: 0 prints nothing; None: as in the search.
             **options: `batch_size`, `sample_weight`.
@@ -333,11 +391,11 @@ class Tuner(PopulationTuner):
             An `Evaluation`: print it, or read `evaluation["accuracy"]` and `evaluation.scores`.
 
         Raises:
-            UsageError: no models or rows, x and y of different length, or a confidence outside (0, 1).
+            UsageError: no models or rows, x, y or groups of different length, or a confidence outside (0, 1).
         """
         self.refresh()
         with self._finish.speaking(verbose):
-            return self._finish.evaluate(x, y, models, confidence=confidence, options=options)
+            return self._finish.evaluate(x, y, models, confidence=confidence, groups=groups, options=options)
 
     def export(self, folder: str | os.PathLike[str], model: Savable | None = None, *, overwrite: bool = False) -> Path:
         """Writes a final model with its values, seeds, versions, curves and a model card (`README.md`).

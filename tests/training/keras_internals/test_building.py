@@ -194,3 +194,15 @@ def test_rules_of_a_layout():
         "`ModelParallel._layout_map` no longer holds the rules: a rule that matches nothing would go unnoticed"
     )
     assert list(building.layout_rules(keras.distribution.DataParallel(devices=devices))) == []
+
+
+@pytest.mark.backends
+def test_weights_that_are_spared_of_decay_are_seen():
+    for change, seen in ((lambda one: None, False), (lambda one: one.exclude_from_weight_decay(var_names=["b"]), True)):
+        optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.1)
+        change(optimizer)
+        wrapped = keras.optimizers.LossScaleOptimizer(optimizer)
+        assert [building.spares_weights_decay(each) for each in (optimizer, wrapped)] == [seen, seen], (
+            f"Keras {keras.__version__} keeps what is excluded from weight decay under other names: a model would be "
+            "trained by the steps of another one, which decays all of its weights"
+        )

@@ -129,10 +129,10 @@ def trains_alike(twin: Twin, model: keras.Model, tolerance: float = 1e-9) -> Sta
     np.testing.assert_allclose(wide_losses, losses, rtol=max(tolerance, 1e-6))  # Keras logs them in float32
     assert is_same(alone, embedding.narrow(together), tolerance)
     assert not np.array_equal(alone[0][0], start[0][0])  # it has learned something
-    # Weights that are not there are exactly 0, and so is what optimizers keep of their gradients.
-    num_weights = len(together[0])
+    # Weights that are not there are exactly 0, and what optimizers keep of their gradients is what it was at the start.
     outside = embedding.outside(together)
-    assert not any(np.any(array) for array in outside[:num_weights])
+    assert len(outside) == len(together[0]) + len(together[2])
+    assert not any(np.any(array) for array in outside)
     return together
 
 

@@ -10,25 +10,31 @@ scores on few rows is often the luckiest. Then the rule of one standard error to
 default with the fewest members within one standard error (of the paired difference), if that allowed for it gives up no
 more than a fiftieth of the gain.
 
-*Is it worth several members?* Only if its gain over the single best member is surely no trifle: copies of one model
+*Is it worth several members?* Only if its gain over the single best member is likely no trifle: copies of one model
 that differ by a whiff of noise do gain a whiff. What the gain is counted from is the single best member, with a
 temperature where that helps it: calibration is no reason to pay for several members. The rule of one standard error
-holds here, too: the gain must be above one percent of the loss by that much. Or, for log loss, the likelihood ratio of
-all rows must be 20. Were the single best member the truth, the labels would be 20 times as likely under an ensemble
-fitted on other rows once in 20 times at most (Wasserman, Ramdas and Balakrishnan 2020, "Universal inference"),
-whatever the shape of the gains; with few rows, where a handful decides, the mean's standard error is blunt.
+holds here, too: the gain must be above one percent of the loss by that much. That is enough to act on, and no proof.
+
+*Proven* is a gain that is above that one percent with 95 %, one-sided. Or, for log loss, one whose evidence is 20: were
+one of the members the truth, the labels of a fold would be expected to be as likely under the procedure that was fitted
+without them as under that member, so the mean of these ratios over the folds is above 20 once in 20 times at most
+(Wasserman, Ramdas and Balakrishnan 2020, "Universal inference", section 3), whatever the shape of the gains. Their
+product over the folds would be no such thing: each fold's fit has seen the others' labels.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from scipy.special import logsumexp
 
-from manyfit.ensemble.choosing.crossfit import CrossFit, Losses, standard_errors
+from manyfit.ensemble.choosing.crossfit import Averaged, CrossFit, Losses, standard_errors
 from manyfit.ensemble.choosing.methods import DEFAULTS, Fit
-from manyfit.ensemble.metrics import Metric, log_losses
+from manyfit.ensemble.choosing.shrinkage import PATH
+from manyfit.ensemble.metrics import Metric, log_losses, surrogate
 from manyfit.ensemble.pools import Pool
 from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
 from manyfit.ensemble.settings import EnsembleSettings
@@ -50,14 +56,26 @@ class Gain:
     high: float
     standard_error: float
     bound: float  # what the gain exceeds by the confidence that counts as proof, one-sided
+    likely_bound: float  # what it exceeds by the confidence that is enough to act on, one-sided
     least: float = 0.0  # what is worth having
-    evidence: float = 0.0  # log of the likelihood ratio of all rows, for log loss; 0 for other metrics
+    evidence: float = -np.inf  # log of an e-value of all rows, for log loss
     enough: float = np.inf  # evidence that is a proof
 
     @property
     def proven(self) -> bool:
-        """Whether the gain is surely above `least`, or above it by evidence that is a proof."""
+        """Whether the gain surely is above `least`: said in at most one case of twenty where it is not."""
         return self.bound > self.least or (self.evidence > self.enough and self.estimate > self.least)
+
+    def unproven(self) -> Gain:
+        """The same estimate, with zero in its interval and no claim of a proof."""
+        return dataclasses.replace(
+            self, low=min(self.low, 0.0), high=max(self.high, 0.0), bound=min(self.bound, 0.0), enough=math.inf
+        )
+
+    @property
+    def worth_having(self) -> bool:
+        """Whether the gain is likely above `least`: enough to act on, no proof."""
+        return self.likely_bound > self.least or (self.evidence > self.enough and self.estimate > self.least)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,6 +106,12 @@ class MethodChoice:
     score: float  # cross-fitted score of the procedure
     refused: bool
     ensemble: FittedMethod  # the one that `gain` speaks of: what was chosen, or what was refused
+    model_folds: bool = False  # whether models were left out with the rows of their fold
+    measured: float | None = None  # `score` where every member is one model, of which bags average many
+
+    def unproven(self) -> MethodChoice:
+        """The same choice, whose gains are estimates and claim no proof."""
+        return dataclasses.replace(self, gain=self.gain.unproven(), ensembling_gain=self.ensembling_gain.unproven())
 
 
 def best_ensemble(losses: Losses, sizes: Mapping[str, int], settings: EnsembleSettings) -> str:
@@ -109,6 +133,38 @@ def best_ensemble(losses: Losses, sizes: Mapping[str, int], settings: EnsembleSe
     # By name, since versions of the default are made of it: "power", "power + temperature", "power, best 3".
     versions = [name for name in names if name.startswith(default)] if default in sizes else names
     return cheapest(losses, sizes, leader, versions, give_up=_SHARE_GIVEN_UP * gain)
+
+
+def steadiest(losses: Losses, sizes: Mapping[str, int], settings: EnsembleSettings) -> str:
+    """The method nearest to equal weights that is within one standard error of the best.
+
+    The metric decides; where that is not the loss that weights were fitted by, the loss breaks the ties that the metric
+    leaves. Weights that gain less over equal ones than their own fitting hides are not used: in expectation a fit of s
+    weights gives away (s - 1) / n nats on new rows, and shows as much too little on its own.
+
+    Args:
+        losses: cross-fitted, of the methods of `PATH`.
+        sizes: number of members of each.
+        settings: not asked; every rule takes them.
+    """
+    del settings
+    path = [name for name in PATH if name in sizes] or list(sizes)  # of one member there is but itself
+    near = surrogate(losses.metric, losses.problem.task)
+    smooth = losses if losses.metric.exact or near == losses.metric else losses.under(near)
+    equal = path[0]
+    best = min(path, key=lambda name: smooth.mean[name])
+    unit = 1.0 if near.row_losses is log_losses else smooth.mean[equal]
+    if smooth.mean[equal] - smooth.mean[best] < unit * (max(sizes.values()) - 1) / smooth.num_rows:
+        return equal
+    close = _within_one_error(losses, path)
+    return close[0] if smooth is losses else _within_one_error(smooth, close)[0]
+
+
+def _within_one_error(losses: Losses, names: Sequence[str]) -> list[str]:
+    """Those whose loss is within one paired standard error of the least, in their order."""
+    best = min(names, key=lambda name: losses.mean[name])
+    told = {name: losses.difference(name, best) for name in names}
+    return [name for name in names if told[name][0] <= told[name][1]]
 
 
 def _best_single(losses: Losses, sizes: Mapping[str, int]) -> str:
@@ -137,8 +193,48 @@ def cheapest(
     return min({leader, *close}, key=lambda name: (sizes[name], losses.mean[name], name))
 
 
+Rule = Callable[[Losses, Mapping[str, int], EnsembleSettings], str]
+"""From cross-fitted losses and numbers of members to the name of the method that is taken."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judging:
+    """How methods are judged.
+
+    Attributes:
+        rule: which one is taken.
+        insist: the user named the method: choose among what is no baseline, and do not refuse.
+        model_folds: for each repeat of a cross-validation what its models predicted, and (n,) the fold of each row: the
+            models of a fold are left out with its rows. Empty: the same models predicted all rows.
+        num_kept: of so many members, the first ones, there are models; see `CrossFit`. None: of all.
+        num_models: that each member is a mean of in the end; None: of no more than were there when it predicted.
+    """
+
+    rule: Rule = best_ensemble
+    insist: bool = False
+    model_folds: tuple[tuple[EnsembleProblem, np.ndarray], ...] = ()
+    num_kept: int | None = None
+    num_models: int | None = None
+
+    def runs(
+        self, problem: EnsembleProblem, fit: Fit, metric: Metric, settings: EnsembleSettings, seed: int
+    ) -> list[CrossFit]:
+        """The cross-fits, one for each repeat of the members' own folds, or as many as it takes on few rows."""
+        kept = self.num_kept
+        if self.model_folds:
+            repeats, mean = len(self.model_folds), None
+            if self.num_models is not None and repeats > 1:
+                mean = problem, (1.0 - 1.0 / self.num_models) / (1.0 - 1.0 / repeats)
+            return [
+                CrossFit(one, fit, metric, settings, seed=seed, fold=fold, mean=mean, num_kept=kept)
+                for one, fold in self.model_folds
+            ]
+        repeats = _REPEATS if problem.num_rows < _FEW_ROWS else 1
+        return [CrossFit(problem, fit, metric, settings, seed=seed + more, num_kept=kept) for more in range(repeats)]
+
+
 def choose(
-    problem: EnsembleProblem, fit: Fit, metric: Metric, settings: EnsembleSettings, seed: int, *, insist: bool = False
+    problem: EnsembleProblem, fit: Fit, metric: Metric, settings: EnsembleSettings, seed: int, judging: Judging
 ) -> MethodChoice:
     """Chooses a method, fits it on all rows, and states what it gains.
 
@@ -148,33 +244,40 @@ def choose(
         metric: what counts.
         settings: folds, confidence, whether to refuse.
         seed: of the folds and of the random methods.
-        insist: the user named the method: choose among what is no baseline, and do not refuse.
+        judging: what is left out in the cross-fitting, and by which rule the choice is made.
     """
-    repeats = _REPEATS if problem.num_rows < _FEW_ROWS else 1
-    runs = [CrossFit(problem, fit, metric, settings, seed + repeat) for repeat in range(repeats)]
-    # Fitted on all rows; the folds of the repeats differ, this fit does not, so one run makes it.
-    final = runs[0].pools()
-    losses = Losses(metric, problem, [run.predictions() for run in runs])
+    runs = judging.runs(problem, fit, metric, settings, seed)
+    # Fitted on all rows, with the mean of the repeats: what the folds are differs between the runs, this fit does not.
+    final = CrossFit(problem, fit, metric, settings, seed=seed, num_kept=judging.num_kept).final()
+    factor = None if runs[0].mean is None else runs[0].mean[1]
+    averaged = factor and Averaged([run.predictions(of_mean=True) for run in runs], factor)
+    losses = Losses(metric, problem, [run.predictions() for run in runs], averaged=averaged or None)
     candidates = {
         name: FittedMethod(name, pool, losses.mean[name], metric.to_score(losses.mean[name], problem))
         for name, pool in final.items()
     }
     sizes = {name: candidate.num_members for name, candidate in candidates.items()}
-    chosen = ensemble = candidates[best_ensemble(losses, sizes, settings)]
+    chosen = ensemble = candidates[judging.rule(losses, sizes, settings)]
 
     def pick(losses: Losses, sizes: Mapping[str, int]) -> tuple[str, str]:
-        return best_ensemble(losses, sizes, settings), _best_single(losses, sizes)
+        return judging.rule(losses, sizes, settings), _best_single(losses, sizes)
 
     # `losses` chose, so it flatters what it chose. What is stated, and what refuses, are the nested ones.
-    stated = Losses(metric, problem, [run.nested(pick) for run in runs])
-    gain = gain_between(stated, "single best", "procedure", settings)
-    ensembling = gain_between(stated, "baseline", "procedure", settings)
-    refused = settings.refuse and not insist and not (ensembling.proven and problem.num_members > 1)
+    nested = [run.nested(pick) for run in runs]
+    averaged = factor and Averaged([run.nested(pick, of_mean=True) for run in runs], factor)
+    stated = Losses(metric, problem, nested, averaged=averaged or None)
+    evidence = log_evidence(runs, nested)
+    gain = gain_between(stated, "single best", "procedure", settings, evidence=evidence)
+    ensembling = gain_between(stated, "baseline", "procedure", settings, evidence=evidence)
+    several = (problem.num_members if judging.num_kept is None else judging.num_kept) > 1
+    worth_having = several and (ensembling.worth_having or _loss_decides(stated, ensembling, settings))
+    refused = settings.refuse and not judging.insist and not worth_having
     if refused:
         calibration = gain_between(stated, "single best", "baseline", settings)
         singles = [candidates[name] for name in BASELINES if name in candidates]
-        # A refusal still says which: the temperature of one member has to prove its use like everything else.
-        chosen = singles[-1] if calibration.proven else singles[0]
+        # A refusal still says which: the temperature of one member has to show its use like everything else.
+        chosen = singles[-1] if calibration.worth_having else singles[0]
+    measured = Losses(metric, problem, nested).mean["single best" if refused else "procedure"]
     return MethodChoice(
         method=chosen.name,
         pool=chosen.pool,
@@ -185,10 +288,52 @@ def choose(
         score=metric.to_score(stated.mean["procedure"], problem),
         refused=refused,
         ensemble=ensemble,
+        model_folds=bool(judging.model_folds),
+        measured=metric.to_score(measured, problem),
     )
 
 
-def gain_between(losses: Losses, before: str, after: str, settings: EnsembleSettings) -> Gain:
+def _loss_decides(stated: Losses, ensembling: Gain, settings: EnsembleSettings) -> bool:
+    """Whether several members are worth having by the loss, where the metric that counts leaves it open."""
+    near = surrogate(stated.metric, stated.problem.task)
+    if stated.metric.exact or near == stated.metric or abs(ensembling.estimate) > ensembling.standard_error:
+        return False
+    return gain_between(stated.under(near), "baseline", "procedure", settings).worth_having
+
+
+def log_evidence(runs: Sequence[CrossFit], nested: Sequence[Mapping[str, np.ndarray]]) -> float:
+    """Log of an e-value against "one member alone is the truth", for log loss of independent rows.
+
+    In each fold the labels' likelihood under the procedure that was fitted without it, over the largest under any
+    member, and under the baseline; then the mean over folds and repeats, since the mean of e-values is one.
+
+    Args:
+        runs: the cross-fits.
+        nested: predictions of "procedure" and "baseline" of each, on rows unseen by them.
+
+    Returns:
+        -inf where labels have no likelihood: other metrics, weighted or grouped rows, several answers of a row.
+    """
+    ratios = []
+    for run, predictions in zip(runs, nested, strict=True):
+        if run.mean is not None:  # what is stated is not of these predictions
+            return -math.inf
+        problem, several = run.problem, run.problem.task is PredictionTask.MULTILABEL or run.problem.num_positions > 1
+        weight = problem.row_weight
+        if run.metric.row_losses is not log_losses or several or problem.groups is not None or np.ptp(weight) > 1e-12:
+            return -math.inf
+        alone = [*problem.predictions, predictions["baseline"]]
+        rows = np.stack([log_losses(one, problem) for one in alone])
+        ahead = log_losses(predictions["procedure"], problem)
+        for k in range(run.num_folds):
+            here = run.fold == k
+            ratios.append(float(rows[:, here].sum(axis=1).min() - ahead[here].sum()))
+    return float(logsumexp(ratios) - math.log(len(ratios)))
+
+
+def gain_between(
+    losses: Losses, before: str, after: str, settings: EnsembleSettings, *, evidence: float = -math.inf
+) -> Gain:
     """What `after` gains over `before`, in the metric's own unit, with its interval and what would count as proof.
 
     Args:
@@ -196,6 +341,7 @@ def gain_between(losses: Losses, before: str, after: str, settings: EnsembleSett
         before: the name of the one.
         after: the name of the other.
         settings: confidence, proof, and the least gain worth having.
+        evidence: see `log_evidence`.
     """
     metric, problem = losses.metric, losses.problem
     difference, error = losses.difference(before, after)
@@ -207,10 +353,9 @@ def gain_between(losses: Losses, before: str, after: str, settings: EnsembleSett
     unit = unit if np.isfinite(unit) else 1.0
     # Bounds are those of the loss; a root or 1 - loss bends them, which matters less than their width.
     doubt = 1.0 - settings.confidence
-    low, high, bound = losses.bounds(before, after, (1.0 - doubt / 2, doubt / 2, settings.proof))
-    gain = Gain(*(number * unit for number in (difference, low, high, error, bound, settings.least_gain * abs(level))))
-    # The likelihood ratio multiplies over independent rows; the labels of one row in a multi-label task are not.
-    together = problem.task is PredictionTask.MULTILABEL or problem.num_positions > 1
-    if metric.row_losses is not log_losses or together or doubt <= 0:
-        return gain
-    return dataclasses.replace(gain, evidence=losses.num_rows * difference, enough=float(np.log(1.0 / doubt)))
+    levels = (1.0 - doubt / 2, doubt / 2, settings.proof, settings.likely)
+    low, high, bound, likely = losses.bounds(before, after, levels)
+    least = settings.least_gain * abs(level)
+    gain = Gain(*(number * unit for number in (difference, low, high, error, bound, likely, least)))
+    enough = -math.log(1.0 - settings.proof) if settings.proof < 1 and evidence > -math.inf else math.inf
+    return dataclasses.replace(gain, evidence=evidence, enough=enough)

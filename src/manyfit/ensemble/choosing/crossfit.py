@@ -5,8 +5,13 @@ too good to be true, so the choice is cross-fitted as well (*nesting*): without 
 remaining folds b by fits that saw neither a nor b; the winner of that, fitted without a, predicts a. So k folds take
 fits without each fold, without each pair of folds, and on everything: k + k(k - 1)/2 + 1 per method.
 
+What is left out with a fold depends on who is to use the weights. Where members are models of a cross-validation, a
+fold of rows has *models* of its own, which leave with it: weights that live on the luck of one model fail there.
+Elsewhere the same models are on both sides, and what is measured is the gain of these models on new rows, not that of
+others like them.
+
 Predictions of the same rows go up and down together, so differences are taken row by row (or resample by resample,
-for metrics that need all rows at once) before anything is averaged.
+for metrics that need all rows at once) before anything is averaged. Rows of one group are one observation.
 """
 
 from __future__ import annotations
@@ -14,20 +19,39 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
 
 from manyfit.core.seeds import generator
-from manyfit.ensemble.choosing.methods import Context, Fit
+from manyfit.data.folds import by_groups
+from manyfit.ensemble.choosing.methods import Context, Fit, learnable
 from manyfit.ensemble.metrics import Metric
 from manyfit.ensemble.pools import Pool
 from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
 from manyfit.ensemble.settings import EnsembleSettings
+from manyfit.ensemble.weights.greedy import own_losses
 
 # The standard error of a bootstrap is known to 5 % then; to 11 % with forty, enough within the nesting.
 _RESAMPLES = 200
 _FEW_RESAMPLES = 40  # where a standard error to a tenth is enough
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Averaged:
+    """What averaging models changes, seen in the means of a few of them and carried on to a bag of many.
+
+    A bag's loss is its members' less what averaging takes away of their own noise. Of M models it takes 1 - 1 / M of
+    what infinitely many would: exactly for squared error and models that are exchangeable, nearly for log loss.
+
+    Attributes:
+        predictions: means over the repeats, of every cross-fit, as `Losses` takes them.
+        factor: (1 - 1 / M) / (1 - 1 / r) for means of r repeats.
+    """
+
+    predictions: Sequence[Mapping[str, np.ndarray]]
+    factor: float
 
 
 class Losses:
@@ -35,9 +59,10 @@ class Losses:
 
     Args:
         metric: which loss.
-        problem: the rows.
+        problem: the rows; those of one group count as one observation.
         predictions: one mapping from names to (n, C) predictions, or several (repeats on other folds), which are
             averaged.
+        averaged: of the means of the repeats' predictions, likewise: what averaging models changes. None: not asked.
         precise: False makes do with fewer resamples.
     """
 
@@ -47,30 +72,45 @@ class Losses:
         problem: EnsembleProblem,
         predictions: Sequence[Mapping[str, np.ndarray]],
         *,
+        averaged: Averaged | None = None,
         precise: bool = True,
     ) -> None:
         self.metric = metric
         self.problem = problem
-        self._rows: dict[str, np.ndarray] = {}  # per row, or per resample
+        self._predictions, self._averaged, self._precise = predictions, averaged, precise
+        self._units: dict[str, np.ndarray] = {}  # losses per row or group of rows, or per resample
+        self._weight = _unit_weight(problem)
         # Repeats on other folds are averaged row by row, not pooled as if they were more rows: they share the labels,
         # which is where most of the noise comes from.
         if metric.row_losses is not None:
             for name in predictions[0]:
-                self._rows[name] = np.mean([metric.row_losses(run[name], problem) for run in predictions], axis=0)
-            self.mean = {name: _or_inf(float(problem.row_weight @ rows)) for name, rows in self._rows.items()}
+                self._units[name] = _by_unit(self._carried_on(name, problem, metric.row_losses), problem)
+            self.mean = {name: _or_inf(float(self._weight @ units)) for name, units in self._units.items()}
             return
-        self.mean = {
-            name: float(np.mean([metric.loss(run[name], problem) for run in predictions])) for name in predictions[0]
-        }
+        self.mean = {name: float(self._carried_on(name, problem, metric.loss)) for name in predictions[0]}
         for resample in self._resamples(_RESAMPLES if precise else _FEW_RESAMPLES):
             for name in predictions[0]:
-                loss = np.mean([metric.loss(run[name][resample[0]], resample[1]) for run in predictions])
-                self._rows[name] = np.append(self._rows.get(name, np.empty(0)), loss)
+                loss = self._carried_on(name, resample[1], metric.loss, resample[0])
+                self._units[name] = np.append(self._units.get(name, np.empty(0)), loss)
+
+    def _carried_on(
+        self, name: str, problem: EnsembleProblem, loss: Callable[..., Any], answers: np.ndarray | slice = slice(None)
+    ) -> Any:
+        """The mean loss over the repeats, carried on to as many models as there will be."""
+        single = np.mean([loss(run[name][answers], problem) for run in self._predictions], axis=0)
+        if self._averaged is None:
+            return single
+        several = np.mean([loss(run[name][answers], problem) for run in self._averaged.predictions], axis=0)
+        return single - self._averaged.factor * (single - several)
+
+    def under(self, metric: Metric) -> Losses:
+        """The losses of the same predictions by another metric."""
+        return Losses(metric, self.problem, self._predictions, averaged=self._averaged, precise=self._precise)
 
     @property
     def num_rows(self) -> float:
-        """Effective number of rows: fewer than there are, where weights differ."""
-        return 1.0 / float((self.problem.row_weight**2).sum())
+        """Effective number of independent rows, or groups of rows: fewer than there are, where weights differ."""
+        return 1.0 / float((self._weight**2).sum())
 
     def _resamples(self, count: int) -> list[tuple[np.ndarray | slice, EnsembleProblem]]:
         """Bootstraps of rows, the same for every name: places of answers, and the problem they make."""
@@ -80,13 +120,26 @@ class Losses:
         everything, answers = np.arange(self.problem.num_rows), slice(None)
         answer: list[tuple[np.ndarray | slice, EnsembleProblem]] = []
         for _ in range(count):
-            counts = rng.multinomial(self.problem.num_rows, self.problem.row_weight)
+            counts, weight = self._counts(rng)
             if self.metric.weighs:  # weights of zero and two are a resample without a copy of any row
-                answer.append((answers, thin.weighted(counts.astype(np.float64))))
+                answer.append((answers, thin.weighted(weight)))
             else:
                 rows = np.repeat(everything, counts)
                 answer.append((self.problem.answers_of(rows), thin.rows(rows)))
         return answer
+
+    def _counts(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """How often each row is drawn in a bootstrap, and the weights that rows have in it."""
+        groups = self.problem.groups
+        if groups is None:
+            counts = rng.multinomial(self.problem.num_rows, self.problem.row_weight)
+            return counts, counts.astype(np.float64)
+        # Groups are drawn alike, however many rows they have: these come along, with the weights that they have.
+        found = np.unique(groups, return_inverse=True)[1]
+        size = int(found.max()) + 1
+        drawn = rng.multinomial(size, np.full(size, 1.0 / size))[found]
+        weight = drawn * self.problem.row_weight
+        return drawn, weight if weight.sum() > 0 else self.problem.row_weight
 
     def difference(self, name: str, other: str) -> tuple[float, float]:
         """Loss of `name` minus loss of `other`, and its standard error."""
@@ -94,13 +147,12 @@ class Losses:
             return 0.0, 0.0
         estimate = self.mean[name] - self.mean[other]
         with np.errstate(invalid="ignore"):
-            apart = self._rows[name] - self._rows[other]
+            apart = self._units[name] - self._units[other]
         # The spread over resamples is the standard error itself; the mean of rows has to be divided by their number.
         if self.metric.row_losses is None:
             finite = apart[np.isfinite(apart)]
             return estimate, float(finite.std(ddof=1)) if len(finite) > 1 else np.inf
-        weight = self.problem.row_weight
-        variance = float((weight**2) @ (apart - estimate) ** 2)
+        variance = float((self._weight**2) @ (apart - estimate) ** 2)
         size = self.num_rows
         return estimate, float(np.sqrt(variance * size / (size - 1))) if size > 1 + 1e-9 else np.inf
 
@@ -114,10 +166,28 @@ class Losses:
         """Skewness of the rows' differences; 0 for metrics that need all rows at once."""
         if self.metric.row_losses is None or name == other:
             return 0.0
-        apart = self._rows[name] - self._rows[other]
-        apart = apart - self.problem.row_weight @ apart
-        spread = float(np.sqrt(self.problem.row_weight @ apart**2))
-        return float(self.problem.row_weight @ (apart / spread) ** 3) if spread > 0 and np.isfinite(spread) else 0.0
+        apart = self._units[name] - self._units[other]
+        apart = apart - self._weight @ apart
+        spread = float(np.sqrt(self._weight @ apart**2))
+        return float(self._weight @ (apart / spread) ** 3) if spread > 0 and np.isfinite(spread) else 0.0
+
+
+def _unit_weight(problem: EnsembleProblem) -> np.ndarray:
+    """(u,) weights of the independent parts of the rows: of rows, or of groups of them."""
+    if problem.groups is None:
+        return problem.row_weight
+    found = np.unique(problem.groups, return_inverse=True)[1]
+    return np.bincount(found, problem.row_weight)
+
+
+def _by_unit(rows: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
+    """(u,) means over the rows of each group, of (n,) losses of rows; without groups the rows themselves."""
+    if problem.groups is None:
+        return rows
+    found = np.unique(problem.groups, return_inverse=True)[1]
+    # A group of rows without weight has no mean, and takes no part in any.
+    weight = np.bincount(found, problem.row_weight)
+    return np.bincount(found, problem.row_weight * rows) / np.where(weight > 0, weight, 1.0)
 
 
 def standard_errors(num_rows: float, level: float, skewness: float = 0.0) -> float:
@@ -155,7 +225,9 @@ def _or_inf(value: float) -> float:
 
 
 def folds_of(problem: EnsembleProblem, num_folds: int, rng: np.random.Generator) -> np.ndarray:
-    """(n,) fold of each row, classes spread evenly over the folds."""
+    """(n,) fold of each row: groups stay together, or else classes are spread evenly over the folds."""
+    if problem.groups is not None:
+        return by_groups(problem.groups, num_folds, rng)
     order = rng.permutation(problem.num_rows)
     # Sorted by class after the shuffle, so that dealing rows out in turn gives every fold its share of each class: with
     # ninety rows a fold without one of the classes would decide the choice.
@@ -171,44 +243,89 @@ Pick = Callable[[Losses, Mapping[str, int]], tuple[str, str]]
 
 
 class CrossFit:
-    """Fits of every method without each fold and without each pair of folds, made when they are first asked for."""
+    """Fits of every method without each fold and without each pair of folds, made when they are first asked for.
+
+    Args:
+        problem: the rows, with every member that could have been taken.
+        fit: fits every method, by name.
+        metric: what counts.
+        settings: how many folds.
+        seed: of the folds and of the random methods.
+        fold: (n,) which fold's models predicted each row; None: the same models predicted all, and folds are drawn.
+        mean: the problem of the means over all repeats, and the factor of `Averaged`; None: a member is one model, or
+            nobody knows what averaging changes.
+        num_kept: of so many members, the first ones, there are models; the others were not kept since they were worse
+            on these very rows. Each fit picks as many anew, from its own rows, so that this choice is cross-fitted,
+            too.
+    """
 
     def __init__(
-        self, problem: EnsembleProblem, fit: Fit, metric: Metric, settings: EnsembleSettings, seed: int
+        self,
+        problem: EnsembleProblem,
+        fit: Fit,
+        metric: Metric,
+        settings: EnsembleSettings,
+        *,
+        seed: int,
+        fold: np.ndarray | None = None,
+        mean: tuple[EnsembleProblem, float] | None = None,
+        num_kept: int | None = None,
     ) -> None:
         self.problem = problem
+        self.mean = mean
         self.fit = fit
         self.metric = metric
         self.settings = settings
         self.seed = seed
-        self.num_folds = settings.folds(problem.num_rows)
-        self.fold = folds_of(problem, self.num_folds, generator(seed, "folds"))
+        self.num_kept = problem.num_members if num_kept is None else num_kept
+        if fold is None:
+            groups = problem.num_rows if problem.groups is None else len(np.unique(problem.groups))
+            fold = folds_of(problem, min(settings.folds(problem.num_rows), groups), generator(seed, "folds"))
+        self.fold = fold
+        self.num_folds = int(fold.max()) + 1
         self._fitted: dict[tuple[int, ...], Mapping[str, Pool]] = {}
+        self._picks: dict[int, tuple[str, str]] = {}
+
+    def final(self) -> Mapping[str, Pool]:
+        """Every method's pool of the kept members, fitted on all rows."""
+        return self._fit(self.problem.members(np.arange(self.num_kept)))
 
     def pools(self, *left_out: int) -> Mapping[str, Pool]:
         """Every method's pool, fitted on the rows outside the folds `left_out`."""
         # Kept, since `predictions` and `nested` ask for the same fits: pairs of folds are asked for twice each.
         key = tuple(sorted(left_out))
         if key not in self._fitted:
-            rows = self.problem.rows(np.flatnonzero(~np.isin(self.fold, key))) if key else self.problem
-            # Addressed by the folds, not drawn in turn: what a fit draws does not depend on which was asked for first.
-            rng = generator(self.seed, "methods", *key)
-            self._fitted[key] = self.fit(rows, Context(self.metric, self.settings, rng))
+            rows = self.problem.rows(np.flatnonzero(~np.isin(self.fold, key)))
+            everybody = rows.num_members
+            best = np.argsort(own_losses(rows, self.metric), kind="stable")[: self.num_kept]
+            chosen = np.arange(everybody) if self.num_kept == everybody else np.sort(best)
+            pools = self._fit(rows.members(chosen), *key)
+            self._fitted[key] = {name: pool.expand(chosen, everybody) for name, pool in pools.items()}
         return self._fitted[key]
 
-    def predictions(self, without: int | None = None) -> dict[str, np.ndarray]:
+    def _fit(self, problem: EnsembleProblem, *key: int) -> Mapping[str, Pool]:
+        # Addressed by the folds, not drawn in turn: what a fit draws does not depend on which was asked for first.
+        rng, metric = generator(self.seed, "methods", *key), self.metric
+        # Of all rows, so that every fold fits for the same.
+        near = learnable(metric, self.problem)
+        judged = None if near is metric else metric
+        return self.fit(problem, Context(near, self.settings, rng, judged))
+
+    def predictions(self, without: int | None = None, *, of_mean: bool = False) -> dict[str, np.ndarray]:
         """(n * K, C) out-of-fold predictions of every method.
 
         Args:
             without: a fold that neither fits nor predicts; its rows are left out of the answer.
+            of_mean: the pools combine the means over the repeats, and not what this one's models said.
         """
+        told = self.mean[0] if of_mean and self.mean is not None else self.problem
         answer: dict[str, np.ndarray] = {}
         for k in range(self.num_folds):
             if k == without:
                 continue
             rows = np.flatnonzero(self.fold == k)
             answers = self.problem.answers_of(rows)
-            part = self.problem.predictions[:, answers]
+            part = told.predictions[:, answers]
             for name, pool in (self.pools(k) if without is None else self.pools(k, without)).items():
                 # Not zeros: every row is in one fold, so all is written, but for the rows that are left out below.
                 empty = np.empty(self.problem.predictions.shape[1:])
@@ -218,22 +335,31 @@ class CrossFit:
         kept = self.problem.answers_of(np.flatnonzero(self.fold != without))
         return {name: array[kept] for name, array in answer.items()}
 
-    def nested(self, pick: Pick) -> dict[str, np.ndarray]:
+    def averaged(self, without: int | None = None) -> Averaged | None:
+        """What averaging changes of `predictions`."""
+        return self.mean and Averaged([self.predictions(without, of_mean=True)], self.mean[1])
+
+    def nested(self, pick: Pick, *, of_mean: bool = False) -> dict[str, np.ndarray]:
         """(n * K, C) predictions of the procedure, its baseline and the single best, each on rows unseen by them.
 
         Args:
             pick: names the method and the baseline, from losses on rows that the fits they name did not see.
+            of_mean: see `predictions`.
         """
+        told = self.mean[0] if of_mean and self.mean is not None else self.problem
         shape = self.problem.predictions.shape[1:]
         answer = {name: np.empty(shape) for name in ("procedure", "baseline", "single best")}
         for k in range(self.num_folds):
             rows = np.flatnonzero(self.fold == k)
             answers, pools = self.problem.answers_of(rows), self.pools(k)
-            part = self.problem.predictions[:, answers]
+            part = told.predictions[:, answers]
             sizes = {name: len(pool.support) for name, pool in pools.items()}
             others = self.problem.rows(np.flatnonzero(self.fold != k))
             # Within each fold the choice only needs an order; the many resamples are for what is stated.
-            losses = Losses(self.metric, others, [self.predictions(without=k)], precise=False)
-            for role, name in zip(answer, (*pick(losses, sizes), "single best"), strict=True):
+            if k not in self._picks:
+                averaged = self.averaged(without=k)
+                losses = Losses(self.metric, others, [self.predictions(without=k)], averaged=averaged, precise=False)
+                self._picks[k] = pick(losses, sizes)
+            for role, name in zip(answer, (*self._picks[k], "single best"), strict=True):
                 answer[role][answers] = pools[name](part, self.problem.task)
         return answer

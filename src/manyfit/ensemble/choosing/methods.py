@@ -14,6 +14,7 @@ from scipy.optimize import minimize_scalar
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.ensemble.choosing.calibration import calibrated_members, with_temperature
+from manyfit.ensemble.choosing.shrinkage import PATH, mixed, reliability, shrunk_weights
 from manyfit.ensemble.metrics import Metric, log_losses, squared_errors, surrogate
 from manyfit.ensemble.pools import ExponentialPool, LinearPool, Pool, PowerPool, TemperedPool, rank_pool, single
 from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
@@ -24,6 +25,7 @@ from manyfit.ensemble.weights.greedy import bagged_greedy_weights, greedy_path, 
 
 # What searches without gradients can handle: their evaluations grow with the number of members.
 _SLOW_MEMBERS = 10  # members that the slow methods look at
+_ENOUGH_MISTAKES, _ENOUGH_OF_A_CLASS = 200, 1_000  # for weights that are fitted for accuracy; for AUC and F1
 _POWERS = (0.25, 0.5, 0.75)  # between the geometric pool at 0 and the linear one at 1
 
 
@@ -31,9 +33,10 @@ _POWERS = (0.25, 0.5, 0.75)  # between the geometric pool at 0 and the linear on
 class Context:
     """What every method is told besides the problem."""
 
-    metric: Metric
+    metric: Metric  # that weights are fitted for
     settings: EnsembleSettings
     rng: np.random.Generator
+    judged: Metric | None = None  # what counts, where that is another one; see `learnable`
     memory: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # what several methods need, found once
 
     @property
@@ -42,14 +45,40 @@ class Context:
         return 300 if self.metric.row_losses is not None else 120
 
 
+def learnable(metric: Metric, problem: EnsembleProblem) -> Metric:
+    """The metric that weights are fitted for: one that counts mistakes or pairs tells too little of few of them.
+
+    Weights that are chased up a staircase of few steps are luck. So below 200 mistakes of the best member, or 1,000
+    rows of the rarest class, weights are fitted for the loss; the metric still chooses among methods.
+    """
+    if metric.name not in ("accuracy", "auc", "f1", "balanced_accuracy"):
+        return metric
+    if metric.name == "accuracy":
+        told = float(own_losses(problem, metric).min()) * problem.num_rows >= _ENOUGH_MISTAKES
+    else:
+        labels = problem.one_hot if problem.task is PredictionTask.MULTICLASS else problem.target
+        counts = labels.sum(axis=0)
+        rarest = (
+            counts.min()
+            if problem.task is PredictionTask.MULTICLASS
+            else np.minimum(counts, len(labels) - counts).min()
+        )
+        told = float(rarest) >= _ENOUGH_OF_A_CLASS
+    return metric if told else surrogate(metric, problem.task)
+
+
 Method = Callable[[EnsembleProblem, Context], Pool]
 Fit = Callable[[EnsembleProblem, Context], Mapping[str, Pool]]
 """Fits every method of a menu, by name."""
 
 
 def single_best(problem: EnsembleProblem, context: Context) -> Pool:
-    """The member with the smallest loss."""
-    return single(int(np.argmin(own_losses(problem, context.metric))), problem.num_members)
+    """The member with the smallest loss; where the metric that counts leaves ties, the loss breaks them."""
+    own = own_losses(problem, context.metric)
+    if context.judged is None:
+        return single(int(np.argmin(own)), problem.num_members)
+    counts = own_losses(problem, context.judged)
+    return single(int(np.lexsort((own, counts.round(9)))[0]), problem.num_members)
 
 
 def uniform(problem: EnsembleProblem, context: Context) -> Pool:
@@ -193,6 +222,18 @@ def rank(problem: EnsembleProblem, context: Context) -> Pool:
     return rank_pool(smaller.predictions, weights).expand(chosen, problem.num_members)
 
 
+def on_the_path(name: str) -> Method:
+    """The method of a name on `PATH`: convex weights, pulled towards equal ones by that many pseudo-rows."""
+
+    def shrunk(problem: EnsembleProblem, context: Context) -> Pool:
+        if problem.parts:  # several outputs have no gradient in common
+            return LinearPool(mixed(greedy(problem, context).weights, PATH[name]))
+        free = lambda: convex(problem, context).weights  # noqa: E731  # found once, and asked for by few
+        return LinearPool(shrunk_weights(problem, context.metric, PATH[name], free))
+
+    return shrunk
+
+
 def stacking(problem: EnsembleProblem, context: Context) -> Pool:
     """A linear model on the members' outputs, strongly regularised."""
     chosen = relevant(problem, context)
@@ -246,11 +287,14 @@ METHODS: dict[str, Method] = {
     "stacking": stacking,
     "nelder-mead": nelder_mead,
     "random search": random_search,
+    **{name: on_the_path(name) for name in PATH},
 }
 """Every method by its name."""
 
 TEMPERED = ("single best", "uniform", "greedy", "bagged greedy", "convex", "bagged convex", "exponential")
 CALIBRATED = ("convex", "bagged convex")
+SHRUNK = "shrunk"
+"""What a menu is named that has weights pulled towards equal ones, more or less: for models that are trained anew."""
 DEFAULTS = ("power", "bagged convex", "bagged greedy")
 """The first that is on the menu is the default: what is used unless the rows prove something else better."""
 SEVERAL_OUTPUTS = ("single best", "uniform", "greedy", "bagged greedy", "nelder-mead", "random search")
@@ -336,9 +380,13 @@ def menu_named(method: str, problem: EnsembleProblem, metric: Metric, settings: 
         return Menu(SEVERAL_OUTPUTS, default="bagged greedy")
     if method == "auto":
         return menu_of_one("single best", problem.task, settings) if alone else menu(problem.task, metric, settings)
+    if method == SHRUNK:
+        return Menu(("single best",)) if alone else Menu(("single best", *PATH))
     name = method.lower().replace("_", " ").replace("nelder mead", "nelder-mead")
     if name not in METHODS:
-        raise UsageError(explain("Ensemble.fit(method)", repr(method), '"auto", ' + ", ".join(METHODS), 'Try "auto".'))
+        raise UsageError(
+            explain("Ensemble.fit(method)", repr(method), '"auto", "shrunk", ' + ", ".join(METHODS), 'Try "auto".')
+        )
     if problem.parts and name not in SEVERAL_OUTPUTS:
         allowed = "methods for several outputs: " + ", ".join(SEVERAL_OUTPUTS)
         raise UsageError(explain("Ensemble.fit(method)", f"{method!r} for several outputs", allowed, 'Try "greedy".'))
@@ -352,6 +400,25 @@ def menu_named(method: str, problem: EnsembleProblem, metric: Metric, settings: 
             )
         )
     return menu_of_one("single best" if alone else name, problem.task, settings)
+
+
+def for_retrained(fit: Fit, *, model_folds: bool) -> Fit:
+    """The same fit of methods, whose weights are for models of the same configurations that are trained anew.
+
+    Learned weights keep one half at most, and no temperature survives. Where all rows were predicted by the same
+    models, nobody has seen how far weights carry over: then they keep no more than is reliable of the members'
+    differences.
+    """
+
+    def carrying(problem: EnsembleProblem, context: Context) -> dict[str, Pool]:
+        answer = {}
+        for name, pool in fit(problem, context).items():
+            if not (name.endswith("+ temperature") or name.startswith("calibrated ")):
+                known = 1.0 if model_folds else reliability(problem.members(pool.support), context.metric)
+                answer[name] = pool.carried(min(0.5, known))
+        return answer
+
+    return carrying
 
 
 def within(fit: Fit, budget: CostBudget, costs: Costs) -> Fit:

@@ -1,6 +1,6 @@
 """Pools: how the predictions of several members become one. A new one is a class and an entry in `POOLS`."""
 
-from manyfit.ensemble.pools.base import Pool, TemperedPool, log_clipped, sharpened, softmax
+from manyfit.ensemble.pools.base import Pool, TemperedPool, log_clipped, sharpened, softmax, spread
 from manyfit.ensemble.pools.means import ExponentialPool, GeometricPool, LinearPool, PowerPool, single
 from manyfit.ensemble.pools.rank_and_stacking import RankPool, StackingPool, rank_pool
 
@@ -11,5 +11,5 @@ POOLS: dict[str, type[Pool]] = {
 
 __all__ = [
     "ExponentialPool", "GeometricPool", "LinearPool", "POOLS", "Pool", "PowerPool", "RankPool", "StackingPool",
-    "TemperedPool", "log_clipped", "rank_pool", "sharpened", "single", "softmax",
+    "TemperedPool", "log_clipped", "rank_pool", "sharpened", "single", "softmax", "spread",
 ]  # fmt: skip

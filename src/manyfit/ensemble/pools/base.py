@@ -145,6 +145,18 @@ class Pool(abc.ABC):
         weights[np.argsort(-weights, kind="stable")[count:]] = 0.0
         return dataclasses.replace(self, weights=weights / weights.sum())
 
+    def carried(self, share: float) -> Pool:
+        """The pool for models that were trained anew: part of the weights was luck of the models before them.
+
+        Args:
+            share: of the learned weights in the new ones; the rest is shared equally by the members that are used.
+        """
+        # Weights below zero are the fit's way of cancelling errors of these very models.
+        learned = np.maximum(self.weights, 0.0) if self.weights.max() > 0 else np.abs(self.weights)
+        used = self.weights != 0
+        mixed = share * learned / learned.sum() + (1.0 - share) * used / used.sum()
+        return dataclasses.replace(self, weights=mixed)
+
     def without(self, member: int) -> Self | None:
         """The pool whose other weights are scaled up to make up for a member; None where weights are no shares."""
         weights = self.weights.copy()
@@ -261,6 +273,11 @@ class TemperedPool(Pool):
             member_inverse_temperatures=arrays.get("member_inverse_temperatures"),
         )
 
+    def carried(self, share: float) -> Pool:
+        """See `Pool.carried`. A calibration belongs to the models that it was fitted on: there is none any more."""
+        bare = dataclasses.replace(self, inverse_temperature=1.0, member_inverse_temperatures=None)
+        return super(TemperedPool, bare).carried(share)
+
     def expand(self, members: np.ndarray, num_members: int) -> Self:
         """The same pool among all members, when it was fitted on a selection of them."""
         betas = self.member_inverse_temperatures
@@ -268,10 +285,10 @@ class TemperedPool(Pool):
         return dataclasses.replace(super().expand(members, num_members), member_inverse_temperatures=betas)
 
 
-def spread(array: np.ndarray, members: np.ndarray, num_members: int) -> np.ndarray:
-    """(M, ...) zeros, with `array` (S, ...) in the places `members`."""
+def spread(array: np.ndarray, members: np.ndarray, num_members: int, *, empty: float = 0.0) -> np.ndarray:
+    """(M, ...) zeros, or `empty`, with `array` (S, ...) in the places `members`."""
     # Zero means unused, for weights as for all that goes with them.
-    full = np.zeros((num_members, *array.shape[1:]))
+    full = np.full((num_members, *array.shape[1:]), empty)
     full[members] = array
     return full
 

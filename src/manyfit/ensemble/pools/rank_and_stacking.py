@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from manyfit.ensemble.pools.base import Pool, TemperedPool, log_clipped, log_layer, scaled, spread, weighted_sum
+from manyfit.ensemble.pools.means import LinearPool
 from manyfit.ensemble.problem import PredictionTask
 
 if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept predictions does not need it
@@ -208,6 +209,10 @@ class StackingPool(TemperedPool):
         """The same pool among all members, when it was fitted on a selection of them."""
         full = spread(self.class_weights, members, num_members)
         return dataclasses.replace(super().expand(members, num_members), class_weights=full)
+
+    def carried(self, share: float) -> Pool:
+        """See `Pool.carried`: a weighted average, since coefficients of outputs belong to the models they are of."""
+        return LinearPool(self.weights).carried(share)
 
     def without(self, member: int) -> Self | None:
         """None: the other coefficients would have to be fitted anew."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -118,6 +119,13 @@ def place_of_learning_rate(model: keras.Model) -> int | None:
     return places[0] if places else None
 
 
+def spares_weights_decay(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether some weights were excluded from an optimizer's weight decay, of which its configuration says nothing."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # a loss scale wraps another optimizer
+    names = ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern")
+    return any(getattr(inner, name, None) for name in names)
+
+
 def assign_values(variables: Sequence[keras.Variable], values: Sequence[object]) -> None:
     """Points variables at arrays, without a copy or a check.
 
@@ -145,3 +153,10 @@ def profiles_batches(callback: keras.callbacks.TensorBoard) -> bool:
 def layout_rules(distribution: object) -> Mapping[str, Any]:
     """The rules of a `keras.distribution.ModelParallel`: path of a variable -> its layout; empty for other kinds."""
     return getattr(distribution, "_layout_map", {})
+
+
+def mean_function(metric: keras.Metric) -> Callable[[Any, Any], Any] | None:
+    """The function of rows whose mean a metric is, as one of truths and predictions; None for any other metric."""
+    if not isinstance(metric, keras.metrics.MeanMetricWrapper):
+        return None
+    return functools.partial(metric._fn, **metric._fn_kwargs)

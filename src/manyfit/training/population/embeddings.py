@@ -330,15 +330,25 @@ class Embedding:
         )
 
     def outside(self, wide: State) -> list[np.ndarray]:
-        """What the twin holds where the member has nothing: weights and slots, with the member's own set to 0."""
+        """How far the twin has moved where the member has nothing: weights, then the optimizer's; the member's are 0.
+
+        All of it is exactly 0 as long as padding changes nothing: a weight of 0 with a gradient of 0 stays, and so does
+        what an optimizer keeps of such gradients.
+        """
         rest = []
         for part in (0, 2):
-            arrays = [np.array(value) for value in wide[part]]
+            starts = zip(wide[part], self._fills[part], strict=True)
+            arrays = [np.array(np.asarray(value) - start, np.dtype(value.dtype)) for value, start in starts]
+            for number in self._own_of(part):
+                arrays[number] = np.zeros_like(arrays[number])
             for placing in self._placings[part]:
                 array = arrays[placing.number]
                 array[placing.selection(array.ndim)] = 0
             rest += arrays
         return rest
+
+    def _own_of(self, part: int) -> list[int]:
+        return [number for of, number in self._own if of == part]
 
 
 def _put(wide: list[np.ndarray], placing: Placing, value: np.ndarray) -> None:

@@ -18,7 +18,6 @@ at rest has the shapes of its own model, so that is only another program.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -316,9 +315,9 @@ class Family:
         self.wide: list[WideProgram] = []
         self.own: dict[str, tuple[SharedProgram, Outline]] = {}
         self.refused: str | None = None
-        # By kind and identity, all that came so far: outlines, and how many members.
+        # By kind and identity, all that came so far: outlines, and the trials of them.
         self._seen: dict[tuple[str, ...], dict[str, Outline]] = {}
-        self._numbers: dict[tuple[str, ...], collections.Counter[str]] = {}
+        self._trials: dict[tuple[str, ...], dict[str, set[str]]] = {}
         self._padded_seconds: dict[str, float] = {}  # by identity: what was agreed to so far
 
     def serve(self, view: View | None) -> None:
@@ -330,10 +329,12 @@ class Family:
 
         Args:
             members: of this family.
-            least: so many are. Fewer are where they are of one structure, as far as one can tell by two.
+            least: so many are. Fewer are where they are of one structure, as far as one can tell by two trials.
         """
         alike = len({member.structure.identity for member in members}) == 1
-        return len(members) >= (min(least, ENOUGH_TO_TELL) if alike else least)
+        # The executions of one trial are alike in any space.
+        num_trials = len({member.plan.trial_id for member in members})
+        return len(members) >= least or (alike and num_trials >= ENOUGH_TO_TELL)
 
     def refuse(self, reason: str) -> None:
         """Lets no member train in a wide program from now on."""
@@ -370,7 +371,8 @@ class Family:
         for (identity, *_), alike in structures.items():
             outline = outline_of_member(alike[0])
             self._seen.setdefault(kind_of(outline), {})[identity] = outline
-            self._numbers.setdefault(kind_of(outline), collections.Counter())[identity] += len(alike)
+            trials = self._trials.setdefault(kind_of(outline), {}).setdefault(identity, set())
+            trials.update(member.plan.trial_id for member in alike)
             if self.refused is not None or identity in self.own:
                 shares.append(Share(tuple(alike)))
                 continue
@@ -443,10 +445,10 @@ class Family:
         The next one is new about as often as those were that were seen once (Good 1953, "The population frequencies of
         species and the estimation of population parameters"). Where nothing else was seen, nothing else is expected.
         """
-        numbers = self._numbers[kind_of(outline)]
+        numbers = [len(trials) for trials in self._trials[kind_of(outline)].values()]
         if len(numbers) == 1:
             return 0.0
-        return remaining * sum(number == 1 for number in numbers.values()) / numbers.total()
+        return remaining * numbers.count(1) / sum(numbers)
 
     def _with_room(self, outline: Outline, epochs: int, view: View, costs: ProgramCosts) -> Outline | None:
         """A wider outline, for the like of what came before, where that costs its first members little."""

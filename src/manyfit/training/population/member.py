@@ -319,7 +319,7 @@ class Member:
     def record(self, logs: Mapping[str, float], objective: Objective | None) -> None:
         """Takes the numbers of the epoch that just ended, and holds on to the weights if it is the best so far."""
         histories.append(self.history, logs, self.epoch)
-        loss = math.nan if objective is None else objective.epoch_loss(logs)
+        loss = self.plan.rank(self.epoch, math.nan if objective is None else objective.epoch_loss(logs))
         if loss < self.best_loss:
             # Passes leave their inputs as they are, so holding the arrays is enough where no callback sees the model.
             weights = self.validated or self.state[:2]

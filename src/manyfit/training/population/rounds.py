@@ -234,7 +234,7 @@ class Rounds:
             return after, steps.logs("train", {}, metrics, step_logs)
 
         # Nothing is lifted, and no program is kept: it happens once in a member's life, in its last epoch.
-        state, logs = compile_function(step, (state, batch), effort="once").call(state, batch)
+        state, logs = compile_function(step, (state, batch), effort="quick").call(state, batch)
         return state, {name: np.asarray(value)[None] for name, value in logs.items()}
 
     def _compile(self, batch: Batch) -> None:

@@ -360,7 +360,7 @@ class Session:
         # All in one call of `keep`: models that end together predict their rows together (row A: 50 calls for four
         # models instead of 200).
         scored = [member for member, result in results if result.ending.has_score]
-        kept = [member for member in scored if self.task.keep is not None and member.plan.weights_path is not None]
+        kept = [member for member in scored if self.task.keep is not None and member.plan.keeps_predictions]
         for member in scored if self.task.measures else kept:
             member.show_best()
         if kept:

@@ -16,10 +16,12 @@ import dataclasses
 import json
 import re
 import warnings
+from typing import Any
 
 import jax
 import keras
 
+from manyfit.training.keras_internals import building
 from manyfit.training.population.arrays import Arrays
 from manyfit.training.population.trace import Trace
 
@@ -98,13 +100,11 @@ def structure_key(model: keras.Model) -> str | None:
         # A list, not a rule: a layer of a later Keras is traced until somebody has looked at it.
         if type(layer).__name__ not in _LAYERS or not type(layer).__module__.startswith("keras."):
             return None
+    if building.spares_weights_decay(model.optimizer):
+        return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Keras reads the learning rate in a way that NumPy 2 warns of
-            compiled = model.get_compile_config()
-            config = {"model": model.get_config(), "compile": compiled}
-        if not isinstance(config["compile"].get("optimizer"), dict):
-            return None
+        compiled = compile_config(model)
+        config = {"model": model.get_config(), "compile": compiled}
         optimizer = compiled["optimizer"]["config"]
         if isinstance(optimizer.get("inner_optimizer"), dict):  # a loss scale wraps another optimizer
             optimizer = optimizer["inner_optimizer"]["config"]
@@ -117,6 +117,18 @@ def structure_key(model: keras.Model) -> str | None:
         return None
     # Objects of the user's are named by their module and class only: their code is not in the text.
     return None if _has_custom_objects(config) else text
+
+
+def compile_config(model: keras.Model) -> dict[str, Any]:
+    """What a model was compiled with, and the optimizer that it has now.
+
+    What was passed may be a name, which says nothing of what was set in the optimizer since, and nothing of the loss
+    scale that Keras puts around it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras reads the learning rate in a way that NumPy 2 warns of
+        optimizer = keras.optimizers.serialize(model.optimizer)
+        return {**model.get_compile_config(), "optimizer": optimizer}
 
 
 def without_numbers(key: str) -> str:

@@ -11,7 +11,6 @@ it out again, so that weights, callbacks, files and resuming see the user's mode
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ from manyfit.training.population.embeddings import (
 )
 from manyfit.training.population.outlines import ABSENT, Outline, Run, joined
 from manyfit.training.population.places import Node, Reading, Unsuited, named
-from manyfit.training.population.structure_key import structure_key
+from manyfit.training.population.structure_key import compile_config, structure_key
 from manyfit.training.population.twin_layers import (
     LINEAR,
     Chosen,
@@ -61,9 +60,7 @@ def outline_of(model: keras.Model) -> Outline | None:
     """
     if structure_key(model) is None or not draws_by_default():
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Keras reads the learning rate in a way that NumPy 2 warns of
-        compiled = model.get_compile_config()
+    compiled = compile_config(model)
     written = compiled.pop("optimizer")
     optimizer = optimizer_text(written)
     if optimizer is None:
@@ -337,9 +334,7 @@ class Twin:
     def _place_optimizer(self, model: keras.Model, trainable: Sequence[Placing], found: Found) -> list[Placing]:
         chosen, numbers = self.model.optimizer, list(range(len(self._state[2])))
         if isinstance(chosen, OneOfSeveral):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # see `outline_of`
-                text = optimizer_text(keras.optimizers.serialize(model.optimizer))
+            text = optimizer_text(compile_config(model)["optimizer"])
             which = self.outline.optimizers.index(str(text))
             found.own(chosen.which, np.int32(which))
             chosen, numbers = chosen.choices[which], chosen.places[which]

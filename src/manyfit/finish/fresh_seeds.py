@@ -1,0 +1,202 @@
+"""Runs on fresh seeds: what is asked for next.
+
+Every finished execution goes into the book before anything is concluded from it, and every decision before anybody acts
+on it. So a confirmation that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import abc
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from manyfit.core import seeds
+from manyfit.core.records import Decision, Plan, Result
+from manyfit.evidence.book import RaceFamily, TrialDropped
+from manyfit.evidence.decisions import RaceStanding, decide, next_runs
+from manyfit.finish.fresh_runs import PROOF, RACE, FreshRuns
+from manyfit.oracles import Trial
+from manyfit.stats.racing import MIN_ROUNDS
+from manyfit.store.layout import ProjectLayout
+
+#: Runs that may be ahead of the race: a population needs work for all its members, a single trainer never asks for it.
+_RUNS_AHEAD = 8
+
+
+class FreshSeeds(abc.ABC):
+    """A supply of executions of finalists on fresh seeds; results go into the book.
+
+    Args:
+        trials: that may be run.
+        runs: what was measured of them.
+        deadline: `time.monotonic()` at which to stop; None: never.
+        epochs: train up to here; None: as the fit arguments say.
+        layout: says where weights go; None: they are not kept.
+    """
+
+    phase: str
+    independent = False  # what is run next depends on results
+    remaining: int | None = None  # nobody knows before the race is over
+
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        runs: FreshRuns,
+        *,
+        deadline: float | None = None,
+        epochs: int | None = None,
+        layout: ProjectLayout | None = None,
+    ) -> None:
+        self.trials = list(trials)
+        self.runs = runs
+        self.out_of_time = False
+        self._oracle = runs.oracle
+        self._deadline = deadline
+        self._epochs = epochs
+        self._layout = layout
+        self._running: set[tuple[str, int]] = set()
+        self._by_id = {trial.trial_id: trial for trial in self.trials}
+
+    @abc.abstractmethod
+    def wanted(self, count: int) -> Sequence[tuple[str, int]]:
+        """Up to `count` pairs (trial id, index of the execution) to run next."""
+
+    @property
+    def num_executions(self) -> int:
+        """Executions so far, those of an earlier, interrupted call included."""
+        return sum(len(self.runs.executions(trial, self.phase)) for trial in self.trials)
+
+    def take(self, count: int) -> Sequence[Plan]:
+        """See `manyfit.training.base.Supply`."""
+        if self._time_is_up():
+            return []
+        # More is asked for than is wanted, because what runs already is among the answers.
+        pairs = [pair for pair in self.wanted(count + len(self._running)) if pair not in self._running][:count]
+        self._running.update(pairs)
+        return [self._plan(self._by_id[trial_id], index) for trial_id, index in pairs]
+
+    def _plan(self, trial: Trial, index: int) -> Plan:
+        layout = self._layout
+        weights = None if layout is None else str(layout.weights(trial.trial_id, index, phase=self.phase))
+        return Plan(
+            trial.trial_id,
+            index,
+            trial.hyperparameters.copy(),
+            seeds.seed_of(self._oracle.seed, self.phase, index),  # the same for all trials: they are compared in pairs
+            epochs=self._epochs,
+            weights_path=weights,
+            phase=self.phase,
+            kept_epoch=self.runs.evidence.epoch_of(self.runs.protocol, trial.trial_id),
+        )
+
+    def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
+        """See `manyfit.training.base.Supply`."""
+        self._oracle.book.add_epochs(epochs)
+        return [Decision.STOP if self._time_is_up() else Decision.GO_ON] * len(epochs)
+
+    def finish(self, result: Result) -> None:
+        """See `manyfit.training.base.Supply`."""
+        plan = result.plan
+        self._running.discard((plan.trial_id, plan.execution))
+        # A curve that the clock cut off is no run of the protocol: kept, it would pull its trial's mean down.
+        if self.out_of_time and result.ending.name == "STOPPED":
+            self._oracle.book.forget_epochs(plan)  # broken off: it says nothing about a full training
+            return
+        if result.ending.has_score:
+            self._oracle.scoring.check({**result.history, **result.measures})
+        self._oracle.book.add_execution(result, protocol=self.runs.protocol)
+
+    def _time_is_up(self) -> bool:
+        self.out_of_time = self.out_of_time or (self._deadline is not None and time.monotonic() >= self._deadline)
+        return self.out_of_time
+
+
+class RaceSupply(FreshSeeds):
+    """Hands out what the comparisons need next, and commits what they decide.
+
+    Args:
+        trials: that take part in this call.
+        runs: what was measured of them.
+        max_executions: at most, those of earlier calls included; None: no limit.
+        max_rounds: that this call may go up to.
+        **options: see `FreshSeeds`.
+    """
+
+    phase = RACE
+
+    def __init__(
+        self, trials: Sequence[Trial], runs: FreshRuns, *, max_executions: int | None, max_rounds: int, **options: Any
+    ) -> None:
+        super().__init__(trials, runs, **options)
+        self._max_executions, self._max_rounds = max_executions, max_rounds
+        self._standings: tuple[int, list[tuple[RaceFamily, list[str], RaceStanding]]] | None = None
+
+    def standings(self) -> list[tuple[RaceFamily, list[str], RaceStanding]]:
+        """Where each family stands, of those in which two or more take part; decisions are committed by asking."""
+        if self._standings is None or self._standings[0] != self.num_executions:
+            found = [self._standing(family) for family in self.runs.evidence.of(self.runs.protocol)]
+            self._standings = self.num_executions, [each for each in found if each is not None]
+        return self._standings[1]
+
+    def _standing(self, family: RaceFamily) -> tuple[RaceFamily, list[str], RaceStanding] | None:
+        ids = self._taking_part(family)
+        if len(ids) < 2 and len(family.trial_ids) > 1:
+            return None
+        table = self.runs.table([self._oracle.trials[trial_id] for trial_id in ids], family.first_seed)
+        known = [one for each in family.decisions.values() if (one := each.among(ids)) is not None]
+        seen = {place: family.looks.get(trial_id, 0) for place, trial_id in enumerate(ids)}
+        standing = decide(table, family.rules, known=known, seen=seen)
+        new = [TrialDropped.of(one, ids) for one in standing.decisions if one not in known]
+        looks = {ids[place]: max(seen[place], standing.rounds) for place in standing.winning_set}
+        if new or any(family.looks.get(trial_id) != looked for trial_id, looked in looks.items()):
+            family.looks |= looks
+            self._oracle.book.add_evidence(family, new)
+        return family, ids, standing
+
+    def _taking_part(self, family: RaceFamily) -> list[str]:
+        """Who is in this call and was not found worse, and those who were, by any of these: they are replayed."""
+        dropped = self.runs.evidence.dropped(self.runs.protocol)
+        ids = {one for one in family.trial_ids if one in self._by_id and one not in dropped}
+        while more := [
+            each.trial_id for each in family.decisions.values() if each.trial_id not in ids and each.rival in ids
+        ]:
+            ids.update(more)
+        return [trial_id for trial_id in family.trial_ids if trial_id in ids]
+
+    def wanted(self, count: int) -> Sequence[tuple[str, int]]:
+        """See `FreshSeeds`. After the first rounds, in which nobody can be dropped, it stays close to the last look."""
+        left = None if self._max_executions is None else max(0, self._max_executions - self.num_executions)
+        found: dict[tuple[str, int], None] = {}
+        for family, ids, standing in self.standings():
+            table = self.runs.table([self._oracle.trials[trial_id] for trial_id in ids], family.first_seed)
+            ahead = max(1, _RUNS_AHEAD // len(standing.winning_set))
+            horizon = min(self._max_rounds, max(MIN_ROUNDS, standing.rounds + ahead))
+            pairs = next_runs(table, standing, count=count)
+            found |= {(ids[one], family.first_seed + seed): None for one, seed in pairs if seed < horizon}
+        return list(found)[:left][:count]
+
+
+class ProofSupply(FreshSeeds):
+    """Runs one trial on further seeds, so that its own estimate becomes sharper.
+
+    Args:
+        trial: the recommended one.
+        runs: what was measured of it.
+        num_executions: on so many seeds.
+        **options: see `FreshSeeds`.
+    """
+
+    phase = PROOF
+
+    def __init__(self, trial: Trial, runs: FreshRuns, *, num_executions: int, **options: Any) -> None:
+        super().__init__([trial], runs, **options)
+        self._num_wanted = num_executions
+        self._first = runs.evidence.of(runs.protocol)[0].first_seed
+
+    def wanted(self, count: int) -> Sequence[tuple[str, int]]:
+        """See `FreshSeeds`."""
+        [trial] = self.trials
+        known = self.runs.executions(trial, PROOF)
+        indices = range(self._first, self._first + self._num_wanted)
+        return [(trial.trial_id, index) for index in indices if index not in known][:count]

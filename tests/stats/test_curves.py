@@ -1,0 +1,116 @@
+import math
+
+import numpy as np
+import pytest
+
+from manyfit.core.errors import UsageError
+from manyfit.stats.curves import (
+    best_epoch_optimism,
+    curve_jitter,
+    effective_epochs,
+    expected_best,
+    value_at_best,
+)
+from manyfit.stats.ranking import expected_maximum
+
+
+def noise(rng, correlation, epochs):
+    """First-order noise of variance 1."""
+    steps = rng.normal(size=epochs)
+    values = [steps[0]]
+    for step in steps[1:]:
+        values.append(correlation * values[-1] + math.sqrt(1 - correlation**2) * step)
+    return np.array(values)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.8])
+def test_the_jitter_of_long_curves_is_found_under_a_trend(correlation):
+    rng = np.random.default_rng(0)
+    found = [curve_jitter(20 * np.exp(-np.arange(400) / 40) + noise(rng, correlation, 400)) for _ in range(30)]
+    assert np.mean([each.deviation for each in found]) == pytest.approx(1.0, abs=0.15)
+    assert np.mean([each.correlation for each in found]) == pytest.approx(correlation, abs=0.1)
+
+
+def test_a_trend_without_jitter_has_none():
+    assert curve_jitter(np.linspace(3, 1, 20)).deviation == pytest.approx(0, abs=1e-12)
+    assert best_epoch_optimism(np.linspace(3, 1, 20)) == pytest.approx(0, abs=1e-12)
+
+
+def test_decayed_rates_and_short_curves_say_nothing():
+    rng = np.random.default_rng(1)
+    rates = np.r_[np.full(20, 0.1), np.full(60, 0.001)]
+    curve = noise(rng, 0.0, 80) * np.where(rates == 0.1, 1.0, 0.01)
+    found = curve_jitter(curve, rates=rates)
+    assert found.num_epochs <= 20 and 0.4 < found.deviation < 2.5
+    assert curve_jitter(curve).deviation < 0.4
+    assert math.isnan(curve_jitter(curve[:7]).deviation)
+    assert math.isnan(best_epoch_optimism(curve[:7]))
+    broken = np.r_[curve[:30], np.nan, curve[:5]]
+    assert curve_jitter(broken).num_epochs == 5
+
+
+@pytest.mark.parametrize(
+    # 100,000 paths, simulated apart from the code.
+    ("correlation", "count", "expected"),
+    [(0.0, 10, 1.539), (0.5, 2, 0.393), (0.5, 10, 1.365), (0.5, 50, 2.167), (0.8, 20, 1.424), (0.8, 50, 1.918)],
+)
+def test_the_best_of_correlated_epochs(correlation, count, expected):
+    assert expected_best(count, correlation) == pytest.approx(expected, abs=0.02)
+
+
+def test_two_correlated_epochs_in_closed_form():
+    # E max of two normal draws of correlation rho: sqrt((1 - rho) / pi).
+    for correlation in (0.0, 0.5, 0.8, 0.95):
+        assert expected_best(2, correlation) == pytest.approx(math.sqrt((1 - correlation) / math.pi), rel=0.06)
+    assert expected_best(1, 0.3) == 0.0
+    assert expected_best(30, 0.0) == expected_maximum(30)
+
+
+def test_epochs_that_had_a_chance():
+    assert effective_epochs([10.0] * 5 + [1.0] * 12, 0.1) == 12
+    assert effective_epochs([1.0, 2.0], 0.0) == 1
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5])
+def test_the_optimism_of_the_best_epoch_is_what_it_is(correlation):
+    """A curve of 40 epochs that falls and flattens; the standard error of both means is about .05."""
+    rng = np.random.default_rng(2)
+    trend = 20 * np.exp(-np.arange(40) / 6)
+    found, true, left = [], [], []
+    for _ in range(300):
+        curve = trend + noise(rng, correlation, 40)
+        best = int(curve.argmin())
+        true.append(trend[best] - curve[best])
+        found.append(best_epoch_optimism(curve))
+        left.append(value_at_best(curve) - trend[best])
+    assert np.mean(found) == pytest.approx(np.mean(true), rel=0.25)
+    # The parabola needs no estimate of the jitter, and leaves what neighbours share.
+    assert abs(np.mean(left)) < 0.4 * np.mean(true)
+
+
+def test_what_other_rows_see_too_is_no_luck():
+    curve = noise(np.random.default_rng(3), 0.0, 30)
+    assert best_epoch_optimism(curve, real_share=0.25) == pytest.approx(0.75 * best_epoch_optimism(curve))
+
+
+def test_the_parabola_is_exact_for_one():
+    epochs = np.arange(12.0)
+    for lowest in (0.0, 5.0, 11.0):
+        assert value_at_best(2 + (epochs - lowest) ** 2) == pytest.approx(2.0)
+    assert value_at_best([3.0, 1.0, 2.0]) == 1.0
+    assert value_at_best([np.nan, np.inf, 2.0]) == 2.0
+    assert math.isnan(value_at_best([np.nan]))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: curve_jitter([[1.0]]),
+        lambda: curve_jitter([1.0, 2.0], rates=[0.1]),
+        lambda: value_at_best([1.0], width=3),
+        lambda: best_epoch_optimism([1.0], real_share=2),
+    ],
+)
+def test_what_cannot_be_is_said(call):
+    with pytest.raises(UsageError, match=r"got .* Allowed: "):
+        call()
