@@ -414,11 +414,7 @@ class TrialBook:
         self.put(project=self._project, **facts)
 
     def load(self, space: HyperParameters) -> None:
-        """Reads everything from the store.
-
-        What an execution of the search had reported that did not finish stays known: it goes on from there. Epochs of
-        other executions that did not finish are dropped.
-        """
+        """Reads everything from the store. What unfinished executions of the search had reported stays known."""
         assert self.store is not None  # our bug: only `Oracle.reload` calls this
         if self.store.has_changed():
             self._owed.clear()  # of a state that another tuner has gone on from without it
@@ -447,8 +443,7 @@ class TrialBook:
         """Reads trials and executions.
 
         Returns:
-            The executions whose epochs count for nothing, and the first one of them that does. They were running when
-            the process died, and nobody goes on with them: they run again from their start.
+            Those that nobody goes on with, since they run again from their start, and the first epoch to be dropped.
         """
         store = self.store
         assert store is not None  # our bug: `load` asks

@@ -38,7 +38,7 @@ from manyfit.training.population.learned import Learned
 from manyfit.training.population.member import STORED_BY, Member, ProgramSeat, Structure, View, Views
 from manyfit.training.population.outlines import Outline
 from manyfit.training.population.program import SharedProgram
-from manyfit.training.population.replaying import Program, Replay, Run, is_exact
+from manyfit.training.population.replaying import EpochRun, Program, Replay, is_exact
 from manyfit.training.population.structure_key import KnownStructure, structure_key
 from manyfit.training.population.trace import CannotTrace, check_model, is_complete
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
@@ -164,7 +164,7 @@ class Admission:
             return None
         self._say("bit for bit" if is_exact() else "equal to float32 rounding (on a CPU it is bit for bit)")
         member.program.include(lift)
-        return Replay(Run.read(computed.run), lift)
+        return Replay(EpochRun.read(computed.run), lift)
 
     def _say(self, how: str) -> None:
         if how not in self._said:

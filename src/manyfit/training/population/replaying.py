@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 import jax
-import jaxlib
 import keras
 
 from manyfit.core.records import Computed
 from manyfit.training.hardware import num_cores
+from manyfit.training.keras_internals.programs import version_of_xla
 from manyfit.training.population.compile import Tier
 from manyfit.training.population.layout import Layout
 from manyfit.training.population.lift import Lift
@@ -49,7 +49,7 @@ def machine() -> Machine:
         ("processor", f"{name} x {jax.local_device_count()}"),
         ("cores", str(num_cores())),
         ("jax", jax.__version__),
-        ("jaxlib", jaxlib.__version__),
+        ("XLA", version_of_xla()),
         ("keras", keras.__version__),
         ("manyfit", sys.modules["manyfit"].__version__),  # not imported: the package stands above its parts
         ("XLA_FLAGS", os.environ.get("XLA_FLAGS", "")),
@@ -73,7 +73,7 @@ def is_exact() -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class EpochRun:
     """How an epoch ran in its program. As text: "scan/sequential@3+host/sequential quick quick 1".
 
     Attributes:
@@ -84,7 +84,7 @@ class Run:
 
     Example:
 
-    >>> run = Run.read("scan/sequential@3+host/sequential@30 quick full 1 train")
+    >>> run = EpochRun.read("scan/sequential@3+host/sequential@30 quick full 1 train")
     >>> [str(layout) for layout, _ in run.layouts], run.tiers, run.own_orders
     (['scan/sequential', 'host/sequential'], ('quick', 'full'), ('train',))
     >>> str(run)
@@ -101,7 +101,7 @@ class Run:
         return " ".join([layouts, *(tier or "-" for tier in self.tiers), str(self.count), *self.own_orders])
 
     @classmethod
-    def read(cls, text: str) -> Run:
+    def read(cls, text: str) -> EpochRun:
         """The inverse of `str`."""
         layouts, train, test, count, *own_orders = text.split()
         parts = [part.split("@") for part in layouts.split("+")]
@@ -140,7 +140,7 @@ class Replay:
         lift: what was an input of that.
     """
 
-    run: Run
+    run: EpochRun
     lift: Lift
 
 
@@ -151,7 +151,7 @@ class Ran:
     Attributes:
         passes: "train" and, where there was a validation, "test" -> the pass.
         tiers: likewise, how it was compiled.
-        layouts: see `Run`.
+        layouts: see `EpochRun`.
         is_one: whether the passes are of one version of their program.
     """
 
@@ -179,7 +179,7 @@ class Ran:
         if not self.layouts or not self.is_one:
             return None
         own_orders = tuple(kind for kind, each in self.passes.items() if each.own_order)
-        run = Run(tuple(self.layouts), (self.tiers.get("train"), self.tiers.get("test")), count, own_orders)
+        run = EpochRun(tuple(self.layouts), (self.tiers.get("train"), self.tiers.get("test")), count, own_orders)
         steps = tuple((kind, each.steps_name) for kind, each in self.passes.items())
         return Computed(_program(steps, tuple(sorted(holes.items())), outline, machine()), str(run))
 
