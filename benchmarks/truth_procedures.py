@@ -10,7 +10,7 @@ from race_on_seeds import MAX_ROUNDS, NUM_PROOF_RUNS, race_on_seeds, student_int
 from simulated_searches import Cell, SimulatedSearch
 
 from manyfit.evidence.decisions import RaceStanding, decide
-from manyfit.evidence.estimates import Estimates, Measured, estimates
+from manyfit.evidence.estimates import Estimates, Measured, Told, estimates
 from manyfit.evidence.rules import RaceRules
 from manyfit.evidence.runs import Runs
 from manyfit.stats.intervals import Scale
@@ -80,7 +80,6 @@ def now(runs: FreshRuns) -> Answer:
     winner = min(standing.winning_set, key=lambda place: found.finalists[place].mean)
     best = found.finalists[winner]
     interval, new = best.interval(), best.interval(rows=NEW_ROWS)
-    assert interval is not None and new is not None
     worse = tuple((int(runs.finalists[one.contender]), int(runs.finalists[one.rival])) for one in standing.decisions)
     return Answer(
         int(runs.finalists[winner]), standing.settled and len(rows) > 1,
@@ -107,7 +106,7 @@ def estimated(search: SimulatedSearch, finalists: np.ndarray, fresh: list[np.nda
         [Measured(table.mean(axis=1), table) for table in tables],
         search_rows=search.search_rows,
         places=[int(trial) for trial in finalists],
-        scale=Scale.WILSON if search.cell.metric == "accuracy" else Scale.LOG,
+        told=Told(scale=Scale.WILSON if search.cell.metric == "accuracy" else Scale.LOG),
     )
 
 

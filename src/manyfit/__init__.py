@@ -55,6 +55,7 @@ _HOMES = {
     "ProcessExecutor": "manyfit.executors.process",
     "RayExecutor": "manyfit.executors.ray",
     "synchronized": "manyfit.oracles.keras_tuner.synchronized",
+    "compare": "manyfit.finish.compare",
     "table": "manyfit.report.terminal",
     "Tuner": "manyfit.tuners.tuner",
 }
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from manyfit.executors.base import LocalExecutor as LocalExecutor
     from manyfit.executors.process import ProcessExecutor as ProcessExecutor
     from manyfit.executors.ray import RayExecutor as RayExecutor
+    from manyfit.finish.compare import compare as compare
     from manyfit.oracles.keras_tuner.synchronized import synchronized as synchronized
     from manyfit.oracles.oracle import Oracle as Oracle
     from manyfit.oracles.trial import Trial as Trial

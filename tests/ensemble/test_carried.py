@@ -292,6 +292,27 @@ def test_the_gain_of_bags_is_carried_on_from_two_repeats():
     assert np.mean(measured) > np.mean(truth) + 4 * error
 
 
+def test_the_gain_of_bags_is_carried_on_from_a_share_of_rows_that_were_predicted_twice():
+    """One repeat, and other models' predictions of a third of the rows: right on average, and no proof."""
+    claimed, measured, truth = [], [], []
+    for seed in range(16):
+        world = World(600 + seed, 2300, worth=(0.6,) * 4, luck=0.0)
+        few, rest, seen = slice(0, 300), slice(300, None), np.arange(300) < 100
+        models = np.stack([[world.model(one) for _ in range(6)] for one in range(4)])
+        fold = world.rng.permutation(300) % 5
+        p = models[:, fold, np.arange(300)]
+        again = np.where(seen[:, None], models[:, 5, few], p)
+        members = [EnsembleMember(f"m{one}", predictions=p[one], again=again[one]) for one in range(4)]
+        for cuts, told in ((RowCuts(None, fold, 5, seen), claimed), (RowCuts(None, fold, 5), measured)):
+            fitted = Ensemble.fit(members, world.y[few], method="shrunk", cuts=cuts, settings=INSIST)
+            told.append(fitted.gain.estimate)
+            assert not fitted.gain.proven
+        truth.append(gain_on(fitted.pool, single_of(fitted), models[:, :5, rest].mean(axis=1), world.y[rest]))
+    error = np.std(np.subtract(claimed, truth), ddof=1) / 4
+    assert abs(np.mean(claimed) - np.mean(truth)) < 3 * error
+    assert np.mean(measured) > np.mean(truth) + 4 * error
+
+
 def test_one_prediction_of_each_row_proves_no_gain_of_bags():
     world = World(11, 600, worth=(0.6,) * 4)
     p, fold = fold_models(world, 5, 600)

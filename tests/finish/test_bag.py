@@ -124,6 +124,20 @@ def test_one_repeat_proves_no_gain_between_bags(bagged):
     assert "bag(repeats=2) measures how much" in bagged.summary()
 
 
+def test_rows_that_the_searchs_models_predicted_too_tell_what_averaging_gains(tmp_path):
+    tuner = kt.RandomSearch(tiny.build, "val_loss", max_trials=2, seed=0, directory=tmp_path)
+    tuner.search(X[:30], Y[:30], epochs=2, batch_size=32, verbose=0, validation_data=(X[30:], Y[30:]))
+    ensemble = tuner.bag(top=2, folds=3)
+    (again, share) = ensemble.fitting.again
+    assert share == pytest.approx(60 / 90)
+    for member, said in zip(ensemble.members, again.predictions, strict=True):
+        trial_id = member.name.removeprefix("trial ")
+        kept = tuner.predictions_archive.get(trial_id, [0])
+        np.testing.assert_allclose(said[30:], kept.predictions, atol=1e-6)
+        np.testing.assert_allclose(said[:30], member.predictions[:30], atol=1e-6)
+    assert "rows that the search's models predicted, too" in ensemble.summary() and not ensemble.gain.proven
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [
@@ -139,6 +153,7 @@ def test_one_repeat_proves_no_gain_between_bags(bagged):
     ],
 )
 def test_what_cannot_be_bagged_is_refused_before_anything_is_trained(tuner, options, text):
+    tuner.refresh()  # another tuner may have gone on with the project
     before = fold_runs(tuner)
     with pytest.raises(UsageError, match=text) as caught:
         tuner.bag(**options)

@@ -16,6 +16,7 @@ from marks import only_on
 from manyfit.core.errors import UsageError
 from manyfit.core.records import Result
 from manyfit.finish.fresh_runs import RACE
+from manyfit.store.predictions import RowLosses
 
 
 def facts(tuner):
@@ -194,3 +195,55 @@ def test_one_fresh_run_settles_nothing_and_five_rows_are_said(tmp_path):
     assert words.startswith("One fresh run each: too few to compare. Order by all evidence: ")
     assert len(found.winning_set) == 4 and not found.settled and "inf" not in words
     assert "by rows (5 rows)" in words and all(np.isfinite(row.high) for row in found.rows)
+
+
+class WithRows(Noisy):
+    """Keeps what each fresh run scores on 50 rows: every trial has luck of its own with them, whatever the seed."""
+
+    archive = None
+    luck = 0.0
+
+    def train(self, supply, task):
+        class Keeping:
+            def __getattr__(_, name):
+                return getattr(supply, name)
+
+            def finish(_, result: Result):
+                plan, loss = result.plan, result.history["loss"][-1]
+                if plan.phase != "search":
+                    own = self.luck * np.random.default_rng(int(plan.trial_id)).normal(size=50)
+                    rows = (loss + own - own.mean()).astype(np.float32)
+                    kept = RowLosses("mse", loss, rows, "these", "plain")
+                    self.archive.keep_losses(plan.trial_id, plan.phase, plan.execution, kept)
+                supply.finish(result)
+
+        super().train(Keeping(), task)
+
+
+def confirmed_with_rows(project, luck, **more):
+    trainer = WithRows()
+    trainer.luck = luck
+    tuner = searched(project, trainer, **more)
+    trainer.archive = tuner.predictions_archive
+    return tuner.confirm(top=3)
+
+
+def test_settled_means_fresh_seeds_and_fresh_rows(project):
+    found = confirmed_with_rows(project, 0.02)
+    words = " ".join(str(found).split())
+    best, num = found.recommended.trial_id, len(found.rows)
+    assert words.startswith(
+        f"Trial {best} is the best of {num} (95 %): every other is worse on fresh seeds and fresh rows."
+    )
+    assert found.ending == "settled" and found.num_rows == 50 and "by rows (50 rows)" in words
+
+
+def test_a_difference_that_the_rows_could_hide_is_not_proven_by_any_number_of_seeds(project):
+    """The same losses, seed by seed, of which a test over seeds alone makes a winner (above, without luck of rows)."""
+    found = confirmed_with_rows(project, 3.0)
+    assert found.ending == "rows are the limit" and len(found.winning_set) == 3
+    words = " ".join(str(found).split())
+    assert "differ by less than these 50 rows can show (about " in words
+    assert "the rows are the limit" in found.verdict
+    needed = [rival.rows_needed for rival in found.rivals]
+    assert all(count > 50 for count in needed)

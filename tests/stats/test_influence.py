@@ -211,6 +211,17 @@ def test_an_accuracy_near_one_keeps_its_word():
     assert held / 500 > 0.92 and plain / 500 < 0.85
 
 
+def test_auc_with_few_positive_rows_keeps_its_word():
+    """Four positives of 100, AUC .921: with the degrees of freedom of all rows the interval holds it in 88 %."""
+    own, held = np.random.default_rng(10), 0
+    labels = (np.arange(100) < 4).astype(int)
+    for _ in range(300):
+        row = own.normal(0, 0.6**0.5, 100)
+        runs = [influence_of("auc", labels, 2 * labels + row + own.normal(0, 0.4**0.5, 100)) for _ in range(3)]
+        held += 0.9213504 in components_of(runs).interval()
+    assert held / 300 > 0.93
+
+
 def test_auc_and_f1_keep_their_word():
     own, held = np.random.default_rng(9), {"auc": 0, "f1": 0}
     # Two classes, normal scores two apart: AUC = Phi(sqrt 2); at a threshold of 1, half of the rows positive.

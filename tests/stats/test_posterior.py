@@ -58,6 +58,21 @@ def test_how_bad_the_worse_half_is_does_not_matter(seed, factor):
     assert good_half(worse, 0.5).optimism == pytest.approx(good_half(y, 0.5).optimism)
 
 
+@given(
+    st.lists(st.floats(-1e6, 1e6) | st.just(math.inf) | st.just(math.nan), max_size=12),
+    st.floats(-1e6, 1e6),
+    st.floats(1e-6, 1e6),
+    st.floats(0, 1e6),
+)
+def test_whatever_came_in_the_answer_is_a_number(others, own, noise, variance):
+    found = search_posterior([own, *others], noise, finalists=[(own, variance), (own, noise**2)], places=None)
+    for place in range(2):
+        printed = found.printed(place)
+        assert math.isfinite(printed.mean) and math.isfinite(printed.variance) and printed.variance >= 0
+    chances = found.probability_best(rng=np.random.default_rng(0), num_draws=100)
+    assert chances.sum() == pytest.approx(1)
+
+
 def test_more_runs_leave_less_luck():
     few = search_posterior(LOSSES, 0.8, finalists=[(0.1, 0.64)])
     more = search_posterior(LOSSES, 0.8, finalists=[(0.1, 0.64 / 10)])
@@ -85,6 +100,24 @@ def test_the_probability_of_the_best_is_a_normal_integral():
     p = found.probability_best(rng=np.random.default_rng(0), num_draws=40_000)
     assert p[0] == pytest.approx(scipy.stats.norm.cdf(0.2 / 0.3), abs=0.01)
     assert p.sum() == pytest.approx(1)
+
+
+def test_the_less_sure_of_two_estimates_is_printed_where_they_differ():
+    # Three trials apart, the rest together: the rule says more of the best is luck than the posterior does, or less.
+    rng = np.random.default_rng(11)
+    seen = set()
+    for _ in range(60):
+        y = np.r_[-rng.uniform(0, 6, 3), rng.normal(0, 0.3, 9)]
+        found = search_posterior(y, 1.0)
+        printed, own = found.printed(0), found.finalists[0]
+        by_rule = found.rule.best_loss + found.rule.optimism
+        if abs(by_rule - own.mean) <= 0.3:
+            assert printed == own
+        else:
+            assert printed.variance >= own.variance
+            seen.add(printed == own)
+            assert printed == own or printed.mean == pytest.approx(by_rule)
+    assert seen == {True, False}
 
 
 def test_good_half_by_hand():

@@ -19,6 +19,7 @@ from manyfit.ensemble.pools import TemperedPool
 from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
 from manyfit.ensemble.settings import Costs, EnsembleSettings, RowCuts, member_costs
 
+_FEWEST_SEEN_AGAIN = 50  # rows with two predictions that tell anything of averaging
 _FEWEST_FOLDS = 3  # the choice leaves out two, and fits on the rest
 
 
@@ -32,7 +33,7 @@ class Fitting:
         settings: fine points.
         costs: of the members of `told` that have models.
         seed: of folds and random methods.
-        model_folds: see `Judging`. So for the last one.
+        model_folds: see `Judging`. So for the last two.
         num_kept: members that have models; see `CrossFit`.
     """
 
@@ -44,6 +45,7 @@ class Fitting:
     model_folds: tuple[tuple[EnsembleProblem, np.ndarray], ...] = ()
     num_kept: int | None = None
     num_models: int | None = None
+    again: tuple[EnsembleProblem, float] | None = None
 
     def choice(self, *, retrained: bool = False) -> MethodChoice:
         """Chooses a method and fits it.
@@ -63,6 +65,7 @@ class Fitting:
             model_folds=self.model_folds,
             num_kept=self.num_kept,
             num_models=None if retrained else self.num_models,
+            again=None if retrained else self.again,
         )
         with one_thread():  # L-BFGS factorises matrices of twenty rows: 1.2 s of processor time instead of 8
             found = choose(problem, fit, metric, settings, self.seed, judging)
@@ -125,6 +128,9 @@ class Offered:
             for number in range(len(folds) if len(folds) > 1 else 0)
             for one in self.members
         ]
+        seen = np.zeros(0, bool) if len(folds) != 1 or self.cuts.again is None else np.asarray(self.cuts.again, bool)
+        if seen.sum() >= _FEWEST_SEEN_AGAIN:
+            apart = [dataclasses.replace(one, name=f"{one.name}, again", predictions=one.again) for one in self.members]
         told = aligned(
             [*self.members, *apart],
             self.y,
@@ -147,6 +153,10 @@ class Offered:
             else problem.members(np.searchsorted(told.usable, usable + (1 + number) * count))
             for number in range(len(folds))
         ]
+        again = None
+        if len(folds) == 1 and apart:
+            other = problem.members(np.searchsorted(told.usable, usable + count))
+            again = other, float(problem.row_weight[seen].sum())
         kept = usable[usable < self.num_kept]
         if not len(kept):
             raise UsageError(
@@ -166,6 +176,7 @@ class Offered:
             tuple((one, np.unique(fold, return_inverse=True)[1]) for one, fold in zip(runs, folds, strict=True)),
             len(kept),
             self.cuts.num_models if folds else None,
+            again,
         )
 
     def _folds(self) -> list[np.ndarray]:

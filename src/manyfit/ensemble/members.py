@@ -52,6 +52,7 @@ class EnsembleMember:
         None  # its hyperparameters; members with equal ones are flagged as seeds
     )
     repeats: Sequence[Prediction] = ()  # of a repeated cross-validation: what each repeat's models predicted
+    again: Prediction | None = None  # what another model of the configuration said of some rows; see `RowCuts`
 
     @property
     def models(self) -> tuple[Model, ...]:

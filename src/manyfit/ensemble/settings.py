@@ -42,11 +42,14 @@ class RowCuts:
         num_models: that each member averages when it predicts new rows; None: as many as predicted each row. Where
         there
             are repeats, they tell what averaging gains, and the stated gain is that of such means.
+        again: (n,) whether another model of each configuration has predicted a row, too: `EnsembleMember.again` is its
+            prediction there, and the member's own elsewhere. With one repeat that tells what averaging gains.
     """
 
     groups: ArrayLike | None = None
     folds: ArrayLike | None = None
     num_models: int | None = None
+    again: ArrayLike | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -312,13 +312,7 @@ class _Track:
         left = self._left()
         if left is None or any(each.rows_variance is None for each in left):
             return False
-        return all(self._hidden_by_rows(each) for each in left)
-
-    def _hidden_by_rows(self, each: Difference) -> bool:
-        last = self.rules.max_rounds
-        rows = each.variance_after(last) - each.seeds_variance / last
-        t = -special.stdtrit((each.num_rows or 2) - 1, self.level) if self.level > 0 else np.inf
-        return bool(abs(each.mean) < t * np.sqrt(rows))
+        return all(each.hidden_by_rows(self.level, self.rules.max_rounds) for each in left)
 
     def _chance_of_a_drop(self) -> float:
         """The chance that the likeliest pair is told apart in the last round N, the variances taken as known.

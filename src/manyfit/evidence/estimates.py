@@ -25,8 +25,6 @@ from manyfit.stats.noise import RowNoise, RunNoise, moderate, row_noise, run_noi
 from manyfit.stats.posterior import MIN_TRIALS, search_posterior
 from manyfit.stats.ranking import expected_maximum
 
-_APART = 0.3  # of a run's noise: from here on two estimates of the choice say different things
-
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -259,7 +257,9 @@ def estimates(
     noise = _noise_of(finalists, values, search_rows, overlap)
     parts = _components_of(finalists, values)
     losses = np.asarray(search, dtype=float)
-    w = np.array([noise.of_mean(len(each)) for each in values])
+    # Each by its own runs, as far as they are enough: one that swings from seed to seed says little of the others.
+    of_run = np.array([_variance_of_run(part, noise) for part in parts])
+    w = noise.own_rows + of_run / [len(each) for each in values]
     measured = np.array([each.mean() for each in values])
     if not noise.is_known or losses.size < MIN_TRIALS or not np.isfinite(losses).any():
         bounds = expected_maximum(max(1, losses.size)) * np.sqrt(w)
@@ -271,7 +271,7 @@ def estimates(
         even = (1 / len(plain),) * len(plain)
         plain = _by_splits(plain, noise)
         return Estimates(plain, int(measured.argmin()), even, math.sqrt(noise.of_mean(1)), float(bounds.max()))
-    single = math.sqrt(noise.of_mean(runs_per_trial))
+    single = math.sqrt(noise.own_rows + float(np.median(of_run)) / runs_per_trial)
     posterior = search_posterior(
         losses,
         single,
@@ -280,15 +280,9 @@ def estimates(
         common_row_variance=noise.common_rows,
     )
     found = []
-    for part, own, each, of_mean in zip(parts, values, posterior.finalists, w, strict=True):
-        mean, variance = each.mean, each.variance
-        # The rule that can be checked by hand: where it says otherwise, the wider of the two is told.
-        by_rule, its_variance = posterior.rule.shrunken(each.measured, float(of_mean), losses.size)
-        its_variance += noise.common_rows
-        if abs(by_rule - mean) > _APART * single and its_variance > variance:
-            mean, variance = by_rule, its_variance
-        one = told.estimate(part, len(own), mean=mean, variance=variance, choice=mean - each.measured)
-        found.append(dataclasses.replace(one, seed_variance=noise.seeds))
+    for place, (part, own) in enumerate(zip(parts, values, strict=True)):
+        each = posterior.printed(place)
+        found.append(told.estimate(part, len(own), mean=each.mean, variance=each.variance, choice=each.optimism))
     chances = posterior.probability_best(rng=np.random.default_rng(seed))
     alone = search_posterior(losses, single).finalists[0].optimism
     return Estimates(_by_splits(found, noise), posterior.best, tuple(map(float, chances)), single, alone)
@@ -299,6 +293,11 @@ def _by_splits(found: Sequence[Estimate], noise: _Noise) -> tuple[Estimate, ...]
     if noise.rows_known or noise.own_rows == 0:
         return tuple(found)
     return tuple(dataclasses.replace(one, rows_error=math.sqrt(noise.own_rows)) for one in found)
+
+
+def _variance_of_run(part: Components, noise: _Noise) -> float:
+    """What seeds do to one run's mean over these rows, moderated."""
+    return part.mean_square_seeds / part.num_rows if part.seeds_known else noise.seeds + noise.rest
 
 
 def _variance(part: Components, noise: _Noise) -> float:

@@ -103,6 +103,14 @@ class Difference:
         t = -special.stdtrit(self.num_rows - 1, level)
         return int(np.ceil(self.num_rows * t**2 * self.rows_variance / self.mean**2))
 
+    def hidden_by_rows(self, level: float, num_seeds: int) -> bool:
+        """Whether the luck of the rows alone would hide it, also after so many seeds."""
+        if self.num_rows is None or self.rows_variance is None:
+            return False
+        rows = self.variance_after(num_seeds) - self.seeds_variance / num_seeds
+        t = -special.stdtrit(self.num_rows - 1, level) if level > 0 else np.inf
+        return bool(abs(self.mean) < t * np.sqrt(rows))
+
     def seeds_needed(self, level: float) -> int | None:
         """Seeds at which the difference, if it stays, would be settled; None: no number of seeds settles it."""
         t = -special.stdtrit(self.variance_of_free_degrees, level)

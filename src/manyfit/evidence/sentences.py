@@ -190,26 +190,26 @@ def sources(name: str, estimate: Estimate, number: Number) -> str:
     return f"{found}; a model trained afresh will show {number(estimate.mean)} {ends} {on}."
 
 
-def search_said(score: float, num_trials: int, luck: float, estimate: Estimate, number: Number) -> str:
+def search_said(score: float, num_trials: int, optimism: float, expected: float, number: Number) -> str:
     """By how much the search's own number is too good.
 
     Args:
         score: that the search gave the recommended trial.
-        num_trials: that it is the best of, or among the best.
-        luck: by how much the best score of this search is too good on average; NaN: unknown.
-        estimate: of the trial.
+        num_trials: among which it is one of the best.
+        optimism: how much better that is than what a model that is trained afresh will show.
+        expected: what such a model will show.
         number: writes scores.
 
     Example:
 
-    >>> one = Estimate(0.925, 0.920, 0.0001, 30.0, 0.004, 0.008, 0.005, False, 5, 400, 0.0001, 0.08)
-    >>> print(search_said(0.931, 60, 0.011, one, lambda x: f"{x:.3f}"))
+    >>> print(search_said(0.931, 60, 0.011, 0.920, lambda x: f"{x:.3f}"))
     The search said 0.931. The best of 60 noisy scores is lucky: by about 0.011 here. Expect 0.920.
     """
-    if not math.isfinite(luck) or num_trials < 2:
-        return f"The search said {number(score)}. Expect {number(estimate.mean)}."
-    lucky = f"The best of {num_trials:,} noisy scores is lucky: by about {number(luck)} here."
-    return f"The search said {number(score)}. {lucky} Expect {number(estimate.mean)}."
+    if optimism > 0 and num_trials > 1:
+        luck = f"The best of {num_trials:,} noisy scores is lucky: by about {number(optimism)} here."
+    else:
+        luck = f"It was unlucky there, by about {number(abs(optimism))}."
+    return f"The search said {number(score)}. {luck} Expect {number(expected)}."
 
 
 def failures(trial_id: str, failed: int, runs: int, confidence: float = 0.95) -> str:

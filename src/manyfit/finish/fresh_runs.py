@@ -19,6 +19,7 @@ from manyfit.stats.intervals import Array, Scale
 from manyfit.store.predictions import Archive, Labels, RowLosses, name_of_rows
 
 RACE, PROOF = "confirm", "proof"  # phases of executions in the book
+_MOST_NUMBERS = 20_000_000  # of the search's row losses that are held at once
 
 
 class FreshRuns:
@@ -133,7 +134,13 @@ class FreshRuns:
 
     def searched_rows(self, trials: Sequence[Trial]) -> Array | None:
         """(trials, rows) losses of one run of those trials whose predictions were kept; None: of fewer than two."""
-        found = [rows for trial in trials if (rows := self._first_rows(trial)) is not None]
+        found: list[Array] = []
+        for trial in trials:
+            rows = self._first_rows(trial)
+            found += [] if rows is None else [rows]
+            # So many know the rows' luck well enough; the best come first, and the hopeless say least of it.
+            if sum(each.size for each in found) > _MOST_NUMBERS and len(found) > 1:
+                break
         most = max((rows.size for rows in found), default=0)
         same = [rows for rows in found if rows.size == most]
         return np.stack(same) if len(same) > 1 else None

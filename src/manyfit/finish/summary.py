@@ -56,11 +56,13 @@ class _Found:
             return None
         runs, oracle = self.runs, self.oracle
         rows = None if runs.overlap is not None else runs.searched_rows(self.searched)
+        places = [self.searched.index(oracle.trials[one]) for one in self.known if oracle.trials[one] in self.searched]
         failed = [math.inf for trial in oracle.trials.values() if trial.has_failed]
         return estimates(
             [*(runs.searched_loss(trial) for trial in self.searched), *failed],
             measured,
             search_rows=rows,
+            places=places if len(places) == len(self.known) else None,
             runs_per_trial=int(np.median([max(1, len(runs.of_search(trial))) for trial in self.searched])),
             overlap=runs.overlap,
             told=Told(oracle.objective.direction, runs.scale, self.rules.confidence),
@@ -248,7 +250,8 @@ def _rival(found: _Found, best: str, other: str) -> Rival:
     reach = pair.reach((1 - found.rules.confidence) / 2) if pair.num_seeds >= MIN_ROUNDS else math.nan
     needed = pair.seeds_needed(level) if level > 0 and pair.num_seeds >= MIN_ROUNDS else None
     low, high = (pair.mean - reach, pair.mean + reach) if math.isfinite(reach) else (None, None)
-    more = None if needed is None else max(1, needed - pair.num_seeds)
+    hidden = pair.hidden_by_rows(level, found.rules.max_rounds)
+    more = None if needed is None or hidden else max(1, needed - pair.num_seeds)
     return Rival(other, pair.mean, low, high, more, pair.rows_needed(level) if level > 0 else None)
 
 

@@ -186,9 +186,8 @@ class Confirmation:
         if best.estimate is None:
             return []
         lines = [say.sources(self.objective, best.estimate, number)]
-        if best.search_score is not None:
-            luck = math.nan if self.expected_optimism is None else self.expected_optimism
-            lines.append(say.search_said(best.search_score, self.num_trials, luck, best.estimate, number))
+        if best.search_score is not None and best.score is not None and self.optimism is not None:
+            lines.append(say.search_said(best.search_score, self.num_trials, self.optimism, best.score, number))
         return lines
 
     def _failures(self) -> list[str]:

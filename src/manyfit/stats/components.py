@@ -253,6 +253,9 @@ def crossed(
     table = loss_table("crossed(losses)", losses)
     runs, size = table.shape
     squares, degrees_rows = row_squares(size, groups, blocks)
+    # Where two classes decide, the variance is as well known as that of the rarer one.
+    if rare_rows:
+        degrees_rows = min(degrees_rows, max(1.0, rare_rows - 1.0))
     by_seed, by_row, mean = table.mean(axis=1), table.mean(axis=0), float(table.mean())
     rows = runs * float(squares((by_row - mean)[None])) if degrees_rows > 0 else math.nan
     seeds = rest = math.nan
@@ -261,9 +264,7 @@ def crossed(
         rest = math.nan
         if degrees_rows > 0:
             rest = float(squares(table - by_seed[:, None] - by_row + mean)) / (runs - 1)
-    # Of groups and blocks the cubes would be theirs, of which there are few.
-    plain = groups is None and blocks in (None, False)
-    cubes = float(((by_row - mean) ** 3).mean()) if plain else 0.0
+    cubes = squares.mean_cube(by_row - mean)
     return Components(mean, seeds, rows, rest, runs, size, runs - 1.0, degrees_rows, scale, rare_rows, cubes)
 
 
@@ -358,6 +359,13 @@ class RowSquares:
             sums = ends[:, self.block : self.block + self.size] - ends[:, : self.size]
             return float((sums**2).mean(axis=1).sum()) / self.block / (1 - self.block / self.size)
         return float((deviations**2).sum()) / (self.size - 1)
+
+    def mean_cube(self, deviations: Array) -> float:
+        """The same for cubes, of deviations (rows,); 0 for blocks, of which there are too few to tell."""
+        if self.block is not None:
+            return 0.0
+        sums = deviations if self.labels is None else np.bincount(self.labels, deviations)
+        return float((sums**3).sum()) / self.size
 
 
 def row_squares(size: int, groups: ArrayLike | None, blocks: int | bool | None) -> tuple[RowSquares, float]:

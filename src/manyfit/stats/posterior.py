@@ -148,25 +148,17 @@ class SearchPosterior:
     rule: GoodHalf
     common_row_variance: float
 
-    @property
-    def reliable(self) -> bool:
-        """False with fewer than 5 trials: print the bound then."""
-        return self.num_trials >= MIN_TRIALS
-
-    def interval(self, finalist: int, confidence: float = 0.95) -> Interval:
-        """The interval to print: the posterior's, or that of the good-half rule where it says otherwise and is wider.
+    def printed(self, finalist: int) -> FinalistPosterior:
+        """What to print of a finalist: the posterior, or the good-half rule where it says otherwise and is less sure.
 
         "Otherwise" is a mean that lies further than .3 of a run's noise from the posterior's.
-
-        Raises:
-            UsageError: a confidence outside (0, 1).
         """
         found = self.finalists[finalist]
         mean, variance = self.rule.shrunken(found.measured, float(self.variances[finalist]), self.num_trials)
         variance += self.common_row_variance
         if abs(mean - found.mean) > _DISAGREEMENT * self.noise and variance > found.variance:
-            return scaled_interval(mean, variance, found.degrees, confidence=confidence)
-        return found.interval(confidence)
+            return FinalistPosterior(found.measured, mean, variance, found.degrees)
+        return found
 
     def probability_best(self, *, rng: np.random.Generator, num_draws: int = 4000) -> Array:
         """The probability of each finalist to be the best on fresh seeds and rows, by joint draws.
@@ -302,7 +294,8 @@ _TINY = 1e-300  # where a density underflows, all points are as unlikely
 
 def _tails(variances: Array, noise: Array | float) -> Array:
     """The factors of w of heavy-tailed luck, (..., 5): means over several runs have lighter tails."""
-    runs = np.maximum(np.square(noise) / np.maximum(variances, _TINY), 1.0)
+    single = np.square(noise)
+    runs = single / np.clip(variances, 1e-9 * single, single)
     factors: Array = 1 + (_HEAVY - 1) / np.sqrt(runs)[..., None]
     return factors
 

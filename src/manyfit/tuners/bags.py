@@ -21,11 +21,12 @@ from manyfit.data.kinds import as_arrays, is_nested, map_leaves
 from manyfit.data.rows import Rows
 from manyfit.ensemble.choosing.methods import SHRUNK
 from manyfit.ensemble.ensemble import Ensemble
-from manyfit.ensemble.members import model_predictions
+from manyfit.ensemble.members import EnsembleMember, model_predictions
 from manyfit.ensemble.settings import RowCuts
 from manyfit.finish.cross_validation import of_all_rows
 from manyfit.finish.fold_runs import FOLD, FoldRun, FoldSupply, fold_names, known_runs, load_run
 from manyfit.oracles import Trial
+from manyfit.oracles.trial import SEARCH
 from manyfit.store.predictions import Kept, together
 from manyfit.training.base import Permissions, Task
 from manyfit.tuners import ensembling
@@ -255,11 +256,44 @@ class Bagging:
         metric = ensembling.metric_of(self._oracle.objective)
         known: dict[str, Any] = {"sample_weight": weight, "method": SHRUNK, "seed": self._oracle.seed}
         known |= {} if metric is None or is_nested(y) else {"metric": metric}
-        known["cuts"] = RowCuts(cuts.groups, cuts.folds, plan.num_splits)
+        members, seen = self._seen_again(bags, members) if plan.num_splits == plan.folds.num_splits else (members, None)
+        known["cuts"] = RowCuts(cuts.groups, cuts.folds, plan.num_splits, seen)
         ensemble = Ensemble.fit(members, y, **known | dict(options))
         retrain = ensembling.retrainer_of([(self._project, trial.trial_id) for trial in trials])
         ensemble = ensemble.with_retrainer(retrain, notes=bag_notes(ensemble, plan))
         return ensembling.with_class_names(ensemble, self._tuner.store)
+
+    def _seen_again(
+        self, bags: Sequence[Sequence[FoldRun]], members: Sequence[EnsembleMember]
+    ) -> tuple[list[EnsembleMember], np.ndarray | None]:
+        """Members with what the search's models said of the same rows, and which rows all of them said something of.
+
+        A row with two predictions tells what averaging gains. The search's models validated on some of the rows, and
+        did not train on these; they are no part of the bags, unless their folds are.
+        """
+        archive, found = self._tuner.predictions_archive, []
+        for bag in bags:
+            trial, executions = bag[0].trial, sorted(bag[0].trial.executions)
+            used = any(run.phase == SEARCH for run in bag)
+            kept = None if used or not executions else archive.get(trial.trial_id, executions[:1])
+            if kept is None:
+                return list(members), None
+            found.append(kept)
+        row_ids = np.asarray(members[0].row_ids)
+        known = set.intersection(*(set(kept.row_ids.tolist()) for kept in found))
+        seen = np.isin(row_ids, np.array(sorted(known), dtype=row_ids.dtype))
+        answer = []
+        for member, kept in zip(members, found, strict=True):
+            # Rows with equal features and targets have equal predictions, so any of them will do.
+            order = np.argsort(kept.row_ids)
+            place = order[np.minimum(np.searchsorted(kept.row_ids[order], row_ids), len(order) - 1)]
+
+            def put(own: np.ndarray, other: np.ndarray, place: np.ndarray = place) -> np.ndarray:
+                return np.where(seen.reshape(-1, *[1] * (own.ndim - 1)), other[place], own)
+
+            again = map_leaves(put, member.predictions, kept.predictions)
+            answer.append(dataclasses.replace(member, again=again))
+        return answer, seen
 
 
 def bag_notes(ensemble: Ensemble, plan: FoldPlan) -> list[str]:
@@ -269,7 +303,9 @@ def bag_notes(ensemble: Ensemble, plan: FoldPlan) -> list[str]:
         return []
     repeats, score = count // plan.folds.num_splits, choice.baseline_score if ensemble.refused else choice.score
     measured = f"Measured out of fold with one model of each configuration that is used: {name} {choice.measured:.4g}."
-    if repeats == 1:
+    if repeats == 1 and ensemble.fitting is not None and ensemble.fitting.again is not None:
+        further = f"Carried on from rows that the search's models predicted, too, to bags of {count}: {score:.4g}."
+    elif repeats == 1:
         further = f"Bags of {count} are better, and gain less over each other: bag(repeats=2) measures how much."
     else:
         further = f"Carried on from the means of {repeats} to bags of {count}: about {score:.4g}."

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from scipy.special import logsumexp
 
-from manyfit.ensemble.choosing.crossfit import Averaged, CrossFit, Losses, standard_errors
+from manyfit.ensemble.choosing.crossfit import CrossFit, Losses, Means, averaged_of, standard_errors
 from manyfit.ensemble.choosing.methods import DEFAULTS, Fit
 from manyfit.ensemble.choosing.shrinkage import PATH
 from manyfit.ensemble.metrics import Metric, log_losses, surrogate
@@ -208,6 +208,7 @@ class Judging:
             models of a fold are left out with its rows. Empty: the same models predicted all rows.
         num_kept: of so many members, the first ones, there are models; see `CrossFit`. None: of all.
         num_models: that each member is a mean of in the end; None: of no more than were there when it predicted.
+        again: what another model of each member said of a share of the rows, and of the others what the first said.
     """
 
     rule: Rule = best_ensemble
@@ -215,6 +216,7 @@ class Judging:
     model_folds: tuple[tuple[EnsembleProblem, np.ndarray], ...] = ()
     num_kept: int | None = None
     num_models: int | None = None
+    again: tuple[EnsembleProblem, float] | None = None
 
     def runs(
         self, problem: EnsembleProblem, fit: Fit, metric: Metric, settings: EnsembleSettings, seed: int
@@ -222,15 +224,26 @@ class Judging:
         """The cross-fits, one for each repeat of the members' own folds, or as many as it takes on few rows."""
         kept = self.num_kept
         if self.model_folds:
-            repeats, mean = len(self.model_folds), None
-            if self.num_models is not None and repeats > 1:
-                mean = problem, (1.0 - 1.0 / self.num_models) / (1.0 - 1.0 / repeats)
+            means = self.means(problem)
             return [
-                CrossFit(one, fit, metric, settings, seed=seed, fold=fold, mean=mean, num_kept=kept)
+                CrossFit(one, fit, metric, settings, seed=seed, fold=fold, means=means, num_kept=kept)
                 for one, fold in self.model_folds
             ]
         repeats = _REPEATS if problem.num_rows < _FEW_ROWS else 1
         return [CrossFit(problem, fit, metric, settings, seed=seed + more, num_kept=kept) for more in range(repeats)]
+
+    def means(self, problem: EnsembleProblem) -> Means | None:
+        """What is known of means over several models of each member."""
+        repeats = len(self.model_folds)
+        if self.num_models is None or self.num_models == 1:
+            return None
+        if repeats > 1:
+            return Means(problem, (1.0 - 1.0 / self.num_models) / (1.0 - 1.0 / repeats))
+        if self.again is None:
+            return None
+        other, share = self.again
+        both = dataclasses.replace(problem, predictions=(problem.predictions + other.predictions) / 2)
+        return Means(both, 2.0 * (1.0 - 1.0 / self.num_models) / share, other)
 
 
 def choose(
@@ -249,9 +262,8 @@ def choose(
     runs = judging.runs(problem, fit, metric, settings, seed)
     # Fitted on all rows, with the mean of the repeats: what the folds are differs between the runs, this fit does not.
     final = CrossFit(problem, fit, metric, settings, seed=seed, num_kept=judging.num_kept).final()
-    factor = None if runs[0].mean is None else runs[0].mean[1]
-    averaged = factor and Averaged([run.predictions(of_mean=True) for run in runs], factor)
-    losses = Losses(metric, problem, [run.predictions() for run in runs], averaged=averaged or None)
+    averaged = averaged_of(runs, lambda run, of: run.predictions(of=of))
+    losses = Losses(metric, problem, [run.predictions() for run in runs], averaged=averaged)
     candidates = {
         name: FittedMethod(name, pool, losses.mean[name], metric.to_score(losses.mean[name], problem))
         for name, pool in final.items()
@@ -264,20 +276,23 @@ def choose(
 
     # `losses` chose, so it flatters what it chose. What is stated, and what refuses, are the nested ones.
     nested = [run.nested(pick) for run in runs]
-    averaged = factor and Averaged([run.nested(pick, of_mean=True) for run in runs], factor)
-    stated = Losses(metric, problem, nested, averaged=averaged or None)
+    measured = Losses(metric, problem, nested)
+    averaged = averaged_of(runs, lambda run, of: run.nested(pick, of=of))
+    stated = measured if averaged is None else Losses(metric, problem, nested, averaged=averaged)
     evidence = log_evidence(runs, nested)
     gain = gain_between(stated, "single best", "procedure", settings, evidence=evidence)
     ensembling = gain_between(stated, "baseline", "procedure", settings, evidence=evidence)
     several = (problem.num_members if judging.num_kept is None else judging.num_kept) > 1
-    worth_having = several and (ensembling.worth_having or _loss_decides(stated, ensembling, settings))
+    # What a share of the rows says of averaging is right on average, and too noisy to send anybody away.
+    deciding = stated if judging.again is None else measured
+    certain = gain_between(deciding, "baseline", "procedure", settings, evidence=evidence)
+    worth_having = several and (certain.worth_having or _loss_decides(deciding, certain, settings))
     refused = settings.refuse and not judging.insist and not worth_having
     if refused:
         calibration = gain_between(stated, "single best", "baseline", settings)
         singles = [candidates[name] for name in BASELINES if name in candidates]
         # A refusal still says which: the temperature of one member has to show its use like everything else.
         chosen = singles[-1] if calibration.worth_having else singles[0]
-    measured = Losses(metric, problem, nested).mean["single best" if refused else "procedure"]
     return MethodChoice(
         method=chosen.name,
         pool=chosen.pool,
@@ -289,7 +304,7 @@ def choose(
         refused=refused,
         ensemble=ensemble,
         model_folds=bool(judging.model_folds),
-        measured=metric.to_score(measured, problem),
+        measured=metric.to_score(measured.mean["single best" if refused else "procedure"], problem),
     )
 
 
@@ -316,7 +331,7 @@ def log_evidence(runs: Sequence[CrossFit], nested: Sequence[Mapping[str, np.ndar
     """
     ratios = []
     for run, predictions in zip(runs, nested, strict=True):
-        if run.mean is not None:  # what is stated is not of these predictions
+        if run.means is not None:  # what is stated is not of these predictions
             return -math.inf
         problem, several = run.problem, run.problem.task is PredictionTask.MULTILABEL or run.problem.num_positions > 1
         weight = problem.row_weight

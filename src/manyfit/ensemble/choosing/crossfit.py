@@ -47,11 +47,22 @@ class Averaged:
 
     Attributes:
         predictions: means over the repeats, of every cross-fit, as `Losses` takes them.
-        factor: (1 - 1 / M) / (1 - 1 / r) for means of r repeats.
+        factor: (1 - 1 / M) / (1 - 1 / r) for means of r repeats, over the share of the rows that have so many.
+        partners: of the other models in the means, where those are no cross-fits of their own; None: they are.
     """
 
     predictions: Sequence[Mapping[str, np.ndarray]]
     factor: float
+    partners: Sequence[Mapping[str, np.ndarray]] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Means:
+    """What is known of several models' means: their problem, and `factor` and `partner` as `Averaged` has them."""
+
+    problem: EnsembleProblem
+    factor: float
+    partner: EnsembleProblem | None = None
 
 
 class Losses:
@@ -100,8 +111,12 @@ class Losses:
         single = np.mean([loss(run[name][answers], problem) for run in self._predictions], axis=0)
         if self._averaged is None:
             return single
-        several = np.mean([loss(run[name][answers], problem) for run in self._averaged.predictions], axis=0)
-        return single - self._averaged.factor * (single - several)
+        told = self._averaged
+        several = np.mean([loss(run[name][answers], problem) for run in told.predictions], axis=0)
+        alone = single
+        if told.partners is not None:
+            alone = (single + np.mean([loss(run[name][answers], problem) for run in told.partners], axis=0)) / 2
+        return single - told.factor * (alone - several)
 
     def under(self, metric: Metric) -> Losses:
         """The losses of the same predictions by another metric."""
@@ -252,8 +267,7 @@ class CrossFit:
         settings: how many folds.
         seed: of the folds and of the random methods.
         fold: (n,) which fold's models predicted each row; None: the same models predicted all, and folds are drawn.
-        mean: the problem of the means over all repeats, and the factor of `Averaged`; None: a member is one model, or
-            nobody knows what averaging changes.
+        means: of several models of each member; None: a member is one model, or nobody knows what averaging changes.
         num_kept: of so many members, the first ones, there are models; the others were not kept since they were worse
             on these very rows. Each fit picks as many anew, from its own rows, so that this choice is cross-fitted,
             too.
@@ -268,11 +282,11 @@ class CrossFit:
         *,
         seed: int,
         fold: np.ndarray | None = None,
-        mean: tuple[EnsembleProblem, float] | None = None,
+        means: Means | None = None,
         num_kept: int | None = None,
     ) -> None:
         self.problem = problem
-        self.mean = mean
+        self.means = means
         self.fit = fit
         self.metric = metric
         self.settings = settings
@@ -311,14 +325,14 @@ class CrossFit:
         judged = None if near is metric else metric
         return self.fit(problem, Context(near, self.settings, rng, judged))
 
-    def predictions(self, without: int | None = None, *, of_mean: bool = False) -> dict[str, np.ndarray]:
+    def predictions(self, without: int | None = None, *, of: EnsembleProblem | None = None) -> dict[str, np.ndarray]:
         """(n * K, C) out-of-fold predictions of every method.
 
         Args:
             without: a fold that neither fits nor predicts; its rows are left out of the answer.
-            of_mean: the pools combine the means over the repeats, and not what this one's models said.
+            of: what the pools combine of the same rows; None: what this cross-fit's models said.
         """
-        told = self.mean[0] if of_mean and self.mean is not None else self.problem
+        told = self.problem if of is None else of
         answer: dict[str, np.ndarray] = {}
         for k in range(self.num_folds):
             if k == without:
@@ -335,18 +349,17 @@ class CrossFit:
         kept = self.problem.answers_of(np.flatnonzero(self.fold != without))
         return {name: array[kept] for name, array in answer.items()}
 
-    def averaged(self, without: int | None = None) -> Averaged | None:
-        """What averaging changes of `predictions`."""
-        return self.mean and Averaged([self.predictions(without, of_mean=True)], self.mean[1])
+    def _averaged(self, without: int) -> Averaged | None:
+        return averaged_of([self], lambda run, of: run.predictions(without, of=of))
 
-    def nested(self, pick: Pick, *, of_mean: bool = False) -> dict[str, np.ndarray]:
+    def nested(self, pick: Pick, *, of: EnsembleProblem | None = None) -> dict[str, np.ndarray]:
         """(n * K, C) predictions of the procedure, its baseline and the single best, each on rows unseen by them.
 
         Args:
             pick: names the method and the baseline, from losses on rows that the fits they name did not see.
-            of_mean: see `predictions`.
+            of: see `predictions`.
         """
-        told = self.mean[0] if of_mean and self.mean is not None else self.problem
+        told = self.problem if of is None else of
         shape = self.problem.predictions.shape[1:]
         answer = {name: np.empty(shape) for name in ("procedure", "baseline", "single best")}
         for k in range(self.num_folds):
@@ -357,9 +370,26 @@ class CrossFit:
             others = self.problem.rows(np.flatnonzero(self.fold != k))
             # Within each fold the choice only needs an order; the many resamples are for what is stated.
             if k not in self._picks:
-                averaged = self.averaged(without=k)
+                averaged = self._averaged(without=k)
                 losses = Losses(self.metric, others, [self.predictions(without=k)], averaged=averaged, precise=False)
                 self._picks[k] = pick(losses, sizes)
             for role, name in zip(answer, (*self._picks[k], "single best"), strict=True):
                 answer[role][answers] = pools[name](part, self.problem.task)
         return answer
+
+
+def averaged_of(
+    runs: Sequence[CrossFit], predict: Callable[[CrossFit, EnsembleProblem], Mapping[str, np.ndarray]]
+) -> Averaged | None:
+    """What averaging changes of the predictions of some cross-fits; None where nobody knows.
+
+    Args:
+        runs: the cross-fits.
+        predict: what one of them says of the predictions of a problem.
+    """
+    means = runs[0].means
+    if means is None:
+        return None
+    several = [predict(run, means.problem) for run in runs]
+    partner = means.partner
+    return Averaged(several, means.factor, None if partner is None else [predict(run, partner) for run in runs])
