@@ -13,7 +13,7 @@ from manyfit.evidence.decisions import RaceStanding, decide
 from manyfit.evidence.estimates import Estimates, Measured, Told, estimates
 from manyfit.evidence.rules import RaceRules
 from manyfit.evidence.runs import Runs
-from manyfit.stats.intervals import Scale
+from manyfit.stats.intervals import Interval, Scale
 
 TOP = 8
 NEW_ROWS = 2000  # on which somebody scores a new training of the winner
@@ -79,7 +79,7 @@ def now(runs: FreshRuns) -> Answer:
     found = estimated(runs.search, runs.finalists, [table[:count] for table, count in zip(rows, counts, strict=True)])
     winner = min(standing.winning_set, key=lambda place: found.finalists[place].mean)
     best = found.finalists[winner]
-    interval, new = best.interval(), best.interval(rows=NEW_ROWS)
+    interval, new = known(best.interval()), known(best.interval(rows=NEW_ROWS))
     worse = tuple((int(runs.finalists[one.contender]), int(runs.finalists[one.rival])) for one in standing.decisions)
     return Answer(
         int(runs.finalists[winner]), standing.settled and len(rows) > 1,
@@ -87,6 +87,13 @@ def now(runs: FreshRuns) -> Answer:
         interval.low, best.mean, interval.high, new.low, new.high,
         num_runs=best.num_runs, num_executions=sum(counts),
     )  # fmt: skip
+
+
+def known(interval: Interval | None) -> Interval:
+    """An interval, which is there wherever the rows are known."""
+    if interval is None:
+        raise RuntimeError("no interval, though all rows are known")
+    return interval
 
 
 def runs_of_each(standing: RaceStanding, count: int) -> list[int]:

@@ -129,6 +129,14 @@ def test_weights_that_were_changed_since_are_noticed(tuner, tmp_path):
     assert "weights were changed since Manyfit made it" in card_of(tuner.export(tmp_path / "changed", model))
 
 
+def test_the_card_of_a_bag_tells_of_its_folds(tuner, tmp_path):
+    bag = tuner.bag(top=1, folds=3, verbose=0)
+    folder = tuner.export(tmp_path / "bag")
+    assert "3 x A model of a fold, trial" in card_of(folder) and "changed" not in card_of(folder)
+    told = keras.saving.load_model(folder / "model.keras").evaluate(X[TEST], Y[TEST], verbose=0, return_dict=True)
+    assert told["loss"] == pytest.approx(bag.evaluate(X[TEST], Y[TEST])["loss"], rel=1e-4)
+
+
 def test_a_retrained_model_is_known_by_its_weights_in_another_process(tuner, tmp_path):
     [model] = tuner.retrain(1, epochs=4, verbose=0)
     model.save(tmp_path / "kept.keras")
@@ -173,3 +181,13 @@ def test_validating_while_it_trains_is_no_look(tuner):
     rows = X[:30] + 9
     model.fit(X[TRAIN], Y[TRAIN], validation_data=(rows, Y[:30]), verbose=0)
     assert tuner.evaluate(rows, Y[:30], models=tuner.get_best_models(1)).luck.num_models == 1
+
+
+def test_after_the_project_is_closed_a_model_still_answers_and_it_is_said_that_nobody_counts(tmp_path, capsys):
+    tuner = kt.GridSearch(tiny.build, "val_loss", max_trials=1, directory=tmp_path)
+    tuner.search(X[TRAIN], Y[TRAIN], validation_data=(X[VALIDATION], Y[VALIDATION]), epochs=1, verbose=0)
+    [model] = tuner.get_best_models(1)
+    tuner.close()
+    tuner.verbose = 1
+    told = model.evaluate(X[TEST], Y[TEST], verbose=0, return_dict=True)
+    assert set(told) == {"loss", "accuracy"} and "is not counted" in capsys.readouterr().out

@@ -116,7 +116,7 @@ def test_the_less_sure_of_two_estimates_is_printed_where_they_differ():
         else:
             assert printed.variance >= own.variance
             seen.add(printed == own)
-            assert printed == own or printed.mean == pytest.approx(by_rule)
+            assert printed.mean == own.mean  # by one rule for all finalists, or they would not be in order
     assert seen == {True, False}
 
 

@@ -88,7 +88,7 @@ def test_named_classes_are_ensembled(searched):
     ensemble = searched.ensemble(method="uniform")
     assert ensemble.num_outputs == 3
     [found] = searched.evaluate(X[TEST], NAMES[TEST], models={"all": ensemble}).scores.values()
-    assert found["log_loss"].estimate < 1.0
+    assert found["accuracy"].estimate > 0.6, "the objective of the search"
     of_models = searched.ensemble(searched.get_best_models(2), X[TEST], NAMES[TEST], method="uniform")
     assert of_models.num_outputs == 3
     with pytest.raises(UsageError, match="'rose'"):
@@ -103,7 +103,8 @@ def test_an_ensemble_answers_for_named_classes_as_its_members_do(searched, tmp_p
         for strength in (0.1, 1.0)
     ]
     of_models = kt.Ensemble.fit(fitted, NAMES[TEST], x=X[TEST], method="uniform")
-    of_search = searched.ensemble(searched.get_best_models(2), X[TEST], NAMES[TEST], method="uniform")
+    options = {"method": "uniform", "metric": "log_loss"}
+    of_search = searched.ensemble(searched.get_best_models(2), X[TEST], NAMES[TEST], **options)
     of_search.save(tmp_path / "saved")
     loaded = kt.Ensemble.load(tmp_path / "saved", trust=True)
     for ensemble in (of_models, of_search, searched.ensemble(method="uniform"), loaded):

@@ -261,8 +261,7 @@ class Ensemble:
         if self.classes is not None:
             rows = dataclasses.replace(rows, y=Classes(self.classes).numbers("ensemble.evaluate(y)", rows.y))
         problem = problem_of(prediction, rows.y, self.outputs, self.task, rows.sample_weight)
-        told = [self.metric] + [usual_metric(self.task, self.outputs)] * (not self.metric.exact)
-        answer = {one.name: one.score(problem.predictions[0], problem) for one in told}
+        answer = {self.metric.name: self.metric.score(problem.predictions[0], problem)}
         return {**answer, **compiled_metrics(self._used(), self.pool, prediction, rows, batch_size)}
 
     def _used(self) -> list[EnsembleMember]:

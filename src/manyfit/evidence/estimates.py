@@ -48,6 +48,15 @@ class Measured:
         known = rows[np.isfinite(rows).all(axis=1)] if rows.ndim == 2 and rows.shape[1] > 1 else rows[:0]
         return known if len(known) else None
 
+    @property
+    def log_rows(self) -> Array | None:
+        """The rows around the logarithms of the values, of those runs that have a finite value."""
+        if self.rows is None:
+            return None
+        values, rows = np.asarray(self.values, dtype=float).ravel(), np.asarray(self.rows, dtype=float)
+        same = rows.ndim == 2 and len(rows) == len(values)
+        return _log_rows(rows[np.isfinite(values)]) if same else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
@@ -214,7 +223,7 @@ def estimates(
     finalists: Sequence[Measured],
     *,
     search_rows: ArrayLike | None = None,
-    places: Sequence[int] | None = None,
+    places: Sequence[int | None] | None = None,
     runs_per_trial: int = 1,
     overlap: float | None = None,
     told: Told | None = None,
@@ -228,8 +237,8 @@ def estimates(
         finalists: the runs of each, those of the search included.
         search_rows: (trials, rows) losses on the validation rows of those trials whose predictions were kept, one run
             each: the rows' luck, without a replicate.
-        places: where in `search` each finalist's loss is: then all its runs tell how far truths lie apart, not the
-            first alone.
+        places: where in `search` each finalist's loss is, None for one that is not there: then all its runs tell how
+            far truths lie apart, not the first alone.
         runs_per_trial: that each of `search` is the mean of.
         overlap: where each run has validation rows of its own: their number by that of training rows.
         told: how results are told; None: as losses.
@@ -254,9 +263,23 @@ def estimates(
         raise UsageError(explain("estimates", got, "finalists with a finite loss", "Leave out those that failed."))
     told = told or Told()
     values = [_finite(each.values) for each in finalists]
+    losses = np.asarray(search, dtype=float)
+    above_zero = not any((one <= 0).any() for one in [*values, losses])
+    if told.scale is Scale.LOG and told.direction == "min" and above_zero:
+        # Luck grows with such losses, and is skewed: on logarithms it is the same for all, and nearly symmetric.
+        on_logs = estimates(
+            np.log(losses),
+            [Measured(np.log(own), each.log_rows) for own, each in zip(values, finalists, strict=True)],
+            search_rows=None if search_rows is None else _log_rows(np.asarray(search_rows, dtype=float)),
+            places=places,
+            runs_per_trial=runs_per_trial,
+            overlap=overlap,
+            told=dataclasses.replace(told, scale=Scale.PLAIN),
+            seed=seed,
+        )
+        return _from_logs(on_logs)
     noise = _noise_of(finalists, values, search_rows, overlap)
     parts = _components_of(finalists, values)
-    losses = np.asarray(search, dtype=float)
     # Each by its own runs, as far as they are enough: one that swings from seed to seed says little of the others.
     of_run = np.array([_variance_of_run(part, noise) for part in parts])
     w = noise.own_rows + of_run / [len(each) for each in values]
@@ -286,6 +309,39 @@ def estimates(
     chances = posterior.probability_best(rng=np.random.default_rng(seed))
     alone = search_posterior(losses, single).finalists[0].optimism
     return Estimates(_by_splits(found, noise), posterior.best, tuple(map(float, chances)), single, alone)
+
+
+def _log_rows(rows: Array) -> Array:
+    """Row losses of runs around the logarithm of each run's mean: by how much each row moves that."""
+    means = rows.mean(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # of a run that failed
+        logs: Array = np.log(means) + rows / means - 1
+    return logs
+
+
+def _from_logs(found: Estimates) -> Estimates:
+    """Back from logarithms to losses, errors by the delta method."""
+    finalists = []
+    for one in found.finalists:
+        mean, measured = math.exp(one.mean), math.exp(one.measured)
+        back = dataclasses.replace(
+            one,
+            measured=measured,
+            mean=mean,
+            variance=one.variance * mean**2,
+            seeds_error=None if one.seeds_error is None else one.seeds_error * measured,
+            rows_error=None if one.rows_error is None else one.rows_error * measured,
+            choice=one.choice * measured if one.choice_is_bound else mean - measured,
+            seed_variance=one.seed_variance * mean**2,
+            row_variance=one.row_variance * mean**2,
+            cubed_rows=one.cubed_rows * mean**3,
+            scale=Scale.LOG,
+        )
+        finalists.append(back)
+    level = finalists[found.best].mean
+    return dataclasses.replace(
+        found, finalists=tuple(finalists), noise=found.noise * level, luck_of_best=found.luck_of_best * level
+    )
 
 
 def _by_splits(found: Sequence[Estimate], noise: _Noise) -> tuple[Estimate, ...]:

@@ -131,13 +131,18 @@ def undecided(
         parts.append(f"{seeds}{takes} may drop {listed(list(dict.fromkeys(names)))}")
     for rival in rivals:
         pair = f"{best} and {rival.trial_id}"
-        if rival.more_seeds is not None and rival not in in_reach:
-            parts.append(f"{pair} would take about {_round(rival.more_seeds):,} more seeds, beyond the rules")
-        elif rival.more_seeds is None and num_rows is not None and rival.rows_needed is not None:
+        if rival.more_seeds is None and num_rows is not None and rival.rows_needed is not None:
             would = f"about {_round(rival.rows_needed):,} would"
             parts.append(f"{pair} differ by less than these {num_rows:,} rows can show ({would})")
         elif rival.more_seeds is None:
             parts.append(f"no number of seeds would tell {pair} apart")
+    beyond = [each for each in rivals if each.more_seeds is not None and each not in in_reach]
+    if beyond:
+        least = min(each.more_seeds or 0 for each in beyond)
+        parts.append(
+            f"{best} is too close to {listed([each.trial_id for each in beyond])} for the {max_more_seeds} seeds that "
+            f"the rules still allow (it would take about {_round(least):,})"
+        )
     told = "; ".join(parts)
     return f"One of {listed([best, *(rival.trial_id for rival in rivals)])}. {told[:1].upper()}{told[1:]}."
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -69,9 +69,10 @@ class Artefacts:
         own = weights_hash(model, x)
         return self._store.get(_SAME, {}).get(own, own) if isinstance(model, keras.Model) else own
 
-    def note(self, model: object, **facts: Any) -> None:
-        """Writes down how a model was made."""
-        self._store.put(**{_FACT: {**self._store.get(_FACT, {}), weights_hash(model): facts}})
+    def note(self, made: Iterable[tuple[object, Mapping[str, Any]]]) -> None:
+        """Writes down how models were made: of each `trial`, its configuration, and `origin`, a sentence."""
+        known = {weights_hash(model): dict(facts) for model, facts in made}
+        self._store.put(**{_FACT: {**self._store.get(_FACT, {}), **known}})
 
     def note_file(self, in_file: str, artefact: str) -> None:
         """Writes down that a file's model, which has another hash, is an artefact."""

@@ -202,6 +202,8 @@ def _what_was_confirmed(artefact: Artefact, oracle: Oracle, confirmation: Confir
     parts = ["\n".join(lines)]
     if inside:
         parts.append(_markdown([table[trial_id] for trial_id in inside]))
+    if [trial.trial_id for trial in trials] == [best]:
+        parts.append(f"Methods: {confirmation.methods_paragraph()}")
     others = [row for trial_id, row in table.items() if trial_id not in inside]
     if others:
         parts += ["The other finalists, which are not in this folder:", _markdown(others)]
@@ -235,7 +237,7 @@ def _held_out(artefact: Artefact, looks: Sequence[Look]) -> str:
     models = {one for look in shared for one in look.choice}
     if len(models) > 1:
         luck = luck_of_best([*(look for look in shared if look is not own[-1]), own[-1]])
-        amount = f": by {luck}" if any(luck.amounts.values()) else ""
+        amount = f", by {luck}" if any(luck.amounts.values()) else ""
         notes.append(
             f"These test rows were used for {len(models)} different models: the best of them looks better than it "
             f"is{amount}."

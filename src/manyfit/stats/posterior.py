@@ -149,15 +149,16 @@ class SearchPosterior:
     common_row_variance: float
 
     def printed(self, finalist: int) -> FinalistPosterior:
-        """What to print of a finalist: the posterior, or the good-half rule where it says otherwise and is less sure.
+        """What to print of a finalist: the posterior, as unsure as the good-half rule where that says otherwise.
 
-        "Otherwise" is a mean that lies further than .3 of a run's noise from the posterior's.
+        "Otherwise" is a mean that lies further than .3 of a run's noise from the posterior's. The mean stays: one
+        finalist by the rule and another by the posterior would not be in order.
         """
         found = self.finalists[finalist]
         mean, variance = self.rule.shrunken(found.measured, float(self.variances[finalist]), self.num_trials)
         variance += self.common_row_variance
         if abs(mean - found.mean) > _DISAGREEMENT * self.noise and variance > found.variance:
-            return FinalistPosterior(found.measured, mean, variance, found.degrees)
+            return dataclasses.replace(found, variance=variance)
         return found
 
     def probability_best(self, *, rng: np.random.Generator, num_draws: int = 4000) -> Array:
@@ -191,7 +192,7 @@ def search_posterior(
     noise: ArrayLike,
     *,
     finalists: Sequence[tuple[float, float]] | None = None,
-    places: Sequence[int] | None = None,
+    places: Sequence[int | None] | None = None,
     common_row_variance: float = 0.0,
     degrees: float = math.inf,
     heavy_tails: float = 0.25,
@@ -204,8 +205,8 @@ def search_posterior(
         noise: standard deviation of one trial's luck, rows and seeds; one for all, or one each.
         finalists: of each the mean of all its runs, search and later, and the variance of that mean, common rows left
             out (`RunNoise.variance_of_mean`). None: the best trial of the search.
-        places: where in `losses` each finalist's search loss is. Then all its runs tell how far truths lie apart, not
-            the first alone.
+        places: where in `losses` each finalist's search loss is, None for one that is not there. Then all its runs
+            tell how far truths lie apart, not the first alone.
         common_row_variance: what these rows do to all trials; added once to the variance of each level.
         degrees: of freedom of `noise`.
         heavy_tails: how likely it is, before the losses are seen, that luck has heavy tails; 0 for never.
@@ -230,8 +231,9 @@ def search_posterior(
             explain("search_posterior", got, "finite means, variances of 0 or more", "Leave out failed runs.")
         )
     later = np.full((2, 1, y.size), np.nan)
-    if places is not None:
-        later[:, 0, list(places)] = measured, w
+    for place, own, of_mean in zip(places or (), measured, w, strict=places is not None):
+        if place is not None:
+            later[:, 0, place] = own, of_mean
     grid = posterior_grid(y[None], omega[None], later, heavy_tails=heavy_tails)
     mean, variance = grid.moments(measured[None], w[None])
     found = tuple(

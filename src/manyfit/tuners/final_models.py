@@ -23,6 +23,7 @@ from manyfit.finish import evaluation as evaluating
 from manyfit.finish.artefacts import Artefacts, weights_hash
 from manyfit.finish.export import Artefact
 from manyfit.finish.retrain import Retraining
+from manyfit.training.keras_internals.building import OF_FIT
 from manyfit.tuners.finished import FinishedTuner
 
 Named: TypeAlias = Mapping[str, Any]
@@ -50,9 +51,18 @@ class FinalModels:
 
     def note_retrained(self, retrained: Iterable[tuple[Any, Retraining]]) -> None:
         """Writes down how models were made, so that they are known again, in other processes, too."""
-        artefacts = Artefacts(self._tuner.store)
-        for model, how in retrained:
-            artefacts.note(model, trial=how.trial_id, seed=how.seed, origin=_retrained(how))
+        made = [(model, {"trial": how.trial_id, "origin": _retrained(how)}) for model, how in retrained]
+        Artefacts(self._tuner.store).note(made)
+
+    def note_bag(self, bag: Ensemble) -> None:
+        """Writes down that the models of a bag's members were trained on folds."""
+        origins = self._tuner.model_origins
+        models = [model for member in bag.members for model in member.models if model in origins]
+        told = [
+            (model, {"trial": origins[model], "origin": f"A model of a fold, trial {origins[model]}."})
+            for model in models
+        ]
+        Artefacts(self._tuner.store).note(told)
 
     def counted(self, model: Any) -> Any:
         """The model, whose `evaluate` counts as a look at test rows from now on; an ensemble comes back as another."""
@@ -125,7 +135,8 @@ class FinalModels:
             trials = {trial.trial_id: trial for one in inside for trial in one.trials}
             weights = {name: weight for name, weight in model.weights.items() if weight != 0}
             shares = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
-            members = "".join(f"\n- {one.origin}" for one in inside)
+            counts = collections.Counter(one.origin for one in inside)
+            members = "".join(f"\n- {count} x {told}" if count > 1 else f"\n- {told}" for told, count in counts.items())
             origin = f"An ensemble of {len(used)} members ({model.pool.describe()}; {shares}):\n{members}\n"
             return Artefact(list(trials.values()), artefacts.of(model), origin)
         digest = artefacts.of(model)
@@ -174,7 +185,7 @@ class _CountedEvaluate:
         assert model is not None  # who calls it has the model
         found = type(model).evaluate(model, *args, **kwargs)
         # Within `fit` Keras validates by its own `evaluate`, and hands over what it has kept of the rows.
-        if final is not None and not _is_counted.get() and "_use_cached_eval_dataset" not in kwargs:
+        if final is not None and not _is_counted.get() and OF_FIT not in kwargs:
             given = inspect.signature(type(model).evaluate).bind(model, *args, **kwargs).arguments
             rows = Rows(given.get("x"), given.get("y"), given.get("sample_weight"), given.get("steps"))
             final.look(model, rows, model.get_metrics_result())

@@ -323,6 +323,7 @@ class Finish:
         """See `Tuner.bag`."""
         found = self.final.counted(self._bagging.bag(settings, options))
         self.final.latest["ensemble"] = found
+        self.final.note_bag(found)
         return found
 
     def evaluate(

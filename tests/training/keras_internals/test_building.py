@@ -206,3 +206,30 @@ def test_weights_that_are_spared_of_decay_are_seen():
             f"Keras {keras.__version__} keeps what is excluded from weight decay under other names: a model would be "
             "trained by the steps of another one, which decays all of its weights"
         )
+
+
+def test_the_function_of_rows_behind_a_metric_is_found():
+    """Else intervals of held-out scores would need the model to be measured again on parts of the rows."""
+    truth, said = np.array([[0.0], [1.0], [3.0]]), np.array([[0.5], [1.0], [1.0]])
+    metric = keras.metrics.MeanMetricWrapper(lambda y, p, power: keras.ops.abs(y - p) ** power, power=2)
+    rows = keras.ops.convert_to_numpy(building.mean_function(metric)(truth, said))
+    np.testing.assert_allclose(rows[:, 0], [0.25, 0.0, 4.0])
+    metric.update_state(truth, said)
+    assert float(metric.result()) == pytest.approx(rows.mean())
+    assert building.mean_function(keras.metrics.AUC()) is None
+
+
+def test_validation_within_fit_is_told_from_a_call_of_the_users():
+    """Else rows that are validated on in each epoch would be counted as test rows."""
+    seen = []
+
+    class Watched(keras.Sequential):
+        def evaluate(self, *args, **kwargs):
+            seen.append(building.OF_FIT in kwargs)
+            return super().evaluate(*args, **kwargs)
+
+    model, x = Watched([keras.layers.Dense(1)]), np.zeros((4, 2))
+    model.compile("sgd", "mse")
+    model.fit(x, x[:, :1], validation_data=(x, x[:, :1]), verbose=0)
+    model.evaluate(x, x[:, :1], verbose=0)
+    assert seen == [True, False]

@@ -15,6 +15,9 @@ from keras.src.utils.naming import reset_uids
 CALLBACK_ATTRIBUTES = frozenset({"_model", "params", "validation_data"})
 """What Keras sets in a callback anew whenever a training begins, so that it is no state of the callback's."""
 
+OF_FIT = "_use_cached_eval_dataset"
+"""The argument of `evaluate` that tells its call within `fit`, where rows are validated on, from one of the user's."""
+
 
 def forget_names() -> None:
     """Lets automatic names start anew ("dense", not "dense_41"), so that equal models are equal to the letter."""
