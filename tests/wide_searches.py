@@ -1,8 +1,9 @@
-"""What tests of wide programs share: small searches in which every trial has another structure."""
+"""What tests of wide programs share: small searches in which every trial has another structure; steps of models."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,13 @@ import jax
 import keras
 import numpy as np
 from keras import layers
+
+from manyfit.training.population.arrays import State, values_of
+
+# Compiled without optimisations a step costs a fifth. XLA then approximates some functions otherwise in one program
+# than in another, by 1e-8 even in float64; where that shows, the same is compared in full.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+FULL = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 5)).astype("float32")
@@ -123,3 +131,27 @@ def assert_same_weights(one: Any, other: Any, tolerance: float = 1e-4) -> None:
     for mine, its in zip(one.get_best_models(number), other.get_best_models(number), strict=True):
         for got, expected in zip(mine.get_weights(), its.get_weights(), strict=True):
             np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
+
+
+@functools.lru_cache(maxsize=4)
+def step_of(model: keras.Model, *, quick: bool) -> Callable[..., Any]:
+    """A model's training step, compiled once, whoever trains in it."""
+
+    def step(state: State, metrics: Any, batch: Any) -> Any:
+        logs, new = model.train_step((*state, metrics), batch)
+        return tuple(map(tuple, new[:3])), new[3], logs["loss"]
+
+    return jax.jit(step, compiler_options=QUICK if quick else FULL)
+
+
+def trained(
+    model: keras.Model, state: State, batches: Sequence[Any], *, quick: bool = True
+) -> tuple[State, list[float]]:
+    """The state after a step on each batch, and their losses."""
+    run = step_of(model, quick=quick)
+    model.reset_metrics()
+    metrics, losses = list(values_of(model.metrics_variables)), []
+    for batch in batches:
+        state, metrics, loss = run(state, metrics, batch)
+        losses.append(float(loss))
+    return state, losses

@@ -69,7 +69,8 @@ class Programs:
     @property
     def sharing(self) -> str:
         """How many structures share how many programs, and what that cost and saved; empty where none is shared."""
-        wide = [record for record in self.records if record.widths and record.members]  # else it was found not exact
+        # One that was found not to be exact has trained nobody.
+        wide = [record for record in self.records if record.widths and record.epochs_timed]
         if not wide:
             return ""
         members = sum(record.members for record in wide)

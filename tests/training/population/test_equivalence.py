@@ -178,6 +178,36 @@ def test_augmented_models_that_differ_in_the_learning_rate_alone_are_recognised(
     assert keys[0] == keys[1] != keys[2] and None not in keys
 
 
+class Own(keras.layers.Layer):
+    """A layer of the user's."""
+
+    def call(self, inputs):
+        return inputs
+
+
+def nested(hp, *, activation="relu", own=False):
+    """A model in a model: a block of layers, and a functional model around it."""
+    block = keras.Sequential([keras.layers.Dense(4, activation), keras.layers.Dropout(hp["rate"]), *[Own()] * own])
+    inputs = keras.Input((6,))
+    body = keras.Model(inputs, keras.layers.Add()([block(inputs), keras.layers.Dense(4)(inputs)]))
+    model = keras.Sequential([keras.Input((6,)), body, keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(hp["learning_rate"]), "mse")
+    return model
+
+
+def test_models_in_models_are_recognised_if_all_their_layers_are():
+    values = {"learning_rate": 0.1, "rate": 0.2}
+    keys = []
+    for hp, more in ((values, {}), ({**values, "learning_rate": 0.2}, {}), (values, {"activation": "tanh"})):
+        building.forget_names()
+        keys.append(structure_key(nested(hp, **more)))
+    assert keys[0] == keys[1] != keys[2] and None not in keys
+    assert structure_key(nested(values, own=True)) is None
+    same = [{**values, "learning_rate": rate} for rate in (0.1, 0.01)]
+    arguments = {"batch_size": 24, "epochs": 2, "shuffle": False}
+    equals_model_fit(nested, lambda: (FLAT[:48], FLAT[:48, :1]), arguments, same)
+
+
 class Refusing(Trainer):
     """A fallback that trains nothing: what is tested is who comes to it."""
 

@@ -11,6 +11,7 @@ import jax
 import keras
 import numpy as np
 import pytest
+from wide_searches import quickly_compiled, trained
 
 from manyfit.training.population.arrays import State, values_of, variables_of
 from manyfit.training.population.embeddings import RULES, table
@@ -18,10 +19,14 @@ from manyfit.training.population.twins import Outline, Twin, joined, outline_of
 from manyfit.training.seeding import generator_states, has_drawn
 
 layers = keras.layers
-# Compiled without optimisations a step costs a fifth. XLA then approximates some functions otherwise in one program
-# than in another, by 1e-8 even in float64; where that shows, the same is compared in full.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 STEPS, ROWS = 20, 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_optimised() -> Iterator[None]:
+    """What building models compiles takes longer than the steps."""
+    with quickly_compiled():
+        yield
 
 
 @pytest.fixture
@@ -36,7 +41,9 @@ def float64() -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def compiled(model: keras.Model, optimizer: Any = "adam", loss: str = "mse", **more: Any) -> keras.Model:
+def compiled(model: keras.Model, optimizer: Any = None, loss: str = "mse", **more: Any) -> keras.Model:
+    # Plain descent compiles in a fifth of Adam's time, and moves what has a gradient as well. `OPTIMIZERS` has all.
+    optimizer = optimizer or keras.optimizers.SGD(0.05)
     model.compile(optimizer, loss, metrics=["mae"], **more)
     model.optimizer.build(model.trainable_variables)
     # Other first values than 0 and 1, so that all that lies in a wrong place is seen.
@@ -57,22 +64,6 @@ def reading(*inner: keras.layers.Layer) -> keras.Model:
 
 def state_of(model: keras.Model) -> State:
     return tuple(tuple(map(np.asarray, values_of(part))) for part in variables_of(model)[:3])  # type: ignore[return-value]
-
-
-def trained(model: keras.Model, state: State, batches: Sequence[Any], options: Any) -> tuple[State, list[float]]:
-    """The state after a step on each batch, and their losses."""
-
-    def step(state: State, metrics: Any, batch: Any) -> Any:
-        logs, new = model.train_step((*state, metrics), batch)
-        return tuple(map(tuple, new[:3])), new[3], logs["loss"]
-
-    run = jax.jit(step, compiler_options=options)
-    model.reset_metrics()
-    metrics, losses = list(values_of(model.metrics_variables)), []
-    for batch in batches:
-        state, metrics, loss = run(state, metrics, batch)
-        losses.append(float(loss))
-    return state, losses
 
 
 def batches_for(model: keras.Model, num: int = STEPS) -> list[Any]:
@@ -120,9 +111,9 @@ def trains_alike(twin: Twin, model: keras.Model, tolerance: float = 1e-9) -> Sta
             assert one.dtype == other.dtype
             np.testing.assert_array_equal(one, other)
     batches = batches_for(model)
-    for options in (QUICK, {}):
-        alone, losses = trained(model, start, batches, options)
-        together, wide_losses = trained(twin.model, wide, batches, options)
+    for quick in (True, False):
+        alone, losses = trained(model, start, batches, quick=quick)
+        together, wide_losses = trained(twin.model, wide, batches, quick=quick)
         if is_same(alone, embedding.narrow(together), tolerance):
             break
     assert not np.isnan(losses).any()
@@ -468,10 +459,10 @@ def test_a_training_that_rests_narrow_goes_on_as_if_it_had_not():
     embedding = twin.embedding(models[0])
     start = embedding.widen(state_of(models[0]))
     batches = batches_for(models[0])
-    straight, _ = trained(twin.model, start, batches, QUICK)
-    half, _ = trained(twin.model, start, batches[:10], QUICK)
+    straight, _ = trained(twin.model, start, batches)
+    half, _ = trained(twin.model, start, batches[:10])
     stored = tuple(tuple(np.array(value) for value in part) for part in embedding.narrow(half))
-    resumed, _ = trained(twin.model, twin.embedding(models[0]).widen(stored), batches[10:], QUICK)
+    resumed, _ = trained(twin.model, twin.embedding(models[0]).widen(stored), batches[10:])
     for part, others in zip(embedding.narrow(straight), embedding.narrow(resumed), strict=True):
         for one, other in zip(part, others, strict=True):
             np.testing.assert_array_equal(one, other)

@@ -209,6 +209,8 @@ class Reading:
     def _read(
         self, layer: keras.layers.Layer, read: Sequence[str], readers: Mapping[str, int], *, keeps_name: bool
     ) -> None:
+        if isinstance(layer, keras.Model):
+            raise Unsuited(f"{layer.name} is a model itself")
         name, config = type(layer).__name__, layer.get_config()
         if config.get("lora_rank") or config.get("quantization_config"):
             raise Unsuited(f"{layer.name} is not in one piece")

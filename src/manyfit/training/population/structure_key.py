@@ -91,16 +91,7 @@ def structure_key(model: keras.Model) -> str | None:
     """
     if not RECOGNISES:
         return None
-    # A subclass of the user's may do anything in its `call`, of which its configuration says nothing.
-    if type(model) not in (keras.Sequential, keras.Model) and type(model).__name__ != "Functional":
-        return None
-    if type(model).train_step is not keras.Model.train_step or type(model).test_step is not keras.Model.test_step:
-        return None
-    for layer in model.layers:
-        # A list, not a rule: a layer of a later Keras is traced until somebody has looked at it.
-        if type(layer).__name__ not in _LAYERS or not type(layer).__module__.startswith("keras."):
-            return None
-    if building.spares_weights_decay(model.optimizer):
+    if not _is_of_known_layers(model) or building.spares_weights_decay(model.optimizer):
         return None
     try:
         compiled = compile_config(model)
@@ -117,6 +108,21 @@ def structure_key(model: keras.Model) -> str | None:
         return None
     # Objects of the user's are named by their module and class only: their code is not in the text.
     return None if _has_custom_objects(config) else text
+
+
+def _is_of_known_layers(model: keras.Model) -> bool:
+    """Whether a model is Keras's own, of layers on the list, and of models of which the same is true."""
+    # A subclass of the user's may do anything in its `call`, of which its configuration says nothing.
+    is_plain = type(model) is keras.Sequential or type(model).__name__ == "Functional"
+    if not is_plain or not type(model).__module__.startswith("keras."):
+        return False
+    # A list, not a rule: a layer of a later Keras is traced until somebody has looked at it.
+    return all(
+        _is_of_known_layers(layer)
+        if isinstance(layer, keras.Model)
+        else type(layer).__name__ in _LAYERS and type(layer).__module__.startswith("keras.")
+        for layer in model.layers
+    )
 
 
 def compile_config(model: keras.Model) -> dict[str, Any]:
