@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import sqlite3
@@ -65,9 +66,15 @@ def rename_numbers(connection):
     connection.execute("ALTER TABLE trials RENAME COLUMN number TO position")
 
 
-STEPS = (*migrations.STEPS, add_costs, rename_numbers)
+def first_tables():
+    """The statements of 0.1.0: what is added since then is not what these tests are about."""
+    with contextlib.closing(opened(ProjectLayout(GOLDEN / "0.1.0" / "bayesian").database)) as connection:
+        return [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table'")]
+
+
+STEPS = (add_costs, rename_numbers)
 NEWEST = (
-    *(table.replace("number     INTEGER", "position     INTEGER") for table in TABLES),
+    *(table.replace("number     INTEGER", "position     INTEGER") for table in first_tables()),
     "CREATE TABLE costs (trial_id TEXT PRIMARY KEY, seconds REAL NOT NULL) WITHOUT ROWID",
 )
 
@@ -80,7 +87,6 @@ def test_steps_lead_to_what_creating_makes(first, tmp_path):
     assert schema(old) == schema(new)
     assert migrations.version_of(old) == migrations.version_of(new) == 1 + len(STEPS)
     after = contents(old)
-    assert after.pop("families") == after.pop("decisions") == []
     assert [row[0] for row in after.pop("costs")] == [row[0] for row in before["trials"]]
     assert {k: v for k, v in after.items() if k != "project"} == {k: v for k, v in before.items() if k != "project"}
     old.close()

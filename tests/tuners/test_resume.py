@@ -2,72 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 
 import pytest
 import tiny
+from deaths import interrupted
 
 import manyfit as kt
 from manyfit.core.errors import FailedTrialError, ProjectError
-from manyfit.store import ProjectStore
+from manyfit.core.records import Decision, Ending, Result
 
 pytestmark = pytest.mark.backends
-
-
-class Killed(BaseException):
-    """The process is gone: no handler of the library sees it as an error of a trial."""
-
-
-class Death:
-    """Lets a project live for so many commits, and none after that.
-
-    Args:
-        monkeypatch: pytest's.
-        num_commits: commits that succeed.
-        late: whether the process dies after its last commit, and not before the next one.
-    """
-
-    def __init__(self, monkeypatch, num_commits, late):
-        self.left = num_commits
-        transaction = ProjectStore.transaction
-
-        @contextlib.contextmanager
-        def mortal(store):
-            if self.left <= 0:
-                raise Killed
-            with transaction(store) as connection:
-                yield connection
-            self.left -= 1
-            if late and self.left <= 0:
-                raise Killed
-
-        monkeypatch.setattr(ProjectStore, "transaction", mortal)
 
 
 def story(tuner):
     """What a search was, as far as the user can tell."""
     rows = [(row.trial_id, row.execution, row.seed, row.status, row.ending, row.score) for row in tuner.results()]
     return tiny.proposals(tuner), rows, tuner.results().curves
-
-
-def interrupted(make, monkeypatch, num_commits, late):
-    """A search that dies after so many commits, and is started again; None when it lived to its end."""
-    with monkeypatch.context() as patched:
-        Death(patched, num_commits, late)
-        dead = None
-        try:
-            dead = make()
-            dead.search(verbose=0)
-            return None
-        except Killed:
-            pass
-        finally:
-            if dead is not None:
-                dead.close()
-    again = make()
-    again.search(verbose=0)
-    return again
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -90,6 +41,55 @@ def test_death_at_any_commit_changes_nothing(tmp_path, monkeypatch, capsys, late
         assert story(again) == story(whole), f"killed after commit {num_deaths}"
         num_deaths += 1
     assert num_deaths > 20
+
+
+class Rolling(tiny.Formula):
+    """Trains members side by side as a population does: who pauses or ends makes room, and the others go on.
+
+    It keeps no states, so it trains what was paused again from its start, in silence; and what is known of before a
+    kill before anything else.
+    """
+
+    def train(self, supply, task):
+        members = []
+        while True:
+            is_behind = any(plan.is_known(epoch) for plan, epoch in members)
+            if not is_behind and len(members) < self.members:
+                members += [[plan, plan.first_epoch] for plan in supply.take(self.members - len(members))]
+                is_behind = any(plan.is_known(epoch) for plan, epoch in members)
+            if not members:
+                return
+            now = [member for member in members if member[0].is_known(member[1]) or not is_behind]
+            answers = supply.report([(plan, epoch, {"loss": self.loss(plan, epoch)}) for plan, epoch in now])
+            for member, answer in zip(now, answers, strict=True):
+                member[1] += 1
+                plan, epochs = member
+                if answer is Decision.PAUSE or epochs == self.num_epochs:
+                    members.remove(member)
+                    ending = Ending.PAUSED if answer is Decision.PAUSE else Ending.COMPLETED
+                    supply.finish(Result(plan, ending, {"loss": [self.loss(plan, epoch) for epoch in range(epochs)]}))
+
+    @staticmethod
+    def loss(plan, epoch):
+        return tiny.loss_of(plan, epoch) * (1 - 0.01 * epoch)
+
+
+def test_death_at_any_commit_promotes_the_same_trials(tmp_path, monkeypatch, capsys):
+    """Who is promoted depends on who is how far; so nobody goes on before all are where they were."""
+
+    def make(name):
+        trainer = Rolling(num_epochs=27, members=6)
+        options = {"max_trials": 14, "seed": 1, "directory": str(tmp_path), "project_name": name}
+        return tiny.searched(trainer, scheduler=kt.ASHA(max_epochs=27), **options)
+
+    whole = make("whole")
+    whole.search(verbose=0)
+    assert {len(trial.executions[0].history["loss"]) for trial in whole.oracle.trials.values()} == {1, 3, 9, 27}
+    # Every sixth: after 33 and 45 commits other trials were promoted as long as an interrupted one came later.
+    for num_commits in range(3, 111, 6):
+        again = interrupted(functools.partial(make, f"{num_commits}"), monkeypatch, num_commits, False)
+        assert story(again) == story(whole), f"killed after commit {num_commits}"
+        again.close()
 
 
 def test_death_at_any_commit_with_failures_and_retries(tmp_path, monkeypatch, capsys):

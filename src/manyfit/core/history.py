@@ -143,7 +143,7 @@ def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def append(history: dict[str, list[float | None]], logs: Mapping[str, float], epoch: int) -> None:
-    """Adds one epoch's logs, filling what was not measured with None.
+    """Adds one epoch's logs, filling what was not measured with None; an epoch that is there already is replaced.
 
     Example:
 
@@ -155,5 +155,5 @@ def append(history: dict[str, list[float | None]], logs: Mapping[str, float], ep
     for name in logs:
         history.setdefault(name, [])
     for name, curve in history.items():
-        curve.extend([None] * (epoch - len(curve)))
-        curve.append(float(logs[name]) if name in logs else None)
+        curve.extend([None] * (epoch + 1 - len(curve)))
+        curve[epoch] = float(logs[name]) if name in logs else None

@@ -121,6 +121,40 @@ class Progress:
         return min((loss for loss in self.curve[:epochs] if loss == loss), default=math.inf)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Computed:
+    """How an epoch was computed: what timing decides, and the last bits of its numbers depend on.
+
+    Two texts that only the trainer reads which has written them: an epoch that a killed process had reported is trained
+    again as it was then.
+
+    Attributes:
+        program: what was compiled, and for which machine; many epochs have it in common.
+        run: how the epoch ran in it.
+    """
+
+    program: str
+    run: str
+
+
+class EpochLogs(dict[str, float]):
+    """What an epoch logged, name -> number, as trainers report it.
+
+    Args:
+        logs: the numbers.
+        computed: how; None where nothing depends on timing.
+    """
+
+    def __init__(self, logs: Mapping[str, float], computed: Computed | None = None) -> None:
+        super().__init__(logs)
+        self.computed = computed
+
+    @classmethod
+    def how(cls, logs: Mapping[str, float]) -> Computed | None:
+        """How logs were computed, where they say so."""
+        return logs.computed if isinstance(logs, cls) else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """One execution for a trainer to train."""
@@ -130,7 +164,10 @@ class Plan:
     values: Configuration  # the trial's `HyperParameters`
     seed: int
     epochs: int | None = None  # train up to this epoch (not including it); None: as the user's fit arguments say
-    first_epoch: int = 0  # epochs that are already behind it (a resumed execution)
+    first_epoch: int = 0  # the first one to report; those before are behind it (a resumed execution)
+    # How its epochs were computed that were reported before: all before `first_epoch`; and that one, where a process
+    # was killed in the middle of it, so that what was decided after its last report is decided again.
+    computed: tuple[Computed | None, ...] = ()
     state_path: str | None = None  # where the state of a paused execution goes, and is taken from; None: not stored
     weights_path: str | None = None  # where the weights of the best epoch go (training/weights.py), None: not wanted
     phase: str = "search"  # what it is run for; the book keeps the executions of each phase apart
@@ -161,6 +198,10 @@ class Plan:
     def key(self) -> tuple[str, int]:
         """Names this execution within a search."""
         return self.trial_id, self.execution
+
+    def is_known(self, epoch: int) -> bool:
+        """Whether an epoch was reported before, by a process that was killed or that paused it."""
+        return epoch < len(self.computed)
 
 
 @dataclasses.dataclass(frozen=True)

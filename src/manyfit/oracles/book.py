@@ -17,7 +17,7 @@ from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Observation, Plan, Progress, Result
 from manyfit.evidence.book import EvidenceBook, RaceFamily, TrialDropped
 from manyfit.oracles.scoring import Ranking
-from manyfit.oracles.trial import SEARCH, Execution, Trial
+from manyfit.oracles.trial import SEARCH, Execution, KnownEpochs, Trial
 from manyfit.samplers.base import Constraint
 from manyfit.space.hyperparameters import HyperParameters
 
@@ -414,7 +414,7 @@ class TrialBook:
         self.put(project=self._project, **facts)
 
     def load(self, space: HyperParameters) -> None:
-        """Reads everything from the store. Epochs of executions that did not finish are dropped: they run again."""
+        """Reads everything from the store. What unfinished executions of the search had reported stays known."""
         assert self.store is not None  # our bug: only `Oracle.reload` calls this
         if self.store.has_changed():
             self._owed.clear()  # of a state that another tuner has gone on from without it
@@ -443,31 +443,35 @@ class TrialBook:
         """Reads trials and executions.
 
         Returns:
-            The executions that were running when the process died, and the first of their epochs that counts for
-            nothing. They run again with their own seeds, from their start or from where they were paused last, so they
-            will report the same epochs.
+            Those that nobody goes on with, since they run again from their start, and the first epoch to be dropped.
         """
         store = self.store
         assert store is not None  # our bug: `load` asks
         self.trials = {row["id"]: Trial.from_row(row, space) for row in store.trials()}
         self.evidence.load(store.families(), store.decisions())
-        curves: dict[Key, dict[str, list[float | None]]] = {}
+        known: dict[Key, KnownEpochs] = {}
         for row in store.epochs():
             key = (row["trial_id"], row["phase"], row["attempt"], row["execution"])
-            histories.append(curves.setdefault(key, {}), row["logs"], row["epoch"])
-        broken_off = dict.fromkeys(curves, 0)
+            known.setdefault(key, KnownEpochs()).add(row["logs"], row["epoch"], row["computed"])
+        broken_off = dict.fromkeys(known, 0)
         for row in store.executions():
             key = (row.pop("trial_id"), row.pop("phase"), row.pop("attempt"), row.pop("execution"))
-            trial, history = self.trials[key[0]], curves.pop(key, {})
-            broken_off.pop(key, None)
+            trial, history = self.trials[key[0]], known.get(key, KnownEpochs()).history
             row["ending"], num_epochs = Ending(row["ending"]), row.pop("num_epochs", None)
             if row["ending"] is Ending.PAUSED and max(map(len, history.values()), default=0) > num_epochs:
                 # It had been continued. Its score, its weights and its state are those of the pause.
                 history = {name: curve[:num_epochs] for name, curve in history.items()}
                 broken_off[key] = num_epochs
+            else:
+                broken_off.pop(key, None)
             # Rows of failed attempts stay in the store as a record; only the latest attempt counts.
             if trial.attempt == key[2]:
                 trial.executions_of(key[1])[key[3]] = Execution(index=key[3], history=history, **row)
+        for key, epochs in known.items():
+            found = self.trials.get(key[0])
+            if found is not None and key[1:3] == (SEARCH, found.attempt) and found.goes_on(key[3]):
+                found.known[key[3]] = epochs
+                broken_off.pop(key, None)
         return broken_off
 
     def _check_same_project(self, found: str | None) -> None:

@@ -197,7 +197,7 @@ class Oracle(KerasTunerOracle):
             self.scheduler = scheduler_of(self._named_scheduler, epochs)
 
     def assign(self, count: int) -> list[Trial]:
-        """Up to `count` trials to run now, committed before they are returned: interrupted and retried ones first.
+        """Up to `count` trials to run now, committed before they are returned; interrupted and retried ones come first.
 
         Returns:
             An empty list while trials are running means: wait; while none is running: the search is over.
@@ -209,7 +209,7 @@ class Oracle(KerasTunerOracle):
         again = [self.trials[trial_id] for trial_id in self.waiting[:count]]
         del self.waiting[:count]
         self._hand_out(again)
-        return again + (self._assign_new(count - len(again)) if len(again) < count else [])
+        return again or self._assign_new(count)
 
     def _assign_new(self, count: int) -> list[Trial]:
         """What the scheduler asks for: starts of new trials, and paused ones that go on.

@@ -17,7 +17,7 @@ import numpy as np
 from manyfit.core import history as histories
 from manyfit.core.lifecycle import Life, TrialOutcome, TrialState, TrialStatus, is_paused
 from manyfit.core.objective import Objective, ParetoObjective
-from manyfit.core.records import Ending, Observation, Progress, Value
+from manyfit.core.records import Computed, Ending, Observation, Progress, Value
 from manyfit.oracles.metrics_tracking import MetricsTracker
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.stats.intervals import fold_interval
@@ -53,6 +53,25 @@ class Execution:
     def num_epochs(self) -> int:
         """Epochs that were trained."""
         return max((len(curve) for curve in self.history.values()), default=0)
+
+
+@dataclasses.dataclass
+class KnownEpochs:
+    """What an execution had reported that was under way when a process was killed, or that waits after a pause.
+
+    Attributes:
+        history: its curves.
+        computed: how each of the epochs was computed.
+    """
+
+    history: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
+    computed: list[Computed | None] = dataclasses.field(default_factory=list)
+
+    def add(self, logs: Mapping[str, float], epoch: int, computed: Computed | None) -> None:
+        """Takes an epoch, in their order."""
+        histories.append(self.history, logs, epoch)
+        self.computed += [None] * (epoch + 1 - len(self.computed))
+        self.computed[epoch] = computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +134,8 @@ class Trial:
         # trainer is lost (a worker died), this one stands. A paused execution's curve is in `executions` until it goes
         # on.
         self.running: dict[int, dict[str, list[float | None]]] = {}
+        # Of executions that another process has not ended, until they are handed out again.
+        self.known: dict[int, KnownEpochs] = {}
         self.target_epochs: int | None = None  # train up to here; None: as the fit arguments say
         self.tags: dict[str, Value] = {}  # the scheduler's notes
         self._reported = MetricsTracker()  # what `Oracle.update_trial` was told, or a user wrote there
@@ -189,8 +210,14 @@ class Trial:
         self.move(TrialState.QUEUED)
         self.attempt += 1
         self.executions.clear()
+        self.known.clear()
         self.forget_reports()
         self.score, self.best_step = None, None
+
+    def goes_on(self, execution: int) -> bool:
+        """Whether an execution of the search is still to be trained, or may be."""
+        run = self.executions.get(execution)
+        return not self.has_ended and (run is None or is_paused(run))
 
     def executions_of(self, phase: str) -> dict[int, Execution]:
         """The executions of a phase, by index."""

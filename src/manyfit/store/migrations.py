@@ -58,7 +58,13 @@ def _add_evidence(connection: sqlite3.Connection) -> None:
     )
 
 
-STEPS: tuple[Step, ...] = (_add_evidence,)
+def _epochs_say_how_they_were_computed(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE epochs ADD COLUMN program TEXT")
+    connection.execute("ALTER TABLE epochs ADD COLUMN run TEXT")
+    connection.execute("CREATE TABLE programs ( name TEXT PRIMARY KEY, text TEXT NOT NULL ) WITHOUT ROWID")
+
+
+STEPS: tuple[Step, ...] = (_add_evidence, _epochs_say_how_they_were_computed)
 """In order: the first one leads from version 1 to version 2."""
 
 SCHEMA_VERSION = FIRST_VERSION + len(STEPS)

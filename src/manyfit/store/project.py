@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import sqlite3
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from manyfit.core.errors import ProjectError, explain
+from manyfit.core.records import Computed, EpochLogs
 from manyfit.store import lock
 from manyfit.store.layout import DATABASE_NAME, ProjectLayout, check_id, is_safe_id
 from manyfit.store.migrations import bring_up_to_date, transaction
@@ -29,6 +31,10 @@ BESIDE_KERAS_TUNER = "beside_keras_tuner"
 
 _KEY = ("trial_id", "phase", "attempt", "execution")
 _THIS_EXECUTION = " AND ".join(f"{name} = ?" for name in _KEY)
+
+
+def _name_of(program: str) -> str:
+    return hashlib.sha256(program.encode()).hexdigest()[:16]
 
 
 class ProjectStore:
@@ -138,7 +144,7 @@ class ProjectStore:
         self.catch_up()
         with transaction(self._connection, self._where) as connection:
             # Rows and not the file: another tuner of this process may have it open, and SQLite would not survive that.
-            for table in ("trials", "executions", "epochs", "families", "decisions"):
+            for table in ("trials", "executions", "epochs", "programs", "families", "decisions"):
                 connection.execute(f"DELETE FROM {table}")
             connection.execute("DELETE FROM project WHERE name <> 'schema_version'")
             if layout.oracle_file.exists():
@@ -359,10 +365,16 @@ class ProjectStore:
     def save_epochs(self, rows: Iterable[tuple[str, str, int, int, int, Mapping[str, float]]]) -> None:
         """Commits (trial id, phase, attempt, execution, epoch, logs) of a whole population in one transaction."""
         # One commit for a population's epoch, not one per member: a commit waits for the disk.
+        rows = list(rows)
+        how = [EpochLogs.how(row[5]) for row in rows]
+        # Long, and the same for thousands of epochs: so they have a table of their own.
+        programs = {_name_of(each.program): each.program for each in how if each is not None}
+        columns = [(None, None) if each is None else (_name_of(each.program), each.run) for each in how]
         with self.transaction() as connection:
+            connection.executemany("INSERT OR IGNORE INTO programs VALUES (?, ?)", programs.items())
             connection.executemany(
-                "INSERT OR REPLACE INTO epochs VALUES (?, ?, ?, ?, ?, ?)",
-                [(*row[:5], json.dumps(dict(row[5]))) for row in rows],
+                "INSERT OR REPLACE INTO epochs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(*row[:5], json.dumps(dict(row[5])), *told) for row, told in zip(rows, columns, strict=True)],
             )
 
     def save_execution(
@@ -380,7 +392,7 @@ class ProjectStore:
             if history is not None:
                 connection.execute(f"DELETE FROM epochs WHERE {_THIS_EXECUTION}", key)
                 connection.executemany(
-                    "INSERT INTO epochs VALUES (?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO epochs VALUES (?, ?, ?, ?, ?, ?, NULL, NULL)",
                     [(*key, epoch, json.dumps(dict(logs))) for epoch, logs in enumerate(history)],
                 )
 
@@ -405,12 +417,20 @@ class ProjectStore:
         return [{**dict(zip(_KEY, row, strict=False)), **json.loads(row[4])} for row in rows]
 
     def epochs(self, trial_id: str | None = None) -> list[dict[str, Any]]:
-        """Logs of every epoch: trial_id, phase, attempt, execution, epoch, logs."""
+        """Logs of every epoch: trial_id, phase, attempt, execution, epoch, logs, and how they were computed."""
         where, arguments = ("", ()) if trial_id is None else (" WHERE trial_id = ?", (trial_id,))
         rows = self._rows(f"SELECT * FROM epochs{where} ORDER BY 1, 2, 3, 4, 5", *arguments)
+        programs = dict(self._rows("SELECT name, text FROM programs"))
         for row in rows:
             self._check_key(row[0], row[2], row[3], row[4])
-        return [{**dict(zip((*_KEY, "epoch"), row, strict=False)), "logs": json.loads(row[5])} for row in rows]
+        return [
+            {
+                **dict(zip((*_KEY, "epoch"), row, strict=False)),
+                "logs": json.loads(row[5]),
+                "computed": Computed(programs[row[6]], row[7]) if row[6] in programs and row[7] is not None else None,
+            }
+            for row in rows
+        ]
 
     # What confirmations decided ----------------------------------------------------------------------------------
 

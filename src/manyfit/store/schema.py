@@ -7,6 +7,8 @@ attempt is the one that counts.
 rounds up to which they were looked at; `decisions` say who of them was found worse. Rules and decisions never change.
 `outcome`, `logs`, `rules`, `looks` and `decision` are JSON objects; NaN and infinities are stored as the texts "NaN",
 "Infinity" and "-Infinity" (Python's JSON reads and writes them), None marks what was not measured.
+`program` and `run` say how an epoch was computed (`core.records.Computed`), where that depends on timing: the name of a
+row of `programs`, and the trainer's own text.
 """
 
 from __future__ import annotations
@@ -67,7 +69,15 @@ TABLES = (
         execution INTEGER NOT NULL,
         epoch     INTEGER NOT NULL,
         logs      TEXT NOT NULL,
+        program   TEXT,
+        run       TEXT,
         PRIMARY KEY (trial_id, phase, attempt, execution, epoch)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE programs (
+        name TEXT PRIMARY KEY,
+        text TEXT NOT NULL
     ) WITHOUT ROWID
     """,
 )

@@ -12,7 +12,7 @@ from manyfit.core.lifecycle import is_paused, outcome_of
 from manyfit.core.objective import MEASURES
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
-from manyfit.oracles.trial import Execution
+from manyfit.oracles.trial import Execution, KnownEpochs
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store.layout import state_beside
 
@@ -38,15 +38,19 @@ def _goes_on(trial: Trial, run: Execution) -> bool:
 
 def plan_of(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable[[str, int], Path]) -> Plan:
     """One execution of a trial."""
-    paused = trial.executions.get(execution)
+    paused, known = trial.executions.get(execution), trial.known.get(execution, KnownEpochs())
     path = weights_path(trial.trial_id, execution)
+    # Where a process was killed in the middle of it, the last epoch that is known is reported once more: nobody knows
+    # whether what was decided after it was acted upon.
+    first_epoch = max(0 if paused is None else paused.num_epochs, len(known.computed) - 1)
     return Plan(
         trial.trial_id,
         execution,
         trial.hyperparameters.copy(),
         seeds.seed_of(oracle.seed, "execution", trial.trial_id, execution, trial.attempt),
         epochs=oracle.scheduler.max_epochs,
-        first_epoch=0 if paused is None else paused.num_epochs,
+        first_epoch=first_epoch,
+        computed=tuple(known.computed),
         state_path=str(state_beside(path)) if oracle.scheduler.may_pause else None,
         weights_path=str(path),
     )
@@ -129,6 +133,9 @@ class SearchSupply:
                 break
             for trial in trials:
                 self._open_trial(trial)
+            # What comes next may rest on what these do, so they come to where they were before anything is asked for.
+            if not self.independent and any(plan.is_known(plan.first_epoch) for plan in self._queue):
+                break
         taken, self._queue = self._queue[:count], self._queue[count:]
         return taken
 
@@ -139,10 +146,10 @@ class SearchSupply:
             return
         plans = plans_of(trial, self._num_executions, self._oracle, self._weights_path)
         for plan in plans:
-            paused = trial.executions.pop(plan.execution, None)
-            if paused is not None:
+            paused, known = trial.executions.pop(plan.execution, None), trial.known.pop(plan.execution, None)
+            if (begun := known or paused) is not None:
                 # A copy, since the epochs that follow are appended to it.
-                trial.running[plan.execution] = {name: list(curve) for name, curve in paused.history.items()}
+                trial.running[plan.execution] = {name: list(curve) for name, curve in begun.history.items()}
         self._open[trial.trial_id] = {plan.execution for plan in plans}
         self._queue += plans
         if not plans:  # it was interrupted between the execution that decided and its end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import threading
 
 import keras
@@ -20,6 +21,7 @@ from manyfit.training.keras_internals.programs import (
     kept_on_disk,
     quick_options,
     sizes_of_scan,
+    version_of_xla,
 )
 
 SETTINGS = (
@@ -60,6 +62,10 @@ def names(folder):
 def test_xla_knows_the_options(options):
     compiled = jax.jit(lambda x: jnp.sin(x) * 2).lower(1.0).compile(compiler_options=options)
     assert float(compiled(0.0)) == 0.0
+
+
+def test_the_version_of_xla_is_that_of_its_package():
+    assert version_of_xla() == importlib.metadata.version("jaxlib")
 
 
 def test_the_parts_of_a_scan_are_told_apart():

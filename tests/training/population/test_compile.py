@@ -46,7 +46,7 @@ def searched(folder, monkeypatch, **options):
     facts, original = [], _NOTE_TIME
 
     def note(self, outcome):
-        facts.append(outcome.facts)
+        facts.append(outcome.computed.run)
         original(self, outcome)
 
     monkeypatch.setattr(Session, "_note_time", note)

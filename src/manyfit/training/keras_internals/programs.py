@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jaxlib
 from jax.experimental.compilation_cache import compilation_cache
 
 ONE_THREAD: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
@@ -35,6 +36,11 @@ def quick_options(level: str = "0", level_alone: str = "0") -> dict[str, str | b
     except (RuntimeError, ValueError):
         return plain
     return both
+
+
+def version_of_xla() -> str:
+    """The version of what compiles: it comes in a package of its own, which may be newer or older than JAX."""
+    return str(jaxlib.__version__)
 
 
 def bytes_of(memory: object) -> int:

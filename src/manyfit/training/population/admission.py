@@ -39,6 +39,7 @@ from manyfit.training.population.learned import Learned
 from manyfit.training.population.member import STORED_BY, Member, ProgramSeat, Structure
 from manyfit.training.population.outlines import Outline
 from manyfit.training.population.program import SharedProgram
+from manyfit.training.population.replaying import EpochRun, Program, Replay, is_exact
 from manyfit.training.population.structure_key import KnownStructure, structure_key
 from manyfit.training.population.trace import CannotTrace, check_model, is_complete
 from manyfit.training.population.views import View, Views
@@ -91,6 +92,7 @@ class Admission:
         self._learned = learned
         self._waiting: dict[int, collections.deque[Member]] = {}  # by id of their program
         self._undecided: dict[Family, list[Member]] = {}  # those without a program
+        self._said: set[str] = set()  # of how trials go on that were under way
         self._parked: dict[tuple[str, int], Member] = {}  # in the order of their pauses
 
     @property
@@ -146,6 +148,44 @@ class Admission:
                 for member in share.members:
                     self._seat(member, program)
 
+    def replay_of(self, member: Member) -> Replay | None:
+        """What trains a member's next epoch as it was trained before a kill; the member gets a seat for that.
+
+        None where it was not trained before, or cannot be trained just so.
+        """
+        computed = member.plan.computed[member.epoch] if member.is_behind else None
+        if computed is None:
+            return None
+        told = Program.read(computed.program)
+        why, lift = told.differences(), None
+        if not why:
+            with contextlib.suppress(CannotTrace, ValueError):  # these come up again, and are told then
+                if member.seat is None or member.program.outline != told.outline:
+                    member.seat = self._seat_like(member, told.outline)
+                    member.program.add(member.trace, member.state)
+                lift = told.lift(member.trace)
+        if lift is None:
+            self._say(f"equal to float32 rounding ({why or 'their steps are others now'})")
+            return None
+        self._say("bit for bit" if is_exact() else "equal to float32 rounding (on a CPU it is bit for bit)")
+        member.program.include(lift)
+        return Replay(EpochRun.read(computed.run), lift)
+
+    def _say(self, how: str) -> None:
+        if how not in self._said:
+            self._said.add(how)
+            self.notify(f"trials that were under way are trained again to where they were: {how}")
+
+    def _seat_like(self, member: Member, outline: Outline | None) -> ProgramSeat:
+        """A seat in a wide program of just this outline, or where there is none in a program of its own structure."""
+        if outline is None:
+            return self._own_seat(member)
+        family = self._learned.family_of(member)
+        found = [one for one in family.wide if (one.outline, one.mismatch) == (outline, None)]
+        program = next((one for one in found if one.has_batches_of(member)), None)
+        program = program or self._open(family, outline, [member])
+        return self._own_seat(member) if program is None else program.seat_of(member)
+
     def outgrow(self, member: Member) -> None:
         """Moves a member between two epochs to a program of its own, if padding would waste more than that costs."""
         if member.seat is None or member.seat.embedding is None:
@@ -188,6 +228,8 @@ class Admission:
         return self.next_member(active, group, least)
 
     def _wait(self, member: Member) -> None:
+        if member.seat is None:
+            self.replay_of(member)  # it has one in the program that has trained it before
         if member.seat is None:
             self._undecided.setdefault(self._learned.family_of(member), []).append(member)
         else:

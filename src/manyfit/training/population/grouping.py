@@ -17,16 +17,18 @@ slots of the last batch of each of eight structures); `WEIGHS_SLOTS = False` tak
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 
 import numpy as np
 
+from manyfit.core.records import Computed
 from manyfit.training.population.arrays import State
-from manyfit.training.population.compile import Tier
 from manyfit.training.population.layout import Layout
 from manyfit.training.population.member import Member
 from manyfit.training.population.program import SharedProgram
+from manyfit.training.population.replaying import Ran, Replay
 
 WEIGHS_SLOTS = True
 _ALONE = 1.4  # times the seconds of a member that stands side by side with others, on a CPU
@@ -45,6 +47,7 @@ class Batch:
     count: int
     one_step: bool = False  # a callback has stopped training before the first batch, after which `fit` ends the epoch
     epochs_left: int = 0  # that the members of its program have before them, this one included
+    replay: Replay | None = None  # how the epoch was trained before the process was killed, where it was
 
     @property
     def slots(self) -> list[Member]:
@@ -101,9 +104,8 @@ class Outcome:
         sharing: programs that ran at the same time.
         error: why there are no logs.
         awaits_test: that was the training; callbacks are to be called before the validation.
-        tiers: "train" and "test" -> how the pass was compiled that it ran in; beside layout and number of slots this is
-            what the last bits of its numbers depend on.
         layouts: those that training went through, with the seconds that the whole epoch would have taken in each.
+        ran: what it ran in, in which way.
     """
 
     batch: Batch
@@ -113,14 +115,13 @@ class Outcome:
     sharing: int
     error: Exception | None = None
     awaits_test: bool = False
-    tiers: Mapping[str, Tier] = dataclasses.field(default_factory=dict)
     layouts: Mapping[Layout, float] = dataclasses.field(default_factory=dict)
+    ran: Ran = dataclasses.field(default_factory=Ran)
 
-    @property
-    def facts(self) -> str:
-        """How it was computed: layout, tiers of training and validation, and slots: "scan/vmap quick quick 4"."""
-        layouts = "+".join(map(str, self.layouts or [self.batch.layout]))
-        return " ".join([layouts, *self.tiers.values(), str(self.batch.count)])
+    @functools.cached_property
+    def computed(self) -> Computed | None:
+        """What trains the epoch again just so; None where nothing does: its last bits may be others then."""
+        return self.ran.computed(self.batch.count, self.batch.program.outline)
 
     @property
     def is_half(self) -> bool:
@@ -215,6 +216,33 @@ def layouts_for(
     num_trying = 0 if any(batch.layout == layout for batch in running) else rules.group
     parts = [(layout, list(members[:num_trying])), (best, list(members[num_trying:]))]
     return [(each, some) for each, some in parts if some]
+
+
+def as_before(members: Sequence[tuple[Member, Replay]], rules: Rules) -> list[Batch]:
+    """Members whose epoch was trained before, in programs, layouts and slots like those.
+
+    Who stands beside whom changes nothing, so those stand together that stood in programs alike, and missing ones are
+    copies, as in any idle slot.
+
+    Args:
+        members: with what they are to be trained by.
+        rules: of this session.
+    """
+    alike: dict[tuple[Hashable, ...], list[tuple[Member, Replay]]] = {}
+    for member, replay in members:
+        # Where each read the rows in an order of its own, that of any other will do.
+        order = () if "train" in replay.run.own_orders else rules.order_of(member)
+        steps = tuple(replay.lift.name(kind) for kind in ("train", "test"))
+        key = id(member.program), id(member.view), member.is_validated, steps, str(replay.run), order
+        alike.setdefault(key, []).append((member, replay))
+    batches = []
+    for some in alike.values():
+        replay = some[0][1]
+        count = replay.run.count
+        for start in range(0, len(some), count):
+            now = tuple(member for member, _ in some[start : start + count])
+            batches.append(Batch(now[0].program, now, replay.run.layouts[0][0], count, replay=replay))
+    return batches
 
 
 def parted(

@@ -51,6 +51,12 @@ class Layout:
     def __str__(self) -> str:
         return f"{self.steps}/{self.members}"
 
+    @classmethod
+    def read(cls, text: str) -> Layout:
+        """The inverse of `str`."""
+        steps, members = text.split("/")
+        return cls(steps, members)  # type: ignore[arg-type]
+
 
 def num_workers() -> int:
     """Programs that run at the same time: one per core on a CPU, one on an accelerator, and one over all devices."""

@@ -12,6 +12,7 @@ touching the others; a program that wants them stacked does it inside.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -107,6 +108,16 @@ class Lift:
         counts = (num_trainable, num_fixed, num_optimizer if kind == "train" else 0, num_metrics)
         start = tuple(value.tobytes() for value in trace.start_metrics)
         return (*steps, counts, trace.log_names, trace.step_log_names.get(kind), start)
+
+    def name(self, kind: str) -> str:
+        """A short name of `fingerprint`, the same in all processes."""
+        return hashlib.sha256(repr(self.fingerprint(kind)).encode()).hexdigest()[:16]
+
+    def joined(self, other: Lift) -> Lift:
+        """With all that is lifted in either of two lifts of equal steps; itself where that changes nothing."""
+        names = self.holes.keys() | other.holes.keys()
+        holes = {name: tuple(sorted({*self.holes.get(name, ()), *other.holes.get(name, ())})) for name in names}
+        return self if holes == self.holes else Lift(self.template, holes)
 
     def unpack(self, name: str, packed: Lifted) -> dict[int, Array]:
         """The inverse of `values` for one form, inside a traced function: hole -> value."""

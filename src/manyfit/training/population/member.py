@@ -221,6 +221,11 @@ class Member:
             self.best_loss, self.best = loss, copied(weights) if self.callbacks.any else weights
 
     @property
+    def is_behind(self) -> bool:
+        """Whether the epoch that it is at was reported before."""
+        return self.plan.is_known(self.epoch)
+
+    @property
     def is_validated(self) -> bool:
         """Whether the epoch that it is at ends with a validation."""
         return self.view.data.validates_at(self.epoch)

@@ -124,6 +124,19 @@ class Outline:
         texts = {*self.optimizers, *other.optimizers}
         return self.kind == other.kind and len({json.loads(text)[0] for text in texts}) == len(texts)
 
+    def told(self) -> dict[str, Any]:
+        """As JSON keeps it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Outline:
+        """The inverse of `told`."""
+        runs = []
+        for run in told["runs"]:
+            places = [Place(place["width"], *(tuple(place[stage]) for stage in STAGES)) for place in run["places"]]
+            runs.append(Run(**{**run, "inputs": tuple(run["inputs"]), "places": tuple(places)}))
+        return cls(tuple(runs), told["outputs"], told["compiled"], tuple(told["optimizers"]))
+
     @functools.cached_property
     def flops(self) -> float:
         """Multiplications of a training step for one row: forward, and twice as many backward."""

@@ -18,6 +18,7 @@ from manyfit.training.population.compile import Tier
 from manyfit.training.population.data import FitArguments, ResidentRows, Stream
 from manyfit.training.population.layout import Layout, LayoutChoice, Remembered, candidates, recall, remember
 from manyfit.training.population.lift import Lift
+from manyfit.training.population.outlines import Outline
 from manyfit.training.population.passes import Pass, StreamPass
 from manyfit.training.population.probe import find_mismatch
 from manyfit.training.population.rows_pass import RowsPass
@@ -101,6 +102,11 @@ class SharedProgram:
         assert self._data is not None  # our bug: nobody trains here
         return self._data
 
+    @property
+    def outline(self) -> Outline | None:
+        """How wide it is, where members of several structures share it."""
+        return None
+
     def serve(self, data: FitArguments | None) -> None:
         """Trains on these data from now on; None: lets go of them, until others come."""
         self._data = data
@@ -118,16 +124,25 @@ class SharedProgram:
         """
         lift = self.lift.widened([trace])
         with self._lock:
-            if lift is not self.lift and self._passes:
-                self._retired_seconds += sum(each.compile_seconds for each in self._passes.values())
-                self._passes.clear()
-                self.num_versions += 1
-                self._samples.clear()  # those that made the new version necessary are the ones to probe
-            self.lift = lift
+            self._become(lift)
             if len(self._samples) < _PROBED and all(trace is not other.trace for other in self._samples):
                 # A copy: callbacks may predict with the model, and Keras donates the arrays that it predicts with.
                 taken = (state[0], trace.without_idle(state[1]), state[2])
                 self._samples.append(_Sample(trace, copied(taken)))
+
+    def include(self, lift: Lift) -> None:
+        """Lifts what another process had lifted, so that what trained there goes on in the same version."""
+        with self._lock:
+            self._become(self.lift.joined(lift))
+
+    def _become(self, lift: Lift) -> None:
+        """Another version, if that is another lift."""
+        if lift is not self.lift and self._passes:
+            self._retired_seconds += sum(each.compile_seconds for each in self._passes.values())
+            self._passes.clear()
+            self.num_versions += 1
+            self._samples.clear()  # those that made the new version necessary are the ones to probe
+        self.lift = lift
 
     def extend(self, traces: Sequence[Trace]) -> None:
         """Takes in the steps for shapes of batches that have just come up in a stream.
@@ -278,14 +293,15 @@ class SharedProgram:
         if self.mismatch is not None:
             raise CannotTrace(self.mismatch)
 
-    def rows_pass(self, kind: str, layout: Layout, count: int, *, own_order: bool = False) -> RowsPass:
-        """The pass over resident rows, made if need be."""
+    def rows_pass(
+        self, kind: str, layout: Layout, count: int, *, own_order: bool = False, lift: Lift | None = None
+    ) -> RowsPass:
+        """The pass over resident rows, made if need be; of this version, or with another lift of the same steps."""
         rows = self.data.training if kind == "train" else self.data.validation
         assert isinstance(rows, ResidentRows)
         shapes, tier = rows.shapes[0], self.tier if kind == "train" else "quick"
 
-        def make() -> RowsPass:
-            lift = self.lift
+        def make(lift: Lift) -> RowsPass:
             made = RowsPass(kind, lift, layout=layout, count=count, shapes=shapes, own_order=own_order, tier=tier)
             # Two threads may have made one; the first that is there serves both, so that it is compiled once.
             key = lift.fingerprint(kind), layout, count, own_order, rows.room
@@ -293,7 +309,9 @@ class SharedProgram:
             self.num_compilations += kind == "train" and found is made
             return found
 
-        found = self._pass((kind, layout, count, own_order), make)
+        if lift is not None:
+            return make(lift)
+        found = self._pass((kind, layout, count, own_order), lambda: make(self.lift))
         assert isinstance(found, RowsPass)
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import heapq
 import itertools
@@ -23,6 +24,7 @@ from manyfit.training.population.lift import Lift, Steps
 from manyfit.training.population.member import Member
 from manyfit.training.population.passes import Logs, Pass
 from manyfit.training.population.program import SharedProgram
+from manyfit.training.population.replaying import Ran
 from manyfit.training.population.rows_pass import Parts, RowsPass
 from manyfit.training.population.streaming import Streaming
 
@@ -124,7 +126,7 @@ class Rounds:
             if batch.streams:
                 self._streaming.append(batch)
                 continue
-            if self.exchanges:
+            if self.exchanges and batch.replay is None:
                 for due in batch.program.due_exchanges(batch.layout, batch.count, batch.epochs_left):
                     self._pool.submit(self.exchange, due)
             self._running[self._pool.submit(self._epoch, batch)] = batch
@@ -166,11 +168,10 @@ class Rounds:
         """
         seconds, sharing, splits = 0.0, 1, batch.splits_tests
         logs: dict[str, dict[str, np.ndarray]] = {}
-        tiers: dict[str, Tier] = {}
         layouts: dict[Layout, float] = {}
+        ran = Ran()
         if trained is not None:
-            seconds, logs["train"], tiers = trained.seconds, trained.logs, dict(trained.tiers)
-            layouts = dict(trained.layouts)
+            seconds, logs["train"], ran, layouts = trained.seconds, trained.logs, trained.ran, dict(trained.layouts)
         try:
             states = batch.states()
             for kind in ("test",) if trained is not None else ("train",) if splits else self._kinds(batch):
@@ -179,26 +180,29 @@ class Rounds:
                     states[0], logs[kind] = self._first_step(batch.members[0], states[0])
                     seconds += time.perf_counter() - started
                     continue
-                program, lifted, order, tiers[kind] = self._prepared(kind, batch, states)
+                program, lifted, order, tier = self._prepared(kind, batch, states)
+                ran = ran.with_pass(kind, program, tier)
                 # Compiled before it takes a core: seconds are those of training, and another batch may train meanwhile.
                 with self._cores.taken(_TRAINS):
                     sharing = min(self.workers, max(1, len(self._running)))
                     started = time.perf_counter()
                     if kind == "train":
                         in_layout = functools.partial(self._in_layout, batch, program.own_order)
-                        parts = Parts(program, order, batch.program.choice, batch.count * sharing, in_layout)
-                        states, found = parts.run(states, lifted, tiers[kind])
+                        pacing = batch.program.choice if batch.replay is None else batch.replay.run
+                        parts = Parts(program, order, pacing, batch.count * sharing, in_layout)
+                        states, found = parts.run(states, lifted, tier)
                         started += parts.compile_seconds
                         layouts = parts.layouts
+                        ran = dataclasses.replace(ran, layouts=parts.path, is_one=parts.is_one)
                     else:
-                        states, found = program.run(states, lifted, order, tiers[kind])
+                        states, found = program.run(states, lifted, order, tier)
                     logs[kind] = {name: np.asarray(value) for name, value in found.items()}
                     elapsed = time.perf_counter() - started
                     seconds += elapsed
                     if kind == "test":
                         layouts = {layout: of_epoch + elapsed for layout, of_epoch in layouts.items()}
                     if not layouts:  # else these are the seconds of several layouts
-                        program.tiers.record(tiers[kind], elapsed)
+                        program.tiers.record(tier, elapsed)
             # Only now, after training and validation went well: an epoch that fails half-way can be trained again.
             batch.take_over(states)
         # Whatever it was: the session knows whether members fail, fall back or try again, a thread does not.
@@ -207,12 +211,13 @@ class Rounds:
         awaits_test = splits and trained is None
         return Outcome(
             batch, logs["train"], logs.get("test"), seconds, sharing,
-            awaits_test=awaits_test, tiers=tiers, layouts=layouts,
+            awaits_test=awaits_test, layouts=layouts, ran=ran,
         )  # fmt: skip
 
     def _in_layout(self, batch: Batch, own_order: bool, layout: Layout) -> tuple[RowsPass, Lifted]:
         """The training pass of a batch in another layout, and what it takes beside the states."""
-        program = batch.program.rows_pass("train", layout, batch.count, own_order=own_order)
+        lift = None if batch.replay is None else batch.replay.lift
+        program = batch.program.rows_pass("train", layout, batch.count, own_order=own_order, lift=lift)
         # Anew: a member that came meanwhile may have made it another version, with more numbers lifted.
         return program, program.lifted([member.trace for member in batch.slots])
 
@@ -254,23 +259,25 @@ class Rounds:
         self, kind: str, batch: Batch, states: Sequence[State], rank: int = _COMPILES
     ) -> tuple[RowsPass, Any, Order, Tier]:
         """A batch's program, compiled and trusted, and what it takes beside the states."""
-        order, own = self._order(kind, batch)
-        program = batch.program.rows_pass(kind, batch.layout, batch.count, own_order=own)
+        replay = batch.replay
+        order, own = self._order(kind, batch, is_own=replay is not None and kind in replay.run.own_orders)
+        lift = None if replay is None else replay.lift
+        program = batch.program.rows_pass(kind, batch.layout, batch.count, own_order=own, lift=lift)
         lifted = program.lifted([member.trace for member in batch.slots])
-        tier = program.tiers.tier if self.exchanges else "full"
+        tier = (replay and replay.run.tier(kind)) or (program.tiers.tier if self.exchanges else "full")
         with contextlib.nullcontext() if program.is_prepared(tier) else self._cores.taken(rank):
             batch.program.probe(batch.layout, wait=False)  # a thread of another batch may be at it
             program.prepare(states, lifted, order, tier)
             batch.program.ensure_probed(batch.layout)
         return program, lifted, order, tier
 
-    def _order(self, kind: str, batch: Batch) -> tuple[Order, bool]:
-        """What a pass reads, and whether each member has its own order."""
+    def _order(self, kind: str, batch: Batch, *, is_own: bool = False) -> tuple[Order, bool]:
+        """What a pass reads, and whether each member has its own order; `is_own`: be it the same."""
         names = [self._name_of_order(kind, member) for member in batch.slots]
         # Read once per order, not once per slot: the host shuffles while nobody trains.
         orders = {name: self._read(kind, member) for name, member in zip(names, batch.slots, strict=True)}
         # One order for all is worth a program of its own: a batch of rows is then read once for all members.
-        if len(orders) == 1:
+        if len(orders) == 1 and not is_own:
             return orders[names[0]], False
         own = [orders[name] for name in names]
         numbers, num_rows = (np.stack([getattr(order, name) for order in own]) for name in ("numbers", "num_rows"))

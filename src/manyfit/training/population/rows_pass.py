@@ -8,9 +8,11 @@ the step does not see; a step that cannot be masked has one of its own, inside t
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ import numpy as np
 
 from manyfit.training.population.arrays import Arrays, ArrayTree, Function, Lifted, Order, State
 from manyfit.training.population.compile import Tier
-from manyfit.training.population.layout import CHUNK, Layout, LayoutChoice, num_workers
+from manyfit.training.population.layout import CHUNK, Layout, num_workers
 from manyfit.training.population.lift import Lift, Members
 from manyfit.training.population.passes import Carry, Logs, Pass
 
@@ -75,6 +77,11 @@ class RowsPass(Pass):
         self._one_thread = self._members.stacked and num_workers() > 1  # the others have programs of their own
         # The short batch comes once per pass, so it is compiled the cheap way: one step for all, not one for each.
         self._tail_members = Members("vmap", self.count)
+
+    @functools.cached_property
+    def steps_name(self) -> str:
+        """Names what is compiled: the steps, and what is an input of them."""
+        return self.lift.name(self.kind)
 
     @property
     def _loops(self) -> bool:
@@ -267,6 +274,15 @@ class RowsPass(Pass):
         return members.bundle([read(rows[member]) for member in range(self.count)])
 
 
+class Pacing(Protocol):
+    """In which layout a pass goes on; see `LayoutChoice`, whose methods these are."""
+
+    def next_part(
+        self, layout: Layout, *, turns_done: int, num_turns: int, compile_seconds: float
+    ) -> tuple[Layout, int]: ...
+    def record_steps(self, layout: Layout, seconds: float) -> None: ...
+
+
 @dataclasses.dataclass
 class Parts:
     """A training pass in parts, as the choice of a layout has it: one that is slow is left within a tenth of an epoch.
@@ -279,15 +295,19 @@ class Parts:
         in_layout: the pass of the same members in another layout, and its `lifted` of them.
         layouts: those that the pass went through, if it is not one alone: with the seconds that all of its turns would
             have taken in each.
+        path: those that it went through, each with the turn up to which it went.
+        is_one: whether all of it had the same steps: a member that comes meanwhile may make them another version.
         compile_seconds: spent on compiling another layout in the middle of the pass.
     """
 
     program: RowsPass
     order: Order
-    choice: LayoutChoice
+    choice: Pacing
     share: int
     in_layout: Callable[[Layout], tuple[RowsPass, Lifted]]
     layouts: dict[Layout, float] = dataclasses.field(default_factory=dict)
+    path: list[tuple[Layout, int]] = dataclasses.field(default_factory=list)
+    is_one: bool = True
     compile_seconds: float = 0.0
 
     def run(self, states: Sequence[State], lifted: Lifted, tier: Tier) -> tuple[list[State], Logs]:
@@ -300,6 +320,7 @@ class Parts:
             )
             if layout != running.layout:
                 running, lifted = self.in_layout(layout)
+                self.is_one = self.is_one and running.steps_name == self.program.steps_name
                 started = time.perf_counter()
                 running.prepare(states, lifted, self.order, tier)
                 self.compile_seconds += time.perf_counter() - started
@@ -311,6 +332,9 @@ class Parts:
                 self.choice.record_steps(layout, seconds / self.share)
                 self.layouts[layout] = min(seconds * num_turns, self.layouts.get(layout, math.inf))
             done += length
+            if self.path and self.path[-1][0] == layout:
+                self.path.pop()
+            self.path.append((layout, done))
         if len(self.layouts) < 2:
             self.layouts.clear()
         return running.end(progress, lifted, self.order, before=states)

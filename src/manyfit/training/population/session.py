@@ -11,13 +11,13 @@ import numpy as np
 
 from manyfit.core.history import numbers_of
 from manyfit.core.lifecycle import failure_of
-from manyfit.core.records import Decision, Ending, Plan, Result
+from manyfit.core.records import Decision, Ending, EpochLogs, Plan, Result
 from manyfit.training.base import Supply, Task
 from manyfit.training.models import take_measures
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices
 from manyfit.training.population.families import ENOUGH_TO_TELL, WideProgram
-from manyfit.training.population.grouping import Batch, Outcome, Rules, form_batches
+from manyfit.training.population.grouping import Batch, Outcome, Rules, as_before, form_batches
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.member import Member
 from manyfit.training.population.rounds import Rounds
@@ -105,9 +105,18 @@ class Session:
         for program in self.admission.programs.values():
             program.remember()
 
+    @property
+    def _is_behind(self) -> bool:
+        """Whether members that train have to come to where they were before a kill, while all others wait.
+
+        Decisions rest on who is how far. Were the others to go on meanwhile, a scheduler would see these late, and
+        promote others in their place: a search that was killed would become another one.
+        """
+        return not self.independent and any(each.is_behind for each in (*self.idle, *self._running()))
+
     def _admit(self, *, take: bool = True, join: bool = True) -> None:
         """Takes plans, and lets waiting members join."""
-        if take:
+        if take and not self._is_behind:
             self._build()
         group = self.sizing.group
         if join and self.sizing.joined > self.num_active:
@@ -182,6 +191,8 @@ class Session:
 
     def _batches(self) -> list[Batch]:
         """Idle members as batches, whose callbacks have begun the epoch; the others stay idle."""
+        later = [member for member in self.idle if self._is_behind and not member.is_behind]
+        self.idle = [member for member in self.idle if member not in later]
         for member in self.idle:
             if member.failure is None:
                 member.begin_epoch()
@@ -192,9 +203,14 @@ class Session:
         # What a callback has stopped before its first batch ends after it, as in `fit`: by itself.
         stopped = [member for member in self.idle if member.callbacks.stopped]
         going = [member for member in self.idle if not member.callbacks.stopped]
+        replays = [(member, replay) for member in going if (replay := self.admission.replay_of(member)) is not None]
+        again = as_before(replays, self._rules)
+        replayed = _members_of(again)
+        going = [member for member in going if member not in replayed]
         batches, self.idle = form_batches(going, self.rounds.batches, self.admission.waiting, self._rules)
+        self.idle += later
         alone = [Batch(each.program, (each,), each.program.choice.best, 1, one_step=True) for each in stopped]
-        return [*batches, *alone]
+        return [*again, *batches, *alone]
 
     def _without_failed(self, members: Sequence[Member]) -> list[Member]:
         """Those of which no callback has raised; the others have ended, and nobody beside them."""
@@ -242,7 +258,7 @@ class Session:
                     continue
                 reporting.append(member)
                 if member.epoch >= member.plan.first_epoch:  # else known from before the process was killed
-                    reports.append((member.plan, member.epoch, numbers))
+                    reports.append((member.plan, member.epoch, EpochLogs(numbers, outcome.computed)))
                 member.epoch += 1
         # By key, not by place: an epoch that was known before the process was killed is not reported, so it has no
         # answer.
@@ -272,6 +288,8 @@ class Session:
             return  # it would look like a very fast layout
         if isinstance(batch.program, WideProgram):
             batch.program.count_epoch(batch.members)
+        if batch.replay is not None:
+            return  # not in what was chosen now
         for layout, seconds in (outcome.layouts or {batch.layout: outcome.seconds}).items():
             batch.program.choice.record(layout, seconds / batch.count / outcome.sharing)
         if batch.count > 1:
