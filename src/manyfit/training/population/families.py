@@ -46,7 +46,7 @@ ENOUGH_TO_TELL = 2
 _SAMPLE = 12
 """Members of a family by which one can tell how wide its programs should be."""
 _ROOM = 0.25  # of a compilation: what padding may cost for members that are still to come
-_MULTIPLES = (128, 64, 32)  # of widths, for those; 16 is what a vector unit takes anyway
+_MULTIPLES = (128, 64, 32)  # of widths, for those; 8 is what a vector unit takes anyway
 
 
 class WideProgram(SharedProgram):

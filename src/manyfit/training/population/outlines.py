@@ -171,7 +171,7 @@ def size_of_output(
     return inputs[0] * times
 
 
-def joined(outlines: Sequence[Outline], multiple: int = 16, *, alike: bool = False) -> Outline:
+def joined(outlines: Sequence[Outline], multiple: int = 8, *, alike: bool = False) -> Outline:
     """The least outline that covers several of one kind, with widths rounded up.
 
     Args:
