@@ -134,10 +134,10 @@ class Admission:
         Args:
             least: only where so many of one family wait.
         """
-        remaining, costs = self.supply.remaining, self.costs
+        remaining = self.supply.remaining
         coming = 0 if least == 1 or remaining is None else remaining
         for family, members in list(self._undecided.items()):
-            if not family.is_ready(members, least, remaining=coming, costs=costs):
+            if not family.is_ready(members, least, remaining=coming):
                 continue
             del self._undecided[family]
             left = float(len(members) if remaining is None else remaining)  # as many again, where nobody knows

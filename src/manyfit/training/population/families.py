@@ -45,6 +45,7 @@ ENOUGH_TO_TELL = 2
 """Members of a program by which one can tell what its members differ in."""
 _SAMPLE = 12
 """Members of a family by which one can tell how wide its programs should be."""
+_FEW_RUNS = 32  # of layers, in models of which a sample is built sooner than one program is compiled
 _ROOM = 0.25  # of a compilation: what padding may cost for members that are still to come
 _MULTIPLES = (128, 64, 32)  # of widths, for those; 8 is what a vector unit takes anyway
 
@@ -218,23 +219,22 @@ class Family:
         """Takes rows like those of its members; None: lets go of them, until others come."""
         self._view = view
 
-    def is_ready(self, members: Sequence[Member], least: int, *, remaining: int, costs: ProgramCosts) -> bool:
+    def is_ready(self, members: Sequence[Member], least: int, *, remaining: int) -> bool:
         """Whether members that wait are enough to decide on their program.
 
         Args:
             members: of this family.
             least: so many are, at least. Fewer are where they are of one structure, as far as one can tell by two
-                trials. Of several structures more are waited for, while building takes less than a compilation.
+                trials. Of several structures more are waited for, where models are built in less than a moment.
             remaining: that are still to come for certain.
-            costs: of compiling and training.
         """
         if len({member.structure.identity for member in members}) == 1:
             # The executions of one trial are alike in any space.
             num_trials = len({member.plan.trial_id for member in members})
             return len(members) >= least or num_trials >= ENOUGH_TO_TELL
-        built = sum(member.seconds for member in members)
-        sample = min(_SAMPLE, len(members) + remaining) if built < costs.compile_seconds else least
-        return len(members) >= max(least, sample)
+        # By the layers, not by the clock: what shares a program shall not depend on what else the machine does.
+        is_small = len(outline_of_member(members[0]).runs) <= _FEW_RUNS
+        return len(members) >= (max(least, min(_SAMPLE, len(members) + remaining)) if is_small else least)
 
     def refuse(self, reason: str) -> None:
         """Lets no member train in a wide program from now on."""
