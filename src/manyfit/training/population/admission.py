@@ -128,11 +128,12 @@ class Admission:
             member.seconds += time.perf_counter() - started
             self._wait(member)
 
-    def decide(self, least: int) -> None:
+    def decide(self, least: int, then: Callable[[], None] = lambda: None) -> None:
         """Gives members a program that wait without one.
 
         Args:
             least: only where so many of one family wait.
+            then: called after each program, whose members wait for a slot now.
         """
         remaining = self.supply.remaining
         coming = 0 if least == 1 or remaining is None else remaining
@@ -142,11 +143,11 @@ class Admission:
             del self._undecided[family]
             left = float(len(members) if remaining is None else remaining)  # as many again, where nobody knows
             for share in family.shares(members, self.costs, remaining=left):
-                program = share.program
-                if share.outline is not None:
-                    program = self._open(family, share.outline, share.members)
+                outline, program = share.outline, share.program
+                program = program if outline is None else self._open(family, outline, share.members)
                 for member in share.members:
                     self._seat(member, program)
+                then()
 
     def replay_of(self, member: Member) -> Replay | None:
         """What trains a member's next epoch as it was trained before a kill; the member gets a seat for that.

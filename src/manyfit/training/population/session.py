@@ -151,9 +151,10 @@ class Session:
                 if not self.taken:
                     return
             self.admission.admit(self.taken.popleft())
-            self.admission.decide(self.sizing.group)
-            if self.many_taken:  # so there may be more
-                self._compile_ahead()
+            # So many that there may be more: a worker compiles one program while this thread traces the next.
+            ahead = self._compile_ahead if self.many_taken else lambda: None
+            self.admission.decide(self.sizing.group, ahead)
+            ahead()
             if self.independent and self.rounds.has_outcome:
                 return
             # Plans that were refused, or that the fallback has trained, leave nothing behind. With nothing else under
