@@ -150,10 +150,7 @@ class Admission:
                 then()
 
     def replay_of(self, member: Member) -> Replay | None:
-        """What trains a member's next epoch as it was trained before a kill; the member gets a seat for that.
-
-        None where it was not trained before, or cannot be trained just so.
-        """
+        """What trains a member's next epoch as it was before a kill, in a seat for that; None: it was not, or cannot be."""
         computed = member.plan.computed[member.epoch] if member.is_behind else None
         if computed is None:
             return None
