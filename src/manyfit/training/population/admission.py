@@ -150,7 +150,7 @@ class Admission:
                 then()
 
     def replay_of(self, member: Member) -> Replay | None:
-        """What trains a member's next epoch as before a kill, in a seat for that; None: there is none, or it cannot be."""
+        """What trains a member's next epoch as before a kill, in a seat for that; None: nothing can, or has to."""
         computed = member.plan.computed[member.epoch] if member.is_behind else None
         if computed is None:
             return None

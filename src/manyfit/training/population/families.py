@@ -18,6 +18,7 @@ at rest has the shapes of its own model, so that is only another program.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import threading
 from collections.abc import Sequence
@@ -210,9 +211,10 @@ class Family:
         self.wide: list[WideProgram] = []
         self.own: dict[str, tuple[SharedProgram, Outline]] = {}
         self.refused: str | None = None
-        # By kind and identity, all that came so far: outlines, and the trials of them.
+        # By kind and identity, all that came so far: outlines, and the trials of them; by kind, how many members.
         self._seen: dict[str, dict[str, Outline]] = {}
         self._trials: dict[str, dict[str, set[str]]] = {}
+        self._num_members: collections.Counter[str] = collections.Counter()
         self._padded_seconds: dict[str, float] = {}  # by identity: what was agreed to so far
 
     def serve(self, view: View | None) -> None:
@@ -274,10 +276,11 @@ class Family:
             self._seen.setdefault(outline.kind, {})[identity] = outline
             trials = self._trials.setdefault(outline.kind, {}).setdefault(identity, set())
             trials.update(member.plan.trial_id for member in alike)
+            self._num_members[outline.kind] += len(alike)
             if self.refused is not None or identity in self.own:
                 shares.append(Share(tuple(alike)))
                 continue
-            program = self._one_that_takes(identity, alike, costs)
+            program = self._one_that_takes(identity, alike, costs, remaining)
             if program is None:
                 rest.append(alike)
             else:
@@ -301,7 +304,9 @@ class Family:
             return self.padding(member, program, costs) > _ROOM * costs.compile_seconds
         return self.padding(member, program, costs) > costs.compile_seconds
 
-    def _one_that_takes(self, identity: str, alike: Sequence[Member], costs: ProgramCosts) -> WideProgram | None:
+    def _one_that_takes(
+        self, identity: str, alike: Sequence[Member], costs: ProgramCosts, remaining: float
+    ) -> WideProgram | None:
         """The program with the least padding for members of one structure, if that is less than a compilation."""
         outline = outline_of_member(alike[0])
         covering = [
@@ -313,7 +318,7 @@ class Family:
         best = min(wasted, key=wasted.__getitem__, default=None)
         # Members of a structure come one after another: together they are worth a program, though none of them is.
         before = self._padded_seconds.get(identity, 0.0)
-        if best is None or before + wasted[best] >= costs.compile_seconds:
+        if best is None or before + self._weight(outline, remaining) * wasted[best] >= costs.compile_seconds:
             return None
         self._padded_seconds[identity] = before + wasted[best]
         return best
@@ -322,7 +327,10 @@ class Family:
         if not structures:
             return []
         view = structures[0][0].view
-        epochs = [sum(map(epochs_left, alike)) for alike in structures]
+        weights = [self._weight(outline_of_member(alike[0]), remaining) for alike in structures]
+        epochs = [
+            round(weight * sum(map(epochs_left, alike))) for weight, alike in zip(weights, structures, strict=True)
+        ]
         groups = cover(
             [outline_of_member(alike[0]) for alike in structures],
             epochs,
@@ -350,6 +358,10 @@ class Family:
         if len(numbers) == 1:
             return 0.0
         return remaining * numbers.count(1) / sum(numbers)
+
+    def _weight(self, outline: Outline, remaining: float) -> float:
+        """How many members each one that came stands for: itself, and those to come of structures that have been seen."""
+        return 1 + (remaining - self._expected(outline, remaining)) / self._num_members[outline.kind]
 
     def _with_room(self, outline: Outline, epochs: int, view: View, costs: ProgramCosts) -> Outline | None:
         """A wider outline, for the like of what came before, where that costs its first members little."""
