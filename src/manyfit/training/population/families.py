@@ -327,12 +327,12 @@ class Family:
         if not structures:
             return []
         view = structures[0][0].view
-        weights = [self._weight(outline_of_member(alike[0]), remaining) for alike in structures]
-        epochs = [
-            round(weight * sum(map(epochs_left, alike))) for weight, alike in zip(weights, structures, strict=True)
-        ]
+        outlines = [outline_of_member(alike[0]) for alike in structures]
+        weights = [self._weight(outline, remaining) for outline in outlines]
+        left = [sum(map(epochs_left, alike)) for alike in structures]
+        epochs = [round(weight * number) for weight, number in zip(weights, left, strict=True)]
         groups = cover(
-            [outline_of_member(alike[0]) for alike in structures],
+            outlines,
             epochs,
             seconds=lambda outline: epoch_seconds(outline, view, costs),
             join=lambda one, other: joined([one, other]) if one.joins(other) else None,
@@ -360,7 +360,7 @@ class Family:
         return remaining * numbers.count(1) / sum(numbers)
 
     def _weight(self, outline: Outline, remaining: float) -> float:
-        """How many members each one that came stands for: itself, and those to come of structures that have been seen."""
+        """How many members each one that came stands for: itself, and those to come of structures that were seen."""
         return 1 + (remaining - self._expected(outline, remaining)) / self._num_members[outline.kind]
 
     def _with_room(self, outline: Outline, epochs: int, view: View, costs: ProgramCosts) -> Outline | None:
