@@ -142,13 +142,13 @@ def mean_metrics(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: math.fsum(row[name] for row in rows) / len(rows) for name in names}
 
 
-def append(history: dict[str, list[float | None]], logs: Mapping[str, float], epoch: int) -> None:
+def put(history: dict[str, list[float | None]], logs: Mapping[str, float], epoch: int) -> None:
     """Adds one epoch's logs, filling what was not measured with None; an epoch that is there already is replaced.
 
     Example:
 
     >>> history = {"loss": [0.5]}
-    >>> append(history, {"loss": 0.4, "val_loss": 0.6}, 1)
+    >>> put(history, {"loss": 0.4, "val_loss": 0.6}, 1)
     >>> history
     {'loss': [0.5, 0.4], 'val_loss': [None, 0.6]}
     """
@@ -157,3 +157,8 @@ def append(history: dict[str, list[float | None]], logs: Mapping[str, float], ep
     for name, curve in history.items():
         curve.extend([None] * (epoch + 1 - len(curve)))
         curve[epoch] = float(logs[name]) if name in logs else None
+
+
+def append(history: dict[str, list[float | None]], logs: Mapping[str, float], epoch: int) -> None:
+    """Adds one epoch's logs likewise, behind all others: a `fit` of the user's may train twice, from epoch 0 on."""
+    put(history, logs, max([epoch, *map(len, history.values())]))

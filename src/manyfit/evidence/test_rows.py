@@ -186,8 +186,9 @@ class Looks:
         return [self._read(told) for told in self._store.get(_FACT, [])]
 
     def before(self, look: Look) -> list[Look]:
-        """Earlier looks at the same rows that measured another choice."""
-        return [other for other in self.all() if look.shares_rows(other) and not look.choice <= other.choice]
+        """Earlier looks at the same rows that measured another choice; for one that is repeated, those before it."""
+        others = [other for other in self.all() if look.shares_rows(other)]
+        return list(itertools.takewhile(lambda other: not look.choice <= other.choice, others))
 
     def _read(self, told: Mapping[str, Any]) -> Look:
         rows = None

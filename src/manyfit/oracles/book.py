@@ -254,7 +254,7 @@ class TrialBook:
             trial = self.trials.get(plan.trial_id)
             # Schedulers and samplers hear of the search only: fresh seeds of the confirmation must not steer it.
             if trial is not None and plan.phase == SEARCH:
-                histories.append(trial.running.setdefault(plan.execution, {}), logs, epoch)
+                histories.put(trial.running.setdefault(plan.execution, {}), logs, epoch)
         rows = [(*self._key(plan), epoch, logs) for plan, epoch, logs in epochs]
         self._commit(lambda store: store.save_epochs(rows))
 

@@ -69,7 +69,7 @@ class KnownEpochs:
 
     def add(self, logs: Mapping[str, float], epoch: int, computed: Computed | None) -> None:
         """Takes an epoch, in their order."""
-        histories.append(self.history, logs, epoch)
+        histories.put(self.history, logs, epoch)
         self.computed += [None] * (epoch + 1 - len(self.computed))
         self.computed[epoch] = computed
 
