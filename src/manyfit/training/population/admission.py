@@ -480,6 +480,7 @@ class Admission:
                 outline,
                 members,
                 together=self.supply.independent,
+                first_tier=self._learned.first_tier(together=self.supply.independent, remaining=self.supply.remaining),
                 passes=self._learned.passes,
                 maskings=self._learned.maskings,
             )

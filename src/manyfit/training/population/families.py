@@ -27,6 +27,7 @@ from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.models import summary_of
 from manyfit.training.population.arrays import State, copied
+from manyfit.training.population.compile import Tier
 from manyfit.training.population.covers import ProgramCosts, cover
 from manyfit.training.population.data import ResidentRows
 from manyfit.training.population.layout import Layout, num_workers
@@ -61,6 +62,7 @@ class WideProgram(SharedProgram):
         found: its trace.
         view: what the members train on.
         together: see `SharedProgram`.
+        first_tier: see `SharedProgram`.
         passes: see `SharedProgram`.
     """
 
@@ -71,9 +73,11 @@ class WideProgram(SharedProgram):
         view: View,
         *,
         together: bool,
+        first_tier: Tier,
         passes: dict[SharedPassKey, RowsPass],
     ) -> None:
-        super().__init__(found, view.data, summary_of(twin.model), together=together, passes=passes)
+        name = summary_of(twin.model)
+        super().__init__(found, view.data, name, together=together, first_tier=first_tier, passes=passes)
         self.twin, self.trace = twin, found
         self._short_batches = found.short_batches(view.shapes)
         self.structures: set[str] = set()  # of the members that it has taken
@@ -151,6 +155,7 @@ def wide_program(
     members: Sequence[Member],
     *,
     together: bool,
+    first_tier: Tier,
     passes: dict[SharedPassKey, RowsPass],
     maskings: dict[str, Maskings],
 ) -> WideProgram:
@@ -160,6 +165,7 @@ def wide_program(
         outline: how wide.
         members: those that it is made for.
         together: see `SharedProgram`.
+        first_tier: likewise.
         passes: likewise.
         maskings: of steps that are known, by their keys; these are added.
 
@@ -173,7 +179,7 @@ def wide_program(
         twin = Twin(narrowest.model, outline)
         building.build_symbolically(twin.model, view.shapes.first_batch())
         found = trace_all(twin.model, view.shapes, maskings)
-    program = WideProgram(twin, found, view, together=together, passes=passes)
+    program = WideProgram(twin, found, view, together=together, first_tier=first_tier, passes=passes)
     if not recalled_verdict(program.kind):
         program.doubt(narrowest.own_trace(maskings), program.seat_of(narrowest), narrowest.state)
     return program

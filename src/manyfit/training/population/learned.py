@@ -8,6 +8,7 @@ import keras
 
 from manyfit.training.labels import LabelCheck
 from manyfit.training.models import summary_of
+from manyfit.training.population.compile import Tier
 from manyfit.training.population.families import Family
 from manyfit.training.population.kept_rows import Prefixes
 from manyfit.training.population.member import Member
@@ -66,19 +67,26 @@ class Learned:
         """
         key = f"{found.key} {found.short_batches(view.shapes)} {view.rooms}"
         if key not in self.programs:
-            # Each as often as those that have come: in many short trainings no single one would be worth an exchange.
-            expected = (remaining or 0) / (len(self.programs) + 1) if together else 0
             self.programs[key] = SharedProgram(
                 found,
                 view.data,
                 summary_of(model),
                 together=together,
-                first_tier="full" if expected >= MANY_MEMBERS else "quick",
+                first_tier=self.first_tier(together=together, remaining=remaining),
                 frozen="" if view.frozen is None else view.frozen.words,
                 passes=self.passes,
             )
         self.programs[key].serve(view.data)
         return self.programs[key]
+
+    def first_tier(self, *, together: bool, remaining: int | None) -> Tier:
+        """How a new program is compiled first: in full where it is to train many executions.
+
+        In many short trainings no single one would be worth an exchange.
+        """
+        # Each as often as those that have come.
+        expected = (remaining or 0) / (len(self.programs) + 1) if together else 0
+        return "full" if expected >= MANY_MEMBERS else "quick"
 
     def family_of(self, member: Member) -> Family:
         """The structures that a member may share a program with."""
