@@ -475,12 +475,13 @@ class Admission:
 
     def _open(self, family: Family, outline: Outline, members: Sequence[Member]) -> WideProgram | None:
         """A new wide program for members; None where there cannot be one."""
+        short = self.supply.independent and families.are_short(members)
         try:
             program = wide_program(
                 outline,
                 members,
                 together=self.supply.independent,
-                first_tier=self._learned.first_tier(together=self.supply.independent, remaining=self.supply.remaining),
+                first_tier=self._learned.first_tier(together=short, remaining=self.supply.remaining),
                 passes=self._learned.passes,
                 maskings=self._learned.maskings,
             )

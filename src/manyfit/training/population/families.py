@@ -48,6 +48,8 @@ ENOUGH_TO_TELL = 2
 _SAMPLE = 12
 """Members of a family by which one can tell how wide its programs should be."""
 _FEW_RUNS = 32  # of layers, in models of which a sample is built sooner than one program is compiled
+_MANY_TO_COME = 8  # members for each that came: then each structure is worth a program of its own (row A)
+_FEW_EPOCHS = 2  # in longer trainings a program is exchanged for one that is compiled in full, while it trains
 _ROOM = 0.25  # of a compilation: what padding may cost for members that are still to come
 _MULTIPLES = (128, 64, 32)  # of widths, for those; 8 is what a vector unit takes anyway
 
@@ -283,7 +285,8 @@ class Family:
             trials = self._trials.setdefault(outline.kind, {}).setdefault(identity, set())
             trials.update(member.plan.trial_id for member in alike)
             self._num_members[outline.kind] += len(alike)
-            if self.refused is not None or identity in self.own:
+            has_many = self._weight(outline, remaining) >= _MANY_TO_COME
+            if self.refused is not None or identity in self.own or has_many:
                 shares.append(Share(tuple(alike)))
                 continue
             program = self._one_that_takes(identity, alike, costs, remaining)
@@ -400,6 +403,11 @@ def outline_of_member(member: Member) -> Outline:
     """The outline of a member that may train in a wide program."""
     assert member.structure.outline is not None  # our bug: the others are in no family
     return member.structure.outline
+
+
+def are_short(members: Sequence[Member]) -> bool:
+    """Whether none of them has many epochs before it."""
+    return max(map(epochs_left, members)) <= _FEW_EPOCHS
 
 
 def epochs_left(member: Member) -> int:
