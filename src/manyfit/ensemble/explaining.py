@@ -209,7 +209,8 @@ def _reason(
     if parts.choice.refused:
         return "no gain from several members is proven"
     step = _loss_with(parts.pool, index, parts.problem, parts.metric)
-    worse = f"alone {own[index] - own[best]:.3g} worse than {parts.members[best].name}"
+    difference = own[index] - own[best]
+    worse = f"alone {difference:.3g} worse than {parts.members[best].name}" if difference else "alone as good as any"
     if step is not None and step > whole:
         return f"{worse}; a 5 % share of it would cost {step - whole:.3g}"
     return (
