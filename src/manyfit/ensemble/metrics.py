@@ -13,6 +13,7 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.ensemble.problem import EPSILON, EnsembleProblem, PredictionTask
+from manyfit.stats.influence import usual_name
 
 RowLosses = Callable[[np.ndarray, EnsembleProblem], np.ndarray]  # predictions (..., n * K, C) -> losses (..., n)
 WholeLoss = Callable[[np.ndarray, EnsembleProblem], float]
@@ -208,34 +209,11 @@ _NAMED = {
     "f1": Metric("f1", whole_loss=_f1_loss, maximise=True, to_score=_one_minus),
     "balanced_accuracy": Metric("balanced_accuracy", whole_loss=_balanced_loss, maximise=True, to_score=_one_minus),
 }
-_OTHER_NAMES = {
-    "logloss": "log_loss",
-    "neg_log_loss": "log_loss",
-    "crossentropy": "log_loss",
-    "cross_entropy": "log_loss",
-    "sparse_categorical_crossentropy": "log_loss",
-    "categorical_crossentropy": "log_loss",
-    "binary_crossentropy": "log_loss",
-    "mean_squared_error": "mse",
-    "root_mean_squared_error": "rmse",
-    "mean_absolute_error": "mae",
-    "mean_absolute_percentage_error": "mape",
-    "r2_score": "r2",
-    "acc": "accuracy",
-    "categorical_accuracy": "accuracy",
-    "sparse_categorical_accuracy": "accuracy",
-    "binary_accuracy": "accuracy",
-    "roc_auc": "auc",
-    "f1_score": "f1",
-    "f1_macro": "f1",
-}
 
 
 def named_metric(name: str) -> Metric | None:
     """One of Manyfit's own metrics by any of its usual names, or None; ``val_`` in front is ignored."""
-    # Names come from Keras's logs ("val_auc"), from scikit-learn ("neg_log_loss") and from people.
-    plain = name.lower().replace(" ", "_").removeprefix("val_").removeprefix("neg_")
-    return _NAMED.get(_OTHER_NAMES.get(plain, plain))
+    return _NAMED.get(usual_name(name))
 
 
 def default_metric(task: PredictionTask, quantiles: tuple[float, ...] | None = None) -> Metric:

@@ -400,9 +400,21 @@ def metric_name(name: str) -> str | None:
     >>> metric_name("val_root_mean_squared_error"), metric_name("my_metric")
     ('rmse', None)
     """
-    plain = name.lower().replace(" ", "_").removeprefix("val_").removeprefix("neg_")
-    plain = _OTHER_NAMES.get(plain, plain)
+    plain = usual_name(name)
     return plain if plain in METRICS or plain in _WITH_SETTINGS else None
+
+
+def usual_name(name: str) -> str:
+    """Manyfit's name of a metric that goes by several; ``val_`` in front is ignored. Others stay as they are.
+
+    Example:
+
+    >>> usual_name("neg_mean_squared_error"), usual_name("My metric")
+    ('mse', 'my_metric')
+    """
+    # Names come from Keras's logs ("val_auc"), from scikit-learn ("neg_log_loss") and from people.
+    plain = name.lower().replace(" ", "_").removeprefix("val_").removeprefix("neg_")
+    return _OTHER_NAMES.get(plain, plain)
 
 
 def _columns(array: NDArray[np.generic]) -> Array:
