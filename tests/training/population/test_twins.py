@@ -446,9 +446,9 @@ def test_what_the_user_has_written_has_no_twin():
 def test_a_joined_outline_is_rounded_up_and_covers():
     small, large = outline(stacked(layers.Dense(3))), outline(stacked(layers.Dense(20)))
     both = joined([small, large])
-    assert both.runs[1].places[0].width == 32 and joined([small]).runs[1].places[0].width == 4
+    assert both.runs[1].places[0].width == 24 and joined([small]).runs[1].places[0].width == 4
     assert both.covers(small) and both.covers(large) and not small.covers(large)
-    assert small.flops == 3 * (3 * 3 + 3 * 2) and both.flops == 3 * (3 * 32 + 32 * 2)
+    assert small.flops == 3 * (3 * 3 + 3 * 2) and both.flops == 3 * (3 * 24 + 24 * 2)
 
 
 def test_a_training_that_rests_narrow_goes_on_as_if_it_had_not():
