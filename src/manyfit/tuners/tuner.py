@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from manyfit.core.checks import check_names
-from manyfit.data.call import FIT_PARAMETERS
+from manyfit.data.call import FIT_PARAMETERS, Call
 from manyfit.data.rows import FitData
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.finish import confirm as confirming
@@ -17,6 +19,9 @@ from manyfit.finish.evaluation import Evaluation
 from manyfit.finish.export import Savable
 from manyfit.finish.retrain import RetrainedModels
 from manyfit.finish.winners import EpochRule
+from manyfit.fitting import fit as fitting
+from manyfit.fitting.fit import Wishes, with_length
+from manyfit.fitting.winner import Winner
 from manyfit.oracles import Oracle
 from manyfit.report.confirmation import Confirmation
 from manyfit.training.devices import Devices
@@ -128,6 +133,51 @@ class Tuner(PopulationTuner):
     def get_best_models(self, num_models: int | None = None) -> list[Any]:
         """See `ModelTuner`. Their `evaluate` counts as a look at test rows."""
         return [self._finish.final.counted(model) for model in super().get_best_models(num_models)]
+
+    def fit(
+        self,
+        x: FitData = None,
+        y: FitData = None,
+        *args: Any,
+        max_seconds: float | None = None,
+        max_trials: int | None = None,
+        groups: ArrayLike | None = None,
+        time_ordered: bool = False,
+        **fit_kwargs: Any,
+    ) -> Winner:
+        """The best model that there is after some seconds: search, combine, bag or confirm, within one limit.
+
+        Where no validation rows are given some are held out: five folds of few rows, a part of many, labels in
+        proportion. The search goes on as long as another trial promises more than what is done with the best ones
+        afterwards; `print(winner)` says what was done, why, and where the time went. What the steps do says the page
+        docs/minutes.md; they stay, for those who want to call them one by one.
+
+        Args:
+            x: rows, as `model.fit` takes them.
+            y: their targets.
+            *args: further arguments of `model.fit` by their places.
+            max_seconds: the limit, from the call to the return. The smaller one holds where the tuner has one, too.
+            max_trials: configurations at most; None: as the tuner was told. A default of its class does not count.
+            groups: one label per row; rows with the same one are held out together.
+            time_ordered: rows are in the order of time: the last ones are held out, and folds are not drawn.
+            **fit_kwargs: everything that `search` takes. Without `epochs` a training ends ten epochs after its best
+                one, which is said.
+
+        Returns:
+            The winner: print it. `predict`, `evaluate` and `save` are what people want of it.
+
+        Raises:
+            UsageError: several objectives, no limit at all, data of which nothing can be held out, or as `search` says.
+            SearchError: all trials failed, or the time was too short for one epoch.
+        """
+        self.refresh()
+        own = self._trains_itself()
+        call = Call((x, y, *args) if y is not None or args else (x,) if x is not None else (), fit_kwargs)
+        wishes = Wishes(max_seconds, max_trials, groups, time_ordered)
+        with self._finish.speaking(call.get("verbose")):
+            if own and not self._estimators:
+                call = with_length(call, self.oracle, self._display.say)
+            return fitting.fit(self, call, wishes, say=self._display.say, trains_itself=own, bag=self.bag)
 
     def confirm(
         self,
