@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from manyfit.core.clock import Clock
 from manyfit.data.classes import ProjectFacts
 from manyfit.data.kinds import map_leaves
 from manyfit.ensemble.members import EnsembleMember
@@ -29,6 +30,7 @@ class SearchedTuner(Protocol):
 
     oracle: Oracle
     store: ProjectFacts
+    limits: tuple[Clock, ...]
     num_kept_models: int
     project_name: str
     model_origins: ModelOrigins
