@@ -40,6 +40,7 @@ def test_one_part_of_many_rows_is_held_out_and_nothing_is_lost():
     assert y[held_out(told)].mean() == pytest.approx(0.1)
     assert sorted([*told.call.x[:, 0], *held_out(told)]) == list(range(count))
     assert told.order.tolist() == [*told.call.x[:, 0], *held_out(told)]
+    assert told.call.get("row_id").tolist() == told.order.tolist()  # where they came from
     weights = told.call.validation_rows().sample_weight
     assert np.array_equal(weights, held_out(told))
 

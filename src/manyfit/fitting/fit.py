@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import math
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -53,6 +52,9 @@ class FittingTuner(FittedSearch, Protocol):
     def ended_by(self) -> endings.SearchEnd | None:
         """Why the latest search ended."""
 
+    def limited(self, clock: Clock) -> contextlib.AbstractContextManager[None]:
+        """Within it every step ends in time for a clock."""
+
     def search(self, *args: Any, **kwargs: Any) -> None:
         """Runs trials."""
 
@@ -85,22 +87,21 @@ class Wishes:
 
 
 class SearchClock(Clock):
-    """The clock of a search that is a part of `fit`: over, too, when the rest is needed for what comes afterwards.
+    """The clock of a search that is a part of `fit`: over when the rest is needed for what comes afterwards.
 
     Args:
         whole: of the whole call.
         needed: seconds that what comes afterwards will take.
-        before: of the search by itself, with its limit and what it has spent.
     """
 
-    def __init__(self, whole: Clock, needed: Callable[[], float], before: Clock) -> None:
-        super().__init__(before.max_seconds, spent_seconds=before.spent())
-        self._whole, self._needed = whole, needed
+    def __init__(self, whole: Clock, needed: Callable[[], float]) -> None:
+        super().__init__(within=[whole])
+        self._needed = needed
 
     def left(self) -> float:
         """See `Clock.left`."""
-        left = self._whole.left()
-        return min(super().left(), left if math.isinf(left) else max(0.0, left - self._needed()))
+        left = super().left()
+        return left if math.isinf(left) else max(0.0, left - self._needed())
 
 
 def fit(
@@ -111,7 +112,7 @@ def fit(
     say: Callable[[str], None],
     trains_itself: bool = True,
     bag: Callable[..., Ensemble] | None = None,
-    now: Callable[[], float] = time.monotonic,
+    now: Callable[[], float] | None = None,
 ) -> Winner:
     """See `Tuner.fit`.
 
@@ -142,7 +143,7 @@ class _Fit:
         *,
         trains_itself: bool,
         bag: Callable[..., Ensemble] | None,
-        now: Callable[[], float],
+        now: Callable[[], float] | None,
     ) -> None:
         self._tuner, self._oracle = tuner, tuner.oracle
         self._wishes = wishes
@@ -161,6 +162,11 @@ class _Fit:
         verbose = call.get("verbose", 1)
         self._held = self._hold_out(call)
         ended_by = self._search(self._held)
+        with self._tuner.limited(self._clock):
+            return self._finished(ended_by, verbose)
+
+    def _finished(self, ended_by: str, verbose: Any) -> Winner:
+        """What is done with the best trials, and the winner of it."""
         hand = self._timed("combine", self._combined, verbose)
         confirmation = None
         if self._may_bag:
@@ -263,18 +269,17 @@ class _Fit:
         """Within it the search has the limits of this call, and not its own."""
         oracle = self._oracle
         sampler: Any = oracle.sampler
-        before = oracle.clock, oracle.max_trials, getattr(sampler, "max_trials", None)
-        oracle.clock = SearchClock(self._clock, self._needed_afterwards, oracle.clock)
+        before = oracle.max_trials, getattr(sampler, "max_trials", None)
         oracle.max_trials = self._max_trials()
         if hasattr(sampler, "max_trials"):  # one that plans by it
             sampler.max_trials = oracle.max_trials
         try:
-            yield
+            with self._tuner.limited(SearchClock(self._clock, self._needed_afterwards)):
+                yield
         finally:
-            before[0].set_spent(oracle.clock.spent())
-            oracle.clock, oracle.max_trials = before[0], before[1]
+            oracle.max_trials = before[0]
             if hasattr(sampler, "max_trials"):
-                sampler.max_trials = before[2]
+                sampler.max_trials = before[1]
 
     def _needed_afterwards(self) -> float:
         """Seconds that are kept free of the search."""

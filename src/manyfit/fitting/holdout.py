@@ -17,6 +17,7 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.data.call import Call
 from manyfit.data.folds import CrossValidation
 from manyfit.data.kinds import Ability, FitData, as_arrays, is_nested
+from manyfit.data.row_names import index_of
 from manyfit.data.rows import Rows, Split
 
 NUM_FOLDS = 5
@@ -94,7 +95,7 @@ def hold_out(
         order = np.arange(count)
         said = f"No validation rows were given: the last {count - first:,} of {count:,} rows are held out."
         split = Split(order[:first], order[first:])
-        return HeldOut(call.with_(rows=split), said=said, order=order, in_order_of_time=True)
+        return HeldOut(_split(call, split, order), said=said, order=order, in_order_of_time=True)
     labels = None if groups is None else _checked_groups(groups, count)
     return _at_random(call, rows, labels, seed)
 
@@ -116,7 +117,16 @@ def _at_random(call: Call, rows: Rows, groups: np.ndarray | None, seed: int) -> 
     split = folds.resolve(rows.x, rows.y).split(0)
     order = np.concatenate([split.training, split.validation])
     said = f"No validation rows were given: {len(split.validation):,} of {count:,} rows are held out{how}."
-    return HeldOut(call.with_(rows=split), None, said, order, None if groups is None else groups[order])
+    return HeldOut(_split(call, split, order), None, said, order, None if groups is None else groups[order])
+
+
+def _split(call: Call, split: Split, order: np.ndarray) -> Call:
+    """The call on two parts of its rows, which keep the names that they had where they came from."""
+    names = call.get("row_id")
+    if names is None and index_of(call.rows) is not None:
+        return call.with_(rows=split)  # a frame's rows bring theirs along
+    row_id = order if names is None else np.asarray(names)[order]
+    return call.with_(rows=split, row_id=row_id)
 
 
 def classes_of(y: FitData, num_folds: int) -> np.ndarray | None:
