@@ -49,6 +49,7 @@ _HOMES = {
     "ParetoObjective": "manyfit.core.objective",
     "Objective": "manyfit.core.objective",
     "Oracle": "manyfit.oracles.oracle",
+    "OutsidePredictions": "manyfit.ensemble.outside",
     "Trial": "manyfit.oracles.trial",
     "TrialStatus": "manyfit.core.lifecycle",
     "SklearnTuner": "manyfit.tuners.sklearn_tuner",
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from manyfit.core.objective import ParetoObjective as ParetoObjective
     from manyfit.data.folds import CrossValidation as CrossValidation
     from manyfit.ensemble.ensemble import Ensemble as Ensemble
+    from manyfit.ensemble.outside import OutsidePredictions as OutsidePredictions
     from manyfit.executors.base import LocalExecutor as LocalExecutor
     from manyfit.executors.process import ProcessExecutor as ProcessExecutor
     from manyfit.executors.ray import RayExecutor as RayExecutor

@@ -23,6 +23,7 @@ from manyfit.data.arguments import check_retrain
 from manyfit.data.call import Call
 from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.ensemble import Ensemble
+from manyfit.ensemble.outside import OutsidePredictions
 from manyfit.finish import confirm as confirming
 from manyfit.finish import cross_validation as crossing
 from manyfit.finish import evaluation as evaluating
@@ -316,10 +317,12 @@ class Finish:
         y: FitData,
         *,
         others: Sequence[SearchedProject],
+        outside: Sequence[OutsidePredictions] = (),
         options: Mapping[str, Any],
     ) -> Ensemble:
         """See `Tuner.ensemble`."""
-        found = self.final.counted(self._combining.ensemble(models, x, y, others=others, options=options))
+        combined = self._combining.ensemble(models, x, y, others=others, outside=outside, options=options)
+        found = self.final.counted(combined)
         self.final.latest["ensemble"] = found
         return found
 
