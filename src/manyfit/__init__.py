@@ -56,6 +56,7 @@ _HOMES = {
     "RayExecutor": "manyfit.executors.ray",
     "synchronized": "manyfit.oracles.keras_tuner.synchronized",
     "compare": "manyfit.finish.compare",
+    "open_project": "manyfit.report.snapshot",
     "table": "manyfit.report.terminal",
     "Tuner": "manyfit.tuners.tuner",
 }
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from manyfit.oracles.keras_tuner.synchronized import synchronized as synchronized
     from manyfit.oracles.oracle import Oracle as Oracle
     from manyfit.oracles.trial import Trial as Trial
+    from manyfit.report.snapshot import open_project as open_project
     from manyfit.report.terminal import table as table
     from manyfit.samplers.base import Constraint as Constraint
     from manyfit.samplers.gp.sampler import Belief as Belief

@@ -39,6 +39,7 @@ from manyfit.tuners.bags import Bagging, BagSettings
 from manyfit.tuners.combining import Combining
 from manyfit.tuners.final_models import FinalModels, names_of
 from manyfit.tuners.finished import FinishedTuner, Training
+from manyfit.tuners.recording import record_ensemble
 from manyfit.tuners.searched import SearchedProject
 
 SaveTo: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
@@ -317,6 +318,7 @@ class Finish:
         """See `Tuner.ensemble`."""
         found = self.final.counted(self._combining.ensemble(models, x, y, others=others, options=options))
         self.final.latest["ensemble"] = found
+        record_ensemble(self._oracle.book, found)
         return found
 
     def bag(self, settings: BagSettings, options: Mapping[str, Any]) -> Ensemble:
@@ -324,6 +326,7 @@ class Finish:
         found = self.final.counted(self._bagging.bag(settings, options))
         self.final.latest["ensemble"] = found
         self.final.note_bag(found)
+        record_ensemble(self._oracle.book, found)
         return found
 
     def evaluate(
