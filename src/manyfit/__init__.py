@@ -55,7 +55,9 @@ _HOMES = {
     "ProcessExecutor": "manyfit.executors.process",
     "RayExecutor": "manyfit.executors.ray",
     "synchronized": "manyfit.oracles.keras_tuner.synchronized",
+    "Winner": "manyfit.fitting.winner",
     "compare": "manyfit.finish.compare",
+    "load_winner": "manyfit.fitting.winner",
     "table": "manyfit.report.terminal",
     "Tuner": "manyfit.tuners.tuner",
 }
@@ -76,6 +78,8 @@ if TYPE_CHECKING:
     from manyfit.executors.process import ProcessExecutor as ProcessExecutor
     from manyfit.executors.ray import RayExecutor as RayExecutor
     from manyfit.finish.compare import compare as compare
+    from manyfit.fitting.winner import Winner as Winner
+    from manyfit.fitting.winner import load_winner as load_winner
     from manyfit.oracles.keras_tuner.synchronized import synchronized as synchronized
     from manyfit.oracles.oracle import Oracle as Oracle
     from manyfit.oracles.trial import Trial as Trial

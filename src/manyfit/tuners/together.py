@@ -197,7 +197,7 @@ class PopulationTuner(ModelTuner):
             super()._run_trials(fit_args, fit_kwargs)
             return
         assert self.latest_search is not None  # our bug: `search` sets it
-        task = self.latest_search.task
+        task = dataclasses.replace(self.latest_search.task, clock=self.oracle.clock)
         if taken_down is not None:
             task = taken_down.task(task)
         # "auto" picks a precision by device, which changes results: people have to see it.
