@@ -34,6 +34,9 @@ class Sampler(abc.ABC):
     #: completed ones. They say where to look and were not tried in this search; other samplers are not given them.
     uses_earlier: bool = False
 
+    #: Where its user expects good values.
+    beliefs: tuple[Belief, ...] = ()
+
     @abc.abstractmethod
     def propose(
         self,

@@ -145,7 +145,7 @@ def usual_beliefs(space: HyperParameters, own: Sequence[Belief] = ()) -> list[He
 
     Args:
         space: the search space as known so far.
-        own: beliefs of the user's; the table says nothing of their names.
+        own: beliefs of the user's, which come first; the table says nothing of their names.
 
     Example:
 
@@ -158,10 +158,13 @@ def usual_beliefs(space: HyperParameters, own: Sequence[Belief] = ()) -> list[He
     units_1 128 0.25
     optimizer Adam 0.15
     """
-    known = {belief.name for belief in own}
+    known = {belief.name: belief for belief in own}
     found: list[Held] = []
-    for name in dict.fromkeys(each.name for each in space.space if each.name not in known):
+    for name in dict.fromkeys(each.name for each in space.space):
         alike = [each for each in space.space if each.name == name]
+        if name in known:
+            found.append(Held(known[name], "your belief", begins=not _has_default(alike[0])))
+            continue
         usual = _usual(name)
         # Under several conditions a name may mean several ranges: a value that one of them lacks is none.
         if usual is None or any(each.num_values == 1 or not each.same_domain(alike[0]) for each in alike):
@@ -183,12 +186,17 @@ def _usual(name: str) -> Usual | None:
     return None
 
 
+def _has_default(hyperparameter: HyperParameter) -> bool:
+    """Whether the user has given a default, as far as one can tell."""
+    lowest = hyperparameter.prob_to_value(0.0), next(iter(hyperparameter.values), None)
+    return hyperparameter.default not in lowest
+
+
 def _held(hyperparameter: HyperParameter, usual: Usual) -> Held | None:
-    given = hyperparameter.default not in (hyperparameter.prob_to_value(0.0), next(iter(hyperparameter.values), None))
     value = _value(hyperparameter, usual)
     if value is None:
         return None
-    if given:
+    if _has_default(hyperparameter):
         return Held(
             Belief(hyperparameter.name, hyperparameter.default, _spread(hyperparameter, hyperparameter.default, usual)),
             "your default",

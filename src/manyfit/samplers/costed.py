@@ -26,7 +26,7 @@ from scipy.stats import qmc
 
 from manyfit.core.records import Ending, Observation, Value, Values
 from manyfit.samplers.base import Belief, Sampler
-from manyfit.samplers.beliefs import Prior
+from manyfit.samplers.beliefs import Prior, first_values, usual_beliefs
 from manyfit.samplers.candidates import tried
 from manyfit.samplers.evolution import mutate
 from manyfit.samplers.gp.sampler import LogBelief
@@ -64,6 +64,21 @@ class Moment:
     def facts(self) -> dict[str, float]:
         """As the store keeps it; only where there is a limit of time does it exist."""
         return dataclasses.asdict(self)
+
+
+def minding_costs(
+    inner: Sampler, space: HyperParameters, moment: Moment | None, *, holds_beliefs: bool = True
+) -> CostedSampler:
+    """A sampler as `fit` uses it: defaults and beliefs first, and mindful of what its proposals cost.
+
+    Args:
+        inner: of the search.
+        space: as known so far.
+        moment: what is known of time; None: there is no limit.
+        holds_beliefs: whether the table of usual hyperparameters counts (`samplers.beliefs`).
+    """
+    held = usual_beliefs(space, inner.beliefs) if holds_beliefs else []
+    return CostedSampler(inner, moment, beliefs=[each.belief for each in held], first=first_values(space, held))
 
 
 class CostedSampler(Sampler):

@@ -12,7 +12,8 @@ cheap. Notation:
 | sigma | standard deviation of the losses within a structure |
 
 (1) y_si ~ N(m_s, sigma^2),  m_s ~ N(mu, tau^2)
-(2) gain of a trial in s = E[(b - y)^+] = d h((b - m) / d),  h(z) = phi(z) + z Phi(z)
+(2) gain of a trial in s = E[(b - y)^+] = d h((b - m) / d),  h(z) = phi(z) + z Phi(z); of a new one with Student's t,
+    since tau is known from as many numbers as there are structures
 (3) worth its seconds:  gain > lambda max(K + T, T R / (R - K))
 
 (1) is what samplers without a surrogate have instead of one: trials of a structure are alike, and a structure that
@@ -28,7 +29,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import ndtr, stdtr
 
 
 def break_even(seconds_left: float, opening_seconds: float) -> float:
@@ -82,8 +83,8 @@ def gain_per_second(losses: Sequence[float], seconds: Sequence[float], num_recen
 class StructureGains:
     """What the next trial is expected to gain in each structure, and in one that nobody has opened, eq. (1) and (2).
 
-    Losses far above the median count as the other side of it: how bad the bad ones are says nothing of how good the
-    next one may be.
+    Of losses more than twice as far above the best as the upper quartile, that much counts: how bad the worst ones are
+    says nothing of how good the next one may be.
 
     Args:
         losses: per structure the losses of its trials, those without a score left out.
@@ -94,7 +95,7 @@ class StructureGains:
     >>> [round(gain, 3) for gain in gains.of_opened]
     [0.0, 0.01]
     >>> round(gains.of_new, 3)
-    0.013
+    0.057
     """
 
     def __init__(self, losses: Sequence[Sequence[float]]) -> None:
@@ -104,10 +105,13 @@ class StructureGains:
         self.of_new = math.inf
         if len(everything) < 2:
             return
-        best, median = float(everything.min()), float(np.median(everything))
-        groups = [np.minimum(group, median + (median - best)) for group in groups]
+        best, quartile = float(everything.min()), float(np.quantile(everything, 0.75))
+        groups = [np.minimum(group, quartile + (quartile - best)) for group in groups]
         mu, tau, sigma = _components([group for group in groups if len(group)])
-        self.of_new = expected_gain(best, mu, math.hypot(tau, sigma))
+        num_groups = sum(bool(len(group)) for group in groups)
+        between, within = tau**2 * (1.0 + 1.0 / num_groups), sigma**2
+        degrees = _joint_degrees((between, num_groups + 1), (within, max(1, len(everything) - num_groups)))
+        self.of_new = expected_gain(best, mu, math.sqrt(between + within), degrees)
         for number, group in enumerate(groups):
             count = len(group)
             share = 0.0 if not count else tau**2 / (tau**2 + sigma**2 / count) if tau > 0 else 0.0
@@ -116,20 +120,42 @@ class StructureGains:
             self.of_opened[number] = expected_gain(best, mean, deviation)
 
 
-def expected_gain(best: float, mean: float, deviation: float) -> float:
-    """By how much a normal loss is expected to undercut the best one, eq. (2).
+def expected_gain(best: float, mean: float, deviation: float, degrees: float = math.inf) -> float:
+    """By how much a loss is expected to undercut the best one, eq. (2); of Student's t (Tracey and Wolpert 2018).
+
+    Args:
+        best: to undercut.
+        mean: of the loss.
+        deviation: its scale.
+        degrees: of freedom, more than 1; infinite: it is normal.
 
     Example:
 
-    >>> round(expected_gain(0.0, 0.0, 1.0), 4)
-    0.3989
+    >>> round(expected_gain(0.0, 0.0, 1.0), 4), round(expected_gain(0.0, 0.0, 1.0, degrees=2), 4)
+    (0.3989, 0.7071)
     >>> expected_gain(0.5, 0.2, 0.0)
     0.3
     """
     if deviation <= 0.0:
         return max(0.0, best - mean)
     z = (best - mean) / deviation
-    return deviation * (math.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi) + z * float(ndtr(z)))
+    if math.isinf(degrees):
+        return deviation * (math.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi) + z * float(ndtr(z)))
+    density = math.exp(
+        math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - (degrees + 1) / 2 * math.log1p(z * z / degrees)
+    ) / math.sqrt(degrees * math.pi)
+    return deviation * ((degrees + z * z) / (degrees - 1) * density + z * float(stdtr(degrees, z)))
+
+
+def _joint_degrees(*parts: tuple[float, int]) -> float:
+    """Degrees of freedom of a sum of variances, each with its own (Welch and Satterthwaite).
+
+    Structures count one more than there are: the guess of tau stands in for the first.
+    """
+    total = math.fsum(variance for variance, _ in parts)
+    if total <= 0.0:
+        return math.inf
+    return total**2 / math.fsum(variance**2 / degrees for variance, degrees in parts)
 
 
 def _components(groups: Sequence[NDArray[np.float64]]) -> tuple[float, float, float]:
