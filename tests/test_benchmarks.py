@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from marks import needs_jax
 
@@ -51,3 +52,41 @@ def test_the_table_of_a_gpu(benchmarks, capsys):
     assert {"2 members of one structure", "1 members of widths 32 to 512"} < set(by_row)
     assert set(gpu.POLICIES) < set(by_row) and "last 2" in by_row["2 trials, size found by itself"]["rival"]
     assert by_row["2 members of 3 x 64 units"]["rival"] == "it did not run out"
+
+
+def test_ranks_of_minutes(monkeypatch):
+    """Equal costs share their places; who was late or returned nothing is last, together with others who did."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    minutes = importlib.import_module("minutes")
+
+    def run(contestant, seed, **told):
+        return {"task": "churn", "seconds": 60, "seed": seed, "contestant": contestant, **told}
+
+    runs = [
+        run("Manyfit", 0, score=0.1, took=61),
+        run("Optuna", 0, score=0.3, took=50),
+        run("linear", 0, score=0.3, took=2),
+        run("KerasTuner", 0, score=0.05, took=73),  # late
+        run("Manyfit", 1, error="no word"),
+        run("Optuna", 1, score=0.3, took=50),
+        run("linear", 1, score=0.2, took=2),
+        run("KerasTuner", 1, error="no word"),
+        run("Manyfit", 2, score=0.3, took=50),  # others are not done yet
+    ]
+    names = ["Manyfit", "Optuna", "linear", "KerasTuner"]
+    assert minutes.ranks(runs, names).tolist() == [[1, 2.5, 2.5, 4], [3.5, 2, 1, 3.5]]
+    assert minutes.ranks(runs, ["Manyfit"]).tolist() == [[1], [1], [1]]
+
+
+def test_scores_of_minutes(monkeypatch):
+    """Against scikit-learn."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    tasks = importlib.import_module("minutes_tasks")
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 3, 50), rng.dirichlet(np.ones(3), 50)
+    churn, digits, housing = (tasks.TASKS[name] for name in ("churn", "digits", "housing"))
+    assert tasks.scores(churn, y, p) == pytest.approx(metrics.log_loss(y, p))
+    assert tasks.scores(digits, y, p) == pytest.approx(1 - metrics.accuracy_score(y, p.argmax(axis=1)))
+    assert tasks.scores(churn, y % 2, p[:, 0]) == pytest.approx(metrics.log_loss(y % 2, p[:, 0]))
+    assert tasks.scores(housing, p[:, :1], p[:, 1]) == pytest.approx(metrics.root_mean_squared_error(p[:, 0], p[:, 1]))

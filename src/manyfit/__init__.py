@@ -49,13 +49,16 @@ _HOMES = {
     "ParetoObjective": "manyfit.core.objective",
     "Objective": "manyfit.core.objective",
     "Oracle": "manyfit.oracles.oracle",
+    "OutsidePredictions": "manyfit.ensemble.outside",
     "Trial": "manyfit.oracles.trial",
     "TrialStatus": "manyfit.core.lifecycle",
     "SklearnTuner": "manyfit.tuners.sklearn_tuner",
     "ProcessExecutor": "manyfit.executors.process",
     "RayExecutor": "manyfit.executors.ray",
     "synchronized": "manyfit.oracles.keras_tuner.synchronized",
+    "Winner": "manyfit.fitting.winner",
     "compare": "manyfit.finish.compare",
+    "load_winner": "manyfit.fitting.winner",
     "table": "manyfit.report.terminal",
     "Tuner": "manyfit.tuners.tuner",
 }
@@ -72,10 +75,13 @@ if TYPE_CHECKING:
     from manyfit.core.objective import ParetoObjective as ParetoObjective
     from manyfit.data.folds import CrossValidation as CrossValidation
     from manyfit.ensemble.ensemble import Ensemble as Ensemble
+    from manyfit.ensemble.outside import OutsidePredictions as OutsidePredictions
     from manyfit.executors.base import LocalExecutor as LocalExecutor
     from manyfit.executors.process import ProcessExecutor as ProcessExecutor
     from manyfit.executors.ray import RayExecutor as RayExecutor
     from manyfit.finish.compare import compare as compare
+    from manyfit.fitting.winner import Winner as Winner
+    from manyfit.fitting.winner import load_winner as load_winner
     from manyfit.oracles.keras_tuner.synchronized import synchronized as synchronized
     from manyfit.oracles.oracle import Oracle as Oracle
     from manyfit.oracles.trial import Trial as Trial

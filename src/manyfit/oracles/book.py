@@ -311,6 +311,7 @@ class TrialBook:
             num_parameters=result.num_parameters,
             notes={**result.notes, **notes},
             final=result.final,
+            costs=result.costs,
         )
         if scored is not None:
             execution.score, execution.best_epoch = scored
@@ -466,7 +467,7 @@ class TrialBook:
                 broken_off.pop(key, None)
             # Rows of failed attempts stay in the store as a record; only the latest attempt counts.
             if trial.attempt == key[2]:
-                trial.executions_of(key[1])[key[3]] = Execution(index=key[3], history=history, **row)
+                trial.executions_of(key[1])[key[3]] = Execution.of_row(key[3], history, row)
         for key, epochs in known.items():
             found = self.trials.get(key[0])
             if found is not None and key[1:3] == (SEARCH, found.attempt) and found.goes_on(key[3]):

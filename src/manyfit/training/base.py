@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from manyfit.core.causes import cause_of
+from manyfit.core.clock import Clock
 from manyfit.core.errors import FatalError
 from manyfit.core.history import History, why_diverged
 from manyfit.core.objective import Objective
@@ -22,6 +23,9 @@ from manyfit.core.records import Configuration, Decision, Ending, Plan, Result
 from manyfit.data.call import Call
 from manyfit.data.rows import Split
 from manyfit.training.program_report import Programs
+
+NOTHING_TRAINED = "the time was up before its first epoch had ended"
+"""The message of an execution that ends as STOPPED without an epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +75,9 @@ class Task:
     keep: Callable[[Sequence[tuple[Plan, Any]]], None] | None = (
         None  # called with executions whose weights were written, and their models of the best epoch
     )
+    # Of the call that this is a part of: what is not done when it is over ends as STOPPED, with what it has. None: the
+    # supply alone says when to stop.
+    clock: Clock | None = None
 
     def call_of(self, plan: Plan) -> Call:
         """The call of `fit` for one execution: its rows, and for how long."""

@@ -8,6 +8,7 @@ looked up among scikit-learn's scorers: `kt.Objective("val_f1_macro", "max")`.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import pickle
 import time
@@ -19,6 +20,7 @@ import keras
 import numpy as np
 from scipy.stats import rankdata
 
+from manyfit.core.costs import Costs
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.files import sealed, unsealed, written_whole
 from manyfit.core.lifecycle import failure_of
@@ -80,7 +82,7 @@ class Estimators(KerasFit):
             # generators that it would have without this class.
             return super()._train_one(plan, supply, task)
         started = time.perf_counter()
-        result = Result(plan, Ending.COMPLETED, {})
+        result = Result(plan, Ending.COMPLETED, {}, costs=Costs(type(last_step(estimator)).__name__))
         try:
             self._fit(estimator, plan, task, result)
         except Exception as error:
@@ -90,10 +92,13 @@ class Estimators(KerasFit):
 
     def _fit(self, estimator: Estimator, plan: Plan, task: Task, result: Result) -> None:
         train, validation = rows_of(plan, task)
+        started = time.perf_counter()
         with seeded(plan.seed):
             set_seed(estimator, plan.seed)
             fitted = self.fit(estimator, plan, train, validation)
         logs = self.measure(fitted.estimator, task, train, validation)
+        per_round = (time.perf_counter() - started) / fitted.num_rounds
+        result.costs = dataclasses.replace(result.costs or Costs(), epoch=per_round)
         # One measurement, at the place of the best round; the empty places say how many rounds there were, from which a
         # retraining knows for how long.
         before, after = fitted.best_round, fitted.num_rounds - fitted.best_round - 1
@@ -106,8 +111,10 @@ class Estimators(KerasFit):
             with self.aside.keeping("estimators"):
                 write_estimator(pickle_path(plan.weights_path), final)
         if plan.keeps_predictions and task.keep is not None:
+            started = time.perf_counter()
             with self.aside.keeping("predictions"):
                 task.keep([(plan, final)])
+            result.costs = dataclasses.replace(result.costs, predict=time.perf_counter() - started)
 
     def fit(self, estimator: Estimator, plan: Plan, train: LabelledRows, validation: LabelledRows | None) -> Fitted:
         """Fits an estimator. Override it to fit otherwise."""

@@ -14,6 +14,7 @@ from manyfit.core.records import Configuration, Values
 from manyfit.data.arguments import check_call, check_data, check_fit_arguments
 from manyfit.data.call import FIT_PARAMETERS, Call
 from manyfit.data.folds import FoldPlan, fold_plan
+from manyfit.data.row_names import names_of_kept_rows
 from manyfit.finish.fold_runs import FOLDS, fold_names
 from manyfit.oracles import Oracle, Trial, endings
 from manyfit.schedulers import Scheduler
@@ -93,14 +94,17 @@ class PopulationTuner(ModelTuner):
             *fit_args: usually x and y.
             **fit_kwargs: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing. Beyond those of
                 `model.fit`: `cross_validation`, a `kt.CrossValidation`, a number of folds or a splitter of
-                scikit-learn; every trial then runs once per fold, and its score is the mean.
+                scikit-learn; every trial then runs once per fold, and its score is the mean. `row_id`, a name for each
+                row of x (and behind these for each of `validation_data`), by which rows are known again in ensembles
+                with other searches and with files; left out, frames are known by their index.
 
         Raises:
             UsageError: the data cannot be right, or the objective is not among the metrics that were logged.
+            UsageError: names of rows that are missing, there twice, or of another number of rows.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
         # Taken out before anything is made of the arguments: `model.fit` does not know this one.
-        given = fit_kwargs.pop("cross_validation", None)
+        given, row_id = fit_kwargs.pop("cross_validation", None), fit_kwargs.pop("row_id", None)
         if self._estimators:
             given = folds_for_estimators(self.oracle.scheduler, given, fit_kwargs)
             if self._trains_itself():
@@ -116,6 +120,7 @@ class PopulationTuner(ModelTuner):
         self.oracle.set_epochs(fit_kwargs.get("epochs"))  # before the checks, which ask how long a trial is
         if self._trains_itself() and not overrides_fit(self.hypermodel):
             self._check_call(call, has_folds=folds is not None)
+        names = names_of_kept_rows(row_id, call, has_folds=folds is not None) if self._trains_itself() else None
         # A `run_trial` of the user's may ask for hyperparameters that no build shows: its proposals stay as they are.
         self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
         task = tensorboard.per_execution(self._make_task(fit_args, fit_kwargs))
@@ -125,7 +130,7 @@ class PopulationTuner(ModelTuner):
             searched = self.searched_task("search(cross_validation=...)")
             task = dataclasses.replace(searched, split_for=folds.split_for)
         if self.keep_predictions and self._trains_itself():
-            task = keeping(task, self.predictions_archive, folds)
+            task = keeping(task, self.predictions_archive, folds, names)
         self.latest_search = LatestSearch(task, folds)
         # Of all trials: another process, or an error, may have come between a trial's end and what is deleted then.
         self._with_weights.update(self.oracle.trials)
@@ -197,7 +202,7 @@ class PopulationTuner(ModelTuner):
             super()._run_trials(fit_args, fit_kwargs)
             return
         assert self.latest_search is not None  # our bug: `search` sets it
-        task = self.latest_search.task
+        task = dataclasses.replace(self.latest_search.task, clock=self.oracle.clock)
         if taken_down is not None:
             task = taken_down.task(task)
         # "auto" picks a precision by device, which changes results: people have to see it.

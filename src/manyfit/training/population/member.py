@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,6 +21,7 @@ import keras
 import numpy as np
 
 from manyfit.core import history as histories
+from manyfit.core.costs import Costs
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Failure, Plan, Result
@@ -111,6 +113,9 @@ class Member:
         history: its curves.
         best: weights (trainable, non-trainable) of the best epoch so far, and its loss.
         seconds: its share of the passes it took part in.
+        build_seconds: that it took to be made, `trace_seconds` of tracing left out.
+        epoch_seconds: its share of each epoch.
+        predict_seconds: its share of the predictions that were kept.
         loss_scale: counts its overflows; None where it has no loss scale.
         notes: further facts for the book.
         failure: what one of its callbacks raised; it ends this member only.
@@ -129,6 +134,10 @@ class Member:
     best: tuple[tuple[Any, ...], tuple[Any, ...]] | None = None
     best_loss: float = math.inf
     seconds: float = 0.0
+    build_seconds: float = 0.0
+    trace_seconds: float = 0.0
+    epoch_seconds: list[float] = dataclasses.field(default_factory=list)
+    predict_seconds: float = 0.0
     stop_reason: str | None = None
     begun: bool = False
     epoch_begun: bool = False  # whether its callbacks have begun the epoch that it is at
@@ -177,8 +186,27 @@ class Member:
             building.build_symbolically(self.model, self.view.shapes.first_batch())
             known = maskings if self.structure.key is not None else None
             found = trace_all(self.model, self.view.shapes, known)
-        self.seconds += time.perf_counter() - started
+        elapsed = time.perf_counter() - started
+        self.seconds += elapsed
+        self.trace_seconds += elapsed
         return found
+
+    def note_built(self, seconds: float) -> None:
+        """Takes the seconds that it took to be made, or to be found again where it was paused."""
+        self.seconds += seconds
+        self.build_seconds = self.build_seconds or seconds - self.trace_seconds
+
+    def costs(self) -> Costs:
+        """What it has cost so far."""
+        epoch = statistics.median(self.epoch_seconds) if self.epoch_seconds else 0.0
+        program = None if self.seat is None else self.program
+        return Costs(
+            structure=None if program is None else program.key,
+            build=self.build_seconds,
+            compile=0.0 if program is None else program.price_seconds,
+            epoch=epoch,
+            predict=self.predict_seconds,
+        )
 
     def widened(self) -> State:
         """The state as the program takes it."""
@@ -378,7 +406,7 @@ class Member:
 
     def failed(self, failure: Failure) -> Result:
         """The outcome where an exception ended it; the epochs before stay."""
-        result = Result(self.plan, failure.ending, self.history, seconds=self.seconds)
+        result = Result(self.plan, failure.ending, self.history, seconds=self.seconds, costs=self.costs())
         result.fail(failure)
         return result
 

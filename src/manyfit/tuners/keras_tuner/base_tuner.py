@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from manyfit.core.clock import Clock
 from manyfit.core.environment import refuse_chief_and_workers
 from manyfit.core.errors import ProjectError, SearchError, UsageError, explain, warn_user
 from manyfit.core.lifecycle import TrialState
@@ -104,6 +105,7 @@ class BaseTuner:
             )
         self.executor = executor
         self.oracle = oracle
+        self.limits: tuple[Clock, ...] = ()  # of the calls that a step is a part of
         # Made before the project is opened: overridden hooks are called while it is, and may print or train.
         self._runner: Trainer | None = None  # of whole trials, on an executor
         self.hypermodel: HyperModel | None = get_hypermodel(hypermodel)
@@ -236,6 +238,20 @@ class BaseTuner:
         self._end_search(has_run=endings.work_of(self.oracle) != work)
         self.on_search_end()
         self._check_any_completed()
+
+    @contextlib.contextmanager
+    def limited(self, clock: Clock) -> Iterator[None]:
+        """Within it every step ends in time for a clock, whatever its own limit: for calls that make several steps.
+
+        Args:
+            clock: that runs.
+        """
+        before = self.limits
+        self.limits = self.oracle.clock.within = (*before, clock)
+        try:
+            yield
+        finally:
+            self.limits = self.oracle.clock.within = before
 
     def _end_search(self, *, has_run: bool) -> None:
         """Keeps why a search ended, and says it."""
