@@ -225,12 +225,13 @@ class TrialBook:
                     raise write_failed("project", str(error)) from error
                 del self._owed[0]
 
-    def stop_paused(self, trial: Trial, max_epochs: int | None) -> list[Execution]:
+    def stop_paused(self, trial: Trial, max_epochs: int | None, why: str = "not promoted") -> list[Execution]:
         """Ends the paused executions of a trial that nobody will promote. Their epochs and scores so far stand.
 
         Args:
             trial: that waits for a promotion.
             max_epochs: of a full training.
+            why: it does not go on.
 
         Returns:
             The executions.
@@ -238,7 +239,7 @@ class TrialBook:
         paused = [run for run in trial.executions.values() if is_paused(run)]
         for run in paused:
             run.ending = Ending.STOPPED
-            run.message = f"stopped after {run.num_epochs} of {max_epochs} epochs: not promoted"
+            run.message = f"stopped after {run.num_epochs} of {max_epochs} epochs: {why}"
         outcomes = {(trial.trial_id, SEARCH, trial.attempt, run.index): run.outcome() for run in paused}
 
         def write(store: Store) -> None:

@@ -10,6 +10,7 @@ from manyfit.core.causes import reason_of
 from manyfit.core.records import Ending, Values
 from manyfit.oracles import Execution, Trial
 from manyfit.report import terminal
+from manyfit.schedulers.base import num_inherited
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Row:
     metrics: dict[str, float]  # every metric at the best epoch
     seconds: float
     message: str | None
+    first_epoch: int = (
+        0  # those before were trained by the trial that it branched off from, and are not among its epochs
+    )
 
     def flat(self) -> dict[str, Any]:
         """The row with one entry per hyperparameter and per metric; a metric named like a value gets `metric/`."""
@@ -71,6 +75,7 @@ class Results(Sequence[Row]):
         return sum(
             self.max_epochs if self.max_epochs is not None and row.ending == Ending.STOPPED else row.num_epochs
             for row in self.rows
+            if not row.first_epoch  # without a scheduler there are no branches
         )
 
     def __len__(self) -> int:
@@ -129,10 +134,11 @@ def _rows(trial: Trial) -> list[Row]:
             dict(trial.hyperparameters.values),
             run.score,
             run.best_epoch,
-            run.num_epochs,
+            max(0, run.num_epochs - num_inherited(trial.tags)),
             dict(run.metrics),
             run.seconds,
             run.message,
+            num_inherited(trial.tags),
         )
         for index, run in runs
     ]
@@ -140,7 +146,7 @@ def _rows(trial: Trial) -> list[Row]:
 
 def _curve(trial: Trial, run: Execution) -> list[dict[str, Any]]:
     points = []
-    for epoch in range(run.num_epochs):
+    for epoch in range(num_inherited(trial.tags), run.num_epochs):
         logs = {name: curve[epoch] for name, curve in run.history.items() if curve[epoch] is not None}
         points.append({"trial_id": trial.trial_id, "execution": run.index, "epoch": epoch, **logs})
     return points
