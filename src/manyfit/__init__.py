@@ -50,6 +50,7 @@ _HOMES = {
     "ParetoObjective": "manyfit.core.objective",
     "Objective": "manyfit.core.objective",
     "Oracle": "manyfit.oracles.oracle",
+    "OutsidePredictions": "manyfit.ensemble.outside",
     "Trial": "manyfit.oracles.trial",
     "TrialStatus": "manyfit.core.lifecycle",
     "SklearnTuner": "manyfit.tuners.sklearn_tuner",
@@ -58,6 +59,7 @@ _HOMES = {
     "synchronized": "manyfit.oracles.keras_tuner.synchronized",
     "Winner": "manyfit.fitting.winner",
     "compare": "manyfit.finish.compare",
+    "open_project": "manyfit.report.snapshot",
     "load_winner": "manyfit.fitting.winner",
     "table": "manyfit.report.terminal",
     "Tuner": "manyfit.tuners.tuner",
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from manyfit.core.objective import ParetoObjective as ParetoObjective
     from manyfit.data.folds import CrossValidation as CrossValidation
     from manyfit.ensemble.ensemble import Ensemble as Ensemble
+    from manyfit.ensemble.outside import OutsidePredictions as OutsidePredictions
     from manyfit.executors.base import LocalExecutor as LocalExecutor
     from manyfit.executors.process import ProcessExecutor as ProcessExecutor
     from manyfit.executors.ray import RayExecutor as RayExecutor
@@ -84,6 +87,7 @@ if TYPE_CHECKING:
     from manyfit.oracles.keras_tuner.synchronized import synchronized as synchronized
     from manyfit.oracles.oracle import Oracle as Oracle
     from manyfit.oracles.trial import Trial as Trial
+    from manyfit.report.snapshot import open_project as open_project
     from manyfit.report.terminal import table as table
     from manyfit.samplers.base import Constraint as Constraint
     from manyfit.samplers.gp.sampler import Belief as Belief

@@ -220,7 +220,7 @@ def walk(folder, name, *, members=3, **options):
 
 def story(tuner):
     rows = [
-        (row.trial_id, row.values, row.seed, row.ending, row.score, row.message, row.num_epochs, row.first_epoch)
+        (row.trial_id, row.values, row.seed, row.ending, row.score, row.message, row.num_epochs)
         for row in tuner.results()
     ]
     return rows, tuner.results().curves
