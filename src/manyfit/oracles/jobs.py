@@ -54,7 +54,11 @@ def trial_of(job: Job, oracle: Trials, proposals: list[Values]) -> Trial | None:
         trial.tags.update(job.lineage)
         trial.hyperparameters.values.update(job.lineage)  # where people look for them
         return trial
-    return _begun(oracle, proposals.pop(0)) if proposals else None
+    if not proposals:
+        return None
+    trial = _begun(oracle, proposals.pop(0))
+    trial.moment = oracle.proposals.moment_facts()
+    return trial
 
 
 def _begun(oracle: Trials, values: Values) -> Trial:
