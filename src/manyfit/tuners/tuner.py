@@ -176,7 +176,7 @@ class Tuner(PopulationTuner):
         fit_kwargs |= {} if verbose is None else {"verbose": verbose}
         check_names("confirm()", settings, [*_OF_CONFIRM, *_OF_FIT])
         options = confirming.ConfirmSettings(confidence, max_executions, max_seconds, **settings)
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("confirm"):
             return self._finish.confirm(
                 top, options, cross_validation=cross_validation, new_splits=new_splits, fit_kwargs=fit_kwargs
             )
@@ -255,7 +255,7 @@ class Tuner(PopulationTuner):
         # Steps of a net grow with the rows; what boosting fits in one round are all rows, however many there are.
         usual = 1.2 if self.store.get("estimators", False) else 1.0
         factor = usual if epochs_factor is None else epochs_factor
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("retrain"):
             return self._finish.retrain(
                 top,
                 x,
@@ -317,7 +317,7 @@ class Tuner(PopulationTuner):
         """
         self.refresh()
         settings = BagSettings(top, folds, repeats, groups, diverse, max_seconds)
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("bag"):
             return self._finish.bag(settings, options)
 
     def ensemble(
@@ -361,7 +361,7 @@ class Tuner(PopulationTuner):
         tuners = [other for other in others if hasattr(other, "_finish")]
         searches = [other._finish.project for other in tuners]  # noqa: SLF001  # another object of the same class
         outside = OutsidePredictions.of_each(other for other in others if not hasattr(other, "_finish"))
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("ensemble"):
             return self._finish.ensemble(models, x, y, others=searches, outside=outside, options=options)
 
     def evaluate(
