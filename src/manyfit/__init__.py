@@ -58,6 +58,7 @@ _HOMES = {
     "synchronized": "manyfit.oracles.keras_tuner.synchronized",
     "Winner": "manyfit.fitting.winner",
     "compare": "manyfit.finish.compare",
+    "open_project": "manyfit.report.snapshot",
     "load_winner": "manyfit.fitting.winner",
     "table": "manyfit.report.terminal",
     "Tuner": "manyfit.tuners.tuner",
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from manyfit.oracles.keras_tuner.synchronized import synchronized as synchronized
     from manyfit.oracles.oracle import Oracle as Oracle
     from manyfit.oracles.trial import Trial as Trial
+    from manyfit.report.snapshot import open_project as open_project
     from manyfit.report.terminal import table as table
     from manyfit.samplers.base import Constraint as Constraint
     from manyfit.samplers.gp.sampler import Belief as Belief

@@ -10,7 +10,8 @@ from manyfit.core.environment import one_thread
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.lifecycle import TrialStatus
 from manyfit.core.records import Observation, Values
-from manyfit.oracles.book import Store, TrialBook
+from manyfit.oracles.book import TrialBook
+from manyfit.oracles.commits import Store
 from manyfit.oracles.warm_start import EarlierTrials
 from manyfit.samplers.base import Sampler
 from manyfit.samplers.candidates import tried

@@ -44,6 +44,7 @@ from manyfit.tuners.bags import Bagging, BagSettings
 from manyfit.tuners.combining import Combining
 from manyfit.tuners.final_models import FinalModels, names_of
 from manyfit.tuners.finished import FinishedTuner, Training
+from manyfit.tuners.recording import record_ensemble
 from manyfit.tuners.searched import SearchedProject
 
 SaveTo: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
@@ -328,6 +329,7 @@ class Finish:
         combined = self._combining.ensemble(models, x, y, others=others, outside=outside, options=options)
         found = self.final.counted(combined)
         self.final.latest["ensemble"] = found
+        record_ensemble(self._oracle.book, found)
         return found
 
     def predictions(self, trials: str | Sequence[str] | None, *, test: bool) -> PredictionTable:
@@ -357,6 +359,7 @@ class Finish:
         found = self.final.counted(self._bagging.bag(settings, options))
         self.final.latest["ensemble"] = found
         self.final.note_bag(found)
+        record_ensemble(self._oracle.book, found)
         return found
 
     def evaluate(

@@ -21,6 +21,7 @@ from manyfit.oracles import Oracle, Trial, endings
 from manyfit.schedulers import Scheduler
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store.answers import Answers
+from manyfit.store.facts import SearchPlan
 from manyfit.store.predictions import Archive
 from manyfit.training import tensorboard
 from manyfit.training.base import Task, Trainer
@@ -38,6 +39,7 @@ from manyfit.tuners.keras_tuner.callbacks import is_overridden, only_keras
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, ReadySpace, overrides_fit
 from manyfit.tuners.keras_tuner.one_by_one import RETURNED, TakenDown
 from manyfit.tuners.keras_tuner.overrides import ModelTuner
+from manyfit.tuners.recording import Recording
 from manyfit.tuners.supply import SearchSupply
 from manyfit.tuners.trainers import TrainerChoice, Trainers, exploring_builds, may_fuse, price_of_backend
 
@@ -82,6 +84,10 @@ class PopulationTuner(ModelTuner):
         self._ran_alone: dict[str, tuple[str, ...]] = {}  # trials of a `run_trial` of the user's, by reason
         super().__init__(oracle, hypermodel, **kwargs)
         self._trainers = Trainers(self._display.say, None if self.executor is None else self._on_executor)
+        recording = Recording(
+            oracle, plan=self._search_plan, programs=self._compiled, predictions=lambda: self.predictions_archive
+        )
+        oracle.book.events.listen(recording)
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. The trainers and the data of the search stay here: executions bring theirs."""
@@ -373,6 +379,19 @@ class PopulationTuner(ModelTuner):
     def _trainer_for(self, task: Task) -> Trainer:
         """The trainer of a task: folds need one that takes index sets."""
         return self._trainers.for_task(self._get_trainer(), task, self._trainer_choice())
+
+    def _search_plan(self) -> SearchPlan:
+        """How far the search that begins is to go."""
+        oracle, latest = self.oracle, self.latest_search
+        epochs = oracle.scheduler.max_epochs or (None if latest is None else latest.task.call.get("epochs"))
+        # What a `HyperModel.fit` takes under that name may be anything.
+        epochs = epochs if isinstance(epochs, int) else None
+        bounds = tuple((each.metric, each.max, each.min) for each in oracle.constraints)
+        return SearchPlan(oracle.max_trials, oracle.max_seconds, epochs, self._num_executions() or 1, bounds)
+
+    def _compiled(self) -> Programs | None:
+        programs = self._trainers.programs()
+        return None if programs is None else Programs.joined([programs, Programs((), self._ran_alone)])
 
     def programs(self) -> Programs | str:
         """The compiled programs of this tuner: members, layouts, compile seconds; and what did not fit, and why.

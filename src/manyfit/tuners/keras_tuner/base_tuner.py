@@ -23,6 +23,7 @@ from manyfit.oracles.keras_tuner.files import read_project, write_project
 from manyfit.oracles.replication import Replication
 from manyfit.report import terminal
 from manyfit.report.colours import check_display
+from manyfit.report.results import Results
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
 from manyfit.store.layout import ProjectLayout
@@ -31,7 +32,7 @@ from manyfit.tuners.display import TrialDisplay, print_summary
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, get_hypermodel
 from manyfit.tuners.keras_tuner.one_by_one import OneByOne, RunTrialCall, TrialSteps
 from manyfit.tuners.keras_tuner.remote import DistantOracle, DistantStore, RunTask, TrialSupply, make_run_trial
-from manyfit.tuners.results import Results
+from manyfit.tuners.results import results_of
 
 
 class BaseTuner:
@@ -433,7 +434,7 @@ class BaseTuner:
 
     def results(self) -> Results:
         """One row per execution: values, seed, status, best epoch, every metric, seconds; and the curves."""
-        return Results.of(list(self.oracle.trials.values()), self.oracle.scheduler.max_epochs)
+        return results_of(list(self.oracle.trials.values()), self.oracle.scheduler.max_epochs)
 
     @property
     def remaining_trials(self) -> int | None:
