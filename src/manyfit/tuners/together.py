@@ -146,6 +146,8 @@ class PopulationTuner(ModelTuner):
             task = keeping(task, self.predictions_archive, folds, names)
         asked = None if predict is None else asked_rows(predict, task.call, keeps=self._keeps_predictions)
         task = answering(task, Answers(self.predictions_archive.folder), asked)
+        if self.standing is not None and self.executor is None:  # workers are told of in `on_trial_end`
+            task = dataclasses.replace(task, watch=self.standing.epochs_ended)
         self.latest_search = LatestSearch(task, folds, asked)
         # Of all trials: another process, or an error, may have come between a trial's end and what is deleted then.
         self._with_weights.update(self.oracle.trials)
