@@ -24,11 +24,13 @@ from manyfit.fitting.fit import Wishes
 from manyfit.fitting.winner import Winner
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
+from manyfit.store.answers import Answers
 from manyfit.store.predictions import Archive
 from manyfit.training.base import Task
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.seeding import seeded
 from manyfit.tuners import sklearn_folds as folds
+from manyfit.tuners.answering import Answering, asked_rows
 from manyfit.tuners.finishing import Finish, Training
 from manyfit.tuners.keeping import ModelOrigins, keeping
 from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
@@ -125,6 +127,8 @@ class SklearnTuner(BaseTuner):
     ensemble = Tuner.ensemble
     evaluate = Tuner.evaluate
     export = Tuner.export
+    predictions = Tuner.predictions
+    submission = Tuner.submission
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. What steps after the search need stays here."""
@@ -159,20 +163,22 @@ class SklearnTuner(BaseTuner):
             y: their targets: an array, a list, or a Series; None for estimators that need none.
             sample_weight: one weight per row; reaches `fit`, the score and the metrics.
             groups: one label per row, for splitters such as `GroupKFold`.
-            **kwargs: `verbose=0` prints nothing; `row_id`, a name for each row (see `Tuner.search`); what else there is
-                goes to `run_trial`.
+            **kwargs: `verbose=0` prints nothing; `row_id`, a name for each row, and `predict`, rows to be answered (see
+                `Tuner.search`); what else there is goes to `run_trial`.
 
         Raises:
             UsageError: X, y, weights and groups of different length, or folds that the splitter cannot make of them.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
         verbose, row_id = kwargs.pop("verbose", 1), kwargs.pop("row_id", None)
+        predict = kwargs.pop("predict", None)
         X, y, sample_weight, groups = folds.as_rows(X, y, sample_weight, groups)
         if type(self).run_trial is SklearnTuner.run_trial:
             # Once for the whole search, so that all trials are measured on the same folds, also after a restart.
             with seeded(seeds.seed_of(self.oracle.seed, "folds")):
                 self._splits = self._split(X, y, groups)
             self._note_rows(X, y, sample_weight, row_id)
+            self._note_asked(predict)
         super().search(X, y, sample_weight=sample_weight, groups=groups, verbose=verbose, **kwargs)
 
     def fit(
@@ -227,6 +233,15 @@ class SklearnTuner(BaseTuner):
         numbered = dataclasses.replace(task, call=Call((X, numbers), weights))
         known = names_of_kept_rows(row_id, numbered.call, has_folds=True)
         self._keep = keeping(numbered, self.predictions_archive, plan, known).keep
+
+    def _note_asked(self, predict: object) -> None:
+        """Notes rows to be answered, and what keeps what is said of them."""
+        if predict is None or self.latest_search is None:
+            return
+        latest = self.latest_search
+        asked = asked_rows(predict, latest.task.call, keeps=self._keep is not None)
+        self.latest_search = dataclasses.replace(latest, asked=asked)
+        self._keep = Answering(Answers(self.predictions_archive.folder), asked, self._keep)
 
     def _make_task(
         self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any], options: ModelOptions | None = None

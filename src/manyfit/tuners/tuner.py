@@ -18,6 +18,7 @@ from manyfit.ensemble.outside import OutsidePredictions
 from manyfit.finish import confirm as confirming
 from manyfit.finish.evaluation import Evaluation
 from manyfit.finish.export import Savable
+from manyfit.finish.prediction_table import PredictionTable
 from manyfit.finish.retrain import RetrainedModels
 from manyfit.finish.winners import EpochRule
 from manyfit.fitting import fit as fitting
@@ -226,7 +227,7 @@ class Tuner(PopulationTuner):
         fit_kwargs |= {} if verbose is None else {"verbose": verbose}
         check_names("confirm()", settings, [*_OF_CONFIRM, *_OF_FIT])
         options = confirming.ConfirmSettings(confidence, max_executions, max_seconds, **settings)
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("confirm"):
             return self._finish.confirm(
                 top, options, cross_validation=cross_validation, new_splits=new_splits, fit_kwargs=fit_kwargs
             )
@@ -305,7 +306,7 @@ class Tuner(PopulationTuner):
         # Steps of a net grow with the rows; what boosting fits in one round are all rows, however many there are.
         usual = 1.2 if self.store.get("estimators", False) else 1.0
         factor = usual if epochs_factor is None else epochs_factor
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("retrain"):
             return self._finish.retrain(
                 top,
                 x,
@@ -367,7 +368,7 @@ class Tuner(PopulationTuner):
         """
         self.refresh()
         settings = BagSettings(top, folds, repeats, groups, diverse, max_seconds)
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("bag"):
             return self._finish.bag(settings, options)
 
     def ensemble(
@@ -411,8 +412,45 @@ class Tuner(PopulationTuner):
         tuners = [other for other in others if hasattr(other, "_finish")]
         searches = [other._finish.project for other in tuners]  # noqa: SLF001  # another object of the same class
         outside = OutsidePredictions.of_each(other for other in others if not hasattr(other, "_finish"))
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("ensemble"):
             return self._finish.ensemble(models, x, y, others=searches, outside=outside, options=options)
+
+    def predictions(self, trials: str | Sequence[str] | None = None, *, test: bool = False) -> PredictionTable:
+        """What the search's trials said of rows that they did not train on, as a table: print it, or `.to_csv(path)`.
+
+        A trial's seeds are averaged; of its folds each row has the model's that did not train on it.
+
+        Args:
+            trials: ids; None: all, best first. One id as a text: columns are called as classes are, targets are left
+                out, and the table is a member of another project's `ensemble(others=[...])`.
+            test: what they said of the rows of `search(predict=...)`, in single precision.
+
+        Returns:
+            A `PredictionTable`: the column `row_id`, for rows with one target `y`, and a column for each trial, or for
+            each trial and class; NaN where a trial said nothing of a row. `.to_frame()` makes a `pandas.DataFrame`.
+
+        Raises:
+            UsageError: nothing was kept, an id of no trial, or an answer for every pixel or step.
+        """
+        self.refresh()
+        return self._finish.predictions(trials, test=test)
+
+    def submission(self, model: Any = None, x: FitData = None, *, ids: Any = None) -> PredictionTable:
+        """What a final model says of the rows to be answered, as a table to hand in.
+
+        Args:
+            model: a model or an ensemble; None: what `ensemble` or `retrain` made last, else the search's best.
+            x: rows; None: those of `search(predict=...)`.
+            ids: a name for each row; None: the index of their frame, or 0, 1, 2, ...
+
+        Returns:
+            A `PredictionTable`: `row_id`, and a column for each output; columns of classes bear their names.
+
+        Raises:
+            UsageError: no rows; ids of another number, there twice or missing.
+        """
+        self.refresh()
+        return self._finish.submission(model, x, ids)
 
     def evaluate(
         self,
