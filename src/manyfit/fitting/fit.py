@@ -111,6 +111,7 @@ def fit(
     *,
     say: Callable[[str], None],
     trains_itself: bool = True,
+    in_epochs: bool = False,
     bag: Callable[..., Ensemble] | None = None,
     now: Callable[[], float] | None = None,
 ) -> Winner:
@@ -122,6 +123,7 @@ def fit(
         wishes: limits, and how rows are held out.
         say: takes one line of text for people.
         trains_itself: whether training is Manyfit's; what a user's own code trains is searched, and no more.
+        in_epochs: whether a training has a number of epochs, which is chosen where the caller says nothing.
         bag: the tuner's; None: it has none.
         now: a time in seconds that never goes back.
 
@@ -129,6 +131,8 @@ def fit(
         UsageError: several objectives, no limit at all, or as `hold_out` and `search` say.
         SearchError: no trial has a score: all failed, or the time was too short for an epoch of one.
     """
+    if in_epochs and trains_itself:
+        call = with_length(call, tuner.oracle, say)
     return _Fit(tuner, wishes, say, trains_itself=trains_itself, bag=bag, now=now).run(call)
 
 
