@@ -1,6 +1,7 @@
 """The clock of a search."""
 
 import math
+import pickle
 
 import pytest
 
@@ -72,3 +73,26 @@ def test_without_a_limit_everything_fits(times):
     assert clock.left() == math.inf and clock.allows(1e12) and not clock.is_over()
     clock.max_seconds = 5
     assert clock.is_over()
+
+
+def test_a_clock_is_over_with_any_that_it_is_within(times):
+    call = Clock(10, now=times)
+    call.start()
+    times.now += 4
+    step = Clock(8, within=[call, Clock()], now=times)
+    step.start()
+    assert (step.left(), step.spent()) == (6, 0) and step.is_limited
+    call.max_seconds = 20
+    assert step.left() == 8
+    times.now += 8
+    assert step.is_over() and not call.is_over()
+    endless = Clock(within=[Clock()])
+    assert endless.left() == math.inf and not endless.is_limited and Clock(within=[call]).is_limited
+
+
+def test_a_clock_that_travels_goes_on_there_with_what_is_left(times):
+    clock = Clock(10, spent_seconds=3, now=times)
+    there = pickle.loads(pickle.dumps(clock))
+    assert there.is_running and 0 < there.left() <= 7
+    endless = pickle.loads(pickle.dumps(Clock()))
+    assert endless.left() == math.inf and not endless.is_limited

@@ -190,8 +190,7 @@ def test_the_time_may_end_it(num_in_time, project, monkeypatch):
     tuner = searched(project, trainer)
     already = len(trainer.trained)
     clock = SimpleNamespace(monotonic=lambda: float(len(trainer.trained) - already))  # an execution takes a second
-    for place in ("confirm", "fresh_seeds"):
-        monkeypatch.setattr(f"manyfit.finish.{place}.time", clock)
+    monkeypatch.setattr("manyfit.core.clock.time", clock)
     confirmation = tuner.confirm(top=4, max_seconds=num_in_time)
     assert confirmation.num_executions == num_in_time and confirmation.proof is None and not confirmation.settled
     assert confirmation.verdict == "the time was up"

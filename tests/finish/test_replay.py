@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 import manyfit as kt
+from manyfit.core.clock import Clock
 from manyfit.core.errors import SearchError, UsageError
 from manyfit.finish.longer import LONGER
 from manyfit.training.replay import ReplayedRate, rate_of_run, reacts_to_validation, seen_fits
@@ -332,10 +333,17 @@ def test_a_callback_of_the_users_ends_the_longer_run_too(tmp_path):
 
 
 def test_when_the_time_is_up_what_trains_is_kept_as_it_is(short, capsys):
-    models = short.retrain(top=2, max_seconds=1e-6, epochs_factor=30.0, verbose=1)
+    now = [0.0]
+    ticks = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: now.__setitem__(0, now[0] + 1.0))
+    clock = Clock(1.5, now=lambda: now[0])
+    clock.start()
+    with short.limited(clock):
+        models = short.retrain(top=2, epochs_factor=30.0, callbacks=[ticks], verbose=1)
     said = capsys.readouterr().out
-    assert len(models) >= 1 and all(one.epochs == 1 and one.planned_epochs == 30 for one in models.retrainings)
-    assert "ended after 1 of 30 epochs" in said
+    assert len(models) == 2 and all(one.epochs <= 2 < one.planned_epochs for one in models.retrainings)
+    assert all(f"ended after {one.epochs} of {one.planned_epochs} epochs" in said for one in models.retrainings)
+    assert short.retrain(top=2, max_seconds=1e-6, epochs=3, verbose=1) == []
+    assert "2 models were not begun, since the time was up" in capsys.readouterr().out
     with pytest.raises(UsageError, match="max_seconds") as error:
         short.retrain(max_seconds="1h")
     tiny.four_parts(error.value)

@@ -304,15 +304,6 @@ def test_time_that_is_over_ends_the_search_and_what_was_measured_counts(project)
     assert len(tuner.oracle.trials) == spent, "the seconds of earlier searches of the project count"
 
 
-def test_time_that_is_over_stops_a_training_after_its_epoch(project, rows):
-    tuner = searching(project, objective="loss", max_trials=None, max_seconds=1e-6)
-    tuner.oracle.max_seconds = 1.5
-    tuner.search(*rows, epochs=10**6, verbose=0)
-    [row] = tuner.results()
-    assert (row.status, row.ending) == ("COMPLETED", "stopped")
-    assert 1 <= row.num_epochs < 10**5 and row.score is not None
-
-
 def test_a_model_that_is_too_large_is_not_trained(project, rows):
     tuner = searching(project, grid_of_four, kt.GridSearch, max_trials=None, max_model_size=15)
     tuner.search(*rows, validation_split=0.25, verbose=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 class Clock:
@@ -13,7 +13,9 @@ class Clock:
     Args:
         max_seconds: the limit; None: there is none.
         spent_seconds: what earlier runs took.
-        now: a time in seconds that never goes back. Tests pass their own, so that none of them has to wait.
+        within: clocks of calls that this one's is a part of: when one of them is over, so is this one.
+        now: a time in seconds that never goes back; None: `time.monotonic`. Tests pass their own, so
+            that none of them has to wait.
 
     Example:
 
@@ -22,6 +24,11 @@ class Clock:
     >>> clock.start()
     >>> clock.spent(), clock.left()
     (5.0, 5.0)
+
+    A step of 30 seconds in a call that has 3 left:
+
+    >>> Clock(30, within=[Clock(3)]).left()
+    3.0
     """
 
     def __init__(
@@ -29,12 +36,31 @@ class Clock:
         max_seconds: float | None = None,
         *,
         spent_seconds: float = 0.0,
-        now: Callable[[], float] = time.monotonic,
+        within: Sequence[Clock] = (),
+        now: Callable[[], float] | None = None,
     ) -> None:
         self.max_seconds = max_seconds
+        self.within = tuple(within)
         self._before = spent_seconds
-        self._now = now
+        self._now = now or time.monotonic
         self._started: float | None = None
+
+    @classmethod
+    def started(cls, max_seconds: float | None = None, *, within: Sequence[Clock] = ()) -> Clock:
+        """A clock that counts from now on.
+
+        Args:
+            max_seconds: see `Clock`.
+            within: see `Clock`.
+        """
+        clock = cls(max_seconds, within=within)
+        clock.start()
+        return clock
+
+    def __reduce__(self) -> tuple[Callable[..., Clock], tuple[float | None]]:
+        # A clock that travels to another process goes on there with what is left: the two share no time.
+        left = self.left()
+        return Clock.started, (None if math.isinf(left) else left,)
 
     def start(self) -> None:
         """Counts from now on; a clock that runs already goes on counting from now."""
@@ -61,8 +87,14 @@ class Clock:
         return self._before + (0.0 if self._started is None else self._now() - self._started)
 
     def left(self) -> float:
-        """Seconds until the limit, at least 0; infinite without one."""
-        return math.inf if self.max_seconds is None else max(0.0, self.max_seconds - self.spent())
+        """Seconds until the limit, or that of a clock that this one is within, at least 0; infinite without one."""
+        own = math.inf if self.max_seconds is None else max(0.0, self.max_seconds - self.spent())
+        return min([own, *(clock.left() for clock in self.within)])
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it will ever be over."""
+        return self.max_seconds is not None or any(clock.is_limited for clock in self.within)
 
     def allows(self, seconds: float = 0.0) -> bool:
         """Whether something that takes so long still fits. When nothing is left, nothing does, however short."""

@@ -161,13 +161,20 @@ def without_seal(content: bytes) -> bytes:
     return content[:-_SEAL_BYTES] if has_seal(content) else content
 
 
-def unsealed(path: Path, what: str, *, trust: bool) -> bytes:
+def unsealed(
+    path: Path,
+    what: str,
+    *,
+    trust: bool,
+    instead: str = "If you know who wrote this project, make the tuner with trust=True.",
+) -> bytes:
     """Reads a file whose content can run code when it is loaded, if it may be loaded.
 
     Args:
         path: the file.
         what: what it holds, for the message.
         trust: whether the user has said that files of this origin may run code.
+        instead: what to type where it may not.
 
     Raises:
         ProjectError: somebody else wrote it, or this user on another machine, and `trust` is False.
@@ -180,7 +187,7 @@ def unsealed(path: Path, what: str, *, trust: bool) -> bytes:
             f'{what} "{path}"',
             "a pickle that was not written by you on this machine; loading it may run any code",
             "your own files, and those of people you trust",
-            "If you know who wrote this project, make the tuner with trust=True.",
+            instead,
         )
     )
 

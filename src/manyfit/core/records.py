@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from manyfit.core.causes import Cause
+from manyfit.core.costs import Costs
 
 Value = bool | int | float | str
 Values = Mapping[str, Value]
@@ -70,6 +71,9 @@ class Observation:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)  # means, for constraints
     vectors: tuple[tuple[float, ...], ...] = ()  # several objectives: their losses, for each of `losses`
     earlier: bool = False  # from an earlier search: it tells where to look, and was not tried in this one
+    # What one of its executions cost; None where it was not measured. No part of what makes two searches the same:
+    # the same search costs more on another day.
+    costs: Costs | None = dataclasses.field(default=None, compare=False)
 
     def of_objective(self, index: int) -> Observation:
         """This trial as a search for one of several objectives alone sees it.
@@ -234,6 +238,7 @@ class Result:
     measures: dict[str, float] = dataclasses.field(default_factory=dict)  # of `core.objective.MEASURES`
     failure: Failure | None = None  # the exception that ended it, where one did
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)  # further facts for the book, as JSON keeps them
+    costs: Costs | None = None  # None: not measured
     # Of a trial that a user's `run_trial` ran elsewhere, one of the two: what it trained by Manyfit's own means, or
     # what it returned. None both: the call failed.
     executions: tuple[Result, ...] | None = None
@@ -257,3 +262,8 @@ class Result:
     def num_epochs(self) -> int:
         """Epochs that were trained."""
         return max((len(curve) for curve in self.history.values()), default=0)
+
+    @property
+    def is_unbegun(self) -> bool:
+        """Whether it was stopped before its first epoch had ended: as if it had never been handed out."""
+        return self.ending is Ending.STOPPED and self.num_epochs == 0 and self.histories is None

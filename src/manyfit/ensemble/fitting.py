@@ -17,7 +17,7 @@ from manyfit.ensemble.choosing.methods import SHRUNK, Fit, for_retrained, menu_n
 from manyfit.ensemble.members import EnsembleMember
 from manyfit.ensemble.pools import TemperedPool
 from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
-from manyfit.ensemble.settings import Costs, EnsembleSettings, RowCuts, member_costs
+from manyfit.ensemble.settings import EnsembleSettings, MemberCosts, RowCuts, member_costs
 
 _FEWEST_SEEN_AGAIN = 50  # rows with two predictions that tell anything of averaging
 _FEWEST_FOLDS = 3  # the choice leaves out two, and fits on the rest
@@ -40,7 +40,7 @@ class Fitting:
     told: Aligned
     method: str
     settings: EnsembleSettings
-    costs: Costs
+    costs: MemberCosts
     seed: int
     model_folds: tuple[tuple[EnsembleProblem, np.ndarray], ...] = ()
     num_kept: int | None = None

@@ -231,8 +231,13 @@ def _output(answers: Sequence[_Answer], *, one_column: bool = False) -> keras.Ke
     return parts[0] if len(parts) == 1 else keras.layers.Average(dtype="float32")(parts)
 
 
-def save_file(model: keras.Model, path: pathlib.Path) -> None:
+def save_file(model: keras.Model, path: pathlib.Path, *, where: str = "Ensemble.save") -> None:
     """Writes one Keras model.
+
+    Args:
+        model: to be written.
+        path: ends in `.keras`.
+        where: who asks, for messages.
 
     Raises:
         UsageError: Keras cannot write it: a layer of the user's does not tell how it was made.
@@ -242,7 +247,7 @@ def save_file(model: keras.Model, path: pathlib.Path) -> None:
     except (NotImplementedError, TypeError, ValueError) as error:
         raise UsageError(
             explain(
-                "Ensemble.save",
+                where,
                 f"a model that Keras cannot save: {first_line(error)}",
                 "what model.save(path) of every member takes",
                 "Give the class a get_config() that returns the arguments of its __init__.",
@@ -432,37 +437,49 @@ def _load_model(
         )
     content = _checked(folder, entry)
     if name.endswith(".keras"):
-        return _load_keras(folder / name, custom_objects, trust=trust)
+        return load_keras_file(folder / name, custom_objects, where="Ensemble.load", trust=trust)
     return pickle.loads(content)  # trust was given, and the bytes are those that were hashed
 
 
-def _load_keras(path: pathlib.Path, custom_objects: Mapping[str, Any] | None, *, trust: bool) -> keras.Model:
+def load_keras_file(
+    path: pathlib.Path, custom_objects: Mapping[str, Any] | None, *, where: str, trust: bool = False
+) -> keras.Model:
     """A Keras model from its file, compiled as it was, with a fresh optimizer.
 
     `load_model` alone refuses models whose optimizer had no slots yet, as those of a search have.
+
+    Args:
+        path: ends in `.keras`.
+        custom_objects: classes and functions of the user's by name.
+        where: who asks, for messages.
+        trust: run the code of `Lambda` layers.
+
+    Raises:
+        UsageError: a class that nobody knows, or code without `trust`.
     """
     import keras
 
-    try:
+    with unknown_told(f"{where}, {path.name}", f"{where}(path, "):
         model = keras.saving.load_model(path, custom_objects=custom_objects, compile=False, safe_mode=not trust)
         with zipfile.ZipFile(path) as archive:
             compiled = json.loads(archive.read("config.json")).get("compile_config")
         if compiled:
             with keras.saving.custom_object_scope(custom_objects or {}):
                 model.compile_from_config(compiled)
+    return model
+
+
+@contextlib.contextmanager
+def unknown_told(where: str, call: str) -> Iterator[None]:
+    """Turns what Keras raises for classes and code that it may not load into one error; `call` begins what to type."""
+    try:
+        yield
     except (TypeError, ValueError) as error:
         text = str(error)
         unknown = re.search(r"Could not locate (?:class|function) '([^']+)'", text)
-        instead = "Call Ensemble.load(path, custom_objects={...}) with it."
+        instead = f"Call {call}custom_objects={{...}}) with it."
         if "safe_mode" in text:
-            instead = "Call Ensemble.load(path, trust=True) for folders whose origin you know."
+            instead = f"Call {call}trust=True) for folders whose origin you know."
         got = f"{unknown[1]!r}, which nobody knows here" if unknown else first_line(error)
-        raise UsageError(
-            explain(
-                f"Ensemble.load, {path.name}",
-                got,
-                "classes of Keras, classes registered with it, and those in custom_objects=",
-                instead,
-            )
-        ) from error
-    return model
+        allowed = "classes of Keras, classes registered with it, and those in custom_objects="
+        raise UsageError(explain(where, got, allowed, instead)) from error

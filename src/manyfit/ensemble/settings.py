@@ -90,7 +90,7 @@ class EnsembleSettings:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Costs:
+class MemberCosts:
     """What each member costs; members without a model cost nothing."""
 
     num_bytes: np.ndarray  # (M,)
@@ -108,7 +108,7 @@ class Costs:
         return bool(self.latency_seconds[chosen].sum() <= budget.max_latency_seconds)
 
 
-def member_costs(members: Sequence[EnsembleMember], budget: CostBudget, x: object) -> Costs:
+def member_costs(members: Sequence[EnsembleMember], budget: CostBudget, x: object) -> MemberCosts:
     """Weighs and, for a latency budget, times every member.
 
     Raises:
@@ -117,7 +117,7 @@ def member_costs(members: Sequence[EnsembleMember], budget: CostBudget, x: objec
     """
     # Weighing an estimator pickles it, so nothing is weighed where nobody asked.
     if not budget.limited:
-        return Costs(np.zeros(len(members)))
+        return MemberCosts(np.zeros(len(members)))
     num_bytes = np.array([member.num_bytes for member in members], dtype=np.float64)
     latency = None
     if budget.max_latency_seconds is not None:
@@ -131,7 +131,7 @@ def member_costs(members: Sequence[EnsembleMember], budget: CostBudget, x: objec
                 )
             )
         latency = np.array([measure_latency(member, x) for member in members])
-    costs = Costs(num_bytes, latency)
+    costs = MemberCosts(num_bytes, latency)
     if not any(costs.fits([index], budget) for index in range(len(members))):
         cheapest = int(np.argmin(num_bytes))
         raise UsageError(

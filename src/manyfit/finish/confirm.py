@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from manyfit.core.checks import seconds_or_none, whole_number, whole_number_or_none
+from manyfit.core.clock import Clock
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.records import Ending, Plan
 from manyfit.data.identity import fingerprint
@@ -174,6 +174,7 @@ def confirm(
     settings: ConfirmSettings,
     *,
     kept: ConfirmFiles,
+    clock: Clock,
     protocol: str = "",
     has_own_epochs: bool = False,
 ) -> Confirmation:
@@ -186,6 +187,7 @@ def confirm(
         trainer: how.
         settings: confidence and budget.
         kept: where weights and row losses are kept.
+        clock: of this call; it runs.
         protocol: names splits that are drawn anew; see `FreshRuns`.
         has_own_epochs: train for as long as the task's call says; else as long as the best trained finalist.
 
@@ -197,7 +199,6 @@ def confirm(
         SearchError: no execution at all has a score; the message says why.
     """
     settings.check_budget(len(trials))
-    started = time.monotonic()
     runs = FreshRuns(oracle, f"{protocol}/{_protocol(task)}", kept.archive, overlap_of(task, trials[0]))
     # All finalists get as many epochs as the best trained one: what halving stopped early might have won.
     targets = [trial.target_epochs for trial in trials if trial.target_epochs is not None]
@@ -205,12 +206,12 @@ def confirm(
     fixed = fixed_epochs(trials, oracle, num_epochs=num_epochs, has_own_epochs=has_own_epochs)
     taking_part = _with_family(trials, runs, settings.rules(), fixed)
     options: dict[str, Any] = {
-        "deadline": None if settings.max_seconds is None else started + settings.max_seconds,
+        "clock": clock,
         "epochs": num_epochs,
         "layout": kept.layout if settings.keep_weights else None,
     }
     may = Permissions(share_callbacks=task.may.share_callbacks, share_order=False)  # each seed orders its own batches
-    task = dataclasses.replace(task, callbacks=None, may=may)
+    task = dataclasses.replace(task, callbacks=None, may=may, clock=clock)
     most = None if settings.max_executions is None else settings.max_executions - settings.proof_executions
     race = RaceSupply(taking_part, runs, max_executions=most, max_rounds=settings.max_rounds, **options)
     trainer.train(race, task)
@@ -220,8 +221,7 @@ def confirm(
     recommended = summary.recommended(runs, race.standings())
     proof = ProofSupply(recommended, runs, num_executions=settings.proof_executions, **options)
     trainer.train(proof, task)
-    seconds = time.monotonic() - started
-    effort = CallEffort(seconds, race.out_of_time or proof.out_of_time, settings.max_rounds)
+    effort = CallEffort(clock.spent(), race.out_of_time or proof.out_of_time, settings.max_rounds)
     confirmation = summary.summarise(runs, race.standings(), effort, settings.notes(runs))
     _note(confirmation, oracle)
     return confirmation

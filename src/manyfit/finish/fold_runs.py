@@ -9,12 +9,12 @@ them is of.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from manyfit.core import seeds
+from manyfit.core.clock import Clock
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.data.call import Call
 from manyfit.data.folds import FoldPlan
@@ -119,7 +119,7 @@ class FoldSupply:
         oracle: seed and book.
         layout: says where weights go.
         epochs: train up to here; None: as the call says.
-        deadline: `time.monotonic()` after which none begins, and those that run are broken off; None: never.
+        clock: when it is over none begins, and those that run are broken off.
 
     Attributes:
         splits: the number of the split of each run.
@@ -136,12 +136,12 @@ class FoldSupply:
         layout: ProjectLayout,
         *,
         epochs: int | None,
-        deadline: float | None = None,
+        clock: Clock,
     ) -> None:
         self.failures: dict[str, str] = {}
         self.splits: dict[tuple[str, int], int] = {}
         self.out_of_time = False
-        self._names, self._oracle, self._deadline = names, oracle, deadline
+        self._names, self._oracle, self._clock = names, oracle, clock
         self._plans: list[Plan] = []
         for trial, split in wanted:
             # Numbers go on behind those that are taken: runs of other folds keep theirs.
@@ -181,7 +181,7 @@ class FoldSupply:
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`."""
         plan = result.plan
-        if self.out_of_time and result.ending is Ending.STOPPED:
+        if result.ending is Ending.STOPPED and self._time_is_up():
             self._oracle.book.forget_epochs(plan)  # broken off: it says nothing about a full training
             return
         if not result.ending.has_score:
@@ -189,5 +189,5 @@ class FoldSupply:
         self._oracle.book.add_execution(result, **{FOLD: self._names[self.splits[plan.key]]})
 
     def _time_is_up(self) -> bool:
-        self.out_of_time = self.out_of_time or (self._deadline is not None and time.monotonic() >= self._deadline)
+        self.out_of_time = self.out_of_time or self._clock.is_over()
         return self.out_of_time

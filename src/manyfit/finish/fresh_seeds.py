@@ -7,12 +7,12 @@ on it. So a confirmation that was killed goes on where it was.
 from __future__ import annotations
 
 import abc
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from manyfit.core import seeds
-from manyfit.core.records import Decision, Plan, Result
+from manyfit.core.clock import Clock
+from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.evidence.book import RaceFamily, TrialDropped
 from manyfit.evidence.decisions import RaceStanding, decide, next_runs
 from manyfit.finish.fresh_runs import PROOF, RACE, FreshRuns
@@ -30,7 +30,7 @@ class FreshSeeds(abc.ABC):
     Args:
         trials: that may be run.
         runs: what was measured of them.
-        deadline: `time.monotonic()` at which to stop; None: never.
+        clock: when to stop.
         epochs: train up to here; None: as the fit arguments say.
         layout: says where weights go; None: they are not kept.
     """
@@ -44,7 +44,7 @@ class FreshSeeds(abc.ABC):
         trials: Sequence[Trial],
         runs: FreshRuns,
         *,
-        deadline: float | None = None,
+        clock: Clock,
         epochs: int | None = None,
         layout: ProjectLayout | None = None,
     ) -> None:
@@ -52,7 +52,7 @@ class FreshSeeds(abc.ABC):
         self.runs = runs
         self.out_of_time = False
         self._oracle = runs.oracle
-        self._deadline = deadline
+        self._clock = clock
         self._epochs = epochs
         self._layout = layout
         self._running: set[tuple[str, int]] = set()
@@ -100,7 +100,7 @@ class FreshSeeds(abc.ABC):
         plan = result.plan
         self._running.discard((plan.trial_id, plan.execution))
         # A curve that the clock cut off is no run of the protocol: kept, it would pull its trial's mean down.
-        if self.out_of_time and result.ending.name == "STOPPED":
+        if result.ending is Ending.STOPPED and self._time_is_up():
             self._oracle.book.forget_epochs(plan)  # broken off: it says nothing about a full training
             return
         if result.ending.has_score:
@@ -108,7 +108,7 @@ class FreshSeeds(abc.ABC):
         self._oracle.book.add_execution(result, protocol=self.runs.protocol)
 
     def _time_is_up(self) -> bool:
-        self.out_of_time = self.out_of_time or (self._deadline is not None and time.monotonic() >= self._deadline)
+        self.out_of_time = self.out_of_time or self._clock.is_over()
         return self.out_of_time
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 from manyfit.core import seeds
+from manyfit.core.clock import Clock
 from manyfit.core.objective import MEASURES, Objective
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.data.call import Call
@@ -36,16 +36,11 @@ class TrainingLimits:
 
     Attributes:
         max_epochs: of any of them; None: as the curves call for.
-        deadline: `time.monotonic()` at which the last of them has to be over; None: no limit.
+        clock: when it is over, the last of them has to be over.
     """
 
     max_epochs: int | None = None
-    deadline: float | None = None
-
-    @property
-    def left_seconds(self) -> float:
-        """Until the deadline; infinite without one."""
-        return math.inf if self.deadline is None else self.deadline - time.monotonic()
+    clock: Clock = dataclasses.field(default_factory=Clock)
 
     def cap(self, longest: int) -> int:
         """Epochs that a run with patience may have at most, where the longest run of its trial had so many."""
@@ -127,17 +122,17 @@ class PatientSupply(FixedSupply):
         decisions = [self._decide(*row) for row in epochs]
         # From the first report on, so that what was compiled before it does not count as the pace.
         if self._started is None:
-            self._started = time.monotonic()
+            self._started = self._limits.clock.spent()
         else:
             self._num_reported += len(epochs)
-        self.out_of_time = self.out_of_time or self._limits.left_seconds <= self._seconds_after()
+        self.out_of_time = self.out_of_time or not self._limits.clock.allows(self._seconds_after())
         return [Decision.STOP] * len(epochs) if self.out_of_time else decisions
 
     def _seconds_after(self) -> float:
         """What the retraining for the best epochs found so far would take."""
         if self._started is None or not self._num_reported:
             return 0.0
-        pace = (time.monotonic() - self._started) / self._num_reported
+        pace = (self._limits.clock.spent() - self._started) / self._num_reported
         return pace * sum(self._epochs_after(epoch + 1) for _, epoch in self._best.values())
 
     def _decide(self, plan: Plan, epoch: int, logs: Mapping[str, float]) -> Decision:
@@ -156,6 +151,8 @@ class PatientSupply(FixedSupply):
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`."""
         super().finish(result)
+        if result.is_unbegun:
+            return
         self._open.pop(result.plan.key, None)
         self._oracle.book.add_execution(result)
 

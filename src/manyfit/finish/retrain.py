@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 
 import keras
 
+from manyfit.core.clock import Clock
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.data.arguments import VALIDATION_ARGUMENTS
 from manyfit.data.call import Call
-from manyfit.finish.longer import TrainingLimits
 from manyfit.finish.schedules import stretched_build
 from manyfit.finish.winners import EpochRule, RetrainCandidate
 from manyfit.space.hyperparameters import HyperParameters
@@ -33,29 +33,29 @@ SavePath: TypeAlias = str | os.PathLike[str]
 
 
 class TimedSupply(FixedSupply):
-    """Trains a fixed list of executions to their end, or until a deadline.
+    """Trains a fixed list of executions to their end, or until the time is up.
 
     Args:
         plans: what to train.
-        deadline: `time.monotonic()` at which executions end where they are; None: none.
+        clock: when it is over, executions end where they are, and none begins.
     """
 
-    def __init__(self, plans: Sequence[Plan], deadline: float | None) -> None:
+    def __init__(self, plans: Sequence[Plan], clock: Clock) -> None:
         super().__init__(plans)
-        self._limits = TrainingLimits(deadline=deadline)
-        self._has_begun = False
+        self._clock = clock
 
     def take(self, count: int) -> Sequence[Plan]:
         """See `manyfit.training.base.Supply`."""
-        # The first one is trained in any case: a call that returns nothing would have been for nothing.
-        if self._has_begun and self._limits.left_seconds <= 0:
-            return []
-        self._has_begun = True
-        return super().take(count)
+        return [] if self._clock.is_over() else super().take(count)
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
         """See `manyfit.training.base.Supply`."""
-        return [Decision.STOP if self._limits.left_seconds <= 0 else Decision.GO_ON] * len(epochs)
+        return [Decision.STOP if self._clock.is_over() else Decision.GO_ON] * len(epochs)
+
+    def finish(self, result: Result) -> None:
+        """See `manyfit.training.base.Supply`."""
+        if not result.is_unbegun:  # there is no model of it
+            super().finish(result)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,17 +130,15 @@ def retrain(
     trainer: Trainer,
     *,
     rule: EpochRule,
-    deadline: float | None = None,
     stretch_schedules: bool = True,
 ) -> RetrainedModels:
     """Trains each candidate anew, all of them in one go.
 
     Args:
         candidates: what to train.
-        task: build function and the call of the first candidate; nothing is ranked.
+        task: build function, the call of the first candidate, and the clock; nothing is ranked.
         trainer: how.
         rule: for how many epochs.
-        deadline: `time.monotonic()` at which trainings end where they are.
         stretch_schedules: walk learning-rate schedules so that they end where they were at the best epoch.
 
     Returns:
@@ -166,7 +164,7 @@ def retrain(
         ]
         by_id = {candidate.trial_id: candidate for candidate in candidates}
         # All at once, so that a population trains them together.
-        supply = TimedSupply(plans, deadline)
+        supply = TimedSupply(plans, task.clock or Clock())
         try:
             trainer.train(supply, _task_of(candidates, task, rule, stretch_schedules=stretch_schedules))
         except KeyboardInterrupt:

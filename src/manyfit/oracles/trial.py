@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core import history as histories
+from manyfit.core.costs import Costs
 from manyfit.core.lifecycle import Life, TrialOutcome, TrialState, TrialStatus, is_paused
 from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import Computed, Ending, Observation, Progress, Value
@@ -42,12 +43,20 @@ class Execution:
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)  # further facts, for instance what data it saw
     # Last, and with a default: rows of earlier versions do not have it.
     final: bool = False  # it failed in a way that forbids a retry of its trial
+    costs: Costs | None = None  # None: not measured
 
     def outcome(self) -> dict[str, Any]:
         """What the store keeps of it, besides the history."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields["index"], fields["history"]
-        return {**fields, "ending": str(self.ending), "num_epochs": self.num_epochs}
+        costs = None if self.costs is None else self.costs.to_dict()
+        return {**fields, "ending": str(self.ending), "costs": costs, "num_epochs": self.num_epochs}
+
+    @classmethod
+    def of_row(cls, index: int, history: dict[str, list[float | None]], row: Mapping[str, Any]) -> Execution:
+        """The inverse of `outcome`, whose ending is read and whose number of epochs was looked at already."""
+        costs = row.get("costs")
+        return cls(index, history=history, **{**row, "costs": None if costs is None else Costs.from_dict(costs)})
 
     @property
     def num_epochs(self) -> int:
@@ -138,6 +147,7 @@ class Trial:
         self.known: dict[int, KnownEpochs] = {}
         self.target_epochs: int | None = None  # train up to here; None: as the fit arguments say
         self.tags: dict[str, Value] = {}  # the scheduler's notes
+        self.moment: dict[str, float] | None = None  # what its proposal saw of time; None: nothing
         self._reported = MetricsTracker()  # what `Oracle.update_trial` was told, or a user wrote there
         self.status = status
 
@@ -299,6 +309,7 @@ class Trial:
             curve=_mean_curve(scored, objective),
             metrics=self.measured,
             vectors=self._vectors(objective),
+            costs=Costs.joined(run.costs for _, run in sorted(self.executions.items()) if run.costs is not None),
         )
 
     def _vectors(self, objective: Objective) -> tuple[tuple[float, ...], ...]:
@@ -382,6 +393,7 @@ class Trial:
                 "ending": None if self.ending is None else str(self.ending),
                 "target_epochs": self.target_epochs,
                 "tags": dict(self.tags),
+                "moment": self.moment,
                 "end_number": self.end_number,
                 "is_running": self._life.runs_again(self.attempt),
                 "confirmed": None if self.confirmed is None else dataclasses.asdict(self.confirmed),
@@ -401,6 +413,7 @@ class Trial:
         trial = cls(hyperparameters, row["id"], message=outcome["message"])
         trial.score, trial.best_step = outcome["score"], outcome["best_step"]
         trial.target_epochs, trial.tags = outcome["target_epochs"], outcome["tags"]
+        trial.moment = outcome.get("moment")
         trial._life = Life.of_row(row["status"], outcome["ending"], is_running=outcome["is_running"])
         confirmed = outcome.get("confirmed")
         trial.confirmed = None if confirmed is None else Confirmed(**confirmed)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from manyfit.core.causes import cause_of
+from manyfit.core.clock import Clock
 from manyfit.core.errors import FatalError
 from manyfit.core.history import History, why_diverged
 from manyfit.core.objective import Objective
@@ -22,6 +23,9 @@ from manyfit.core.records import Configuration, Decision, Ending, Plan, Result
 from manyfit.data.call import Call
 from manyfit.data.rows import Split
 from manyfit.training.program_report import Programs
+
+NOTHING_TRAINED = "the time was up before its first epoch had ended"
+"""The message of an execution that ends as STOPPED without an epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,26 @@ class Permissions:
     pause: bool = False
     share_callbacks: bool = False
     share_order: bool = True
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BestEpoch:
+    """An epoch that has just ended, and is the best of its execution so far.
+
+    Attributes:
+        plan: the execution.
+        num_epochs: that it has trained.
+        loss: of the objective; lower is better.
+        model: its Keras model, whose variables may be out of date, or a fitted estimator.
+        weights: fetches the epoch's weights, in the order of `model.get_weights()`; None: the model is as it was
+            measured, which estimators are.
+    """
+
+    plan: Plan
+    num_epochs: int
+    loss: float
+    model: Any
+    weights: Callable[[], Sequence[Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +92,14 @@ class Task:
     # Which rows of x and y train and validate; None: as the arguments say.
     split_for: Callable[[Plan], Split] | None = None
     classes: Sequence[str] | None = None  # names of the classes that y holds places of; None: they have none
+    # Called whenever epochs have been reported, with those that are the best of their executions, in this process only.
+    watch: Callable[[Sequence[BestEpoch]], None] | None = None
     keep: Callable[[Sequence[tuple[Plan, Any]]], None] | None = (
         None  # called with executions whose weights were written, and their models of the best epoch
     )
+    # Of the call that this is a part of: what is not done when it is over ends as STOPPED, with what it has. None: the
+    # supply alone says when to stop.
+    clock: Clock | None = None
 
     def call_of(self, plan: Plan) -> Call:
         """The call of `fit` for one execution: its rows, and for how long."""

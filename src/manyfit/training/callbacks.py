@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,10 +13,11 @@ import keras
 import numpy as np
 
 from manyfit.core import history as histories
+from manyfit.core.clock import Clock
 from manyfit.core.errors import FatalValueError, explain
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Plan
-from manyfit.training.base import Supply
+from manyfit.training.base import BestEpoch, Supply
 
 UserCallbacks: TypeAlias = (
     keras.callbacks.Callback | keras.callbacks.CallbackList | Sequence[keras.callbacks.Callback] | None
@@ -161,6 +164,59 @@ class Reporter(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
+class EpochTimes(keras.callbacks.Callback):
+    """Takes the seconds of each epoch, its validation included.
+
+    Attributes:
+        seconds: one entry per epoch; the first one compiles.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float] = []
+        self._began = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.seconds.append(time.perf_counter() - self._began)
+
+    def split(self) -> tuple[float, float]:
+        """The seconds of compiling, and those of an epoch; of a single epoch nobody knows what compiling took."""
+        if len(self.seconds) < 2:
+            return 0.0, sum(self.seconds)
+        epoch = statistics.median(self.seconds[1:])
+        return max(0.0, self.seconds[0] - epoch), epoch
+
+
+class OutOfTime(BaseException):
+    """The clock of a task is over in the middle of an epoch. Not an `Exception`: user code must not catch it."""
+
+
+class UntilOver(keras.callbacks.Callback):
+    """Leaves `fit` between two batches when a clock is over: an epoch that is not finished does not count.
+
+    Args:
+        clock: of the task.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._check()
+
+    def on_test_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self._check()
+
+    def _check(self) -> None:
+        # By an exception, not by `stop_training`: Keras would validate first, and tell callbacks of half an epoch.
+        if self._clock.is_over():
+            raise OutOfTime
+
+
 class BestWeights(keras.callbacks.Callback):
     """Holds the weights of the best epoch in memory; of the last epoch where nothing is ranked.
 
@@ -170,12 +226,16 @@ class BestWeights(keras.callbacks.Callback):
     Args:
         objective: what makes an epoch the best; None keeps the last epoch's.
         plan: may name an epoch that is kept in place of the best.
+        watch: see `Task.watch`.
     """
 
-    def __init__(self, objective: Objective | None, plan: Plan) -> None:
+    def __init__(
+        self, objective: Objective | None, plan: Plan, watch: Callable[[Sequence[BestEpoch]], None] | None = None
+    ) -> None:
         super().__init__()
         self.objective = objective
         self.plan = plan
+        self.watch = watch
         self.swaps = False  # whether other callbacks change weights for a validation; they are copied then
         self._validated: list[np.ndarray] | None = None
         self.weights: list[np.ndarray] | None = None
@@ -190,10 +250,15 @@ class BestWeights(keras.callbacks.Callback):
         if self.objective is None:
             return
         loss = self.plan.rank(epoch, self.objective.epoch_loss(histories.numbers_of(logs)))
-        if loss < self.loss:
+        has_improved = loss < self.loss
+        if has_improved:
             self.loss = loss
             # In memory: most best epochs are followed by a better one, and a file each would be written for nothing.
             self.weights = validated or self.model.get_weights()
+        if self.watch is not None:
+            kept = self.weights or []
+            found = BestEpoch(self.plan, epoch + 1, loss, self.model, lambda: kept)
+            self.watch([found] if has_improved else [])
 
 
 def separate_files(callbacks: Sequence[keras.callbacks.Callback], plan: Plan) -> None:

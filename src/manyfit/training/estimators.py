@@ -8,7 +8,9 @@ looked up among scikit-learn's scorers: `kt.Objective("val_f1_macro", "max")`.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import math
 import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +21,7 @@ import keras
 import numpy as np
 from scipy.stats import rankdata
 
+from manyfit.core.costs import Costs
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.files import sealed, unsealed, written_whole
 from manyfit.core.lifecycle import failure_of
@@ -26,7 +29,7 @@ from manyfit.core.records import Configuration, Ending, Plan, Result
 from manyfit.data.classes import named_classes
 from manyfit.data.kinds import Ability, is_nested
 from manyfit.data.rows import FitData, Rows
-from manyfit.training.base import Supply, Task, judge
+from manyfit.training.base import BestEpoch, Supply, Task, judge
 from manyfit.training.boosting import (
     Estimator,
     LabelledRows,
@@ -80,7 +83,7 @@ class Estimators(KerasFit):
             # generators that it would have without this class.
             return super()._train_one(plan, supply, task)
         started = time.perf_counter()
-        result = Result(plan, Ending.COMPLETED, {})
+        result = Result(plan, Ending.COMPLETED, {}, costs=Costs(type(last_step(estimator)).__name__))
         try:
             self._fit(estimator, plan, task, result)
         except Exception as error:
@@ -90,10 +93,13 @@ class Estimators(KerasFit):
 
     def _fit(self, estimator: Estimator, plan: Plan, task: Task, result: Result) -> None:
         train, validation = rows_of(plan, task)
+        started = time.perf_counter()
         with seeded(plan.seed):
             set_seed(estimator, plan.seed)
             fitted = self.fit(estimator, plan, train, validation)
         logs = self.measure(fitted.estimator, task, train, validation)
+        per_round = (time.perf_counter() - started) / fitted.num_rounds
+        result.costs = dataclasses.replace(result.costs or Costs(), epoch=per_round)
         # One measurement, at the place of the best round; the empty places say how many rounds there were, from which a
         # retraining knows for how long.
         before, after = fitted.best_round, fitted.num_rounds - fitted.best_round - 1
@@ -105,9 +111,14 @@ class Estimators(KerasFit):
         if plan.weights_path is not None:
             with self.aside.keeping("estimators"):
                 write_estimator(pickle_path(plan.weights_path), final)
+        if task.watch is not None and task.objective is not None:
+            loss = min(task.objective.epoch_losses(result.history), default=math.inf)
+            task.watch([BestEpoch(plan, result.num_epochs, loss, final)])
         if plan.keeps_predictions and task.keep is not None:
+            started = time.perf_counter()
             with self.aside.keeping("predictions"):
                 task.keep([(plan, final)])
+            result.costs = dataclasses.replace(result.costs, predict=time.perf_counter() - started)
 
     def fit(self, estimator: Estimator, plan: Plan, train: LabelledRows, validation: LabelledRows | None) -> Fitted:
         """Fits an estimator. Override it to fit otherwise."""

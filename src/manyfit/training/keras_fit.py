@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -13,11 +14,20 @@ from typing import Any
 
 import keras
 
+from manyfit.core.costs import Costs
 from manyfit.core.lifecycle import failure_of, is_paused
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.data.order import SeededOrder
-from manyfit.training.base import Bookkeeping, Supply, Task, Trainer, judge
-from manyfit.training.callbacks import BestWeights, Reporter, acts_before_tests, copy_callbacks
+from manyfit.training.base import NOTHING_TRAINED, Bookkeeping, Supply, Task, Trainer, judge
+from manyfit.training.callbacks import (
+    BestWeights,
+    EpochTimes,
+    OutOfTime,
+    Reporter,
+    UntilOver,
+    acts_before_tests,
+    copy_callbacks,
+)
 from manyfit.training.devices import LayoutCheck, distributed, distribution_of
 from manyfit.training.hardware import freed_memory_kept
 from manyfit.training.keras_settings import KerasSettings, clear_session
@@ -99,7 +109,7 @@ class _Run:
     def __init__(self, plan: Plan, supply: Supply, task: Task, aside: Bookkeeping, labels: LabelCheck) -> None:
         self.task, self.aside, self.labels = task, aside, labels
         self.reporter = Reporter(plan, supply)
-        self.keeper = BestWeights(task.objective, plan)
+        self.keeper = BestWeights(task.objective, plan, task.watch)
         self.model: keras.Model | None = None
         self.result = Result(plan, Ending.COMPLETED, self.reporter.history)
         self.loss_scale = LossScaleCallback()
@@ -109,6 +119,9 @@ class _Run:
         self.stored: StoredState | None = None
         self.order: SeededOrder | None = None
         self.seen: list[SeenFit] = []
+        self.was_left = False  # in the middle of an epoch
+        self.times = EpochTimes()
+        self.build_seconds = self.predict_seconds = 0.0
         if task.may.pause:
             self.call = SuspendableCall(self._train)
             self.reporter.pause = self._pause
@@ -131,6 +144,8 @@ class _Run:
             raise self.reporter.error
         # Added up over stretches: while it is paused others use the machine.
         self.result.seconds += time.perf_counter() - started
+        compile_seconds, epoch_seconds = self.times.split()
+        self.result.costs = Costs(None, self.build_seconds, compile_seconds, epoch_seconds, self.predict_seconds)
         if self.model is not None:
             take_measures(self.result, self.model, self.task, self.aside)
         return self.result
@@ -143,7 +158,7 @@ class _Run:
 
     def _train(self, call: SuspendableCall | None) -> None:
         del call
-        plan, task = self.reporter.plan, self.task
+        plan, task, started = self.reporter.plan, self.task, time.perf_counter()
         self.settings.restore()  # a call that can be paused has a thread of its own
         self.order = order_of_data(plan.seed, task)
         self.user_callbacks = copy_callbacks(task.call.get("callbacks"), plan, share=task.may.share_callbacks)
@@ -163,28 +178,44 @@ class _Run:
             # The order matters. Ours come behind the user's: one that ends the training has done so when the reporter
             # hears of the epoch. The keeper sees an epoch before the reporter is told to stop there; what puts a stored
             # state back comes last, when everybody else has begun.
-            own += [self.keeper, self.reporter, *self._continued(plan)]
-            returned = fit(
-                self.model,
-                plan,
-                task,
-                callbacks=[*self.user_callbacks, *of_tuner, *own],
-                initial_epoch=None if self.stored is None else self.stored.epoch,
-                order=self.order,
-                seen=self.seen,
-            )
+            own += [self.keeper, self.times, self.reporter, *self._continued(plan)]
+            own += [UntilOver(task.clock)] if task.clock is not None and task.clock.is_limited else []
+            self.build_seconds = time.perf_counter() - started
+            returned = None
+            try:
+                returned = fit(
+                    self.model,
+                    plan,
+                    task,
+                    callbacks=[*self.user_callbacks, *of_tuner, *own],
+                    initial_epoch=None if self.stored is None else self.stored.epoch,
+                    order=self.order,
+                    seen=self.seen,
+                )
+            except OutOfTime:
+                self._leave([*self.user_callbacks, *of_tuner])
         check_size(self.model, task.max_model_size)  # again: a model may be built by its first batch only
         if self.seen:
             self.result.notes[FITTED] = facts_of([one.call for one in self.seen])
-        if task.fit is not None and task.objective is not None:
+        if task.fit is not None and task.objective is not None and not self.was_left:
             # The user's own loop may have called our callbacks, or not, or only now and then.
             found = merge_histories(to_histories(returned, task.objective, "HyperModel.fit()"))
             self.result.history = completed_by(self.reporter.history, found)
+
+    def _leave(self, callbacks: Iterable[keras.callbacks.Callback]) -> None:
+        """Ends a training that was left in the middle of an epoch, with the epochs that it has."""
+        self.was_left = self.reporter.stopped = True
+        for callback in callbacks:  # files are closed there; an epoch that has ended must not be lost by it
+            with contextlib.suppress(Exception):
+                callback.on_train_end({})
 
     def _judge(self, plan: Plan, paused: bool) -> None:
         assert self.model is not None  # our bug: `_train` sets it or raises
         result = self.result
         result.num_parameters = num_parameters(self.model)
+        if self.was_left and not result.num_epochs:
+            result.ending, result.message = Ending.STOPPED, NOTHING_TRAINED
+            return
         latest = self.model.get_weights()
         weights = self.keeper.weights or latest
         if paused:
@@ -204,8 +235,10 @@ class _Run:
                 write_weights(plan.weights_path, weights, build_config=self.model.get_build_config())
         if plan.keeps_predictions and self.task.keep is not None:
             self.model.set_weights(weights)
+            started = time.perf_counter()
             with self.aside.keeping("predictions"):
                 self.task.keep([(plan, self.model)])
+            self.predict_seconds = time.perf_counter() - started
             self.model.set_weights(latest)  # a paused execution goes on from here
 
     def _continued(self, plan: Plan) -> list[keras.callbacks.Callback]:
@@ -278,10 +311,11 @@ def fit(
         return model.fit(*call.args, **call.kwargs)
     change = None if task.at_fit is None else functools.partial(task.at_fit, plan)
     with seen_fits(change) as found:
-        returned = task.fit(plan.values, model, *call.args, **call.kwargs)
-    if seen is not None:
-        seen += found
-    return returned
+        try:
+            return task.fit(plan.values, model, *call.args, **call.kwargs)
+        finally:  # also where it is left in the middle
+            if seen is not None:
+                seen += found
 
 
 # Calls that can be paused -------------------------------------------------------------------------------------

@@ -7,13 +7,13 @@ all models that were trained for it are used afterwards. What is missing of the 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from manyfit.core.checks import seconds_or_none, whole_number
+from manyfit.core.clock import Clock
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.data.folds import CrossValidation, FoldPlan
 from manyfit.data.identity import row_identities
@@ -32,6 +32,7 @@ from manyfit.training.base import Permissions, Task
 from manyfit.tuners import ensembling
 from manyfit.tuners.finished import FinishedTuner, Training
 from manyfit.tuners.keeping import Keeper
+from manyfit.tuners.rows_in_common import shared_rows
 from manyfit.tuners.searched import Foretold, SearchedProject, cuts_of
 
 _FEWEST_FOLDS = 3  # the choice of weights leaves out two, and learns from the rest
@@ -108,14 +109,13 @@ class Bagging:
 
     def bag(self, settings: BagSettings, options: Mapping[str, Any]) -> Ensemble:
         """See `Tuner.bag`."""
-        started = time.monotonic()
+        clock = Clock.started(settings.max_seconds, within=self._tuner.limits)
         trials = self._chosen(settings)
         searched = self._tuner.searched_task("bag()", trials)
         task, rows = of_all_rows("bag()", searched)
         plan = self._plan(settings, rows)
         wanted = [(trial, split) for trial in trials for split in range(plan.num_splits)]
-        deadline = None if settings.max_seconds is None else started + settings.max_seconds
-        runs = self._runs(wanted, plan, rows, task, deadline)
+        runs = self._runs(wanted, plan, rows, dataclasses.replace(task, clock=clock), clock)
         splits = range(plan.num_splits)
         complete = [trial for trial in trials if all((trial.trial_id, split) in runs for split in splits)]
         bags = [[runs[trial.trial_id, split] for split in splits] for trial in complete]
@@ -154,7 +154,7 @@ class Bagging:
         return plan
 
     def _runs(
-        self, wanted: Sequence[tuple[Trial, int]], plan: FoldPlan, rows: Rows, task: Task, deadline: float | None
+        self, wanted: Sequence[tuple[Trial, int]], plan: FoldPlan, rows: Rows, task: Task, clock: Clock
     ) -> dict[tuple[str, int], FoldRun]:
         """The run of every trial and split, trained now where there was none."""
         layout, names = self._tuner.store.layout, fold_names(plan, rows, task.call)
@@ -172,7 +172,7 @@ class Bagging:
         missing = [pair for pair in wanted if (pair[0].trial_id, pair[1]) not in before]
         if not missing:
             return before
-        supply = FoldSupply(missing, names, self._oracle, layout, epochs=epochs, deadline=deadline)
+        supply = FoldSupply(missing, names, self._oracle, layout, epochs=epochs, clock=clock)
         numbered = dataclasses.replace(plan, numbers=supply.splits)
         archive = self._tuner.predictions_archive
         keeper = Keeper(archive, rows, numbered, FOLD) if self._training.keep_predictions else None
@@ -240,7 +240,7 @@ class Bagging:
         options: Mapping[str, Any],
     ) -> Ensemble:
         """The ensemble of the bags."""
-        places = ensembling.shared_rows([one.kept.row_ids for one in told])
+        places = shared_rows([one.kept.row_ids for one in told])
         where = told[0].kept.rows[places[0]]
         y, weight = (map_leaves(lambda leaf: leaf[where], as_arrays(part)) for part in (rows.y, rows.sample_weight))
         related = plan.folds.related

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,11 +17,13 @@ from typing import Any, TypeAlias
 import keras
 
 from manyfit.core.checks import seconds_or_none, whole_number
+from manyfit.core.clock import Clock
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.arguments import check_retrain
 from manyfit.data.call import Call
 from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.ensemble import Ensemble
+from manyfit.ensemble.outside import OutsidePredictions
 from manyfit.finish import confirm as confirming
 from manyfit.finish import cross_validation as crossing
 from manyfit.finish import evaluation as evaluating
@@ -39,6 +40,7 @@ from manyfit.tuners.bags import Bagging, BagSettings
 from manyfit.tuners.combining import Combining
 from manyfit.tuners.final_models import FinalModels, names_of
 from manyfit.tuners.finished import FinishedTuner, Training
+from manyfit.tuners.recording import record_ensemble
 from manyfit.tuners.searched import SearchedProject
 
 SaveTo: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
@@ -88,6 +90,10 @@ class Finish:
         self._combining = Combining(self.project, tuner)
         self._bagging = Bagging(self.project, tuner, training, say)
 
+    def _clock(self, max_seconds: float | None) -> Clock:
+        """The clock of a step that begins now; it is over with the calls that the step is a part of, too."""
+        return Clock.started(max_seconds, within=self._tuner.limits)
+
     def confirm(
         self,
         top: int,
@@ -98,6 +104,7 @@ class Finish:
         fit_kwargs: Mapping[str, Any],
     ) -> Confirmation:
         """See `Tuner.confirm`."""
+        clock = self._clock(settings.max_seconds)
         trials = confirming.finalists(self._oracle, top, self._say)
         task = self._tuner.searched_task("confirm()", trials)
         calls = {trial_id: call.with_(**fit_kwargs) for trial_id, call in task.calls.items()}
@@ -113,6 +120,7 @@ class Finish:
                 self._training.trainer_for(task),
                 settings,
                 kept=confirming.ConfirmFiles(self._tuner.store.layout, self._tuner.predictions_archive),
+                clock=clock,
                 protocol=protocol,
                 has_own_epochs="epochs" in fit_kwargs,
             )
@@ -144,7 +152,7 @@ class Finish:
         Two tasks take part: that of the search tells where curves that were cut short have their best epoch, on the
         rows that were validated then; the other trains on all rows, where nothing is left to be ranked or stopped by.
         """
-        started = time.monotonic()
+        clock = self._clock(settings.max_seconds)
         latest = self._tuner.latest_search
         searched = self._training.make_task((), {}) if latest is None else latest.task
         given = Rows.of(x, y) if searched.fit is None else Rows()  # a `fit` of one's own takes what it likes
@@ -163,8 +171,7 @@ class Finish:
         precision = model_options.get("precision")
         if precision is not None and (said := sentence(precision)):
             self._say(said)
-        deadline = None if settings.max_seconds is None else started + settings.max_seconds
-        self._train_longer(trials, searched, trained_by, calls, settings, deadline)
+        self._train_longer(trials, searched, trained_by, calls, settings, clock)
         candidates = [
             candidate_of(
                 trial,
@@ -183,7 +190,7 @@ class Finish:
         task = dataclasses.replace(
             self._training.make_task(candidates[0].call.args, dict(candidates[0].call.kwargs), own),
             objective=None, max_model_size=None, callbacks=None,
-            may=Permissions(share_callbacks=searched.may.share_callbacks),
+            may=Permissions(share_callbacks=searched.may.share_callbacks), clock=clock,
         )  # fmt: skip
         try:
             # With `trainer` and not `trainer_for`: there are no folds on all rows, and its programs are there already.
@@ -192,7 +199,6 @@ class Finish:
                 task,
                 self._training.trainer(),
                 rule=settings.rule,
-                deadline=deadline,
                 stretch_schedules=settings.stretch_schedules,
             )
         except (retraining.RetrainInterrupted, retraining.RetrainFailed) as error:
@@ -209,13 +215,13 @@ class Finish:
         trained_by: Mapping[str, Call],
         calls: Mapping[str, Call],
         settings: RetrainSettings,
-        deadline: float | None,
+        clock: Clock,
     ) -> None:
         """Finds the best epochs of curves that were cut short, on the rows that were validated then."""
         if settings.rule.exactly is not None:
             return  # nobody asks for them
         own = {trial_id: call for trial_id, call in trained_by.items() if call is not searched.call}
-        task = dataclasses.replace(searched, calls=trained_by if own else {})
+        task = dataclasses.replace(searched, calls=trained_by if own else {}, clock=clock)
         ratios = [_rows_ratio(trained_by[trial_id], call) for trial_id, call in calls.items()]
         ratio = settings.executions * max(ratios)
         book = self._oracle.book
@@ -226,7 +232,7 @@ class Finish:
                 self._oracle,
                 task,
                 self._training.trainer_for(task),
-                limits=longer.TrainingLimits(settings.rule.at_most, deadline),
+                limits=longer.TrainingLimits(settings.rule.at_most, clock),
                 epochs_after=lambda best: ratio * settings.rule.epochs([best - 1]),
                 say=self._say,
             )
@@ -312,11 +318,14 @@ class Finish:
         y: FitData,
         *,
         others: Sequence[SearchedProject],
+        outside: Sequence[OutsidePredictions] = (),
         options: Mapping[str, Any],
     ) -> Ensemble:
         """See `Tuner.ensemble`."""
-        found = self.final.counted(self._combining.ensemble(models, x, y, others=others, options=options))
+        combined = self._combining.ensemble(models, x, y, others=others, outside=outside, options=options)
+        found = self.final.counted(combined)
         self.final.latest["ensemble"] = found
+        record_ensemble(self._oracle.book, found)
         return found
 
     def bag(self, settings: BagSettings, options: Mapping[str, Any]) -> Ensemble:
@@ -324,6 +333,7 @@ class Finish:
         found = self.final.counted(self._bagging.bag(settings, options))
         self.final.latest["ensemble"] = found
         self.final.note_bag(found)
+        record_ensemble(self._oracle.book, found)
         return found
 
     def evaluate(

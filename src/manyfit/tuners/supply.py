@@ -122,6 +122,8 @@ class SearchSupply:
         when it proposes; what of them was not wanted yet waits in the queue. An empty answer of the oracle means that
         there is nothing for now, which is when a finite space that was tried in full has its contenders repeated.
         """
+        if self._oracle.clock.is_over():
+            return []  # what waits in the queue runs in a later search, like what a kill has interrupted
         if self._explores:
             count, self._explores = min(count, 1), False
         while len(self._queue) < count:
@@ -237,6 +239,8 @@ class SearchSupply:
         execution of a contender, whose trial has ended long ago, changes its score only.
         """
         trial = self._oracle.trials[result.plan.trial_id]
+        if result.is_unbegun:
+            return  # nor is its trial over: it runs in a later search
         if is_paused(result):
             self._check_measured(result)
         elif result.ending.has_score:

@@ -18,7 +18,7 @@ from manyfit.ensemble.choosing.shrinkage import PATH, mixed, reliability, shrunk
 from manyfit.ensemble.metrics import Metric, log_losses, squared_errors, surrogate
 from manyfit.ensemble.pools import ExponentialPool, LinearPool, Pool, PowerPool, TemperedPool, rank_pool, single
 from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
-from manyfit.ensemble.settings import CostBudget, Costs, EnsembleSettings
+from manyfit.ensemble.settings import CostBudget, EnsembleSettings, MemberCosts
 from manyfit.ensemble.weights import bagging, derivative_free, gradient
 from manyfit.ensemble.weights.exact import log_loss_weights, squared_error_weights
 from manyfit.ensemble.weights.greedy import bagged_greedy_weights, greedy_path, greedy_weights, own_losses
@@ -421,7 +421,7 @@ def for_retrained(fit: Fit, *, model_folds: bool) -> Fit:
     return carrying
 
 
-def within(fit: Fit, budget: CostBudget, costs: Costs) -> Fit:
+def within(fit: Fit, budget: CostBudget, costs: MemberCosts) -> Fit:
     """The same fit of methods, on the members that greedy selection would buy with the budget."""
     if not budget.limited:
         return fit
@@ -434,7 +434,7 @@ def within(fit: Fit, budget: CostBudget, costs: Costs) -> Fit:
     return limited
 
 
-def affordable(problem: EnsembleProblem, context: Context, budget: CostBudget, costs: Costs) -> np.ndarray:
+def affordable(problem: EnsembleProblem, context: Context, budget: CostBudget, costs: MemberCosts) -> np.ndarray:
     """Indices of members chosen greedily until nothing more fits the budget.
 
     The first is the best member that fits. Then the member that helps most among those that still fit, and so on;

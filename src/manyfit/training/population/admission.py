@@ -125,7 +125,7 @@ class Admission:
             seconds = time.perf_counter() - started
             self.supply.finish(Result.of_failure(plan, failure_of(error), seconds=seconds))
         else:
-            member.seconds += time.perf_counter() - started
+            member.note_built(time.perf_counter() - started)
             self._wait(member)
 
     def decide(self, least: int, then: Callable[[], None] = lambda: None) -> None:

@@ -116,7 +116,7 @@ class ProgramCosts:
         """
         made = [program for program in programs if program.num_compilations]
         # Also what Python takes: a program that lies in the cache on disk costs little else.
-        spent = sum(program.compile_seconds + program.lift.template.seconds for program in made)
+        spent = sum(program.price_seconds for program in made)
         flops, steps, seconds = np.asarray([*work] or [(0, 0, 0)], np.float64).sum(axis=0)
         per_flop = max(seconds - steps * _STEP_SECONDS, 0.2 * seconds) / flops if flops else _SECONDS_PER_FLOP
         compile_seconds = (_GUESSES * _COMPILE_SECONDS + spent) / (_GUESSES + len(made))

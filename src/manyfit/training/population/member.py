@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,10 +22,11 @@ import keras
 import numpy as np
 
 from manyfit.core import history as histories
+from manyfit.core.costs import Costs
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Failure, Plan, Result
-from manyfit.training.base import Bookkeeping, StandIn, judge
+from manyfit.training.base import BestEpoch, Bookkeeping, StandIn, judge
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.models import averages_weights, num_parameters
@@ -112,6 +115,9 @@ class Member:
         history: its curves.
         best: weights (trainable, non-trainable) of the best epoch so far, and its loss.
         seconds: its share of the passes it took part in.
+        build_seconds: that it took to be made, `trace_seconds` of tracing left out.
+        epoch_seconds: its share of each epoch.
+        predict_seconds: its share of the predictions that were kept.
         loss_scale: counts its overflows; None where it has no loss scale.
         notes: further facts for the book.
         failure: what one of its callbacks raised; it ends this member only.
@@ -129,7 +135,12 @@ class Member:
     history: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
     best: tuple[tuple[Any, ...], tuple[Any, ...]] | None = None
     best_loss: float = math.inf
+    has_improved: bool = False  # whether the epoch that ended last is the best
     seconds: float = 0.0
+    build_seconds: float = 0.0
+    trace_seconds: float = 0.0
+    epoch_seconds: list[float] = dataclasses.field(default_factory=list)
+    predict_seconds: float = 0.0
     stop_reason: str | None = None
     begun: bool = False
     epoch_begun: bool = False  # whether its callbacks have begun the epoch that it is at
@@ -178,8 +189,27 @@ class Member:
             build_variables(self.model, self.view.shapes.first_batch())
             known = maskings if self.structure.key is not None else None
             found = trace_all(self.model, self.view.shapes, known)
-        self.seconds += time.perf_counter() - started
+        elapsed = time.perf_counter() - started
+        self.seconds += elapsed
+        self.trace_seconds += elapsed
         return found
+
+    def note_built(self, seconds: float) -> None:
+        """Takes the seconds that it took to be made, or to be found again where it was paused."""
+        self.seconds += seconds
+        self.build_seconds = self.build_seconds or seconds - self.trace_seconds
+
+    def costs(self) -> Costs:
+        """What it has cost so far."""
+        epoch = statistics.median(self.epoch_seconds) if self.epoch_seconds else 0.0
+        program = None if self.seat is None else self.program
+        return Costs(
+            structure=None if program is None else program.key,
+            build=self.build_seconds,
+            compile=0.0 if program is None else program.price_seconds,
+            epoch=epoch,
+            predict=self.predict_seconds,
+        )
 
     def widened(self) -> State:
         """The state as the program takes it."""
@@ -216,10 +246,17 @@ class Member:
         """Takes the numbers of the epoch that just ended, and holds on to the weights if it is the best so far."""
         histories.append(self.history, logs, self.epoch)
         loss = self.plan.rank(self.epoch, math.nan if objective is None else objective.epoch_loss(logs))
-        if loss < self.best_loss:
+        self.has_improved = loss < self.best_loss
+        if self.has_improved:
             # Passes leave their inputs as they are, so holding the arrays is enough where no callback sees the model.
             weights = self.validated or self.state[:2]
             self.best_loss, self.best = loss, copied(weights) if self.callbacks.any else weights
+
+    def best_epoch(self) -> BestEpoch:
+        """Its best epoch so far, for whoever watches; the arrays stay where they are until they are asked for."""
+        trainable, fixed = self.best or self.state[:2]
+        fetch = functools.partial(in_order_of_weights, self.model, trainable, fixed)
+        return BestEpoch(self.plan, self.epoch, self.best_loss, self.model, fetch)
 
     @property
     def is_behind(self) -> bool:
@@ -379,7 +416,7 @@ class Member:
 
     def failed(self, failure: Failure) -> Result:
         """The outcome where an exception ended it; the epochs before stay."""
-        result = Result(self.plan, failure.ending, self.history, seconds=self.seconds)
+        result = Result(self.plan, failure.ending, self.history, seconds=self.seconds, costs=self.costs())
         result.fail(failure)
         return result
 

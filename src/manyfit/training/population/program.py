@@ -163,6 +163,11 @@ class SharedProgram:
         return self._retired_seconds + sum(each.compile_seconds for each in list(self._passes.values()))
 
     @property
+    def price_seconds(self) -> float:
+        """What the first execution waits for: tracing and compiling."""
+        return self.lift.template.seconds + self.compile_seconds
+
+    @property
     def is_compiled(self) -> bool:
         """Whether there is a pass of this version, or one is being made."""
         return bool(self._passes)

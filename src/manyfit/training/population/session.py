@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import math
+import time
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -250,7 +251,8 @@ class Session:
             self._note_time(outcome)
             for number, member in enumerate(outcome.batch.members):
                 # What idle slots computed in vain is charged to those that train.
-                member.seconds += outcome.seconds / len(outcome.batch.members)
+                member.epoch_seconds.append(outcome.seconds / len(outcome.batch.members))
+                member.seconds += member.epoch_seconds[-1]
                 numbers = self._close_epoch(member, number, outcome)
                 if member.failure is not None:
                     continue
@@ -265,6 +267,8 @@ class Session:
         # answer.
         answers = zip((plan.key for plan, _, _ in reports), self.supply.report(reports) if reports else [], strict=True)
         decisions = dict(answers)
+        if self.task.watch is not None:  # once the store knows of these epochs
+            self.task.watch([member.best_epoch() for member in reporting if member.has_improved])
         for outcome in outcomes:
             self._without_failed(() if outcome.error is not None else outcome.batch.members)
         for member in reporting:
@@ -368,16 +372,20 @@ class Session:
             member.show_best()
         for member, result in results:
             take_measures(result, member.model, self.task, self.aside)
+            result.costs = member.costs()  # now, when the predictions are among them
             self.supply.finish(result)
 
     def _keep(self, members: Sequence[Member]) -> None:
         assert self.task.keep is not None  # our bug: asked before
+        started = time.perf_counter()
         try:
             self.task.keep([(member.plan, member.predictor()) for member in members])
         except Exception:
             for member in members:  # the one that it comes from is left out, and no other
                 with self.aside.keeping("predictions"):
                     self.task.keep([(member.plan, member.predictor())])
+        for member in members:
+            member.predict_seconds += (time.perf_counter() - started) / len(members)
 
 
 def _members_of(batches: Sequence[Batch]) -> list[Member]:

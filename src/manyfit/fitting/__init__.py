@@ -1,0 +1,1 @@
+"""From rows to a model in given minutes: one call, one budget, a winner at every moment."""
