@@ -11,6 +11,7 @@ project/
   manyfit.holder.json         who that is, for messages
   weights/3-0.npz             the best epoch of trial 3, execution 0 (training/weights.py)
   weights/3-0.state           what continues it, while it is paused (training/stored_state.py)
+  weights/3-0.state.earlier   likewise of the pause before, until the store knows of the later one
   weights/3-0.pickle          instead of the weights, an estimator (training/estimators.py)
   weights/3-confirm-0.npz     likewise of an execution that confirmed it
   predictions/3-0.npz         what that model said of rows it did not train on (predictions.py)
@@ -32,7 +33,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.core.files import PARTIAL
+from manyfit.core.files import EARLIER, PARTIAL
 
 DATABASE_NAME = "manyfit.sqlite"
 _TRIAL = "trial_"
@@ -42,7 +43,7 @@ _BESIDE_DATABASE = ("-wal", "-shm", "-journal")  # SQLite's own
 
 #: Phases whose weights are kept beside those of the search.
 _PHASES = ("confirm", "proof", "fold")
-_AFTER_ID = rf"-(?:(?:{'|'.join(_PHASES)})-)?\d+\.(?:npz|state|pickle)"
+_AFTER_ID = rf"-(?:(?:{'|'.join(_PHASES)})-)?\d+\.(?:npz|state(?:{re.escape(EARLIER)})?|pickle)"
 _WINNER = r"winner\.(?:keras|npz|pickle|json)"
 _OF_ENSEMBLE = r"(?:manifest|manyfit)\.json|pool\.npz|member_\d+_\d+\.(?:keras|pickle)"
 #: Ids as oracles give them, for projects whose own list of trials cannot be read.
@@ -291,6 +292,12 @@ def state_beside(weights: Path) -> Path:
     '3-0.state'
     """
     return weights.with_suffix(".state")
+
+
+def states_beside(weights: Path) -> list[Path]:
+    """All files of such a state: that of the pause before, too."""
+    state = state_beside(weights)
+    return [state, state.with_name(state.name + EARLIER)]
 
 
 def _matching(folder: Path, names: str, *, links: bool = False) -> list[Path]:

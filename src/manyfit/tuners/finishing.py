@@ -30,6 +30,7 @@ from manyfit.finish import evaluation as evaluating
 from manyfit.finish import export as exporting
 from manyfit.finish import longer
 from manyfit.finish import retrain as retraining
+from manyfit.finish.lineages import replaying
 from manyfit.finish.winners import EpochRule, RetrainCandidate, call_for_all_data, candidate_of
 from manyfit.oracles import Trial
 from manyfit.report.confirmation import Confirmation
@@ -84,11 +85,19 @@ class Finish:
         self.final = FinalModels(tuner, say)
         self._tuner = tuner
         self._oracle = tuner.oracle
-        self._training = training
         self._say = say
+        self._training = training = self._replaying(training)
         self.project = SearchedProject(tuner, self._retrain_for_ensemble)
         self._combining = Combining(self.project, tuner)
         self._bagging = Bagging(self.project, tuner, training, say)
+
+    def _replaying(self, training: Training) -> Training:
+        """How lineages of branches are trained anew; what is no branch trains as ever."""
+        return dataclasses.replace(
+            training,
+            trainer=lambda: replaying(training.trainer(), self._oracle.trials, self._say),
+            trainer_for=lambda task: replaying(training.trainer_for(task), self._oracle.trials, self._say),
+        )
 
     def _clock(self, max_seconds: float | None) -> Clock:
         """The clock of a step that begins now; it is over with the calls that the step is a part of, too."""

@@ -10,6 +10,7 @@ import keras
 
 from manyfit.core import environment
 from manyfit.core.errors import UsageError, explain, warn_user
+from manyfit.core.objective import ParetoObjective
 from manyfit.core.records import Configuration, Values
 from manyfit.data.arguments import check_call, check_data, check_fit_arguments
 from manyfit.data.call import FIT_PARAMETERS, Call
@@ -124,6 +125,8 @@ class PopulationTuner(ModelTuner):
         call = Call(fit_args, fit_kwargs)
         folds = None if given is None else fold_plan(given, call)
         self.oracle.set_epochs(fit_kwargs.get("epochs"))  # before the checks, which ask how long a trial is
+        if self.oracle.scheduler.may_branch:
+            check_branching(self.oracle, self._own_training(), call)
         if self._trains_itself() and not overrides_fit(self.hypermodel):
             self._check_call(call, has_folds=folds is not None)
         names = names_of_kept_rows(row_id, call, has_folds=folds is not None) if self._trains_itself() else None
@@ -143,6 +146,14 @@ class PopulationTuner(ModelTuner):
         # Of all trials: another process, or an error, may have come between a trial's end and what is deleted then.
         self._with_weights.update(self.oracle.trials)
         super().search(*fit_args, **fit_kwargs)
+
+    def _own_training(self) -> str | None:
+        """What of the user's, or of another process, trains in place of Manyfit here; None: nothing does."""
+        if self.executor is not None:
+            return f"executor={type(self.executor).__name__}, whose workers do not share what they hold"
+        if not self._trains_itself():
+            return f"{self._own_run_trial}, which trains in its own way"
+        return "a HyperModel.fit of its own" if overrides_fit(self.hypermodel) else None
 
     def _make_task(self, *args: Any, **kwargs: Any) -> Task:
         task = super()._make_task(*args, **kwargs)
@@ -416,3 +427,20 @@ def folds_for_estimators(scheduler: Scheduler, given: object, fit_kwargs: Mappin
         )
     validated = fit_kwargs.get("validation_data") is not None or fit_kwargs.get("validation_split")
     return 5 if given is None and not validated else given
+
+
+def check_branching(oracle: Oracle, own_training: str | None, call: Call) -> None:
+    """Refuses searches in which no trial could go on from another one's state.
+
+    Raises:
+        UsageError: others train the trials, rows come as a stream, there are several objectives, or nothing to change.
+    """
+    name, got = type(oracle.scheduler).__name__, own_training
+    if got is None and call.num_rows is None:
+        got = "rows that come as a stream, in which a trial cannot be gone on from"
+    if got is None and isinstance(oracle.objective, ParetoObjective):
+        got = f"{len(oracle.objective.objectives)} objectives, by which no trial is the best one"
+    if got is not None:
+        allowed = "one objective, rows in memory, and models that Manyfit trains in this process"
+        raise UsageError(explain(f"search() with {name}", got, allowed, 'Type scheduler="asha" instead.'))
+    oracle.scheduler.explored(oracle.get_space())
