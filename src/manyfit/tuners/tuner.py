@@ -19,7 +19,7 @@ from manyfit.finish.prediction_table import PredictionTable
 from manyfit.finish.retrain import RetrainedModels
 from manyfit.finish.winners import EpochRule
 from manyfit.fitting import fit as fitting
-from manyfit.fitting.fit import Wishes
+from manyfit.fitting.fit import CanDo, Wishes
 from manyfit.fitting.winner import Winner
 from manyfit.oracles import Oracle
 from manyfit.report.confirmation import Confirmation
@@ -153,8 +153,7 @@ class Tuner(PopulationTuner):
             max_trials: configurations at most; None: as the tuner was told. A default of its class does not count.
             groups: one label per row; rows with the same one are held out together.
             time_ordered: rows are in the order of time: the last ones are held out, and folds are not drawn.
-            **fit_kwargs: everything that `search` takes. Without `epochs` a training ends ten epochs after its best
-                one, which is said.
+            **fit_kwargs: all that `search` takes. Without `epochs` a training ends ten epochs after its best one.
 
         Returns:
             The winner: print it. `predict`, `evaluate` and `save` are what people want of it.
@@ -164,19 +163,11 @@ class Tuner(PopulationTuner):
             SearchError: all trials failed, or the time was too short for one epoch.
         """
         self.refresh()
-        own = self._trains_itself()
         call = Call((x, y, *args) if y is not None or args else (x,) if x is not None else (), fit_kwargs)
         wishes = Wishes(max_seconds, max_trials, groups, time_ordered)
+        can = CanDo(trains=self._trains_itself(), in_epochs=not self._estimators, bag=self.bag)
         with self._finish.speaking(call.get("verbose")):
-            return fitting.fit(
-                self,
-                call,
-                wishes,
-                say=self._display.say,
-                trains_itself=own,
-                in_epochs=not self._estimators,
-                bag=self.bag,
-            )
+            return fitting.fit(self, call, wishes, can, say=self._display.say)
 
     def confirm(
         self,
@@ -488,15 +479,12 @@ class Tuner(PopulationTuner):
             return self._finish.evaluate(x, y, models, confidence=confidence, groups=groups, options=options)
 
     def export(self, folder: str | os.PathLike[str], model: Savable | None = None, *, overwrite: bool = False) -> Path:
-        """Writes a final model with its values, seeds, versions, curves and a model card (`README.md`).
+        """Writes a final model with its values, seeds, versions, curves and a card (`README.md`); answers the folder.
 
         Args:
             folder: where to; it is made.
             model: None takes the ensemble if there is one, else the first model of `retrain`, else the search's best.
             overwrite: whether files in the folder may be replaced.
-
-        Returns:
-            The folder.
 
         Raises:
             UsageError: the folder has files, or a model that this tuner did not make.
