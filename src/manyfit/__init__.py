@@ -31,7 +31,7 @@ _HOMES = {
     "RandomSearch": "manyfit.tuners.searches",
     "Search": "manyfit.tuners.searches",
     "OptunaSearch": "manyfit.tuners.searches",
-    "Belief": "manyfit.samplers.gp.sampler",
+    "Belief": "manyfit.samplers.base",
     "Constraint": "manyfit.samplers.base",
     "CrossValidation": "manyfit.data.folds",
     "BaseTuner": "manyfit.tuners.keras_tuner.base_tuner",
@@ -88,8 +88,8 @@ if TYPE_CHECKING:
     from manyfit.oracles.trial import Trial as Trial
     from manyfit.report.snapshot import open_project as open_project
     from manyfit.report.terminal import table as table
+    from manyfit.samplers.base import Belief as Belief
     from manyfit.samplers.base import Constraint as Constraint
-    from manyfit.samplers.gp.sampler import Belief as Belief
     from manyfit.schedulers.asha import ASHA as ASHA
     from manyfit.schedulers.full_length import MedianRule as MedianRule
     from manyfit.space.hyperparameter import HyperParameter as HyperParameter

@@ -257,7 +257,7 @@ class Oracle(KerasTunerOracle):
         hyperparameters.values = dict(values)
         number = len(self.trials)
         trial = Trial(hyperparameters, self.new_id(number))
-        trial.number = number
+        trial.number, trial.moment = number, self.proposals.moment_facts()
         self.trials[trial.trial_id] = trial  # so that the next id and the next proposal know of it
         return trial
 

@@ -109,7 +109,7 @@ class _Run:
     def __init__(self, plan: Plan, supply: Supply, task: Task, aside: Bookkeeping, labels: LabelCheck) -> None:
         self.task, self.aside, self.labels = task, aside, labels
         self.reporter = Reporter(plan, supply)
-        self.keeper = BestWeights(task.objective, plan)
+        self.keeper = BestWeights(task.objective, plan, task.watch)
         self.model: keras.Model | None = None
         self.result = Result(plan, Ending.COMPLETED, self.reporter.history)
         self.loss_scale = LossScaleCallback()

@@ -137,6 +137,8 @@ class PopulationTuner(ModelTuner):
             task = dataclasses.replace(searched, split_for=folds.split_for)
         if self.keep_predictions and self._trains_itself():
             task = keeping(task, self.predictions_archive, folds, names)
+        if self.standing is not None and self.executor is None:  # workers are told of in `on_trial_end`
+            task = dataclasses.replace(task, watch=self.standing.epochs_ended)
         self.latest_search = LatestSearch(task, folds)
         # Of all trials: another process, or an error, may have come between a trial's end and what is deleted then.
         self._with_weights.update(self.oracle.trials)

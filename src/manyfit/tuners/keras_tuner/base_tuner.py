@@ -17,6 +17,7 @@ from manyfit.core.records import Values
 from manyfit.data.call import Call
 from manyfit.data.identity import fingerprints_of
 from manyfit.executors.base import Executor, MakeTrainer
+from manyfit.fitting.standing import Standing
 from manyfit.oracles import Oracle, Trial, endings
 from manyfit.oracles.checks import failure_report
 from manyfit.oracles.keras_tuner.files import read_project, write_project
@@ -116,6 +117,7 @@ class BaseTuner:
         self.trust = trust
         self.display = check_display(display)
         self._display = TrialDisplay(oracle, self.display)
+        self.standing: Standing | None = None  # what keeps the best model on disk while `fit` runs
         self.trial_call = RunTrialCall()
         self._one_by_one = OneByOne(oracle, self.trial_call, self._display.say)
         self.store = ProjectStore(self.project_dir, overwrite=overwrite)
@@ -376,6 +378,8 @@ class BaseTuner:
         if self.keras_tuner_files:
             write_project(self.oracle, self.store, {self.tuner_id: self.get_state()}, [trial])
         self._after_trial(trial)
+        if self.standing is not None:
+            self.standing.trial_ended(trial, self.load_model)
         self._display.trial_ends(trial)
 
     def _begin_trial(self, trial: Trial) -> None:
@@ -492,4 +496,5 @@ class BaseTuner:
             "trial_call": RunTrialCall(),
             "_one_by_one": None,
             "_runner": None,
+            "standing": None,
         }
