@@ -12,15 +12,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 import manyfit
 from manyfit.core.errors import ManyfitError, ProjectError, UsageError, explain
-
-if TYPE_CHECKING:
-    from manyfit.report.snapshot import Snapshot
+from manyfit.report.pruning import prunable
+from manyfit.report.snapshot import Snapshot
+from manyfit.store import ProjectStore
+from manyfit.store.reading import projects_below
 
 _INTERRUPTED = 130  # as shells have it
 _Project = click.Path(path_type=Path)
@@ -44,9 +45,7 @@ def doctor() -> None:
 @click.argument("folder", type=_Project, default=Path())
 def list_projects(folder: Path) -> None:
     """The projects in FOLDER and below it: best score with its interval, trials, who works on them."""
-    # rich takes longer to load than all the rest, and `--version` and completion do not need it.
-    from manyfit.report import pages
-    from manyfit.store.reading import projects_below
+    from manyfit.report import pages  # loads rich, which `--version` and completion do not need
 
     found = projects_below(folder)
     if not found:
@@ -71,8 +70,7 @@ def list_projects(folder: Path) -> None:
 @click.option("--watch", is_flag=True, help="Look again every second, until it is over or Ctrl+C.")
 def show(project: Path, trial: str | None, as_json: bool, watch: bool) -> None:
     """What is known of PROJECT, also while another process searches there."""
-    from manyfit.report.snapshot import Snapshot  # as above
-    from manyfit.report import pages
+    from manyfit.report import pages  # loads rich
 
     if watch and (as_json or trial is not None):
         raise click.UsageError("--watch shows the whole project: leave out --trial and --json.")
@@ -90,8 +88,7 @@ def show(project: Path, trial: str | None, as_json: bool, watch: bool) -> None:
 def _watch(project: Path) -> None:
     from rich.live import Live
 
-    from manyfit.report.snapshot import Snapshot  # as above
-    from manyfit.report import pages
+    from manyfit.report import pages  # loads rich
 
     seen = Snapshot.of(project)
     screen = pages.console()
@@ -116,7 +113,6 @@ def compare(a: Path, b: Path) -> None:
     A and B are projects, or folders with one project per repetition (seed) of the method.
     """
     from manyfit.finish.compare import compare as compared  # loads NumPy
-    from manyfit.store.reading import projects_below
 
     click.echo(str(compared(*([str(path) for path in projects_below(folder)] for folder in (a, b)))))
 
@@ -130,9 +126,6 @@ def prune(project: Path, keep: int, yes: bool) -> None:
 
     Values, scores and curves stay. So do files of trials that run, and of members of the latest ensemble.
     """
-    from manyfit.report.pruning import prunable
-    from manyfit.report.snapshot import Snapshot
-    from manyfit.store import ProjectStore
 
     with contextlib.closing(ProjectStore(Snapshot.of(project).folder)):  # nobody else writes meanwhile
         files = prunable(Snapshot.of(project), keep)
@@ -151,7 +144,6 @@ def prune(project: Path, keep: int, yes: bool) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A file; else it is printed.")
 def export(project: Path, kind: str, curves: bool, output: Path | None) -> None:
     """The results of PROJECT as a table: a row per execution, hyperparameters and metrics as columns."""
-    from manyfit.report.snapshot import Snapshot
 
     del kind  # there is one so far
     results = Snapshot.of(project).results()

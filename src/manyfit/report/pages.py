@@ -41,7 +41,7 @@ def sparkline(curve: Sequence[float | None], width: int = 12) -> str:
     Example:
 
     >>> sparkline([1.0, 2.0, None, 3.0]), sparkline([5.0, 5.0]), sparkline([])
-    ('▁▄ █', '▄▄', '')
+    ('▁▅ █', '▄▄', '')
     """
     step = -(-len(curve) // width) if curve else 1
     groups = [curve[start : start + step] for start in range(0, len(curve), step)]
