@@ -41,8 +41,8 @@ from manyfit.training.population.outlines import Outline
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.replaying import EpochRun, Program, Replay, is_exact
 from manyfit.training.population.structure_key import KnownStructure, structure_key
-from manyfit.training.population.trace import CannotTrace, check_model, is_complete
-from manyfit.training.population.views import View, Views
+from manyfit.training.population.trace import CannotTrace, build_variables, check_model, is_complete
+from manyfit.training.population.views import View, Views, of_all_rows
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
 from manyfit.training.rehearsal import Marker, NotOneCall, call_of_fit
 from manyfit.training.replay import DATA, FITTED, facts_of
@@ -283,7 +283,7 @@ class Admission:
         self.fallback.train(OnePlan(self.supply, plan), self.task)
 
     def _resume(self, plan: Plan) -> Member | None:
-        member = self._parked.pop(plan.key, None)
+        member = None if plan.goes_on_otherwise else self._parked.pop(plan.key, None)
         # At another epoch than the plan says: what is stored, or the beginning, is right, and this member is not.
         if member is None or member.epoch != plan.first_epoch:
             return None
@@ -310,7 +310,7 @@ class Admission:
             else:
                 call = self._rehearsed(plan, values, model, own)
                 notes[FITTED] = facts_of([call])
-                call = self._of_all_rows(plan, call)
+                call = of_all_rows(self.task, plan, call)
             view, callbacks = self._views.of(plan, call), call.callbacks
             check_model(model)
             if self.task.fit is None:  # else the user's code may have made other labels of them
@@ -337,7 +337,10 @@ class Admission:
             notes=notes,
             loss_scale=LossScaleWatch.of(model.optimizer),
         )
-        if stored is not None:
+        if plan.origin is not None and (stored is None or stored.is_origin):
+            forgets = self._parked.pop if plan.goes_on_otherwise else self._parked.get
+            member.branch_off(forgets(plan.origin.key, None), stored)
+        elif stored is not None:
             member.continue_from(stored)
         if structure.outline is None or not self._widens(plan, member):
             member.seat = self._own_seat(member)
@@ -346,12 +349,9 @@ class Admission:
     def _widens(self, plan: Plan, member: Member) -> bool:
         """Whether an execution may train in a program that is wider than its model.
 
-        Not what proves something: those numbers are of the user's model alone, to the last bit. And not a model of
-        which a part is frozen: what that computes of a row is computed once.
+        Not what proves something: those numbers are of the user's model alone, to the last bit.
         """
-        frozen = any(layer.weights and not layer.trainable for layer in building.layers_of(member.model))
-        searches = plan.phase == "search" and not member.view.streams
-        return families.WIDENS and self._may_widen and searches and not frozen
+        return families.WIDENS and self._may_widen and plan.phase == "search" and not member.view.streams
 
     def _first_state(self, model: keras.Model, view: View, *, whole: bool) -> tuple[Structure, State]:
         """What a model is by its configuration, and its first state, for the least work that gives both.
@@ -379,7 +379,7 @@ class Admission:
                 if structure.outline is not None:
                     model.optimizer.build(model.trainable_variables)
                     return structure, (trainable, fixed, tuple(values_of(model.optimizer.variables)))
-        building.build_symbolically(model, batch)
+        build_variables(model, batch)
         parts = [tuple(values_of(part)) for part in variables_of(model)[:3]]
         return Structure.of(model, key), (parts[0], parts[1], parts[2])
 
@@ -394,7 +394,9 @@ class Admission:
         known = self._learned.structures.find(key)
         found = member.own_trace(self._learned.maskings) if known is None else known.trace
         place = building.place_of_learning_rate(model)
-        is_first = member.stored is None and not member.history  # its optimizer's state is what it starts from
+        is_first = (
+            member.stored is None and not member.history and member.plan.origin is None
+        )  # its optimizer's state is what it starts from
         if known is None and key is not None and place is not None and is_first:
             self._learned.structures.keep(key, KnownStructure(found, member.state[2], place))
         # With the frozen weights that it really begins with.
@@ -440,14 +442,6 @@ class Admission:
         if not all(is_same(call.get(name), given.get(name)) for name in rows):
             raise CannotTrace(f"{OWN_FIT} trains on other rows than it is given")
         return call
-
-    def _of_all_rows(self, plan: Plan, call: Call) -> Call:
-        """A call on the rows of a fold, on all rows: folds are parts of those that are here already."""
-        if self.task.split_for is None:
-            return call
-        searched = self.task.calls.get(plan.trial_id, self.task.call)
-        whole = {name: searched.get(name) for name in DATA[:-1] if searched.get(name) is not None}
-        return call.with_(without=("validation_data", "validation_split"), **whole)
 
     def _copies(self, plan: Plan, call: Call) -> list[keras.callbacks.Callback]:
         """The user's callbacks for one member."""
