@@ -13,8 +13,8 @@ exponential tail (Renyi 1962), what is good being rare and what is very good rar
 than draws, and scores flatter the best: neither is counted.
 
 *A bag.* The models of the folds of a few configurations make errors of their own, which averaging takes away, and each
-has trained on rows that the search held out. That gain is guessed, as half a spread: whether the bag is better than what
-is in hand is then seen on its rows (`comparison.py`), so a guess that is too high costs time, and nothing else.
+has trained on rows that the search held out. That gain is guessed, as half a spread. Whether the bag is better than
+what is in hand is seen on its rows (`comparison.py`), so a guess that is too high costs time, and nothing else.
 """
 
 from __future__ import annotations
