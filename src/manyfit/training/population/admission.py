@@ -1,11 +1,9 @@
 """How a plan becomes a member: built under its seed, traced or recognised, and queued for its program.
 
 A plan goes one of four ways. It was paused in this process: its member is still here. It trains with others: a model is
-built, and it waits for a slot. It cannot train with others: the fallback trains it here and now, and the user reads one
-line of reason. Or it fails before its first epoch: that is its result.
-
-A member that waits has a program, whose steps were traced or recognised; or, where several structures may share one
-(`families`), it waits for that, too: it is decided when members are to train, with all in view that wait.
+built, and it waits for a slot. It cannot: the fallback trains it at once, and the user reads one line of reason. Or it
+fails before its first epoch: that is its result. A member that waits has a program; or, where several structures may
+share one (`families`), that is decided when members are to train, with all in view that wait.
 """
 
 from __future__ import annotations
@@ -100,6 +98,12 @@ class Admission:
         """Members that wait for a slot."""
         return sum(map(len, (*self._waiting.values(), *self._undecided.values())))
 
+    def take_waiting(self) -> list[Member]:
+        """Members that wait for a slot, or for a program; nobody waits afterwards."""
+        taken = [member for members in (*self._waiting.values(), *self._undecided.values()) for member in members]
+        self._waiting, self._undecided = {}, {}
+        return taken
+
     @property
     def waiting(self) -> list[Member]:
         """Members that wait for a slot of a program, those of one in the order in which they will get one."""
@@ -111,7 +115,7 @@ class Admission:
 
     @property
     def most_waiting(self) -> int:
-        """Members of one program that wait for a slot, of the program with the most."""
+        """Members that wait, of the program with the most."""
         return max(map(len, self._waiting.values()), default=0)
 
     def admit(self, plan: Plan) -> None:
@@ -122,8 +126,7 @@ class Admission:
         except CannotTrace as error:
             self._fall_back(plan, str(error))
         except Exception as error:
-            seconds = time.perf_counter() - started
-            self.supply.finish(Result.of_failure(plan, failure_of(error), seconds=seconds))
+            self.supply.finish(Result.of_failure(plan, failure_of(error), seconds=time.perf_counter() - started))
         else:
             member.note_built(time.perf_counter() - started)
             self._wait(member)
@@ -186,9 +189,8 @@ class Admission:
 
     def outgrow(self, member: Member) -> None:
         """Moves a member between two epochs to a program of its own, if padding would waste more than that costs."""
-        if member.seat is None or member.seat.embedding is None:
-            return
-        if self._learned.family_of(member).outgrown(member, self.costs):
+        is_padded = member.seat is not None and member.seat.embedding is not None
+        if is_padded and self._learned.family_of(member).outgrown(member, self.costs):
             with contextlib.suppress(CannotTrace, ValueError):  # then it stays, and takes longer
                 seat = self._own_seat(member)
                 seat.program.add(seat.trace, member.state)
@@ -321,8 +323,7 @@ class Admission:
             stored = read_state(plan, STORED_BY, len(callbacks) - len(own))
             structure, state = self._first_state(model, view, whole=bool(callbacks) or stored is not None)
             stored = stored if stored is not None and stored.fits(state) else None
-        # Again: a model without an input layer has parameters only now.
-        check_size(model, self.task.max_model_size)
+        check_size(model, self.task.max_model_size)  # again: without an input layer it has parameters only now
         epochs = call.get("epochs", 1)
         params = {"verbose": call.get("verbose", "auto"), "epochs": epochs, "steps": view.training.num_steps}
         member = Member(
