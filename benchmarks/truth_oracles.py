@@ -1,7 +1,7 @@
 """Real oracles on a simulated surface, then a confirmation of their finalists: the same counts as for simple searches.
 
 Fresh runs are scored as `finish.confirm` does it: at an epoch that was fixed by the search; a run of the search at its
-best epoch, by a parabola through the epochs around it. At c31c64c every run was scored at its own best epoch: its truth
+best epoch, without that epoch's luck. At c31c64c every run was scored at its own best epoch: its truth
 is that of the weights that its proof runs have at those epochs.
 """
 
@@ -22,7 +22,7 @@ from manyfit.evidence.rules import RaceRules
 from manyfit.evidence.runs import Runs
 from manyfit.finish.confirm import fixed_epochs
 from manyfit.oracles import Oracle, Trial
-from manyfit.stats.curves import value_at_best
+from manyfit.stats.curves import loss_at_best
 from manyfit.stats.intervals import Scale
 
 CELLS = (
@@ -72,7 +72,7 @@ class Finished:
         curve = self.curve(trial)
         losses, _ = self.surface.run(place(trial.hyperparameters.values), "search", trial.trial_id)
         rows = losses[int(np.argmin(curve))].astype(float)
-        return rows - rows.mean() + value_at_best(curve)
+        return rows - rows.mean() + loss_at_best(curve)
 
     def fresh(self, trial: Trial, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Losses per epoch and row of a run on a fresh seed, and the truth of its weights per epoch."""

@@ -31,7 +31,7 @@ _HOMES = {
     "RandomSearch": "manyfit.tuners.searches",
     "Search": "manyfit.tuners.searches",
     "OptunaSearch": "manyfit.tuners.searches",
-    "Belief": "manyfit.samplers.gp.sampler",
+    "Belief": "manyfit.samplers.base",
     "Constraint": "manyfit.samplers.base",
     "CrossValidation": "manyfit.data.folds",
     "BaseTuner": "manyfit.tuners.keras_tuner.base_tuner",
@@ -49,6 +49,7 @@ _HOMES = {
     "ParetoObjective": "manyfit.core.objective",
     "Objective": "manyfit.core.objective",
     "Oracle": "manyfit.oracles.oracle",
+    "OutsidePredictions": "manyfit.ensemble.outside",
     "Trial": "manyfit.oracles.trial",
     "TrialStatus": "manyfit.core.lifecycle",
     "SklearnTuner": "manyfit.tuners.sklearn_tuner",
@@ -57,6 +58,7 @@ _HOMES = {
     "synchronized": "manyfit.oracles.keras_tuner.synchronized",
     "Winner": "manyfit.fitting.winner",
     "compare": "manyfit.finish.compare",
+    "open_project": "manyfit.report.snapshot",
     "load_winner": "manyfit.fitting.winner",
     "table": "manyfit.report.terminal",
     "Tuner": "manyfit.tuners.tuner",
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from manyfit.core.objective import ParetoObjective as ParetoObjective
     from manyfit.data.folds import CrossValidation as CrossValidation
     from manyfit.ensemble.ensemble import Ensemble as Ensemble
+    from manyfit.ensemble.outside import OutsidePredictions as OutsidePredictions
     from manyfit.executors.base import LocalExecutor as LocalExecutor
     from manyfit.executors.process import ProcessExecutor as ProcessExecutor
     from manyfit.executors.ray import RayExecutor as RayExecutor
@@ -83,9 +86,10 @@ if TYPE_CHECKING:
     from manyfit.oracles.keras_tuner.synchronized import synchronized as synchronized
     from manyfit.oracles.oracle import Oracle as Oracle
     from manyfit.oracles.trial import Trial as Trial
+    from manyfit.report.snapshot import open_project as open_project
     from manyfit.report.terminal import table as table
+    from manyfit.samplers.base import Belief as Belief
     from manyfit.samplers.base import Constraint as Constraint
-    from manyfit.samplers.gp.sampler import Belief as Belief
     from manyfit.schedulers.asha import ASHA as ASHA
     from manyfit.schedulers.full_length import MedianRule as MedianRule
     from manyfit.space.hyperparameter import HyperParameter as HyperParameter

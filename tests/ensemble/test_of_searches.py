@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from manyfit.core.errors import UsageError
-from manyfit.tuners.ensembling import shared_rows
+from manyfit.tuners.rows_in_common import shared_rows
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,10 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
     names: dict = {}
     for program in programs:
         exec(compile(program, str(PAGE), "exec"), names)
-    assert len(programs) == 5
+    assert len(programs) == 6
     shown = capsys.readouterr().out
     assert "gain over the single best" in shown and "What cost buys" in shown
     assert {name.split(",")[0] for name in names["mixed"].weights} == {"mlp", "linear", "k-nearest"}
     assert all(len(member.models) == 6 for member in names["bag"].members)
+    assert names["joint"].weights["elsewhere"] > 0.5
     assert names["combined"].gain.low > 0 and not names["combined"].refused

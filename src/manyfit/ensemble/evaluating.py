@@ -48,6 +48,18 @@ def compiled_on_probabilities(model: keras.Model, source: Model) -> keras.Model:
     return model
 
 
+def compiled_like(copy: keras.Model, model: keras.Model) -> keras.Model:
+    """Compiles a copy of a model with what that was compiled with; the optimizer is a fresh one of the same kind."""
+    from manyfit.training.keras_internals.building import compile_arguments  # imports Keras
+
+    arguments = compile_arguments(model)
+    if arguments:
+        optimizer = arguments["optimizer"]
+        fresh = type(optimizer).from_config(optimizer.get_config()) if hasattr(optimizer, "get_config") else optimizer
+        copy.compile(**{**arguments, "optimizer": fresh})
+    return copy
+
+
 def _measuring(source: keras.Model) -> dict[str, Any]:
     """Arguments of `compile` that say what is measured, as they were given; empty if the model was not compiled.
 

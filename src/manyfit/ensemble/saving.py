@@ -459,26 +459,27 @@ def load_keras_file(
     """
     import keras
 
-    try:
+    with unknown_told(f"{where}, {path.name}", f"{where}(path, "):
         model = keras.saving.load_model(path, custom_objects=custom_objects, compile=False, safe_mode=not trust)
         with zipfile.ZipFile(path) as archive:
             compiled = json.loads(archive.read("config.json")).get("compile_config")
         if compiled:
             with keras.saving.custom_object_scope(custom_objects or {}):
                 model.compile_from_config(compiled)
+    return model
+
+
+@contextlib.contextmanager
+def unknown_told(where: str, call: str) -> Iterator[None]:
+    """Turns what Keras raises for classes and code that it may not load into one error; `call` begins what to type."""
+    try:
+        yield
     except (TypeError, ValueError) as error:
         text = str(error)
         unknown = re.search(r"Could not locate (?:class|function) '([^']+)'", text)
-        instead = f"Call {where}(path, custom_objects={{...}}) with it."
+        instead = f"Call {call}custom_objects={{...}}) with it."
         if "safe_mode" in text:
-            instead = f"Call {where}(path, trust=True) for folders whose origin you know."
+            instead = f"Call {call}trust=True) for folders whose origin you know."
         got = f"{unknown[1]!r}, which nobody knows here" if unknown else first_line(error)
-        raise UsageError(
-            explain(
-                f"{where}, {path.name}",
-                got,
-                "classes of Keras, classes registered with it, and those in custom_objects=",
-                instead,
-            )
-        ) from error
-    return model
+        allowed = "classes of Keras, classes registered with it, and those in custom_objects="
+        raise UsageError(explain(where, got, allowed, instead)) from error

@@ -301,6 +301,7 @@ def estimates(
         finalists=list(zip(measured, w, strict=True)),
         places=places,
         common_row_variance=noise.common_rows,
+        runs=[len(own) for own in values],
     )
     found = []
     for place, (part, own) in enumerate(zip(parts, values, strict=True)):

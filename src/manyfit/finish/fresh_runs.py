@@ -13,7 +13,7 @@ from manyfit.evidence.runs import Runs
 from manyfit.finish.row_losses import at_value, losses_of_predictions
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import Execution
-from manyfit.stats.curves import value_at_best
+from manyfit.stats.curves import loss_at_best
 from manyfit.stats.influence import metric_name
 from manyfit.stats.intervals import Array, Scale
 from manyfit.store.predictions import Archive, Labels, RowLosses, name_of_rows
@@ -128,7 +128,7 @@ class FreshRuns:
         return self._scale or Scale.PLAIN
 
     def searched_loss(self, trial: Trial) -> float:
-        """A trial's loss by the search, each run at its best epoch without most of that epoch's luck."""
+        """A trial's loss by the search, each run at its best epoch without that epoch's luck."""
         losses = [loss for loss, _ in self.of_search(trial)]
         return float(np.mean(losses)) if losses else math.inf
 
@@ -199,10 +199,10 @@ class FreshRuns:
         return found
 
     def _smoothed(self, run: Execution) -> float:
-        """At the best epoch, by a parabola through the epochs around it: the lowest of many is lucky."""
+        """At the best epoch without its luck: the lowest of many is too good."""
         objective = self.oracle.objective
         curve = objective.epoch_losses(run.history) if set(objective.names) <= set(run.history) else []
-        best = value_at_best(curve) if curve else math.nan
+        best = loss_at_best(curve) if curve else math.nan
         return best if math.isfinite(best) else objective.loss(run.score)
 
     def _from_predictions(self, trial: Trial, executions: Sequence[int], score: float) -> Array | None:

@@ -7,6 +7,7 @@ and pickles need this user's seal or `trust=True`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pickle
@@ -15,18 +16,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manyfit.core.errors import UsageError, explain
+import numpy as np
+
+from manyfit.core.errors import ManyfitError, UsageError, explain
 from manyfit.core.files import unsealed, writing, written_whole
 from manyfit.ensemble.ensemble import Ensemble
-from manyfit.ensemble.saving import load_keras_file, save_file
+from manyfit.ensemble.saving import load_keras_file, save_file, unknown_told
 from manyfit.fitting.card import WinnerCard
 from manyfit.report.confirmation import Confirmation
+from manyfit.store.layout import ProjectLayout
 from manyfit.training.estimators import write_estimator
+from manyfit.training.weights import storable
 
 if TYPE_CHECKING:  # loaded with the model, by whoever made it
     import keras
 
 _ENTRY = "manyfit.json"  # in a `.keras` file, and in the folder of an ensemble
+ENSEMBLE = "ensemble-"  # how the folders begin of ensembles that have been the winner of a project
 _MANIFEST = "manifest.json"  # what `Ensemble.save` writes in its folder
 
 
@@ -38,17 +44,26 @@ class WinnerFacts:
         card: what is printed.
         confirmation: of the finalists; None: there was none.
         classes: names of the classes, in the order of the columns of a prediction; None: they are numbers.
+        number: of the files of a project the one with the highest is the latest.
+        loss: of the objective, by the search alone; None: something better is known of it.
     """
 
     card: WinnerCard
     confirmation: Confirmation | None = None
     classes: Sequence[str] | None = None
+    number: int = 0
+    loss: float | None = None
 
     def to_json(self) -> str:
         """As a text."""
-        confirmation = None if self.confirmation is None else self.confirmation.to_dict()
-        classes = None if self.classes is None else list(self.classes)
-        return json.dumps({"card": self.card.to_dict(), "confirmation": confirmation, "classes": classes}, indent=2)
+        facts = {
+            "card": self.card.to_dict(),
+            "confirmation": None if self.confirmation is None else self.confirmation.to_dict(),
+            "classes": None if self.classes is None else list(self.classes),
+            "number": self.number,
+            "loss": self.loss,
+        }
+        return json.dumps(facts, indent=2)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> WinnerFacts:
@@ -61,7 +76,9 @@ class WinnerFacts:
             data = json.loads(text)
             found = data["confirmation"]
             confirmation = None if found is None else Confirmation.from_dict(found)
-            return cls(WinnerCard.from_dict(data["card"]), confirmation, data["classes"])
+            return cls(
+                WinnerCard.from_dict(data["card"]), confirmation, data["classes"], int(data["number"]), data["loss"]
+            )
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, UsageError):
                 raise
@@ -70,14 +87,14 @@ class WinnerFacts:
             raise UsageError(explain("load_winner", got, "the file as it was saved", instead)) from error
 
 
-def save(path: Path, model: keras.Model | None, predictor: Any, kept: WinnerFacts) -> Path:
+def save(path: Path, model: keras.Model | None, predictor: Any, facts: WinnerFacts) -> Path:
     """Writes a winner: see `Winner.save`.
 
     Args:
         path: where to.
         model: it as one Keras model; None where it cannot be one.
         predictor: the model, estimator or ensemble itself.
-        kept: what is told of it.
+        facts: what is told of it.
     """
     if model is not None:
         if path.suffix not in ("", ".keras"):
@@ -85,7 +102,7 @@ def save(path: Path, model: keras.Model | None, predictor: Any, kept: WinnerFact
             allowed = "a path that ends in .keras, or has no ending"
             raise UsageError(explain("winner.save(path)", f"{path}, for a Keras model", allowed, instead))
         path = path.with_suffix(".keras")
-        write_keras(path, model, kept)
+        write_keras(path, model, facts)
         return path
     if isinstance(predictor, Ensemble):
         if path.suffix == ".keras":
@@ -94,16 +111,16 @@ def save(path: Path, model: keras.Model | None, predictor: Any, kept: WinnerFact
             raise UsageError(explain("winner.save(path)", got, "a folder", instead))
         with writing(f'winner "{path}"'):
             predictor.save(path)
-            (path / _ENTRY).write_text(kept.to_json())
+            (path / _ENTRY).write_text(facts.to_json())
         return path
     path = path.with_suffix(".pickle")
     write_estimator(path, predictor)
     with written_whole(_beside(path), "winner") as partial:
-        partial.write_text(kept.to_json())
+        partial.write_text(facts.to_json())
     return path
 
 
-def write_keras(path: Path, model: keras.Model, kept: WinnerFacts) -> None:
+def write_keras(path: Path, model: keras.Model, facts: WinnerFacts) -> None:
     """Writes a Keras model and its card as one file, which is complete or absent.
 
     Raises:
@@ -113,28 +130,102 @@ def write_keras(path: Path, model: keras.Model, kept: WinnerFacts) -> None:
     with written_whole(path, "winner") as partial:
         save_file(model, partial, where="winner.save")
         with zipfile.ZipFile(partial, "a") as archive:
-            archive.writestr(_ENTRY, kept.to_json())
+            archive.writestr(_ENTRY, facts.to_json())
 
 
-def load(path: Path, *, trust: bool, custom_objects: Mapping[str, Any] | None) -> tuple[Any, WinnerFacts | None]:
+def write_weights(path: Path, model: keras.Model, weights: Sequence[Any], facts: WinnerFacts) -> None:
+    """Writes what a model is and some weights for it, in a fraction of the time that a whole Keras file takes.
+
+    Args:
+        path: ends in `.npz`.
+        model: its configuration is written.
+        weights: in the order of `model.get_weights()`.
+        facts: what is told of it.
+
+    Raises:
+        ProjectError: the disk is full or cannot be written to.
+    """
+    import keras  # loaded by whoever made the model
+
+    config = json.dumps(keras.saving.serialize_keras_object(model))
+    arrays = {f"{index:05d}": storable(array) for index, array in enumerate(weights)}
+    with written_whole(path, "winner") as partial:
+        np.savez(partial, **arrays, model=np.array(config), told=np.array(facts.to_json()))  # type: ignore[arg-type]  # its `allow_pickle` is no array
+
+
+# Reading ---------------------------------------------------------------------------------------------------------
+
+
+def load(
+    path: Path, *, trust: bool = False, custom_objects: Mapping[str, Any] | None = None
+) -> tuple[Any, WinnerFacts | None]:
     """Reads what predicts, and what is told of it: see `load_winner`."""
+    if path.is_dir() and not (path / _MANIFEST).is_file():
+        path = _latest(path) or path
+    facts = facts_of(path)
     if path.suffix == ".keras" and path.is_file():
-        model = load_keras_file(path, custom_objects, where="kt.load_winner", trust=trust)
-        with zipfile.ZipFile(path) as archive:
-            kept = archive.read(_ENTRY) if _ENTRY in archive.namelist() else None
-        return model, None if kept is None else WinnerFacts.from_json(kept)
+        return load_keras_file(path, custom_objects, where="kt.load_winner", trust=trust), facts
+    if path.suffix == ".npz" and path.is_file():
+        return _load_weights(path, custom_objects, trust=trust), facts
     if (path / _MANIFEST).is_file():
-        return Ensemble.load(path, trust=trust, custom_objects=custom_objects), _told_in(path / _ENTRY)
+        return Ensemble.load(path, trust=trust, custom_objects=custom_objects), facts
     if path.suffix == ".pickle" and path.is_file():
         instead = f'If you know who wrote it, type kt.load_winner("{path}", trust=True).'
-        return pickle.loads(unsealed(path, "winner", trust=trust, instead=instead)), _told_in(_beside(path))
+        return pickle.loads(unsealed(path, "winner", trust=trust, instead=instead)), facts
     got = f"{path}, which " + ("is no winner" if path.exists() else "is not there")
     allowed = "what winner.save(path) returned, or the folder of a project that fit has worked in"
     raise UsageError(explain("load_winner(path)", got, allowed, 'Type kt.load_winner("winner.keras"), say.'))
 
 
-def _told_in(path: Path) -> WinnerFacts | None:
-    return WinnerFacts.from_json(path.read_text()) if path.is_file() else None
+def _load_weights(path: Path, custom_objects: Mapping[str, Any] | None, *, trust: bool) -> keras.Model:
+    import keras  # heavy, and not needed for the winners of other brands
+
+    with np.load(path, allow_pickle=False) as archive:  # whoever wrote it: an array of objects could run code
+        arrays = [archive[name] for name in sorted(archive.files) if name.isdigit()]
+        config = json.loads(str(archive["model"]))
+    with unknown_told(f"kt.load_winner, {path.name}", "kt.load_winner(path, "):
+        model = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=not trust)
+        model.set_weights(arrays)
+    return model
+
+
+def facts_of(path: Path) -> WinnerFacts | None:
+    """What is told of a winner in its file or folder; None: nothing, or there is none."""
+    if path.suffix == ".keras" and path.is_file():
+        with zipfile.ZipFile(path) as archive:
+            return WinnerFacts.from_json(archive.read(_ENTRY)) if _ENTRY in archive.namelist() else None
+    if path.suffix == ".npz" and path.is_file():
+        with np.load(path, allow_pickle=False) as archive:
+            return WinnerFacts.from_json(str(archive["told"]))
+    beside = path / _ENTRY if path.is_dir() else _beside(path)
+    return WinnerFacts.from_json(beside.read_text()) if beside.is_file() else None
+
+
+def latest(folder: Path) -> tuple[Path, WinnerFacts] | None:
+    """The latest winner in the folder where a project keeps them, and what is told of it; None: there is none."""
+    found = []
+    for path in (*folder.glob("winner.*"), *folder.glob(f"{ENSEMBLE}*")):
+        if path.suffix != ".json" and (facts := _readable(path)) is not None:
+            found.append((facts.number, path, facts))
+    return max(found, key=lambda one: one[0])[1:] if found else None
+
+
+def _readable(path: Path) -> WinnerFacts | None:
+    with contextlib.suppress(ManyfitError, OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return facts_of(path)
+    return None  # a folder that a killed process has not finished
+
+
+def _latest(folder: Path) -> Path | None:
+    """The latest winner of a project, by its folder, or by the one that it lies in alone."""
+    if found := latest(ProjectLayout(folder).winner):
+        return found[0]
+    inside = [found[0] for each in folder.iterdir() if each.is_dir() and (found := latest(ProjectLayout(each).winner))]
+    if len(inside) > 1:
+        names = ", ".join(sorted(path.parents[1].name for path in inside))
+        instead = f'Type kt.load_winner("{inside[0].parents[1]}"), say.'
+        raise UsageError(explain("load_winner(path)", f"{folder}, with {names}", "the folder of one project", instead))
+    return inside[0] if inside else None
 
 
 def _beside(path: Path) -> Path:

@@ -2,63 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from manyfit.core import history as histories
-from manyfit.core.errors import ManyfitError, ProjectError, explain
-from manyfit.core.files import write_failed
+from manyfit.core.errors import ProjectError, explain
+from manyfit.core.events import EpochsEnded, Events, ExecutionsEnded, StepBegan, StepEnded, TrialEnded, TrialsBegan
 from manyfit.core.lifecycle import TrialState, is_paused
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Observation, Plan, Progress, Result
 from manyfit.evidence.book import EvidenceBook, RaceFamily, TrialDropped
+from manyfit.oracles.commits import Commits, Key, Store, Write
 from manyfit.oracles.scoring import Ranking
 from manyfit.oracles.trial import SEARCH, Execution, KnownEpochs, Trial
 from manyfit.samplers.base import Constraint
 from manyfit.space.hyperparameters import HyperParameters
-
-Key = tuple[str, str, int, int]  # of an execution in the store: trial id, phase, attempt, index
-
-
-class Store(Protocol):
-    """What the book needs of a store; `manyfit.store.ProjectStore` is one."""
-
-    def get(self, name: str, default: object = None) -> Any: ...
-    def put(self, **facts: Any) -> None: ...
-    def save_trials(self, rows: Iterable[Mapping[str, Any]], **facts: Any) -> None: ...
-    def trials(self) -> list[dict[str, Any]]: ...
-    def save_epochs(self, rows: Iterable[tuple[str, str, int, int, int, Mapping[str, float]]]) -> None: ...
-    def save_execution(
-        self, key: Key, outcome: Mapping[str, Any], *, history: Sequence[Mapping[str, float]] | None = None
-    ) -> None: ...
-    def executions(self) -> list[dict[str, Any]]: ...
-    def epochs(self, trial_id: str | None = None) -> list[dict[str, Any]]: ...
-    def forget_epochs(self, key: Key, first: int = 0) -> None: ...
-    def forget_executions(self, keys: Iterable[Key]) -> None: ...
-    def save_evidence(
-        self,
-        families: Iterable[tuple[int, Mapping[str, Any], Mapping[str, int]]],
-        decisions: Iterable[tuple[int, str, Mapping[str, Any]]] = (),
-    ) -> None: ...
-    def families(self) -> list[tuple[dict[str, Any], dict[str, int]]]: ...
-    def decisions(self) -> list[tuple[int, str, dict[str, Any]]]: ...
-    def exclusive(self) -> AbstractContextManager[object]: ...
-    def begin_work(self, what: str) -> None: ...
-    def end_work(self) -> None: ...
-    def check_idle(self) -> None: ...
-    def has_changed(self) -> bool: ...
-    def catch_up(self) -> None: ...
-
-
-Write: TypeAlias = Callable[[Store], None]
-"""A commit. It may be made twice: what it writes replaces what is there."""
-
-#: What a write fails with that the store will never take, such as a value that is no JSON. Others may work later.
-_REFUSED = (TypeError, ValueError)
+from manyfit.store.facts import Activity, to_fact
 
 
 class TrialBook:
@@ -77,18 +40,29 @@ class TrialBook:
     def __init__(self, objective: Objective, constraints: Sequence[Constraint] = ()) -> None:
         self.objective = objective
         self.ranking = Ranking(objective, constraints)
-        self.store: Store | None = None
+        self._commits = Commits()
+        self.events = Events()  # told once what they tell is committed
         self.trials: dict[str, Trial] = {}  # in the order of start
         self.ended: list[str] = []  # ids in the order of their end
         self.evidence = EvidenceBook()  # what confirmations have decided
         self._num_ends = 0  # of trials, retried ones counted anew
-        self._owed: list[Write] = []
+        self._activities: list[Activity] = []  # steps under way, the innermost last
+        self.seconds: dict[str, float] = {}  # that parts of the search have taken, by name
         self._is_open = False
         self._project: str | None = None  # whose trials these are; None: 0.1.0 began it
         self._observations: dict[str, Observation] = {}
         self._progress: dict[str, Progress] = {}
         # The two above: samplers and schedulers read the whole history at every question. Deriving it anew each time
         # would be quadratic in the number of trials, so what has settled is kept until something about it changes.
+
+    @property
+    def store(self) -> Store | None:
+        """Where everything is committed; None before the project is opened."""
+        return self._commits.store
+
+    @store.setter
+    def store(self, store: Store | None) -> None:
+        self._commits.store = store
 
     # Reading ---------------------------------------------------------------------------------------------------
 
@@ -167,6 +141,7 @@ class TrialBook:
             self.trials[trial.trial_id] = trial
             self._forget(trial)
         self.save(trials, **facts)
+        self.events.tell(TrialsBegan({trial.trial_id: trial.searched_values for trial in trials}))
 
     def _forget(self, trial: Trial) -> None:
         """What was derived from the trial is derived anew."""
@@ -186,6 +161,7 @@ class TrialBook:
         self.ended.append(trial.trial_id)
         self._forget(trial)
         self.save([trial], **facts)
+        self.events.tell(TrialEnded(trial.trial_id, trial.score, trial.message))
 
     def pause(self, trial: Trial) -> None:
         """Commits that a trial waits for a promotion."""
@@ -195,35 +171,33 @@ class TrialBook:
     def save(self, trials: Sequence[Trial], **facts: Any) -> None:
         """Commits what was noted on trials, and facts of the project, as one transaction."""
         rows = [trial.row() for trial in trials]  # as they are now, however late they are written
-        self._commit(lambda store: store.save_trials(rows, **facts))
+        with self.timed("store"):
+            self._commits.save(rows, facts)
 
     def put(self, **facts: Any) -> None:
         """Commits facts of the project."""
-        self._commit(lambda store: store.put(**facts))
+        self._commits.put(facts)
 
-    def _commit(self, write: Write) -> None:
-        if self.store is not None:
-            # One thread at a time: another one that saves must not overtake, nor write twice what is owed.
-            with self.store.exclusive():
-                self._owed.append(write)
-                self.settle()
+    def note(self, **facts: Any) -> None:
+        """Has facts committed along with the next ones: those that only tell people where the search stands."""
+        self._commits.note(**facts)
 
     def settle(self) -> None:
         """Makes the writes that are owed, in their order."""
-        if self.store is None:
-            return
-        with self.store.exclusive():
-            while self._owed:
-                try:
-                    self._owed[0](self.store)
-                except _REFUSED:
-                    del self._owed[0]
-                    raise
-                except ManyfitError:
-                    raise
-                except Exception as error:  # whatever it is, no trial is to blame
-                    raise write_failed("project", str(error)) from error
-                del self._owed[0]
+        self._commits.settle()
+
+    def _commit(self, write: Write) -> None:
+        with self.timed("store"):
+            self._commits.make(write)
+
+    @contextlib.contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Counts the seconds of what is inside to a part of the search: "propose", "store"."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
 
     def stop_paused(self, trial: Trial, max_epochs: int | None) -> list[Execution]:
         """Ends the paused executions of a trial that nobody will promote. Their epochs and scores so far stand.
@@ -257,6 +231,7 @@ class TrialBook:
                 histories.put(trial.running.setdefault(plan.execution, {}), logs, epoch)
         rows = [(*self._key(plan), epoch, logs) for plan, epoch, logs in epochs]
         self._commit(lambda store: store.save_epochs(rows))
+        self.events.tell(EpochsEnded(epochs))
 
     def add_execution(self, result: Result, **notes: Any) -> Execution:
         """Commits the outcome of an execution; see `add_executions`."""
@@ -285,6 +260,7 @@ class TrialBook:
                 store.save_execution(key, outcome, history=history)
 
         self._commit(write)
+        self.events.tell(ExecutionsEnded([result.plan for result in results]))
         return executions
 
     def _executed(self, result: Result, notes: Mapping[str, Any]) -> tuple[Execution, list[dict[str, float]] | None]:
@@ -360,19 +336,37 @@ class TrialBook:
 
     # Who writes --------------------------------------------------------------------------------------------------
 
-    def begin_work(self, what: str) -> None:
+    def begin_work(self, what: str, *, at_once: bool = True) -> None:
         """Takes the project for a step in which nobody else writes to it; `end_work` gives it back.
+
+        Args:
+            what: the step, "a search" say.
+            at_once: whether that is committed now, for those who look, or along with what comes next.
 
         Raises:
             ProjectError: another tuner of this process, or another thread of this one, has taken it.
         """
         if self.store is not None:
             self.store.begin_work(what)
+            self._activities.append(Activity.here(what, time.time()))
+            self.note(activity=to_fact(self._activities[-1]))
+            if at_once:
+                self.put()
+            self.events.tell(StepBegan(what))
 
-    def end_work(self) -> None:
+    def end_work(self, *, at_once: bool = True) -> None:
         """The inverse of `begin_work`."""
         if self.store is not None:
             self.store.end_work()
+            if self._activities:
+                # Before the commit: what is noted of the whole step goes along with it.
+                self.events.tell(StepEnded(self._activities[-1].what))
+                over = self._activities.pop().ended(time.time())
+                self.note(activity=to_fact(self._activities[-1] if self._activities else over))
+            if at_once:
+                # What the step has found is committed; a full disk must not take it out of the caller's hands.
+                with contextlib.suppress(ProjectError):
+                    self.put()
 
     def has_changed(self) -> bool:
         """Whether another tuner of this process has written to the project since it was read."""
@@ -418,10 +412,11 @@ class TrialBook:
         """Reads everything from the store. What unfinished executions of the search had reported stays known."""
         assert self.store is not None  # our bug: only `Oracle.reload` calls this
         if self.store.has_changed():
-            self._owed.clear()  # of a state that another tuner has gone on from without it
+            self._commits.forget()
         self.settle()
         self.store.catch_up()
         self._check_same_project(self.store.get("project"))
+        self.seconds = dict(self.store.get("seconds", {}))
         try:
             broken_off = self._read(space)
         except (KeyError, TypeError, ValueError) as error:
@@ -435,7 +430,7 @@ class TrialBook:
             ) from error
         # Owed and not written now: who only looks at a project that another tuner is searching must leave its epochs
         # alone.
-        self._owed += [functools.partial(_forget_epochs, key=key, first=first) for key, first in broken_off.items()]
+        self._commits.owe(functools.partial(_forget_epochs, key=key, first=first) for key, first in broken_off.items())
         self._order_ends()
         self._observations.clear()
         self._progress.clear()

@@ -19,8 +19,9 @@ from typing import Any
 from manyfit.core.clock import Clock
 from manyfit.core.errors import first_line
 from manyfit.core.lifecycle import TrialState
-from manyfit.oracles.book import Store, TrialBook
+from manyfit.oracles.book import TrialBook
 from manyfit.oracles.checks import failed_in_a_row
+from manyfit.oracles.commits import Store
 from manyfit.oracles.oracle import Oracle
 from manyfit.space.encoding import Encoding
 

@@ -12,7 +12,6 @@ from manyfit.core.environment import compat_of, one_thread
 from manyfit.core.lifecycle import TrialState, TrialStatus
 from manyfit.core.objective import ObjectiveLike, create_objective, measures_among
 from manyfit.core.records import Values
-from manyfit.oracles.book import Store
 from manyfit.oracles.checks import (
     check_entries,
     check_failures,
@@ -21,6 +20,7 @@ from manyfit.oracles.checks import (
     check_same_search,
     check_seed,
 )
+from manyfit.oracles.commits import Store
 from manyfit.oracles.keras_tuner.style import KerasTunerOracle, overridden
 from manyfit.oracles.keras_tuner.synchronized import synchronized
 from manyfit.oracles.proposals import ProposalQueue
@@ -221,7 +221,8 @@ class Oracle(KerasTunerOracle):
             return []
         jobs = self.scheduler.assign(self.book.progress(), count, self.limits())
         starts = [job for job in jobs if isinstance(job, Start)]
-        proposals = self.proposals.next(len(starts)) if starts else []
+        with self.book.timed("propose"):
+            proposals = self.proposals.next(len(starts)) if starts else []
         short = len(proposals) < len(starts)
         handed: list[Trial] = []
         for job in jobs:
@@ -256,7 +257,7 @@ class Oracle(KerasTunerOracle):
         hyperparameters.values = dict(values)
         number = len(self.trials)
         trial = Trial(hyperparameters, self.new_id(number))
-        trial.number = number
+        trial.number, trial.moment = number, self.proposals.moment_facts()
         self.trials[trial.trial_id] = trial  # so that the next id and the next proposal know of it
         return trial
 
@@ -394,15 +395,15 @@ class Oracle(KerasTunerOracle):
         self.waiting += self.book.requeue(is_searching=self.clock.is_running)
         if self.waiting or self.book.has_changed():
             self.reload()
-        self.book.begin_work("a search")
+        self.book.begin_work("a search", at_once=False)  # with the first trials, a moment later
         self.ongoing_trials.clear()
         self.clock.start()
 
     def stop_clock(self) -> None:
         """Stores the seconds that were spent."""
         self.clock.stop()
-        self.book.end_work()
-        self.book.put(spent_seconds=self.clock.spent())
+        self.book.end_work(at_once=False)
+        self.book.put(spent_seconds=self.clock.spent(), seconds=dict(self.book.seconds))
 
     # Repeating contenders --------------------------------------------------------------------------------------
 

@@ -6,14 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from manyfit.core import seeds
+from manyfit.core.clock import Clock
 from manyfit.core.environment import one_thread
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.lifecycle import TrialStatus
 from manyfit.core.records import Observation, Values
-from manyfit.oracles.book import Store, TrialBook
+from manyfit.oracles.book import TrialBook
+from manyfit.oracles.commits import Store
 from manyfit.oracles.warm_start import EarlierTrials
 from manyfit.samplers.base import Sampler
+from manyfit.samplers.beliefs import Held, usual_beliefs
 from manyfit.samplers.candidates import tried
+from manyfit.samplers.costed import Moment, minding_costs
+from manyfit.samplers.structures import USUAL_COMPILE_SECONDS
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 
@@ -61,6 +66,36 @@ class ProposalQueue:
         self.is_idle = False
         self.is_exhausted = False
         self._settled_away: list[Values] = []  # proposals that the build function turned into others
+        self._moment: Moment | None = None  # what the latest proposals saw of time, where they mind it
+        self._clock: Clock | None = None  # by which proposals mind what they cost
+        self._holds_beliefs = False
+        self._compile_seconds = USUAL_COMPILE_SECONDS
+
+    def mind_costs(
+        self, clock: Clock | None, *, beliefs: bool = True, compile_seconds: float = USUAL_COMPILE_SECONDS
+    ) -> None:
+        """Has proposals count what they cost from now on, whichever sampler makes them.
+
+        They begin with the defaults, stay in structures that are compiled, and open another where it earns its seconds
+        (`samplers.costed`). A `populate_space` of the user's is not touched.
+
+        Args:
+            clock: of the search; None: as before, costs count no more, nor does the table of beliefs.
+            beliefs: whether usual names begin with, and first look near, the values of `samplers.beliefs`.
+            compile_seconds: what a structure is expected to take to compile, until a trial of this search tells.
+        """
+        self._clock, self._holds_beliefs, self._compile_seconds = clock, beliefs, compile_seconds
+
+    @property
+    def beliefs(self) -> list[Held]:
+        """What proposals believe of the space as it is known now, for people: where good values are expected, and why.
+
+        Nothing before `mind_costs`, and where beliefs are turned off.
+        """
+        sampler = self._oracle.sampler
+        if self._clock is None or not self._holds_beliefs or sampler is None:
+            return []
+        return usual_beliefs(self._oracle.hyperparameters, sampler.beliefs)
 
     def facts(self) -> dict[str, Any]:
         """What the store keeps of it."""
@@ -115,7 +150,8 @@ class ProposalQueue:
                 self.enqueue(values)
 
     def next(self, count: int) -> list[Values]:
-        """Up to `count` configurations; fewer when nothing new is left."""
+        """Up to `count` configurations; fewer when nothing new is left, or nothing that fits into the time."""
+        self._moment = None
         first: list[Values] = list(self._enqueued[:count])
         del self._enqueued[:count]
         return first + (self._ask(count - len(first)) if len(first) < count else [])
@@ -182,8 +218,22 @@ class ProposalQueue:
             raise NotImplementedError(f"{type(oracle).__name__} has no sampler: override populate_space.")
         # By the trial's number and not by a running generator: after a restart the same trial gets the same values.
         rng = seeds.generator(oracle.seed, "sampler", number)
+        space, sampler = oracle.hyperparameters.copy(), oracle.sampler
+        if self._clock is not None:
+            self._moment = self._now(self._clock)
+            sampler = minding_costs(sampler, space, self._moment, holds_beliefs=self._holds_beliefs)
         with one_thread():
-            return oracle.sampler.propose(oracle.hyperparameters.copy(), self.history(), pending, count, rng)
+            return sampler.propose(space, self.history(), pending, count, rng)
+
+    def moment_facts(self) -> dict[str, float] | None:
+        """What the latest proposals saw of time, as the store keeps it with their trials."""
+        return None if self._moment is None else self._moment.facts()
+
+    def _now(self, clock: Clock) -> Moment | None:
+        if not clock.is_limited:
+            return None
+        left = clock.left()
+        return Moment(clock.spent() + left, left, self._compile_seconds)
 
     def history(self) -> list[Observation]:
         """What the sampler knows: trials of earlier searches where it can use them, then those of this one."""

@@ -13,9 +13,9 @@ from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import ObjectiveLike
 from manyfit.oracles.keras_tuner.style import check_keys
 from manyfit.oracles.oracle import Oracle
-from manyfit.samplers.base import Constraint, Sampler
+from manyfit.samplers.base import Belief, Constraint, Sampler
 from manyfit.samplers.evolution import EvolutionSampler
-from manyfit.samplers.gp.sampler import Belief, GaussianProcessSampler
+from manyfit.samplers.gp.sampler import GaussianProcessSampler
 from manyfit.samplers.non_adaptive import GridSampler, QuasiRandomSampler, RandomSampler
 from manyfit.samplers.optuna_adapter import OptunaSampler, OptunaSamplerLike
 from manyfit.samplers.portfolio import PortfolioSampler

@@ -147,6 +147,7 @@ class Trial:
         self.known: dict[int, KnownEpochs] = {}
         self.target_epochs: int | None = None  # train up to here; None: as the fit arguments say
         self.tags: dict[str, Value] = {}  # the scheduler's notes
+        self.moment: dict[str, float] | None = None  # what its proposal saw of time; None: nothing
         self._reported = MetricsTracker()  # what `Oracle.update_trial` was told, or a user wrote there
         self.status = status
 
@@ -392,6 +393,7 @@ class Trial:
                 "ending": None if self.ending is None else str(self.ending),
                 "target_epochs": self.target_epochs,
                 "tags": dict(self.tags),
+                "moment": self.moment,
                 "end_number": self.end_number,
                 "is_running": self._life.runs_again(self.attempt),
                 "confirmed": None if self.confirmed is None else dataclasses.asdict(self.confirmed),
@@ -411,6 +413,7 @@ class Trial:
         trial = cls(hyperparameters, row["id"], message=outcome["message"])
         trial.score, trial.best_step = outcome["score"], outcome["best_step"]
         trial.target_epochs, trial.tags = outcome["target_epochs"], outcome["tags"]
+        trial.moment = outcome.get("moment")
         trial._life = Life.of_row(row["status"], outcome["ending"], is_running=outcome["is_running"])
         confirmed = outcome.get("confirmed")
         trial.confirmed = None if confirmed is None else Confirmed(**confirmed)

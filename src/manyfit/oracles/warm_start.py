@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import Ending, Observation
-from manyfit.oracles.book import Store
+from manyfit.oracles.commits import Store
 from manyfit.oracles.trial import SEARCH
 from manyfit.samplers.base import Sampler
 

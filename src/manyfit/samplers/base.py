@@ -34,6 +34,9 @@ class Sampler(abc.ABC):
     #: completed ones. They say where to look and were not tried in this search; other samplers are not given them.
     uses_earlier: bool = False
 
+    #: Where its user expects good values.
+    beliefs: tuple[Belief, ...] = ()
+
     @abc.abstractmethod
     def propose(
         self,
@@ -69,9 +72,52 @@ class Sampler(abc.ABC):
         places = standings(scored)
         return [scored[i] for i in np.argsort(places, kind="stable")]
 
+    def with_beliefs(self, beliefs: Sequence[Belief]) -> Sampler:
+        """This sampler, steered by beliefs besides its own; itself where it has no use for any.
+
+        Args:
+            beliefs: where good values are expected; its own come first.
+        """
+        del beliefs
+        return self
+
     def settings(self) -> dict[str, Any]:
         """Name and arguments, as JSON. The name is stored with the project, and compared when it is reopened."""
         return {"name": type(self).__name__}
+
+
+OTHER_CATEGORY = 0.2
+"""How likely another category is, relative to the one that is believed in."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Belief:
+    """Where one hyperparameter is believed to be good.
+
+    Args:
+        name: the hyperparameter.
+        value: the most likely value. Numbers outside the bounds count as the bound.
+        spread: standard deviation, as a share of the range on the hyperparameter's own scale; categories ignore it.
+
+    Raises:
+        UsageError: a spread that is not positive.
+    """
+
+    name: str
+    value: Value
+    spread: float = 0.15
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.spread) and self.spread > 0):
+            raise UsageError(
+                explain(f'Belief("{self.name}")', f"spread={self.spread}", "more than 0", "Type spread=0.15.")
+            )
+
+
+def besides(own: Sequence[Belief], others: Sequence[Belief]) -> tuple[Belief, ...]:
+    """Beliefs, and those of others about further names."""
+    named = {each.name for each in own}
+    return (*own, *(each for each in others if each.name not in named))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.records import Observation, Value, Values
-from manyfit.samplers.base import Constraint, Sampler
+from manyfit.samplers.base import Belief, Constraint, Sampler, besides
 from manyfit.samplers.evolution import EvolutionSampler
-from manyfit.samplers.gp.sampler import Belief, GaussianProcessSampler
+from manyfit.samplers.gp.sampler import GaussianProcessSampler
 from manyfit.samplers.non_adaptive import GridSampler
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
@@ -62,6 +62,11 @@ class PortfolioSampler(Sampler):
     def settings(self) -> dict[str, Any]:
         """The name. The budget may be raised between sessions: it is no part of a project's identity."""
         return {"name": type(self).__name__}
+
+    def with_beliefs(self, beliefs: Sequence[Belief]) -> PortfolioSampler:
+        """See `Sampler.with_beliefs`."""
+        steered = besides(self.beliefs, beliefs)
+        return PortfolioSampler(self.max_trials, constraints=self.constraints, beliefs=steered)
 
     def choose(self, space: HyperParameters, num_trials: int) -> Selection:
         """The sampler for the next proposals.

@@ -17,7 +17,7 @@ from manyfit.stats.intervals import Array
 from manyfit.stats.ranking import expected_maximum
 
 MIN_EPOCHS = 8  # below it neither jitter nor its correlation can be told from the trend
-SEEDS_PER_JITTER = 1.5  # a run's noise over seeds, in jitters: what to take where nothing has been replicated
+_AROUND = 8  # epochs on each side of the best whose jitter says whether it has died down there
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,16 +29,14 @@ class Jitter:
     num_epochs: int  # that it was measured on
 
 
-def curve_jitter(curve: ArrayLike, *, rates: ArrayLike | None = None) -> Jitter:
+def curve_jitter(curve: ArrayLike) -> Jitter:
     """The jitter of the last epochs of a curve, by second differences: a trend does not count.
 
     Args:
         curve: the loss after each epoch; what is not finite ends what is looked at.
-        rates: the learning rate of each epoch. Where it has decayed the jitter is gone, though runs still differ: only
-            epochs above a tenth of the largest rate are looked at.
 
     Returns:
-        A deviation of NaN with fewer than 8 such epochs. It is a lower bound of the noise over seeds.
+        A deviation of NaN with fewer than 8 epochs. It is a lower bound of the noise over seeds.
 
     Raises:
         UsageError: not one number per epoch.
@@ -52,14 +50,7 @@ def curve_jitter(curve: ArrayLike, *, rates: ArrayLike | None = None) -> Jitter:
     0.1
     """
     y = _curve("curve_jitter(curve)", curve)
-    kept = np.isfinite(y)
-    if rates is not None:
-        rate = _curve("curve_jitter(rates)", rates)
-        if rate.shape != y.shape:
-            got = f"{rate.size} rates for {y.size} epochs"
-            raise UsageError(explain("curve_jitter(rates)", got, "one per epoch", "Leave them out."))
-        kept &= rate > 0.1 * rate.max()
-    y = _past_the_descent(_last_run(y, kept))
+    y = _past_the_descent(_last_run(y, np.isfinite(y)))
     if y.size < MIN_EPOCHS:
         return Jitter(math.nan, math.nan, int(y.size))
     # Lags 1 and 2 of the second differences give variance and correlation of first-order noise.
@@ -121,20 +112,20 @@ def effective_epochs(curve: ArrayLike, jitter: float) -> int:
     return max(1, int((trend <= trend.min() + 2 * jitter).sum()))
 
 
-def best_epoch_optimism(curve: ArrayLike, *, rates: ArrayLike | None = None, real_share: float = 0.0) -> float:
+def best_epoch_optimism(curve: ArrayLike) -> float:
     """By how much the loss of the best epoch is too good.
+
+    Where the learning rate decays, so does the jitter: an optimum that is found there is as little lucky as the epochs
+    around it swing.
 
     Args:
         curve: as in `curve_jitter`.
-        rates: as in `curve_jitter`.
-        real_share: how much of the jitter other rows would see too, as the weights move: the correlation over epochs
-            of two halves of the rows.
 
     Returns:
         0 or more; NaN where the jitter is unknown.
 
     Raises:
-        UsageError: not one number per epoch, or a share outside 0..1.
+        UsageError: not one number per epoch.
 
     Example:
 
@@ -142,13 +133,51 @@ def best_epoch_optimism(curve: ArrayLike, *, rates: ArrayLike | None = None, rea
     >>> round(best_epoch_optimism(3 + noise), 2) > 0.1
     True
     """
-    if not 0 <= real_share <= 1:
-        raise UsageError(explain("best_epoch_optimism(real_share)", real_share, "from 0 to 1", "Leave it out."))
-    jitter = curve_jitter(curve, rates=rates)
+    jitter = curve_jitter(curve)
     if not math.isfinite(jitter.deviation):
         return math.nan
-    count = effective_epochs(curve, jitter.deviation)
-    return jitter.deviation * expected_best(count, jitter.correlation) * (1 - real_share)
+    y = _curve("best_epoch_optimism(curve)", curve)
+    y = _last_run(y, np.isfinite(y))
+    count = effective_epochs(y, jitter.deviation)
+    return jitter.deviation * _share_left(y) * expected_best(count, jitter.correlation)
+
+
+def _share_left(y: Array) -> float:
+    """The jitter around the best epoch in units of that of the whole curve; 1 at most."""
+    best = int(y.argmin())
+    start = max(0, min(best - _AROUND, y.size - 2 * _AROUND))
+    there, everywhere = (
+        float((np.diff(part, 2) ** 2).mean()) for part in (y[start : start + 2 * _AROUND], _past_the_descent(y))
+    )
+    return min(1.0, math.sqrt(there / everywhere)) if everywhere > 0 else 0.0
+
+
+def loss_at_best(curve: ArrayLike) -> float:
+    """What the best epoch's loss would be without its luck.
+
+    The mean of two estimates: a parabola through the neighbours, and the lowest loss plus its expected luck. What
+    neighbours share of the luck is left in the first; the second has the error of the jitter's size. Half of each is
+    nearer to the truth than either, in level and in spread.
+
+    Args:
+        curve: the loss after each epoch.
+
+    Returns:
+        NaN without a finite epoch. With fewer than 8 the parabola alone, with fewer than 5 the lowest loss.
+
+    Raises:
+        UsageError: not one number per epoch.
+
+    Example:
+
+    >>> noise = np.random.default_rng(1).normal(0, 0.1, 40)
+    >>> (3 + noise).min().round(1), round(loss_at_best(3 + noise), 1)
+    (np.float64(2.7), 3.0)
+    """
+    smooth, luck = value_at_best(curve), best_epoch_optimism(curve)
+    if not math.isfinite(luck):
+        return smooth
+    return (smooth + float(np.nanmin(np.asarray(curve, dtype=float))) + luck) / 2
 
 
 def expected_best(count: int, correlation: float) -> float:

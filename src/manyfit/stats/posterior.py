@@ -19,8 +19,8 @@ the hopeless ones are says nothing about luck, and a single one of them would ot
 The prior is half-Cauchy (Gelman 2006). A flat one leaves the best of equal trials too good by .3 to .8 omega; a narrow
 one takes too much from a true winner. c = 3/4 was in the middle of both in simulations.
 
-Is an outstanding score skill, or a stroke of luck? Under normal noise it is skill. So f is one of two laws, normal
-noise or, with a chance of a quarter before the losses are seen, one with the tails of Student's t with 4 degrees.
+Is an outstanding score skill, or a stroke of luck? f is one of three laws that answer differently, and the losses say
+which is likely: see `posterior_grid`.
 
 Trials that lie far beyond the good ones are left out before the half is taken: where 6 of 10 learning rates are
 hopeless, the median is hopeless too.
@@ -39,21 +39,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.stats.intervals import Array, Interval, scaled_interval
+from manyfit.stats.posterior_grid import PosteriorGrid, posterior_grid
 from manyfit.stats.ranking import expected_maximum
 
 MIN_TRIALS = 5  # below it the spread of the truths cannot be told from luck
-_POINTS = 25  # of the grid, per axis
-_PRIOR_SCALE = 0.75  # of tau, in units of the noise
-_STEP = 400_000  # points times trials that are held at once
 _DISAGREEMENT = 0.3  # in a run's noise, from which on the two estimates count as different
-_HEAVY_DEGREES = 4.0
-# Student's law as normal laws of five variances, equally likely; their mean is 1.
-_HEAVY = 1 / special.gammaincinv(_HEAVY_DEGREES / 2, (np.arange(5) + 0.5) / 5)
-_HEAVY /= _HEAVY.mean()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,6 +138,7 @@ class SearchPosterior:
     noise: float
     grid: PosteriorGrid
     variances: Array  # w_k
+    runs: Array | None  # r_k; None: as the variances have it
     rule: GoodHalf
     common_row_variance: float
 
@@ -170,18 +164,8 @@ class SearchPosterior:
         >>> found.probability_best(rng=np.random.default_rng(0)).round(1).tolist()
         [0.6, 0.4]
         """
-        law, m, tau = self.grid.draw(rng, num_draws)
         measured = np.array([each.measured for each in self.finalists])
-        factors = np.where(law[:, None, None] == 0, 1.0, _tails(self.variances, self.grid.noise[0]))
-        spread = tau[:, None, None] ** 2 + self.variances[:, None] * factors  # (draws, finalists, laws of the noise)
-        likely = np.exp(-0.5 * (measured[:, None] - m[:, None, None]) ** 2 / spread) / np.sqrt(spread) + _TINY
-        likely = np.cumsum(likely, axis=2) / likely.sum(axis=2, keepdims=True)
-        which = (rng.random(likely.shape[:2])[..., None] > likely).sum(axis=2)
-        w = self.variances * np.take_along_axis(factors, which[..., None], axis=2)[..., 0]
-        share = (tau**2)[:, None] / ((tau**2)[:, None] + w)
-        # What rows do to all of them alike cancels: it is in no draw.
-        center = m[:, None] + share * (measured - m[:, None])
-        truth = center + np.sqrt(share * w) * rng.standard_normal(share.shape)
+        truth = self.grid.draw_truths(measured, self.variances, self.runs, rng, num_draws)
         lowest = truth == truth.min(axis=1, keepdims=True)
         shares: Array = (lowest / lowest.sum(axis=1, keepdims=True)).mean(axis=0)
         return shares
@@ -195,7 +179,7 @@ def search_posterior(
     places: Sequence[int | None] | None = None,
     common_row_variance: float = 0.0,
     degrees: float = math.inf,
-    heavy_tails: float = 0.25,
+    runs: Sequence[int] | None = None,
 ) -> SearchPosterior:
     """The losses of finalists on fresh seeds and rows, from everything that was run.
 
@@ -209,7 +193,8 @@ def search_posterior(
             tell how far truths lie apart, not the first alone.
         common_row_variance: what these rows do to all trials; added once to the variance of each level.
         degrees: of freedom of `noise`.
-        heavy_tails: how likely it is, before the losses are seen, that luck has heavy tails; 0 for never.
+        runs: how many each finalist's mean is of: the more, the less of it can be a single stroke of luck. None: as
+            many as make a run's variance into that of the mean.
 
     Raises:
         UsageError: no finite losses; a noise that is not above 0 and finite, or of another length; a variance below 0.
@@ -230,12 +215,14 @@ def search_posterior(
         raise UsageError(
             explain("search_posterior", got, "finite means, variances of 0 or more", "Leave out failed runs.")
         )
-    later = np.full((2, 1, y.size), np.nan)
-    for place, own, of_mean in zip(places or (), measured, w, strict=places is not None):
+    later = np.full((3, 1, y.size), np.nan)
+    counts = None if runs is None else np.array(runs, dtype=float)
+    for number, place in enumerate(places or ()):
         if place is not None:
-            later[:, 0, place] = own, of_mean
-    grid = posterior_grid(y[None], omega[None], later, heavy_tails=heavy_tails)
-    mean, variance = grid.moments(measured[None], w[None])
+            r = omega[place] ** 2 / max(w[number], 1e-9 * omega[place] ** 2) if counts is None else counts[number]
+            later[:, 0, place] = measured[number], w[number], r
+    grid = posterior_grid(y[None], omega[None], later)
+    mean, variance = grid.moments(measured[None], w[None], None if counts is None else counts[None])
     found = tuple(
         FinalistPosterior(float(own), float(mu), float(v) + common_row_variance, degrees)
         for own, mu, v in zip(measured, mean[0], variance[0], strict=True)
@@ -243,135 +230,9 @@ def search_posterior(
     scale = float(np.sqrt(np.mean(omega**2)))
     rule = good_half(y, scale)
     bound = scale * expected_maximum(y.size)
-    return SearchPosterior(found, int(mean[0].argmin()), bound, y.size, scale, grid, w, rule, common_row_variance)
-
-
-@dataclasses.dataclass(frozen=True)
-class PosteriorGrid:
-    """What is known of m, tau and the law of the noise, for many searches at once."""
-
-    m: Array  # (searches, points)
-    tau: Array  # (searches, points)
-    p: Array  # (searches, 2 laws, points of m, points of tau), sums to 1 per search
-    noise: Array  # (searches,)
-
-    def moments(self, measured: Array, variances: Array) -> tuple[Array, Array]:
-        """Mean and variance of the truths of finalists.
-
-        Args:
-            measured: (searches, finalists) means of all runs.
-            variances: (searches, finalists) w_k.
-
-        Returns:
-            Two arrays (searches, finalists).
-        """
-        means, squares = np.empty((2, 2, *measured.shape))
-        tau2 = self.tau[:, None, None, :] ** 2
-        m = self.m[:, None, :, None]
-        distance = measured[..., None, None] - m  # (searches, finalists, m, tau)
-        for law, factors in enumerate((np.ones((1, 1, 1)), _tails(variances, self.noise[:, None]))):
-            total, first, second = 0.0, 0.0, 0.0
-            for factor in np.moveaxis(factors, -1, 0):
-                w = (variances * factor)[..., None, None]
-                spread = tau2 + w
-                likely = np.exp(-0.5 * distance**2 / spread) / np.sqrt(spread) + _TINY
-                share = tau2 / spread
-                given = m + share * distance
-                total, first = total + likely, first + likely * given
-                second = second + likely * (given**2 + share * w)
-            p = self.p[:, None, law]
-            means[law], squares[law] = (p * first / total).sum(axis=(2, 3)), (p * second / total).sum(axis=(2, 3))
-        mean = means.sum(axis=0)
-        return mean, np.maximum(squares.sum(axis=0) - mean**2, 0.0)
-
-    def draw(self, rng: np.random.Generator, num_draws: int) -> tuple[Array, Array, Array]:
-        """Draws law, m and tau for the first search."""
-        points = rng.choice(self.p[0].size, size=num_draws, p=self.p[0].ravel())
-        law, row, column = np.unravel_index(points, self.p[0].shape)
-        return law.astype(float), self.m[0][row], self.tau[0][column]
-
-
-_TINY = 1e-300  # where a density underflows, all points are as unlikely
-
-
-def _tails(variances: Array, noise: Array | float) -> Array:
-    """The factors of w of heavy-tailed luck, (..., 5): means over several runs have lighter tails."""
-    single = np.square(noise)
-    runs = single / np.clip(variances, 1e-9 * single, single)
-    factors: Array = 1 + (_HEAVY - 1) / np.sqrt(runs)[..., None]
-    return factors
-
-
-def posterior_grid(
-    losses: Array, noise: Array, later: Array | None = None, *, heavy_tails: float = 0.25
-) -> PosteriorGrid:
-    """p(m, tau, law | losses), for many searches at once.
-
-    Args:
-        losses: (searches, trials), +inf for failed ones, at least one finite per search.
-        noise: the same shape.
-        later: (2, searches, trials) the mean of all runs of a trial and its variance; NaN for trials with one run.
-        heavy_tails: as in `search_posterior`.
-    """
-    order = np.argsort(losses, axis=1)
-    once = np.full((2, *losses.shape), np.nan) if later is None else later
-    tables = np.stack([np.take_along_axis(table, order, axis=1) for table in (losses, noise, *once)])
-    step = max(1, _STEP // (_POINTS**2 * losses.shape[1]))
-    parts = [_part_of_grid(tables[:, start : start + step], heavy_tails) for start in range(0, len(losses), step)]
-    return PosteriorGrid(*(np.concatenate(each) for each in zip(*parts, strict=True)))
-
-
-def _part_of_grid(tables: Array, heavy_tails: float) -> tuple[Array, Array, Array, Array]:
-    """As many searches as fit into memory at once; their losses are sorted."""
-    y, noise, *later = tables
-    worth = y <= _fence(y, noise)
-    half = (worth.sum(axis=1, keepdims=True) + 1) // 2
-    cut = np.take_along_axis(y, half - 1, axis=1)
-    seen = (y <= cut)[:, : int((y <= cut).sum(axis=1).max())]
-    y, noise, mean, w = (table[:, : seen.shape[1]] for table in (y, noise, *later))
-    typical = np.sqrt((noise**2).sum(axis=1, where=seen, keepdims=True) / seen.sum(axis=1, keepdims=True))
-    reach = np.maximum(cut - y[:, :1], typical)
-    m = cut + reach * np.linspace(-1.5, 1.5, _POINTS)
-    # Middles of steps: a point at 0 would count for a whole step, and equal trials would look too equal.
-    tau = reach * 2.5 * (np.arange(_POINTS) + 0.5) / _POINTS
-    # The search's own loss says who is seen; what more runs say of those counts in its place.
-    known = np.isfinite(mean)
-    y, variance = np.where(seen, np.where(known, mean, y), 0.0), np.where(known, w, noise**2)
-    # Those above the cut have one noise, the typical one.
-    above = (worth.sum(axis=1) - seen.sum(axis=1))[:, None, None]
-    log_p = np.full((len(y), 2, _POINTS, _POINTS), -np.inf)
-    for law, (chance, factors) in enumerate(
-        ((1 - heavy_tails, np.ones((1, 1, 1))), (heavy_tails, _tails(variance, noise)))
-    ):
-        if chance > 0:
-            density, tail = 0.0, 0.0
-            for place, factor in enumerate(np.moveaxis(factors, -1, 0)):
-                # (searches, tau, trials) outside the square: the exponential of (searches, m, tau, trials) is dear.
-                inverse = 1 / (tau[:, :, None] ** 2 + (factor * variance)[:, None])
-                density = density + _normal(m, y, inverse) / factors.shape[-1]
-                scale = np.sqrt(tau**2 + (_HEAVY[place] if law else 1.0) * typical**2)[:, None]
-                tail = tail + special.ndtr((m - cut)[:, :, None] / scale) / factors.shape[-1]
-            fit = np.where(seen[:, None, None], np.log(density + _TINY), 0.0).sum(axis=-1)
-            log_p[:, law] = fit + above * np.log(tail + _TINY) + np.log(chance)
-    log_p -= np.log1p((tau / (_PRIOR_SCALE * typical)) ** 2)[:, None, None]
-    p = np.exp(log_p - log_p.max(axis=(1, 2, 3), keepdims=True))
-    return m, tau, p / p.sum(axis=(1, 2, 3), keepdims=True), typical[:, 0]
-
-
-def _normal(m: Array, y: Array, inverse: Array) -> Array:
-    """Normal densities (searches, m, tau, trials) from inverse variances (searches, tau, trials)."""
-    distance = (m[:, :, None] - y[:, None]) ** 2
-    density: Array = np.sqrt(inverse)[:, None] * np.exp(-0.5 * distance[:, :, None] * inverse[:, None])
-    return density
-
-
-def _fence(y: Array, noise: Array) -> Array:
-    """Beyond it a trial is hopeless; y is sorted. The best quarter sets the measure; luck reaches no further."""
-    finite = np.isfinite(y).sum(axis=1, keepdims=True)
-    # A quarter of all: a trial that failed and one that is hopeless weigh the same.
-    quarter = np.take_along_axis(y, np.minimum(finite, (y.shape[1] + 3) // 4) - 1, axis=1)
-    fence: Array = quarter + np.maximum(3 * (quarter - y[:, :1]), 5 * noise[:, :1])
-    return fence
+    return SearchPosterior(
+        found, int(mean[0].argmin()), bound, y.size, scale, grid, w, counts, rule, common_row_variance
+    )
 
 
 def _losses(where: str, losses: ArrayLike) -> Array:

@@ -17,6 +17,7 @@ project/
   predictions/3-confirm-0.npz what an execution that confirmed it scored on each of those rows
   predictions/3-fold-0.npz    likewise of a model of a fold that was trained after the search
   predictions/labels.npz      the targets of the rows of the search
+  winner/                     the best model that a `fit` has come to (fitting/winner_files.py)
   trial_3/                    files of the user's own; KerasTuner's weights; the estimator of a SklearnTuner
   oracle.json, tuner0.json    KerasTuner's files, where they are asked for
 ```
@@ -42,6 +43,8 @@ _BESIDE_DATABASE = ("-wal", "-shm", "-journal")  # SQLite's own
 #: Phases whose weights are kept beside those of the search.
 _PHASES = ("confirm", "proof", "fold")
 _AFTER_ID = rf"-(?:(?:{'|'.join(_PHASES)})-)?\d+\.(?:npz|state|pickle)"
+_WINNER = r"winner\.(?:keras|npz|pickle|json)"
+_OF_ENSEMBLE = r"(?:manifest|manyfit)\.json|pool\.npz|member_\d+_\d+\.(?:keras|pickle)"
 #: Ids as oracles give them, for projects whose own list of trials cannot be read.
 _NUMBERED = r"\d+"
 
@@ -140,6 +143,11 @@ class ProjectLayout:
         """The folder of kept predictions."""
         return self.folder / "predictions"
 
+    @property
+    def winner(self) -> Path:
+        """The folder of the best model that a `fit` has come to."""
+        return self.folder / "winner"
+
     # What is Manyfit's -------------------------------------------------------------------------------------------
 
     def own_files(self, trial_ids: Collection[str] | None, *, of_keras_tuner: Collection[str] = ()) -> list[Path]:
@@ -153,6 +161,8 @@ class ProjectLayout:
         ids = f"(?:{PARTIAL})?(?:{ids})"
         found = _matching(self._models, ids + _AFTER_ID)
         found += _matching(self.predictions, rf"{ids}{_AFTER_ID}|(?:{PARTIAL})?labels\.npz")
+        found += _matching(self.winner, rf"(?:{PARTIAL})?{_WINNER}")
+        found += [path for folder in self._winner_folders() for path in _matching(folder, _OF_ENSEMBLE)]
         for folder in self._trial_folders(trial_ids):
             paths = [folder / _ESTIMATOR, folder / _KERAS_WEIGHTS, *([folder / _TRIAL_JSON] if of_keras_tuner else [])]
             found += [path for path in paths if _is_plain(path)]
@@ -163,8 +173,15 @@ class ProjectLayout:
 
     def own_folders(self, trial_ids: Collection[str] | None) -> list[Path]:
         """The folders that `own_files` lie in: to be removed once they are empty."""
-        folders = [self._models, self.predictions, *self._trial_folders(trial_ids)]
+        folders = [self._models, self.predictions, *self._winner_folders(), self.winner]
+        folders += self._trial_folders(trial_ids)
         return [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
+
+    def _winner_folders(self) -> list[Path]:
+        """Ensembles that have been winners, each in a folder of its own."""
+        if self.winner.is_symlink():
+            return []
+        return [path for path in self.winner.glob("ensemble-*") if path.is_dir() and not path.is_symlink()]
 
     def database_files(self) -> list[Path]:
         """The database, and what SQLite keeps beside it."""
@@ -183,6 +200,7 @@ class ProjectLayout:
         """Links in the places of files and folders of the project: what is written there would land elsewhere."""
         places = [self.database, *(self.folder / f"{DATABASE_NAME}{ending}" for ending in _BESIDE_DATABASE)]
         places += [self.lock, self.holder, self.oracle_file, self._models, self.predictions]
+        places += [self.winner, *self.winner.glob("*")]
         found = [path for path in places if path.is_symlink()]
         for folder, names in ((self._models, ".+" + _AFTER_ID), (self.predictions, rf".+{_AFTER_ID}|labels\.npz")):
             if not folder.is_symlink():

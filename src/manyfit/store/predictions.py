@@ -27,6 +27,7 @@ import numpy as np
 from manyfit.core.errors import ProjectError, UsageError, explain, first_line
 from manyfit.core.files import replaced
 from manyfit.data.kinds import FitData, Indices, is_nested, leaves, map_leaves
+from manyfit.data.row_names import NamedBy, RowNames
 from manyfit.store.layout import PredictionFiles
 
 MAX_BYTES = 16 * 2**20  # per trial, before compression
@@ -204,11 +205,14 @@ class Labels:
     y: FitData  # (n, ...), or a list or dictionary of such, one for each output
     sample_weight: FitData  # (n,), or one for each output; None: all count alike
     groups: np.ndarray | None = None  # (n,) numbers: rows of one are not independent of each other; None: all are
+    names: RowNames | None = None  # what the user calls the rows; None: nobody knows (before 0.2, and of pipelines)
 
     def take(self, places: Indices) -> Labels:
         """Some of the rows, by where they lie here."""
         y, weight = (map_leaves(lambda leaf: leaf[places], part) for part in (self.y, self.sample_weight))
-        return Labels(self.row_ids[places], y, weight, None if self.groups is None else self.groups[places])
+        groups = None if self.groups is None else self.groups[places]
+        names = None if self.names is None else self.names.take(places)
+        return Labels(self.row_ids[places], y, weight, groups, names)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -267,6 +271,8 @@ class Archive:
         """Keeps the labels of the data set; those of another data set are replaced."""
         parts = {"y": labels.y, "sample_weight": labels.sample_weight, "groups": labels.groups}
         arrays = {name: array for part, data in parts.items() for name, array in _named(part, data).items()}
+        if labels.names is not None:
+            arrays |= {"names": labels.names.names, "named_by": np.array(str(labels.names.named_by))}
         with replaced(self._files.labels) as partial:
             np.savez_compressed(partial, row_ids=labels.row_ids, **arrays)  # type: ignore[arg-type]
 
@@ -277,7 +283,8 @@ class Archive:
             return None
         with _reading(path), np.load(path, allow_pickle=False) as arrays:
             y, weight, groups = (_read(name, arrays) for name in ("y", "sample_weight", "groups"))
-            return Labels(arrays["row_ids"], y, weight, groups)
+            known = RowNames(arrays["names"], NamedBy(str(arrays["named_by"]))) if "names" in arrays else None
+            return Labels(arrays["row_ids"], y, weight, groups, known)
 
     def keep(
         self,

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from manyfit.core.costs import Costs
 from manyfit.core.records import Ending, Observation, Value, Values
 from manyfit.samplers.base import Sampler
 from manyfit.space.encoding import Encoding
@@ -99,6 +100,19 @@ def random_history(space: HyperParameters, num_trials: int, loss: float | None =
     drawn = encoding.random_many(num_trials, np.random.default_rng(20))
     different = {encoding.key(values): values for values in drawn}
     return [observe(values, i, loss) for i, values in enumerate(different.values())]
+
+
+def with_costs(history: Sequence[Observation], costs: Callable[[Values], Costs | None]) -> list[Observation]:
+    """A history whose trials have cost what is said of their values."""
+    return [dataclasses.replace(each, costs=costs(each.values)) for each in history]
+
+
+def costs_by_structure(values: Values) -> Costs | None:
+    """What trials cost that share a program where they differ in fractional numbers only; of some nobody knows it."""
+    whole = {name: value for name, value in values.items() if not isinstance(value, float)}
+    structure = json.dumps(whole, sort_keys=True)
+    known = sum(structure.encode()) % 5 > 0
+    return Costs(structure, build=0.1, compile=4.5, epoch=0.1, predict=0.05) if known else None
 
 
 class SamplerSuite(abc.ABC):
@@ -234,6 +248,33 @@ class SamplerSuite(abc.ABC):
             assert len(self.ask(space, [*earlier, *own], count=3)) == 3
         finite = [dataclasses.replace(each, earlier=True) for each in random_history(finite_space(), 50)]
         assert len(self.ask(finite_space(), finite, count=20)) == NUM_FINITE
+
+    def test_costs_that_are_equal_change_nothing(self) -> None:
+        """Where every trial costs the same, proposals are those of a history without costs."""
+        equal: list[Callable[[Values], Costs]] = [
+            lambda values: Costs("one", epoch=0.1),
+            lambda values: Costs(json.dumps(dict(values)), epoch=0.1),
+            lambda values: Costs(None, compile=4.5, epoch=0.1),
+        ]
+        for make_space in (mixed_space, conditional_space):
+            space = make_space()
+            for num_trials in (1, 12):
+                history = random_history(space, num_trials)
+                without = self.ask(space, history, count=2)
+                assert all(self.ask(space, with_costs(history, costs), count=2) == without for costs in equal)
+
+    def test_costs_that_differ(self) -> None:
+        """Structures that are dear, and trials whose costs nobody has measured."""
+        for make_space in (mixed_space, conditional_space):
+            space = make_space()
+            history = with_costs(random_history(space, 24), costs_by_structure)
+            pending = self.ask(space, history, count=2, seed=1)
+            assert len(self.ask(space, history, pending, count=9, seed=2)) == 9
+        space, history = finite_space(), []
+        for trial in range(NUM_FINITE):
+            (values,) = self.ask(space, history, seed=trial)
+            history += with_costs([observe(values, trial)], costs_by_structure)
+        assert self.ask(space, history, seed=99) == []
 
     def test_hyperparameters_that_are_discovered_late(self) -> None:
         """Trials that do not know a hyperparameter had its default; proposals do know it."""

@@ -49,6 +49,26 @@ class Permissions:
     share_order: bool = True
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class BestEpoch:
+    """An epoch that has just ended, and is the best of its execution so far.
+
+    Attributes:
+        plan: the execution.
+        num_epochs: that it has trained.
+        loss: of the objective; lower is better.
+        model: its Keras model, whose variables may be out of date, or a fitted estimator.
+        weights: fetches the epoch's weights, in the order of `model.get_weights()`; None: the model is as it was
+            measured, which estimators are.
+    """
+
+    plan: Plan
+    num_epochs: int
+    loss: float
+    model: Any
+    weights: Callable[[], Sequence[Any]] | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What is to be trained: how to build a model, the call of `fit`, and what the trainer may do.
@@ -76,6 +96,8 @@ class Task:
     # Which rows of x and y train and validate; None: as the arguments say.
     split_for: Callable[[Plan], Split] | None = None
     classes: Sequence[str] | None = None  # names of the classes that y holds places of; None: they have none
+    # Called whenever epochs have been reported, with those that are the best of their executions, in this process only.
+    watch: Callable[[Sequence[BestEpoch]], None] | None = None
     keep: Callable[[Sequence[tuple[Plan, Any]]], None] | None = (
         None  # called with executions whose weights were written, and their models of the best epoch
     )

@@ -16,7 +16,7 @@ from manyfit.core.clock import Clock
 from manyfit.core.errors import FatalValueError, explain
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Plan
-from manyfit.training.base import OutOfTime, Supply
+from manyfit.training.base import BestEpoch, OutOfTime, Supply
 
 UserCallbacks: TypeAlias = (
     keras.callbacks.Callback | keras.callbacks.CallbackList | Sequence[keras.callbacks.Callback] | None
@@ -235,12 +235,16 @@ class BestWeights(keras.callbacks.Callback):
     Args:
         objective: what makes an epoch the best; None keeps the last epoch's.
         plan: may name an epoch that is kept in place of the best.
+        watch: see `Task.watch`.
     """
 
-    def __init__(self, objective: Objective | None, plan: Plan) -> None:
+    def __init__(
+        self, objective: Objective | None, plan: Plan, watch: Callable[[Sequence[BestEpoch]], None] | None = None
+    ) -> None:
         super().__init__()
         self.objective = objective
         self.plan = plan
+        self.watch = watch
         self.swaps = False  # whether other callbacks change weights for a validation; they are copied then
         self._validated: list[np.ndarray] | None = None
         self.weights: list[np.ndarray] | None = None
@@ -255,10 +259,15 @@ class BestWeights(keras.callbacks.Callback):
         if self.objective is None:
             return
         loss = self.plan.rank(epoch, self.objective.epoch_loss(histories.numbers_of(logs)))
-        if loss < self.loss:
+        has_improved = loss < self.loss
+        if has_improved:
             self.loss = loss
             # In memory: most best epochs are followed by a better one, and a file each would be written for nothing.
             self.weights = validated or self.model.get_weights()
+        if self.watch is not None:
+            kept = self.weights or []
+            found = BestEpoch(self.plan, epoch + 1, loss, self.model, lambda: kept)
+            self.watch([found] if has_improved else [])
 
 
 def separate_files(callbacks: Sequence[keras.callbacks.Callback], plan: Plan) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ from manyfit.core.records import Configuration, Ending, Plan, Result
 from manyfit.data.classes import named_classes
 from manyfit.data.kinds import Ability, is_nested
 from manyfit.data.rows import FitData, Rows
-from manyfit.training.base import Supply, Task, judge
+from manyfit.training.base import BestEpoch, Supply, Task, judge
 from manyfit.training.boosting import (
     Estimator,
     LabelledRows,
@@ -110,6 +111,9 @@ class Estimators(KerasFit):
         if plan.weights_path is not None:
             with self.aside.keeping("estimators"):
                 write_estimator(pickle_path(plan.weights_path), final)
+        if task.watch is not None and task.objective is not None:
+            loss = min(task.objective.epoch_losses(result.history), default=math.inf)
+            task.watch([BestEpoch(plan, result.num_epochs, loss, final)])
         if plan.keeps_predictions and task.keep is not None:
             started = time.perf_counter()
             with self.aside.keeping("predictions"):

@@ -128,7 +128,7 @@ class _Run:
     ) -> None:
         self.task, self.aside, self.labels, self.known = task, aside, labels, known
         self.reporter = Reporter(plan, supply)
-        self.keeper = BestWeights(task.objective, plan)
+        self.keeper = BestWeights(task.objective, plan, task.watch)
         self.model: keras.Model | None = None
         self.result = Result(plan, Ending.COMPLETED, self.reporter.history)
         self.loss_scale = LossScaleCallback()

@@ -35,7 +35,7 @@ def write_weights(path: str | Path, arrays: Sequence[Any], *, build_config: Mapp
         ProjectError: the disk is full or the file cannot be written.
     """
     path = Path(path)
-    entries = {f"{index:05d}": _storable(array) for index, array in enumerate(arrays)}
+    entries = {f"{index:05d}": storable(array) for index, array in enumerate(arrays)}
     if build_config:
         entries[_BUILD_CONFIG] = np.array(json.dumps(build_config))
     with written_whole(path, "weights") as partial:
@@ -109,7 +109,8 @@ def _unfit(path: str | Path, error: Exception) -> ProjectError:
     )
 
 
-def _storable(array: object) -> np.ndarray:
+def storable(array: object) -> np.ndarray:
+    """An array as NumPy's files can hold it."""
     array = np.asarray(array)
     # NumPy's format knows no bfloat16; float32 holds all of its values.
     return array if array.dtype.kind in "biufc" else array.astype(np.float32)

@@ -32,6 +32,7 @@ from manyfit.training.base import Permissions, Task
 from manyfit.tuners import ensembling
 from manyfit.tuners.finished import FinishedTuner, Training
 from manyfit.tuners.keeping import Keeper
+from manyfit.tuners.rows_in_common import shared_rows
 from manyfit.tuners.searched import Foretold, SearchedProject, cuts_of
 
 _FEWEST_FOLDS = 3  # the choice of weights leaves out two, and learns from the rest
@@ -239,7 +240,7 @@ class Bagging:
         options: Mapping[str, Any],
     ) -> Ensemble:
         """The ensemble of the bags."""
-        places = ensembling.shared_rows([one.kept.row_ids for one in told])
+        places = shared_rows([one.kept.row_ids for one in told])
         where = told[0].kept.rows[places[0]]
         y, weight = (map_leaves(lambda leaf: leaf[where], as_arrays(part)) for part in (rows.y, rows.sample_weight))
         related = plan.folds.related

@@ -13,6 +13,7 @@ from manyfit.data.rows import Rows
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import model_predictions
 from manyfit.ensemble.outputs import Prediction
+from manyfit.ensemble.outside import OutsidePredictions
 from manyfit.finish import cross_validation as crossing
 from manyfit.training.base import Task
 from manyfit.tuners import ensembling
@@ -46,6 +47,7 @@ class Combining:
         y: FitData,
         *,
         others: Sequence[SearchedProject],
+        outside: Sequence[OutsidePredictions] = (),
         options: Mapping[str, Any],
     ) -> Ensemble:
         """See `Tuner.ensemble`.
@@ -56,8 +58,10 @@ class Combining:
         options = {"seed": self._oracle.seed, **options}
         ensemble, preferred = None, ensembling.metric_of(self._oracle.objective)
         if x is None and models is None:
-            ensemble = ensembling.ensemble_of_searches([self._project, *others], preferred=preferred, **options)
-        elif others:
+            ensemble = ensembling.ensemble_of_searches(
+                [self._project, *others], outside, preferred=preferred, **options
+            )
+        elif others or outside:
             got = "models= or x= besides"
             raise UsageError(
                 explain("ensemble(others)", got, "the predictions that searches kept", "Leave models, x and y out.")

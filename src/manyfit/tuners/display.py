@@ -9,7 +9,7 @@ from manyfit.oracles import Oracle, Trial, endings
 from manyfit.oracles.replication import Replication
 from manyfit.report import terminal
 from manyfit.report.colours import is_rich, trial_line
-from manyfit.tuners.results import Results
+from manyfit.tuners.results import results_of
 
 
 class TrialDisplay:
@@ -111,7 +111,7 @@ def print_summary(oracle: Oracle, project_dir: str, num_trials: int, contenders:
         for line in oracle.book.ranking.notes(trial, front):
             print(line)
     if oracle.scheduler.max_epochs is not None:
-        spent = Results.of(list(oracle.trials.values()), oracle.scheduler.max_epochs)
+        spent = results_of(list(oracle.trials.values()), oracle.scheduler.max_epochs)
         print(f"\nEpochs: {spent.epochs_spent} trained; {spent.epochs_full} without the scheduler.")
     if contenders is not None:
         print(f"\n{contenders.sentence()}")

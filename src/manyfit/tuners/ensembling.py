@@ -2,9 +2,9 @@
 
 A search keeps what every execution predicted of the rows that it did not train on. So weights are learned without
 training or predicting anything, and only models that get weight are loaded. Where several searches take part, their
-rows are matched by their content: who shuffled the data in between, or cut them otherwise, still gets an honest
-ensemble of the rows that all of them left out, or an error, never predictions of one row compared with the target of
-another.
+rows are matched (`rows_in_common`): who shuffled the data in between, cut them otherwise, or encoded them in another
+way, still gets an honest ensemble of the rows that all of them left out, or an error, never predictions of one row
+compared with the target of another. Predictions of other programs' join by the names of rows.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import EnsembleMember
 from manyfit.ensemble.metrics import named_metric
 from manyfit.ensemble.outputs import Prediction
+from manyfit.ensemble.outside import OutsidePredictions
 from manyfit.ensemble.settings import EnsembleSettings, RowCuts
 from manyfit.ensemble.weights.greedy import complementary_members
 from manyfit.oracles import Oracle, Trial
-from manyfit.store.predictions import Labels
 from manyfit.training.base import Task
+from manyfit.tuners.rows_in_common import ToldRows, check_labels, rows_in_common, shared_rows
 from manyfit.tuners.searched import (
     MOST_CANDIDATES,
     Foretold,
@@ -45,7 +46,11 @@ from manyfit.tuners.searched import (
 
 
 def ensemble_of_searches(
-    projects: Sequence[SearchedProject], *, preferred: str | None = None, **options: Any
+    projects: Sequence[SearchedProject],
+    outside: Sequence[OutsidePredictions] = (),
+    *,
+    preferred: str | None = None,
+    **options: Any,
 ) -> Ensemble | None:
     """Fits an ensemble on the predictions that searches kept, and loads only the models that get weight.
 
@@ -54,8 +59,9 @@ def ensemble_of_searches(
     model is loaded for it, which tells the task by the loss that it was compiled with. Last the models with weight.
 
     Args:
-        projects: one or several; rows are matched by their identities, and rows that not all of them predicted are
+        projects: one or several; rows are matched, see `rows_in_common`, and rows that not all of them predicted are
             left out.
+        outside: predictions of other programs, a member each; they know the first project's rows by their names.
         preferred: the metric of the search's objective, for models with one output; None: it is none of predictions.
         **options: of `Ensemble.fit`.
 
@@ -64,62 +70,84 @@ def ensemble_of_searches(
 
     Raises:
         UsageError: predictions of other rows than the labels', or projects without a row (and its target) in common.
+        UsageError: outside predictions that lack a row, or have other columns.
     """
     # Labels lie beside the predictions, so this works in a process that has no data, and for other projects.
     searched = [(one, models_of(one), one.tuner.predictions_archive.labels()) for one in projects]
     lacking = next((one.tuner for one, found, labels in searched if labels is None or not found), None)
     if lacking is not None:
-        if len(projects) == 1:
+        if len(projects) == 1 and not outside:
             return None  # the caller has models and rows of its own to fall back to; other projects' are not at hand
-        raise UsageError(
-            explain(
-                "ensemble(others)",
-                f'project "{lacking.project_dir}", which keeps no predictions together with models',
-                "searches whose validation rows are arrays",
-                "Search there with validation_data=(x, y) and keep_predictions=True, or pass models, x and y.",
-            )
-        )
+        raise _keeps_nothing(lacking)
     several = len(projects) > 1
     named = [
         (dataclasses.replace(one, name=f"{project.tuner.project_name}, {one.name}" if several else one.name), labels)
         for project, found, labels in searched
         for one in found
+        if labels is not None
     ]
     # Those without models come last, of all projects: they take part in no more than the choice among all.
     named.sort(key=lambda pair: pair[0].load is None)
-    everyone, num_shown = [one for one, _ in named], sum(one.load is not None for one, _ in named)
-    places = shared_rows([one.foretold.kept.row_ids for one in everyone])
-    targets = _labels_of(everyone, places, [labels for _, labels in named])
-    members = [one.member(rows) for one, rows in zip(everyone, places, strict=True)]
-    budget = getattr(options.get("settings"), "budget", None)
-    costs_count = budget is not None and (budget.max_bytes is not None or budget.max_latency_seconds is not None)
-    # The first model tells the task by the loss it was compiled with; a budget has to weigh all of them.
-    members = [
-        dataclasses.replace(member, model=one.load())
-        if one.load is not None and (costs_count or one is everyone[0])
-        else member
-        for member, one in zip(members, everyone, strict=True)
-    ]
-    told = [one.foretold for one in everyone]
-    known: dict[str, Any] = {"sample_weight": targets.sample_weight, "cuts": cuts_of(told, places, targets.groups)}
+    everyone, num_loadable = [one for one, _ in named], sum(one.load is not None for one, _ in named)
+    told = [ToldRows(one.name, one.foretold.kept, labels) for one, labels in named]
+    match = rows_in_common(told)
+    targets = told[0].targets(match.places[0])
+    members = _members_of(everyone, match.places, options.get("settings"))
+    classes = Classes.of_project(projects[0].tuner.store)
+    strangers = [one.member(targets.names, members[0], classes) for one in outside]
+    # Nobody knows which of the strangers' models predicted a row, so models cannot leave together with their rows.
+    foretold_by_each = [one.foretold for one in everyone]
+    cuts = RowCuts(targets.groups) if strangers else cuts_of(foretold_by_each, match.places, targets.groups)
+    known: dict[str, Any] = {"sample_weight": targets.sample_weight, "cuts": cuts}
     if preferred is not None and not is_nested(targets.y):
         known["metric"] = preferred
-    ensemble = Ensemble.fit(members, targets.y, num_shown=num_shown, **known | options)
-    used = set(ensemble.pool.support.tolist())
-    shown = everyone[:num_shown]
+    joined = [*members[:num_loadable], *strangers, *members[num_loadable:]]
+    ensemble = Ensemble.fit(joined, targets.y, num_shown=num_loadable + len(strangers), **known | options)
+    used, shown = set(ensemble.pool.support.tolist()), everyone[:num_loadable]
     models = [
         # Most members get no weight, and a model costs a build: the others stay unloaded.
         one.load() if index in used and not member.models and one.load is not None else None
         for index, (one, member) in enumerate(zip(shown, members, strict=False))
     ]
-    notes = []
+    notes = [match.note] if match.note else []
     total = max(len(one.kept.row_ids) for one in told)
-    if len(places[0]) < total:  # said, since an interval for few rows is wide and nobody would know why
-        notes.append(
-            f"Weights are learned on the {len(places[0])} rows, of up to {total}, that all searches predicted."
-        )
+    if (
+        count := len(match.places[0])
+    ) < total:  # said, since an interval for few rows is wide and nobody would know why
+        notes.append(f"Weights are learned on the {count} rows, of up to {total}, that all searches predicted.")
     retrain = retrainer_of([one.origin for one in shown], [one.num_seeds for one in shown])
-    return ensemble.with_models(models).with_retrainer(retrain, notes=notes)
+    return ensemble.with_models([*models, *(None for _ in strangers)]).with_retrainer(retrain, notes=notes)
+
+
+def _members_of(
+    everyone: Sequence[SearchedModel], places: Sequence[np.ndarray], settings: EnsembleSettings | None
+) -> list[EnsembleMember]:
+    """The members on the common rows, with the models that are needed before weights are known."""
+    # They are matched: whatever the identities of their own encodings were, these are one and the same rows.
+    identities = everyone[0].foretold.kept.row_ids[places[0]]
+    members = [
+        dataclasses.replace(one.member(rows), row_ids=identities) for one, rows in zip(everyone, places, strict=True)
+    ]
+    budget = None if settings is None else settings.budget
+    costs_count = budget is not None and (budget.max_bytes is not None or budget.max_latency_seconds is not None)
+    # The first model tells the task by the loss it was compiled with; a budget has to weigh all of them.
+    return [
+        dataclasses.replace(member, model=one.load())
+        if one.load is not None and (costs_count or one is everyone[0])
+        else member
+        for member, one in zip(members, everyone, strict=True)
+    ]
+
+
+def _keeps_nothing(tuner: SearchedTuner) -> UsageError:
+    return UsageError(
+        explain(
+            "ensemble(others)",
+            f'project "{tuner.project_dir}", which keeps no predictions together with models',
+            "searches whose validation rows are arrays",
+            "Search there with validation_data=(x, y) and keep_predictions=True, or pass models, x and y.",
+        )
+    )
 
 
 def with_class_names(ensemble: Ensemble, facts: ProjectFacts) -> Ensemble:
@@ -145,6 +173,7 @@ def retrainer_of(
 
     def retrain(used: Sequence[int], **options: Any) -> dict[int, Any]:
         models: dict[int, Any] = {}
+        used = [index for index in used if index < len(origins)]  # behind them are members of no search
         for project in dict.fromkeys(origins[index][0] for index in used):
             mine: dict[str, list[int]] = {}
             for index in used:
@@ -192,7 +221,7 @@ def diverse_trials(tuner: SearchedTuner, count: int) -> tuple[list[Trial], list[
         )
     places = shared_rows([found.row_ids for _, found in kept])
     where = kept[0][1].rows[places[0]]
-    _check_labels(f"trial {kept[0][0].trial_id}", labels, where, kept[0][1].row_ids[places[0]])
+    check_labels(f"trial {kept[0][0].trial_id}", labels, where, kept[0][1].row_ids[places[0]])
     targets = labels.take(where)
     members = [
         EnsembleMember(f"trial {trial.trial_id}", predictions=found.take(rows).predictions)
@@ -219,75 +248,6 @@ def best_execution(oracle: Oracle, trial: Trial) -> int:
     """The execution of a trial with the best score."""
     loss = oracle.objective.loss
     return min(trial.executions, key=lambda index: loss(trial.executions[index].score), default=0)
-
-
-def shared_rows(row_ids: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """For each array of row identities, where the rows lie that all of them have, in one common order.
-
-    Rows that are there several times are matched as often as all arrays have them: the second copy with the second
-    copy. Which of two equal rows is which does not matter, since their features and targets are the same.
-
-    Raises:
-        UsageError: no row is in all of them.
-
-    Example:
-
-    >>> [rows.tolist() for rows in shared_rows([np.array([7, 8, 9]), np.array([9, 5, 7])])]
-    [[0, 2], [2, 0]]
-    """
-    # Nearly always all searches validated on the same rows in the same order, and this is all there is to do.
-    if all(np.array_equal(ids, row_ids[0]) for ids in row_ids):
-        return [np.arange(len(ids)) for ids in row_ids]
-    places: list[dict[tuple[int, int], int]] = []
-    for ids in row_ids:
-        seen: dict[int, int] = {}
-        here: dict[tuple[int, int], int] = {}
-        for place, identity in enumerate(ids.tolist()):
-            seen[identity] = seen.get(identity, -1) + 1
-            here[identity, seen[identity]] = place
-        places.append(here)
-    common = [key for key in places[0] if all(key in here for here in places[1:])]
-    if not common:
-        raise UsageError(
-            explain(
-                "ensemble()",
-                "kept predictions of different rows: not one, with its target, is common to all members",
-                "searches that validated on the same rows",
-                "Pass the same validation_data=(x, y) to every search, or pass models, x= and y=.",
-            )
-        )
-    return [np.array([here[key] for key in common]) for here in places]
-
-
-def _labels_of(
-    candidates: Sequence[SearchedModel], places: Sequence[np.ndarray], labels: Sequence[Labels | None]
-) -> Labels:
-    """What is known of the shared rows, after a check that every candidate's rows are the labels'."""
-    targets: Labels | None = None
-    for one, rows, own in zip(candidates, places, labels, strict=True):
-        assert own is not None  # our bug: the caller asks
-        kept = one.foretold.kept
-        _check_labels(one.name, own, kept.rows[rows], kept.row_ids[rows])
-        targets = own.take(kept.rows[rows]) if targets is None else targets
-    assert targets is not None  # our bug: there is a candidate
-    return targets
-
-
-def _check_labels(name: str, labels: Labels, places: np.ndarray, row_ids: np.ndarray) -> None:
-    """Refuses predictions of other rows than those at these places among the labels.
-
-    A place alone proves nothing: another search in the same folder may have written other labels since.
-    """
-    if places.max() < len(labels.row_ids) and np.array_equal(labels.row_ids[places], row_ids):
-        return
-    raise UsageError(
-        explain(
-            f"ensemble(), {name}",
-            "kept predictions of other rows than the latest search's validation rows",
-            "predictions of the same rows from every member",
-            "Pass x= and y= to have one set of rows predicted by all, or search again with overwrite=True.",
-        )
-    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -324,7 +284,7 @@ def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> LearnedFrom
     if labels is None or len(found) < len(by_trial):
         return None
     for trial_id, told in zip(by_trial, found, strict=True):
-        _check_labels(f"trial {trial_id}", labels, told.kept.rows, told.kept.row_ids)
+        check_labels(f"trial {trial_id}", labels, told.kept.rows, told.kept.row_ids)
     # Executions that were cut off by the size cap at different rows cannot be compared row by row.
     rows = found[0].kept.rows
     if any(not np.array_equal(told.kept.rows, rows) for told in found):

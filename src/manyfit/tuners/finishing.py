@@ -23,6 +23,7 @@ from manyfit.data.arguments import check_retrain
 from manyfit.data.call import Call
 from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.ensemble import Ensemble
+from manyfit.ensemble.outside import OutsidePredictions
 from manyfit.finish import confirm as confirming
 from manyfit.finish import cross_validation as crossing
 from manyfit.finish import evaluation as evaluating
@@ -39,6 +40,7 @@ from manyfit.tuners.bags import Bagging, BagSettings
 from manyfit.tuners.combining import Combining
 from manyfit.tuners.final_models import FinalModels, names_of
 from manyfit.tuners.finished import FinishedTuner, Training
+from manyfit.tuners.recording import record_ensemble
 from manyfit.tuners.searched import SearchedProject
 
 SaveTo: TypeAlias = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
@@ -316,11 +318,14 @@ class Finish:
         y: FitData,
         *,
         others: Sequence[SearchedProject],
+        outside: Sequence[OutsidePredictions] = (),
         options: Mapping[str, Any],
     ) -> Ensemble:
         """See `Tuner.ensemble`."""
-        found = self.final.counted(self._combining.ensemble(models, x, y, others=others, options=options))
+        combined = self._combining.ensemble(models, x, y, others=others, outside=outside, options=options)
+        found = self.final.counted(combined)
         self.final.latest["ensemble"] = found
+        record_ensemble(self._oracle.book, found)
         return found
 
     def bag(self, settings: BagSettings, options: Mapping[str, Any]) -> Ensemble:
@@ -328,6 +333,7 @@ class Finish:
         found = self.final.counted(self._bagging.bag(settings, options))
         self.final.latest["ensemble"] = found
         self.final.note_bag(found)
+        record_ensemble(self._oracle.book, found)
         return found
 
     def evaluate(

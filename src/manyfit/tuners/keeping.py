@@ -15,6 +15,7 @@ from manyfit.core.records import Plan
 from manyfit.data.folds import FoldPlan
 from manyfit.data.identity import row_identities
 from manyfit.data.kinds import Ability, as_arrays
+from manyfit.data.row_names import RowNames
 from manyfit.data.rows import MAX_READ_BYTES, Rows
 from manyfit.ensemble.prediction import Forward
 from manyfit.finish.row_losses import row_losses
@@ -35,16 +36,25 @@ class Keeper:
         folds: the folds of a cross-validated search, or None.
         phase: of the executions that are kept. Labels are kept with those of the search alone: they are its rows'.
         objective: the name in the logs of what is ranked.
+        names: what the user calls the rows; None: nothing.
     """
 
     def __init__(
-        self, archive: Archive, rows: Rows, folds: FoldPlan | None, phase: str = "search", objective: str = ""
+        self,
+        archive: Archive,
+        rows: Rows,
+        folds: FoldPlan | None,
+        phase: str = "search",
+        *,
+        objective: str = "",
+        names: RowNames | None = None,
     ) -> None:
         self._archive = archive
         self._phase = phase
         self._given = rows
         self._folds = folds
         self._objective = objective
+        self._names = names
         self._forward = Forward(keeps_rows=folds is None)
         self._labelled = phase != "search"
         self.reason: str | None = None  # why the latest execution was not kept
@@ -124,17 +134,17 @@ class Keeper:
 
     def _labels(self, rows: Rows, row_ids: np.ndarray) -> Labels:
         related = None if self._folds is None else self._folds.folds.related
-        return Labels(row_ids, as_arrays(rows.y), as_arrays(rows.sample_weight), related)
+        return Labels(row_ids, as_arrays(rows.y), as_arrays(rows.sample_weight), related, self._names)
 
 
-def keeping(task: Task, archive: Archive, folds: FoldPlan | None) -> Task:
+def keeping(task: Task, archive: Archive, folds: FoldPlan | None, names: RowNames | None = None) -> Task:
     """A search's task whose trained models leave predictions behind; the task itself where its rows allow none."""
     rows = task.call.validation_rows() if folds is None else task.call.rows
     # Without arrays nobody can tell one row from another, and without targets there is nothing to compare with.
     if rows is None or not (rows.can(Ability.AS_ARRAYS) and rows.can(Ability.LABELLED)):
         return task
     objective = "" if task.objective is None else task.objective.name
-    return dataclasses.replace(task, keep=Keeper(archive, rows, folds, objective=objective))
+    return dataclasses.replace(task, keep=Keeper(archive, rows, folds, objective=objective, names=names))
 
 
 class ModelOrigins(MutableMapping[Any, str]):

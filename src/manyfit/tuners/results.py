@@ -1,113 +1,24 @@
-"""The results of a search as rows, for reading, for files, for pandas."""
+"""The results of a search that is in memory, as rows."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from manyfit.core.causes import reason_of
-from manyfit.core.records import Ending, Values
 from manyfit.oracles import Execution, Trial
-from manyfit.report import terminal
+from manyfit.report.results import Results, Row
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One execution: what was tried, how it ended, what was measured at its best epoch."""
+def results_of(trials: Sequence[Trial], max_epochs: int | None = None) -> Results:
+    """The results of trials.
 
-    trial_id: str
-    execution: int
-    status: str  # of the trial
-    ending: str  # of the execution
-    seed: int
-    values: Values
-    score: float | None  # the objective at the best epoch
-    best_epoch: int | None  # counted from 0
-    num_epochs: int
-    metrics: dict[str, float]  # every metric at the best epoch
-    seconds: float
-    message: str | None
-
-    def flat(self) -> dict[str, Any]:
-        """The row with one entry per hyperparameter and per metric; a metric named like a value gets `metric/`."""
-        row = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values, metrics = row.pop("values"), row.pop("metrics")
-        # A hyperparameter may be called "seed" or "score"; the fact keeps the plain name, since code reads it by that.
-        row.update({(f"values/{name}" if name in row else name): value for name, value in values.items()})
-        row.update({(f"metric/{name}" if name in row else name): value for name, value in metrics.items()})
-        return row
-
-
-class Results(Sequence[Row]):
-    """Rows of a search, one per execution; trials that never finished an execution have one row, too.
-
-    Example: `tuner.results().to_pandas().sort_values("score")`, or `print(tuner.results())`.
+    Args:
+        trials: in the order of the rows.
+        max_epochs: of a full training, where a scheduler decides how long trials train.
     """
-
-    def __init__(self, rows: Sequence[Row], curves: Sequence[dict[str, Any]], *, max_epochs: int | None = None) -> None:
-        self.rows = list(rows)
-        self.curves = list(curves)
-        """One mapping per execution and epoch: trial_id, execution, epoch, and every metric that was measured."""
-        self.max_epochs = max_epochs
-        """Epochs of a full training, where a scheduler decides how long trials train; else None."""
-
-    @classmethod
-    def of(cls, trials: Sequence[Trial], max_epochs: int | None = None) -> Results:
-        """The results of these trials."""
-        rows = [row for trial in trials for row in _rows(trial)]
-        curves = [point for trial in trials for run in trial.executions.values() for point in _curve(trial, run)]
-        return cls(rows, curves, max_epochs=max_epochs)
-
-    @property
-    def epochs_spent(self) -> int:
-        """Epochs that all executions together have trained."""
-        return sum(row.num_epochs for row in self.rows)
-
-    @property
-    def epochs_full(self) -> int:
-        """Epochs that they would have taken if no scheduler had stopped any."""
-        # Only what a scheduler stopped would have trained on; a callback of the user's would have ended it anyway.
-        return sum(
-            self.max_epochs if self.max_epochs is not None and row.ending == Ending.STOPPED else row.num_epochs
-            for row in self.rows
-        )
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int | slice) -> Any:
-        return self.rows[index]
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def __str__(self) -> str:
-        flat = [{**row.flat(), "ended": _in_short(row)} for row in self.rows]
-        names = dict.fromkeys(name for row in flat for name in row)
-        hidden = {"message", "seed", "ending"}
-        return terminal.table(flat, [name for name in names if name not in hidden])
-
-    def to_pandas(self) -> Any:
-        """The rows as a `pandas.DataFrame`, hyperparameters and metrics as columns.
-
-        Raises:
-            ImportError: pandas is not installed: `pip install manyfit[pandas]`.
-        """
-        return _pandas().DataFrame([row.flat() for row in self.rows])
-
-    def curves_to_pandas(self) -> Any:
-        """The per-epoch curves as a `pandas.DataFrame`.
-
-        Raises:
-            ImportError: pandas is not installed: `pip install manyfit[pandas]`.
-        """
-        return _pandas().DataFrame(self.curves)
-
-
-def _in_short(row: Row) -> str:
-    """Why an execution ended, on one line."""
-    return reason_of(row.message) or row.ending
+    rows = [row for trial in trials for row in _rows(trial)]
+    curves = [point for trial in trials for run in trial.executions.values() for point in _curve(trial, run)]
+    return Results(rows, curves, max_epochs=max_epochs)
 
 
 def _rows(trial: Trial) -> list[Row]:
@@ -144,13 +55,3 @@ def _curve(trial: Trial, run: Execution) -> list[dict[str, Any]]:
         logs = {name: curve[epoch] for name, curve in run.history.items() if curve[epoch] is not None}
         points.append({"trial_id": trial.trial_id, "execution": run.index, "epoch": epoch, **logs})
     return points
-
-
-def _pandas() -> Any:
-    try:
-        import pandas
-    except ImportError:
-        raise ImportError(
-            "to_pandas(): pandas is not installed. Type pip install manyfit[pandas], or iterate over the rows."
-        ) from None
-    return pandas

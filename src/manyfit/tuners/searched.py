@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from manyfit.core.clock import Clock
+from manyfit.data.classes import ProjectFacts
 from manyfit.data.kinds import map_leaves
 from manyfit.ensemble.members import EnsembleMember
 from manyfit.ensemble.settings import RowCuts
@@ -28,6 +29,7 @@ class SearchedTuner(Protocol):
     """What an ensemble asks of a tuner that has searched; `Tuner` is one."""
 
     oracle: Oracle
+    store: ProjectFacts
     limits: tuple[Clock, ...]
     num_kept_models: int
     project_name: str

@@ -17,6 +17,7 @@ from manyfit.core.files import replaced, sealed, unsealed
 from manyfit.core.records import Plan
 from manyfit.data.call import Call
 from manyfit.data.classes import named_classes
+from manyfit.data.row_names import names_of_kept_rows
 from manyfit.data.rows import Rows
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
@@ -155,22 +156,23 @@ class SklearnTuner(BaseTuner):
             y: their targets: an array, a list, or a Series; None for estimators that need none.
             sample_weight: one weight per row; reaches `fit`, the score and the metrics.
             groups: one label per row, for splitters such as `GroupKFold`.
-            **kwargs: `verbose=0` prints nothing; what else there is goes to `run_trial`.
+            **kwargs: `verbose=0` prints nothing; `row_id`, a name for each row (see `Tuner.search`); what else there is
+                goes to `run_trial`.
 
         Raises:
             UsageError: X, y, weights and groups of different length, or folds that the splitter cannot make of them.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
-        verbose = kwargs.pop("verbose", 1)
+        verbose, row_id = kwargs.pop("verbose", 1), kwargs.pop("row_id", None)
         X, y, sample_weight, groups = folds.as_rows(X, y, sample_weight, groups)
         if type(self).run_trial is SklearnTuner.run_trial:
             # Once for the whole search, so that all trials are measured on the same folds, also after a restart.
             with seeded(seeds.seed_of(self.oracle.seed, "folds")):
                 self._splits = self._split(X, y, groups)
-            self._note_rows(X, y, sample_weight)
+            self._note_rows(X, y, sample_weight, row_id)
         super().search(X, y, sample_weight=sample_weight, groups=groups, verbose=verbose, **kwargs)
 
-    def _note_rows(self, X: object, y: object, sample_weight: object) -> None:
+    def _note_rows(self, X: object, y: object, sample_weight: object, row_id: object) -> None:
         """Notes rows and folds for the steps after the search, and what keeps predictions for an ensemble."""
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
         task = self._make_task((X, y), weights)
@@ -184,7 +186,8 @@ class SklearnTuner(BaseTuner):
         self._names = None if names is None else np.unique(names)
         numbers = y if names is None else np.unique(names, return_inverse=True)[1]
         numbered = dataclasses.replace(task, call=Call((X, numbers), weights))
-        self._keep = keeping(numbered, self.predictions_archive, plan).keep
+        known = names_of_kept_rows(row_id, numbered.call, has_folds=True)
+        self._keep = keeping(numbered, self.predictions_archive, plan, known).keep
 
     def _make_task(
         self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any], options: ModelOptions | None = None

@@ -14,10 +14,12 @@ from manyfit.core.records import Configuration, Values
 from manyfit.data.arguments import check_call, check_data, check_fit_arguments
 from manyfit.data.call import FIT_PARAMETERS, Call
 from manyfit.data.folds import FoldPlan, fold_plan
+from manyfit.data.row_names import names_of_kept_rows
 from manyfit.finish.fold_runs import FOLDS, fold_names
 from manyfit.oracles import Oracle, Trial, endings
 from manyfit.schedulers import Scheduler
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.store.facts import SearchPlan
 from manyfit.store.predictions import Archive
 from manyfit.training import tensorboard
 from manyfit.training.base import Task, Trainer
@@ -34,6 +36,7 @@ from manyfit.tuners.keras_tuner.callbacks import is_overridden, only_keras
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, ReadySpace, overrides_fit
 from manyfit.tuners.keras_tuner.one_by_one import RETURNED, TakenDown
 from manyfit.tuners.keras_tuner.overrides import ModelTuner
+from manyfit.tuners.recording import Recording
 from manyfit.tuners.supply import SearchSupply
 from manyfit.tuners.trainers import TrainerChoice, Trainers, exploring_builds, may_fuse, price_of_backend
 
@@ -77,6 +80,10 @@ class PopulationTuner(ModelTuner):
         self._ran_alone: dict[str, tuple[str, ...]] = {}  # trials of a `run_trial` of the user's, by reason
         super().__init__(oracle, hypermodel, **kwargs)
         self._trainers = Trainers(self._display.say, None if self.executor is None else self._on_executor)
+        recording = Recording(
+            oracle, plan=self._search_plan, programs=self._compiled, predictions=lambda: self.predictions_archive
+        )
+        oracle.book.events.listen(recording)
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. The trainers and the data of the search stay here: executions bring theirs."""
@@ -93,14 +100,17 @@ class PopulationTuner(ModelTuner):
             *fit_args: usually x and y.
             **fit_kwargs: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing. Beyond those of
                 `model.fit`: `cross_validation`, a `kt.CrossValidation`, a number of folds or a splitter of
-                scikit-learn; every trial then runs once per fold, and its score is the mean.
+                scikit-learn; every trial then runs once per fold, and its score is the mean. `row_id`, a name for each
+                row of x (and behind these for each of `validation_data`), by which rows are known again in ensembles
+                with other searches and with files; left out, frames are known by their index.
 
         Raises:
             UsageError: the data cannot be right, or the objective is not among the metrics that were logged.
+            UsageError: names of rows that are missing, there twice, or of another number of rows.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
         # Taken out before anything is made of the arguments: `model.fit` does not know this one.
-        given = fit_kwargs.pop("cross_validation", None)
+        given, row_id = fit_kwargs.pop("cross_validation", None), fit_kwargs.pop("row_id", None)
         if self._estimators:
             given = folds_for_estimators(self.oracle.scheduler, given, fit_kwargs)
             if self._trains_itself():
@@ -116,6 +126,7 @@ class PopulationTuner(ModelTuner):
         self.oracle.set_epochs(fit_kwargs.get("epochs"))  # before the checks, which ask how long a trial is
         if self._trains_itself() and not overrides_fit(self.hypermodel):
             self._check_call(call, has_folds=folds is not None)
+        names = names_of_kept_rows(row_id, call, has_folds=folds is not None) if self._trains_itself() else None
         # A `run_trial` of the user's may ask for hyperparameters that no build shows: its proposals stay as they are.
         self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
         task = tensorboard.per_execution(self._make_task(fit_args, fit_kwargs))
@@ -125,7 +136,9 @@ class PopulationTuner(ModelTuner):
             searched = self.searched_task("search(cross_validation=...)")
             task = dataclasses.replace(searched, split_for=folds.split_for)
         if self.keep_predictions and self._trains_itself():
-            task = keeping(task, self.predictions_archive, folds)
+            task = keeping(task, self.predictions_archive, folds, names)
+        if self.standing is not None and self.executor is None:  # workers are told of in `on_trial_end`
+            task = dataclasses.replace(task, watch=self.standing.epochs_ended)
         self.latest_search = LatestSearch(task, folds)
         # Of all trials: another process, or an error, may have come between a trial's end and what is deleted then.
         self._with_weights.update(self.oracle.trials)
@@ -356,6 +369,19 @@ class PopulationTuner(ModelTuner):
     def _trainer_for(self, task: Task) -> Trainer:
         """The trainer of a task: folds need one that takes index sets."""
         return self._trainers.for_task(self._get_trainer(), task, self._trainer_choice())
+
+    def _search_plan(self) -> SearchPlan:
+        """How far the search that begins is to go."""
+        oracle, latest = self.oracle, self.latest_search
+        epochs = oracle.scheduler.max_epochs or (None if latest is None else latest.task.call.get("epochs"))
+        # What a `HyperModel.fit` takes under that name may be anything.
+        epochs = epochs if isinstance(epochs, int) else None
+        bounds = tuple((each.metric, each.max, each.min) for each in oracle.constraints)
+        return SearchPlan(oracle.max_trials, oracle.max_seconds, epochs, self._num_executions() or 1, bounds)
+
+    def _compiled(self) -> Programs | None:
+        programs = self._trainers.programs()
+        return None if programs is None else Programs.joined([programs, Programs((), self._ran_alone)])
 
     def programs(self) -> Programs | str:
         """The compiled programs of this tuner: members, layouts, compile seconds; and what did not fit, and why.

@@ -16,6 +16,7 @@ from manyfit.executors.base import MakeTrainer
 from manyfit.training.base import Task, Trainer
 from manyfit.training.estimators import Estimators
 from manyfit.training.keras_fit import KerasFit
+from manyfit.training.program_report import Programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +111,10 @@ class Trainers:
             else:
                 self._kept = self._on_executor(make, keeps_programs=choice.keeps_programs)
         return self._kept
+
+    def programs(self) -> Programs | None:
+        """What the trainer has compiled so far; None where there is none yet, or it compiles nothing to share."""
+        return None if self._kept is None else self._kept.programs()
 
     def for_task(self, trainer: Trainer, task: Task, choice: TrainerChoice) -> Trainer:
         """This trainer, or `model.fit` where it cannot do what a task asks: index sets of folds, hooks of batches.

@@ -12,6 +12,7 @@ from manyfit.core.checks import check_names
 from manyfit.data.call import FIT_PARAMETERS
 from manyfit.data.rows import FitData
 from manyfit.ensemble.ensemble import Ensemble
+from manyfit.ensemble.outside import OutsidePredictions
 from manyfit.finish import confirm as confirming
 from manyfit.finish.evaluation import Evaluation
 from manyfit.finish.export import Savable
@@ -325,7 +326,7 @@ class Tuner(PopulationTuner):
         x: FitData = None,
         y: FitData = None,
         *,
-        others: Sequence[Tuner] = (),
+        others: Sequence[Any] = (),
         verbose: int | str | None = None,
         **options: Any,
     ) -> Ensemble:
@@ -339,8 +340,10 @@ class Tuner(PopulationTuner):
                 each.
             x: rows to learn the weights from; None takes the rows whose predictions the search kept.
             y: their labels.
-            others: further tuners whose models compete for weight: other brands, other projects. Their searches must
-                have validated on the same rows, in any order.
+            others: what competes for weight beside this search. Further tuners (other brands, other projects), whose
+                searches validated on the same rows, in any order, by whatever encoding of x. Predictions of other
+                programs: a frame or a CSV file with a column `row_id` and one for each output, or
+                `kt.OutsidePredictions`.
             verbose: 0 prints nothing; None: as in the search.
             **options: see `Ensemble.fit`: `method` ("auto", "uniform", "nelder-mead", ...), `metric`, `sample_weight`.
 
@@ -351,11 +354,15 @@ class Tuner(PopulationTuner):
         Raises:
             UsageError: a model that this tuner did not make, no validation rows, or members that predicted different
                 rows.
+            UsageError: predictions of another program without names of rows, with a name twice, without a row of the
+                search, with other columns, or with numbers that are not finite.
         """
         # Not the tuners themselves: what an ensemble may ask of a search is written down, and this is all of it.
-        searches = [other._finish.project for other in others]  # noqa: SLF001  # another object of the same class
+        tuners = [other for other in others if hasattr(other, "_finish")]
+        searches = [other._finish.project for other in tuners]  # noqa: SLF001  # another object of the same class
+        outside = OutsidePredictions.of_each(other for other in others if not hasattr(other, "_finish"))
         with self._finish.speaking(verbose):
-            return self._finish.ensemble(models, x, y, others=searches, options=options)
+            return self._finish.ensemble(models, x, y, others=searches, outside=outside, options=options)
 
     def evaluate(
         self,

@@ -80,7 +80,8 @@ def test_a_search_commits_once_per_epoch_of_a_batch_and_twice_per_trial(counts, 
 
 def test_confirming_commits_once_per_epoch_and_execution(counts):
     rules, rounds, outcome = 1, 4, 1  # four looks at the finalists: who was dropped, and how often it was asked
-    assert counts["confirm"]["commits"] == 14 * EPOCHS + 14 + rules + rounds + outcome
+    said = 2  # to those who look from outside: that it has begun, and that it is over
+    assert counts["confirm"]["commits"] == 14 * EPOCHS + 14 + rules + rounds + outcome + said
 
 
 @pytest.mark.parametrize(("search", "most"), [("one structure", 20), ("two structures", 18), ("confirm", 4)])

@@ -28,7 +28,8 @@ from typing import Any
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Value
-from manyfit.oracles.book import Store, TrialBook
+from manyfit.oracles.book import TrialBook
+from manyfit.oracles.commits import Store
 from manyfit.oracles.trial import Trial
 from manyfit.samplers.base import Constraint
 from manyfit.space.hyperparameters import HyperParameters

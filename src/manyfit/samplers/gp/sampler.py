@@ -2,7 +2,7 @@
 
 `ProposalBatch` is what one call of it has chosen so far, and the rule that no configuration comes twice.
 
-A `Belief` is the user's, about where good values of one hyperparameter are (Hvarfner et al. 2022, piBO):
+A `Belief` tells where good values of one hyperparameter are (Hvarfner et al. 2022, piBO):
 
 (1) log acquisition + strength / trials * log belief
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Observation, Value, Values
-from manyfit.samplers.base import Constraint, Sampler, standings
+from manyfit.samplers.base import OTHER_CATEGORY, Belief, Constraint, Sampler, besides, standings
 from manyfit.samplers.candidates import MAX_LISTED, draw_new, next_point, untried
 from manyfit.samplers.gp.acquisition import Sum, log_odds_of_constraints, log_odds_of_success
 from manyfit.samplers.gp.data import Evidence
@@ -169,6 +169,16 @@ class GaussianProcessSampler(Sampler):
         order = problem.order(points)
         return [scored[i] for i in order]
 
+    def with_beliefs(self, beliefs: Sequence[Belief]) -> GaussianProcessSampler:
+        """See `Sampler.with_beliefs`."""
+        return GaussianProcessSampler(
+            self.num_initial_points,
+            alpha=self.alpha,
+            beta=self.beta,
+            constraints=self.constraints,
+            beliefs=besides(self.beliefs, beliefs),
+        )
+
     def _problem(self, encoding: Encoding, completed: Sequence[Observation]) -> LossModel:
         noise = dataclasses.replace(NoisePrior(), center=math.log(self.alpha))
         if any(each.vectors for each in completed):
@@ -315,32 +325,7 @@ def _winners(encoding: Encoding, earlier: Sequence[Observation]) -> list[dict[st
 
 
 _STRENGTH = 10.0
-_OTHER_CATEGORY = math.log(0.2)  # how likely another category is, relative to the one believed in
 _LEAST = -12.5  # log belief five spreads away; no place is less likely, however many trials agree
-
-
-@dataclasses.dataclass(frozen=True)
-class Belief:
-    """Where one hyperparameter is believed to be good.
-
-    Args:
-        name: the hyperparameter.
-        value: the most likely value. Numbers outside the bounds count as the bound.
-        spread: standard deviation, as a share of the range on the hyperparameter's own scale; categories ignore it.
-
-    Raises:
-        UsageError: a spread that is not positive.
-    """
-
-    name: str
-    value: Value
-    spread: float = 0.15
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.spread) and self.spread > 0):
-            raise UsageError(
-                explain(f'Belief("{self.name}")', f"spread={self.spread}", "more than 0", "Type spread=0.15.")
-            )
 
 
 class LogBelief:
@@ -370,7 +355,7 @@ class LogBelief:
         for j, center, belief in self._terms:
             distance = np.where(np.isnan(points[:, j]), 0.0, points[:, j] - center)
             if self._unordered[j]:
-                values += self._weight * np.where(distance == 0.0, 0.0, _OTHER_CATEGORY)
+                values += self._weight * np.where(distance == 0.0, 0.0, math.log(OTHER_CATEGORY))
                 continue
             density = -0.5 * (distance / belief.spread) ** 2
             values += self._weight * np.maximum(density, _LEAST)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import statistics
@@ -25,7 +26,7 @@ from manyfit.core.costs import Costs
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Failure, Plan, Result
-from manyfit.training.base import Bookkeeping, StandIn, judge
+from manyfit.training.base import BestEpoch, Bookkeeping, StandIn, judge
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.models import averages_weights, num_parameters
@@ -133,6 +134,7 @@ class Member:
     history: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
     best: tuple[tuple[Any, ...], tuple[Any, ...]] | None = None
     best_loss: float = math.inf
+    has_improved: bool = False  # whether the epoch that ended last is the best
     seconds: float = 0.0
     build_seconds: float = 0.0
     trace_seconds: float = 0.0
@@ -243,10 +245,17 @@ class Member:
         """Takes the numbers of the epoch that just ended, and holds on to the weights if it is the best so far."""
         histories.append(self.history, logs, self.epoch)
         loss = self.plan.rank(self.epoch, math.nan if objective is None else objective.epoch_loss(logs))
-        if loss < self.best_loss:
+        self.has_improved = loss < self.best_loss
+        if self.has_improved:
             # Passes leave their inputs as they are, so holding the arrays is enough where no callback sees the model.
             weights = self.validated or self.state[:2]
             self.best_loss, self.best = loss, copied(weights) if self.callbacks.any else weights
+
+    def best_epoch(self) -> BestEpoch:
+        """Its best epoch so far, for whoever watches; the arrays stay where they are until they are asked for."""
+        trainable, fixed = self.best or self.state[:2]
+        fetch = functools.partial(in_order_of_weights, self.model, trainable, fixed)
+        return BestEpoch(self.plan, self.epoch, self.best_loss, self.model, fetch)
 
     @property
     def is_behind(self) -> bool:

@@ -312,6 +312,8 @@ class Session:
         # answer.
         answers = zip((plan.key for plan, _, _ in reports), self.supply.report(reports) if reports else [], strict=True)
         decisions = dict(answers)
+        if self.task.watch is not None:  # once the store knows of these epochs
+            self.task.watch([member.best_epoch() for member in reporting if member.has_improved])
         for outcome in outcomes:
             self._without_failed(() if outcome.error is not None else outcome.batch.members)
         for member in reporting:

@@ -17,12 +17,14 @@ from manyfit.core.records import Values
 from manyfit.data.call import Call
 from manyfit.data.identity import fingerprints_of
 from manyfit.executors.base import Executor, MakeTrainer
+from manyfit.fitting.standing import Standing
 from manyfit.oracles import Oracle, Trial, endings
 from manyfit.oracles.checks import failure_report
 from manyfit.oracles.keras_tuner.files import read_project, write_project
 from manyfit.oracles.replication import Replication
 from manyfit.report import terminal
 from manyfit.report.colours import check_display
+from manyfit.report.results import Results
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
 from manyfit.store.layout import ProjectLayout
@@ -31,7 +33,7 @@ from manyfit.tuners.display import TrialDisplay, print_summary
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, get_hypermodel
 from manyfit.tuners.keras_tuner.one_by_one import OneByOne, RunTrialCall, TrialSteps
 from manyfit.tuners.keras_tuner.remote import DistantOracle, DistantStore, RunTask, TrialSupply, make_run_trial
-from manyfit.tuners.results import Results
+from manyfit.tuners.results import results_of
 
 
 class BaseTuner:
@@ -115,6 +117,7 @@ class BaseTuner:
         self.trust = trust
         self.display = check_display(display)
         self._display = TrialDisplay(oracle, self.display)
+        self.standing: Standing | None = None  # what keeps the best model on disk while `fit` runs
         self.trial_call = RunTrialCall()
         self._one_by_one = OneByOne(oracle, self.trial_call, self._display.say)
         self.store = ProjectStore(self.project_dir, overwrite=overwrite)
@@ -375,6 +378,8 @@ class BaseTuner:
         if self.keras_tuner_files:
             write_project(self.oracle, self.store, {self.tuner_id: self.get_state()}, [trial])
         self._after_trial(trial)
+        if self.standing is not None:
+            self.standing.trial_ended(trial, self.load_model)
         self._display.trial_ends(trial)
 
     def _begin_trial(self, trial: Trial) -> None:
@@ -433,7 +438,7 @@ class BaseTuner:
 
     def results(self) -> Results:
         """One row per execution: values, seed, status, best epoch, every metric, seconds; and the curves."""
-        return Results.of(list(self.oracle.trials.values()), self.oracle.scheduler.max_epochs)
+        return results_of(list(self.oracle.trials.values()), self.oracle.scheduler.max_epochs)
 
     @property
     def remaining_trials(self) -> int | None:
@@ -491,4 +496,5 @@ class BaseTuner:
             "trial_call": RunTrialCall(),
             "_one_by_one": None,
             "_runner": None,
+            "standing": None,
         }

@@ -1,0 +1,117 @@
+"""What happens in a search, told to whoever listens: displays, records, trackers. None of them can stop it.
+
+Events are told after their facts are committed, in the thread that commits them, so a listener does no more than take
+note; what takes longer is for a thread of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeAlias
+
+from manyfit.core.records import Plan, Values
+
+logger = logging.getLogger("manyfit")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepBegan:
+    """A step on the project has begun: "a search", "a confirmation", "a retraining", "a bag"."""
+
+    what: str
+
+
+@dataclasses.dataclass(frozen=True)
+class StepEnded:
+    """It is over, however it ended."""
+
+    what: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialsBegan:
+    """Trials were handed out: their ids and values."""
+
+    trials: Mapping[str, Values]
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochsEnded:
+    """Executions have finished an epoch: (plan, epoch from 0, what it logged), of all members of a population."""
+
+    epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExecutionsEnded:
+    """Executions are over, whatever became of them."""
+
+    plans: Sequence[Plan]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialEnded:
+    """A trial is over, or this attempt of it.
+
+    Attributes:
+        trial_id: the trial.
+        score: None: it has none.
+        reason: why it ended as it did; None: it ran to its end.
+    """
+
+    trial_id: str
+    score: float | None
+    reason: str | None
+
+
+Event: TypeAlias = StepBegan | StepEnded | TrialsBegan | EpochsEnded | ExecutionsEnded | TrialEnded
+
+
+class Listener(Protocol):
+    """Who hears of events."""
+
+    def hear(self, event: Event) -> None:
+        """Takes note of one, quickly."""
+
+
+class Events:
+    """Tells listeners. One that raises is told nothing more, and a line in the log `manyfit` says why.
+
+    Example:
+
+    >>> class Broken:
+    ...     def hear(self, event):
+    ...         raise ValueError("no terminal")
+    >>> events = Events()
+    >>> events.listen(Broken())
+    >>> events.tell(StepBegan("a search"))
+    >>> events.num_listeners
+    0
+    """
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+
+    @property
+    def num_listeners(self) -> int:
+        """Those that are told of events."""
+        return len(self._listeners)
+
+    def listen(self, listener: Listener) -> None:
+        """Has a listener told of all events from now on."""
+        self._listeners.append(listener)
+
+    def leave(self, listener: Listener) -> None:
+        """The inverse of `listen`; nothing happens where it does not listen."""
+        self._listeners = [one for one in self._listeners if one is not listener]
+
+    def tell(self, event: Event) -> None:
+        """Tells all listeners of an event."""
+        for listener in list(self._listeners):
+            try:
+                listener.hear(event)
+            except Exception:  # whatever it is: a search of two days does not end for a line on a screen
+                self.leave(listener)
+                logger.warning("%s is told nothing more: it failed", type(listener).__name__, exc_info=True)
