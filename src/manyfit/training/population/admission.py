@@ -11,27 +11,25 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 
 from manyfit.core.causes import cause_of
+from manyfit.core.clock import Clock
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Plan, Result
-from manyfit.data.call import Call
 from manyfit.training.base import Bookkeeping, OnePlan, Supply, Task, Trainer
-from manyfit.training.callbacks import CannotCopy, copy_callbacks
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.models import averages_weights, build_model, check_size, check_unshared
 from manyfit.training.population import families
 from manyfit.training.population.arrays import State, build_layers, copied, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
+from manyfit.training.population.calls import MemberCalls
 from manyfit.training.population.covers import ProgramCosts
-from manyfit.training.population.data import Sources, is_same
+from manyfit.training.population.data import Sources
 from manyfit.training.population.families import Family, WideProgram, wide_program
 from manyfit.training.population.learned import Learned
 from manyfit.training.population.member import STORED_BY, Member, ProgramSeat, Structure
@@ -42,13 +40,9 @@ from manyfit.training.population.structure_key import KnownStructure, structure_
 from manyfit.training.population.trace import CannotTrace, check_model, is_complete
 from manyfit.training.population.views import View, Views
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
-from manyfit.training.rehearsal import Marker, NotOneCall, call_of_fit
-from manyfit.training.replay import DATA, FITTED, facts_of
 from manyfit.training.seeding import seeded
 from manyfit.training.stored_state import read_state
 from manyfit.training.tensorboard import watch_boards
-
-OWN_FIT = "the hypermodel's own `fit`"  # reasons begin with it, and go on with what it does
 
 _MAX_RESIDENT = 64  # paused members whose state is on the disk, too, and that are held in memory nevertheless
 
@@ -85,7 +79,8 @@ class Admission:
         self.fallback, self.refuse, self.notify = fallback, refuse, notify
         self.aside, self._may_widen = aside, widens
         self._views = Views(sources, task.split_for)
-        self._why_alone: str | None = None  # why a `fit` of the user's is not tried again
+        self._calls = MemberCalls(task)
+        self._clock = task.clock or Clock()
         self.programs = learned.programs
         self._learned = learned
         self._waiting: dict[int, collections.deque[Member]] = {}  # by id of their program
@@ -146,6 +141,9 @@ class Admission:
             del self._undecided[family]
             left = float(len(members) if remaining is None else remaining)  # as many again, where nobody knows
             for share in family.shares(members, self.costs, remaining=left):
+                if self._clock.is_over():  # tracing takes time, too: these go on waiting
+                    self._undecided.setdefault(family, []).extend(share.members)
+                    continue
                 outline, program = share.outline, share.program
                 program = program if outline is None else self._open(family, outline, share.members)
                 for member in share.members:
@@ -306,13 +304,7 @@ class Admission:
             check_size(model, self.task.max_model_size)
             own = [] if self.task.callbacks is None else self.task.callbacks(plan)
             watch_boards(own, self.aside)
-            notes: dict[str, Any] = {}
-            if self.task.fit is None:
-                call = self._call_of(plan, own)
-            else:
-                call = self._rehearsed(plan, values, model, own)
-                notes[FITTED] = facts_of([call])
-                call = self._of_all_rows(plan, call)
+            call, notes = self._calls.of(plan, values, model, own)
             view, callbacks = self._views.of(plan, call), call.callbacks
             check_model(model)
             if self.task.fit is None:  # else the user's code may have made other labels of them
@@ -407,58 +399,6 @@ class Admission:
         if member.structure.outline is not None:
             self._learned.family_of(member).own[member.structure.identity] = program, member.structure.outline
         return ProgramSeat(program, found, model)
-
-    def _call_of(self, plan: Plan, own: Sequence[keras.callbacks.Callback]) -> Call:
-        """The call of `fit` that a plan stands for, on all rows: folds are parts of those that are here already."""
-        call = self.task.calls.get(plan.trial_id, self.task.call)
-        call = call.with_(callbacks=[*self._copies(plan, call), *own])
-        return call if plan.epochs is None else call.with_(epochs=plan.epochs)
-
-    def _rehearsed(
-        self, plan: Plan, values: object, model: keras.Model, own: Sequence[keras.callbacks.Callback]
-    ) -> Call:
-        """The call that the user's own `fit` makes of it.
-
-        Raises:
-            CannotTrace: it does more than that, or trains on other rows than it is given.
-        """
-        assert self.task.fit is not None  # our bug: the caller asks
-        if self._why_alone is not None:
-            raise CannotTrace(self._why_alone)
-        given = self.task.call_of(plan)
-        given = given.with_(callbacks=[*self._copies(plan, given), *own, Marker()])
-        change = None if self.task.at_fit is None else functools.partial(self.task.at_fit, plan)
-        try:
-            call = call_of_fit(self.task.fit, values, model, given, change)
-        except NotOneCall as error:
-            reason = f"{OWN_FIT} {error}"
-            # Not again in this search: what the user's code does beside training would be done twice for each trial.
-            self._why_alone = reason
-            raise CannotTrace(reason) from error
-        if self.task.brought_to_light is not None:
-            self.task.brought_to_light(values)
-        rows = DATA if self.task.split_for is not None else ("x", "y") if given.x is not None else ()
-        if not all(is_same(call.get(name), given.get(name)) for name in rows):
-            raise CannotTrace(f"{OWN_FIT} trains on other rows than it is given")
-        return call
-
-    def _of_all_rows(self, plan: Plan, call: Call) -> Call:
-        """A call on the rows of a fold, on all rows: folds are parts of those that are here already."""
-        if self.task.split_for is None:
-            return call
-        searched = self.task.calls.get(plan.trial_id, self.task.call)
-        whole = {name: searched.get(name) for name in DATA[:-1] if searched.get(name) is not None}
-        return call.with_(without=("validation_data", "validation_split"), **whole)
-
-    def _copies(self, plan: Plan, call: Call) -> list[keras.callbacks.Callback]:
-        """The user's callbacks for one member."""
-        try:
-            return copy_callbacks(call.callbacks, plan)
-        except CannotCopy as error:
-            if not self.task.may.share_callbacks:
-                raise
-            reason = f"callback {error.callback} cannot be copied ({error.__cause__}), so executions share it"
-            raise CannotTrace(reason) from error
 
     def _seat(self, member: Member, program: WideProgram | None) -> None:
         """Lets a member wait for a slot of a wide program, or of the program of its own structure."""

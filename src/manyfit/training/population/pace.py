@@ -41,6 +41,11 @@ class Pace:
         rows, parameters = _size_of(batch.members[0])
         return self._costs.fits(self._clock, steps, program.structure, rows=rows, parameters=parameters)
 
+    @property
+    def goes_ahead(self) -> bool:
+        """Whether models may be built long before they train: the time is not limited, or an epoch has ended."""
+        return bool(self._compiled) or not self._clock.is_limited
+
     def has_room_for_build(self) -> bool:
         """Whether another model can be built in time; the clock is told where it cannot."""
         return not self._clock.begins_nothing() and self._costs.fits(self._clock, {"build": 1}, ANY)

@@ -164,7 +164,8 @@ class Session:
         asked whether an epoch has ended meanwhile, or a program's worth of members is there for a core without work.
         """
         # Proposals that do not depend on results are asked for ahead: many of one program are there together.
-        most = self.sizing.size * (5 if self.independent else 1)
+        # Where time is limited not before an epoch has ended: all of it might go by with building.
+        most = self.sizing.size * (5 if self.independent and self.pace.goes_ahead else 1)
         while (room := most - self.num_active - self.admission.num_waiting) > 0:
             if not self.pace.has_room_for_build():
                 self._give_back()
