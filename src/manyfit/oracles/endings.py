@@ -93,7 +93,7 @@ def _reached(oracle: Oracle) -> SearchEnd:
     size = None if own else Encoding(oracle.hyperparameters).num_configurations(limit=len(oracle.trials))
     if not own and (oracle.proposals.is_exhausted or size is not None):
         return SearchEnd.EXHAUSTED
-    if oracle.remaining_trials() == 0:
+    if oracle.remaining_trials() == 0 and not oracle.scheduler.may_branch:
         return SearchEnd.TRIALS
     if own:
         return SearchEnd.ORACLE

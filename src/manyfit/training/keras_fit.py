@@ -33,14 +33,8 @@ from manyfit.training.hardware import freed_memory_kept
 from manyfit.training.keras_settings import KerasSettings, clear_session
 from manyfit.training.known_costs import ANY, KnownCosts
 from manyfit.training.labels import LabelCheck
-from manyfit.training.models import (
-    build_model,
-    check_size,
-    check_unshared,
-    num_parameters,
-    summary_of,
-    take_measures,
-)
+from manyfit.training.models import build_model, check_size, check_unshared, num_parameters, summary_of, take_measures
+from manyfit.training.origins import check_shapes, lost, with_own_rate
 from manyfit.training.outcomes import completed_by, merge_histories, to_histories
 from manyfit.training.precision import LossScaleCallback, needs_loss_scale_callback
 from manyfit.training.replay import FITTED, SeenFit, facts_of, seen_fits
@@ -109,7 +103,12 @@ class KerasFit(Trainer):
     def _train_one(self, plan: Plan, supply: Supply, task: Task) -> Result:
         # Without this every model of a search would stay in Keras's registries.
         clear_session()
+        parent = None if plan.origin is None else self._paused.get(plan.origin.key)
+        origin = None if parent is None else parent.origin_state()
+        if plan.goes_on_otherwise:
+            self.forget([plan.key])
         run = self._paused.pop(plan.key, None) or _Run(plan, supply, task, self.aside, self._labels, self.costs)
+        run.parent = origin
         result = run.proceed(plan)
         if is_paused(result):
             self._paused[plan.key] = run
@@ -136,6 +135,7 @@ class _Run:
         self.call: SuspendableCall | None = None
         self.user_callbacks: list[keras.callbacks.Callback] = []
         self.stored: StoredState | None = None
+        self.parent: StoredState | None = None  # of a branch, where that rests in this process
         self.order: SeededOrder | None = None
         self.seen: list[SeenFit] = []
         self.was_left = False  # in the middle of an epoch
@@ -291,19 +291,51 @@ class _Run:
     def _continued(self, plan: Plan) -> list[keras.callbacks.Callback]:
         """Reads the stored state of an execution that was paused in another process; a callback that puts it back."""
         stored = read_state(plan, stored_by(), len(self.user_callbacks))
+        if plan.origin is not None and (stored is None or stored.is_origin):
+            stored = self.parent if self.parent is not None and self.parent.epoch == plan.origin.epoch else stored
+            if stored is None:
+                raise lost(plan)
         if stored is None:
             return []
         assert self.model is not None  # our bug: it has just been built
         make_variables(self.model, self.task)
+        if stored.is_origin:
+            own = variables_of(self.model)
+            check_shapes(plan, own, stored.variables)
+            optimizer = with_own_rate(self.model, own[2], stored.variables[2])
+            self.stored = dataclasses.replace(stored, variables=(*stored.variables[:2], optimizer))
+            if plan.goes_on_otherwise:
+                self._go_on_from(stored)
+            return [Continue(self.stored, [])]
         if not stored.fits(variables_of(self.model)):
             keras.utils.set_random_seed(plan.seed)  # making the variables may have drawn from it
             self.model = build_model(self.task.build, plan.values)
             return []
         self.stored = stored
+        self._go_on_from(stored)
+        return [Continue(stored, self.user_callbacks)]
+
+    def _go_on_from(self, stored: StoredState) -> None:
+        """Takes over what an execution has measured, and its best weights."""
         self.reporter.history = {name: list(curve) for name, curve in stored.history.items()}
         self.keeper.weights, self.keeper.loss = stored.best, stored.best_loss
         self.result.history = self.reporter.history
-        return [Continue(stored, self.user_callbacks)]
+
+    def origin_state(self) -> StoredState:
+        """What a branch of this execution, which is paused, begins with."""
+        assert self.model is not None  # our bug: it has been trained
+        history = self.reporter.history
+        return StoredState(
+            stored_by(),
+            self.reporter.plan.seed,
+            max(map(len, history.values())),
+            variables=tuple([variable.numpy() for variable in group] for group in variables_of(self.model)),  # type: ignore[arg-type]
+            callbacks=[],
+            history=history,
+            best=self.keeper.weights,
+            best_loss=self.keeper.loss,
+            is_origin=True,
+        )
 
     def _store(self, plan: Plan) -> None:
         assert self.model is not None and self.call is not None  # our bug: it has just been paused
@@ -324,7 +356,7 @@ class _Run:
             generators=self.call.generators,
         )
         with self.aside.keeping("states of paused trials"):
-            write_state(plan.state_path, state)
+            write_state(plan.state_path, state, keeps_earlier=plan.origin is not None)
 
 
 def fit(

@@ -8,16 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from manyfit.core.checks import check_names
-from manyfit.data.call import FIT_PARAMETERS
+from manyfit.data.call import FIT_PARAMETERS, Call
 from manyfit.data.rows import FitData
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.outside import OutsidePredictions
 from manyfit.finish import confirm as confirming
 from manyfit.finish.evaluation import Evaluation
 from manyfit.finish.export import Savable
+from manyfit.finish.prediction_table import PredictionTable
 from manyfit.finish.retrain import RetrainedModels
 from manyfit.finish.winners import EpochRule
+from manyfit.fitting import fit as fitting
+from manyfit.fitting.fit import Wishes, with_length
+from manyfit.fitting.winner import Winner
 from manyfit.oracles import Oracle
 from manyfit.report.confirmation import Confirmation
 from manyfit.training.devices import Devices
@@ -130,6 +136,51 @@ class Tuner(PopulationTuner):
         """See `ModelTuner`. Their `evaluate` counts as a look at test rows."""
         return [self._finish.final.counted(model) for model in super().get_best_models(num_models)]
 
+    def fit(
+        self,
+        x: FitData = None,
+        y: FitData = None,
+        *args: Any,
+        max_seconds: float | None = None,
+        max_trials: int | None = None,
+        groups: ArrayLike | None = None,
+        time_ordered: bool = False,
+        **fit_kwargs: Any,
+    ) -> Winner:
+        """The best model that there is after some seconds: search, combine, bag or confirm, within one limit.
+
+        Where no validation rows are given some are held out: five folds of few rows, a part of many, labels in
+        proportion. The search goes on as long as another trial promises more than what is done with the best ones
+        afterwards; `print(winner)` says what was done, why, and where the time went. What the steps do says the page
+        docs/minutes.md; they stay, for those who want to call them one by one.
+
+        Args:
+            x: rows, as `model.fit` takes them.
+            y: their targets.
+            *args: further arguments of `model.fit` by their places.
+            max_seconds: the limit, from the call to the return. The smaller one holds where the tuner has one, too.
+            max_trials: configurations at most; None: as the tuner was told. A default of its class does not count.
+            groups: one label per row; rows with the same one are held out together.
+            time_ordered: rows are in the order of time: the last ones are held out, and folds are not drawn.
+            **fit_kwargs: everything that `search` takes. Without `epochs` a training ends ten epochs after its best
+                one, which is said.
+
+        Returns:
+            The winner: print it. `predict`, `evaluate` and `save` are what people want of it.
+
+        Raises:
+            UsageError: several objectives, no limit at all, data of which nothing can be held out, or as `search` says.
+            SearchError: all trials failed, or the time was too short for one epoch.
+        """
+        self.refresh()
+        own = self._trains_itself()
+        call = Call((x, y, *args) if y is not None or args else (x,) if x is not None else (), fit_kwargs)
+        wishes = Wishes(max_seconds, max_trials, groups, time_ordered)
+        with self._finish.speaking(call.get("verbose")):
+            if own and not self._estimators:
+                call = with_length(call, self.oracle, self._display.say)
+            return fitting.fit(self, call, wishes, say=self._display.say, trains_itself=own, bag=self.bag)
+
     def confirm(
         self,
         top: int = 8,
@@ -176,7 +227,7 @@ class Tuner(PopulationTuner):
         fit_kwargs |= {} if verbose is None else {"verbose": verbose}
         check_names("confirm()", settings, [*_OF_CONFIRM, *_OF_FIT])
         options = confirming.ConfirmSettings(confidence, max_executions, max_seconds, **settings)
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("confirm"):
             return self._finish.confirm(
                 top, options, cross_validation=cross_validation, new_splits=new_splits, fit_kwargs=fit_kwargs
             )
@@ -255,7 +306,7 @@ class Tuner(PopulationTuner):
         # Steps of a net grow with the rows; what boosting fits in one round are all rows, however many there are.
         usual = 1.2 if self.store.get("estimators", False) else 1.0
         factor = usual if epochs_factor is None else epochs_factor
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("retrain"):
             return self._finish.retrain(
                 top,
                 x,
@@ -317,7 +368,7 @@ class Tuner(PopulationTuner):
         """
         self.refresh()
         settings = BagSettings(top, folds, repeats, groups, diverse, max_seconds)
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("bag"):
             return self._finish.bag(settings, options)
 
     def ensemble(
@@ -361,8 +412,45 @@ class Tuner(PopulationTuner):
         tuners = [other for other in others if hasattr(other, "_finish")]
         searches = [other._finish.project for other in tuners]  # noqa: SLF001  # another object of the same class
         outside = OutsidePredictions.of_each(other for other in others if not hasattr(other, "_finish"))
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("ensemble"):
             return self._finish.ensemble(models, x, y, others=searches, outside=outside, options=options)
+
+    def predictions(self, trials: str | Sequence[str] | None = None, *, test: bool = False) -> PredictionTable:
+        """What the search's trials said of rows that they did not train on, as a table: print it, or `.to_csv(path)`.
+
+        A trial's seeds are averaged; of its folds each row has the model's that did not train on it.
+
+        Args:
+            trials: ids; None: all, best first. One id as a text: columns are called as classes are, targets are left
+                out, and the table is a member of another project's `ensemble(others=[...])`.
+            test: what they said of the rows of `search(predict=...)`, in single precision.
+
+        Returns:
+            A `PredictionTable`: the column `row_id`, for rows with one target `y`, and a column for each trial, or for
+            each trial and class; NaN where a trial said nothing of a row. `.to_frame()` makes a `pandas.DataFrame`.
+
+        Raises:
+            UsageError: nothing was kept, an id of no trial, or an answer for every pixel or step.
+        """
+        self.refresh()
+        return self._finish.predictions(trials, test=test)
+
+    def submission(self, model: Any = None, x: FitData = None, *, ids: Any = None) -> PredictionTable:
+        """What a final model says of the rows to be answered, as a table to hand in.
+
+        Args:
+            model: a model or an ensemble; None: what `ensemble` or `retrain` made last, else the search's best.
+            x: rows; None: those of `search(predict=...)`.
+            ids: a name for each row; None: the index of their frame, or 0, 1, 2, ...
+
+        Returns:
+            A `PredictionTable`: `row_id`, and a column for each output; columns of classes bear their names.
+
+        Raises:
+            UsageError: no rows; ids of another number, there twice or missing.
+        """
+        self.refresh()
+        return self._finish.submission(model, x, ids)
 
     def evaluate(
         self,

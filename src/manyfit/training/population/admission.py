@@ -283,7 +283,7 @@ class Admission:
         self.fallback.train(OnePlan(self.supply, plan), self.task)
 
     def _resume(self, plan: Plan) -> Member | None:
-        member = self._parked.pop(plan.key, None)
+        member = None if plan.goes_on_otherwise else self._parked.pop(plan.key, None)
         # At another epoch than the plan says: what is stored, or the beginning, is right, and this member is not.
         if member is None or member.epoch != plan.first_epoch:
             return None
@@ -330,7 +330,10 @@ class Admission:
             notes=notes,
             loss_scale=LossScaleWatch.of(model.optimizer),
         )
-        if stored is not None:
+        if plan.origin is not None and (stored is None or stored.is_origin):
+            forgets = self._parked.pop if plan.goes_on_otherwise else self._parked.get
+            member.branch_off(forgets(plan.origin.key, None), stored)
+        elif stored is not None:
             member.continue_from(stored)
         if structure.outline is None or not self._widens(plan, member):
             member.seat = self._own_seat(member)
@@ -387,7 +390,9 @@ class Admission:
         known = self._learned.structures.find(key)
         found = member.own_trace(self._learned.maskings) if known is None else known.trace
         place = building.place_of_learning_rate(model)
-        is_first = member.stored is None and not member.history  # its optimizer's state is what it starts from
+        is_first = (
+            member.stored is None and not member.history and member.plan.origin is None
+        )  # its optimizer's state is what it starts from
         if known is None and key is not None and place is not None and is_first:
             self._learned.structures.keep(key, KnownStructure(found, member.state[2], place))
         # With the frozen weights that it really begins with.

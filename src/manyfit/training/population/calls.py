@@ -14,6 +14,7 @@ from manyfit.training.base import Task
 from manyfit.training.callbacks import CannotCopy, copy_callbacks
 from manyfit.training.population.data import is_same
 from manyfit.training.population.trace import CannotTrace
+from manyfit.training.population.views import of_all_rows
 from manyfit.training.rehearsal import Marker, NotOneCall, call_of_fit
 from manyfit.training.replay import DATA, FITTED, facts_of
 
@@ -48,7 +49,7 @@ class MemberCalls:
         if self._task.fit is None:
             return self._given(plan, own), {}
         call = self._rehearsed(plan, values, model, own)
-        return self._of_all_rows(plan, call), {FITTED: facts_of([call])}
+        return of_all_rows(self._task, plan, call), {FITTED: facts_of([call])}
 
     def _given(self, plan: Plan, own: Sequence[keras.callbacks.Callback]) -> Call:
         """The call of `fit` that a plan stands for, on all rows: folds are parts of those that are here already."""
@@ -83,14 +84,6 @@ class MemberCalls:
         if not all(is_same(call.get(name), given.get(name)) for name in rows):
             raise CannotTrace(f"{OWN_FIT} trains on other rows than it is given")
         return call
-
-    def _of_all_rows(self, plan: Plan, call: Call) -> Call:
-        """A call on the rows of a fold, on all rows: folds are parts of those that are here already."""
-        if self._task.split_for is None:
-            return call
-        searched = self._task.calls.get(plan.trial_id, self._task.call)
-        whole = {name: searched.get(name) for name in DATA[:-1] if searched.get(name) is not None}
-        return call.with_(without=("validation_data", "validation_split"), **whole)
 
     def _copies(self, plan: Plan, call: Call) -> list[keras.callbacks.Callback]:
         """The user's callbacks for one member."""

@@ -26,6 +26,7 @@ from manyfit.core.costs import Costs
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Failure, Plan, Result
+from manyfit.training import origins
 from manyfit.training.base import BestEpoch, Bookkeeping, StandIn, judge
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
@@ -395,6 +396,32 @@ class Member:
         self.history = {name: list(curve) for name, curve in stored.history.items()}
         self.best, self.best_loss = stored.best, stored.best_loss
 
+    def branch_off(self, parent: Member | None, stored: StoredState | None) -> None:
+        """Begins with another execution's state, copied on its device where it rests in this process.
+
+        Args:
+            parent: that execution; None, or at another epoch: it is not here.
+            stored: the file of that state; None: there is none.
+
+        Raises:
+            FailedTrialError: there is neither, or its model has other shapes.
+        """
+        origin = self.plan.origin
+        assert origin is not None  # our bug: only branches have one
+        inherited: State
+        if parent is not None and parent.epoch == origin.epoch:
+            inherited = copied(parent.state)
+        elif stored is not None:
+            inherited = tuple(tuple(map(jax.device_put, group)) for group in stored.variables)  # type: ignore[assignment]
+        else:
+            raise origins.lost(self.plan)
+        origins.check_shapes(self.plan, self.state, inherited)
+        optimizer = tuple(origins.with_own_rate(self.model, self.state[2], inherited[2]))
+        self.state, self.epoch = (inherited[0], inherited[1], optimizer), origin.epoch
+        if parent is not None and self.plan.goes_on_otherwise:
+            self.history, self.seconds = parent.history, parent.seconds
+            self.best, self.best_loss = parent.best, parent.best_loss
+
     def paused(self, aside: Bookkeeping) -> Result:
         """The outcome so far of a member that may be continued; its state is stored first."""
         result = self._outcome(Ending.PAUSED, None, aside)
@@ -414,7 +441,7 @@ class Member:
                 seconds=result.seconds,
             )
             with aside.keeping("states of paused trials"):
-                write_state(self.plan.state_path, state)
+                write_state(self.plan.state_path, state, keeps_earlier=self.plan.origin is not None)
                 self.is_stored = True
         return result
 
