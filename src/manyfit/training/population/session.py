@@ -23,8 +23,8 @@ from manyfit.training.population.families import ENOUGH_TO_TELL, WideProgram
 from manyfit.training.population.grouping import Batch, Outcome, Rules, as_before, form_batches
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.member import Member
-from manyfit.training.population.pace import Pace
 from manyfit.training.population.rounds import Rounds
+from manyfit.training.population.session_time import SessionTime
 from manyfit.training.population.sizing import Sizing
 from manyfit.training.population.trace import CannotTrace
 
@@ -69,7 +69,7 @@ class Session:
             devices=num_devices(),
         )
         self.clock = task.clock or Clock()
-        self.pace = Pace(costs, self.clock)
+        self.time = SessionTime(costs, self.clock)
         self.rounds = Rounds(order_of=self._order_of, exchanges=max_members != 1, clock=self.clock)
         self.taken: collections.deque[Plan] = collections.deque()  # handed out, and not built yet
         self.many_taken = False  # as many as were asked for
@@ -94,7 +94,7 @@ class Session:
             self._admit()
             # Until the supply has nothing: that all in hand has gone to the fallback is no end of a search.
             while self.num_active or self.ended or self.taken or self.admission.num_waiting or self.has_more:
-                if not self.clock.allows(self.pace.predict_seconds([*self.idle, *self._running()])):
+                if not self.clock.allows(self.time.predict_seconds([*self.idle, *self._running()])):
                     self._leave()
                     break
                 # Start first: while the programs run, this thread writes out what has ended and builds what comes next.
@@ -165,9 +165,9 @@ class Session:
         """
         # Proposals that do not depend on results are asked for ahead: many of one program are there together.
         # Where time is limited not before an epoch has ended: all of it might go by with building.
-        most = self.sizing.size * (5 if self.independent and self.pace.goes_ahead else 1)
+        most = self.sizing.size * (5 if self.independent and self.time.goes_ahead else 1)
         while (room := most - self.num_active - self.admission.num_waiting) > 0:
-            if not self.pace.has_room_for_build():
+            if not self.time.has_room_for_build():
                 self._give_back()
                 break
             if not self.taken:
@@ -242,7 +242,7 @@ class Session:
 
     def _fitting(self, batches: Sequence[Batch]) -> list[Batch]:
         """Those whose epoch still fits into the time; the members of the others end with what they have."""
-        fitting = [batch for batch in batches if self.pace.fits(batch)]
+        fitting = [batch for batch in batches if self.time.fits(batch)]
         self._end_early([member for batch in batches if batch not in fitting for member in batch.members])
         return fitting
 
@@ -337,7 +337,7 @@ class Session:
         batch = outcome.batch
         if batch.one_step:
             return  # it would look like a very fast layout
-        self.pace.note_epoch(outcome)
+        self.time.note_epoch(outcome)
         if isinstance(batch.program, WideProgram):
             batch.program.count_epoch(batch.members)
         if batch.replay is not None:
@@ -413,7 +413,7 @@ class Session:
         # models instead of 200).
         scored = [member for member, result in results if result.ending.has_score]
         kept = [member for member in scored if self.task.keep is not None and member.plan.keeps_predictions]
-        if kept and self.pace.allows_predictions(kept):
+        if kept and self.time.allows_predictions(kept):
             self._keep(kept)
         elif kept:
             with self.aside.keeping("predictions"):
@@ -436,7 +436,7 @@ class Session:
                     self.task.keep([(member.plan, member.predictor())])
         for member in members:
             member.predict_seconds += (time.perf_counter() - started) / len(members)
-        self.pace.note_predictions(members)
+        self.time.note_predictions(members)
 
 
 def _members_of(batches: Sequence[Batch]) -> list[Member]:

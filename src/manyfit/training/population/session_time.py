@@ -17,7 +17,7 @@ _GRACE_SECONDS = 1.0  # for predictions of what has been trained when the time i
 _MOST_RESERVED = 0.25  # of the time of a session, for predictions at its end
 
 
-class Pace:
+class SessionTime:
     """Notes what the steps of a session take, and says what still fits.
 
     Args:
