@@ -19,10 +19,13 @@ from numpy.typing import ArrayLike
 
 from manyfit.core.checks import seconds_or_none, whole_number_or_none
 from manyfit.core.clock import Clock
+from manyfit.core.costs import Costs
 from manyfit.core.errors import ManyfitError, SearchError, UsageError, explain, first_line
 from manyfit.core.objective import MEASURES
+from manyfit.core.records import Ending
 from manyfit.data.call import Call
 from manyfit.data.kinds import Ability
+from manyfit.ensemble.choosing.methods import SHRUNK
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.fitting import phases
 from manyfit.fitting.comparison import difference
@@ -80,10 +83,26 @@ class Wishes:
     max_trials: int | None = None
     groups: ArrayLike | None = None
     time_ordered: bool = False
+    beliefs: bool = True
 
     def __post_init__(self) -> None:
         seconds_or_none("fit(max_seconds=...)", self.max_seconds)
         whole_number_or_none("fit(max_trials=...)", self.max_trials, instead="Leave it out for no limit.")
+
+
+@dataclasses.dataclass(frozen=True)
+class CanDo:
+    """What a tuner can do beside searching.
+
+    Attributes:
+        trains: whether training is Manyfit's; what a user's own code trains is searched and combined, and no more.
+        in_epochs: whether a training has a number of epochs, which is chosen where the caller says nothing.
+        bag: the tuner's method; None: it has none.
+    """
+
+    trains: bool
+    in_epochs: bool
+    bag: Callable[..., Ensemble] | None = None
 
 
 class SearchClock(Clock):
@@ -108,10 +127,9 @@ def fit(
     tuner: FittingTuner,
     call: Call,
     wishes: Wishes,
+    can: CanDo,
     *,
     say: Callable[[str], None],
-    trains_itself: bool = True,
-    bag: Callable[..., Ensemble] | None = None,
     now: Callable[[], float] | None = None,
 ) -> Winner:
     """See `Tuner.fit`.
@@ -121,15 +139,16 @@ def fit(
         call: of `search`.
         wishes: limits, and how rows are held out.
         say: takes one line of text for people.
-        trains_itself: whether training is Manyfit's; what a user's own code trains is searched, and no more.
-        bag: the tuner's; None: it has none.
+        can: what the tuner can do.
         now: a time in seconds that never goes back.
 
     Raises:
         UsageError: several objectives, no limit at all, or as `hold_out` and `search` say.
         SearchError: no trial has a score: all failed, or the time was too short for an epoch of one.
     """
-    return _Fit(tuner, wishes, say, trains_itself=trains_itself, bag=bag, now=now).run(call)
+    if can.trains and can.in_epochs:
+        call = with_length(call, tuner.oracle, say)
+    return _Fit(tuner, wishes, can, say, now=now).run(call)
 
 
 class _Fit:
@@ -139,16 +158,15 @@ class _Fit:
         self,
         tuner: FittingTuner,
         wishes: Wishes,
+        can: CanDo,
         say: Callable[[str], None],
         *,
-        trains_itself: bool,
-        bag: Callable[..., Ensemble] | None,
         now: Callable[[], float] | None,
     ) -> None:
         self._tuner, self._oracle = tuner, tuner.oracle
         self._wishes = wishes
         self._say = say
-        self._trains_itself, self._bag = trains_itself, bag
+        self._can = can
         self._time: dict[str, float] = {}
         self._reasons: list[str] = []
         self._clock = Clock(self._limit(), now=now)
@@ -171,7 +189,7 @@ class _Fit:
         confirmation = None
         if self._may_bag:
             hand = self._timed("bag", self._bagged, hand, verbose)
-        elif self._trains_itself and not self._held.in_folds:
+        elif self._can.trains and not self._held.in_folds:
             confirmation = self._timed("confirm", self._confirmed, verbose)
             hand = None if confirmation is not None and hand is not None and hand.refused else hand
         model = None if hand is not None else self._timed("load", self._best_model)
@@ -217,7 +235,7 @@ class _Fit:
 
     def _hold_out(self, call: Call) -> HeldOut:
         wishes = self._wishes
-        if not self._trains_itself or call.get("cross_validation") is not None:
+        if not self._can.trains or call.get("cross_validation") is not None:
             self._refuse_unheeded(call)
             return HeldOut(call)
         names = self._oracle.objective.names
@@ -273,10 +291,14 @@ class _Fit:
         oracle.max_trials = self._max_trials()
         if hasattr(sampler, "max_trials"):  # one that plans by it
             sampler.max_trials = oracle.max_trials
+        clock = SearchClock(self._clock, self._needed_afterwards)
+        if clock.is_limited:  # else nothing is gained by what is cheap
+            oracle.proposals.mind_costs(clock, beliefs=self._wishes.beliefs)
         try:
-            with self._tuner.limited(SearchClock(self._clock, self._needed_afterwards)):
+            with self._tuner.limited(clock):
                 yield
         finally:
+            oracle.proposals.mind_costs(None)
             oracle.max_trials = before[0]
             if hasattr(sampler, "max_trials"):
                 sampler.max_trials = before[1]
@@ -297,7 +319,8 @@ class _Fit:
             return None
         begun = self._clock.spent()
         try:
-            hand = self._tuner.ensemble(verbose=verbose)
+            # The steadiest way to weigh them, and by far the quickest: seconds count here.
+            hand = self._tuner.ensemble(verbose=verbose, method=SHRUNK)
         except ManyfitError as error:
             self._reasons.append(f"The models of the search were not combined: {first_line(error)}")
             return None
@@ -314,7 +337,7 @@ class _Fit:
     def _may_bag(self) -> bool:
         """Whether folds of all rows can be trained, and were not trained by the search already."""
         held = self._held
-        if self._bag is None or not self._trains_itself or held.in_order_of_time or held.in_folds:
+        if self._can.bag is None or not self._can.trains or held.in_order_of_time or held.in_folds:
             return False
         rows, validation = held.call.training_rows(), held.call.validation_rows()
         return rows.can(Ability.TAKEN) and validation is not None and validation.can(Ability.JOINED)
@@ -332,8 +355,8 @@ class _Fit:
             )
             return hand
         try:
-            assert self._bag is not None  # our bug: `_may_bag` asks
-            found = self._bag(
+            assert self._can.bag is not None  # our bug: `_may_bag` asks
+            found = self._can.bag(
                 bag.top,
                 NUM_FOLDS,
                 groups=self._held.groups,
@@ -418,5 +441,12 @@ def with_length(call: Call, oracle: Oracle, say: Callable[[str], None]) -> Call:
 def tried_of(trial: Trial, loss: float) -> phases.Tried:
     """What phases are decided by, of one trial."""
     runs = list(trial.executions.values())
-    in_full = all(run.ending.has_score and str(run.ending) == "completed" for run in runs)
-    return phases.Tried(loss, sum(run.seconds for run in runs) / max(1, len(runs)), in_full=in_full)
+    costs = Costs.joined(run.costs for run in runs if run.costs is not None) or Costs()
+    return phases.Tried(
+        loss,
+        sum(run.seconds for run in runs) / max(1, len(runs)),
+        costs.build,
+        costs.compile,
+        costs.structure,
+        all(run.ending is Ending.COMPLETED for run in runs),
+    )
