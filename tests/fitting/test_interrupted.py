@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import manyfit as kt  # isort: skip
 
+import itertools
 import json
 import os
 import signal
@@ -78,7 +79,7 @@ def test_the_best_epoch_so_far_is_the_winner_of_a_fit_that_is_interrupted(tmp_pa
         )
     ]
     assert winner.model.evaluate(*ROWS["validation_data"], verbose=0)[0] == pytest.approx(
-        min(sum(curves, [])), abs=1e-5
+        min(itertools.chain.from_iterable(curves)), abs=1e-5
     )
     assert winner.evaluate(X, Y)["accuracy"] > 0 and winner.model in winner.search.model_origins
     on_disk = kt.load_winner(winner.search.project_dir)
@@ -156,7 +157,8 @@ class End(keras.callbacks.Callback):
 tuner = kt.RandomSearch(build, "val_loss", seed=0, directory=sys.argv[1])
 callbacks = [End()] if len(sys.argv) > 2 else []
 winner = tuner.fit(
-    x[:60], y[:60], validation_data=(x[60:], y[60:]), epochs=4, max_trials=2, max_seconds=500, callbacks=callbacks, verbose=0
+    x[:60], y[:60], validation_data=(x[60:], y[60:]), epochs=4, max_trials=2, max_seconds=500,
+    callbacks=callbacks, verbose=0,
 )
 print(json.dumps({"ended_by": winner.ended_by, "time": dict(winner.time), "trials": len(tuner.oracle.trials)}))
 """

@@ -14,30 +14,26 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-import keras
 from numpy.typing import ArrayLike
 
 from manyfit.core.checks import seconds_or_none, whole_number_or_none
 from manyfit.core.clock import Clock
 from manyfit.core.errors import ManyfitError, SearchError, UsageError, explain, first_line
-from manyfit.core.objective import MEASURES
 from manyfit.data.call import Call
 from manyfit.data.kinds import Ability
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.fitting import in_hand, phases
 from manyfit.fitting.comparison import difference
 from manyfit.fitting.holdout import NUM_FOLDS, HeldOut, hold_out
+from manyfit.fitting.length import with_length
 from manyfit.fitting.record import FitRecord
 from manyfit.fitting.signals import Interruptible, what_is_kept
 from manyfit.fitting.standing import Standing
 from manyfit.fitting.winner import FittedSearch, Winner
-from manyfit.oracles import Oracle, Trial, endings
+from manyfit.oracles import Trial, endings
 from manyfit.oracles.checks import UntypedLimit
 from manyfit.report.confirmation import Confirmation
 
-#: Of one training, where nobody said how many: more than patience leaves of nearly all.
-MOST_EPOCHS = 200
-PATIENCE = 10
 _ENDED_BY = {
     endings.SearchEnd.SECONDS: "time",
     endings.SearchEnd.TRIALS: "trials",
@@ -91,6 +87,21 @@ class Wishes:
         whole_number_or_none("fit(max_trials=...)", self.max_trials, instead="Leave it out for no limit.")
 
 
+@dataclasses.dataclass(frozen=True)
+class CanDo:
+    """What a tuner can do beside searching.
+
+    Attributes:
+        trains: whether training is Manyfit's; what a user's own code trains is searched and combined, and no more.
+        in_epochs: whether a training has a number of epochs, which is chosen where the caller says nothing.
+        bag: the tuner's method; None: it has none.
+    """
+
+    trains: bool
+    in_epochs: bool
+    bag: Callable[..., Ensemble] | None = None
+
+
 class SearchClock(Clock):
     """The clock of a search that is a part of `fit`: over when the rest is needed for what comes afterwards.
 
@@ -113,10 +124,9 @@ def fit(
     tuner: FittingTuner,
     call: Call,
     wishes: Wishes,
+    can: CanDo,
     *,
     say: Callable[[str], None],
-    trains_itself: bool = True,
-    bag: Callable[..., Ensemble] | None = None,
     now: Callable[[], float] | None = None,
 ) -> Winner:
     """See `Tuner.fit`.
@@ -126,15 +136,16 @@ def fit(
         call: of `search`.
         wishes: limits, and how rows are held out.
         say: takes one line of text for people.
-        trains_itself: whether training is Manyfit's; what a user's own code trains is searched, and no more.
-        bag: the tuner's; None: it has none.
+        can: what the tuner can do.
         now: a time in seconds that never goes back.
 
     Raises:
         UsageError: several objectives, no limit at all, or as `hold_out` and `search` say.
         SearchError: no trial has a score: all failed, or the time was too short for an epoch of one.
     """
-    return _Fit(tuner, wishes, say, trains_itself=trains_itself, bag=bag, now=now).run(call)
+    if can.trains and can.in_epochs:
+        call = with_length(call, tuner.oracle, say)
+    return _Fit(tuner, wishes, can, say, now=now).run(call)
 
 
 class _Fit:
@@ -144,16 +155,15 @@ class _Fit:
         self,
         tuner: FittingTuner,
         wishes: Wishes,
+        can: CanDo,
         say: Callable[[str], None],
         *,
-        trains_itself: bool,
-        bag: Callable[..., Ensemble] | None,
         now: Callable[[], float] | None,
     ) -> None:
         self._tuner, self._oracle = tuner, tuner.oracle
         self._wishes = wishes
         self._say = say
-        self._trains_itself, self._bag = trains_itself, bag
+        self._can = can
         self._reasons: list[str] = []
         folder = tuner.store.layout.winner
         self._earlier = FitRecord(folder).read()
@@ -235,7 +245,7 @@ class _Fit:
         confirmation = None
         if self._may_bag:
             hand = self._hand = self._timed("bag", self._bagged, hand, verbose)
-        elif self._trains_itself and not self._held.in_folds:
+        elif self._can.trains and not self._held.in_folds:
             confirmation = self._timed("confirm", self._confirmed, verbose)
             hand = None if confirmation is not None and hand is not None and hand.refused else hand
         model = None if hand is not None else self._timed("load", self._best_model)
@@ -281,7 +291,7 @@ class _Fit:
 
     def _hold_out(self, call: Call) -> HeldOut:
         wishes = self._wishes
-        if not self._trains_itself or call.get("cross_validation") is not None:
+        if not self._can.trains or call.get("cross_validation") is not None:
             self._refuse_unheeded(call)
             return HeldOut(call)
         names = self._oracle.objective.names
@@ -377,7 +387,7 @@ class _Fit:
     def _may_bag(self) -> bool:
         """Whether folds of all rows can be trained, and were not trained by the search already."""
         held = self._held
-        if self._bag is None or not self._trains_itself or held.in_order_of_time or held.in_folds:
+        if self._can.bag is None or not self._can.trains or held.in_order_of_time or held.in_folds:
             return False
         rows, validation = held.call.training_rows(), held.call.validation_rows()
         return rows.can(Ability.TAKEN) and validation is not None and validation.can(Ability.JOINED)
@@ -395,8 +405,8 @@ class _Fit:
             )
             return hand
         try:
-            assert self._bag is not None  # our bug: `_may_bag` asks
-            found = self._bag(
+            assert self._can.bag is not None  # our bug: `_may_bag` asks
+            found = self._can.bag(
                 bag.top,
                 NUM_FOLDS,
                 groups=self._held.groups,
@@ -452,30 +462,6 @@ class _Fit:
         allowed = "time for one epoch at least, and for what is compiled before it"
         where = "fit()" if limit is None else f"fit(max_seconds={limit:g})"
         return SearchError(explain(where, got, allowed, f"Type max_seconds={10 * (limit or 6):g}, say."))
-
-
-def with_length(call: Call, oracle: Oracle, say: Callable[[str], None]) -> Call:
-    """The call with a number of epochs at most, and with patience, where the caller said nothing of either.
-
-    Args:
-        call: of `fit`.
-        oracle: whose scheduler may say how long a training is, and whose objective tells what better is.
-        say: takes one line of text for people.
-    """
-    if call.get("epochs") is not None:
-        return call
-    stops = [one for one in call.callbacks if isinstance(one, keras.callbacks.EarlyStopping)]
-    if stops:
-        return call.with_(epochs=MOST_EPOCHS)
-    objective = oracle.objective.terms[0]
-    name = objective.names[0] if len(objective.names) == 1 and objective.names[0] not in MEASURES else "val_loss"
-    mode = getattr(objective, "direction", "min") if name in objective.names else "min"
-    patience = keras.callbacks.EarlyStopping(name, patience=PATIENCE, mode=mode)
-    said = f"a training ends {PATIENCE} epochs after its best {name}, or after {MOST_EPOCHS}"
-    if oracle.scheduler.max_epochs is not None:
-        said = f"a training ends {PATIENCE} epochs after its best {name}, or as {type(oracle.scheduler).__name__} says"
-    say(f"fit: no epochs were given: {said}.")
-    return call.with_(epochs=MOST_EPOCHS, callbacks=[*call.callbacks, patience])
 
 
 def tried_of(trial: Trial, loss: float) -> phases.Tried:

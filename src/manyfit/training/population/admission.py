@@ -41,7 +41,7 @@ from manyfit.training.population.outlines import Outline
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.replaying import EpochRun, Program, Replay, is_exact
 from manyfit.training.population.structure_key import KnownStructure, structure_key
-from manyfit.training.population.trace import CannotTrace, check_model, is_complete
+from manyfit.training.population.trace import CannotTrace, build_variables, check_model, is_complete
 from manyfit.training.population.views import View, Views, of_all_rows
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
 from manyfit.training.rehearsal import Marker, NotOneCall, call_of_fit
@@ -349,12 +349,9 @@ class Admission:
     def _widens(self, plan: Plan, member: Member) -> bool:
         """Whether an execution may train in a program that is wider than its model.
 
-        Not what proves something: those numbers are of the user's model alone, to the last bit. And not a model of
-        which a part is frozen: what that computes of a row is computed once.
+        Not what proves something: those numbers are of the user's model alone, to the last bit.
         """
-        frozen = any(layer.weights and not layer.trainable for layer in building.layers_of(member.model))
-        searches = plan.phase == "search" and not member.view.streams
-        return families.WIDENS and self._may_widen and searches and not frozen
+        return families.WIDENS and self._may_widen and plan.phase == "search" and not member.view.streams
 
     def _first_state(self, model: keras.Model, view: View, *, whole: bool) -> tuple[Structure, State]:
         """What a model is by its configuration, and its first state, for the least work that gives both.
@@ -382,7 +379,7 @@ class Admission:
                 if structure.outline is not None:
                     model.optimizer.build(model.trainable_variables)
                     return structure, (trainable, fixed, tuple(values_of(model.optimizer.variables)))
-        building.build_symbolically(model, batch)
+        build_variables(model, batch)
         parts = [tuple(values_of(part)) for part in variables_of(model)[:3]]
         return Structure.of(model, key), (parts[0], parts[1], parts[2])
 
