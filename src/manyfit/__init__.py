@@ -61,6 +61,7 @@ _HOMES = {
     "compare": "manyfit.finish.compare",
     "open_project": "manyfit.report.snapshot",
     "load_winner": "manyfit.fitting.winner",
+    "fit": "manyfit.tuners.searches",
     "table": "manyfit.report.terminal",
     "Tuner": "manyfit.tuners.tuner",
 }
@@ -106,6 +107,7 @@ if TYPE_CHECKING:
     from manyfit.tuners.searches import QuasiRandomSearch as QuasiRandomSearch
     from manyfit.tuners.searches import RandomSearch as RandomSearch
     from manyfit.tuners.searches import Search as Search
+    from manyfit.tuners.searches import fit as fit
     from manyfit.tuners.sklearn_tuner import SklearnTuner as SklearnTuner
     from manyfit.tuners.tuner import Tuner as Tuner
 

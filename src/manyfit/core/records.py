@@ -15,6 +15,14 @@ Value = bool | int | float | str
 Values = Mapping[str, Value]
 """One configuration: hyperparameter name -> value, active hyperparameters only."""
 
+PARENT_EPOCH = "tuner/parent_epoch"
+"""Tag of a branch: after how many epochs of its parent it begins. Here, since who reads results knows no scheduler."""
+
+
+def num_inherited(tags: Values) -> int:
+    """Epochs of a trial that its parent has trained, by its tags; 0 where it began by itself."""
+    return int(tags.get(PARENT_EPOCH, 0))
+
 
 class Configuration(Protocol):
     """What a build function is called with: a trial's `HyperParameters`.

@@ -33,7 +33,10 @@ class FittedSearch(Protocol):
 
     oracle: Oracle
     store: ProjectStore
-    model_origins: MutableMapping[Any, str]
+
+    @property
+    def model_origins(self) -> MutableMapping[Any, str]:
+        """The trials that models come from."""
 
     @property
     def project_dir(self) -> str:

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from manyfit.core.causes import reason_of
-from manyfit.core.records import Ending, Values
+from manyfit.core.records import Ending, Values, num_inherited
 from manyfit.report import terminal
-from manyfit.schedulers.base import num_inherited
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,9 @@ import numpy as np
 
 from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.records import PARENT_EPOCH as PARENT_EPOCH
 from manyfit.core.records import Decision, Ending, Progress, Value, Values
+from manyfit.core.records import num_inherited as num_inherited
 from manyfit.space.hyperparameter import HyperParameter
 from manyfit.space.hyperparameters import HyperParameters
 
@@ -31,9 +33,9 @@ BRACKET = "tuner/bracket"
 ROUND = "tuner/round"
 TRIAL_ID = "tuner/trial_id"
 ITERATION = "tuner/iteration"
-# Likewise ours, of branches: whose state one began with, after how many epochs, and whose place it took.
+# Likewise ours, of branches: whose state one began with, after how many epochs (`PARENT_EPOCH`), and whose place it
+# took.
 PARENT = "tuner/parent"
-PARENT_EPOCH = "tuner/parent_epoch"
 REPLACES = "tuner/replaces"
 
 
@@ -74,11 +76,6 @@ class Branch:
 
 
 Job: TypeAlias = Start | Resume | Branch
-
-
-def num_inherited(tags: Mapping[str, Value]) -> int:
-    """Epochs of a trial that its parent has trained, by its tags; 0 where it began by itself."""
-    return int(tags.get(PARENT_EPOCH, 0))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -141,6 +141,11 @@ class ProjectLayout:
         ids = "|".join(re.escape(check_id(trial_id)) for trial_id in trial_ids)
         return _matching(self._models, f"(?:{ids}){_AFTER_ID}")
 
+    def of_predictions(self, *trial_ids: str) -> list[Path]:
+        """Every file that was kept of what models of trials said of rows, of all phases."""
+        ids = "|".join(re.escape(check_id(trial_id)) for trial_id in trial_ids)
+        return _matching(self.predictions, f"(?:{ids}){_AFTER_ID}")
+
     @property
     def predictions(self) -> Path:
         """The folder of kept predictions."""

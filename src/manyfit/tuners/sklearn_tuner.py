@@ -19,6 +19,9 @@ from manyfit.data.call import Call
 from manyfit.data.classes import named_classes
 from manyfit.data.row_names import names_of_kept_rows
 from manyfit.data.rows import Rows
+from manyfit.fitting import fit as fitting
+from manyfit.fitting.fit import CanDo, Wishes
+from manyfit.fitting.winner import Winner
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
 from manyfit.store.answers import Answers
@@ -177,6 +180,42 @@ class SklearnTuner(BaseTuner):
             self._note_rows(X, y, sample_weight, row_id)
             self._note_asked(predict)
         super().search(X, y, sample_weight=sample_weight, groups=groups, verbose=verbose, **kwargs)
+
+    def fit(
+        self,
+        X: object,
+        y: object = None,
+        sample_weight: object = None,
+        groups: object = None,
+        *,
+        max_seconds: float | None = None,
+        max_trials: int | None = None,
+        **kwargs: Any,
+    ) -> Winner:
+        """The best estimators that there are after some seconds: see `Tuner.fit`. The `cv` says what is held out.
+
+        Args:
+            X: rows.
+            y: their targets.
+            sample_weight: one weight per row.
+            groups: one label per row, for splitters such as `GroupKFold`.
+            max_seconds: the limit, from the call to the return.
+            max_trials: configurations at most; None: as the oracle was told.
+            **kwargs: of `search`.
+
+        Returns:
+            The winner: an ensemble, or an estimator where one is as good.
+
+        Raises:
+            UsageError: several objectives, no limit at all, or as `search` says.
+            SearchError: all trials failed.
+        """
+        parts = {"sample_weight": sample_weight, "groups": groups}
+        call = Call((X, y), {**{name: part for name, part in parts.items() if part is not None}, **kwargs})
+        own = type(self).run_trial is SklearnTuner.run_trial
+        wishes, can = Wishes(max_seconds, max_trials), CanDo(trains=own, in_epochs=False)
+        with self._finish.speaking(kwargs.get("verbose")):
+            return fitting.fit(self, call, wishes, can, say=self._display.say)
 
     def _note_rows(self, X: object, y: object, sample_weight: object, row_id: object) -> None:
         """Notes rows and folds for the steps after the search, and what keeps predictions for an ensemble."""

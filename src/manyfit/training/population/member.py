@@ -38,7 +38,7 @@ from manyfit.training.population.outlines import Outline
 from manyfit.training.population.probe import stray
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.structure_key import without_numbers
-from manyfit.training.population.trace import CannotTrace, Maskings, Trace, complete, trace_all
+from manyfit.training.population.trace import CannotTrace, Maskings, Trace, build_variables, complete, trace_all
 from manyfit.training.population.twins import outline_of
 from manyfit.training.population.views import View
 from manyfit.training.precision import LossScaleWatch
@@ -90,7 +90,8 @@ class Structure:
             model: its layers have their variables.
             key: `structure_key` of it.
         """
-        outline = None if key is None else outline_of(model)
+        # What a frozen part computes of a row is computed once, and a wider program has no such part.
+        outline = None if key is None or building.is_partly_frozen(model) else outline_of(model)
         if key is None or outline is None:
             return cls(key, "")
         parts = [[run.text, run.inputs, run.tie, run.positions] for run in outline.runs]
@@ -186,7 +187,7 @@ class Member:
         """
         started = time.perf_counter()
         with seeded(self.plan.seed), quick_draws():
-            building.build_symbolically(self.model, self.view.shapes.first_batch())
+            build_variables(self.model, self.view.shapes.first_batch())
             known = maskings if self.structure.key is not None else None
             found = trace_all(self.model, self.view.shapes, known)
         elapsed = time.perf_counter() - started
@@ -262,6 +263,11 @@ class Member:
     def is_behind(self) -> bool:
         """Whether the epoch that it is at was reported before."""
         return self.plan.is_known(self.epoch)
+
+    @property
+    def has_result(self) -> bool:
+        """Whether what it has trained so far is a result; not so before it is where it was already before."""
+        return bool(self.history) and not self.is_behind and self.epoch >= self.plan.first_epoch
 
     @property
     def is_validated(self) -> bool:
