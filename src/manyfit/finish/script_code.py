@@ -361,8 +361,8 @@ def quoted(text: object) -> str:
 
     Example:
 
-    >>> quoted("it's")
-    '"it\'s"'
+    >>> print(quoted("relu"))
+    "relu"
     """
     return json.dumps(str(text), ensure_ascii=False)
 
