@@ -86,6 +86,21 @@ class Wishes:
         whole_number_or_none("fit(max_trials=...)", self.max_trials, instead="Leave it out for no limit.")
 
 
+@dataclasses.dataclass(frozen=True)
+class CanDo:
+    """What a tuner can do beside searching.
+
+    Attributes:
+        trains: whether training is Manyfit's; what a user's own code trains is searched and combined, and no more.
+        in_epochs: whether a training has a number of epochs, which is chosen where the caller says nothing.
+        bag: the tuner's method; None: it has none.
+    """
+
+    trains: bool
+    in_epochs: bool
+    bag: Callable[..., Ensemble] | None = None
+
+
 class SearchClock(Clock):
     """The clock of a search that is a part of `fit`: over when the rest is needed for what comes afterwards.
 
@@ -108,10 +123,9 @@ def fit(
     tuner: FittingTuner,
     call: Call,
     wishes: Wishes,
+    can: CanDo,
     *,
     say: Callable[[str], None],
-    trains_itself: bool = True,
-    bag: Callable[..., Ensemble] | None = None,
     now: Callable[[], float] | None = None,
 ) -> Winner:
     """See `Tuner.fit`.
@@ -121,15 +135,16 @@ def fit(
         call: of `search`.
         wishes: limits, and how rows are held out.
         say: takes one line of text for people.
-        trains_itself: whether training is Manyfit's; what a user's own code trains is searched, and no more.
-        bag: the tuner's; None: it has none.
+        can: what the tuner can do.
         now: a time in seconds that never goes back.
 
     Raises:
         UsageError: several objectives, no limit at all, or as `hold_out` and `search` say.
         SearchError: no trial has a score: all failed, or the time was too short for an epoch of one.
     """
-    return _Fit(tuner, wishes, say, trains_itself=trains_itself, bag=bag, now=now).run(call)
+    if can.trains and can.in_epochs:
+        call = with_length(call, tuner.oracle, say)
+    return _Fit(tuner, wishes, can, say, now=now).run(call)
 
 
 class _Fit:
@@ -139,16 +154,15 @@ class _Fit:
         self,
         tuner: FittingTuner,
         wishes: Wishes,
+        can: CanDo,
         say: Callable[[str], None],
         *,
-        trains_itself: bool,
-        bag: Callable[..., Ensemble] | None,
         now: Callable[[], float] | None,
     ) -> None:
         self._tuner, self._oracle = tuner, tuner.oracle
         self._wishes = wishes
         self._say = say
-        self._trains_itself, self._bag = trains_itself, bag
+        self._can = can
         self._time: dict[str, float] = {}
         self._reasons: list[str] = []
         self._clock = Clock(self._limit(), now=now)
@@ -171,7 +185,7 @@ class _Fit:
         confirmation = None
         if self._may_bag:
             hand = self._timed("bag", self._bagged, hand, verbose)
-        elif self._trains_itself and not self._held.in_folds:
+        elif self._can.trains and not self._held.in_folds:
             confirmation = self._timed("confirm", self._confirmed, verbose)
             hand = None if confirmation is not None and hand is not None and hand.refused else hand
         model = None if hand is not None else self._timed("load", self._best_model)
@@ -217,7 +231,7 @@ class _Fit:
 
     def _hold_out(self, call: Call) -> HeldOut:
         wishes = self._wishes
-        if not self._trains_itself or call.get("cross_validation") is not None:
+        if not self._can.trains or call.get("cross_validation") is not None:
             self._refuse_unheeded(call)
             return HeldOut(call)
         names = self._oracle.objective.names
@@ -314,7 +328,7 @@ class _Fit:
     def _may_bag(self) -> bool:
         """Whether folds of all rows can be trained, and were not trained by the search already."""
         held = self._held
-        if self._bag is None or not self._trains_itself or held.in_order_of_time or held.in_folds:
+        if self._can.bag is None or not self._can.trains or held.in_order_of_time or held.in_folds:
             return False
         rows, validation = held.call.training_rows(), held.call.validation_rows()
         return rows.can(Ability.TAKEN) and validation is not None and validation.can(Ability.JOINED)
@@ -332,8 +346,8 @@ class _Fit:
             )
             return hand
         try:
-            assert self._bag is not None  # our bug: `_may_bag` asks
-            found = self._bag(
+            assert self._can.bag is not None  # our bug: `_may_bag` asks
+            found = self._can.bag(
                 bag.top,
                 NUM_FOLDS,
                 groups=self._held.groups,
