@@ -16,7 +16,7 @@ from manyfit.store.facts import Leader, SearchPlan
 Key = tuple[str, str, int]  # of a member: trial, phase, execution
 
 
-class Sources(Protocol):
+class ProgressSources(Protocol):
     """What a board asks of a search besides its events, whenever it is drawn."""
 
     objective: Objective
@@ -55,7 +55,7 @@ class Board:
         now: seconds that never go back. Tests pass their own.
     """
 
-    def __init__(self, sources: Sources, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, sources: ProgressSources, *, now: Callable[[], float] = time.monotonic) -> None:
         self.sources = sources
         self.now = now
         self.lock = threading.Lock()

@@ -15,7 +15,7 @@ from manyfit.core.events import Event, StepBegan, StepEnded, TrialEnded, logger
 from manyfit.report import words
 from manyfit.report.pages import console
 from manyfit.report.snapshot import Snapshot
-from manyfit.show.board import Board, Sources
+from manyfit.show.board import Board, ProgressSources
 from manyfit.show.screen import layout
 
 _DRAWS_PER_SECOND = 2  # some 4 ms each: under a hundredth of the time
@@ -31,7 +31,7 @@ class LiveProgress:
         board: None: a new one.
     """
 
-    def __init__(self, sources: Sources, *, file: IO[str] | None = None, board: Board | None = None) -> None:
+    def __init__(self, sources: ProgressSources, *, file: IO[str] | None = None, board: Board | None = None) -> None:
         self._board = board or Board(sources)
         self._file = file
         self._live: Live | None = None
@@ -80,7 +80,7 @@ class LineProgress:
     """
 
     def __init__(
-        self, sources: Sources, *, file: IO[str] | None = None, board: Board | None = None, beats: bool = True
+        self, sources: ProgressSources, *, file: IO[str] | None = None, board: Board | None = None, beats: bool = True
     ) -> None:
         self._board = board or Board(sources)
         self._file = file

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 
 from manyfit.core.causes import reason_of
@@ -93,8 +95,9 @@ class TrialDisplay:
         self.say(sentence)
         if self._shows() and (self.style == "lines" or self._is_live()):
             with contextlib.suppress(ManyfitError):  # what was found is in the project, whatever cannot be read now
+                width = shutil.get_terminal_size().columns if self._is_live() else 10_000  # files have no width
                 for line in closing_lines(Snapshot.of(self._folder)):
-                    self.say(line)
+                    self.say(textwrap.fill(line, width))
 
     def __getstate__(self) -> dict[str, object]:
         # Workers only say what their trainer says. The oracle, with the trials of the whole search, stays here.

@@ -91,7 +91,7 @@ class Recording:
 
 
 class SearchSources:
-    """What a display asks of a search besides its events: `manyfit.show.board.Sources`.
+    """What a display asks of a search besides its events: `manyfit.show.board.ProgressSources`.
 
     Args:
         oracle: of the search.
@@ -105,19 +105,19 @@ class SearchSources:
         self._oracle, self._recording = oracle, recording
 
     def leader(self) -> Leader | None:
-        """See `Sources`."""
+        """See `ProgressSources`."""
         return self._recording.leader
 
     def programs(self) -> list[dict[str, Any]]:
-        """See `Sources`."""
+        """See `ProgressSources`."""
         return self._recording.records()
 
     def spent(self) -> dict[str, float]:
-        """See `Sources`."""
+        """See `ProgressSources`."""
         return dict(self._oracle.book.seconds)
 
     def left(self) -> float:
-        """See `Sources`."""
+        """See `ProgressSources`."""
         return self._oracle.clock.left()
 
 
