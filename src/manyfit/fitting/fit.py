@@ -19,10 +19,13 @@ from numpy.typing import ArrayLike
 
 from manyfit.core.checks import seconds_or_none, whole_number_or_none
 from manyfit.core.clock import Clock
+from manyfit.core.costs import Costs
 from manyfit.core.errors import ManyfitError, SearchError, UsageError, explain, first_line
 from manyfit.core.objective import MEASURES
+from manyfit.core.records import Ending
 from manyfit.data.call import Call
 from manyfit.data.kinds import Ability
+from manyfit.ensemble.choosing.methods import SHRUNK
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.fitting import phases
 from manyfit.fitting.comparison import difference
@@ -80,6 +83,7 @@ class Wishes:
     max_trials: int | None = None
     groups: ArrayLike | None = None
     time_ordered: bool = False
+    beliefs: bool = True
 
     def __post_init__(self) -> None:
         seconds_or_none("fit(max_seconds=...)", self.max_seconds)
@@ -287,10 +291,14 @@ class _Fit:
         oracle.max_trials = self._max_trials()
         if hasattr(sampler, "max_trials"):  # one that plans by it
             sampler.max_trials = oracle.max_trials
+        clock = SearchClock(self._clock, self._needed_afterwards)
+        if clock.is_limited:  # else nothing is gained by what is cheap
+            oracle.proposals.mind_costs(clock, beliefs=self._wishes.beliefs)
         try:
-            with self._tuner.limited(SearchClock(self._clock, self._needed_afterwards)):
+            with self._tuner.limited(clock):
                 yield
         finally:
+            oracle.proposals.mind_costs(None)
             oracle.max_trials = before[0]
             if hasattr(sampler, "max_trials"):
                 sampler.max_trials = before[1]
@@ -311,7 +319,8 @@ class _Fit:
             return None
         begun = self._clock.spent()
         try:
-            hand = self._tuner.ensemble(verbose=verbose)
+            # The steadiest way to weigh them, and by far the quickest: seconds count here.
+            hand = self._tuner.ensemble(verbose=verbose, method=SHRUNK)
         except ManyfitError as error:
             self._reasons.append(f"The models of the search were not combined: {first_line(error)}")
             return None
@@ -432,5 +441,12 @@ def with_length(call: Call, oracle: Oracle, say: Callable[[str], None]) -> Call:
 def tried_of(trial: Trial, loss: float) -> phases.Tried:
     """What phases are decided by, of one trial."""
     runs = list(trial.executions.values())
-    in_full = all(run.ending.has_score and str(run.ending) == "completed" for run in runs)
-    return phases.Tried(loss, sum(run.seconds for run in runs) / max(1, len(runs)), in_full=in_full)
+    costs = Costs.joined(run.costs for run in runs if run.costs is not None) or Costs()
+    return phases.Tried(
+        loss,
+        sum(run.seconds for run in runs) / max(1, len(runs)),
+        costs.build,
+        costs.compile,
+        costs.structure,
+        all(run.ending is Ending.COMPLETED for run in runs),
+    )

@@ -210,7 +210,7 @@ class Oracle(KerasTunerOracle):
         Returns:
             An empty list while trials are running means: wait; while none is running: the search is over.
         """
-        if self.clock.is_over():
+        if self.clock.begins_nothing():
             return []
         # Before anything new, so that a search that goes on has the trials that it would have had: what the sampler
         # proposes next may rest on how these end.
@@ -408,7 +408,7 @@ class Oracle(KerasTunerOracle):
 
     def may_replicate(self) -> bool:
         """Whether everything was tried, and time is left."""
-        return self.ends_with_contenders() and not self.clock.is_over()
+        return self.ends_with_contenders() and not self.clock.begins_nothing()
 
     def ends_with_contenders(self) -> bool:
         """Whether everything was tried, so that what is left of the budget is for the contenders."""
