@@ -192,7 +192,7 @@ class Standing:
 
     def note(self, *, finished: bool | None = None) -> None:
         """Notes the seconds that were spent so far, for a process that goes on: see `FitRecord.note`."""
-        self._record.note(self._phases(), at=self._now(), finished=finished)
+        self._record.note(self._phases(), at=self._now(), finished=finished, keeping=self.seconds)
 
     def flush(self) -> None:
         """Writes what is not on the disk yet, whatever it takes: the process may end."""
