@@ -120,9 +120,11 @@ def cut_behind(model: keras.Model, layer: keras.layers.Layer) -> tuple[keras.Mod
         return None
     middle = nodes[0].output_tensors[0]
     try:
-        return keras.Model(model.input, middle), keras.Model(middle, model.output)
+        front, head = keras.Model(model.input, middle), keras.Model(middle, model.output)
     except ValueError:  # a graph that is not connected: its output depends on the input past the layer
         return None
+    # Earlier versions of Keras follow the graph to the first input, and complain of nothing.
+    return None if set(map(id, front.layers)) & set(map(id, head.layers)) else (front, head)
 
 
 def is_partly_frozen(model: keras.Model) -> bool:
