@@ -273,15 +273,13 @@ class _Rationing:
     # Opening another -------------------------------------------------------------------------------------------
 
     def _may_open(self, count: int) -> bool:
-        """Whether a further structure is to be thought about: by time, by what compiling took, by the visit."""
+        """Whether a further structure is to be thought about: by time, and by the visit."""
         structures, moment = self.structures, self._moment
         newest = structures.opened[-1]
         if not newest.trials or moment.seconds_left < _LAST_SHARE * moment.seconds:
             return False
-        if structures.spent_seconds + structures.compile_seconds > _COMPILE_SHARE * moment.seconds:
-            return False
         first = next(i for i, each in enumerate(self._own) if each is newest.trials[0])
-        batches = min(1 << (len(structures.opened) - 1), _LONGEST_VISIT)
+        batches = min(1 << (structures.num_compiled - 1), _LONGEST_VISIT)
         return len(self._own) - first + len(self._pending) >= max(count, _LEAST_BATCH) * batches
 
     def _anywhere(self) -> list[dict[str, Value]]:
@@ -290,22 +288,25 @@ class _Rationing:
         proposals = self._sampler.ask(self._space, self._completed, pending, 1, self._rng)
         return [values for values in proposals if not self._own or self._fits(values)]
 
+    def _opening_seconds(self, values: Values) -> float:
+        return self.structures.chance_to_open(values) * self.structures.compile_seconds
+
     def _fits(self, values: Values) -> bool:
-        opening = self.structures.chance_to_open(values) * self.structures.compile_seconds
-        return opening + (self.structures.training_seconds or 0.0) <= self._moment.seconds_left
+        return self._opening_seconds(values) + (self.structures.training_seconds or 0.0) <= self._moment.seconds_left
 
     def _earns_its_seconds(self, values: Values, count: int) -> bool:
-        """(3) of `stats.opening`; a configuration of a structure that is there opens none."""
-        structures, left = self.structures, self._moment.seconds_left
+        """(3) of `stats.opening`, within what may be compiled; what is there already earns whatever it gives."""
+        structures, left, opening = self.structures, self._moment.seconds_left, self._opening_seconds(values)
         if structures.is_there(values):
             return True
+        if structures.spent_seconds + opening > _COMPILE_SHARE * self._moment.seconds:
+            return False
         training = structures.training_seconds or 0.0
         recent = 2 * max(count, _LEAST_BATCH)
         losses = [each.loss for each in self._own]
         best = min(losses, default=math.inf)
         least = _LEAST_GAIN * abs(best) / left if math.isfinite(best) else 0.0
         rate = gain_per_second(losses, [seconds_of(each, training) for each in self._own], recent, least=least)
-        opening = structures.chance_to_open(values) * structures.compile_seconds
         return bool(self._gains().of_new > rate * seconds_to_earn(left, opening, training))
 
     def _gains(self) -> StructureGains:
@@ -326,23 +327,34 @@ class _Rationing:
         return sorted(usable, key=lambda opened: -promise(opened))
 
     def _inside(self, opened: Opened, count: int) -> list[dict[str, Value]]:
-        """What the inner sampler proposes in one structure.
-
-        It is asked in a space whose dear hyperparameters have one value. Trials of other structures are to it what
-        trials of earlier searches are: they say where to look, how much is learned from the data, and none of them was
-        tried here.
-        """
-        space = self._space_of(opened)
-        here = {id(each) for each in opened.trials} if self._sampler.uses_earlier else set(map(id, self._completed))
-        others = [each for each in self._completed if id(each) not in here]
-        history = [*(dataclasses.replace(each, earlier=True) for each in others), *opened.trials]
-        proposals = self._sampler.ask(space, history, opened.pending, count, self._rng)
+        """What the inner sampler proposes in one structure."""
+        proposals = self._within(self._dear(opened), count)
         # A cheap switch may have turned a dear hyperparameter on.
         return [values for values in proposals if self.structures.is_there(values)]
 
+    def _within(self, fixed: Mapping[str, Value], count: int) -> list[dict[str, Value]]:
+        """What the inner sampler proposes where some hyperparameters have one value.
+
+        Trials with other values are to it what trials of earlier searches are: they say where to look, how much is
+        learned from the data, and none of them was tried there.
+        """
+
+        def is_here(values: Values) -> bool:
+            adapted = self._encoding.adapt(values)
+            return all(adapted.get(name) == value for name, value in fixed.items())
+
+        here = [each for each in self._own if is_here(each.values)]
+        known = set(map(id, here))
+        others = [each for each in self._completed if id(each) not in known] if self._sampler.uses_earlier else []
+        history = [*(dataclasses.replace(each, earlier=True) for each in others), *here]
+        pending = [values for values in (*self._pending, *self._found) if is_here(values)]
+        return self._sampler.ask(fixed_at(self._space, fixed), history, pending, count, self._rng)
+
+    def _dear(self, opened: Opened) -> dict[str, Value]:
+        return {name: opened.values[name] for name in self.structures.rationed if name in opened.values}
+
     def _space_of(self, opened: Opened) -> HyperParameters:
-        dear = {name: opened.values[name] for name in self.structures.rationed if name in opened.values}
-        return fixed_at(self._space, dear)
+        return fixed_at(self._space, self._dear(opened))
 
     def _spread(self, opened: Opened, count: int) -> list[dict[str, Value]]:
         """The first batch: a scrambled Sobol sequence through the beliefs, in one structure."""

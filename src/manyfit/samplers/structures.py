@@ -146,6 +146,12 @@ class Structures:
         least = max(_RATIONED * (self.training_seconds or 0.0), _LEAST_RATE * self.compile_seconds)
         return tuple(name for name, rate in self.rates.items() if rate * self.compile_seconds > least)
 
+    @property
+    def num_compiled(self) -> int:
+        """Programs so far, those of pending trials included: at least one, and no more than there are structures."""
+        known = {each.costs.structure for each in self._timed if each.costs is not None}
+        return max(1, len(known) + sum(not opened.trials for opened in self.opened))
+
     def chance_to_open(self, values: Values) -> float:
         """The probability that a configuration needs a structure that is not there yet, eq. (2)."""
         there = [opened.values for opened in self.opened]
