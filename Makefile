@@ -129,6 +129,7 @@ bench-search: $(BENCH)/.installed ## quality of proposals against Optuna, SMAC a
 	$(BENCH)/bin/python benchmarks/search_quality.py
 bench-hyperband: $(BENCH)/.installed ## schedulers at equal epochs
 	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/hyperband.py
+	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/moving_optimum.py
 bench-confirm: $(BENCH)/.installed ## what confirming costs
 	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/confirm.py
 bench-truth: $(BENCH)/.installed ## whether every printed number keeps its word

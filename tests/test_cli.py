@@ -46,4 +46,4 @@ def test_eight_devices_and_no_cache_are_seen():
 def test_no_command_is_an_error_with_a_usage(capsys):
     with pytest.raises(SystemExit) as ended:
         main([])
-    assert ended.value.code == 2 and "usage: manyfit" in capsys.readouterr().err
+    assert ended.value.code == 2 and "Usage: manyfit" in capsys.readouterr().err

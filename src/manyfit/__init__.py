@@ -22,6 +22,7 @@ _MODULES = frozenset({"brands"})  # public modules, loaded like names
 # Public name -> module that defines it.
 _HOMES = {
     "ASHA": "manyfit.schedulers.asha",
+    "PopulationBasedTraining": "manyfit.schedulers.population_based",
     "MedianRule": "manyfit.schedulers.full_length",
     "Hyperband": "manyfit.tuners.searches",
     "BayesianOptimization": "manyfit.tuners.searches",
@@ -60,6 +61,7 @@ _HOMES = {
     "compare": "manyfit.finish.compare",
     "open_project": "manyfit.report.snapshot",
     "load_winner": "manyfit.fitting.winner",
+    "fit": "manyfit.tuners.searches",
     "table": "manyfit.report.terminal",
     "Tuner": "manyfit.tuners.tuner",
 }
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
     from manyfit.samplers.base import Constraint as Constraint
     from manyfit.schedulers.asha import ASHA as ASHA
     from manyfit.schedulers.full_length import MedianRule as MedianRule
+    from manyfit.schedulers.population_based import PopulationBasedTraining as PopulationBasedTraining
     from manyfit.space.hyperparameter import HyperParameter as HyperParameter
     from manyfit.space.hyperparameters import HyperParameters as HyperParameters
     from manyfit.tuners.keras_tuner.base_tuner import BaseTuner as BaseTuner
@@ -104,6 +107,7 @@ if TYPE_CHECKING:
     from manyfit.tuners.searches import QuasiRandomSearch as QuasiRandomSearch
     from manyfit.tuners.searches import RandomSearch as RandomSearch
     from manyfit.tuners.searches import Search as Search
+    from manyfit.tuners.searches import fit as fit
     from manyfit.tuners.sklearn_tuner import SklearnTuner as SklearnTuner
     from manyfit.tuners.tuner import Tuner as Tuner
 

@@ -1,9 +1,169 @@
-"""The command line: `manyfit doctor`, or `python -m manyfit doctor`. It parses, calls and prints."""
+"""The command line: `manyfit`, or `python -m manyfit`. It parses, calls and prints.
+
+Looking at projects loads neither Keras nor JAX nor NumPy, so that it answers at once; what computes is imported by the
+command that does. Exit codes: 0, 1 for what went wrong (the reason is on standard error), 2 for a wrong command line.
+"""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import csv
+import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+import manyfit
+from manyfit.core.errors import ManyfitError, ProjectError, UsageError, explain
+from manyfit.report.pruning import prunable
+from manyfit.report.snapshot import Snapshot
+from manyfit.store import ProjectStore
+from manyfit.store.reading import projects_below
+
+_INTERRUPTED = 130  # as shells have it
+_Project = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(manyfit.__version__, prog_name="manyfit")
+def command_line() -> None:
+    """Fit many models at once. Keep what really wins."""
+
+
+@command_line.command()
+def doctor() -> None:
+    """What there is to compute on, what will be used, and what is missing."""
+    from manyfit.training.doctor import diagnose  # loads Keras
+
+    click.echo(diagnose())
+
+
+@command_line.command("ls")
+@click.argument("folder", type=_Project, default=Path())
+def list_projects(folder: Path) -> None:
+    """The projects in FOLDER and below it: best score with its interval, trials, who works on them."""
+    from manyfit.report import pages  # loads rich, which `--version` and completion do not need
+
+    found = projects_below(folder)
+    if not found:
+        raise ProjectError(
+            explain(
+                f"manyfit ls {folder}",
+                "a folder without projects" if folder.is_dir() else "no folder",
+                "a folder with projects in it or below",
+                "Type the directory= of your tuners.",
+            )
+        )
+    table, num_unread = pages.list_of_projects(found, folder)
+    pages.console().print(table)
+    if num_unread == len(found):
+        raise ProjectError(f"None of {num_unread} projects can be read; the list says why.")
+
+
+@command_line.command()
+@click.argument("project", type=_Project)
+@click.option("--trial", metavar="N", help="One trial: values, runs, curves, why it ended.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: see docs/looking.md.")
+@click.option("--watch", is_flag=True, help="Look again every second, until it is over or Ctrl+C.")
+def show(project: Path, trial: str | None, as_json: bool, watch: bool) -> None:
+    """What is known of PROJECT, also while another process searches there."""
+    from manyfit.report import pages  # loads rich
+
+    if watch and (as_json or trial is not None):
+        raise click.UsageError("--watch shows the whole project: leave out --trial and --json.")
+    if watch and sys.stdout.isatty():
+        _watch(project)
+        return
+    seen = Snapshot.of(project)
+    chosen = None if trial is None else seen.trial(trial)
+    if as_json:
+        click.echo(pages.as_json(seen, chosen))
+    else:
+        pages.console().print(pages.page(seen) if chosen is None else pages.trial_page(seen, chosen))
+
+
+def _watch(project: Path) -> None:
+    from rich.live import Live
+
+    from manyfit.report import pages  # loads rich
+
+    seen = Snapshot.of(project)
+    screen = pages.console()
+    with Live(pages.page(seen), console=screen, auto_refresh=False, screen=True) as live:
+        while _is_worked_on(seen):
+            time.sleep(1.0)
+            seen = Snapshot.of(project)
+            live.update(pages.page(seen, most_trials=max(3, screen.height - 14)), refresh=True)
+    screen.print(pages.page(seen))
+
+
+def _is_worked_on(seen: Snapshot) -> bool:
+    return seen.activity is not None and seen.activity.until is None and not seen.has_died
+
+
+@command_line.command()
+@click.argument("a", type=_Project)
+@click.argument("b", type=_Project)
+def compare(a: Path, b: Path) -> None:
+    """Whether method A beats method B: the difference with its interval.
+
+    A and B are projects, or folders with one project per repetition (seed) of the method.
+    """
+    from manyfit.finish.compare import compare as compared  # loads NumPy
+
+    click.echo(str(compared(*([str(path) for path in projects_below(folder)] for folder in (a, b)))))
+
+
+@command_line.command()
+@click.argument("project", type=_Project)
+@click.option("--keep", default=10, show_default=True, type=click.IntRange(min=1), help="Trials whose files stay.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def prune(project: Path, keep: int, yes: bool) -> None:
+    """Deletes weights and kept predictions of all but the best trials of PROJECT; says first how large they are.
+
+    Values, scores and curves stay. So do files of trials that run, and of members of the latest ensemble.
+    """
+
+    with contextlib.closing(ProjectStore(Snapshot.of(project).folder)):  # nobody else writes meanwhile
+        files = prunable(Snapshot.of(project), keep)
+        size = sum(path.stat().st_size for path in files) / 1e6
+        click.echo(f"{len(files)} files, {size:.1f} MB, of trials behind the best {keep}.")
+        if files and (yes or click.confirm("Delete them?")):
+            for path in files:
+                path.unlink(missing_ok=True)
+            click.echo(f"Deleted {size:.1f} MB.")
+
+
+@command_line.command()
+@click.argument("project", type=_Project)
+@click.option("--to", "kind", type=click.Choice(["csv"]), default="csv", show_default=True)
+@click.option("--curves", is_flag=True, help="A row per epoch instead of one per execution.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file; else it is printed.")
+def export(project: Path, kind: str, curves: bool, output: Path | None) -> None:
+    """The results of PROJECT as a table: a row per execution, hyperparameters and metrics as columns."""
+
+    del kind  # there is one so far
+    results = Snapshot.of(project).results()
+    rows = results.curves if curves else [row.flat() for row in results]
+    if output is None:
+        _write_csv(rows, sys.stdout)
+        return
+    try:
+        with output.open("w", newline="", encoding="utf-8") as file:
+            _write_csv(rows, file)
+    except OSError as error:
+        got = f"{output}, which cannot be written ({error.strerror})"
+        raise UsageError(explain("manyfit export -o", got, "a file in a writable folder", "Type another.")) from None
+
+
+def _write_csv(rows: Sequence[dict[str, Any]], file: Any) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(file, columns)
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -13,17 +173,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; None: those of this process.
 
     Returns:
-        The exit status.
+        The exit status: 0, or 1 where something went wrong that standard error names.
+
+    Raises:
+        SystemExit: 2, for a command line that is not right.
     """
-    parser = argparse.ArgumentParser(prog="manyfit", description="Fit many models at once. Keep what really wins.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    commands.add_parser("doctor", help="what there is to compute on, what will be used, and what is missing")
-    parser.parse_args(arguments)
-    return _doctor()
-
-
-def _doctor() -> int:
-    from manyfit.training.doctor import diagnose  # after parsing: it loads Keras
-
-    print(diagnose())
+    given = None if arguments is None else list(arguments)
+    try:
+        # Not its own mode for programs: that ends the process, which belongs to whoever calls this function.
+        command_line.main(given, prog_name="manyfit", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except (KeyboardInterrupt, click.Abort):
+        return _INTERRUPTED
+    except BrokenPipeError:  # who reads, `head` say, has seen enough
+        sys.stderr.close()
+        return 0
+    except ManyfitError as error:
+        click.echo(f"manyfit: {error}", err=True)
+        return 1
     return 0

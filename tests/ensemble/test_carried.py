@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 
 from manyfit.ensemble import Ensemble, EnsembleMember, EnsembleSettings, RowCuts
+from manyfit.ensemble.choosing.crossfit import ModelLuck
 from manyfit.ensemble.choosing.shrinkage import PATH, reliability, shrunk_weights
 from manyfit.ensemble.metrics import default_metric, named_metric
 from manyfit.ensemble.pools import LinearPool, PowerPool, StackingPool
@@ -311,6 +312,42 @@ def test_the_gain_of_bags_is_carried_on_from_a_share_of_rows_that_were_predicted
     error = np.std(np.subtract(claimed, truth), ddof=1) / 4
     assert abs(np.mean(claimed) - np.mean(truth)) < 3 * error
     assert np.mean(measured) > np.mean(truth) + 4 * error
+
+
+def test_the_interval_of_a_gain_holds_what_new_models_gain():
+    """Thirty draws of models whose worth is luck: 95 % intervals miss in two of them on average, and by rows alone in
+    every second one, since a fold of 60 rows has one model of each configuration."""
+    covers, by_rows, half_widths = [], [], []
+    for seed in range(30):
+        world = World(800 + seed, 2300)
+        few, rest = slice(0, 300), slice(300, None)
+        p, fold = fold_models(world, 5, 300)
+        fitted = Ensemble.fit(
+            list(p[:, few]), world.y[few], method="shrunk", cuts=RowCuts(folds=fold), settings=INSIST, seed=seed
+        )
+        truth = gain_on(fitted.pool, single_of(fitted), world.models()[:, rest], world.y[rest])
+        gain = fitted.gain
+        covers.append(gain.low <= truth <= gain.high)
+        half_widths.append((gain.high - gain.low) / 2)
+        rows = -np.log(p[:, np.arange(300), world.y[few]])
+        by_rows.append(abs(gain.estimate - truth) < 1.96 * (rows[0] - rows.mean(axis=0)).std() / np.sqrt(300))
+    assert np.mean(covers) >= 26 / 30
+    assert np.mean(by_rows) < 0.8
+    assert np.median(half_widths) < 0.25, "and they are no walls: what is claimed is .06"
+
+
+def test_luck_of_models_is_what_folds_vary_by_beyond_their_rows():
+    rng, rows = np.random.default_rng(0), np.full(5000, 1 / 5000)
+    fold = np.arange(5000) % 5
+    shift = np.array([0.0, 1.0, -1.0, 0.5, -0.5])
+    apart = shift[fold] + 0.01 * rng.standard_normal(5000)
+    again, parts = ModelLuck((fold,), one_more=False).variance(apart, rows, [fold])
+    expected = shift.var(ddof=1) / 5  # the variance of a mean of five; four degrees leave room for more
+    assert expected < again < 1.15 * expected and parts == pytest.approx(expected**2 / 4, rel=0.01)
+    fresh, _ = ModelLuck((fold,), one_more=True).variance(apart, rows, [fold])
+    assert fresh == pytest.approx(6 * again), "and one model more has the luck of one"
+    few = [ModelLuck((fold,), one_more=False).variance(rng.standard_normal(5000), rows, [fold])[0] for _ in range(40)]
+    assert 0 < np.mean(few) < 1.0 / 5000, "models without luck: less than the rows' part"
 
 
 def test_one_prediction_of_each_row_proves_no_gain_of_bags():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from manyfit.schedulers import ASHA, FullBudget, HyperbandScheduler, MedianRule
+from manyfit.schedulers import ASHA, FullBudget, HyperbandScheduler, MedianRule, PopulationBasedTraining
 from manyfit.testing.schedulers import SchedulerSuite
 
 
@@ -39,6 +39,16 @@ class TestASHALateFirstRung(SchedulerSuite):
 class TestMedianRule(SchedulerSuite):
     def make(self):
         return MedianRule(9, grace_epochs=2)
+
+
+class TestPopulationBasedTraining(SchedulerSuite):
+    def make(self):
+        return PopulationBasedTraining(9, 2, population_size=60)
+
+
+class TestPopulationBasedTrainingOfFewTrials(SchedulerSuite):
+    def make(self):
+        return PopulationBasedTraining(9, population_size=12, factor=2)
 
 
 def test_the_suite_catches_a_scheduler_that_remembers():

@@ -25,6 +25,7 @@ import platformdirs
 from manyfit.core.errors import ProjectError, explain
 
 PARTIAL = "partial-"  # how the names of files begin that are being written
+EARLIER = ".earlier"  # how they end of what a newer file has replaced that the store does not know of yet
 
 #: Values of `MANYFIT_CACHE_DIR` that switch caches off.
 _OFF = ("", "0", "off", "none")

@@ -15,6 +15,14 @@ Value = bool | int | float | str
 Values = Mapping[str, Value]
 """One configuration: hyperparameter name -> value, active hyperparameters only."""
 
+PARENT_EPOCH = "tuner/parent_epoch"
+"""Tag of a branch: after how many epochs of its parent it begins. Here, since who reads results knows no scheduler."""
+
+
+def num_inherited(tags: Values) -> int:
+    """Epochs of a trial that its parent has trained, by its tags; 0 where it began by itself."""
+    return int(tags.get(PARENT_EPOCH, 0))
+
 
 class Configuration(Protocol):
     """What a build function is called with: a trial's `HyperParameters`.
@@ -159,6 +167,23 @@ class EpochLogs(dict[str, float]):
         return logs.computed if isinstance(logs, cls) else None
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Origin:
+    """What an execution begins with that goes on from another one: that one's state after so many epochs.
+
+    Weights, the optimizer's slots and the states of random layers are copied; the learning rate is the execution's own.
+    """
+
+    trial_id: str
+    execution: int
+    epoch: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Names the other execution within a search."""
+        return self.trial_id, self.execution
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """One execution for a trainer to train."""
@@ -179,6 +204,7 @@ class Plan:
     # From 0: its weights are kept, and not those of the best epoch; of the last one, where it ends before. What it
     # says of its rows is kept even where no weights are written.
     kept_epoch: int | None = None
+    origin: Origin | None = None  # what it begins with; None: a model as it is built
 
     def rank(self, epoch: int, loss: float) -> float:
         """What decides which epoch's weights are kept: the lowest of these.
@@ -202,6 +228,11 @@ class Plan:
     def key(self) -> tuple[str, int]:
         """Names this execution within a search."""
         return self.trial_id, self.execution
+
+    @property
+    def goes_on_otherwise(self) -> bool:
+        """Whether it goes on from its own state, with other values than before: its curve and its best are one."""
+        return self.origin is not None and self.origin.key == self.key
 
     def is_known(self, epoch: int) -> bool:
         """Whether an epoch was reported before, by a process that was killed or that paused it."""

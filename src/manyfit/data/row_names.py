@@ -145,6 +145,14 @@ def names_of_kept_rows(row_id: Any, call: Call, *, has_folds: bool) -> RowNames 
     return RowNames(np.arange(first, first + kept.num_rows), NamedBy.POSITION)
 
 
+def plain_names(rows: Rows) -> RowNames:
+    """Names of rows that nobody has given any: the index of a frame, or their places."""
+    index = index_of(rows)
+    return (
+        RowNames(np.arange(rows.num_rows or 0), NamedBy.POSITION) if index is None else RowNames(index, NamedBy.INDEX)
+    )
+
+
 def _given_names(row_id: Any, rows: Rows, separate: Rows | None) -> RowNames:
     where, instead = "search(row_id=...)", "Type row_id=frame.index, say, of the frame that x was made of."
     for one in (rows, separate):

@@ -6,7 +6,7 @@ import dataclasses
 import pickle
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
@@ -53,6 +53,7 @@ class EnsembleMember:
     )
     repeats: Sequence[Prediction] = ()  # of a repeated cross-validation: what each repeat's models predicted
     again: Prediction | None = None  # what another model of the configuration said of some rows; see `RowCuts`
+    test: Callable[[], Prediction | None] | None = None  # reads what it said of rows that are to be answered
 
     @property
     def models(self) -> tuple[Model, ...]:

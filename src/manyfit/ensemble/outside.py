@@ -48,7 +48,7 @@ class OutsidePredictions:
     Args:
         rows: a frame, a series, a mapping from names of columns to arrays, or the path of a CSV file: a column of names
             and a column of predictions, or one for each class.
-        test: likewise, of the rows that are to be answered, for the submission; None: there are none.
+        test: likewise, of the rows of `search(predict=...)`, for `submission`; None: there are none.
         name: of the member; None: the file's, or "outside".
         row_id: the column of names; None: "row_id" or "id", and the index of a frame that has neither.
 
@@ -57,7 +57,7 @@ class OutsidePredictions:
     >>> from manyfit.data.row_names import NamedBy
     >>> outside = OutsidePredictions({"id": ["b", "a"], "p": [0.9, 0.2]}, name="forest")
     >>> like = EnsembleMember("net", predictions=np.array([[0.1], [0.7]]))
-    >>> outside.member(RowNames(np.array(["a", "b"]), NamedBy.ROW_ID), like, None).predictions.ravel()
+    >>> outside.member(RowNames(np.array(["a", "b"]), NamedBy.ROW_ID), None, like, None).predictions.ravel()
     array([0.2, 0.9], dtype=float32)
     """
 
@@ -94,45 +94,36 @@ class OutsidePredictions:
             return self.name
         return Path(self.rows).stem if isinstance(self.rows, str | os.PathLike) else "outside"
 
-    def member(self, names: RowNames | None, like: EnsembleMember, classes: Classes | None) -> EnsembleMember:
+    def member(
+        self, names: RowNames | None, asked: RowNames | None, like: EnsembleMember, classes: Classes | None
+    ) -> EnsembleMember:
         """The member, on the rows of a search.
 
         Args:
             names: of the rows; None: the search knows none.
+            asked: of the rows that are to be answered; None: the search was asked for none.
             like: a member of the search on these rows, which says how many columns there are.
             classes: of the search, where they have names: columns that are called so may be in any order.
 
         Raises:
             UsageError: no names of rows, or the same one twice; a row of the search that is not there; columns that are
                 not those of the search's models; numbers that are not finite.
+            UsageError: `test` beside a search that was asked for no rows.
         """
         where = self._where("rows")
         if names is None:
-            raise UsageError(
-                explain(
-                    where,
-                    "a search whose rows have no names: a pipeline, or one of an earlier version",
-                    "a search on arrays or frames",
-                    "Search again with arrays, and row_id= with a name for each row.",
-                )
-            )
+            got = "a search whose rows have no names: a pipeline, or one of an earlier version"
+            instead = "Search again with arrays, and row_id= with a name for each row."
+            raise UsageError(explain(where, got, "a search on arrays or frames", instead))
         predictions = self._predictions(self.rows, where, names.texts, like, classes)
-        return EnsembleMember(self.title, None, predictions, like.row_ids)
-
-    def test_predictions(self, names: np.ndarray, like: EnsembleMember, classes: Classes | None) -> np.ndarray | None:
-        """(n, C) predictions of the rows that are to be answered; None where none were given.
-
-        Args:
-            names: (n,) of the rows, as texts.
-            like: see `member`.
-            classes: see `member`.
-
-        Raises:
-            UsageError: see `member`.
-        """
         if self.test is None:
-            return None
-        return self._predictions(self.test, self._where("test"), names, like, classes)
+            return EnsembleMember(self.title, None, predictions, like.row_ids)
+        where = self._where("test")
+        if asked is None:
+            got, instead = "predictions of rows that the search was not asked for", "Type search(..., predict=x_test)."
+            raise UsageError(explain(where, got, "test= beside a search with predict=", instead))
+        said = self._predictions(self.test, where, asked.texts, like, classes)
+        return EnsembleMember(self.title, None, predictions, like.row_ids, test=lambda: said)
 
     def _where(self, part: str) -> str:
         return f"ensemble(others), {part} of {self.title!r}"

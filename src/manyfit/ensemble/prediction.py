@@ -16,6 +16,7 @@ On a CPU convolutions are not stacked: `vmap` turns them into a grouped form tha
 
 from __future__ import annotations
 
+import collections
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,9 +26,7 @@ import numpy as np
 
 from manyfit.data.kinds import NUMPY, FitData, is_nested, kind_of, leaves, map_leaves
 from manyfit.ensemble.members import EnsembleMember, fixed_batch, is_keras, linked, mean_of, model_predictions
-from manyfit.ensemble.outputs import Outputs, Prediction
-from manyfit.ensemble.pools import Pool
-from manyfit.ensemble.problem import PredictionTask
+from manyfit.ensemble.outputs import Prediction
 from manyfit.training.base import StandIn
 
 if TYPE_CHECKING:  # both take seconds to load, and are needed only where there is a Keras model on JAX
@@ -49,6 +48,7 @@ _MAX_PROGRAMS = 64
 # They read the rows once. With more slots, more of them would be filled with copies.
 _TOGETHER = 4  # models of one program in `Forward`
 _MAX_KEPT_NUMBERS = 1 << 26
+_AHEAD = 4  # batches that are on the device at once
 
 
 class EnsembleProgram:
@@ -292,42 +292,19 @@ def _in_batches(
     run: Callable[[FitData], list[jax.Array]], batches: Iterable[FitData], num_rows: int
 ) -> list[np.ndarray]:
     """Joins what `run` says of each batch, arrays (models, rows, ...), and drops the rows that filled up the last."""
-    parts = [run(rows) for rows in batches]  # all are queued before the first is fetched
-    groups = range(len(parts[0]))
-    return [np.concatenate([np.asarray(part[group]) for part in parts], axis=1)[:, :num_rows] for group in groups]
+    parts: list[list[np.ndarray]] = []
+    queued: collections.deque[list[jax.Array]] = collections.deque()
+    for rows in batches:
+        # A few ahead, so that the device does not wait for this thread; not all, which would put all rows there.
+        queued.append(run(rows))
+        if len(queued) > _AHEAD:
+            parts.append([np.asarray(one) for one in queued.popleft()])
+    parts += [[np.asarray(one) for one in found] for found in queued]
+    return [np.concatenate(of_group, axis=1)[:, :num_rows] for of_group in zip(*parts, strict=True)]
 
 
 def _finished(output: np.ndarray, model: object) -> np.ndarray:
     return np.asarray(linked(output, model))
-
-
-def combined(
-    found: Sequence[Prediction], pool: Pool, task: PredictionTask, outputs: Outputs, num_outputs: int
-) -> Prediction:
-    """What members predict together.
-
-    Args:
-        found: what each member with weight predicted.
-        pool: of all members.
-        task: what they predict.
-        outputs: how predictions are laid out.
-        num_outputs: columns of the answer.
-
-    Returns:
-        See `Ensemble.predict`.
-    """
-    if outputs.several:
-        flat = np.stack([outputs.flat(one) for one in found]).astype(np.float64)
-        return outputs.structured(pool.combine(flat, task).astype(np.float32))
-    arrays = [np.asarray(one) for one in found]
-    if task.two_class and num_outputs == 1:
-        arrays = [array[..., -1:] for array in arrays]
-    inner = arrays[0].shape[:-1]
-    stacked = np.zeros((len(arrays), *inner, num_outputs))  # a member may know fewer classes
-    for place, array in zip(stacked, arrays, strict=True):
-        place[..., : array.shape[-1]] = array
-    pooled = pool.combine(stacked.reshape(len(arrays), -1, num_outputs), task)
-    return pooled.astype(np.float32).reshape(*inner, num_outputs)
 
 
 def backend() -> str:

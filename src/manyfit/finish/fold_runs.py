@@ -176,7 +176,8 @@ class FoldSupply:
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
         """See `manyfit.training.base.Supply`."""
         self._oracle.book.add_epochs(epochs)
-        return [Decision.STOP if self._time_is_up() else Decision.GO_ON] * len(epochs)
+        # Not `_time_is_up`: where there is no time for a further run, those that train may still have enough.
+        return [Decision.STOP if self._clock.is_over() else Decision.GO_ON] * len(epochs)
 
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`."""
@@ -189,5 +190,5 @@ class FoldSupply:
         self._oracle.book.add_execution(result, **{FOLD: self._names[self.splits[plan.key]]})
 
     def _time_is_up(self) -> bool:
-        self.out_of_time = self.out_of_time or self._clock.is_over()
+        self.out_of_time = self.out_of_time or self._clock.begins_nothing()
         return self.out_of_time

@@ -93,7 +93,8 @@ class FreshSeeds(abc.ABC):
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
         """See `manyfit.training.base.Supply`."""
         self._oracle.book.add_epochs(epochs)
-        return [Decision.STOP if self._time_is_up() else Decision.GO_ON] * len(epochs)
+        # Not `_time_is_up`: where there is no time for a further run, those that train may still have enough.
+        return [Decision.STOP if self._clock.is_over() else Decision.GO_ON] * len(epochs)
 
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`."""
@@ -108,7 +109,7 @@ class FreshSeeds(abc.ABC):
         self._oracle.book.add_execution(result, protocol=self.runs.protocol)
 
     def _time_is_up(self) -> bool:
-        self.out_of_time = self.out_of_time or self._clock.is_over()
+        self.out_of_time = self.out_of_time or self._clock.begins_nothing()
         return self.out_of_time
 
 

@@ -65,9 +65,14 @@ def _described(plain: Leader, trials: list[Trial], found: Estimates) -> Leader:
         confidence=estimate.confidence,
         rivals=tuple(_rivals(trials, found)) if known else (),
         num_rows=estimate.num_rows,
-        noise=found.noise if math.isfinite(found.noise) else None,
-        luck=found.luck_of_best if math.isfinite(found.luck_of_best) else None,
+        noise=_known(found.noise),
+        luck=None if _known(found.noise) is None else _known(found.luck_of_best),
     )
+
+
+def _known(value: float) -> float | None:
+    """Where neither seeds nor rows are known, the estimates say 0."""
+    return value if math.isfinite(value) and value > 0 else None
 
 
 def _rivals(trials: list[Trial], found: Estimates) -> list[str]:

@@ -17,6 +17,7 @@ from manyfit.ensemble.members import is_keras
 from manyfit.ensemble.problem import EnsembleProblem
 from manyfit.evidence import sentences as say
 from manyfit.finish.evaluation import Evaluation
+from manyfit.finish.submitting import AskedSearch
 from manyfit.fitting.card import shortened, values_in_words
 from manyfit.oracles import Oracle, Trial
 from manyfit.report.confirmation import Confirmation
@@ -24,6 +25,7 @@ from manyfit.report.finalists import Finalist, Numbers
 from manyfit.stats.influence import components_of, influence_of
 from manyfit.stats.intervals import Interval
 from manyfit.store import ProjectStore
+from manyfit.store.predictions import Archive
 
 
 class FittedSearch(Protocol):
@@ -31,11 +33,22 @@ class FittedSearch(Protocol):
 
     oracle: Oracle
     store: ProjectStore
-    model_origins: MutableMapping[Any, str]
+
+    @property
+    def model_origins(self) -> MutableMapping[Any, str]:
+        """The trials that models come from."""
 
     @property
     def project_dir(self) -> str:
         """The project's folder."""
+
+    @property
+    def predictions_archive(self) -> Archive:
+        """Where the predictions of the search are kept."""
+
+    @property
+    def latest_search(self) -> AskedSearch | None:
+        """What it has searched in this process."""
 
     def evaluate(self, x: Any, y: Any = None, *, models: object = None, **options: Any) -> Evaluation:
         """The held-out score of models, counted as a look at test rows."""

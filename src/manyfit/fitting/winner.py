@@ -17,6 +17,8 @@ from manyfit.ensemble.outputs import Prediction
 from manyfit.finish import evaluation as evaluating
 from manyfit.finish.artefacts import Artefacts, weights_hash
 from manyfit.finish.evaluation import Evaluation
+from manyfit.finish.prediction_table import PredictionTable
+from manyfit.finish.submitting import submission
 from manyfit.fitting import winner_files
 from manyfit.fitting.card import WinnerCard
 from manyfit.fitting.describing import FittedSearch, described, quality_of
@@ -124,6 +126,30 @@ class Winner:
         if self.ensemble is not None:
             return self.ensemble.predict(x, batch_size=batch_size)
         return model_predictions(self._predictor, x, batch_size)
+
+    def submission(self, x: FitData = None, *, ids: Any = None) -> PredictionTable:
+        """What it says of the rows to be answered, as a table: print it, `.to_csv(path)`, `.to_frame()`.
+
+        Args:
+            x: rows; None: those of `fit(predict=...)`.
+            ids: a name for each row; None: the index of their frame, or 0, 1, 2, ...
+
+        Returns:
+            A `PredictionTable`: `row_id`, and a column for each output; columns of classes bear their names.
+
+        Raises:
+            UsageError: no rows; ids of another number, there twice or missing.
+        """
+        return submission(self._predictor, self.search, x, ids, classes=self.facts.classes)
+
+    def to_frame(self, x: FitData = None, *, ids: Any = None) -> Any:
+        """`submission` as a `pandas.DataFrame`.
+
+        Raises:
+            UsageError: see `submission`.
+            ImportError: pandas is not installed: `pip install manyfit[pandas]`, or `submission(...).to_csv(path)`.
+        """
+        return self.submission(x, ids=ids).to_frame()
 
     def evaluate(self, x: FitData, y: FitData = None, **options: Any) -> Evaluation:
         """The held-out score. Call it once, at the end: it counts as a look at test rows (see `Tuner.evaluate`).

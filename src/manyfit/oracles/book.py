@@ -199,12 +199,13 @@ class TrialBook:
         finally:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - started
 
-    def stop_paused(self, trial: Trial, max_epochs: int | None) -> list[Execution]:
+    def stop_paused(self, trial: Trial, max_epochs: int | None, why: str = "not promoted") -> list[Execution]:
         """Ends the paused executions of a trial that nobody will promote. Their epochs and scores so far stand.
 
         Args:
             trial: that waits for a promotion.
             max_epochs: of a full training.
+            why: it does not go on.
 
         Returns:
             The executions.
@@ -212,7 +213,7 @@ class TrialBook:
         paused = [run for run in trial.executions.values() if is_paused(run)]
         for run in paused:
             run.ending = Ending.STOPPED
-            run.message = f"stopped after {run.num_epochs} of {max_epochs} epochs: not promoted"
+            run.message = f"stopped after {run.num_epochs} of {max_epochs} epochs: {why}"
         outcomes = {(trial.trial_id, SEARCH, trial.attempt, run.index): run.outcome() for run in paused}
 
         def write(store: Store) -> None:

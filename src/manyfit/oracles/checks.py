@@ -14,6 +14,18 @@ from manyfit.oracles.trial import Trial
 from manyfit.schedulers.base import REPLACED_ENDINGS
 from manyfit.space.hyperparameters import HyperParameters
 
+
+class UntypedLimit(int):
+    """A limit that is a default: nobody typed it, and a call with limits of its own does not heed it.
+
+    Example:
+
+    >>> UNTYPED_TRIALS, UNTYPED_TRIALS == 10, isinstance(10, UntypedLimit)
+    (10, True, False)
+    """
+
+
+UNTYPED_TRIALS = UntypedLimit(10)  # KerasTuner's number of trials
 _MOST_UNTRAINED = 100  # trials in a row that fail, are too large or run out of memory, where no `max_trials` ends them
 
 

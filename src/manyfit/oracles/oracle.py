@@ -21,6 +21,7 @@ from manyfit.oracles.checks import (
     check_seed,
 )
 from manyfit.oracles.commits import Store
+from manyfit.oracles.jobs import Stretch, is_branch, lineage_of, trial_of
 from manyfit.oracles.keras_tuner.style import KerasTunerOracle, overridden
 from manyfit.oracles.keras_tuner.synchronized import synchronized
 from manyfit.oracles.proposals import ProposalQueue
@@ -29,7 +30,7 @@ from manyfit.oracles.scoring import Scoring
 from manyfit.oracles.trial import Trial
 from manyfit.oracles.warm_start import EarlierProject, EarlierTrials, check_learns
 from manyfit.samplers.base import Constraint, Sampler
-from manyfit.schedulers import Limits, Resume, Scheduler, Start, scheduler_of
+from manyfit.schedulers import Limits, Scheduler, Start, scheduler_of
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
 
@@ -161,6 +162,10 @@ class Oracle(KerasTunerOracle):
         trials = [self.trials[each.trial_id] for each in ranked]
         return [trial for trial in trials if not self.book.ranking.broken(trial)][:num_trials]
 
+    def lineage(self, trial_id: str) -> list[Stretch]:
+        """The values that a trial's model was trained with, epoch after epoch: those of its parents, then its own."""
+        return lineage_of(self.trials[trial_id], self.trials)
+
     @property
     def measures(self) -> tuple[str, ...]:
         """What trainers have to measure for objective and constraints, besides what is logged."""
@@ -168,7 +173,10 @@ class Oracle(KerasTunerOracle):
 
     def remaining_trials(self) -> int | None:
         """How many more trials may be started; None: no limit."""
-        return None if self.max_trials is None else max(0, self.max_trials - len(self.trials))
+        if self.max_trials is None:
+            return None
+        num_branches = sum(map(is_branch, self.trials.values())) if self.scheduler.may_branch else 0
+        return max(0, self.max_trials - len(self.trials) + num_branches)
 
     # What to run -----------------------------------------------------------------------------------------------
 
@@ -202,7 +210,7 @@ class Oracle(KerasTunerOracle):
         Returns:
             An empty list while trials are running means: wait; while none is running: the search is over.
         """
-        if self.clock.is_over():
+        if self.clock.begins_nothing():
             return []
         # Before anything new, so that a search that goes on has the trials that it would have had: what the sampler
         # proposes next may rest on how these end.
@@ -226,11 +234,8 @@ class Oracle(KerasTunerOracle):
         short = len(proposals) < len(starts)
         handed: list[Trial] = []
         for job in jobs:
-            if isinstance(job, Resume):
-                trial = self.trials[job.trial_id]
-            elif proposals:
-                trial = self._new_trial(proposals.pop(0))
-            else:
+            trial = trial_of(job, self, proposals)
+            if trial is None:
                 continue
             trial.target_epochs = job.target_epochs
             trial.tags.update(job.tags)
@@ -251,15 +256,6 @@ class Oracle(KerasTunerOracle):
             trial.message = None  # of an attempt before
         if trials:
             self.book.add(trials, space=self.hyperparameters.get_config(), **self.proposals.facts(), **self.own_facts())
-
-    def _new_trial(self, values: Values) -> Trial:
-        hyperparameters = self.get_space()
-        hyperparameters.values = dict(values)
-        number = len(self.trials)
-        trial = Trial(hyperparameters, self.new_id(number))
-        trial.number, trial.moment = number, self.proposals.moment_facts()
-        self.trials[trial.trial_id] = trial  # so that the next id and the next proposal know of it
-        return trial
 
     def new_id(self, number: int) -> str:
         """The id of the trial of this number."""
@@ -412,7 +408,7 @@ class Oracle(KerasTunerOracle):
 
     def may_replicate(self) -> bool:
         """Whether everything was tried, and time is left."""
-        return self.ends_with_contenders() and not self.clock.is_over()
+        return self.ends_with_contenders() and not self.clock.begins_nothing()
 
     def ends_with_contenders(self) -> bool:
         """Whether everything was tried, so that what is left of the budget is for the contenders."""

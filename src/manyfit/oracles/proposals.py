@@ -170,15 +170,17 @@ class ProposalQueue:
                     found.append(settled)
         return found
 
+    def settled(self, values: Values) -> Values:
+        """What the build function makes of values that do not come from a sampler."""
+        return values if self.settle is None or not self.has_dependent_bounds else dict(self.settle(values))
+
     def _settled(self, values: Values, found: Sequence[Values]) -> Values | None:
         """The values that a proposal comes to; None where that was tried already.
 
         With ``hp.Int("b", 0, hp.Int("a", 1, 3))`` the space knows b up to 3, and the build function turns a=1, b=3 into
         a=1, b=1. The sampler keeps being told of what it proposed, or it would propose it again.
         """
-        if self.settle is None or not self.has_dependent_bounds:
-            return values
-        settled = dict(self.settle(values))
+        settled = self.settled(values)
         if settled == values:
             return values
         self._settled_away.append(dict(values))

@@ -11,6 +11,7 @@ from typing import Any
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import ObjectiveLike
+from manyfit.oracles.checks import UNTYPED_TRIALS
 from manyfit.oracles.keras_tuner.style import check_keys
 from manyfit.oracles.oracle import Oracle
 from manyfit.samplers.base import Belief, Constraint, Sampler
@@ -29,7 +30,7 @@ class RandomSearchOracle(Oracle):
     def __init__(
         self,
         objective: ObjectiveLike = None,
-        max_trials: int | None = 10,
+        max_trials: int | None = UNTYPED_TRIALS,
         seed: int | None = None,
         hyperparameters: HyperParameters | None = None,
         allow_new_entries: bool = True,
@@ -94,7 +95,7 @@ class SearchOracle(RandomSearchOracle):
     def __init__(
         self,
         objective: ObjectiveLike = None,
-        max_trials: int | None = 10,
+        max_trials: int | None = UNTYPED_TRIALS,
         *args: Any,
         beliefs: Sequence[Belief] = (),
         **kwargs: Any,
@@ -117,7 +118,7 @@ class EvolutionOracle(RandomSearchOracle):
     def __init__(
         self,
         objective: ObjectiveLike = None,
-        max_trials: int | None = 10,
+        max_trials: int | None = UNTYPED_TRIALS,
         *args: Any,
         num_parents: int = 24,
         **kwargs: Any,
@@ -152,7 +153,7 @@ class BayesianOptimizationOracle(RandomSearchOracle):
     def __init__(
         self,
         objective: ObjectiveLike = None,
-        max_trials: int | None = 10,
+        max_trials: int | None = UNTYPED_TRIALS,
         num_initial_points: int | None = None,
         alpha: float = 1e-4,
         beta: float | None = None,
@@ -206,7 +207,7 @@ class OptunaOracle(RandomSearchOracle):
     def __init__(
         self,
         objective: ObjectiveLike = None,
-        max_trials: int | None = 10,
+        max_trials: int | None = UNTYPED_TRIALS,
         *args: Any,
         sampler: OptunaSamplerLike = "TPESampler",
         sampler_settings: Mapping[str, Any] | None = None,

@@ -202,6 +202,11 @@ class Trial:
         return self.has_ended and not self.is_completed
 
     @property
+    def is_open(self) -> bool:
+        """Whether it waits or runs, or may do so again."""
+        return self._life.state is not TrialState.ENDED
+
+    @property
     def is_underway(self) -> bool:
         """Whether it is handed out, or about to be."""
         return self._life.is_underway

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from manyfit.core.causes import reason_of
-from manyfit.core.records import Ending, Values
+from manyfit.core.records import Ending, Values, num_inherited
 from manyfit.report import terminal
 
 
@@ -27,6 +27,11 @@ class Row:
     metrics: dict[str, float]  # every metric at the best epoch
     seconds: float
     message: str | None
+
+    @property
+    def first_epoch(self) -> int:
+        """The first one that it has trained itself, from 0: those before are its parent's, where it is a branch."""
+        return num_inherited(self.values)
 
     def flat(self) -> dict[str, Any]:
         """The row with one entry per hyperparameter and per metric; a metric named like a value gets `metric/`."""
@@ -54,7 +59,7 @@ class Results(Sequence[Row]):
     @property
     def epochs_spent(self) -> int:
         """Epochs that all executions together have trained."""
-        return sum(row.num_epochs for row in self.rows)
+        return sum(max(0, row.num_epochs - row.first_epoch) for row in self.rows)
 
     @property
     def epochs_full(self) -> int:
@@ -63,6 +68,7 @@ class Results(Sequence[Row]):
         return sum(
             self.max_epochs if self.max_epochs is not None and row.ending == Ending.STOPPED else row.num_epochs
             for row in self.rows
+            if not row.first_epoch  # without a scheduler there are no branches
         )
 
     def __len__(self) -> int:

@@ -34,7 +34,8 @@ class RecordedRun:
         execution: its number within the phase.
         ending: why it ended; None: it is under way, or was when its process died.
         outcome: what else was kept: seed, score, best_epoch, metrics at the best epoch, seconds, message, costs, ...
-        logs: of each epoch, as JSON.
+        logs: of each epoch that it has trained, as JSON.
+        first_epoch: the first of these, from 0: those before are its parent's, where its trial is a branch.
     """
 
     phase: str
@@ -42,11 +43,12 @@ class RecordedRun:
     ending: str | None
     outcome: Mapping[str, Any]
     logs: tuple[str, ...]
+    first_epoch: int = 0
 
     @property
     def num_epochs(self) -> int:
-        """Epochs that it has reported."""
-        return len(self.logs)
+        """Epochs behind it."""
+        return self.first_epoch + len(self.logs)
 
     @property
     def score(self) -> float | None:
@@ -61,7 +63,7 @@ class RecordedRun:
     @functools.cached_property
     def curves(self) -> dict[str, list[float | None]]:
         """Metric -> a number per epoch, None where it was not measured."""
-        epochs = [json.loads(text) for text in self.logs]
+        epochs = [{}] * self.first_epoch + [json.loads(text) for text in self.logs]
         metrics = dict.fromkeys(name for epoch in epochs for name in epoch)
         return {name: [epoch.get(name) for epoch in epochs] for name in metrics}
 
@@ -251,7 +253,7 @@ class Snapshot:
             {"trial_id": trial.trial_id, "execution": run.execution, "epoch": epoch, **json.loads(logs)}
             for trial in self.trials
             for run in trial.searched
-            for epoch, logs in enumerate(run.logs)
+            for epoch, logs in enumerate(run.logs, run.first_epoch)
         ]
         return Results(rows, curves, max_epochs=None if self.plan is None else self.plan.max_epochs)
 
@@ -308,7 +310,7 @@ class Snapshot:
         parts = {
             "build": math.fsum(float(one["build"]) for one in costs),
             "compile": math.fsum(shared.values()) + alone,
-            "train": math.fsum(float(run.costs["epoch"]) * run.num_epochs for run in runs if run.costs),
+            "train": math.fsum(float(run.costs["epoch"]) * len(run.logs) for run in runs if run.costs),
             "predict": math.fsum(float(one["predict"]) for one in costs),
             **{name: float(seconds) for name, seconds in (self.facts.get(names.SECONDS) or {}).items()},
         }
@@ -323,7 +325,7 @@ class Snapshot:
                 own = found.setdefault(run.costs["structure"], {"build": 0.0, "train": 0.0, "predict": 0.0})
                 own["compile"] = float(run.costs["compile"])
                 own["build"] += float(run.costs["build"])
-                own["train"] += float(run.costs["epoch"]) * run.num_epochs
+                own["train"] += float(run.costs["epoch"]) * len(run.logs)
                 own["predict"] += float(run.costs["predict"])
         return found
 
@@ -355,8 +357,10 @@ def open_project(folder: str | os.PathLike[str]) -> Snapshot:
 
 def _trials(rows: ProjectRows) -> Iterator[RecordedTrial]:
     logs: dict[tuple[Any, ...], list[str]] = {}
+    first: dict[tuple[Any, ...], int] = {}
     for row in rows.epochs:
         logs.setdefault(row[:4], []).append(row[5])
+        first.setdefault(row[:4], row[4])
     outcomes = {row[:4]: json.loads(row[4]) for row in rows.executions}
     by_trial: dict[tuple[str, int], list[tuple[Any, ...]]] = {}
     for key in sorted({*logs, *outcomes}, key=lambda key: (key[1] != _SEARCH, key)):
@@ -370,6 +374,7 @@ def _trials(rows: ProjectRows) -> Iterator[RecordedTrial]:
                 outcomes[key]["ending"] if key in outcomes else None,
                 outcomes.get(key, {}),
                 tuple(logs.get(key, ())),
+                first.get(key, 0),
             )
             for key in by_trial.get((trial_id, attempt), ())
         ]

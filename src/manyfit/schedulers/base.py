@@ -12,9 +12,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
-from manyfit.core.records import Decision, Ending, Progress, Value
+from manyfit.core.records import PARENT_EPOCH as PARENT_EPOCH
+from manyfit.core.records import Decision, Ending, Progress, Value, Values
+from manyfit.core.records import num_inherited as num_inherited
+from manyfit.space.hyperparameter import HyperParameter
+from manyfit.space.hyperparameters import HyperParameters
 
 #: Endings that say nothing about how well a configuration trains. A rung replaces such trials by new ones.
 #: A diverged trial is not among them: divergence is a result, the worst one, and it keeps its place.
@@ -27,6 +33,10 @@ BRACKET = "tuner/bracket"
 ROUND = "tuner/round"
 TRIAL_ID = "tuner/trial_id"
 ITERATION = "tuner/iteration"
+# Likewise ours, of branches: whose state one began with, after how many epochs (`PARENT_EPOCH`), and whose place it
+# took.
+PARENT = "tuner/parent"
+REPLACES = "tuner/replaces"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,14 +56,33 @@ class Resume:
     tags: Mapping[str, Value] = dataclasses.field(default_factory=dict)  # replace the trial's tags of the same name
 
 
-Job: TypeAlias = Start | Resume
+@dataclasses.dataclass(frozen=True, slots=True)
+class Branch:
+    """A new trial that goes on from where a paused one stands, with values of its own (`Scheduler.explore`).
+
+    It takes no start of the limits: it needs nothing of the sampler, and trains what another one does not train.
+    """
+
+    parent_id: str  # paused at `parent_epoch`
+    parent_epoch: int
+    target_epochs: int
+    replaces: str  # whose place it takes: a trial that will not go on
+    tags: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+
+    @property
+    def lineage(self) -> dict[str, Value]:
+        """The tags that say where it comes from."""
+        return {PARENT: self.parent_id, PARENT_EPOCH: self.parent_epoch, REPLACES: self.replaces}
+
+
+Job: TypeAlias = Start | Resume | Branch
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
     """What the whole search may spend; the oracle knows it, and passes it at each call."""
 
-    max_trials: int | None = None  # every started trial counts, failed ones too
+    max_trials: int | None = None  # every started trial counts, failed ones too; branches of others do not
     max_total_epochs: int | None = None  # a trial's epochs count once, however many executions it has
     num_configurations: int | None = None  # different configurations of the space; None: infinitely many, or unknown
     exhausted: bool = False  # the sampler has nothing new: `Start` cannot be served any more
@@ -83,7 +112,8 @@ class Room:
         if limits.exhausted:
             self._starts = 0
         elif limits.max_starts is not None:
-            self._starts = max(0, limits.max_starts - len(history))
+            num_started = sum(PARENT not in progress.tags for progress in history)
+            self._starts = max(0, limits.max_starts - num_started)
         self._epochs: int | None = None
         if limits.max_total_epochs is not None:
             self._epochs = limits.max_total_epochs - sum(_charge(progress) for progress in history)
@@ -111,17 +141,18 @@ class Room:
 
 
 def _charge(progress: Progress) -> int:
+    epochs = progress.epochs
     if progress.running and progress.target_epochs is not None:
         # To its target, although it may stop earlier: what is promised to a running trial cannot be given to another.
-        return max(progress.target_epochs, progress.epochs)
-    return progress.epochs
+        epochs = max(progress.target_epochs, epochs)
+    return max(0, epochs - num_inherited(progress.tags))
 
 
 class Scheduler(abc.ABC):
     """Decides how long trials train: a pure function of the recorded history.
 
-    A scheduler holds its settings and nothing else. It never sees values, models or clocks, so any sampler can be
-    joined with any scheduler.
+    A scheduler holds its settings and nothing else. It decides without values, models and clocks, so any sampler can be
+    joined with any scheduler; values are shown to `explore` alone, which makes those of a branch.
     """
 
     #: Why `decide` answers `STOP`, for people.
@@ -134,6 +165,10 @@ class Scheduler(abc.ABC):
     #: Whether `decide` may answer `STOP`. One that neither pauses nor stops is not asked, and its trials can be handed
     #: out far ahead.
     may_stop: bool = True
+    #: The argument that says after how many epochs it decides first, for messages.
+    first_decision: str = "min_epochs"
+    #: Whether `assign` may answer with a `Branch`. It needs states at rest that another execution can begin with.
+    may_branch: bool = False
 
     @abc.abstractmethod
     def assign(self, history: Sequence[Progress], count: int, limits: Limits) -> list[Job]:
@@ -166,6 +201,22 @@ class Scheduler(abc.ABC):
         """
         by_id = {progress.trial_id: progress for progress in history}
         return [self._at_target(by_id[trial_id]) for trial_id in trial_ids]
+
+    def explore(self, space: HyperParameters, values: Values, rng: np.random.Generator) -> dict[str, Value]:
+        """The values of a `Branch`, from those of its parent.
+
+        Args:
+            space: what there is to choose.
+            values: of the parent, without tags.
+            rng: the only randomness, addressed by the branch's number.
+        """
+        del space, rng
+        return dict(values)
+
+    def explored(self, space: HyperParameters) -> Sequence[HyperParameter]:
+        """The hyperparameters that `explore` changes."""
+        del space
+        return []
 
     def _at_target(self, progress: Progress) -> Decision:
         target = progress.target_epochs

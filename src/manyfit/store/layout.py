@@ -11,12 +11,15 @@ project/
   manyfit.holder.json         who that is, for messages
   weights/3-0.npz             the best epoch of trial 3, execution 0 (training/weights.py)
   weights/3-0.state           what continues it, while it is paused (training/stored_state.py)
+  weights/3-0.state.earlier   likewise of the pause before, until the store knows of the later one
   weights/3-0.pickle          instead of the weights, an estimator (training/estimators.py)
   weights/3-confirm-0.npz     likewise of an execution that confirmed it
   predictions/3-0.npz         what that model said of rows it did not train on (predictions.py)
   predictions/3-confirm-0.npz what an execution that confirmed it scored on each of those rows
   predictions/3-fold-0.npz    likewise of a model of a fold that was trained after the search
+  predictions/3-0.test.npz    what it said of the rows of `search(predict=...)`
   predictions/labels.npz      the targets of the rows of the search
+  predictions/test.npz        which rows those of `predict=` are
   winner/                     the best model that a `fit` has come to (fitting/winner_files.py)
   trial_3/                    files of the user's own; KerasTuner's weights; the estimator of a SklearnTuner
   oracle.json, tuner0.json    KerasTuner's files, where they are asked for
@@ -32,7 +35,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.core.files import PARTIAL
+from manyfit.core.files import EARLIER, PARTIAL
 
 DATABASE_NAME = "manyfit.sqlite"
 _TRIAL = "trial_"
@@ -42,7 +45,7 @@ _BESIDE_DATABASE = ("-wal", "-shm", "-journal")  # SQLite's own
 
 #: Phases whose weights are kept beside those of the search.
 _PHASES = ("confirm", "proof", "fold")
-_AFTER_ID = rf"-(?:(?:{'|'.join(_PHASES)})-)?\d+\.(?:npz|state|pickle)"
+_AFTER_ID = rf"-(?:(?:{'|'.join(_PHASES)})-)?\d+(?:\.test)?\.(?:npz|state(?:{re.escape(EARLIER)})?|pickle)"
 _WINNER = r"winner\.(?:keras|npz|pickle|json)"
 _OF_ENSEMBLE = r"(?:manifest|manyfit)\.json|pool\.npz|member_\d+_\d+\.(?:keras|pickle)"
 #: Ids as oracles give them, for projects whose own list of trials cannot be read.
@@ -138,6 +141,11 @@ class ProjectLayout:
         ids = "|".join(re.escape(check_id(trial_id)) for trial_id in trial_ids)
         return _matching(self._models, f"(?:{ids}){_AFTER_ID}")
 
+    def of_predictions(self, *trial_ids: str) -> list[Path]:
+        """Every file that was kept of what models of trials said of rows, of all phases."""
+        ids = "|".join(re.escape(check_id(trial_id)) for trial_id in trial_ids)
+        return _matching(self.predictions, f"(?:{ids}){_AFTER_ID}")
+
     @property
     def predictions(self) -> Path:
         """The folder of kept predictions."""
@@ -160,7 +168,7 @@ class ProjectLayout:
         ids = _NUMBERED if trial_ids is None else "|".join(re.escape(trial_id) for trial_id in sorted(trial_ids))
         ids = f"(?:{PARTIAL})?(?:{ids})"
         found = _matching(self._models, ids + _AFTER_ID)
-        found += _matching(self.predictions, rf"{ids}{_AFTER_ID}|(?:{PARTIAL})?labels\.npz")
+        found += _matching(self.predictions, rf"{ids}{_AFTER_ID}|(?:{PARTIAL})?(?:labels|test)\.npz")
         found += _matching(self.winner, rf"(?:{PARTIAL})?{_WINNER}")
         found += [path for folder in self._winner_folders() for path in _matching(folder, _OF_ENSEMBLE)]
         for folder in self._trial_folders(trial_ids):
@@ -202,7 +210,10 @@ class ProjectLayout:
         places += [self.lock, self.holder, self.oracle_file, self._models, self.predictions]
         places += [self.winner, *self.winner.glob("*")]
         found = [path for path in places if path.is_symlink()]
-        for folder, names in ((self._models, ".+" + _AFTER_ID), (self.predictions, rf".+{_AFTER_ID}|labels\.npz")):
+        for folder, names in (
+            (self._models, ".+" + _AFTER_ID),
+            (self.predictions, rf".+{_AFTER_ID}|(?:labels|test)\.npz"),
+        ):
             if not folder.is_symlink():
                 found += _matching(folder, names, links=True)
         for folder in self.folder.glob(f"{_TRIAL}*"):
@@ -270,11 +281,20 @@ class PredictionFiles:
         """The targets, once for all executions."""
         return self.folder / "labels.npz"
 
+    @property
+    def asked_rows(self) -> Path:
+        """Which rows those of `search(predict=...)` are."""
+        return self.folder / "test.npz"
+
     def of(self, trial_id: str, execution: int, *, phase: str = "search") -> Path:
         """What the model of one execution said; of a confirmation, what it scored on each row."""
         assert phase in ("search", *_PHASES), phase  # else nobody would know whose file it is
         middle = "" if phase == "search" else f"{phase}-"
         return self.folder / f"{check_id(trial_id)}-{middle}{int(execution)}.npz"
+
+    def of_asked_rows(self, trial_id: str, execution: int) -> Path:
+        """What the model of one execution of the search said of the rows of `search(predict=...)`."""
+        return self.folder / f"{check_id(trial_id)}-{int(execution)}.test.npz"
 
     def executions(self, trial_id: str) -> list[int]:
         """The executions of a trial that have a file, in order."""
@@ -291,6 +311,12 @@ def state_beside(weights: Path) -> Path:
     '3-0.state'
     """
     return weights.with_suffix(".state")
+
+
+def states_beside(weights: Path) -> list[Path]:
+    """All files of such a state: that of the pause before, too."""
+    state = state_beside(weights)
+    return [state, state.with_name(state.name + EARLIER)]
 
 
 def _matching(folder: Path, names: str, *, links: bool = False) -> list[Path]:

@@ -9,25 +9,21 @@ probabilities themselves would lose everything below 6e-8 and half of what lies 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import io
-import itertools
-import json
 import math
 import os
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from manyfit.core.errors import ProjectError, UsageError, explain, first_line
+from manyfit.core.errors import UsageError, explain
 from manyfit.core.files import replaced
 from manyfit.data.kinds import FitData, Indices, is_nested, leaves, map_leaves
 from manyfit.data.row_names import NamedBy, RowNames
+from manyfit.store.arrays import named_arrays, read_nested, reading, restored, structure_of
 from manyfit.store.layout import PredictionFiles
 
 MAX_BYTES = 16 * 2**20  # per trial, before compression
@@ -97,7 +93,7 @@ def _entries(outputs: Sequence[np.ndarray], predictions: FitData) -> dict[str, n
     if not is_nested(predictions):
         return encoded[0]
     numbered = {f"{number}.{name}": part for number, one in enumerate(encoded) for name, part in one.items()}
-    return {**numbered, "structure": _structure(predictions)}
+    return {**numbered, "structure": structure_of(predictions)}
 
 
 def _encoded(output: np.ndarray) -> dict[str, np.ndarray]:
@@ -150,7 +146,7 @@ def unpack(packed: bytes) -> Kept:
     """
     arrays = np.load(io.BytesIO(packed), allow_pickle=False)
     predictions = (
-        _restored(arrays["structure"], lambda number: _decoded(_beginning(f"{number}.", arrays)))
+        restored(arrays["structure"], lambda number: _decoded(_beginning(f"{number}.", arrays)))
         if "structure" in arrays
         else _decoded(arrays)
     )
@@ -159,42 +155,6 @@ def unpack(packed: bytes) -> Kept:
 
 def _beginning(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
-
-
-# Files hold arrays by name. Nested ones are numbered there, and one text says what number belongs where.
-
-
-def _structure(data: FitData) -> np.ndarray:
-    numbers = itertools.count()
-    return np.array(json.dumps(map_leaves(lambda leaf: next(numbers), data)))
-
-
-def _restored(structure: np.ndarray, array: Callable[[int], np.ndarray]) -> FitData:
-    """The inverse of `_structure`; tuples come back as lists."""
-
-    def filled(part: Any) -> FitData:
-        if isinstance(part, dict):
-            return {name: filled(inner) for name, inner in part.items()}
-        if isinstance(part, list):
-            return [filled(inner) for inner in part]
-        return None if part is None else array(part)
-
-    return filled(json.loads(str(structure)))
-
-
-def _named(name: str, data: FitData) -> dict[str, np.ndarray]:
-    """Arrays of a file that hold nested data, or one array, or None."""
-    if not is_nested(data):
-        return {} if data is None else {name: np.asarray(data)}
-    numbered = {f"{name}.{number}": np.asarray(leaf) for number, leaf in enumerate(leaves(data))}
-    return {**numbered, f"{name}.structure": _structure(data)}
-
-
-def _read(name: str, arrays: Mapping[str, np.ndarray]) -> FitData:
-    """The inverse of `_named`."""
-    if (structure := f"{name}.structure") in arrays:
-        return _restored(arrays[structure], lambda number: arrays[f"{name}.{number}"])
-    return arrays.get(name)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -237,22 +197,6 @@ def name_of_rows(row_ids: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(row_ids, dtype=np.uint64).tobytes()).hexdigest()[:16]
 
 
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Tells in words that a file is not what was written; pickles are never loaded, whoever put them there."""
-    try:
-        yield
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ProjectError(
-            explain(
-                f'kept predictions "{path}"',
-                f"a file that is damaged ({first_line(error)})",
-                "arrays as Manyfit wrote them",
-                "Delete the file, and pass models, x and y to have them predicted now.",
-            )
-        ) from error
-
-
 class Archive:
     """Kept predictions of one project.
 
@@ -270,7 +214,7 @@ class Archive:
     def keep_labels(self, labels: Labels) -> None:
         """Keeps the labels of the data set; those of another data set are replaced."""
         parts = {"y": labels.y, "sample_weight": labels.sample_weight, "groups": labels.groups}
-        arrays = {name: array for part, data in parts.items() for name, array in _named(part, data).items()}
+        arrays = {name: array for part, data in parts.items() for name, array in named_arrays(part, data).items()}
         if labels.names is not None:
             arrays |= {"names": labels.names.names, "named_by": np.array(str(labels.names.named_by))}
         with replaced(self._files.labels) as partial:
@@ -281,8 +225,8 @@ class Archive:
         path = self._files.labels
         if not path.exists():
             return None
-        with _reading(path), np.load(path, allow_pickle=False) as arrays:
-            y, weight, groups = (_read(name, arrays) for name in ("y", "sample_weight", "groups"))
+        with reading(path), np.load(path, allow_pickle=False) as arrays:
+            y, weight, groups = (read_nested(name, arrays) for name in ("y", "sample_weight", "groups"))
             known = RowNames(arrays["names"], NamedBy(str(arrays["named_by"]))) if "names" in arrays else None
             return Labels(arrays["row_ids"], y, weight, groups, known)
 
@@ -330,7 +274,7 @@ class Archive:
         path = self._files.of(trial_id, execution, phase=phase)
         if not path.exists():
             return None
-        with _reading(path), np.load(path, allow_pickle=False) as arrays:
+        with reading(path), np.load(path, allow_pickle=False) as arrays:
             value, spread = float(arrays["value"]), float(arrays["spread"])
             rows = (value + spread * arrays["deviations"].astype(np.float64)).astype(np.float32)
             metric, rows_are, scale = map(str, arrays["names"])
@@ -353,7 +297,7 @@ class Archive:
             return None
         parts = []
         for path in paths:
-            with _reading(path):
+            with reading(path):
                 parts.append(unpack(path.read_bytes()))
         return together(trial_id, parts)
 

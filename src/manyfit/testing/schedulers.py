@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.records import Decision, Ending, Progress
-from manyfit.schedulers.base import Job, Limits, Scheduler, Start
+from manyfit.schedulers.base import PARENT, Branch, Job, Limits, Scheduler, Start, num_inherited
 
 Curve = Callable[[int, int], float]  # (number of the trial, epoch from 1) -> loss
 
@@ -52,7 +52,7 @@ class FakeOracle:
     def fill(self, scheduler: Scheduler) -> int:
         """Hands out jobs to the free slots; returns how many trials are running."""
         limits = self.limits
-        if self.space_size is not None and len(self.history) >= self.space_size:
+        if self.space_size is not None and self.num_starts >= self.space_size:
             limits = dataclasses.replace(limits, exhausted=True)
         num_free = self.slots - sum(progress.running for progress in self.history)
         if num_free == 0:
@@ -66,10 +66,12 @@ class FakeOracle:
 
     def _serve(self, job: Job) -> bool:
         if isinstance(job, Start):
-            if self.space_size is not None and len(self.history) >= self.space_size:
+            if self.space_size is not None and self.num_starts >= self.space_size:
                 return False
             name = f"{len(self.history):04d}"
             self.history.append(Progress(name, (), job.target_epochs, running=True, tags=dict(job.tags)))
+        elif isinstance(job, Branch):
+            self._branch(job)
         else:
             row, progress = self._find(job.trial_id)
             assert progress.paused, f"{job} resumes a trial that is not paused: {progress}"
@@ -78,6 +80,17 @@ class FakeOracle:
             self.history[row] = dataclasses.replace(progress, target_epochs=job.target_epochs, running=True, tags=tags)
         self.jobs.append(job)
         return True
+
+    def _branch(self, job: Branch) -> None:
+        _, parent = self._find(job.parent_id)
+        _, replaced = self._find(job.replaces)
+        assert parent.paused and parent.epochs == job.parent_epoch, f"{job} begins with a state that is gone: {parent}"
+        assert not replaced.running, f"{job} takes the place of a trial that is running: {replaced}"
+        assert job.target_epochs > job.parent_epoch, f"{job} trains nothing"
+        inherited = (math.nan,) * job.parent_epoch  # epochs that it has not trained itself
+        tags = {**job.tags, **job.lineage}
+        name = f"{len(self.history):04d}"
+        self.history.append(Progress(name, inherited, job.target_epochs, running=True, tags=tags))
 
     def _find(self, trial_id: str) -> tuple[int, Progress]:
         return next((row, p) for row, p in enumerate(self.history) if p.trial_id == trial_id)
@@ -129,7 +142,12 @@ class FakeOracle:
     @property
     def num_epochs(self) -> int:
         """Epochs trained so far."""
-        return sum(progress.epochs for progress in self.history)
+        return sum(max(0, progress.epochs - num_inherited(progress.tags)) for progress in self.history)
+
+    @property
+    def num_starts(self) -> int:
+        """Trials that began with values of the sampler: all but branches of others."""
+        return sum(PARENT not in progress.tags for progress in self.history)
 
 
 class SchedulerSuite(abc.ABC):
@@ -149,7 +167,7 @@ class SchedulerSuite(abc.ABC):
             for slots in (1, 3, 64):
                 oracle = FakeOracle(Limits(max_trials=max_trials), slots=slots)
                 history = oracle.run(self.make)
-                assert len(history) <= max_trials
+                assert oracle.num_starts <= max_trials
                 assert not any(progress.running for progress in history)
                 assert max(progress.epochs for progress in history) == self.full_epochs()
 
@@ -163,7 +181,7 @@ class SchedulerSuite(abc.ABC):
                 oracle.run(self.make)
                 assert oracle.num_epochs <= max_total_epochs
                 if max_total_epochs == 100:
-                    assert oracle.num_epochs >= 100 - self.full_epochs() + 1 or len(oracle.history) == 60
+                    assert oracle.num_epochs >= 100 - self.full_epochs() + 1 or oracle.num_starts == 60
 
     def test_no_more_jobs_than_slots(self) -> None:
         for count in (1, 5):
@@ -199,8 +217,9 @@ class SchedulerSuite(abc.ABC):
         for known in (False, True):
             limits = Limits(num_configurations=8) if known else Limits()
             for slots in (1, 3, 8):
-                history = FakeOracle(limits, slots=slots, space_size=8).run(self.make)
-                assert len(history) == 8
+                oracle = FakeOracle(limits, slots=slots, space_size=8)
+                history = oracle.run(self.make)
+                assert oracle.num_starts == 8
                 assert max(progress.epochs for progress in history) == self.full_epochs()
 
     def test_failing_trials_do_not_hang_the_search(self) -> None:
@@ -223,13 +242,14 @@ class SchedulerSuite(abc.ABC):
         history = FakeOracle(Limits(max_trials=20), curve=gappy, slots=2).run(self.make)
         assert max(progress.epochs for progress in history) == self.full_epochs()
 
-    def test_it_pauses_and_stops_only_where_it_says_so(self) -> None:
+    def test_it_pauses_stops_and_branches_only_where_it_says_so(self) -> None:
         # Trainers prepare for pauses by what `may_pause` says: a pause that comes all the same would lose a training.
         for order in (None, np.random.default_rng(2)):
             oracle = FakeOracle(Limits(max_trials=30), slots=4)
             oracle.run(self.make, order=order)
             assert self.make().may_pause or Decision.PAUSE not in oracle.decisions
             assert self.make().may_stop or Decision.STOP not in oracle.decisions
+            assert self.make().may_branch or not any(isinstance(job, Branch) for job in oracle.jobs)
 
     def test_settings_are_json_and_name_the_scheduler(self) -> None:
         settings: dict[str, Any] = self.make().settings()

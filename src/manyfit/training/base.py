@@ -28,6 +28,10 @@ NOTHING_TRAINED = "the time was up before its first epoch had ended"
 """The message of an execution that ends as STOPPED without an epoch."""
 
 
+class OutOfTime(BaseException):
+    """The clock of a task is over in the middle of an epoch. Not an `Exception`: user code must not catch it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Permissions:
     """What a trainer may do with executions beyond training each by itself.

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from manyfit.core.files import is_sealed, sealed, without_seal, written_whole
+from manyfit.core.files import EARLIER, is_sealed, sealed, without_seal, written_whole
 from manyfit.core.records import Plan
 from manyfit.data.order import SeededOrder
 from manyfit.training.base import Task
@@ -45,6 +45,7 @@ class StoredState:
         best_loss: the loss of that epoch.
         generators: states of the global generators, where the trainer draws from those.
         seconds: of training so far.
+        is_origin: whether it is what a branch begins with: the state of another execution, with nothing but variables.
     """
 
     trainer: str
@@ -57,6 +58,7 @@ class StoredState:
     best_loss: float
     generators: Any = None
     seconds: float = 0.0
+    is_origin: bool = False
 
     def fits(self, variables: Sequence[Sequence[Any]]) -> bool:
         """Whether variables (or their values) have the shapes of the stored ones; groups that are left out do."""
@@ -102,12 +104,20 @@ def restore(callbacks: Sequence[Any], states: Sequence[dict[str, Any]]) -> None:
         vars(callback).update(state)
 
 
-def write_state(path: str | Path, state: StoredState) -> None:
+def write_state(path: str | Path, state: StoredState, *, keeps_earlier: bool = False) -> None:
     """Writes a state. A file is complete or absent: it is written under another name and renamed.
+
+    Args:
+        path: where it goes.
+        state: what is written.
+        keeps_earlier: whether the one that is there stays as the earlier one, from which a search goes on whose process
+            dies before the store knows of this pause. Others train again from their start then, which no branch has.
 
     Raises:
         ProjectError: the disk is full or the file cannot be written.
     """
+    if keeps_earlier and Path(path).exists():
+        Path(path).replace(f"{path}{EARLIER}")
     # A pickle, and no format of ours: attributes of callbacks are whatever their authors wrote.
     with written_whole(Path(path), "state") as partial:
         partial.write_bytes(sealed(pickle.dumps(state, protocol=pickle.HIGHEST_PROTOCOL)))
@@ -172,19 +182,33 @@ def read_state(plan: Plan, trainer: str, num_callbacks: int) -> StoredState | No
     """
     if plan.state_path is None or plan.first_epoch == 0:
         return None
+    # Another backend, seed or number of callbacks would go on with another training under the same name. An epoch
+    # beyond the plan's is of a run that the store has not heard of: it died between the two.
+    found = [
+        state
+        for state in map(_read, (plan.state_path, f"{plan.state_path}{EARLIER}"))
+        if state is not None
+        and (state.is_origin or (state.seed, len(state.callbacks)) == (plan.seed, num_callbacks))
+        # A branch has no start of its own: where it has to change the trainer, it goes on all the same.
+        and (state.trainer == trainer or plan.origin is not None)
+        and state.epoch <= plan.first_epoch
+    ]
+    return max(found, key=lambda state: state.epoch, default=None)
+
+
+def state_at(path: str | Path, epoch: int) -> StoredState | None:
+    """The state of an execution after just so many epochs, from its file or the earlier one; None where it is gone."""
+    found = (_read(each) for each in (path, f"{path}{EARLIER}"))
+    return next((state for state in found if state is not None and state.epoch == epoch), None)
+
+
+def _read(path: str | Path) -> StoredState | None:
     try:
-        content = Path(plan.state_path).read_bytes()
+        content = Path(path).read_bytes()
         state = pickle.loads(without_seal(content)) if is_sealed(content) else _of_somebody_else(content)
     except Exception:  # absent, of a version that is gone, cut off by a crash of the machine, more than plain values
         return None
-    # Another backend, seed or number of callbacks would go on with another training under the same name. An epoch
-    # beyond the plan's is of a run that the store has not heard of: it died between the two.
-    continues = (
-        isinstance(state, StoredState)
-        and (state.trainer, state.seed, len(state.callbacks)) == (trainer, plan.seed, num_callbacks)
-        and state.epoch <= plan.first_epoch
-    )
-    return state if continues else None
+    return state if isinstance(state, StoredState) else None
 
 
 # Of `model.fit` -------------------------------------------------------------------------------------------------
@@ -248,4 +272,5 @@ class Continue(keras.callbacks.Callback):
             for variable, array in zip(variables, arrays, strict=True):
                 variable.assign(array)
         restore(self._user_callbacks, self._stored.callbacks)
-        set_generator_states(self._stored.generators)
+        if not self._stored.is_origin:  # a branch draws by its own seed
+            set_generator_states(self._stored.generators)

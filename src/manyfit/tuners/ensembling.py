@@ -31,6 +31,7 @@ from manyfit.ensemble.outside import OutsidePredictions
 from manyfit.ensemble.settings import EnsembleSettings, RowCuts
 from manyfit.ensemble.weights.greedy import complementary_members
 from manyfit.oracles import Oracle, Trial
+from manyfit.store.answers import Answers
 from manyfit.training.base import Task
 from manyfit.tuners.rows_in_common import ToldRows, check_labels, rows_in_common, shared_rows
 from manyfit.tuners.searched import (
@@ -94,7 +95,9 @@ def ensemble_of_searches(
     targets = told[0].targets(match.places[0])
     members = _members_of(everyone, match.places, options.get("settings"))
     classes = Classes.of_project(projects[0].tuner.store)
-    strangers = [one.member(targets.names, members[0], classes) for one in outside]
+    asked = Answers(projects[0].tuner.predictions_archive.folder).rows() if outside else None
+    to_answer = None if asked is None else asked.names
+    strangers = [one.member(targets.names, to_answer, members[0], classes) for one in outside]
     # Nobody knows which of the strangers' models predicted a row, so models cannot leave together with their rows.
     foretold_by_each = [one.foretold for one in everyone]
     cuts = RowCuts(targets.groups) if strangers else cuts_of(foretold_by_each, match.places, targets.groups)

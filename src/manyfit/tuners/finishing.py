@@ -16,11 +16,12 @@ from typing import Any, TypeAlias
 
 import keras
 
-from manyfit.core.checks import seconds_or_none, whole_number
+from manyfit.core.checks import check_names, seconds_or_none, whole_number
 from manyfit.core.clock import Clock
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.arguments import check_retrain
-from manyfit.data.call import Call
+from manyfit.data.call import FIT_PARAMETERS, Call
+from manyfit.data.classes import Classes
 from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.outside import OutsidePredictions
@@ -30,11 +31,16 @@ from manyfit.finish import evaluation as evaluating
 from manyfit.finish import export as exporting
 from manyfit.finish import longer
 from manyfit.finish import retrain as retraining
+from manyfit.finish.lineages import replaying
+from manyfit.finish.prediction_table import PredictionTable, table_of_answers, table_of_validation
+from manyfit.finish.submitting import submission
 from manyfit.finish.winners import EpochRule, RetrainCandidate, call_for_all_data, candidate_of
 from manyfit.oracles import Trial
 from manyfit.report.confirmation import Confirmation
+from manyfit.store.answers import Answers
 from manyfit.training.base import Permissions, Task
 from manyfit.training.precision import sentence
+from manyfit.training.replay import DATA
 from manyfit.tuners import ensembling
 from manyfit.tuners.bags import Bagging, BagSettings
 from manyfit.tuners.combining import Combining
@@ -68,6 +74,25 @@ class RetrainSettings:
         seconds_or_none("retrain(max_seconds=...)", self.max_seconds)
 
 
+#: What `confirm` takes beside its own arguments: settings of the race, and arguments of `fit` that are no rows.
+_OF_CONFIRM = tuple(field.name for field in dataclasses.fields(confirming.ConfirmSettings))[3:]
+_OF_FIT = tuple(name for name in FIT_PARAMETERS if name not in (*DATA, "validation_split", "initial_epoch", "verbose"))
+
+
+def confirm_settings(
+    given: Mapping[str, Any], confidence: float, max_executions: int | None, max_seconds: float | None
+) -> tuple[confirming.ConfirmSettings, dict[str, Any]]:
+    """The settings of a confirmation, and the arguments of `fit` that its runs have of their own.
+
+    Raises:
+        UsageError: an argument that nobody knows, or as `ConfirmSettings` says.
+    """
+    check_names("confirm()", given, [*_OF_CONFIRM, *_OF_FIT])
+    own = {name: value for name, value in given.items() if name not in _OF_FIT}
+    settings = confirming.ConfirmSettings(confidence, max_executions, max_seconds, **own)
+    return settings, {name: value for name, value in given.items() if name in _OF_FIT}
+
+
 class Finish:
     """The part of a tuner that begins where the search ends.
 
@@ -84,11 +109,19 @@ class Finish:
         self.final = FinalModels(tuner, say)
         self._tuner = tuner
         self._oracle = tuner.oracle
-        self._training = training
         self._say = say
+        self._training = training = self._replaying(training)
         self.project = SearchedProject(tuner, self._retrain_for_ensemble)
         self._combining = Combining(self.project, tuner)
         self._bagging = Bagging(self.project, tuner, training, say)
+
+    def _replaying(self, training: Training) -> Training:
+        """How lineages of branches are trained anew; what is no branch trains as ever."""
+        return dataclasses.replace(
+            training,
+            trainer=lambda: replaying(training.trainer(), self._oracle.trials, self._say),
+            trainer_for=lambda task: replaying(training.trainer_for(task), self._oracle.trials, self._say),
+        )
 
     def _clock(self, max_seconds: float | None) -> Clock:
         """The clock of a step that begins now; it is over with the calls that the step is a part of, too."""
@@ -262,7 +295,7 @@ class Finish:
                 raise UsageError(
                     explain("retrain(diverse=True)", f"top={list(top)}", "a number of trials", "Type top=4, say.")
                 )
-            return [self._named_trial(trial_id) for trial_id in top]
+            return [self._named_trial(trial_id, "retrain(top=[...])") for trial_id in top]
         if diverse:
             trials, notes = ensembling.diverse_trials(self._tuner, top)
             for note in notes:
@@ -279,14 +312,14 @@ class Finish:
             self._say(f"retrain: {len(trials)} instead of {top}, since no more trials were completed.")
         return trials
 
-    def _named_trial(self, trial_id: str) -> Trial:
+    def _named_trial(self, trial_id: str, where: str) -> Trial:
         trial = self._oracle.trials.get(trial_id)
         if trial is not None and trial.is_completed:
             return trial
         got = f'"{trial_id}", which ' + ("is no trial" if trial is None else "was not completed")
         known = [one.trial_id for one in self._oracle.get_best_trials(3)]
         raise UsageError(
-            explain("retrain(top=[...])", got, "ids of completed trials", f"Type retrain(top={known}), say.")
+            explain(where, got, "ids of completed trials", f"Type {where.replace('[...]', repr(known))}, say.")
         )
 
     def _take_retrained(self, models: retraining.RetrainedModels, settings: RetrainSettings) -> None:
@@ -327,6 +360,28 @@ class Finish:
         self.final.latest["ensemble"] = found
         record_ensemble(self._oracle.book, found)
         return found
+
+    def predictions(self, trials: str | Sequence[str] | None, *, test: bool) -> PredictionTable:
+        """See `Tuner.predictions`."""
+        if trials is None:
+            chosen = self._oracle.get_best_trials(len(self._oracle.trials))
+        else:
+            chosen = [
+                self._named_trial(one, "predictions([...])")
+                for one in ([trials] if isinstance(trials, str) else trials)
+            ]
+        archive, classes = self._tuner.predictions_archive, Classes.of_project(self._tuner.store)
+        titled = not isinstance(trials, str)
+        if test:
+            return table_of_answers(chosen, Answers(archive.folder), classes, titled=titled)
+        return table_of_validation(chosen, archive, classes, titled=titled)
+
+    def submission(self, model: Any, x: FitData, ids: Any) -> PredictionTable:
+        """See `Tuner.submission`."""
+        if model is None:
+            named = self.final.named(None)
+            model = named.get("ensemble", next(iter(named.values())))
+        return submission(model, self._tuner, x, ids, classes=self._tuner.store.get("classes"))
 
     def bag(self, settings: BagSettings, options: Mapping[str, Any]) -> Ensemble:
         """See `Tuner.bag`."""

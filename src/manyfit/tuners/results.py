@@ -7,6 +7,7 @@ from typing import Any
 
 from manyfit.oracles import Execution, Trial
 from manyfit.report.results import Results, Row
+from manyfit.schedulers.base import num_inherited
 
 
 def results_of(trials: Sequence[Trial], max_epochs: int | None = None) -> Results:
@@ -51,7 +52,7 @@ def _rows(trial: Trial) -> list[Row]:
 
 def _curve(trial: Trial, run: Execution) -> list[dict[str, Any]]:
     points = []
-    for epoch in range(run.num_epochs):
+    for epoch in range(num_inherited(trial.tags), run.num_epochs):
         logs = {name: curve[epoch] for name, curve in run.history.items() if curve[epoch] is not None}
         points.append({"trial_id": trial.trial_id, "execution": run.index, "epoch": epoch, **logs})
     return points

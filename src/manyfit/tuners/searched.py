@@ -8,6 +8,7 @@ on.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from manyfit.data.kinds import map_leaves
 from manyfit.ensemble.members import EnsembleMember
 from manyfit.ensemble.settings import RowCuts
 from manyfit.oracles import Oracle, Trial
+from manyfit.store.answers import Answers
 from manyfit.store.predictions import Archive, Kept
 from manyfit.tuners.keeping import ModelOrigins
 
@@ -119,10 +121,11 @@ class SearchedModel:
     load: Callable[[], Any] | None  # one model, or a list; None where none was kept
     origin: tuple[SearchedProject, str]  # whose trial it is
     num_seeds: int = 1  # models that take its place when it is retrained
+    answers: Callable[[], Any] | None = None  # reads what they said of rows that are to be answered; may be None
 
     def member(self, rows: np.ndarray) -> EnsembleMember:
         """The member, without its model, on some of the rows that were kept."""
-        return self.foretold.member(self.name, rows, self.configuration)
+        return dataclasses.replace(self.foretold.member(self.name, rows, self.configuration), test=self.answers)
 
 
 def models_of(project: SearchedProject) -> list[SearchedModel]:
@@ -133,6 +136,7 @@ def models_of(project: SearchedProject) -> list[SearchedModel]:
     """
     tuner = project.tuner
     archive = tuner.predictions_archive
+    answers = Answers(archive.folder)
     kept = {trial.trial_id for trial in tuner.oracle.get_best_trials(tuner.num_kept_models)}
     found = []
     for trial in tuner.oracle.get_best_trials(max(MOST_CANDIDATES, tuner.num_kept_models)):
@@ -143,7 +147,8 @@ def models_of(project: SearchedProject) -> list[SearchedModel]:
             load = _loader(tuner, trial, loaded) if loaded else None
             seeds = len(loaded) if told.folds is None else max(1, len(told.folds))
             name, values = f"trial {trial.trial_id}", trial.hyperparameters.values
-            found.append(SearchedModel(name, told, values, load, (project, trial.trial_id), seeds))
+            said = functools.partial(answers.get, trial.trial_id, loaded or executions)
+            found.append(SearchedModel(name, told, values, load, (project, trial.trial_id), seeds, said))
     usable = [one for one in found if one.load is not None]
     # Of others nothing is used but what they said of the very same rows.
     rest = [one for one in found if one.load is None and usable and _same_rows(one, usable[0])]

@@ -17,11 +17,16 @@ What all of them take:
 
 from __future__ import annotations
 
+import os
+import tempfile
 from typing import Any, ClassVar
 
 from manyfit.core.objective import ObjectiveLike
+from manyfit.data.rows import FitData
+from manyfit.fitting.winner import Winner
 from manyfit.oracles import Oracle
 from manyfit.oracles import searches as oracles
+from manyfit.oracles.checks import UNTYPED_TRIALS
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.tuner import Tuner
@@ -45,7 +50,7 @@ class ReadySearch(Tuner):
         self,
         hypermodel: HyperModel | BuildFunction | None = None,
         objective: ObjectiveLike = None,
-        max_trials: int | None = 10,
+        max_trials: int | None = UNTYPED_TRIALS,
         seed: int | None = None,
         hyperparameters: HyperParameters | None = None,
         tune_new_entries: bool = True,
@@ -152,7 +157,7 @@ class BayesianOptimization(ReadySearch):
         self,
         hypermodel: HyperModel | BuildFunction | None = None,
         objective: ObjectiveLike = None,
-        max_trials: int | None = 10,
+        max_trials: int | None = UNTYPED_TRIALS,
         num_initial_points: int | None = None,
         alpha: float = 1e-4,
         beta: float | None = None,
@@ -213,3 +218,40 @@ class Hyperband(ReadySearch):
     ) -> None:
         kwargs.update(max_epochs=max_epochs, factor=factor, hyperband_iterations=hyperband_iterations)
         super().__init__(hypermodel, objective, max_trials, *args, **kwargs)
+
+
+def fit(
+    hypermodel: HyperModel | BuildFunction,
+    x: FitData,
+    y: FitData = None,
+    objective: ObjectiveLike = None,
+    *,
+    max_seconds: float | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Winner:
+    """The best model that there is after some seconds, for who wants no tuner: `Search(...).fit(...)` in one call.
+
+    Args:
+        hypermodel: a function that takes `HyperParameters` and returns a compiled Keras model or an estimator.
+        x: rows to train on; validation rows are held out of them, unless they are given as `validation_data=(x, y)`.
+        y: their targets.
+        objective: a metric's name, or a `kt.Objective`.
+        max_seconds: the limit, for all of it.
+        directory: where the project lies, so that the same call goes on after a kill; None: in a new folder for
+            temporary files, which `winner.search.project_dir` names.
+        **options: further arguments of `Tuner.fit`; `seed`, `project_name` and `overwrite` go to the tuner.
+
+    Returns:
+        The winner: print it. `predict`, `evaluate` and `save` are what people want of it; `search` is the tuner.
+
+    Raises:
+        UsageError: as `Tuner.fit` and `Search` say.
+        SearchError: likewise.
+
+    Example: see the README.
+    """
+    where = tempfile.mkdtemp(prefix="manyfit-") if directory is None else directory
+    own = {name: options.pop(name) for name in ("seed", "project_name", "overwrite") if name in options}
+    tuner = Search(hypermodel, objective, directory=where, **own)
+    return tuner.fit(x, y, max_seconds=max_seconds, **options)

@@ -19,13 +19,18 @@ from manyfit.data.call import Call
 from manyfit.data.classes import named_classes
 from manyfit.data.row_names import names_of_kept_rows
 from manyfit.data.rows import Rows
+from manyfit.fitting import fit as fitting
+from manyfit.fitting.fit import CanDo, Wishes
+from manyfit.fitting.winner import Winner
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
+from manyfit.store.answers import Answers
 from manyfit.store.predictions import Archive
 from manyfit.training.base import Task
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.seeding import seeded
 from manyfit.tuners import sklearn_folds as folds
+from manyfit.tuners.answering import Answering, asked_rows
 from manyfit.tuners.finishing import Finish, Training
 from manyfit.tuners.keeping import ModelOrigins, keeping
 from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
@@ -122,6 +127,8 @@ class SklearnTuner(BaseTuner):
     ensemble = Tuner.ensemble
     evaluate = Tuner.evaluate
     export = Tuner.export
+    predictions = Tuner.predictions
+    submission = Tuner.submission
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. What steps after the search need stays here."""
@@ -156,21 +163,59 @@ class SklearnTuner(BaseTuner):
             y: their targets: an array, a list, or a Series; None for estimators that need none.
             sample_weight: one weight per row; reaches `fit`, the score and the metrics.
             groups: one label per row, for splitters such as `GroupKFold`.
-            **kwargs: `verbose=0` prints nothing; `row_id`, a name for each row (see `Tuner.search`); what else there is
-                goes to `run_trial`.
+            **kwargs: `verbose=0` prints nothing; `row_id`, a name for each row, and `predict`, rows to be answered (see
+                `Tuner.search`); what else there is goes to `run_trial`.
 
         Raises:
             UsageError: X, y, weights and groups of different length, or folds that the splitter cannot make of them.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
         verbose, row_id = kwargs.pop("verbose", 1), kwargs.pop("row_id", None)
+        predict = kwargs.pop("predict", None)
         X, y, sample_weight, groups = folds.as_rows(X, y, sample_weight, groups)
         if type(self).run_trial is SklearnTuner.run_trial:
             # Once for the whole search, so that all trials are measured on the same folds, also after a restart.
             with seeded(seeds.seed_of(self.oracle.seed, "folds")):
                 self._splits = self._split(X, y, groups)
             self._note_rows(X, y, sample_weight, row_id)
+            self._note_asked(predict)
         super().search(X, y, sample_weight=sample_weight, groups=groups, verbose=verbose, **kwargs)
+
+    def fit(
+        self,
+        X: object,
+        y: object = None,
+        sample_weight: object = None,
+        groups: object = None,
+        *,
+        max_seconds: float | None = None,
+        max_trials: int | None = None,
+        **kwargs: Any,
+    ) -> Winner:
+        """The best estimators that there are after some seconds: see `Tuner.fit`. The `cv` says what is held out.
+
+        Args:
+            X: rows.
+            y: their targets.
+            sample_weight: one weight per row.
+            groups: one label per row, for splitters such as `GroupKFold`.
+            max_seconds: the limit, from the call to the return.
+            max_trials: configurations at most; None: as the oracle was told.
+            **kwargs: of `search`.
+
+        Returns:
+            The winner: an ensemble, or an estimator where one is as good.
+
+        Raises:
+            UsageError: several objectives, no limit at all, or as `search` says.
+            SearchError: all trials failed.
+        """
+        parts = {"sample_weight": sample_weight, "groups": groups}
+        call = Call((X, y), {**{name: part for name, part in parts.items() if part is not None}, **kwargs})
+        own = type(self).run_trial is SklearnTuner.run_trial
+        wishes, can = Wishes(max_seconds, max_trials), CanDo(trains=own, in_epochs=False)
+        with self._finish.speaking(kwargs.get("verbose")):
+            return fitting.fit(self, call, wishes, can, say=self._display.say)
 
     def _note_rows(self, X: object, y: object, sample_weight: object, row_id: object) -> None:
         """Notes rows and folds for the steps after the search, and what keeps predictions for an ensemble."""
@@ -188,6 +233,15 @@ class SklearnTuner(BaseTuner):
         numbered = dataclasses.replace(task, call=Call((X, numbers), weights))
         known = names_of_kept_rows(row_id, numbered.call, has_folds=True)
         self._keep = keeping(numbered, self.predictions_archive, plan, known).keep
+
+    def _note_asked(self, predict: object) -> None:
+        """Notes rows to be answered, and what keeps what is said of them."""
+        if predict is None or self.latest_search is None:
+            return
+        latest = self.latest_search
+        asked = asked_rows(predict, latest.task.call, keeps=self._keep is not None)
+        self.latest_search = dataclasses.replace(latest, asked=asked)
+        self._keep = Answering(Answers(self.predictions_archive.folder), asked, self._keep)
 
     def _make_task(
         self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any], options: ModelOptions | None = None

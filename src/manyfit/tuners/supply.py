@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from manyfit.core import seeds
-from manyfit.core.errors import UsageError, explain
+from manyfit.core.errors import ProjectError, UsageError, explain
 from manyfit.core.lifecycle import is_paused, outcome_of
 from manyfit.core.objective import MEASURES
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
+from manyfit.oracles.jobs import origin_of, why_paused_for_good
 from manyfit.oracles.trial import Execution, KnownEpochs
 from manyfit.space.hyperparameters import HyperParameters
-from manyfit.store.layout import state_beside
+from manyfit.store.layout import state_beside, states_beside
+from manyfit.training.origins import inherit
 
 
 def plans_of(trial: Trial, num_executions: int, oracle: Oracle, weights_path: Callable[[str, int], Path]) -> list[Plan]:
@@ -42,7 +45,9 @@ def plan_of(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable
     path = weights_path(trial.trial_id, execution)
     # Where a process was killed in the middle of it, the last epoch that is known is reported once more: nobody knows
     # whether what was decided after it was acted upon.
-    first_epoch = max(0 if paused is None else paused.num_epochs, len(known.computed) - 1)
+    origin = origin_of(trial, execution)
+    begins_at = 0 if origin is None else origin.epoch
+    first_epoch = max(begins_at if paused is None else paused.num_epochs, len(known.computed) - 1)
     return Plan(
         trial.trial_id,
         execution,
@@ -53,6 +58,7 @@ def plan_of(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable
         computed=tuple(known.computed),
         state_path=str(state_beside(path)) if oracle.scheduler.may_pause else None,
         weights_path=str(path),
+        origin=origin,
     )
 
 
@@ -102,6 +108,8 @@ class SearchSupply:
         self._queue: list[Plan] = []
         self._stop_reasons: dict[tuple[str, int], str] = {}  # of executions that were told to stop
         self._open: dict[str, set[int]] = {}  # executions of running trials that have not ended
+        self._paused: dict[tuple[str, int], Execution] = {}  # what those were that go on after a pause
+        self._has_begun = False  # whether it was asked before
 
     @property
     def independent(self) -> bool:
@@ -122,10 +130,12 @@ class SearchSupply:
         when it proposes; what of them was not wanted yet waits in the queue. An empty answer of the oracle means that
         there is nothing for now, which is when a finite space that was tried in full has its contenders repeated.
         """
-        if self._oracle.clock.is_over():
+        if self._oracle.clock.begins_nothing():
             return []  # what waits in the queue runs in a later search, like what a kill has interrupted
         if self._explores:
             count, self._explores = min(count, 1), False
+        if not self._has_begun:
+            self._begin_branches()
         while len(self._queue) < count:
             missing = count - len(self._queue)
             # Rounded up: the executions of a trial are handed out together or left in the queue, never half asked for.
@@ -141,6 +151,21 @@ class SearchSupply:
         taken, self._queue = self._queue[:count], self._queue[count:]
         return taken
 
+    def _begin_branches(self) -> None:
+        """Sees that branches of which a process was killed have what they begin with, before their parents go on."""
+        self._has_begun = True
+        oracle = self._oracle
+        for trial_id in oracle.waiting:
+            self._inherit(plans_of(oracle.trials[trial_id], self._num_executions, oracle, self._weights_path))
+
+    def _inherit(self, plans: Sequence[Plan]) -> None:
+        """Writes what branches begin with. Their parents rest: branches are handed out before anybody goes on."""
+        for plan in plans:
+            if plan.origin is not None and plan.state_path is not None and plan.first_epoch == plan.origin.epoch:
+                # Kept aside as paused states are: without the file it begins with what is in memory.
+                with contextlib.suppress(ProjectError):
+                    inherit(plan.origin, state_beside(self._weights_path(*plan.origin.key)), plan.state_path)
+
     def _open_trial(self, trial: Trial) -> None:
         """Puts the executions that a trial still needs into the queue; paused ones go on where they stood."""
         if not self._begin(trial):
@@ -149,9 +174,12 @@ class SearchSupply:
         plans = plans_of(trial, self._num_executions, self._oracle, self._weights_path)
         for plan in plans:
             paused, known = trial.executions.pop(plan.execution, None), trial.known.pop(plan.execution, None)
+            if paused is not None:
+                self._paused[plan.key] = paused
             if (begun := known or paused) is not None:
                 # A copy, since the epochs that follow are appended to it.
                 trial.running[plan.execution] = {name: list(curve) for name, curve in begun.history.items()}
+        self._inherit(plans)
         self._open[trial.trial_id] = {plan.execution for plan in plans}
         self._queue += plans
         if not plans:  # it was interrupted between the execution that decided and its end
@@ -170,13 +198,39 @@ class SearchSupply:
             plans.append(plan_of(trial, execution, oracle, self._weights_path))
         return plans
 
+    def _give_back(self, plan: Plan) -> None:
+        """Takes an execution back that was not trained, since the time was up: it runs in a later search.
+
+        One that was to go on after a pause is again what it was then: its score counts.
+        """
+        paused = self._paused.pop(plan.key, None)
+        if paused is None:
+            return
+        trial, waiting = self._oracle.trials[plan.trial_id], self._open[plan.trial_id]
+        trial.running.pop(plan.execution, None)
+        trial.executions[plan.execution] = paused
+        waiting.discard(plan.execution)
+        if not waiting:
+            self._end_trial(trial)
+
+    def give_back(self) -> None:
+        """Takes back what waits in the queue, once the search is over: the time was up before it was handed out."""
+        queue, self._queue = self._queue, []
+        for plan in queue:
+            self._give_back(plan)
+
     def end_paused(self) -> None:
         """Ends the trials that were not promoted, once the search is over. Their scores so far count."""
         max_epochs = self._oracle.scheduler.max_epochs
         for trial in self._oracle.book.paused():
-            for run in self._oracle.book.stop_paused(trial, max_epochs):
-                state_beside(self._weights_path(trial.trial_id, run.index)).unlink(missing_ok=True)
+            why = why_paused_for_good(trial, self._oracle.trials)
+            for run in self._oracle.book.stop_paused(trial, max_epochs, why):
+                self._forget_states(trial.trial_id, run.index)
             self._end_trial(trial)
+
+    def _forget_states(self, trial_id: str, execution: int, first: int = 0) -> None:
+        for path in states_beside(self._weights_path(trial_id, execution))[first:]:
+            path.unlink(missing_ok=True)
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
         """See `manyfit.training.base.Supply`."""
@@ -240,7 +294,8 @@ class SearchSupply:
         """
         trial = self._oracle.trials[result.plan.trial_id]
         if result.is_unbegun:
-            return  # nor is its trial over: it runs in a later search
+            self._give_back(result.plan)
+            return
         if is_paused(result):
             self._check_measured(result)
         elif result.ending.has_score:
@@ -248,8 +303,9 @@ class SearchSupply:
         # Trainers know that an execution was told to stop, and only here it is known why.
         result.message = self._why_it_ended(result) or result.message
         self._oracle.book.add_execution(result, **self._notes(trial.trial_id))
-        if not is_paused(result) and result.plan.state_path is not None:
-            Path(result.plan.state_path).unlink(missing_ok=True)
+        if result.plan.state_path is not None:
+            # Of a pause that the store knows of now, the state before it has served.
+            self._forget_states(*result.plan.key, first=1 if is_paused(result) else 0)
         trial.hyperparameters = self._grown(trial, result.plan)
         waiting = self._open[trial.trial_id]
         waiting.discard(result.plan.execution)
@@ -271,6 +327,7 @@ class SearchSupply:
         num_epochs, epochs = max(map(len, result.history.values()), default=0), result.plan.epochs
         so_far = f"after {num_epochs} epochs" if epochs is None else f"after {num_epochs} of {epochs} epochs"
         reason = self._stop_reasons.pop(result.plan.key, None)
+        reason = reason or ("the time was up" if self._oracle.clock.begins_nothing() else None)
         if result.ending is Ending.STOPPED and reason is not None:
             return f"stopped {so_far}: {reason}"
         if result.ending is Ending.COMPLETED and result.message is None and epochs is not None and num_epochs < epochs:
@@ -280,12 +337,14 @@ class SearchSupply:
     def _check_measured(self, result: Result) -> None:
         objective, num_epochs = self._oracle.objective, max(map(len, result.history.values()), default=0)
         if not objective.has_value({**result.history, **result.measures}) and "val_loss" not in result.history:
+            scheduler = self._oracle.scheduler
             raise UsageError(
                 explain(
-                    f"search with {type(self._oracle.scheduler).__name__}",
+                    f"search with {type(scheduler).__name__}",
                     f"a first decision after {num_epochs} epochs, when {objective.name} was not measured yet",
                     "a first rung that ends with a measurement",
-                    f"Type min_epochs={num_epochs + 1} or more where the tuner is made, or validation_freq=1.",
+                    f"Type {scheduler.first_decision}={num_epochs + 1} or more where the tuner is made, or "
+                    "validation_freq=1.",
                 )
             )
         self._oracle.scoring.check({**result.history, **result.measures})

@@ -10,15 +10,18 @@ import keras
 
 from manyfit.core import environment
 from manyfit.core.errors import UsageError, explain, warn_user
+from manyfit.core.objective import ParetoObjective
 from manyfit.core.records import Configuration, Values
 from manyfit.data.arguments import check_call, check_data, check_fit_arguments
 from manyfit.data.call import FIT_PARAMETERS, Call
 from manyfit.data.folds import FoldPlan, fold_plan
 from manyfit.data.row_names import names_of_kept_rows
+from manyfit.data.rows import Rows
 from manyfit.finish.fold_runs import FOLDS, fold_names
 from manyfit.oracles import Oracle, Trial, endings
 from manyfit.schedulers import Scheduler
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.store.answers import Answers
 from manyfit.store.facts import SearchPlan
 from manyfit.store.predictions import Archive
 from manyfit.training import tensorboard
@@ -30,6 +33,7 @@ from manyfit.training.precision import sentence
 from manyfit.training.program_report import Programs
 from manyfit.training.rehearsal import mentions
 from manyfit.training.replay import CALLED, DATA, facts_of, recorded_call
+from manyfit.tuners.answering import answering, asked_rows
 from manyfit.tuners.keeping import keeping
 from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.keras_tuner.callbacks import is_overridden, only_keras
@@ -47,6 +51,7 @@ class LatestSearch:
 
     task: Task
     folds: FoldPlan | None
+    asked: Rows | None = None  # rows to be answered, see `search(predict=...)`
 
 
 class PopulationTuner(ModelTuner):
@@ -102,15 +107,18 @@ class PopulationTuner(ModelTuner):
                 `model.fit`: `cross_validation`, a `kt.CrossValidation`, a number of folds or a splitter of
                 scikit-learn; every trial then runs once per fold, and its score is the mean. `row_id`, a name for each
                 row of x (and behind these for each of `validation_data`), by which rows are known again in ensembles
-                with other searches and with files; left out, frames are known by their index.
+                with other searches and with files; left out, frames are known by their index. `predict`, the x of rows
+                to be answered: what every trial says of them is kept, for `predictions(test=True)` and `submission`.
 
         Raises:
             UsageError: the data cannot be right, or the objective is not among the metrics that were logged.
             UsageError: names of rows that are missing, there twice, or of another number of rows.
+            UsageError: rows to be answered that are none, or not like x; or where nothing of trials is kept.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
         # Taken out before anything is made of the arguments: `model.fit` does not know this one.
         given, row_id = fit_kwargs.pop("cross_validation", None), fit_kwargs.pop("row_id", None)
+        predict = fit_kwargs.pop("predict", None)
         if self._estimators:
             given = folds_for_estimators(self.oracle.scheduler, given, fit_kwargs)
             if self._trains_itself():
@@ -124,6 +132,8 @@ class PopulationTuner(ModelTuner):
         call = Call(fit_args, fit_kwargs)
         folds = None if given is None else fold_plan(given, call)
         self.oracle.set_epochs(fit_kwargs.get("epochs"))  # before the checks, which ask how long a trial is
+        if self.oracle.scheduler.may_branch:
+            check_branching(self.oracle, self._own_training(), call)
         if self._trains_itself() and not overrides_fit(self.hypermodel):
             self._check_call(call, has_folds=folds is not None)
         names = names_of_kept_rows(row_id, call, has_folds=folds is not None) if self._trains_itself() else None
@@ -135,14 +145,28 @@ class PopulationTuner(ModelTuner):
         if folds is not None:
             searched = self.searched_task("search(cross_validation=...)")
             task = dataclasses.replace(searched, split_for=folds.split_for)
-        if self.keep_predictions and self._trains_itself():
+        if self._keeps_predictions:
             task = keeping(task, self.predictions_archive, folds, names)
+        asked = None if predict is None else asked_rows(predict, task.call, keeps=self._keeps_predictions)
+        task = answering(task, Answers(self.predictions_archive.folder), asked)
         if self.standing is not None and self.executor is None:  # workers are told of in `on_trial_end`
             task = dataclasses.replace(task, watch=self.standing.epochs_ended)
-        self.latest_search = LatestSearch(task, folds)
+        self.latest_search = LatestSearch(task, folds, asked)
         # Of all trials: another process, or an error, may have come between a trial's end and what is deleted then.
         self._with_weights.update(self.oracle.trials)
         super().search(*fit_args, **fit_kwargs)
+
+    @property
+    def _keeps_predictions(self) -> bool:
+        return self.keep_predictions and self._trains_itself()
+
+    def _own_training(self) -> str | None:
+        """What of the user's, or of another process, trains in place of Manyfit here; None: nothing does."""
+        if self.executor is not None:
+            return f"executor={type(self.executor).__name__}, whose workers do not share what they hold"
+        if not self._trains_itself():
+            return f"{self._own_run_trial}, which trains in its own way"
+        return "a HyperModel.fit of its own" if overrides_fit(self.hypermodel) else None
 
     def _make_task(self, *args: Any, **kwargs: Any) -> Task:
         task = super()._make_task(*args, **kwargs)
@@ -235,6 +259,7 @@ class PopulationTuner(ModelTuner):
         trainer = self._trainer_for(task)
         if not endings.is_complete(self.oracle):  # else data would be read, and workers started, for nothing
             trainer.train(supply, task)
+        supply.give_back()
         # Taken down before they end: afterwards nobody knows which executions the trainer still holds.
         paused = [(trial.trial_id, index) for trial in self.oracle.book.paused() for index in trial.executions]
         supply.end_paused()
@@ -416,3 +441,20 @@ def folds_for_estimators(scheduler: Scheduler, given: object, fit_kwargs: Mappin
         )
     validated = fit_kwargs.get("validation_data") is not None or fit_kwargs.get("validation_split")
     return 5 if given is None and not validated else given
+
+
+def check_branching(oracle: Oracle, own_training: str | None, call: Call) -> None:
+    """Refuses searches in which no trial could go on from another one's state.
+
+    Raises:
+        UsageError: others train the trials, rows come as a stream, there are several objectives, or nothing to change.
+    """
+    name, got = type(oracle.scheduler).__name__, own_training
+    if got is None and call.num_rows is None:
+        got = "rows that come as a stream, in which a trial cannot be gone on from"
+    if got is None and isinstance(oracle.objective, ParetoObjective):
+        got = f"{len(oracle.objective.objectives)} objectives, by which no trial is the best one"
+    if got is not None:
+        allowed = "one objective, rows in memory, and models that Manyfit trains in this process"
+        raise UsageError(explain(f"search() with {name}", got, allowed, 'Type scheduler="asha" instead.'))
+    oracle.scheduler.explored(oracle.get_space())

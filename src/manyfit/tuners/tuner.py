@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from manyfit.core.checks import check_names
-from manyfit.data.call import FIT_PARAMETERS
+from numpy.typing import ArrayLike
+
+from manyfit.data.call import Call
 from manyfit.data.rows import FitData
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.outside import OutsidePredictions
-from manyfit.finish import confirm as confirming
-from manyfit.finish.evaluation import Evaluation
-from manyfit.finish.export import Savable
 from manyfit.finish.retrain import RetrainedModels
 from manyfit.finish.winners import EpochRule
+from manyfit.fitting import fit as fitting
+from manyfit.fitting.fit import CanDo, Wishes
+from manyfit.fitting.winner import Winner
 from manyfit.oracles import Oracle
 from manyfit.report.confirmation import Confirmation
 from manyfit.training.devices import Devices
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.precision import Precision
-from manyfit.training.replay import DATA
 from manyfit.tuners.bags import BagSettings
-from manyfit.tuners.finishing import Finish, RetrainSettings, SaveTo, Training
+from manyfit.tuners.finishing import Finish, RetrainSettings, SaveTo, Training, confirm_settings
+from manyfit.tuners.handing import HandingTuner
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.keras_tuner.overrides import Strategy
-from manyfit.tuners.together import PopulationTuner
-
-#: What `confirm` takes beside its own arguments: settings of the race, and arguments of `fit` that are no rows.
-_OF_CONFIRM = tuple(field.name for field in dataclasses.fields(confirming.ConfirmSettings))[3:]
-_OF_FIT = tuple(name for name in FIT_PARAMETERS if name not in (*DATA, "validation_split", "initial_epoch", "verbose"))
 
 
-class Tuner(PopulationTuner):
+class Tuner(HandingTuner):
     """Searches the hyperparameters of Keras models.
 
     Args:
@@ -126,9 +120,46 @@ class Tuner(PopulationTuner):
         """See `BaseTuner`. The final models stay here."""
         return {**super().stand_ins(), "_finish": None}
 
-    def get_best_models(self, num_models: int | None = None) -> list[Any]:
-        """See `ModelTuner`. Their `evaluate` counts as a look at test rows."""
-        return [self._finish.final.counted(model) for model in super().get_best_models(num_models)]
+    def fit(
+        self,
+        x: FitData = None,
+        y: FitData = None,
+        *args: Any,
+        max_seconds: float | None = None,
+        max_trials: int | None = None,
+        groups: ArrayLike | None = None,
+        time_ordered: bool = False,
+        **fit_kwargs: Any,
+    ) -> Winner:
+        """The best model that there is after some seconds: search, combine, bag or confirm, within one limit.
+
+        Where no validation rows are given some are held out: five folds of few rows, a part of many, labels in
+        proportion. The search goes on as long as another trial promises more than what is done with the best ones
+        afterwards. `print(winner)` says what was done, why, and where the time went; see docs/minutes.md.
+
+        Args:
+            x: rows, as `model.fit` takes them.
+            y: their targets.
+            *args: further arguments of `model.fit` by their places.
+            max_seconds: the limit, from the call to the return. The smaller one holds where the tuner has one, too.
+            max_trials: configurations at most; None: as the tuner was told. A default of its class does not count.
+            groups: one label per row; rows with the same one are held out together.
+            time_ordered: rows are in the order of time: the last ones are held out, and folds are not drawn.
+            **fit_kwargs: all that `search` takes. Without `epochs` a training ends ten epochs after its best one.
+
+        Returns:
+            The winner: print it. `predict`, `evaluate` and `save` are what people want of it.
+
+        Raises:
+            UsageError: several objectives, no limit at all, data of which nothing can be held out, or as `search` says.
+            SearchError: all trials failed, or the time was too short for one epoch.
+        """
+        self.refresh()
+        call = Call((x, y, *args) if y is not None or args else (x,) if x is not None else (), fit_kwargs)
+        wishes = Wishes(max_seconds, max_trials, groups, time_ordered)
+        can = CanDo(trains=self._trains_itself(), in_epochs=not self._estimators, bag=self.bag)
+        with self._finish.speaking(call.get("verbose")):
+            return fitting.fit(self, call, wishes, can, say=self._display.say)
 
     def confirm(
         self,
@@ -172,11 +203,9 @@ class Tuner(PopulationTuner):
             SearchError: every run of every finalist failed.
         """
         self.refresh()
-        fit_kwargs = {name: settings.pop(name) for name in list(settings) if name in _OF_FIT}
+        options, fit_kwargs = confirm_settings(settings, confidence, max_executions, max_seconds)
         fit_kwargs |= {} if verbose is None else {"verbose": verbose}
-        check_names("confirm()", settings, [*_OF_CONFIRM, *_OF_FIT])
-        options = confirming.ConfirmSettings(confidence, max_executions, max_seconds, **settings)
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("confirm"):
             return self._finish.confirm(
                 top, options, cross_validation=cross_validation, new_splits=new_splits, fit_kwargs=fit_kwargs
             )
@@ -255,7 +284,7 @@ class Tuner(PopulationTuner):
         # Steps of a net grow with the rows; what boosting fits in one round are all rows, however many there are.
         usual = 1.2 if self.store.get("estimators", False) else 1.0
         factor = usual if epochs_factor is None else epochs_factor
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("retrain"):
             return self._finish.retrain(
                 top,
                 x,
@@ -317,7 +346,7 @@ class Tuner(PopulationTuner):
         """
         self.refresh()
         settings = BagSettings(top, folds, repeats, groups, diverse, max_seconds)
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("bag"):
             return self._finish.bag(settings, options)
 
     def ensemble(
@@ -361,61 +390,5 @@ class Tuner(PopulationTuner):
         tuners = [other for other in others if hasattr(other, "_finish")]
         searches = [other._finish.project for other in tuners]  # noqa: SLF001  # another object of the same class
         outside = OutsidePredictions.of_each(other for other in others if not hasattr(other, "_finish"))
-        with self._finish.speaking(verbose):
+        with self._finish.speaking(verbose), self.interruptible("ensemble"):
             return self._finish.ensemble(models, x, y, others=searches, outside=outside, options=options)
-
-    def evaluate(
-        self,
-        x: FitData,
-        y: FitData = None,
-        *,
-        models: object = None,
-        groups: FitData = None,
-        confidence: float = 0.95,
-        verbose: int | str | None = None,
-        **options: Any,
-    ) -> Evaluation:
-        """The held-out score of the final models. Call it once, at the end.
-
-        Every look at test rows is written down with the project, with what each row did to each score. When another
-        model is measured on these rows, in any order, or on a part of them, the result says which look it is, and by
-        how much the best of all models that were measured on them is lucky.
-
-        An interval says where a metric of this very model lies on further rows of the same kind. It follows from the
-        influence of each row, whatever their order, and stays where the metric can be.
-
-        Args:
-            x: test rows.
-            y: their targets.
-            models: a model, a list, or a dictionary by name; None takes what `retrain` and `ensemble` made last, or
-                else the best model of the search.
-            groups: a label per row, where rows of one group resemble each other (patients, users).
-            confidence: of the intervals.
-            verbose: 0 prints nothing; None: as in the search.
-            **options: `batch_size`, `sample_weight`.
-
-        Returns:
-            An `Evaluation`: print it, or read `evaluation["accuracy"]` and `evaluation.scores`.
-
-        Raises:
-            UsageError: no models or rows, x, y or groups of different length, or a confidence outside (0, 1).
-        """
-        self.refresh()
-        with self._finish.speaking(verbose):
-            return self._finish.evaluate(x, y, models, confidence=confidence, groups=groups, options=options)
-
-    def export(self, folder: str | os.PathLike[str], model: Savable | None = None, *, overwrite: bool = False) -> Path:
-        """Writes a final model with its values, seeds, versions, curves and a model card (`README.md`).
-
-        Args:
-            folder: where to; it is made.
-            model: None takes the ensemble if there is one, else the first model of `retrain`, else the search's best.
-            overwrite: whether files in the folder may be replaced.
-
-        Returns:
-            The folder.
-
-        Raises:
-            UsageError: the folder has files, or a model that this tuner did not make.
-        """
-        return self._finish.export(folder, model, overwrite=overwrite)

@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from scipy.special import logsumexp
 
-from manyfit.ensemble.choosing.crossfit import CrossFit, Losses, Means, averaged_of, standard_errors
+from manyfit.ensemble.choosing.crossfit import CrossFit, Losses, Means, ModelLuck, averaged_of, standard_errors
 from manyfit.ensemble.choosing.methods import DEFAULTS, Fit
 from manyfit.ensemble.choosing.shrinkage import PATH
 from manyfit.ensemble.metrics import Metric, log_losses, surrogate
@@ -232,6 +232,11 @@ class Judging:
         repeats = _REPEATS if problem.num_rows < _FEW_ROWS else 1
         return [CrossFit(problem, fit, metric, settings, seed=seed + more, num_kept=kept) for more in range(repeats)]
 
+    def luck(self) -> ModelLuck | None:
+        """Of models with folds of their own; None: the same models predicted all rows."""
+        folds = tuple(fold for _, fold in self.model_folds)
+        return ModelLuck(folds, one_more=self.num_models is None) if folds else None
+
     def means(self, problem: EnsembleProblem) -> Means | None:
         """What is known of means over several models of each member."""
         repeats = len(self.model_folds)
@@ -276,9 +281,10 @@ def choose(
 
     # `losses` chose, so it flatters what it chose. What is stated, and what refuses, are the nested ones.
     nested = [run.nested(pick) for run in runs]
-    measured = Losses(metric, problem, nested)
+    luck = judging.luck()
+    measured = Losses(metric, problem, nested, luck=luck)
     averaged = averaged_of(runs, lambda run, of: run.nested(pick, of=of))
-    stated = measured if averaged is None else Losses(metric, problem, nested, averaged=averaged)
+    stated = measured if averaged is None else Losses(metric, problem, nested, averaged=averaged, luck=luck)
     evidence = log_evidence(runs, nested)
     gain = gain_between(stated, "single best", "procedure", settings, evidence=evidence)
     ensembling = gain_between(stated, "baseline", "procedure", settings, evidence=evidence)

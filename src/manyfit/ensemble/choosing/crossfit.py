@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtr, stdtrit
 
 from manyfit.core.seeds import generator
 from manyfit.data.folds import by_groups
@@ -57,6 +57,55 @@ class Averaged:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class ModelLuck:
+    """Where each row was predicted by a model of its own fold: how far models fall from each other.
+
+    A fold's rows share their models' luck, which no number of rows averages away. The means of folds show it: they vary
+    by more than their rows do.
+
+    Attributes:
+        folds: (n,) the fold of each row, for each repeat.
+        one_more: whoever uses the weights has one model more of each member, none of these.
+    """
+
+    folds: tuple[np.ndarray, ...]
+    one_more: bool
+
+    def variance(self, apart: np.ndarray, weight: np.ndarray, labels: Sequence[np.ndarray]) -> tuple[float, float]:
+        """What models' luck adds to the variance of a mean, and that variance squared by its degrees of freedom.
+
+        Args:
+            apart: (u,) what is averaged, of rows or groups of rows.
+            weight: (u,) weights, which sum to 1.
+            labels: (u,) the fold of each, for each repeat.
+        """
+        more, parts = 0.0, 0.0
+        for fold in labels:
+            share = np.bincount(fold, weight)
+            count = len(share)
+            means = np.bincount(fold, weight * apart) / share
+            by_rows = np.bincount(fold, weight**2 * (apart - means[fold]) ** 2) / share**2
+            between = float(means.var(ddof=1))
+            # Of R repeats each has an R-th part in what is averaged, and one more model has all of its luck.
+            times = 1 / count + (len(labels) if self.one_more else 0.0)
+            more += times * _positive(between - float(by_rows.mean()), between * math.sqrt(2 / (count - 1)))
+            parts += (times * between) ** 2 / (count - 1)
+        return more, parts
+
+
+def _positive(estimate: float, error: float) -> float:
+    """What a quantity that cannot be negative is on average, given an estimate of it with a normal error.
+
+    Cut off at 0 it would be 0 in every second case where there is little of it, and intervals too narrow there.
+    """
+    if error == 0:
+        return max(0.0, estimate)
+    ratio = estimate / error
+    density = math.exp(-0.5 * ratio**2) / math.sqrt(2 * math.pi)
+    return max(0.0, estimate + error * density / max(float(ndtr(ratio)), 1e-12))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Means:
     """What is known of several models' means: their problem, and `factor` and `partner` as `Averaged` has them."""
 
@@ -75,6 +124,7 @@ class Losses:
             averaged.
         averaged: of the means of the repeats' predictions, likewise: what averaging models changes. None: not asked.
         precise: False makes do with fewer resamples.
+        luck: of models, where that is part of the error. None: the same models are used again.
     """
 
     def __init__(
@@ -85,9 +135,11 @@ class Losses:
         *,
         averaged: Averaged | None = None,
         precise: bool = True,
+        luck: ModelLuck | None = None,
     ) -> None:
         self.metric = metric
         self.problem = problem
+        self._luck = luck
         self._predictions, self._averaged, self._precise = predictions, averaged, precise
         self._units: dict[str, np.ndarray] = {}  # losses per row or group of rows, or per resample
         self._weight = _unit_weight(problem)
@@ -120,7 +172,9 @@ class Losses:
 
     def under(self, metric: Metric) -> Losses:
         """The losses of the same predictions by another metric."""
-        return Losses(metric, self.problem, self._predictions, averaged=self._averaged, precise=self._precise)
+        return Losses(
+            metric, self.problem, self._predictions, averaged=self._averaged, precise=self._precise, luck=self._luck
+        )
 
     @property
     def num_rows(self) -> float:
@@ -158,24 +212,35 @@ class Losses:
 
     def difference(self, name: str, other: str) -> tuple[float, float]:
         """Loss of `name` minus loss of `other`, and its standard error."""
+        return self._difference(name, other)[:2]
+
+    def _difference(self, name: str, other: str) -> tuple[float, float, float]:
+        """The same, and the degrees of freedom of the error."""
+        size = self.num_rows
         if name == other:
-            return 0.0, 0.0
+            return 0.0, 0.0, size - 1
         estimate = self.mean[name] - self.mean[other]
         with np.errstate(invalid="ignore"):
             apart = self._units[name] - self._units[other]
         # The spread over resamples is the standard error itself; the mean of rows has to be divided by their number.
         if self.metric.row_losses is None:
             finite = apart[np.isfinite(apart)]
-            return estimate, float(finite.std(ddof=1)) if len(finite) > 1 else np.inf
-        variance = float((self._weight**2) @ (apart - estimate) ** 2)
-        size = self.num_rows
-        return estimate, float(np.sqrt(variance * size / (size - 1))) if size > 1 + 1e-9 else np.inf
+            return estimate, float(finite.std(ddof=1)) if len(finite) > 1 else np.inf, size - 1
+        if size <= 1 + 1e-9:
+            return estimate, np.inf, 0.0
+        rows = float((self._weight**2) @ (apart - estimate) ** 2) * size / (size - 1)
+        if self._luck is None or not np.isfinite(rows) or rows == 0:
+            return estimate, float(np.sqrt(rows)), size - 1
+        labels = [_of_unit(fold, self.problem) for fold in self._luck.folds]
+        more, parts = self._luck.variance(apart, self._weight, labels)
+        # Satterthwaite's degrees of freedom.
+        return estimate, float(np.sqrt(rows + more)), (rows + more) ** 2 / (rows**2 / (size - 1) + parts)
 
     def bounds(self, name: str, other: str, levels: Sequence[float]) -> list[float]:
         """What the expected difference exceeds with each of some probabilities."""
-        estimate, error = self.difference(name, other)
+        estimate, error, degrees = self._difference(name, other)
         skewness = self._skewness(name, other)
-        return [estimate - error * standard_errors(self.num_rows, level, skewness) for level in levels]
+        return [estimate - error * standard_errors(self.num_rows, level, skewness, degrees=degrees) for level in levels]
 
     def _skewness(self, name: str, other: str) -> float:
         """Skewness of the rows' differences; 0 for metrics that need all rows at once."""
@@ -205,7 +270,18 @@ def _by_unit(rows: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
     return np.bincount(found, problem.row_weight * rows) / np.where(weight > 0, weight, 1.0)
 
 
-def standard_errors(num_rows: float, level: float, skewness: float = 0.0) -> float:
+def _of_unit(fold: np.ndarray, problem: EnsembleProblem) -> np.ndarray:
+    """(u,) the fold of each row or group of rows, without gaps in the numbers."""
+    found = np.unique(fold, return_inverse=True)[1]
+    if problem.groups is None:
+        return found
+    groups = np.unique(problem.groups, return_inverse=True)[1]
+    answer = np.empty(int(groups.max()) + 1, dtype=np.intp)
+    answer[groups] = found
+    return answer
+
+
+def standard_errors(num_rows: float, level: float, skewness: float = 0.0, *, degrees: float | None = None) -> float:
     """How many standard errors a mean minus its expectation stays below, with probability `level`.
 
     Student's t, corrected for skewness (Hall 1992, "On the removal of skewness by transformation", equation 2.2): most
@@ -216,6 +292,7 @@ def standard_errors(num_rows: float, level: float, skewness: float = 0.0) -> flo
         num_rows: effective number of rows.
         level: in [0, 1]; below one half the answer is negative.
         skewness: of the rows.
+        degrees: of freedom of the error; None: of rows alone.
 
     Example:
 
@@ -227,7 +304,7 @@ def standard_errors(num_rows: float, level: float, skewness: float = 0.0) -> flo
     # With fewer rows nothing is proven, whatever they say.
     if level in (0.0, 1.0) or num_rows < 9.5:
         return math.inf if level > 0.5 else -math.inf
-    plain = float(stdtrit(num_rows - 1, level))
+    plain = float(stdtrit(num_rows - 1 if degrees is None else degrees, level))
     if abs(skewness) < 1e-6:
         return plain
     root = math.sqrt(num_rows)

@@ -5,7 +5,8 @@ apart unnoticed. Each private name has a test in `tests/training/keras_internals
 `make test-oldest` and `make test-newest` run those tests at both ends of the range that `pyproject.toml` allows.
 
 `building`: how models come to be; `convolutions`: how Keras convolves and pools; `data`: how `fit` reads what it is
-given; `draws`: how Keras draws random numbers; `programs`: how XLA compiles, and where JAX keeps what was compiled.
+given; `draws`: how Keras draws random numbers; `frozen_models`: how it
+runs a model inside of a model; `programs`: how XLA compiles, and where JAX keeps what was compiled.
 Only `building` works on every backend; the others import JAX.
 """
 

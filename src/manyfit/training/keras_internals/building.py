@@ -100,6 +100,11 @@ def is_built(model: keras.Model) -> bool:
     return all(layer.built for layer in layers_of(model))
 
 
+def is_partly_frozen(model: keras.Model) -> bool:
+    """Whether a layer has variables and does not train them."""
+    return any(layer.weights and not layer.trainable for layer in layers_of(model))
+
+
 def output_layers(outputs: Iterable[object]) -> list[object]:
     """The operations that made the output tensors of a functional model."""
     histories = [getattr(tensor, "_keras_history", None) for tensor in outputs]

@@ -169,6 +169,11 @@ def quick_convolutions() -> Iterator[None]:
             _is_quick.reset(token)
 
 
+def are_quick() -> bool:
+    """Whether this thread is inside of `quick_convolutions`, on a CPU."""
+    return _is_quick.get()
+
+
 def _quick_where_asked(own: Function) -> Function:
     ours = _OURS[own.__name__]
     takes = inspect.signature(ours)

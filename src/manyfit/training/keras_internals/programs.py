@@ -101,17 +101,18 @@ def kept_on_disk(folder: Path) -> Iterator[None]:
             _leave()
 
 
-def _setting(name: str) -> object:
-    return getattr(jax.config, name, None)  # one that this JAX lacks is None
+def setting(name: str) -> object:
+    """A setting of JAX's; None for one that this JAX lacks."""
+    return getattr(jax.config, name, None)
 
 
 def _enter(folder: Path) -> bool:
     with _keeping.lock:
         if _keeping.num_inside == 0:
-            if _setting("jax_compilation_cache_dir"):
+            if setting("jax_compilation_cache_dir"):
                 return False
             _keeping.ours = {"jax_compilation_cache_dir": str(folder), **_KEEP_ALL}
-            _keeping.before = {name: _setting(name) for name in _keeping.ours}
+            _keeping.before = {name: setting(name) for name in _keeping.ours}
             for name, value in _keeping.ours.items():
                 jax.config.update(name, value)
         _keeping.num_inside += 1
@@ -125,7 +126,7 @@ def _leave() -> None:
             return
         for name, value in _keeping.before.items():
             # What somebody set meanwhile, a build function say, is theirs.
-            if _setting(name) == _keeping.ours[name]:
+            if setting(name) == _keeping.ours[name]:
                 jax.config.update(name, value)
         # JAX opens the folder once and then asks no setting any more: without this, what the user compiles afterwards
         # would go to our folder, and a folder that the user chooses afterwards would stay empty.

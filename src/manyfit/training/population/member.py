@@ -26,6 +26,7 @@ from manyfit.core.costs import Costs
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Failure, Plan, Result
+from manyfit.training import origins
 from manyfit.training.base import BestEpoch, Bookkeeping, StandIn, judge
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
@@ -37,7 +38,7 @@ from manyfit.training.population.outlines import Outline
 from manyfit.training.population.probe import stray
 from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.structure_key import without_numbers
-from manyfit.training.population.trace import CannotTrace, Maskings, Trace, complete, trace_all
+from manyfit.training.population.trace import CannotTrace, Maskings, Trace, build_variables, complete, trace_all
 from manyfit.training.population.twins import outline_of
 from manyfit.training.population.views import View
 from manyfit.training.precision import LossScaleWatch
@@ -89,7 +90,8 @@ class Structure:
             model: its layers have their variables.
             key: `structure_key` of it.
         """
-        outline = None if key is None else outline_of(model)
+        # What a frozen part computes of a row is computed once, and a wider program has no such part.
+        outline = None if key is None or building.is_partly_frozen(model) else outline_of(model)
         if key is None or outline is None:
             return cls(key, "")
         parts = [[run.text, run.inputs, run.tie, run.positions] for run in outline.runs]
@@ -185,7 +187,7 @@ class Member:
         """
         started = time.perf_counter()
         with seeded(self.plan.seed), quick_draws():
-            building.build_symbolically(self.model, self.view.shapes.first_batch())
+            build_variables(self.model, self.view.shapes.first_batch())
             known = maskings if self.structure.key is not None else None
             found = trace_all(self.model, self.view.shapes, known)
         elapsed = time.perf_counter() - started
@@ -261,6 +263,11 @@ class Member:
     def is_behind(self) -> bool:
         """Whether the epoch that it is at was reported before."""
         return self.plan.is_known(self.epoch)
+
+    @property
+    def has_result(self) -> bool:
+        """Whether what it has trained so far is a result; not so before it is where it was already before."""
+        return bool(self.history) and not self.is_behind and self.epoch >= self.plan.first_epoch
 
     @property
     def is_validated(self) -> bool:
@@ -390,6 +397,32 @@ class Member:
         self.history = {name: list(curve) for name, curve in stored.history.items()}
         self.best, self.best_loss = stored.best, stored.best_loss
 
+    def branch_off(self, parent: Member | None, stored: StoredState | None) -> None:
+        """Begins with another execution's state, copied on its device where it rests in this process.
+
+        Args:
+            parent: that execution; None, or at another epoch: it is not here.
+            stored: the file of that state; None: there is none.
+
+        Raises:
+            FailedTrialError: there is neither, or its model has other shapes.
+        """
+        origin = self.plan.origin
+        assert origin is not None  # our bug: only branches have one
+        inherited: State
+        if parent is not None and parent.epoch == origin.epoch:
+            inherited = copied(parent.state)
+        elif stored is not None:
+            inherited = tuple(tuple(map(jax.device_put, group)) for group in stored.variables)  # type: ignore[assignment]
+        else:
+            raise origins.lost(self.plan)
+        origins.check_shapes(self.plan, self.state, inherited)
+        optimizer = tuple(origins.with_own_rate(self.model, self.state[2], inherited[2]))
+        self.state, self.epoch = (inherited[0], inherited[1], optimizer), origin.epoch
+        if parent is not None and self.plan.goes_on_otherwise:
+            self.history, self.seconds = parent.history, parent.seconds
+            self.best, self.best_loss = parent.best, parent.best_loss
+
     def paused(self, aside: Bookkeeping) -> Result:
         """The outcome so far of a member that may be continued; its state is stored first."""
         result = self._outcome(Ending.PAUSED, None, aside)
@@ -409,7 +442,7 @@ class Member:
                 seconds=result.seconds,
             )
             with aside.keeping("states of paused trials"):
-                write_state(self.plan.state_path, state)
+                write_state(self.plan.state_path, state, keeps_earlier=self.plan.origin is not None)
                 self.is_stored = True
         return result
 

@@ -23,25 +23,11 @@ import keras
 
 from manyfit.training.keras_internals import building
 from manyfit.training.population.arrays import Arrays
+from manyfit.training.population.known_layers import is_of_known_layers
 from manyfit.training.population.trace import Trace
 
 RECOGNISES = True
 _MAX_KNOWN = 32  # those whose numbers differ are recognised once each, so what is kept has to end somewhere
-
-_LAYERS = frozenset(
-    """
-    InputLayer Dense EinsumDense Embedding Activation ReLU LeakyReLU PReLU ELU Softmax Flatten Reshape Permute
-    RepeatVector Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D AlphaDropout GaussianDropout
-    GaussianNoise ActivityRegularization BatchNormalization LayerNormalization GroupNormalization RMSNormalization
-    UnitNormalization Conv1D Conv2D Conv3D Conv1DTranspose Conv2DTranspose Conv3DTranspose SeparableConv1D
-    SeparableConv2D DepthwiseConv1D DepthwiseConv2D MaxPooling1D MaxPooling2D MaxPooling3D AveragePooling1D
-    AveragePooling2D AveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalAveragePooling1D
-    GlobalAveragePooling2D ZeroPadding1D ZeroPadding2D Cropping1D Cropping2D UpSampling1D UpSampling2D Add Subtract
-    Multiply Average Maximum Minimum Concatenate Dot LSTM GRU SimpleRNN Bidirectional TimeDistributed
-    MultiHeadAttention Rescaling RandomFlip RandomRotation RandomZoom RandomTranslation RandomContrast RandomBrightness
-    """.split()  # noqa: SIM905  seventy names read better as words
-)
-
 
 _FRACTION = re.compile(r"(?<=[\s\[])-?\d+(?:\.\d+(?:e-?\d+)?|e-?\d+)(?=[,\]}])")  # as JSON writes them
 
@@ -91,7 +77,7 @@ def structure_key(model: keras.Model) -> str | None:
     """
     if not RECOGNISES:
         return None
-    if not _is_of_known_layers(model) or building.spares_weights_decay(model.optimizer):
+    if not is_of_known_layers(model) or building.spares_weights_decay(model.optimizer):
         return None
     try:
         compiled = compile_config(model)
@@ -108,21 +94,6 @@ def structure_key(model: keras.Model) -> str | None:
         return None
     # Objects of the user's are named by their module and class only: their code is not in the text.
     return None if _has_custom_objects(config) else text
-
-
-def _is_of_known_layers(model: keras.Model) -> bool:
-    """Whether a model is Keras's own, of layers on the list, and of models of which the same is true."""
-    # A subclass of the user's may do anything in its `call`, of which its configuration says nothing.
-    is_plain = type(model) is keras.Sequential or type(model).__name__ == "Functional"
-    if not is_plain or not type(model).__module__.startswith("keras."):
-        return False
-    # A list, not a rule: a layer of a later Keras is traced until somebody has looked at it.
-    return all(
-        _is_of_known_layers(layer)
-        if isinstance(layer, keras.Model)
-        else type(layer).__name__ in _LAYERS and type(layer).__module__.startswith("keras.")
-        for layer in model.layers
-    )
 
 
 def compile_config(model: keras.Model) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from manyfit.core.causes import cause_of
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.convolutions import quick_convolutions
 from manyfit.training.keras_internals.draws import quick_draws
+from manyfit.training.keras_internals.frozen_models import traced_once
 from manyfit.training.population.arrays import (
     Arrays,
     ArrayTree,
@@ -38,6 +39,7 @@ from manyfit.training.population.canonical_jaxpr import (
     first_difference,
 )
 from manyfit.training.population.data import ResidentRows, Shapes, Stream
+from manyfit.training.population.known_layers import is_of_known_layers
 from manyfit.training.population.masking import Masking, masking_of
 from manyfit.training.seeding import generator_states, has_drawn
 
@@ -119,6 +121,12 @@ class Trace:
 
 class CannotTrace(Exception):
     """A model that a population cannot train; its text is the reason."""
+
+
+def build_variables(model: keras.Model, batch: object) -> None:
+    """Creates every variable of a compiled model: see `building.build_symbolically`."""
+    with traced_once(is_of_known_layers):
+        building.build_symbolically(model, batch)
 
 
 def check_model(model: object) -> None:
@@ -215,7 +223,7 @@ def complete(found: Trace, model: keras.Model, shapes: Shapes) -> None:
     if is_complete(found, shapes):
         return
     if model.optimizer is not None and not model.optimizer.built:  # a recognised model's has no variables yet
-        building.build_symbolically(model, shapes.first_batch())
+        build_variables(model, shapes.first_batch())
     for kind, source in shapes.sources():
         step = _tracer(model, kind, source)
         if isinstance(source, ResidentRows) and _is_to_be_asked(source) and kind not in found.maskings:
@@ -288,7 +296,7 @@ def _trace_step(kind: str, step: Function, state: ArrayTree, data: ArrayTree) ->
         return new_state, dict(logs)
 
     def traced() -> tuple[jax_core.ClosedJaxpr, tuple[ArrayTree, dict[str, jax.Array]]]:
-        with quick_draws():
+        with quick_draws(), traced_once(is_of_known_layers):
             return jax.make_jaxpr(ordered, return_shape=True)(state, data)
 
     try:

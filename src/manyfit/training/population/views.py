@@ -9,9 +9,11 @@ from typing import Any
 from manyfit.core.records import Plan
 from manyfit.data.call import Call
 from manyfit.data.rows import Split
+from manyfit.training.base import Task
 from manyfit.training.population.data import FitArguments, ResidentRows, Shapes, Sources, Stream, why_not_read
 from manyfit.training.population.prefix import Frozen
 from manyfit.training.population.trace import CannotTrace
+from manyfit.training.replay import DATA
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,3 +116,12 @@ def _view_of(data: FitArguments, frozen: Frozen | None = None) -> View:
     sizes += "".join(f" stream {source.number}" for source in sources if isinstance(source, Stream))
     rooms = tuple(source.room for source in sources if isinstance(source, ResidentRows))
     return View(data, shapes, sizes, rooms, tuple(source.num_steps for source in sources), frozen)
+
+
+def of_all_rows(task: Task, plan: Plan, call: Call) -> Call:
+    """A call on the rows of a fold, on all rows: folds are parts of those that are here already."""
+    if task.split_for is None:
+        return call
+    searched = task.calls.get(plan.trial_id, task.call)
+    whole = {name: searched.get(name) for name in DATA[:-1] if searched.get(name) is not None}
+    return call.with_(without=("validation_data", "validation_split"), **whole)

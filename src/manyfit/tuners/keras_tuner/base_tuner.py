@@ -17,6 +17,7 @@ from manyfit.core.records import Values
 from manyfit.data.call import Call
 from manyfit.data.identity import fingerprints_of
 from manyfit.executors.base import Executor, MakeTrainer
+from manyfit.fitting.signals import Interruptible, what_is_kept
 from manyfit.fitting.standing import Standing
 from manyfit.oracles import Oracle, Trial, endings
 from manyfit.oracles.checks import failure_report
@@ -230,14 +231,16 @@ class BaseTuner:
             warn_user(other_data)  # whatever `verbose` says: a ranking of such scores is wrong
         # Before the clock: what a hook does to prepare does not count towards `max_seconds`.
         self.on_search_begin()
-        self.oracle.start_clock()
-        try:
-            self._run_trials(fit_args, fit_kwargs)
-        except BaseException as error:
-            self._break_off(endings.broken_off(self.oracle, error))
-            raise
-        finally:
-            self.oracle.stop_clock()
+        with self.interruptible("search"):
+            self.oracle.start_clock()
+            try:
+                self._run_trials(fit_args, fit_kwargs)
+            except BaseException as error:
+                with contextlib.suppress(ProjectError):  # that the store cannot be written may be the very reason
+                    endings.broken_off(self.oracle, error).keep(self.oracle.book)
+                raise
+            finally:
+                self.oracle.stop_clock()
         self._end_search(has_run=endings.work_of(self.oracle) != work)
         self.on_search_end()
         self._check_any_completed()
@@ -268,12 +271,9 @@ class BaseTuner:
         elif self.oracle.compat != "keras_tuner" or contenders is not None:  # KerasTuner's searches end in silence
             self._display.say(end.sentence)
 
-    def _break_off(self, end: endings.EndOfSearch) -> None:
-        """Keeps why a search was broken off. That the store cannot be written may be the very reason."""
-        with contextlib.suppress(ProjectError):
-            end.keep(self.oracle.book)
-        if end.reason is endings.SearchEnd.INTERRUPTED:
-            self._display.say(end.sentence)
+    def interruptible(self, step: str) -> Interruptible:
+        """Within it Ctrl+C and SIGTERM end a step in good order."""
+        return Interruptible(lambda: what_is_kept(step, self.oracle, self.project_dir), self._display.say)
 
     @property
     def ended_by(self) -> endings.SearchEnd | None:

@@ -485,7 +485,8 @@ class ModelTuner(BaseTuner):
         # Weights of trials that have fallen out of the best are deleted at once: a search does not fill the disk.
         best = [one.trial_id for one in self.oracle.book.kept(self.num_kept_models)]
         dropped = {*self._with_weights, trial.trial_id}.difference(best)
-        self.store.delete_weights(dropped)
+        # Those that wait or run go on from what lies there.
+        self.store.delete_weights(dropped - {one.trial_id for one in self.oracle.trials.values() if one.is_open})
         self._with_weights = set(best)
         # With what they were trained by, which may hold rows of their own.
         if self.trial_call.calls:

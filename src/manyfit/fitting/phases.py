@@ -1,0 +1,151 @@
+"""What the seconds of a `fit` are spent on: pure functions of what trials have cost and of how good they were.
+
+A search gains less with every trial; what is done with its best trials afterwards gains once. So a search goes on as
+long as there is time for both, and when there is not, the one is done that promises more.
+
+*Another trial.* Of n trials in no order the next one is the best with probability 1 / (n + 1), and then it leads by
+about as much as the best ones lie apart. So s seconds of further trials, of c seconds each, gain about
+
+    spread * log(1 + s / (c * (n + 1))),
+
+where the spread is how far the better half lies behind the best on average. That is the record of draws from an
+exponential tail (Renyi 1962), what is good being rare and what is very good rarer still. Proposals that learn do better
+than draws, and scores flatter the best: neither is counted.
+
+*A bag.* The models of the folds of a few configurations make errors of their own, which averaging takes away, and each
+has trained on rows that the search held out. What that gains was measured in spreads, on data sets on which both can be
+seen: see `GAIN_OF_BAG`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+#: What a bag gains, in spreads of the better half of the trials (see above).
+GAIN_OF_BAG = 0.5
+#: Configurations that a bag takes at most: further ones add next to nothing (see docs/confirm.md).
+MOST_BAGGED = 3
+#: Share of the limit for what comes last: combining, and writing the winner.
+_SHARE_FOR_THE_END = 0.05
+_LEAST_FOR_THE_END = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """What is known of one trial.
+
+    Attributes:
+        loss: its score, turned so that lower is better.
+        seconds: that one training of it takes.
+        setup_seconds: that it took to build and compile.
+        in_full: whether it trained to its end, and was not stopped by the time.
+    """
+
+    loss: float
+    seconds: float
+    setup_seconds: float = 0.0
+    in_full: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Bag:
+    """A bag that fits into the time.
+
+    Attributes:
+        top: how many of the best configurations.
+        seconds: that it will take, as far as is known.
+        gain: what it promises, in the unit of losses.
+    """
+
+    top: int
+    seconds: float
+    gain: float
+
+
+def spread_of(losses: Sequence[float]) -> float:
+    """How far the better half of some losses lies behind the best of them on average; 0 for fewer than three.
+
+    Example:
+
+    >>> spread_of([0.5, 0.3, 9.0, 0.4])
+    0.1
+    """
+    finite = sorted(loss for loss in losses if math.isfinite(loss))
+    if len(finite) < 3:
+        return 0.0
+    better = finite[: max(2, len(finite) // 2)]
+    return round(sum(loss - better[0] for loss in better[1:]) / (len(better) - 1), 12)
+
+
+def gain_of_search(tried: Sequence[Tried], seconds: float) -> float:
+    """What so many seconds of further trials promise; infinite as long as fewer than three tell nothing.
+
+    Args:
+        tried: trials so far.
+        seconds: for further ones.
+
+    Example:
+
+    >>> four = [Tried(loss, seconds=2.0) for loss in (0.5, 0.3, 9.0, 0.4)]
+    >>> round(gain_of_search(four, 10.0), 3), gain_of_search(four[:2], 10.0)
+    (0.069, inf)
+    """
+    if len(tried) < 3:
+        return math.inf
+    each = sum(one.seconds + one.setup_seconds for one in tried) / len(tried)
+    further = seconds / each if each > 0 else math.inf
+    return spread_of([one.loss for one in tried]) * math.log1p(further / (len(tried) + 1))
+
+
+def bag_seconds(tried: Sequence[Tried], top: int, num_folds: int) -> float:
+    """What the folds of the best configurations take to train, if they were trained one after another.
+
+    Each is trained as long as trials that trained to their end, where the time has stopped it.
+
+    Args:
+        tried: trials, the best first.
+        top: how many of them.
+        num_folds: models of each.
+    """
+    full = [one.seconds for one in tried if one.in_full] or [one.seconds for one in tried]
+    usual = sum(full) / len(full)
+    best = tried[:top]
+    training = sum(one.seconds if one.in_full else max(usual, one.seconds) for one in best)
+    # Other numbers of rows than the search's: compiled anew, once for all folds of a configuration.
+    return num_folds * training + sum(one.setup_seconds for one in best)
+
+
+def best_bag(tried: Sequence[Tried], left: float, num_folds: int) -> Bag | None:
+    """The bag of most configurations that still fits, if it promises more than a search in these seconds.
+
+    Args:
+        tried: trials so far, the best first.
+        left: seconds.
+        num_folds: models of each configuration.
+
+    Example:
+
+    >>> ten = [Tried(0.3 + 0.01 * number, seconds=1.0) for number in range(10)]
+    >>> best_bag(ten, 8.0, num_folds=5)
+    Bag(top=1, seconds=5.0, gain=0.0125)
+    >>> best_bag(ten[:3], 8.0, num_folds=5), best_bag(ten, 3.0, num_folds=5)
+    (None, None)
+    """
+    gain = GAIN_OF_BAG * spread_of([one.loss for one in tried])
+    for top in range(min(MOST_BAGGED, len(tried)), 0, -1):
+        seconds = bag_seconds(tried, top, num_folds)
+        if seconds <= left and (math.isinf(left) or gain > gain_of_search(tried, seconds)):
+            return Bag(top, seconds, gain)
+    return None
+
+
+def seconds_for_the_end(limit: float | None, combining: float = 0.0) -> float:
+    """What is kept free of a limit for combining models and for writing the winner.
+
+    Args:
+        limit: seconds of the whole call; None: there is none.
+        combining: seconds that it is known to take.
+    """
+    return 0.0 if limit is None else max(_LEAST_FOR_THE_END, _SHARE_FOR_THE_END * limit, combining)

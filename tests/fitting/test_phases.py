@@ -1,0 +1,68 @@
+"""What the seconds of a `fit` are spent on, of made-up histories."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from manyfit.fitting.phases import GAIN_OF_BAG, Tried, bag_seconds, best_bag, gain_of_search, seconds_for_the_end
+
+
+def tried(losses, seconds: float = 1.0, **options) -> list[Tried]:
+    return [Tried(loss, seconds, **options) for loss in losses]
+
+
+def test_the_promise_of_trials_is_the_record_of_an_exponential_tail():
+    """The witness: of draws from an exponential, how much lower the best of n + m is than the best of n."""
+    rng = np.random.default_rng(0)
+    num_draws, more = 20, 10
+    draws = rng.exponential(size=(4_000, num_draws + more))
+    # Losses with an exponential tail of good ones: minus the draws, so that the best stands out.
+    before, after = -draws[:, :num_draws].max(axis=1), -draws.max(axis=1)
+    truth = float(np.mean(before - after))
+    promised = np.mean([gain_of_search(tried(-row[:num_draws]), float(more)) for row in draws[:200]])
+    assert truth == pytest.approx(math.log((num_draws + more) / num_draws), rel=0.1)
+    # The spread is that of the better half behind the best one, which is wider than the scale of its tail.
+    assert truth < promised < 3 * truth
+
+
+def test_a_search_promises_less_with_every_trial_and_more_where_trials_are_cheap():
+    losses = [0.1 * number for number in range(40)]
+    assert gain_of_search(tried(losses[:10]), 10) > gain_of_search(tried(losses[:10] * 4), 10)
+    assert gain_of_search(tried(losses, seconds=1), 10) > gain_of_search(tried(losses, seconds=5), 10)
+    dear = tried(losses, seconds=1, setup_seconds=4)  # what is compiled for each counts
+    assert gain_of_search(dear, 10) == gain_of_search(tried(losses, seconds=5), 10)
+
+
+def test_a_search_goes_on_as_long_as_nothing_is_known():
+    assert gain_of_search(tried([0.3, 0.2]), 5) == math.inf
+    assert best_bag(tried([0.2, 0.3]), 1_000, 5) is None
+
+
+def test_a_bag_comes_when_further_trials_promise_less():
+    losses = [0.1 + 0.01 * number for number in range(100)]
+    sizes = [best_bag(tried(losses[:count]), 100.0, 5) for count in (4, 10, 100)]
+    assert [None if bag is None else bag.top for bag in sizes] == [None, 1, 3]
+    assert sizes[1].gain > gain_of_search(tried(losses[:10]), sizes[1].seconds)
+    assert sizes[1].gain == pytest.approx(GAIN_OF_BAG * 0.025)
+
+
+def test_a_bag_is_as_large_as_the_time_allows():
+    many = tried([0.1 + 0.01 * number for number in range(100)])
+    assert [best_bag(many, left, 5).top for left in (5.0, 10.0, 15.0)] == [1, 2, 3]
+    assert best_bag(many, 4.9, 5) is None
+    assert best_bag(many[:2], math.inf, 5).top == 2  # no limit: nothing else is to be done with the time
+
+
+def test_what_the_time_has_stopped_costs_as_much_as_the_others():
+    best, other = Tried(0.1, seconds=1.0, in_full=False), Tried(0.2, seconds=6.0, setup_seconds=2.0)
+    assert bag_seconds([best, other], top=1, num_folds=5) == 30.0
+    assert bag_seconds([best, other], top=2, num_folds=5) == 62.0
+
+
+def test_some_time_is_kept_for_the_end():
+    assert seconds_for_the_end(None) == 0
+    assert seconds_for_the_end(100.0) == 5.0
+    assert seconds_for_the_end(100.0, combining=8.0) == 8.0
