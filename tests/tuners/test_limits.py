@@ -240,3 +240,13 @@ def test_an_epoch_that_would_not_end_in_time_is_not_begun(project, rows, times):
     with tuner.limited(started(3500, times)):  # the fourth would end after 4,000
         tuner.search(*rows, **fit_arguments(TakesInside(times, test=1000.0), epochs=9))
     assert [run.num_epochs for run in tuner.results()] == [3] and times.now == 3000
+
+
+def test_a_confirmation_begins_only_runs_that_it_can_end(project, rows, times):
+    tuner = tuner_of(project, population=False, max_trials=2)
+    with tuner.limited(started(1e6, times)):
+        tuner.search(*rows, **fit_arguments(TakesInside(times, test=1000.0)))
+    begun = times.now
+    with tuner.limited(started(7500, times)):  # a run of four epochs takes 4,000
+        found = tuner.confirm(2, proof_executions=0)
+    assert (found.num_executions, found.verdict, times.now - begun) == (1, "the time was up", 4000)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from manyfit.data.kinds import NUMPY, FitData, is_nested, kind_of, leaves, map_leaves
+from manyfit.ensemble.frozen_part import CutModel, KeptFeatures
 from manyfit.ensemble.members import EnsembleMember, fixed_batch, is_keras, linked, mean_of, model_predictions
 from manyfit.ensemble.outputs import Prediction
 from manyfit.training.base import StandIn
@@ -178,6 +179,7 @@ class Forward:
         self._programs: dict[str, Program] = {}
         self._max_kept_numbers = max_kept_numbers if keeps_rows else 0
         self._kept: tuple[FitData | None, int, list[FitData]] = (None, 0, [])  # rows, batch size, batches on the device
+        self._features = KeptFeatures(self._max_kept_numbers) if keeps_rows else None
 
     def predict(self, model: object, x: FitData, *, batch_size: int = 1024) -> Prediction:
         """Predictions of one model: probabilities or values, as `model_predictions` gives them.
@@ -209,7 +211,11 @@ class Forward:
             if isinstance(model, StandIn):  # a trainer's on JAX
                 by_structure.setdefault(f"stand-in {id(model.wide)}", []).append((place, model))
             elif is_keras(model) and backend() == "jax" and sliceable(x) and _is_plain(model):
-                by_structure.setdefault(_structure_of(model), []).append((place, model))
+                parts = None if self._features is None else CutModel.of(model)
+                if parts is None:
+                    by_structure.setdefault(_structure_of(model), []).append((place, model))
+                else:
+                    answers[place] = _finished(self._by_parts(parts, x, batch_size), model)
             else:
                 answers[place] = model_predictions(model, x, batch_size)
         for structure, found in by_structure.items():
@@ -220,10 +226,26 @@ class Forward:
                 answers.update((place, output) for (place, _), output in zip(some, outputs, strict=True))
         return [answers[place] for place in range(len(models))]
 
+    def _by_parts(self, parts: CutModel, x: FitData, batch_size: int) -> np.ndarray:
+        assert self._features is not None  # our bug: its caller asks
+        front = _structure_of(parts.front)
+        features = self._features.of(
+            f"{front} {parts.weights_key()}", x, lambda: self._raw(front, [parts.front], x, batch_size)[0]
+        )
+        return self._raw(_structure_of(parts.head), [parts.head], features, batch_size)[0]
+
     def _predict(
         self, structure: str, models: list[keras.Model | StandIn], x: FitData, batch_size: int
     ) -> list[np.ndarray]:
-        """One model, or up to `_TOGETHER` of this structure."""
+        """What one model says, or each of up to `_TOGETHER` of this structure."""
+        own = [model.model if isinstance(model, StandIn) else model for model in models]
+        found = self._raw(structure, models, x, batch_size)
+        return [_finished(one, model) for one, model in zip(found, own, strict=True)]
+
+    def _raw(
+        self, structure: str, models: list[keras.Model | StandIn], x: FitData, batch_size: int
+    ) -> list[np.ndarray]:
+        """The same, as the models answer it: logits stay such."""
         # Two sizes of stack only, one and all slots: two or three models fill up with copies of the last, since a
         # program for every number would be compiled for it, and costs more than the copies.
         slots = models if len(models) == 1 else [*models, *[models[-1]] * (_TOGETHER - len(models))]
@@ -231,8 +253,7 @@ class Forward:
         variables = [_values_of(model) for model in slots]
         batches = self._batches_of(x, batch_size)
         outputs = _in_batches(lambda rows: [program(variables, rows)], batches, _count_rows(x))[0]
-        own = [model.model if isinstance(model, StandIn) else model for model in models]
-        return [_finished(one, model) for one, model in zip(outputs, own, strict=False)]
+        return list(outputs[: len(models)])
 
     def _batches_of(self, x: FitData, batch_size: int) -> Iterable[FitData]:
         if self._kept[0] is x and self._kept[1] == batch_size:

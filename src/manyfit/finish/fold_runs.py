@@ -20,6 +20,7 @@ from manyfit.data.call import Call
 from manyfit.data.folds import FoldPlan
 from manyfit.data.identity import fingerprint
 from manyfit.data.rows import Rows
+from manyfit.finish.longer import run_seconds
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import SEARCH, Execution
 from manyfit.store.layout import ProjectLayout
@@ -169,6 +170,13 @@ class FoldSupply:
     def take(self, count: int) -> Sequence[Plan]:
         """See `manyfit.training.base.Supply`."""
         if self._time_is_up():
+            return []
+        trials = self._oracle.trials
+        # A run that is cut off is none, so it is begun only where all of it fits.
+        seconds = [run_seconds(trials[plan.trial_id], plan.epochs) for plan in self._plans[:count]]
+        if seconds and not self._clock.allows(min(seconds)):
+            self._clock.refuse(min(seconds))
+            self.out_of_time = True
             return []
         taken, self._plans = self._plans[:count], self._plans[count:]
         return taken

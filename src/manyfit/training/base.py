@@ -236,6 +236,9 @@ class Trainer(abc.ABC):
         it, as if it had never stopped. Where its state is gone, since another process paused it, it is trained again
         from its start, with its own seed and without reporting the epochs before `first_epoch`.
 
+        A plan with an `origin` begins with the state that another execution was paused in, which rests until then; the
+        learning rate is its own (`training/origins.py`).
+
         Before an execution with a score is finished, the weights of its best epoch are written where its plan says,
         and `Task.keep` is called with a model that has them.
         """

@@ -129,6 +129,7 @@ class Tuner(HandingTuner):
         max_trials: int | None = None,
         groups: ArrayLike | None = None,
         time_ordered: bool = False,
+        beliefs: bool = True,
         **fit_kwargs: Any,
     ) -> Winner:
         """The best model that there is after some seconds: search, combine, bag or confirm, within one limit.
@@ -145,6 +146,7 @@ class Tuner(HandingTuner):
             max_trials: configurations at most; None: as the tuner was told. A default of its class does not count.
             groups: one label per row; rows with the same one are held out together.
             time_ordered: rows are in the order of time: the last ones are held out, and folds are not drawn.
+            beliefs: hyperparameters of usual names begin with, and first look near, usual values.
             **fit_kwargs: all that `search` takes. Without `epochs` a training ends ten epochs after its best one.
 
         Returns:
@@ -156,7 +158,7 @@ class Tuner(HandingTuner):
         """
         self.refresh()
         call = Call((x, y, *args) if y is not None or args else (x,) if x is not None else (), fit_kwargs)
-        wishes = Wishes(max_seconds, max_trials, groups, time_ordered)
+        wishes = Wishes(max_seconds, max_trials, groups, time_ordered, beliefs)
         can = CanDo(trains=self._trains_itself(), in_epochs=not self._estimators, bag=self.bag)
         with self._finish.speaking(call.get("verbose")):
             return fitting.fit(self, call, wishes, can, say=self._display.say)
