@@ -27,7 +27,7 @@ from manyfit.space.hyperparameter import HyperParameter
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.space.numerical import Numerical
 
-_NARROWEST, _WIDEST = 0.03, 0.35  # spreads, as shares of a range: a belief neither decides alone nor says nothing
+_NARROWEST, _WIDEST = 0.1, 0.35  # spreads, as shares of a range: a belief neither decides alone nor says nothing
 
 
 @dataclasses.dataclass(frozen=True)
