@@ -5,8 +5,12 @@ import numpy as np
 import pytest
 from marks import only_on
 
+from manyfit.ensemble import prediction, together
+from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import EnsembleMember
+from manyfit.ensemble.pools.means import LinearPool
 from manyfit.ensemble.prediction import EnsembleProgram
+from manyfit.ensemble.problem import PredictionTask
 
 pytestmark = only_on("jax", "one program for all members needs JAX")
 
@@ -106,3 +110,48 @@ def test_layers_that_cannot_be_traced_run_by_themselves():
         model.compile(run_eagerly=True)
     program = check(models, X[:8])
     assert not program.compiled
+
+
+def test_many_rows_are_predicted_in_parts(monkeypatch):
+    members = [EnsembleMember(f"m{k}", model=dense(k)) for k in range(3)]
+    ensemble = Ensemble(members, LinearPool(np.array([0.5, 0.25, 0.25])), PredictionTask.MULTICLASS, num_outputs=3)
+    x = np.random.default_rng(1).normal(size=(1000, 6)).astype("float32")
+    whole = ensemble.predict(x, batch_size=64)
+    rows = []
+    predict = EnsembleProgram.predict
+
+    def counted(program, some, **options):
+        rows.append(len(some))
+        return predict(program, some, **options)
+
+    monkeypatch.setattr(EnsembleProgram, "predict", counted)
+    monkeypatch.setattr(together, "_MOST_BYTES", 130 * 3 * 3 * 4)  # the answers of three members for 130 rows
+    np.testing.assert_allclose(ensemble.predict(x, batch_size=64), whole, rtol=1e-6)
+    # One batch tells how much an answer takes; then two batches each, and the rest is never less than one.
+    assert rows == [64, *[128] * 6, 168]
+
+
+def test_no_more_than_a_few_batches_are_on_the_device_at_once():
+    waiting = []
+
+    class Answer:
+        def __init__(self, rows):
+            self.rows = rows
+            waiting.append(self)
+
+        def __array__(self, dtype=None, copy=None):
+            if self in waiting:
+                waiting.remove(self)
+            return self.rows[None]
+
+    most = []
+
+    def run(rows):
+        answers = [Answer(rows)]
+        most.append(len(waiting))
+        return answers
+
+    batches = (np.full((4, 2), float(number)) for number in range(50))
+    [found] = prediction._in_batches(run, batches, 199)
+    assert max(most) == prediction._AHEAD + 1
+    np.testing.assert_array_equal(found[0, :, 0], np.repeat(np.arange(50.0), 4)[:199])

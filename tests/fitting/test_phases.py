@@ -32,8 +32,10 @@ def test_a_search_promises_less_with_every_trial_and_more_where_trials_are_cheap
     losses = [0.1 * number for number in range(40)]
     assert gain_of_search(tried(losses[:10]), 10) > gain_of_search(tried(losses[:10] * 4), 10)
     assert gain_of_search(tried(losses, seconds=1), 10) > gain_of_search(tried(losses, seconds=5), 10)
-    dear = tried(losses, seconds=1, setup_seconds=4)  # what is compiled for each counts
+    # What is compiled for each counts for each, and for a structure once.
+    dear, shared = (tried(losses, compile_seconds=4, structure=name) for name in (None, "one"))
     assert gain_of_search(dear, 10) == gain_of_search(tried(losses, seconds=5), 10)
+    assert gain_of_search(shared, 10) == pytest.approx(gain_of_search(tried(losses, seconds=1.1), 10))
 
 
 def test_a_search_goes_on_as_long_as_nothing_is_known():
@@ -57,9 +59,12 @@ def test_a_bag_is_as_large_as_the_time_allows():
 
 
 def test_what_the_time_has_stopped_costs_as_much_as_the_others():
-    best, other = Tried(0.1, seconds=1.0, in_full=False), Tried(0.2, seconds=6.0, setup_seconds=2.0)
+    best, other = (
+        Tried(0.1, seconds=1.0, in_full=False),
+        Tried(0.2, seconds=6.0, build_seconds=0.1, compile_seconds=2.0),
+    )
     assert bag_seconds([best, other], top=1, num_folds=5) == 30.0
-    assert bag_seconds([best, other], top=2, num_folds=5) == 62.0
+    assert bag_seconds([best, other], top=2, num_folds=5) == 62.5
 
 
 def test_some_time_is_kept_for_the_end():

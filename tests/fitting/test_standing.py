@@ -180,8 +180,7 @@ def test_what_a_phase_has_come_to_is_replaced_by_no_single_epoch(tmp_path):
         assert slope_on_disk(tmp_path) == pytest.approx(8.0)
 
 
-def test_an_ensemble_that_is_too_large_for_one_file_stands_as_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("manyfit.fitting.winner.MOST_FUSED_BYTES", 10)
+def test_an_ensemble_stands_as_a_folder_alone(tmp_path):
     models = []
     for slope in (0.5, -0.5, 2.0):
         model, weights = line(slope)
@@ -189,10 +188,11 @@ def test_an_ensemble_that_is_too_large_for_one_file_stands_as_a_folder(tmp_path,
         models.append(model)
     found = kt.Ensemble.fit(models=models[:2], x=X, y=X[:, 0])
     standing = standing_in(tmp_path)
+    standing.epochs_ended([epoch(0.5, 1.0)])
     for _ in range(2):
         standing.put(kt.Winner(ensemble=found))
-    assert [path.name for path in tmp_path.iterdir()] == ["ensemble-2"]
-    np.testing.assert_allclose(winner_files.load(tmp_path / "ensemble-2")[0].predict(X), found.predict(X), atol=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ensemble-3", "fit.json"]
+    np.testing.assert_allclose(winner_files.load(tmp_path / "ensemble-3")[0].predict(X), found.predict(X), atol=1e-6)
 
 
 def test_the_model_that_trains_on_is_left_as_it_is(tmp_path):

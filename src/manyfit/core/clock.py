@@ -17,6 +17,9 @@ class Clock:
         now: a time in seconds that never goes back; None: `time.monotonic`. Tests pass their own, so
             that none of them has to wait.
 
+    Attributes:
+        refused_seconds: what a step was predicted to take that was not begun since it did not fit; None: none was.
+
     Example:
 
     >>> times = iter([100.0, 103.0, 103.0])
@@ -44,6 +47,7 @@ class Clock:
         self._before = spent_seconds
         self._now = now or time.monotonic
         self._started: float | None = None
+        self.refused_seconds: float | None = None
 
     @classmethod
     def started(cls, max_seconds: float | None = None, *, within: Sequence[Clock] = ()) -> Clock:
@@ -62,11 +66,16 @@ class Clock:
         left = self.left()
         return Clock.started, (None if math.isinf(left) else left,)
 
+    def now(self) -> float:
+        """A time in seconds to measure steps by: that of the call that it is a part of, where there is one."""
+        return self.within[-1].now() if self.within else self._now()
+
     def start(self) -> None:
         """Counts from now on; a clock that runs already goes on counting from now."""
         # What ran since an earlier `start` counts: a search inside a longer call shares its clock.
         self._before = self.spent()
         self._started = self._now()
+        self.refused_seconds = None
 
     def stop(self) -> None:
         """Stops counting; what was spent stays."""
@@ -105,3 +114,11 @@ class Clock:
     def is_over(self) -> bool:
         """Whether the limit is reached."""
         return not self.allows()
+
+    def refuse(self, seconds: float) -> None:
+        """Notes that a step was not begun, which would have taken so long: nothing new begins afterwards."""
+        self.refused_seconds = seconds
+
+    def begins_nothing(self) -> bool:
+        """Whether the limit is reached, or what is left was too short for a step; what runs may still end."""
+        return self.refused_seconds is not None or self.is_over()

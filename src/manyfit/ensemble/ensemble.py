@@ -30,9 +30,10 @@ from manyfit.ensemble.members import (
 from manyfit.ensemble.metrics import Metric
 from manyfit.ensemble.outputs import Outputs, Prediction
 from manyfit.ensemble.pools import Pool, spread
-from manyfit.ensemble.prediction import EnsembleProgram, combined
+from manyfit.ensemble.prediction import EnsembleProgram
 from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
 from manyfit.ensemble.settings import EnsembleSettings, RowCuts
+from manyfit.ensemble.together import in_parts
 from manyfit.ensemble.weights.greedy import own_losses
 
 if TYPE_CHECKING:  # Keras takes seconds to load, and fitting on kept predictions does not need it
@@ -223,8 +224,10 @@ class Ensemble:
         """
         if (rows := Rows.of(x)).kind.is_pipeline:
             rows.require(Ability.AS_ARRAYS, "ensemble.predict(x)")
-        found = self._program.predict(x, batch_size=self.settings.batch_size if batch_size is None else batch_size)
-        return combined(found, self.pool, self.task, self.outputs, self.num_outputs)
+        return in_parts(
+            self._program, x, batch_size=self.settings.batch_size if batch_size is None else batch_size,
+            pool=self.pool, task=self.task, outputs=self.outputs, num_outputs=self.num_outputs,
+        )  # fmt: skip
 
     def evaluate(
         self, x: FitData, y: FitData = None, *, sample_weight: FitData = None, batch_size: int | None = None

@@ -16,6 +16,7 @@ On a CPU convolutions are not stacked: `vmap` turns them into a grouped form tha
 
 from __future__ import annotations
 
+import collections
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,10 +25,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from manyfit.data.kinds import NUMPY, FitData, is_nested, kind_of, leaves, map_leaves
+from manyfit.ensemble.frozen_part import CutModel, KeptFeatures
 from manyfit.ensemble.members import EnsembleMember, fixed_batch, is_keras, linked, mean_of, model_predictions
-from manyfit.ensemble.outputs import Outputs, Prediction
-from manyfit.ensemble.pools import Pool
-from manyfit.ensemble.problem import PredictionTask
+from manyfit.ensemble.outputs import Prediction
 from manyfit.training.base import StandIn
 
 if TYPE_CHECKING:  # both take seconds to load, and are needed only where there is a Keras model on JAX
@@ -49,6 +49,7 @@ _MAX_PROGRAMS = 64
 # They read the rows once. With more slots, more of them would be filled with copies.
 _TOGETHER = 4  # models of one program in `Forward`
 _MAX_KEPT_NUMBERS = 1 << 26
+_AHEAD = 4  # batches that are on the device at once
 
 
 class EnsembleProgram:
@@ -178,6 +179,7 @@ class Forward:
         self._programs: dict[str, Program] = {}
         self._max_kept_numbers = max_kept_numbers if keeps_rows else 0
         self._kept: tuple[FitData | None, int, list[FitData]] = (None, 0, [])  # rows, batch size, batches on the device
+        self._features = KeptFeatures(self._max_kept_numbers) if keeps_rows else None
 
     def predict(self, model: object, x: FitData, *, batch_size: int = 1024) -> Prediction:
         """Predictions of one model: probabilities or values, as `model_predictions` gives them.
@@ -209,7 +211,11 @@ class Forward:
             if isinstance(model, StandIn):  # a trainer's on JAX
                 by_structure.setdefault(f"stand-in {id(model.wide)}", []).append((place, model))
             elif is_keras(model) and backend() == "jax" and sliceable(x) and _is_plain(model):
-                by_structure.setdefault(_structure_of(model), []).append((place, model))
+                parts = None if self._features is None else CutModel.of(model)
+                if parts is None:
+                    by_structure.setdefault(_structure_of(model), []).append((place, model))
+                else:
+                    answers[place] = _finished(self._by_parts(parts, x, batch_size), model)
             else:
                 answers[place] = model_predictions(model, x, batch_size)
         for structure, found in by_structure.items():
@@ -220,10 +226,26 @@ class Forward:
                 answers.update((place, output) for (place, _), output in zip(some, outputs, strict=True))
         return [answers[place] for place in range(len(models))]
 
+    def _by_parts(self, parts: CutModel, x: FitData, batch_size: int) -> np.ndarray:
+        assert self._features is not None  # our bug: its caller asks
+        front = _structure_of(parts.front)
+        features = self._features.of(
+            f"{front} {parts.weights_key()}", x, lambda: self._raw(front, [parts.front], x, batch_size)[0]
+        )
+        return self._raw(_structure_of(parts.head), [parts.head], features, batch_size)[0]
+
     def _predict(
         self, structure: str, models: list[keras.Model | StandIn], x: FitData, batch_size: int
     ) -> list[np.ndarray]:
-        """One model, or up to `_TOGETHER` of this structure."""
+        """What one model says, or each of up to `_TOGETHER` of this structure."""
+        own = [model.model if isinstance(model, StandIn) else model for model in models]
+        found = self._raw(structure, models, x, batch_size)
+        return [_finished(one, model) for one, model in zip(found, own, strict=True)]
+
+    def _raw(
+        self, structure: str, models: list[keras.Model | StandIn], x: FitData, batch_size: int
+    ) -> list[np.ndarray]:
+        """The same, as the models answer it: logits stay such."""
         # Two sizes of stack only, one and all slots: two or three models fill up with copies of the last, since a
         # program for every number would be compiled for it, and costs more than the copies.
         slots = models if len(models) == 1 else [*models, *[models[-1]] * (_TOGETHER - len(models))]
@@ -231,8 +253,7 @@ class Forward:
         variables = [_values_of(model) for model in slots]
         batches = self._batches_of(x, batch_size)
         outputs = _in_batches(lambda rows: [program(variables, rows)], batches, _count_rows(x))[0]
-        own = [model.model if isinstance(model, StandIn) else model for model in models]
-        return [_finished(one, model) for one, model in zip(outputs, own, strict=False)]
+        return list(outputs[: len(models)])
 
     def _batches_of(self, x: FitData, batch_size: int) -> Iterable[FitData]:
         if self._kept[0] is x and self._kept[1] == batch_size:
@@ -292,42 +313,19 @@ def _in_batches(
     run: Callable[[FitData], list[jax.Array]], batches: Iterable[FitData], num_rows: int
 ) -> list[np.ndarray]:
     """Joins what `run` says of each batch, arrays (models, rows, ...), and drops the rows that filled up the last."""
-    parts = [run(rows) for rows in batches]  # all are queued before the first is fetched
-    groups = range(len(parts[0]))
-    return [np.concatenate([np.asarray(part[group]) for part in parts], axis=1)[:, :num_rows] for group in groups]
+    parts: list[list[np.ndarray]] = []
+    queued: collections.deque[list[jax.Array]] = collections.deque()
+    for rows in batches:
+        # A few ahead, so that the device does not wait for this thread; not all, which would put all rows there.
+        queued.append(run(rows))
+        if len(queued) > _AHEAD:
+            parts.append([np.asarray(one) for one in queued.popleft()])
+    parts += [[np.asarray(one) for one in found] for found in queued]
+    return [np.concatenate(of_group, axis=1)[:, :num_rows] for of_group in zip(*parts, strict=True)]
 
 
 def _finished(output: np.ndarray, model: object) -> np.ndarray:
     return np.asarray(linked(output, model))
-
-
-def combined(
-    found: Sequence[Prediction], pool: Pool, task: PredictionTask, outputs: Outputs, num_outputs: int
-) -> Prediction:
-    """What members predict together.
-
-    Args:
-        found: what each member with weight predicted.
-        pool: of all members.
-        task: what they predict.
-        outputs: how predictions are laid out.
-        num_outputs: columns of the answer.
-
-    Returns:
-        See `Ensemble.predict`.
-    """
-    if outputs.several:
-        flat = np.stack([outputs.flat(one) for one in found]).astype(np.float64)
-        return outputs.structured(pool.combine(flat, task).astype(np.float32))
-    arrays = [np.asarray(one) for one in found]
-    if task.two_class and num_outputs == 1:
-        arrays = [array[..., -1:] for array in arrays]
-    inner = arrays[0].shape[:-1]
-    stacked = np.zeros((len(arrays), *inner, num_outputs))  # a member may know fewer classes
-    for place, array in zip(stacked, arrays, strict=True):
-        place[..., : array.shape[-1]] = array
-    pooled = pool.combine(stacked.reshape(len(arrays), -1, num_outputs), task)
-    return pooled.astype(np.float32).reshape(*inner, num_outputs)
 
 
 def backend() -> str:

@@ -45,7 +45,7 @@ class ConfirmSettings:
     Args:
         confidence: that no finalist is called worse wrongly, from 0.7 to below 1. A rule: the first call fixes it.
         max_executions: training runs at most, proof runs included; None: as many as the race needs.
-        max_seconds: nothing starts, and what runs is broken off, when so much time has passed.
+        max_seconds: what runs is broken off when so much time has passed; what would not end in time is not started.
         max_rounds: fresh seeds per finalist at most. More than 20 is a rule, too; fewer is what this call spends.
         proof_executions: further seeds for the recommended finalist, so that its own estimate becomes sharper.
         keep_weights: keep the weights of every execution.

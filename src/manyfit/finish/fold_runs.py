@@ -20,6 +20,7 @@ from manyfit.data.call import Call
 from manyfit.data.folds import FoldPlan
 from manyfit.data.identity import fingerprint
 from manyfit.data.rows import Rows
+from manyfit.finish.longer import run_seconds
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import SEARCH, Execution
 from manyfit.store.layout import ProjectLayout
@@ -170,13 +171,21 @@ class FoldSupply:
         """See `manyfit.training.base.Supply`."""
         if self._time_is_up():
             return []
+        trials = self._oracle.trials
+        # A run that is cut off is none, so it is begun only where all of it fits.
+        seconds = [run_seconds(trials[plan.trial_id], plan.epochs) for plan in self._plans[:count]]
+        if seconds and not self._clock.allows(min(seconds)):
+            self._clock.refuse(min(seconds))
+            self.out_of_time = True
+            return []
         taken, self._plans = self._plans[:count], self._plans[count:]
         return taken
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
         """See `manyfit.training.base.Supply`."""
         self._oracle.book.add_epochs(epochs)
-        return [Decision.STOP if self._time_is_up() else Decision.GO_ON] * len(epochs)
+        # Not `_time_is_up`: where there is no time for a further run, those that train may still have enough.
+        return [Decision.STOP if self._clock.is_over() else Decision.GO_ON] * len(epochs)
 
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`."""
@@ -189,5 +198,5 @@ class FoldSupply:
         self._oracle.book.add_execution(result, **{FOLD: self._names[self.splits[plan.key]]})
 
     def _time_is_up(self) -> bool:
-        self.out_of_time = self.out_of_time or self._clock.is_over()
+        self.out_of_time = self.out_of_time or self._clock.begins_nothing()
         return self.out_of_time

@@ -16,6 +16,7 @@ from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.evidence.book import RaceFamily, TrialDropped
 from manyfit.evidence.decisions import RaceStanding, decide, next_runs
 from manyfit.finish.fresh_runs import PROOF, RACE, FreshRuns
+from manyfit.finish.longer import run_seconds
 from manyfit.oracles import Trial
 from manyfit.stats.racing import MIN_ROUNDS
 from manyfit.store.layout import ProjectLayout
@@ -72,7 +73,13 @@ class FreshSeeds(abc.ABC):
         if self._time_is_up():
             return []
         # More is asked for than is wanted, because what runs already is among the answers.
-        pairs = [pair for pair in self.wanted(count + len(self._running)) if pair not in self._running][:count]
+        wanted = [pair for pair in self.wanted(count + len(self._running)) if pair not in self._running][:count]
+        # A run that is cut off is none, so it is begun only where all of it fits.
+        seconds = [run_seconds(self._by_id[trial_id], self._epochs) for trial_id, _ in wanted]
+        pairs = [pair for pair, needed in zip(wanted, seconds, strict=True) if self._clock.allows(needed)]
+        if wanted and not pairs:
+            self._clock.refuse(min(seconds))
+            self.out_of_time = True
         self._running.update(pairs)
         return [self._plan(self._by_id[trial_id], index) for trial_id, index in pairs]
 
@@ -93,7 +100,8 @@ class FreshSeeds(abc.ABC):
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
         """See `manyfit.training.base.Supply`."""
         self._oracle.book.add_epochs(epochs)
-        return [Decision.STOP if self._time_is_up() else Decision.GO_ON] * len(epochs)
+        # Not `_time_is_up`: where there is no time for a further run, those that train may still have enough.
+        return [Decision.STOP if self._clock.is_over() else Decision.GO_ON] * len(epochs)
 
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`."""
@@ -108,7 +116,7 @@ class FreshSeeds(abc.ABC):
         self._oracle.book.add_execution(result, protocol=self.runs.protocol)
 
     def _time_is_up(self) -> bool:
-        self.out_of_time = self.out_of_time or self._clock.is_over()
+        self.out_of_time = self.out_of_time or self._clock.begins_nothing()
         return self.out_of_time
 
 

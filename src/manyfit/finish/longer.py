@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from manyfit.core import seeds
@@ -84,6 +85,20 @@ def seconds_per_epoch(trial: Trial) -> float | None:
     """What an epoch of a trial has cost so far; None where nobody has measured it."""
     runs = [run for run in scored_runs(trial) if run.seconds > 0 and run.num_epochs > 0]
     return sum(run.seconds for run in runs) / sum(run.num_epochs for run in runs) if runs else None
+
+
+def run_seconds(trial: Trial, num_epochs: int | None) -> float:
+    """What a whole run of a trial takes, by what its runs have cost; 0 where nobody has measured it.
+
+    Args:
+        trial: which.
+        num_epochs: of the run; None: as many as its longest run had.
+    """
+    runs = [run for run in scored_runs(trial) if run.costs is not None and run.costs.epoch > 0]
+    if not runs:
+        return 0.0
+    epochs = max(run.num_epochs for run in runs) if num_epochs is None else num_epochs
+    return statistics.median(run.costs.build + epochs * run.costs.epoch for run in runs if run.costs is not None)
 
 
 class PatientSupply(FixedSupply):

@@ -46,7 +46,7 @@ class TimedSupply(FixedSupply):
 
     def take(self, count: int) -> Sequence[Plan]:
         """See `manyfit.training.base.Supply`."""
-        return [] if self._clock.is_over() else super().take(count)
+        return [] if self._clock.begins_nothing() else super().take(count)
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
         """See `manyfit.training.base.Supply`."""

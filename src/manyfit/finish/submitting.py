@@ -15,7 +15,7 @@ from manyfit.data.rows import Rows
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import model_predictions
 from manyfit.ensemble.outputs import Prediction
-from manyfit.ensemble.prediction import combined
+from manyfit.ensemble.together import combined
 from manyfit.finish.prediction_table import ROW_ID, PredictionTable, columns_of
 from manyfit.store.answers import Answers
 from manyfit.store.predictions import Archive

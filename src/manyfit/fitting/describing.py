@@ -33,6 +33,7 @@ class FittedSearch(Protocol):
 
     oracle: Oracle
     store: ProjectStore
+    trust: bool
 
     @property
     def model_origins(self) -> MutableMapping[Any, str]:

@@ -14,27 +14,29 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-import keras
 from numpy.typing import ArrayLike
 
 from manyfit.core.checks import seconds_or_none, whole_number_or_none
 from manyfit.core.clock import Clock
+from manyfit.core.costs import Costs
 from manyfit.core.errors import ManyfitError, SearchError, UsageError, explain, first_line
-from manyfit.core.objective import MEASURES
+from manyfit.core.records import Ending
 from manyfit.data.call import Call
 from manyfit.data.kinds import Ability
+from manyfit.ensemble.choosing.methods import SHRUNK
 from manyfit.ensemble.ensemble import Ensemble
-from manyfit.fitting import phases
+from manyfit.fitting import in_hand, phases
 from manyfit.fitting.comparison import difference
 from manyfit.fitting.holdout import NUM_FOLDS, HeldOut, hold_out
+from manyfit.fitting.length import with_length
+from manyfit.fitting.record import FitRecord
+from manyfit.fitting.signals import Interruptible, what_is_kept
+from manyfit.fitting.standing import Standing
 from manyfit.fitting.winner import FittedSearch, Winner
-from manyfit.oracles import Oracle, Trial, endings
+from manyfit.oracles import Trial, endings
 from manyfit.oracles.checks import UntypedLimit
 from manyfit.report.confirmation import Confirmation
 
-#: Of one training, where nobody said how many: more than patience leaves of nearly all.
-MOST_EPOCHS = 200
-PATIENCE = 10
 _ENDED_BY = {
     endings.SearchEnd.SECONDS: "time",
     endings.SearchEnd.TRIALS: "trials",
@@ -47,6 +49,8 @@ _ENDED_BY = {
 
 class FittingTuner(FittedSearch, Protocol):
     """What `fit` asks of a tuner. These are methods that users call, and may have overridden."""
+
+    standing: Standing | None
 
     @property
     def ended_by(self) -> endings.SearchEnd | None:
@@ -80,10 +84,26 @@ class Wishes:
     max_trials: int | None = None
     groups: ArrayLike | None = None
     time_ordered: bool = False
+    beliefs: bool = True
 
     def __post_init__(self) -> None:
         seconds_or_none("fit(max_seconds=...)", self.max_seconds)
         whole_number_or_none("fit(max_trials=...)", self.max_trials, instead="Leave it out for no limit.")
+
+
+@dataclasses.dataclass(frozen=True)
+class CanDo:
+    """What a tuner can do beside searching.
+
+    Attributes:
+        trains: whether training is Manyfit's; what a user's own code trains is searched and combined, and no more.
+        in_epochs: whether a training has a number of epochs, which is chosen where the caller says nothing.
+        bag: the tuner's method; None: it has none.
+    """
+
+    trains: bool
+    in_epochs: bool
+    bag: Callable[..., Ensemble] | None = None
 
 
 class SearchClock(Clock):
@@ -108,10 +128,9 @@ def fit(
     tuner: FittingTuner,
     call: Call,
     wishes: Wishes,
+    can: CanDo,
     *,
     say: Callable[[str], None],
-    trains_itself: bool = True,
-    bag: Callable[..., Ensemble] | None = None,
     now: Callable[[], float] | None = None,
 ) -> Winner:
     """See `Tuner.fit`.
@@ -121,15 +140,16 @@ def fit(
         call: of `search`.
         wishes: limits, and how rows are held out.
         say: takes one line of text for people.
-        trains_itself: whether training is Manyfit's; what a user's own code trains is searched, and no more.
-        bag: the tuner's; None: it has none.
+        can: what the tuner can do.
         now: a time in seconds that never goes back.
 
     Raises:
         UsageError: several objectives, no limit at all, or as `hold_out` and `search` say.
         SearchError: no trial has a score: all failed, or the time was too short for an epoch of one.
     """
-    return _Fit(tuner, wishes, say, trains_itself=trains_itself, bag=bag, now=now).run(call)
+    if can.trains and can.in_epochs:
+        call = with_length(call, tuner.oracle, say)
+    return _Fit(tuner, wishes, can, say, now=now).run(call)
 
 
 class _Fit:
@@ -139,19 +159,25 @@ class _Fit:
         self,
         tuner: FittingTuner,
         wishes: Wishes,
+        can: CanDo,
         say: Callable[[str], None],
         *,
-        trains_itself: bool,
-        bag: Callable[..., Ensemble] | None,
         now: Callable[[], float] | None,
     ) -> None:
         self._tuner, self._oracle = tuner, tuner.oracle
         self._wishes = wishes
         self._say = say
-        self._trains_itself, self._bag = trains_itself, bag
-        self._time: dict[str, float] = {}
+        self._can = can
         self._reasons: list[str] = []
-        self._clock = Clock(self._limit(), now=now)
+        folder = tuner.store.layout.winner
+        self._earlier = FitRecord(folder).read()
+        self._time = dict(self._earlier.phases)
+        self._phase: tuple[str, float] | None = None  # the one that is under way, and when it began
+        self._clock = Clock(self._limit(), spent_seconds=self._earlier.seconds, now=now)
+        self._standing = Standing(
+            folder, self._oracle.objective, max_seconds=self._limit(), phases=self._phases, say=say, now=now
+        )
+        self._hand: Ensemble | None = None
         self._combining = 0.0  # seconds that it took to combine models
         self._held = HeldOut(Call())
 
@@ -159,19 +185,71 @@ class _Fit:
         self._clock.start()
         self._check_objective()
         self._check_limits()
-        verbose = call.get("verbose", 1)
-        self._held = self._hold_out(call)
-        ended_by = self._search(self._held)
-        with self._tuner.limited(self._clock):
-            return self._finished(ended_by, verbose)
+        told = functools.partial(what_is_kept, "fit", self._oracle, self._tuner.project_dir)
+        with Interruptible(told, self._say), self._keeping():
+            if (winner := self._of_earlier_call()) is not None:
+                return winner
+            if self._earlier.seconds:
+                self._say(f"fit: goes on after {self._earlier.seconds:.0f} s of earlier calls.")
+            try:
+                self._held = self._hold_out(call)
+                ended_by = self._search(self._held)
+                with self._tuner.limited(self._clock):
+                    winner = self._finished(ended_by, call.get("verbose", 1))
+                self._timed("save", self._standing.put, winner)
+            except KeyboardInterrupt:  # a second one, while this is handled, is raised
+                if (kept := self._interrupted()) is None:
+                    raise
+                return kept
+            self._standing.note(finished=True)
+            return winner
+
+    # At every moment -------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Within it the best model so far, and the seconds that were spent, are kept on the disk."""
+        self._tuner.standing = self._standing
+        try:
+            yield
+        finally:
+            self._tuner.standing = None
+
+    def _phases(self) -> dict[str, float]:
+        """Seconds of each phase, those of the one that is under way included; noted, so that a kill leaves them."""
+        found = dict(self._time)
+        if self._phase is not None:
+            name, begun = self._phase
+            found[name] = found.get(name, 0.0) + self._clock.spent() - begun
+        return found
+
+    def _of_earlier_call(self) -> Winner | None:
+        """The winner of a call that came to its end, where nothing is left of the limit; None: it is not there."""
+        if not (self._earlier.is_finished and self._clock.is_over()):
+            return None
+        if (winner := in_hand.on_disk(self._tuner)) is not None:
+            limit = self._clock.max_seconds or 0.0
+            self._say(
+                f"fit: nothing is left of {limit:g} s, so this is the winner of an earlier call. To go on, raise "
+                f"max_seconds= ({2 * limit:g}, say)."
+            )
+        return winner
+
+    def _interrupted(self) -> Winner | None:
+        """The best there is when somebody has interrupted; None: there is nothing yet."""
+        during = "" if self._phase is None else f" in the phase {self._phase[0]!r}"
+        self._reasons.append(f"Interrupted{during}: this was the best so far. The same call of fit goes on.")
+        self._standing.flush()
+        self._standing.note(finished=False)
+        return in_hand.interrupted(self._tuner, self._standing, self._hand, self._phases(), self._reasons)
 
     def _finished(self, ended_by: str, verbose: Any) -> Winner:
         """What is done with the best trials, and the winner of it."""
-        hand = self._timed("combine", self._combined, verbose)
+        hand = self._hand = self._timed("combine", self._combined, verbose)
         confirmation = None
         if self._may_bag:
-            hand = self._timed("bag", self._bagged, hand, verbose)
-        elif self._trains_itself and not self._held.in_folds:
+            hand = self._hand = self._timed("bag", self._bagged, hand, verbose)
+        elif self._can.trains and not self._held.in_folds:
             confirmation = self._timed("confirm", self._confirmed, verbose)
             hand = None if confirmation is not None and hand is not None and hand.refused else hand
         model = None if hand is not None else self._timed("load", self._best_model)
@@ -217,7 +295,7 @@ class _Fit:
 
     def _hold_out(self, call: Call) -> HeldOut:
         wishes = self._wishes
-        if not self._trains_itself or call.get("cross_validation") is not None:
+        if not self._can.trains or call.get("cross_validation") is not None:
             self._refuse_unheeded(call)
             return HeldOut(call)
         names = self._oracle.objective.names
@@ -240,12 +318,11 @@ class _Fit:
     # The phases ------------------------------------------------------------------------------------------------
 
     def _timed(self, phase: str, step: Callable[..., Any], *args: Any) -> Any:
-        begun = self._clock.spent()
-        try:
-            return step(*args)
-        finally:
-            seconds = self._clock.spent() - begun
-            self._time[phase] = self._time.get(phase, 0.0) + seconds
+        # One that an error has ended is closed here: who is interrupted tells of the phase that was under way.
+        self._time, self._phase = self._phases(), (phase, self._clock.spent())
+        value = step(*args)
+        self._time, self._phase = self._phases(), None
+        return value
 
     def _search(self, held: HeldOut) -> str:
         """Searches for as long as that promises more than what comes afterwards; answers what ended it."""
@@ -273,10 +350,14 @@ class _Fit:
         oracle.max_trials = self._max_trials()
         if hasattr(sampler, "max_trials"):  # one that plans by it
             sampler.max_trials = oracle.max_trials
+        clock = SearchClock(self._clock, self._needed_afterwards)
+        if clock.is_limited:  # else nothing is gained by what is cheap
+            oracle.proposals.mind_costs(clock, beliefs=self._wishes.beliefs)
         try:
-            with self._tuner.limited(SearchClock(self._clock, self._needed_afterwards)):
+            with self._tuner.limited(clock):
                 yield
         finally:
+            oracle.proposals.mind_costs(None)
             oracle.max_trials = before[0]
             if hasattr(sampler, "max_trials"):
                 sampler.max_trials = before[1]
@@ -297,7 +378,8 @@ class _Fit:
             return None
         begun = self._clock.spent()
         try:
-            hand = self._tuner.ensemble(verbose=verbose)
+            # The steadiest way to weigh them, and by far the quickest: seconds count here.
+            hand = self._tuner.ensemble(verbose=verbose, method=SHRUNK)
         except ManyfitError as error:
             self._reasons.append(f"The models of the search were not combined: {first_line(error)}")
             return None
@@ -314,7 +396,7 @@ class _Fit:
     def _may_bag(self) -> bool:
         """Whether folds of all rows can be trained, and were not trained by the search already."""
         held = self._held
-        if self._bag is None or not self._trains_itself or held.in_order_of_time or held.in_folds:
+        if self._can.bag is None or not self._can.trains or held.in_order_of_time or held.in_folds:
             return False
         rows, validation = held.call.training_rows(), held.call.validation_rows()
         return rows.can(Ability.TAKEN) and validation is not None and validation.can(Ability.JOINED)
@@ -332,8 +414,8 @@ class _Fit:
             )
             return hand
         try:
-            assert self._bag is not None  # our bug: `_may_bag` asks
-            found = self._bag(
+            assert self._can.bag is not None  # our bug: `_may_bag` asks
+            found = self._can.bag(
                 bag.top,
                 NUM_FOLDS,
                 groups=self._held.groups,
@@ -391,32 +473,15 @@ class _Fit:
         return SearchError(explain(where, got, allowed, f"Type max_seconds={10 * (limit or 6):g}, say."))
 
 
-def with_length(call: Call, oracle: Oracle, say: Callable[[str], None]) -> Call:
-    """The call with a number of epochs at most, and with patience, where the caller said nothing of either.
-
-    Args:
-        call: of `fit`.
-        oracle: whose scheduler may say how long a training is, and whose objective tells what better is.
-        say: takes one line of text for people.
-    """
-    if call.get("epochs") is not None:
-        return call
-    stops = [one for one in call.callbacks if isinstance(one, keras.callbacks.EarlyStopping)]
-    if stops:
-        return call.with_(epochs=MOST_EPOCHS)
-    objective = oracle.objective.terms[0]
-    name = objective.names[0] if len(objective.names) == 1 and objective.names[0] not in MEASURES else "val_loss"
-    mode = getattr(objective, "direction", "min") if name in objective.names else "min"
-    patience = keras.callbacks.EarlyStopping(name, patience=PATIENCE, mode=mode)
-    said = f"a training ends {PATIENCE} epochs after its best {name}, or after {MOST_EPOCHS}"
-    if oracle.scheduler.max_epochs is not None:
-        said = f"a training ends {PATIENCE} epochs after its best {name}, or as {type(oracle.scheduler).__name__} says"
-    say(f"fit: no epochs were given: {said}.")
-    return call.with_(epochs=MOST_EPOCHS, callbacks=[*call.callbacks, patience])
-
-
 def tried_of(trial: Trial, loss: float) -> phases.Tried:
     """What phases are decided by, of one trial."""
     runs = list(trial.executions.values())
-    in_full = all(run.ending.has_score and str(run.ending) == "completed" for run in runs)
-    return phases.Tried(loss, sum(run.seconds for run in runs) / max(1, len(runs)), in_full=in_full)
+    costs = Costs.joined(run.costs for run in runs if run.costs is not None) or Costs()
+    return phases.Tried(
+        loss,
+        sum(run.seconds for run in runs) / max(1, len(runs)),
+        costs.build,
+        costs.compile,
+        costs.structure,
+        all(run.ending is Ending.COMPLETED for run in runs),
+    )

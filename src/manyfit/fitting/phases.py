@@ -13,8 +13,8 @@ exponential tail (Renyi 1962), what is good being rare and what is very good rar
 than draws, and scores flatter the best: neither is counted.
 
 *A bag.* The models of the folds of a few configurations make errors of their own, which averaging takes away, and each
-has trained on rows that the search held out. What that gains was measured in spreads, on data sets on which both can be
-seen: see `GAIN_OF_BAG`.
+has trained on rows that the search held out. That gain is guessed, as half a spread. Whether the bag is better than
+what is in hand is seen on its rows (`comparison.py`), so a guess that is too high costs time, and nothing else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-#: What a bag gains, in spreads of the better half of the trials (see above).
+#: What a bag is expected to gain, in spreads of the better half of the trials (see above).
 GAIN_OF_BAG = 0.5
 #: Configurations that a bag takes at most: further ones add next to nothing (see docs/confirm.md).
 MOST_BAGGED = 3
@@ -39,13 +39,17 @@ class Tried:
     Attributes:
         loss: its score, turned so that lower is better.
         seconds: that one training of it takes.
-        setup_seconds: that it took to build and compile.
+        build_seconds: that it takes to build.
+        compile_seconds: that its program takes to compile, for all trials of one structure together.
+        structure: names the program; None: it shares none.
         in_full: whether it trained to its end, and was not stopped by the time.
     """
 
     loss: float
     seconds: float
-    setup_seconds: float = 0.0
+    build_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    structure: str | None = None
     in_full: bool = True
 
 
@@ -94,7 +98,7 @@ def gain_of_search(tried: Sequence[Tried], seconds: float) -> float:
     """
     if len(tried) < 3:
         return math.inf
-    each = sum(one.seconds + one.setup_seconds for one in tried) / len(tried)
+    each = (sum(one.seconds + one.build_seconds for one in tried) + _compiling(tried)) / len(tried)
     further = seconds / each if each > 0 else math.inf
     return spread_of([one.loss for one in tried]) * math.log1p(further / (len(tried) + 1))
 
@@ -113,8 +117,14 @@ def bag_seconds(tried: Sequence[Tried], top: int, num_folds: int) -> float:
     usual = sum(full) / len(full)
     best = tried[:top]
     training = sum(one.seconds if one.in_full else max(usual, one.seconds) for one in best)
-    # Other numbers of rows than the search's: compiled anew, once for all folds of a configuration.
-    return num_folds * training + sum(one.setup_seconds for one in best)
+    # Other numbers of rows than the search's: compiled anew, once for all folds.
+    return num_folds * (training + sum(one.build_seconds for one in best)) + _compiling(best)
+
+
+def _compiling(tried: Sequence[Tried]) -> float:
+    """What the programs of some trials take to compile: each structure once."""
+    shared = {one.structure: one.compile_seconds for one in tried if one.structure is not None}
+    return sum(shared.values()) + sum(one.compile_seconds for one in tried if one.structure is None)
 
 
 def best_bag(tried: Sequence[Tried], left: float, num_folds: int) -> Bag | None:

@@ -22,10 +22,10 @@ import numpy as np
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Values
-from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.evaluating import compiled_like
 from manyfit.fitting import winner_files
 from manyfit.fitting.card import WinnerCard, values_in_words
+from manyfit.fitting.record import FitRecord
 from manyfit.fitting.winner import Winner
 from manyfit.fitting.winner_files import ENSEMBLE, WinnerFacts
 from manyfit.oracles import Trial
@@ -124,10 +124,10 @@ class Standing:
         max_seconds: float | None,
         phases: Callable[[], Mapping[str, float]],
         say: Callable[[str], None],
-        now: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] | None = None,
     ) -> None:
-        self._folder, self._objective, self._phases, self._now = folder, objective, phases, now
-        self._aside = Bookkeeping(say)
+        self._folder, self._objective, self._phases, self._now = folder, objective, phases, now or time.monotonic
+        self._aside, self._record = Bookkeeping(say), FitRecord(folder)
         between = _WITHOUT_LIMIT if max_seconds is None else _WHOLE_SHARE * max_seconds
         self._whole, self._weights = Pace(between, share=MOST_SHARE / 2), Pace(_WEIGHTS_SECONDS, share=MOST_SHARE / 2)
         found = winner_files.latest(folder)
@@ -147,6 +147,7 @@ class Standing:
                 self._told.add(one.plan.trial_id)
                 self._take(Best.of_epoch(one))
         self._write_if_due()
+        self.note()
 
     def trial_ended(self, trial: Trial, load: Callable[[Trial], Any]) -> None:
         """Takes a trial of whose epochs nobody has told: one of an executor, or that the user's own code has run.
@@ -160,6 +161,7 @@ class Standing:
             with self._aside.keeping("the best models so far"):
                 self._take(Best(loss, trial.trial_id, trial.hyperparameters.values, load(trial), None))
         self._write_if_due()
+        self.note()
 
     def _take(self, best: Best) -> None:
         if best.loss < self._loss:
@@ -170,16 +172,27 @@ class Standing:
         begun = self._now()
         with self._aside.keeping("winners"):
             facts = dataclasses.replace(winner.facts, number=self._number + 1)
-            model = winner.model
-            predictor = next(one for one in (winner.ensemble, model, winner.estimator) if one is not None)
-            is_folder = isinstance(predictor, Ensemble) and model is None
-            path = self._folder / (f"{ENSEMBLE}{facts.number}" if is_folder else _WHOLE)
-            winner_files.save(path, model, predictor, facts)
+            # An ensemble as a folder, always: to build one model of many takes longer than to write them.
+            model = None if winner.ensemble is not None else winner.model
+            predictor = winner.ensemble if winner.ensemble is not None else winner.estimator
+            path = self._folder / (_WHOLE if winner.ensemble is None else f"{ENSEMBLE}{facts.number}")
+            path = winner_files.save(path, model, predictor, facts)
             self._number, self._loss, self.best, self._is_written = facts.number, -math.inf, None, True
-            for old in self._folder.glob(f"{ENSEMBLE}*"):
-                if old != path and old.is_dir() and not old.is_symlink():
-                    shutil.rmtree(old)
+            self._remove_all_but(path)
         self.seconds += self._now() - begun
+
+    def _remove_all_but(self, path: Path) -> None:
+        """Removes what stood before: nobody shall take it for the winner."""
+        for name in (_WHOLE, _WEIGHTS, _PICKLE):
+            if name != path.name:
+                (self._folder / name).unlink(missing_ok=True)
+        for old in self._folder.glob(f"{ENSEMBLE}*"):
+            if old != path and old.is_dir() and not old.is_symlink():
+                shutil.rmtree(old)
+
+    def note(self, *, finished: bool | None = None) -> None:
+        """Notes the seconds that were spent so far, for a process that goes on: see `FitRecord.note`."""
+        self._record.note(self._phases(), at=self._now(), finished=finished)
 
     def flush(self) -> None:
         """Writes what is not on the disk yet, whatever it takes: the process may end."""
@@ -238,15 +251,18 @@ class Standing:
         return self._copy[1]
 
     def _facts(self, best: Best) -> WinnerFacts:
+        return WinnerFacts(self.card(best), number=self._number + 1, loss=best.loss)
+
+    def card(self, best: Best) -> WinnerCard:
+        """What is told of the best model of a search that goes on."""
         is_keras = isinstance(best.model, keras.Model)
         kind = f"a Keras model with {best.model.count_params():,} parameters" if is_keras else type(best.model).__name__
         values = values_in_words(best.values) or "the defaults"
         score = f"{self._objective.name} {self._objective.value(best.loss):.4g}{best.after}"
-        card = WinnerCard(
+        return WinnerCard(
             f"{kind}, trial {best.trial_id}: {values}.",
             (f"{score}, the best of a search that was still going on: too good, by an unknown amount.",),
             dict(self._phases()),
             "interrupted",
             ("It was kept while the search went on: nothing was confirmed.",),
         )
-        return WinnerFacts(card, number=self._number + 1, loss=best.loss)

@@ -200,14 +200,22 @@ class Winner:
         whole = {"ensemble": predictor} if is_ensemble else {"model": predictor}
         if kept is None:
             return cls(**whole)
-        card = kept.card
-        winner = cls(
-            **whole, confirmation=kept.confirmation, time=card.time, ended_by=card.ended_by, reasons=card.reasons
+        facts = InMemory({} if kept.classes is None else {"classes": list(kept.classes)})
+        return cls(**whole, confirmation=kept.confirmation).again(None, kept.card, facts)
+
+    def again(self, search: FittedSearch | None, card: WinnerCard, facts: InMemory | None = None) -> Winner:
+        """The same models, of a tuner or of none, and what is told of them."""
+        same = Winner(
+            model=None if self.ensemble is not None else self._predictor,
+            ensemble=self.ensemble,
+            confirmation=self.confirmation,
+            search=search,
+            time=card.time,
+            ended_by=card.ended_by,
+            reasons=card.reasons,
         )
-        winner.card = card
-        if kept.classes is not None:
-            winner._facts.put(classes=list(kept.classes))
-        return winner
+        same.card, same._facts = card, facts or self._facts
+        return same
 
     def __repr__(self) -> str:
         return self.card.text()

@@ -16,6 +16,7 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
+from manyfit.core.clock import Clock
 from manyfit.core.errors import first_line
 from manyfit.core.lifecycle import TrialState
 from manyfit.oracles.book import TrialBook
@@ -87,7 +88,7 @@ def broken_off(oracle: Oracle, error: BaseException) -> EndOfSearch:
 
 def _reached(oracle: Oracle) -> SearchEnd:
     own = bool(oracle.overrides("populate_space", "create_trial"))
-    if oracle.clock.is_over():
+    if oracle.clock.begins_nothing():
         return SearchEnd.SECONDS
     size = None if own else Encoding(oracle.hyperparameters).num_configurations(limit=len(oracle.trials))
     if not own and (oracle.proposals.is_exhausted or size is not None):
@@ -107,13 +108,21 @@ def _because(oracle: Oracle, reason: SearchEnd) -> EndOfSearch:
     because = {
         SearchEnd.TRIALS: f"max_trials={oracle.max_trials} is reached",
         SearchEnd.EPOCHS: f"max_total_epochs={oracle.max_total_epochs} leaves no room for another training",
-        SearchEnd.SECONDS: f"max_seconds={oracle.max_seconds} are used up",
+        SearchEnd.SECONDS: _time_that_ended(oracle.clock),
         SearchEnd.EXHAUSTED: "no configuration of the space is left that was not tried",
         SearchEnd.SCHEDULE: f"{type(oracle.scheduler).__name__} has nothing more to run",
         SearchEnd.ORACLE: f"{type(oracle).__name__} has nothing more to try",
         SearchEnd.INTERRUPTED: "it was interrupted. What has finished is kept; call search again to go on",
     }[reason]
     return EndOfSearch(reason, f"{_after(oracle)}: {because}.")
+
+
+def _time_that_ended(clock: Clock) -> str:
+    if not clock.is_over() and clock.refused_seconds is not None:
+        return f"another step, of about {clock.refused_seconds:.2g} s, did not fit into the {clock.left():.2g} s left"
+    if any(outer.is_over() for outer in clock.within):
+        return "the time of the call that it is a part of is used up"
+    return f"max_seconds={clock.max_seconds} are used up"
 
 
 def _after(oracle: Oracle) -> str:
@@ -126,7 +135,7 @@ def _after(oracle: Oracle) -> str:
 
 def is_complete(oracle: Oracle) -> bool:
     """Whether there is nothing to run, as far as that is known without asking for a trial."""
-    if oracle.clock.is_over():
+    if oracle.clock.begins_nothing():
         return True
     if oracle.overrides("populate_space", "create_trial") or oracle.ends_with_contenders():
         return False

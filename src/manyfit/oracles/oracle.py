@@ -55,7 +55,8 @@ class Oracle(KerasTunerOracle):
         sampler: what to try.
         scheduler: how long to train: a `Scheduler`, or "asha", "hyperband", "median"; None: every trial in full.
         max_total_epochs: epochs that all trials together may train; a trial's executions count once.
-        max_seconds: no trial is started, and running ones are stopped, when the search has taken so long.
+        max_seconds: when the search has taken so long, running trials end with the epochs that they have; what would
+            not end in time is not started.
         constraints: bounds on metrics that the best trials have to keep.
         compat: "keras_tuner" does as KerasTuner does: a list of objectives means their sum, and the first definition of
             a name holds where a build function asks for it again with other bounds. It is the default in programs that
@@ -210,7 +211,7 @@ class Oracle(KerasTunerOracle):
         Returns:
             An empty list while trials are running means: wait; while none is running: the search is over.
         """
-        if self.clock.is_over():
+        if self.clock.begins_nothing():
             return []
         # Before anything new, so that a search that goes on has the trials that it would have had: what the sampler
         # proposes next may rest on how these end.
@@ -408,7 +409,7 @@ class Oracle(KerasTunerOracle):
 
     def may_replicate(self) -> bool:
         """Whether everything was tried, and time is left."""
-        return self.ends_with_contenders() and not self.clock.is_over()
+        return self.ends_with_contenders() and not self.clock.begins_nothing()
 
     def ends_with_contenders(self) -> bool:
         """Whether everything was tried, so that what is left of the budget is for the contenders."""

@@ -46,7 +46,7 @@ _BESIDE_DATABASE = ("-wal", "-shm", "-journal")  # SQLite's own
 #: Phases whose weights are kept beside those of the search.
 _PHASES = ("confirm", "proof", "fold")
 _AFTER_ID = rf"-(?:(?:{'|'.join(_PHASES)})-)?\d+(?:\.test)?\.(?:npz|state(?:{re.escape(EARLIER)})?|pickle)"
-_WINNER = r"winner\.(?:keras|npz|pickle|json)"
+_WINNER = r"winner\.(?:keras|npz|pickle|json)|fit\.json"
 _OF_ENSEMBLE = r"(?:manifest|manyfit)\.json|pool\.npz|member_\d+_\d+\.(?:keras|pickle)"
 #: Ids as oracles give them, for projects whose own list of trials cannot be read.
 _NUMBERED = r"\d+"

@@ -25,7 +25,7 @@ import numpy as np
 
 from manyfit.core.errors import FatalValueError, ProjectError
 from manyfit.core.objective import Objective
-from manyfit.core.records import Decision, Ending, Plan, Result, Value
+from manyfit.core.records import Decision, Ending, Origin, Plan, Result, Value
 from manyfit.data.call import Call
 from manyfit.data.rows import Split
 from manyfit.testing.fakes import ListSupply
@@ -86,6 +86,30 @@ class Resuming(ListSupply):
         if result.ending is Ending.PAUSED:
             self.num_pauses += 1
             self.put(dataclasses.replace(result.plan, first_epoch=result.num_epochs))
+
+
+class Branching(Resuming):
+    """Likewise; but before the first execution goes on, others begin with its state.
+
+    Args:
+        plans: the first execution.
+        pause_after: epochs after which it is paused.
+        branches: plans that begin with its state then.
+    """
+
+    def __init__(self, plans: Sequence[Plan], pause_after: int, branches: Sequence[Plan]) -> None:
+        super().__init__(plans, pause_after)
+        self._branches = [
+            dataclasses.replace(each, origin=Origin(*plans[0].key, pause_after), first_epoch=pause_after)
+            for each in branches
+        ]
+
+    def finish(self, result: Result) -> None:
+        """Keeps a result, or the plans that continue it."""
+        if result.ending is Ending.PAUSED:
+            for plan in self._branches:
+                self.put(plan)
+        super().finish(result)
 
 
 class TrainerSuite(abc.ABC):
@@ -177,6 +201,18 @@ class TrainerSuite(abc.ABC):
         trainer.train(other, self.task())
         trainer.close()
         assert other.results["1", 0].ending is Ending.COMPLETED
+
+    def test_a_branch_begins_with_the_state_of_its_parent(self) -> None:
+        """With its parent's values it goes on as its parent does, and with its own learning rate otherwise."""
+        fit = {"validation_split": 0.25, "batch_size": 10, "epochs": 99, "verbose": 0, "shuffle": False}
+        supply = Branching([plan_of(0)], 2, [plan_of(1, rate=0.01), plan_of(2, rate=0.1)])
+        self.trained(supply, call=Call((X, Y), fit), may=Permissions(pause=True))
+        parent, same, other = (supply.results[str(number), 0].history["val_loss"] for number in range(3))
+        assert same[:2] == other[:2] == [None, None]
+        np.testing.assert_allclose(_numbers(same[2:]), _numbers(parent[2:]), rtol=1e-5)
+        assert abs(_numbers(other)[2] / _numbers(parent)[2] - 1) > 1e-3
+        reported = [epoch for plan, epoch, _ in supply.reports if plan.trial_id == "2"]
+        assert reported == list(range(2, NUM_EPOCHS))
 
     # Endings ---------------------------------------------------------------------------------------------------
 

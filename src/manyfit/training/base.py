@@ -28,6 +28,10 @@ NOTHING_TRAINED = "the time was up before its first epoch had ended"
 """The message of an execution that ends as STOPPED without an epoch."""
 
 
+class OutOfTime(BaseException):
+    """The clock of a task is over in the middle of an epoch. Not an `Exception`: user code must not catch it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Permissions:
     """What a trainer may do with executions beyond training each by itself.
@@ -231,6 +235,9 @@ class Trainer(abc.ABC):
         A paused execution ends as `Ending.PAUSED`. A later plan with the same key and `first_epoch > 0` continues
         it, as if it had never stopped. Where its state is gone, since another process paused it, it is trained again
         from its start, with its own seed and without reporting the epochs before `first_epoch`.
+
+        A plan with an `origin` begins with the state that another execution was paused in, which rests until then; the
+        learning rate is its own (`training/origins.py`).
 
         Before an execution with a score is finished, the weights of its best epoch are written where its plan says,
         and `Task.keep` is called with a model that has them.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,7 +16,7 @@ from manyfit.core.clock import Clock
 from manyfit.core.errors import FatalValueError, explain
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Plan
-from manyfit.training.base import BestEpoch, Supply
+from manyfit.training.base import BestEpoch, OutOfTime, Supply
 
 UserCallbacks: TypeAlias = (
     keras.callbacks.Callback | keras.callbacks.CallbackList | Sequence[keras.callbacks.Callback] | None
@@ -167,20 +166,23 @@ class Reporter(keras.callbacks.Callback):
 class EpochTimes(keras.callbacks.Callback):
     """Takes the seconds of each epoch, its validation included.
 
+    Args:
+        clock: by which it counts.
+
     Attributes:
         seconds: one entry per epoch; the first one compiles.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         super().__init__()
         self.seconds: list[float] = []
-        self._began = 0.0
+        self._clock, self._began = clock, 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._began = time.perf_counter()
+        self._began = self._clock.now()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self.seconds.append(time.perf_counter() - self._began)
+        self.seconds.append(self._clock.now() - self._began)
 
     def split(self) -> tuple[float, float]:
         """The seconds of compiling, and those of an epoch; of a single epoch nobody knows what compiling took."""
@@ -190,20 +192,27 @@ class EpochTimes(keras.callbacks.Callback):
         return max(0.0, self.seconds[0] - epoch), epoch
 
 
-class OutOfTime(BaseException):
-    """The clock of a task is over in the middle of an epoch. Not an `Exception`: user code must not catch it."""
-
-
 class UntilOver(keras.callbacks.Callback):
     """Leaves `fit` between two batches when a clock is over: an epoch that is not finished does not count.
 
+    An epoch that would not end in time is not begun.
+
     Args:
         clock: of the task.
+        times: of the epochs so far.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, times: EpochTimes) -> None:
         super().__init__()
-        self._clock = clock
+        self._clock, self._times = clock, times
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        # The first epoch tells little of the next: it has compiled.
+        seconds = statistics.median(self._times.seconds[1:]) if len(self._times.seconds) > 1 else 0.0
+        if not self._clock.allows(seconds):
+            if not self._clock.is_over():
+                self._clock.refuse(seconds)
+            raise OutOfTime
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._check()

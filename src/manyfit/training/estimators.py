@@ -21,6 +21,7 @@ import keras
 import numpy as np
 from scipy.stats import rankdata
 
+from manyfit.core.clock import Clock
 from manyfit.core.costs import Costs
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.files import sealed, unsealed, written_whole
@@ -29,10 +30,11 @@ from manyfit.core.records import Configuration, Ending, Plan, Result
 from manyfit.data.classes import named_classes
 from manyfit.data.kinds import Ability, is_nested
 from manyfit.data.rows import FitData, Rows
-from manyfit.training.base import BestEpoch, Supply, Task, judge
+from manyfit.training.base import NOTHING_TRAINED, BestEpoch, OutOfTime, Supply, Task, judge
 from manyfit.training.boosting import (
     Estimator,
     LabelledRows,
+    RoundClock,
     fit_boosting,
     last_step,
     library_of,
@@ -72,6 +74,8 @@ def load_estimator(path: Path, *, trust: bool = False) -> Estimator:
 class Estimators(KerasFit):
     """Trains what a build function returns, one after another: estimators here, Keras models as `KerasFit` does."""
 
+    _rounds: RoundClock | None = None  # what ends the boosting that is fitted now
+
     def _train_one(self, plan: Plan, supply: Supply, task: Task) -> Result:
         try:
             with seeded(plan.seed):
@@ -82,10 +86,13 @@ class Estimators(KerasFit):
             # Built once more than needed where it is no estimator: a Keras model then starts from the state of the
             # generators that it would have without this class.
             return super()._train_one(plan, supply, task)
-        started = time.perf_counter()
+        started, clock = time.perf_counter(), task.clock or Clock()
+        self._rounds = RoundClock(clock) if clock.is_limited else None
         result = Result(plan, Ending.COMPLETED, {}, costs=Costs(type(last_step(estimator)).__name__))
         try:
             self._fit(estimator, plan, task, result)
+        except OutOfTime:
+            result.ending, result.message = Ending.STOPPED, NOTHING_TRAINED
         except Exception as error:
             result.fail(failure_of(error))
         result.seconds = time.perf_counter() - started
@@ -93,18 +100,24 @@ class Estimators(KerasFit):
 
     def _fit(self, estimator: Estimator, plan: Plan, task: Task, result: Result) -> None:
         train, validation = rows_of(plan, task)
-        started = time.perf_counter()
+        clock, name, num_rows = task.clock or Clock(), type(last_step(estimator)).__name__, len(train.y)
+        # What is fitted in one go cannot be ended; of boosting one round has to fit, and the clock ends the others.
+        if not self.costs.fits(clock, {"epoch": 1}, name, rows=num_rows):
+            raise OutOfTime
+        started = clock.now()
         with seeded(plan.seed):
             set_seed(estimator, plan.seed)
             fitted = self.fit(estimator, plan, train, validation)
         logs = self.measure(fitted.estimator, task, train, validation)
-        per_round = (time.perf_counter() - started) / fitted.num_rounds
-        result.costs = dataclasses.replace(result.costs or Costs(), epoch=per_round)
+        per_round = (clock.now() - started) / fitted.num_rounds
+        self.costs.note("epoch", name, per_round, rows=num_rows)
+        result.costs = Costs(name, epoch=per_round)
         # One measurement, at the place of the best round; the empty places say how many rounds there were, from which a
         # retraining knows for how long.
         before, after = fitted.best_round, fitted.num_rounds - fitted.best_round - 1
         result.history = {name: [*[None] * before, value, *[None] * after] for name, value in logs.items()}
-        result.ending, result.message = judge(result.history, task.objective, stopped=False)
+        stopped = self._rounds is not None and self._rounds.has_ended
+        result.ending, result.message = judge(result.history, task.objective, stopped=stopped)
         if not result.ending.has_score:
             return
         final = fitted.estimator if task.classes is None else with_names(fitted.estimator, task.classes)
@@ -122,7 +135,7 @@ class Estimators(KerasFit):
 
     def fit(self, estimator: Estimator, plan: Plan, train: LabelledRows, validation: LabelledRows | None) -> Fitted:
         """Fits an estimator. Override it to fit otherwise."""
-        return fit_estimator(estimator, plan, train, validation)
+        return fit_estimator(estimator, plan, train, validation, self._rounds)
 
     def measure(
         self, estimator: Estimator, task: Task, train: LabelledRows, validation: LabelledRows | None
@@ -293,32 +306,44 @@ class Fitted(NamedTuple):
     num_rounds: int = 1  # 1 for what is fitted in one go
 
 
-def fit_estimator(estimator: Estimator, plan: Plan, train: LabelledRows, validation: LabelledRows | None) -> Fitted:
-    """Fits, boosting with early stopping where there are validation rows."""
+def fit_estimator(
+    estimator: Estimator,
+    plan: Plan,
+    train: LabelledRows,
+    validation: LabelledRows | None,
+    rounds: RoundClock | None = None,
+) -> Fitted:
+    """Fits, boosting with early stopping where there are validation rows, and until its clock is over."""
     library = library_of(estimator)
     if library == "xgboost" and hasattr(type(last_step(estimator)), "predict_proba"):
         # It takes 0, 1, 2, ... only; a fold may lack a class, and classes may be -1 and 1.
         present = np.unique(train.y)
         if train.y.ndim == 1 and not np.array_equal(present, np.arange(len(present))):
             namer = ClassNamer(estimator, present)
-            inner = _fit_numbers(namer, plan, train, validation)
+            inner = _fit_numbers(namer, plan, train, validation, rounds)
             return inner._replace(estimator=namer)
     if library is not None:
         if plan.phase in _ONE_RUN and plan.epochs is not None:
             set_rounds(estimator, plan.epochs)
-        return Fitted(estimator, *fit_boosting(estimator, train, validation))
+        return Fitted(estimator, *fit_boosting(estimator, train, validation, rounds))
     # k-nearest neighbours, say, know no weights; in a search over several kinds they train without.
     name = None if train.weight is None else name_of_weights(estimator)
     estimator.fit(train.x, train.y, **({} if name is None else {name: train.weight}))
     return Fitted(estimator)
 
 
-def _fit_numbers(namer: ClassNamer, plan: Plan, train: LabelledRows, validation: LabelledRows | None) -> Fitted:
+def _fit_numbers(
+    namer: ClassNamer,
+    plan: Plan,
+    train: LabelledRows,
+    validation: LabelledRows | None,
+    rounds: RoundClock | None,
+) -> Fitted:
     """Fits the estimator inside a `ClassNamer` to places of classes."""
     train = train._replace(y=namer.numbers(train.y))
     # A class that is not trained on gets a number of its own, which early stopping leaves out.
     validation = None if validation is None else validation._replace(y=namer.numbers(validation.y))
-    return fit_estimator(namer.estimator, plan, train, validation)
+    return fit_estimator(namer.estimator, plan, train, validation, rounds)
 
 
 def name_of_weights(estimator: Any) -> str | None:

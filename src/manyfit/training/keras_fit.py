@@ -14,15 +14,15 @@ from typing import Any
 
 import keras
 
+from manyfit.core.clock import Clock
 from manyfit.core.costs import Costs
 from manyfit.core.lifecycle import failure_of, is_paused
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.data.order import SeededOrder
-from manyfit.training.base import NOTHING_TRAINED, Bookkeeping, Supply, Task, Trainer, judge
+from manyfit.training.base import NOTHING_TRAINED, Bookkeeping, OutOfTime, Supply, Task, Trainer, judge
 from manyfit.training.callbacks import (
     BestWeights,
     EpochTimes,
-    OutOfTime,
     Reporter,
     UntilOver,
     acts_before_tests,
@@ -31,8 +31,9 @@ from manyfit.training.callbacks import (
 from manyfit.training.devices import LayoutCheck, distributed, distribution_of
 from manyfit.training.hardware import freed_memory_kept
 from manyfit.training.keras_settings import KerasSettings, clear_session
+from manyfit.training.known_costs import ANY, KnownCosts
 from manyfit.training.labels import LabelCheck
-from manyfit.training.models import build_model, check_size, check_unshared, num_parameters, take_measures
+from manyfit.training.models import build_model, check_size, check_unshared, num_parameters, summary_of, take_measures
 from manyfit.training.origins import check_shapes, lost, with_own_rate
 from manyfit.training.outcomes import completed_by, merge_histories, to_histories
 from manyfit.training.precision import LossScaleCallback, needs_loss_scale_callback
@@ -74,13 +75,22 @@ class KerasFit(Trainer):
         self.aside = Bookkeeping(notify)
         self._paused: dict[tuple[str, int], _Run] = {}
         self._labels = LabelCheck()
+        self.costs = KnownCosts("fit")
 
     def train(self, supply: Supply, task: Task) -> None:
         with freed_memory_kept():
             # One at a time, although the supply would give more: what is proposed next may depend on how this one ends.
             while plans := supply.take(1):
                 for plan in plans:
-                    supply.finish(self._train_one(plan, supply, task))
+                    supply.finish(self._train_in_time(plan, supply, task))
+        self.costs.remember()
+
+    def _train_in_time(self, plan: Plan, supply: Supply, task: Task) -> Result:
+        """Trains one, unless there is no time even to build its model."""
+        clock = task.clock or Clock()
+        if clock.begins_nothing() or not self.costs.fits(clock, {"build": 1}, ANY):
+            return Result(plan, Ending.STOPPED, {}, message=NOTHING_TRAINED)
+        return self._train_one(plan, supply, task)
 
     def forget(self, keys: Iterable[tuple[str, int]]) -> None:
         """Ends paused executions that nobody will continue."""
@@ -97,7 +107,7 @@ class KerasFit(Trainer):
         origin = None if parent is None else parent.origin_state()
         if plan.goes_on_otherwise:
             self.forget([plan.key])
-        run = self._paused.pop(plan.key, None) or _Run(plan, supply, task, self.aside, self._labels)
+        run = self._paused.pop(plan.key, None) or _Run(plan, supply, task, self.aside, self._labels, self.costs)
         run.parent = origin
         result = run.proceed(plan)
         if is_paused(result):
@@ -112,8 +122,10 @@ class KerasFit(Trainer):
 class _Run:
     """One execution, from its build to its end, with pauses in between."""
 
-    def __init__(self, plan: Plan, supply: Supply, task: Task, aside: Bookkeeping, labels: LabelCheck) -> None:
-        self.task, self.aside, self.labels = task, aside, labels
+    def __init__(
+        self, plan: Plan, supply: Supply, task: Task, aside: Bookkeeping, labels: LabelCheck, known: KnownCosts
+    ) -> None:
+        self.task, self.aside, self.labels, self.known = task, aside, labels, known
         self.reporter = Reporter(plan, supply)
         self.keeper = BestWeights(task.objective, plan, task.watch)
         self.model: keras.Model | None = None
@@ -127,7 +139,8 @@ class _Run:
         self.order: SeededOrder | None = None
         self.seen: list[SeenFit] = []
         self.was_left = False  # in the middle of an epoch
-        self.times = EpochTimes()
+        self.clock = task.clock or Clock()
+        self.times = EpochTimes(self.clock)
         self.build_seconds = self.predict_seconds = 0.0
         if task.may.pause:
             self.call = SuspendableCall(self._train)
@@ -151,11 +164,37 @@ class _Run:
             raise self.reporter.error
         # Added up over stretches: while it is paused others use the machine.
         self.result.seconds += time.perf_counter() - started
-        compile_seconds, epoch_seconds = self.times.split()
-        self.result.costs = Costs(None, self.build_seconds, compile_seconds, epoch_seconds, self.predict_seconds)
+        self.result.costs = self._costs()
         if self.model is not None:
             take_measures(self.result, self.model, self.task, self.aside)
         return self.result
+
+    def _costs(self) -> Costs:
+        """What it has cost so far; known from now on."""
+        compile_seconds, epoch_seconds = self.times.split()
+        found = Costs(None, self.build_seconds, compile_seconds, epoch_seconds, self.predict_seconds)
+        self.known.note("build", ANY, found.build)
+        if self.model is not None:
+            name, rows, parameters = self._structure()
+            for step in ("compile", "epoch", "predict"):
+                self.known.note(step, name, getattr(found, step), rows=rows, parameters=parameters)
+        return found
+
+    def _check_time(self) -> None:
+        """Sees to it that no training is begun that could not end its first epoch.
+
+        Raises:
+            OutOfTime: it could not.
+        """
+        if self.clock.is_limited:
+            name, rows, parameters = self._structure()
+            if not self.known.fits(self.clock, {"compile": 1, "epoch": 1}, name, rows=rows, parameters=parameters):
+                raise OutOfTime
+
+    def _structure(self) -> tuple[str, int, int]:
+        """What costs depend on: the model in a few words, the rows, and the model's parameters."""
+        assert self.model is not None  # our bug: it is built first
+        return summary_of(self.model), self.task.call.num_rows or 1, num_parameters(self.model)
 
     def _pause(self) -> None:
         assert self.call is not None  # our bug: only a call that can be paused is
@@ -165,7 +204,7 @@ class _Run:
 
     def _train(self, call: SuspendableCall | None) -> None:
         del call
-        plan, task, started = self.reporter.plan, self.task, time.perf_counter()
+        plan, task, started = self.reporter.plan, self.task, self.clock.now()
         self.settings.restore()  # a call that can be paused has a thread of its own
         self.order = order_of_data(plan.seed, task)
         self.user_callbacks = copy_callbacks(task.call.get("callbacks"), plan, share=task.may.share_callbacks)
@@ -186,10 +225,11 @@ class _Run:
             # hears of the epoch. The keeper sees an epoch before the reporter is told to stop there; what puts a stored
             # state back comes last, when everybody else has begun.
             own += [self.keeper, self.times, self.reporter, *self._continued(plan)]
-            own += [UntilOver(task.clock)] if task.clock is not None and task.clock.is_limited else []
-            self.build_seconds = time.perf_counter() - started
+            own += [UntilOver(self.clock, self.times)] if self.clock.is_limited else []
+            self.build_seconds = self.clock.now() - started
             returned = None
             try:
+                self._check_time()
                 returned = fit(
                     self.model,
                     plan,
@@ -242,10 +282,10 @@ class _Run:
                 write_weights(plan.weights_path, weights, build_config=self.model.get_build_config())
         if plan.keeps_predictions and self.task.keep is not None:
             self.model.set_weights(weights)
-            started = time.perf_counter()
+            started = self.clock.now()
             with self.aside.keeping("predictions"):
                 self.task.keep([(plan, self.model)])
-            self.predict_seconds = time.perf_counter() - started
+            self.predict_seconds = self.clock.now() - started
             self.model.set_weights(latest)  # a paused execution goes on from here
 
     def _continued(self, plan: Plan) -> list[keras.callbacks.Callback]:

@@ -16,11 +16,11 @@ from typing import Any, TypeAlias
 
 import keras
 
-from manyfit.core.checks import seconds_or_none, whole_number
+from manyfit.core.checks import check_names, seconds_or_none, whole_number
 from manyfit.core.clock import Clock
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.arguments import check_retrain
-from manyfit.data.call import Call
+from manyfit.data.call import FIT_PARAMETERS, Call
 from manyfit.data.classes import Classes
 from manyfit.data.rows import FitData, Rows
 from manyfit.ensemble.ensemble import Ensemble
@@ -40,6 +40,7 @@ from manyfit.report.confirmation import Confirmation
 from manyfit.store.answers import Answers
 from manyfit.training.base import Permissions, Task
 from manyfit.training.precision import sentence
+from manyfit.training.replay import DATA
 from manyfit.tuners import ensembling
 from manyfit.tuners.bags import Bagging, BagSettings
 from manyfit.tuners.combining import Combining
@@ -71,6 +72,25 @@ class RetrainSettings:
     def __post_init__(self) -> None:
         whole_number("retrain(executions=...)", self.executions, instead="Leave it out for 1.")
         seconds_or_none("retrain(max_seconds=...)", self.max_seconds)
+
+
+#: What `confirm` takes beside its own arguments: settings of the race, and arguments of `fit` that are no rows.
+_OF_CONFIRM = tuple(field.name for field in dataclasses.fields(confirming.ConfirmSettings))[3:]
+_OF_FIT = tuple(name for name in FIT_PARAMETERS if name not in (*DATA, "validation_split", "initial_epoch", "verbose"))
+
+
+def confirm_settings(
+    given: Mapping[str, Any], confidence: float, max_executions: int | None, max_seconds: float | None
+) -> tuple[confirming.ConfirmSettings, dict[str, Any]]:
+    """The settings of a confirmation, and the arguments of `fit` that its runs have of their own.
+
+    Raises:
+        UsageError: an argument that nobody knows, or as `ConfirmSettings` says.
+    """
+    check_names("confirm()", given, [*_OF_CONFIRM, *_OF_FIT])
+    own = {name: value for name, value in given.items() if name not in _OF_FIT}
+    settings = confirming.ConfirmSettings(confidence, max_executions, max_seconds, **own)
+    return settings, {name: value for name, value in given.items() if name in _OF_FIT}
 
 
 class Finish:

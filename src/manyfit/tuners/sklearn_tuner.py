@@ -20,7 +20,7 @@ from manyfit.data.classes import named_classes
 from manyfit.data.row_names import names_of_kept_rows
 from manyfit.data.rows import Rows
 from manyfit.fitting import fit as fitting
-from manyfit.fitting.fit import Wishes
+from manyfit.fitting.fit import CanDo, Wishes
 from manyfit.fitting.winner import Winner
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
@@ -213,9 +213,9 @@ class SklearnTuner(BaseTuner):
         parts = {"sample_weight": sample_weight, "groups": groups}
         call = Call((X, y), {**{name: part for name, part in parts.items() if part is not None}, **kwargs})
         own = type(self).run_trial is SklearnTuner.run_trial
-        wishes = Wishes(max_seconds, max_trials)
+        wishes, can = Wishes(max_seconds, max_trials), CanDo(trains=own, in_epochs=False)
         with self._finish.speaking(kwargs.get("verbose")):
-            return fitting.fit(self, call, wishes, say=self._display.say, trains_itself=own)
+            return fitting.fit(self, call, wishes, can, say=self._display.say)
 
     def _note_rows(self, X: object, y: object, sample_weight: object, row_id: object) -> None:
         """Notes rows and folds for the steps after the search, and what keeps predictions for an ensemble."""

@@ -108,6 +108,7 @@ class SearchSupply:
         self._queue: list[Plan] = []
         self._stop_reasons: dict[tuple[str, int], str] = {}  # of executions that were told to stop
         self._open: dict[str, set[int]] = {}  # executions of running trials that have not ended
+        self._paused: dict[tuple[str, int], Execution] = {}  # what those were that go on after a pause
         self._has_begun = False  # whether it was asked before
 
     @property
@@ -129,7 +130,7 @@ class SearchSupply:
         when it proposes; what of them was not wanted yet waits in the queue. An empty answer of the oracle means that
         there is nothing for now, which is when a finite space that was tried in full has its contenders repeated.
         """
-        if self._oracle.clock.is_over():
+        if self._oracle.clock.begins_nothing():
             return []  # what waits in the queue runs in a later search, like what a kill has interrupted
         if self._explores:
             count, self._explores = min(count, 1), False
@@ -173,6 +174,8 @@ class SearchSupply:
         plans = plans_of(trial, self._num_executions, self._oracle, self._weights_path)
         for plan in plans:
             paused, known = trial.executions.pop(plan.execution, None), trial.known.pop(plan.execution, None)
+            if paused is not None:
+                self._paused[plan.key] = paused
             if (begun := known or paused) is not None:
                 # A copy, since the epochs that follow are appended to it.
                 trial.running[plan.execution] = {name: list(curve) for name, curve in begun.history.items()}
@@ -194,6 +197,27 @@ class SearchSupply:
             self._open.setdefault(trial.trial_id, set()).add(execution)
             plans.append(plan_of(trial, execution, oracle, self._weights_path))
         return plans
+
+    def _give_back(self, plan: Plan) -> None:
+        """Takes an execution back that was not trained, since the time was up: it runs in a later search.
+
+        One that was to go on after a pause is again what it was then: its score counts.
+        """
+        paused = self._paused.pop(plan.key, None)
+        if paused is None:
+            return
+        trial, waiting = self._oracle.trials[plan.trial_id], self._open[plan.trial_id]
+        trial.running.pop(plan.execution, None)
+        trial.executions[plan.execution] = paused
+        waiting.discard(plan.execution)
+        if not waiting:
+            self._end_trial(trial)
+
+    def give_back(self) -> None:
+        """Takes back what waits in the queue, once the search is over: the time was up before it was handed out."""
+        queue, self._queue = self._queue, []
+        for plan in queue:
+            self._give_back(plan)
 
     def end_paused(self) -> None:
         """Ends the trials that were not promoted, once the search is over. Their scores so far count."""
@@ -270,7 +294,8 @@ class SearchSupply:
         """
         trial = self._oracle.trials[result.plan.trial_id]
         if result.is_unbegun:
-            return  # nor is its trial over: it runs in a later search
+            self._give_back(result.plan)
+            return
         if is_paused(result):
             self._check_measured(result)
         elif result.ending.has_score:
@@ -302,6 +327,7 @@ class SearchSupply:
         num_epochs, epochs = max(map(len, result.history.values()), default=0), result.plan.epochs
         so_far = f"after {num_epochs} epochs" if epochs is None else f"after {num_epochs} of {epochs} epochs"
         reason = self._stop_reasons.pop(result.plan.key, None)
+        reason = reason or ("the time was up" if self._oracle.clock.begins_nothing() else None)
         if result.ending is Ending.STOPPED and reason is not None:
             return f"stopped {so_far}: {reason}"
         if result.ending is Ending.COMPLETED and result.message is None and epochs is not None and num_epochs < epochs:

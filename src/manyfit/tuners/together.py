@@ -259,6 +259,7 @@ class PopulationTuner(ModelTuner):
         trainer = self._trainer_for(task)
         if not endings.is_complete(self.oracle):  # else data would be read, and workers started, for nothing
             trainer.train(supply, task)
+        supply.give_back()
         # Taken down before they end: afterwards nobody knows which executions the trainer still holds.
         paused = [(trial.trial_id, index) for trial in self.oracle.book.paused() for index in trial.executions]
         supply.end_paused()

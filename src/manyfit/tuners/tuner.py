@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import ArrayLike
 
-from manyfit.core.checks import check_names
-from manyfit.data.call import FIT_PARAMETERS, Call
+from manyfit.data.call import Call
 from manyfit.data.rows import FitData
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.outside import OutsidePredictions
-from manyfit.finish import confirm as confirming
 from manyfit.finish.retrain import RetrainedModels
 from manyfit.finish.winners import EpochRule
 from manyfit.fitting import fit as fitting
-from manyfit.fitting.fit import Wishes, with_length
+from manyfit.fitting.fit import CanDo, Wishes
 from manyfit.fitting.winner import Winner
 from manyfit.oracles import Oracle
 from manyfit.report.confirmation import Confirmation
 from manyfit.training.devices import Devices
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.precision import Precision
-from manyfit.training.replay import DATA
 from manyfit.tuners.bags import BagSettings
-from manyfit.tuners.finishing import Finish, RetrainSettings, SaveTo, Training
+from manyfit.tuners.finishing import Finish, RetrainSettings, SaveTo, Training, confirm_settings
 from manyfit.tuners.handing import HandingTuner
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.keras_tuner.overrides import Strategy
-
-#: What `confirm` takes beside its own arguments: settings of the race, and arguments of `fit` that are no rows.
-_OF_CONFIRM = tuple(field.name for field in dataclasses.fields(confirming.ConfirmSettings))[3:]
-_OF_FIT = tuple(name for name in FIT_PARAMETERS if name not in (*DATA, "validation_split", "initial_epoch", "verbose"))
 
 
 class Tuner(HandingTuner):
@@ -137,14 +129,14 @@ class Tuner(HandingTuner):
         max_trials: int | None = None,
         groups: ArrayLike | None = None,
         time_ordered: bool = False,
+        beliefs: bool = True,
         **fit_kwargs: Any,
     ) -> Winner:
         """The best model that there is after some seconds: search, combine, bag or confirm, within one limit.
 
         Where no validation rows are given some are held out: five folds of few rows, a part of many, labels in
         proportion. The search goes on as long as another trial promises more than what is done with the best ones
-        afterwards; `print(winner)` says what was done, why, and where the time went. What the steps do says the page
-        docs/minutes.md; they stay, for those who want to call them one by one.
+        afterwards. `print(winner)` says what was done, why, and where the time went; see docs/minutes.md.
 
         Args:
             x: rows, as `model.fit` takes them.
@@ -154,8 +146,8 @@ class Tuner(HandingTuner):
             max_trials: configurations at most; None: as the tuner was told. A default of its class does not count.
             groups: one label per row; rows with the same one are held out together.
             time_ordered: rows are in the order of time: the last ones are held out, and folds are not drawn.
-            **fit_kwargs: everything that `search` takes. Without `epochs` a training ends ten epochs after its best
-                one, which is said.
+            beliefs: hyperparameters of usual names begin with, and first look near, usual values.
+            **fit_kwargs: all that `search` takes. Without `epochs` a training ends ten epochs after its best one.
 
         Returns:
             The winner: print it. `predict`, `evaluate` and `save` are what people want of it.
@@ -165,13 +157,11 @@ class Tuner(HandingTuner):
             SearchError: all trials failed, or the time was too short for one epoch.
         """
         self.refresh()
-        own = self._trains_itself()
         call = Call((x, y, *args) if y is not None or args else (x,) if x is not None else (), fit_kwargs)
-        wishes = Wishes(max_seconds, max_trials, groups, time_ordered)
+        wishes = Wishes(max_seconds, max_trials, groups, time_ordered, beliefs)
+        can = CanDo(trains=self._trains_itself(), in_epochs=not self._estimators, bag=self.bag)
         with self._finish.speaking(call.get("verbose")):
-            if own and not self._estimators:
-                call = with_length(call, self.oracle, self._display.say)
-            return fitting.fit(self, call, wishes, say=self._display.say, trains_itself=own, bag=self.bag)
+            return fitting.fit(self, call, wishes, can, say=self._display.say)
 
     def confirm(
         self,
@@ -215,10 +205,8 @@ class Tuner(HandingTuner):
             SearchError: every run of every finalist failed.
         """
         self.refresh()
-        fit_kwargs = {name: settings.pop(name) for name in list(settings) if name in _OF_FIT}
+        options, fit_kwargs = confirm_settings(settings, confidence, max_executions, max_seconds)
         fit_kwargs |= {} if verbose is None else {"verbose": verbose}
-        check_names("confirm()", settings, [*_OF_CONFIRM, *_OF_FIT])
-        options = confirming.ConfirmSettings(confidence, max_executions, max_seconds, **settings)
         with self._finish.speaking(verbose), self.interruptible("confirm"):
             return self._finish.confirm(
                 top, options, cross_validation=cross_validation, new_splits=new_splits, fit_kwargs=fit_kwargs

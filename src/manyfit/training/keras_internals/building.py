@@ -100,6 +100,33 @@ def is_built(model: keras.Model) -> bool:
     return all(layer.built for layer in layers_of(model))
 
 
+def frozen_models_of(model: keras.Model) -> list[keras.Model]:
+    """The models among a model's layers that have variables and train none."""
+    layers = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    return [layer for layer in layers if layer.variables and not layer.trainable_variables]
+
+
+def cut_behind(model: keras.Model, layer: keras.layers.Layer) -> tuple[keras.Model, keras.Model] | None:
+    """A functional model of one input and one output as two, cut behind a layer; they share its layers.
+
+    Returns:
+        The model up to the layer, and the rest; None where the layer is called more than once, or the rest reads
+        something else, too.
+    """
+    if not isinstance(model, Functional) or not isinstance(model.input, keras.KerasTensor):
+        return None
+    nodes = [node for depth in model._nodes_by_depth.values() for node in depth if node.operation is layer]
+    if len(nodes) != 1 or len(nodes[0].output_tensors) != 1:
+        return None
+    middle = nodes[0].output_tensors[0]
+    try:
+        front, head = keras.Model(model.input, middle), keras.Model(middle, model.output)
+    except ValueError:  # a graph that is not connected: its output depends on the input past the layer
+        return None
+    # Earlier versions of Keras follow the graph to the first input, and complain of nothing.
+    return None if set(map(id, front.layers)) & set(map(id, head.layers)) else (front, head)
+
+
 def is_partly_frozen(model: keras.Model) -> bool:
     """Whether a layer has variables and does not train them."""
     return any(layer.weights and not layer.trainable for layer in layers_of(model))

@@ -1,11 +1,9 @@
 """How a plan becomes a member: built under its seed, traced or recognised, and queued for its program.
 
 A plan goes one of four ways. It was paused in this process: its member is still here. It trains with others: a model is
-built, and it waits for a slot. It cannot train with others: the fallback trains it here and now, and the user reads one
-line of reason. Or it fails before its first epoch: that is its result.
-
-A member that waits has a program, whose steps were traced or recognised; or, where several structures may share one
-(`families`), it waits for that, too: it is decided when members are to train, with all in view that wait.
+built, and it waits for a slot. It cannot: the fallback trains it at once, and the user reads one line of reason. Or it
+fails before its first epoch: that is its result. A member that waits has a program; or, where several structures may
+share one (`families`), that is decided when members are to train, with all in view that wait.
 """
 
 from __future__ import annotations
@@ -13,27 +11,25 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 
 from manyfit.core.causes import cause_of
+from manyfit.core.clock import Clock
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Plan, Result
-from manyfit.data.call import Call
 from manyfit.training.base import Bookkeeping, OnePlan, Supply, Task, Trainer
-from manyfit.training.callbacks import CannotCopy, copy_callbacks
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.models import averages_weights, build_model, check_size, check_unshared
 from manyfit.training.population import families
 from manyfit.training.population.arrays import State, build_layers, copied, values_of, variables_of
 from manyfit.training.population.callbacks import MemberCallbacks, why_not
+from manyfit.training.population.calls import MemberCalls
 from manyfit.training.population.covers import ProgramCosts
-from manyfit.training.population.data import Sources, is_same
+from manyfit.training.population.data import Sources
 from manyfit.training.population.families import Family, WideProgram, wide_program
 from manyfit.training.population.learned import Learned
 from manyfit.training.population.member import STORED_BY, Member, ProgramSeat, Structure
@@ -42,15 +38,11 @@ from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.replaying import EpochRun, Program, Replay, is_exact
 from manyfit.training.population.structure_key import KnownStructure, structure_key
 from manyfit.training.population.trace import CannotTrace, build_variables, check_model, is_complete
-from manyfit.training.population.views import View, Views, of_all_rows
+from manyfit.training.population.views import View, Views
 from manyfit.training.precision import LossScaleWatch, needs_loss_scale_callback
-from manyfit.training.rehearsal import Marker, NotOneCall, call_of_fit
-from manyfit.training.replay import DATA, FITTED, facts_of
 from manyfit.training.seeding import seeded
 from manyfit.training.stored_state import read_state
 from manyfit.training.tensorboard import watch_boards
-
-OWN_FIT = "the hypermodel's own `fit`"  # reasons begin with it, and go on with what it does
 
 _MAX_RESIDENT = 64  # paused members whose state is on the disk, too, and that are held in memory nevertheless
 
@@ -87,7 +79,8 @@ class Admission:
         self.fallback, self.refuse, self.notify = fallback, refuse, notify
         self.aside, self._may_widen = aside, widens
         self._views = Views(sources, task.split_for)
-        self._why_alone: str | None = None  # why a `fit` of the user's is not tried again
+        self._calls = MemberCalls(task)
+        self._clock = task.clock or Clock()
         self.programs = learned.programs
         self._learned = learned
         self._waiting: dict[int, collections.deque[Member]] = {}  # by id of their program
@@ -100,6 +93,12 @@ class Admission:
         """Members that wait for a slot."""
         return sum(map(len, (*self._waiting.values(), *self._undecided.values())))
 
+    def take_waiting(self) -> list[Member]:
+        """Members that wait for a slot, or for a program; nobody waits afterwards."""
+        taken = [member for members in (*self._waiting.values(), *self._undecided.values()) for member in members]
+        self._waiting, self._undecided = {}, {}
+        return taken
+
     @property
     def waiting(self) -> list[Member]:
         """Members that wait for a slot of a program, those of one in the order in which they will get one."""
@@ -111,7 +110,7 @@ class Admission:
 
     @property
     def most_waiting(self) -> int:
-        """Members of one program that wait for a slot, of the program with the most."""
+        """Members that wait, of the program with the most."""
         return max(map(len, self._waiting.values()), default=0)
 
     def admit(self, plan: Plan) -> None:
@@ -122,8 +121,7 @@ class Admission:
         except CannotTrace as error:
             self._fall_back(plan, str(error))
         except Exception as error:
-            seconds = time.perf_counter() - started
-            self.supply.finish(Result.of_failure(plan, failure_of(error), seconds=seconds))
+            self.supply.finish(Result.of_failure(plan, failure_of(error), seconds=time.perf_counter() - started))
         else:
             member.note_built(time.perf_counter() - started)
             self._wait(member)
@@ -143,6 +141,9 @@ class Admission:
             del self._undecided[family]
             left = float(len(members) if remaining is None else remaining)  # as many again, where nobody knows
             for share in family.shares(members, self.costs, remaining=left):
+                if self._clock.is_over():  # tracing takes time, too: these go on waiting
+                    self._undecided.setdefault(family, []).extend(share.members)
+                    continue
                 outline, program = share.outline, share.program
                 program = program if outline is None else self._open(family, outline, share.members)
                 for member in share.members:
@@ -186,9 +187,8 @@ class Admission:
 
     def outgrow(self, member: Member) -> None:
         """Moves a member between two epochs to a program of its own, if padding would waste more than that costs."""
-        if member.seat is None or member.seat.embedding is None:
-            return
-        if self._learned.family_of(member).outgrown(member, self.costs):
+        is_padded = member.seat is not None and member.seat.embedding is not None
+        if is_padded and self._learned.family_of(member).outgrown(member, self.costs):
             with contextlib.suppress(CannotTrace, ValueError):  # then it stays, and takes longer
                 seat = self._own_seat(member)
                 seat.program.add(seat.trace, member.state)
@@ -304,13 +304,7 @@ class Admission:
             check_size(model, self.task.max_model_size)
             own = [] if self.task.callbacks is None else self.task.callbacks(plan)
             watch_boards(own, self.aside)
-            notes: dict[str, Any] = {}
-            if self.task.fit is None:
-                call = self._call_of(plan, own)
-            else:
-                call = self._rehearsed(plan, values, model, own)
-                notes[FITTED] = facts_of([call])
-                call = of_all_rows(self.task, plan, call)
+            call, notes = self._calls.of(plan, values, model, own)
             view, callbacks = self._views.of(plan, call), call.callbacks
             check_model(model)
             if self.task.fit is None:  # else the user's code may have made other labels of them
@@ -321,8 +315,7 @@ class Admission:
             stored = read_state(plan, STORED_BY, len(callbacks) - len(own))
             structure, state = self._first_state(model, view, whole=bool(callbacks) or stored is not None)
             stored = stored if stored is not None and stored.fits(state) else None
-        # Again: a model without an input layer has parameters only now.
-        check_size(model, self.task.max_model_size)
+        check_size(model, self.task.max_model_size)  # again: without an input layer it has parameters only now
         epochs = call.get("epochs", 1)
         params = {"verbose": call.get("verbose", "auto"), "epochs": epochs, "steps": view.training.num_steps}
         member = Member(
@@ -408,50 +401,6 @@ class Admission:
         if member.structure.outline is not None:
             self._learned.family_of(member).own[member.structure.identity] = program, member.structure.outline
         return ProgramSeat(program, found, model)
-
-    def _call_of(self, plan: Plan, own: Sequence[keras.callbacks.Callback]) -> Call:
-        """The call of `fit` that a plan stands for, on all rows: folds are parts of those that are here already."""
-        call = self.task.calls.get(plan.trial_id, self.task.call)
-        call = call.with_(callbacks=[*self._copies(plan, call), *own])
-        return call if plan.epochs is None else call.with_(epochs=plan.epochs)
-
-    def _rehearsed(
-        self, plan: Plan, values: object, model: keras.Model, own: Sequence[keras.callbacks.Callback]
-    ) -> Call:
-        """The call that the user's own `fit` makes of it.
-
-        Raises:
-            CannotTrace: it does more than that, or trains on other rows than it is given.
-        """
-        assert self.task.fit is not None  # our bug: the caller asks
-        if self._why_alone is not None:
-            raise CannotTrace(self._why_alone)
-        given = self.task.call_of(plan)
-        given = given.with_(callbacks=[*self._copies(plan, given), *own, Marker()])
-        change = None if self.task.at_fit is None else functools.partial(self.task.at_fit, plan)
-        try:
-            call = call_of_fit(self.task.fit, values, model, given, change)
-        except NotOneCall as error:
-            reason = f"{OWN_FIT} {error}"
-            # Not again in this search: what the user's code does beside training would be done twice for each trial.
-            self._why_alone = reason
-            raise CannotTrace(reason) from error
-        if self.task.brought_to_light is not None:
-            self.task.brought_to_light(values)
-        rows = DATA if self.task.split_for is not None else ("x", "y") if given.x is not None else ()
-        if not all(is_same(call.get(name), given.get(name)) for name in rows):
-            raise CannotTrace(f"{OWN_FIT} trains on other rows than it is given")
-        return call
-
-    def _copies(self, plan: Plan, call: Call) -> list[keras.callbacks.Callback]:
-        """The user's callbacks for one member."""
-        try:
-            return copy_callbacks(call.callbacks, plan)
-        except CannotCopy as error:
-            if not self.task.may.share_callbacks:
-                raise
-            reason = f"callback {error.callback} cannot be copied ({error.__cause__}), so executions share it"
-            raise CannotTrace(reason) from error
 
     def _seat(self, member: Member, program: WideProgram | None) -> None:
         """Lets a member wait for a slot of a wide program, or of the program of its own structure."""

@@ -265,6 +265,11 @@ class Member:
         return self.plan.is_known(self.epoch)
 
     @property
+    def has_result(self) -> bool:
+        """Whether what it has trained so far is a result; not so before it is where it was already before."""
+        return bool(self.history) and not self.is_behind and self.epoch >= self.plan.first_epoch
+
+    @property
     def is_validated(self) -> bool:
         """Whether the epoch that it is at ends with a validation."""
         return self.view.data.validates_at(self.epoch)

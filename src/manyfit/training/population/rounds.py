@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import heapq
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from manyfit.core.clock import Clock
+from manyfit.training.base import OutOfTime
 from manyfit.training.population.arrays import Arrays, Lifted, Order, State
 from manyfit.training.population.compile import Tier, compile_function
 from manyfit.training.population.data import ResidentRows
@@ -78,10 +81,21 @@ class Rounds:
         order_of: names the order in which a member reads its rows: seed and epoch.
         exchanges: whether passes are compiled quickly at first. Their numbers differ in the last bits then, and when
             they are exchanged depends on timing.
+        clock: when it is over, nobody waits any more.
     """
 
-    def __init__(self, *, order_of: Callable[[Member], tuple[int, int]], exchanges: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        order_of: Callable[[Member], tuple[int, int]],
+        exchanges: bool = True,
+        clock: Clock | None = None,
+    ) -> None:
         self.order_of, self.exchanges = order_of, exchanges
+        self._clock = clock or Clock()
+        self._is_left = False
+        self._leaving = threading.Lock()
+        self._compiling: dict[Batch, None] = {}  # those that wait for a program
         self.workers = num_workers()
         self._cores = Cores(self.workers)
         self._exchanging = threading.Lock()  # beside those that train, so that no epoch waits for it; one at a time
@@ -95,9 +109,26 @@ class Rounds:
         self._ahead: dict[tuple[SharedProgram, int], Future[None]] = {}
 
     def close(self) -> None:
-        """Waits for what runs, and lets the threads go."""
+        """Waits for what runs, and lets the threads go; where time is limited, they are left to end by themselves.
+
+        A compilation cannot be broken off: XLA has no means for that, and a process that ends beside it crashes. So it
+        is not waited for here, and at the end of the process Python waits for it.
+        """
         self._is_closing = True
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=not self._clock.is_limited, cancel_futures=True)
+
+    def leave(self) -> tuple[list[Batch], list[Batch]]:
+        """Waits for nothing any more: what runs now ends without bringing anything.
+
+        Returns:
+            The batches that were under way, and those of them that were still waiting for a program.
+        """
+        with self._leaving:
+            self._is_left = True
+        left, compiling = self.batches, list(self._compiling)
+        self._running.clear()
+        self._streaming.clear()
+        return left, [batch for batch in left if batch in compiling]
 
     @property
     def batches(self) -> list[Batch]:
@@ -132,10 +163,14 @@ class Rounds:
             self._running[self._pool.submit(self._epoch, batch)] = batch
 
     def collect(self, *, everything: bool) -> list[Outcome]:
-        """Waits until some epochs have ended, or all of them."""
+        """Waits until some epochs have ended, or all of them, or the time is up."""
         outcomes = self._streamed()
         while self._running and (everything or not outcomes or self.has_outcome):
-            done, _ = wait(self._running, return_when=ALL_COMPLETED if everything else FIRST_COMPLETED)
+            seconds = self._clock.left()
+            mode = ALL_COMPLETED if everything else FIRST_COMPLETED
+            done, _ = wait(self._running, None if math.isinf(seconds) else seconds, mode)
+            if not done and self._clock.is_over():
+                break
             # In the order in which they were begun: what is reported does not depend on which thread was faster.
             for future in [future for future in self._running if future in done]:
                 batch, outcome = self._running.pop(future), future.result()
@@ -149,15 +184,17 @@ class Rounds:
 
     def _streamed(self) -> list[Outcome]:
         """Trains an epoch of the batches over streams: each stream is read once for all that train on it."""
-        batches, self._streaming = self._streaming, []
         by_data: dict[int, list[Batch]] = {}
-        for batch in batches:
+        for batch in self._streaming:
             by_data.setdefault(id(batch.members[0].view.data), []).append(batch)
-        return [
-            outcome
-            for some in by_data.values()
-            for outcome in Streaming(some[0].members[0].view.data, self._pool, self._order).epoch(some)
-        ]
+        outcomes = []
+        for some in by_data.values():
+            try:
+                outcomes += Streaming(some[0].members[0].view.data, self._pool, self._order, self._clock).epoch(some)
+            except OutOfTime:  # in the middle of it: these are left
+                break
+            self._streaming = [batch for batch in self._streaming if batch not in some]
+        return outcomes
 
     def _epoch(self, batch: Batch, trained: Outcome | None = None) -> Outcome:
         """Trains and validates one batch over resident rows; runs on a thread of the pool.
@@ -189,7 +226,8 @@ class Rounds:
                     if kind == "train":
                         in_layout = functools.partial(self._in_layout, batch, program.own_order)
                         pacing = batch.program.choice if batch.replay is None else batch.replay.run
-                        parts = Parts(program, order, pacing, batch.count * sharing, in_layout)
+                        is_left = (lambda: self._is_left) if self._clock.is_limited else None
+                        parts = Parts(program, order, pacing, batch.count * sharing, in_layout, is_left)
                         states, found = parts.run(states, lifted, tier)
                         started += parts.compile_seconds
                         layouts = parts.layouts
@@ -204,7 +242,9 @@ class Rounds:
                     if not layouts:  # else these are the seconds of several layouts
                         program.tiers.record(tier, elapsed)
             # Only now, after training and validation went well: an epoch that fails half-way can be trained again.
-            batch.take_over(states)
+            with self._leaving:
+                self._go_on()
+                batch.take_over(states)
         # Whatever it was: the session knows whether members fail, fall back or try again, a thread does not.
         except Exception as error:
             return Outcome(batch, {} if trained is None else trained.logs, None, seconds, sharing, error)
@@ -265,11 +305,27 @@ class Rounds:
         program = batch.program.rows_pass(kind, batch.layout, batch.count, own_order=own, lift=lift)
         lifted = program.lifted([member.trace for member in batch.slots])
         tier = (replay and replay.run.tier(kind)) or (program.tiers.tier if self.exchanges else "full")
-        with contextlib.nullcontext() if program.is_prepared(tier) else self._cores.taken(rank):
-            batch.program.probe(batch.layout, wait=False)  # a thread of another batch may be at it
-            program.prepare(states, lifted, order, tier)
-            batch.program.ensure_probed(batch.layout)
+        self._compiling[batch] = None
+        try:
+            with contextlib.nullcontext() if program.is_prepared(tier) else self._cores.taken(rank):
+                self._go_on()
+                batch.program.probe(batch.layout, wait=False)  # a thread of another batch may be at it
+                self._go_on()
+                program.prepare(states, lifted, order, tier)
+                batch.program.ensure_probed(batch.layout)
+        finally:
+            del self._compiling[batch]
+        self._go_on()
         return program, lifted, order, tier
+
+    def _go_on(self) -> None:
+        """Ends a thread that was left.
+
+        Raises:
+            OutOfTime: it was.
+        """
+        if self._is_left:
+            raise OutOfTime
 
     def _order(self, kind: str, batch: Batch, *, is_own: bool = False) -> tuple[Order, bool]:
         """What a pass reads, and whether each member has its own order; `is_own`: be it the same."""

@@ -18,11 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from manyfit.training.base import OutOfTime
 from manyfit.training.population.arrays import Arrays, ArrayTree, Function, Lifted, Order, State
 from manyfit.training.population.compile import Tier
 from manyfit.training.population.layout import CHUNK, Layout, num_workers
 from manyfit.training.population.lift import Lift, Members
 from manyfit.training.population.passes import Carry, Logs, Pass
+
+_FIRST_PART = 20  # of an epoch that may be left: a share of it that tells how long a step takes
+_PART_SECONDS = 1.0  # of such an epoch, after which it is asked whether it was left
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,6 +297,7 @@ class Parts:
         choice: of the program's layout.
         share: members that the cores' time is divided between: those of the pass, times the passes that run now.
         in_layout: the pass of the same members in another layout, and its `lifted` of them.
+        is_left: whether nobody waits for the pass any more; asked about once a second. None: it is never left.
         layouts: those that the pass went through, if it is not one alone: with the seconds that all of its turns would
             have taken in each.
         path: those that it went through, each with the turn up to which it went.
@@ -305,15 +310,21 @@ class Parts:
     choice: Pacing
     share: int
     in_layout: Callable[[Layout], tuple[RowsPass, Lifted]]
+    is_left: Callable[[], bool] | None = None
     layouts: dict[Layout, float] = dataclasses.field(default_factory=dict)
     path: list[tuple[Layout, int]] = dataclasses.field(default_factory=list)
     is_one: bool = True
     compile_seconds: float = 0.0
 
     def run(self, states: Sequence[State], lifted: Lifted, tier: Tier) -> tuple[list[State], Logs]:
-        """What `RowsPass.run` answers, for what it takes."""
+        """What `RowsPass.run` answers, for what it takes.
+
+        Raises:
+            OutOfTime: it was left.
+        """
         running, num_turns = self.program, self.program.num_turns(self.order)
         progress, done = running.begin(states, lifted, tier), 0
+        most = num_turns if self.is_left is None else max(1, num_turns // _FIRST_PART)
         while done < num_turns:
             layout, length = self.choice.next_part(
                 running.layout, turns_done=done, num_turns=num_turns, compile_seconds=running.compile_seconds
@@ -324,11 +335,15 @@ class Parts:
                 started = time.perf_counter()
                 running.prepare(states, lifted, self.order, tier)
                 self.compile_seconds += time.perf_counter() - started
+            if self.is_left is not None and self.is_left():
+                raise OutOfTime
+            length = min(length, most)
             started = time.perf_counter()
             progress = running.advance(progress, lifted, self.order, first=done, last=done + length)
             if length < num_turns:
                 jax.block_until_ready(progress.carry)
                 seconds = (time.perf_counter() - started) / length
+                most = num_turns if self.is_left is None else max(1, int(_PART_SECONDS / max(seconds, 1e-9)))
                 self.choice.record_steps(layout, seconds / self.share)
                 self.layouts[layout] = min(seconds * num_turns, self.layouts.get(layout, math.inf))
             done += length

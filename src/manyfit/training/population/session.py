@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
+from manyfit.core.clock import Clock
 from manyfit.core.history import numbers_of
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Ending, EpochLogs, Plan, Result
-from manyfit.training.base import Supply, Task
+from manyfit.training.base import NOTHING_TRAINED, Supply, Task
+from manyfit.training.known_costs import KnownCosts
 from manyfit.training.models import take_measures
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices
@@ -22,6 +24,7 @@ from manyfit.training.population.grouping import Batch, Outcome, Rules, as_befor
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.member import Member
 from manyfit.training.population.rounds import Rounds
+from manyfit.training.population.session_time import SessionTime
 from manyfit.training.population.sizing import Sizing
 from manyfit.training.population.trace import CannotTrace
 
@@ -41,6 +44,7 @@ class Session:
         admission: turns plans into members, and holds those that were paused.
         max_members: most members that train at once; None: chosen by measurement.
         shuffle_seed: names the order of the batches.
+        costs: what steps have taken; it learns.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Session:
         admission: Admission,
         max_members: int | None,
         shuffle_seed: int,
+        costs: KnownCosts,
     ) -> None:
         self.supply, self.task = supply, task
         self.admission, self.aside = admission, admission.aside
@@ -63,7 +68,9 @@ class Session:
             cpu=jax.default_backend() == "cpu" and num_devices() == 1,
             devices=num_devices(),
         )
-        self.rounds = Rounds(order_of=self._order_of, exchanges=max_members != 1)
+        self.clock = task.clock or Clock()
+        self.time = SessionTime(costs, self.clock)
+        self.rounds = Rounds(order_of=self._order_of, exchanges=max_members != 1, clock=self.clock)
         self.taken: collections.deque[Plan] = collections.deque()  # handed out, and not built yet
         self.many_taken = False  # as many as were asked for
         self.has_more = True  # whether the supply had something when it was asked last
@@ -87,8 +94,11 @@ class Session:
             self._admit()
             # Until the supply has nothing: that all in hand has gone to the fallback is no end of a search.
             while self.num_active or self.ended or self.taken or self.admission.num_waiting or self.has_more:
+                if not self.clock.allows(self.time.predict_seconds([*self.idle, *self._running()])):
+                    self._leave()
+                    break
                 # Start first: while the programs run, this thread writes out what has ended and builds what comes next.
-                self.rounds.start(self._batches())
+                self.rounds.start(self._fitting(self._batches()))
                 self._finish_ended()
                 # Nobody joins here: who trains beside whom is decided once the epochs that run now have ended.
                 self._admit(join=False)
@@ -105,6 +115,18 @@ class Session:
             self.rounds.close()
         for program in self.admission.programs.values():
             program.remember()
+
+    def _leave(self) -> None:
+        """Ends everything where it is, since the time is up; what has no epoch yet is as if it had not been taken."""
+        left, compiling = self.rounds.leave()
+        self._end_early([*_members_of(left), *self.idle, *self.admission.take_waiting()])
+        self.idle = []
+        self._give_back()
+        self._finish_ended()
+        if compiling:
+            names = ", ".join(dict.fromkeys(member.plan.trial_id for member in _members_of(compiling)))
+            structures = "; ".join(dict.fromkeys(batch.program.structure for batch in compiling))
+            self.admission.notify(f"the time was up while trials {names} waited for a program ({structures})")
 
     @property
     def _is_behind(self) -> bool:
@@ -142,8 +164,12 @@ class Session:
         asked whether an epoch has ended meanwhile, or a program's worth of members is there for a core without work.
         """
         # Proposals that do not depend on results are asked for ahead: many of one program are there together.
-        most = self.sizing.size * (5 if self.independent else 1)
+        # Where time is limited not before an epoch has ended: all of it might go by with building.
+        most = self.sizing.size * (5 if self.independent and self.time.goes_ahead else 1)
         while (room := most - self.num_active - self.admission.num_waiting) > 0:
+            if not self.time.has_room_for_build():
+                self._give_back()
+                break
             if not self.taken:
                 self.taken.extend(self.supply.take(min(room, self.sizing.size)))
                 self.many_taken = len(self.taken) == self.sizing.size
@@ -213,6 +239,26 @@ class Session:
         self.idle += later
         alone = [Batch(each.program, (each,), each.program.choice.best, 1, one_step=True) for each in stopped]
         return [*again, *batches, *alone]
+
+    def _fitting(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Those whose epoch still fits into the time; the members of the others end with what they have."""
+        fitting = [batch for batch in batches if self.time.fits(batch)]
+        self._end_early([member for batch in batches if batch not in fitting for member in batch.members])
+        return fitting
+
+    def _end_early(self, members: Sequence[Member]) -> None:
+        """Ends members with what they have; one that has no epoch is as if it had not been taken."""
+        self.ended += [(member, True) for member in members if member.has_result]
+        for member in members:
+            if not member.has_result:
+                self.supply.finish(Result(member.plan, Ending.STOPPED, {}, message=NOTHING_TRAINED))
+
+    def _give_back(self) -> None:
+        """Gives back what was taken and not built; nothing more is taken."""
+        for plan in self.taken:
+            self.supply.finish(Result(plan, Ending.STOPPED, {}, message=NOTHING_TRAINED))
+        self.taken.clear()
+        self.has_more = False
 
     def _without_failed(self, members: Sequence[Member]) -> list[Member]:
         """Those of which no callback has raised; the others have ended, and nobody beside them."""
@@ -291,6 +337,7 @@ class Session:
         batch = outcome.batch
         if batch.one_step:
             return  # it would look like a very fast layout
+        self.time.note_epoch(outcome)
         if isinstance(batch.program, WideProgram):
             batch.program.count_epoch(batch.members)
         if batch.replay is not None:
@@ -366,8 +413,11 @@ class Session:
         # models instead of 200).
         scored = [member for member, result in results if result.ending.has_score]
         kept = [member for member in scored if self.task.keep is not None and member.plan.keeps_predictions]
-        if kept:
+        if kept and self.time.allows_predictions(kept):
             self._keep(kept)
+        elif kept:
+            with self.aside.keeping("predictions"):
+                raise TimeoutError("the time was up")
         for member in scored if self.task.measures else ():
             member.show_best()
         for member, result in results:
@@ -386,6 +436,7 @@ class Session:
                     self.task.keep([(member.plan, member.predictor())])
         for member in members:
             member.predict_seconds += (time.perf_counter() - started) / len(members)
+        self.time.note_predictions(members)
 
 
 def _members_of(batches: Sequence[Batch]) -> list[Member]:

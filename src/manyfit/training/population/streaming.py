@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, wait
@@ -9,6 +10,8 @@ from concurrent.futures import Executor, Future, wait
 import jax
 import numpy as np
 
+from manyfit.core.clock import Clock
+from manyfit.training.base import OutOfTime
 from manyfit.training.population.arrays import ArrayTree, Lifted, Order
 from manyfit.training.population.data import FitArguments, ResidentRows, Stream
 from manyfit.training.population.grouping import Batch, Outcome
@@ -29,13 +32,20 @@ class Streaming:
         pool: threads for the programs; data are read on the calling thread, which runs the user's code.
         order: row numbers of a pass over rows, and whether each member has its own; where only one of training and
             validation is a stream.
+        clock: when it is over, an epoch is left in its middle.
     """
 
-    def __init__(self, data: FitArguments, pool: Executor, order: Callable[[str, Batch], tuple[Order, bool]]) -> None:
-        self.data, self.pool, self.order = data, pool, order
+    def __init__(
+        self, data: FitArguments, pool: Executor, order: Callable[[str, Batch], tuple[Order, bool]], clock: Clock
+    ) -> None:
+        self.data, self.pool, self.order, self.clock = data, pool, order, clock
 
     def epoch(self, batches: Sequence[Batch]) -> list[Outcome]:
-        """Trains and validates an epoch of each batch of members."""
+        """Trains and validates an epoch of each batch of members.
+
+        Raises:
+            OutOfTime: the clock is over.
+        """
         runs = [_Run(batch) for batch in batches]
         # In threads, since each may compile.
         self._each(runs, lambda run: run.batch.program.ensure_probed(run.batch.layout))
@@ -65,8 +75,10 @@ class Streaming:
         training: list[Future[None]] = []
         try:
             for number, leaves in source.batches():
-                wait(training)  # this batch was read while the one before was trained on
+                self._wait(training)  # this batch was read while the one before was trained on
                 num_batches += 1
+                if self.clock.is_over():
+                    raise OutOfTime
                 if len(source.shapes) > num_shapes:
                     num_shapes = len(source.shapes)
                     self._extend(_alive(runs))
@@ -75,12 +87,25 @@ class Streaming:
                     break
                 training = [self.pool.submit(run.feed, number, leaves) for run in more]
         finally:
-            wait(training)
+            self._wait(training)
         if not num_batches:
             raise ValueError(_SPENT)
 
     def _each(self, runs: Sequence[_Run], action: Callable[[_Run], None]) -> None:
-        wait([self.pool.submit(run.guarded, action) for run in _alive(runs)])
+        self._wait([self.pool.submit(run.guarded, action) for run in _alive(runs)])
+
+    def _wait(self, futures: Sequence[Future[None]]) -> None:
+        """Waits for all of them.
+
+        Raises:
+            OutOfTime: the clock is over before.
+        """
+        while True:
+            left = self.clock.left()
+            if not wait(futures, None if math.isinf(left) else left).not_done:
+                return
+            if self.clock.is_over():
+                raise OutOfTime
 
     def _extend(self, runs: Sequence[_Run]) -> None:
         """Adds the step for a shape that came up in the middle of a pass."""

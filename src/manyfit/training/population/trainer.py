@@ -10,7 +10,9 @@ import keras
 from manyfit.core.records import Plan
 from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
 from manyfit.training.hardware import freed_memory_kept
-from manyfit.training.population.admission import OWN_FIT, Admission
+from manyfit.training.known_costs import KnownCosts
+from manyfit.training.population.admission import Admission
+from manyfit.training.population.calls import OWN_FIT
 from manyfit.training.population.compile import programs_kept
 from manyfit.training.population.data import Sources, Stream, same_sources, why_not_read
 from manyfit.training.population.learned import Learned
@@ -46,6 +48,7 @@ class Population(Trainer):
 
     Attributes:
         learned: programs and traces for the data that are resident; a call of `train` on other data starts anew.
+        costs: what steps have taken.
     """
 
     takes_splits = True
@@ -65,6 +68,7 @@ class Population(Trainer):
         self._shuffle_seed = shuffle_seed
         self._reasons: dict[str, list[Plan]] = {}
         self.learned = Learned()
+        self.costs = KnownCosts("population")
         self._task: Task | None = None  # whose data these are
         self._sources: Sources | None = None
         self._past: list[ProgramRecord] = []  # programs of other data
@@ -102,7 +106,9 @@ class Population(Trainer):
             admission=admission,
             max_members=self._population_size,
             shuffle_seed=self._shuffle_seed,
+            costs=self.costs,
         ).run()
+        self.costs.remember()
 
     def _keep(self, task: Task) -> Sources:
         """The data. Those of the call before stay, with their programs: confirming winners compiles nothing."""

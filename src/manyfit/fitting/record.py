@@ -1,0 +1,81 @@
+"""What a project remembers of `fit`, so that the same call goes on with what is left of its limit.
+
+Beside the winner and not in the database: seconds are noted every now and then while trials train, also for a process
+that will be killed, and a commit for each would cost more than they are worth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from manyfit.core.errors import ProjectError
+from manyfit.core.files import written_whole
+
+_NAME = "fit.json"
+_EVERY_SECONDS = 2.0  # of a fit that is killed so many are not counted, and what it compiled meanwhile
+
+
+@dataclasses.dataclass(frozen=True)
+class Spent:
+    """What earlier calls of `fit` have spent.
+
+    Attributes:
+        phases: seconds of each, in order.
+        is_finished: whether the last of them came to its end.
+    """
+
+    phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    is_finished: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Of all phases."""
+        return math.fsum(self.phases.values())
+
+
+class FitRecord:
+    """Keeps what the calls of `fit` on a project have spent.
+
+    Args:
+        folder: of the project's winner.
+
+    Example:
+
+    >>> import tempfile
+    >>> record = FitRecord(Path(tempfile.mkdtemp()))
+    >>> record.note({"search": 3.0}, at=0.0)
+    >>> record.note({"search": 4.0}, at=1.0)  # too soon
+    >>> record.read().seconds
+    3.0
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _NAME
+        self._next = -math.inf
+
+    def read(self) -> Spent:
+        """What was noted; nothing, where nothing was or it cannot be read."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            facts = json.loads(self._path.read_text())
+            phases = {str(name): float(spent) for name, spent in facts["phases"].items()}
+            return Spent(phases, bool(facts["finished"]))
+        return Spent()
+
+    def note(self, phases: Mapping[str, float], *, at: float, finished: bool | None = None) -> None:
+        """Notes what was spent so far, if some time has gone by since the last note.
+
+        Args:
+            phases: seconds of each.
+            at: the time now, in seconds.
+            finished: whether the call came to its end; None: it goes on.
+        """
+        if finished is None and at < self._next:
+            return
+        self._next = at + _EVERY_SECONDS
+        with contextlib.suppress(ProjectError), written_whole(self._path, "record of fit") as partial:
+            partial.write_text(json.dumps({"phases": dict(phases), "finished": bool(finished)}))
