@@ -99,11 +99,13 @@ class CanDo:
         trains: whether training is Manyfit's; what a user's own code trains is searched and combined, and no more.
         in_epochs: whether a training has a number of epochs, which is chosen where the caller says nothing.
         bag: the tuner's method; None: it has none.
+        quickly: a context in which models are built whose weights are loaded: what draws them first need not be dear.
     """
 
     trains: bool
     in_epochs: bool
     bag: Callable[..., Ensemble] | None = None
+    quickly: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
 
 class SearchClock(Clock):
@@ -379,7 +381,8 @@ class _Fit:
         begun = self._clock.spent()
         try:
             # The steadiest way to weigh them, and by far the quickest: seconds count here.
-            hand = self._tuner.ensemble(verbose=verbose, method=SHRUNK)
+            with self._can.quickly():
+                hand = self._tuner.ensemble(verbose=verbose, method=SHRUNK)
         except ManyfitError as error:
             self._reasons.append(f"The models of the search were not combined: {first_line(error)}")
             return None
@@ -453,7 +456,8 @@ class _Fit:
         return found
 
     def _best_model(self) -> Any:
-        return self._tuner.get_best_models(1)[0]
+        with self._can.quickly():
+            return self._tuner.get_best_models(1)[0]
 
     # What is known ---------------------------------------------------------------------------------------------
 

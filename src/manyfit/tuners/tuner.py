@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from manyfit.tuners.finishing import Finish, RetrainSettings, SaveTo, Training, 
 from manyfit.tuners.handing import HandingTuner
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.keras_tuner.overrides import Strategy
+from manyfit.tuners.trainers import exploring_builds
 
 
 class Tuner(HandingTuner):
@@ -160,7 +162,8 @@ class Tuner(HandingTuner):
         self.refresh()
         call = Call((x, y, *args) if y is not None or args else (x,) if x is not None else (), fit_kwargs)
         wishes = Wishes(max_seconds, max_trials, groups, time_ordered, beliefs)
-        can = CanDo(trains=self._trains_itself(), in_epochs=not self._estimators, bag=self.bag)
+        quickly = functools.partial(exploring_builds, self._fuses())
+        can = CanDo(trains=self._trains_itself(), in_epochs=not self._estimators, bag=self.bag, quickly=quickly)
         with self._finish.speaking(call.get("verbose")):
             return fitting.fit(self, call, wishes, can, say=self._display.say)
 
