@@ -72,6 +72,11 @@ class Surface:
         self._difficulty = _DIFFICULTY * rng.standard_normal(num_rows) - _DIFFICULTY**2 / 2
         self._luck = rng.standard_normal((_NUM_FEATURES, num_rows)).astype(np.float32)
 
+    @property
+    def row_level(self) -> float:
+        """How difficult these rows are for all configurations alike; 1 on average over draws of rows."""
+        return float(np.exp(self._difficulty).mean())
+
     def _features(self, x: np.ndarray) -> np.ndarray:
         """Their products are what two configurations have in common: 1 for the same one."""
         return math.sqrt(2 / _NUM_FEATURES) * np.cos(self._frequencies @ x + self._phases)

@@ -5,6 +5,12 @@
     python benchmarks/truth.py searches     simulated searches: the interval, the words of proof
     python benchmarks/truth.py calls        confirmations that are repeated and killed
     python benchmarks/truth.py oracles      Bayesian optimisation and ASHA on a simulated surface with curves
+    python benchmarks/truth.py api          three kinds of simulated searches through the calls that users type
+    python benchmarks/truth.py real         real data: intervals on unseen rows, claimed gains, rivals
+    python benchmarks/truth.py null         claims of a gain between equal members
+
+The last three take seconds a draw. `--draws 100` says how many of each kind there are to be; what was drawn is kept in
+`cache/truth`, and a run that was broken off goes on.
 
 Truth is always that of *fresh seeds and fresh rows*; a simulated truth is known in closed form or by quadrature. What
 stands before an arrow is the procedure of c31c64c on the same runs. `±` is the standard error of the simulation.
@@ -12,13 +18,20 @@ stands before an arrow is the procedure of c31c64c on the same runs. `±` is the
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
 import argparse
 import dataclasses
+import importlib
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from simulated_searches import Cell
 from truth_calls import sequences
+from truth_draws import Ledger
 from truth_measures import Trust, measure
 from truth_oracles import oracles
 from truth_procedures import before, now
@@ -117,6 +130,27 @@ def calls(quick: bool) -> None:
     print()
 
 
+def drawn(name: str, module: str, table: str, usual: int) -> Callable[[bool], None]:
+    """A part whose draws are kept; its module is loaded when it is asked for, since it trains models.
+
+    Args:
+        name: of the file that keeps them.
+        module: that draws.
+        table: its function of a ledger and a number.
+        usual: draws of each kind.
+    """
+
+    def print_table(quick: bool) -> None:
+        folder = Path(__file__).parent / "cache" / "truth"
+        count = DRAWS[0] or (2 if quick else usual)
+        getattr(importlib.import_module(module), table)(Ledger(folder / f"{name}.jsonl"), count)
+
+    return print_table
+
+
+DRAWS: list[int | None] = [None]  # what the command line says
+
+
 @dataclasses.dataclass(frozen=True)
 class Part:
     """One of the tables."""
@@ -129,6 +163,9 @@ PARTS = {
     "searches": Part("Simulated searches", searches),
     "calls": Part("Repeated and killed confirmations", calls),
     "oracles": Part("Real oracles on a simulated surface", oracles),
+    "api": Part("Simulated searches through tuner.confirm", drawn("api", "truth_api", "through_calls", 300)),
+    "real": Part("Real data", drawn("real", "truth_real", "real", 100)),
+    "null": Part("Equal members", drawn("null", "truth_null", "null", 500)),
 }
 
 
@@ -137,7 +174,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help="; ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="small: it shows that all runs, not how good it is")
+    parser.add_argument("--draws", type=int, help="of each kind, in the parts that keep what they draw")
     options = parser.parse_args()
+    DRAWS[0] = options.draws
     for name in options.parts or PARTS:
         started = time.perf_counter()
         print(f"## {PARTS[name].title}\n", flush=True)

@@ -91,3 +91,42 @@ def test_the_table_is_printed(bench, monkeypatch, capsys):
 
 def small(bench, cell, procedures):
     return bench("truth_measures").measure(cell, procedures, 3, seed=0)
+
+
+def test_draws_that_were_made_are_not_made_again(bench, tmp_path):
+    draws = bench("truth_draws")
+    ledger = draws.Ledger(tmp_path / "folder" / "part.jsonl")
+
+    def make(name, number):
+        return {"claimed": 2.0 * number, "gain": 1.0 * number, "right": number > 0}
+
+    assert [(one["name"], one["number"]) for one in ledger.fill(["a", "b"], 1, make)] == [("a", 0), ("b", 0)]
+    with ledger.path.open("a") as file:
+        file.write('{"name": "a", "number": 1, "cla')  # a kill in the middle of a line
+    again = draws.Ledger(ledger.path)
+    assert [one["number"] for one in again.fill(["a"], 3, make)] == [1, 2]
+    assert [one["number"] for one in again.draws("a")] == [0, 1, 2] and len(again.draws()) == 4
+    assert draws.slope(again.draws("a"), "claimed", "gain") == "0.50 ± 0.00"
+    assert draws.share(again.draws("a"), "right").startswith("66.7 ± ")
+    assert draws.share([], "right") == draws.slope([], "claimed", "gain") == "-"
+
+
+def test_the_calls_of_users_are_handed_what_a_simulated_search_knows(bench, tmp_path, capsys):
+    draws, api = bench("truth_draws"), bench("truth_api")
+    cell = bench("simulated_searches").Cell("terrible", 12, 80)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "CELLS", {str(cell): cell})
+        api.through_calls(draws.Ledger(tmp_path / "api.jsonl"), 2)
+    found = draws.Ledger(tmp_path / "api.jsonl").draws()
+    assert all(one["num_rows"] == 80 and abs(one["bias"]) < 4 for one in found)
+    assert f"| {cell} | 2 | " in capsys.readouterr().out
+
+
+def test_members_that_hardly_differ_gain_hardly_anything(bench, tmp_path, capsys):
+    draws, null = bench("truth_draws"), bench("truth_null")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(null, "CELLS", {"60 rows, five folds": (60, "five folds")})
+        null.null(draws.Ledger(tmp_path / "null.jsonl"), 2)
+    found = draws.Ledger(tmp_path / "null.jsonl").draws()
+    assert all(0 < one["gain"] < 0.02 and not one["false"] for one in found)
+    assert "| 60 rows, five folds | 2 | " in capsys.readouterr().out

@@ -14,7 +14,9 @@ def test_the_examples_run(tmp_path, monkeypatch, capsys):
     names: dict = {}
     for program in programs:
         exec(compile(program, str(PAGE), "exec"), names)
-    assert len(programs) == 3 and "rows in all" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert len(programs) == 4 and "rows in all" in shown
+    assert 'keras.layers.Dense(3, activation="softmax"),' in shown and "def train(run, data):" in shown
     answers = names["answers"]
     right = answers[f"trial {names['best']}, 0"] > 0.5
     assert (right == (names["y_test"].to_numpy() == 0)).mean() > 0.9

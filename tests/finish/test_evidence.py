@@ -247,3 +247,16 @@ def test_a_difference_that_the_rows_could_hide_is_not_proven_by_any_number_of_se
     assert "the rows are the limit" in found.verdict
     needed = [rival.rows_needed for rival in found.rivals]
     assert all(count > 50 for count in needed)
+
+
+def test_of_near_copies_the_one_with_fewer_parameters_is_a_finalist(project, capsys):
+    """Units 40 and 45 of 1,000 are nearly the same; the second has the worse score, and 55 parameters instead of 60."""
+    tuner = tiny.searched(Noisy(), max_trials=3, seed=3, hyperparameters=tiny.space(1000), overwrite=True, **project)
+    for units in (40, 45, 90):
+        tuner.enqueue({"units": units, "kind": "a"})
+    tuner.search(np.zeros((8, 3)), np.zeros(8), verbose=0)
+    first, second, third = tuner.oracle.trials
+    assert [trial.trial_id for trial in tuner.oracle.get_best_trials(3)] == [first, second, third]
+    found = tuner.confirm(top=3, max_rounds=2, proof_executions=0, verbose=1)
+    assert {row.trial_id for row in found.rows} == {second, third}
+    assert f"trial {first} is left out, a near-copy of trial {second}." in capsys.readouterr().out

@@ -190,3 +190,13 @@ def test_a_winner_hands_in_the_rows_to_be_answered(tmp_path, rows):
     pd.testing.assert_frame_equal(again.to_frame(asked, ids=list("abcdefg")), frame)
     with pytest.raises(UsageError, match="neither a model with rows"):
         again.to_frame()
+
+
+def test_fit_asks_for_rows_too(tmp_path, rows):
+    x, y, asked = rows
+    tuner = kt.RandomSearch(linear, "val_loss", seed=0, directory=tmp_path)
+    winner = tuner.fit(x, y, max_trials=2, predict=asked, row_id=range(10, 70), verbose=0)
+    frame = winner.to_frame(ids=range(7))
+    np.testing.assert_allclose(frame[["0", "1"]], winner.predict(asked), rtol=1e-6)
+    assert len(tuner.predictions(test=True)) == NUM_ASKED
+    assert set(tuner.predictions()["row_id"].tolist()) == set(range(10, 70))

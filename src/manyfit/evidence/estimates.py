@@ -265,51 +265,79 @@ def estimates(
     values = [_finite(each.values) for each in finalists]
     losses = np.asarray(search, dtype=float)
     above_zero = not any((one <= 0).any() for one in [*values, losses])
-    if told.scale is Scale.LOG and told.direction == "min" and above_zero:
+    on_logs = told.scale is Scale.LOG and told.direction == "min" and above_zero
+    if on_logs:
         # Luck grows with such losses, and is skewed: on logarithms it is the same for all, and nearly symmetric.
-        on_logs = estimates(
-            np.log(losses),
-            [Measured(np.log(own), each.log_rows) for own, each in zip(values, finalists, strict=True)],
-            search_rows=None if search_rows is None else _log_rows(np.asarray(search_rows, dtype=float)),
-            places=places,
-            runs_per_trial=runs_per_trial,
-            overlap=overlap,
-            told=dataclasses.replace(told, scale=Scale.PLAIN),
-            seed=seed,
-        )
-        return _from_logs(on_logs)
+        rows = None if search_rows is None else _log_rows(np.asarray(search_rows, dtype=float))
+        finalists = [Measured(np.log(own), each.log_rows) for own, each in zip(values, finalists, strict=True)]
+        losses, search_rows, values = np.log(losses), rows, [np.log(own) for own in values]
+        told = dataclasses.replace(told, scale=Scale.PLAIN)
     noise = _noise_of(finalists, values, search_rows, overlap)
-    parts = _components_of(finalists, values)
-    # Each by its own runs, as far as they are enough: one that swings from seed to seed says little of the others.
-    of_run = np.array([_variance_of_run(part, noise) for part in parts])
-    w = noise.own_rows + of_run / [len(each) for each in values]
-    measured = np.array([each.mean() for each in values])
-    if not noise.is_known or losses.size < MIN_TRIALS or not np.isfinite(losses).any():
-        bounds = expected_maximum(max(1, losses.size)) * np.sqrt(w)
-        rows = zip(parts, values, map(float, measured), map(float, bounds), strict=True)
-        plain = tuple(
-            told.estimate(part, len(own), mean=mean, variance=_variance(part, noise), choice=bound, is_bound=True)
-            for part, own, mean, bound in rows
-        )
-        even = (1 / len(plain),) * len(plain)
-        plain = _by_splits(plain, noise)
-        return Estimates(plain, int(measured.argmin()), even, math.sqrt(noise.of_mean(1)), float(bounds.max()))
-    single = math.sqrt(noise.own_rows + float(np.median(of_run)) / runs_per_trial)
+    runs = _Runs(values, _components_of(finalists, values), noise)
+    few = not noise.is_known or losses.size < MIN_TRIALS or not np.isfinite(losses).any()
+    found = _bounded(runs, losses, told) if few else _shrunken(runs, losses, places, runs_per_trial, told, seed)
+    return _from_logs(found) if on_logs else found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Runs:
+    """What was measured of the finalists."""
+
+    values: Sequence[Array]
+    parts: Sequence[Components]
+    noise: _Noise
+
+    @property
+    def means(self) -> Array:
+        """Of each, over all its runs."""
+        return np.array([each.mean() for each in self.values])
+
+    @property
+    def of_one(self) -> Array:
+        """What seeds do to one run of each."""
+        # By its own runs, as far as they are enough: one that swings from seed to seed says little of the others.
+        return np.array([_variance_of_run(part, self.noise) for part in self.parts])
+
+    @property
+    def of_means(self) -> Array:
+        """Variances of the means, what rows do to all alike left out."""
+        variances: Array = self.noise.own_rows + self.of_one / [len(each) for each in self.values]
+        return variances
+
+
+def _bounded(runs: _Runs, losses: Array, told: Told) -> Estimates:
+    """Plain means, where nobody knows how much of the choice is luck: a bound for it."""
+    bounds = expected_maximum(max(1, losses.size)) * np.sqrt(runs.of_means)
+    rows = zip(runs.parts, runs.values, map(float, runs.means), map(float, bounds), strict=True)
+    found = tuple(
+        told.estimate(part, len(own), mean=mean, variance=_variance(part, runs.noise), choice=bound, is_bound=True)
+        for part, own, mean, bound in rows
+    )
+    even = (1 / len(found),) * len(found)
+    single = math.sqrt(runs.noise.of_mean(1))
+    return Estimates(_by_splits(found, runs.noise), int(runs.means.argmin()), even, single, float(bounds.max()))
+
+
+def _shrunken(
+    runs: _Runs, losses: Array, places: Sequence[int | None] | None, runs_per_trial: int, told: Told, seed: int
+) -> Estimates:
+    """Posterior means, which need no correction for having been looked at."""
+    single = math.sqrt(runs.noise.own_rows + float(np.median(runs.of_one)) / runs_per_trial)
     posterior = search_posterior(
         losses,
         single,
-        finalists=list(zip(measured, w, strict=True)),
+        finalists=list(zip(runs.means, runs.of_means, strict=True)),
         places=places,
-        common_row_variance=noise.common_rows,
-        runs=[len(own) for own in values],
+        common_row_variance=runs.noise.common_rows,
+        runs=[len(own) for own in runs.values],
     )
     found = []
-    for place, (part, own) in enumerate(zip(parts, values, strict=True)):
+    for place, (part, own) in enumerate(zip(runs.parts, runs.values, strict=True)):
         each = posterior.printed(place)
         found.append(told.estimate(part, len(own), mean=each.mean, variance=each.variance, choice=each.optimism))
     chances = posterior.probability_best(rng=np.random.default_rng(seed))
     alone = search_posterior(losses, single).finalists[0].optimism
-    return Estimates(_by_splits(found, noise), posterior.best, tuple(map(float, chances)), single, alone)
+    return Estimates(_by_splits(found, runs.noise), posterior.best, tuple(map(float, chances)), single, alone)
 
 
 def _log_rows(rows: Array) -> Array:

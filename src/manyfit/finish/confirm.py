@@ -25,7 +25,7 @@ from manyfit.evidence.sentences import listed
 from manyfit.finish import summary
 from manyfit.finish.fresh_runs import RACE, FreshRuns
 from manyfit.finish.fresh_seeds import ProofSupply, RaceSupply
-from manyfit.finish.summary import CallEffort
+from manyfit.finish.summary import CallEffort, num_parameters
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import Confirmed
 from manyfit.report.confirmation import Confirmation
@@ -124,9 +124,10 @@ class ConfirmFiles:
 
 
 def finalists(oracle: Oracle, top: object, say: Callable[[str], None] = lambda line: None) -> list[Trial]:
-    """The best trials by the score of the search, without those that are nearly the same as a better one.
+    """The best trials by the score of the search, of those that are nearly the same the one with fewer parameters.
 
     Of two configurations that hardly differ no number of seeds tells which is better: to run both is to run one twice.
+    Where their models have as many parameters it is the one with the better score.
 
     Args:
         oracle: knows the trials.
@@ -142,11 +143,15 @@ def finalists(oracle: Oracle, top: object, say: Callable[[str], None] = lambda l
     for trial in oracle.book.by_search_score():
         if len(trials) == count:
             break
-        better = next((one for one in trials if _nearly_equal(one, trial, encoding)), None)
-        if better is None:
+        place = next((place for place, one in enumerate(trials) if _nearly_equal(one, trial, encoding)), None)
+        if place is None:
             trials.append(trial)
-        else:
-            say(f"confirm: trial {trial.trial_id} is left out, a near-copy of trial {better.trial_id}.")
+            continue
+        stays, goes = trials[place], trial
+        if 0 < num_parameters(goes) < num_parameters(stays):
+            stays, goes = goes, stays
+        trials[place] = stays
+        say(f"confirm: trial {goes.trial_id} is left out, a near-copy of trial {stays.trial_id}.")
     if not trials:
         raise UsageError(
             explain("confirm()", "a project without completed trials", "at least one", "Call tuner.search(...) first.")

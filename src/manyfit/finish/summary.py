@@ -293,9 +293,14 @@ def _notes(found: _Found) -> list[str]:
 
 def costs(trials: Sequence[Trial]) -> list[float] | None:
     """What each trial's model costs: its parameters; seconds where a trainer did not count those; None: unknown."""
-    runs = [list(trial.executions.values()) for trial in trials]
-    sizes = [max((run.num_parameters or 0 for run in row), default=0) for row in runs]
+    sizes = [num_parameters(trial) for trial in trials]
     if all(sizes):
         return [float(size) for size in sizes]
+    runs = [list(trial.executions.values()) for trial in trials]
     seconds = [float(np.mean([run.seconds for run in row])) if row else 0.0 for row in runs]
     return seconds if all(seconds) else None
+
+
+def num_parameters(trial: Trial) -> int:
+    """Of a trial's model; 0 where no trainer counted them."""
+    return max((run.num_parameters or 0 for run in trial.executions.values()), default=0)

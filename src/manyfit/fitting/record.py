@@ -27,10 +27,12 @@ class Spent:
     Attributes:
         phases: seconds of each, in order.
         is_finished: whether the last of them came to its end.
+        keeping_seconds: of the last of them, that went into keeping its winner on the disk.
     """
 
     phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
     is_finished: bool = False
+    keeping_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -63,19 +65,23 @@ class FitRecord:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             facts = json.loads(self._path.read_text())
             phases = {str(name): float(spent) for name, spent in facts["phases"].items()}
-            return Spent(phases, bool(facts["finished"]))
+            return Spent(phases, bool(facts["finished"]), float(facts["keeping"]))
         return Spent()
 
-    def note(self, phases: Mapping[str, float], *, at: float, finished: bool | None = None) -> None:
+    def note(
+        self, phases: Mapping[str, float], *, at: float, finished: bool | None = None, keeping: float = 0.0
+    ) -> None:
         """Notes what was spent so far, if some time has gone by since the last note.
 
         Args:
             phases: seconds of each.
             at: the time now, in seconds.
             finished: whether the call came to its end; None: it goes on.
+            keeping: seconds that went into keeping its winner on the disk.
         """
         if finished is None and at < self._next:
             return
         self._next = at + _EVERY_SECONDS
+        facts = {"phases": dict(phases), "finished": bool(finished), "keeping": keeping}
         with contextlib.suppress(ProjectError), written_whole(self._path, "record of fit") as partial:
-            partial.write_text(json.dumps({"phases": dict(phases), "finished": bool(finished)}))
+            partial.write_text(json.dumps(facts))

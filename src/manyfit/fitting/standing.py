@@ -112,7 +112,7 @@ class Standing:
         now: a time in seconds that never goes back.
 
     Attributes:
-        seconds: that went into keeping it.
+        seconds: that went into keeping it while trials trained.
         best: the best model that was seen by this object; None: none, or something else stands.
     """
 
@@ -169,7 +169,6 @@ class Standing:
 
     def put(self, winner: Winner) -> None:
         """Keeps what a phase has come to, on better evidence than that of single epochs, in place of what stood."""
-        begun = self._now()
         with self._aside.keeping("winners"):
             facts = dataclasses.replace(winner.facts, number=self._number + 1)
             # An ensemble as a folder, always: to build one model of many takes longer than to write them.
@@ -179,7 +178,6 @@ class Standing:
             path = winner_files.save(path, model, predictor, facts)
             self._number, self._loss, self.best, self._is_written = facts.number, -math.inf, None, True
             self._remove_all_but(path)
-        self.seconds += self._now() - begun
 
     def _remove_all_but(self, path: Path) -> None:
         """Removes what stood before: nobody shall take it for the winner."""
@@ -192,7 +190,7 @@ class Standing:
 
     def note(self, *, finished: bool | None = None) -> None:
         """Notes the seconds that were spent so far, for a process that goes on: see `FitRecord.note`."""
-        self._record.note(self._phases(), at=self._now(), finished=finished)
+        self._record.note(self._phases(), at=self._now(), finished=finished, keeping=self.seconds)
 
     def flush(self) -> None:
         """Writes what is not on the disk yet, whatever it takes: the process may end."""

@@ -9,7 +9,7 @@ from typing import Any
 from manyfit.core.errors import UsageError, explain
 from manyfit.report.terminal import duration, in_notebook
 
-DISPLAYS = ("auto", "plain", "rich")
+DISPLAYS = ("auto", "plain", "rich", "lines")
 
 
 def check_display(display: object) -> str:
@@ -26,6 +26,11 @@ def check_display(display: object) -> str:
 def is_rich(display: str) -> bool:
     """Whether to print for people: where that is asked for, or "auto" meets an interactive terminal."""
     return display == "rich" or (display == "auto" and sys.stdout.isatty() and not in_notebook())
+
+
+def is_terminal() -> bool:
+    """Whether standard output is a terminal whose lines can be redrawn."""
+    return sys.stdout.isatty() and not in_notebook()
 
 
 def trial_line(

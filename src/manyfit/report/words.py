@@ -65,6 +65,21 @@ def interval(value: float, low: float, high: float) -> str:
     return f"{number(value, error)} [{number(low, error)}, {number(high, error)}]"
 
 
+def values(configuration: Mapping[str, object], most: int = 12) -> str:
+    """A configuration on one line.
+
+    Example:
+
+    >>> values({"units": 64, "rate": 0.0025342859, "tuner/epochs": 3})
+    'units 64, rate 0.00253'
+    """
+    shown = [(plain(name, 30), value) for name, value in configuration.items() if not name.startswith("tuner/")]
+    told = [
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {plain(value, 30)}" for name, value in shown
+    ]
+    return ", ".join(told[:most]) + (", …" if len(told) > most else "")
+
+
 def seconds(value: float) -> str:
     """A time in the two units that matter.
 

@@ -40,6 +40,9 @@ CALLED, FITTED, FITTED_EPOCHS = "fit", "fit inside", "epochs inside"
 user's made of it; after how many epochs each `fit` of a user's own loop was best, where what it returned has no epochs.
 """
 
+ORDERED = "batch order"
+"""The note of an execution whose rows were read in an order that follows from a seed of its own: the seed."""
+
 RATE = "learning_rate"
 """Under this name the rate stands in the logs, also those of Keras's own callbacks."""
 

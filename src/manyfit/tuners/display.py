@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sys
+import textwrap
+from collections.abc import Callable
 
 from manyfit.core.causes import reason_of
+from manyfit.core.errors import ManyfitError
+from manyfit.core.events import Event, StepBegan, StepEnded, logger
 from manyfit.oracles import Oracle, Trial, endings
 from manyfit.oracles.replication import Replication
 from manyfit.report import terminal
-from manyfit.report.colours import is_rich, trial_line
+from manyfit.report.colours import is_rich, is_terminal, trial_line
+from manyfit.report.snapshot import Snapshot
+from manyfit.report.words import number
+from manyfit.show.progress import LineProgress, LiveProgress, closing_lines
+from manyfit.tuners.recording import SearchSources
 from manyfit.tuners.results import results_of
 
 
@@ -17,7 +27,8 @@ class TrialDisplay:
 
     Args:
         oracle: whose trials are shown.
-        style: "plain" prints KerasTuner's lines, "rich" coloured tables; "auto": these at an interactive terminal.
+        style: "plain" prints KerasTuner's lines; "rich" a progress that is redrawn, where trials train together at a
+            terminal, else coloured tables; "auto": these at an interactive terminal; "lines": a line per trial.
 
     Attributes:
         verbose: the `verbose` of `search`; 0 prints nothing.
@@ -27,6 +38,66 @@ class TrialDisplay:
         self.verbose: int | str | bool = 1
         self.style = style
         self._oracle = oracle
+        self._progress: LiveProgress | LineProgress | None = None  # of the step that runs
+        self._depth = 0  # of steps inside of steps
+        self._sources: SearchSources | None = None
+        self._folder = ""
+        self._redraws: Callable[[], bool] = lambda: False
+
+    def watch(self, sources: SearchSources, folder: str, *, redraws: Callable[[], bool]) -> None:
+        """Shows the progress of steps from now on, as the style says.
+
+        Args:
+            sources: what to show of them.
+            folder: the project's.
+            redraws: whether nothing but this prints while trials train; Keras's own bars do where `fit` trains.
+        """
+        self._sources, self._folder, self._redraws = sources, folder, redraws
+        self._oracle.book.events.listen(self)
+
+    def hear(self, event: Event) -> None:
+        """See `manyfit.core.events.Listener`. A progress that fails is closed, and the lines for trials come back."""
+        # Of a step that is a part of another one, nothing is shown but its epochs.
+        if isinstance(event, StepBegan):
+            self._depth += 1
+            if self._depth > 1:
+                return
+            self._progress = self._new_progress()
+        elif isinstance(event, StepEnded):
+            self._depth -= 1
+            if self._depth > 0:
+                return
+        progress = self._progress
+        if isinstance(event, StepEnded):
+            self._progress = None
+        if progress is None:
+            return
+        try:
+            progress.hear(event)
+        except Exception:
+            logger.warning("the progress is shown no more", exc_info=True)
+            self._progress = None
+            with contextlib.suppress(Exception):
+                progress.close()
+
+    def _new_progress(self) -> LiveProgress | LineProgress | None:
+        if self._sources is None or not self._shows():
+            return None
+        if self.style == "lines":
+            return LineProgress(self._sources)
+        return LiveProgress(self._sources) if self._is_live() else None
+
+    def _is_live(self) -> bool:
+        return is_rich(self.style) and is_terminal() and self._sources is not None and self._redraws()
+
+    def search_ends(self, sentence: str) -> None:
+        """Says how a search ended, and what it found: at a terminal in five lines that stay."""
+        self.say(sentence)
+        if self._shows() and (self.style == "lines" or self._is_live()):
+            with contextlib.suppress(ManyfitError):  # what was found is in the project, whatever cannot be read now
+                width = shutil.get_terminal_size().columns if self._is_live() else 10_000  # files have no width
+                for line in closing_lines(Snapshot.of(self._folder)):
+                    self.say(textwrap.fill(line, width))
 
     def __getstate__(self) -> dict[str, object]:
         # Workers only say what their trainer says. The oracle, with the trials of the whole search, stays here.
@@ -42,7 +113,7 @@ class TrialDisplay:
 
     def trial_begins(self, trial: Trial) -> None:
         """Shows what a trial tries, beside the best values so far. At a terminal for people its end is enough."""
-        if self._shows() and not is_rich(self.style):
+        if self._shows() and not is_rich(self.style) and self.style != "lines":
             best = self._oracle.get_best_trials(1)
             values = trial.hyperparameters.values
             # Before there is a best trial KerasTuner shows the values themselves there, and programs read its lines.
@@ -60,6 +131,11 @@ class TrialDisplay:
         if again or trial.has_failed:
             # On stderr, so that who keeps the output of a search still sees that something goes wrong.
             print(f"Trial {trial.trial_id} failed: {reason_of(trial.message)}", file=sys.stderr, flush=True)
+        if self._progress is not None:
+            if self.verbose == 2 and self.style != "lines":
+                score = "" if trial.score is None else f", {self._oracle.objective.name} {number(trial.score)}"
+                self.say(f"Trial {trial.trial_id}: {trial.status.lower()}{score}")
+            return
         if is_rich(self.style):
             self._trial_ends_for_people(trial, best[0].score if best else None)
             return

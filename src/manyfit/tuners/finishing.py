@@ -33,6 +33,7 @@ from manyfit.finish import longer
 from manyfit.finish import retrain as retraining
 from manyfit.finish.lineages import replaying
 from manyfit.finish.prediction_table import PredictionTable, table_of_answers, table_of_validation
+from manyfit.finish.script import script_of
 from manyfit.finish.submitting import submission
 from manyfit.finish.winners import EpochRule, RetrainCandidate, call_for_all_data, candidate_of
 from manyfit.oracles import Trial
@@ -375,6 +376,17 @@ class Finish:
         if test:
             return table_of_answers(chosen, Answers(archive.folder), classes, titled=titled)
         return table_of_validation(chosen, archive, classes, titled=titled)
+
+    def to_script(self, trial_id: str | None) -> str:
+        """See `Tuner.to_script`."""
+        where, store = "to_script(trial)", self._tuner.store
+        if store.get("estimators", False):
+            instead = "Type tuner.get_best_models(1)[0], and see its get_params()."
+            raise UsageError(explain(where, "a search of estimators", "a search of Keras models", instead))
+        best = self._trials_to_retrain(1, diverse=False) if trial_id is None else [self._named_trial(trial_id, where)]
+        task, latest = self._tuner.searched_task(where, best), self._tuner.latest_search
+        folds = None if latest is None else latest.folds
+        return script_of(best[0], task, folds, self._oracle.objective)
 
     def submission(self, model: Any, x: FitData, ids: Any) -> PredictionTable:
         """See `Tuner.submission`."""

@@ -11,6 +11,7 @@ from manyfit.data.rows import FitData
 from manyfit.finish.evaluation import Evaluation
 from manyfit.finish.export import Savable
 from manyfit.finish.prediction_table import PredictionTable
+from manyfit.oracles import Trial
 from manyfit.tuners.finishing import Finish
 from manyfit.tuners.together import PopulationTuner
 
@@ -100,6 +101,26 @@ class HandingTuner(PopulationTuner):
         self.refresh()
         with self._finish.speaking(verbose):
             return self._finish.evaluate(x, y, models, confidence=confidence, groups=groups, options=options)
+
+    def to_script(self, trial: str | Trial | None = None) -> str:
+        """A trial as a plain program of Keras that reproduces its score, without Manyfit.
+
+        The model is written out layer by layer, then what it is compiled with, the seeds, and the order in which rows
+        were read. The rows are read from a file that the program names; what of your own code it needs is said at its
+        beginning. Scores agree to the rounding of single precision, on the same backend.
+
+        Args:
+            trial: a completed trial or its id; None: the best.
+
+        Returns:
+            The text: write it to a file and run that with Python.
+
+        Raises:
+            UsageError: nothing was searched in this process, a trial that was not completed, an estimator, a loop of
+                your own, or rows that came from a pipeline.
+        """
+        self.refresh()
+        return self._finish.to_script(trial if trial is None or isinstance(trial, str) else trial.trial_id)
 
     def export(self, folder: str | os.PathLike[str], model: Savable | None = None, *, overwrite: bool = False) -> Path:
         """Writes a final model with its values, seeds, versions, curves and a model card (`README.md`).

@@ -18,7 +18,7 @@ from manyfit.ensemble.ensemble import Ensemble
 from manyfit.finish.leader import leader_of
 from manyfit.oracles import Oracle
 from manyfit.oracles.book import TrialBook
-from manyfit.store.facts import ENSEMBLE, ENVIRONMENT, FALLBACKS, LEADER, PLAN, PROGRAM, SearchPlan, to_fact
+from manyfit.store.facts import ENSEMBLE, ENVIRONMENT, FALLBACKS, LEADER, PLAN, PROGRAM, Leader, SearchPlan, to_fact
 from manyfit.store.predictions import Archive
 from manyfit.training.program_report import ProgramRecord, Programs
 
@@ -34,6 +34,9 @@ class Recording:
         plan: how far the search is to go, as it is known when it begins.
         programs: what is compiled so far; None: nothing that executions share.
         predictions: where the search keeps them.
+
+    Attributes:
+        leader: who leads, as it was last looked at.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Recording:
     ) -> None:
         self._oracle = oracle
         self._plan, self._programs, self._predictions = plan, programs, predictions
+        self.leader: Leader | None = None
         self._known: dict[str, ProgramRecord] = {}
         self._num_reasons = 0
         self._next_look = _FIRST_LOOK
@@ -77,9 +81,44 @@ class Recording:
             self._oracle.book.note(**{FALLBACKS: {why: list(ids) for why, ids in programs.reasons.items()}})
 
     def _note_leader(self) -> None:
-        leader = leader_of(self._oracle, self._predictions())
-        if leader is not None:
-            self._oracle.book.note(**{LEADER: to_fact(leader)})
+        self.leader = leader_of(self._oracle, self._predictions())
+        if self.leader is not None:
+            self._oracle.book.note(**{LEADER: to_fact(self.leader)})
+
+    def records(self) -> list[dict[str, Any]]:
+        """Of the programs, as they were when a trial last ended."""
+        return [dataclasses.asdict(record) for record in list(self._known.values())]
+
+
+class SearchSources:
+    """What a display asks of a search besides its events: `manyfit.show.board.ProgressSources`.
+
+    Args:
+        oracle: of the search.
+        recording: that listens to it.
+        plan: how far it is to go.
+    """
+
+    def __init__(self, oracle: Oracle, recording: Recording, plan: Callable[[], SearchPlan]) -> None:
+        self.objective = oracle.objective
+        self.plan = plan
+        self._oracle, self._recording = oracle, recording
+
+    def leader(self) -> Leader | None:
+        """See `ProgressSources`."""
+        return self._recording.leader
+
+    def programs(self) -> list[dict[str, Any]]:
+        """See `ProgressSources`."""
+        return self._recording.records()
+
+    def spent(self) -> dict[str, float]:
+        """See `ProgressSources`."""
+        return dict(self._oracle.book.seconds)
+
+    def left(self) -> float:
+        """See `ProgressSources`."""
+        return self._oracle.clock.left()
 
 
 def environment() -> dict[str, Any]:

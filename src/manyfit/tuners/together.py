@@ -40,7 +40,7 @@ from manyfit.tuners.keras_tuner.callbacks import is_overridden, only_keras
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, ReadySpace, overrides_fit
 from manyfit.tuners.keras_tuner.one_by_one import RETURNED, TakenDown
 from manyfit.tuners.keras_tuner.overrides import ModelTuner
-from manyfit.tuners.recording import Recording
+from manyfit.tuners.recording import Recording, SearchSources
 from manyfit.tuners.supply import SearchSupply
 from manyfit.tuners.trainers import TrainerChoice, Trainers, exploring_builds, may_fuse, price_of_backend
 
@@ -89,6 +89,9 @@ class PopulationTuner(ModelTuner):
             oracle, plan=self._search_plan, programs=self._compiled, predictions=lambda: self.predictions_archive
         )
         oracle.book.events.listen(recording)
+        # After the recording: what is drawn is what it has just looked at.
+        sources = SearchSources(oracle, recording, self._search_plan)
+        self._display.watch(sources, self.project_dir, redraws=self._fuses)
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. The trainers and the data of the search stay here: executions bring theirs."""

@@ -147,7 +147,8 @@ class Tuner(HandingTuner):
             groups: one label per row; rows with the same one are held out together.
             time_ordered: rows are in the order of time: the last ones are held out, and folds are not drawn.
             beliefs: hyperparameters of usual names begin with, and first look near, usual values.
-            **fit_kwargs: all that `search` takes. Without `epochs` a training ends ten epochs after its best one.
+            **fit_kwargs: all that `search` takes, `predict=x_test` and `row_id=` among it. Without `epochs` a training
+                ends ten epochs after its best one.
 
         Returns:
             The winner: print it. `predict`, `evaluate` and `save` are what people want of it.

@@ -19,6 +19,7 @@ from manyfit.training.known_costs import KnownCosts
 from manyfit.training.models import take_measures
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices
+from manyfit.training.population.data import ResidentRows
 from manyfit.training.population.families import ENOUGH_TO_TELL, WideProgram
 from manyfit.training.population.grouping import Batch, Outcome, Rules, as_before, form_batches
 from manyfit.training.population.layout import num_workers
@@ -27,6 +28,7 @@ from manyfit.training.population.rounds import Rounds
 from manyfit.training.population.session_time import SessionTime
 from manyfit.training.population.sizing import Sizing
 from manyfit.training.population.trace import CannotTrace
+from manyfit.training.replay import ORDERED
 
 _THAWED = "a callback has changed weights that no step trains, of which rows had been computed"
 
@@ -409,6 +411,9 @@ class Session:
         In this order, since the supply may commit a trial's end at once: what is kept of its models has to lie in the
         project by then.
         """
+        for member, result in results:
+            if member.view.data.shuffle and isinstance(member.view.training, ResidentRows):
+                result.notes[ORDERED] = self.shuffle_seed if self.task.may.share_order else member.plan.seed
         # All in one call of `keep`: models that end together predict their rows together (row A: 50 calls for four
         # models instead of 200).
         scored = [member for member, result in results if result.ending.has_score]

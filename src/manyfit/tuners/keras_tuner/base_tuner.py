@@ -50,7 +50,7 @@ class BaseTuner:
         keras_tuner_files: write KerasTuner's JSON files beside the store, for programs that read them.
         trust: load estimators of the project although you did not write them on this machine. They are pickles, which
             can run any code: say so only of a project whose origin you know.
-        display: "plain" prints KerasTuner's lines, "rich" coloured tables; "auto": these at an interactive terminal.
+        display: "plain" (KerasTuner's lines), "lines" (one per trial), "rich" (a progress), "auto"; docs/looking.md.
         **kwargs: `logger`, which is deprecated and not used.
 
     Raises:
@@ -269,7 +269,7 @@ class BaseTuner:
         if not has_run:
             self._display.say(endings.nothing_left(self.oracle, end))
         elif self.oracle.compat != "keras_tuner" or contenders is not None:  # KerasTuner's searches end in silence
-            self._display.say(end.sentence)
+            self._display.search_ends(end.sentence)
 
     def interruptible(self, step: str) -> Interruptible:
         """Within it Ctrl+C and SIGTERM end a step in good order."""
