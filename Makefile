@@ -16,7 +16,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray environments check format bench-speed bench-structures bench-gpu bench-search bench-hyperband bench-confirm bench-truth bench-minutes bench-ensemble bench-estimators bench-scale clean
+.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-ensemble bench-estimators bench-scale clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -127,6 +127,8 @@ bench-gpu: $(BENCH)/.installed ## a table in six minutes, where there is a GPU a
 	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/gpu.py
 bench-search: $(BENCH)/.installed ## quality of proposals against Optuna, SMAC and KerasTuner
 	$(BENCH)/bin/python benchmarks/search_quality.py
+bench-costs: $(BENCH)/.installed ## proposals in a minute in which compiling counts, on simulated seconds
+	$(BENCH)/bin/python benchmarks/costs.py
 bench-hyperband: $(BENCH)/.installed ## schedulers at equal epochs
 	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/hyperband.py
 	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/moving_optimum.py

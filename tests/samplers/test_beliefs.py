@@ -54,6 +54,15 @@ def test_names_are_read_as_words(name: str, value: float) -> None:
     assert held.belief.value == pytest.approx(value) and held.reason in str(held)
 
 
+def test_a_learning_rate_beside_a_momentum_is_that_of_sgd() -> None:
+    space = HyperParameters()
+    space.Float("learning_rate", 1e-5, 1.0, sampling="log")
+    space.Float("momentum", 0.5, 0.99)
+    assert usual_beliefs(space)[0].belief.value == 1e-2
+    space.Choice("optimizer", ["sgd", "adam"])
+    assert usual_beliefs(space)[0].belief.value == 1e-3  # it may be that of either, and the search begins with Adam
+
+
 @pytest.mark.parametrize("name", ["color", "slr", "unit_price", "reactor", "layered"])
 def test_names_that_only_look_alike_say_nothing(name: str) -> None:
     space = HyperParameters()

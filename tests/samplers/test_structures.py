@@ -57,6 +57,22 @@ def test_a_fraction_that_opens_structures_alone_is_found_out() -> None:
     assert "rate" in learned(*opened).rationed
 
 
+def test_a_rate_of_zero_is_taken_for_a_layer_that_is_not_there() -> None:
+    space = HyperParameters()
+    space.Float("dropout", 0.0, 0.5)
+    space.Float("rate", 1e-4, 1e-1, sampling="log")
+    costs = Costs("a", compile=4.0, epoch=0.1)
+    first = Observation("0", {"dropout": 0.2, "rate": 1e-3}, Ending.COMPLETED, (0.5,), epochs=10, costs=costs)
+    structures = Structures(Encoding(space), [first])
+    assert structures.is_there({"dropout": 0.3, "rate": 1e-2}) and not structures.is_there(
+        {"dropout": 0.0, "rate": 1e-3}
+    )
+    other = Costs("b", compile=4.0, epoch=0.1)
+    second = Observation("1", {"dropout": 0.0, "rate": 1e-2}, Ending.COMPLETED, (0.5,), epochs=10, costs=other)
+    rates = Structures(Encoding(space), [first, second]).rates
+    assert rates["dropout is 0"] == 1.0 and rates["rate"] < 0.05 and rates["dropout"] < 0.05
+
+
 def test_chance_to_open_follows_the_trials_that_are_there() -> None:
     structures = learned(trial(0, Costs("a", compile=4.0, epoch=0.1)))
     there = {"units": 16, "activation": "relu", "rate": 0.05}

@@ -27,7 +27,7 @@ from manyfit.space.hyperparameter import HyperParameter
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.space.numerical import Numerical
 
-_NARROWEST, _WIDEST = 0.03, 0.35  # spreads, as shares of a range: a belief neither decides alone nor says nothing
+_NARROWEST, _WIDEST = 0.1, 0.35  # spreads, as shares of a range: a belief neither decides alone nor says nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,13 +159,14 @@ def usual_beliefs(space: HyperParameters, own: Sequence[Belief] = ()) -> list[He
     optimizer Adam 0.15
     """
     known = {belief.name: belief for belief in own}
+    is_sgd = _is_of_sgd(space)
     found: list[Held] = []
     for name in dict.fromkeys(each.name for each in space.space):
         alike = [each for each in space.space if each.name == name]
         if name in known:
             found.append(Held(known[name], "your belief", begins=not _has_default(alike[0])))
             continue
-        usual = _usual(name)
+        usual = _usual(name, is_sgd=is_sgd)
         # Under several conditions a name may mean several ranges: a value that one of them lacks is none.
         if usual is None or any(each.num_values == 1 or not each.same_domain(alike[0]) for each in alike):
             continue
@@ -175,15 +176,21 @@ def usual_beliefs(space: HyperParameters, own: Sequence[Belief] = ()) -> list[He
     return found
 
 
-def _usual(name: str) -> Usual | None:
-    """The line of the table that a name belongs to."""
+def _usual(name: str, *, is_sgd: bool = False) -> Usual | None:
+    """The line of the table that a name belongs to; the plain learning rate of SGD is that of its longer names."""
     # "denseUnits2", "dense/units_2" and "dense-units-2" are the same three words.
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
     words = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z]{3})\d+", "", apart)).strip("_")
     for usual in USUAL:
         if any(re.search(rf"(^|_){each}(_|$)", words) for each in usual.names):
-            return usual
+            return USUAL[0] if is_sgd and usual is USUAL[1] else usual
     return None
+
+
+def _is_of_sgd(space: HyperParameters) -> bool:
+    """Whether the optimizer of a space is SGD, as far as names tell: it has a momentum, and there is no choice."""
+    names = [usual.names[0] for each in space.space if (usual := _usual(each.name)) is not None]
+    return "momentum" in names and "optimizer" not in names
 
 
 def _has_default(hyperparameter: HyperParameter) -> bool:

@@ -1,15 +1,15 @@
 """A sampler that minds the seconds: it keeps another one within the programs that are there, and opens few.
 
 A new structure takes as long to compile as dozens of epochs, so where a search has minutes, most of its trials should
-train in programs that are there. The rule, after section 5 of the notes on costs:
+train in programs that are there. The rule:
 
 1. begin with the defaults, where beliefs say otherwise with what they say; a first batch beside it is a scrambled Sobol
    sequence through the beliefs, in the same structure;
 2. otherwise the inner sampler proposes within structures that are there, the one first whose next trial promises most;
 3. at most one proposal of a batch opens a structure, and only if (3) of `stats.opening` holds: it is expected to gain
    more than the resident ones would in the seconds that it takes;
-4. compilations may take a fifth of the time; none is begun in the last third, nor one that does not fit;
-5. each opening is followed by 1, 2, 4, then always 8 batches in structures that are there, its own first.
+4. compilations may take half of the time; none is begun in the last third, nor one that does not fit;
+5. each opening is followed by one, later by two batches in structures that are there, its own first.
 
 Where all trials cost the same, and where there is no limit of time, it is the inner sampler and nothing else.
 """
@@ -33,15 +33,16 @@ from manyfit.samplers.gp.sampler import LogBelief
 from manyfit.samplers.structures import USUAL_COMPILE_SECONDS, Opened, Structures, seconds_of
 from manyfit.space.categorical import Fixed
 from manyfit.space.encoding import Encoding
+from manyfit.space.hyperparameter import HyperParameter
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.stats.opening import StructureGains, gain_per_second, seconds_to_earn
 
-_COMPILE_SHARE = 0.2  # of the time of a search
+_COMPILE_SHARE = 0.5  # of the time of a search: benchmarks/results/costs.md
 _LAST_SHARE = 1 / 3  # of the time of a search, in which nothing is opened
-_LONGEST_VISIT = 8  # batches
+_LONGEST_VISIT = 2  # batches: likewise
 _LEAST_GAIN = 0.01  # of the best loss, over all the time that is left
 _NUM_ASKED = 16  # proposals of a sampler that knows no beliefs, for each that these choose
-_FULL_BELIEF = 10  # trials until beliefs begin to fade for such a sampler
+_FULL_BELIEF = 10  # trials until beliefs begin to fade, or are over where the sampler learns
 _LEAST_BATCH = 2  # trials: one says nothing of a structure
 _LARGE_BATCH = 4  # proposals, of which two can be spared for what no model has a say in
 _DIVERGES = 2  # trials that diverge until their structure is held to be the reason
@@ -186,7 +187,9 @@ class CostedSampler(Sampler):
         rng: np.random.Generator,
     ) -> list[dict[str, Value]]:
         """What the inner sampler proposes, steered by the beliefs."""
-        if not self.beliefs:
+        # What names tell is for the beginning; one that learns then knows better. What its user believes it has itself.
+        knows_better = self.learns and len(completed) >= _FULL_BELIEF
+        if not self.beliefs or knows_better:
             return self.inner.propose(space, completed, pending, count, rng)
         steered = self.inner.with_beliefs(self.beliefs)
         if steered is not self.inner:
@@ -273,15 +276,13 @@ class _Rationing:
     # Opening another -------------------------------------------------------------------------------------------
 
     def _may_open(self, count: int) -> bool:
-        """Whether a further structure is to be thought about: by time, by what compiling took, by the visit."""
+        """Whether a further structure is to be thought about: by time, and by the visit."""
         structures, moment = self.structures, self._moment
         newest = structures.opened[-1]
         if not newest.trials or moment.seconds_left < _LAST_SHARE * moment.seconds:
             return False
-        if structures.spent_seconds + structures.compile_seconds > _COMPILE_SHARE * moment.seconds:
-            return False
         first = next(i for i, each in enumerate(self._own) if each is newest.trials[0])
-        batches = min(1 << (len(structures.opened) - 1), _LONGEST_VISIT)
+        batches = min(1 << (structures.num_compiled - 1), _LONGEST_VISIT)
         return len(self._own) - first + len(self._pending) >= max(count, _LEAST_BATCH) * batches
 
     def _anywhere(self) -> list[dict[str, Value]]:
@@ -290,22 +291,25 @@ class _Rationing:
         proposals = self._sampler.ask(self._space, self._completed, pending, 1, self._rng)
         return [values for values in proposals if not self._own or self._fits(values)]
 
+    def _opening_seconds(self, values: Values) -> float:
+        return self.structures.chance_to_open(values) * self.structures.compile_seconds
+
     def _fits(self, values: Values) -> bool:
-        opening = self.structures.chance_to_open(values) * self.structures.compile_seconds
-        return opening + (self.structures.training_seconds or 0.0) <= self._moment.seconds_left
+        return self._opening_seconds(values) + (self.structures.training_seconds or 0.0) <= self._moment.seconds_left
 
     def _earns_its_seconds(self, values: Values, count: int) -> bool:
-        """(3) of `stats.opening`; a configuration of a structure that is there opens none."""
-        structures, left = self.structures, self._moment.seconds_left
+        """(3) of `stats.opening`, within what may be compiled; what is there already earns whatever it gives."""
+        structures, left, opening = self.structures, self._moment.seconds_left, self._opening_seconds(values)
         if structures.is_there(values):
             return True
+        if structures.spent_seconds + opening > _COMPILE_SHARE * self._moment.seconds:
+            return False
         training = structures.training_seconds or 0.0
         recent = 2 * max(count, _LEAST_BATCH)
         losses = [each.loss for each in self._own]
         best = min(losses, default=math.inf)
         least = _LEAST_GAIN * abs(best) / left if math.isfinite(best) else 0.0
         rate = gain_per_second(losses, [seconds_of(each, training) for each in self._own], recent, least=least)
-        opening = structures.chance_to_open(values) * structures.compile_seconds
         return bool(self._gains().of_new > rate * seconds_to_earn(left, opening, training))
 
     def _gains(self) -> StructureGains:
@@ -326,23 +330,42 @@ class _Rationing:
         return sorted(usable, key=lambda opened: -promise(opened))
 
     def _inside(self, opened: Opened, count: int) -> list[dict[str, Value]]:
-        """What the inner sampler proposes in one structure.
+        """What the inner sampler proposes in one structure."""
+        there = [values for values in self._within(opened, count) if self.structures.is_there(values)]
+        if there:
+            return there
+        # All of them had a dear value after all: a dropout of zero, say, which is where models like to look. So a few
+        # are drawn; where none of those is new, there is hardly anything left.
+        encoding = Encoding(self._space_of(opened))
+        if not len(encoding):
+            return []
+        prior = Prior(encoding, self._sampler.beliefs)
+        return self._new(encoding, prior.through(self._rng.random((_NUM_ASKED, len(encoding)))))[:count]
 
-        It is asked in a space whose dear hyperparameters have one value. Trials of other structures are to it what
-        trials of earlier searches are: they say where to look, how much is learned from the data, and none of them was
-        tried here.
+    def _within(self, opened: Opened, count: int) -> list[dict[str, Value]]:
+        """What the inner sampler proposes where the dear hyperparameters have the values of a structure.
+
+        Trials with other values are to it what trials of earlier searches are: they say where to look, how much is
+        learned from the data, and none of them was tried there.
         """
-        space = self._space_of(opened)
-        here = {id(each) for each in opened.trials} if self._sampler.uses_earlier else set(map(id, self._completed))
-        others = [each for each in self._completed if id(each) not in here]
-        history = [*(dataclasses.replace(each, earlier=True) for each in others), *opened.trials]
-        proposals = self._sampler.ask(space, history, opened.pending, count, self._rng)
-        # A cheap switch may have turned a dear hyperparameter on.
-        return [values for values in proposals if self.structures.is_there(values)]
+        dear = self._dear(opened)
+
+        def is_here(values: Values) -> bool:
+            adapted = self._encoding.adapt(values)
+            return all(adapted.get(name) == value for name, value in dear.items())
+
+        here = [each for each in self._own if is_here(each.values)]
+        known = set(map(id, here))
+        others = [each for each in self._completed if id(each) not in known] if self._sampler.uses_earlier else []
+        history = [*(dataclasses.replace(each, earlier=True) for each in others), *here]
+        pending = [values for values in (*self._pending, *self._found) if is_here(values)]
+        return self._sampler.ask(self._space_of(opened), history, pending, count, self._rng)
+
+    def _dear(self, opened: Opened) -> dict[str, Value]:
+        return {name: opened.values[name] for name in self.structures.rationed if name in opened.values}
 
     def _space_of(self, opened: Opened) -> HyperParameters:
-        dear = {name: opened.values[name] for name in self.structures.rationed if name in opened.values}
-        return fixed_at(self._space, dear)
+        return fixed_at(self._space, self._dear(opened), defaults=opened.values)
 
     def _spread(self, opened: Opened, count: int) -> list[dict[str, Value]]:
         """The first batch: a scrambled Sobol sequence through the beliefs, in one structure."""
@@ -383,18 +406,32 @@ def has_failed(opened: Opened) -> bool:
     return len(opened.trials) > num_diverged or num_diverged >= _DIVERGES
 
 
-def fixed_at(space: HyperParameters, values: Mapping[str, Value]) -> HyperParameters:
+def fixed_at(
+    space: HyperParameters, values: Mapping[str, Value], *, defaults: Mapping[str, Value] | None = None
+) -> HyperParameters:
     """A space in which some hyperparameters have one value.
+
+    Args:
+        space: the whole one.
+        values: the hyperparameters that have one value.
+        defaults: of the others, so that a sampler that begins with defaults does not begin anew in each structure.
 
     Example:
 
     >>> space = HyperParameters()
     >>> _ = space.Int("layers", 1, 9), space.Float("rate", 0.0, 1.0)
-    >>> Encoding(fixed_at(space, {"layers": 3})).decode([0.5])
-    {'layers': 3, 'rate': 0.5}
+    >>> encoding = Encoding(fixed_at(space, {"layers": 3}, defaults={"rate": 0.25}))
+    >>> encoding.decode([0.5]), encoding.defaults()
+    ({'layers': 3, 'rate': 0.5}, {'layers': 3, 'rate': 0.25})
     """
     narrow = HyperParameters()
-    narrow.merge(
-        [Fixed(each.name, values[each.name], each.conditions) if each.name in values else each for each in space.space]
-    )
+    parts: list[HyperParameter] = []
+    for each in space.space:
+        default = (defaults or {}).get(each.name)
+        if each.name in values:
+            each = Fixed(each.name, values[each.name], each.conditions)
+        elif default is not None and each.num_values != 1 and each.contains(default):
+            each = type(each).from_config({**each.get_config(), "default": default})
+        parts.append(each)
+    narrow.merge(parts)
     return narrow

@@ -11,8 +11,9 @@ differed in did. From that each hyperparameter gets a rate, the share of its cha
 (3) is the expectation step of a noisy or: of several that differed one has opened the structure, nobody knows which.
 
 The prior is what is nearly always so: a fractional number (a learning rate, a dropout) is lifted into a program's
-arguments, so its changes open nothing; whole numbers, names and switches are assumed to open one each time, until they
-are seen not to. Wide programs, which train many widths, show as changes that opened nothing.
+arguments, so its changes open nothing; but a rate of zero may mean that a layer is not there. That, whole numbers,
+names and switches are assumed to open one each time, until they are seen not to. Wide programs, which train many
+widths, show as changes that opened nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _OPENS, _IS_LIFTED = 1.0, 0.02  # priors of (1)
 _PRIOR_WEIGHT = 0.5
 _RATIONED = 0.5  # of a training: what opens a structure at less than that, expected, need not be thought about
 _LEAST_RATE = 0.1  # nor what opens one so rarely, however short trainings are
+_LEAST_OF_FRACTIONS = 0.5  # of fractional numbers: what is left to vary where all else stays as it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +78,13 @@ class Structures:
         compile_seconds: float = USUAL_COMPILE_SECONDS,
     ) -> None:
         self._encoding = encoding
+        fractions = [each.hyperparameter for each in encoding.dimensions if is_fractional(each.hyperparameter)]
+        self._fractions = {each.name for each in fractions}
+        self._with_zero = {each.name for each in fractions if each.contains(0.0)}
         own = [each for each in completed if not each.earlier]
         self._num_ended = len(own)
         self._timed = [each for each in own if each.costs is not None]
-        self._seen = [(each, encoding.adapt(each.values)) for each in self._timed]
+        self._seen = [(each, self._features(each.values)) for each in self._timed]
         self._counts: dict[str, list[float]] = {}  # blame for openings, and changes
         self._priors = _priors(encoding)
         self.rates = dict(self._priors)
@@ -114,6 +119,11 @@ class Structures:
                 openings, changes = self._counts[name]
                 self.rates[name] = (_PRIOR_WEIGHT * self._priors[name] + openings) / (_PRIOR_WEIGHT + changes)
 
+    def _features(self, values: Values) -> dict[str, Value]:
+        """A configuration as today's space has it, and of its fractional numbers whether they are zero."""
+        adapted = self._encoding.adapt(values)
+        return {**adapted, **{_zero(name): adapted[name] == 0 for name in self._with_zero if name in adapted}}
+
     def _nearest(self, values: Values, others: Sequence[Values]) -> Values | None:
         return min(others, key=lambda other: self._odds(values, other), default=None)
 
@@ -144,12 +154,22 @@ class Structures:
         if self._num_ended and all(each.costs is None or each.costs.structure is None for each in self._timed):
             return ()
         least = max(_RATIONED * (self.training_seconds or 0.0), _LEAST_RATE * self.compile_seconds)
-        return tuple(name for name, rate in self.rates.items() if rate * self.compile_seconds > least)
+        return tuple(
+            name
+            for name, rate in self.rates.items()
+            if rate * self.compile_seconds > least and not (name in self._fractions and rate <= _LEAST_OF_FRACTIONS)
+        )
+
+    @property
+    def num_compiled(self) -> int:
+        """Programs so far, those of pending trials included: at least one, and no more than there are structures."""
+        known = {each.costs.structure for each in self._timed if each.costs is not None}
+        return max(1, len(known) + sum(not opened.trials for opened in self.opened))
 
     def chance_to_open(self, values: Values) -> float:
         """The probability that a configuration needs a structure that is not there yet, eq. (2)."""
-        there = [opened.values for opened in self.opened]
-        return min((self._odds(values, other) for other in there), default=1.0)
+        features = self._features(values)
+        return min((self._odds(features, self._features(each.values)) for each in self.opened), default=1.0)
 
     def is_there(self, values: Values) -> bool:
         """Whether a configuration has all its dear values in common with a structure that is there."""
@@ -157,8 +177,8 @@ class Structures:
 
     def signature(self, values: Values) -> frozenset[tuple[str, Value]]:
         """The dear values of a configuration: what tells structures apart, as far as is known."""
-        rationed = self.rationed
-        return frozenset((name, values[name]) for name in rationed if name in values)
+        features = self._features(values)
+        return frozenset((name, features[name]) for name in self.rationed if name in features)
 
     def _opened(self, own: Sequence[Observation], pending: Sequence[Values]) -> list[Opened]:
         ended: dict[frozenset[tuple[str, Value]], list[Observation]] = {}
@@ -190,9 +210,16 @@ def _priors(encoding: Encoding) -> dict[str, float]:
     """By name, how likely a change is to open a structure; nothing of what never changes."""
     priors: dict[str, float] = {}
     for dimension in encoding.dimensions:
+        if is_fractional(dimension.hyperparameter) and dimension.hyperparameter.contains(0.0):
+            priors[_zero(dimension.name)] = _OPENS
         prior = _IS_LIFTED if is_fractional(dimension.hyperparameter) else _OPENS
         priors[dimension.name] = max(prior, priors.get(dimension.name, 0.0))
     return priors
+
+
+def _zero(name: str) -> str:
+    """What tells whether a fractional number is zero, among the features of a configuration."""
+    return f"{name} is 0"
 
 
 def is_fractional(hyperparameter: HyperParameter) -> bool:
