@@ -94,5 +94,8 @@ def test_a_clock_that_travels_goes_on_there_with_what_is_left(times):
     clock = Clock(10, spent_seconds=3, now=times)
     there = pickle.loads(pickle.dumps(clock))
     assert there.is_running and 0 < there.left() <= 7
+    make, (left, sent) = clock.__reduce__()
+    assert left == 7 and make(left, sent - 100).is_over(), "it was under way for longer than was left"
+    assert make(left, sent + 100).left() > 6, "a time of day that was set back gives nothing"
     endless = pickle.loads(pickle.dumps(Clock()))
     assert endless.left() == math.inf and not endless.is_limited

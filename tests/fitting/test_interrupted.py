@@ -56,18 +56,20 @@ def no_bag(monkeypatch):
     monkeypatch.setattr("manyfit.fitting.phases.best_bag", lambda *arguments: None)
 
 
-def tuner_in(folder, **options):
-    return kt.RandomSearch(tiny.build, "val_loss", seed=0, directory=folder, population=False, **options)
+def tuner_in(folder, *, population=False):
+    return kt.RandomSearch(tiny.build, "val_loss", seed=0, directory=folder, population=population)
 
 
-def interrupted(folder, at, number=signal.SIGINT, **options):
-    tuner = tuner_in(folder)
+def interrupted(folder, at, number=signal.SIGINT, *, population=False, **options):
+    tuner = tuner_in(folder, population=population)
     return tuner.fit(X[:60], Y[:60], max_trials=3, callbacks=[InterruptAt(at, number)], **{**ROWS, **options})
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_best_epoch_so_far_is_the_winner_of_a_fit_that_is_interrupted(tmp_path, number):
-    winner = interrupted(tmp_path, 5, number, verbose=0)
+@pytest.mark.parametrize(
+    ("number", "population"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGINT, True)]
+)
+def test_the_best_epoch_so_far_is_the_winner_of_a_fit_that_is_interrupted(tmp_path, number, population):
+    winner = interrupted(tmp_path, 8, number, population=population, verbose=0)
     assert winner.ended_by == "interrupted" and "in the phase 'search'" in winner.reasons[-1]
     assert "it was interrupted" in repr(winner) and "a search that was still going on" in repr(winner)
     curves = [

@@ -15,6 +15,7 @@ import pytest
 import tiny
 
 from manyfit.core.errors import ProjectError, UsageError
+from manyfit.evidence.test_rows import Looks
 from manyfit.fitting.card import WinnerCard
 from manyfit.fitting.winner_files import WinnerFacts
 
@@ -128,7 +129,11 @@ def test_evaluate_counts_as_a_look_and_gives_intervals(tuner):
     assert first.scores["winner"]["accuracy"].low < first["accuracy"] < first.scores["winner"]["accuracy"].high
     again = together(tuner).evaluate(X[90:], Y[90:])
     assert again.times_used == 2
-    assert tuner.evaluate(X[90:], Y[90:], models=together(tuner).model, verbose=0).times_used == 2  # the same ensemble
+    fused = together(tuner).model
+    assert tuner.evaluate(X[90:], Y[90:], models=fused, verbose=0).times_used == 2  # the same ensemble
+    looks = len(Looks(tuner.store).all())
+    fused.evaluate(X[:20], Y[:20], verbose=0)  # other rows, by the model's own method
+    assert len(Looks(tuner.store).all()) == looks + 1
 
 
 def test_one_keras_file_holds_model_and_card(tuner, tmp_path):

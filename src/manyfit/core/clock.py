@@ -61,10 +61,11 @@ class Clock:
         clock.start()
         return clock
 
-    def __reduce__(self) -> tuple[Callable[..., Clock], tuple[float | None]]:
-        # A clock that travels to another process goes on there with what is left: the two share no time.
+    def __reduce__(self) -> tuple[Callable[..., Clock], tuple[float | None, float]]:
+        # A clock that travels to another process goes on there with what is left when it arrives. The time of day is
+        # all that two processes share: a worker takes seconds to start.
         left = self.left()
-        return Clock.started, (None if math.isinf(left) else left,)
+        return _arrived, (None if math.isinf(left) else left, time.time())
 
     def now(self) -> float:
         """A time in seconds to measure steps by: that of the call that it is a part of, where there is one."""
@@ -122,3 +123,9 @@ class Clock:
     def begins_nothing(self) -> bool:
         """Whether the limit is reached, or what is left was too short for a step; what runs may still end."""
         return self.refused_seconds is not None or self.is_over()
+
+
+def _arrived(left: float | None, sent: float) -> Clock:
+    """A clock in another process than the one that it was started in."""
+    under_way = max(0.0, time.time() - sent)  # the time of day may have been set back meanwhile
+    return Clock.started(None if left is None else max(0.0, left - under_way))

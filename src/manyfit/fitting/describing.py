@@ -51,6 +51,9 @@ class FittedSearch(Protocol):
     def latest_search(self) -> AskedSearch | None:
         """What it has searched in this process."""
 
+    def counted(self, model: Any) -> Any:
+        """The model, whose own `evaluate` is a look at test rows, too."""
+
     def evaluate(self, x: Any, y: Any = None, *, models: object = None, **options: Any) -> Evaluation:
         """The held-out score of models, counted as a look at test rows."""
 

@@ -36,6 +36,7 @@ def interrupted(
         found = on_disk(tuner)
         return None if found is None else found.again(tuner, _interrupted(found.card, time, reasons))
     tuner.model_origins[model] = best.trial_id
+    tuner.counted(model)
     # Its trial may not have ended, so that only whoever watched it knows how good it was.
     card = _interrupted(standing.card(best), time, reasons)
     return Winner(model=model, search=tuner).again(tuner, card)

@@ -110,6 +110,7 @@ class Winner:
         if self.search is not None:  # so that looks at test rows with it are looks with the ensemble
             artefacts = Artefacts(self.search.store)
             artefacts.note_file(weights_hash(fused), artefacts.of(self.ensemble))
+            self.search.counted(fused)
         return fused
 
     def predict(self, x: FitData, *, batch_size: int = 1024) -> Prediction:

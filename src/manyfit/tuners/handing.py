@@ -23,7 +23,11 @@ class HandingTuner(PopulationTuner):
 
     def get_best_models(self, num_models: int | None = None) -> list[Any]:
         """See `ModelTuner`. Their `evaluate` counts as a look at test rows."""
-        return [self._finish.final.counted(model) for model in super().get_best_models(num_models)]
+        return [self.counted(model) for model in super().get_best_models(num_models)]
+
+    def counted(self, model: Any) -> Any:
+        """The model, whose `evaluate` counts as a look at test rows from now on; an ensemble comes back as another."""
+        return self._finish.final.counted(model)
 
     def predictions(self, trials: str | Sequence[str] | None = None, *, test: bool = False) -> PredictionTable:
         """What the search's trials said of rows that they did not train on, as a table: print it, or `.to_csv(path)`.

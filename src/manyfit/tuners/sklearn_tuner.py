@@ -390,6 +390,10 @@ class SklearnTuner(BaseTuner):
         del execution
         return self._path(trial.trial_id).exists()
 
+    def counted(self, model: Any) -> Any:
+        """See `Tuner.counted`; an estimator has no `evaluate` of its own."""
+        return self._finish.final.counted(model)
+
     def load_model(self, trial: Trial, execution: int | None = None) -> Any:
         """A trial's estimator, trained on all rows of the search.
 
