@@ -410,7 +410,8 @@ class _Fit:
     def _bagged(self, hand: Ensemble | None, verbose: Any) -> Ensemble | None:
         """The bag, if there is time for one and it is better than what is in hand."""
         left = self._clock.left() - self._for_the_end()
-        bag = self._best_bag(left)
+        # What the search has kept free for it, less the epoch that it ended with: that much may come off the end.
+        bag = self._best_bag(self._clock.left())
         if bag is None:
             self._reasons.append(
                 "No bag: it does not fit into the time that is left, or promises less than trials did."
