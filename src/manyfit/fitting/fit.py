@@ -180,6 +180,7 @@ class _Fit:
             folder, self._oracle.objective, max_seconds=self._limit(), phases=self._phases, say=say, now=now
         )
         self._hand: Ensemble | None = None
+        self._planned: phases.Bag | None = None  # what the search makes room for
         self._combining = 0.0  # seconds that it took to combine models
         self._held = HeldOut(Call())
 
@@ -367,7 +368,7 @@ class _Fit:
     def _needed_afterwards(self) -> float:
         """Seconds that are kept free of the search."""
         end = self._for_the_end()
-        bag = self._best_bag(self._clock.left() - end) if self._may_bag else None
+        bag = self._planned = self._best_bag(self._clock.left() - end) if self._may_bag else None
         return end + (0.0 if bag is None else bag.seconds)
 
     def _for_the_end(self) -> float:
@@ -410,8 +411,8 @@ class _Fit:
     def _bagged(self, hand: Ensemble | None, verbose: Any) -> Ensemble | None:
         """The bag, if there is time for one and it is better than what is in hand."""
         left = self._clock.left() - self._for_the_end()
-        # What the search has kept free for it, less the epoch that it ended with: that much may come off the end.
-        bag = self._best_bag(self._clock.left())
+        # Else the one that the search has ended for: what it stopped has a score by now, and changes the forecast.
+        bag = self._best_bag(left) or self._planned
         if bag is None:
             self._reasons.append(
                 "No bag: it does not fit into the time that is left, or promises less than trials did."
