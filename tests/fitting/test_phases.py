@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from manyfit.core.clock import Clock
+from manyfit.fitting.fit import SearchClock
 from manyfit.fitting.phases import GAIN_OF_BAG, Tried, bag_seconds, best_bag, gain_of_search, seconds_for_the_end
 
 
@@ -71,3 +73,12 @@ def test_some_time_is_kept_for_the_end():
     assert seconds_for_the_end(None) == 0
     assert seconds_for_the_end(100.0) == 5.0
     assert seconds_for_the_end(100.0, combining=8.0) == 8.0
+
+
+def test_a_search_that_is_over_stays_so():
+    """The bag that it ended for does not fit any more a moment later; that is no time for another trial."""
+    needed = iter([5.0, 20.0, 0.0])
+    clock = SearchClock(Clock(20.0), lambda: next(needed))
+    assert [clock.left() for _ in range(3)] == [15.0, 0.0, 0.0]
+    assert clock.begins_nothing()
+    assert math.isinf(SearchClock(Clock(), lambda: 1.0).left())

@@ -157,7 +157,10 @@ def test_caps_of_hyperband(tmp_path):
     assert 11 < tuner.results().epochs_spent <= 20
     tuner = kt.Hyperband(build, "val_loss", directory=tmp_path / "seconds", max_seconds=0.5, **arguments)
     tuner.search(**fit_arguments())  # without the cap it would never end
-    assert {trial.status for trial in tuner.oracle.trials.values()} == {"COMPLETED"}
+    assert tuner.ended_by == "max_seconds"
+    # What had no epoch behind it when the time was up is left for the next search.
+    ended = [trial for trial in tuner.oracle.trials.values() if trial.executions]
+    assert {trial.status for trial in ended} <= {"COMPLETED"}
 
 
 def test_eight_configurations_are_tried_once_and_kerastuners_values_are_readable(tmp_path):

@@ -28,7 +28,7 @@ from manyfit.ensemble.ensemble import Ensemble
 from manyfit.fitting import in_hand, phases
 from manyfit.fitting.comparison import difference
 from manyfit.fitting.holdout import NUM_FOLDS, HeldOut, hold_out
-from manyfit.fitting.length import with_length
+from manyfit.fitting.length import no_time_for_an_epoch, with_length
 from manyfit.fitting.record import FitRecord
 from manyfit.fitting.signals import Interruptible, what_is_kept
 from manyfit.fitting.standing import Standing
@@ -111,6 +111,8 @@ class CanDo:
 class SearchClock(Clock):
     """The clock of a search that is a part of `fit`: over when the rest is needed for what comes afterwards.
 
+    Once over it stays so: what a last trial changes in the forecast does not begin the search again.
+
     Args:
         whole: of the whole call.
         needed: seconds that what comes afterwards will take.
@@ -119,11 +121,15 @@ class SearchClock(Clock):
     def __init__(self, whole: Clock, needed: Callable[[], float]) -> None:
         super().__init__(within=[whole])
         self._needed = needed
+        self._was_over = False
 
     def left(self) -> float:
         """See `Clock.left`."""
-        left = super().left()
-        return left if math.isinf(left) else max(0.0, left - self._needed())
+        left = 0.0 if self._was_over else super().left()
+        if left and not math.isinf(left):
+            left = max(0.0, left - self._needed())
+        self._was_over = left == 0.0
+        return left
 
 
 def fit(
@@ -339,7 +345,7 @@ class _Fit:
                 self._reasons.append(f"The search broke off: {first_line(error)}")
         found = self._completed()
         if not found:
-            raise self._no_time()
+            raise no_time_for_an_epoch(self._clock.max_seconds, self._oracle.clock.refused_seconds)
         ended = self._tuner.ended_by
         self._reasons.append(f"{len(found)} of {len(self._oracle.trials)} trials have a score.")
         return "trials" if ended is None else _ENDED_BY.get(ended, "trials")
@@ -470,13 +476,6 @@ class _Fit:
         """The trials with a score, the best first."""
         found = [tried_of(trial, self._oracle.objective.loss(trial.score)) for trial in self._completed()]
         return sorted(found, key=lambda one: one.loss)
-
-    def _no_time(self) -> SearchError:
-        limit = self._clock.max_seconds
-        got = f"{limit:g} s, which ended before the first epoch of a model was finished" if limit else "no epoch"
-        allowed = "time for one epoch at least, and for what is compiled before it"
-        where = "fit()" if limit is None else f"fit(max_seconds={limit:g})"
-        return SearchError(explain(where, got, allowed, f"Type max_seconds={10 * (limit or 6):g}, say."))
 
 
 def tried_of(trial: Trial, loss: float) -> phases.Tried:

@@ -1,4 +1,4 @@
-"""How long a training is, where the caller of `fit` says nothing of it."""
+"""How long a training is where the caller of `fit` does not say, and what to say where no time is left for one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import keras
 
+from manyfit.core.errors import SearchError, explain
 from manyfit.core.objective import MEASURES
 from manyfit.data.call import Call
 from manyfit.oracles import Oracle
@@ -37,3 +38,22 @@ def with_length(call: Call, oracle: Oracle, say: Callable[[str], None]) -> Call:
         said = f"a training ends {PATIENCE} epochs after its best {name}, or as {type(oracle.scheduler).__name__} says"
     say(f"fit: no epochs were given: {said}.")
     return call.with_(epochs=MOST_EPOCHS, callbacks=[*call.callbacks, patience])
+
+
+def no_time_for_an_epoch(limit: float | None, predicted: float | None) -> SearchError:
+    """What to tell who gave too little time.
+
+    Args:
+        limit: seconds that there were; None: no limit.
+        predicted: seconds of the step that was not begun, since it did not fit; None: none was refused.
+    """
+    if limit is None:
+        got, where = "no epoch", "fit()"
+    else:
+        got = f"{limit:g} s, which ended before the first epoch of a model was finished"
+        where = f"fit(max_seconds={limit:g})"
+    step = "" if predicted is None else f" (the next step would have taken about {predicted:.2g} s)"
+    allowed = f"time for one epoch at least, and for what is compiled before it{step}"
+    enough = max(10 * (limit or 6), 10 * (predicted or 0))
+    kept = " What was compiled by then need not be so again." if limit is not None else ""
+    return SearchError(explain(where, got, allowed, f"Type max_seconds={enough:.3g}, say.{kept}"))
