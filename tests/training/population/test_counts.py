@@ -75,7 +75,9 @@ def test_confirming_three_winners(counts):
 def test_a_search_commits_once_per_epoch_of_a_batch_and_twice_per_trial(counts, search, batches):
     handed_out = TRIALS // SLOTS  # four trials at a time
     data, clock, end = 1, 1, 1  # which rows it has, the seconds it took, why it ended
-    assert counts[search]["commits"] == handed_out + batches + 2 * TRIALS + data + clock + end
+    besides = handed_out + 2 * TRIALS + data + clock + end
+    # Batches of several programs that end at the same moment are reported together.
+    assert besides + batches / 2 <= counts[search]["commits"] <= besides + batches
 
 
 def test_confirming_commits_once_per_epoch_and_execution(counts):
