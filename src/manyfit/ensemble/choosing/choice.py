@@ -63,8 +63,13 @@ class Gain:
 
     @property
     def proven(self) -> bool:
-        """Whether the gain surely is above `least`: said in at most one case of twenty where it is not."""
-        return self.bound > self.least or (self.evidence > self.enough and self.estimate > self.least)
+        """Whether the gain surely is above `least`: said in at most one case of twenty where it is not.
+
+        And not where zero lies in the interval that is printed beside the word, unless it is the labels' own evidence
+        that tells, which the interval knows nothing of.
+        """
+        by_mean = self.bound > self.least and self.low > 0.0
+        return by_mean or (self.evidence > self.enough and self.estimate > self.least)
 
     def unproven(self) -> Gain:
         """The same estimate, with zero in its interval and no claim of a proof."""
@@ -285,7 +290,8 @@ def choose(
     measured = Losses(metric, problem, nested, luck=luck)
     averaged = averaged_of(runs, lambda run, of: run.nested(pick, of=of))
     stated = measured if averaged is None else Losses(metric, problem, nested, averaged=averaged, luck=luck)
-    evidence = log_evidence(runs, nested)
+    # Of rows with these models: where folds have models of their own, others would be used.
+    evidence = -math.inf if luck is not None else log_evidence(runs, nested)
     gain = gain_between(stated, "single best", "procedure", settings, evidence=evidence)
     ensembling = gain_between(stated, "baseline", "procedure", settings, evidence=evidence)
     several = (problem.num_members if judging.num_kept is None else judging.num_kept) > 1
