@@ -164,7 +164,9 @@ def test_recording_a_trial_costs_the_same_however_many_there_are(project):
 
     tuner = tiny.numbers(run, objective="loss", max_trials=30, seed=0, **project)
     tuner.search(verbose=0)
-    assert len(set(np.diff(rows))) == 1
+    changes = np.diff(rows)
+    # After 8, 16, ... trials who leads is written down, too.
+    assert changes.max() - changes.min() <= 1 and (changes > changes.min()).sum() == 2
 
 
 def test_an_oracle_that_nobody_uses_is_gone():
