@@ -8,7 +8,7 @@
 
 The clock starts with the rows in memory; imports count. What a contestant returns is scored once, on rows that it has
 not seen, after its clock has stopped. Who takes a fifth longer than allowed is last, and so is who returns nothing. A
-run begins when the machine is idle (a load of at most 1.2). Rivals that use Keras do so on the backend that was their
+run begins when the machine is idle (a load of at most 1.2 before the first one). Rivals that use Keras do so on the backend that was their
 fastest for that kind of model in `structures.py`. Results are appended to a file, one line a run, and what it has is
 not run again.
 """
@@ -33,22 +33,37 @@ from minutes_tasks import TASKS, named
 HERE = Path(__file__).resolve().parent
 US = "Manyfit"
 MOST_LOAD = 1.2
+MOST_BUSY = 0.1  # share of the processors
 LATE = 1.2  # of the seconds: last
 TIE = 1e-9
 
 
-def wait_for_idle(patience: float) -> float:
-    """The load, as soon as it is low.
+def wait_for_idle(patience: float, *, first: bool) -> float:
+    """The share of the processors that others use, as soon as it is low.
+
+    Before the first run the load has to be low. Afterwards that is still the load of the run before, for a minute, so
+    what is used at the moment counts.
 
     Raises:
         SystemExit: it does not become so.
     """
     until = time.monotonic() + patience
-    while (load := os.getloadavg()[0]) > MOST_LOAD:
+    while (busy := os.getloadavg()[0] / MOST_LOAD if first else _busy_share() / MOST_BUSY) > 1:
         if time.monotonic() > until:
-            sys.exit(f"The machine is busy: its load is {load:.1f}, of at most {MOST_LOAD}.")
-        time.sleep(5)
-    return load
+            sys.exit(f"The machine is busy: {busy:.1f} times as much as allowed (a load of {MOST_LOAD}).")
+        time.sleep(2)
+    return _busy_share()
+
+
+def _busy_share(seconds: float = 1.0) -> float:
+    def times() -> tuple[float, float]:
+        numbers = [float(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+        return sum(numbers), numbers[3] + numbers[4]  # idle, and waiting for a disk
+
+    before = times()
+    time.sleep(seconds)
+    total, idle = (now - then for now, then in zip(times(), before, strict=True))
+    return 1.0 - idle / total if total else 0.0
 
 
 def play(task: str, contestant: str, seconds: float, seed: int, python: str) -> dict[str, Any]:
@@ -178,13 +193,15 @@ def main() -> None:
     ]  # fmt: skip
     known = [json.loads(line) for line in options.runs.read_text().splitlines()] if options.runs.exists() else []
     done = {(run["task"], run["contestant"], run["seconds"], run["seed"]) for run in known}
+    first = True
     for seconds, seed in plan:
         for task in tasks:
             for name in options.contestants:
                 if (task, name, seconds, seed) in done:
                     continue
                 what = {"task": task, "contestant": name, "seconds": seconds, "seed": seed}
-                what["load"] = round(wait_for_idle(options.patience), 2)
+                what["busy"] = round(wait_for_idle(options.patience, first=first), 2)
+                first = False
                 what |= play(task, name, seconds, seed, pythons.get(name, sys.executable))
                 known.append(what)
                 with options.runs.open("a") as file:
