@@ -8,9 +8,9 @@
 
 The clock starts with the rows in memory; imports count. What a contestant returns is scored once, on rows that it has
 not seen, after its clock has stopped. Who takes a fifth longer than allowed is last, and so is who returns nothing. A
-run begins when the machine is idle (a load of at most 1.2 before the first one). Rivals that use Keras do so on the backend that was their
-fastest for that kind of model in `structures.py`. Results are appended to a file, one line a run, and what it has is
-not run again.
+run begins when the machine is idle (a load of at most 1.2 before the first one). Rivals that use Keras do so on the
+backend that was their fastest for that kind of model in `structures.py`. Results are appended to a file, one line a
+run, and what it has is not run again.
 """
 
 from __future__ import annotations
