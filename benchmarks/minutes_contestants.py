@@ -266,8 +266,9 @@ def manyfit(start: Start) -> Predict:
         directory=start.folder,
     )
     winner = tuner.fit(
-        start.rows.x, start.rows.y, max_seconds=start.left(), batch_size=start.task.batch_size, verbose=0
-    )
+        start.rows.x, start.rows.y, max_seconds=start.left(), batch_size=start.task.batch_size,
+        time_ordered=start.task.in_order, verbose=0,
+    )  # fmt: skip
     records = getattr(tuner.programs(), "records", ())
     start.told |= {
         "trials": len(tuner.oracle.trials),

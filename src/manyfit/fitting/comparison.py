@@ -9,6 +9,7 @@ import numpy as np
 
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.metrics import Metric, surrogate
+from manyfit.store.facts import Leader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,25 +42,42 @@ class Lead:
         )
 
 
-def difference(first: Ensemble, second: Ensemble) -> Lead:
+def difference(first: Ensemble, second: Ensemble, *, leader: Leader | None = None) -> Lead:
     """How much better a second ensemble is than a first one, from paired losses of the rows that both have seen.
 
     What weights that were fitted to these rows flatter is taken from each: the loss of its cross-fitting less that of
     its fit. Where one model of each configuration has predicted a row, and a mean of several will be used, what that
     gains is added, as far as it is known.
 
+    Where the first one is a single model, the best of a search on these very rows, it is too good for having been
+    chosen; that is taken from it, too, as far as it is known in its metric. Models of folds were trained after the
+    choice.
+
     Args:
         first: fitted on rows with identities.
         second: likewise.
+        leader: of the search that has chosen the first one, and its luck in that.
     """
     metric = first.metric if first.metric.row_losses is not None else surrogate(first.metric, first.task)
     found = _paired(first, second, metric)
+    if leader is not None and _has_chosen(leader, first):
+        found = dataclasses.replace(found, estimate=found.estimate + (leader.luck or 0.0))
     near = surrogate(metric, first.task)
     # Equal numbers of mistakes say little of few rows; the loss has something to say of each.
     if abs(found.estimate) <= found.standard_error and near != metric:
         closer = _paired(first, second, near)
         return closer if closer.favours_second and found.estimate >= -found.standard_error / 2 else found
     return found
+
+
+def _has_chosen(leader: Leader, first: Ensemble) -> bool:
+    """Whether an ensemble is the leader of a search alone, measured as the search has measured it, in means of rows."""
+    if not first.refused or first.problem is None:
+        return False
+    loss = first.metric.loss(first.pool(first.problem.predictions, first.task), first.problem)
+    score = first.metric.to_score(loss, first.problem)
+    is_mean = any(math.isclose(score, each, abs_tol=1e-9) for each in (loss, 1.0 - loss))
+    return is_mean and math.isclose(score, leader.score, rel_tol=1e-2, abs_tol=1e-6)
 
 
 def _paired(first: Ensemble, second: Ensemble, metric: Metric) -> Lead:

@@ -25,6 +25,7 @@ from manyfit.data.call import Call
 from manyfit.data.kinds import Ability
 from manyfit.ensemble.choosing.methods import SHRUNK
 from manyfit.ensemble.ensemble import Ensemble
+from manyfit.ensemble.settings import EnsembleSettings
 from manyfit.fitting import in_hand, phases
 from manyfit.fitting.comparison import difference
 from manyfit.fitting.holdout import NUM_FOLDS, HeldOut, hold_out
@@ -36,6 +37,7 @@ from manyfit.fitting.winner import FittedSearch, Winner
 from manyfit.oracles import Trial, endings
 from manyfit.oracles.checks import UntypedLimit
 from manyfit.report.confirmation import Confirmation
+from manyfit.store.facts import LEADER, Leader, from_fact
 
 _ENDED_BY = {
     endings.SearchEnd.SECONDS: "time",
@@ -106,6 +108,10 @@ class CanDo:
     in_epochs: bool
     bag: Callable[..., Ensemble] | None = None
     quickly: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+
+# Models that are there cost nothing to use together, so what is expected to be better is better, by however little.
+_AS_EXPECTED = EnsembleSettings(likely=0.6, least_gain=0.0)
 
 
 class SearchClock(Clock):
@@ -389,7 +395,7 @@ class _Fit:
         try:
             # The steadiest way to weigh them, and by far the quickest: seconds count here.
             with self._can.quickly():
-                hand = self._tuner.ensemble(verbose=verbose, method=SHRUNK)
+                hand = self._tuner.ensemble(verbose=verbose, method=SHRUNK, settings=_AS_EXPECTED)
         except ManyfitError as error:
             self._reasons.append(f"The models of the search were not combined: {first_line(error)}")
             return None
@@ -439,7 +445,7 @@ class _Fit:
         if hand is None:
             self._reasons.append(f"The folds of the best configuration, {NUM_FOLDS} models, are used together.")
             return found
-        told = difference(hand, found)
+        told = difference(hand, found, leader=from_fact(Leader, self._tuner.store.get(LEADER)))
         kept = "is used" if told.favours_second else "is not used"
         self._reasons.append(
             f"A bag of {bag.top} configurations {kept}: it is {told}, against the models of the search."
