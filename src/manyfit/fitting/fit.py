@@ -424,11 +424,9 @@ class _Fit:
         """The bag, if there is time for one and it is better than what is in hand."""
         left = self._clock.left() - self._for_the_end()
         # Else the one that the search has ended for: what it stopped has a score by now, and changes the forecast.
-        bag = self._best_bag(left) or self._planned
+        bag = self._planned or phases.best_bag(self._tried(), left, NUM_FOLDS, or_search=False)
         if bag is None:
-            self._reasons.append(
-                "No bag: it does not fit into the time that is left, or promises less than trials did."
-            )
+            self._reasons.append("No bag: it does not fit into the time that is left.")
             return hand
         try:
             assert self._can.bag is not None  # our bug: `_may_bag` asks

@@ -127,13 +127,14 @@ def _compiling(tried: Sequence[Tried]) -> float:
     return sum(shared.values()) + sum(one.compile_seconds for one in tried if one.structure is None)
 
 
-def best_bag(tried: Sequence[Tried], left: float, num_folds: int) -> Bag | None:
+def best_bag(tried: Sequence[Tried], left: float, num_folds: int, *, or_search: bool = True) -> Bag | None:
     """The bag of most configurations that still fits, if it promises more than a search in these seconds.
 
     Args:
         tried: trials so far, the best first.
         left: seconds.
         num_folds: models of each configuration.
+        or_search: whether the search could go on instead; else what fits is better than nothing.
 
     Example:
 
@@ -142,11 +143,14 @@ def best_bag(tried: Sequence[Tried], left: float, num_folds: int) -> Bag | None:
     Bag(top=1, seconds=5.0, gain=0.0125)
     >>> best_bag(ten[:3], 8.0, num_folds=5), best_bag(ten, 3.0, num_folds=5)
     (None, None)
+    >>> best_bag(ten[:3], 8.0, num_folds=5, or_search=False)
+    Bag(top=1, seconds=5.0, gain=0.005)
     """
     gain = GAIN_OF_BAG * spread_of([one.loss for one in tried])
     for top in range(min(MOST_BAGGED, len(tried)), 0, -1):
         seconds = bag_seconds(tried, top, num_folds)
-        if seconds <= left and (math.isinf(left) or gain > gain_of_search(tried, seconds)):
+        is_free = math.isinf(left) or not or_search
+        if seconds <= left and (is_free or gain > gain_of_search(tried, seconds)):
             return Bag(top, seconds, gain)
     return None
 
