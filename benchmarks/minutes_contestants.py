@@ -75,8 +75,10 @@ def _until(start: Start, share: float, error: type[Exception] | None = None) -> 
 def _patient(start: Start) -> Any:
     import keras
 
-    mode = "max" if "accuracy" in start.task.objective else "min"
-    return keras.callbacks.EarlyStopping(start.task.objective, patience=PATIENCE, mode=mode, restore_best_weights=True)
+    task = start.task
+    return keras.callbacks.EarlyStopping(
+        task.objective, patience=PATIENCE, mode=task.direction, restore_best_weights=True
+    )
 
 
 def _of_keras(model: Any) -> Predict:
@@ -91,10 +93,9 @@ def keras_tuner(start: Start) -> Predict:
     class TimeIsUp(keras_tuner.errors.FatalError):
         pass
 
-    direction = "max" if "accuracy" in start.task.objective else "min"
     tuner = keras_tuner.BayesianOptimization(
         lambda hp: start.task.build(hp, start.rows),
-        keras_tuner.Objective(start.task.objective, direction),
+        keras_tuner.Objective(start.task.objective, start.task.direction),
         max_trials=10_000,
         seed=start.seed,
         directory=start.folder,
@@ -126,7 +127,7 @@ def optuna(start: Start) -> Predict:
 
     library.logging.set_verbosity(library.logging.ERROR)
     x, y, x_held_out, y_held_out = start.halves()
-    sign = -1.0 if "accuracy" in start.task.objective else 1.0
+    sign = -1.0 if start.task.direction == "max" else 1.0
     found: list[tuple[float, Any]] = []
 
     class Hyperparameters:
@@ -258,10 +259,9 @@ def manyfit(start: Start) -> Predict:
     """One call."""
     import manyfit as kt  # isort: skip
 
-    direction = "max" if "accuracy" in start.task.objective else "min"
     tuner = kt.Search(
         lambda hp: start.task.build(hp, start.rows),
-        kt.Objective(start.task.objective, direction),
+        kt.Objective(start.task.objective, start.task.direction),
         seed=start.seed,
         directory=start.folder,
     )

@@ -69,6 +69,11 @@ class Task:
     in_order: bool = False
 
     @property
+    def direction(self) -> str:
+        """Whether the objective is to be "max" or "min"."""
+        return "max" if "accuracy" in self.objective else "min"
+
+    @property
     def is_regression(self) -> bool:
         """Whether y is a number."""
         return self.score == "RMSE"

@@ -380,8 +380,9 @@ class _Fit:
     def _needed_afterwards(self) -> float:
         """Seconds that are kept free of the search."""
         end = self._for_the_end()
-        bag = self._planned = self._best_bag(self._clock.left() - end) if self._may_bag else None
-        return end + (0.0 if bag is None else bag.seconds)
+        left = self._clock.left() - end
+        self._planned = phases.best_bag(self._tried(), left, NUM_FOLDS) if self._may_bag else None
+        return end + (0.0 if self._planned is None else self._planned.seconds)
 
     def _for_the_end(self) -> float:
         return phases.seconds_for_the_end(self._clock.max_seconds, self._combining)
@@ -416,9 +417,6 @@ class _Fit:
             return False
         rows, validation = held.call.training_rows(), held.call.validation_rows()
         return rows.can(Ability.TAKEN) and validation is not None and validation.can(Ability.JOINED)
-
-    def _best_bag(self, left: float) -> phases.Bag | None:
-        return phases.best_bag(self._tried(), left, NUM_FOLDS)
 
     def _bagged(self, hand: Ensemble | None, verbose: Any) -> Ensemble | None:
         """The bag, if there is time for one and it is better than what is in hand."""

@@ -49,7 +49,7 @@ def batch(rows=4):
 def keys(model):
     """Of the traced training and test step."""
     state = [tracing.shapes_of(tracing.values_of(part)) for part in tracing.variables_of(model)]
-    data = keras.tree.map_structure(lambda leaf: leaf, batch()[:2])
+    data = batch()[:2]
     train, _ = tracing._trace_step("train", model.train_step, state, data)
     test, _ = tracing._trace_step("test", model.test_step, [state[0], state[1], state[3]], data)
     return train.key, test.key

@@ -100,10 +100,14 @@ def is_built(model: keras.Model) -> bool:
     return all(layer.built for layer in layers_of(model))
 
 
+def is_frozen(model: keras.Model) -> bool:
+    """Whether a model has variables and trains none."""
+    return bool(model.variables) and not model.trainable_variables
+
+
 def frozen_models_of(model: keras.Model) -> list[keras.Model]:
     """The models among a model's layers that have variables and train none."""
-    layers = [layer for layer in model.layers if isinstance(layer, keras.Model)]
-    return [layer for layer in layers if layer.variables and not layer.trainable_variables]
+    return [layer for layer in model.layers if isinstance(layer, keras.Model) and is_frozen(layer)]
 
 
 def cut_behind(model: keras.Model, layer: keras.layers.Layer) -> tuple[keras.Model, keras.Model] | None:

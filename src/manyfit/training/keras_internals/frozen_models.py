@@ -26,7 +26,7 @@ from keras.src.backend.common.masking import get_keras_mask
 from keras.src.models import Functional
 
 from manyfit.training.keras_internals import Swapped
-from manyfit.training.keras_internals.building import layers_of
+from manyfit.training.keras_internals.building import is_frozen, layers_of
 from manyfit.training.keras_internals.convolutions import are_quick
 from manyfit.training.keras_internals.programs import setting
 
@@ -62,19 +62,18 @@ def _once_where_asked(own: Function) -> Function:
     @functools.wraps(own)
     def call(self: keras.Model, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
         eligible = _is_eligible.get()
-        if eligible is not None and mask is None and not kwargs and _is_frozen(self, inputs) and eligible(self):
-            known = _known(self, inputs, training, own)
-            if known is not None:
-                return known(*(variable.value for variable in self.variables), inputs)[0]
-        return own(self, inputs, training=training, mask=mask, **kwargs)
+        if eligible is None or mask is not None or kwargs or not _is_plain(inputs):
+            return own(self, inputs, training=training, mask=mask, **kwargs)
+        known = _known(self, inputs, training, own) if is_frozen(self) and eligible(self) else None
+        if known is None:
+            return own(self, inputs, training=training)
+        return known(*(variable.value for variable in self.variables), inputs)[0]
 
     return call
 
 
-def _is_frozen(model: keras.Model, inputs: object) -> bool:
-    if not isinstance(inputs, jax.core.Tracer) or get_keras_mask(inputs) is not None:
-        return False
-    return bool(model.variables) and not model.trainable_variables
+def _is_plain(inputs: object) -> bool:
+    return isinstance(inputs, jax.core.Tracer) and get_keras_mask(inputs) is None
 
 
 def _known(model: keras.Model, inputs: jax.core.Tracer, training: bool | None, own: Function) -> Function | None:
