@@ -53,7 +53,7 @@ def from_the_start():
 @pytest.fixture
 def no_bag(monkeypatch):
     """Where a bag is not what is tried: it takes most of the time."""
-    monkeypatch.setattr("manyfit.fitting.phases.best_bag", lambda *arguments: None)
+    monkeypatch.setattr("manyfit.fitting.phases.best_bag", lambda *arguments, **options: None)
 
 
 def tuner_in(folder, *, population=False):
