@@ -91,7 +91,7 @@ class PopulationTuner(ModelTuner):
         oracle.book.events.listen(recording)
         # After the recording: what is drawn is what it has just looked at.
         sources = SearchSources(oracle, recording, self._search_plan)
-        self._display.watch(sources, self.project_dir, redraws=self._fuses)
+        self._display.watch(sources, redraws=lambda: self._fuses() or self._trains_itself())
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. The trainers and the data of the search stay here: executions bring theirs."""
