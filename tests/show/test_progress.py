@@ -182,7 +182,7 @@ def test_a_line_per_trial_and_a_heartbeat_after_thirty_seconds_of_silence():
     lines.beat()
     first, second = file.getvalue().splitlines()
     assert first == "[1/16] trial 00: val_accuracy 0.8; best 0.8 (trial 00) (rate 0, same 1)"
-    assert second.startswith("37 s: 1 trial ended, 3 train, 18 epochs, about ")
+    assert second.startswith("37 s: search: 1 trial ended, 3 train, 18 epochs, about ")
     assert "\x1b" not in file.getvalue()
 
 
@@ -255,7 +255,8 @@ def test_events_are_told_in_their_order_once_committed(project):
     events.listen(Looks())
     tuner.search(verbose=0)
     told = [name for name, _, _ in seen if name not in ("EpochsEnded", "ExecutionsEnded")]
-    assert told == ["TrialsBegan", "TrialEnded", "TrialsBegan", "TrialEnded", "StepEnded"]
+    assert told[0] == "CallBegan" and told[-1] == "CallEnded"
+    assert told[1:-1] == ["TrialsBegan", "TrialEnded", "TrialsBegan", "TrialEnded", "StepEnded"]
     assert [(begun, ended) for name, begun, ended in seen if name == "TrialEnded"] == [(1, 1), (2, 2)]
 
 

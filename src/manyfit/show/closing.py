@@ -115,4 +115,3 @@ def _seconds(trial: RecordedTrial) -> float:
     """What one of its runs has taken on average."""
     taken = [float(run.outcome.get("seconds") or 0.0) for run in trial.runs if run.ending is not None]
     return math.fsum(taken) / len(taken) if taken else 0.0
-

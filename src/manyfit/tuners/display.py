@@ -65,12 +65,13 @@ class TrialDisplay:
         self._oracle.book.events.listen(self)
 
     @contextlib.contextmanager
-    def showing(self, what: str, verbose: int | str | bool | None) -> Iterator[None]:
+    def showing(self, what: str, verbose: int | str | bool | None, *, stays: bool = False) -> Iterator[None]:
         """Within it a call of the user's is under way, and is shown as its `verbose` says.
 
         Args:
             what: "a search", "a bag", ...
             verbose: of the call; None: as in the latest search.
+            stays: whether later calls go by it, too.
         """
         before = self.verbose
         self.verbose = before if verbose is None else verbose
@@ -78,7 +79,7 @@ class TrialDisplay:
             with self._oracle.book.events.call(what):
                 yield
         finally:
-            self.verbose = before
+            self.verbose = self.verbose if stays else before
 
     def hear(self, event: Event) -> None:
         """See `manyfit.core.events.Listener`. A progress that fails is closed, and the lines for trials come back."""

@@ -214,7 +214,7 @@ class SklearnTuner(BaseTuner):
         call = Call((X, y), {**{name: part for name, part in parts.items() if part is not None}, **kwargs})
         own = type(self).run_trial is SklearnTuner.run_trial
         wishes, can = Wishes(max_seconds, max_trials), CanDo(trains=own, in_epochs=False)
-        with self._finish.speaking(kwargs.get("verbose")):
+        with self._display.showing("a fit", kwargs.get("verbose")):
             return fitting.fit(self, call, wishes, can, say=self._display.say)
 
     def _note_rows(self, X: object, y: object, sample_weight: object, row_id: object) -> None:

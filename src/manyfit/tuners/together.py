@@ -119,6 +119,10 @@ class PopulationTuner(ModelTuner):
             UsageError: rows to be answered that are none, or not like x; or where nothing of trials is kept.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
+        with self._display.showing("a search", fit_kwargs.get("verbose", 1), stays=True):
+            self._search(fit_args, fit_kwargs)
+
+    def _search(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         # Taken out before anything is made of the arguments: `model.fit` does not know this one.
         given, row_id = fit_kwargs.pop("cross_validation", None), fit_kwargs.pop("row_id", None)
         predict = fit_kwargs.pop("predict", None)
@@ -173,6 +177,7 @@ class PopulationTuner(ModelTuner):
 
     def _make_task(self, *args: Any, **kwargs: Any) -> Task:
         task = super()._make_task(*args, **kwargs)
+        task = dataclasses.replace(task, shows_bars=not self._display.is_alone)
         if task.fit is None or not self._trains_itself():
             return task
         if self.executor is not None:  # whose workers know nothing of the space
