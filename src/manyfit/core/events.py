@@ -106,11 +106,15 @@ class TrialEnded:
         trial_id: the trial.
         score: None: it has none.
         reason: why it ended as it did; None: it ran to its end.
+        scores: of its executions.
+        is_cut_short: whether a scheduler or a limit stopped it; its score stands.
     """
 
     trial_id: str
     score: float | None
     reason: str | None
+    scores: Sequence[float] = ()
+    is_cut_short: bool = False
 
 
 Event: TypeAlias = (
