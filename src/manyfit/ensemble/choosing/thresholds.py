@@ -45,6 +45,7 @@ def moved(prediction: np.ndarray, thresholds: np.ndarray | None) -> np.ndarray:
     """
     if thresholds is None:
         return prediction
+    # Two straight lines, which keep the order of predictions: a logit would send 0 and 1 to infinity.
     t = np.clip(thresholds, 1e-9, 1 - 1e-9)
     return np.where(prediction > t, 0.5 + 0.5 * (prediction - t) / (1 - t), 0.5 * prediction / t)
 
@@ -113,6 +114,7 @@ def learned(prediction: np.ndarray, problem: EnsembleProblem, fold: np.ndarray, 
         told = best_thresholds(prediction[problem.answers_of(others)], problem.rows(others), metric)
         answers = problem.answers_of(here)
         honest[answers] = moved(prediction[answers], told)
+    # Not of the thresholds of all rows: those are better on them by having been chosen there.
     losses = Losses(metric, problem, [{"one half": prediction, "learned": honest}], precise=False)
     more, error = losses.difference("learned", "one half")
     return best_thresholds(prediction, problem, metric) if -more > error else None
@@ -121,7 +123,8 @@ def learned(prediction: np.ndarray, problem: EnsembleProblem, fold: np.ndarray, 
 def best_thresholds(prediction: np.ndarray, problem: EnsembleProblem, metric: Metric) -> np.ndarray:
     """(C,) thresholds that suit these rows best; see the head of this file."""
     weight = problem.answer_weight
-    rng = np.random.default_rng(problem.num_rows)  # the same for all that is compared
+    # The same draws for all that is compared: thresholds must not differ by who was resampled when.
+    rng = np.random.default_rng(problem.num_rows)
     count = max(1, min(_RESAMPLES, _MOST_NUMBERS // max(1, len(weight))))
     draws = problem.over_answers(np.stack([_resampled(problem, rng) for _ in range(count)]))
     found = []
@@ -156,9 +159,11 @@ def _best_cuts(p: np.ndarray, truth: np.ndarray, draws: np.ndarray, metric: str)
         case "f1":
             value = 2 * right / (of_class + called)
         case "balanced_accuracy":
+            # Less a constant; so below.
             value = right / of_class - (called - right) / (total - of_class)
         case _:
             value = 2 * right - called
+    # In the middle between two predictions: at one of them a rounding error would decide.
     edges = np.r_[1.0, ordered, 0.0]
     between = (edges[cuts] + edges[cuts + 1]) / 2
     answer: np.ndarray = between[value.argmax(axis=1)]
