@@ -177,7 +177,7 @@ class Events:
             what: "a search", "a confirmation", "a bag", "a retraining", "an ensemble", "a fit".
         """
         self.tell(CallBegan(what))
-        is_complete = False
+        is_complete = False  # also where a generator is closed, or KeyboardInterrupt comes
         try:
             yield
             is_complete = True

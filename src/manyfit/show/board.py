@@ -66,7 +66,7 @@ class MemberState:
     curve: list[float | None] = dataclasses.field(default_factory=list)
 
 
-class Progress:
+class StepProgress:
     """What is counted of one step: a search, a confirmation, the folds of a bag."""
 
     def __init__(self, what: str, now: float) -> None:
@@ -75,18 +75,19 @@ class Progress:
         self.first_epoch_at: float | None = None
         self.num_first = 0  # epochs that were reported then: what they took is not known
         self.num_begun = self.num_ended = self.num_runs = self.num_epochs = 0
+        self.least_epochs = 1  # that tell a pace
         self.planned: RunsPlanned | None = None
 
     def add_epochs(self, count: int, now: float) -> None:
         """Notes that so many executions have ended an epoch."""
         if self.first_epoch_at is None:
-            self.first_epoch_at, self.num_first = now, count
+            self.first_epoch_at, self.num_first, self.least_epochs = now, count, 4 * count
         self.num_epochs += count
 
     def pace(self, now: float) -> float | None:
         """Seconds per epoch, all members together; None before a few have ended, since the first are the slowest."""
         later = self.num_epochs - self.num_first
-        if self.first_epoch_at is None or later < 4 * max(1, self.num_first):
+        if self.first_epoch_at is None or later < max(1, self.least_epochs):
             return None
         return (now - self.first_epoch_at) / later
 
@@ -113,6 +114,7 @@ class Board:
         self.sources = sources
         self.now = now
         self.lock = threading.Lock()
+        # Calls contain steps, and `fit` contains calls: what is shown belongs to the outermost.
         self._depth = 0
         self.begin(SEARCH)
 
@@ -120,7 +122,7 @@ class Board:
         """Begins anew, for a call."""
         self.what = what
         self.began_at = self.last_at = self.now()
-        self.step = Progress(what, self.began_at)
+        self.step = StepProgress(what, self.began_at)
         self.phases: list[Phase] = []
         self.members: dict[Key, MemberState] = {}
         self.values: dict[str, Values] = {}
@@ -128,6 +130,7 @@ class Board:
         self.reasons: dict[str, str] = {}  # of trials that failed
         self.trained: dict[Key, None] = {}  # executions that have ended, in their order
         self.num_epochs = 0  # of all steps of the call
+        # The book counts seconds for the whole life of the tuner; a call shows its own.
         self._parts_before = self._parts()
 
     def hear(self, event: Event) -> None:
@@ -143,16 +146,17 @@ class Board:
                 self.begin(event.what)
             elif self.step.what != event.what or self.step.num_epochs:
                 # A step of the call, or a call of its own within `fit`: counted by itself.
-                self.step, self.members = Progress(event.what, now), {}
+                self.step, self.members = StepProgress(event.what, now), {}
         elif isinstance(event, CallEnded | StepEnded):
             self._depth = max(0, self._depth - 1)
+            # Those that a limit has cut off are reported by nobody.
             self.members.clear()
             if self._depth == 0:
                 self._end_phase(now)
         elif isinstance(event, PhaseBegan):
             self._end_phase(now)
             self.phases.append(Phase(event.name, now, event.seconds_left))
-            self.step, self.members = Progress(event.name, now), {}
+            self.step, self.members = StepProgress(event.name, now), {}
         elif isinstance(event, RunsPlanned):
             self.step.planned = event
         elif isinstance(event, TrialsBegan):
@@ -179,6 +183,7 @@ class Board:
         known = self.members.get(_key(plan))
         if known is None:
             values: Values = self.values.get(plan.trial_id) or dict(getattr(plan.values, "values", {}))
+            # Only where a trial has one run at a time its id says which member it is.
             several = plan.phase != "search" or self.sources.plan().executions_per_trial > 1
             name = f"{plan.trial_id}/{plan.execution + 1}" if several else plan.trial_id
             known = self.members[_key(plan)] = MemberState(plan.trial_id, name, values)
@@ -228,6 +233,7 @@ class Board:
         """Of the step, until epochs or seconds are used up, whichever comes first; None: nobody knows."""
         limit = self.sources.left() if self.is_searching else self.call_seconds_left()
         known = [limit] if limit is not None and limit != math.inf else []
+        # Epochs tell more than the limit where they end first, and nothing before a pace is known.
         total, pace = self.all_epochs, self.pace()
         if total and pace is not None:
             known.append(pace * max(0, total - self.step.num_epochs))

@@ -18,6 +18,7 @@ def closing_lines(snapshot: Snapshot, board: Board | None = None) -> list[str]:
         snapshot: of the project, after the call.
         board: what was seen of the call; None: a search.
     """
+    # A search whose tuner tells of no call, by somebody's own loop, has no board.
     what = SEARCH if board is None else board.what
     lines = {
         "a search": _of_search,
@@ -53,6 +54,7 @@ def _of_ensemble(snapshot: Snapshot, board: Board | None) -> Iterator[str]:
         gain = "" if facts.get("gain") is None else f" gain over the best of them {words.interval(*facts['gain'])}"
         told = f"{words.counted(len(facts['weights']), 'member')}:{score}{gain}".rstrip(":,")
         yield f"{told}; no gain is proven, so the best one predicts." if facts["refused"] else f"{told}."
+        # The largest first: those that decide what it says.
         weights = sorted(facts["weights"].items(), key=lambda one: -one[1])
         told = ", ".join(f"{words.plain(name, 30)} {weight:.2f}" for name, weight in weights[:4])
         yield f"Weights: {told}{', …' if len(weights) > 4 else ''}" if len(weights) > 1 else ""

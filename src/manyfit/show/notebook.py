@@ -95,6 +95,7 @@ class NotebookProgress:
         """Shows where the call stands."""
         file = io.StringIO()
         console(file, width=_WIDTH).print(layout(self.board, _WIDTH))
+        # A thread that was late must not draw over what has come of the call.
         with self._turn:
             if not self._ended.is_set():
                 self._put("\n".join([*self._notes, file.getvalue()]))
@@ -120,6 +121,7 @@ class NotebookProgress:
             self._put(text)
 
     def _put(self, text: str) -> None:
+        # Nothing of the page's own style is relied on: notebooks are exported, and shown elsewhere.
         style = "margin: 0; line-height: 1.25; white-space: pre-wrap; font-size: .85em"
         bundle = {"text/plain": text.rstrip(), "text/html": f'<pre style="{style}">{html.escape(text.rstrip())}</pre>'}
         if self._output is None:

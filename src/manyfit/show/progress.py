@@ -69,6 +69,7 @@ class LiveProgress:
 
     def finish(self, lines: Sequence[str]) -> None:
         """Prints what stays of the call, as wide as the terminal is."""
+        # Broken between words here: a terminal breaks lines wherever they reach its edge.
         width = shutil.get_terminal_size().columns
         for line in lines:
             self.say(textwrap.fill(line, width))

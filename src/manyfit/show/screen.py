@@ -17,6 +17,7 @@ MOST_LINES = 16
 _MOST_MEMBERS = 6
 _MOST_VARIED = 3
 _BAR = 24
+_NARROW = 60  # columns: below there is no room for bars and curves
 _BEFORE_EPOCHS = {
     "ensemble": "reading predictions, weighing and loading models …",
     "combine": "reading predictions, weighing and loading models …",
@@ -67,12 +68,11 @@ def phases_line(board: Board) -> str:
     """The phases of a `fit`, with the seconds that each has taken, and those that are left of the whole."""
     left = board.call_seconds_left()
     of_all = "" if left is None else f" of {words.seconds(board.elapsed + left)}"
-    told = [f"{name} {words.seconds(taken)}" for name, taken in board.phase_seconds().items()]
+    told = ", ".join(f"{plain(name, 20)} {words.seconds(taken)}" for name, taken in board.phase_seconds().items())
     kept = board.sources.left() if board.is_searching else left
     # What the search leaves to the phases after it: these have their seconds, too.
-    if left is not None and kept is not None and left > kept:
-        told.append(f"then {words.seconds(left - kept)} for what follows")
-    return f"{words.seconds(board.elapsed)}{of_all}: {', '.join(told)}"
+    later = f"; {words.seconds(left - kept)} are kept" if left is not None and kept is not None and left > kept else ""
+    return f"{words.seconds(board.elapsed)}{of_all}: {told}{later}"
 
 
 def _phase_lines(board: Board, width: int) -> list[str]:
@@ -80,17 +80,22 @@ def _phase_lines(board: Board, width: int) -> list[str]:
         return []
     left = board.call_seconds_left()
     share = None if left is None else board.elapsed / max(1e-9, board.elapsed + left)
-    return [f"{title(board.what):<12} {_bar(share, width)} {phases_line(board)}"]
+    return [_row_text(title(board.what), share, phases_line(board), width)]
 
 
 def _row(name: str, share: float | None, told: str, width: int) -> Text:
-    return _line(f"{name:<12} {_bar(share, width)} {told}")
+    return _line(_row_text(name, share, told, width))
+
+
+def _row_text(name: str, share: float | None, told: str, width: int) -> str:
+    return f"{name} {told}" if width < _NARROW else f"{name:<12} {_bar(share, width)} {told}"
 
 
 def _trials_line(board: Board, width: int) -> Text:
     step, most = board.step, board.sources.plan().max_trials
     of_all = f"{step.num_ended:,} of {most:,} trials" if most else counted(step.num_ended, "trial")
-    return _row(title(step.what), step.num_ended / most if most else None, f"{of_all} · {_times(board)}", width)
+    share = step.num_ended / most if most else _share_of_time(board)
+    return _row(title(step.what), share, f"{of_all} · {_times(board)}", width)
 
 
 def _runs_line(board: Board, width: int) -> Text:
@@ -98,7 +103,14 @@ def _runs_line(board: Board, width: int) -> Text:
     step, most = board.step, board.step.planned and board.step.planned.num_runs
     done = f"{step.num_runs:,} of {most:,} runs · " if most else f"{counted(step.num_runs, 'run')} · "
     told = done if most or step.num_runs or step.num_epochs else ""
-    return _row(title(step.what), step.num_runs / most if most else None, told + _times(board), width)
+    share = step.num_runs / most if most else _share_of_time(board)
+    return _row(title(step.what), share, told + _times(board), width)
+
+
+def _share_of_time(board: Board) -> float | None:
+    # Where nobody knows how many there will be, time says how far it is.
+    left, taken = board.seconds_left(), board.now() - board.step.began_at
+    return None if left is None else taken / max(1e-9, taken + left)
 
 
 def _times(board: Board) -> str:
@@ -147,10 +159,11 @@ def _waiting(board: Board) -> str:
 
 def _members(board: Board, width: int) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    names = board.varied()[: _MOST_VARIED if width >= 70 else 1]
+    names = board.varied()[: _MOST_VARIED if width >= 70 else 1 if width >= _NARROW else 0]
     for name in ("trial", "epoch", "now", "best"):
         table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
-    table.add_column("curve", no_wrap=True, min_width=12)
+    if width >= _NARROW:
+        table.add_column("curve", no_wrap=True, min_width=12)
     for name in names:
         table.add_column(plain(name, 14), justify="right", no_wrap=True)
     objective = board.sources.objective
@@ -165,7 +178,7 @@ def _members(board: Board, width: int) -> Table:
             epochs,
             number(known[-1]) if known else "",
             "" if best is None else number(best),
-            sparkline(member.curve),
+            *([sparkline(member.curve)] if width >= _NARROW else []),
             *(value_text(member.values[name]) if name in member.values else "" for name in names),
         )
         table.add_row(*map(Text, cells))

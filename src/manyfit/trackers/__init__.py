@@ -11,12 +11,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.trackers.base import TrackedEnd, TrackedEpoch, Tracker
+from manyfit.trackers.base import TrackedEnd, TrackedEpoch, Tracker, tell_all
 from manyfit.trackers.mlflow import MLflow
-from manyfit.trackers.optuna import OptunaStudy
+from manyfit.trackers.optuna import OptunaStudy, export_study, storage_address
 from manyfit.trackers.wandb import WandB
 
-__all__ = ["MLflow", "OptunaStudy", "TrackedEnd", "TrackedEpoch", "Tracker", "WandB", "resolved"]
+__all__ = [
+    "MLflow",
+    "OptunaStudy",
+    "TrackedEnd",
+    "TrackedEpoch",
+    "Tracker",
+    "WandB",
+    "export_study",
+    "resolved",
+    "storage_address",
+    "tell_all",
+]
 
 _BY_NAME = {"mlflow": MLflow, "wandb": WandB, "optuna": OptunaStudy}
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import importlib.util
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from manyfit.core.errors import explain
 from manyfit.core.records import Ending, Values
 from manyfit.report.snapshot import RecordedTrial, Snapshot
 
@@ -75,6 +73,7 @@ class TrackedEnd:
         >>> TrackedEnd.of(2.0, [1.0, 3.0]).spread
         1.4142135623730951
         """
+        # As the trial's own spread is: with n - 1.
         finite = [one for one in scores if math.isfinite(one)]
         return cls(score, statistics.stdev(finite) if len(finite) > 1 else None, reason, is_cut_short)
 
@@ -146,14 +145,3 @@ def end_of(trial: RecordedTrial) -> TrackedEnd:
     scores = [run.score for run in trial.searched if run.score is not None]
     score = trial.score if trial.is_completed else None
     return TrackedEnd.of(score, scores, trial.message, is_cut_short=trial.ending == Ending.STOPPED)
-
-
-def check_extra(package: str, extra: str) -> None:
-    """Refuses a tracker whose tool is not installed.
-
-    Raises:
-        ImportError: it is not.
-    """
-    if importlib.util.find_spec(package) is None:
-        where, got = f'trackers=["{extra}"]', f"no package {package}"
-        raise ImportError(explain(where, got, f"{package} beside Manyfit", f"Type pip install manyfit[{extra}]."))

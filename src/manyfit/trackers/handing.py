@@ -67,6 +67,7 @@ class TrackerThread:
         self._put(None)
 
     def _put(self, event: Event | None) -> None:
+        # Before it is put: who waits must not see the moment between.
         self._idle.clear()
         try:
             self._events.put_nowait(event)
@@ -96,6 +97,7 @@ class TrackerThread:
                 self._tell(event)
                 self._num_told += 1
         except BaseException as error:  # a tool may raise SystemExit, too; here it would go unseen
+            # What waits is never told; `hear` puts nothing more into the queue, so that memory does not grow.
             self._has_died = True
             if not self._has_warned:
                 self._has_warned = True

@@ -8,10 +8,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from manyfit.core.checks import check_extra
 from manyfit.core.records import Values
 from manyfit.report import words
 from manyfit.report.snapshot import Snapshot
-from manyfit.trackers.base import TrackedEnd, TrackedEpoch, Tracker, check_extra
+from manyfit.trackers.base import TrackedEnd, TrackedEpoch, Tracker
 
 _MOST_LETTERS = 250  # of a name
 _MOST_OF_VALUE = 6000
@@ -57,6 +58,7 @@ class MLflow(Tracker):
             else:
                 self._runs[trial_id] = run.info.run_id
                 ended |= {trial_id} if run.info.status in ("FINISHED", "FAILED") else set()
+        # By tags and not by names: a name may be taken by another project.
         tags = {_PROJECT: project, "manyfit.objective": snapshot.objective, "manyfit.direction": snapshot.direction}
         if not self._parent:
             self._parent = self._create(snapshot.folder.resolve().name, tags)
@@ -94,6 +96,7 @@ class MLflow(Tracker):
         """See `Tracker`."""
         from mlflow.entities import Metric
 
+        # One request per run and epoch of a population: a server answers some ten of them in a second.
         now, by_run = int(1000 * time.time()), dict[str, list[Any]]()
         for one in epochs:
             if one.trial_id not in self._runs:
@@ -133,6 +136,7 @@ class MLflow(Tracker):
 
     def _log(self, run_id: str, numbers: Mapping[str, float | None]) -> None:
         for name, value in numbers.items():
+            # A server of theirs keeps NaN as 0, which a loss might be.
             if value is not None and math.isfinite(value):
                 self._client.log_metric(run_id, name, float(value))
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from manyfit.core.checks import check_extra
 from manyfit.core.records import Value, Values
 from manyfit.report import words
 from manyfit.report.snapshot import RecordedTrial, Snapshot
@@ -17,7 +18,7 @@ from manyfit.space.categorical import Boolean, Choice, Fixed
 from manyfit.space.hyperparameter import HyperParameter
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.space.numerical import Float, Int, Numerical
-from manyfit.trackers.base import TrackedEnd, TrackedEpoch, Tracker, check_extra, end_of
+from manyfit.trackers.base import TrackedEnd, TrackedEpoch, Tracker, end_of
 
 _TRIAL = "manyfit.trial"
 
@@ -70,6 +71,7 @@ class OptunaStudy(Tracker):
 
     def trial_ended(self, trial_id: str, end: TrackedEnd) -> None:
         """See `Tracker`."""
+        # Told at once, and not epoch by epoch: a trial that runs has no place for its beginning's time.
         values = self._values.pop(trial_id, {})
         assert self._space is not None  # our bug: `begin` comes first
         if not self._space.knows(values):  # a hyperparameter that a later build has asked for
@@ -130,8 +132,8 @@ def storage_address(storage: str | os.PathLike[str]) -> str:
 
     Example:
 
-    >>> storage_address("sqlite:///study.db"), storage_address("/tmp/study.db")
-    ('sqlite:///study.db', 'sqlite:////tmp/study.db')
+    >>> storage_address("sqlite:///study.db"), storage_address("study.db").startswith("sqlite:////")
+    ('sqlite:///study.db', True)
     """
     text = os.fspath(storage)
     return text if "://" in text else f"sqlite:///{Path(text).resolve()}"
@@ -178,6 +180,7 @@ class Distributions:
             choices = [value for each in kinds for value in getattr(each, "values", (each.default,))]
             return made.CategoricalDistribution(list(dict.fromkeys([*choices, *tried])))
         numbers = [each for each in kinds if isinstance(each, Numerical)]
+        # Bounds may depend on other values: Optuna refuses a value outside of them.
         low = min([each.min_value for each in numbers] + [float(one) for one in tried])
         high = max([each.max_value for each in numbers] + [float(one) for one in tried])
         is_log = all(each.sampling in ("log", "reverse_log") for each in numbers)
@@ -204,6 +207,7 @@ class Distributions:
             when: it began and ended.
         """
         states = self._optuna.trial.TrialState
+        # Optuna's completed trials have a finite value; of one that was cut short it takes any.
         has_score = end.score is not None and math.isfinite(end.score)
         state = states.FAIL if not has_score else states.PRUNED if end.is_cut_short else states.COMPLETE
         params = {name: value for name, value in values.items() if name in self._known and self._fits(name, value)}

@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from manyfit.core.checks import check_extra
 from manyfit.core.records import Values
 from manyfit.report.snapshot import Snapshot
-from manyfit.trackers.base import TrackedEnd, TrackedEpoch, Tracker, check_extra
+from manyfit.trackers.base import TrackedEnd, TrackedEpoch, Tracker
 
 _MOST_LETTERS = 120  # of a name
 
@@ -54,10 +55,12 @@ class WandB(Tracker):
             group=self._group,
             name=f"trial {trial_id}",
             id=f"{self._known_by}-{trial_id}",
+            # A hyperparameter may be called "trial", too: its value is what people look for.
             config={"trial": trial_id, **self._values.get(trial_id, {})},
             mode=self.mode,
             dir=self.folder,
             reinit="create_new",
+            # Offline nobody knows what was there; files of one id are joined when they are uploaded.
             resume="allow" if self.mode == "online" else None,
             settings=settings,
         )

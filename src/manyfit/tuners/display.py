@@ -87,6 +87,7 @@ class TrialDisplay:
             self._depth += 1
             if self._depth == 1:
                 self._progress, self._found_something = self._new_progress(), False
+        # Before the end of a call is looked at: the progress takes itself off the terminal first.
         self._guarded(lambda progress: progress.hear(event))
         if isinstance(event, CallEnded | StepEnded):
             self._depth = max(0, self._depth - 1)

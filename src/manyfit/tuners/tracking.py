@@ -33,6 +33,7 @@ class Tracking:
         """
         if given is None:
             return
+        # All of them before any begins: a wrong name must not leave threads behind.
         found = trackers.resolved(given)
         self.close()
         self._threads = [TrackerThread(one, self._folder) for one in found]
