@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from manyfit.core.seeds import generator
-from manyfit.report.ranges import SearchedRange, searched_ranges
+from manyfit.report.ranges import SearchedRange, remembered, searched_ranges
 from manyfit.report.snapshot import RecordedTrial, Snapshot
 
 Counts = NDArray[np.float64]
@@ -59,6 +59,7 @@ class Importance:
     by_chance: float
 
 
+@remembered
 def importances(snapshot: Snapshot) -> list[Importance]:
     """The hyperparameters of a project, most important first; none below 10 trials that have a score or diverged.
 

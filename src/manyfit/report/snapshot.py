@@ -115,7 +115,7 @@ class RecordedTrial:
         return {name: math.fsum(one[name] for one in known) / len(known) for name in shared}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # two are the same if they are one: what is read off it may be kept
 class Snapshot:
     """A project at one moment; `Snapshot.of(folder)`, or `kt.open_project(folder)`, reads it. It never writes.
 
