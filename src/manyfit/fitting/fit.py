@@ -46,6 +46,7 @@ _ENDED_BY = {
     endings.SearchEnd.SCHEDULE: "trials",
     endings.SearchEnd.EXHAUSTED: "space",
     endings.SearchEnd.ORACLE: "space",
+    endings.SearchEnd.STOPPED: "stopped",
 }
 
 
@@ -262,7 +263,9 @@ class _Fit:
         """What is done with the best trials, and the winner of it."""
         hand = self._hand = self._timed("combine", self._combined, verbose)
         confirmation = None
-        if self._may_bag:
+        if self._clock.halted is not None:  # whoever has stopped the call waits for what there is
+            pass
+        elif self._may_bag:
             hand = self._hand = self._timed("bag", self._bagged, hand, verbose)
         elif self._can.trains and not self._held.in_folds:
             confirmation = self._timed("confirm", self._confirmed, verbose)
