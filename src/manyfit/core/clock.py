@@ -131,6 +131,7 @@ class Clock:
             why: in words.
             outer: whether the calls that its own is a part of end as well.
         """
+        # A plain assignment, which needs no lock: the thread that searches reads it between two steps.
         self.halted = why
         for clock in self.within if outer else ():
             clock.halt(why, outer=True)
@@ -143,6 +144,7 @@ class Clock:
         """Raises every limit that is lower, its own and those of the clocks that it is within."""
         if self.max_seconds is not None:
             self.max_seconds = max(self.max_seconds, seconds)
+        # What did not fit into the time before may fit now.
         self.refused_seconds = None
         for clock in self.within:
             clock.raise_limits(seconds)

@@ -65,6 +65,7 @@ class RequestDesk:
         self._oracle, self._now = oracle, now
         self._next_look = -math.inf
         self._own: collections.deque[Request] = collections.deque()  # of this process, from any thread
+        # Both what it was and what it is: a script that says another limit than it did then is not overruled.
         self._raised: dict[str, Any] = {}  # limit -> [what it was, what it is now]
         self._new: list[str] = []
         self.stopping: dict[str, str] = {}
@@ -90,6 +91,7 @@ class RequestDesk:
 
     def look(self) -> None:
         """Takes what was asked since, if it is time to look. Called on the thread that searches, between epochs."""
+        # Those of this process need no look at the disk, so they do not wait for the next one.
         while self._own:
             self._take(self._own.popleft())
         if self._now() < self._next_look:
@@ -121,6 +123,7 @@ class RequestDesk:
         Raises:
             UsageKeyError: there is no such trial.
         """
+        # Asked here and not by whoever takes it: the caller is told at once that the id is wrong.
         trial = self._oracle.trials.get(trial_id)
         if trial is None:
             some = ", ".join(list(self._oracle.trials)[:8]) or "none yet"
@@ -158,6 +161,7 @@ class RequestDesk:
 
     def _answer(self, request: Request, answer: str, *, is_done: bool, facts: Mapping[str, Any] | None = None) -> None:
         """Commits an answer together with what is changed by it."""
+        # One commit for the answer and for what it changes: a kill leaves both or neither.
         record = {**request.to_dict(), "taken_at": time.time(), "is_done": is_done, "answer": answer}
         self._oracle.book.put(**(facts or {}), **{REQUEST + request.name: record})
 
@@ -174,6 +178,7 @@ class RequestDesk:
         trial = self._of_id(details["trial_id"])
         if trial.has_ended:
             raise _Refused(f"trial {trial.trial_id} has ended before")
+        # Said now: a request that waits for a trial that nobody can tell would seem to have been lost.
         if not self.ends_trials:
             raise _Refused("the script's own run_trial runs the trials, and nobody can tell it to stop")
         self.stopping[trial.trial_id] = _ASKED_TO

@@ -58,6 +58,7 @@ class Request:
         Raises:
             UsageError: nobody knows such a request, or its details are not as they should be.
         """
+        # A time, so that they sort, and a random part: two pages may ask within the same tick of the clock.
         name = f"{time.time_ns():020d}-{secrets.token_hex(4)}"
         return cls(name, what, checked(what, details), time.time())
 
@@ -83,6 +84,7 @@ def ask(folder: str | os.PathLike[str], what: str, **details: Any) -> Request:
     if not layout.database.is_file() or layout.requests.is_symlink():
         got = "a link in place of its folder" if layout.requests.is_symlink() else "a folder without a project"
         raise ProjectError(explain(where, got, f"a folder with {DATABASE_NAME} in it", "Type the project's folder."))
+    # Counted before one is written: whoever floods the folder fills no disk, and the search reads few at a time.
     if len(layout.waiting_requests()) >= MOST_WAITING:
         got = f"{MOST_WAITING} requests that nobody has taken"
         raise UsageError(explain(where, got, "fewer", "Wait for the search, or start it, which takes them."))
@@ -106,6 +108,7 @@ def read_request(name: str, path: Path) -> Request:
     """
     try:
         content = _content(path)
+        # Python's JSON reads NaN and infinities, which are no values of a hyperparameter.
         found = json.loads(content, parse_constant=_no_constant)
         asked_at = found["asked_at"]
         if not isinstance(found["details"], dict) or not isinstance(asked_at, int | float) or not asked_at >= 0:
@@ -122,6 +125,7 @@ def _content(path: Path) -> bytes:
     if not stat.S_ISREG(path.lstat().st_mode):
         raise ValueError("a link, or no plain file")
     with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
+        # Not by the size that the system tells: the file may grow while it is read.
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
         raise ValueError(f"more than {MOST_BYTES} bytes")

@@ -72,6 +72,7 @@ class StopsWhen:
         is_score = expected is None and leader is not None and leader.num_trials >= MIN_TRIALS
         if is_score and leader is not None:
             expected = leader.score
+        # Kept with the project: who goes on after a kill must not count the trials without gain anew.
         num_gains = len(self._seen.gains)
         self._seen = self._seen.with_expected(expected, num_ended, is_score=is_score)
         if len(self._seen.gains) > num_gains:

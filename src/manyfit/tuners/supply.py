@@ -271,6 +271,7 @@ class SearchSupply:
 
     def _as_asked(self, epochs: Sequence[tuple[Plan, int, Any]], decisions: Sequence[Decision]) -> list[Decision]:
         """The decisions, but for trials that somebody has asked to stop."""
+        # After the scheduler was asked: what it notes of a trial is the same whether somebody stops it or not.
         asked = self._oracle.requests.stopping
         told = []
         for (plan, _, _), decision in zip(epochs, decisions, strict=True):
