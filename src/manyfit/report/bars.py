@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from manyfit.report.chart_rows import Row, finalist_rows, finite
 from manyfit.report.snapshot import Snapshot
-from manyfit.report.vega import DIGITS, GOOD, INK, OTHER, PICKED, chart, if_picked, layer, name, number, when
+from manyfit.report.vega import DIGITS, GOOD, INK, OTHER, PICKED, Spec, chart, if_picked, layer, name, number, when
 from manyfit.report.words import plain
 
 Chart: TypeAlias = dict[str, object]
@@ -39,7 +39,8 @@ def importance(snapshot: Snapshot) -> Chart | None:
     if not rows:
         return None
     colors = {"domain": [_EFFECT, _CHANCE], "range": [GOOD, OTHER]}
-    seen = {"field": "seen", "type": "nominal", "title": None, "legend": {"orient": "top"}, "scale": colors}
+    legend = {"orient": "top", "columns": 1}
+    seen: Spec = {"field": "seen", "type": "nominal", "title": None, "scale": colors, "legend": legend}
     y = name("name")
     x = number("share", "share of the importance", scale={"domain": [0, 1]}, axis={"format": "%", "tickCount": 5})
     tooltip = [{"field": "name"}, *({"field": each, "format": ".0%"} for each in ("share", "low", "high"))]
@@ -118,7 +119,7 @@ def time(snapshot: Snapshot) -> Chart | None:
         return None
     color = {
         "field": "part", "type": "nominal", "title": None, "sort": list(_PARTS),
-        "legend": {"orient": "top", "columns": 4},
+        "legend": {"orient": "top", "columns": 3},
         "scale": {"domain": list(_PARTS), "range": list(_PARTS.values())},
     }  # fmt: skip
     tooltip = [{"field": "program"}, {"field": "part"}, {"field": "seconds", "format": ".3s"}]

@@ -55,7 +55,11 @@ def history(snapshot: Snapshot, over: str = "trials") -> Chart | None:
     if not any(row["score"] is not None for row in rows):
         return None
     at = "over === 'seconds' ? datum.seconds : over === 'epochs' ? datum.epochs : datum.number"
-    x = number("at", scale={"zero": False, "nice": False}, axis={"tickMinStep": 1, "grid": False, "format": "~s"})
+    x = number(
+        "at",
+        scale={"zero": False, "nice": False},
+        axis={"tickMinStep": 1, "grid": False, "format": "~s", "tickCount": 8},
+    )
     y = _score_axis(snapshot)
     tooltip = _tooltip(snapshot)
     # The winner's score is an interval, so the picture is not decided by which point happens to be highest.
@@ -297,7 +301,7 @@ def _axis_of(searched: SearchedRange, field: str, *, grid: bool = True) -> Spec:
         return name(field, title, sort=list(searched.choices), axis=slanted)
     kind: Spec = {"type": "log"} if searched.is_log else {"zero": False}
     scale = {**kind, "domain": [searched.low, searched.high], "nice": False, "padding": 6}
-    axis = {"format": "~g", "tickCount": 4, "labelOverlap": "greedy", "grid": grid}
+    axis = {"format": ".4~g", "tickCount": 4, "labelOverlap": "greedy", "grid": grid}
     return number(field, title, scale=scale, axis=axis)
 
 

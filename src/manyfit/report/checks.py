@@ -82,8 +82,8 @@ def _within_noise(snapshot: Snapshot) -> Iterator[Check]:
         error += f" on {leader.num_rows:,} validation rows"
     others = words.counted(len(leader.rivals), "other trial")
     price = words.next_step(snapshot)
-    cost = f" {price[0].upper()}{price[1:]}." if price is not None else ""
-    yield Check("The winner is within noise", f"{others} may be as good{error}.{cost}", "tuner.confirm()")
+    cost = f"; {price}" if price is not None else ""
+    yield Check("The winner is within noise", f"{others} may be as good{error}{cost}.", "tuner.confirm()")
 
 
 def _test_rows(snapshot: Snapshot) -> Iterator[Check]:

@@ -1,4 +1,4 @@
-"""The scripts that draw charts in a browser, and pictures of charts where there is none: the extra `manyfit[report]`."""
+"""The scripts that draw charts in a browser, and pictures where there is none: the extra `manyfit[report]`."""
 
 from __future__ import annotations
 
@@ -59,3 +59,9 @@ def png(spec: Mapping[str, object]) -> bytes:
     """A chart as PNG on white, two pixels for each of its points."""
     on_white = {**spec, "background": "white"}
     return bytes(extra("vl_convert").vegalite_to_png(json.dumps(on_white), scale=2))
+
+
+def html_page(spec: Mapping[str, object]) -> str:
+    """A chart as an HTML file that needs no network."""
+    package = extra("vl_convert")
+    return str(package.vegalite_to_html(json.dumps(spec).replace("<", "\\u003c"), bundle=True))

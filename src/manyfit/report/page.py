@@ -12,9 +12,13 @@ import functools
 import hashlib
 import importlib.resources
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from manyfit.core.errors import UsageError, explain
+from manyfit.core.files import replaced
 from manyfit.report import bars, charts, words
 from manyfit.report.chart_rows import Cell, Row, axis_names, finalist_rows, state_of
 from manyfit.report.checks import checks
@@ -51,8 +55,8 @@ def page(
     Args:
         snapshot: the project.
         every_seconds: the browser loads the file again so often, for one that is written again; None: not.
-        live: a URL of the page's own origin that answers the newest page: it is asked each second, and the picked trial,
-            the focus and charts that have not changed stay. None: a file.
+        live: a URL of the page's own origin that answers the newest page: it is asked each second, and the picked
+            trial, the focus and charts that have not changed stay. None: a file.
         above: HTML that stands above the report, as it is.
         scripts: further JavaScript that the page runs, after its own.
         now: seconds since 1970; None: the clock's.
@@ -60,7 +64,8 @@ def page(
     Raises:
         ImportError: jinja2 or vl-convert-python is not installed: `pip install manyfit[report]`.
 
-    Example: `Path("report.html").write_text(page(kt.open_project("run/search")), encoding="utf-8")`.
+    Example: `Path("report.html").write_text(page(kt.open_project("run/search")), encoding="utf-8")`, which is what
+    `kt.open_project("run/search").report("report.html")` does.
     """
     jinja2 = extra("jinja2")
     drawn = _charts(snapshot)
@@ -96,6 +101,31 @@ def page(
             records=list(_records(snapshot)),
         )
     )
+
+
+def write_page(snapshot: Snapshot, path: str | os.PathLike[str], *, every_seconds: float | None = None) -> Path:
+    """Writes the report of a project as one HTML file, whole or not at all.
+
+    Args:
+        snapshot: the project.
+        path: of the file; its folder is made.
+        every_seconds: see `page`.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: `pip install manyfit[report]`.
+        UsageError: the file cannot be written.
+    """
+    text, path = page(snapshot, every_seconds=every_seconds), Path(path)
+    try:
+        with replaced(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        got = f"{path}, which cannot be written ({error.strerror})"
+        raise UsageError(explain("report(path)", got, "a file in a writable folder", "Type another.")) from None
+    return path
 
 
 def policy(scripts: Sequence[str], *, live: bool = False) -> str:
@@ -188,7 +218,14 @@ def _trial_table(snapshot: Snapshot) -> tuple[list[str], list[int], list[list[st
     noise = None if snapshot.leader is None else snapshot.leader.noise
     error = None if noise is None else 2 * noise
     rows = [_trial_row(trial, names, error) for trial in [*best, *others][:_MOST_TRIALS]]
-    columns = ["trial", plain(snapshot.objective, 30), "state", "epochs", "seconds", *(plain(name, 30) for name in names)]
+    columns = [
+        "trial",
+        plain(snapshot.objective, 30),
+        "state",
+        "epochs",
+        "seconds",
+        *(plain(name, 30) for name in names),
+    ]
     return columns, [1, 3, 4], rows
 
 
@@ -206,7 +243,9 @@ def _trial_row(trial: RecordedTrial, names: Sequence[str], error: float | None) 
 
 
 def _shown(num_shown: int, num_trials: int) -> str:
-    return f"{words.counted(num_trials, 'trial')}" + (f", the best {num_shown} of them." if num_shown < num_trials else ".")
+    return f"{words.counted(num_trials, 'trial')}" + (
+        f", the best {num_shown} of them." if num_shown < num_trials else "."
+    )
 
 
 def _ensemble(snapshot: Snapshot) -> Iterator[str]:

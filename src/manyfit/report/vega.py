@@ -17,7 +17,7 @@ PICKED, GOOD, OTHER, FAILED = "#d9730d", "#2f7ed8", "#999999", "#cc3333"
 DIGITS = {"format": ".4~g"}
 
 _SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name, nobody asks for it
-_LABEL_PIXELS = 200
+_LABEL_PIXELS = 140
 _WIDTH, _HEIGHT = 520, 240
 
 
