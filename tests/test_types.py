@@ -28,6 +28,16 @@ def build_model(hp: kt.HyperParameters) -> object:
     hp.Float("rate", 1e-4, 1e-1, logarithmic=True)  # error
     hp.Choice("optimizer", 3)  # error
     return None
+
+
+kt.RandomSearch(build_model, "val_loss", 5, seed=0, overwrite=True, max_seconds=60, scheduler="asha")
+kt.BayesianOptimization(build_model, "val_loss", num_initial_points=4, beliefs=[], directory="run", precision="auto")
+kt.Hyperband(build_model, "val_loss", max_epochs=27, seed=3, project_name="bands")
+kt.Search(build_model, kt.Objective("val_auc", "max"), beliefs=[], executions_per_trial=2)
+kt.RandomSearch(build_model, "val_loss", beliefs=[])  # error
+kt.RandomSearch(build_model, "val_loss", max_trials="5")  # error
+kt.GridSearch(build_model, "val_loss", overwrit=True)  # error
+kt.Hyperband(build_model, "val_loss", max_epoch=27)  # error
 """
 
 

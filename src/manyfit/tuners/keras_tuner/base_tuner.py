@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from manyfit.core.checks import check_left_over
 from manyfit.core.clock import Clock
 from manyfit.core.environment import refuse_chief_and_workers
 from manyfit.core.errors import ProjectError, SearchError, UsageError, explain, warn_user
@@ -79,15 +80,7 @@ class BaseTuner:
         self.logger = kwargs.pop("logger", None)
         if self.logger is not None:
             warnings.warn("`logger` is deprecated; it is stored and not used.", DeprecationWarning, stacklevel=2)
-        if kwargs:
-            raise UsageError(
-                explain(
-                    type(self).__name__,
-                    f"Unrecognized arguments {sorted(kwargs)}",
-                    "the arguments of its docstring",
-                    f"Type help(kt.{type(self).__name__}).",
-                )
-            )
+        check_left_over(type(self), kwargs)
         if not isinstance(oracle, Oracle):
             raise UsageError(
                 explain(
