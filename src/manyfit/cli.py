@@ -115,6 +115,7 @@ def report(project: Path, output: Path, every: float | None) -> None:
     """
     from manyfit.report.page import write_page  # loads NumPy, Jinja2 and the scripts
 
+    # The last one is written without: a page that is over need not load itself again.
     seen = Snapshot.of(project)
     while every is not None and _is_worked_on(seen):
         write_page(seen, output, every_seconds=every)

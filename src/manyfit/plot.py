@@ -76,6 +76,7 @@ class Figure:
         if write is None:
             allowed = "a name that ends in " + ", ".join(_WRITERS)
             raise UsageError(explain("save(path)", path.name, allowed, f'Type "{path.stem}.svg".'))
+        # Before the file is opened: what cannot be drawn must not cost the picture that is there.
         content = write(self.spec)
         with replaced(path) as partial:
             partial.write_bytes(content)

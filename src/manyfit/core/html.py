@@ -75,6 +75,7 @@ def table(
         "<tr>" + "".join(f"<td{right.get(at, '')}>{html.escape(cell)}</td>" for at, cell in enumerate(row)) + "</tr>"
         for row in rows
     )
+    # Drawn, and not counted: outputs of several processes stand on one page of a notebook.
     name = f"manyfit-{secrets.token_hex(4)}" if sortable else ""
     script = f"<script>{_SORTING.replace('ID', name)}</script>" if sortable else ""
     named = f' id="{name}"' if sortable else ""

@@ -6,6 +6,7 @@ A check speaks only where records show something; it says how much they show, an
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 from collections import Counter
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from manyfit.core.causes import reason_of
 from manyfit.report import words
-from manyfit.report.chart_rows import mean_curve
+from manyfit.report.chart_rows import mean_curve, state_of
 from manyfit.report.ranges import SearchedRange, searched_ranges
 from manyfit.report.snapshot import RecordedTrial, Snapshot
 from manyfit.report.words import plain
@@ -88,6 +89,7 @@ def _within_noise(snapshot: Snapshot) -> Iterator[Check]:
 
 def _test_rows(snapshot: Snapshot) -> Iterator[Check]:
     looks = Counter(str(look.get("data")) for look in snapshot.facts.get(_TEST_USES) or ())
+    # How lucky exactly, `tuner.evaluate` says, which has the losses of the rows.
     several = [count for count in looks.values() if count > 1]
     if several:
         yield Check(
@@ -150,6 +152,7 @@ def _without_effect(snapshot: Snapshot) -> Iterator[Check]:
         return
     from manyfit.report.importance import importances  # NumPy and SciPy, which the other checks do without
 
+    # With fewer trials all but the strongest look like this.
     [best] = snapshot.best(1)
     for found in importances(snapshot):
         if found.by_chance <= _BY_CHANCE or found.name not in best.values:
@@ -175,6 +178,7 @@ def _diverged(snapshot: Snapshot) -> Iterator[Check]:
         good = [value for trial in kept if isinstance(value := searched.value(trial), float)]
         if len(bad) < len(lost) or not good:
             continue
+        # A limit is one only if most of what is above it diverges, and something is below it that did not.
         above = sum(value >= bad[0] for value in good)
         if above <= 0.25 * len(bad) and sum(value < bad[0] for value in good) >= 2:
             name = plain(searched.name, 40)
@@ -189,7 +193,10 @@ def _diverged(snapshot: Snapshot) -> Iterator[Check]:
 
 
 def _rising(snapshot: Snapshot) -> Iterator[Check]:
-    top = [trial for trial in snapshot.best(_TOP) if len(mean_curve(trial, snapshot.objective)) >= 4]
+    # Whatever was stopped was not to rise any further.
+    whole = (trial for trial in snapshot.best() if state_of(trial) == "completed")
+    long = (trial for trial in whole if len(mean_curve(trial, snapshot.objective)) >= 4)
+    top = list(itertools.islice(long, _TOP))
     if len(top) < 3:
         return
     last, gains = 0, []
@@ -221,6 +228,7 @@ def _compiling(snapshot: Snapshot) -> Iterator[Check]:
     members = snapshot.members()
     if total < 10 or compiling <= _MOST_COMPILING * total or len(members) < 2:
         return
+    # Under ten seconds nobody waits; that compiling has the largest share of them is no news.
     splitting = [each for each in searched_ranges(snapshot) if _splits(snapshot, each, list(members.values()))]
     told = f"{compiling / total:.0%} of {words.seconds(total)} went into compiling {len(members)} programs"
     if not splitting:
@@ -260,6 +268,7 @@ def _failed(snapshot: Snapshot) -> Iterator[Check]:
     failed = [trial for trial in snapshot.failed if trial.ending != "diverged"]
     ended = sum(trial.ended_at is not None for trial in snapshot.trials)
     causes = Counter(_cause(trial) for trial in failed)
+    # One in ten is a part of the space that does not work; less is a line in the list of failures.
     for cause, count in causes.most_common(3):
         if count >= 0.1 * ended:
             first = next(trial.trial_id for trial in failed if _cause(trial) == cause)

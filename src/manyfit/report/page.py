@@ -24,6 +24,7 @@ from manyfit.report.chart_rows import Cell, Row, axis_names, finalist_rows, stat
 from manyfit.report.checks import checks
 from manyfit.report.drawing import extra, scripts_of_vega
 from manyfit.report.importance import importances
+from manyfit.report.ranges import searched_ranges
 from manyfit.report.snapshot import RecordedTrial, Snapshot
 from manyfit.report.words import plain
 
@@ -72,6 +73,7 @@ def page(
     told = {key: str(spec["description"]) for key, spec in drawn.items()}
     run = [scripts_of_vega(), _file("report.js"), *scripts]
     columns, numeric, rows = _trial_table(snapshot)
+    # A name that is spelled wrongly in the template is our bug, and not an empty place on the page.
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_file("report.html"))
     return str(
         template.render(
@@ -135,6 +137,7 @@ def policy(scripts: Sequence[str], *, live: bool = False) -> str:
         scripts: all of the page.
         live: whether it asks for what is new.
     """
+    # By what they are and not by a word that is in the page: whoever gets markup into it does not get a script to run.
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{each}'" for each in hashes)
     connect = "'self'" if live else "'none'"
@@ -168,8 +171,7 @@ def _charts(snapshot: Snapshot) -> dict[str, dict[str, object]]:
 
 
 def _contour(snapshot: Snapshot, order: Sequence[str]) -> dict[str, object] | None:
-    from manyfit.report.ranges import searched_ranges
-
+    # Of more than two, the two that matter most: a matrix of all pairs is looked at by nobody.
     numbers = {each.name for each in searched_ranges(snapshot) if each.is_number}
     first_two = [name for name in order if name in numbers][:2]
     return charts.contour(snapshot, *first_two) if len(first_two) == 2 else None
@@ -178,6 +180,7 @@ def _contour(snapshot: Snapshot, order: Sequence[str]) -> dict[str, object] | No
 def _data(snapshot: Snapshot, drawn: Mapping[str, Mapping[str, Any]], live: str | None) -> str:
     """What the scripts read: charts, their rows once each, and the names of columns."""
     datasets = {name: rows for spec in drawn.values() for name, rows in spec["datasets"].items()}
+    # Apart from their rows, most of which several charts have in common.
     specs = {
         key: {"rows": list(spec["datasets"]), "spec": {name: part for name, part in spec.items() if name != "datasets"}}
         for key, spec in drawn.items()
@@ -212,6 +215,7 @@ def _number(value: Cell, error: float | None = None) -> str:
 def _trial_table(snapshot: Snapshot) -> tuple[list[str], list[int], list[list[str]]]:
     """Headings, the places of columns of numbers, and the rows: best first, then those that run, then the others."""
     names = list(axis_names(snapshot))[:_MOST_COLUMNS]
+    # Rows beyond are in the export: a table of thousands is slow to open and quick to be left.
     best = snapshot.best(_MOST_TRIALS)
     ranked = {trial.trial_id for trial in snapshot.best()}
     others = [trial for trial in [*snapshot.running, *snapshot.failed] if trial.trial_id not in ranked]
