@@ -51,6 +51,9 @@ class ConfirmSettings:
         keep_weights: keep the weights of every execution.
         margin: finalists whose scores differ by less are equal, in units of the metric; None: 1 % of the leader's. A
             rule.
+        groups: a label per validation row, where rows of one group resemble each other (patients): other rows are other
+            groups then. A rule.
+        time_ordered: validation rows are in the order of time, so blocks of neighbours resemble each other. A rule.
 
     Raises:
         UsageError: a number out of its range.
@@ -63,6 +66,8 @@ class ConfirmSettings:
     proof_executions: int = 5
     keep_weights: bool = False
     margin: float | None = None
+    groups: Any = None
+    time_ordered: bool = False
 
     def __post_init__(self) -> None:
         self.rules()  # checks what is part of them
@@ -204,7 +209,8 @@ def confirm(
         SearchError: no execution at all has a score; the message says why.
     """
     settings.check_budget(len(trials))
-    runs = FreshRuns(oracle, f"{protocol}/{_protocol(task)}", kept.archive, overlap_of(task, trials[0]))
+    asked = f"{protocol}/{_protocol(task)}"
+    runs = FreshRuns(oracle, asked, kept.archive, overlap_of(task, trials[0]), settings.groups)
     # All finalists get as many epochs as the best trained one: what halving stopped early might have won.
     targets = [trial.target_epochs for trial in trials if trial.target_epochs is not None]
     num_epochs = task.call.get("epochs") if has_own_epochs or not targets else max(targets)

@@ -30,10 +30,19 @@ class FreshRuns:
         protocol: names data and settings: only executions under the same protocol are compared.
         archive: the predictions of the search and the row losses of fresh runs.
         overlap: where each seed has rows of its own: validation rows by training rows.
+        related: (rows,) the group of each validation row; None: rows are independent.
     """
 
-    def __init__(self, oracle: Oracle, protocol: str, archive: Archive | None, overlap: float | None) -> None:
+    def __init__(
+        self,
+        oracle: Oracle,
+        protocol: str,
+        archive: Archive | None,
+        overlap: float | None,
+        related: Array | None = None,
+    ) -> None:
         self.oracle, self.protocol, self.overlap = oracle, protocol, overlap
+        self.related = related if overlap is None else None
         self._archive = archive
         self._rows: dict[tuple[str, str, int], RowLosses | None] = {}
         self._searched: dict[str, list[tuple[float, Array | None]]] = {}
@@ -84,7 +93,7 @@ class FreshRuns:
         rows = np.full((*values.shape, next(iter(known.values())).size), np.nan, dtype=np.float32)
         for where, of_run in known.items():
             rows[where] = of_run if of_run.size == rows.shape[2] else np.nan
-        return Runs(values, rows)
+        return Runs(values, rows, groups=self.related)
 
     def _rows_of(self, trial: Trial, index: int, run: Execution) -> Array | None:
         """Row losses of a fresh run; where they were not kept, the search's own stand in for them.
@@ -114,7 +123,7 @@ class FreshRuns:
         objective = self.oracle.objective
         # Runs are compared row by row: those of a process that had other rows know nothing of these.
         self._rows_are = self._rows_are or kept.rows_are
-        if kept.rows_are != self._rows_are:
+        if kept.rows_are != self._rows_are or (self.related is not None and kept.rows.size != self.related.size):
             return None
         self._scale = self._scale or Scale(kept.scale)
         rows = at_value(kept, objective.value(loss), penalised=objective.name == "val_loss")
