@@ -8,22 +8,16 @@ rows one by one in one call and in groups in the next would contradict itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.data.classes import ProjectFacts
 from manyfit.data.folds import blocks_of_time
 
 FEWEST_GROUPS = 6  # with fewer nobody can say how much groups differ
 _FACT = "related_rows"  # where the project keeps them
-
-
-class ProjectFacts(Protocol):
-    """What is needed of a project's store."""
-
-    def get(self, name: str, default: object = None) -> Any: ...
-    def put(self, **facts: object) -> None: ...
 
 
 def related_rows(
