@@ -145,19 +145,20 @@ class Finish:
         calls = {trial_id: call.with_(**fit_kwargs) for trial_id, call in task.calls.items()}
         task = dataclasses.replace(task, call=task.call.with_(**fit_kwargs), calls=calls)
         settings = self._with_related_rows(settings, task, cross_validation, new_splits)
-        task, protocol = crossing.resplit(task, cross_validation, new_splits, self._oracle.seed)
+        split = crossing.resplit(task, cross_validation, new_splits, self._oracle.seed)
+        kept = confirming.ConfirmFiles(self._tuner.store.layout, self._tuner.predictions_archive, split.folds)
         book = self._oracle.book
         book.begin_work("a confirmation")
         try:
             return confirming.confirm(
                 trials,
                 self._oracle,
-                task,
-                self._training.trainer_for(task),
+                split.task,
+                self._training.trainer_for(split.task),
                 settings,
-                kept=confirming.ConfirmFiles(self._tuner.store.layout, self._tuner.predictions_archive),
+                kept=kept,
                 clock=clock,
-                protocol=protocol,
+                protocol=split.name,
                 has_own_epochs="epochs" in fit_kwargs,
             )
         finally:
