@@ -22,6 +22,7 @@ from manyfit.fitting.record import FitRecord
 from manyfit.fitting.searching import Searching
 from manyfit.fitting.signals import Interruptible, what_is_kept
 from manyfit.fitting.standing import Standing
+from manyfit.fitting.steps import Steps
 from manyfit.fitting.winner import Winner
 
 
@@ -100,8 +101,9 @@ class _Fit:
 
     def _of_phases(self, call: Call) -> Winner:
         held = asked.rows_held_out(call, self._wishes, self._can, self._oracle, self._say)
-        afterwards = Afterwards(self._tuner, self._can, held, times=self._times, reasons=self._reasons)
-        self._afterwards = afterwards
+        verbose = call.get("verbose", 1)
+        steps = Steps(self._tuner, self._can, held, verbose=verbose, tell=self._reasons.append)
+        afterwards = self._afterwards = Afterwards(self._tuner, steps, times=self._times, reasons=self._reasons)
         searching = Searching(
             self._tuner,
             self._wishes,
@@ -111,7 +113,7 @@ class _Fit:
         )
         ended_by = searching.run(held)
         with self._tuner.limited(self._clock):
-            return afterwards.winner(ended_by, call.get("verbose", 1))
+            return afterwards.winner(ended_by, lambda: searching.run(held))
 
     @contextlib.contextmanager
     def _keeping(self) -> Iterator[None]:
