@@ -77,17 +77,18 @@ class Afterwards:
         self._take_earlier()
         confirmation = model = None
         self._may_search, self._may_train_on = ended_by == "time", self._steps.may_train_on
-        if self._clock.is_limited and phases.is_over(self._tried()):
+        if self._clock.halted is not None:
+            self._reasons.append(f"Nothing more was trained after the search: {self._clock.halted}.")
+        elif self._clock.is_limited and phases.is_over(self._tried()):
             ended_by = NOTHING_BETTER
-            self._reasons.append(
-                "The better half of the trials is equally good, to the last digit: the fit ended here."
-            )
-        elif self._steps.may_bag:
-            self._bag(self._planned or phases.best_bag(self._tried(), self._left(), NUM_FOLDS, or_search=False))
-        elif self._steps.may_confirm:
-            confirmation, model = self._confirm()
-        if self._clock.is_limited and ended_by != NOTHING_BETTER and model is None:
-            ended_by = self._use_what_is_left(ended_by, search_again)
+            self._reasons.append("The better half of the trials is equally good, to the last digit: nothing is left.")
+        else:
+            if self._steps.may_bag:
+                self._bag_the_best()
+            elif self._steps.may_confirm:
+                confirmation, model = self._confirm()
+            if self._clock.is_limited and model is None:
+                ended_by = self._use_what_is_left(ended_by, search_again)
         if confirmation is not None and self.hand is not None and self.hand.refused:
             self.hand = None
         if self.hand is None and model is None:
@@ -106,7 +107,7 @@ class Afterwards:
 
     def _use_what_is_left(self, ended_by: str, search_again: Callable[[], str]) -> str:
         """Does what promises most, as long as something fits; answers what has ended the call."""
-        while True:
+        while self._clock.halted is None:
             tried, left = self._tried(), self._left()
             larger = on = None
             if self._made is not None:
@@ -121,10 +122,9 @@ class Afterwards:
                 self._train_on(on)
             elif self._may_search and left > min(one.seconds for one in tried):
                 ended_by = self._search_on(search_again)
-            elif phases.is_over(tried):
-                return NOTHING_BETTER
             else:
-                return ended_by
+                return NOTHING_BETTER if phases.is_over(tried) else ended_by
+        return ended_by
 
     def _search_on(self, search_again: Callable[[], str]) -> str:
         """More of the search, and what its models come to now; another bag, where another trial is the best."""
@@ -200,7 +200,8 @@ class Afterwards:
 
     def _bag(self, bag: phases.Bag | None) -> None:
         if bag is None:
-            self._reasons.append("No bag: it does not fit into the time that is left.")
+            if (said := "No bag: it does not fit into the time that is left.") not in self._reasons:
+                self._reasons.append(said)
             return
         begun = self._clock.spent()
         found = self._times.timed("bag", self._steps.bagged, bag.top, bag.repeats, self._left())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 Fact = TypeVar("Fact")
@@ -25,6 +25,12 @@ ENSEMBLE = "ensemble"
 """Fact: the latest ensemble: its members with weight, its score, its gain, its summary."""
 PROGRAM = "program:"
 """Begins the names of facts that are records of programs, one fact each: a search may have a thousand of them."""
+REQUEST = "request:"
+"""Begins the names of facts that are answered requests, one fact each (`manyfit.store.requests`)."""
+GAINS = "gains"
+"""Fact: (trials that had ended, what was expected of the leader then), whenever that was better than ever before."""
+ASKED = "asked"
+"""Fact: what requests have changed for good: trials that are to stop, limits that were raised."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +113,7 @@ class Leader:
         num_rows: that each was validated on; None: unknown.
         noise: standard deviation of one run, by seeds and rows as far as they are known; None: unknown.
         luck: by how much `score` is too good for having been chosen among `num_trials`; None: unknown.
+        finalists: (trial_id, expected, low, high) of the best trials, the leader first, as far as that is known.
     """
 
     trial_id: str
@@ -120,6 +127,7 @@ class Leader:
     num_rows: int | None = None
     noise: float | None = None
     luck: float | None = None
+    finalists: tuple[Sequence[str | float], ...] = ()
 
 
 def to_fact(record: Activity | SearchPlan | Leader) -> dict[str, Any]:
