@@ -98,6 +98,7 @@ class ContinuingSupply(TimedSupply):
         ]
 
     def _is_stuck(self, plan: Plan, epoch: int, logs: Mapping[str, float]) -> bool:
+        # NaN, where it was not measured, is below nothing.
         loss, (best, since) = self._objective.epoch_loss(logs), self._best.get(plan.key, (math.inf, epoch))
         if loss < best:
             self._best[plan.key] = (loss, epoch)
@@ -117,6 +118,7 @@ class Checkpoints:
             if one.plan.phase == CONTINUED:
                 weights = one.model.get_weights() if one.weights is None else one.weights()
                 kept = self._found.setdefault(one.plan.trial_id, collections.deque(maxlen=_MOST_AVERAGED))
+                # Copies: a trainer may go on in the arrays that it answers with.
                 kept.append([np.array(array) for array in weights])
 
     def mean(self, trial_id: str) -> list[np.ndarray] | None:
@@ -162,12 +164,14 @@ def continue_training(
             )
             for trial in trials
         ]
+        # All at once, so that a population trains them together, in the programs of the search.
         supply = ContinuingSupply(plans, clock, oracle.objective)
         further = dataclasses.replace(
             task,
             build=_continued_build(task.build, starts),
             call=_without_what_moves(task.call),
             calls={trial_id: _without_what_moves(call) for trial_id, call in task.calls.items()},
+            # Nothing is kept of their predictions: they would be taken for the search's.
             callbacks=None, keep=None, watch=checkpoints.take, max_model_size=None,
             may=Permissions(share_callbacks=task.may.share_callbacks),
         )  # fmt: skip

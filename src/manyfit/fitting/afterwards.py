@@ -20,7 +20,7 @@ from manyfit.fitting.asked import FittingTuner
 from manyfit.fitting.comparison import Lead, difference
 from manyfit.fitting.holdout import NUM_FOLDS
 from manyfit.fitting.phase_times import PhaseTimes
-from manyfit.fitting.steps import Steps
+from manyfit.fitting.possible_steps import PossibleSteps
 from manyfit.fitting.winner import Winner
 from manyfit.oracles import Trial
 from manyfit.report.confirmation import Confirmation
@@ -43,7 +43,7 @@ class Afterwards:
         hand: the ensemble that is in hand; None: there is none yet, or one model is better.
     """
 
-    def __init__(self, tuner: FittingTuner, steps: Steps, *, times: PhaseTimes, reasons: list[str]) -> None:
+    def __init__(self, tuner: FittingTuner, steps: PossibleSteps, *, times: PhaseTimes, reasons: list[str]) -> None:
         self._tuner, self._oracle, self._steps = tuner, tuner.oracle, steps
         self._times, self._clock, self._reasons = times, times.clock, reasons
         self._planned: phases.Bag | None = None  # what the search makes room for
@@ -61,6 +61,7 @@ class Afterwards:
         if self._clock.is_limited and phases.is_over(tried):
             return math.inf
         end = self._for_the_end()
+        # Asked before every epoch: whoever has become the best meanwhile may call for another bag, or for none.
         self._planned = None
         if self._steps.may_bag and (self._made is None or self._is_another_best()):
             self._planned = self._best_bag(or_search=True)
@@ -110,6 +111,7 @@ class Afterwards:
         while self._clock.halted is None:
             tried, left = self._tried(), self._left()
             larger = on = None
+            # Only beside a bag that was made: a first one that did not fit does not fit later, either.
             if self._made is not None:
                 larger = phases.larger_bag(
                     tried, left, NUM_FOLDS, self._made, pace=self._pace, may_search=self._may_search
@@ -133,6 +135,7 @@ class Afterwards:
         if len(self._oracle.trials) == before:
             self._may_search = False  # there was no time for another one
             return ended_by
+        # There are other best models now, which have not trained on yet.
         self._may_search, self._may_train_on = ended_by == "time", self._steps.may_train_on
         self._combine()
         if self._steps.may_bag:
@@ -212,6 +215,7 @@ class Afterwards:
         what = f"A bag of {bag.top} configurations ({count} models of each)"
         told = self._take(found, what, against="what was in hand" if self._made else "the models of the search")
         is_used = self.hand is found
+        # Members bear the names of trials, and `bag` may have taken others than the best: those that differ most.
         seconds = self._clock.spent() - begun
         self._pace *= min(2.0, max(0.1, seconds / bag.seconds)) if bag.seconds > 0 else 1.0
         self._made = phases.Made(bag, 0.0 if told is None else told.estimate, is_used)
@@ -224,6 +228,7 @@ class Afterwards:
         """What an earlier call had in hand: its models are there, and held-out rows tell what is better now."""
         further = self._times.timed("combine", self._steps.trained_on_earlier, self.hand)
         self._take(further, "With what an earlier call trained on, the ensemble", against="the models of the search")
+        # Its folds are in the project, so this trains nothing; where files are gone they are trained again.
         fact = self._tuner.store.get(_BAGGED)
         if fact is None or not self._steps.may_bag:
             return

@@ -18,11 +18,11 @@ from manyfit.fitting.afterwards import Afterwards
 from manyfit.fitting.asked import CanDo, FittingTuner, Wishes
 from manyfit.fitting.length import with_length
 from manyfit.fitting.phase_times import PhaseTimes
+from manyfit.fitting.possible_steps import PossibleSteps
 from manyfit.fitting.record import FitRecord
 from manyfit.fitting.searching import Searching
 from manyfit.fitting.signals import Interruptible, what_is_kept
 from manyfit.fitting.standing import Standing
-from manyfit.fitting.steps import Steps
 from manyfit.fitting.winner import Winner
 
 
@@ -102,7 +102,7 @@ class _Fit:
     def _of_phases(self, call: Call) -> Winner:
         held = asked.rows_held_out(call, self._wishes, self._can, self._oracle, self._say)
         verbose = call.get("verbose", 1)
-        steps = Steps(self._tuner, self._can, held, verbose=verbose, tell=self._reasons.append)
+        steps = PossibleSteps(self._tuner, self._can, held, verbose=verbose, tell=self._reasons.append)
         afterwards = self._afterwards = Afterwards(self._tuner, steps, times=self._times, reasons=self._reasons)
         searching = Searching(
             self._tuner,

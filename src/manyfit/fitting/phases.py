@@ -267,6 +267,7 @@ def training_on(tried: Sequence[Tried], left: float, *, may_search: bool = True)
     """
     gain = GAIN_OF_TRAINING_ON * spread_of([one.loss for one in tried])
     for top in range(min(MOST_TRAINED_ON, len(tried)), 0, -1):
+        # The dearest case, as for a bag: a step that is begun has to end in time.
         # At most as long as it has trained so far, and built three times: to train on, and for what comes of it.
         best = tried[:top]
         seconds = sum(one.seconds + 3 * one.build_seconds for one in best) + _compiling(best)

@@ -84,6 +84,7 @@ class Continuing:
 
     def _members(self, hand: Ensemble | None) -> list[EnsembleMember]:
         """What there was before, with models."""
+        # Those without weight have no model, and to load them costs more than they are worth.
         if hand is not None:
             return [member for member in hand.members if member.models]
         return [

@@ -25,7 +25,7 @@ from manyfit.report.confirmation import Confirmation
 AS_EXPECTED = EnsembleSettings(likely=0.6, least_gain=0.0)
 
 
-class Steps:
+class PossibleSteps:
     """What a tuner does for `fit` after a search.
 
     Args:
@@ -97,6 +97,7 @@ class Steps:
         def train_on() -> Ensemble:
             assert self._can.go_on is not None  # our bug: `may_train_on` asks
             limit = None if math.isinf(left) else left
+            # Built for the weights that they get, so that nobody needs what their initializers draw.
             with self._can.quickly():
                 return self._can.go_on(hand, top, max_seconds=limit, settings=AS_EXPECTED)
 
