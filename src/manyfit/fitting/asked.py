@@ -43,7 +43,7 @@ class FittingTuner(FittedSearch, Protocol):
     def ensemble(self, *, verbose: Any = None, **options: Any) -> Ensemble:
         """Combines what the search has made."""
 
-    def confirm(self, top: int = 8, *, max_seconds: float | None, verbose: Any) -> Confirmation:
+    def confirm(self, top: int = 8, *, max_seconds: float | None, verbose: Any, **related: Any) -> Confirmation:
         """Runs finalists on fresh seeds."""
 
 

@@ -83,8 +83,10 @@ class PossibleSteps:
 
     def confirmed(self, top: int, left: float) -> Confirmation | None:
         """Finalists on fresh seeds."""
-        limit = None if math.isinf(left) else left
-        return self._tried("Not confirmed", lambda: self._tuner.confirm(top, max_seconds=limit, verbose=self._verbose))
+        limit, related = None if math.isinf(left) else left, self._held.related()
+        return self._tried(
+            "Not confirmed", lambda: self._tuner.confirm(top, max_seconds=limit, verbose=self._verbose, **related)
+        )
 
     @property
     def may_train_on(self) -> bool:
