@@ -54,6 +54,7 @@ class LeavableThreads(Executor):
             if self._is_shut:
                 raise RuntimeError("no work is taken after shutdown")  # as Python's own pools say it
             self._waiting.put((future, functools.partial(fn, *args, **kwargs)))
+            # Who is idle takes it; each has counted itself, so that two pieces of work never count on the same thread.
             if not self._idle.acquire(blocking=False) and len(self._threads) < self._most:
                 thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
                 self._threads.append(thread)

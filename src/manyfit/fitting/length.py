@@ -45,8 +45,7 @@ def no_time_for_an_epoch(limit: float | None, predicted: float | None) -> Search
 
     Args:
         limit: seconds that there were; None: no limit.
-        predicted: seconds that the step takes at least that was not begun or was left, since it did not fit; None: there
-            was none.
+        predicted: seconds at least of the step that was not begun, or was left, since it did not fit; None: no such.
     """
     if limit is None:
         got, where = "no epoch", "fit()"

@@ -54,7 +54,7 @@ def compiled_in_time(clock: Clock) -> Iterator[None]:
     if not clock.is_limited or keras.backend.backend() != "jax":
         yield
         return
-    from manyfit.training.keras_internals import programs
+    from manyfit.training.keras_internals import programs  # imports JAX
 
     threads = LeavableThreads(1, name="compilation")
     try:

@@ -231,6 +231,7 @@ class _Run:
             returned = None
             try:
                 self._check_time()
+                # Around this alone: nobody else is ready to be left in the middle.
                 with compiled_in_time(self.clock):
                     returned = fit(
                         self.model,

@@ -185,7 +185,7 @@ sys.exit(3)
 
 def test_a_process_ends_while_xla_compiles():
     """What breaks: XLA cannot be interrupted, and Python ends threads that ask for it too late; the process aborts."""
-    ended = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=300)
+    ended = subprocess.run([sys.executable, "-c", ENDS], check=False, capture_output=True, text=True, timeout=300)
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "left\n", "")
 
 

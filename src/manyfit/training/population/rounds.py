@@ -102,7 +102,7 @@ class Rounds:
         self._exchanging = threading.Lock()  # beside those that train, so that no epoch waits for it; one at a time
         self._is_closing = False
         # Threads, not processes: XLA lets go of the interpreter while it compiles and computes, and the rows lie in
-        # memory once.
+        # memory once. They may be left, since XLA cannot be interrupted.
         self._pool = LeavableThreads(_THREADS, name="population")
         self._running: dict[Future[Outcome], Batch] = {}
         self._streaming: list[Batch] = []  # trained in `collect`: the user's code reads the data
@@ -112,7 +112,6 @@ class Rounds:
     def close(self) -> None:
         """Waits for what runs, and lets the threads go; where time is limited, they are left to end by themselves.
 
-        A compilation cannot be broken off, XLA having no means for that. So it goes on in its thread.
         """
         self._is_closing = True
         self._pool.shutdown(wait=not (self._is_left or self._clock.is_limited), cancel_futures=True)
@@ -121,14 +120,14 @@ class Rounds:
         """Waits for nothing any more: what runs now ends without bringing anything.
 
         Returns:
-            The batches that were under way, and for how many seconds those of them that had waited for a program.
+            The batches that were under way; and those that a program was compiled for, for how many seconds.
         """
         with self._leaving:
             self._is_left = True
         left, compiling, now = self.batches, dict(self._compiling), self._clock.now()
         self._running.clear()
         self._streaming.clear()
-        return left, {batch: now - compiling[batch] for batch in left if batch in compiling}
+        return left, {batch: now - since for batch, since in compiling.items()}
 
     @property
     def batches(self) -> list[Batch]:
