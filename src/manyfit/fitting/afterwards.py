@@ -65,7 +65,9 @@ class Afterwards:
         timed = self._times.timed
         hand = self.hand = timed("combine", self._combined, verbose)
         confirmation = None
-        if self._may_bag:
+        if self._clock.halted is not None:
+            self._reasons.append(f"Nothing more was trained after the search: {self._clock.halted}.")
+        elif self._may_bag:
             hand = self.hand = timed("bag", self._bagged, hand, verbose)
         elif self._can.trains and not self._held.in_folds:
             confirmation = timed("confirm", self._confirmed, verbose)
@@ -156,7 +158,8 @@ class Afterwards:
         if top < 2 or seconds > left:
             return None
         try:
-            found = self._tuner.confirm(top, max_seconds=None if math.isinf(left) else left, verbose=verbose)
+            seconds_left = None if math.isinf(left) else left
+            found = self._tuner.confirm(top, max_seconds=seconds_left, verbose=verbose, **self._held.related())
         except ManyfitError as error:
             self._reasons.append(f"Not confirmed: {first_line(error)}")
             return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from typing import Any
@@ -23,6 +22,9 @@ def programs_kept() -> contextlib.AbstractContextManager[None]:
     from manyfit.training.keras_internals import programs  # imports JAX
 
     return programs.programs_kept()
+
+
+_LOOK_SECONDS = 0.2  # between two looks at the clock, which another thread may have ended
 
 
 class StillCompiling(OutOfTime):
@@ -72,5 +74,5 @@ def _compiled(threads: LeavableThreads, clock: Clock, compilation: Callable[[], 
         if left <= 0.0:
             clock.refuse(clock.now() - begun)
             raise StillCompiling
-        wait([future], None if math.isinf(left) else left)
+        wait([future], min(left, _LOOK_SECONDS))
     return future.result()

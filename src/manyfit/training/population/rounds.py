@@ -110,9 +110,7 @@ class Rounds:
         self._ahead: dict[tuple[SharedProgram, int], Future[None]] = {}
 
     def close(self) -> None:
-        """Waits for what runs, and lets the threads go; where time is limited, they are left to end by themselves.
-
-        """
+        """Waits for what runs, and lets the threads go; where time is limited, they are left to end by themselves."""
         self._is_closing = True
         self._pool.shutdown(wait=not (self._is_left or self._clock.is_limited), cancel_futures=True)
 
