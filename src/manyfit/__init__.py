@@ -18,7 +18,7 @@ from manyfit.core.environment import prefer_jax
 
 __version__ = "0.2.0.dev0"
 
-_MODULES = frozenset({"brands", "trackers"})  # public modules, loaded like names
+_MODULES = frozenset({"brands", "plot", "trackers"})  # public modules, loaded like names
 # Public name -> module that defines it.
 _HOMES = {
     "ASHA": "manyfit.schedulers.asha",
@@ -36,6 +36,8 @@ _HOMES = {
     "Constraint": "manyfit.samplers.base",
     "CrossValidation": "manyfit.data.folds",
     "BaseTuner": "manyfit.tuners.keras_tuner.base_tuner",
+    "NoGain": "manyfit.evidence.stopping",
+    "Reached": "manyfit.evidence.stopping",
     "Ensemble": "manyfit.ensemble.ensemble",
     "FailedTrialError": "manyfit.core.errors",
     "FatalError": "manyfit.core.errors",
@@ -59,7 +61,7 @@ _HOMES = {
     "synchronized": "manyfit.oracles.keras_tuner.synchronized",
     "Winner": "manyfit.fitting.winner",
     "compare": "manyfit.finish.compare",
-    "open_project": "manyfit.report.snapshot",
+    "open_project": "manyfit.report.project",
     "load_winner": "manyfit.fitting.winner",
     "fit": "manyfit.tuners.searches",
     "table": "manyfit.report.terminal",
@@ -79,6 +81,8 @@ if TYPE_CHECKING:
     from manyfit.data.folds import CrossValidation as CrossValidation
     from manyfit.ensemble.ensemble import Ensemble as Ensemble
     from manyfit.ensemble.outside import OutsidePredictions as OutsidePredictions
+    from manyfit.evidence.stopping import NoGain as NoGain
+    from manyfit.evidence.stopping import Reached as Reached
     from manyfit.executors.base import LocalExecutor as LocalExecutor
     from manyfit.executors.process import ProcessExecutor as ProcessExecutor
     from manyfit.executors.ray import RayExecutor as RayExecutor
@@ -88,7 +92,7 @@ if TYPE_CHECKING:
     from manyfit.oracles.keras_tuner.synchronized import synchronized as synchronized
     from manyfit.oracles.oracle import Oracle as Oracle
     from manyfit.oracles.trial import Trial as Trial
-    from manyfit.report.snapshot import open_project as open_project
+    from manyfit.report.project import open_project as open_project
     from manyfit.report.terminal import table as table
     from manyfit.samplers.base import Belief as Belief
     from manyfit.samplers.base import Constraint as Constraint

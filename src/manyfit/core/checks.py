@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
@@ -114,3 +115,22 @@ def check_extra(package: str, extra: str) -> None:
     if importlib.util.find_spec(package) is None:
         where, got = f"{extra}, asked for in trackers= or manyfit export,", f"no package {package}"
         raise ImportError(explain(where, got, f"{package} beside Manyfit", f"Type pip install manyfit[{extra}]."))
+
+
+def check_left_over(made: type, given: Iterable[str]) -> None:
+    """Refuses arguments of a constructor that nobody takes.
+
+    Args:
+        made: the class; its signature says what there is.
+        given: names of what is left over.
+
+    Raises:
+        UsageError: there is one; the message names the closest that there is.
+    """
+    if names := sorted(given):
+        known = [name for name in inspect.signature(made).parameters if name != "kwargs"]
+        closest = difflib.get_close_matches(names[0], known, n=1, cutoff=0.0)[0]
+        instead = f"Type {closest}=, say, or help({made.__name__}) for all of them."
+        raise UsageError(
+            explain(made.__name__, f"Unrecognized arguments {names}", "the arguments of its docstring", instead)
+        )

@@ -184,6 +184,17 @@ class Events:
         finally:
             self.tell(CallEnded(what, is_complete))
 
+    @contextlib.contextmanager
+    def listening(self, listener: Listener | None) -> Iterator[None]:
+        """Within it a listener is told of all events; None: nobody is."""
+        if listener is not None:
+            self.listen(listener)
+        try:
+            yield
+        finally:
+            if listener is not None:
+                self.leave(listener)
+
     def tell(self, event: Event) -> None:
         """Tells all listeners of an event."""
         for listener in list(self._listeners):
