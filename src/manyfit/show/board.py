@@ -182,7 +182,8 @@ class Board:
     def _epoch(self, plan: Plan, epoch: int, logs: Mapping[str, float]) -> None:
         known = self.members.get(_key(plan))
         if known is None:
-            values: Values = self.values.get(plan.trial_id) or dict(getattr(plan.values, "values", {}))
+            own = getattr(plan.values, "values", None)
+            values: Values = self.values.get(plan.trial_id) or (dict(own) if isinstance(own, Mapping) else {})
             # Only where a trial has one run at a time its id says which member it is.
             several = plan.phase != "search" or self.sources.plan().executions_per_trial > 1
             name = f"{plan.trial_id}/{plan.execution + 1}" if several else plan.trial_id
