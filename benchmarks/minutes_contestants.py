@@ -267,7 +267,7 @@ def manyfit(start: Start) -> Predict:
         directory=start.folder,
     )
     winner = tuner.fit(
-        start.rows.x, start.rows.y, max_seconds=start.left(), batch_size=start.task.batch_size,
+        start.rows.x, start.rows.y, max_seconds=max(start.left(), 1.0), batch_size=start.task.batch_size,
         time_ordered=start.task.in_order, verbose=0,
     )  # fmt: skip
     records = getattr(tuner.programs(), "records", ())
