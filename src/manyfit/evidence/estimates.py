@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.stats.components import Components, crossed
+from manyfit.stats.components import Components, crossed, with_heavy_tails
 from manyfit.stats.intervals import Array, Interval, Scale, scaled_interval
 from manyfit.stats.noise import RowNoise, RunNoise, moderate, row_noise, run_noise
 from manyfit.stats.posterior import MIN_TRIALS, search_posterior
@@ -284,7 +284,14 @@ def estimates(
     if groups is not None:
         told = dataclasses.replace(told, num_groups=len(np.unique(np.asarray(groups))))
     noise = _noise_of(finalists, values, search_rows, overlap, groups)
-    runs = _Runs(values, _components_of(finalists, values, groups), noise)
+    parts = _components_of(finalists, values, groups)
+    if told.scale not in (Scale.WILSON, Scale.LOGIT):  # shares know by themselves how rare their misses are
+        tables = [each.table for each in finalists]
+        parts = [
+            part if table is None else with_heavy_tails(part, table, groups)
+            for part, table in zip(parts, tables, strict=True)
+        ]
+    runs = _Runs(values, parts, noise)
     few = not noise.is_known or losses.size + stopped < MIN_TRIALS or not np.isfinite(losses).any()
     given = _Search(losses, places, runs_per_trial, stopped)
     found = _bounded(runs, given, told) if few else _shrunken(runs, given, told, seed)
