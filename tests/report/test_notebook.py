@@ -6,7 +6,6 @@ import re
 
 import manyfit as kt  # isort: skip
 
-import drawn_projects
 import numpy as np
 import pytest
 import tiny
