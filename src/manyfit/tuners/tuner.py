@@ -212,7 +212,8 @@ class Tuner(HandingTuner):
                 comes with a fold of its own.
             new_splits: each seed comes with a fresh random split of training and validation rows.
             verbose: 0 prints nothing; None: as in the search. So for `retrain`, `ensemble` and `evaluate`.
-            **settings: `max_rounds=20`, `margin=None`, `proof_executions=5`, `keep_weights=False`: see
+            **settings: `max_rounds=20`, `margin=None`, `proof_executions=5`, `keep_weights=False`; where validation
+                rows resemble each other `groups=`, a label for each, or `time_ordered=True`: see
                 `manyfit.finish.confirm.ConfirmSettings`; and arguments of `model.fit` but the data, where they are to
                 be others than in the search: `epochs=`, `callbacks=`, ...
 
