@@ -44,7 +44,9 @@ class FittingTuner(FittedSearch, Protocol):
     def ensemble(self, *, verbose: Any = None, method: str = ..., settings: EnsembleSettings | None = ...) -> Ensemble:
         """Combines what the search has made."""
 
-    def confirm(self, top: int = 8, *, max_seconds: float | None, verbose: Any, **related: Any) -> Confirmation:
+    # No method: groups and the order of time are handed on where there are any.
+    @property
+    def confirm(self) -> Callable[..., Confirmation]:
         """Runs finalists on fresh seeds."""
 
 

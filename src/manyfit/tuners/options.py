@@ -79,12 +79,14 @@ class StepArguments(TypedDict, total=False):
 
 
 class ConfirmArguments(StepArguments, total=False):
-    """What `Tuner.confirm` takes besides; the first four are those of `ConfirmSettings`."""
+    """What `Tuner.confirm` takes besides; the first six are those of `ConfirmSettings`."""
 
     max_rounds: int
     proof_executions: int
     keep_weights: bool
     margin: float | None
+    groups: ArrayLike | None
+    time_ordered: bool
     epochs: int
     callbacks: object
 
