@@ -171,14 +171,20 @@ class FreshRuns:
     def _first_rows(self, trial: Trial) -> Array | None:
         return next((rows for _, rows in self.of_search(trial) if rows is not None), None)
 
-    def measured(self, trial: Trial) -> Measured | None:
-        """All runs of a trial: the search's first, then the fresh ones; None where none has a score."""
+    def measured(self, trial: Trial, *, searched: bool = True) -> Measured | None:
+        """All runs of a trial: the search's first, then the fresh ones; None where none has a score.
+
+        Args:
+            trial: that is measured.
+            searched: whether the search trained it to the end, so that its runs count.
+        """
         fresh = [
             (self.loss(trial, run), self._of_fresh(trial, index, phase))
             for phase in (RACE, PROOF)
             for index, run in sorted(self.executions(trial, phase).items())
         ]
-        runs = [(loss, rows) for loss, rows in [*self.of_search(trial), *fresh] if math.isfinite(loss)]
+        of_search = self.of_search(trial) if searched else []
+        runs = [(loss, rows) for loss, rows in [*of_search, *fresh] if math.isfinite(loss)]
         if not runs:
             return None
         values = np.array([loss for loss, _ in runs])
