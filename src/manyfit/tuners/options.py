@@ -101,7 +101,7 @@ class RetrainArguments(StepArguments, total=False):
 
 
 class CallArguments(RetrainArguments, total=False):
-    """What `Tuner.search` and `Tuner.fit` take besides x, y and epochs: all of `model.fit`, and three of their own."""
+    """What `Tuner.search` and `Tuner.fit` take besides x, y and epochs: all of `model.fit`, and four of their own."""
 
     verbose: int | str
     callbacks: object
