@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 
 from manyfit.ensemble import Ensemble, EnsembleMember, EnsembleSettings, RowCuts
-from manyfit.ensemble.choosing.crossfit import ModelLuck
+from manyfit.ensemble.choosing.losses import ModelLuck
 from manyfit.ensemble.choosing.shrinkage import PATH, reliability, shrunk_weights
 from manyfit.ensemble.metrics import default_metric, named_metric
 from manyfit.ensemble.pools import LinearPool, PowerPool, StackingPool

@@ -12,7 +12,8 @@ import tiny
 from manyfit.core.errors import UsageError
 from manyfit.ensemble import Ensemble, EnsembleSettings, RowCuts
 from manyfit.ensemble.choosing.choice import gain_between, log_evidence
-from manyfit.ensemble.choosing.crossfit import CrossFit, Losses, folds_of, standard_errors
+from manyfit.ensemble.choosing.crossfit import CrossFit, folds_of
+from manyfit.ensemble.choosing.losses import Losses, standard_errors
 from manyfit.ensemble.metrics import named_metric
 from manyfit.ensemble.problem import make_problem
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from manyfit.core.clock import Clock
-from manyfit.fitting.fit import SearchClock
 from manyfit.fitting.phases import GAIN_OF_BAG, Tried, bag_seconds, best_bag, gain_of_search, seconds_for_the_end
+from manyfit.fitting.searching import SearchClock
 
 
 def tried(losses, seconds: float = 1.0, **options) -> list[Tried]:

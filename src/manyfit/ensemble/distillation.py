@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -119,12 +119,45 @@ class Teacher(Protocol):
     """What a student is compared with: an `Ensemble`."""
 
     metric: Metric
+    task: PredictionTask
+    outputs: Outputs
+
+    def best_used(self) -> EnsembleMember:
+        """The best member."""
 
     def predict(self, x: FitData) -> Prediction:
         """Predicts rows."""
 
     def evaluate_predictions(self, prediction: Any, y: FitData) -> dict[str, float]:
         """Measures predictions."""
+
+
+def distilled(
+    teacher: Teacher,
+    x: Any,
+    y: FitData,
+    *,
+    x_test: Any,
+    student: keras.Model | None,
+    settings: Mapping[str, int],
+) -> Student:
+    """See `Ensemble.distill`.
+
+    Args:
+        teacher: the ensemble.
+        x: rows whose soft labels are learned.
+        y: labels of `x_test`, or of `x`; None: no scores.
+        x_test: rows to measure on, or None.
+        student: a model, or None for a copy of the best member.
+        settings: of `train_student`.
+    """
+    best = teacher.best_used()
+    net = student_like(best) if student is None else student
+    soft = teacher.predict(x)
+    train_student(net, x, soft, teacher.task, teacher.outputs, **settings)
+    apart = distance(model_predictions(net, x, 1024), soft)
+    scores = {} if y is None else scores_of(teacher, net, best, x if x_test is None else x_test, y)
+    return Student(net, scores, apart)
 
 
 def scores_of(teacher: Teacher, student: keras.Model, best: EnsembleMember, x: FitData, y: FitData) -> dict[str, float]:

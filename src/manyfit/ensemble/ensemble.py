@@ -16,8 +16,9 @@ from manyfit.data.rows import Rows
 from manyfit.ensemble import distillation, saving
 from manyfit.ensemble.alignment import problem_of, require_labels, usual_metric
 from manyfit.ensemble.choosing.choice import Gain, MethodChoice
+from manyfit.ensemble.choosing.thresholds import decisions, moved
 from manyfit.ensemble.evaluating import compiled_metrics, compiled_on_probabilities
-from manyfit.ensemble.explaining import Explanation, FittedParts, explain_fit
+from manyfit.ensemble.explaining import Explanation, FittedParts, explain_fit, fitted_here
 from manyfit.ensemble.fitting import Fitting, Offered
 from manyfit.ensemble.members import (
     EnsembleMember,
@@ -25,7 +26,7 @@ from manyfit.ensemble.members import (
     class_names,
     make_members,
     measure_latency,
-    model_predictions,
+    members_with,
 )
 from manyfit.ensemble.metrics import Metric
 from manyfit.ensemble.outputs import Outputs, Prediction
@@ -68,6 +69,7 @@ class Ensemble:
         classes: their names, in the order of the columns of a prediction; None where classes are numbers.
         fitting: how it was fitted, for `refit`; None if it was not fitted here.
         witness: what is told of each `evaluate`.
+        thresholds: from which probability on each column is decided as positive; None for one half.
 
     Example:
 
@@ -96,6 +98,7 @@ class Ensemble:
         classes: Sequence[str] | None = None,
         fitting: Fitting | None = None,
         witness: Witness | None = None,
+        thresholds: Sequence[float] | np.ndarray | None = None,
     ) -> None:
         self.members = tuple(members)
         self.pool, self.task, self.num_outputs = pool, task, num_outputs
@@ -107,6 +110,7 @@ class Ensemble:
         self.seconds_per_row, self.fitting = seconds_per_row, fitting
         self.retrain, self.witness = retrain, witness
         self.classes = None if classes is None else tuple(classes)
+        self.thresholds = None if thresholds is None else tuple(map(float, thresholds))
         self._program = EnsembleProgram(self._used())
 
     @classmethod
@@ -187,6 +191,7 @@ class Ensemble:
             seconds_per_row=None if seconds is None else spread(seconds, usable, len(shown), empty=np.nan),
             classes=None if classes is None else classes.names.tolist(),
             fitting=fitting,
+            thresholds=result.thresholds,
         )
 
     @property
@@ -229,6 +234,17 @@ class Ensemble:
             pool=self.pool, task=self.task, outputs=self.outputs, num_outputs=self.num_outputs,
         )  # fmt: skip
 
+    def decide(self, x: FitData, *, batch_size: int | None = None) -> np.ndarray:
+        """(n,) classes of rows, by their names if they have some, or (n, C) zeros and ones of several labels.
+
+        Thresholds are learned where the metric is of yes or no (accuracy, F1, balanced accuracy of two classes or of
+        several labels); elsewhere it is one half, or the likeliest class. `predict` does not heed them.
+
+        Raises:
+            UsageError: the ensemble predicts values.
+        """
+        return decisions(self.predict(x, batch_size=batch_size), self.task, self.thresholds, self.classes)
+
     def evaluate(
         self, x: FitData, y: FitData = None, *, sample_weight: FitData = None, batch_size: int | None = None
     ) -> dict[str, float]:
@@ -241,8 +257,9 @@ class Ensemble:
             batch_size: rows per batch.
 
         Returns:
-            The metric it was fitted for, by name; and, if the members are compiled Keras models, "loss" and their
-            metrics, as `model.evaluate(..., return_dict=True)` would give them of what the members predict together.
+            The metric it was fitted for, by name, of what `decide` decides; and, if the members are compiled Keras
+            models, "loss" and their metrics, as `model.evaluate(..., return_dict=True)` would give them of what the
+            members predict together.
             Members with a `test_step` of their own measure one model only: of several of them there is but the first.
 
         Raises:
@@ -264,8 +281,11 @@ class Ensemble:
         if self.classes is not None:
             rows = dataclasses.replace(rows, y=Classes(self.classes).numbers("ensemble.evaluate(y)", rows.y))
         problem = problem_of(prediction, rows.y, self.outputs, self.task, rows.sample_weight)
-        answer = {self.metric.name: self.metric.score(problem.predictions[0], problem)}
-        return {**answer, **compiled_metrics(self._used(), self.pool, prediction, rows, batch_size)}
+        decided = moved(problem.predictions[0], None if self.thresholds is None else np.array(self.thresholds))
+        answer = {self.metric.name: self.metric.score(decided, problem)}
+        told = compiled_metrics(self._used(), self.pool, prediction, rows, batch_size)
+        # Keras's metric of the same name knows one half only.
+        return {**answer, **told} if self.thresholds is None else {**answer, **told, **answer}
 
     def _used(self) -> list[EnsembleMember]:
         return [self.members[index] for index in self.pool.support]
@@ -280,15 +300,8 @@ class Ensemble:
         Raises:
             UsageError: another number of models than members.
         """
-        if len(models) != len(self.members):
-            got = f"{len(models)} models for {len(self.members)} members"
-            instead = "Give them in the order of ensemble.members."
-            raise UsageError(explain("Ensemble.with_models", got, "one per member, None to keep a model", instead))
+        members = members_with(models, self.members)
         whole = self.for_retrained() if retrained else self
-        members = [
-            member if model is None else dataclasses.replace(member, model=model)
-            for member, model in zip(self.members, models, strict=True)
-        ]
         return whole._with(members=members)  # noqa: SLF001  # another object of the same class
 
     def for_retrained(self) -> Ensemble:
@@ -298,11 +311,11 @@ class Ensemble:
         again under that rule: `gain` is what weights gain that were learned from some models and are used by others.
         """
         if self.fitting is None:  # loaded from a folder: the rows are not here
-            return self._with(pool=self.pool.carried(0.5), choice=None, problem=None)
+            return self._with(pool=self.pool.carried(0.5), choice=None, problem=None, thresholds=None)
         result = self.fitting.choice(retrained=True)
         usable = self.fitting.told.usable
         pool = result.pool.expand(usable[usable < len(self.members)], len(self.members))
-        return self._with(pool=pool, choice=result)
+        return self._with(pool=pool, choice=result, thresholds=result.thresholds)
 
     def with_classes(self, names: Sequence[str]) -> Ensemble:
         """The same ensemble, whose classes have names, in the order of the columns."""
@@ -341,11 +354,8 @@ class Ensemble:
             raise UsageError(explain("Ensemble.refit(train)", "nothing that trains", allowed, instead))
         whole = self.for_retrained()
         used = whole.pool.support.tolist()
-        if train is not None:
-            models: Mapping[int, Any] = {index: train(self.members[index]) for index in used}
-        else:
-            assert self.retrain is not None  # asked above
-            models = self.retrain(used, **options)
+        retrain = self.retrain or (lambda used, **options: {})  # asked above
+        models = retrain(used, **options) if train is None else {index: train(self.members[index]) for index in used}
         return whole.with_models([models.get(index) for index in range(len(self.members))])
 
     def _with(self, **changes: Any) -> Ensemble:
@@ -402,7 +412,8 @@ class Ensemble:
         if path.suffix == ".keras":
             saving.save_file(self.to_keras(), path)
         else:
-            saving.save_folder(path, self._used(), self.pool, self.task, self.num_outputs, self.outputs, self.classes)
+            told, used = {"classes": self.classes, "thresholds": self.thresholds}, self._used()
+            saving.save_folder(path, used, self.pool, self.task, self.num_outputs, self.outputs, told)
 
     @classmethod
     def load(
@@ -461,14 +472,8 @@ class Ensemble:
         Raises:
             UsageError: no student was given and the best member is no Keras model.
         """
-        best = self.best_used()
-        net = distillation.student_like(best) if student is None else student
-        soft = self.predict(x)
         settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
-        distillation.train_student(net, x, soft, self.task, self.outputs, **settings)
-        apart = distillation.distance(model_predictions(net, x, 1024), soft)
-        scores = {} if y is None else distillation.scores_of(self, net, best, x if x_test is None else x_test, y)
-        return distillation.Student(net, scores, apart)
+        return distillation.distilled(self, x, y, x_test=x_test, student=student, settings=settings)
 
     def best_used(self) -> EnsembleMember:
         """Of the members with weight the one with the smallest loss; the first, where the rows are not here."""
@@ -481,14 +486,9 @@ class Ensemble:
         Raises:
             UsageError: the ensemble was loaded from disk, so the rows it was fitted on are not here.
         """
-        if self.problem is None or self.choice is None:
-            got = "an ensemble that was loaded from disk"
-            instead = "Fit again, or keep the text of summary() beside the saved ensemble."
-            raise UsageError(explain("Ensemble.explanation", got, "a freshly fitted ensemble", instead))
-        parts = FittedParts(
-            self.members, self.pool, self.problem, self.choice, self.metric, self.notes, self.seconds_per_row
-        )
-        return explain_fit(parts)
+        problem, choice = fitted_here(self.problem, self.choice)
+        seconds = self.seconds_per_row
+        return explain_fit(FittedParts(self.members, self.pool, problem, choice, self.metric, self.notes, seconds))
 
     def summary(self) -> str:
         """A text that says what was chosen, what it gains, and why each member has its weight."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from manyfit.core.errors import UsageError, explain
 from manyfit.ensemble.choosing.choice import BASELINES, MethodChoice
 from manyfit.ensemble.diversity import (
     COPIES,
@@ -90,6 +91,19 @@ class FittedParts:
     metric: Metric
     notes: Sequence[str]
     seconds_per_row: np.ndarray | None  # (M,), NaN where it was not measured
+
+
+def fitted_here(problem: EnsembleProblem | None, choice: MethodChoice | None) -> tuple[EnsembleProblem, MethodChoice]:
+    """The two, which are there where an ensemble was not loaded from a folder.
+
+    Raises:
+        UsageError: it was, so the rows it was fitted on are not here.
+    """
+    if problem is not None and choice is not None:
+        return problem, choice
+    got = "an ensemble that was loaded from disk"
+    instead = "Fit again, or keep the text of summary() beside the saved ensemble."
+    raise UsageError(explain("Ensemble.explanation", got, "a freshly fitted ensemble", instead))
 
 
 def explain_fit(parts: FittedParts) -> Explanation:
@@ -274,6 +288,9 @@ def _headline(told: Explanation) -> list[str]:
         used = sum(1 for member in told.members if member.weight != 0)
         first = f"{result.method}: {told.pool_text} of {used} of {len(told.members)} members."
     lines = [first, f"{percent}, choice included: {scores}, gain over the single best {gain}."]
+    if result.thresholds is not None:
+        at = ", ".join(f"{one:.2g}" for one in result.thresholds[:5]) + ", ..." * (len(result.thresholds) > 5)
+        lines.append(f"Yes from a probability of {at} on, instead of 0.5: learned on other folds than those it scores.")
     if not result.refused and len(told.members) > 1 and not result.ensembling_gain.proven:
         lines.append("That several members gain is likely, not proven (95 %).")
     if told.optimality_gap is not None:

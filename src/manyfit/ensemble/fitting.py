@@ -14,6 +14,7 @@ from manyfit.ensemble.alignment import Aligned, aligned
 from manyfit.ensemble.choosing.calibration import of_a_bag, with_temperature
 from manyfit.ensemble.choosing.choice import Judging, MethodChoice, best_ensemble, choose, steadiest
 from manyfit.ensemble.choosing.methods import SHRUNK, Fit, for_retrained, menu_named, within
+from manyfit.ensemble.choosing.thresholds import sharpened_thresholds
 from manyfit.ensemble.members import EnsembleMember
 from manyfit.ensemble.pools import TemperedPool
 from manyfit.ensemble.problem import EnsembleProblem, PredictionTask
@@ -66,6 +67,8 @@ class Fitting:
             num_kept=self.num_kept,
             num_models=None if retrained else self.num_models,
             again=None if retrained else self.again,
+            # Like a temperature it dies with the models, unless it was tried on others than it was learned from.
+            thresholds=not retrained or bool(self.model_folds),
         )
         with one_thread():  # L-BFGS factorises matrices of twenty rows: 1.2 s of processor time instead of 8
             found = choose(problem, fit, metric, settings, self.seed, judging)
@@ -94,7 +97,12 @@ class Fitting:
         alone = [with_temperature(found.pool, one.members(kept)) for one, _ in self.model_folds]
         single = float(np.mean([one.inverse_temperature for one in alone if isinstance(one, TemperedPool)]))
         beta = of_a_bag(single, known.inverse_temperature, repeats, self.num_models)
-        return dataclasses.replace(found, pool=dataclasses.replace(found.pool, inverse_temperature=beta))
+        told, before = found.thresholds, found.pool.inverse_temperature
+        return dataclasses.replace(
+            found,
+            pool=dataclasses.replace(found.pool, inverse_temperature=beta),
+            thresholds=None if told is None else sharpened_thresholds(told, beta / before),
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

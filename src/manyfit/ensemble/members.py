@@ -292,6 +292,22 @@ def measure_latency(member: EnsembleMember, x: object, *, num_rows: int = 256, r
     return float(np.median(seconds)) / count
 
 
+def members_with(models: Sequence[Any], members: Sequence[EnsembleMember]) -> list[EnsembleMember]:
+    """The same members with other models; None keeps a member's own.
+
+    Raises:
+        UsageError: another number of models than members.
+    """
+    if len(models) != len(members):
+        got = f"{len(models)} models for {len(members)} members"
+        instead = "Give them in the order of ensemble.members."
+        raise UsageError(explain("Ensemble.with_models", got, "one per member, None to keep a model", instead))
+    return [
+        member if model is None else dataclasses.replace(member, model=model)
+        for member, model in zip(members, models, strict=True)
+    ]
+
+
 def make_members(
     members: object, *, predictions: object = None, models: object = None, x: object = None, batch_size: int = 1024
 ) -> list[EnsembleMember]:

@@ -262,7 +262,7 @@ def save_folder(
     task: PredictionTask,
     num_outputs: int,
     outputs: Outputs,
-    classes: Sequence[str] | None,
+    told: Mapping[str, Sequence[Any] | None],
 ) -> None:
     """Writes the members that have weight, and how they are combined.
 
@@ -273,7 +273,7 @@ def save_folder(
         task: what they predict.
         num_outputs: columns of a prediction.
         outputs: how predictions are laid out.
-        classes: their names, if they have any.
+        told: names of classes and thresholds, where there are some; each is None otherwise.
 
     Raises:
         UsageError: a member has no model, or the path is a file.
@@ -312,7 +312,7 @@ def save_folder(
         "task": str(task),
         "num_outputs": num_outputs,
         "outputs": outputs.to_json(),
-        "classes": classes,
+        **told,
         "kind": pool.kind,
         # Versions before 0.2 read both numbers of every pool, so they are written even where they mean nothing.
         **{"parameter": 1.0, "inverse_temperature": 1.0, **pool.numbers()},
@@ -389,6 +389,7 @@ def load_folder(
         "num_outputs": int(manifest["num_outputs"]),
         "outputs": outputs,
         "classes": manifest.get("classes"),
+        "thresholds": manifest.get("thresholds"),
     }
 
 

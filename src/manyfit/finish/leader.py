@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from manyfit.core import seeds
-from manyfit.evidence.estimates import Estimates, Told, estimates
+from manyfit.evidence.estimates import Estimate, Estimates, Told, estimates
 from manyfit.finish.fresh_runs import FreshRuns
 from manyfit.oracles import Oracle, Trial
 from manyfit.store.facts import Leader
@@ -67,7 +67,18 @@ def _described(plain: Leader, trials: list[Trial], found: Estimates) -> Leader:
         num_rows=estimate.num_rows,
         noise=_known(found.noise),
         luck=None if _known(found.noise) is None else _known(found.luck_of_best),
+        finalists=tuple(_where(trial, each) for trial, each in zip(trials, found.finalists, strict=True))
+        if known
+        else (),
     )
+
+
+def _where(trial: Trial, estimate: Estimate) -> tuple[str | float, ...]:
+    """A trial, what a model of it will score, and the interval of that."""
+    interval = estimate.of_a_new_model()
+    # As JSON has it: a pair always, of NaN where nobody knows.
+    ends = (math.nan, math.nan) if interval is None else (interval.low, interval.high)
+    return (trial.trial_id, estimate.mean, *(end if math.isfinite(end) else math.nan for end in ends))
 
 
 def _known(value: float) -> float | None:

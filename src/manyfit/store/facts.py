@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 Fact = TypeVar("Fact")
@@ -107,6 +107,7 @@ class Leader:
         num_rows: that each was validated on; None: unknown.
         noise: standard deviation of one run, by seeds and rows as far as they are known; None: unknown.
         luck: by how much `score` is too good for having been chosen among `num_trials`; None: unknown.
+        finalists: (trial_id, expected, low, high) of the best trials, the leader first, as far as that is known.
     """
 
     trial_id: str
@@ -120,6 +121,7 @@ class Leader:
     num_rows: int | None = None
     noise: float | None = None
     luck: float | None = None
+    finalists: tuple[Sequence[str | float], ...] = ()
 
 
 def to_fact(record: Activity | SearchPlan | Leader) -> dict[str, Any]:

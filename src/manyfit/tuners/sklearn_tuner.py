@@ -20,7 +20,7 @@ from manyfit.data.classes import named_classes
 from manyfit.data.row_names import names_of_kept_rows
 from manyfit.data.rows import Rows
 from manyfit.fitting import fit as fitting
-from manyfit.fitting.fit import CanDo, Wishes
+from manyfit.fitting.asked import CanDo, Wishes
 from manyfit.fitting.winner import Winner
 from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover

@@ -16,7 +16,7 @@ from manyfit.ensemble.outside import OutsidePredictions
 from manyfit.finish.retrain import RetrainedModels
 from manyfit.finish.winners import EpochRule
 from manyfit.fitting import fit as fitting
-from manyfit.fitting.fit import CanDo, Wishes
+from manyfit.fitting.asked import CanDo, Wishes
 from manyfit.fitting.winner import Winner
 from manyfit.oracles import Oracle
 from manyfit.report.confirmation import Confirmation

@@ -27,11 +27,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
 
-from manyfit.ensemble.choosing.crossfit import CrossFit, Losses, Means, ModelLuck, averaged_of, standard_errors
+from manyfit.ensemble.choosing.crossfit import CrossFit, averaged_of
+from manyfit.ensemble.choosing.losses import Losses, Means, ModelLuck, standard_errors
 from manyfit.ensemble.choosing.methods import DEFAULTS, Fit
 from manyfit.ensemble.choosing.shrinkage import PATH
 from manyfit.ensemble.metrics import Metric, log_losses, surrogate
@@ -113,6 +115,7 @@ class MethodChoice:
     ensemble: FittedMethod  # the one that `gain` speaks of: what was chosen, or what was refused
     model_folds: bool = False  # whether models were left out with the rows of their fold
     measured: float | None = None  # `score` where every member is one model, of which bags average many
+    thresholds: np.ndarray | None = None  # (C,) from which probability on a column is positive; None: one half
 
     def unproven(self) -> MethodChoice:
         """The same choice, whose gains are estimates and claim no proof."""
@@ -214,6 +217,7 @@ class Judging:
         num_kept: of so many members, the first ones, there are models; see `CrossFit`. None: of all.
         num_models: that each member is a mean of in the end; None: of no more than were there when it predicted.
         again: what another model of each member said of a share of the rows, and of the others what the first said.
+        thresholds: whether one is learned for a metric of decisions.
     """
 
     rule: Rule = best_ensemble
@@ -222,20 +226,21 @@ class Judging:
     num_kept: int | None = None
     num_models: int | None = None
     again: tuple[EnsembleProblem, float] | None = None
+    thresholds: bool = True
 
     def runs(
         self, problem: EnsembleProblem, fit: Fit, metric: Metric, settings: EnsembleSettings, seed: int
     ) -> list[CrossFit]:
         """The cross-fits, one for each repeat of the members' own folds, or as many as it takes on few rows."""
-        kept = self.num_kept
+        same: dict[str, Any] = {"num_kept": self.num_kept, "thresholds": self.thresholds}
         if self.model_folds:
             means = self.means(problem)
             return [
-                CrossFit(one, fit, metric, settings, seed=seed, fold=fold, means=means, num_kept=kept)
+                CrossFit(one, fit, metric, settings, seed=seed, fold=fold, means=means, **same)
                 for one, fold in self.model_folds
             ]
         repeats = _REPEATS if problem.num_rows < _FEW_ROWS else 1
-        return [CrossFit(problem, fit, metric, settings, seed=seed + more, num_kept=kept) for more in range(repeats)]
+        return [CrossFit(problem, fit, metric, settings, seed=seed + more, **same) for more in range(repeats)]
 
     def luck(self) -> ModelLuck | None:
         """Of models with folds of their own; None: the same models predicted all rows."""
@@ -287,9 +292,10 @@ def choose(
     # `losses` chose, so it flatters what it chose. What is stated, and what refuses, are the nested ones.
     nested = [run.nested(pick) for run in runs]
     luck = judging.luck()
-    measured = Losses(metric, problem, nested, luck=luck)
-    averaged = averaged_of(runs, lambda run, of: run.nested(pick, of=of))
-    stated = measured if averaged is None else Losses(metric, problem, nested, averaged=averaged, luck=luck)
+    decided = [run.nested(pick, decided=True) for run in runs] if runs[0].decides else nested
+    measured = Losses(metric, problem, decided, luck=luck)
+    averaged = averaged_of(runs, lambda run, of: run.nested(pick, of=of, decided=True))
+    stated = measured if averaged is None else Losses(metric, problem, decided, averaged=averaged, luck=luck)
     # Of rows with these models: where folds have models of their own, others would be used.
     evidence = -math.inf if luck is not None else log_evidence(runs, nested)
     gain = gain_between(stated, "single best", "procedure", settings, evidence=evidence)
@@ -298,13 +304,16 @@ def choose(
     # What a share of the rows says of averaging is right on average, and too noisy to send anybody away.
     deciding = stated if judging.again is None else measured
     certain = gain_between(deciding, "baseline", "procedure", settings, evidence=evidence)
-    worth_having = several and (certain.worth_having or _loss_decides(deciding, certain, settings))
+    as_said = Losses(metric, problem, nested, luck=luck) if decided is not nested else deciding
+    worth_having = several and (certain.worth_having or _loss_decides(as_said, certain, settings))
     refused = settings.refuse and not judging.insist and not worth_having
     if refused:
         calibration = gain_between(stated, "single best", "baseline", settings)
         singles = [candidates[name] for name in BASELINES if name in candidates]
         # A refusal still says which: the temperature of one member has to show its use like everything else.
         chosen = singles[-1] if calibration.worth_having else singles[0]
+    thresholds = _of_all(run.threshold(chosen.name) for run in runs)
+    alone = "single best" if thresholds is None else "baseline"  # the same member, with its threshold
     return MethodChoice(
         method=chosen.name,
         pool=chosen.pool,
@@ -316,8 +325,16 @@ def choose(
         refused=refused,
         ensemble=ensemble,
         model_folds=bool(judging.model_folds),
-        measured=metric.to_score(measured.mean["single best" if refused else "procedure"], problem),
+        measured=metric.to_score(measured.mean[alone if refused else "procedure"], problem),
+        thresholds=thresholds,
     )
+
+
+def _of_all(found: Iterable[np.ndarray | None]) -> np.ndarray | None:
+    """The thresholds of several repeats as one; one half where less than half of them learned any."""
+    told = list(found)
+    some = [one for one in told if one is not None]
+    return np.median(some, axis=0) if 2 * len(some) > len(told) else None
 
 
 def _loss_decides(stated: Losses, ensembling: Gain, settings: EnsembleSettings) -> bool:
