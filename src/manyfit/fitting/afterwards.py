@@ -57,7 +57,10 @@ class Afterwards:
         """Seconds that are kept free of the search."""
         end = self._for_the_end()
         left = self._clock.left() - end
-        self._planned = phases.best_bag(self._tried(), left, NUM_FOLDS) if self._may_bag else None
+        tried = self._tried() if self._may_bag else []
+        # As long as all have seen a part of the rows only, the search has something better to do than to end.
+        is_early = any(one.share < 1.0 for one in tried)
+        self._planned = None if is_early else phases.best_bag(tried, left, NUM_FOLDS)
         return end + (0.0 if self._planned is None else self._planned.seconds)
 
     def winner(self, ended_by: str, verbose: Any) -> Winner:
@@ -152,8 +155,7 @@ class Afterwards:
         left = self._clock.left() - self._for_the_end()
         tried = self._tried()
         top = min(phases.MOST_BAGGED, len(tried))
-        seconds = phases.bag_seconds(tried, top, num_folds=2)
-        if top < 2 or seconds > left:
+        if top < 2 or phases.bag_seconds(tried, top, num_folds=2) > left:
             return None
         try:
             found = self._tuner.confirm(top, max_seconds=None if math.isinf(left) else left, verbose=verbose)
@@ -170,20 +172,22 @@ class Afterwards:
 
     def _tried(self) -> list[phases.Tried]:
         """The trials with a score, the best first."""
-        completed = [trial for trial in self._oracle.trials.values() if trial.is_completed]
-        found = [tried_of(trial, self._oracle.objective.loss(trial.score)) for trial in completed]
+        compared = self._oracle.book.by_search_score()
+        found = [tried_of(trial, self._oracle.objective.loss(trial.score)) for trial in compared]
         return sorted(found, key=lambda one: one.loss)
 
 
 def tried_of(trial: Trial, loss: float) -> phases.Tried:
     """What phases are decided by, of one trial."""
     runs = list(trial.executions.values())
+    share = min((run.share for run in runs), default=1.0)  # of the rows: what follows trains on all of them
     costs = Costs.joined(run.costs for run in runs if run.costs is not None) or Costs()
     return phases.Tried(
         loss,
-        sum(run.seconds for run in runs) / max(1, len(runs)),
+        sum(run.seconds for run in runs) / max(1, len(runs)) / share,
         costs.build,
         costs.compile,
         costs.structure,
         all(run.ending is Ending.COMPLETED for run in runs),
+        share,
     )

@@ -54,7 +54,8 @@ def plan_of(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable
         execution,
         trial.hyperparameters.copy(),
         seeds.seed_of(oracle.seed, "execution", trial.trial_id, execution, trial.attempt),
-        epochs=oracle.scheduler.max_epochs,
+        # On a part of the rows it ends at its target; elsewhere it may pause there.
+        epochs=trial.target_epochs if oracle.scheduler.may_restart else oracle.scheduler.max_epochs,
         first_epoch=first_epoch,
         computed=tuple(known.computed),
         state_path=str(state_beside(path)) if oracle.scheduler.may_pause else None,

@@ -137,8 +137,12 @@ class PopulationTuner(ModelTuner):
         # Folds come first: whether there are validation rows, which the checks below ask, depends on them.
         call = Call(fit_args, fit_kwargs)
         folds = None if given is None else fold_plan(given, call)
-        if self.oracle.scheduler.may_restart:
-            check_parts(self.oracle, call, self._own_training(), has_folds=folds is not None)
+        begun = [trial for trial in self.oracle.trials.values() if trial.is_open and trial.num_rows is not None]
+        in_parts = self.oracle.scheduler.may_restart or bool(begun)  # by a `fit` that was killed
+        if in_parts:
+            trains_here = self.executor is None and self._trains_itself()
+            elsewhere = None if trains_here else self._own_training()
+            check_parts(self.oracle, call, elsewhere, has_folds=folds is not None)
             call = with_validation(call)
             fit_args, fit_kwargs = call.args, dict(call.kwargs)
         self.oracle.set_epochs(fit_kwargs.get("epochs"))  # before the checks, which ask how long a trial is
@@ -151,7 +155,7 @@ class PopulationTuner(ModelTuner):
         self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
         task = tensorboard.per_execution(self._make_task(fit_args, fit_kwargs))
         # Set before `searched_task` is asked, which refuses folds where the user's own code trains.
-        if self.oracle.scheduler.may_restart:
+        if in_parts:
             task = dataclasses.replace(task, parts=self.row_parts or parts_of(call, self.oracle.seed))
         self.latest_search = LatestSearch(task, folds)
         if folds is not None:

@@ -163,7 +163,8 @@ class Tuner(HandingTuner):
         call = Call((x, y, *args) if y is not None or args else (x,) if x is not None else (), fit_kwargs)
         wishes = Wishes(max_seconds, max_trials, groups, time_ordered, beliefs)
         quickly = functools.partial(exploring_builds, self._fuses())
-        can = CanDo(trains=self._trains_itself(), in_epochs=not self._estimators, bag=self.bag, quickly=quickly)
+        trains, in_epochs = self._trains_itself(), not self._estimators
+        can = CanDo(trains, in_epochs, in_parts=self.executor is None, bag=self.bag, quickly=quickly)
         with self._finish.speaking(call.get("verbose")):
             return fitting.fit(self, call, wishes, can, say=self._display.say)
 
