@@ -37,6 +37,8 @@ _HOMES = {
     "Constraint": "manyfit.samplers.base",
     "CrossValidation": "manyfit.data.folds",
     "BaseTuner": "manyfit.tuners.keras_tuner.base_tuner",
+    "NoGain": "manyfit.evidence.stopping",
+    "Reached": "manyfit.evidence.stopping",
     "Ensemble": "manyfit.ensemble.ensemble",
     "FailedTrialError": "manyfit.core.errors",
     "FatalError": "manyfit.core.errors",
@@ -80,6 +82,8 @@ if TYPE_CHECKING:
     from manyfit.data.folds import CrossValidation as CrossValidation
     from manyfit.ensemble.ensemble import Ensemble as Ensemble
     from manyfit.ensemble.outside import OutsidePredictions as OutsidePredictions
+    from manyfit.evidence.stopping import NoGain as NoGain
+    from manyfit.evidence.stopping import Reached as Reached
     from manyfit.executors.base import LocalExecutor as LocalExecutor
     from manyfit.executors.process import ProcessExecutor as ProcessExecutor
     from manyfit.executors.ray import RayExecutor as RayExecutor

@@ -19,6 +19,7 @@ class Clock:
 
     Attributes:
         refused_seconds: what a step was predicted to take that was not begun since it did not fit; None: none was.
+        halted: why it is over although time may be left; None: it is not. `start` forgets it.
 
     Example:
 
@@ -48,6 +49,7 @@ class Clock:
         self._now = now or time.monotonic
         self._started: float | None = None
         self.refused_seconds: float | None = None
+        self.halted: str | None = None
 
     @classmethod
     def started(cls, max_seconds: float | None = None, *, within: Sequence[Clock] = ()) -> Clock:
@@ -76,7 +78,7 @@ class Clock:
         # What ran since an earlier `start` counts: a search inside a longer call shares its clock.
         self._before = self.spent()
         self._started = self._now()
-        self.refused_seconds = None
+        self.refused_seconds = self.halted = None
 
     def stop(self) -> None:
         """Stops counting; what was spent stays."""
@@ -98,6 +100,8 @@ class Clock:
 
     def left(self) -> float:
         """Seconds until the limit, or that of a clock that this one is within, at least 0; infinite without one."""
+        if self.halted is not None:
+            return 0.0
         own = math.inf if self.max_seconds is None else max(0.0, self.max_seconds - self.spent())
         return min([own, *(clock.left() for clock in self.within)])
 
@@ -119,6 +123,31 @@ class Clock:
     def refuse(self, seconds: float) -> None:
         """Notes that a step was not begun, which would have taken so long: nothing new begins afterwards."""
         self.refused_seconds = seconds
+
+    def halt(self, why: str, *, outer: bool = False) -> None:
+        """Ends it now, from any thread: what runs ends with what it has.
+
+        Args:
+            why: in words.
+            outer: whether the calls that its own is a part of end as well.
+        """
+        # A plain assignment, which needs no lock: the thread that searches reads it between two steps.
+        self.halted = why
+        for clock in self.within if outer else ():
+            clock.halt(why, outer=True)
+
+    def limits(self) -> list[float | None]:
+        """Its limit, and those of the clocks that it is within."""
+        return [self.max_seconds, *(limit for clock in self.within for limit in clock.limits())]
+
+    def raise_limits(self, seconds: float) -> None:
+        """Raises every limit that is lower, its own and those of the clocks that it is within."""
+        if self.max_seconds is not None:
+            self.max_seconds = max(self.max_seconds, seconds)
+        # What did not fit into the time before may fit now.
+        self.refused_seconds = None
+        for clock in self.within:
+            clock.raise_limits(seconds)
 
     def begins_nothing(self) -> bool:
         """Whether the limit is reached, or what is left was too short for a step; what runs may still end."""

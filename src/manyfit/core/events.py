@@ -6,9 +6,10 @@ note; what takes longer is for a thread of its own.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 from manyfit.core.records import Plan, Values
@@ -106,6 +107,17 @@ class Events:
     def leave(self, listener: Listener) -> None:
         """The inverse of `listen`; nothing happens where it does not listen."""
         self._listeners = [one for one in self._listeners if one is not listener]
+
+    @contextlib.contextmanager
+    def listening(self, listener: Listener | None) -> Iterator[None]:
+        """Within it a listener is told of all events; None: nobody is."""
+        if listener is not None:
+            self.listen(listener)
+        try:
+            yield
+        finally:
+            if listener is not None:
+                self.leave(listener)
 
     def tell(self, event: Event) -> None:
         """Tells all listeners of an event."""

@@ -68,7 +68,9 @@ class Afterwards:
         timed = self._times.timed
         hand = self.hand = timed("combine", self._combined, verbose)
         confirmation = None
-        if self._may_bag:
+        if self._clock.halted is not None:
+            self._reasons.append(f"Nothing more was trained after the search: {self._clock.halted}.")
+        elif self._may_bag:
             hand = self.hand = timed("bag", self._bagged, hand, verbose)
         elif self._can.trains and not self._held.in_folds:
             confirmation = timed("confirm", self._confirmed, verbose)

@@ -21,6 +21,7 @@ ENDED_BY = {
     "trials": "max_trials was reached",
     "space": "every configuration of the space was tried",
     "nothing better": "nothing that was left was expected to make it better",
+    "stopped": "the search was told to stop",
     "interrupted": "it was interrupted",
 }
 """Why a `fit` ended, and how that is said."""

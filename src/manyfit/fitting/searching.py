@@ -23,6 +23,7 @@ _ENDED_BY = {
     endings.SearchEnd.SCHEDULE: "trials",
     endings.SearchEnd.EXHAUSTED: "space",
     endings.SearchEnd.ORACLE: "space",
+    endings.SearchEnd.STOPPED: "stopped",
 }
 
 

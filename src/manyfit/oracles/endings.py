@@ -38,6 +38,7 @@ class SearchEnd(enum.StrEnum):
     SCHEDULE = "schedule"  # the scheduler has nothing more to run: all brackets are through, say
     ORACLE = "oracle"  # a `populate_space` or `create_trial` of the user's has nothing more
     FAILURES = "failures"  # too many trials in a row ended with an exception
+    STOPPED = "stopped"  # by `tuner.stop()`, from the dashboard, or by `stop_when`
     INTERRUPTED = "interrupted"  # Ctrl+C
     ERROR = "error"  # any other exception
 
@@ -88,6 +89,8 @@ def broken_off(oracle: Oracle, error: BaseException) -> EndOfSearch:
 
 def _reached(oracle: Oracle) -> SearchEnd:
     own = bool(oracle.overrides("populate_space", "create_trial"))
+    if oracle.clock.halted is not None:
+        return SearchEnd.STOPPED
     if oracle.clock.begins_nothing():
         return SearchEnd.SECONDS
     size = None if own else Encoding(oracle.hyperparameters).num_configurations(limit=len(oracle.trials))
@@ -112,6 +115,7 @@ def _because(oracle: Oracle, reason: SearchEnd) -> EndOfSearch:
         SearchEnd.EXHAUSTED: "no configuration of the space is left that was not tried",
         SearchEnd.SCHEDULE: f"{type(oracle.scheduler).__name__} has nothing more to run",
         SearchEnd.ORACLE: f"{type(oracle).__name__} has nothing more to try",
+        SearchEnd.STOPPED: oracle.clock.halted,
         SearchEnd.INTERRUPTED: "it was interrupted. What has finished is kept; call search again to go on",
     }[reason]
     return EndOfSearch(reason, f"{_after(oracle)}: {because}.")

@@ -26,6 +26,7 @@ from manyfit.oracles.keras_tuner.style import KerasTunerOracle, overridden
 from manyfit.oracles.keras_tuner.synchronized import synchronized
 from manyfit.oracles.proposals import ProposalQueue
 from manyfit.oracles.replication import Replication, replication
+from manyfit.oracles.requests import RequestDesk
 from manyfit.oracles.scoring import Scoring
 from manyfit.oracles.trial import Trial
 from manyfit.oracles.warm_start import EarlierProject, EarlierTrials, check_learns
@@ -114,7 +115,7 @@ class Oracle(KerasTunerOracle):
         self._named_scheduler = None if isinstance(scheduler, Scheduler) else scheduler
         self.clock = Clock(max_seconds)
         self.scoring = Scoring(self.objective)
-        self.earlier = EarlierTrials()
+        self.earlier, self.requests = EarlierTrials(), RequestDesk(self)
         self.proposals = ProposalQueue(self, is_overridden=bool(self.overrides("populate_space")))
 
     @property
@@ -392,6 +393,7 @@ class Oracle(KerasTunerOracle):
         self.waiting += self.book.requeue(is_searching=self.clock.is_running)
         if self.waiting or self.book.has_changed():
             self.reload()
+        self.requests.begin()  # before anybody is told of the limits
         self.book.begin_work("a search", at_once=False)  # with the first trials, a moment later
         self.ongoing_trials.clear()
         self.clock.start()

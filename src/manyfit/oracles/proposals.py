@@ -121,6 +121,14 @@ class ProposalQueue:
         Raises:
             UsageError: an unknown name, or a value outside of its range.
         """
+        self._oracle.book.put(**self.add_first(values))
+
+    def add_first(self, values: Values) -> dict[str, Any]:
+        """See `enqueue`; what it has changed is for the caller to commit.
+
+        Raises:
+            UsageError: likewise.
+        """
         # `adapt` clips and completes; what it had to change is what the user has to be told.
         encoding = Encoding(self._oracle.hyperparameters)
         complete = encoding.adapt(values)
@@ -136,7 +144,8 @@ class ProposalQueue:
                 )
             )
         self._enqueued.append(complete)
-        self._oracle.book.put(enqueued=list(self._enqueued))
+        self.is_exhausted = False  # there is something to try, whatever the sampler has said
+        return {"enqueued": list(self._enqueued)}
 
     def begin_with(self, starts: Sequence[Values]) -> None:
         """Has configurations tried before the sampler is asked, unless they are waiting already.

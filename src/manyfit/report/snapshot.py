@@ -286,6 +286,17 @@ class Snapshot:
         return self.facts.get("confirmation")
 
     @property
+    def requests(self) -> list[Mapping[str, Any]]:
+        """What was asked of its searches (`manyfit.store.requests`), in order: what, details, is_done, answer, when."""
+        asked = sorted(name for name in self.facts if name.startswith(names.REQUEST))
+        return [self.facts[name] for name in asked]
+
+    def notes(self, trial_id: str) -> list[str]:
+        """What people have noted on a trial, in order."""
+        taken = [one for one in self.requests if one["what"] == "note" and one["is_done"]]
+        return [one["details"]["text"] for one in taken if one["details"]["trial_id"] == trial_id]
+
+    @property
     def environment(self) -> Mapping[str, Any]:
         """Versions, backend and machine; empty: unknown."""
         return self.facts.get(names.ENVIRONMENT) or {}

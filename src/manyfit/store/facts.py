@@ -25,6 +25,12 @@ ENSEMBLE = "ensemble"
 """Fact: the latest ensemble: its members with weight, its score, its gain, its summary."""
 PROGRAM = "program:"
 """Begins the names of facts that are records of programs, one fact each: a search may have a thousand of them."""
+REQUEST = "request:"
+"""Begins the names of facts that are answered requests, one fact each (`manyfit.store.requests`)."""
+GAINS = "gains"
+"""Fact: (trials that had ended, what was expected of the leader then), whenever that was better than ever before."""
+ASKED = "asked"
+"""Fact: what requests have changed for good: trials that are to stop, limits that were raised."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ project/
   predictions/3-0.test.npz    what it said of the rows of `search(predict=...)`
   predictions/labels.npz      the targets of the rows of the search
   predictions/test.npz        which rows those of `predict=` are
+  requests/                   what is asked of the search from outside, one file each (requests.py)
   winner/                     the best model that a `fit` has come to (fitting/winner_files.py)
   trial_3/                    files of the user's own; KerasTuner's weights; the estimator of a SklearnTuner
   oracle.json, tuner0.json    KerasTuner's files, where they are asked for
@@ -47,6 +48,7 @@ _BESIDE_DATABASE = ("-wal", "-shm", "-journal")  # SQLite's own
 _PHASES = ("confirm", "proof", "fold")
 _AFTER_ID = rf"-(?:(?:{'|'.join(_PHASES)})-)?\d+(?:\.test)?\.(?:npz|state(?:{re.escape(EARLIER)})?|pickle)"
 _WINNER = r"winner\.(?:keras|npz|pickle|json)|fit\.json"
+_REQUEST = r"\d{20}-[0-9a-f]{8}"
 _OF_ENSEMBLE = r"(?:manifest|manyfit)\.json|pool\.npz|member_\d+_\d+\.(?:keras|pickle)"
 #: Ids as oracles give them, for projects whose own list of trials cannot be read.
 _NUMBERED = r"\d+"
@@ -156,6 +158,24 @@ class ProjectLayout:
         """The folder of the best model that a `fit` has come to."""
         return self.folder / "winner"
 
+    @property
+    def requests(self) -> Path:
+        """The folder of what is asked of the search from outside."""
+        return self.folder / "requests"
+
+    def request(self, name: str) -> Path:
+        """The file of one request; its name says when it was made, and sorts by that."""
+        assert re.fullmatch(_REQUEST, name), name  # our bug: `store.requests` makes them
+        return self.requests / f"{name}.json"
+
+    def waiting_requests(self) -> dict[str, Path]:
+        """Requests that nobody has taken yet, by name, in their order; links too, for whoever reads them to refuse."""
+        try:
+            names = sorted(os.listdir(self.requests))
+        except OSError:  # there is no such folder before the first request
+            return {}
+        return {name[:-5]: self.requests / name for name in names if re.fullmatch(rf"{_REQUEST}\.json", name)}
+
     # What is Manyfit's -------------------------------------------------------------------------------------------
 
     def own_files(self, trial_ids: Collection[str] | None, *, of_keras_tuner: Collection[str] = ()) -> list[Path]:
@@ -171,6 +191,7 @@ class ProjectLayout:
         found += _matching(self.predictions, rf"{ids}{_AFTER_ID}|(?:{PARTIAL})?(?:labels|test)\.npz")
         found += _matching(self.winner, rf"(?:{PARTIAL})?{_WINNER}")
         found += [path for folder in self._winner_folders() for path in _matching(folder, _OF_ENSEMBLE)]
+        found += _matching(self.requests, rf"(?:{PARTIAL})?{_REQUEST}\.json")
         for folder in self._trial_folders(trial_ids):
             paths = [folder / _ESTIMATOR, folder / _KERAS_WEIGHTS, *([folder / _TRIAL_JSON] if of_keras_tuner else [])]
             found += [path for path in paths if _is_plain(path)]
@@ -181,7 +202,7 @@ class ProjectLayout:
 
     def own_folders(self, trial_ids: Collection[str] | None) -> list[Path]:
         """The folders that `own_files` lie in: to be removed once they are empty."""
-        folders = [self._models, self.predictions, *self._winner_folders(), self.winner]
+        folders = [self._models, self.predictions, *self._winner_folders(), self.winner, self.requests]
         folders += self._trial_folders(trial_ids)
         return [folder for folder in folders if folder.is_dir() and not folder.is_symlink()]
 
@@ -208,7 +229,7 @@ class ProjectLayout:
         """Links in the places of files and folders of the project: what is written there would land elsewhere."""
         places = [self.database, *(self.folder / f"{DATABASE_NAME}{ending}" for ending in _BESIDE_DATABASE)]
         places += [self.lock, self.holder, self.oracle_file, self._models, self.predictions]
-        places += [self.winner, *self.winner.glob("*")]
+        places += [self.winner, *self.winner.glob("*"), self.requests]
         found = [path for path in places if path.is_symlink()]
         for folder, names in (
             (self._models, ".+" + _AFTER_ID),

@@ -9,7 +9,7 @@ from typing import Any
 
 from manyfit.core import seeds
 from manyfit.core.errors import ProjectError, UsageError, explain
-from manyfit.core.lifecycle import is_paused, outcome_of
+from manyfit.core.lifecycle import TrialState, is_paused, outcome_of
 from manyfit.core.objective import MEASURES
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
@@ -86,6 +86,9 @@ class SearchSupply:
         explores: whether the first execution may bring further hyperparameters to light: the first answer is this one
             alone, so that what is proposed next knows of them.
         num_rows: training rows that there are, where some executions have a part of them; else None.
+
+    Attributes:
+        let_go: paused executions that somebody has asked to stop.
     """
 
     def __init__(
@@ -115,6 +118,8 @@ class SearchSupply:
         self._open: dict[str, set[int]] = {}  # executions of running trials that have not ended
         self._paused: dict[tuple[str, int], Execution] = {}  # what those were that go on after a pause
         self._has_begun = False  # whether it was asked before
+        self.let_go: list[tuple[str, int]] = []
+        oracle.requests.ends_trials = True
 
     @property
     def independent(self) -> bool:
@@ -138,6 +143,7 @@ class SearchSupply:
         when it proposes; what of them was not wanted yet waits in the queue. An empty answer of the oracle means that
         there is nothing for now, which is when a finite space that was tried in full has its contenders repeated.
         """
+        self._hear_requests()
         if self._oracle.clock.begins_nothing():
             return []  # what waits in the queue runs in a later search, like what a kill has interrupted
         if self._explores:
@@ -234,12 +240,13 @@ class SearchSupply:
 
     def end_paused(self) -> None:
         """Ends the trials that were not promoted, once the search is over. Their scores so far count."""
-        max_epochs = self._oracle.scheduler.max_epochs
         for trial in self._oracle.book.paused():
-            why = why_paused_for_good(trial, self._oracle.trials)
-            for run in self._oracle.book.stop_paused(trial, max_epochs, why):
-                self._forget_states(trial.trial_id, run.index)
-            self._end_trial(trial)
+            self._stop_paused(trial, why_paused_for_good(trial, self._oracle.trials))
+
+    def _stop_paused(self, trial: Trial, why: str) -> None:
+        for run in self._oracle.book.stop_paused(trial, self._oracle.scheduler.max_epochs, why):
+            self._forget_states(trial.trial_id, run.index)
+        self._end_trial(trial)
 
     def _forget_states(self, trial_id: str, execution: int, first: int = 0) -> None:
         for path in states_beside(self._weights_path(trial_id, execution))[first:]:
@@ -251,13 +258,40 @@ class SearchSupply:
         # Committed before anything is decided by it: a decision that rests on an epoch that a kill loses would be
         # another one after the restart.
         book.add_epochs(epochs)
+        self._hear_requests()
         # A missing objective stops executions as a time limit does: `finish` then says which metrics there are.
         if self._oracle.clock.is_over() or self._lacks_objective(epochs[0][2]):
-            self._stop_reasons.update({plan.key: "the time was up" for plan, _, _ in epochs})
+            self._stop_reasons.update({plan.key: self._why_over for plan, _, _ in epochs})
             return [Decision.STOP] * len(epochs)
-        if not self._scheduler_decides():
-            return [Decision.GO_ON] * len(epochs)
-        return self._decide(epochs)
+        decisions = self._decide(epochs) if self._scheduler_decides() else [Decision.GO_ON] * len(epochs)
+        return self._as_asked(epochs, decisions)
+
+    @property
+    def _why_over(self) -> str:
+        return self._oracle.clock.halted or "the time was up"
+
+    def _hear_requests(self) -> None:
+        """Takes what was asked of the search. Of a trial that is to stop nothing more begins, unless nothing has."""
+        self._oracle.requests.look()
+        for trial_id in self._oracle.requests.newly_stopped():
+            trial, queued = self._oracle.trials[trial_id], {p.execution for p in self._queue if p.trial_id == trial_id}
+            if trial.state is TrialState.PAUSED:
+                self.let_go += [(trial_id, execution) for execution in trial.executions]
+                self._stop_paused(trial, self._oracle.requests.stopping[trial_id])
+            elif trial.executions or self._open.get(trial_id, set()) - queued:
+                self._queue = [plan for plan in self._queue if plan.trial_id != trial_id]
+                self._open.get(trial_id, set()).difference_update(queued)
+
+    def _as_asked(self, epochs: Sequence[tuple[Plan, int, Any]], decisions: Sequence[Decision]) -> list[Decision]:
+        """The decisions, but for trials that somebody has asked to stop."""
+        # After the scheduler was asked: what it notes of a trial is the same whether somebody stops it or not.
+        asked = self._oracle.requests.stopping
+        told = []
+        for (plan, _, _), decision in zip(epochs, decisions, strict=True):
+            if plan.trial_id in asked and not self._oracle.trials[plan.trial_id].has_ended:
+                self._stop_reasons[plan.key], decision = asked[plan.trial_id], Decision.STOP
+            told.append(decision)
+        return told
 
     def _scheduler_decides(self) -> bool:
         return self._oracle.scheduler.may_pause or self._oracle.scheduler.may_stop
@@ -350,7 +384,7 @@ class SearchSupply:
         num_epochs, epochs = max(map(len, result.history.values()), default=0), result.plan.epochs
         so_far = f"after {num_epochs} epochs" if epochs is None else f"after {num_epochs} of {epochs} epochs"
         reason = self._stop_reasons.pop(result.plan.key, None)
-        reason = reason or ("the time was up" if self._oracle.clock.begins_nothing() else None)
+        reason = reason or (self._why_over if self._oracle.clock.begins_nothing() else None)
         if result.ending is Ending.STOPPED and reason is not None:
             return f"stopped {so_far}: {reason}"
         if result.ending is Ending.COMPLETED and result.message is None and epochs is not None and num_epochs < epochs:

@@ -18,12 +18,14 @@ from manyfit.data.folds import FoldPlan, fold_plan
 from manyfit.data.parts import RowParts, with_validation
 from manyfit.data.row_names import names_of_kept_rows
 from manyfit.data.rows import Rows
+from manyfit.evidence.stopping import StopCondition
 from manyfit.finish.fold_runs import FOLDS, fold_names
+from manyfit.finish.leader import leader_of
 from manyfit.oracles import Oracle, Trial, endings
 from manyfit.schedulers import Scheduler
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store.answers import Answers
-from manyfit.store.facts import SearchPlan
+from manyfit.store.facts import Leader, SearchPlan
 from manyfit.store.predictions import Archive
 from manyfit.training import tensorboard
 from manyfit.training.base import Task, Trainer
@@ -104,11 +106,12 @@ class PopulationTuner(ModelTuner):
         with exploring_builds(self._fuses()):
             super()._populate_initial_space()
 
-    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
+    def search(self, *fit_args: Any, stop_when: StopCondition | None = None, **fit_kwargs: Any) -> None:
         """Searches. Takes what `model.fit` takes, and passes it on: data, epochs, callbacks and the rest.
 
         Args:
             *fit_args: usually x and y.
+            stop_when: see `BaseTuner.search`.
             **fit_kwargs: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing. Beyond those of
                 `model.fit`: `cross_validation`, a `kt.CrossValidation`, a number of folds or a splitter of
                 scikit-learn; every trial then runs once per fold, and its score is the mean. `row_id`, a name for each
@@ -170,7 +173,10 @@ class PopulationTuner(ModelTuner):
         self.latest_search = LatestSearch(task, folds, asked)
         # Of all trials: another process, or an error, may have come between a trial's end and what is deleted then.
         self._with_weights.update(self.oracle.trials)
-        super().search(*fit_args, **fit_kwargs)
+        super().search(*fit_args, stop_when=stop_when, **fit_kwargs)
+
+    def _leader(self) -> Leader | None:
+        return leader_of(self.oracle, self.predictions_archive)
 
     @property
     def _keeps_predictions(self) -> bool:
@@ -280,7 +286,7 @@ class PopulationTuner(ModelTuner):
         # Taken down before they end: afterwards nobody knows which executions the trainer still holds.
         paused = [(trial.trial_id, index) for trial in self.oracle.book.paused() for index in trial.executions]
         supply.end_paused()
-        trainer.forget(paused)
+        trainer.forget([*paused, *supply.let_go])
         if taken_down is not None:
             if taken_down.alone:
                 self._ran_alone[f"{self._own_run_trial} {taken_down.why_alone}"] = tuple(taken_down.alone)

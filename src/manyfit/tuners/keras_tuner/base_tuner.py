@@ -16,7 +16,9 @@ from manyfit.core.lifecycle import TrialState
 from manyfit.core.records import Values
 from manyfit.data.call import Call
 from manyfit.data.identity import fingerprints_of
+from manyfit.evidence.stopping import StopCondition
 from manyfit.executors.base import Executor, MakeTrainer
+from manyfit.finish.leader import leader_of
 from manyfit.fitting.signals import Interruptible, what_is_kept
 from manyfit.fitting.standing import Standing
 from manyfit.oracles import Oracle, Trial, endings
@@ -28,13 +30,16 @@ from manyfit.report.colours import check_display
 from manyfit.report.results import Results
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
+from manyfit.store.facts import Leader
 from manyfit.store.layout import ProjectLayout
 from manyfit.training.base import Trainer
 from manyfit.tuners.display import TrialDisplay, print_summary
+from manyfit.tuners.keras_tuner.arguments import check_parts
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, get_hypermodel
 from manyfit.tuners.keras_tuner.one_by_one import OneByOne, RunTrialCall, TrialSteps
 from manyfit.tuners.keras_tuner.remote import DistantOracle, DistantStore, RunTask, TrialSupply, make_run_trial
 from manyfit.tuners.results import results_of
+from manyfit.tuners.stopping import StopsWhen
 
 
 class BaseTuner:
@@ -79,33 +84,7 @@ class BaseTuner:
         self.logger = kwargs.pop("logger", None)
         if self.logger is not None:
             warnings.warn("`logger` is deprecated; it is stored and not used.", DeprecationWarning, stacklevel=2)
-        if kwargs:
-            raise UsageError(
-                explain(
-                    type(self).__name__,
-                    f"Unrecognized arguments {sorted(kwargs)}",
-                    "the arguments of its docstring",
-                    f"Type help(kt.{type(self).__name__}).",
-                )
-            )
-        if not isinstance(oracle, Oracle):
-            raise UsageError(
-                explain(
-                    f"{type(self).__name__}(oracle)",
-                    f"{oracle!r}. Expected `oracle` argument to be an instance of `Oracle`",
-                    "an Oracle",
-                    "Type oracle=kt.Oracle(...), or use a ready tuner such as kt.RandomSearch.",
-                )
-            )
-        if executor is not None and not isinstance(executor, Executor):
-            raise UsageError(
-                explain(
-                    f"{type(self).__name__}(executor)",
-                    executor,
-                    "an executor, or None for this process",
-                    "Type executor=kt.ProcessExecutor(workers=2), or kt.RayExecutor().",
-                )
-            )
+        check_parts(type(self).__name__, oracle, executor, kwargs)
         self.executor = executor
         self.oracle = oracle
         self.limits: tuple[Clock, ...] = ()  # of the calls that a step is a part of
@@ -177,6 +156,22 @@ class BaseTuner:
         for values in configurations:
             self.oracle.enqueue(values)
 
+    def stop(self) -> None:
+        """Ends the search that is under way, from another thread or a callback: what trains ends with its epochs.
+
+        In a call of `fit` the winner is then chosen from what there is. Where nothing runs nothing happens.
+        """
+        if self.oracle.clock.is_running:
+            self.oracle.clock.halt("tuner.stop() was called", outer=True)
+
+    def stop_trial(self, trial_id: str) -> bool:
+        """Has a trial stop after its epoch, with the epochs that it has; answers whether it had not ended before.
+
+        Raises:
+            UsageKeyError: there is no such trial.
+        """
+        return self.oracle.requests.stop_trial(trial_id)
+
     def warm_start(self, source: BaseTuner | str | os.PathLike[str]) -> int:
         """Lets the trials of an earlier search tell where to look: its winners are tried first.
 
@@ -197,14 +192,9 @@ class BaseTuner:
         if isinstance(source, BaseTuner):
             return self.oracle.warm_start(source.store)
         if not ProjectStore.exists(source):
-            raise UsageError(
-                explain(
-                    "warm_start(source)",
-                    f"{source!r}, where no project is",
-                    "a tuner, or the folder of its project",
-                    'Type warm_start("directory/project_name").',
-                )
-            )
+            got, allowed = f"{source!r}, where no project is", "a tuner, or the folder of its project"
+            instead = 'Type warm_start("directory/project_name").'
+            raise UsageError(explain("warm_start(source)", got, allowed, instead))
         # Opened like any project, so that one that is being searched by another process is refused.
         store = ProjectStore(source)
         try:
@@ -214,16 +204,19 @@ class BaseTuner:
 
     # The search ------------------------------------------------------------------------------------------------
 
-    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
+    def search(self, *fit_args: Any, stop_when: StopCondition | None = None, **fit_kwargs: Any) -> None:
         """Runs trials until the oracle has nothing more.
 
         Args:
             *fit_args: passed on to `run_trial`.
+            stop_when: ends the search earlier: `kt.Reached(0.98) | kt.NoGain(trials=20)`, say.
             **fit_kwargs: passed on to `run_trial`; `verbose=0` prints nothing.
 
         Raises:
+            UsageError: `stop_when` is no condition, or there are several objectives.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
+        stops = StopsWhen.of(stop_when, self.oracle, self._leader)
         # The oracle's as well: oracles of KerasTuner's users print by it.
         self.verbose = self.oracle.verbose = fit_kwargs.get("verbose", 1)
         work = endings.work_of(self.oracle)
@@ -231,7 +224,7 @@ class BaseTuner:
             warn_user(other_data)  # whatever `verbose` says: a ranking of such scores is wrong
         # Before the clock: what a hook does to prepare does not count towards `max_seconds`.
         self.on_search_begin()
-        with self.interruptible("search"):
+        with self.interruptible("search"), self.oracle.book.events.listening(stops):
             self.oracle.start_clock()
             try:
                 self._run_trials(fit_args, fit_kwargs)
@@ -317,6 +310,10 @@ class BaseTuner:
     def _replication(self) -> Replication | None:
         """Where the repetition of contenders stands; None where nothing is repeated."""
         return self.oracle.replication(self._num_executions()) if self.oracle.ends_with_contenders() else None
+
+    def _leader(self) -> Leader | None:
+        """Who leads the search, and what is luck in that."""
+        return leader_of(self.oracle, None)
 
     def _num_executions(self) -> int | None:
         """Executions per trial where Manyfit trains; None where a call of `run_trial` decides how many it makes."""

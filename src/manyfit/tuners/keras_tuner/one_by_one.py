@@ -110,6 +110,7 @@ class OneByOne:
     def run(self, steps: TrialSteps, tuner_id: str, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         """Runs trials until the oracle has nothing more, under KerasTuner's protocol of statuses."""
         while True:
+            self._oracle.requests.look()
             steps.before()
             trial = self._oracle.create_trial(tuner_id)
             if trial.status == TrialStatus.STOPPED:

@@ -209,6 +209,7 @@ class TrialSupply:
     def take(self, count: int) -> Sequence[Plan]:
         """See `manyfit.training.base.Supply`."""
         plans: list[Plan] = []
+        self._oracle.requests.look()
         while len(plans) < count:
             # One at a time: `pre_create_trial` of the user's is called before each, and may change what comes next.
             self._steps.before()
