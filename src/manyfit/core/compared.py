@@ -37,6 +37,7 @@ def on_most_rows(trials: Sequence[AnyTrial], loss: Callable[[AnyTrial], float]) 
     whole = [trial for trial in trials if trial.num_rows is None]
     if len(whole) in (0, len(trials)):
         return list(trials)
+    # Nothing in hand is given up for less: a training that the time has cut off has not shown what it can be.
     was_cut_off = all(trial.ending == Ending.STOPPED for trial in whole)
     best_of_part = min(loss(trial) for trial in trials if trial.num_rows is not None)
     return list(trials) if was_cut_off and best_of_part < min(map(loss, whole)) else whole

@@ -78,6 +78,7 @@ class RowParts:
         ([3, 5, 6], 5)
         """
         names, group_of, counts = np.unique(groups, return_inverse=True, return_counts=True)
+        # The order of groups is drawn, and not that of rows: a part is a sample of groups, as all rows are.
         place = seeds.generator(seed, "parts of the rows").permutation(len(names))
         ends = np.cumsum(counts[np.argsort(place)])
         return cls(np.argsort(place[group_of], kind="stable"), ends)
@@ -99,6 +100,7 @@ class RowParts:
 
     def numbers(self, num_rows: int) -> np.ndarray:
         """The rows of a part, ascending; the same array at each call."""
+        # The same object each time: members that read the same rows are told by it, and share the order of batches.
         if num_rows not in self._numbers:
             self._numbers[num_rows] = np.sort(self.order[:num_rows])
         return self._numbers[num_rows]

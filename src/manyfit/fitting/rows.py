@@ -52,8 +52,9 @@ def rungs_for(num_rows: int, epoch_seconds: float, max_seconds: float) -> list[i
     Example:
 
     >>> rungs_for(60_000, 9.0, 300.0), rungs_for(60_000, 60.0, 300.0), rungs_for(60_000, 5.0, 300.0)
-    ([20000], [2222, 6667, 20000], [])
+    ([20000], [2223, 6667, 20000], [])
     """
+    # Thirds, since one in three goes on: every rung then costs about as much as any other, as in Hyperband.
     rungs: list[int] = []
     part = num_rows
     while epoch_seconds * part / num_rows > DEAR * max_seconds and len(rungs) < _MOST_RUNGS:
@@ -154,6 +155,7 @@ class RowsByCosts(Scheduler):
             num_rows = rungs[0] if rungs else None
             told: Mapping[str, Value] = {MEASURES: False}
             return [Restart(one.trial_id, self.max_epochs, num_rows, told) for one in measured[:count]]
+        # By loss, whatever the rung: who has seen fewer rows and is better all the same promises more.
         waiting = sorted((one for one in history if _ended(one) and ROWS in one.tags), key=Progress.best_loss)
         if waiting and (not rungs or self._is_time_for_all(waiting[0])):
             return [Restart(one.trial_id, self.max_epochs, None) for one in waiting[:count]]
@@ -168,6 +170,7 @@ class RowsByCosts(Scheduler):
             return starts
         if history:
             return []  # they are about to tell
+        # As many as there are slots: what is compiled for them serves all that come, numbers of rows being data.
         smallest = max(FEWEST_ROWS, self._sizes.num_rows // _FACTOR**_MOST_RUNGS)
         tags: dict[str, Value] = {ROWS: self._parts.nearest(smallest), MEASURES: True}
         return [Start(min(_MEASURED_EPOCHS, self._sizes.num_epochs), tags) for _ in starts]
@@ -191,6 +194,7 @@ class RowsByCosts(Scheduler):
 
     def _is_time_for_all(self, best: Progress) -> bool:
         """Whether the best of those that wait has to begin now, to be trained on all rows in time."""
+        # Never later than at half: what trained on a part has had no more time than that, so it has no more steps.
         each = self._seconds_of(self._oracle.trials[best.trial_id]) or self.epoch_seconds or 0.0
         return self._clock.left() <= min(each * best.epochs, self._total / 2)
 
@@ -222,6 +226,7 @@ def rows_by_costs(
     # A scheduler of the user's says already how trials begin; and epochs of a part would not be epochs of the limit.
     if type(scheduler) is not FullBudget or oracle.max_total_epochs is not None or why_no_parts(call) is not None:
         return None
+    # Where not even a third of the rows says enough, there is nothing to begin with.
     sizes = Sizes.of(call)
     if sizes.num_rows < _FACTOR * FEWEST_ROWS:
         return None

@@ -18,6 +18,7 @@ def begin_on(trial: Trial, num_rows: int | None) -> None:
         trial: that has ended on a part of the rows.
         num_rows: to train on; None: all.
     """
+    # Kept until the new training has come to something: one that does not fit into the time takes nothing away.
     before = Before(dict(trial.executions), dict(trial.tags), trial.attempt)
     trial.begin_again()
     trial.before = before

@@ -67,6 +67,7 @@ class RowHalving(Scheduler):
         Raises:
             UsageError: `max_total_epochs` is asked for while the epochs of a trial are unknown.
         """
+        # Asked before anything is taken out of the room: whether trials can still come is a question of the limits.
         starts = self._full.assign(history, count, limits)
         room = Room(history, limits, count)
         jobs: list[Job] = []

@@ -376,6 +376,7 @@ class SearchSupply:
         if num_rows is None or all_rows is None:
             return
         result.notes[SHARE] = num_rows / all_rows
+        # Samplers then read it as one that was ended early, which has a score and might have had a better one.
         if result.ending is Ending.COMPLETED:
             result.ending, result.message = Ending.STOPPED, f"trained on {num_rows:,} of {all_rows:,} rows"
 

@@ -143,6 +143,7 @@ def _trained(observation: Observation, scored: Sequence[Observation]) -> int:
 
     An epoch of three times the rows has three times the steps.
     """
+    # In epochs of the smallest part, so that none is below one: the logarithm of a share of an epoch has no place here.
     smallest = min(each.share for each in scored)
     return round((observation.epochs or 0) * observation.share / smallest)
 
