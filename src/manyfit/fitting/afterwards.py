@@ -160,7 +160,8 @@ class Afterwards:
         if top < 2 or phases.bag_seconds(tried, top, num_folds=2) > left:
             return None
         try:
-            found = self._tuner.confirm(top, max_seconds=None if math.isinf(left) else left, verbose=verbose)
+            seconds_left = None if math.isinf(left) else left
+            found = self._tuner.confirm(top, max_seconds=seconds_left, verbose=verbose, **self._held.related())
         except ManyfitError as error:
             self._reasons.append(f"Not confirmed: {first_line(error)}")
             return None

@@ -27,6 +27,7 @@ from manyfit.space.hyperparameters import HyperParameters
 from manyfit.stats.intervals import fold_interval
 
 SEARCH = "search"  # the phase of executions that the search itself ran
+RACE, PROOF = "confirm", "proof"  # those of a confirmation: on common fresh seeds, and on further ones of the winner
 RESTARTS = "tuner/restarts"  # tag: how often a trial was trained anew on more rows
 
 
