@@ -45,7 +45,7 @@ class FittingTuner(FittedSearch, Protocol):
     def ensemble(self, *, verbose: Any = None, **options: Any) -> Ensemble:
         """Combines what the search has made."""
 
-    def confirm(self, top: int = 8, *, max_seconds: float | None, verbose: Any) -> Confirmation:
+    def confirm(self, top: int = 8, *, max_seconds: float | None, verbose: Any, **related: Any) -> Confirmation:
         """Runs finalists on fresh seeds."""
 
 
@@ -77,6 +77,8 @@ class CanDo:
         in_epochs: whether a training has a number of epochs, which is chosen where the caller says nothing.
         in_parts: whether its trainers can be given a part of the rows.
         bag: the tuner's method; None: it has none.
+        retrain: the tuner's method; None: it has none.
+        go_on: trains the best models of the search further: `go_on(hand, top, max_seconds=, settings=)`; None: no.
         quickly: a context in which models are built whose weights are loaded: what draws them first need not be dear.
     """
 
@@ -84,6 +86,8 @@ class CanDo:
     in_epochs: bool
     in_parts: bool = False
     bag: Callable[..., Ensemble] | None = None
+    retrain: Callable[..., list[Any]] | None = None
+    go_on: Callable[..., Ensemble] | None = None
     quickly: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
 

@@ -180,7 +180,8 @@ class RowsByCosts(Scheduler):
             sizes = self._sizes
             found = [self._parts.nearest(rung) for rung in rungs_for(sizes.num_rows, seconds, self._limit)]
             self._rungs = sorted({rung for rung in found if rung < sizes.num_rows})
-            if self._rungs:
+            # Once: a search that goes on within the call begins with what is known.
+            if self._rungs and not any(trial.num_rows in self._rungs for trial in self._oracle.trials.values()):
                 self._say(f"fit: {self._sentence(seconds)}")
         return self._rungs
 

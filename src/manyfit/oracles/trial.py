@@ -16,6 +16,7 @@ import numpy as np
 
 from manyfit.core import history as histories
 from manyfit.core.costs import Costs
+from manyfit.core.html import cell, piece, table
 from manyfit.core.lifecycle import Life, TrialOutcome, TrialState, TrialStatus, is_paused
 from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import ROWS, Ending, Observation, Progress, Value
@@ -333,6 +334,14 @@ class Trial:
         if self.message is not None:
             lines.append(self.message)
         return lines
+
+    def _repr_html_(self) -> str:
+        told = f"Trial {self.trial_id}: {self.status.lower()}"
+        lead = told if self.score is None else f"{told}, score {cell(self.score)}"
+        values = table(
+            ["hyperparameter", "value"], [[cell(name), cell(one)] for name, one in self.hyperparameters.values.items()]
+        )
+        return piece([lead], values, [cell(line, 300) for line in (self.message or "").strip().splitlines()[-1:]])
 
     def display_hyperparameters(self) -> None:
         """Prints the trial's values."""

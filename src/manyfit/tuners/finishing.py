@@ -46,6 +46,7 @@ from manyfit.training.replay import DATA
 from manyfit.tuners import ensembling
 from manyfit.tuners.bags import Bagging, BagSettings
 from manyfit.tuners.combining import Combining
+from manyfit.tuners.continuing import Continuing
 from manyfit.tuners.final_models import FinalModels, names_of
 from manyfit.tuners.finished import FinishedTuner, Training
 from manyfit.tuners.recording import record_ensemble
@@ -116,6 +117,7 @@ class Finish:
         self.project = SearchedProject(tuner, self._retrain_for_ensemble)
         self._combining = Combining(self.project, tuner)
         self._bagging = Bagging(self.project, tuner, training, say)
+        self._continuing = Continuing(self.project, tuner, training)
 
     def _replaying(self, training: Training) -> Training:
         """How lineages of branches are trained anew; what is no branch trains as ever."""
@@ -428,6 +430,10 @@ class Finish:
         self.final.note_bag(found)
         record_ensemble(self._oracle.book, found)
         return found
+
+    def go_on(self, hand: Ensemble | None, top: int, *, max_seconds: float | None = None, **options: Any) -> Ensemble:
+        """The best models of the search, trained further, and what they were: see `Continuing.go_on`."""
+        return self.final.counted(self._continuing.go_on(hand, top, max_seconds=max_seconds, options=options))
 
     def evaluate(
         self, x: FitData, y: FitData, models: object, *, confidence: float, groups: FitData, options: Mapping[str, Any]
