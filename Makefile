@@ -11,12 +11,13 @@ RAY := .venv-ray
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 EXTRAS := .venv-extras
+PACKAGE := .venv-package
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-ensemble bench-estimators bench-scale clean
+.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-ensemble bench-estimators bench-scale clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -54,6 +55,12 @@ test-autokeras: $(AUTOKERAS)/.installed ## AutoKeras 3.0 on Manyfit, in an envir
 
 test-ray: $(RAY)/.installed ## executors on Ray clusters of this machine
 	$(RAY)/bin/python -m pytest tests/executors/test_ray.py
+
+test-package: ## the wheel, built and installed where nothing else is
+	rm -rf $(PACKAGE) build/package && $(PYTHON) -m venv $(PACKAGE)
+	$(PACKAGE)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/package .
+	$(PACKAGE)/bin/python $(PIP) build/package/*.whl
+	cd $(PACKAGE) && bin/python -I ../tests/installed.py
 
 environments: $(BACKENDS)/.installed $(OLDEST)/.installed $(NEWEST)/.installed $(EXTRAS)/.installed ## those that CI needs besides the first
 
@@ -148,4 +155,4 @@ bench-scale: $(BENCH)/.installed $(RAY)/.installed ## devices, memory over large
 	KERAS_BACKEND=jax $(RAY)/bin/python benchmarks/scale_executors.py
 
 clean:
-	rm -rf $(VENV) $(BACKENDS) $(BENCH) $(AUTOKERAS) $(RAY) $(OLDEST) $(NEWEST) $(EXTRAS) build demo_project
+	rm -rf $(VENV) $(BACKENDS) $(BENCH) $(AUTOKERAS) $(RAY) $(OLDEST) $(NEWEST) $(EXTRAS) $(PACKAGE) build demo_project

@@ -91,6 +91,7 @@ def random_forest(hp: HyperParameters, task: str) -> Any:
     from sklearn import ensemble
 
     kind = ensemble.RandomForestRegressor if task == "regression" else ensemble.RandomForestClassifier
+    features: float | str
     if task == "regression":
         features = hp.Float("features", 0.1, 1.0, default=1.0)
     else:
@@ -194,7 +195,7 @@ def catboost(hp: HyperParameters, task: str) -> Any:
 
 def _penalty(hp: HyperParameters, *, default: float) -> float:
     """The strength of a quadratic penalty."""
-    strength: float = hp.Float("l2", _NONE, 10.0, sampling="log", default=default)
+    strength = hp.Float("l2", _NONE, 10.0, sampling="log", default=default)
     return 0.0 if strength <= _NONE else strength
 
 

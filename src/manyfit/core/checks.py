@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
@@ -98,3 +99,22 @@ def check_names(where: str, given: Iterable[str], known: Sequence[str]) -> None:
         if name not in known:
             closest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
             raise UsageError(explain(where, f"{name}=", f"one of {', '.join(known)}", f"Type {closest[0]}=, say."))
+
+
+def check_left_over(made: type, given: Iterable[str]) -> None:
+    """Refuses arguments of a constructor that nobody takes.
+
+    Args:
+        made: the class; its signature says what there is.
+        given: names of what is left over.
+
+    Raises:
+        UsageError: there is one; the message names the closest that there is.
+    """
+    if names := sorted(given):
+        known = [name for name in inspect.signature(made).parameters if name != "kwargs"]
+        closest = difflib.get_close_matches(names[0], known, n=1, cutoff=0.0)[0]
+        instead = f"Type {closest}=, say, or help({made.__name__}) for all of them."
+        raise UsageError(
+            explain(made.__name__, f"Unrecognized arguments {names}", "the arguments of its docstring", instead)
+        )

@@ -292,7 +292,7 @@ def _tooltip(snapshot: Snapshot) -> Any:
 def _axis_of(searched: SearchedRange, field: str, *, grid: bool = True) -> Spec:
     title = plain(searched.name, 40)
     if not searched.is_number:
-        axis = {"labelAngle": -30 if len(searched.choices) > 4 else 0, "labelLimit": 90}
+        axis: Spec = {"labelAngle": -30 if len(searched.choices) > 4 else 0, "labelLimit": 90}
         return name(field, title, sort=list(searched.choices), axis=axis)
     kind: Spec = {"type": "log"} if searched.is_log else {"zero": False}
     scale = {**kind, "domain": [searched.low, searched.high], "nice": False, "padding": 6}

@@ -15,7 +15,7 @@ import copy
 import functools
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,6 +27,8 @@ from manyfit.space import conditions
 from manyfit.space.conditions import Condition, as_value
 
 Kind = Literal["continuous", "ordered", "unordered"]
+V = TypeVar("V", bound=Value)
+"""Of one kind: what `Choice` and `Fixed` are given is what they give."""
 
 #: Hyperparameters with at most this many values keep them in a table.
 MAX_TABLE_SIZE = 4096

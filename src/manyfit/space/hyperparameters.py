@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.errors import UsageError, UsageKeyError, UsageTypeError, explain
-from manyfit.core.records import Value
 from manyfit.space.categorical import Boolean, Choice, Fixed
 from manyfit.space.conditions import Condition, Parent, ParentValues, all_active
-from manyfit.space.hyperparameter import HyperParameter
+from manyfit.space.hyperparameter import HyperParameter, V
 from manyfit.space.numerical import Float, Int
 from manyfit.space.registry import Registry, parents_first
 
@@ -61,12 +60,12 @@ class HyperParameters(Registry):
     def Choice(
         self,
         name: str,
-        values: Iterable[Value],
+        values: Iterable[V],
         ordered: bool | None = None,
-        default: Value | None = None,
+        default: V | None = None,
         parent_name: str | None = None,
         parent_values: ParentValues | None = None,
-    ) -> Any:
+    ) -> V:
         """One of a list of values; see `Choice`.
 
         Args:
@@ -80,7 +79,8 @@ class HyperParameters(Registry):
         Returns:
             The value, or None while inactive.
         """
-        return self._ask(Choice, name, parent_name, parent_values, values=values, ordered=ordered, default=default)
+        value: V = self._ask(Choice, name, parent_name, parent_values, values=values, ordered=ordered, default=default)
+        return value
 
     def Int(
         self,
@@ -92,7 +92,7 @@ class HyperParameters(Registry):
         default: int | None = None,
         parent_name: str | None = None,
         parent_values: ParentValues | None = None,
-    ) -> Any:
+    ) -> int:
         """A whole number between two bounds, both included; see `Int`.
 
         Args:
@@ -109,7 +109,8 @@ class HyperParameters(Registry):
             The value, or None while inactive.
         """
         numbers = {"min_value": min_value, "max_value": max_value, "step": step}
-        return self._ask(Int, name, parent_name, parent_values, **numbers, sampling=sampling, default=default)
+        value: int = self._ask(Int, name, parent_name, parent_values, **numbers, sampling=sampling, default=default)
+        return value
 
     def Float(
         self,
@@ -121,10 +122,11 @@ class HyperParameters(Registry):
         default: float | None = None,
         parent_name: str | None = None,
         parent_values: ParentValues | None = None,
-    ) -> Any:
+    ) -> float:
         """A real number between two bounds, both included; see `Float`. Arguments as in `Int`."""
         numbers = {"min_value": min_value, "max_value": max_value, "step": step}
-        return self._ask(Float, name, parent_name, parent_values, **numbers, sampling=sampling, default=default)
+        value: float = self._ask(Float, name, parent_name, parent_values, **numbers, sampling=sampling, default=default)
+        return value
 
     def Boolean(
         self,
@@ -132,19 +134,21 @@ class HyperParameters(Registry):
         default: bool = False,
         parent_name: str | None = None,
         parent_values: ParentValues | None = None,
-    ) -> Any:
+    ) -> bool:
         """True or False; see `Boolean`. None while inactive."""
-        return self._ask(Boolean, name, parent_name, parent_values, default=default)
+        value: bool = self._ask(Boolean, name, parent_name, parent_values, default=default)
+        return value
 
     def Fixed(
         self,
         name: str,
-        value: Value,
+        value: V,
         parent_name: str | None = None,
         parent_values: ParentValues | None = None,
-    ) -> Any:
+    ) -> V:
         """A value that the search leaves alone; see `Fixed`. None while inactive."""
-        return self._ask(Fixed, name, parent_name, parent_values, value=value)
+        chosen: V = self._ask(Fixed, name, parent_name, parent_values, value=value)
+        return chosen
 
     def _ask(
         self,

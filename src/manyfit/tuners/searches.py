@@ -1,25 +1,14 @@
 """Ready tuners: an oracle each, with KerasTuner's arguments in KerasTuner's order.
 
-What all of them take:
-
-* `hypermodel`: a function that takes `HyperParameters` and returns a compiled Keras model, or a `HyperModel`;
-* `objective`: a metric's name (its direction is told from the name), an `Objective`, or a list of these, none of
-  which is traded for another: `get_best_*` then return the Pareto front;
-* `max_trials`: most configurations; `seed`: of the whole search, 0 is a seed;
-* `hyperparameters`: ranges that win over those of the build function; `tune_new_entries`: whether what the build
-  function adds to them is searched; `allow_new_entries`: whether it may add anything;
-* `max_retries_per_trial`: how often a failed trial runs again; `max_consecutive_failed_trials`: after so many
-  exceptions in a row the search gives up;
-* and by name: `scheduler` ("asha", "median", or a scheduler), `max_seconds`, `max_total_epochs`, `constraints` (a list
-  of `kt.Constraint`), `compat="keras_tuner"` (a list of objectives means their sum), and everything of `Tuner`
-  (`directory`, `project_name`, `overwrite`, `executions_per_trial`, `max_model_size`, ...).
+`RandomSearch` describes the arguments that all of them take.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Unpack
 
 from manyfit.core.objective import ObjectiveLike
 from manyfit.data.rows import FitData
@@ -27,8 +16,12 @@ from manyfit.fitting.winner import Winner
 from manyfit.oracles import Oracle
 from manyfit.oracles import searches as oracles
 from manyfit.oracles.checks import UNTYPED_TRIALS
+from manyfit.samplers.base import Belief
+from manyfit.samplers.optuna_adapter import OptunaSamplerLike
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
+from manyfit.tuners.options import SearchOptions, spelled_out
 from manyfit.tuners.tuner import Tuner
 
 
@@ -36,8 +29,8 @@ class ReadySearch(Tuner):
     """What the ready tuners share: an oracle is made of the arguments, and KerasTuner's order of them is kept.
 
     Each method derives from this class and none from another, so that `isinstance(tuner, kt.RandomSearch)` means random
-    search. A further one names its oracle's class and the arguments that go to it, and has a constructor of its own
-    only where KerasTuner has further positional arguments, in KerasTuner's places.
+    search. A further one names its oracle's class and the arguments that go to it. One that has arguments of its own
+    writes all of them out, and hands on its own in a mapping: they are not among the `SearchOptions`.
     """
 
     _oracle_class: ClassVar[type[Oracle]] = Oracle  # each ready tuner names its own
@@ -46,6 +39,7 @@ class ReadySearch(Tuner):
         {"scheduler", "max_seconds", "max_total_epochs", "constraints", "compat"}
     )
 
+    @spelled_out(SearchOptions, Tuner, BaseTuner, Oracle)
     def __init__(
         self,
         hypermodel: HyperModel | BuildFunction | None = None,
@@ -57,8 +51,9 @@ class ReadySearch(Tuner):
         allow_new_entries: bool = True,
         max_retries_per_trial: int = 0,
         max_consecutive_failed_trials: int = 3,
-        **kwargs: Any,
+        **options: Unpack[SearchOptions],
     ) -> None:
+        given: dict[str, Any] = {**options}
         oracle = self._oracle_class(
             objective=objective,
             max_trials=max_trials,
@@ -69,13 +64,32 @@ class ReadySearch(Tuner):
             max_retries_per_trial=max_retries_per_trial,
             max_consecutive_failed_trials=max_consecutive_failed_trials,
             # Taken out here, so that what is left over is refused by `BaseTuner` with a message that names it.
-            **{name: kwargs.pop(name) for name in list(kwargs) if name in self._oracle_arguments},
+            **{name: given.pop(name) for name in list(given) if name in self._oracle_arguments},
         )
-        super().__init__(oracle, hypermodel, **kwargs)
+        super().__init__(oracle, hypermodel, **given)
 
 
 class RandomSearch(ReadySearch):
-    """Random search: the baseline that everything else has to beat. Arguments: see this module.
+    """Random search: the baseline that everything else has to beat.
+
+    Args:
+        hypermodel: a function that takes `HyperParameters` and returns a compiled Keras model, or a `HyperModel`.
+        objective: a metric's name (its direction is told from the name), an `Objective`, or a list of these, none of
+            which is traded for another: `get_best_*` then return the Pareto front.
+        max_trials: configurations at most; None: no limit.
+        seed: of the whole search; 0 is a seed, None draws one.
+        hyperparameters: ranges that win over those of the build function.
+        tune_new_entries: whether what the build function adds to them is searched.
+        allow_new_entries: whether it may add anything.
+        max_retries_per_trial: how often a failed trial runs again.
+        max_consecutive_failed_trials: after so many exceptions in a row the search gives up.
+        **options: `scheduler`, "asha", "median" or a scheduler; `max_seconds`; `max_total_epochs`; `constraints`, a
+            list of `kt.Constraint`; `compat="keras_tuner"`, where a list of objectives means their sum; and everything
+            of `Tuner`: `directory`, `project_name`, `overwrite`, `executions_per_trial`, `max_model_size`, ...
+
+    Raises:
+        UsageError: an argument of another name, or outside of what is allowed.
+        ProjectError: the project cannot be used: see `ProjectStore` and `Oracle.open`.
 
     Example: see the README.
     """
@@ -87,21 +101,38 @@ class RandomSearch(ReadySearch):
 class GridSearch(ReadySearch):
     """Grid search: all of a finite space, each configuration once, in a stable order.
 
-    Ranges without a step are tried at ten values and the default. Arguments: see this module; `max_trials=None`
-    tries the whole grid.
+    Ranges without a step are tried at ten values and the default. Arguments: see `RandomSearch`;
+    `max_trials=None` tries the whole grid.
     """
 
     _oracle_class = oracles.GridSearchOracle
 
+    @spelled_out(SearchOptions, Tuner, BaseTuner, Oracle)
     def __init__(
         self,
         hypermodel: HyperModel | BuildFunction | None = None,
         objective: ObjectiveLike = None,
         max_trials: int | None = None,
-        *args: Any,
-        **kwargs: Any,
+        seed: int | None = None,
+        hyperparameters: HyperParameters | None = None,
+        tune_new_entries: bool = True,
+        allow_new_entries: bool = True,
+        max_retries_per_trial: int = 0,
+        max_consecutive_failed_trials: int = 3,
+        **options: Unpack[SearchOptions],
     ) -> None:
-        super().__init__(hypermodel, objective, max_trials, *args, **kwargs)
+        super().__init__(
+            hypermodel,
+            objective,
+            max_trials,
+            seed,
+            hyperparameters,
+            tune_new_entries,
+            allow_new_entries,
+            max_retries_per_trial,
+            max_consecutive_failed_trials,
+            **options,
+        )
 
 
 class QuasiRandomSearch(ReadySearch):
@@ -113,11 +144,42 @@ class QuasiRandomSearch(ReadySearch):
 class Search(ReadySearch):
     """Picks the method by space and budget, and says which: grid, Bayesian optimisation or evolution.
 
-    Arguments: see this module, and `beliefs`: a list of `kt.Belief`, where good values are expected.
+    Arguments: see `RandomSearch`, and `beliefs`: a list of `kt.Belief`, where good values are expected.
     """
 
     _oracle_class = oracles.SearchOracle
     _oracle_arguments = ReadySearch._oracle_arguments | {"beliefs"}  # noqa: SLF001  # of this module's own class
+
+    @spelled_out(SearchOptions, Tuner, BaseTuner, Oracle)
+    def __init__(
+        self,
+        hypermodel: HyperModel | BuildFunction | None = None,
+        objective: ObjectiveLike = None,
+        max_trials: int | None = UNTYPED_TRIALS,
+        seed: int | None = None,
+        hyperparameters: HyperParameters | None = None,
+        tune_new_entries: bool = True,
+        allow_new_entries: bool = True,
+        max_retries_per_trial: int = 0,
+        max_consecutive_failed_trials: int = 3,
+        *,
+        beliefs: Sequence[Belief] = (),
+        **options: Unpack[SearchOptions],
+    ) -> None:
+        super().__init__(
+            hypermodel,
+            objective,
+            max_trials,
+            seed,
+            hyperparameters,
+            tune_new_entries,
+            allow_new_entries,
+            max_retries_per_trial,
+            max_consecutive_failed_trials,
+            # Its own: not among the `SearchOptions`.
+            **{"beliefs": beliefs},
+            **options,
+        )
 
     def on_search_begin(self) -> None:
         """Says which method decides."""
@@ -128,31 +190,63 @@ class Search(ReadySearch):
 class Evolution(ReadySearch):
     """Regularised evolution (a genetic algorithm): for large budgets and odd spaces.
 
-    Arguments: see this module, and `num_parents`: how many of the latest trials are kept to descend from.
+    Arguments: see `RandomSearch`, and `num_parents`: how many of the latest trials are kept to descend from.
     """
 
     _oracle_class = oracles.EvolutionOracle
     _oracle_arguments = ReadySearch._oracle_arguments | {"num_parents"}  # noqa: SLF001  # of this module's own class
+
+    @spelled_out(SearchOptions, Tuner, BaseTuner, Oracle)
+    def __init__(
+        self,
+        hypermodel: HyperModel | BuildFunction | None = None,
+        objective: ObjectiveLike = None,
+        max_trials: int | None = UNTYPED_TRIALS,
+        seed: int | None = None,
+        hyperparameters: HyperParameters | None = None,
+        tune_new_entries: bool = True,
+        allow_new_entries: bool = True,
+        max_retries_per_trial: int = 0,
+        max_consecutive_failed_trials: int = 3,
+        *,
+        num_parents: int = 24,
+        **options: Unpack[SearchOptions],
+    ) -> None:
+        super().__init__(
+            hypermodel,
+            objective,
+            max_trials,
+            seed,
+            hyperparameters,
+            tune_new_entries,
+            allow_new_entries,
+            max_retries_per_trial,
+            max_consecutive_failed_trials,
+            # Its own: not among the `SearchOptions`.
+            **{"num_parents": num_parents},
+            **options,
+        )
 
 
 class BayesianOptimization(ReadySearch):
     """Bayesian optimisation with a Gaussian process: the fewest trials.
 
     Args:
-        hypermodel: see this module.
-        objective: see this module.
-        max_trials: see this module.
+        hypermodel: see `RandomSearch`.
+        objective: see `RandomSearch`.
+        max_trials: see `RandomSearch`.
         num_initial_points: trials before the model decides; None: dimensions + 1, between 3 and 8.
             Trials of earlier searches count (`warm_start`).
         alpha: noise variance that is expected, relative to the objective's; the data decide.
         beta: None for expected improvement; a number for KerasTuner's confidence bound.
-        *args: seed and so on, see this module.
-        **kwargs: likewise; and `beliefs`, a list of `kt.Belief`: where good values are expected.
+        beliefs: a list of `kt.Belief`: where good values are expected.
+        **options: see `RandomSearch`, and for `seed` and so on.
     """
 
     _oracle_class = oracles.BayesianOptimizationOracle
     _oracle_arguments = ReadySearch._oracle_arguments | {"num_initial_points", "alpha", "beta", "beliefs"}  # noqa: SLF001  # of this module's own class
 
+    @spelled_out(SearchOptions, Tuner, BaseTuner, Oracle)
     def __init__(
         self,
         hypermodel: HyperModel | BuildFunction | None = None,
@@ -161,20 +255,39 @@ class BayesianOptimization(ReadySearch):
         num_initial_points: int | None = None,
         alpha: float = 1e-4,
         beta: float | None = None,
-        *args: Any,
-        **kwargs: Any,
+        seed: int | None = None,
+        hyperparameters: HyperParameters | None = None,
+        tune_new_entries: bool = True,
+        allow_new_entries: bool = True,
+        max_retries_per_trial: int = 0,
+        max_consecutive_failed_trials: int = 3,
+        *,
+        beliefs: Sequence[Belief] = (),
+        **options: Unpack[SearchOptions],
     ) -> None:
-        kwargs.update(num_initial_points=num_initial_points, alpha=alpha, beta=beta)
-        super().__init__(hypermodel, objective, max_trials, *args, **kwargs)
+        super().__init__(
+            hypermodel,
+            objective,
+            max_trials,
+            seed,
+            hyperparameters,
+            tune_new_entries,
+            allow_new_entries,
+            max_retries_per_trial,
+            max_consecutive_failed_trials,
+            # Its own: not among the `SearchOptions`.
+            **{"num_initial_points": num_initial_points, "alpha": alpha, "beta": beta, "beliefs": beliefs},
+            **options,
+        )
 
 
 class OptunaSearch(ReadySearch):
     """Lets any sampler of Optuna decide what to try; needs `pip install manyfit[optuna]`.
 
-    Arguments: see this module, and by name `sampler`, "TPESampler" by default: a class in `optuna.samplers` by its name
-    or itself, an object as in `optuna.create_study(sampler=...)`, or a function that takes a seed and returns one; and
-    `sampler_settings`: arguments of a name or a class, JSON only. The seed of the search decides in each case, and a
-    search that was killed goes on as if it had not been: of an object copies are used, as it was handed in, and what
+    Arguments: see `RandomSearch`, and by name `sampler`, "TPESampler" by default: a class in `optuna.samplers` by its
+    name or itself, an object as in `optuna.create_study(sampler=...)`, or a function that takes a seed and returns one;
+    and `sampler_settings`: arguments of a name or a class, JSON only. The seed of the search decides in each case, and
+    a search that was killed goes on as if it had not been: of an object copies are used, as it was handed in, and what
     such a copy remembers comes from the trials that it lives through again.
 
     Raises:
@@ -185,6 +298,38 @@ class OptunaSearch(ReadySearch):
     _oracle_class = oracles.OptunaOracle
     _oracle_arguments = ReadySearch._oracle_arguments | {"sampler", "sampler_settings"}  # noqa: SLF001  # of this module's own class
 
+    @spelled_out(SearchOptions, Tuner, BaseTuner, Oracle)
+    def __init__(
+        self,
+        hypermodel: HyperModel | BuildFunction | None = None,
+        objective: ObjectiveLike = None,
+        max_trials: int | None = UNTYPED_TRIALS,
+        seed: int | None = None,
+        hyperparameters: HyperParameters | None = None,
+        tune_new_entries: bool = True,
+        allow_new_entries: bool = True,
+        max_retries_per_trial: int = 0,
+        max_consecutive_failed_trials: int = 3,
+        *,
+        sampler: OptunaSamplerLike = "TPESampler",
+        sampler_settings: Mapping[str, Any] | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> None:
+        super().__init__(
+            hypermodel,
+            objective,
+            max_trials,
+            seed,
+            hyperparameters,
+            tune_new_entries,
+            allow_new_entries,
+            max_retries_per_trial,
+            max_consecutive_failed_trials,
+            # Its own: not among the `SearchOptions`.
+            **{"sampler": sampler, "sampler_settings": sampler_settings},
+            **options,
+        )
+
 
 class Hyperband(ReadySearch):
     """Hyperband: many trials on few epochs, the best of them on more.
@@ -192,19 +337,21 @@ class Hyperband(ReadySearch):
     A promoted trial continues: weights, optimizer, schedules, the patience of callbacks, the order of the data.
 
     Args:
-        hypermodel: see this module.
-        objective: see this module.
+        hypermodel: see `RandomSearch`.
+        objective: see `RandomSearch`.
         max_epochs: epochs of a trial that reaches the last rung; `search(epochs=...)` is not needed.
         factor: one in so many trials is promoted, and trains so many times as long.
         hyperband_iterations: how often all brackets are run; 0 or None: until `max_trials`, `max_total_epochs` or
             `max_seconds` ends it.
-        *args: seed and so on, see this module.
-        **kwargs: likewise; and `min_epochs`, the shortest first rung, and `max_trials`.
+        max_trials: configurations at most; None: as many as the brackets ask for.
+        min_epochs: the shortest first rung.
+        **options: see `RandomSearch`, and for `seed` and so on.
     """
 
     _oracle_class = oracles.HyperbandOracle
     _oracle_arguments = ReadySearch._oracle_arguments | {"max_epochs", "factor", "hyperband_iterations", "min_epochs"}  # noqa: SLF001  # of this module's own class
 
+    @spelled_out(SearchOptions, Tuner, BaseTuner, Oracle)
     def __init__(
         self,
         hypermodel: HyperModel | BuildFunction | None = None,
@@ -212,12 +359,35 @@ class Hyperband(ReadySearch):
         max_epochs: int = 100,
         factor: int = 3,
         hyperband_iterations: int | None = 1,
-        *args: Any,
+        seed: int | None = None,
+        hyperparameters: HyperParameters | None = None,
+        tune_new_entries: bool = True,
+        allow_new_entries: bool = True,
+        max_retries_per_trial: int = 0,
+        max_consecutive_failed_trials: int = 3,
+        *,
         max_trials: int | None = None,  # by name only: KerasTuner's Hyperband has none
-        **kwargs: Any,
+        min_epochs: int = 1,
+        **options: Unpack[SearchOptions],
     ) -> None:
-        kwargs.update(max_epochs=max_epochs, factor=factor, hyperband_iterations=hyperband_iterations)
-        super().__init__(hypermodel, objective, max_trials, *args, **kwargs)
+        super().__init__(
+            hypermodel,
+            objective,
+            max_trials,
+            seed,
+            hyperparameters,
+            tune_new_entries,
+            allow_new_entries,
+            max_retries_per_trial,
+            max_consecutive_failed_trials,
+            **{
+                "max_epochs": max_epochs,
+                "factor": factor,
+                "hyperband_iterations": hyperband_iterations,
+                "min_epochs": min_epochs,
+            },
+            **options,
+        )
 
 
 def fit(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from numpy.typing import ArrayLike
 
@@ -26,8 +26,10 @@ from manyfit.training.precision import Precision
 from manyfit.tuners.bags import BagSettings
 from manyfit.tuners.finishing import Finish, RetrainSettings, SaveTo, Training, confirm_settings
 from manyfit.tuners.handing import HandingTuner
+from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.keras_tuner.overrides import Strategy
+from manyfit.tuners.options import ProjectOptions, spelled_out
 from manyfit.tuners.trainers import exploring_builds
 
 
@@ -59,7 +61,7 @@ class Tuner(HandingTuner):
         devices: None: the trials of a search are spread over all devices; "data_parallel" or a `keras.distribution`:
             each model is.
         keep_predictions: keep every trial's predictions of the rows that it did not train on, for `ensemble`.
-        **kwargs: see `BaseTuner`.
+        **project: `executor`, `trust`, `display` and `keras_tuner_files`, see `BaseTuner`.
 
     Raises:
         UsageError: no `hypermodel` while `run_trial` is not overridden, or a number out of its range.
@@ -67,6 +69,7 @@ class Tuner(HandingTuner):
         FatalTypeError: the build function returned something that is no compiled Keras model.
     """
 
+    @spelled_out(ProjectOptions, BaseTuner)
     def __init__(
         self,
         oracle: Oracle,
@@ -91,7 +94,7 @@ class Tuner(HandingTuner):
         jit_compile: bool | None = None,
         devices: Devices = None,
         keep_predictions: bool = True,
-        **kwargs: Any,
+        **project: Unpack[ProjectOptions],
     ) -> None:
         self.tuner_id = tuner_id or self.tuner_id
         super().__init__(
@@ -112,7 +115,7 @@ class Tuner(HandingTuner):
             project_name=project_name,
             overwrite=overwrite,
             logger=logger,
-            **kwargs,
+            **project,
         )
         # Last, since it works on what all classes above have set up.
         training = Training(self._make_task, self._get_trainer, self._trainer_for, keep_predictions)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from manyfit.core.checks import check_left_over
 from manyfit.core.errors import UsageError, explain
 from manyfit.executors.base import Executor
 from manyfit.oracles import Oracle
 
 
-def check_parts(tuner: str, oracle: object, executor: object, unknown: Mapping[str, object]) -> None:
+def check_parts(made: type, oracle: object, executor: object, unknown: Mapping[str, object]) -> None:
     """Checks what a tuner is given.
 
     Args:
-        tuner: the name of its class.
+        made: the class of the tuner.
         oracle: that is to decide what is tried.
         executor: where trials are to run.
         unknown: arguments that nobody has taken.
@@ -21,9 +22,8 @@ def check_parts(tuner: str, oracle: object, executor: object, unknown: Mapping[s
     Raises:
         UsageError: there are unknown arguments, `oracle` is none, or `executor` is none.
     """
-    if unknown:
-        got = f"Unrecognized arguments {sorted(unknown)}"
-        raise UsageError(explain(tuner, got, "the arguments of its docstring", f"Type help(kt.{tuner})."))
+    check_left_over(made, unknown)
+    tuner = made.__name__
     if not isinstance(oracle, Oracle):
         got = f"{oracle!r}. Expected `oracle` argument to be an instance of `Oracle`"
         instead = "Type oracle=kt.Oracle(...), or use a ready tuner such as kt.RandomSearch."

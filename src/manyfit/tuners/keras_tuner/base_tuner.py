@@ -84,7 +84,7 @@ class BaseTuner:
         self.logger = kwargs.pop("logger", None)
         if self.logger is not None:
             warnings.warn("`logger` is deprecated; it is stored and not used.", DeprecationWarning, stacklevel=2)
-        check_parts(type(self).__name__, oracle, executor, kwargs)
+        check_parts(type(self), oracle, executor, kwargs)
         self.executor = executor
         self.oracle = oracle
         self.limits: tuple[Clock, ...] = ()  # of the calls that a step is a part of

@@ -1,0 +1,77 @@
+"""Constructors say what they take: to `inspect`, `help` and completion, with the types and defaults of who uses it."""
+
+import inspect
+import pydoc
+
+import pytest
+
+import manyfit as kt
+from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
+from manyfit.tuners.options import ProjectOptions, SearchOptions
+
+READY = [
+    kt.RandomSearch,
+    kt.GridSearch,
+    kt.QuasiRandomSearch,
+    kt.Search,
+    kt.Evolution,
+    kt.BayesianOptimization,
+    kt.OptunaSearch,
+    kt.Hyperband,
+]
+FEW = [*READY, kt.Tuner]
+
+
+def annotation_of(option):
+    return getattr(option, "__forward_arg__", option)
+
+
+@pytest.mark.parametrize("options, takers", [(SearchOptions, (kt.Tuner, kt.Oracle)), (ProjectOptions, (BaseTuner,))])
+def test_options_have_the_types_of_who_takes_them(options, takers):
+    for name, annotation in options.__annotations__.items():
+        takes = [
+            inspect.signature(taker).parameters[name] for taker in takers if name in inspect.signature(taker).parameters
+        ]
+        assert [parameter.annotation for parameter in takes] == [annotation_of(annotation)], name
+
+
+def test_no_option_of_a_tuner_is_forgotten():
+    takes = set(inspect.signature(BaseTuner).parameters) | set(inspect.signature(kt.Tuner).parameters)
+    takes |= set(inspect.signature(kt.Oracle).parameters)
+    ready = set(inspect.signature(kt.RandomSearch).parameters)
+    assert takes - ready == {"oracle", "sampler", "kwargs"}  # what a ready tuner makes itself, and `logger`
+
+
+@pytest.mark.parametrize("tuner", FEW)
+def test_each_argument_is_shown_by_its_name(tuner):
+    parameters = inspect.signature(tuner).parameters
+    assert all(one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL) for one in parameters.values())
+    assert {"directory", "project_name", "display", "executions_per_trial"} <= set(parameters)
+    line = pydoc.render_doc(tuner, renderer=pydoc.plaintext).splitlines()[3]
+    assert "overwrite: bool = False" in line and "kwargs" not in line and "'bool'" not in line
+
+
+@pytest.mark.parametrize("tuner", READY)
+def test_defaults_are_those_of_the_oracle(tuner, tmp_path):
+    own = inspect.signature(tuner).parameters
+    for name, parameter in inspect.signature(tuner._oracle_class).parameters.items():
+        if name in own:
+            assert own[name].default == parameter.default, name
+
+
+@pytest.mark.parametrize("tuner", FEW)
+def test_an_argument_that_there_is_not_is_refused_by_its_name(tuner, tmp_path):
+    if tuner is kt.OptunaSearch:
+        pytest.importorskip("optuna")
+    oracle = [kt.oracles.RandomSearchOracle("val_loss")] if tuner is kt.Tuner else []
+    with pytest.raises(kt.errors.UsageError, match=r"Type overwrite=, say"):
+        tuner(*oracle, lambda hp: None, directory=tmp_path, overwrit=True)
+
+
+class OfAUser(kt.RandomSearch):
+    def __init__(self, folder):
+        super().__init__(lambda hp: None, "val_loss", directory=folder)
+
+
+def test_a_constructor_of_the_users_is_shown_as_it_is():
+    assert list(inspect.signature(OfAUser).parameters) == ["folder"]
