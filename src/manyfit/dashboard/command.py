@@ -77,6 +77,7 @@ def serve(
         from manyfit.dashboard.app import Dashboard
         from manyfit.dashboard.guard import Door
         from manyfit.dashboard.projects import Projects
+        from manyfit.report.drawing import scripts_of_vega
     except ImportError as error:
         got = f"no {error.name}"
         raise UsageError(
@@ -99,6 +100,8 @@ def serve(
         h11_max_incomplete_event_size=16_384,
     )
     server = uvicorn.Server(config)
+    # Bundled while the browser starts: the first page is there at once then.
+    threading.Thread(target=scripts_of_vega, daemon=True).start()
     shown = f"[{host}]" if ":" in host else host
     with_token = "" if door.is_on_loopback else f"?token={door.token}"
     said(f"http://{shown}:{listening.getsockname()[1]}/{with_token}")

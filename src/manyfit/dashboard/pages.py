@@ -71,9 +71,8 @@ def kind_of(snapshot: Snapshot) -> str:
 
 def state_of(snapshot: Snapshot, now: float | None = None) -> str:
     """Whether somebody works on it, in words: "a search runs, process 17, last epoch 3 s ago"."""
-    return words.state(snapshot, now).replace("last written", "last epoch") if kind_of(snapshot) == "runs" else (
-        words.state(snapshot, now)
-    )  # fmt: skip
+    state = words.state(snapshot, now)
+    return state.replace("last written", "last epoch") if kind_of(snapshot) == "runs" else state
 
 
 def facts_of(snapshot: Snapshot, waiting: Sequence[str], now: float | None = None) -> dict[str, Any]:
@@ -310,9 +309,8 @@ def difference(sides: Sequence[tuple[Place, Snapshot]]) -> list[str]:
     if known[0] is None or known[1] is None:
         which = one.name if known[0] is None else other.name
         return [f"How much of the best score of {which} is luck is not known, so nobody can say which is better."]
-    (first, low, high), (second, least, most) = known[0], known[1]
-    sign = 1.0 if a.direction == "max" else -1.0
-    gap = sign * (first - second)
+    (expected, low, high), (other_expected, least, most) = known[0], known[1]
+    gap = (expected - other_expected) * (1.0 if a.direction == "max" else -1.0)
     half = math.hypot((high - low) / 2, (most - least) / 2)
     better, worse = (one, other) if gap >= 0 else (other, one)
     told = f"{plain(a.objective, 40)} by {words.interval(abs(gap), abs(gap) - half, abs(gap) + half)}"
