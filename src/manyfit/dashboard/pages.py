@@ -18,10 +18,12 @@ import jinja2
 from jinja2.utils import markupsafe
 
 from manyfit.core.errors import ManyfitError
+from manyfit.core.records import Value
 from manyfit.dashboard.guard import Door
 from manyfit.dashboard.projects import Place, Projects
 from manyfit.report import words
-from manyfit.report.snapshot import RecordedTrial, Snapshot
+from manyfit.report.chart_rows import finalist_rows
+from manyfit.report.snapshot import RecordedRun, RecordedTrial, Snapshot
 from manyfit.report.words import plain
 
 STATIC = {
@@ -50,7 +52,8 @@ def static(name: str) -> str:
 
 
 def _frame(template: str, door: Door, **told: Any) -> str:
-    return _environment.get_template(template).render(token=door.token, home="Manyfit", **told)
+    told = {"is_refreshed": template != "message.html", "token": door.token, "home": "Manyfit", **told}
+    return _environment.get_template(template).render(told)
 
 
 def message(door: Door, title: str, headline: str, *sentences: str) -> str:
@@ -105,7 +108,7 @@ def bar(door: Door, projects: Projects, place: Place, snapshot: Snapshot, trial:
     """What stands above the pages of a project: where it stands, and what one may ask of its search."""
     best, plan = snapshot.best(1), snapshot.plan
     values = (best or snapshot.running or list(snapshot.trials))[:1]
-    searched = {name: value for one in values for name, value in one.values.items() if not name.startswith("tuner/")}
+    searched = {name: _short(value) for one in values for name, value in _shown(one)}
     return _environment.get_template("bar.html").render(
         token=door.token,
         key=place.key,
@@ -118,6 +121,15 @@ def bar(door: Door, projects: Projects, place: Place, snapshot: Snapshot, trial:
         max_seconds="" if plan is None or plan.max_seconds is None else f"{plan.max_seconds:g}",
         values=json.dumps(searched, ensure_ascii=False),
     )
+
+
+def _shown(trial: RecordedTrial) -> list[tuple[str, Value]]:
+    return [(name, value) for name, value in trial.values.items() if not name.startswith("tuner/")]
+
+
+def _short(value: Value) -> Value:
+    """A value to be changed by hand: nobody types sixteen digits."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 # The list ----------------------------------------------------------------------------------------------------------
@@ -172,30 +184,19 @@ def best_of(snapshot: Snapshot) -> str:
 
 def trial_page(door: Door, above: str, place: Place, snapshot: Snapshot, trial: RecordedTrial) -> str:
     """One trial: values, curves, runs, why it ended, and what people have noted."""
-    facts = trial.confirmed or {}
-    known = all(facts.get(name) is not None for name in ("score", "low", "high"))
-    score = (
-        "" if trial.score is None else f", {plain(snapshot.objective, 60)} {words.number(trial.score)} in the search"
-    )
-    confirmed = (
-        f"On {words.counted(facts['num_executions'], 'fresh seed')} it shows "
-        f"{words.interval(facts['score'], facts['low'], facts['high'])}."
-        if known
-        else ""
-    )
+    headline, *sentences = _verdict_of(snapshot, trial)
     return _frame(
         "trial.html",
         door,
         title=f"Trial {plain(trial.trial_id)}, {place.name}",
         bar=markupsafe.Markup(above),  # made by `bar`, which escapes
         project=place.name,
-        headline=f"Trial {plain(trial.trial_id)}: {trial.status.lower()}{score}",
-        confirmed=confirmed,
+        headline=headline,
+        sentences=sentences,
         notes=snapshot.notes(trial.trial_id),
         values=[
             (plain(name, 200), f"{value:.5g}" if isinstance(value, float) else plain(value, 300))
-            for name, value in trial.values.items()
-            if not name.startswith("tuner/")
+            for name, value in _shown(trial)
         ],
         curves=list(_curves(snapshot, trial)),
         objective=plain(snapshot.objective, 40),
@@ -204,7 +205,28 @@ def trial_page(door: Door, above: str, place: Place, snapshot: Snapshot, trial: 
     )
 
 
-def _run_cells(run: Any) -> list[str]:
+def _verdict_of(snapshot: Snapshot, trial: RecordedTrial) -> list[str]:
+    """What a trial is worth, and how sure that is, in sentences."""
+    name, metric = f"Trial {plain(trial.trial_id)}", plain(snapshot.objective, 60)
+    if trial.score is None:
+        return [f"{name}: {trial.status.lower()}"]
+    rows = {str(row["trial"]): row for row in finalist_rows(snapshot)}
+    ends = [rows.get(trial.trial_id, {}).get(end) for end in ("expected", "low", "high")]
+    known = [float(end) for end in ends if isinstance(end, int | float)]
+    if len(known) == 3:
+        error = (known[2] - known[1]) / 2
+        return [
+            f"{name}, trained afresh, should show {metric} {words.interval(known[0], known[1], known[2])}.",
+            f"The search said {words.number(trial.score, error)}.",
+        ]
+    noise = None if snapshot.leader is None else snapshot.leader.noise
+    if noise is None:
+        return [f"{name}: {metric} {words.number(trial.score)}; how much of it is luck is not known"]
+    score, error = words.number(trial.score, 2 * noise), words.number(2 * noise, 2 * noise)
+    return [f"{name}: {metric} {score} ±{error}, which is the luck of a run"]
+
+
+def _run_cells(run: RecordedRun) -> list[str]:
     best = run.outcome.get("best_epoch")
     return [
         f"{run.phase} {run.execution}",
