@@ -99,6 +99,7 @@ class Projects:
             known = self._snapshots.get(place.key)
         if known is not None and known[0] == token:
             return known
+        self._check_inside(place)
         found = token, Snapshot.of(place.folder)
         with self._guard:
             self._snapshots[place.key] = found
@@ -106,6 +107,18 @@ class Projects:
             while len(self._snapshots) > _MOST_KEPT:
                 self._snapshots.popitem(last=False)
         return found
+
+    def _check_inside(self, place: Place) -> None:
+        """Checks that nothing of a project leads out of the folder by now.
+
+        Raises:
+            ProjectError: a link does.
+        """
+        links = ProjectLayout(place.folder).links()
+        if links or not place.folder.resolve().is_relative_to(self.folder.resolve()):
+            got = f"{links[0].name if links else 'a folder'}, a link to somewhere else"
+            allowed = "files and folders that lie in the folder of the dashboard"
+            raise ProjectError(explain(f'project "{place.name}"', got, allowed, "Put the project itself there."))
 
 
 class DrawnPages:
