@@ -20,6 +20,7 @@ from manyfit.core.errors import ManyfitError, UsageKeyError
 from manyfit.dashboard import pages
 from manyfit.dashboard.guard import App, Door, Guard
 from manyfit.dashboard.projects import DrawnPages, Place, Projects
+from manyfit.report.drawing import scripts_of_vega
 from manyfit.report.snapshot import Snapshot
 from manyfit.store import requests
 from manyfit.store.layout import ProjectLayout
@@ -80,9 +81,11 @@ class Dashboard:
                 self._door, place.name, *pages.words.verdict(snapshot), "The charts are being drawn …"
             )
             return HTMLResponse(found, headers={"refresh": "0; url=?whole=1"})
-        return self._report(*self._drawn.page(place, token, snapshot))
+        return self._report(place, token, snapshot)
 
-    def _report(self, token: str, page: str) -> Response:
+    def _report(self, place: Place, token: str, snapshot: Snapshot) -> Response:
+        scripts_of_vega()  # made once: no part of what it costs to draw a page
+        token, page = self._drawn.page(place, token, snapshot)
         # The report says itself which scripts it runs, by their hashes; the header says the same and no more.
         found = _POLICY.search(page)
         assert found is not None  # our bug: every report has one
@@ -99,7 +102,7 @@ class Dashboard:
             if token_of(place.folder) != seen and not self._drawn.rests(place.key):
                 token, snapshot = await run_in_threadpool(self._projects.snapshot, place)
                 if token != seen:
-                    return self._report(*await run_in_threadpool(self._drawn.page, place, token, snapshot))
+                    return await run_in_threadpool(self._report, place, token, snapshot)
             await asyncio.sleep(_POLL_SECONDS)
             waited += _POLL_SECONDS
         return Response(status_code=204)

@@ -19,7 +19,7 @@ from manyfit.store.reading import projects_below, token_of
 
 _FIND_SECONDS = 2.0  # between two walks through the folder, which may be large
 _MOST_KEPT = 8  # snapshots and pages in memory
-_MOST_SHARE = 5.0  # a page that took a second is drawn anew after five: a dashboard must not slow a search down
+_MOST_SHARE = 3.0  # a page that took a second is drawn anew after three: a dashboard must not slow a search down
 
 
 @dataclasses.dataclass(frozen=True)
