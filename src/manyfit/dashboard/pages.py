@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 from jinja2.utils import markupsafe
 
+from manyfit.core.causes import reason_of
 from manyfit.core.errors import ManyfitError
 from manyfit.core.records import Value
 from manyfit.dashboard.guard import Door
@@ -146,11 +147,17 @@ def _listed(projects: Projects, place: Place, now: float | None) -> dict[str, An
     try:
         _, snapshot = projects.snapshot(place)
     except ManyfitError as error:
-        told = {"trials": "", "best": "", "state": plain(error, 300), "is_odd": True}
+        told = {"why": plain(error, 300)}
     else:
         odd = kind_of(snapshot) == "died"
         best = best_of(snapshot)
-        told = {"trials": f"{len(snapshot.trials):,}", "best": best, "state": state_of(snapshot, now), "is_odd": odd}
+        told = {
+            "why": "",
+            "trials": f"{len(snapshot.trials):,}",
+            "best": best,
+            "state": state_of(snapshot, now),
+            "is_odd": odd,
+        }
     return {"key": place.key, "name": place.name, **told}
 
 
@@ -190,7 +197,6 @@ def trial_page(door: Door, above: str, place: Place, snapshot: Snapshot, trial: 
         door,
         title=f"Trial {plain(trial.trial_id)}, {place.name}",
         bar=markupsafe.Markup(above),  # made by `bar`, which escapes
-        project=place.name,
         headline=headline,
         sentences=sentences,
         notes=snapshot.notes(trial.trial_id),
@@ -209,7 +215,8 @@ def _verdict_of(snapshot: Snapshot, trial: RecordedTrial) -> list[str]:
     """What a trial is worth, and how sure that is, in sentences."""
     name, metric = f"Trial {plain(trial.trial_id)}", plain(snapshot.objective, 60)
     if trial.score is None:
-        return [f"{name}: {trial.status.lower()}"]
+        reason = reason_of(trial.message) or trial.ending
+        return [f"{name} failed: {plain(reason, 120)}" if trial.has_failed else f"{name}: {trial.status.lower()}"]
     rows = {str(row["trial"]): row for row in finalist_rows(snapshot)}
     ends = [rows.get(trial.trial_id, {}).get(end) for end in ("expected", "low", "high")]
     known = [float(end) for end in ends if isinstance(end, int | float)]

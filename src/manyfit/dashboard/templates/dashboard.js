@@ -45,6 +45,7 @@
         body: JSON.stringify({ what: form.dataset.ask, details }),
       });
       say((await answer.text()).trim(), !answer.ok);
+      if (answer.ok) form.reset();
     } catch {
       say("Nobody answers: the dashboard has ended.", true);
     }
