@@ -144,6 +144,7 @@ def list_of(door: Door, projects: Projects, now: float | None = None) -> str:
 
 
 def _listed(projects: Projects, place: Place, now: float | None) -> dict[str, Any]:
+    told: dict[str, Any]
     try:
         _, snapshot = projects.snapshot(place)
     except ManyfitError as error:
@@ -229,8 +230,8 @@ def _verdict_of(snapshot: Snapshot, trial: RecordedTrial) -> list[str]:
     noise = None if snapshot.leader is None else snapshot.leader.noise
     if noise is None:
         return [f"{name}: {metric} {words.number(trial.score)}; how much of it is luck is not known"]
-    score, error = words.number(trial.score, 2 * noise), words.number(2 * noise, 2 * noise)
-    return [f"{name}: {metric} {score} ±{error}, which is the luck of a run"]
+    score, luck = words.number(trial.score, 2 * noise), words.number(2 * noise, 2 * noise)
+    return [f"{name}: {metric} {score} ±{luck}, which is the luck of a run"]
 
 
 def _run_cells(run: RecordedRun) -> list[str]:
