@@ -109,6 +109,26 @@ def _is_worked_on(seen: Snapshot) -> bool:
 
 
 @command_line.command()
+@click.argument("project", type=_Project)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
+@click.option("--every", type=click.FloatRange(min=1), metavar="SECONDS", help="Write it again, while a search writes.")
+def report(project: Path, output: Path, every: float | None) -> None:
+    """Writes what is known of PROJECT as one HTML file: what is real, what to change, where the time went.
+
+    With --every the page loads itself again, and the command ends with the search, or at Ctrl+C.
+    """
+    from manyfit.report.page import write_page  # loads NumPy, Jinja2 and the scripts
+
+    # The last one is written without: a page that is over need not load itself again.
+    seen = Snapshot.of(project)
+    while every is not None and _is_worked_on(seen):
+        write_page(seen, output, every_seconds=every)
+        time.sleep(every)
+        seen = Snapshot.of(project)
+    click.echo(write_page(seen, output))
+
+
+@command_line.command()
 @click.argument("a", type=_Project)
 @click.argument("b", type=_Project)
 def compare(a: Path, b: Path) -> None:

@@ -11,6 +11,7 @@ import tiny
 
 from manyfit.core.errors import SearchError, UsageError
 from manyfit.finish.fold_runs import FOLD
+from manyfit.oracles.trial import RACE
 
 NUM_ROWS = 90
 RNG = np.random.default_rng(4)
@@ -89,6 +90,25 @@ def test_what_a_search_with_folds_has_trained_is_used(tmp_path):
     more = tuner.bag(top=1, folds=4)
     (_, fold) = more.fitting.model_folds[0]
     assert all(len(set(fold[group == GROUPS])) == 1 for group in set(GROUPS)), "kept together in other folds, too"
+
+
+def test_bags_and_confirmations_on_folds_train_no_fold_twice(tmp_path):
+    tuner = searched(tmp_path)
+    first, *others = tuner.oracle.get_best_trials(3)
+    tuner.bag(top=1, folds=3)
+    found = tuner.confirm(top=3, cross_validation=3, max_rounds=3, proof_executions=0)
+    assert found.rounds == 3 and {row.num_executions for row in found.rows} == {3}
+    assert len(first.executions_of(FOLD)) == 3 and not first.executions_of(RACE), "those of the bag"
+    assert [sorted(one.executions_of(RACE)) for one in others] == [[0, 1, 2]] * 2
+    seeds = [sorted(run.seed for run in one.executions_of(RACE).values()) for one in others]
+    assert seeds[0] == seeds[1] == sorted(run.seed for run in first.executions_of(FOLD).values()), "pairs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(tuner), "_trainer_for", lambda *args: pytest.fail("trained"))
+        assert [len(one.models) for one in tuner.bag(top=3, folds=3).members] == [3, 3, 3]
+        assert tuner.confirm(top=3, cross_validation=3, max_rounds=3, proof_executions=0).rounds == 3
+    # Other arguments of `fit` make other runs.
+    tuner.confirm(top=2, cross_validation=3, max_rounds=3, proof_executions=0, batch_size=16)
+    assert len(first.executions_of(RACE)) == 3
 
 
 def test_a_bag_saves_loads_fuses_and_collapses(tuner, bagged, tmp_path):

@@ -223,9 +223,9 @@ class WithRows(Noisy):
 def confirmed_with_rows(project, luck, **more):
     trainer = WithRows()
     trainer.luck = luck
-    tuner = searched(project, trainer, **more)
+    tuner = searched(project, trainer)
     trainer.archive = tuner.predictions_archive
-    return tuner.confirm(top=3)
+    return tuner.confirm(top=3, **more)
 
 
 def test_settled_means_fresh_seeds_and_fresh_rows(project):
@@ -260,3 +260,11 @@ def test_of_near_copies_the_one_with_fewer_parameters_is_a_finalist(project, cap
     found = tuner.confirm(top=3, max_rounds=2, proof_executions=0, verbose=1)
     assert {row.trial_id for row in found.rows} == {second, third}
     assert f"trial {first} is left out, a near-copy of trial {second}." in capsys.readouterr().out
+
+
+def test_rows_of_groups_are_as_many_rows_as_there_are_groups(project):
+    """The luck of 50 rows in 10 groups: what rows one by one settle, groups do not."""
+    found = confirmed_with_rows(project, 0.02, groups=np.arange(50) // 5)
+    words = " ".join(str(found).split())
+    assert found.recommended.estimate.num_groups == 10 and "by rows (50 rows in 10 groups)" in words
+    assert "the same 50 validation rows in 10 groups, which are drawn together" in found.methods_paragraph()

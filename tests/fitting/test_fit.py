@@ -112,9 +112,17 @@ def test_few_rows_are_folded_many_are_held_out_and_bagged(tmp_path):
     few = fitted(tmp_path / "few")
     assert {len(trial.executions) for trial in few.search.oracle.trials.values()} == {5}
     x = rng.normal(size=(FEWEST_ROWS_OF_ONE_PART, 3)).astype("float32")
-    many = fitted(tmp_path / "many", x, (x[:, 0] > 0).astype("int32"), batch_size=500)
+    y = (x[:, 0] + rng.normal(size=len(x)) > 0).astype("int32")
+    many = fitted(tmp_path / "many", x, y, batch_size=500)
     assert {len(trial.executions) for trial in many.search.oracle.trials.values()} == {1}
     assert "bag" in many.time and any(reason.startswith("A bag of 2") for reason in many.reasons)
+    # A call with a raised limit compares the bag with what it comes to, and trains its folds no second time.
+    before = {name: trial.executions_of("fold") for name, trial in many.search.oracle.trials.items()}
+    many.search.store.put(fit_bag={"trials": list(before), "repeats": 1})  # whether or not it was the better one
+    again = fitted(tmp_path / "many", x, y, batch_size=500, max_trials=3)
+    assert any(reason.startswith("The bag of an earlier call is") for reason in again.reasons)
+    after = {name: again.search.oracle.trials[name].executions_of("fold") for name in before}
+    assert {name: len(runs) for name, runs in after.items()} == dict.fromkeys(before, 5)
 
 
 def test_rows_in_the_order_of_time_are_confirmed_and_not_folded(tmp_path):

@@ -11,7 +11,7 @@ from manyfit.fitting.length import no_time_for_an_epoch
     ("limit", "predicted", "words"),
     [
         (1.0, None, ["fit(max_seconds=1): got 1 s", "one epoch at least", "max_seconds=10,"]),
-        (5.0, 8.0, ["the next step would have taken about 8 s", "max_seconds=80,"]),
+        (5.0, 8.0, ["the step that did not fit takes 8 s or more", "max_seconds=80,"]),
         (None, None, ["fit(): got no epoch", "max_seconds=60,"]),
     ],
 )

@@ -18,7 +18,8 @@ class Clock:
             that none of them has to wait.
 
     Attributes:
-        refused_seconds: what a step was predicted to take that was not begun since it did not fit; None: none was.
+        refused_seconds: what a step takes at least, as far as is known, that was not begun, or was left, since it did
+            not fit; None: there was none.
         halted: why it is over although time may be left; None: it is not. `start` forgets it.
 
     Example:
@@ -121,7 +122,7 @@ class Clock:
         return not self.allows()
 
     def refuse(self, seconds: float) -> None:
-        """Notes that a step was not begun, which would have taken so long: nothing new begins afterwards."""
+        """Notes that a step was not begun, or was left, which takes so long: nothing new begins afterwards."""
         self.refused_seconds = seconds
 
     def halt(self, why: str, *, outer: bool = False) -> None:

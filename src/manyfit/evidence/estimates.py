@@ -87,6 +87,7 @@ class Estimate:
     cubed_rows: float = 0.0  # mean cube of the rows' deviations: skewed losses make skewed intervals
     confidence: float = 0.95
     scale: Scale = Scale.PLAIN
+    num_groups: int | None = None  # of rows that resemble each other; None: rows are independent
 
     def of_a_new_model(self) -> Interval | None:
         """Where one freshly trained model lies on new rows; on these rows, if those are unknown; None: nobody knows."""
@@ -109,8 +110,9 @@ class Estimate:
         """
         if not math.isfinite(self.variance):
             return None
-        variance, at_bounds = self.variance, float(self.num_rows or math.inf)
-        cubes = self.cubed_rows / at_bounds**2
+        # Where all went right, as many groups speak for it as there are, however many rows they have.
+        variance, at_bounds = self.variance, float(self.num_groups or self.num_rows or math.inf)
+        cubes = self.cubed_rows / float(self.num_rows or math.inf) ** 2
         if rows is not None:
             if self.num_rows is None or not rows >= 1:
                 got = f"rows={rows!r}" + (", where the rows are unknown" if self.num_rows is None else "")
@@ -180,11 +182,13 @@ class Told:
         direction: of the metric; "max" has all results negated.
         scale: on which intervals are symmetric.
         confidence: of intervals.
+        num_groups: of rows that resemble each other; None: rows are independent.
     """
 
     direction: str = "min"
     scale: Scale = Scale.PLAIN
     confidence: float = 0.95
+    num_groups: int | None = None
 
     def score(self, loss: float) -> float:
         """In the metric's own direction."""
@@ -215,6 +219,7 @@ class Told:
             cubed_rows=self.score(part.cubed_rows),
             confidence=self.confidence,
             scale=self.scale,
+            num_groups=self.num_groups if known else None,
         )
 
 
@@ -227,6 +232,7 @@ def estimates(
     runs_per_trial: int = 1,
     overlap: float | None = None,
     told: Told | None = None,
+    groups: ArrayLike | None = None,
     seed: int = 0,
 ) -> Estimates:
     """What every finalist will score on fresh seeds and fresh rows. This is what `tuner.confirm` prints.
@@ -242,6 +248,7 @@ def estimates(
         runs_per_trial: that each of `search` is the mean of.
         overlap: where each run has validation rows of its own: their number by that of training rows.
         told: how results are told; None: as losses.
+        groups: (rows,) a label per row, where rows of one group resemble each other; None: rows are independent.
         seed: of the draws behind the probabilities.
 
     Raises:
@@ -272,8 +279,10 @@ def estimates(
         finalists = [Measured(np.log(own), each.log_rows) for own, each in zip(values, finalists, strict=True)]
         losses, search_rows, values = np.log(losses), rows, [np.log(own) for own in values]
         told = dataclasses.replace(told, scale=Scale.PLAIN)
-    noise = _noise_of(finalists, values, search_rows, overlap)
-    runs = _Runs(values, _components_of(finalists, values), noise)
+    if groups is not None:
+        told = dataclasses.replace(told, num_groups=len(np.unique(np.asarray(groups))))
+    noise = _noise_of(finalists, values, search_rows, overlap, groups)
+    runs = _Runs(values, _components_of(finalists, values, groups), noise)
     few = not noise.is_known or losses.size < MIN_TRIALS or not np.isfinite(losses).any()
     found = _bounded(runs, losses, told) if few else _shrunken(runs, losses, places, runs_per_trial, told, seed)
     return _from_logs(found) if on_logs else found
@@ -396,10 +405,15 @@ def _finite(values: ArrayLike) -> Array:
     return array[np.isfinite(array)]
 
 
-def _components_of(finalists: Sequence[Measured], values: Sequence[Array]) -> list[Components]:
+def _components_of(
+    finalists: Sequence[Measured], values: Sequence[Array], groups: ArrayLike | None
+) -> list[Components]:
     """Seeds and rows of each; variances over seeds borrow from each other among those that know the same."""
     tables = [each.table for each in finalists]
-    parts = [crossed(own if table is None else table) for own, table in zip(values, tables, strict=True)]
+    parts = [
+        crossed(own) if table is None else crossed(table, groups=groups)
+        for own, table in zip(values, tables, strict=True)
+    ]
     for known in (True, False):
         places = [place for place, table in enumerate(tables) if (table is not None) is known]
         for place, part in zip(places, moderate([parts[place] for place in places]), strict=True):
@@ -408,7 +422,11 @@ def _components_of(finalists: Sequence[Measured], values: Sequence[Array]) -> li
 
 
 def _noise_of(
-    finalists: Sequence[Measured], values: Sequence[Array], search_rows: ArrayLike | None, overlap: float | None
+    finalists: Sequence[Measured],
+    values: Sequence[Array],
+    search_rows: ArrayLike | None,
+    overlap: float | None,
+    groups: ArrayLike | None,
 ) -> _Noise:
     tables = [table for each in finalists if (table := each.table) is not None]
     replicated = [table for table in tables if len(table) > 1]
@@ -416,10 +434,10 @@ def _noise_of(
     for own in values:
         pooled += float(((own - own.mean()) ** 2).sum())
         degrees += own.size - 1
-    of_runs = run_noise(replicated) if replicated else None
+    of_runs = run_noise(replicated, groups=groups) if replicated else None
     single = np.stack([table[0] for table in tables]) if tables else None
-    of_search = row_noise(single) if search_rows is None and single is not None else None
-    of_search = row_noise(search_rows) if search_rows is not None else of_search
+    of_search = row_noise(single, groups=groups) if search_rows is None and single is not None else None
+    of_search = row_noise(search_rows, groups=groups) if search_rows is not None else of_search
     of_search = of_search if of_search is not None and math.isfinite(of_search.deviation) else None
     if of_runs is not None:
         return _from_runs(of_runs, of_search, len(replicated))
@@ -428,7 +446,7 @@ def _noise_of(
         common = max(0.0, of_search.common_variance)
         return _Noise(of_search.deviation**2, seeds, 0.0, common, rows_known=True, seeds_known=degrees > 0)
     if single is not None:  # one trial, one run: all of its rows' luck is its own
-        own_rows = float(single.var(ddof=1)) / single.shape[1]
+        own_rows = crossed(single, groups=groups).mean_square_rows / single.shape[1]
         return _Noise(own_rows, seeds, 0.0, 0.0, rows_known=True, seeds_known=degrees > 0)
     # Splits that overlap: what all runs have in common does not shrink with their number (Nadeau and Bengio 2003).
     return _Noise(seeds * (overlap or 0.0), seeds, 0.0, 0.0, rows_known=False, seeds_known=degrees > 0)

@@ -11,6 +11,10 @@ The mean of D estimates the difference on *new* seeds and *new* rows, with varia
 (MS_S + MS_R) / (n N) of the crossed layout; subtracting MS_E would make it unbiased, and now and then negative. Both
 are needed: seeds alone say that one configuration fits these rows better, as is so of equals in every second race.
 
+Where rows come in groups that resemble each other (patients; blocks of a series), groups are what is drawn anew: the
+square of a row's deviation is replaced by that of a group's sum, as in `stats.components`, and there are as many
+degrees of freedom as groups.
+
 Where each seed has rows of its own (folds, new splits), the seeds hold the luck of the rows, and training sets overlap:
 the variance is (1 / n + validation rows / training rows) S^2 (Nadeau and Bengio 2003).
 """
@@ -19,12 +23,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.stats.components import row_squares
 from manyfit.stats.intervals import score_table
 from manyfit.stats.noise import moderated
 
@@ -43,6 +49,7 @@ class Difference:
     num_rows: int | None
     overlap: float | None
     degrees: float  # of S^2
+    rows_degrees: float = math.nan  # of B; NaN: as many as rows, less 1
 
     @property
     def variance(self) -> float:
@@ -72,8 +79,12 @@ class Difference:
         seeds = self.seeds_variance * (1 / self.num_seeds + (self.overlap or 0.0))
         parts = seeds**2 / self.degrees
         if self.rows_variance is not None and self.num_rows is not None:
-            parts += self.rows_variance**2 / (self.num_rows - 1)
+            parts += self.rows_variance**2 / self._degrees_of_rows
         return float(variance**2 / parts)
+
+    @property
+    def _degrees_of_rows(self) -> float:
+        return self.rows_degrees if math.isfinite(self.rows_degrees) else max(1.0, (self.num_rows or 2) - 1.0)
 
     @property
     def statistic(self) -> float:
@@ -97,10 +108,13 @@ class Difference:
         return float(-special.stdtrit(self.variance_of_free_degrees, level) * np.sqrt(self.variance))
 
     def rows_needed(self, level: float) -> int | None:
-        """Rows at which the difference, if it stays, would stand out of their luck alone; None: unknown or none."""
+        """Rows at which the difference, if it stays, would stand out of their luck alone; None: unknown or none.
+
+        Of rows in groups it takes as many more groups of the same size.
+        """
         if self.num_rows is None or self.rows_variance is None or self.mean == 0:
             return None
-        t = -special.stdtrit(self.num_rows - 1, level)
+        t = -special.stdtrit(self._degrees_of_rows, level)
         return int(np.ceil(self.num_rows * t**2 * self.rows_variance / self.mean**2))
 
     def hidden_by_rows(self, level: float, num_seeds: int) -> bool:
@@ -108,7 +122,7 @@ class Difference:
         if self.num_rows is None or self.rows_variance is None:
             return False
         rows = self.variance_after(num_seeds) - self.seeds_variance / num_seeds
-        t = -special.stdtrit(self.num_rows - 1, level) if level > 0 else np.inf
+        t = -special.stdtrit(self._degrees_of_rows, level) if level > 0 else np.inf
         return bool(abs(self.mean) < t * np.sqrt(rows))
 
     def seeds_needed(self, level: float) -> int | None:
@@ -157,7 +171,7 @@ class Pairs:
             seeds = self.seeds_variance * (1 / self.num_seeds + overlap)
             rows = np.nan_to_num(self.rows_variance) if self.runs.overlap is None else np.zeros_like(seeds)
             variance = seeds + rows
-            parts = seeds**2 / self.degrees + rows**2 / max(1, (self.runs.num_rows or 2) - 1)
+            parts = seeds**2 / self.degrees + rows**2 / self.runs.rows_degrees
             p = special.stdtr(variance**2 / parts, -self.mean / np.sqrt(variance))
         noiseless = variance <= (1e-12 * self.mean) ** 2
         p = np.where(noiseless, np.where(self.mean > 0, 0.0, 1.0), p)
@@ -177,6 +191,7 @@ class Pairs:
             self.runs.num_rows if known else None,
             self.runs.overlap,
             float(self.degrees[i, j]),
+            self.runs.rows_degrees,
         )
 
 
@@ -189,9 +204,10 @@ class Runs:
             run whose rows are unknown. Of a metric that is no mean, the value plus the row's influence. None: the rows
             have no identity, or were not kept.
         overlap: where each seed has rows of its own: validation rows by training rows.
+        groups: (rows,) a label per row, where rows of one group resemble each other; None: rows are independent.
 
     Raises:
-        UsageError: values that are no table, or rows of another shape.
+        UsageError: values that are no table, rows of another shape, or groups of another number of rows.
 
     Example:
 
@@ -201,7 +217,14 @@ class Runs:
     0.095
     """
 
-    def __init__(self, values: ArrayLike, rows: ArrayLike | None = None, *, overlap: float | None = None) -> None:
+    def __init__(
+        self,
+        values: ArrayLike,
+        rows: ArrayLike | None = None,
+        *,
+        overlap: float | None = None,
+        groups: ArrayLike | None = None,
+    ) -> None:
         self.values = score_table("runs(values)", values)
         self.overlap = overlap
         self._rows = None if rows is None or overlap is not None else np.asarray(rows)
@@ -210,6 +233,9 @@ class Runs:
             raise UsageError(explain("runs(rows)", got, "shape (contenders, seeds, rows)", "Leave rows out."))
         enough = self._rows is not None and self._rows.shape[2] > 1
         self.num_rows = self._rows.shape[2] if self._rows is not None and enough else None
+        self._squares, self.rows_degrees = row_squares(self.num_rows or 2, groups if self.num_rows else None, None)
+        if self.rows_degrees <= 0:  # one group only: nobody can say anything of others
+            self._rows, self.num_rows, self.rows_degrees = None, None, 1.0
 
     @property
     def num_contenders(self) -> int:
@@ -238,22 +264,27 @@ class Runs:
         """(runs, runs) sums over rows of products of deviations from each run's mean: all that differences need.
 
         Of the runs whose rows are known; what all runs have in common with a row is taken out first, as it would only
-        cost digits: it cancels in every difference.
+        cost digits: it cancels in every difference. Of groups they are sums of products of the groups' own sums, on
+        the scale of those of rows.
         """
         assert self._rows is not None
         known = self._known.ravel()
         table = self._rows.reshape(-1, self._rows.shape[2])[known]
-        size = len(table)
-        products, sums = np.zeros((size, size)), np.zeros(size)
-        for start in range(0, table.shape[1], _CHUNK_ROWS):
-            part = table[:, start : start + _CHUNK_ROWS].astype(np.float64)
-            part -= part.mean(axis=0)
-            products += part @ part.T
-            sums += part.sum(axis=1)
-        products -= np.outer(sums, sums) / table.shape[1]
+        products = self._of_groups(table) if self._squares.labels is not None else _of_rows(table)
         full = np.full((known.size, known.size), np.nan)
         full[np.ix_(known, known)] = products
         return full
+
+    def _of_groups(self, table: np.ndarray) -> np.ndarray:
+        """(runs, runs) products of the sums of groups, times what makes (N - 1) N of their variance of a mean."""
+        labels, size = self._squares.labels, table.shape[1]
+        assert labels is not None  # our bug: asked where rows have no groups
+        sizes = np.bincount(labels)
+        sums = np.stack([np.bincount(labels, row.astype(np.float64)) for row in table])
+        sums -= sums.mean(axis=0)
+        sums -= sums.sum(axis=1, keepdims=True) * sizes / size
+        products: np.ndarray = sums @ sums.T * (len(sizes) / (len(sizes) - 1) * (size - 1) / size)
+        return products
 
     def common(self, one: int, other: int, seeds: ArrayLike) -> np.ndarray:
         """Those of the seeds that both have finished with a score."""
@@ -313,9 +344,8 @@ class Runs:
             seeds_variance = 0.0
         rows, at_best = self._row_parts(one, other, common)
         known = rows is not None
-        return Difference(
-            mean, seeds_variance, rows, at_best, n, self.num_rows if known else None, self.overlap, max(1.0, n - 1.0)
-        )
+        num_rows, degrees = self.num_rows if known else None, max(1.0, n - 1.0)
+        return Difference(mean, seeds_variance, rows, at_best, n, num_rows, self.overlap, degrees, self.rows_degrees)
 
     def _row_parts(self, one: int, other: int, common: np.ndarray) -> tuple[float | None, float]:
         """B / N, and what it tends to with ever more seeds; None where no common seed has rows."""
@@ -335,6 +365,19 @@ class Runs:
             return rows, 0.0
         rest = max(0.0, float(np.trace(products)) - n * between) / ((n - 1) * (num_rows - 1))  # MS_E
         return rows, max(0.0, rows - rest / n / num_rows)
+
+
+def _of_rows(table: np.ndarray) -> np.ndarray:
+    """(runs, runs) products of deviations, over chunks of rows."""
+    size = len(table)
+    products, sums = np.zeros((size, size)), np.zeros(size)
+    for start in range(0, table.shape[1], _CHUNK_ROWS):
+        part = table[:, start : start + _CHUNK_ROWS].astype(np.float64)
+        part -= part.mean(axis=0)
+        products += part @ part.T
+        sums += part.sum(axis=1)
+    products -= np.outer(sums, sums) / table.shape[1]
+    return products
 
 
 def _squared_distances(products: np.ndarray) -> np.ndarray:

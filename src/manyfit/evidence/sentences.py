@@ -182,7 +182,7 @@ def sources(name: str, estimate: Estimate, number: Number) -> str:
     if estimate.rows_error is None:
         rows = "rows unknown"
     else:
-        where = "the splits" if estimate.num_rows is None else f"{estimate.num_rows:,} rows"
+        where = "the splits" if estimate.num_rows is None else _rows(estimate.num_rows, estimate.num_groups)
         rows = f"±{number(estimate.rows_error)} by rows ({where})"
     bound = "up to " if estimate.choice_is_bound else ""
     choice = "" if not math.isfinite(estimate.choice) else f", {bound}±{number(abs(estimate.choice))} by the choice"
@@ -232,13 +232,34 @@ def failures(trial_id: str, failed: int, runs: int, confidence: float = 0.95) ->
     return f"Trial {trial_id} diverged or failed in {failed} of {runs} fresh runs ({rate}): those are in no mean."
 
 
+_UNKNOWN = "validation rows without identity"
+
+
+def which_rows(num_rows: int | None, num_groups: int | None) -> str:
+    """What runs are scored on.
+
+    Example:
+
+    >>> which_rows(400, None), which_rows(400, 40)
+    ('the same 400 validation rows', 'the same 400 validation rows in 40 groups, which are drawn together')
+    """
+    if num_rows is None:
+        return _UNKNOWN
+    together = "" if num_groups is None else ", which are drawn together"
+    return f"the same {_rows(num_rows, num_groups, 'validation rows')}{together}"
+
+
+def _rows(num_rows: int, num_groups: int | None, what: str = "rows") -> str:
+    return f"{num_rows:,} {what}" + ("" if num_groups is None else f" in {num_groups:,} groups")
+
+
 def methods(
     *,
     objective: str,
     num_trials: int,
     num_finalists: int,
     num_executions: int,
-    num_rows: int | None,
+    rows: str,
     confidence: float,
     found: Sequence[str],
 ) -> str:
@@ -249,12 +270,11 @@ def methods(
         num_trials: that the search completed.
         num_finalists: that were confirmed.
         num_executions: trainings on fresh seeds.
-        num_rows: validation rows; None: unknown.
+        rows: what each run was scored on, see `which_rows`.
         confidence: of the decisions.
         found: sentences of the result.
     """
-    rows = "validation rows without identity" if num_rows is None else f"the same {num_rows:,} validation rows"
-    errors = "seeds alone, since the rows are unknown" if num_rows is None else "seeds and of rows"
+    errors = "seeds alone, since the rows are unknown" if rows == _UNKNOWN else "seeds and of rows"
     return (
         f"Of {num_trials:,} configurations, the {num_finalists} with the best {objective} in the search were trained "
         f"again on fresh seeds, the same for all: {num_executions} trainings, each scored on {rows} at an epoch that "

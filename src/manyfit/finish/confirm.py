@@ -23,6 +23,7 @@ from manyfit.evidence.book import SEEDS_APART
 from manyfit.evidence.rules import MIN_MAX_ROUNDS, RaceRules
 from manyfit.evidence.sentences import listed
 from manyfit.finish import summary
+from manyfit.finish.fold_runs import SharedFolds
 from manyfit.finish.fresh_runs import RACE, FreshRuns
 from manyfit.finish.fresh_seeds import ProofSupply, RaceSupply
 from manyfit.finish.summary import CallEffort, num_parameters
@@ -51,6 +52,9 @@ class ConfirmSettings:
         keep_weights: keep the weights of every execution.
         margin: finalists whose scores differ by less are equal, in units of the metric; None: 1 % of the leader's. A
             rule.
+        groups: a label per validation row, where rows of one group resemble each other (patients): other rows are other
+            groups then. A rule.
+        time_ordered: validation rows are in the order of time, so blocks of neighbours resemble each other. A rule.
 
     Raises:
         UsageError: a number out of its range.
@@ -63,6 +67,8 @@ class ConfirmSettings:
     proof_executions: int = 5
     keep_weights: bool = False
     margin: float | None = None
+    groups: Any = None
+    time_ordered: bool = False
 
     def __post_init__(self) -> None:
         self.rules()  # checks what is part of them
@@ -117,10 +123,12 @@ class ConfirmFiles:
     Args:
         layout: says where weights go.
         archive: predictions of the search, and what fresh runs score on each row.
+        folds: names of the splits of the first seeds, where each has a fold of its own; see `fold_runs.fold_names`.
     """
 
     layout: ProjectLayout
     archive: Archive
+    folds: tuple[str, ...] = ()
 
 
 def finalists(oracle: Oracle, top: object, say: Callable[[str], None] = lambda line: None) -> list[Trial]:
@@ -204,16 +212,20 @@ def confirm(
         SearchError: no execution at all has a score; the message says why.
     """
     settings.check_budget(len(trials))
-    runs = FreshRuns(oracle, f"{protocol}/{_protocol(task)}", kept.archive, overlap_of(task, trials[0]))
     # All finalists get as many epochs as the best trained one: what halving stopped early might have won.
     targets = [trial.target_epochs for trial in trials if trial.target_epochs is not None]
     num_epochs = task.call.get("epochs") if has_own_epochs or not targets else max(targets)
+    asked = f"{protocol}/{_protocol(task)}"
+    # Runs of other epochs than the search's are of no use to a bag.
+    folds = SharedFolds(kept.folds, max(targets, default=None)) if kept.folds and not has_own_epochs else None
+    runs = FreshRuns(oracle, asked, kept.archive, overlap_of(task, trials[0]), settings.groups, folds)
     fixed = fixed_epochs(trials, oracle, num_epochs=num_epochs, has_own_epochs=has_own_epochs)
     taking_part = _with_family(trials, runs, settings.rules(), fixed)
     options: dict[str, Any] = {
         "clock": clock,
         "epochs": num_epochs,
-        "layout": kept.layout if settings.keep_weights else None,
+        "layout": kept.layout,
+        "keep_weights": settings.keep_weights,
     }
     may = Permissions(share_callbacks=task.may.share_callbacks, share_order=False)  # each seed orders its own batches
     task = dataclasses.replace(task, callbacks=None, may=may, clock=clock)

@@ -14,10 +14,27 @@ from manyfit.data.call import Call
 from manyfit.data.folds import CrossValidation, FoldPlan, random_splits
 from manyfit.data.kinds import FitData, map_leaves
 from manyfit.data.rows import Rows
+from manyfit.evidence.book import SEEDS_APART
+from manyfit.finish.fold_runs import fold_names
 from manyfit.training.base import Task
 
 
-def resplit(task: Task, cross_validation: object, new_splits: bool, seed: int) -> tuple[Task, str]:
+@dataclasses.dataclass(frozen=True)
+class Resplit:
+    """What a confirmation trains on.
+
+    Attributes:
+        task: of its runs.
+        name: of the splits.
+        folds: names of the splits of the first seeds, if others may train on them, too: see `fold_runs.fold_names`.
+    """
+
+    task: Task
+    name: str
+    folds: tuple[str, ...] = ()
+
+
+def resplit(task: Task, cross_validation: object, new_splits: bool, seed: int) -> Resplit:
     """A confirmation's task, with a fold or a fresh split for every seed if asked for.
 
     Args:
@@ -26,9 +43,6 @@ def resplit(task: Task, cross_validation: object, new_splits: bool, seed: int) -
         new_splits: cut training and validation rows anew for every seed, in the search's proportion.
         seed: of the study.
 
-    Returns:
-        The task, and a name of the splits.
-
     Raises:
         UsageError: both are asked for; there are no validation rows to cut anew; the rows are no arrays.
     """
@@ -36,12 +50,16 @@ def resplit(task: Task, cross_validation: object, new_splits: bool, seed: int) -
         got = "cross_validation= and new_splits=True"
         raise UsageError(explain("confirm()", got, "one of the two", "Leave new_splits out: folds are new splits."))
     if cross_validation is None and not new_splits:
-        return task, "splits of the search" if task.split_for is not None else "rows of the search"
+        return Resplit(task, "splits of the search" if task.split_for is not None else "rows of the search")
     counts = task.call.counted_rows()
     joined, rows = of_all_rows("confirm(cross_validation=...)", task)
+    shared: tuple[str, ...] = ()
     if cross_validation is not None:
         settings = CrossValidation.of(cross_validation)
         folds, name = settings.resolve(rows.x, rows.y), repr(settings)
+        # Of one round of all folds: more weights would be kept than a bag asks for.
+        plan = FoldPlan(folds, folds.num_splits * settings.repeats)
+        shared = tuple(fold_names(plan, rows, joined.call))
     else:
         if rows.num_rows is None or counts is None or not counts[1]:
             raise UsageError(
@@ -54,7 +72,9 @@ def resplit(task: Task, cross_validation: object, new_splits: bool, seed: int) -
             )
         folds, name = random_splits(rows.num_rows, counts[1], seed), "new splits"
     # What keeps row losses knows the rows of the search only.
-    return dataclasses.replace(joined, split_for=lambda plan: folds.split(plan.execution), keep=None), name
+    # Seeds of a later protocol begin at a number of their own, and with the first fold.
+    splits = dataclasses.replace(joined, split_for=lambda plan: folds.split(plan.execution % SEEDS_APART), keep=None)
+    return Resplit(splits, name, shared)
 
 
 def of_all_rows(where: str, task: Task) -> tuple[Task, Rows]:

@@ -2,8 +2,8 @@
 
 A run of a fold is known by what it was trained as: the rows of its split and the call of `fit`, under its trial's
 values. Whoever wants a fold trained asks here first, so none is trained twice: a search with folds, a bag, another bag
-with more repeats. The runs themselves lie in the book, in the phase that trained them; a note says which fold each of
-them is of.
+with more repeats, a confirmation on folds. The runs themselves lie in the book, in the phase that trained them; a note
+says which fold each of them is of.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from manyfit.data.identity import fingerprint
 from manyfit.data.rows import Rows
 from manyfit.finish.longer import run_seconds
 from manyfit.oracles import Oracle, Trial
-from manyfit.oracles.trial import SEARCH, Execution
+from manyfit.oracles.trial import RACE, SEARCH, Execution
 from manyfit.store.layout import ProjectLayout
 from manyfit.training.base import Task
 from manyfit.training.devices import distributed, distribution_of
@@ -33,6 +33,7 @@ from manyfit.training.weights import load_weights
 
 FOLD = "fold"  # the phase of runs that were trained after the search, and the name of the note
 FOLDS = "folds"  # the note of a search's executions: the folds of all of them, in turn
+EPOCHS = "epochs"  # the note of what was trained after the search: up to here
 _WITHOUT = ("x", "y", "sample_weight", "validation_data", "validation_split", "verbose", "callbacks", "epochs")
 
 
@@ -49,6 +50,34 @@ def fold_names(plan: FoldPlan, rows: Rows, call: Call) -> list[str]:
     classes = " ".join(type(one).__name__ for one in call.callbacks)
     splits = (plan.folds.split(index) for index in range(plan.num_splits))
     return [fingerprint(data, settings, classes, split.training, split.validation) for split in splits]
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedFolds:
+    """The folds of a confirmation's seeds, whose runs a bag takes, and which may be there already.
+
+    Attributes:
+        names: of the splits of the first seeds, in order.
+        epochs: that a full run trains for; None: as the call says.
+    """
+
+    names: tuple[str, ...]
+    epochs: int | None = None
+
+    def runs(self, trial: Trial) -> dict[int, Execution]:
+        """The full runs of a trial that a bag has trained, by the number of their split."""
+        found: dict[int, Execution] = {}
+        numbers = {name: number for number, name in reversed(list(enumerate(self.names)))}
+        for _, run in sorted(trial.executions_of(FOLD).items()):
+            number = numbers.get(run.notes.get(FOLD, ""))
+            if number is not None and _is_full(run, self.epochs):
+                found.setdefault(number, run)
+        return found
+
+
+def seed_of_fold(oracle: Oracle, number: int) -> int:
+    """The seed of the first run on a split: the same for all trials, like its rows, so that they are pairs."""
+    return seeds.seed_of(oracle.seed, FOLD, number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +103,25 @@ def known_runs(trial: Trial, name: str, layout: ProjectLayout, epochs: int | Non
         epochs: that a full run trains for; None: as the call says.
     """
     found = []
-    for phase, runs in ((SEARCH, trial.executions), (FOLD, trial.executions_of(FOLD))):
-        for _, run in sorted(runs.items()):
+    for phase in (SEARCH, FOLD, RACE):
+        for _, run in sorted((trial.executions if phase == SEARCH else trial.executions_of(phase)).items()):
             one = FoldRun(trial, phase, run)
             path = one.weights(layout)
             # A search may have stopped it early, or promoted it no further: then it says nothing of a full training.
-            full = run.ending is Ending.COMPLETED and trial.target_epochs in (None, epochs)
-            if _fold_of(run) == name and full and (path.exists() or pickle_path(path).exists()):
+            full = trial.target_epochs in (None, epochs) if phase == SEARCH else True
+            if (
+                _fold_of(run) == name
+                and full
+                and _is_full(run, epochs)
+                and (path.exists() or pickle_path(path).exists())
+            ):
                 found.append(one)
     return found
+
+
+def _is_full(run: Execution, epochs: int | None) -> bool:
+    # Runs before 0.2 say nothing of their epochs: they were those of the best trained trial.
+    return run.ending is Ending.COMPLETED and run.notes.get(EPOCHS, epochs) == epochs
 
 
 def _fold_of(run: Execution) -> str | None:
@@ -154,8 +193,7 @@ class FoldSupply:
                     trial.trial_id,
                     number,
                     trial.hyperparameters.copy(),
-                    # The same for all trials, like the rows: they are compared in pairs.
-                    seeds.seed_of(oracle.seed, FOLD, split),
+                    seed_of_fold(oracle, split),
                     epochs=epochs,
                     weights_path=str(layout.weights(trial.trial_id, number, phase=FOLD)),
                     phase=FOLD,
@@ -195,7 +233,7 @@ class FoldSupply:
             return
         if not result.ending.has_score:
             self.failures.setdefault(plan.trial_id, result.message or str(result.ending))
-        self._oracle.book.add_execution(result, **{FOLD: self._names[self.splits[plan.key]]})
+        self._oracle.book.add_execution(result, **{FOLD: self._names[self.splits[plan.key]], EPOCHS: plan.epochs})
 
     def _time_is_up(self) -> bool:
         self.out_of_time = self.out_of_time or self._clock.begins_nothing()

@@ -10,15 +10,15 @@ import numpy as np
 from manyfit.evidence.book import EvidenceBook
 from manyfit.evidence.estimates import Measured
 from manyfit.evidence.runs import Runs
+from manyfit.finish.fold_runs import SharedFolds
 from manyfit.finish.row_losses import at_value, losses_of_predictions
 from manyfit.oracles import Oracle, Trial
-from manyfit.oracles.trial import Execution
+from manyfit.oracles.trial import PROOF, RACE, Execution
 from manyfit.stats.curves import loss_at_best
 from manyfit.stats.influence import metric_name
 from manyfit.stats.intervals import Array, Scale
 from manyfit.store.predictions import Archive, Labels, RowLosses, name_of_rows
 
-RACE, PROOF = "confirm", "proof"  # phases of executions in the book
 _MOST_NUMBERS = 20_000_000  # of the search's row losses that are held at once
 
 
@@ -30,10 +30,23 @@ class FreshRuns:
         protocol: names data and settings: only executions under the same protocol are compared.
         archive: the predictions of the search and the row losses of fresh runs.
         overlap: where each seed has rows of its own: validation rows by training rows.
+        related: (rows,) the group of each validation row; None: rows are independent.
+        folds: of the first seeds, where each has a fold of its own that others may have trained; None: nothing is
+            shared.
     """
 
-    def __init__(self, oracle: Oracle, protocol: str, archive: Archive | None, overlap: float | None) -> None:
+    def __init__(
+        self,
+        oracle: Oracle,
+        protocol: str,
+        archive: Archive | None,
+        overlap: float | None,
+        related: Array | None = None,
+        folds: SharedFolds | None = None,
+    ) -> None:
         self.oracle, self.protocol, self.overlap = oracle, protocol, overlap
+        self.related = related if overlap is None else None
+        self.folds = folds if overlap is not None else None
         self._archive = archive
         self._rows: dict[tuple[str, str, int], RowLosses | None] = {}
         self._searched: dict[str, list[tuple[float, Array | None]]] = {}
@@ -49,7 +62,13 @@ class FreshRuns:
     def executions(self, trial: Trial, phase: str = RACE) -> dict[int, Execution]:
         """The executions of a trial that count, by index."""
         runs = trial.executions_of(phase).items()
-        return {index: run for index, run in runs if run.notes.get("protocol") == self.protocol}
+        own = {index: run for index, run in runs if run.notes.get("protocol") == self.protocol}
+        families = self.evidence.of(self.protocol)
+        if phase != RACE or self.folds is None or not families:
+            return own
+        # A bag's runs took no part in choosing finalists, so they are as fresh as those of this protocol.
+        first = families[0].first_seed
+        return {first + number: run for number, run in self.folds.runs(trial).items()} | own
 
     def loss(self, trial: Trial, run: Execution) -> float:
         """Of a fresh run, at the epoch that was fixed before: its own best one would be too good."""
@@ -84,7 +103,7 @@ class FreshRuns:
         rows = np.full((*values.shape, next(iter(known.values())).size), np.nan, dtype=np.float32)
         for where, of_run in known.items():
             rows[where] = of_run if of_run.size == rows.shape[2] else np.nan
-        return Runs(values, rows)
+        return Runs(values, rows, groups=self.related)
 
     def _rows_of(self, trial: Trial, index: int, run: Execution) -> Array | None:
         """Row losses of a fresh run; where they were not kept, the search's own stand in for them.
@@ -97,6 +116,8 @@ class FreshRuns:
         return own if borrowed is None else (borrowed + np.float32(loss - borrowed.mean(dtype=np.float64)))
 
     def _of_fresh(self, trial: Trial, index: int, phase: str = RACE) -> Array | None:
+        if self.overlap is not None:  # each seed has rows of its own: they are not compared
+            return None
         run = trial.executions_of(phase)[index]
         kept = self._kept(trial, phase, index)
         loss = self.loss(trial, run)
@@ -114,7 +135,7 @@ class FreshRuns:
         objective = self.oracle.objective
         # Runs are compared row by row: those of a process that had other rows know nothing of these.
         self._rows_are = self._rows_are or kept.rows_are
-        if kept.rows_are != self._rows_are:
+        if kept.rows_are != self._rows_are or (self.related is not None and kept.rows.size != self.related.size):
             return None
         self._scale = self._scale or Scale(kept.scale)
         rows = at_value(kept, objective.value(loss), penalised=objective.name == "val_loss")

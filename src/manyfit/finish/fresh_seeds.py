@@ -15,6 +15,7 @@ from manyfit.core.clock import Clock
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.evidence.book import RaceFamily, TrialDropped
 from manyfit.evidence.decisions import RaceStanding, decide, next_runs
+from manyfit.finish.fold_runs import EPOCHS, FOLD, seed_of_fold
 from manyfit.finish.fresh_runs import PROOF, RACE, FreshRuns
 from manyfit.finish.longer import run_seconds
 from manyfit.oracles import Trial
@@ -33,7 +34,8 @@ class FreshSeeds(abc.ABC):
         runs: what was measured of them.
         clock: when to stop.
         epochs: train up to here; None: as the fit arguments say.
-        layout: says where weights go; None: they are not kept.
+        layout: says where weights go.
+        keep_weights: keep them all; those of the first run on each fold are kept anyway, since a bag takes them.
     """
 
     phase: str
@@ -47,7 +49,8 @@ class FreshSeeds(abc.ABC):
         *,
         clock: Clock,
         epochs: int | None = None,
-        layout: ProjectLayout | None = None,
+        layout: ProjectLayout,
+        keep_weights: bool = False,
     ) -> None:
         self.trials = list(trials)
         self.runs = runs
@@ -55,7 +58,7 @@ class FreshSeeds(abc.ABC):
         self._oracle = runs.oracle
         self._clock = clock
         self._epochs = epochs
-        self._layout = layout
+        self._layout, self._keep_weights = layout, keep_weights
         self._running: set[tuple[str, int]] = set()
         self._by_id = {trial.trial_id: trial for trial in self.trials}
 
@@ -84,18 +87,28 @@ class FreshSeeds(abc.ABC):
         return [self._plan(self._by_id[trial_id], index) for trial_id, index in pairs]
 
     def _plan(self, trial: Trial, index: int) -> Plan:
-        layout = self._layout
-        weights = None if layout is None else str(layout.weights(trial.trial_id, index, phase=self.phase))
+        fold = self._fold(index)
+        path = str(self._layout.weights(trial.trial_id, index, phase=self.phase))
+        # The same for all trials: they are compared in pairs.
+        seed = seeds.seed_of(self._oracle.seed, self.phase, index) if fold is None else seed_of_fold(self._oracle, fold)
         return Plan(
             trial.trial_id,
             index,
             trial.hyperparameters.copy(),
-            seeds.seed_of(self._oracle.seed, self.phase, index),  # the same for all trials: they are compared in pairs
+            seed,
             epochs=self._epochs,
-            weights_path=weights,
+            weights_path=path if self._keep_weights or fold is not None else None,
             phase=self.phase,
             kept_epoch=self.runs.evidence.epoch_of(self.runs.protocol, trial.trial_id),
         )
+
+    def _fold(self, index: int) -> int | None:
+        """The number of the fold whose first run this is; None: there are none, or it is a further one."""
+        folds = self.runs.folds
+        if folds is None or self.phase != RACE:
+            return None
+        number = index - self.runs.evidence.of(self.runs.protocol)[0].first_seed
+        return number if number < len(folds.names) else None
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
         """See `manyfit.training.base.Supply`."""
@@ -113,7 +126,9 @@ class FreshSeeds(abc.ABC):
             return
         if result.ending.has_score:
             self._oracle.scoring.check({**result.history, **result.measures})
-        self._oracle.book.add_execution(result, protocol=self.runs.protocol)
+        fold, folds = self._fold(plan.execution), self.runs.folds
+        notes = {} if fold is None or folds is None else {FOLD: folds.names[fold], EPOCHS: plan.epochs}
+        self._oracle.book.add_execution(result, protocol=self.runs.protocol, **notes)
 
     def _time_is_up(self) -> bool:
         self.out_of_time = self.out_of_time or self._clock.begins_nothing()

@@ -66,6 +66,7 @@ class _Found:
             runs_per_trial=int(np.median([max(1, len(runs.of_search(trial))) for trial in self.searched])),
             overlap=runs.overlap,
             told=Told(oracle.objective.direction, runs.scale, self.rules.confidence),
+            groups=runs.related,
             seed=seeds.seed_of(oracle.seed, "confirm", "probability"),
         )
 
@@ -268,7 +269,7 @@ def _proof(runs: FreshRuns, trial: Trial, confidence: float) -> Proof | None:
     if own is None or np.asarray(own.values).size < 2:
         return None
     told = Told(runs.oracle.objective.direction, runs.scale, confidence)
-    [found] = estimates([], [own], overlap=runs.overlap, told=told).finalists
+    [found] = estimates([], [own], overlap=runs.overlap, told=told, groups=runs.related).finalists
     interval = found.of_a_new_model() if found.rows_error is not None else None
     low, high = (None, None) if interval is None else (interval.low, interval.high)
     return Proof(found.measured, low, high, found.num_runs)

@@ -43,7 +43,7 @@ class FittingTuner(FittedSearch, Protocol):
     def ensemble(self, *, verbose: Any = None, **options: Any) -> Ensemble:
         """Combines what the search has made."""
 
-    def confirm(self, top: int = 8, *, max_seconds: float | None, verbose: Any) -> Confirmation:
+    def confirm(self, top: int = 8, *, max_seconds: float | None, verbose: Any, **related: Any) -> Confirmation:
         """Runs finalists on fresh seeds."""
 
 
@@ -74,12 +74,16 @@ class CanDo:
         trains: whether training is Manyfit's; what a user's own code trains is searched and combined, and no more.
         in_epochs: whether a training has a number of epochs, which is chosen where the caller says nothing.
         bag: the tuner's method; None: it has none.
+        retrain: the tuner's method; None: it has none.
+        go_on: trains the best models of the search further: `go_on(hand, top, max_seconds=, settings=)`; None: no.
         quickly: a context in which models are built whose weights are loaded: what draws them first need not be dear.
     """
 
     trains: bool
     in_epochs: bool
     bag: Callable[..., Ensemble] | None = None
+    retrain: Callable[..., list[Any]] | None = None
+    go_on: Callable[..., Ensemble] | None = None
     quickly: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
 

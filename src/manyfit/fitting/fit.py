@@ -18,6 +18,7 @@ from manyfit.fitting.afterwards import Afterwards
 from manyfit.fitting.asked import CanDo, FittingTuner, Wishes
 from manyfit.fitting.length import with_length
 from manyfit.fitting.phase_times import PhaseTimes
+from manyfit.fitting.possible_steps import PossibleSteps
 from manyfit.fitting.record import FitRecord
 from manyfit.fitting.searching import Searching
 from manyfit.fitting.signals import Interruptible, what_is_kept
@@ -100,8 +101,9 @@ class _Fit:
 
     def _of_phases(self, call: Call) -> Winner:
         held = asked.rows_held_out(call, self._wishes, self._can, self._oracle, self._say)
-        afterwards = Afterwards(self._tuner, self._can, held, times=self._times, reasons=self._reasons)
-        self._afterwards = afterwards
+        verbose = call.get("verbose", 1)
+        steps = PossibleSteps(self._tuner, self._can, held, verbose=verbose, tell=self._reasons.append)
+        afterwards = self._afterwards = Afterwards(self._tuner, steps, times=self._times, reasons=self._reasons)
         searching = Searching(
             self._tuner,
             self._wishes,
@@ -111,7 +113,7 @@ class _Fit:
         )
         ended_by = searching.run(held)
         with self._tuner.limited(self._clock):
-            return afterwards.winner(ended_by, call.get("verbose", 1))
+            return afterwards.winner(ended_by, lambda: searching.run(held))
 
     @contextlib.contextmanager
     def _keeping(self) -> Iterator[None]:

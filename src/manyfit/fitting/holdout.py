@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.call import Call
-from manyfit.data.folds import CrossValidation
+from manyfit.data.folds import CrossValidation, blocks_of_time
 from manyfit.data.kinds import Ability, FitData, as_arrays, is_nested
 from manyfit.data.row_names import index_of
 from manyfit.data.rows import Rows, Split
+from manyfit.finish.related import FEWEST_GROUPS
 
 NUM_FOLDS = 5
 #: Below, the score of one part of the rows says less about the order of configurations than their folds do.
@@ -53,6 +55,16 @@ class HeldOut:
     def in_folds(self) -> bool:
         """Whether each trial trains on folds of the rows."""
         return self.cross_validation is not None or self.call.get("cross_validation") is not None
+
+    def related(self) -> dict[str, Any]:
+        """What `Tuner.confirm` has to know of validation rows that resemble each other; nothing where that says it."""
+        counts = self.call.counted_rows()
+        num_validation = 0 if counts is None or self.in_folds else counts[1]
+        if num_validation and self.in_order_of_time and len(set(blocks_of_time(num_validation))) >= FEWEST_GROUPS:
+            return {"time_ordered": True}
+        labels = None if self.groups is None or not num_validation else self.groups[-num_validation:]
+        # Of a few groups nobody can say how much they differ: then it is rows of these that are spoken of.
+        return {} if labels is None or len(np.unique(labels)) < FEWEST_GROUPS else {"groups": labels}
 
 
 def hold_out(

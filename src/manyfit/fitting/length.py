@@ -45,14 +45,14 @@ def no_time_for_an_epoch(limit: float | None, predicted: float | None) -> Search
 
     Args:
         limit: seconds that there were; None: no limit.
-        predicted: seconds of the step that was not begun, since it did not fit; None: none was refused.
+        predicted: seconds at least of the step that was not begun, or was left, since it did not fit; None: no such.
     """
     if limit is None:
         got, where = "no epoch", "fit()"
     else:
         got = f"{limit:g} s, which ended before the first epoch of a model was finished"
         where = f"fit(max_seconds={limit:g})"
-    step = "" if predicted is None else f" (the next step would have taken about {predicted:.2g} s)"
+    step = "" if predicted is None else f" (the step that did not fit takes {predicted:.2g} s or more)"
     allowed = f"time for one epoch at least, and for what is compiled before it{step}"
     enough = max(10 * (limit or 6), 10 * (predicted or 0))
     kept = " What was compiled by then need not be so again." if limit is not None else ""

@@ -13,20 +13,30 @@ exponential tail (Renyi 1962), what is good being rare and what is very good rar
 than draws, and scores flatter the best: neither is counted.
 
 *A bag.* The models of the folds of a few configurations make errors of their own, which averaging takes away, and each
-has trained on rows that the search held out. That gain is guessed, as half a spread. Whether the bag is better than
-what is in hand is seen on its rows (`comparison.py`), so a guess that is too high costs time, and nothing else.
+has trained on rows that the search held out. *Training on* takes the best models of the search a few epochs further, at
+a lower rate (`finish/continuing.py`). What these gain was measured, in spreads, over what is in hand when a search has
+ended: its models, used together (`benchmarks/results/gains_of_phases.md`). Where a bag has come to less than that, a
+larger one is expected to be better than it by the difference, and no more.
+
+Whether a step has come to something better than what is in hand is seen on held-out rows (`comparison.py`), so a
+promise that is too high costs time, and nothing else.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-#: What a bag is expected to gain, in spreads of the better half of the trials (see above).
-GAIN_OF_BAG = 0.5
+#: What bags gain, by (configurations, repeats of the folds), and training on: medians over searches, in spreads.
+GAIN_OF_BAG = {(1, 1): 0.4, (2, 1): 0.5, (3, 1): 0.6, (3, 2): 0.9}
+GAIN_OF_TRAINING_ON = 0.5
 #: Configurations that a bag takes at most: further ones add next to nothing (see docs/confirm.md).
 MOST_BAGGED = 3
+#: Models of the search that train on at most.
+MOST_TRAINED_ON = 3
+#: Trials that have to be equally good, the better half of them to the last digit, for a search to be over.
+FEWEST_TIED = 10
 #: Share of the limit for what comes last: combining, and writing the winner.
 _SHARE_FOR_THE_END = 0.05
 _LEAST_FOR_THE_END = 0.5
@@ -60,6 +70,23 @@ class Bag:
     Attributes:
         top: how many of the best configurations.
         seconds: that it will take, as far as is known.
+        gain: what it promises, in the unit of losses.
+        repeats: how often the rows are cut into folds.
+    """
+
+    top: int
+    seconds: float
+    gain: float
+    repeats: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOn:
+    """Training on of the best models of the search, where it fits into the time.
+
+    Attributes:
+        top: how many.
+        seconds: that it will take at most.
         gain: what it promises, in the unit of losses.
     """
 
@@ -127,6 +154,21 @@ def _compiling(tried: Sequence[Tried]) -> float:
     return sum(shared.values()) + sum(one.compile_seconds for one in tried if one.structure is None)
 
 
+def is_over(tried: Sequence[Tried]) -> bool:
+    """Whether nothing promises anything any more: the better half of ten trials or more is equally good.
+
+    Then neither a further trial nor what is done with the best ones has a measure by which it could be better: an
+    accuracy of 1, say.
+
+    Example:
+
+    >>> perfect = [Tried(0.0, seconds=1.0)] * 8
+    >>> is_over([*perfect, Tried(0.1, 1.0)]), is_over([*perfect, Tried(0.1, 1.0), Tried(0.2, 1.0)])
+    (False, True)
+    """
+    return len(tried) >= FEWEST_TIED and spread_of([one.loss for one in tried]) == 0.0
+
+
 def best_bag(tried: Sequence[Tried], left: float, num_folds: int, *, or_search: bool = True) -> Bag | None:
     """The bag of most configurations that still fits, if it promises more than a search in these seconds.
 
@@ -139,19 +181,98 @@ def best_bag(tried: Sequence[Tried], left: float, num_folds: int, *, or_search: 
     Example:
 
     >>> ten = [Tried(0.3 + 0.01 * number, seconds=1.0) for number in range(10)]
-    >>> best_bag(ten, 8.0, num_folds=5)
-    Bag(top=1, seconds=5.0, gain=0.0125)
-    >>> best_bag(ten[:3], 8.0, num_folds=5), best_bag(ten, 3.0, num_folds=5)
+    >>> best_bag(ten, 8.0, num_folds=5) == Bag(top=1, seconds=5.0, gain=GAIN_OF_BAG[1, 1] * 0.025)
+    True
+    >>> best_bag(ten[:2], 8.0, num_folds=5), best_bag(ten, 3.0, num_folds=5)
     (None, None)
-    >>> best_bag(ten[:3], 8.0, num_folds=5, or_search=False)
-    Bag(top=1, seconds=5.0, gain=0.005)
     """
-    gain = GAIN_OF_BAG * spread_of([one.loss for one in tried])
-    for top in range(min(MOST_BAGGED, len(tried)), 0, -1):
-        seconds = bag_seconds(tried, top, num_folds)
+    for bag in _bags(tried, num_folds):
         is_free = math.isinf(left) or not or_search
-        if seconds <= left and (is_free or gain > gain_of_search(tried, seconds)):
-            return Bag(top, seconds, gain)
+        if bag.repeats == 1 and bag.seconds <= left and (is_free or bag.gain > gain_of_search(tried, bag.seconds)):
+            return bag
+    return None
+
+
+def _bags(tried: Sequence[Tried], num_folds: int) -> Iterable[Bag]:
+    """All bags of some trials, the largest first."""
+    spread = spread_of([one.loss for one in tried])
+    for (top, repeats), gain in sorted(GAIN_OF_BAG.items(), reverse=True):
+        if top <= len(tried):
+            yield Bag(top, bag_seconds(tried, top, repeats * num_folds), gain * spread, repeats)
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A bag that was made, of the best configurations as they were.
+
+    Attributes:
+        bag: as it was foretold.
+        lead: by how much it was better than what was in hand, in the unit of losses; where it is used, it is in hand.
+        is_used: whether it was better by more than luck.
+    """
+
+    bag: Bag
+    lead: float
+    is_used: bool
+
+
+def larger_bag(
+    tried: Sequence[Tried], left: float, num_folds: int, made: Made, *, pace: float = 1.0, may_search: bool = True
+) -> Bag | None:
+    """A bag of more models than one that was made, which keeps those: what promises most of those that fit.
+
+    Where the first one is not used, the larger one is expected to be better than that by what was measured, and so has
+    to make up for what it lacks.
+
+    Args:
+        tried: trials so far, the best first; those of the bag among them.
+        left: seconds.
+        num_folds: models of each configuration and repeat.
+        made: the bag that is there.
+        pace: what bags have taken, by what was foretold of them.
+        may_search: whether the search could go on instead.
+
+    Example: two more configurations, in half the time that was foretold.
+
+    >>> ten = [Tried(0.3 + 0.01 * number, seconds=1.0) for number in range(10)]
+    >>> made = Made(Bag(1, 5.0, 0.0125), lead=0.01, is_used=True)
+    >>> larger_bag(ten, 6.0, 5, made, pace=0.5, may_search=False).seconds
+    5.0
+    """
+    reached = GAIN_OF_BAG[made.bag.top, made.bag.repeats] * spread_of([one.loss for one in tried])
+    known = bag_seconds(tried, made.bag.top, made.bag.repeats * num_folds)
+    found = []
+    for bag in _bags(tried, num_folds):
+        if bag.top >= made.bag.top and bag.repeats >= made.bag.repeats and bag.seconds > known:
+            seconds = pace * (bag.seconds - known)
+            gain = bag.gain - reached + (0.0 if made.is_used else made.lead)
+            if seconds <= left and gain > (gain_of_search(tried, seconds) if may_search else 0.0):
+                found.append(dataclasses.replace(bag, seconds=seconds, gain=gain))
+    return max(found, key=lambda bag: bag.gain, default=None)
+
+
+def training_on(tried: Sequence[Tried], left: float, *, may_search: bool = True) -> TrainingOn | None:
+    """The training on of most models that still fits, if it promises anything, and more than a search.
+
+    Args:
+        tried: trials so far, the best first.
+        left: seconds.
+        may_search: whether the search could go on instead.
+
+    Example:
+
+    >>> ten = [Tried(0.3 + 0.01 * number, seconds=1.0) for number in range(10)]
+    >>> training_on(ten, 2.5, may_search=False).top, training_on(ten, 0.5, may_search=False)
+    (2, None)
+    """
+    gain = GAIN_OF_TRAINING_ON * spread_of([one.loss for one in tried])
+    for top in range(min(MOST_TRAINED_ON, len(tried)), 0, -1):
+        # The dearest case, as for a bag: a step that is begun has to end in time.
+        # At most as long as it has trained so far, and built three times: to train on, and for what comes of it.
+        best = tried[:top]
+        seconds = sum(one.seconds + 3 * one.build_seconds for one in best) + _compiling(best)
+        if seconds <= left and gain > (gain_of_search(tried, seconds) if may_search else 0.0):
+            return TrainingOn(top, seconds, gain)
     return None
 
 

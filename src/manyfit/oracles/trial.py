@@ -16,6 +16,7 @@ import numpy as np
 
 from manyfit.core import history as histories
 from manyfit.core.costs import Costs
+from manyfit.core.html import cell, piece, table
 from manyfit.core.lifecycle import Life, TrialOutcome, TrialState, TrialStatus, is_paused
 from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import Computed, Ending, Observation, Progress, Value
@@ -24,6 +25,7 @@ from manyfit.space.hyperparameters import HyperParameters
 from manyfit.stats.intervals import fold_interval
 
 SEARCH = "search"  # the phase of executions that the search itself ran
+RACE, PROOF = "confirm", "proof"  # those of a confirmation: on common fresh seeds, and on further ones of the winner
 
 
 @dataclasses.dataclass
@@ -373,6 +375,14 @@ class Trial:
         if self.message is not None:
             lines.append(self.message)
         return lines
+
+    def _repr_html_(self) -> str:
+        told = f"Trial {self.trial_id}: {self.status.lower()}"
+        lead = told if self.score is None else f"{told}, score {cell(self.score)}"
+        values = table(
+            ["hyperparameter", "value"], [[cell(name), cell(one)] for name, one in self.hyperparameters.values.items()]
+        )
+        return piece([lead], values, [cell(line, 300) for line in (self.message or "").strip().splitlines()[-1:]])
 
     def display_hyperparameters(self) -> None:
         """Prints the trial's values."""

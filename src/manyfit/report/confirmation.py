@@ -130,7 +130,7 @@ class Confirmation:
             num_trials=self.num_trials,
             num_finalists=len(self.rows),
             num_executions=self.num_executions,
-            num_rows=self.num_rows,
+            rows=say.which_rows(self.num_rows, None if best.estimate is None else best.estimate.num_groups),
             confidence=self.confidence,
             found=[self._who(), *([] if best.estimate is None else [self._how_good()[0]])],
         )

@@ -158,9 +158,15 @@ def _confirmed(snapshot: Snapshot, first: RecordedTrial) -> list[str]:
     rivals = [one.trial_id for one in snapshot.best() if one.confirmed and one.confirmed["in_winning_set"]]
     others = _others([one for one in rivals if one != first.trial_id], len(snapshot.best()))
     seeds = counted(facts.get("num_executions", 0), "fresh seed")
-    return [
+    lines = [
         f"Trained afresh, trial {first.trial_id} should show {plain(snapshot.objective)} {score}, by {seeds}. {others}"
     ]
+    better = 1 if snapshot.direction == "max" else -1
+    luck = better * ((first.score or 0.0) - facts["score"])
+    if known and luck > 0:
+        error = (high - low) / 2  # type: ignore[operator]  # both are known
+        lines.append(f"The search said {number(first.score or 0.0, error)}: by {number(luck, error)} too good.")
+    return lines
 
 
 def _unsure(snapshot: Snapshot, trial_id: str, score: float) -> str:

@@ -284,6 +284,9 @@ class Bookkeeping:
     Args:
         notify: takes one line of text for the user.
 
+    Attributes:
+        notify: the same.
+
     Example:
 
     >>> aside = Bookkeeping(print)
@@ -293,7 +296,7 @@ class Bookkeeping:
     """
 
     def __init__(self, notify: Callable[[str], None]) -> None:
-        self._notify = notify
+        self.notify = notify
         self._said: set[tuple[str, type[Exception]]] = set()
 
     @contextlib.contextmanager
@@ -314,7 +317,7 @@ class Bookkeeping:
             kind = what, type(error)  # not the text: it names the file, and each trial has its own
             if kind not in self._said:
                 self._said.add(kind)
-                self._notify(f"{what} could not be kept ({cause_of(error).words}); the search goes on without them")
+                self.notify(f"{what} could not be kept ({cause_of(error).words}); the search goes on without them")
 
 
 def judge(

@@ -30,6 +30,7 @@ from manyfit.training.callbacks import (
 )
 from manyfit.training.devices import LayoutCheck, distributed, distribution_of
 from manyfit.training.hardware import freed_memory_kept
+from manyfit.training.in_time import StillCompiling, compiled_in_time, programs_kept, waited
 from manyfit.training.keras_settings import KerasSettings, clear_session
 from manyfit.training.known_costs import ANY, KnownCosts
 from manyfit.training.labels import LabelCheck
@@ -78,7 +79,7 @@ class KerasFit(Trainer):
         self.costs = KnownCosts("fit")
 
     def train(self, supply: Supply, task: Task) -> None:
-        with freed_memory_kept():
+        with freed_memory_kept(), programs_kept():
             # One at a time, although the supply would give more: what is proposed next may depend on how this one ends.
             while plans := supply.take(1):
                 for plan in plans:
@@ -230,16 +231,20 @@ class _Run:
             returned = None
             try:
                 self._check_time()
-                returned = fit(
-                    self.model,
-                    plan,
-                    task,
-                    callbacks=[*self.user_callbacks, *of_tuner, *own],
-                    initial_epoch=None if self.stored is None else self.stored.epoch,
-                    order=self.order,
-                    seen=self.seen,
-                )
-            except OutOfTime:
+                # Around this alone: nobody else is ready to be left in the middle.
+                with compiled_in_time(self.clock):
+                    returned = fit(
+                        self.model,
+                        plan,
+                        task,
+                        callbacks=[*self.user_callbacks, *of_tuner, *own],
+                        initial_epoch=None if self.stored is None else self.stored.epoch,
+                        order=self.order,
+                        seen=self.seen,
+                    )
+            except OutOfTime as over:
+                if isinstance(over, StillCompiling):
+                    self.aside.notify(waited(plan.trial_id, summary_of(self.model)))
                 self._leave([*self.user_callbacks, *of_tuner])
         check_size(self.model, task.max_model_size)  # again: a model may be built by its first batch only
         if self.seen:

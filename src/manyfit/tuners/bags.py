@@ -43,10 +43,10 @@ class BagSettings:
     """What is bagged: see `Tuner.bag`.
 
     Raises:
-        UsageError: `top` or `repeats` below 1, `max_seconds` not above 0.
+        UsageError: `top` or `repeats` below 1, no trial, `max_seconds` not above 0.
     """
 
-    top: int = 3
+    top: int | Sequence[str] = 3
     folds: object = None
     repeats: int = 1
     groups: Any = None
@@ -54,7 +54,8 @@ class BagSettings:
     max_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        whole_number("bag(top=...)", self.top, instead="Type bag(top=3), say.")
+        if isinstance(self.top, int) or not isinstance(self.top, Sequence) or not self.top:
+            whole_number("bag(top=...)", self.top, instead="Type bag(top=3), say.")
         whole_number("bag(repeats=...)", self.repeats, instead="Leave it out for 1.")
         seconds_or_none("bag(max_seconds=...)", self.max_seconds)
 
@@ -124,6 +125,8 @@ class Bagging:
 
     def _chosen(self, settings: BagSettings) -> list[Trial]:
         """The trials that are bagged: those that add most to each other, or the best, where nobody knows that."""
+        if not isinstance(settings.top, int):
+            return self._named(settings.top)
         if settings.diverse and settings.top > 1 and self._tuner.predictions_archive.labels() is not None:
             try:
                 trials, notes = ensembling.diverse_trials(self._tuner, settings.top)
@@ -139,6 +142,15 @@ class Bagging:
         for note in notes:
             self._say(f"bag: {note}")
         return trials
+
+    def _named(self, trial_ids: Sequence[str]) -> list[Trial]:
+        trials = self._oracle.trials
+        unknown = [one for one in trial_ids if one not in trials or not trials[one].is_completed]
+        if unknown:
+            got = f'"{unknown[0]}", which ' + ("is no trial" if unknown[0] not in trials else "was not completed")
+            known = [one.trial_id for one in self._oracle.get_best_trials(3)]
+            raise UsageError(explain("bag(top=[...])", got, "ids of completed trials", f"Type bag({known}), say."))
+        return [trials[one] for one in trial_ids]
 
     def _plan(self, settings: BagSettings, rows: Rows) -> FoldPlan:
         latest = self._tuner.latest_search

@@ -33,6 +33,7 @@ from manyfit.finish import longer
 from manyfit.finish import retrain as retraining
 from manyfit.finish.lineages import replaying
 from manyfit.finish.prediction_table import PredictionTable, table_of_answers, table_of_validation
+from manyfit.finish.related import related_rows
 from manyfit.finish.script import script_of
 from manyfit.finish.submitting import submission
 from manyfit.finish.winners import EpochRule, RetrainCandidate, call_for_all_data, candidate_of
@@ -45,6 +46,7 @@ from manyfit.training.replay import DATA
 from manyfit.tuners import ensembling
 from manyfit.tuners.bags import Bagging, BagSettings
 from manyfit.tuners.combining import Combining
+from manyfit.tuners.continuing import Continuing
 from manyfit.tuners.final_models import FinalModels, names_of
 from manyfit.tuners.finished import FinishedTuner, Training
 from manyfit.tuners.recording import record_ensemble
@@ -115,6 +117,7 @@ class Finish:
         self.project = SearchedProject(tuner, self._retrain_for_ensemble)
         self._combining = Combining(self.project, tuner)
         self._bagging = Bagging(self.project, tuner, training, say)
+        self._continuing = Continuing(self.project, tuner, training)
 
     def _replaying(self, training: Training) -> Training:
         """How lineages of branches are trained anew; what is no branch trains as ever."""
@@ -143,23 +146,48 @@ class Finish:
         task = self._tuner.searched_task("confirm()", trials)
         calls = {trial_id: call.with_(**fit_kwargs) for trial_id, call in task.calls.items()}
         task = dataclasses.replace(task, call=task.call.with_(**fit_kwargs), calls=calls)
-        task, protocol = crossing.resplit(task, cross_validation, new_splits, self._oracle.seed)
+        settings = self._with_related_rows(settings, task, cross_validation, new_splits)
+        split = crossing.resplit(task, cross_validation, new_splits, self._oracle.seed)
+        kept = confirming.ConfirmFiles(self._tuner.store.layout, self._tuner.predictions_archive, split.folds)
         book = self._oracle.book
         book.begin_work("a confirmation")
         try:
             return confirming.confirm(
                 trials,
                 self._oracle,
-                task,
-                self._training.trainer_for(task),
+                split.task,
+                self._training.trainer_for(split.task),
                 settings,
-                kept=confirming.ConfirmFiles(self._tuner.store.layout, self._tuner.predictions_archive),
+                kept=kept,
                 clock=clock,
-                protocol=protocol,
+                protocol=split.name,
                 has_own_epochs="epochs" in fit_kwargs,
             )
         finally:
             book.end_work()
+
+    def _with_related_rows(
+        self, settings: confirming.ConfirmSettings, task: Task, cross_validation: object, new_splits: bool
+    ) -> confirming.ConfirmSettings:
+        """The settings with the groups of the first confirmation, or those of this one, where it is the first."""
+        own_rows = new_splits or cross_validation is not None or task.split_for is not None
+        told = settings.groups is not None or settings.time_ordered
+        if own_rows and told:
+            got = "groups= or time_ordered=True where each seed has validation rows of its own"
+            allowed = "the same validation rows for all seeds"
+            instead = "Type cross_validation=kt.CrossValidation(5, groups=groups): folds keep groups together."
+            raise UsageError(explain("confirm()", got, allowed, instead))
+        if own_rows:
+            return settings
+        counts = task.call.counted_rows()
+        related = related_rows(
+            self._tuner.store,
+            settings.groups,
+            time_ordered=settings.time_ordered,
+            num_rows=None if counts is None else counts[1] or None,
+            say=self._say,
+        )
+        return dataclasses.replace(settings, groups=related, time_ordered=False)
 
     @contextlib.contextmanager
     def speaking(self, verbose: int | str | bool | None) -> Iterator[None]:
@@ -402,6 +430,10 @@ class Finish:
         self.final.note_bag(found)
         record_ensemble(self._oracle.book, found)
         return found
+
+    def go_on(self, hand: Ensemble | None, top: int, *, max_seconds: float | None = None, **options: Any) -> Ensemble:
+        """The best models of the search, trained further, and what they were: see `Continuing.go_on`."""
+        return self.final.counted(self._continuing.go_on(hand, top, max_seconds=max_seconds, options=options))
 
     def evaluate(
         self, x: FitData, y: FitData, models: object, *, confidence: float, groups: FitData, options: Mapping[str, Any]

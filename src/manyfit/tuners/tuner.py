@@ -166,7 +166,16 @@ class Tuner(HandingTuner):
         call = Call((x, y, *args) if y is not None or args else (x,) if x is not None else (), fit_kwargs)
         wishes = Wishes(max_seconds, max_trials, groups, time_ordered, beliefs)
         quickly = functools.partial(exploring_builds, self._fuses())
-        can = CanDo(trains=self._trains_itself(), in_epochs=not self._estimators, bag=self.bag, quickly=quickly)
+        in_epochs = not self._estimators
+        go_on = self._finish.go_on if in_epochs else None
+        can = CanDo(
+            trains=self._trains_itself(),
+            in_epochs=in_epochs,
+            bag=self.bag,
+            retrain=self.retrain,
+            go_on=go_on,
+            quickly=quickly,
+        )
         with self._finish.speaking(call.get("verbose")):
             return fitting.fit(self, call, wishes, can, say=self._display.say)
 
@@ -199,7 +208,8 @@ class Tuner(HandingTuner):
                 comes with a fold of its own.
             new_splits: each seed comes with a fresh random split of training and validation rows.
             verbose: 0 prints nothing; None: as in the search. So for `retrain`, `ensemble` and `evaluate`.
-            **settings: `max_rounds=20`, `margin=None`, `proof_executions=5`, `keep_weights=False`: see
+            **settings: `max_rounds=20`, `margin=None`, `proof_executions=5`, `keep_weights=False`; where validation
+                rows resemble each other `groups=`, a label for each, or `time_ordered=True`: see
                 `manyfit.finish.confirm.ConfirmSettings`; and arguments of `model.fit` but the data, where they are to
                 be others than in the search: `epochs=`, `callbacks=`, ...
 
@@ -313,7 +323,7 @@ class Tuner(HandingTuner):
 
     def bag(
         self,
-        top: int = 3,
+        top: int | Sequence[str] = 3,
         folds: object = None,
         repeats: int = 1,
         *,
@@ -335,7 +345,7 @@ class Tuner(HandingTuner):
         gains: then score and gain are those of the bags, and there is a temperature where one is called for.
 
         Args:
-            top: how many configurations.
+            top: how many configurations, or the ids of trials.
             folds: a number, `kt.CrossValidation(...)` or a splitter of scikit-learn; None: those of the search, or 5.
             repeats: how often the rows are cut anew; each repeat has models of its own.
             groups: one label per row, training rows first, then validation rows; rows of a group stay together, and

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import subprocess
+import sys
 import threading
 
 import keras
@@ -15,10 +17,13 @@ if keras.backend.backend() != "jax":
 import jax
 import jax.numpy as jnp
 
+from manyfit.core.threads import LeavableThreads
 from manyfit.training.keras_internals.programs import (
     ONE_THREAD,
     bytes_of,
+    compiled_by,
     kept_on_disk,
+    kept_until_compiled,
     quick_options,
     sizes_of_scan,
     version_of_xla,
@@ -147,3 +152,83 @@ def test_what_is_set_inside_is_the_users(no_cache, tmp_path):
     with kept_on_disk(tmp_path / "ours"):
         jax.config.update(SETTINGS[0], str(tmp_path / "theirs"))
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "theirs")
+
+
+ENDS = """
+import sys, threading, time
+import jax, jax.numpy as jnp
+from manyfit.core.threads import LeavableThreads
+from manyfit.training.keras_internals.programs import compiled_by
+
+def long(x):
+    for number in range(300):
+        x = jnp.sin(x @ x[:, :8].T @ x * (number + 1.3)) + jnp.sort(x, axis=0)[::-1] * number
+    return x
+
+threads, begun = LeavableThreads(1, name="compilation"), threading.Event()
+
+def left(compilation):
+    threads.submit(lambda: [begun.set(), compilation(), print("it was waited for")])
+    begun.wait()
+    time.sleep(0.5)  # well into it
+    raise TimeoutError("left")
+
+lowered = jax.jit(long).lower(jnp.ones((8, 8)))
+try:
+    with compiled_by(left):
+        lowered.compile()
+except TimeoutError as error:
+    print(error)
+sys.exit(3)
+"""
+
+
+def test_a_process_ends_while_xla_compiles():
+    """What breaks: XLA cannot be interrupted, and Python ends threads that ask for it too late; the process aborts."""
+    ended = subprocess.run([sys.executable, "-c", ENDS], check=False, capture_output=True, text=True, timeout=300)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "left\n", "")
+
+
+def test_what_a_thread_has_compiled_can_be_compiled_in_another_or_not_at_all():
+    """What breaks: a call with a limit could not return while the train step of `model.fit` compiles."""
+    compiled = []
+
+    def elsewhere(compilation):
+        with LeavableThreads(1, name="test") as threads:
+            compiled.append(threads.submit(compilation).result(60))
+            return compiled[-1]
+
+    def left(compilation):
+        raise TimeoutError("left")
+
+    with compiled_by(elsewhere):
+        compile_anew(17)
+        assert compiled
+        with pytest.raises(TimeoutError), compiled_by(left):
+            compile_anew(19)
+        own = len(compiled)
+        compile_anew(19)  # it can be tried again
+        assert len(compiled) == own + 1
+    compile_anew(23)
+    assert len(compiled) == own + 1, "others compile as ever"
+
+
+def test_a_compilation_that_was_left_is_kept_when_it_ends(no_cache, tmp_path):
+    before, inside, go_on = settings(), threading.Event(), threading.Event()
+
+    def compile_slowly():
+        with kept_until_compiled():
+            inside.set()
+            assert go_on.wait(30)
+            compile_anew(29)
+
+    with LeavableThreads(1, name="test") as threads:
+        with kept_on_disk(tmp_path):
+            left = threads.submit(compile_slowly)
+            assert inside.wait(30)
+        kept = names(tmp_path)
+        go_on.set()
+        left.result(60)
+    assert names(tmp_path) > kept and settings() == before
+    with kept_until_compiled():
+        assert settings() == before, "outside nothing is kept"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jaxlib
+from jax._src import compiler
 from jax.experimental.compilation_cache import compilation_cache
+
+from manyfit.core.files import cache_folder
+from manyfit.training.keras_internals import Swapped
 
 ONE_THREAD: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
 """Compile option: a program on a CPU hands no parts of its steps to other threads."""
@@ -99,6 +104,76 @@ def kept_on_disk(folder: Path) -> Iterator[None]:
     finally:
         if entered:
             _leave()
+
+
+@contextlib.contextmanager
+def programs_kept() -> Iterator[None]:
+    """What JAX compiles inside is kept on disk, unless the user keeps it elsewhere or nowhere; see `kept_on_disk`."""
+    folder = cache_folder("programs")
+    if folder is None:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        yield  # a home that cannot be written to costs speed, not the search
+        return
+    with kept_on_disk(folder):
+        yield
+
+
+@contextlib.contextmanager
+def kept_until_compiled() -> Iterator[None]:
+    """What is kept on disk outside is so inside to its end: of a compilation that goes on when everybody has left."""
+    with _keeping.lock:
+        is_kept = _keeping.num_inside > 0
+        _keeping.num_inside += is_kept
+    try:
+        yield
+    finally:
+        if is_kept:
+            _leave()
+
+
+Compilation: TypeAlias = Callable[[], Any]
+"""Compiles one program and answers it."""
+
+_compiled_by: contextvars.ContextVar[Callable[[Compilation], Any] | None] = contextvars.ContextVar(
+    "compiled_by", default=None
+)
+
+
+def _compiled_elsewhere(own: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(own)
+    def compile_or_get_cached(*args: Any, **kwargs: Any) -> Any:
+        def compilation() -> Any:
+            with kept_until_compiled():
+                return own(*args, **kwargs)
+
+        run = _compiled_by.get()
+        return own(*args, **kwargs) if run is None else run(compilation)
+
+    return compile_or_get_cached
+
+
+_compiling = Swapped((compiler, "compile_or_get_cached", _compiled_elsewhere))
+
+
+@contextlib.contextmanager
+def compiled_by(run: Callable[[Compilation], Any]) -> Iterator[None]:
+    """What this thread has JAX compile inside is compiled by a function of ours: in another thread, say.
+
+    That is XLA's part alone: the program has been traced by then, and nothing of the thread's is in it any more.
+
+    Args:
+        run: calls what it is given, and answers what that answers.
+    """
+    token = _compiled_by.set(run)
+    try:
+        with _compiling.inside():
+            yield
+    finally:
+        _compiled_by.reset(token)
 
 
 def setting(name: str) -> object:

@@ -20,9 +20,14 @@ from typing import Literal, TypeAlias
 
 import jax
 
-from manyfit.core.files import cache_folder
 from manyfit.training.keras_internals.draws import quick_draws
-from manyfit.training.keras_internals.programs import ONE_THREAD, bytes_of, kept_on_disk, quick_options
+from manyfit.training.keras_internals.programs import (
+    ONE_THREAD,
+    bytes_of,
+    kept_until_compiled,
+    programs_kept,
+    quick_options,
+)
 from manyfit.training.population.arrays import ArrayTree, Function
 
 QUICK_COMPILES = True
@@ -115,22 +120,6 @@ class Tiers:
 
 
 @contextlib.contextmanager
-def programs_kept() -> Iterator[None]:
-    """What JAX compiles inside is kept on disk, unless the user keeps it elsewhere or nowhere; see `kept_on_disk`."""
-    folder = cache_folder("programs")
-    if folder is None:
-        yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        yield  # a home that cannot be written to costs speed, not the search
-        return
-    with kept_on_disk(folder):
-        yield
-
-
-@contextlib.contextmanager
 def quick_building() -> Iterator[None]:
     """Around the builds that explore a space: drawing weights compiles, so it is quick, and stays for the next run."""
     with programs_kept(), quick_draws():
@@ -187,7 +176,8 @@ def compiled_from(lowered: jax.stages.Lowered, started: float, *, effort: Effort
         options |= _options_of(effort) if QUICK_COMPILES else {}
         options |= ONE_THREAD if one_thread else {}
     # `compiler_options={}` and `None` are two keys of the cache on disk: say nothing where there is nothing to say.
-    executable = lowered.compile(compiler_options=options or None)
+    with kept_until_compiled():  # also where its thread is left meanwhile
+        executable = lowered.compile(compiler_options=options or None)
     outputs = jax.tree.map(lambda out: jax.ShapeDtypeStruct(out.shape, out.dtype), lowered.out_info)
     return Compiled(
         executable,

@@ -11,12 +11,13 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, wait
 from typing import Any
 
 import numpy as np
 
 from manyfit.core.clock import Clock
+from manyfit.core.threads import LeavableThreads
 from manyfit.training.base import OutOfTime
 from manyfit.training.population.arrays import Arrays, Lifted, Order, State
 from manyfit.training.population.compile import Tier, compile_function
@@ -95,40 +96,36 @@ class Rounds:
         self._clock = clock or Clock()
         self._is_left = False
         self._leaving = threading.Lock()
-        self._compiling: dict[Batch, None] = {}  # those that wait for a program
+        self._compiling: dict[Batch, float] = {}  # those that wait for a program, and since when
         self.workers = num_workers()
         self._cores = Cores(self.workers)
         self._exchanging = threading.Lock()  # beside those that train, so that no epoch waits for it; one at a time
         self._is_closing = False
         # Threads, not processes: XLA lets go of the interpreter while it compiles and computes, and the rows lie in
-        # memory once.
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="population")
+        # memory once. They may be left, since XLA cannot be interrupted.
+        self._pool = LeavableThreads(_THREADS, name="population")
         self._running: dict[Future[Outcome], Batch] = {}
         self._streaming: list[Batch] = []  # trained in `collect`: the user's code reads the data
         # What is compiled for batches that are not complete yet, by program and version.
         self._ahead: dict[tuple[SharedProgram, int], Future[None]] = {}
 
     def close(self) -> None:
-        """Waits for what runs, and lets the threads go; where time is limited, they are left to end by themselves.
-
-        A compilation cannot be broken off: XLA has no means for that, and a process that ends beside it crashes. So it
-        is not waited for here, and at the end of the process Python waits for it.
-        """
+        """Waits for what runs, and lets the threads go; where time is limited, they are left to end by themselves."""
         self._is_closing = True
-        self._pool.shutdown(wait=not self._clock.is_limited, cancel_futures=True)
+        self._pool.shutdown(wait=not (self._is_left or self._clock.is_limited), cancel_futures=True)
 
-    def leave(self) -> tuple[list[Batch], list[Batch]]:
+    def leave(self) -> tuple[list[Batch], dict[Batch, float]]:
         """Waits for nothing any more: what runs now ends without bringing anything.
 
         Returns:
-            The batches that were under way, and those of them that were still waiting for a program.
+            The batches that were under way; and those that a program was compiled for, for how many seconds.
         """
         with self._leaving:
             self._is_left = True
-        left, compiling = self.batches, list(self._compiling)
+        left, compiling, now = self.batches, dict(self._compiling), self._clock.now()
         self._running.clear()
         self._streaming.clear()
-        return left, [batch for batch in left if batch in compiling]
+        return left, {batch: now - since for batch, since in compiling.items()}
 
     @property
     def batches(self) -> list[Batch]:
@@ -305,7 +302,7 @@ class Rounds:
         program = batch.program.rows_pass(kind, batch.layout, batch.count, own_order=own, lift=lift)
         lifted = program.lifted([member.trace for member in batch.slots])
         tier = (replay and replay.run.tier(kind)) or (program.tiers.tier if self.exchanges else "full")
-        self._compiling[batch] = None
+        self._compiling[batch] = self._clock.now()
         try:
             with contextlib.nullcontext() if program.is_prepared(tier) else self._cores.taken(rank):
                 self._go_on()

@@ -15,6 +15,7 @@ from manyfit.core.history import numbers_of
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Decision, Ending, EpochLogs, Plan, Result
 from manyfit.training.base import NOTHING_TRAINED, Supply, Task
+from manyfit.training.in_time import waited
 from manyfit.training.known_costs import KnownCosts
 from manyfit.training.models import take_measures
 from manyfit.training.population.admission import Admission
@@ -113,6 +114,9 @@ class Session:
                 # With members under way, plans are taken in the next turn, while those train. With none, they are taken
                 # now: the loop would end with plans left in the supply.
                 self._admit(take=not self.num_active and not self.ended)
+        except BaseException:
+            self.rounds.leave()  # Ctrl+C, say: who wants to go does not wait for what compiles
+            raise
         finally:
             self.rounds.close()
         for program in self.admission.programs.values():
@@ -126,9 +130,10 @@ class Session:
         self._give_back()
         self._finish_ended()
         if compiling:
-            names = ", ".join(dict.fromkeys(member.plan.trial_id for member in _members_of(compiling)))
+            self.clock.refuse(max(compiling.values()))
+            names = ", ".join(dict.fromkeys(member.plan.trial_id for member in _members_of(list(compiling))))
             structures = "; ".join(dict.fromkeys(batch.program.structure for batch in compiling))
-            self.admission.notify(f"the time was up while trials {names} waited for a program ({structures})")
+            self.admission.notify(waited(names, structures))
 
     @property
     def _is_behind(self) -> bool:

@@ -10,10 +10,10 @@ import keras
 from manyfit.core.records import Plan
 from manyfit.training.base import Bookkeeping, Supply, Task, Trainer
 from manyfit.training.hardware import freed_memory_kept
+from manyfit.training.keras_internals.programs import programs_kept
 from manyfit.training.known_costs import KnownCosts
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.calls import OWN_FIT
-from manyfit.training.population.compile import programs_kept
 from manyfit.training.population.data import Sources, Stream, same_sources, why_not_read
 from manyfit.training.population.learned import Learned
 from manyfit.training.population.session import Session
