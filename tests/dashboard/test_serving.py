@@ -59,14 +59,12 @@ def environment():
 
 @contextlib.contextmanager
 def process(*arguments):
-    started = subprocess.Popen(
-        [sys.executable, *map(str, arguments)], env=environment(), stdout=subprocess.PIPE, text=True
-    )
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.wait()
+    command_line = [sys.executable, *map(str, arguments)]
+    with subprocess.Popen(command_line, env=environment(), stdout=subprocess.PIPE, text=True) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
 
 
 def until(found, seconds=60.0):
