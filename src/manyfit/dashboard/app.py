@@ -19,7 +19,7 @@ from starlette.routing import Route
 from manyfit.core.errors import ManyfitError, UsageKeyError
 from manyfit.dashboard import pages
 from manyfit.dashboard.guard import App, Door, Guard
-from manyfit.dashboard.projects import DrawnPages, Place, Projects
+from manyfit.dashboard.projects import DrawnPages, ListedProject, Projects
 from manyfit.report.drawing import scripts_of_vega
 from manyfit.report.snapshot import Snapshot
 from manyfit.store import requests
@@ -83,7 +83,7 @@ class Dashboard:
             return HTMLResponse(found, headers={"refresh": "0; url=?whole=1"})
         return self._report(place, token, snapshot)
 
-    def _report(self, place: Place, token: str, snapshot: Snapshot) -> Response:
+    def _report(self, place: ListedProject, token: str, snapshot: Snapshot) -> Response:
         scripts_of_vega()  # made once: no part of what it costs to draw a page
         token, page = self._drawn.page(place, token, snapshot)
         # The report says itself which scripts it runs, by their hashes; the header says the same and no more.
@@ -157,7 +157,7 @@ class Dashboard:
             return self._no_project()
         return await run_in_threadpool(self._left, place, what, details)
 
-    def _left(self, place: Place, what: Any, details: dict[str, Any]) -> Response:
+    def _left(self, place: ListedProject, what: Any, details: dict[str, Any]) -> Response:
         _, snapshot = self._projects.snapshot(place)
         runs = _searches(snapshot)
         if what in (requests.STOP, requests.STOP_TRIAL, requests.RAISE) and not runs:
@@ -174,7 +174,7 @@ class Dashboard:
 
     # What is not there -----------------------------------------------------------------------------------------------
 
-    def _place(self, request: HttpRequest) -> Place | None:
+    def _place(self, request: HttpRequest) -> ListedProject | None:
         return self._projects.place(request.path_params["key"])
 
     def _no_project(self, why: str = "There is no such project here.") -> Response:

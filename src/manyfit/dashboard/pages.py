@@ -21,7 +21,7 @@ from manyfit.core.causes import reason_of
 from manyfit.core.errors import ManyfitError
 from manyfit.core.records import Value
 from manyfit.dashboard.guard import Door
-from manyfit.dashboard.projects import Place, Projects
+from manyfit.dashboard.projects import ListedProject, Projects
 from manyfit.report import words
 from manyfit.report.chart_rows import finalist_rows
 from manyfit.report.snapshot import RecordedRun, RecordedTrial, Snapshot
@@ -105,7 +105,7 @@ def _title_of(request: Mapping[str, Any]) -> str:
     )
 
 
-def bar(door: Door, projects: Projects, place: Place, snapshot: Snapshot, trial: str = "") -> str:
+def bar(door: Door, projects: Projects, place: ListedProject, snapshot: Snapshot, trial: str = "") -> str:
     """What stands above the pages of a project: where it stands, and what one may ask of its search."""
     best, plan = snapshot.best(1), snapshot.plan
     values = (best or snapshot.running or list(snapshot.trials))[:1]
@@ -143,7 +143,7 @@ def list_of(door: Door, projects: Projects, now: float | None = None) -> str:
     return _frame("list.html", door, title=title, rows=rows)
 
 
-def _listed(projects: Projects, place: Place, now: float | None) -> dict[str, Any]:
+def _listed(projects: Projects, place: ListedProject, now: float | None) -> dict[str, Any]:
     told: dict[str, Any]
     try:
         _, snapshot = projects.snapshot(place)
@@ -190,7 +190,7 @@ def best_of(snapshot: Snapshot) -> str:
 # A trial -----------------------------------------------------------------------------------------------------------
 
 
-def trial_page(door: Door, above: str, place: Place, snapshot: Snapshot, trial: RecordedTrial) -> str:
+def trial_page(door: Door, above: str, place: ListedProject, snapshot: Snapshot, trial: RecordedTrial) -> str:
     """One trial: values, curves, runs, why it ended, and what people have noted."""
     headline, *sentences = _verdict_of(snapshot, trial)
     return _frame(
@@ -301,7 +301,7 @@ def drawn(curves: Sequence[Sequence[float | None]]) -> str:
 # Two projects ------------------------------------------------------------------------------------------------------
 
 
-def compare_page(door: Door, sides: Sequence[tuple[Place, Snapshot]]) -> str:
+def compare_page(door: Door, sides: Sequence[tuple[ListedProject, Snapshot]]) -> str:
     """Two projects side by side, and whether their best trials can be told apart."""
     headline, *sentences = difference(sides)
     rows: list[tuple[str, ...]] = [
@@ -329,7 +329,7 @@ def _rows_of(snapshot: Snapshot) -> str:
     return "unknown" if leader is None or leader.num_rows is None else f"{leader.num_rows:,}"
 
 
-def difference(sides: Sequence[tuple[Place, Snapshot]]) -> list[str]:
+def difference(sides: Sequence[tuple[ListedProject, Snapshot]]) -> list[str]:
     """How the best trials of two projects differ, in sentences, most important first."""
     (one, a), (other, b) = sides
     if (a.objective, a.direction) != (b.objective, b.direction):
@@ -354,7 +354,7 @@ def difference(sides: Sequence[tuple[Place, Snapshot]]) -> list[str]:
     ]
 
 
-def report_of(door: Door, projects: Projects, place: Place, token: str, snapshot: Snapshot) -> str:
+def report_of(door: Door, projects: Projects, place: ListedProject, token: str, snapshot: Snapshot) -> str:
     """The report of a project under its bar, which asks for what is new."""
     from manyfit.report.page import page  # draws with packages that the other pages do without
 

@@ -23,7 +23,7 @@ _MOST_SHARE = 3.0  # a page that took a second is drawn anew after three: a dash
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ListedProject:
     """A project of the dashboard.
 
     Attributes:
@@ -63,12 +63,12 @@ class Projects:
                 )
             )
         self.is_single = ProjectLayout.of(self.folder).database.is_file()
-        self._found: dict[str, Place] = {}
+        self._found: dict[str, ListedProject] = {}
         self._found_at = float("-inf")
         self._guard = threading.Lock()  # pages are made by several threads
         self._snapshots: collections.OrderedDict[str, tuple[str, Snapshot]] = collections.OrderedDict()
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[ListedProject]:
         """All of them, in order of their names."""
         with self._guard:
             if self._now() >= self._found_at + _FIND_SECONDS:
@@ -78,16 +78,16 @@ class Projects:
                 self._found_at = self._now()
             return list(self._found.values())
 
-    def _place(self, folder: Path) -> Place:
+    def _place(self, folder: Path) -> ListedProject:
         inside = folder.relative_to(self.folder)
         name = folder.resolve().name if folder == self.folder else str(inside)
-        return Place(hashlib.sha256(os.fsencode(inside)).hexdigest()[:16], folder, plain(name, 80))
+        return ListedProject(hashlib.sha256(os.fsencode(inside)).hexdigest()[:16], folder, plain(name, 80))
 
-    def place(self, key: str) -> Place | None:
+    def place(self, key: str) -> ListedProject | None:
         """The project of a key; None: there is none."""
         return {place.key: place for place in self.places()}.get(key)
 
-    def snapshot(self, place: Place) -> tuple[str, Snapshot]:
+    def snapshot(self, place: ListedProject) -> tuple[str, Snapshot]:
         """A project as it is now, and the token of that state; read anew only where it has changed.
 
         Raises:
@@ -108,7 +108,7 @@ class Projects:
                 self._snapshots.popitem(last=False)
         return found
 
-    def _check_inside(self, place: Place) -> None:
+    def _check_inside(self, place: ListedProject) -> None:
         """Checks that nothing of a project leads out of the folder by now.
 
         Raises:
@@ -130,7 +130,7 @@ class DrawnPages:
     """
 
     def __init__(
-        self, draw: Callable[[Place, str, Snapshot], str], *, now: Callable[[], float] = time.monotonic
+        self, draw: Callable[[ListedProject, str, Snapshot], str], *, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._draw, self._now = draw, now
         self._pages: collections.OrderedDict[str, tuple[str, str, float]] = collections.OrderedDict()
@@ -146,7 +146,7 @@ class DrawnPages:
         known = self._pages.get(key)
         return known is not None and self._now() < known[2]
 
-    def page(self, place: Place, token: str, snapshot: Snapshot) -> tuple[str, str]:
+    def page(self, place: ListedProject, token: str, snapshot: Snapshot) -> tuple[str, str]:
         """The page of a state of a project, or of an earlier one where drawing costs too much; with its token."""
         with self._guard:
             lock = self._locks.setdefault(place.key, threading.Lock())
