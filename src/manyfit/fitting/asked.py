@@ -14,6 +14,7 @@ from manyfit.core.clock import Clock
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.call import Call
 from manyfit.ensemble.ensemble import Ensemble
+from manyfit.ensemble.settings import EnsembleSettings
 from manyfit.fitting.describing import FittedSearch
 from manyfit.fitting.holdout import HeldOut, hold_out
 from manyfit.fitting.standing import Standing
@@ -40,10 +41,12 @@ class FittingTuner(FittedSearch, Protocol):
     def get_best_models(self, num_models: int | None = None) -> list[Any]:
         """The models of the best trials."""
 
-    def ensemble(self, *, verbose: Any = None, **options: Any) -> Ensemble:
+    def ensemble(self, *, verbose: Any = None, method: str = ..., settings: EnsembleSettings | None = ...) -> Ensemble:
         """Combines what the search has made."""
 
-    def confirm(self, top: int = 8, *, max_seconds: float | None, verbose: Any, **related: Any) -> Confirmation:
+    # No method: groups and the order of time are handed on where there are any.
+    @property
+    def confirm(self) -> Callable[..., Confirmation]:
         """Runs finalists on fresh seeds."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 
@@ -42,6 +42,7 @@ from manyfit.tuners.keras_tuner.callbacks import is_overridden, only_keras
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, ReadySpace, overrides_fit
 from manyfit.tuners.keras_tuner.one_by_one import RETURNED, TakenDown
 from manyfit.tuners.keras_tuner.overrides import ModelTuner
+from manyfit.tuners.options import SearchArguments, spelled_out
 from manyfit.tuners.recording import Recording, SearchSources
 from manyfit.tuners.supply import SearchSupply
 from manyfit.tuners.trainers import TrainerChoice, Trainers, exploring_builds, may_fuse, price_of_backend
@@ -103,13 +104,16 @@ class PopulationTuner(ModelTuner):
         with exploring_builds(self._fuses()):
             super()._populate_initial_space()
 
-    def search(self, *fit_args: Any, stop_when: StopCondition | None = None, **fit_kwargs: Any) -> None:
+    @spelled_out(SearchArguments, keras.Model.fit, places=("x", "y"))
+    def search(  # type: ignore[override]  # names that are known in place of any
+        self, *fit_args: Any, stop_when: StopCondition | None = None, **arguments: Unpack[SearchArguments]
+    ) -> None:
         """Searches. Takes what `model.fit` takes, and passes it on: data, epochs, callbacks and the rest.
 
         Args:
             *fit_args: usually x and y.
             stop_when: see `BaseTuner.search`.
-            **fit_kwargs: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing. Beyond those of
+            **arguments: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing. Beyond those of
                 `model.fit`: `cross_validation`, a `kt.CrossValidation`, a number of folds or a splitter of
                 scikit-learn; every trial then runs once per fold, and its score is the mean. `row_id`, a name for each
                 row of x (and behind these for each of `validation_data`), by which rows are known again in ensembles
@@ -122,7 +126,8 @@ class PopulationTuner(ModelTuner):
             UsageError: rows to be answered that are none, or not like x; or where nothing of trials is kept.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
-        # Taken out before anything is made of the arguments: `model.fit` does not know this one.
+        fit_kwargs: dict[str, Any] = {**arguments}
+        # Taken out before anything is made of the arguments: `model.fit` does not know these.
         given, row_id = fit_kwargs.pop("cross_validation", None), fit_kwargs.pop("row_id", None)
         predict = fit_kwargs.pop("predict", None)
         if self._estimators:
