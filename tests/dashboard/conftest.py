@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import time
 
@@ -43,9 +44,7 @@ def made(tmp_path_factory):
     for name in ("newer", "died"):
         shutil.copytree(folder / "one", folder / name)
     change(folder / "newer", "schema_version", 99)
-    change(
-        folder / "died", "activity", {"what": "a search", "pid": 2**22 + 5, "host": os.uname().nodename, "since": 1.0}
-    )
+    change(folder / "died", "activity", {"what": "a search", "pid": 2**22 + 5, "host": platform.node(), "since": 1.0})
     outside = tmp_path_factory.mktemp("outside")
     searched(outside, "secret")
     (folder / "link").symlink_to(outside / "secret")
@@ -58,7 +57,7 @@ def made(tmp_path_factory):
 def running(made, tmp_path):
     """A project that this process searches, as its records have it."""
     shutil.copytree(made / "one", tmp_path / "run")
-    activity = {"what": "a search", "pid": os.getpid(), "host": os.uname().nodename, "since": time.time()}
+    activity = {"what": "a search", "pid": os.getpid(), "host": platform.node(), "since": time.time()}
     change(tmp_path / "run", "activity", activity)
     return tmp_path / "run"
 
