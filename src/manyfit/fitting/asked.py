@@ -13,6 +13,7 @@ from manyfit.core.checks import seconds_or_none, whole_number_or_none
 from manyfit.core.clock import Clock
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.call import Call
+from manyfit.data.parts import RowParts
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.settings import EnsembleSettings
 from manyfit.fitting.describing import FittedSearch
@@ -27,6 +28,7 @@ class FittingTuner(FittedSearch, Protocol):
     """What `fit` asks of a tuner. These are methods that users call, and may have overridden."""
 
     standing: Standing | None
+    row_parts: RowParts | None
 
     @property
     def ended_by(self) -> endings.SearchEnd | None:
@@ -76,6 +78,7 @@ class CanDo:
     Attributes:
         trains: whether training is Manyfit's; what a user's own code trains is searched and combined, and no more.
         in_epochs: whether a training has a number of epochs, which is chosen where the caller says nothing.
+        in_parts: whether its trainers can be given a part of the rows.
         bag: the tuner's method; None: it has none.
         retrain: the tuner's method; None: it has none.
         go_on: trains the best models of the search further: `go_on(hand, top, max_seconds=, settings=)`; None: no.
@@ -84,6 +87,7 @@ class CanDo:
 
     trains: bool
     in_epochs: bool
+    in_parts: bool = False
     bag: Callable[..., Ensemble] | None = None
     retrain: Callable[..., list[Any]] | None = None
     go_on: Callable[..., Ensemble] | None = None

@@ -183,6 +183,7 @@ class Tuner(HandingTuner):
         can = CanDo(
             trains=self._trains_itself(),
             in_epochs=in_epochs,
+            in_parts=self.executor is None,
             bag=self.bag,
             retrain=self.retrain,
             go_on=go_on,
