@@ -179,7 +179,7 @@ def print_display() -> None:
         whole, seconds = time.process_time() - start, time.perf_counter() - begun
     # Draws go by the clock: on a machine that others use, too, they are a larger share of the processor's seconds.
     shares = f"{spent / seconds:.1%} of the time, {spent / whole:.1%} of the processor seconds"
-    print(f"16 trials of 100 epochs: {seconds:.1f} s, {whole:.1f} processor seconds; the progress {spent:.2f}: {shares}")
+    print(f"16 trials of 100 epochs: {seconds:.1f} s, {whole:.1f} processor seconds; shown: {spent:.2f}, {shares}")
 
 
 if __name__ == "__main__":
