@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
+import numbers
 from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
@@ -79,11 +81,17 @@ def seconds_or_none(where: str, value: object) -> float | None:
     """A limit of time as a `float`; None stays None.
 
     Raises:
-        UsageError: it is neither None nor a number above 0.
+        UsageError: it is neither None nor a finite number above 0.
+
+    Example:
+
+    >>> seconds_or_none("fit(max_seconds)", 90), seconds_or_none("fit(max_seconds)", None)
+    (90.0, None)
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    # `Real`: Python's numbers and NumPy's of any width. Not infinite: what has no end has no limit to be kept.
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
         got = f"{value!r} of type {type(value).__name__}" if isinstance(value, str) else repr(value)
         raise UsageError(explain(where, got, "seconds: a number above 0, or None", "Leave it out for no limit."))
     return float(value)
