@@ -18,11 +18,12 @@ from manyfit.core.environment import prefer_jax
 
 __version__ = "0.2.0.dev0"
 
-_MODULES = frozenset({"brands"})  # public modules, loaded like names
+_MODULES = frozenset({"brands", "plot", "trackers"})  # public modules, loaded like names
 # Public name -> module that defines it.
 _HOMES = {
     "ASHA": "manyfit.schedulers.asha",
     "PopulationBasedTraining": "manyfit.schedulers.population_based",
+    "RowHalving": "manyfit.schedulers.row_halving",
     "MedianRule": "manyfit.schedulers.full_length",
     "Hyperband": "manyfit.tuners.searches",
     "BayesianOptimization": "manyfit.tuners.searches",
@@ -61,7 +62,7 @@ _HOMES = {
     "synchronized": "manyfit.oracles.keras_tuner.synchronized",
     "Winner": "manyfit.fitting.winner",
     "compare": "manyfit.finish.compare",
-    "open_project": "manyfit.report.snapshot",
+    "open_project": "manyfit.report.project",
     "load_winner": "manyfit.fitting.winner",
     "fit": "manyfit.tuners.searches",
     "table": "manyfit.report.terminal",
@@ -92,13 +93,14 @@ if TYPE_CHECKING:
     from manyfit.oracles.keras_tuner.synchronized import synchronized as synchronized
     from manyfit.oracles.oracle import Oracle as Oracle
     from manyfit.oracles.trial import Trial as Trial
-    from manyfit.report.snapshot import open_project as open_project
+    from manyfit.report.project import open_project as open_project
     from manyfit.report.terminal import table as table
     from manyfit.samplers.base import Belief as Belief
     from manyfit.samplers.base import Constraint as Constraint
     from manyfit.schedulers.asha import ASHA as ASHA
     from manyfit.schedulers.full_length import MedianRule as MedianRule
     from manyfit.schedulers.population_based import PopulationBasedTraining as PopulationBasedTraining
+    from manyfit.schedulers.row_halving import RowHalving as RowHalving
     from manyfit.space.hyperparameter import HyperParameter as HyperParameter
     from manyfit.space.hyperparameters import HyperParameters as HyperParameters
     from manyfit.tuners.keras_tuner.base_tuner import BaseTuner as BaseTuner

@@ -18,7 +18,7 @@ from manyfit.ensemble.alignment import problem_of, require_labels, usual_metric
 from manyfit.ensemble.choosing.choice import Gain, MethodChoice
 from manyfit.ensemble.choosing.thresholds import decisions, moved
 from manyfit.ensemble.evaluating import compiled_metrics, compiled_on_probabilities
-from manyfit.ensemble.explaining import Explanation, FittedParts, explain_fit, fitted_here
+from manyfit.ensemble.explaining import Explained, Explanation, FittedParts, explain_fit, fitted_here
 from manyfit.ensemble.fitting import Fitting, Offered
 from manyfit.ensemble.members import (
     EnsembleMember,
@@ -47,7 +47,7 @@ Retrainer: TypeAlias = Callable[..., dict[int, Model]]
 """From indices of members, and options of `tuner.retrain`, to their models trained on all data."""
 
 
-class Ensemble:
+class Ensemble(Explained):
     """Several models as one.
 
     Make it with `Ensemble.fit`. Weights are learned from predictions on rows that the members were not trained on:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Sequence
 
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.html import bars, cell, piece
 from manyfit.ensemble.choosing.choice import BASELINES, MethodChoice
 from manyfit.ensemble.diversity import (
     COPIES,
@@ -25,6 +27,26 @@ from manyfit.ensemble.problem import EnsembleProblem
 from manyfit.ensemble.weights.exact import log_loss_weights, squared_error_weights
 from manyfit.ensemble.weights.greedy import own_losses
 from manyfit.stats.pareto import non_dominated
+
+
+class Explained:
+    """What can be explained: a notebook shows its sentences, and how much each member counts."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """How much each member counts."""
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """In words."""
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        lead, *rest = self.summary().splitlines() or [""]
+        used = {cell(name): float(weight) for name, weight in self.weights.items() if weight}
+        # The lines are those of a table of one width, which they are read as.
+        lines = html.escape("\n".join(rest))
+        return piece([lead], bars(used) + (f"<pre>{lines}</pre>" if rest else ""))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,12 +8,13 @@ from typing import TypeAlias
 
 from manyfit.report.chart_rows import Row, finalist_rows, finite
 from manyfit.report.snapshot import Snapshot
-from manyfit.report.vega import DIGITS, GOOD, INK, OTHER, PICKED, chart, if_picked, layer, name, number, when
+from manyfit.report.vega import DIGITS, GOOD, INK, OTHER, PICKED, Spec, chart, if_picked, layer, name, number, when
 from manyfit.report.words import plain
 
 Chart: TypeAlias = dict[str, object]
 
 _MOST_BARS = 12
+_BAR = 24  # pixels of each name
 _EFFECT, _CHANCE = "an effect", "no more than by chance"
 _MOST_BY_CHANCE = 0.05
 _CROSS = "M-1,-1L1,1M1,-1L-1,1"
@@ -38,7 +39,8 @@ def importance(snapshot: Snapshot) -> Chart | None:
     if not rows:
         return None
     colors = {"domain": [_EFFECT, _CHANCE], "range": [GOOD, OTHER]}
-    seen = {"field": "seen", "type": "nominal", "title": None, "legend": {"orient": "top"}, "scale": colors}
+    legend = {"orient": "top", "columns": 1}
+    seen: Spec = {"field": "seen", "type": "nominal", "title": None, "scale": colors, "legend": legend}
     y = name("name")
     x = number("share", "share of the importance", scale={"domain": [0, 1]}, axis={"format": "%", "tickCount": 5})
     tooltip = [{"field": "name"}, *({"field": each, "format": ".0%"} for each in ("share", "low", "high"))]
@@ -55,7 +57,7 @@ def importance(snapshot: Snapshot) -> Chart | None:
                 {"y": y, "x": x, "color": seen, "tooltip": tooltip},
             ),
         ],
-        height={"step": 26},
+        height=_BAR * len(rows),
     )
 
 
@@ -91,12 +93,12 @@ def finalists(snapshot: Snapshot) -> Chart | None:
                 },
             ),
             layer(
-                {"type": "point", "shape": _CROSS, "size": 20, "strokeWidth": 2, "stroke": PICKED, "opacity": 1},
+                {"type": "point", "shape": _CROSS, "size": 90, "strokeWidth": 2, "stroke": PICKED, "opacity": 1},
                 {"y": y, "x": {**x, "field": "search"}, "tooltip": tooltip},
                 transform=[{"filter": "isValid(datum.search)"}],
             ),
         ],
-        height={"step": 24},
+        height=_BAR * len(rows),
     )  # fmt: skip
 
 
@@ -110,14 +112,14 @@ def time(snapshot: Snapshot) -> Chart | None:
     dearest = sorted(programs, key=lambda key: -math.fsum(programs[key].values()))[:_MOST_BARS]
     for key in dearest if len(programs) > 1 else ():
         record = snapshot.programs.get(key, {})
-        told = plain(record.get("widths") or record.get("structure") or "program", 26)
+        told = plain(record.get("widths") or record.get("structure") or "program", 22)
         label = f"{told} · {plain(key[:4])}"
         rows += [{"program": label, "part": part, "seconds": finite(spent)} for part, spent in programs[key].items()]
     if not rows:
         return None
     color = {
         "field": "part", "type": "nominal", "title": None, "sort": list(_PARTS),
-        "legend": {"orient": "top", "columns": 4},
+        "legend": {"orient": "top", "columns": 3},
         "scale": {"domain": list(_PARTS), "range": list(_PARTS.values())},
     }  # fmt: skip
     tooltip = [{"field": "program"}, {"field": "part"}, {"field": "seconds", "format": ".3s"}]
@@ -125,7 +127,7 @@ def time(snapshot: Snapshot) -> Chart | None:
     # Stacked in the order of the legend.
     order = {"field": "part", "type": "nominal", "sort": list(_PARTS)}
     bars = layer({"type": "bar"}, {"y": name("program"), "x": x, "color": color, "order": order, "tooltip": tooltip})
-    return chart("Where the seconds went.", {"time": rows}, [bars], height={"step": 24})
+    return chart("Where the seconds went.", {"time": rows}, [bars], height=_BAR * len({row["program"] for row in rows}))
 
 
 def ensemble(snapshot: Snapshot) -> Chart | None:
@@ -146,4 +148,4 @@ def ensemble(snapshot: Snapshot) -> Chart | None:
             "tooltip": [{"field": "member"}, {"field": "weight", **DIGITS}],
         },
     )
-    return chart("How much each member of the ensemble counts.", {"ensemble": rows}, [bars], height={"step": 22})
+    return chart("How much each member of the ensemble counts.", {"ensemble": rows}, [bars], height=_BAR * len(rows))

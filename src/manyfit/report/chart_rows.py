@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from manyfit.core.records import Ending
-from manyfit.report.ranges import searched_ranges
+from manyfit.report.ranges import remembered, searched_ranges
 from manyfit.report.snapshot import RecordedTrial, Snapshot
 from manyfit.report.words import plain, values
 
@@ -41,11 +41,13 @@ def objective_names(snapshot: Snapshot) -> list[tuple[str, str]]:
     return found if text.startswith("Pareto") and found else [(snapshot.objective, snapshot.direction)]
 
 
+@remembered
 def axis_names(snapshot: Snapshot) -> dict[str, str]:
     """Hyperparameter -> the column it has in the rows of trials: names of users may hold anything."""
     return {each.name: f"h{number}" for number, each in enumerate(searched_ranges(snapshot))}
 
 
+@remembered
 def best_half(snapshot: Snapshot) -> tuple[float, float]:
     """The ends of an axis on which the better half of the trials can be told apart, and the winner's band is whole."""
     scores = sorted(score for trial in snapshot.trials if (score := _score(trial)) is not None)
@@ -67,6 +69,7 @@ def winners_band(snapshot: Snapshot) -> list[Row]:
     return [{"low": low, "high": high} for low, high in ends if low is not None and high is not None]
 
 
+@remembered
 def finalist_rows(snapshot: Snapshot) -> list[Row]:
     """One row per finalist, best first: of the latest confirmation, else what the search alone says of its best."""
     if snapshot.confirmation is not None:
@@ -108,6 +111,7 @@ def finalist_rows(snapshot: Snapshot) -> list[Row]:
     return rows
 
 
+@remembered
 def trial_rows(snapshot: Snapshot, most: int) -> list[Row]:
     """One row per trial in the order of their start.
 

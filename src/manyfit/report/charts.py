@@ -55,7 +55,11 @@ def history(snapshot: Snapshot, over: str = "trials") -> Chart | None:
     if not any(row["score"] is not None for row in rows):
         return None
     at = "over === 'seconds' ? datum.seconds : over === 'epochs' ? datum.epochs : datum.number"
-    x = number("at", scale={"zero": False, "nice": False}, axis={"tickMinStep": 1, "grid": False, "format": "~s"})
+    x = number(
+        "at",
+        scale={"zero": False, "nice": False},
+        axis={"tickMinStep": 1, "grid": False, "format": "~s", "tickCount": 8},
+    )
     y = _score_axis(snapshot)
     tooltip = _tooltip(snapshot)
     # The winner's score is an interval, so the picture is not decided by which point happens to be highest.
@@ -196,6 +200,7 @@ def contour(snapshot: Snapshot, first: str | None = None, second: str | None = N
     cells = {
         "x": {**x, "field": "left"}, "x2": {"field": "right"}, "y": {**y, "field": "bottom"}, "y2": {"field": "top"},
         "color": number("score", plain(snapshot.objective, 20), scale=scale),
+        "stroke": number("score", scale=scale, legend=None),  # else the page shines through between cells
     }  # fmt: skip
     there = " && ".join(f"isValid(datum.{each})" for each in ("score", left, below))
     told = f"Scores over {plain(first)} and {plain(second)}, smoothed over the trials around"
@@ -292,11 +297,11 @@ def _tooltip(snapshot: Snapshot) -> Any:
 def _axis_of(searched: SearchedRange, field: str, *, grid: bool = True) -> Spec:
     title = plain(searched.name, 40)
     if not searched.is_number:
-        axis: Spec = {"labelAngle": -30 if len(searched.choices) > 4 else 0, "labelLimit": 90}
-        return name(field, title, sort=list(searched.choices), axis=axis)
+        slanted = {"labelAngle": -30 if len(searched.choices) > 4 else 0, "labelLimit": 90}
+        return name(field, title, sort=list(searched.choices), axis=slanted)
     kind: Spec = {"type": "log"} if searched.is_log else {"zero": False}
     scale = {**kind, "domain": [searched.low, searched.high], "nice": False, "padding": 6}
-    axis = {"format": "~g", "tickCount": 5, "labelOverlap": True, "grid": grid}
+    axis = {"format": ".4~g", "tickCount": 4, "labelOverlap": "greedy", "grid": grid}
     return number(field, title, scale=scale, axis=axis)
 
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from manyfit.core.seeds import generator
-from manyfit.report.ranges import SearchedRange, searched_ranges
+from manyfit.report.ranges import SearchedRange, remembered, searched_ranges
 from manyfit.report.snapshot import RecordedTrial, Snapshot
 
 Counts = NDArray[np.float64]
@@ -59,6 +59,7 @@ class Importance:
     by_chance: float
 
 
+@remembered
 def importances(snapshot: Snapshot) -> list[Importance]:
     """The hyperparameters of a project, most important first; none below 10 trials that have a score or diverged.
 
@@ -75,6 +76,7 @@ def importances(snapshot: Snapshot) -> list[Importance]:
     rng = generator(0, "importance")
     size = len(ranked)
     # Drawn ranks, sorted: the best of a draw come first again.
+    # Ranks and not scores, so that a terrible trial weighs as much as any.
     drawn = [np.sort(rng.integers(size, size=size)) for _ in range(_NUM_DRAWS)]
     again = np.array([_shares(raw_importances(columns, draw, num_top)) for draw in drawn])
     shuffled = np.array([raw_importances(columns, rng.permutation(size), num_top) for _ in range(_NUM_DRAWS)])
@@ -136,6 +138,7 @@ class Column:
             known = {choice: place for place, choice in enumerate(searched.choices)}
             places = [-1 if value is None else known[str(value)] for value in values]
             return cls(np.array(places), len(known), False)
+        # Coarse on purpose: what lies closer together than a fiftieth of the range is the same to a density.
         size = _grid_size(searched)
         width = 1 / max(1, size - 1)
         # Ties at midpoints go to the lower place.

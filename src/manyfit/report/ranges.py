@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
 
 from manyfit.core.records import Value
 from manyfit.report.snapshot import RecordedTrial, Snapshot
+
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
 
 _SPACE = "space"  # fact: the search space, as `HyperParameters.get_config` has it
 _NUMBERS = ("Int", "Float")
@@ -65,6 +71,26 @@ class SearchedRange:
         return self.low + share * (self.high - self.low)
 
 
+def remembered(read: Callable[Concatenate[Snapshot, Given], Found]) -> Callable[Concatenate[Snapshot, Given], Found]:
+    """A function of a snapshot that reads it once, and knows the answer as long as the snapshot is there.
+
+    Args:
+        read: its answers are shared, so nobody may change them.
+    """
+    kept: weakref.WeakKeyDictionary[Snapshot, dict[Hashable, Found]] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(read)
+    def asked(snapshot: Snapshot, *given: Given.args, **named: Given.kwargs) -> Found:
+        own = kept.setdefault(snapshot, {})
+        key = (given, *sorted(named.items()))
+        if key not in own:
+            own[key] = read(snapshot, *given, **named)
+        return own[key]
+
+    return asked
+
+
+@remembered
 def searched_ranges(snapshot: Snapshot) -> list[SearchedRange]:
     """The hyperparameters in which trials differ, in the order of the space."""
     declared: dict[str, list[Mapping[str, object]]] = {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from manyfit.core.causes import reason_of
+from manyfit.core.html import MOST_ROWS, cell, piece, table
 from manyfit.core.records import Ending, Values, num_inherited
 from manyfit.report import terminal
 
@@ -49,12 +51,21 @@ class Results(Sequence[Row]):
     Example: `tuner.results().to_pandas().sort_values("score")`, or `print(tuner.results())`.
     """
 
-    def __init__(self, rows: Sequence[Row], curves: Sequence[dict[str, Any]], *, max_epochs: int | None = None) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        curves: Sequence[dict[str, Any]],
+        *,
+        max_epochs: int | None = None,
+        direction: str | None = None,
+    ) -> None:
         self.rows = list(rows)
         self.curves = list(curves)
         """One mapping per execution and epoch: trial_id, execution, epoch, and every metric that was measured."""
         self.max_epochs = max_epochs
         """Epochs of a full training, where a scheduler decides how long trials train; else None."""
+        self.direction = direction
+        """ "max" or "min" of the objective; None: unknown."""
 
     @property
     def epochs_spent(self) -> int:
@@ -85,6 +96,29 @@ class Results(Sequence[Row]):
         names = dict.fromkeys(name for row in flat for name in row)
         hidden = {"message", "seed", "ending"}
         return terminal.table(flat, [name for name in names if name not in hidden])
+
+    def _repr_html_(self) -> str:
+        """Best first where the direction is known; a click on a heading sorts."""
+        known = [row for row in self.rows if row.score is not None and math.isfinite(row.score)]
+        ordered = sorted(known, key=self._loss) if self.direction is not None else known
+        ordered += [row for row in self.rows if row.score is None or not math.isfinite(row.score)]
+        names = list(dict.fromkeys(name for row in self.rows for name in row.values if not name.startswith("tuner/")))
+        heads = ["trial", "execution", "score", "status", "epochs", "seconds", *(cell(name, 30) for name in names)]
+        rows = [
+            [
+                row.trial_id, str(row.execution), cell(row.score), row.status.lower(), str(row.num_epochs),
+                cell(row.seconds), *(cell(row.values.get(name)) for name in names),
+            ]
+            for row in ordered[:MOST_ROWS]
+        ]  # fmt: skip
+        lead = f"{len({row.trial_id for row in self.rows})} trials, {len(self.rows)} executions"
+        notes = [f"{len(ordered) - len(rows):,} more: .to_pandas() has all."] if len(rows) < len(ordered) else []
+        first = "" if self.direction is None else ", best first"
+        return piece([lead + first], table(heads, rows, numeric={1, 2, 4, 5}, sortable=True), notes)
+
+    def _loss(self, row: Row) -> float:
+        assert row.score is not None  # our bug: only those with one are ordered
+        return -row.score if self.direction == "max" else row.score
 
     def to_pandas(self) -> Any:
         """The rows as a `pandas.DataFrame`, hyperparameters and metrics as columns.

@@ -11,10 +11,12 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from manyfit.core.compared import on_most_rows
 from manyfit.core.errors import ProjectError, UsageKeyError, explain
-from manyfit.core.records import Ending, Value, Values
+from manyfit.core.html import MOST_ROWS, cell, piece, table
+from manyfit.core.records import ROWS, Ending, Value, Values
 from manyfit.report.results import Results, Row
 from manyfit.store import facts as names
 from manyfit.store.facts import Activity, Leader, SearchPlan, from_fact
@@ -103,6 +105,11 @@ class RecordedTrial:
         return self.status == "COMPLETED" and self.score is not None
 
     @property
+    def num_rows(self) -> int | None:
+        """On how many of the training rows it was trained; None: on all of them."""
+        return None if (num_rows := self.values.get(ROWS)) is None else int(num_rows)
+
+    @property
     def has_failed(self) -> bool:
         """Whether it has ended without a score."""
         return self.ended_at is not None and self.ending is not None and not self.is_completed
@@ -114,8 +121,21 @@ class RecordedTrial:
         shared = [name for name in (known[0] if known else {}) if all(name in one for one in known)]
         return {name: math.fsum(one[name] for one in known) / len(known) for name in shared}
 
+    def _repr_html_(self) -> str:
+        runs = [
+            [f"{run.phase} {run.execution}", run.ending or "runs", cell(run.score), str(run.num_epochs)]
+            for run in self.runs[:MOST_ROWS]
+        ]
+        told = f"Trial {self.trial_id}: {self.status.lower()}"
+        values = ", ".join(f"{cell(name)} {cell(value)}" for name, value in self.values.items())
+        return piece(
+            [told if self.score is None else f"{told}, score {cell(self.score)}", values],
+            table(["run", "ending", "score", "epochs"], runs, numeric={2, 3}) if runs else "",
+            [cell(line, 300) for line in (self.message or "").strip().splitlines()[-1:]],
+        )
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, eq=False)  # two are the same if they are one: what is read off it may be kept
 class Snapshot:
     """A project at one moment; `Snapshot.of(folder)`, or `kt.open_project(folder)`, reads it. It never writes.
 
@@ -146,7 +166,7 @@ class Snapshot:
     written_at: float
 
     @classmethod
-    def of(cls, folder: str | os.PathLike[str]) -> Snapshot:
+    def of(cls, folder: str | os.PathLike[str]) -> Self:
         """Reads a project as it is now, also while a search writes to it.
 
         Args:
@@ -169,7 +189,7 @@ class Snapshot:
             ) from error
 
     @classmethod
-    def _from_rows(cls, folder: Path, rows: ProjectRows) -> Snapshot:
+    def _from_rows(cls, folder: Path, rows: ProjectRows) -> Self:
         facts = {name: json.loads(value) for name, value in rows.facts.items()}
         found = _OBJECTIVE.search((facts.get("search") or {}).get("objective", ""))
         name, direction = ("score", "min") if found is None else (found[1], found[2])
@@ -211,12 +231,17 @@ class Snapshot:
 
         Trials that break a constraint are left out, unless all do. With several objectives the first one orders them.
         """
-        ranked = [trial for trial in self.trials if trial.is_completed]
-        ranked.sort(key=lambda trial: -_number(trial.score) if self.direction == "max" else _number(trial.score))
+        ranked = on_most_rows([trial for trial in self.trials if trial.is_completed], self._loss)
+        ranked.sort(key=self._loss)
         ranked = [trial for trial in ranked if self._keeps_constraints(trial)] or ranked
         confirmed = [trial for trial in ranked if trial.confirmed is not None]
         confirmed.sort(key=lambda trial: trial.confirmed["rank"])  # type: ignore[index]  # those above
         return (confirmed + [trial for trial in ranked if trial.confirmed is None])[:num_trials]
+
+    def _loss(self, trial: RecordedTrial) -> float:
+        if trial.score is None or math.isnan(trial.score):
+            return math.inf
+        return -trial.score if self.direction == "max" else trial.score
 
     def _keeps_constraints(self, trial: RecordedTrial) -> bool:
         metrics = trial.metrics
@@ -255,7 +280,8 @@ class Snapshot:
             for run in trial.searched
             for epoch, logs in enumerate(run.logs, run.first_epoch)
         ]
-        return Results(rows, curves, max_epochs=None if self.plan is None else self.plan.max_epochs)
+        longest = None if self.plan is None else self.plan.max_epochs
+        return Results(rows, curves, max_epochs=longest, direction=self.direction)
 
     # How it went ----------------------------------------------------------------------------------------------
 
@@ -349,23 +375,6 @@ class Snapshot:
         return found
 
 
-def open_project(folder: str | os.PathLike[str]) -> Snapshot:
-    """Opens a project to look at it: its trials and what is known of them, without the function that built its models.
-
-    Nothing is written, and another process may be searching there: call it again for what has come since.
-
-    Args:
-        folder: `directory/project_name`.
-
-    Returns:
-        A `Snapshot`: `best()`, `results()`, `trial("7").runs[0].curves`, `leader`, `time()`, ...
-
-    Raises:
-        ProjectError: there is no project, its file is damaged, or a newer Manyfit wrote it.
-    """
-    return Snapshot.of(folder)
-
-
 def _trials(rows: ProjectRows) -> Iterator[RecordedTrial]:
     logs: dict[tuple[Any, ...], list[str]] = {}
     first: dict[tuple[Any, ...], int] = {}
@@ -421,10 +430,6 @@ def _result_rows(trial: RecordedTrial) -> list[Row]:
         )
         for run in ended
     ]
-
-
-def _number(score: float | None) -> float:
-    return math.inf if score is None or math.isnan(score) else score
 
 
 def _exists(pid: int) -> bool:

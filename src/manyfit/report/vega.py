@@ -16,8 +16,8 @@ INK = "currentColor"
 PICKED, GOOD, OTHER, FAILED = "#d9730d", "#2f7ed8", "#999999", "#cc3333"
 DIGITS = {"format": ".4~g"}
 
-_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"  # a name, nobody asks for it
-_LABEL_PIXELS = 200
+_SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name, nobody asks for it
+_LABEL_PIXELS = 140
 _WIDTH, _HEIGHT = 520, 240
 
 
@@ -66,7 +66,7 @@ def chart(
     *,
     params: Sequence[Spec] = (),
     transform: Sequence[Spec] = (),
-    height: object = _HEIGHT,
+    height: int = _HEIGHT,
 ) -> dict[str, object]:
     """A whole chart.
 
@@ -76,7 +76,7 @@ def chart(
         layers: from back to front.
         params: further parameters besides `picked`.
         transform: of the rows of all layers.
-        height: in pixels, or a step per name.
+        height: in pixels.
     """
     made: dict[str, object] = {
         "$schema": _SCHEMA,

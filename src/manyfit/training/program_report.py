@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
+from manyfit.core.html import MOST_ROWS, cell, piece, table
+
 
 @dataclasses.dataclass(frozen=True)
 class ProgramRecord:
@@ -84,6 +86,23 @@ class Programs:
         )
         saved = (structures - len(wide)) * spent / max(1, compilations)
         return line + (f" and would have taken about {saved:.1f} s more" if saved > 0 else "")
+
+    def _repr_html_(self) -> str:
+        members = sum(record.members for record in self.records)
+        spent = sum(record.compile_seconds for record in self.records)
+        lead = f"{members} executions trained as {len(self.records)} programs, compiled in {spent:.1f} s"
+        heads = ["program", "members", "lifted", "compiled", "seconds", "layout", "s/epoch", "structure"]
+        rows = [
+            [
+                record.program, str(record.members), str(record.lifted), str(record.compilations),
+                f"{record.compile_seconds:.2f}", record.layout, cell(record.epoch_seconds.get(record.layout)),
+                cell("; ".join(filter(None, (record.widths or record.structure, record.frozen))), 100),
+            ]
+            for record in self.records[:MOST_ROWS]
+        ]  # fmt: skip
+        alone = [f"Trained with model.fit ({len(trials) or 'all'}): {why}" for why, trials in self.reasons.items()]
+        shown = table(heads, rows, numeric={1, 2, 3, 4, 6}, sortable=True) if rows else ""
+        return piece([lead, *([self.sharing] if self.sharing else [])], shown, alone)
 
     def __str__(self) -> str:
         lines = [self.sharing] if self.sharing else []

@@ -10,16 +10,17 @@ from manyfit.report.results import Results, Row
 from manyfit.schedulers.base import num_inherited
 
 
-def results_of(trials: Sequence[Trial], max_epochs: int | None = None) -> Results:
+def results_of(trials: Sequence[Trial], max_epochs: int | None = None, *, direction: str | None = None) -> Results:
     """The results of trials.
 
     Args:
         trials: in the order of the rows.
         max_epochs: of a full training, where a scheduler decides how long trials train.
+        direction: "max" or "min" of the objective; None: several, and no trial is first.
     """
     rows = [row for trial in trials for row in _rows(trial)]
     curves = [point for trial in trials for run in trial.executions.values() for point in _curve(trial, run)]
-    return Results(rows, curves, max_epochs=max_epochs)
+    return Results(rows, curves, max_epochs=max_epochs, direction=direction)
 
 
 def _rows(trial: Trial) -> list[Row]:

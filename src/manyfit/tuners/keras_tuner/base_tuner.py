@@ -27,7 +27,6 @@ from manyfit.oracles.keras_tuner.files import read_project, write_project
 from manyfit.oracles.replication import Replication
 from manyfit.report import terminal
 from manyfit.report.colours import check_display
-from manyfit.report.results import Results
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
 from manyfit.store.facts import Leader
@@ -38,11 +37,11 @@ from manyfit.tuners.keras_tuner.arguments import check_parts
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, get_hypermodel
 from manyfit.tuners.keras_tuner.one_by_one import OneByOne, RunTrialCall, TrialSteps
 from manyfit.tuners.keras_tuner.remote import DistantOracle, DistantStore, RunTask, TrialSupply, make_run_trial
-from manyfit.tuners.results import results_of
+from manyfit.tuners.looking import LookedAt
 from manyfit.tuners.stopping import StopsWhen
 
 
-class BaseTuner:
+class BaseTuner(LookedAt):
     """Runs a search for any kind of model: subclass it and override `run_trial`. For Keras models use `Tuner`.
 
     Args:
@@ -96,7 +95,7 @@ class BaseTuner:
         self.keras_tuner_files = keras_tuner_files
         self.trust = trust
         self.display = check_display(display)
-        self._display = TrialDisplay(oracle, self.display)
+        self._display = TrialDisplay(oracle, self.display, self.project_dir)
         self.standing: Standing | None = None  # what keeps the best model on disk while `fit` runs
         self.trial_call = RunTrialCall()
         self._one_by_one = OneByOne(oracle, self.trial_call, self._display.say)
@@ -432,10 +431,6 @@ class BaseTuner:
             num_trials: how many are shown at most.
         """
         print_summary(self.oracle, self.project_dir, num_trials, self._replication())
-
-    def results(self) -> Results:
-        """One row per execution: values, seed, status, best epoch, every metric, seconds; and the curves."""
-        return results_of(list(self.oracle.trials.values()), self.oracle.scheduler.max_epochs)
 
     @property
     def remaining_trials(self) -> int | None:
