@@ -86,10 +86,6 @@ def test_what_cannot_be_right_is_refused_in_four_parts_before_anything_is_traine
     assert fitted(tuner, max_trials=1).predict(X).shape == (40, 1) if "epochs" in options else True
 
 
-def test_seconds_may_be_a_number_of_numpys(tmp_path):
-    assert fitted(tuner_of(tmp_path), max_trials=1, max_seconds=np.float32(600)).ended_by == "trials"
-
-
 # Rows -------------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ import difflib
 import importlib.util
 import inspect
 import math
-import numbers
 from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
@@ -91,8 +90,8 @@ def seconds_or_none(where: str, value: object) -> float | None:
     """
     if value is None:
         return None
-    # `Real`: Python's numbers and NumPy's of any width. Not infinite: what has no end has no limit to be kept.
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+    # Not infinite: of what has no end no share can be kept for a step.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         got = f"{value!r} of type {type(value).__name__}" if isinstance(value, str) else repr(value)
         raise UsageError(explain(where, got, "seconds: a number above 0, or None", "Leave it out for no limit."))
     return float(value)
