@@ -29,7 +29,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 #: What bags gain, by (configurations, repeats of the folds), and training on: medians over searches, in spreads.
-GAIN_OF_BAG = {(1, 1): 0.4, (2, 1): 0.5, (3, 1): 0.6, (3, 2): 0.9}
+GAIN_OF_BAG = {(1, 1): 1.0, (2, 1): 1.1, (3, 1): 1.1, (3, 2): 1.5}
 GAIN_OF_TRAINING_ON = 0.5
 #: Configurations that a bag takes at most: further ones add next to nothing (see docs/confirm.md).
 MOST_BAGGED = 3
