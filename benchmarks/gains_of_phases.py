@@ -30,7 +30,8 @@ from manyfit.fitting.comparison import difference
 from manyfit.fitting.phases import Tried, gain_of_search, spread_of
 from manyfit.store.facts import LEADER, Leader, from_fact
 
-DATA = Path(os.environ.get("MANYFIT_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
+HERE = Path(__file__).resolve().parent
+DATA = Path(os.environ.get("MANYFIT_DATA", HERE.parent / "../shared/data"))
 NUM_ROWS, NUM_TEST, NUM_TRIALS = 2_000, 4_000, 12
 TABLES = {"mlc_churn": ("churn", False), "lending_club": ("Class", False), "deliveries": ("time_to_delivery", True)}
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -195,7 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tasks", nargs="*", default=list(TASKS), help=f"of {', '.join(TASKS)}")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--runs", type=Path, default=Path(tempfile.gettempdir()) / "gains_of_phases.jsonl")
+    parser.add_argument("--runs", type=Path, default=HERE / "results" / "gains_of_phases.jsonl")
     parser.add_argument("--table", type=Path, help="prints what this file has, and runs nothing")
     options = parser.parse_args()
     path = options.table or options.runs

@@ -208,7 +208,7 @@ class Made:
     Attributes:
         bag: as it was foretold.
         lead: by how much it was better than what was in hand, in the unit of losses; where it is used, it is in hand.
-        is_used: whether it was better by more than luck.
+        is_used: whether it was better.
     """
 
     bag: Bag
