@@ -110,6 +110,8 @@ class _Fit:
             self._times,
             needed_afterwards=afterwards.needed_seconds,
             reasons=self._reasons,
+            can=self._can,
+            say=self._say,
         )
         ended_by = searching.run(held)
         with self._tuner.limited(self._clock):

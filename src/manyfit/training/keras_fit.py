@@ -195,7 +195,8 @@ class _Run:
     def _structure(self) -> tuple[str, int, int]:
         """What costs depend on: the model in a few words, the rows, and the model's parameters."""
         assert self.model is not None  # our bug: it is built first
-        return summary_of(self.model), self.task.call.num_rows or 1, num_parameters(self.model)
+        num_rows = self.reporter.plan.num_rows or self.task.call.num_rows or 1
+        return summary_of(self.model), num_rows, num_parameters(self.model)
 
     def _pause(self) -> None:
         assert self.call is not None  # our bug: only a call that can be paused is

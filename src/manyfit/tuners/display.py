@@ -126,8 +126,8 @@ class TrialDisplay:
         best = self._oracle.get_best_trials(1)
         again = trial.trial_id in self._oracle.waiting
         if again:
-            left = self._oracle.max_retries_per_trial - trial.attempt + 1
-            self.say(f"Trial {trial.trial_id} failed {trial.attempt} times. {left} retries left.")
+            left = self._oracle.max_retries_per_trial - trial.num_retries + 1
+            self.say(f"Trial {trial.trial_id} failed {trial.num_retries} times. {left} retries left.")
         if again or trial.has_failed:
             # On stderr, so that who keeps the output of a search still sees that something goes wrong.
             print(f"Trial {trial.trial_id} failed: {reason_of(trial.message)}", file=sys.stderr, flush=True)

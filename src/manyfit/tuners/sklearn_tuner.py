@@ -17,6 +17,7 @@ from manyfit.core.files import replaced, sealed, unsealed
 from manyfit.core.records import Plan
 from manyfit.data.call import Call
 from manyfit.data.classes import named_classes
+from manyfit.data.parts import RowParts
 from manyfit.data.row_names import names_of_kept_rows
 from manyfit.data.rows import Rows
 from manyfit.fitting import fit as fitting
@@ -114,6 +115,7 @@ class SklearnTuner(BaseTuner):
         self.model_options = ModelOptions()
         self.model_origins = ModelOrigins()
         self.latest_search: LatestSearch | None = None
+        self.row_parts: RowParts | None = None  # never: an estimator is fitted in one go
         self._keep: Callable[[Sequence[tuple[Plan, Any]]], None] | None = None  # predictions of what a fold held out
         self._names: np.ndarray | None = None  # of classes, where they have any
         super().__init__(oracle, hypermodel, **kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 
@@ -15,6 +15,7 @@ from manyfit.core.records import Configuration, Values
 from manyfit.data.arguments import check_call, check_data, check_fit_arguments
 from manyfit.data.call import FIT_PARAMETERS, Call
 from manyfit.data.folds import FoldPlan, fold_plan
+from manyfit.data.parts import RowParts, with_validation
 from manyfit.data.row_names import names_of_kept_rows
 from manyfit.data.rows import Rows
 from manyfit.evidence.stopping import StopCondition
@@ -42,7 +43,9 @@ from manyfit.tuners.keras_tuner.callbacks import is_overridden, only_keras
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, ReadySpace, overrides_fit
 from manyfit.tuners.keras_tuner.one_by_one import RETURNED, TakenDown
 from manyfit.tuners.keras_tuner.overrides import ModelTuner
+from manyfit.tuners.options import SearchArguments, spelled_out
 from manyfit.tuners.recording import Recording, SearchSources
+from manyfit.tuners.row_parts import check_parts, parts_of
 from manyfit.tuners.supply import SearchSupply
 from manyfit.tuners.trainers import TrainerChoice, Trainers, exploring_builds, may_fuse, price_of_backend
 
@@ -84,6 +87,7 @@ class PopulationTuner(ModelTuner):
         self.population_size = population_size
         self.keep_predictions = keep_predictions
         self.latest_search: LatestSearch | None = None
+        self.row_parts: RowParts | None = None  # of trials that begin on a part of the rows; None: by class
         self._ran_alone: dict[str, tuple[str, ...]] = {}  # trials of a `run_trial` of the user's, by reason
         super().__init__(oracle, hypermodel, **kwargs)
         self._trainers = Trainers(self._display.say, None if self.executor is None else self._on_executor)
@@ -103,13 +107,16 @@ class PopulationTuner(ModelTuner):
         with exploring_builds(self._fuses()):
             super()._populate_initial_space()
 
-    def search(self, *fit_args: Any, stop_when: StopCondition | None = None, **fit_kwargs: Any) -> None:
+    @spelled_out(SearchArguments, keras.Model.fit, places=("x", "y"))
+    def search(  # type: ignore[override]  # names that are known in place of any
+        self, *fit_args: Any, stop_when: StopCondition | None = None, **arguments: Unpack[SearchArguments]
+    ) -> None:
         """Searches. Takes what `model.fit` takes, and passes it on: data, epochs, callbacks and the rest.
 
         Args:
             *fit_args: usually x and y.
             stop_when: see `BaseTuner.search`.
-            **fit_kwargs: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing. Beyond those of
+            **arguments: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing. Beyond those of
                 `model.fit`: `cross_validation`, a `kt.CrossValidation`, a number of folds or a splitter of
                 scikit-learn; every trial then runs once per fold, and its score is the mean. `row_id`, a name for each
                 row of x (and behind these for each of `validation_data`), by which rows are known again in ensembles
@@ -122,7 +129,8 @@ class PopulationTuner(ModelTuner):
             UsageError: rows to be answered that are none, or not like x; or where nothing of trials is kept.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
-        # Taken out before anything is made of the arguments: `model.fit` does not know this one.
+        fit_kwargs: dict[str, Any] = {**arguments}
+        # Taken out before anything is made of the arguments: `model.fit` does not know these.
         given, row_id = fit_kwargs.pop("cross_validation", None), fit_kwargs.pop("row_id", None)
         predict = fit_kwargs.pop("predict", None)
         if self._estimators:
@@ -137,6 +145,14 @@ class PopulationTuner(ModelTuner):
         # Folds come first: whether there are validation rows, which the checks below ask, depends on them.
         call = Call(fit_args, fit_kwargs)
         folds = None if given is None else fold_plan(given, call)
+        begun = [trial for trial in self.oracle.trials.values() if trial.is_open and trial.num_rows is not None]
+        in_parts = self.oracle.scheduler.may_restart or bool(begun)  # by a `fit` that was killed
+        if in_parts:
+            trains_here = self.executor is None and self._trains_itself()
+            elsewhere = None if trains_here else self._own_training()
+            check_parts(self.oracle, call, elsewhere, has_folds=folds is not None)
+            call = with_validation(call)
+            fit_args, fit_kwargs = call.args, dict(call.kwargs)
         self.oracle.set_epochs(fit_kwargs.get("epochs"))  # before the checks, which ask how long a trial is
         if self.oracle.scheduler.may_branch:
             check_branching(self.oracle, self._own_training(), call)
@@ -147,6 +163,8 @@ class PopulationTuner(ModelTuner):
         self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
         task = tensorboard.per_execution(self._make_task(fit_args, fit_kwargs))
         # Set before `searched_task` is asked, which refuses folds where the user's own code trains.
+        if in_parts:
+            task = dataclasses.replace(task, parts=self.row_parts or parts_of(call, self.oracle.seed))
         self.latest_search = LatestSearch(task, folds)
         if folds is not None:
             searched = self.searched_task("search(cross_validation=...)")
@@ -264,6 +282,7 @@ class PopulationTuner(ModelTuner):
             notes=lambda trial_id: {CALLED: facts_of([task.calls.get(trial_id, task.call)]), **fold_notes},
             repeats=taken_down is None,
             explores=taken_down is not None or task.brought_to_light is not None,
+            num_rows=None if task.parts is None else task.parts.num_rows,
         )
         trainer = self._trainer_for(task)
         if not endings.is_complete(self.oracle):  # else data would be read, and workers started, for nothing
