@@ -160,16 +160,15 @@ def measured(task: str, seed: int) -> dict[str, Any]:
 
 
 def print_table(runs: list[dict[str, Any]]) -> None:
-    """Gains in spreads over what is in hand after the search: medians, quartiles, how often below 0."""
+    """Gains in spreads over what is in hand after the search: means with their errors, medians, how often below 0."""
     print(f"\n{len(runs)} searches of {NUM_TRIALS} trials\n")
-    print("| step | median gain | quartiles | worse |\n|---|---|---|---|")
+    print("| step | mean gain | median | worse |\n|---|---|---|---|")
     for step in dict.fromkeys(step for run in runs for step in run["losses"] if step != "in hand"):
         found = [run for run in runs if step in run["losses"] and run["spread"] > 0]
         gains = [(run["losses"]["in hand"] - run["losses"][step]) / run["spread"] for run in found]
-        low, middle, high = np.percentile(gains, [25, 50, 75])
-        print(
-            f"| {step} | {middle:.2f} | {low:.2f} to {high:.2f} | {sum(gain < 0 for gain in gains)} of {len(gains)} |"
-        )
+        mean, error = np.mean(gains), np.std(gains, ddof=1) / np.sqrt(len(gains))
+        worse = f"{sum(gain < 0 for gain in gains)} of {len(gains)}"
+        print(f"| {step} | {mean:.2f} ± {error:.2f} | {np.median(gains):.2f} | {worse} |")
     _print_rules(runs)
     promised = np.median([run["promised"]["search"] / run["spread"] for run in runs if run["spread"] > 0])
     print(f"\n`gain_of_search` promised {promised:.2f} of twice the trials.")

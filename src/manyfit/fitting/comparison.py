@@ -33,7 +33,7 @@ class Lead:
         """Whether the second one is expected to be better.
 
         By however little: the steps that are compared with what is in hand are better than that in most searches, so
-        that rows need not prove it anew. Asking for a standard error gains less, on average over searches
+        that rows need not prove it anew. Asking for a standard error has gained less
         (`benchmarks/results/gains_of_phases.md`).
         """
         return self.num_rows > 1 and self.estimate > 0.0
