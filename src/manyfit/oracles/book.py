@@ -165,7 +165,8 @@ class TrialBook:
         self.ended.append(trial.trial_id)
         self._forget(trial)
         self.save([trial], **facts)
-        self.events.tell(TrialEnded(trial.trial_id, trial.score, trial.message))
+        is_cut_short = trial.ending is Ending.STOPPED
+        self.events.tell(TrialEnded(trial.trial_id, trial.score, trial.message, tuple(trial.scores), is_cut_short))
 
     def pause(self, trial: Trial) -> None:
         """Commits that a trial waits for a promotion."""
