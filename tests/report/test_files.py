@@ -15,7 +15,7 @@ def test_parquet_is_read_back_as_it_was_measured(tmp_path, capsys):
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed: make test-extras")
     hp = kt.HyperParameters()
     hp.Int("units", 1, 50)
-    hp.Choice("rate", [1, 0.5])
+    hp.Choice("rate", [1.0, 0.5])
     tuner = tiny.numbers(
         lambda trial: {"score": trial.hyperparameters["units"] / 50}, hyperparameters=hp, max_trials=4, seed=0,
         objective=kt.Objective("score", "max"), directory=str(tmp_path), project_name="search",
@@ -27,7 +27,7 @@ def test_parquet_is_read_back_as_it_was_measured(tmp_path, capsys):
     assert [(row["trial_id"], row["score"], row["units"]) for row in rows] == [
         (one.trial_id, one.score, one.values["units"]) for one in results
     ]
-    assert [row["rate"] for row in rows] == [float(one.values["rate"]) for one in results]
+    assert [row["rate"] for row in rows] == [one.values["rate"] for one in results]
     assert capsys.readouterr().out == ""
 
 
