@@ -26,7 +26,9 @@ import numpy as np
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import model_predictions
 from manyfit.ensemble.settings import EnsembleSettings
+from manyfit.fitting.comparison import difference
 from manyfit.fitting.phases import Tried, gain_of_search, spread_of
+from manyfit.store.facts import LEADER, Leader, from_fact
 
 DATA = Path(os.environ.get("MANYFIT_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
 NUM_ROWS, NUM_TEST, NUM_TRIALS = 2_000, 4_000, 12
@@ -129,13 +131,25 @@ def measured(task: str, seed: int) -> dict[str, Any]:
         search()
         hand = combined()
         losses: dict[str, float] = {"best model": loss(tuner.get_best_models(1)[0]), "in hand": loss(hand)}
-        told = {"task": task, "seed": seed, "spread": spread_of([one.loss for one in tried()]), "losses": losses}
+        told: dict[str, Any] = {
+            "task": task,
+            "seed": seed,
+            "spread": spread_of([one.loss for one in tried()]),
+            "losses": losses,
+        }
+        leads = told["leads"] = {}  # what `fit` sees of each: its lead on held-out rows, and the error of that
+
+        def note(step: str, found: Any) -> None:
+            losses[step] = loss(found)
+            seen = difference(hand, found, leader=from_fact(Leader, tuner.store.get(LEADER)))
+            leads[step] = seen.estimate, seen.standard_error
+
         for top in (1, 2, 3):
-            losses[f"bag of {top}"] = loss(tuner.bag(top, folds=5, verbose=0))
-        losses["bag of 3, twice"] = loss(tuner.bag(3, folds=5, repeats=2, verbose=0))
+            note(f"bag of {top}", tuner.bag(top, folds=5, verbose=0))
+        note("bag of 3, twice", tuner.bag(3, folds=5, repeats=2, verbose=0))
         losses["retrained best"] = loss(tuner.retrain(1, verbose=0)[0])
         go_on = tuner._finish.go_on  # a step of `fit` that users do not call by itself
-        losses["trained further"] = loss(go_on(hand, 3, settings=settings))
+        note("trained further", go_on(hand, 3, settings=settings))
         told["promised"] = {"search": gain_of_search(tried(), float(NUM_TRIALS))}
         tuner.oracle.max_trials = 2 * NUM_TRIALS
         search()
@@ -155,8 +169,25 @@ def print_table(runs: list[dict[str, Any]]) -> None:
         print(
             f"| {step} | {middle:.2f} | {low:.2f} to {high:.2f} | {sum(gain < 0 for gain in gains)} of {len(gains)} |"
         )
+    _print_rules(runs)
     promised = np.median([run["promised"]["search"] / run["spread"] for run in runs if run["spread"] > 0])
     print(f"\n`gain_of_search` promised {promised:.2f} of twice the trials.")
+
+
+def _print_rules(runs: list[dict[str, Any]]) -> None:
+    """What comes of using a step that leads by more than so many standard errors, in spreads over never doing so."""
+    found = [
+        ((run["losses"]["in hand"] - run["losses"][step]) / run["spread"], estimate / error)
+        for run in runs
+        for step, (estimate, error) in run.get("leads", {}).items()
+        if error > 0 and run["spread"] > 0
+    ]
+    if found:
+        gains, leads = np.array(found).T
+        print(f"\n| used where it leads by more than | of {len(found)} | mean gain of all |\n|---|---|---|")
+        for least in (-np.inf, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0):
+            is_used = leads > least
+            print(f"| {least:g} standard errors | {is_used.sum()} | {np.where(is_used, gains, 0.0).mean():.2f} |")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@
     python benchmarks/minutes.py churn --contestants Manyfit "default model" --seconds 20
     python benchmarks/minutes.py --table runs.jsonl       # prints what was measured before
     python benchmarks/minutes.py --python AutoKeras=other/bin/python
+    python benchmarks/minutes.py jobs --dry --seconds 30  # whether everything runs, on a busy machine; nothing is kept
 
 The clock starts with the rows in memory; imports count. What a contestant returns is scored once, on rows that it has
 not seen, after its clock has stopped. Who takes a fifth longer than allowed is last, and so is who returns nothing. A
@@ -119,6 +120,7 @@ def print_table(runs: Sequence[dict[str, Any]], contestants: Sequence[str]) -> N
             print(f"| {task} | {TASKS[task].score} | " + " | ".join(texts) + f" | {_gap(of_task)} |")
         _print_ranks(ranks(here, contestants), contestants)
         _print_phases([run for run in here if run["contestant"] == US])
+        _print_keeping([run for run in here if run["contestant"] == US])
 
 
 def _cell(runs: Sequence[dict[str, Any]]) -> str:
@@ -170,6 +172,14 @@ def _print_phases(runs: Sequence[dict[str, Any]]) -> None:
             print(f"| {run['task']} {run['seed']} | {run['trials']} | {per and round(per, 1)} | {spent} | {reasons} |")
 
 
+def _print_keeping(runs: Sequence[dict[str, Any]]) -> None:
+    """What it costs that there is a winner on the disk at every moment."""
+    shares = [run["keeping"] / run["took"] for run in runs if "keeping" in run]
+    if shares:
+        print(f"\n| {US}, a winner on the disk while it searches | median | most |\n|---|---|---|")
+        print(f"| share of the time | {np.median(shares):.2%} | {max(shares):.2%} |")
+
+
 def main() -> None:
     """Plays what is not played yet, and prints everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -181,6 +191,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=HERE / "results" / "minutes.jsonl", help="where runs are kept")
     parser.add_argument("--table", type=Path, help="prints what this file has, and runs nothing")
     parser.add_argument("--python", nargs="*", default=[], metavar="CONTESTANT=PATH", help="interpreters of their own")
+    parser.add_argument("--dry", action="store_true", help="whatever the load; seconds say nothing, nothing is kept")
     parser.add_argument("--patience", type=float, default=600.0, help="seconds to wait for an idle machine")
     options = parser.parse_args()
     if options.table:
@@ -191,6 +202,8 @@ def main() -> None:
     plan = [(60.0, seed) for seed in range(3)] + [(300.0, 0)] if options.final else [
         (options.seconds, seed) for seed in range(options.seeds)
     ]  # fmt: skip
+    if options.dry:
+        options.runs = Path(tempfile.mkdtemp()) / "minutes.jsonl"
     known = [json.loads(line) for line in options.runs.read_text().splitlines()] if options.runs.exists() else []
     done = {(run["task"], run["contestant"], run["seconds"], run["seed"]) for run in known}
     first = True
@@ -200,7 +213,7 @@ def main() -> None:
                 if (task, name, seconds, seed) in done:
                     continue
                 what = {"task": task, "contestant": name, "seconds": seconds, "seed": seed}
-                what["busy"] = round(wait_for_idle(options.patience, first=first), 2)
+                what["busy"] = None if options.dry else round(wait_for_idle(options.patience, first=first), 2)
                 first = False
                 what |= play(task, name, seconds, seed, pythons.get(name, sys.executable))
                 known.append(what)

@@ -258,6 +258,7 @@ def linear(start: Start) -> Predict:
 def manyfit(start: Start) -> Predict:
     """One call."""
     import manyfit as kt  # isort: skip
+    from manyfit.fitting.record import FitRecord
 
     tuner = kt.Search(
         lambda hp: start.task.build(hp, start.rows),
@@ -266,7 +267,7 @@ def manyfit(start: Start) -> Predict:
         directory=start.folder,
     )
     winner = tuner.fit(
-        start.rows.x, start.rows.y, max_seconds=start.left(), batch_size=start.task.batch_size,
+        start.rows.x, start.rows.y, max_seconds=max(start.left(), 1.0), batch_size=start.task.batch_size,
         time_ordered=start.task.in_order, verbose=0,
     )  # fmt: skip
     records = getattr(tuner.programs(), "records", ())
@@ -276,6 +277,7 @@ def manyfit(start: Start) -> Predict:
         "per program": sum(record.members for record in records) / len(records) if records else None,
         "reasons": list(winner.reasons),
         "ended by": winner.ended_by,
+        "keeping": FitRecord(tuner.store.layout.winner).read().keeping_seconds,
     }
     return lambda x: np.asarray(winner.predict(x))
 

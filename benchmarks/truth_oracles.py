@@ -62,6 +62,7 @@ class Finished:
         search(self.oracle, self.surface)
         ranked = self.oracle.book.by_search_score()
         self.finalists = ranked[:TOP]
+        self.num_stopped = sum(len(self.curve(trial)) < NUM_EPOCHS for trial in ranked)
         self.full = [trial for trial in ranked if len(self.curve(trial)) == NUM_EPOCHS]
 
     def curve(self, trial: Trial) -> list[float]:
@@ -110,6 +111,7 @@ def now(found: Finished) -> Claim:
         search_rows=of_full if len(of_full) > 1 else None,
         places=[places.get(trial.trial_id) for trial in finalists],
         told=Told(scale=Scale.LOG),
+        stopped=found.num_stopped,
     )
     winner = min(standing.winning_set, key=lambda number: result.finalists[number].mean)
     interval, level = known(result.finalists[winner].interval()), found.surface.row_level

@@ -78,6 +78,43 @@ def test_ranks_of_minutes(monkeypatch):
     assert minutes.ranks(runs, ["Manyfit"]).tolist() == [[1], [1], [1]]
 
 
+def test_the_final_run_of_minutes_goes_on_where_it_was_broken_off(monkeypatch, tmp_path, capsys):
+    """All tasks, 60 s with three seeds and 300 s with one; whatever ends it, what was played is not played again."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    minutes = importlib.import_module("minutes")
+    played = []
+
+    def play(task, contestant, seconds, seed, python):
+        if len(played) == 20 and not broken:
+            broken.append(1)
+            raise KeyboardInterrupt
+        played.append((task, contestant, seconds, seed))
+        ours = {
+            "trials": 30, "per program": 8.0, "phases": {"search": 40.0, "bag": 9.0}, "reasons": ["A bag."],
+            "keeping": 0.3, "ended by": "time",
+        }  # fmt: skip
+        return {"took": 50.0, "score": 0.1 + 0.1 * (contestant != "Manyfit")} | (
+            ours if contestant == "Manyfit" else {}
+        )
+
+    broken = []
+    monkeypatch.setattr(minutes, "play", play)
+    monkeypatch.setattr(minutes, "wait_for_idle", lambda patience, first: 0.0)
+    monkeypatch.setattr("sys.argv", ["minutes.py", "--final", "--runs", str(tmp_path / "runs.jsonl")])
+    with pytest.raises(KeyboardInterrupt):
+        minutes.main()
+    minutes.main()
+    contests = len(minutes.TASKS) * 4
+    assert len(played) == len(set(played)) == contests * len(minutes.CONTESTANTS)
+    told = capsys.readouterr().out
+    first, last = told.split("**300 seconds**")
+    assert "| Manyfit | 1.00 | 1.00-1.00 | 0-0 |" in last and f"mean rank of {len(minutes.TASKS)} |" in last
+    assert f"mean rank of {3 * len(minutes.TASKS)} |" in first and f"| linear | 4.00 | 4.00-4.00 | {3 * 8}-0 |" in first
+    assert "| churn | log loss | 0.1000 (50) | 0.2000 (50) |" in first and "| 1.00 |" in first
+    assert "| churn 2 | 30 | 8.0 | 40.0 | 9.0 | A bag. |" in first
+    assert "| share of the time | 0.60% | 0.60% |" in first
+
+
 def test_scores_of_minutes(monkeypatch):
     """Against scikit-learn."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")

@@ -38,6 +38,21 @@ kt.RandomSearch(build_model, "val_loss", beliefs=[])  # error
 kt.RandomSearch(build_model, "val_loss", max_trials="5")  # error
 kt.GridSearch(build_model, "val_loss", overwrit=True)  # error
 kt.Hyperband(build_model, "val_loss", max_epoch=27)  # error
+
+tuner = kt.Search(build_model, "val_accuracy")
+tuner.search([[1.0]], [1.0], epochs=3, batch_size=8, validation_split=0.5, cross_validation=3, verbose=0)
+tuner.search([[1.0]], [1.0], epoch=3)  # error
+reveal_type(tuner.fit([[1.0]], [1.0], max_seconds=60, predict=[[2.0]]))  # manyfit.fitting.winner.Winner
+tuner.fit([[1.0]], [1.0], max_second=60)  # error
+tuner.confirm(3, max_rounds=5, batch_size=4)
+tuner.confirm(3, max_round=5)  # error
+tuner.retrain(2, epochs=5, sample_weight=[1.0])
+reveal_type(tuner.ensemble(method="uniform"))  # manyfit.ensemble.ensemble.Ensemble
+tuner.ensemble(methods="uniform")  # error
+tuner.bag(3, folds=5, metric="accuracy")
+tuner.evaluate([[1.0]], [1.0], batch_size=4)
+kt.fit(build_model, [[1.0]], [1.0], "val_loss", max_seconds=60, seed=0, max_trials=4)
+kt.fit(build_model, [[1.0]], [1.0], "val_loss", max_seconds=60, seeds=0)  # error
 """
 
 

@@ -18,11 +18,12 @@ from manyfit.core.environment import prefer_jax
 
 __version__ = "0.2.0.dev0"
 
-_MODULES = frozenset({"brands", "plot"})  # public modules, loaded like names
+_MODULES = frozenset({"brands", "plot", "trackers"})  # public modules, loaded like names
 # Public name -> module that defines it.
 _HOMES = {
     "ASHA": "manyfit.schedulers.asha",
     "PopulationBasedTraining": "manyfit.schedulers.population_based",
+    "RowHalving": "manyfit.schedulers.row_halving",
     "MedianRule": "manyfit.schedulers.full_length",
     "Hyperband": "manyfit.tuners.searches",
     "BayesianOptimization": "manyfit.tuners.searches",
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
     from manyfit.schedulers.asha import ASHA as ASHA
     from manyfit.schedulers.full_length import MedianRule as MedianRule
     from manyfit.schedulers.population_based import PopulationBasedTraining as PopulationBasedTraining
+    from manyfit.schedulers.row_halving import RowHalving as RowHalving
     from manyfit.space.hyperparameter import HyperParameter as HyperParameter
     from manyfit.space.hyperparameters import HyperParameters as HyperParameters
     from manyfit.tuners.keras_tuner.base_tuner import BaseTuner as BaseTuner

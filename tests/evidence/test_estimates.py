@@ -73,6 +73,27 @@ def test_terrible_trials_say_nothing_about_luck():
     assert found.luck_of_best > 0.3 * plain.luck_of_best > 0
 
 
+def halved(rng, *, repeats):
+    """Truths and losses (4, 5 runs, rows) of the four of forty that a rung let through, not least by luck with rows."""
+    for truths, losses in searches(rng, num_trials=40, runs=6, repeats=repeats, terrible=0.0):
+        # The rung has seen the same rows, with another run's luck: what gets through is lucky with the rows.
+        through = np.argsort(losses[:, 5].mean(axis=1))[:4]
+        yield truths[through] - truths.mean() + 1.0, losses[through, :5] - losses[:, :5].mean() + 1.0
+
+
+def test_trials_that_were_stopped_early_tell_how_lucky_the_others_are():
+    """Four full scores alone hide that they are the best of forty; scores of fewer epochs are not needed for that."""
+    errors = {0: [], 36: []}
+    for truths, losses in halved(np.random.default_rng(7), repeats=60):
+        searched = losses[:, 0].mean(axis=1)
+        runs = [Measured(table.mean(axis=1), table) for table in losses]
+        for stopped, found in errors.items():
+            told = estimates(searched, runs, search_rows=losses[:, 0], stopped=stopped)
+            found.append((told.finalists[told.best].mean - truths[told.best]) / told.noise)
+    alone, together = np.mean(errors[0]), np.mean(errors[36])
+    assert alone < -0.6 and abs(together) < 0.4
+
+
 def test_a_single_run_has_seeds_unknown_and_a_finite_interval():
     rng = np.random.default_rng(3)
     _, losses = next(searches(rng, num_trials=10, runs=1, repeats=1))

@@ -38,6 +38,18 @@ def bagged(tuner):
     return tuner.bag(top=2, folds=3, settings=kt.ensemble.EnsembleSettings(refuse=False))
 
 
+def test_trials_may_be_named_and_their_folds_are_taken(tuner, bagged):
+    names = [member.name.removeprefix("trial ") for member in bagged.members]
+    before = fold_runs(tuner)
+    again = tuner.bag(names[::-1], folds=3, settings=kt.ensemble.EnsembleSettings(refuse=False))
+    assert [member.name for member in again.members] == [f"trial {name}" for name in names[::-1]]
+    assert {name: len(runs) for name, runs in fold_runs(tuner).items()} == {n: len(r) for n, r in before.items()}
+    with pytest.raises(kt.errors.UsageError, match=r'"9999", which is no trial.*Type bag\('):
+        tuner.bag(["9999"])
+    with pytest.raises(kt.errors.UsageError, match=r"bag\(top=...\)"):
+        tuner.bag([])
+
+
 def fold_runs(tuner):
     return {id: run for id, one in tuner.oracle.trials.items() if (run := one.executions_of(FOLD))}
 

@@ -105,6 +105,31 @@ def test_the_leader_has_the_interval_of_a_confirmation_without_fresh_runs(search
     assert leader.luck > 0
 
 
+@needs_jax
+def test_a_loss_of_values_is_known_row_by_row_and_its_interval_ends_above_zero(project):
+    """Two hopeless trials and two good ones: what the rows do to a squared error is no matter for its logarithm alone.
+
+    Outside witness: squared errors of the kept weights' own predictions, and their standard error.
+    """
+
+    def build_line(hp):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(hp.Choice("rate", [1e-4, 1e-3, 0.1, 0.2])), "mse")
+        return model
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 3)).astype("float32")
+    y = (3 * x.sum(axis=1) + rng.normal(size=120)).astype("float32")
+    tuner = kt.GridSearch(build_line, "val_loss", seed=0, **project)
+    tuner.search(x[:60], y[:60], validation_data=(x[60:], y[60:]), epochs=8, verbose=0)
+    leader = kt.open_project(tuner.project_dir).leader
+    assert leader.num_rows == 60 and 0 < leader.low < leader.expected < leader.high
+    squares = (tuner.get_best_models(1)[0].predict(x[60:], verbose=0)[:, 0] - y[60:]) ** 2
+    assert leader.score == pytest.approx(squares.mean(), rel=1e-3)
+    by_rows = squares.std(ddof=1) / 60**0.5
+    assert 2 * by_rows < leader.high - leader.low < 8 * by_rows
+
+
 def test_it_is_read_while_a_search_writes(project):
     seen = []
 

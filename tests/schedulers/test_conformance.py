@@ -2,7 +2,7 @@
 
 import pytest
 
-from manyfit.schedulers import ASHA, FullBudget, HyperbandScheduler, MedianRule, PopulationBasedTraining
+from manyfit.schedulers import ASHA, FullBudget, HyperbandScheduler, MedianRule, PopulationBasedTraining, RowHalving
 from manyfit.testing.schedulers import SchedulerSuite
 
 
@@ -29,6 +29,16 @@ class TestEndlessHyperbandByTwos(SchedulerSuite):
 class TestASHA(SchedulerSuite):
     def make(self):
         return ASHA(9, 3)
+
+
+class TestRowHalving(SchedulerSuite):
+    def make(self):
+        return RowHalving([10, 30], 3, max_epochs=9)
+
+
+class TestRowHalvingOfUnknownLength(SchedulerSuite):
+    def make(self):
+        return RowHalving([10], 2)
 
 
 class TestASHALateFirstRung(SchedulerSuite):

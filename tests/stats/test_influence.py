@@ -110,6 +110,8 @@ def test_a_row_without_a_prediction_counts_as_the_worst():
         ("f1", np.zeros(5), np.zeros(5), "no positive"),
         ("r2", np.ones(5), np.zeros(5), "the same"),
         ("mse", np.ones(5), np.full(5, np.nan), "no row"),
+        ("log_loss", np.linspace(-1, 2, 5), np.full(5, 0.5), "no probabilities"),
+        ("log_loss", np.ones(5), np.linspace(-2, 3, 5), "no probabilities"),
     ],
 )
 def test_what_rows_cannot_say_has_a_reason(name, truth, prediction, reason):

@@ -6,6 +6,8 @@ import pydoc
 import pytest
 
 import manyfit as kt
+from manyfit.data.call import FIT_PARAMETERS
+from manyfit.tuners.finishing import confirm_settings
 from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.options import ProjectOptions, SearchOptions
 
@@ -66,6 +68,35 @@ def test_an_argument_that_there_is_not_is_refused_by_its_name(tuner, tmp_path):
     oracle = [kt.oracles.RandomSearchOracle("val_loss")] if tuner is kt.Tuner else []
     with pytest.raises(kt.errors.UsageError, match=r"Type overwrite=, say"):
         tuner(*oracle, lambda hp: None, directory=tmp_path, overwrit=True)
+
+
+METHODS = ["search", "fit", "confirm", "retrain", "bag", "ensemble", "evaluate"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_argument_of_a_method_is_shown_by_its_name(name):
+    parameters = inspect.signature(getattr(kt.Tuner, name)).parameters
+    assert all(one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL) for one in parameters.values())
+    if name in ("search", "fit"):
+        assert set(FIT_PARAMETERS) | {"cross_validation", "row_id", "predict"} <= set(parameters)
+        assert list(parameters)[:3] == ["self", "x", "y"]
+        assert parameters["epochs"].default == {"search": 1, "fit": None}[name]
+
+
+def test_confirm_shows_what_it_takes():
+    shown = set(inspect.signature(kt.Tuner.confirm).parameters)
+    options, fit_arguments = confirm_settings({"max_rounds": 25, "batch_size": 8}, 0.9, 10, None)
+    assert options.max_rounds == 25 and fit_arguments == {"batch_size": 8}
+    with pytest.raises(kt.errors.UsageError) as caught:
+        confirm_settings({"unknown": 1}, 0.9, 10, None)
+    allowed = set(str(caught.value).split("Allowed: one of ")[1].split(". Type")[0].split(", "))
+    assert allowed <= shown
+
+
+def test_one_call_shows_what_fit_takes():
+    shown, fit = inspect.signature(kt.fit).parameters, inspect.signature(kt.Tuner.fit).parameters
+    assert set(fit) - set(shown) == {"self"}
+    assert all(shown[name].default == fit[name].default for name in set(fit) & set(shown) - {"x", "y"})
 
 
 class OfAUser(kt.RandomSearch):

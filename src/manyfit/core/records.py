@@ -18,6 +18,9 @@ Values = Mapping[str, Value]
 PARENT_EPOCH = "tuner/parent_epoch"
 """Tag of a branch: after how many epochs of its parent it begins. Here, since who reads results knows no scheduler."""
 
+ROWS = "tuner/rows"
+"""Tag of a trial that trains on a part of the rows: on how many."""
+
 
 def num_inherited(tags: Values) -> int:
     """Epochs of a trial that its parent has trained, by its tags; 0 where it began by itself."""
@@ -79,6 +82,7 @@ class Observation:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)  # means, for constraints
     vectors: tuple[tuple[float, ...], ...] = ()  # several objectives: their losses, for each of `losses`
     earlier: bool = False  # from an earlier search: it tells where to look, and was not tried in this one
+    share: float = 1.0  # of the training rows that it was trained on
     # What one of its executions cost; None where it was not measured. No part of what makes two searches the same:
     # the same search costs more on another day.
     costs: Costs | None = dataclasses.field(default=None, compare=False)
@@ -205,6 +209,7 @@ class Plan:
     # says of its rows is kept even where no weights are written.
     kept_epoch: int | None = None
     origin: Origin | None = None  # what it begins with; None: a model as it is built
+    num_rows: int | None = None  # train on so many of the training rows (`Task.parts` says on which); None: on all
 
     def rank(self, epoch: int, loss: float) -> float:
         """What decides which epoch's weights are kept: the lowest of these.

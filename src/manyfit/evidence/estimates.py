@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.stats.components import Components, crossed
+from manyfit.stats.components import Components, crossed, with_heavy_tails
 from manyfit.stats.intervals import Array, Interval, Scale, scaled_interval
 from manyfit.stats.noise import RowNoise, RunNoise, moderate, row_noise, run_noise
 from manyfit.stats.posterior import MIN_TRIALS, search_posterior
@@ -233,6 +233,7 @@ def estimates(
     overlap: float | None = None,
     told: Told | None = None,
     groups: ArrayLike | None = None,
+    stopped: int = 0,
     seed: int = 0,
 ) -> Estimates:
     """What every finalist will score on fresh seeds and fresh rows. This is what `tuner.confirm` prints.
@@ -249,6 +250,7 @@ def estimates(
         overlap: where each run has validation rows of its own: their number by that of training rows.
         told: how results are told; None: as losses.
         groups: (rows,) a label per row, where rows of one group resemble each other; None: rows are independent.
+        stopped: further trials of the search that a scheduler stopped early, since others were better.
         seed: of the draws behind the probabilities.
 
     Raises:
@@ -282,10 +284,28 @@ def estimates(
     if groups is not None:
         told = dataclasses.replace(told, num_groups=len(np.unique(np.asarray(groups))))
     noise = _noise_of(finalists, values, search_rows, overlap, groups)
-    runs = _Runs(values, _components_of(finalists, values, groups), noise)
-    few = not noise.is_known or losses.size < MIN_TRIALS or not np.isfinite(losses).any()
-    found = _bounded(runs, losses, told) if few else _shrunken(runs, losses, places, runs_per_trial, told, seed)
+    parts = _components_of(finalists, values, groups)
+    if told.scale not in (Scale.WILSON, Scale.LOGIT):  # shares know by themselves how rare their misses are
+        tables = [each.table for each in finalists]
+        parts = [
+            part if table is None else with_heavy_tails(part, table, groups)
+            for part, table in zip(parts, tables, strict=True)
+        ]
+    runs = _Runs(values, parts, noise)
+    few = not noise.is_known or losses.size + stopped < MIN_TRIALS or not np.isfinite(losses).any()
+    given = _Search(losses, places, runs_per_trial, stopped)
+    found = _bounded(runs, given, told) if few else _shrunken(runs, given, told, seed)
     return _from_logs(found) if on_logs else found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Search:
+    """What the search knows; see `estimates`."""
+
+    losses: Array
+    places: Sequence[int | None] | None
+    runs_per_trial: int
+    stopped: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,9 +334,9 @@ class _Runs:
         return variances
 
 
-def _bounded(runs: _Runs, losses: Array, told: Told) -> Estimates:
+def _bounded(runs: _Runs, search: _Search, told: Told) -> Estimates:
     """Plain means, where nobody knows how much of the choice is luck: a bound for it."""
-    bounds = expected_maximum(max(1, losses.size)) * np.sqrt(runs.of_means)
+    bounds = expected_maximum(max(1, search.losses.size + search.stopped)) * np.sqrt(runs.of_means)
     rows = zip(runs.parts, runs.values, map(float, runs.means), map(float, bounds), strict=True)
     found = tuple(
         told.estimate(part, len(own), mean=mean, variance=_variance(part, runs.noise), choice=bound, is_bound=True)
@@ -327,25 +347,24 @@ def _bounded(runs: _Runs, losses: Array, told: Told) -> Estimates:
     return Estimates(_by_splits(found, runs.noise), int(runs.means.argmin()), even, single, float(bounds.max()))
 
 
-def _shrunken(
-    runs: _Runs, losses: Array, places: Sequence[int | None] | None, runs_per_trial: int, told: Told, seed: int
-) -> Estimates:
+def _shrunken(runs: _Runs, search: _Search, told: Told, seed: int) -> Estimates:
     """Posterior means, which need no correction for having been looked at."""
-    single = math.sqrt(runs.noise.own_rows + float(np.median(runs.of_one)) / runs_per_trial)
+    single = math.sqrt(runs.noise.own_rows + float(np.median(runs.of_one)) / search.runs_per_trial)
     posterior = search_posterior(
-        losses,
+        search.losses,
         single,
         finalists=list(zip(runs.means, runs.of_means, strict=True)),
-        places=places,
+        places=search.places,
         common_row_variance=runs.noise.common_rows,
         runs=[len(own) for own in runs.values],
+        stopped=search.stopped,
     )
     found = []
     for place, (part, own) in enumerate(zip(runs.parts, runs.values, strict=True)):
         each = posterior.printed(place)
         found.append(told.estimate(part, len(own), mean=each.mean, variance=each.variance, choice=each.optimism))
     chances = posterior.probability_best(rng=np.random.default_rng(seed))
-    alone = search_posterior(losses, single).finalists[0].optimism
+    alone = search_posterior(search.losses, single, stopped=search.stopped).finalists[0].optimism
     return Estimates(_by_splits(found, runs.noise), posterior.best, tuple(map(float, chances)), single, alone)
 
 

@@ -155,12 +155,27 @@ def overruled(first: str, best: str, rival: Rival, number: Number, *, is_dropped
     >>> overruled("5", "12", Rival("5", 0.012, 0.004, 0.020, 0, None), lambda x: f"{x:g}", is_dropped=True)
     "The search put 5 first; on fresh seeds 12 is ahead by 0.012 [0.004, 0.02]; 5's lead was luck."
     """
-    ends = "" if rival.low is None else f" [{number(rival.low)}, {number(rival.high)}]"
     start = f"The search put {first} first; on fresh seeds {best} is "
-    if not is_dropped:
-        ahead = "ahead" if rival.behind >= 0 else "behind"
-        return f"{start}{ahead} by {number(abs(rival.behind))}{ends}, which settles nothing yet."
-    return f"{start}ahead by {number(rival.behind)}{ends}; {first}'s lead was luck."
+    if rival.behind < 0:  # then the interval is told from the other side, too
+        ends = _ends(None if rival.high is None else -rival.high, None if rival.low is None else -rival.low, number)
+        return f"{start}behind by {number(-rival.behind)}{ends}, which settles nothing yet."
+    told = f"{start}ahead by {number(rival.behind)}{_ends(rival.low, rival.high, number)}"
+    return f"{told}; {first}'s lead was luck." if is_dropped else f"{told}, which settles nothing yet."
+
+
+def as_good_and_cheaper(first: str, best: str) -> str:
+    """The search's best is not the one that is recommended, since the two are equal.
+
+    Example:
+
+    >>> as_good_and_cheaper("5", "12")
+    'The search put 5 first; it is one of the equals, and 12 the cheapest of them.'
+    """
+    return f"The search put {first} first; it is one of the equals, and {best} the cheapest of them."
+
+
+def _ends(low: float | None, high: float | None, number: Number) -> str:
+    return "" if low is None or high is None else f" [{number(low)}, {number(high)}]"
 
 
 def sources(name: str, estimate: Estimate, number: Number) -> str:

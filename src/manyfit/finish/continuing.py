@@ -75,6 +75,17 @@ def is_further(name: str) -> bool:
     return name.endswith(tuple(f", {how}" for how in HOW))
 
 
+def trial_of(name: str) -> str:
+    """The trial that a member of an ensemble has its configuration from, trained further or not.
+
+    Example:
+
+    >>> trial_of("trial 0003, averaged"), trial_of("trial 0003")
+    ('0003', '0003')
+    """
+    return name.removeprefix("trial ").partition(",")[0]
+
+
 class ContinuingSupply(TimedSupply):
     """Ends an execution that gets no better, or when the time is up.
 

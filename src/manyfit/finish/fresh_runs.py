@@ -137,9 +137,11 @@ class FreshRuns:
         self._rows_are = self._rows_are or kept.rows_are
         if kept.rows_are != self._rows_are or (self.related is not None and kept.rows.size != self.related.size):
             return None
-        self._scale = self._scale or Scale(kept.scale)
         rows = at_value(kept, objective.value(loss), penalised=objective.name == "val_loss")
-        return None if rows is None else -rows if objective.direction == "max" else rows
+        if rows is None:  # of another metric than the objective: its scale says nothing here
+            return None
+        self._scale = self._scale or Scale(kept.scale)
+        return -rows if objective.direction == "max" else rows
 
     # What is known of a trial from all its runs ------------------------------------------------------------------
 
@@ -169,14 +171,20 @@ class FreshRuns:
     def _first_rows(self, trial: Trial) -> Array | None:
         return next((rows for _, rows in self.of_search(trial) if rows is not None), None)
 
-    def measured(self, trial: Trial) -> Measured | None:
-        """All runs of a trial: the search's first, then the fresh ones; None where none has a score."""
+    def measured(self, trial: Trial, *, searched: bool = True) -> Measured | None:
+        """All runs of a trial: the search's first, then the fresh ones; None where none has a score.
+
+        Args:
+            trial: that is measured.
+            searched: whether the search trained it to the end, so that its runs count.
+        """
         fresh = [
             (self.loss(trial, run), self._of_fresh(trial, index, phase))
             for phase in (RACE, PROOF)
             for index, run in sorted(self.executions(trial, phase).items())
         ]
-        runs = [(loss, rows) for loss, rows in [*self.of_search(trial), *fresh] if math.isfinite(loss)]
+        of_search = self.of_search(trial) if searched else []
+        runs = [(loss, rows) for loss, rows in [*of_search, *fresh] if math.isfinite(loss)]
         if not runs:
             return None
         values = np.array([loss for loss, _ in runs])
@@ -234,11 +242,15 @@ class FreshRuns:
         kept = self._archive.get(trial.trial_id, executions) if self._labels is not None else None
         if kept is None or self._labels is None or not isinstance(self._labels.y, np.ndarray):
             return None
-        y = self._labels.y[kept.rows]
-        for metric in self._candidates():
-            losses = losses_of_predictions(metric, y, kept.predictions, rows_are=name_of_rows(kept.row_ids))
-            rows = None if losses is None else self._signed(losses, score)
-            if losses is not None and rows is not None:
+        y, value = self._labels.y[kept.rows], self.oracle.objective.value(score)
+        found = [
+            losses
+            for metric in self._candidates()
+            if (losses := losses_of_predictions(metric, y, kept.predictions, rows_are=name_of_rows(kept.row_ids)))
+        ]
+        # A `val_loss` may hold a penalty on the weights, so a metric that is smaller may be it: the nearest is.
+        for losses in sorted(found, key=lambda each: abs(each.value - value)):
+            if (rows := self._signed(losses, score)) is not None:
                 return rows
         return None
 

@@ -47,6 +47,7 @@ def leader_of(oracle: Oracle, archive: Archive | None) -> Leader | None:
         places=[full.index(trial) for trial, _ in measured],
         runs_per_trial=int(np.median([max(1, len(runs.of_search(trial))) for trial in full[:_MOST_READ]])),
         told=Told(oracle.objective.direction, runs.scale),
+        stopped=len(ranked) - len(full),
         seed=seeds.seed_of(oracle.seed, "leader", "probability"),
     )
     return _described(plain, [trial for trial, _ in measured], found)

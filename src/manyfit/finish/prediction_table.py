@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,37 @@ from manyfit.data.classes import Classes
 from manyfit.data.kinds import FitData, is_nested
 from manyfit.oracles import Trial
 from manyfit.report import terminal
-from manyfit.store.answers import Answers
-from manyfit.store.predictions import Archive
+from manyfit.store.answers import Answers, MeanOfStored
+from manyfit.store.predictions import Archive, Kept
 
 ROW_ID, TARGET = "row_id", "y"
 _SHOWN = 8  # rows that are printed
+_MOST_CELLS = 1 << 18  # of a table that are texts at once
+
+
+class StoredColumn:
+    """One number of each answer in a file, read when it is asked for.
+
+    Args:
+        said: (n, C), in a file.
+        place: which of the C.
+    """
+
+    def __init__(self, said: MeanOfStored, place: int) -> None:
+        self._said, self._place = said, place
+
+    def __len__(self) -> int:
+        return len(self._said)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return self._said[rows][:, self._place]
 
 
 class PredictionTable:
     """A table of predictions: print it, write it to a file, or have it as a `pandas.DataFrame`.
 
     Args:
-        columns: name -> (n,) array, all of one length; the first holds the names of rows.
+        columns: name -> (n,) array, or a column in a file, all of one length; the first holds the names of rows.
 
     Example:
 
@@ -36,14 +55,14 @@ class PredictionTable:
     ([0.25, 0.5], 2)
     """
 
-    def __init__(self, columns: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, columns: Mapping[str, np.ndarray | StoredColumn]) -> None:
         self.columns = dict(columns)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self.columns[name]
+        return self.columns[name][:]
 
     def to_frame(self) -> Any:
         """The table as a `pandas.DataFrame`.
@@ -57,10 +76,10 @@ class PredictionTable:
             raise ImportError(
                 "to_frame(): pandas is not installed. Type pip install manyfit[pandas], or .to_csv(path)."
             ) from None
-        return pandas.DataFrame(self.columns)
+        return pandas.DataFrame({name: self[name] for name in self.columns})
 
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the table with a header; needs no pandas. Numbers have all digits that they have in memory.
+        """Writes the table with a header, some rows at a time; needs no pandas. Numbers have all their digits.
 
         Returns:
             The path.
@@ -72,21 +91,28 @@ class PredictionTable:
         with replaced(target) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(self.columns)
-            # NumPy's own texts are the shortest that name a number of its type.
-            writer.writerows(zip(*(column.astype(str).tolist() for column in self.columns.values()), strict=True))
+            # Texts take many times the room of numbers, and columns in files are read as they are written here.
+            at_once = max(1, _MOST_CELLS // len(self.columns))
+            for start in range(0, len(self), at_once):
+                some = [column[start : start + at_once] for column in self.columns.values()]
+                # NumPy's own texts are the shortest that name a number of its type.
+                writer.writerows(zip(*(column.astype(str).tolist() for column in some), strict=True))
         return target
 
     def __str__(self) -> str:
-        shown = [{name: column[row] for name, column in self.columns.items()} for row in range(min(_SHOWN, len(self)))]
+        first = {name: column[:_SHOWN] for name, column in self.columns.items()}
+        shown = [{name: column[row] for name, column in first.items()} for row in range(min(_SHOWN, len(self)))]
         table = terminal.table([{name: one.item() for name, one in row.items()} for row in shown], list(self.columns))
         return table if len(self) <= _SHOWN else f"{table}\n... {len(self)} rows in all"
 
 
-def columns_of(prediction: FitData, title: str, classes: Classes | None, where: str) -> dict[str, np.ndarray]:
+def columns_of(
+    prediction: FitData, title: str, classes: Classes | None, where: str
+) -> dict[str, np.ndarray | StoredColumn]:
     """A column for each number of a prediction.
 
     Args:
-        prediction: (n, C), or a list or a dictionary of such.
+        prediction: (n, C), or a list or a dictionary of such; in memory, or in a file.
         title: what columns are called by: itself where there is one column; "" for the classes alone.
         classes: their names, or None.
         where: who asks, for messages.
@@ -106,17 +132,22 @@ def columns_of(prediction: FitData, title: str, classes: Classes | None, where: 
             for key, part in parts
             for name, column in columns_of(part, f"{title}, {key}" if title else str(key), classes, where).items()
         }
-    array = np.asarray(prediction)
-    array = array[:, None] if array.ndim == 1 else array
-    if array.ndim > 2:
+    stored = prediction if isinstance(prediction, MeanOfStored) and len(prediction.shape) == 2 else None
+    array = prediction if stored is not None else np.asarray(prediction[:])
+    array = array[:, None] if len(array.shape) == 1 else array
+    if len(array.shape) > 2:
         got, allowed = f"predictions of shape {array.shape}", "one row of numbers for each row"
         instead = "Type tuner.predictions_archive.get(trial_id, [0]).predictions for the arrays."
         raise UsageError(explain(where, got, allowed, instead))
+
+    def column(place: int) -> np.ndarray | StoredColumn:
+        return array[:, place] if stored is None else StoredColumn(stored, place)
+
     if array.shape[1] == 1:
-        return {title or "prediction": array[:, 0]}
+        return {title or "prediction": column(0)}
     named = classes is not None and len(classes.names) == array.shape[1]
     names = classes.names.tolist() if classes is not None and named else list(range(array.shape[1]))
-    return {f"{title}, {name}" if title else str(name): array[:, place] for place, name in enumerate(names)}
+    return {f"{title}, {name}" if title else str(name): column(place) for place, name in enumerate(names)}
 
 
 def table_of_validation(
@@ -128,27 +159,36 @@ def table_of_validation(
         UsageError: nothing was kept, or by none of these trials.
     """
     where, labels = "predictions()", archive.labels()
-    told = {trial.trial_id: archive.get(trial.trial_id, archive.executions(trial.trial_id)) for trial in trials}
-    kept = {trial_id: one for trial_id, one in told.items() if one is not None}
+
+    def told() -> Iterator[tuple[str, Kept]]:
+        """Read anew each time: of many trials there is one in memory."""
+        for trial in trials:
+            if (one := archive.get(trial.trial_id, archive.executions(trial.trial_id))) is not None:
+                yield trial.trial_id, one
+
+    kept = {trial_id: (one.rows, one.row_ids) for trial_id, one in told()}
     if labels is None or not kept:
         instead = "Search with keep_predictions=True and validation rows, or folds, that are arrays."
         raise UsageError(explain(where, "trials of which no predictions were kept", "one of which some were", instead))
     num_rows = len(labels.row_ids)
-    stale = [trial_id for trial_id, one in kept.items() if one.rows.max() >= num_rows]
-    stale += [t for t, one in kept.items() if t not in stale and (labels.row_ids[one.rows] != one.row_ids).any()]
-    kept = {trial_id: one for trial_id, one in kept.items() if trial_id not in stale}
+    stale = [trial_id for trial_id, (rows, _) in kept.items() if rows.max() >= num_rows]
+    stale += [t for t, (rows, ids) in kept.items() if t not in stale and (labels.row_ids[rows] != ids).any()]
     seen = np.zeros(num_rows, dtype=bool)
+    for trial_id in kept.keys() - set(stale):
+        seen[kept[trial_id][0]] = True
     columns: dict[str, np.ndarray] = {}
-    for trial_id, one in kept.items():
-        seen[one.rows] = True
+    for trial_id, one in told():
+        if trial_id in stale:
+            continue
+        places = np.searchsorted(np.flatnonzero(seen), one.rows)
         for name, column in columns_of(one.predictions, f"trial {trial_id}" if titled else "", classes, where).items():
-            columns[name] = np.full(num_rows, np.nan, dtype=np.float32)
-            columns[name][one.rows] = column
+            columns[name] = np.full(int(seen.sum()), np.nan, dtype=np.float32)
+            columns[name][places] = column[:]
     names = np.arange(num_rows) if labels.names is None else labels.names.names
     # Where it is to be read as predictions of one model, a target would be taken for one.
     targets = _targets(labels.y, classes) if titled else {}
-    whole = {ROW_ID: names, **targets, **columns}
-    return PredictionTable({name: column[seen] for name, column in whole.items()})
+    whole = {ROW_ID: names, **targets}
+    return PredictionTable({**{name: column[seen] for name, column in whole.items()}, **columns})
 
 
 def table_of_answers(
@@ -160,9 +200,9 @@ def table_of_answers(
         UsageError: none of these trials said anything of them.
     """
     where, rows = "predictions(test=True)", answers.rows()
-    columns: dict[str, np.ndarray] = {}
+    columns: dict[str, np.ndarray | StoredColumn] = {}
     for trial in trials:
-        said = answers.get(trial.trial_id, answers.executions(trial.trial_id, sorted(trial.executions)))
+        said = answers.stored(trial.trial_id, answers.executions(trial.trial_id, sorted(trial.executions)))
         if said is not None:
             columns |= columns_of(said, f"trial {trial.trial_id}" if titled else "", classes, where)
     if rows is None or not columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -9,11 +10,12 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.classes import Classes
-from manyfit.data.kinds import FitData
+from manyfit.data.kinds import FitData, leaves, map_leaves
 from manyfit.data.row_names import names_from, plain_names
 from manyfit.data.rows import Rows
 from manyfit.ensemble.ensemble import Ensemble
-from manyfit.ensemble.members import model_predictions
+from manyfit.ensemble.in_parts import MOST_NUMBERS
+from manyfit.ensemble.members import EnsembleMember, model_predictions
 from manyfit.ensemble.outputs import Prediction
 from manyfit.ensemble.together import combined
 from manyfit.finish.prediction_table import ROW_ID, PredictionTable, columns_of
@@ -102,13 +104,34 @@ def answers_of(predictor: Any, x: FitData) -> Prediction:
     used = [predictor.members[index] for index in predictor.pool.support]
     if x is not None and all(member.models for member in used):
         return predictor.predict(x)
-    found = []
-    for member in used:
-        said = member.predict(x) if x is not None and member.models else None if member.test is None else member.test()
-        if said is None:
+    kept = [None if (x is not None and one.models) or one.test is None else one.test() for one in used]
+    for member, said in zip(used, kept, strict=True):
+        if said is None and not (x is not None and member.models):
             raise _no_rows(member.name)
-        found.append(said)
-    return combined(found, predictor.pool, predictor.task, predictor.outputs, predictor.num_outputs)
+    return _together(predictor, used, kept, x)
+
+
+def _together(
+    predictor: Ensemble, used: Sequence[EnsembleMember], kept: Sequence[FitData | None], x: FitData
+) -> Prediction:
+    """What members say together, some rows at a time: those of whom nothing was kept predict."""
+    count = len(next(leaves(next(said for said in kept if said is not None))))
+    columns = max(1, predictor.num_outputs) * len(used)
+    at_once, found = max(1, MOST_NUMBERS // columns), []
+    for start in range(0, count, at_once):
+        part = slice(start, start + at_once)
+        told = [
+            member.predict(Rows.of(x).take(part).x)
+            if said is None
+            else map_leaves(functools.partial(_some, part), said)
+            for member, said in zip(used, kept, strict=True)
+        ]
+        found.append(combined(told, predictor.pool, predictor.task, predictor.outputs, predictor.num_outputs))
+    return map_leaves(lambda *parts: np.concatenate(parts), *found)
+
+
+def _some(rows: slice, array: FitData) -> np.ndarray:
+    return np.asarray(array[rows])
 
 
 def _no_rows(name: str) -> UsageError:

@@ -45,9 +45,10 @@ class _Found:
         self.dropped = evidence.dropped(runs.protocol)
         self.winners = evidence.winners(runs.protocol)
         self.rules = self.families[0].rules
-        measured = {trial.trial_id: runs.measured(trial) for trial in self.trials}
-        self.known = [trial_id for trial_id, each in measured.items() if each is not None]
         self.searched = _full_trials(oracle.book.by_search_score(), self.trials)
+        # What a scheduler stopped early has a score of fewer epochs: another thing than its fresh runs.
+        measured = {one.trial_id: runs.measured(one, searched=one in self.searched) for one in self.trials}
+        self.known = [trial_id for trial_id, each in measured.items() if each is not None]
         self.estimates = self._estimates([each for each in measured.values() if each is not None])
         self.table = runs.table(self.trials, self.families[0].first_seed)
 
@@ -56,17 +57,18 @@ class _Found:
             return None
         runs, oracle = self.runs, self.oracle
         rows = None if runs.overlap is not None else runs.searched_rows(self.searched)
-        places = [self.searched.index(oracle.trials[one]) for one in self.known if oracle.trials[one] in self.searched]
+        finalists = [oracle.trials[one] for one in self.known]
         failed = [math.inf for trial in oracle.trials.values() if trial.has_failed]
         return estimates(
             [*(runs.searched_loss(trial) for trial in self.searched), *failed],
             measured,
             search_rows=rows,
-            places=places if len(places) == len(self.known) else None,
+            places=[self.searched.index(one) if one in self.searched else None for one in finalists],
             runs_per_trial=int(np.median([max(1, len(runs.of_search(trial))) for trial in self.searched])),
             overlap=runs.overlap,
             told=Told(oracle.objective.direction, runs.scale, self.rules.confidence),
             groups=runs.related,
+            stopped=len(oracle.book.by_search_score()) - len(self.searched),
             seed=seeds.seed_of(oracle.seed, "confirm", "probability"),
         )
 

@@ -57,10 +57,12 @@ class Afterwards:
 
     def needed_seconds(self) -> float:
         """Seconds that are kept free of the search; infinite, where neither it nor anything else can gain any more."""
-        tried = self._tried()
+        tried, end = self._tried(), self._for_the_end()
+        # As long as all have seen a part of the rows only, the search has something better to do than to end.
+        if any(one.share < 1.0 for one in tried):
+            return end
         if self._clock.is_limited and phases.is_over(tried):
             return math.inf
-        end = self._for_the_end()
         # Asked before every epoch: whoever has become the best meanwhile may call for another bag, or for none.
         self._planned = None
         if self._steps.may_bag and (self._made is None or self._is_another_best()):
@@ -288,7 +290,7 @@ class Afterwards:
 
     def _tried(self) -> list[phases.Tried]:
         """The trials with a score, the best first."""
-        found = [self._tried_of(trial) for trial in self._oracle.trials.values() if trial.is_completed]
+        found = [self._tried_of(trial) for trial in self._oracle.book.by_search_score()]
         return sorted(found, key=lambda one: one.loss)
 
     def _tried_of(self, trial: Trial) -> phases.Tried:
@@ -298,6 +300,7 @@ class Afterwards:
 def tried_of(trial: Trial, loss: float) -> phases.Tried:
     """What phases are decided by, of one trial."""
     runs = list(trial.executions.values())
+    share = min((run.share for run in runs), default=1.0)  # of the rows: what follows trains on all of them
     costs = Costs.joined(run.costs for run in runs if run.costs is not None) or Costs()
     # By its epochs where they were measured: its seconds have those in which it was built, and compiled, as well.
     seconds = [
@@ -306,9 +309,10 @@ def tried_of(trial: Trial, loss: float) -> phases.Tried:
     ]
     return phases.Tried(
         loss,
-        sum(seconds) / max(1, len(runs)),
+        sum(seconds) / max(1, len(runs)) / share,
         costs.build,
         costs.compile,
         costs.structure,
         all(run.ending is Ending.COMPLETED for run in runs),
+        share,
     )

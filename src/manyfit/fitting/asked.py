@@ -13,7 +13,9 @@ from manyfit.core.checks import seconds_or_none, whole_number_or_none
 from manyfit.core.clock import Clock
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.call import Call
+from manyfit.data.parts import RowParts
 from manyfit.ensemble.ensemble import Ensemble
+from manyfit.ensemble.settings import EnsembleSettings
 from manyfit.fitting.describing import FittedSearch
 from manyfit.fitting.holdout import HeldOut, hold_out
 from manyfit.fitting.standing import Standing
@@ -26,6 +28,7 @@ class FittingTuner(FittedSearch, Protocol):
     """What `fit` asks of a tuner. These are methods that users call, and may have overridden."""
 
     standing: Standing | None
+    row_parts: RowParts | None
 
     @property
     def ended_by(self) -> endings.SearchEnd | None:
@@ -40,10 +43,12 @@ class FittingTuner(FittedSearch, Protocol):
     def get_best_models(self, num_models: int | None = None) -> list[Any]:
         """The models of the best trials."""
 
-    def ensemble(self, *, verbose: Any = None, **options: Any) -> Ensemble:
+    def ensemble(self, *, verbose: Any = None, method: str = ..., settings: EnsembleSettings | None = ...) -> Ensemble:
         """Combines what the search has made."""
 
-    def confirm(self, top: int = 8, *, max_seconds: float | None, verbose: Any, **related: Any) -> Confirmation:
+    # No method: groups and the order of time are handed on where there are any.
+    @property
+    def confirm(self) -> Callable[..., Confirmation]:
         """Runs finalists on fresh seeds."""
 
 
@@ -73,6 +78,7 @@ class CanDo:
     Attributes:
         trains: whether training is Manyfit's; what a user's own code trains is searched and combined, and no more.
         in_epochs: whether a training has a number of epochs, which is chosen where the caller says nothing.
+        in_parts: whether its trainers can be given a part of the rows.
         bag: the tuner's method; None: it has none.
         retrain: the tuner's method; None: it has none.
         go_on: trains the best models of the search further: `go_on(hand, top, max_seconds=, settings=)`; None: no.
@@ -81,6 +87,7 @@ class CanDo:
 
     trains: bool
     in_epochs: bool
+    in_parts: bool = False
     bag: Callable[..., Ensemble] | None = None
     retrain: Callable[..., list[Any]] | None = None
     go_on: Callable[..., Ensemble] | None = None

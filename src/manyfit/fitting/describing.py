@@ -7,7 +7,7 @@ did not see; and what nobody has measured again with a warning in place of an in
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
 
 from manyfit.core.errors import UsageError
@@ -54,7 +54,9 @@ class FittedSearch(Protocol):
     def counted(self, model: Any) -> Any:
         """The model, whose own `evaluate` is a look at test rows, too."""
 
-    def evaluate(self, x: Any, y: Any = None, *, models: object = None, **options: Any) -> Evaluation:
+    # No method: what a caller of `Winner.evaluate` asks for besides is handed on as it comes.
+    @property
+    def evaluate(self) -> Callable[..., Evaluation]:
         """The held-out score of models, counted as a look at test rows."""
 
 

@@ -53,6 +53,7 @@ class Tried:
         compile_seconds: that its program takes to compile, for all trials of one structure together.
         structure: names the program; None: it shares none.
         in_full: whether it trained to its end, and was not stopped by the time.
+        share: of the training rows that it has seen.
     """
 
     loss: float
@@ -61,6 +62,7 @@ class Tried:
     compile_seconds: float = 0.0
     structure: str | None = None
     in_full: bool = True
+    share: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any
 
 from manyfit.core.clock import Clock
 from manyfit.core.errors import SearchError, first_line
-from manyfit.fitting.asked import FittingTuner, Wishes, trials_of
+from manyfit.fitting.asked import CanDo, FittingTuner, Wishes, trials_of
 from manyfit.fitting.holdout import HeldOut
 from manyfit.fitting.length import no_time_for_an_epoch
 from manyfit.fitting.phase_times import PhaseTimes
+from manyfit.fitting.rows import on_how_many_rows, rows_by_costs, why_all_rows
 from manyfit.oracles import endings
 
 _ENDED_BY = {
@@ -58,7 +59,9 @@ class Searching:
         wishes: of the caller.
         times: of the call.
         needed_afterwards: seconds that what comes afterwards will take, as far as is known by now.
-        reasons: what was chosen and why; a sentence of this phase is added.
+        reasons: what was chosen and why; sentences of this phase are added.
+        can: what the tuner can do.
+        say: takes one line of text for people.
     """
 
     def __init__(
@@ -69,8 +72,11 @@ class Searching:
         *,
         needed_afterwards: Callable[[], float],
         reasons: list[str],
+        can: CanDo,
+        say: Callable[[str], None],
     ) -> None:
         self._tuner, self._oracle, self._wishes, self._times = tuner, tuner.oracle, wishes, times
+        self._can, self._say = can, say
         self._needed_afterwards = needed_afterwards
         self._reasons = reasons
 
@@ -81,7 +87,7 @@ class Searching:
             SearchError: no trial has a score: all failed, or the time was too short for an epoch of one.
         """
         folds = {} if held.cross_validation is None else {"cross_validation": held.cross_validation}
-        with self._limits():
+        with self._limits(held):
             try:
                 self._times.timed(
                     "search", lambda: self._tuner.search(*held.call.args, **{**held.call.kwargs, **folds})
@@ -94,13 +100,36 @@ class Searching:
             raise no_time_for_an_epoch(self._times.clock.max_seconds, self._oracle.clock.refused_seconds)
         ended = self._tuner.ended_by
         self._reasons.append(f"{self._num_completed()} of {len(self._oracle.trials)} trials have a score.")
+        self._reasons += self._of_rows(held)
         return "trials" if ended is None else _ENDED_BY.get(ended, "trials")
 
     def _num_completed(self) -> int:
         return sum(trial.is_completed for trial in self._oracle.trials.values())
 
+    def _of_rows(self, held: HeldOut) -> list[str]:
+        """On how many rows trials have trained, where that was not on all."""
+        trials, counted = self._oracle.book.completed(), held.call.counted_rows()
+        said = on_how_many_rows(trials, None if counted is None else counted[0])
+        said = said or why_all_rows(held.call, trials, self._times.clock.max_seconds)
+        return [] if said is None else [said]
+
     @contextlib.contextmanager
-    def _limits(self) -> Iterator[None]:
+    def _on_parts(self, held: HeldOut, clock: SearchClock) -> Iterator[None]:
+        """Within it trials begin on a part of the rows where an epoch of all is dear."""
+        limit, oracle, tuner = self._times.clock.max_seconds, self._oracle, self._tuner
+        found = rows_by_costs(held, self._can, oracle, clock=clock, limit=limit, say=self._say)
+        if found is None:
+            yield
+            return
+        before = oracle.scheduler
+        oracle.scheduler, tuner.row_parts = found
+        try:
+            yield
+        finally:
+            oracle.scheduler, tuner.row_parts = before, None
+
+    @contextlib.contextmanager
+    def _limits(self, held: HeldOut) -> Iterator[None]:
         """Within it the search has the limits of this call, and not its own."""
         oracle = self._oracle
         sampler: Any = oracle.sampler
@@ -112,7 +141,7 @@ class Searching:
         if clock.is_limited:  # else nothing is gained by what is cheap
             oracle.proposals.mind_costs(clock, beliefs=self._wishes.beliefs)
         try:
-            with self._tuner.limited(clock):
+            with self._tuner.limited(clock), self._on_parts(held, clock):
                 yield
         finally:
             oracle.proposals.mind_costs(None)

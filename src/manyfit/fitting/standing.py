@@ -97,7 +97,8 @@ class Best:
         """An epoch of a run that may still be going on."""
         values: Values = getattr(found.plan.values, "values", {})
         epochs = "1 epoch" if found.num_epochs == 1 else f"{found.num_epochs} epochs"
-        return cls(found.loss, found.plan.trial_id, values, found.model, found.weights, f" after {epochs}")
+        rows = "" if found.plan.num_rows is None else f" of {found.plan.num_rows:,} of the rows"
+        return cls(found.loss, found.plan.trial_id, values, found.model, found.weights, f" after {epochs}{rows}")
 
 
 class Standing:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from manyfit.core import history as histories
+from manyfit.core.compared import on_most_rows
 from manyfit.core.errors import ProjectError, explain
 from manyfit.core.events import EpochsEnded, Events, ExecutionsEnded, StepBegan, StepEnded, TrialEnded, TrialsBegan
 from manyfit.core.lifecycle import TrialState, is_paused
@@ -117,7 +118,7 @@ class TrialBook:
 
     def front(self) -> list[Trial]:
         """The completed trials that keep the constraints and that none of these dominates, by the leading objective."""
-        return self.ranking.best(self.completed())
+        return self.ranking.best(self._compared())
 
     def kept(self, num_trials: int) -> list[Trial]:
         """The trials whose models are kept: the best so many, and with several objectives the whole front."""
@@ -125,8 +126,11 @@ class TrialBook:
         return best + [trial for trial in self.front() if trial not in best]
 
     def by_search_score(self) -> list[Trial]:
-        """Completed trials by what the search alone found of them."""
-        return self.ranking.order(self.completed())
+        """Completed trials by what the search alone found of them, those on a part of the rows left out if possible."""
+        return self.ranking.order(self._compared())
+
+    def _compared(self) -> list[Trial]:
+        return on_most_rows(self.completed(), lambda trial: self.objective.loss(trial.score))
 
     def completed(self) -> list[Trial]:
         """Trials that have ended as ones that are ranked, in the order of their start."""
@@ -161,7 +165,8 @@ class TrialBook:
         self.ended.append(trial.trial_id)
         self._forget(trial)
         self.save([trial], **facts)
-        self.events.tell(TrialEnded(trial.trial_id, trial.score, trial.message))
+        is_cut_short = trial.ending is Ending.STOPPED
+        self.events.tell(TrialEnded(trial.trial_id, trial.score, trial.message, tuple(trial.scores), is_cut_short))
 
     def pause(self, trial: Trial) -> None:
         """Commits that a trial waits for a promotion."""

@@ -144,7 +144,7 @@ def is_complete(oracle: Oracle) -> bool:
     if oracle.overrides("populate_space", "create_trial") or oracle.ends_with_contenders():
         return False
     all_ended = all(trial.state is TrialState.ENDED for trial in oracle.trials.values())
-    return oracle.remaining_trials() == 0 and all_ended
+    return oracle.remaining_trials() == 0 and all_ended and not oracle.scheduler.may_restart
 
 
 def work_of(oracle: Oracle) -> tuple[int, int, int]:

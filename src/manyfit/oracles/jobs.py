@@ -9,8 +9,9 @@ from typing import Protocol
 from manyfit.core import seeds
 from manyfit.core.records import Origin, Values
 from manyfit.oracles.proposals import ProposalQueue
+from manyfit.oracles.restarting import begin_on
 from manyfit.oracles.trial import Trial
-from manyfit.schedulers.base import PARENT, PARENT_EPOCH, REPLACES, Branch, Job, Resume, Scheduler
+from manyfit.schedulers.base import PARENT, PARENT_EPOCH, REPLACES, Branch, Job, Restart, Resume, Scheduler
 from manyfit.space.hyperparameters import HyperParameters
 
 
@@ -45,6 +46,10 @@ def trial_of(job: Job, oracle: Trials, proposals: list[Values]) -> Trial | None:
     """
     if isinstance(job, Resume):
         return oracle.trials[job.trial_id]
+    if isinstance(job, Restart):
+        trial = oracle.trials[job.trial_id]
+        begin_on(trial, job.num_rows)
+        return trial
     if isinstance(job, Branch):
         # By the trial's number, as proposals are: after a restart the same branch gets the same values.
         rng = seeds.generator(oracle.seed, "explore", len(oracle.trials))

@@ -227,7 +227,7 @@ class Oracle(KerasTunerOracle):
         It says how many are to start before anybody knows whether there is something new to try. Where there is not, it
         is told so and asked once more: with nobody to wait for it may promote trials that it would have let wait.
         """
-        if self.remaining_trials() == 0 and not self.scheduler.may_pause:
+        if self.remaining_trials() == 0 and not (self.scheduler.may_pause or self.scheduler.may_restart):
             return []
         jobs = self.scheduler.assign(self.book.progress(), count, self.limits())
         starts = [job for job in jobs if isinstance(job, Start)]
@@ -373,7 +373,7 @@ class Oracle(KerasTunerOracle):
             # A program called `end_trial` and neither set a status nor reported anything: it can only be waited for.
             if trial.state is TrialState.RUNNING:
                 trial.move(TrialState.PAUSED)
-        elif outcome.may_be_retried and trial.attempt < self.max_retries_per_trial:
+        elif outcome.may_be_retried and trial.num_retries < self.max_retries_per_trial:
             trial.begin_again()
             self.waiting.append(trial.trial_id)
         else:

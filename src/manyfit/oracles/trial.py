@@ -19,70 +19,17 @@ from manyfit.core.costs import Costs
 from manyfit.core.html import cell, piece, table
 from manyfit.core.lifecycle import Life, TrialOutcome, TrialState, TrialStatus, is_paused
 from manyfit.core.objective import Objective, ParetoObjective
-from manyfit.core.records import Computed, Ending, Observation, Progress, Value
+from manyfit.core.records import ROWS, Ending, Observation, Progress, Value
+from manyfit.oracles.executions import Before as Before
+from manyfit.oracles.executions import Execution as Execution
+from manyfit.oracles.executions import KnownEpochs as KnownEpochs
 from manyfit.oracles.metrics_tracking import MetricsTracker
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.stats.intervals import fold_interval
 
 SEARCH = "search"  # the phase of executions that the search itself ran
 RACE, PROOF = "confirm", "proof"  # those of a confirmation: on common fresh seeds, and on further ones of the winner
-
-
-@dataclasses.dataclass
-class Execution:
-    """One training run of a trial, with its own seed."""
-
-    index: int
-    seed: int
-    ending: Ending
-    history: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
-    seconds: float = 0.0
-    message: str | None = None
-    score: float | None = None
-    best_epoch: int | None = None
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # at the best epoch
-    num_parameters: int | None = None
-    notes: dict[str, Any] = dataclasses.field(default_factory=dict)  # further facts, for instance what data it saw
-    # Last, and with a default: rows of earlier versions do not have it.
-    final: bool = False  # it failed in a way that forbids a retry of its trial
-    costs: Costs | None = None  # None: not measured
-
-    def outcome(self) -> dict[str, Any]:
-        """What the store keeps of it, besides the history."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        del fields["index"], fields["history"]
-        costs = None if self.costs is None else self.costs.to_dict()
-        return {**fields, "ending": str(self.ending), "costs": costs, "num_epochs": self.num_epochs}
-
-    @classmethod
-    def of_row(cls, index: int, history: dict[str, list[float | None]], row: Mapping[str, Any]) -> Execution:
-        """The inverse of `outcome`, whose ending is read and whose number of epochs was looked at already."""
-        costs = row.get("costs")
-        return cls(index, history=history, **{**row, "costs": None if costs is None else Costs.from_dict(costs)})
-
-    @property
-    def num_epochs(self) -> int:
-        """Epochs that were trained."""
-        return max((len(curve) for curve in self.history.values()), default=0)
-
-
-@dataclasses.dataclass
-class KnownEpochs:
-    """What an execution had reported that was under way when a process was killed, or that waits after a pause.
-
-    Attributes:
-        history: its curves.
-        computed: how each of the epochs was computed.
-    """
-
-    history: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
-    computed: list[Computed | None] = dataclasses.field(default_factory=list)
-
-    def add(self, logs: Mapping[str, float], epoch: int, computed: Computed | None) -> None:
-        """Takes an epoch, in their order."""
-        histories.put(self.history, logs, epoch)
-        self.computed += [None] * (epoch + 1 - len(self.computed))
-        self.computed[epoch] = computed
+RESTARTS = "tuner/restarts"  # tag: how often a trial was trained anew on more rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +98,7 @@ class Trial:
         self.tags: dict[str, Value] = {}  # the scheduler's notes
         self.moment: dict[str, float] | None = None  # what its proposal saw of time; None: nothing
         self._reported = MetricsTracker()  # what `Oracle.update_trial` was told, or a user wrote there
+        self.before: Before | None = None  # what it was before it was trained anew on more rows
         self.status = status
 
     # Its life: see `core.lifecycle`, which decides all of this -------------------------------------------------
@@ -230,6 +178,16 @@ class Trial:
         self.known.clear()
         self.forget_reports()
         self.score, self.best_step = None, None
+
+    @property
+    def num_rows(self) -> int | None:
+        """On how many of the training rows it is trained; None: on all of them."""
+        return None if (num_rows := self.tags.get(ROWS)) is None else int(num_rows)
+
+    @property
+    def num_retries(self) -> int:
+        """How often it has failed and was tried again."""
+        return self.attempt - int(self.tags.get(RESTARTS, 0))
 
     def goes_on(self, execution: int) -> bool:
         """Whether an execution of the search is still to be trained, or may be."""
@@ -313,6 +271,7 @@ class Trial:
             losses=tuple(objective.loss(value) for value in self.scores) or self._reported_loss(objective),
             epochs=max((run.num_epochs for run in self.executions.values()), default=None),
             full=ending is not Ending.STOPPED,
+            share=min((run.share for run in self.executions.values()), default=1.0),
             curve=_mean_curve(scored, objective),
             metrics=self.measured,
             vectors=self._vectors(objective),

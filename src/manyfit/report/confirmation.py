@@ -178,6 +178,8 @@ class Confirmation:
         if self.first is None or self.rounds < 3:
             return []
         dropped = self.first.trial_id not in self.winning_set
+        if self.ending == RaceEnd.EQUAL and not dropped:
+            return [say.as_good_and_cheaper(self.first.trial_id, self.recommended.trial_id)]
         number = self._numbers()
         return [say.overruled(self.first.trial_id, self.recommended.trial_id, self.first, number, is_dropped=dropped)]
 

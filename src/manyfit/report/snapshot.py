@@ -13,9 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from manyfit.core.compared import on_most_rows
 from manyfit.core.errors import ProjectError, UsageKeyError, explain
 from manyfit.core.html import MOST_ROWS, cell, piece, table
-from manyfit.core.records import Ending, Value, Values
+from manyfit.core.records import ROWS, Ending, Value, Values
 from manyfit.report.results import Results, Row
 from manyfit.store import facts as names
 from manyfit.store.facts import Activity, Leader, SearchPlan, from_fact
@@ -102,6 +103,11 @@ class RecordedTrial:
     def is_completed(self) -> bool:
         """Whether it is ranked."""
         return self.status == "COMPLETED" and self.score is not None
+
+    @property
+    def num_rows(self) -> int | None:
+        """On how many of the training rows it was trained; None: on all of them."""
+        return None if (num_rows := self.values.get(ROWS)) is None else int(num_rows)
 
     @property
     def has_failed(self) -> bool:
@@ -225,12 +231,17 @@ class Snapshot:
 
         Trials that break a constraint are left out, unless all do. With several objectives the first one orders them.
         """
-        ranked = [trial for trial in self.trials if trial.is_completed]
-        ranked.sort(key=lambda trial: -_number(trial.score) if self.direction == "max" else _number(trial.score))
+        ranked = on_most_rows([trial for trial in self.trials if trial.is_completed], self._loss)
+        ranked.sort(key=self._loss)
         ranked = [trial for trial in ranked if self._keeps_constraints(trial)] or ranked
         confirmed = [trial for trial in ranked if trial.confirmed is not None]
         confirmed.sort(key=lambda trial: trial.confirmed["rank"])  # type: ignore[index]  # those above
         return (confirmed + [trial for trial in ranked if trial.confirmed is None])[:num_trials]
+
+    def _loss(self, trial: RecordedTrial) -> float:
+        if trial.score is None or math.isnan(trial.score):
+            return math.inf
+        return -trial.score if self.direction == "max" else trial.score
 
     def _keeps_constraints(self, trial: RecordedTrial) -> bool:
         metrics = trial.metrics
@@ -419,10 +430,6 @@ def _result_rows(trial: RecordedTrial) -> list[Row]:
         )
         for run in ended
     ]
-
-
-def _number(score: float | None) -> float:
-    return math.inf if score is None or math.isnan(score) else score
 
 
 def _exists(pid: int) -> bool:

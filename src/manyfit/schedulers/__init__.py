@@ -6,6 +6,7 @@ from manyfit.core.errors import UsageError, UsageTypeError, explain
 from manyfit.schedulers.asha import ASHA as ASHA
 from manyfit.schedulers.base import Branch as Branch
 from manyfit.schedulers.base import Limits as Limits
+from manyfit.schedulers.base import Restart as Restart
 from manyfit.schedulers.base import Resume as Resume
 from manyfit.schedulers.base import Scheduler as Scheduler
 from manyfit.schedulers.base import Start as Start
@@ -13,6 +14,7 @@ from manyfit.schedulers.full_length import FullBudget as FullBudget
 from manyfit.schedulers.full_length import MedianRule as MedianRule
 from manyfit.schedulers.hyperband import HyperbandScheduler as HyperbandScheduler
 from manyfit.schedulers.population_based import PopulationBasedTraining as PopulationBasedTraining
+from manyfit.schedulers.row_halving import RowHalving as RowHalving
 
 #: The names that ``scheduler="..."`` takes.
 NAMES = ("full", "hyperband", "asha", "median")

@@ -17,6 +17,7 @@ import numpy as np
 from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import PARENT_EPOCH as PARENT_EPOCH
+from manyfit.core.records import ROWS as ROWS
 from manyfit.core.records import Decision, Ending, Progress, Value, Values
 from manyfit.core.records import num_inherited as num_inherited
 from manyfit.space.hyperparameter import HyperParameter
@@ -33,6 +34,8 @@ BRACKET = "tuner/bracket"
 ROUND = "tuner/round"
 TRIAL_ID = "tuner/trial_id"
 ITERATION = "tuner/iteration"
+# Of trials that were trained anew on more rows: the epochs of their trainings on fewer.
+EARLIER_EPOCHS = "tuner/earlier_epochs"
 # Likewise ours, of branches: whose state one began with, after how many epochs (`PARENT_EPOCH`), and whose place it
 # took.
 PARENT = "tuner/parent"
@@ -75,7 +78,22 @@ class Branch:
         return {PARENT: self.parent_id, PARENT_EPOCH: self.parent_epoch, REPLACES: self.replaces}
 
 
-Job: TypeAlias = Start | Resume | Branch
+@dataclasses.dataclass(frozen=True, slots=True)
+class Restart:
+    """A trial that has ended on a part of the rows, trained anew on more of them, with other seeds.
+
+    Anew, and not from the weights that it has: so what it comes to is what `model.fit` comes to on these rows, with
+    schedules and callbacks from their beginning, and models that go on from a part of the rows generalise worse than
+    fresh ones (Ash and Adams 2020). Nothing is compiled for it, since numbers of rows are no part of a program.
+    """
+
+    trial_id: str
+    target_epochs: int | None
+    num_rows: int | None  # None: all
+    tags: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+
+
+Job: TypeAlias = Start | Resume | Branch | Restart
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,7 +163,7 @@ def _charge(progress: Progress) -> int:
     if progress.running and progress.target_epochs is not None:
         # To its target, although it may stop earlier: what is promised to a running trial cannot be given to another.
         epochs = max(progress.target_epochs, epochs)
-    return max(0, epochs - num_inherited(progress.tags))
+    return max(0, epochs - num_inherited(progress.tags)) + int(progress.tags.get(EARLIER_EPOCHS, 0))
 
 
 class Scheduler(abc.ABC):
@@ -169,6 +187,8 @@ class Scheduler(abc.ABC):
     first_decision: str = "min_epochs"
     #: Whether `assign` may answer with a `Branch`. It needs states at rest that another execution can begin with.
     may_branch: bool = False
+    #: Whether `assign` may answer with a `Restart`, so that trials that have ended may begin again.
+    may_restart: bool = False
 
     @abc.abstractmethod
     def assign(self, history: Sequence[Progress], count: int, limits: Limits) -> list[Job]:

@@ -224,6 +224,8 @@ class _Case:
 
 
 def _log_loss(case: _Case) -> Influence:
+    if not all(((shown >= 0) & (shown <= 1)).all() for shown in (case.truth, case.prediction)):
+        return _undefined(len(case.weight), Scale.LOG, "truths or predictions that are no probabilities")
     p = np.clip(case.prediction, _EPSILON, 1 - _EPSILON)
     if case.exclusive:
         return case.mean(-np.log((p * case.truth).sum(axis=1)))

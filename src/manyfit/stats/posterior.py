@@ -180,6 +180,7 @@ def search_posterior(
     common_row_variance: float = 0.0,
     degrees: float = math.inf,
     runs: Sequence[int] | None = None,
+    stopped: int = 0,
 ) -> SearchPosterior:
     """The losses of finalists on fresh seeds and rows, from everything that was run.
 
@@ -195,6 +196,8 @@ def search_posterior(
         degrees: of freedom of `noise`.
         runs: how many each finalist's mean is of: the more, the less of it can be a single stroke of luck. None: as
             many as make a run's variance into that of the mean.
+        stopped: further trials that a scheduler stopped early, since others were better: their scores of fewer epochs
+            say nothing of a full training but that.
 
     Raises:
         UsageError: no finite losses; a noise that is not above 0 and finite, or of another length; a variance below 0.
@@ -221,7 +224,7 @@ def search_posterior(
         if place is not None:
             r = omega[place] ** 2 / max(w[number], 1e-9 * omega[place] ** 2) if counts is None else counts[number]
             later[:, 0, place] = measured[number], w[number], r
-    grid = posterior_grid(y[None], omega[None], later)
+    grid = posterior_grid(y[None], omega[None], later, stopped)
     mean, variance = grid.moments(measured[None], w[None], None if counts is None else counts[None])
     found = tuple(
         FinalistPosterior(float(own), float(mu), float(v) + common_row_variance, degrees)
@@ -229,7 +232,7 @@ def search_posterior(
     )
     scale = float(np.sqrt(np.mean(omega**2)))
     rule = good_half(y, scale)
-    bound = scale * expected_maximum(y.size)
+    bound = scale * expected_maximum(y.size + stopped)
     return SearchPosterior(
         found, int(mean[0].argmin()), bound, y.size, scale, grid, w, counts, rule, common_row_variance
     )

@@ -141,7 +141,7 @@ class PosteriorGrid:
         return truths
 
 
-def posterior_grid(losses: Array, noise: Array, later: Array | None = None) -> PosteriorGrid:
+def posterior_grid(losses: Array, noise: Array, later: Array | None = None, stopped: int = 0) -> PosteriorGrid:
     """p(m, tau, law | losses), for many searches at once.
 
     Args:
@@ -149,20 +149,24 @@ def posterior_grid(losses: Array, noise: Array, later: Array | None = None) -> P
         noise: the same shape.
         later: (3, searches, trials) the mean of all runs of a trial, its variance, and their number; NaN for trials
             with one run.
+        stopped: further trials of each search, whose losses nobody knows: they were stopped early, as others were
+            better. They count as above the cut.
     """
     order = np.argsort(losses, axis=1)
     once = np.full((3, *losses.shape), np.nan) if later is None else later
     tables = np.stack([np.take_along_axis(table, order, axis=1) for table in (losses, noise, *once)])
     step = max(1, _STEP // (_POINTS**2 * losses.shape[1]))
-    parts = [_part_of_grid(tables[:, start : start + step]) for start in range(0, len(losses), step)]
+    parts = [_part_of_grid(tables[:, start : start + step], stopped) for start in range(0, len(losses), step)]
     return PosteriorGrid(*(np.concatenate(each) for each in zip(*parts, strict=True)))
 
 
-def _part_of_grid(tables: Array) -> tuple[Array, Array, Array, Array]:
+def _part_of_grid(tables: Array, stopped: int) -> tuple[Array, Array, Array, Array]:
     """As many searches as fit into memory at once; their losses are sorted."""
     y, noise, *later = tables
     worth = y <= _fence(y, noise)
-    half = (worth.sum(axis=1, keepdims=True) + 1) // 2
+    # Who was stopped belongs to the worse half: where that is full with them, all others are seen.
+    count = worth.sum(axis=1, keepdims=True)
+    half = np.minimum(count, (count + stopped + 1) // 2)
     cut = np.take_along_axis(y, half - 1, axis=1)
     seen = (y <= cut)[:, : int((y <= cut).sum(axis=1).max())]
     y, noise, mean, w, runs = (table[:, : seen.shape[1]] for table in (y, noise, *later))
@@ -175,7 +179,7 @@ def _part_of_grid(tables: Array) -> tuple[Array, Array, Array, Array]:
     known = np.isfinite(mean)
     y, variance = np.where(seen, np.where(known, mean, y), 0.0), np.where(known, w, noise**2)
     # Those above the cut have one noise, the typical one.
-    above = (worth.sum(axis=1) - seen.sum(axis=1))[:, None, None]
+    above = (stopped + count[:, 0] - seen.sum(axis=1))[:, None, None]
     log_p = np.empty((len(y), len(_CHANCES), _POINTS, _POINTS))
     of_seen, of_unseen = _laws(variance, noise, np.where(known, runs, 1.0)), _laws(typical**2, typical)
     for law, (parts, unseen) in enumerate(zip(of_seen, of_unseen, strict=True)):

@@ -24,7 +24,7 @@ def structure_of(data: FitData) -> np.ndarray:
     return np.array(json.dumps(map_leaves(lambda leaf: next(numbers), data)))
 
 
-def restored(structure: np.ndarray, array: Callable[[int], np.ndarray]) -> FitData:
+def restored(structure: np.ndarray, array: Callable[[int], FitData]) -> FitData:
     """The inverse of `structure_of`; tuples come back as lists."""
 
     def filled(part: Any) -> FitData:

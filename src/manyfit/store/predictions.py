@@ -27,6 +27,7 @@ from manyfit.store.arrays import named_arrays, read_nested, reading, restored, s
 from manyfit.store.layout import PredictionFiles
 
 MAX_BYTES = 16 * 2**20  # per trial, before compression
+_MANY_NUMBERS = 1_000  # of the prediction of a row
 _SMALLEST = 1e-7  # where Keras's cross-entropies cut probabilities off, too
 
 
@@ -67,12 +68,8 @@ def pack(
         raise UsageError(
             explain("pack", f"{wrong} predictions for {len(row_ids)} rows", "one per row", "Predict all rows.")
         )
-    rows = np.arange(len(row_ids))
-    count = max(1, max_bytes // (2 * sum(math.prod(output.shape[1:]) for output in outputs)))
-    if count < len(rows):
-        # The smallest identities, not the first rows: a search with folds sees other rows in every execution, and all
-        # executions have to keep the same ones for their predictions to be combined.
-        rows = np.sort(np.argsort(row_ids, kind="stable")[:count])
+    kept = rows_kept(row_ids, sum(math.prod(output.shape[1:]) for output in outputs), max_bytes=max_bytes)
+    rows = np.arange(len(row_ids)) if kept is None else kept
     places = rows if positions is None else np.asarray(positions)[rows]
     buffer = io.BytesIO()
     # Not compressed: identities are noise, and rounded logarithms shrink by a seventh for four times the time. Places
@@ -85,6 +82,26 @@ def pack(
         **entries,  # type: ignore[arg-type]  # of `allow_pickle`, which is no array's name here
     )
     return buffer.getvalue()
+
+
+def rows_kept(row_ids: np.ndarray, numbers: int, *, max_bytes: int = MAX_BYTES) -> np.ndarray | None:
+    """The places of the rows whose predictions find room; None: all do.
+
+    The smallest identities, not the first rows: a search with folds sees other rows in every execution, and all
+    executions have to keep the same ones for their predictions to be combined.
+
+    Args:
+        row_ids: (n,) from `row_identities`.
+        numbers: of the prediction of a row.
+        max_bytes: of all of them in half precision.
+
+    Example:
+
+    >>> rows_kept(np.array([7, 1, 9, 3]), 10, max_bytes=40)
+    array([1, 3])
+    """
+    count = max(1, max_bytes // (2 * max(1, numbers)))
+    return None if count >= len(row_ids) else np.sort(np.argsort(row_ids, kind="stable")[:count])
 
 
 def _entries(outputs: Sequence[np.ndarray], predictions: FitData) -> dict[str, np.ndarray]:
@@ -210,6 +227,14 @@ class Archive:
         self.folder = Path(folder)
         self._files = PredictionFiles(self.folder)
         self.max_bytes = max_bytes
+
+    def has_room_for(self, num_rows: int) -> bool:
+        """Whether so few rows find room, however much is predicted of each, within reason."""
+        return 2 * num_rows * _MANY_NUMBERS <= self.max_bytes
+
+    def rows_kept(self, row_ids: np.ndarray, numbers: int) -> np.ndarray | None:
+        """See the function of this name."""
+        return rows_kept(row_ids, numbers, max_bytes=self.max_bytes)
 
     def keep_labels(self, labels: Labels) -> None:
         """Keeps the labels of the data set; those of another data set are replaced."""

@@ -19,7 +19,18 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.records import Decision, Ending, Progress
-from manyfit.schedulers.base import PARENT, Branch, Job, Limits, Scheduler, Start, num_inherited
+from manyfit.schedulers.base import (
+    EARLIER_EPOCHS,
+    PARENT,
+    ROWS,
+    Branch,
+    Job,
+    Limits,
+    Restart,
+    Scheduler,
+    Start,
+    num_inherited,
+)
 
 Curve = Callable[[int, int], float]  # (number of the trial, epoch from 1) -> loss
 
@@ -72,6 +83,8 @@ class FakeOracle:
             self.history.append(Progress(name, (), job.target_epochs, running=True, tags=dict(job.tags)))
         elif isinstance(job, Branch):
             self._branch(job)
+        elif isinstance(job, Restart):
+            self._restart(job)
         else:
             row, progress = self._find(job.trial_id)
             assert progress.paused, f"{job} resumes a trial that is not paused: {progress}"
@@ -91,6 +104,16 @@ class FakeOracle:
         tags = {**job.tags, **job.lineage}
         name = f"{len(self.history):04d}"
         self.history.append(Progress(name, inherited, job.target_epochs, running=True, tags=tags))
+
+    def _restart(self, job: Restart) -> None:
+        row, progress = self._find(job.trial_id)
+        assert progress.ending is not None and progress.ending.has_score, f"{job} trains one that runs: {progress}"
+        before = progress.tags.get(ROWS)
+        assert before is not None and (job.num_rows or math.inf) > float(before), f"{job} has no more rows: {progress}"
+        tags = {name: tag for name, tag in {**progress.tags, **job.tags}.items() if name != ROWS}
+        tags |= {} if job.num_rows is None else {ROWS: job.num_rows}
+        tags[EARLIER_EPOCHS] = int(progress.tags.get(EARLIER_EPOCHS, 0)) + progress.epochs
+        self.history[row] = Progress(progress.trial_id, (), job.target_epochs, running=True, tags=tags)
 
     def _find(self, trial_id: str) -> tuple[int, Progress]:
         return next((row, p) for row, p in enumerate(self.history) if p.trial_id == trial_id)
@@ -142,7 +165,8 @@ class FakeOracle:
     @property
     def num_epochs(self) -> int:
         """Epochs trained so far."""
-        return sum(max(0, progress.epochs - num_inherited(progress.tags)) for progress in self.history)
+        own = sum(max(0, progress.epochs - num_inherited(progress.tags)) for progress in self.history)
+        return own + sum(int(progress.tags.get(EARLIER_EPOCHS, 0)) for progress in self.history)
 
     @property
     def num_starts(self) -> int:
@@ -250,6 +274,7 @@ class SchedulerSuite(abc.ABC):
             assert self.make().may_pause or Decision.PAUSE not in oracle.decisions
             assert self.make().may_stop or Decision.STOP not in oracle.decisions
             assert self.make().may_branch or not any(isinstance(job, Branch) for job in oracle.jobs)
+            assert self.make().may_restart or not any(isinstance(job, Restart) for job in oracle.jobs)
 
     def test_settings_are_json_and_name_the_scheduler(self) -> None:
         settings: dict[str, Any] = self.make().settings()

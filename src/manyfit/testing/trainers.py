@@ -27,6 +27,7 @@ from manyfit.core.errors import FatalValueError, ProjectError
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Ending, Origin, Plan, Result, Value
 from manyfit.data.call import Call
+from manyfit.data.parts import RowParts
 from manyfit.data.rows import Split
 from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Permissions, Task, Trainer
@@ -313,6 +314,24 @@ class TrainerSuite(abc.ABC):
             load_weights(model, str(result.plan.weights_path))
             loss = model.evaluate(X[held_out], Y[held_out], verbose=0, batch_size=10)
             np.testing.assert_allclose(loss, min(_numbers(result.history["val_loss"])), rtol=1e-4)
+
+    def test_a_part_of_the_rows_is_trained_on_as_if_there_were_no_others(self) -> None:
+        """The rows that validate stay whole, and executions on all rows train beside those on a part."""
+        trainer = self.make()
+        if not trainer.takes_splits:
+            return
+        parts, validation = RowParts(np.arange(len(X))[::-1]), {"validation_data": (X[:10], Y[:10])}
+        options = {"batch_size": 10, "epochs": 99, "verbose": 0, "shuffle": False, **validation}
+        plans = [dataclasses.replace(plan_of(0), num_rows=20), plan_of(1)]
+        supply = ListSupply(plans)
+        trainer.train(supply, self.task(call=Call((X, Y), options), parts=parts))
+        trainer.close()
+        alone = self.trained([plan_of(0)], call=Call((X[-20:], Y[-20:]), options))
+        for name, curve in alone.results["0", 0].history.items():
+            np.testing.assert_allclose(_numbers(supply.results["0", 0].history[name]), _numbers(curve), rtol=1e-4)
+        whole = self.trained([plan_of(1)], call=Call((X, Y), options))
+        found, expected = (_numbers(each.results["1", 0].history["loss"]) for each in (supply, whole))
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
 
     def test_programs_are_told(self) -> None:
         """None from a trainer that keeps none; else every execution is in a record or in a reason."""

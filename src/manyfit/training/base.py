@@ -21,6 +21,7 @@ from manyfit.core.history import History, why_diverged
 from manyfit.core.objective import Objective
 from manyfit.core.records import Configuration, Decision, Ending, Plan, Result
 from manyfit.data.call import Call
+from manyfit.data.parts import RowParts
 from manyfit.data.rows import Split
 from manyfit.training.program_report import Programs
 
@@ -95,12 +96,15 @@ class Task:
     at_fit: Callable[[Plan, Call], Call] | None = None
     # Which rows of x and y train and validate; None: as the arguments say.
     split_for: Callable[[Plan], Split] | None = None
+    # Which rows a part of them is, for plans that train on a part of those of the call; None: all train on all.
+    parts: RowParts | None = None
     classes: Sequence[str] | None = None  # names of the classes that y holds places of; None: they have none
     # Called whenever epochs have been reported, with those that are the best of their executions, in this process only.
     watch: Callable[[Sequence[BestEpoch]], None] | None = None
     keep: Callable[[Sequence[tuple[Plan, Any]]], None] | None = (
         None  # called with executions whose weights were written, and their models of the best epoch
     )
+    shows_bars: bool = True  # whether Keras's progress bars are printed, as the call says; else nothing is
     # Of the call that this is a part of: what is not done when it is over ends as STOPPED, with what it has. None: the
     # supply alone says when to stop.
     clock: Clock | None = None
@@ -111,10 +115,16 @@ class Task:
         call = self.calls.get(plan.trial_id, self.call)
         if self.split_for is not None:
             call = call.with_(rows=self.split_for(plan))
+        if (numbers := self.part_of(plan)) is not None:
+            call = call.with_(rows=call.rows.take(numbers))  # those to validate on stay whole: scores compare
         # A `fit` of the user's may set the epochs itself, and could not take them twice: then `at_fit` sees to them.
         if plan.epochs is None or (self.at_fit is not None and "epochs" not in call.arguments):
             return call
         return call.with_(epochs=plan.epochs)
+
+    def part_of(self, plan: Plan) -> np.ndarray | None:
+        """The numbers of the training rows that an execution trains on; None: all."""
+        return None if self.parts is None or plan.num_rows is None else self.parts.numbers(plan.num_rows)
 
 
 # A protocol and not a base class: who feeds a trainer may sit at the other end of a line (`executors.worker`), or

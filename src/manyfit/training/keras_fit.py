@@ -195,7 +195,8 @@ class _Run:
     def _structure(self) -> tuple[str, int, int]:
         """What costs depend on: the model in a few words, the rows, and the model's parameters."""
         assert self.model is not None  # our bug: it is built first
-        return summary_of(self.model), self.task.call.num_rows or 1, num_parameters(self.model)
+        num_rows = self.reporter.plan.num_rows or self.task.call.num_rows or 1
+        return summary_of(self.model), num_rows, num_parameters(self.model)
 
     def _pause(self) -> None:
         assert self.call is not None  # our bug: only a call that can be paused is
@@ -391,6 +392,10 @@ def fit(
     call = call.with_(callbacks=callbacks)
     if initial_epoch is not None:
         call = call.with_(initial_epoch=initial_epoch)
+    # A `fit` of the user's may not take what it was not given.
+    takes_it = "verbose" in call.arguments or (task.fit is None and type(model).fit is keras.Model.fit)
+    if takes_it and not task.shows_bars:
+        call = call.with_(verbose=0)
     if task.fit is None:
         return model.fit(*call.args, **call.kwargs)
     change = None if task.at_fit is None else functools.partial(task.at_fit, plan)

@@ -16,6 +16,7 @@ from manyfit.data.identity import fingerprint
 from manyfit.data.kinds import FRAMES, Ability, FitData, kind_of, leaves
 from manyfit.data.row_names import plain_names
 from manyfit.data.rows import Rows
+from manyfit.ensemble.in_parts import InParts
 from manyfit.ensemble.prediction import Forward
 from manyfit.store.answers import Answers, AskedRows
 from manyfit.training.base import Task
@@ -84,7 +85,7 @@ class Answering:
     def __init__(self, answers: Answers, rows: Rows, before: KeepModels | None) -> None:
         self._answers, self._rows, self._before = answers, rows, before
         self._asked = AskedRows(plain_names(rows), fingerprint(rows.x))
-        self._forward = Forward(keeps_rows=True)
+        self._in_parts = InParts(Forward(keeps_rows=True))
         self._noted = False
 
     def __call__(self, trained: Sequence[tuple[Plan, Any]]) -> None:
@@ -98,10 +99,9 @@ class Answering:
             with writing("which rows are to be answered"):
                 self._answers.keep_rows(self._asked)
             self._noted = True
-        found = self._forward.predict_several([model for _, model in wanted], self._rows.x)
-        for (plan, _), predictions in zip(wanted, found, strict=True):
-            with writing(f"predictions of rows to be answered by trial {plan.trial_id}"):
-                self._answers.keep(plan.trial_id, plan.execution, predictions, self._asked.content)
+        parts = (found for _, found in self._in_parts([model for _, model in wanted], self._rows.x))
+        with writing(f"predictions of rows to be answered by trial {wanted[0][0].trial_id}"):
+            self._answers.keep([plan.key for plan, _ in wanted], parts, self._asked.content)
 
 
 def answering(task: Task, answers: Answers, rows: Rows | None) -> Task:

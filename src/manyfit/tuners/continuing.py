@@ -17,7 +17,7 @@ from manyfit.data.rows import Rows
 from manyfit.ensemble.choosing.methods import SHRUNK
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import EnsembleMember
-from manyfit.finish.continuing import ContinuedModel, continue_training
+from manyfit.finish.continuing import ContinuedModel, continue_training, trial_of
 from manyfit.oracles import Trial
 from manyfit.tuners import ensembling
 from manyfit.tuners.finished import FinishedTuner, Training
@@ -122,6 +122,8 @@ class Continuing:
         known: dict[str, Any] = {"sample_weight": weight, "method": SHRUNK, "seed": self._oracle.seed}
         known |= {} if metric is None or is_nested(y) else {"metric": metric}
         ensemble = Ensemble.fit(members, y, **known | dict(options))
+        origins = [(self._project, trial_of(one.name)) for one in members]
+        ensemble = ensemble.with_retrainer(ensembling.retrainer_of(origins))
         return ensembling.with_class_names(ensemble, self._tuner.store)
 
     def _member(self, one: ContinuedModel) -> EnsembleMember:

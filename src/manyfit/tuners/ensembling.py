@@ -211,7 +211,7 @@ def diverse_trials(tuner: SearchedTuner, count: int) -> tuple[list[Trial], list[
     """
     labels = tuner.predictions_archive.labels()
     best = tuner.oracle.get_best_trials(MOST_CANDIDATES)
-    told = [(trial, foretold(tuner, trial, sorted(trial.executions))) for trial in best]
+    told = [(trial, foretold(tuner, trial, sorted(trial.executions), beside=len(best))) for trial in best]
     kept = [(trial, found.kept) for trial, found in told if found is not None]
     if labels is None or not kept:
         raise UsageError(

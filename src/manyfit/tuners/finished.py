@@ -45,5 +45,7 @@ class FinishedTuner(SearchedTuner, Protocol):
     def get_best_models(self, num_models: int | None = None) -> list[Any]:
         """The models of the best trials."""
 
-    def retrain(self, top: int | Sequence[str], *, executions: int, **options: Any) -> list[Any]:
+    # No method: what a caller of `Ensemble.refit` asks for besides is handed on as it comes.
+    @property
+    def retrain(self) -> Callable[..., list[Any]]:
         """Trains configurations anew."""

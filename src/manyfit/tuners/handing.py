@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from manyfit.data.rows import FitData
 from manyfit.finish.evaluation import Evaluation
@@ -13,6 +13,7 @@ from manyfit.finish.export import Savable
 from manyfit.finish.prediction_table import PredictionTable
 from manyfit.oracles import Trial
 from manyfit.tuners.finishing import Finish
+from manyfit.tuners.options import EvaluateOptions, spelled_out
 from manyfit.tuners.together import PopulationTuner
 
 
@@ -66,6 +67,7 @@ class HandingTuner(PopulationTuner):
         self.refresh()
         return self._finish.submission(model, x, ids)
 
+    @spelled_out(EvaluateOptions)
     def evaluate(
         self,
         x: FitData,
@@ -75,7 +77,7 @@ class HandingTuner(PopulationTuner):
         groups: FitData = None,
         confidence: float = 0.95,
         verbose: int | str | None = None,
-        **options: Any,
+        **options: Unpack[EvaluateOptions],
     ) -> Evaluation:
         """The held-out score of the final models. Call it once, at the end.
 
@@ -103,7 +105,7 @@ class HandingTuner(PopulationTuner):
             UsageError: no models or rows, x, y or groups of different length, or a confidence outside (0, 1).
         """
         self.refresh()
-        with self._finish.speaking(verbose):
+        with self._display.showing("an evaluation", verbose):
             return self._finish.evaluate(x, y, models, confidence=confidence, groups=groups, options=options)
 
     def to_script(self, trial: str | Trial | None = None) -> str:

@@ -17,6 +17,7 @@ from manyfit.data.identity import row_identities
 from manyfit.data.kinds import Ability, as_arrays
 from manyfit.data.row_names import RowNames
 from manyfit.data.rows import MAX_READ_BYTES, Rows
+from manyfit.ensemble.in_parts import MOST_NUMBERS, InParts
 from manyfit.ensemble.prediction import Forward
 from manyfit.finish.row_losses import row_losses
 from manyfit.store.predictions import Archive, Labels, name_of_rows
@@ -56,6 +57,8 @@ class Keeper:
         self._objective = objective
         self._names = names
         self._forward = Forward(keeps_rows=folds is None)
+        self._in_parts = InParts(self._forward)
+        self._latest: tuple[np.ndarray, Rows] | None = None
         self._labelled = phase != "search"
         self.reason: str | None = None  # why the latest execution was not kept
 
@@ -99,13 +102,21 @@ class Keeper:
             return
         rows, row_ids = self._rows
         rows_are = name_of_rows(row_ids)
-        found = self._forward.predict_several([model for _, model in trained], rows.x)
         y, weight = as_arrays(rows.y), as_arrays(rows.sample_weight)
-        for (plan, model), predictions in zip(trained, found, strict=True):
-            losses = row_losses(model, self._objective, y, predictions, sample_weight=weight, rows_are=rows_are)
-            if losses is not None:
-                with writing(f"row losses of trial {plan.trial_id}"):
-                    self._archive.keep_losses(plan.trial_id, plan.phase, plan.execution, losses)
+        for some in self._few_at_once(trained, rows):
+            found = self._forward.predict_several([model for _, model in some], rows.x)
+            for (plan, model), predictions in zip(some, found, strict=True):
+                losses = row_losses(model, self._objective, y, predictions, sample_weight=weight, rows_are=rows_are)
+                if losses is not None:
+                    with writing(f"row losses of trial {plan.trial_id}"):
+                        self._archive.keep_losses(plan.trial_id, plan.phase, plan.execution, losses)
+
+    def _few_at_once(self, trained: Sequence[tuple[Plan, Any]], rows: Rows) -> Iterator[Sequence[tuple[Plan, Any]]]:
+        """Models, as many at once as leave room for what all of them say of the rows; one at least."""
+        if len(trained) == 1 or self._archive.has_room_for(rows.num_rows or 0):
+            return iter([trained])
+        most = max(1, MOST_NUMBERS // ((rows.num_rows or 1) * self._in_parts.numbers_of([trained[0][1]], rows.x)))
+        return (trained[start : start + most] for start in range(0, len(trained), most))
 
     def _predict(self, trained: Sequence[tuple[Plan, Any]], positions: np.ndarray | None) -> None:
         """Predicts the same rows with each model, and keeps what it said of them."""
@@ -113,7 +124,8 @@ class Keeper:
             return
         rows, row_ids = self._rows
         try:
-            x = rows.x if positions is None else rows.take(positions).x
+            positions = self._that_are_kept(trained[0][1], positions)
+            x = rows.x if positions is None else self._taken(positions).x
             found = self._forward.predict_several([model for _, model in trained], x)
         # Whatever it is: a model that predicts by other means, no memory. The trial has its score.
         except Exception as error:
@@ -131,6 +143,33 @@ class Keeper:
                     self._labelled = True
                 own = row_ids if positions is None else row_ids[positions]
                 self._archive.keep(plan.trial_id, plan.execution, predictions, own, positions, phase=self._phase)
+
+    def _that_are_kept(self, model: object, positions: np.ndarray | None) -> np.ndarray | None:
+        """Those of some rows whose predictions find room in the archive: others need not be predicted.
+
+        Args:
+            model: tells how many numbers there are for each row.
+            positions: of the rows; None: all.
+
+        Returns:
+            Their places; None: all rows.
+        """
+        assert self._rows is not None  # our bug: its caller asks
+        rows, row_ids = self._rows
+        if self._archive.has_room_for(len(row_ids)):
+            return positions
+        own = row_ids if positions is None else row_ids[positions]
+        places = self._archive.rows_kept(own, self._in_parts.numbers_of([model], rows.x))
+        if places is None:
+            return positions
+        return places if positions is None else positions[places]
+
+    def _taken(self, positions: np.ndarray) -> Rows:
+        """Some of the rows; the very same ones if they are asked for again, so that they stay on the device."""
+        assert self._rows is not None  # our bug: its caller asks
+        if self._latest is None or not np.array_equal(self._latest[0], positions):
+            self._latest = positions, self._rows[0].take(positions)
+        return self._latest[1]
 
     def _labels(self, rows: Rows, row_ids: np.ndarray) -> Labels:
         related = None if self._folds is None else self._folds.folds.related

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar
 
+from numpy.typing import ArrayLike
+
+from manyfit.data.rows import FitData
+from manyfit.ensemble.problem import PredictionTask
+from manyfit.ensemble.settings import EnsembleSettings
 from manyfit.executors.base import Executor
 from manyfit.samplers.base import Constraint
 from manyfit.schedulers.base import Scheduler
@@ -61,6 +66,85 @@ class SearchOptions(ProjectOptions, total=False):
     compat: str | None
 
 
+class StepArguments(TypedDict, total=False):
+    """What `keras.Model.fit` takes that is neither rows nor epochs nor callbacks."""
+
+    batch_size: int | None
+    shuffle: bool
+    class_weight: Mapping[int, float] | None
+    steps_per_epoch: int | None
+    validation_steps: int | None
+    validation_batch_size: int | None
+    validation_freq: int | Sequence[int]
+
+
+class ConfirmArguments(StepArguments, total=False):
+    """What `Tuner.confirm` takes besides; the first six are those of `ConfirmSettings`."""
+
+    max_rounds: int
+    proof_executions: int
+    keep_weights: bool
+    margin: float | None
+    groups: ArrayLike | None
+    time_ordered: bool
+    epochs: int
+    callbacks: object
+
+
+class RetrainArguments(StepArguments, total=False):
+    """What `Tuner.retrain` takes besides, as `model.fit` does."""
+
+    sample_weight: FitData
+    validation_data: object
+    validation_split: float
+    initial_epoch: int
+
+
+class CallArguments(RetrainArguments, total=False):
+    """What `Tuner.search` and `Tuner.fit` take besides x, y and epochs: all of `model.fit`, and four of their own."""
+
+    verbose: int | str
+    callbacks: object
+    cross_validation: object
+    row_id: object
+    predict: FitData
+    trackers: object
+
+
+class SearchArguments(CallArguments, total=False):
+    """What `Tuner.search` takes besides x and y."""
+
+    epochs: int
+
+
+class FitOptions(CallArguments, total=False):
+    """What `kt.fit` hands on to `Tuner.fit`."""
+
+    epochs: int | None
+    max_trials: int | None
+    groups: ArrayLike | None
+    time_ordered: bool
+    beliefs: bool
+
+
+class CombineOptions(TypedDict, total=False):
+    """What `Tuner.ensemble` and `Tuner.bag` hand on to `Ensemble.fit`."""
+
+    sample_weight: FitData
+    metric: object
+    method: str
+    task: PredictionTask | str | None
+    settings: EnsembleSettings | None
+    seed: int
+
+
+class EvaluateOptions(TypedDict, total=False):
+    """What `Tuner.evaluate` takes besides."""
+
+    batch_size: int | None
+    sample_weight: FitData
+
+
 class Written(str):
     """An annotation as it stands in the source: `help` would show a text within quotation marks."""
 
@@ -76,31 +160,42 @@ def as_written(parameter: inspect.Parameter) -> inspect.Parameter:
     return parameter.replace(annotation=Written(annotation)) if isinstance(annotation, str) else parameter
 
 
-def spelled_out(options: type, *takers: type) -> Callable[[Function], Function]:
+def spelled_out(
+    options: type, *takers: Callable[..., object], places: Sequence[str] = ()
+) -> Callable[[Function], Function]:
     """Lets `inspect.signature`, `help` and completion show what `**options` takes, each by its name.
 
     Args:
         options: the `TypedDict` of them.
-        takers: classes whose constructors they are handed on to, the nearest first: theirs are types and defaults.
+        takers: classes and functions that they are handed on to, the nearest first: theirs are the defaults. What none
+            of them knows is None unless it is given.
+        places: names of what `*args` takes, where that is handed on as well.
     """
     # The nearest taker last, since it wins: `Tuner` has its own default of what `BaseTuner` takes as well.
     known: dict[str, inspect.Parameter] = {}
     for taker in reversed(takers):
         known |= inspect.signature(taker).parameters
 
-    def show(constructor: Function) -> Function:
-        own = {
-            name: parameter
-            for name, parameter in inspect.signature(constructor).parameters.items()
-            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        }
-        handed_on = [
-            known[name].replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for name in options.__annotations__
-            if name not in own
+    def handed_on(name: str, annotation: str, kind: inspect._ParameterKind) -> inspect.Parameter:
+        default = known[name].default if name in known else None
+        return inspect.Parameter(name, kind, default=default, annotation=Written(annotation))
+
+    def show(function: Function) -> Function:
+        signature = inspect.signature(function)
+        shown: list[inspect.Parameter] = []
+        for parameter in signature.parameters.values():
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                shown += [handed_on(name, "FitData", inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in places]
+            elif parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                shown.append(as_written(parameter))
+        names = {parameter.name for parameter in shown}
+        shown += [
+            handed_on(name, annotation.__forward_arg__, inspect.Parameter.KEYWORD_ONLY)
+            for name, annotation in options.__annotations__.items()
+            if name not in names
         ]
-        shown = [as_written(parameter) for parameter in (*own.values(), *handed_on)]
-        constructor.__signature__ = inspect.Signature(shown, return_annotation=Written("None"))  # type: ignore[attr-defined]
-        return constructor
+        answer = Written(signature.return_annotation)
+        function.__signature__ = inspect.Signature(shown, return_annotation=answer)  # type: ignore[attr-defined]
+        return function
 
     return show

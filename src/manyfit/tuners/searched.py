@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from manyfit.core.clock import Clock
 from manyfit.data.classes import ProjectFacts
-from manyfit.data.kinds import map_leaves
+from manyfit.data.kinds import leaves, map_leaves
 from manyfit.ensemble.members import EnsembleMember
 from manyfit.ensemble.settings import RowCuts
 from manyfit.oracles import Oracle, Trial
@@ -25,6 +26,7 @@ from manyfit.store.predictions import Archive, Kept
 from manyfit.tuners.keeping import ModelOrigins
 
 MOST_CANDIDATES = 50  # trials whose predictions are looked at
+_MOST_NUMBERS = 1 << 26  # that they said together and that are held at once: 256 MiB
 
 
 class SearchedTuner(Protocol):
@@ -139,15 +141,16 @@ def models_of(project: SearchedProject) -> list[SearchedModel]:
     answers = Answers(archive.folder)
     kept = {trial.trial_id for trial in tuner.oracle.get_best_trials(tuner.num_kept_models)}
     found = []
-    for trial in tuner.oracle.get_best_trials(max(MOST_CANDIDATES, tuner.num_kept_models)):
+    candidates = tuner.oracle.get_best_trials(max(MOST_CANDIDATES, tuner.num_kept_models))
+    for trial in candidates:
         executions = [e for e in archive.executions(trial.trial_id) if e in trial.executions]
         loaded = [e for e in executions if trial.trial_id in kept and tuner.has_model(trial, e)]
-        told = foretold(tuner, trial, loaded or executions)
+        told = foretold(tuner, trial, loaded or executions, beside=len(candidates))
         if told is not None:
             load = _loader(tuner, trial, loaded) if loaded else None
             seeds = len(loaded) if told.folds is None else max(1, len(told.folds))
             name, values = f"trial {trial.trial_id}", trial.hyperparameters.values
-            said = functools.partial(answers.get, trial.trial_id, loaded or executions)
+            said = functools.partial(answers.stored, trial.trial_id, loaded or executions)
             found.append(SearchedModel(name, told, values, load, (project, trial.trial_id), seeds, said))
     usable = [one for one in found if one.load is not None]
     # Of others nothing is used but what they said of the very same rows.
@@ -155,12 +158,36 @@ def models_of(project: SearchedProject) -> list[SearchedModel]:
     return usable + rest
 
 
-def foretold(tuner: SearchedTuner, trial: Trial, executions: Sequence[int]) -> Foretold | None:
-    """What executions of a trial said of rows that they did not train on; None where nothing was kept of one."""
+def foretold(tuner: SearchedTuner, trial: Trial, executions: Sequence[int], *, beside: int = 1) -> Foretold | None:
+    """What executions of a trial said of rows that they did not train on; None where nothing was kept of one.
+
+    Args:
+        tuner: whose trial it is.
+        trial: of which something was kept.
+        executions: by their numbers.
+        beside: trials that are held in memory at once. Rows beyond what there is room for are left out, the same of
+            each.
+    """
     archive = tuner.predictions_archive
-    parts = [part for e in executions if (part := archive.get(trial.trial_id, [e])) is not None]
     together = archive.get(trial.trial_id, list(executions))
-    return None if together is None else Foretold.of(parts, together)
+    if together is None:
+        return None
+    # Read one after another and cut at once: a trial as a whole is in memory while it is read, and no longer.
+    largest = _largest_identity(together, beside)
+    parts = [part for e in executions if (part := archive.get(trial.trial_id, [e])) is not None]
+    return Foretold.of([_up_to(largest, part) for part in parts], _up_to(largest, together))
+
+
+def _largest_identity(kept: Kept, beside: int) -> int | None:
+    """Of the rows that find room where so many trials are held at once; None: all do."""
+    numbers = sum(math.prod(leaf.shape[1:]) for leaf in leaves(kept.predictions))
+    most = max(1, _MOST_NUMBERS // max(1, numbers * beside))
+    # The smallest identities: those that the archive keeps where there is no room for all.
+    return None if most >= len(kept.row_ids) else int(np.partition(kept.row_ids, most - 1)[most - 1])
+
+
+def _up_to(largest: int | None, kept: Kept) -> Kept:
+    return kept if largest is None else kept.take(np.flatnonzero(kept.row_ids <= np.uint64(largest)))
 
 
 def common_folds(told: Sequence[Foretold], places: Sequence[np.ndarray]) -> np.ndarray | None:

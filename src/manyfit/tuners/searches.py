@@ -21,7 +21,7 @@ from manyfit.samplers.optuna_adapter import OptunaSamplerLike
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
-from manyfit.tuners.options import SearchOptions, spelled_out
+from manyfit.tuners.options import FitOptions, SearchOptions, spelled_out
 from manyfit.tuners.tuner import Tuner
 
 
@@ -390,6 +390,7 @@ class Hyperband(ReadySearch):
         )
 
 
+@spelled_out(FitOptions, Tuner.fit)
 def fit(
     hypermodel: HyperModel | BuildFunction,
     x: FitData,
@@ -397,8 +398,11 @@ def fit(
     objective: ObjectiveLike = None,
     *,
     max_seconds: float | None = None,
+    seed: int | None = None,
     directory: str | os.PathLike[str] | None = None,
-    **options: Any,
+    project_name: str | None = None,
+    overwrite: bool = False,
+    **options: Unpack[FitOptions],
 ) -> Winner:
     """The best model that there is after some seconds, for who wants no tuner: `Search(...).fit(...)` in one call.
 
@@ -408,9 +412,12 @@ def fit(
         y: their targets.
         objective: a metric's name, or a `kt.Objective`.
         max_seconds: the limit, for all of it.
+        seed: of the whole search; 0 is a seed, None draws one.
         directory: where the project lies, so that the same call goes on after a kill; None: in a new folder for
             temporary files, which `winner.search.project_dir` names.
-        **options: further arguments of `Tuner.fit`; `seed`, `project_name` and `overwrite` go to the tuner.
+        project_name: the project's folder in it.
+        overwrite: delete an earlier search of that name instead of going on with it.
+        **options: further arguments of `Tuner.fit`.
 
     Returns:
         The winner: print it. `predict`, `evaluate` and `save` are what people want of it; `search` is the tuner.
@@ -422,6 +429,5 @@ def fit(
     Example: see the README.
     """
     where = tempfile.mkdtemp(prefix="manyfit-") if directory is None else directory
-    own = {name: options.pop(name) for name in ("seed", "project_name", "overwrite") if name in options}
-    tuner = Search(hypermodel, objective, directory=where, **own)
+    tuner = Search(hypermodel, objective, seed=seed, directory=where, project_name=project_name, overwrite=overwrite)
     return tuner.fit(x, y, max_seconds=max_seconds, **options)

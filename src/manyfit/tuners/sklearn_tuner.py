@@ -17,6 +17,7 @@ from manyfit.core.files import replaced, sealed, unsealed
 from manyfit.core.records import Plan
 from manyfit.data.call import Call
 from manyfit.data.classes import named_classes
+from manyfit.data.parts import RowParts
 from manyfit.data.row_names import names_of_kept_rows
 from manyfit.data.rows import Rows
 from manyfit.fitting import fit as fitting
@@ -36,6 +37,7 @@ from manyfit.tuners.keeping import ModelOrigins, keeping
 from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.together import LatestSearch
+from manyfit.tuners.tracking import Tracking
 from manyfit.tuners.tuner import Tuner
 
 
@@ -114,12 +116,14 @@ class SklearnTuner(BaseTuner):
         self.model_options = ModelOptions()
         self.model_origins = ModelOrigins()
         self.latest_search: LatestSearch | None = None
+        self.row_parts: RowParts | None = None  # never: an estimator is fitted in one go
         self._keep: Callable[[Sequence[tuple[Plan, Any]]], None] | None = None  # predictions of what a fold held out
         self._names: np.ndarray | None = None  # of classes, where they have any
         super().__init__(oracle, hypermodel, **kwargs)
         trainer = folds.ScoringTrainer(self.scoring, self.metrics)
         training = Training(self._make_task, lambda: trainer, lambda task: trainer, measure=self._measure)
         self._finish = Finish(self, training, self._display.say)
+        self._tracking = Tracking(oracle, self.project_dir)
 
     # They ask a tuner for nothing but its `_finish`, which knows the rows and the folds.
     confirm = Tuner.confirm
@@ -132,7 +136,7 @@ class SklearnTuner(BaseTuner):
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. What steps after the search need stays here."""
-        own: dict[str, object] = {"_finish": None, "latest_search": None, "_keep": None}
+        own: dict[str, object] = {"_finish": None, "_tracking": None, "latest_search": None, "_keep": None}
         return {**super().stand_ins(), "model_origins": ModelOrigins(), **own}
 
     def _check_objective(self, oracle: Oracle) -> None:
@@ -164,14 +168,21 @@ class SklearnTuner(BaseTuner):
             sample_weight: one weight per row; reaches `fit`, the score and the metrics.
             groups: one label per row, for splitters such as `GroupKFold`.
             **kwargs: `verbose=0` prints nothing; `row_id`, a name for each row, and `predict`, rows to be answered (see
-                `Tuner.search`); what else there is goes to `run_trial`.
+                `Tuner.search`), `trackers` likewise; what else there is goes to `run_trial`.
 
         Raises:
             UsageError: X, y, weights and groups of different length, or folds that the splitter cannot make of them.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
-        verbose, row_id = kwargs.pop("verbose", 1), kwargs.pop("row_id", None)
-        predict = kwargs.pop("predict", None)
+        verbose = kwargs.pop("verbose", 1)
+        with self._display.showing("a search", verbose, stays=True):
+            self._search(X, y, sample_weight, groups, verbose=verbose, **kwargs)
+
+    def _search(
+        self, X: object, y: object, sample_weight: object, groups: object, *, verbose: int | str, **kwargs: Any
+    ) -> None:
+        row_id, predict = kwargs.pop("row_id", None), kwargs.pop("predict", None)
+        self._tracking.follow(kwargs.pop("trackers", None))
         X, y, sample_weight, groups = folds.as_rows(X, y, sample_weight, groups)
         if type(self).run_trial is SklearnTuner.run_trial:
             # Once for the whole search, so that all trials are measured on the same folds, also after a restart.
@@ -214,7 +225,7 @@ class SklearnTuner(BaseTuner):
         call = Call((X, y), {**{name: part for name, part in parts.items() if part is not None}, **kwargs})
         own = type(self).run_trial is SklearnTuner.run_trial
         wishes, can = Wishes(max_seconds, max_trials), CanDo(trains=own, in_epochs=False)
-        with self._finish.speaking(kwargs.get("verbose")):
+        with self._display.showing("a fit", kwargs.get("verbose")):
             return fitting.fit(self, call, wishes, can, say=self._display.say)
 
     def _note_rows(self, X: object, y: object, sample_weight: object, row_id: object) -> None:

@@ -13,8 +13,9 @@ from manyfit.core.lifecycle import TrialState, is_paused, outcome_of
 from manyfit.core.objective import MEASURES
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
+from manyfit.oracles.executions import SHARE, Execution, KnownEpochs
 from manyfit.oracles.jobs import origin_of, why_paused_for_good
-from manyfit.oracles.trial import Execution, KnownEpochs
+from manyfit.oracles.restarting import put_back
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store.layout import state_beside, states_beside
 from manyfit.training.origins import inherit
@@ -53,12 +54,14 @@ def plan_of(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable
         execution,
         trial.hyperparameters.copy(),
         seeds.seed_of(oracle.seed, "execution", trial.trial_id, execution, trial.attempt),
-        epochs=oracle.scheduler.max_epochs,
+        # On a part of the rows it ends at its target; elsewhere it may pause there.
+        epochs=trial.target_epochs if oracle.scheduler.may_restart else oracle.scheduler.max_epochs,
         first_epoch=first_epoch,
         computed=tuple(known.computed),
         state_path=str(state_beside(path)) if oracle.scheduler.may_pause else None,
         weights_path=str(path),
         origin=origin,
+        num_rows=trial.num_rows,
     )
 
 
@@ -82,6 +85,7 @@ class SearchSupply:
         repeats: whether the contenders of a finite space that was tried in full are trained again.
         explores: whether the first execution may bring further hyperparameters to light: the first answer is this one
             alone, so that what is proposed next knows of them.
+        num_rows: training rows that there are, where some executions have a part of them; else None.
 
     Attributes:
         let_go: paused executions that somebody has asked to stop.
@@ -99,8 +103,9 @@ class SearchSupply:
         notes: Callable[[str], Mapping[str, Any]] = lambda trial_id: {},
         repeats: bool = True,
         explores: bool = False,
+        num_rows: int | None = None,
     ) -> None:
-        self._explores, self._repeats = explores, repeats
+        self._explores, self._repeats, self._num_rows = explores, repeats, num_rows
         self._notes = notes
         self._oracle = oracle
         self._num_executions = num_executions
@@ -120,11 +125,14 @@ class SearchSupply:
     def independent(self) -> bool:
         """See `manyfit.training.base.Supply`."""
         sampler = self._oracle.sampler
-        return sampler is not None and not sampler.learns and not self._scheduler_decides()
+        restarts = self._oracle.scheduler.may_restart
+        return sampler is not None and not sampler.learns and not restarts and not self._scheduler_decides()
 
     @property
     def remaining(self) -> int | None:
         """See `manyfit.training.base.Supply`."""
+        if self._oracle.scheduler.may_restart:
+            return None  # trials that have ended may begin again
         trials = self._oracle.remaining_trials()
         return None if trials is None else trials * self._num_executions + len(self._queue)
 
@@ -210,9 +218,14 @@ class SearchSupply:
         One that was to go on after a pause is again what it was then: its score counts.
         """
         paused = self._paused.pop(plan.key, None)
-        if paused is None:
-            return
         trial, waiting = self._oracle.trials[plan.trial_id], self._open[plan.trial_id]
+        if paused is None:
+            if trial.before is not None:  # what it came to on fewer rows counts again
+                waiting.discard(plan.execution)
+                if not waiting:
+                    put_back(trial, trial.before)
+                    self._end_trial(trial)
+            return
         trial.running.pop(plan.execution, None)
         trial.executions[plan.execution] = paused
         waiting.discard(plan.execution)
@@ -334,13 +347,14 @@ class SearchSupply:
             self._check_measured(result)
         elif result.ending.has_score:
             self._oracle.scoring.check({**result.history, **result.measures})
+        self._note_part(result)
         # Trainers know that an execution was told to stop, and only here it is known why.
         result.message = self._why_it_ended(result) or result.message
         self._oracle.book.add_execution(result, **self._notes(trial.trial_id))
         if result.plan.state_path is not None:
             # Of a pause that the store knows of now, the state before it has served.
             self._forget_states(*result.plan.key, first=1 if is_paused(result) else 0)
-        trial.hyperparameters = self._grown(trial, result.plan)
+        trial.hyperparameters, trial.before = self._grown(trial, result.plan), None
         waiting = self._open[trial.trial_id]
         waiting.discard(result.plan.execution)
         if trial.has_ended:  # a further execution of a contender
@@ -355,6 +369,16 @@ class SearchSupply:
             waiting -= dropped
         if not waiting:
             self._end_trial(trial)
+
+    def _note_part(self, result: Result) -> None:
+        """Notes of an execution that it has seen a part of the rows: it is none of a training in full."""
+        num_rows, all_rows = result.plan.num_rows, self._num_rows
+        if num_rows is None or all_rows is None:
+            return
+        result.notes[SHARE] = num_rows / all_rows
+        # Samplers then read it as one that was ended early, which has a score and might have had a better one.
+        if result.ending is Ending.COMPLETED:
+            result.ending, result.message = Ending.STOPPED, f"trained on {num_rows:,} of {all_rows:,} rows"
 
     def _why_it_ended(self, result: Result) -> str | None:
         """Why an execution with a score ended before its last epoch; None where it did not."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 
@@ -15,6 +15,7 @@ from manyfit.core.records import Configuration, Values
 from manyfit.data.arguments import check_call, check_data, check_fit_arguments
 from manyfit.data.call import FIT_PARAMETERS, Call
 from manyfit.data.folds import FoldPlan, fold_plan
+from manyfit.data.parts import RowParts, with_validation
 from manyfit.data.row_names import names_of_kept_rows
 from manyfit.data.rows import Rows
 from manyfit.evidence.stopping import StopCondition
@@ -42,8 +43,11 @@ from manyfit.tuners.keras_tuner.callbacks import is_overridden, only_keras
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, ReadySpace, overrides_fit
 from manyfit.tuners.keras_tuner.one_by_one import RETURNED, TakenDown
 from manyfit.tuners.keras_tuner.overrides import ModelTuner
+from manyfit.tuners.options import SearchArguments, spelled_out
 from manyfit.tuners.recording import Recording, SearchSources
+from manyfit.tuners.row_parts import check_parts, parts_of
 from manyfit.tuners.supply import SearchSupply
+from manyfit.tuners.tracking import Tracking
 from manyfit.tuners.trainers import TrainerChoice, Trainers, exploring_builds, may_fuse, price_of_backend
 
 
@@ -84,6 +88,7 @@ class PopulationTuner(ModelTuner):
         self.population_size = population_size
         self.keep_predictions = keep_predictions
         self.latest_search: LatestSearch | None = None
+        self.row_parts: RowParts | None = None  # of trials that begin on a part of the rows; None: by class
         self._ran_alone: dict[str, tuple[str, ...]] = {}  # trials of a `run_trial` of the user's, by reason
         super().__init__(oracle, hypermodel, **kwargs)
         self._trainers = Trainers(self._display.say, None if self.executor is None else self._on_executor)
@@ -92,39 +97,51 @@ class PopulationTuner(ModelTuner):
         )
         oracle.book.events.listen(recording)
         # After the recording: what is drawn is what it has just looked at.
+        self._tracking = Tracking(oracle, self.project_dir)
         sources = SearchSources(oracle, recording, self._search_plan)
-        self._display.watch(sources, self.project_dir, redraws=self._fuses)
+        self._display.watch(sources, redraws=lambda: self._fuses() or self._trains_itself())
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. The trainers and the data of the search stay here: executions bring theirs."""
-        return {**super().stand_ins(), "_trainers": None, "latest_search": None}
+        return {**super().stand_ins(), "_trainers": None, "_tracking": None, "latest_search": None}
 
     def _populate_initial_space(self) -> None:
         with exploring_builds(self._fuses()):
             super()._populate_initial_space()
 
-    def search(self, *fit_args: Any, stop_when: StopCondition | None = None, **fit_kwargs: Any) -> None:
+    @spelled_out(SearchArguments, keras.Model.fit, places=("x", "y"))
+    def search(  # type: ignore[override]  # names that are known in place of any
+        self, *fit_args: Any, stop_when: StopCondition | None = None, **arguments: Unpack[SearchArguments]
+    ) -> None:
         """Searches. Takes what `model.fit` takes, and passes it on: data, epochs, callbacks and the rest.
 
         Args:
             *fit_args: usually x and y.
             stop_when: see `BaseTuner.search`.
-            **fit_kwargs: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing. Beyond those of
+            **arguments: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing. Beyond those of
                 `model.fit`: `cross_validation`, a `kt.CrossValidation`, a number of folds or a splitter of
                 scikit-learn; every trial then runs once per fold, and its score is the mean. `row_id`, a name for each
                 row of x (and behind these for each of `validation_data`), by which rows are known again in ensembles
                 with other searches and with files; left out, frames are known by their index. `predict`, the x of rows
                 to be answered: what every trial says of them is kept, for `predictions(test=True)` and `submission`.
+                `trackers`, where else the search is told: "mlflow", "wandb", "optuna", or a `kt.trackers.Tracker`.
 
         Raises:
             UsageError: the data cannot be right, or the objective is not among the metrics that were logged.
             UsageError: names of rows that are missing, there twice, or of another number of rows.
             UsageError: rows to be answered that are none, or not like x; or where nothing of trials is kept.
+            UsageError: a tracker that is none.
+            ImportError: a tracker's tool is not installed.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
-        # Taken out before anything is made of the arguments: `model.fit` does not know this one.
+        with self._display.showing("a search", arguments.get("verbose", 1), stays=True):
+            self._search(fit_args, {**arguments}, stop_when)
+
+    def _search(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any], stop_when: StopCondition | None) -> None:
+        # Taken out before anything is made of the arguments: `model.fit` does not know these.
         given, row_id = fit_kwargs.pop("cross_validation", None), fit_kwargs.pop("row_id", None)
         predict = fit_kwargs.pop("predict", None)
+        self._tracking.follow(fit_kwargs.pop("trackers", None))
         if self._estimators:
             given = folds_for_estimators(self.oracle.scheduler, given, fit_kwargs)
             if self._trains_itself():
@@ -137,6 +154,14 @@ class PopulationTuner(ModelTuner):
         # Folds come first: whether there are validation rows, which the checks below ask, depends on them.
         call = Call(fit_args, fit_kwargs)
         folds = None if given is None else fold_plan(given, call)
+        begun = [trial for trial in self.oracle.trials.values() if trial.is_open and trial.num_rows is not None]
+        in_parts = self.oracle.scheduler.may_restart or bool(begun)  # by a `fit` that was killed
+        if in_parts:
+            trains_here = self.executor is None and self._trains_itself()
+            elsewhere = None if trains_here else self._own_training()
+            check_parts(self.oracle, call, elsewhere, has_folds=folds is not None)
+            call = with_validation(call)
+            fit_args, fit_kwargs = call.args, dict(call.kwargs)
         self.oracle.set_epochs(fit_kwargs.get("epochs"))  # before the checks, which ask how long a trial is
         if self.oracle.scheduler.may_branch:
             check_branching(self.oracle, self._own_training(), call)
@@ -147,6 +172,8 @@ class PopulationTuner(ModelTuner):
         self.oracle.proposals.settle = self._settle if self.hypermodel is not None and self._trains_itself() else None
         task = tensorboard.per_execution(self._make_task(fit_args, fit_kwargs))
         # Set before `searched_task` is asked, which refuses folds where the user's own code trains.
+        if in_parts:
+            task = dataclasses.replace(task, parts=self.row_parts or parts_of(call, self.oracle.seed))
         self.latest_search = LatestSearch(task, folds)
         if folds is not None:
             searched = self.searched_task("search(cross_validation=...)")
@@ -179,6 +206,7 @@ class PopulationTuner(ModelTuner):
 
     def _make_task(self, *args: Any, **kwargs: Any) -> Task:
         task = super()._make_task(*args, **kwargs)
+        task = dataclasses.replace(task, shows_bars=not self._display.is_alone)
         if task.fit is None or not self._trains_itself():
             return task
         if self.executor is not None:  # whose workers know nothing of the space
@@ -264,6 +292,7 @@ class PopulationTuner(ModelTuner):
             notes=lambda trial_id: {CALLED: facts_of([task.calls.get(trial_id, task.call)]), **fold_notes},
             repeats=taken_down is None,
             explores=taken_down is not None or task.brought_to_light is not None,
+            num_rows=None if task.parts is None else task.parts.num_rows,
         )
         trainer = self._trainer_for(task)
         if not endings.is_complete(self.oracle):  # else data would be read, and workers started, for nothing
@@ -430,6 +459,7 @@ class PopulationTuner(ModelTuner):
     def close(self) -> None:
         """See `BaseTuner`. Ends workers, too."""
         self._trainers.close()
+        self._tracking.close()
         super().close()
 
 

@@ -7,12 +7,14 @@ import os
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+import keras
 from numpy.typing import ArrayLike
 
 from manyfit.data.call import Call
 from manyfit.data.rows import FitData
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.outside import OutsidePredictions
+from manyfit.finish.confirm import ConfirmSettings
 from manyfit.finish.retrain import RetrainedModels
 from manyfit.finish.winners import EpochRule
 from manyfit.fitting import fit as fitting
@@ -29,7 +31,14 @@ from manyfit.tuners.handing import HandingTuner
 from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.keras_tuner.overrides import Strategy
-from manyfit.tuners.options import ProjectOptions, spelled_out
+from manyfit.tuners.options import (
+    CallArguments,
+    CombineOptions,
+    ConfirmArguments,
+    ProjectOptions,
+    RetrainArguments,
+    spelled_out,
+)
 from manyfit.tuners.trainers import exploring_builds
 
 
@@ -125,6 +134,7 @@ class Tuner(HandingTuner):
         """See `BaseTuner`. The final models stay here."""
         return {**super().stand_ins(), "_finish": None}
 
+    @spelled_out(CallArguments, keras.Model.fit)
     def fit(
         self,
         x: FitData = None,
@@ -135,7 +145,8 @@ class Tuner(HandingTuner):
         groups: ArrayLike | None = None,
         time_ordered: bool = False,
         beliefs: bool = True,
-        **fit_kwargs: Any,
+        epochs: int | None = None,
+        **arguments: Unpack[CallArguments],
     ) -> Winner:
         """The best model that there is after some seconds: search, combine, bag or confirm, within one limit.
 
@@ -152,8 +163,8 @@ class Tuner(HandingTuner):
             groups: one label per row; rows with the same one are held out together.
             time_ordered: rows are in the order of time: the last ones are held out, and folds are not drawn.
             beliefs: hyperparameters of usual names begin with, and first look near, usual values.
-            **fit_kwargs: all that `search` takes, `predict=x_test` and `row_id=` among it. Without `epochs` a training
-                ends ten epochs after its best one.
+            epochs: of one training at most; None: a training ends ten epochs after its best one.
+            **arguments: all else that `search` takes, `predict=x_test` and `row_id=` among it.
 
         Returns:
             The winner: print it. `predict`, `evaluate` and `save` are what people want of it.
@@ -163,7 +174,8 @@ class Tuner(HandingTuner):
             SearchError: all trials failed, or the time was too short for one epoch.
         """
         self.refresh()
-        call = Call((x, y, *args) if y is not None or args else (x,) if x is not None else (), fit_kwargs)
+        given = {**arguments, **({} if epochs is None else {"epochs": epochs})}
+        call = Call((x, y, *args) if y is not None or args else (x,) if x is not None else (), given)
         wishes = Wishes(max_seconds, max_trials, groups, time_ordered, beliefs)
         quickly = functools.partial(exploring_builds, self._fuses())
         in_epochs = not self._estimators
@@ -171,14 +183,16 @@ class Tuner(HandingTuner):
         can = CanDo(
             trains=self._trains_itself(),
             in_epochs=in_epochs,
+            in_parts=self.executor is None,
             bag=self.bag,
             retrain=self.retrain,
             go_on=go_on,
             quickly=quickly,
         )
-        with self._finish.speaking(call.get("verbose")):
+        with self._display.showing("a fit", call.get("verbose")):
             return fitting.fit(self, call, wishes, can, say=self._display.say)
 
+    @spelled_out(ConfirmArguments, ConfirmSettings)
     def confirm(
         self,
         top: int = 8,
@@ -189,7 +203,7 @@ class Tuner(HandingTuner):
         cross_validation: object = None,
         new_splits: bool = False,
         verbose: int | str | None = None,
-        **settings: Any,
+        **settings: Unpack[ConfirmArguments],
     ) -> Confirmation:
         """Runs the best trials on fresh seeds, the same for all, until it is settled which of them may be the best.
 
@@ -224,11 +238,12 @@ class Tuner(HandingTuner):
         self.refresh()
         options, fit_kwargs = confirm_settings(settings, confidence, max_executions, max_seconds)
         fit_kwargs |= {} if verbose is None else {"verbose": verbose}
-        with self._finish.speaking(verbose), self.interruptible("confirm"):
+        with self._display.showing("a confirmation", verbose), self.interruptible("confirm"):
             return self._finish.confirm(
                 top, options, cross_validation=cross_validation, new_splits=new_splits, fit_kwargs=fit_kwargs
             )
 
+    @spelled_out(RetrainArguments)
     def retrain(
         self,
         top: int | Sequence[str] = 1,
@@ -249,7 +264,7 @@ class Tuner(HandingTuner):
         jit_compile: bool | None = None,
         devices: Devices = None,
         verbose: int | str | None = None,
-        **fit_kwargs: Any,
+        **further: Unpack[RetrainArguments],
     ) -> RetrainedModels:
         """Trains the best configurations anew on all data, for as long as their own curves call for.
 
@@ -285,7 +300,7 @@ class Tuner(HandingTuner):
             jit_compile: as in `Tuner`.
             devices: as in `Tuner`.
             verbose: 0 prints nothing; None: as in the search.
-            **fit_kwargs: further arguments of `model.fit` (`sample_weight` of x, say); those of the search are kept.
+            **further: arguments of `model.fit` (`sample_weight` of x, say); those of the search are kept.
 
         Returns:
             Trained Keras models, best configuration first; print the list to see how they were trained.
@@ -298,12 +313,11 @@ class Tuner(HandingTuner):
         """
         self.refresh()
         options = {"precision": precision, "steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
-        if verbose is not None:
-            fit_kwargs["verbose"] = verbose
+        fit_kwargs = {**further, **({} if verbose is None else {"verbose": verbose})}
         # Steps of a net grow with the rows; what boosting fits in one round are all rows, however many there are.
         usual = 1.2 if self.store.get("estimators", False) else 1.0
         factor = usual if epochs_factor is None else epochs_factor
-        with self._finish.speaking(verbose), self.interruptible("retrain"):
+        with self._display.showing("a retraining", verbose), self.interruptible("retrain"):
             return self._finish.retrain(
                 top,
                 x,
@@ -321,6 +335,7 @@ class Tuner(HandingTuner):
                 fit_kwargs=fit_kwargs,
             )
 
+    @spelled_out(CombineOptions)
     def bag(
         self,
         top: int | Sequence[str] = 3,
@@ -331,7 +346,7 @@ class Tuner(HandingTuner):
         diverse: bool = True,
         max_seconds: float | None = None,
         verbose: int | str | None = None,
-        **options: Any,
+        **options: Unpack[CombineOptions],
     ) -> Ensemble:
         """Trains configurations on folds of all rows, and uses all fold models together: a member per configuration.
 
@@ -365,9 +380,10 @@ class Tuner(HandingTuner):
         """
         self.refresh()
         settings = BagSettings(top, folds, repeats, groups, diverse, max_seconds)
-        with self._finish.speaking(verbose), self.interruptible("bag"):
+        with self._display.showing("a bag", verbose), self.interruptible("bag"):
             return self._finish.bag(settings, options)
 
+    @spelled_out(CombineOptions, Ensemble.fit)
     def ensemble(
         self,
         models: Sequence[Any] | None = None,
@@ -376,7 +392,7 @@ class Tuner(HandingTuner):
         *,
         others: Sequence[Any] = (),
         verbose: int | str | None = None,
-        **options: Any,
+        **options: Unpack[CombineOptions],
     ) -> Ensemble:
         """Combines models; weights are learned on rows that no search-time model trained on.
 
@@ -409,5 +425,5 @@ class Tuner(HandingTuner):
         tuners = [other for other in others if hasattr(other, "_finish")]
         searches = [other._finish.project for other in tuners]  # noqa: SLF001  # another object of the same class
         outside = OutsidePredictions.of_each(other for other in others if not hasattr(other, "_finish"))
-        with self._finish.speaking(verbose), self.interruptible("ensemble"):
+        with self._display.showing("an ensemble", verbose), self.interruptible("ensemble"):
             return self._finish.ensemble(models, x, y, others=searches, outside=outside, options=options)

@@ -131,11 +131,21 @@ def _add_earlier(rows: dict[tuple[Hashable, float], _Row], encoding: Encoding, e
 
 
 def _horizon(scored: Sequence[Observation]) -> int | None:
-    """The number of epochs that counts as full; None when no trial was stopped early."""
+    """The number of epochs that counts as full; None when no trial was stopped early, nor had a part of the rows."""
     if all(each.full for each in scored):
         return None
-    complete = [each.epochs or 0 for each in scored if each.full]
-    return max(complete or [each.epochs or 0 for each in scored]) or None
+    complete = [_trained(each, scored) for each in scored if each.full]
+    return max(complete or [_trained(each, scored) for each in scored]) or None
+
+
+def _trained(observation: Observation, scored: Sequence[Observation]) -> int:
+    """How far a trial was trained, in epochs; where some saw a part of the rows, in epochs of the smallest part.
+
+    An epoch of three times the rows has three times the steps.
+    """
+    # In epochs of the smallest part, so that none is below one: the logarithm of a share of an epoch has no place here.
+    smallest = min(each.share for each in scored)
+    return round((observation.epochs or 0) * observation.share / smallest)
 
 
 def _measurements(
@@ -145,8 +155,8 @@ def _measurements(
     losses = tuple(loss for loss in observation.losses if math.isfinite(loss))
     if horizon is None or horizon < 2:
         return [(1.0, losses)]
-    if not observation.full and (observation.epochs or 0) < horizon:
-        return [(_fidelity(observation.epochs or 1, horizon), losses)]
+    if not observation.full and (trained := _trained(observation, scored)) < horizon:
+        return [(_fidelity(trained or 1, horizon), losses)]
     found: list[tuple[float, tuple[float, ...]]] = [(1.0, losses)]
     for epochs in _common_stops(scored, horizon):
         # The best so far and not the loss at that epoch: that is what a stopped trial reports, so the two can be
@@ -159,6 +169,8 @@ def _measurements(
 
 def _common_stops(scored: Sequence[Observation], horizon: int) -> list[int]:
     """The epochs at which most trials were stopped."""
+    if any(each.share < 1.0 for each in scored):
+        return []  # an epoch of all rows says nothing of one of a part
     stops = [each.epochs for each in scored if not each.full and each.epochs is not None and each.epochs < horizon]
     epochs, counts = np.unique(np.asarray(stops, dtype=int), return_counts=True)
     return [int(epochs[i]) for i in np.argsort(-counts, kind="stable")[:_MAX_SHARED_EPOCHS]]

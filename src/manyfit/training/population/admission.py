@@ -79,7 +79,7 @@ class Admission:
         self.supply, self.task = supply, task
         self.fallback, self.refuse, self.notify = fallback, refuse, notify
         self.aside, self._may_widen = aside, widens
-        self._views = Views(sources, task.split_for)
+        self._views = Views(sources, task)
         self._calls = MemberCalls(task)
         self._clock = task.clock or Clock()
         self.programs = learned.programs

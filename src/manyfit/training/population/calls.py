@@ -80,7 +80,8 @@ class MemberCalls:
             raise CannotTrace(reason) from error
         if self._task.brought_to_light is not None:
             self._task.brought_to_light(values)
-        rows = DATA if self._task.split_for is not None else ("x", "y") if given.x is not None else ()
+        takes_part = self._task.split_for is not None or self._task.part_of(plan) is not None
+        rows = DATA if takes_part else ("x", "y") if given.x is not None else ()
         if not all(is_same(call.get(name), given.get(name)) for name in rows):
             raise CannotTrace(f"{OWN_FIT} trains on other rows than it is given")
         return call

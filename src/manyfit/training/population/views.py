@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from manyfit.core.records import Plan
 from manyfit.data.call import Call
@@ -66,12 +67,11 @@ class Views:
 
     Args:
         sources: the rows of all calls.
-        split_for: the rows of a plan; None: everybody reads everything.
+        task: says what part of them a plan has.
     """
 
-    def __init__(self, sources: Sources, split_for: Callable[[Plan], Split] | None) -> None:
-        self._sources = sources
-        self._split_for = split_for
+    def __init__(self, sources: Sources, task: Task) -> None:
+        self._sources, self._task = sources, task
         self._views: dict[tuple[int | None, int], tuple[Any, View]] = {}  # what the ids are of is held as well
 
     def of(self, plan: Plan, call: Call) -> View:
@@ -87,18 +87,25 @@ class Views:
         data = self._sources.of(call)
         if data is None:
             raise CannotTrace("trials train on rows of their own, or read a stream in batches of their own")
-        split = None if self._split_for is None else self._split_for(plan)
+        split = None if self._task.split_for is None else self._task.split_for(plan)
+        part = self._task.part_of(plan)
         if split is not None and isinstance(data.training, Stream):
             raise CannotTrace("the folds' data do not fit on the device")
-        # By identity of the split, and held with it: an id may be given again once its object is gone.
-        key = None if split is None else id(split), id(data)
+        if part is not None and isinstance(data.training, Stream):
+            raise CannotTrace("the rows do not fit on the device, and a part of them is to be trained on")
+        # By identity of the rows, and held with them: an id may be given again once its object is gone.
+        rows = part if split is None else split
+        key = None if rows is None else id(rows), id(data)
         if key not in self._views:
-            self._views[key] = split, _view(data, split)
+            self._views[key] = rows, _view(data, split, part)
         return self._views[key][1]
 
 
-def _view(data: FitArguments, split: Split | None) -> View:
+def _view(data: FitArguments, split: Split | None, part: np.ndarray | None) -> View:
     training, validation = data.training, data.validation
+    if part is not None:
+        assert isinstance(training, ResidentRows)  # our bug: `of` asks
+        data = dataclasses.replace(data, training=training.part(part))
     if split is not None:
         assert isinstance(training, ResidentRows) and isinstance(
             validation, ResidentRows
@@ -120,8 +127,8 @@ def _view_of(data: FitArguments, frozen: Frozen | None = None) -> View:
 
 def of_all_rows(task: Task, plan: Plan, call: Call) -> Call:
     """A call on the rows of a fold, on all rows: folds are parts of those that are here already."""
-    if task.split_for is None:
-        return call
     searched = task.calls.get(plan.trial_id, task.call)
+    if task.split_for is None:
+        return call if task.part_of(plan) is None else call.with_(rows=searched.rows)
     whole = {name: searched.get(name) for name in DATA[:-1] if searched.get(name) is not None}
     return call.with_(without=("validation_data", "validation_split"), **whole)
