@@ -141,8 +141,8 @@ bench-hyperband: $(BENCH)/.installed ## schedulers at equal epochs
 	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/moving_optimum.py
 bench-confirm: $(BENCH)/.installed ## what confirming costs
 	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/confirm.py
-bench-truth: $(BENCH)/.installed ## whether every printed number keeps its word
-	$(BENCH)/bin/python benchmarks/truth.py
+bench-truth: $(BENCH)/.installed ## whether every printed number keeps its word; MINUTES=20: a piece of the whole, which goes on
+	$(BENCH)/bin/python benchmarks/truth.py $(if $(MINUTES),--minutes $(MINUTES))
 bench-minutes: $(BENCH)/.installed $(AUTOKERAS)/.installed ## rows and a minute: whose final model is the best
 	$(BENCH)/bin/python benchmarks/minutes.py --python AutoKeras=$(CURDIR)/$(AUTOKERAS)/bin/python
 bench-ensemble: $(BENCH)/.installed ## ensembling against its rivals
