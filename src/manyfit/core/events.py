@@ -60,11 +60,13 @@ class TrialEnded:
         trial_id: the trial.
         score: None: it has none.
         reason: why it ended as it did; None: it ran to its end.
+        num_rows: of the training rows, those that it has seen; None: all.
     """
 
     trial_id: str
     score: float | None
     reason: str | None
+    num_rows: int | None = None
 
 
 Event: TypeAlias = StepBegan | StepEnded | TrialsBegan | EpochsEnded | ExecutionsEnded | TrialEnded

@@ -165,7 +165,7 @@ class TrialBook:
         self.ended.append(trial.trial_id)
         self._forget(trial)
         self.save([trial], **facts)
-        self.events.tell(TrialEnded(trial.trial_id, trial.score, trial.message))
+        self.events.tell(TrialEnded(trial.trial_id, trial.score, trial.message, trial.num_rows))
 
     def pause(self, trial: Trial) -> None:
         """Commits that a trial waits for a promotion."""

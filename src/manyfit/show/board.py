@@ -70,6 +70,8 @@ class Board:
         self.members: dict[Key, MemberState] = {}
         self.values: dict[str, Values] = {}
         self.scores: dict[str, float] = {}
+        self._on_parts: dict[str, float] = {}  # scores of a part of the rows, shown as long as there are no others
+        self._ended_ids: set[str] = set()
         self.reasons: dict[str, str] = {}  # of trials that failed
         self.num_begun = self.num_ended = self.num_epochs = 0
 
@@ -107,11 +109,14 @@ class Board:
         return values
 
     def _ended(self, event: TrialEnded) -> None:
-        self.num_ended += 1
+        # By their ids: one that is tried again, or trained anew on more rows, ends more than once.
+        self._ended_ids.add(event.trial_id)
+        self.num_ended = len(self._ended_ids)
         if event.score is None:
             self.reasons[event.trial_id] = event.reason or ""
-        else:
-            self.scores[event.trial_id] = event.score
+            return
+        self._on_parts.pop(event.trial_id, None)
+        (self.scores if event.num_rows is None else self._on_parts)[event.trial_id] = event.score
 
     # What follows from it, to be asked under the lock ------------------------------------------------------------
 
@@ -147,8 +152,9 @@ class Board:
     def best(self) -> tuple[str, float] | None:
         """The best trial that has ended, and its score."""
         loss = self.sources.objective.loss
-        ranked = sorted(self.scores, key=lambda trial_id: loss(self.scores[trial_id]))
-        return (ranked[0], self.scores[ranked[0]]) if ranked else None
+        scores = self.scores or self._on_parts
+        ranked = sorted(scores, key=lambda trial_id: loss(scores[trial_id]))
+        return (ranked[0], scores[ranked[0]]) if ranked else None
 
     def best_that_trains(self) -> tuple[str, float] | None:
         """The trial of the member that has come furthest, and its best value so far."""
