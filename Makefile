@@ -46,9 +46,9 @@ test-newest: $(NEWEST)/.installed ## the newest Keras and JAX that there are for
 	KERAS_BACKEND=jax $(NEWEST)/bin/python -m pytest -W default $(RANGE_TESTS)
 
 # What is skipped where an optional library is missing.
-test-extras: $(EXTRAS)/.installed ## samplers of Optuna, estimators of XGBoost, LightGBM and CatBoost
+test-extras: $(EXTRAS)/.installed ## samplers of Optuna, estimators of XGBoost, LightGBM and CatBoost, trackers
 	KERAS_BACKEND=jax $(EXTRAS)/bin/python -m pytest tests/contract/test_optuna_adapter.py tests/test_brands.py \
-		tests/tuners/test_knowledge.py
+		tests/tuners/test_knowledge.py tests/trackers tests/report/test_files.py
 
 test-autokeras: $(AUTOKERAS)/.installed ## AutoKeras 3.0 on Manyfit, in an environment of its own; not part of CI
 	KERAS_BACKEND=jax $(AUTOKERAS)/bin/python -m pytest tests/compat/test_autokeras.py
@@ -106,7 +106,7 @@ $(NEWEST)/.installed: pyproject.toml
 
 $(EXTRAS)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(EXTRAS)
-	$(EXTRAS)/bin/python $(PIP) --editable ".[test,brands,optuna]" cmaes
+	$(EXTRAS)/bin/python $(PIP) --editable ".[test,brands,optuna,mlflow,wandb,parquet]" cmaes
 	touch $@
 
 $(RAY)/.installed: pyproject.toml

@@ -13,7 +13,7 @@ GUIDES = Path(__file__).parents[1] / "examples" / "guides"
 
 PROMISED = {
     "distributed_tuning": ["this process: {'0': ", "two workers: {'0': ", "The best trial"],
-    "custom_tuner": ["Best worst_recall So Far", "Measured again with the weights that were kept"],
+    "custom_tuner": [": worst_recall 0.", "Measured again with the weights that were kept"],
     "failed_trials": ["too large", "units are broken", "4 units cannot be broken", "the data are not mounted"],
     "getting_started": ["Search space summary", "Results summary", "on test rows", "'batch_size'"],
     "tailor_the_search_space": [

@@ -373,4 +373,4 @@ def test_no_control_codes_on_a_plain_terminal(project, capsys):
     """Where IPython is merely installed, a script is taken for a notebook: codes that clear the screen are printed."""
     tiny.numbers(lambda trial: 1.0, max_trials=2, seed=0, **project).search()
     shown = capsys.readouterr().out
-    assert "Trial 2 Complete" in shown and "\x1b" not in shown
+    assert "[2/2] trial 1: " in shown and "\x1b" not in shown

@@ -18,7 +18,7 @@ from manyfit.core.environment import prefer_jax
 
 __version__ = "0.2.0.dev0"
 
-_MODULES = frozenset({"brands", "plot"})  # public modules, loaded like names
+_MODULES = frozenset({"brands", "plot", "trackers"})  # public modules, loaded like names
 # Public name -> module that defines it.
 _HOMES = {
     "ASHA": "manyfit.schedulers.asha",

@@ -7,22 +7,21 @@ command that does. Exit codes: 0, 1 for what went wrong (the reason is on standa
 from __future__ import annotations
 
 import contextlib
-import csv
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 import manyfit
-from manyfit.core.errors import ManyfitError, ProjectError, UsageError, explain
+from manyfit.core.errors import ManyfitError, ProjectError, explain
 from manyfit.report.pruning import prunable
 from manyfit.report.snapshot import Snapshot
 from manyfit.store import ProjectStore
 from manyfit.store.reading import projects_below
 
+_TO = ("csv", "parquet", "optuna", "mlflow", "wandb")
 _INTERRUPTED = 130  # as shells have it
 _Project = click.Path(path_type=Path)
 
@@ -86,18 +85,12 @@ def show(project: Path, trial: str | None, as_json: bool, watch: bool) -> None:
 
 
 def _watch(project: Path) -> None:
-    from rich.live import Live
-
+    """The screen of the search, from outside; at its end, or Ctrl+C, the page of the project."""
     from manyfit.report import pages  # loads rich
+    from manyfit.show.outside import watch  # loads rich, too
 
-    seen = Snapshot.of(project)
-    screen = pages.console()
-    with Live(pages.page(seen), console=screen, auto_refresh=False, screen=True) as live:
-        while _is_worked_on(seen):
-            time.sleep(1.0)
-            seen = Snapshot.of(project)
-            live.update(pages.page(seen, most_trials=max(3, screen.height - 14)), refresh=True)
-    screen.print(pages.page(seen))
+    seen = watch(project, pages.console())
+    pages.console().print(pages.page(seen))
 
 
 def _is_worked_on(seen: Snapshot) -> bool:
@@ -159,31 +152,82 @@ def prune(project: Path, keep: int, yes: bool) -> None:
 
 @command_line.command()
 @click.argument("project", type=_Project)
-@click.option("--to", "kind", type=click.Choice(["csv"]), default="csv", show_default=True)
-@click.option("--curves", is_flag=True, help="A row per epoch instead of one per execution.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file; else it is printed.")
-def export(project: Path, kind: str, curves: bool, output: Path | None) -> None:
-    """The results of PROJECT as a table: a row per execution, hyperparameters and metrics as columns."""
+@click.option("--to", "kind", type=click.Choice(_TO), default="csv", show_default=True)
+@click.option("--curves", is_flag=True, help="csv, parquet: a row per epoch instead of one per execution.")
+@click.option(
+    "-o", "--output", help="csv, parquet: a file. optuna: a file or an address of a database. mlflow: likewise, or a "
+    "server. wandb: a folder.",
+)  # fmt: skip
+@click.option("--name", help="optuna, mlflow, wandb: of the study, experiment or project there; else the project's.")
+def export(project: Path, kind: str, curves: bool, output: str | None, name: str | None) -> None:
+    """The results of PROJECT for other tools: a table, or told to Optuna, MLflow or Weights & Biases.
 
-    del kind  # there is one so far
+    csv is printed where there is no -o. What another tool has of the project already is not told it again.
+    """
+    is_table = kind in ("csv", "parquet")
+    if (is_table and name is not None) or (curves and not is_table):
+        raise click.UsageError("--curves is for csv and parquet, --name for the others.")
+    if output is None and kind in ("parquet", "optuna"):
+        raise click.UsageError(f"--to {kind} needs -o: where to write.")
+    if is_table:
+        _export_table(project, kind, curves, output)
+    else:
+        click.echo(_exported(project, kind, output, name))
+
+
+def _export_table(project: Path, kind: str, curves: bool, output: str | None) -> None:
+    from manyfit.report import files  # for this command alone
+
     results = Snapshot.of(project).results()
     rows = results.curves if curves else [row.flat() for row in results]
-    if output is None:
-        _write_csv(rows, sys.stdout)
-        return
-    try:
-        with output.open("w", newline="", encoding="utf-8") as file:
-            _write_csv(rows, file)
-    except OSError as error:
-        got = f"{output}, which cannot be written ({error.strerror})"
-        raise UsageError(explain("manyfit export -o", got, "a file in a writable folder", "Type another.")) from None
+    path = None if output is None else Path(output)
+    if kind == "parquet" and path is not None:
+        files.write_parquet(rows, path)
+    else:
+        files.write_csv(rows, path)
 
 
-def _write_csv(rows: Sequence[dict[str, Any]], file: Any) -> None:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(file, columns)
-    writer.writeheader()
-    writer.writerows(rows)
+def _exported(project: Path, kind: str, output: str | None, name: str | None) -> str:
+    from manyfit import trackers  # loads NumPy
+
+    seen = Snapshot.of(project)
+    ended = sum(trial.ended_at is not None for trial in seen.trials)
+    if kind == "optuna":
+        study = trackers.export_study(seen, str(output), name)
+        return f"{len(study.trials)} trials in the study {study.study_name!r} in {output}."
+    if kind == "mlflow":
+        address = None if output is None else trackers.storage_address(output)
+        trackers.tell_all(seen, trackers.MLflow(address, name))
+        return f"{ended} trials told to MLflow."
+    trackers.tell_all(seen, trackers.WandB(name, folder=output))
+    return f"{ended} trials told to Weights & Biases, as files: wandb sync uploads them."
+
+
+@command_line.command()
+@click.option("--seconds", default=30.0, show_default=True, type=click.FloatRange(min=5), help="For all of it.")
+@click.option("-o", "--output", type=_Project, help="The folder of its project; else one for temporary files.")
+def demo(seconds: float, output: Path | None) -> None:
+    """From rows to a winner, on rows that are made up; and what to type to look at it."""
+    from manyfit import demo as demonstration  # loads Keras
+
+    demonstration.run(output, seconds)
+
+
+@command_line.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """What completes commands in SHELL: print it, or have the shell read it at its start.
+
+    \b
+    bash:  manyfit completion bash > ~/.manyfit-completion; echo ". ~/.manyfit-completion" >> ~/.bashrc
+    zsh:   the same with zsh and ~/.zshrc
+    fish:  manyfit completion fish > ~/.config/fish/completions/manyfit.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None  # our bug: the three that click has
+    click.echo(kind(command_line, {}, "manyfit", "_MANYFIT_COMPLETE").source())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -210,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # who reads, `head` say, has seen enough
         sys.stderr.close()
         return 0
-    except ManyfitError as error:
+    except (ManyfitError, ImportError) as error:  # an extra that is not installed: the message says which
         click.echo(f"manyfit: {error}", err=True)
         return 1
     return 0

@@ -161,7 +161,7 @@ def test_trial_and_search_hooks_in_their_order(tmp_path, capsys):
     searched(Hooks, tmp_path, verbose=2)
     assert calls[0] == "search" and calls[-1] == "over"
     assert sorted(calls[1:-1]) == ["begin 0", "begin 1", "end 0 COMPLETED", "end 1 COMPLETED"]
-    assert "Search: Running Trial #1" in capsys.readouterr().out
+    assert "[2/2] trial " in capsys.readouterr().out
 
 
 def test_load_model_and_save_model_of_ones_own(tmp_path):

@@ -8,15 +8,23 @@ import pytest
 import tiny
 
 from manyfit.core.errors import UsageError
-from manyfit.report.colours import is_rich
+from manyfit.report.colours import style_of
 
 
-@pytest.mark.parametrize(("display", "terminal", "rich"), [
-    ("auto", True, True), ("auto", False, False), ("plain", True, False), ("rich", False, True),
+@pytest.mark.parametrize(("display", "terminal", "redraws", "style"), [
+    ("auto", True, True, "live"), ("auto", True, False, "tables"), ("auto", False, True, "lines"),
+    ("auto", False, False, "lines"), ("plain", True, True, "plain"), ("rich", False, True, "tables"),
+    ("rich", True, True, "live"), ("lines", True, True, "lines"),
 ])  # fmt: skip
-def test_an_interactive_terminal_gets_it_unless_told_otherwise(display, terminal, rich, monkeypatch):
+def test_standard_output_decides_unless_told_otherwise(display, terminal, redraws, style, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
-    assert is_rich(display) is rich
+    assert style_of(display, redraws=redraws) == style
+
+
+def test_programs_of_keras_tuner_that_print_into_files_keep_its_lines(monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
+    assert style_of("auto", redraws=True, keras_tuner=True) == "plain"
+    assert style_of("lines", redraws=True, keras_tuner=True) == "lines"
 
 
 def test_a_search_shows_tables_in_place_of_keras_tuners_lines(tmp_path, capsys):

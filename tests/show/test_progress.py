@@ -9,7 +9,6 @@ import re
 import manyfit as kt  # isort: skip
 
 import keras
-import numpy as np
 import pytest
 import tiny
 from marks import needs_jax
@@ -128,11 +127,11 @@ def test_it_never_has_more_than_sixteen_lines_nor_is_wider_than_the_terminal(wid
 
 def test_a_score_of_a_part_of_the_rows_is_the_best_as_long_as_there_is_no_other():
     board = begun(3)
-    board.hear(TrialEnded("00", 0.9, "trained on 10 of 90 rows", 10))
-    board.hear(TrialEnded("01", 0.7, "trained on 10 of 90 rows", 10))
-    assert board.best() == ("00", 0.9) and board.num_ended == 2
+    board.hear(TrialEnded("00", 0.9, "trained on 10 of 90 rows", num_rows=10))
+    board.hear(TrialEnded("01", 0.7, "trained on 10 of 90 rows", num_rows=10))
+    assert board.best() == ("00", 0.9) and board.step.num_ended == 2
     board.hear(TrialEnded("01", 0.8, None))  # anew, on all rows
-    assert board.best() == ("01", 0.8) and board.num_ended == 2
+    assert board.best() == ("01", 0.8) and board.step.num_ended == 2
 
 
 def test_names_and_messages_cannot_reach_the_terminal():
@@ -191,7 +190,7 @@ def test_a_line_per_trial_and_a_heartbeat_after_thirty_seconds_of_silence():
     lines.beat()
     first, second = file.getvalue().splitlines()
     assert first == "[1/16] trial 00: val_accuracy 0.8; best 0.8 (trial 00) (rate 0, same 1)"
-    assert second.startswith("37 s: 1 trial ended, 3 train, 18 epochs, about ")
+    assert second.startswith("37 s: search: 1 trial ended, 3 train, 18 epochs, about ")
     assert "\x1b" not in file.getvalue()
 
 
@@ -208,23 +207,6 @@ def build(hp):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, activation="sigmoid")])
     model.compile(keras.optimizers.SGD(hp.Float("rate", 0.001, 1.0)), "binary_crossentropy", metrics=["accuracy"])
     return model
-
-
-@needs_jax
-def test_a_search_in_lines(project, capsys):
-    x = np.random.default_rng(0).normal(size=(60, 3)).astype("float32")
-    y = (x.sum(axis=1) > 0).astype("int32")
-    tuner = kt.RandomSearch(build, "val_accuracy", max_trials=5, seed=1, display="lines", **project)
-    tuner.search(x, y, epochs=2, validation_split=0.5)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "search: begun" and [line[:5] for line in lines[1:6]] == [f"[{n}/5]" for n in range(1, 6)]
-    assert lines[6] == "The search ended after 5 trials: max_trials=5 is reached."
-    best = tuner.oracle.get_best_trials(1)[0].trial_id
-    assert re.match(rf"Trained afresh, trial {best} should show val_accuracy 0\.\d+ \[0\.\d+, [01]\.\d+\]", lines[7])
-    assert [line.split()[0] for line in lines[8:]] == ["Values:", "Time", "Next:"]
-    # The search is over: nobody listens for it any more but those of the next one.
-    tuner.confirm(top=2, max_executions=8, proof_executions=0)
-    assert capsys.readouterr().out.startswith("confirmation: begun\n")
 
 
 class Broken:
@@ -264,7 +246,8 @@ def test_events_are_told_in_their_order_once_committed(project):
     events.listen(Looks())
     tuner.search(verbose=0)
     told = [name for name, _, _ in seen if name not in ("EpochsEnded", "ExecutionsEnded")]
-    assert told == ["TrialsBegan", "TrialEnded", "TrialsBegan", "TrialEnded", "StepEnded"]
+    assert told[0] == "CallBegan" and told[-1] == "CallEnded"
+    assert told[1:-1] == ["TrialsBegan", "TrialEnded", "TrialsBegan", "TrialEnded", "StepEnded"]
     assert [(begun, ended) for name, begun, ended in seen if name == "TrialEnded"] == [(1, 1), (2, 2)]
 
 

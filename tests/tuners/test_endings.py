@@ -37,9 +37,10 @@ def said_by(capsys):
     ],
 )
 def test_the_reason_is_said_stored_and_shown(tuner, arguments, reason, words, project, capsys):
-    made = tiny.numbers(loss_of, tuner, seed=0, hyperparameters=tiny.space(units=2), **arguments, **project)
+    known = {"seed": 0, "hyperparameters": tiny.space(units=2), "display": "plain"}
+    made = tiny.numbers(loss_of, tuner, **known, **arguments, **project)
     assert made.ended_by is None
-    made.search(display="plain")
+    made.search()
     assert words in said_by(capsys)
     made.close()
     again = tiny.numbers(loss_of, tuner, seed=0, hyperparameters=tiny.space(units=2), **arguments, **project)
@@ -169,7 +170,7 @@ def test_members_that_all_fall_back_while_they_join_do_not_end_a_search(project,
 
 
 def test_a_search_that_is_complete_says_what_to_type_and_runs_again_with_a_higher_limit(project, capsys):
-    tuner = tiny.numbers(loss_of, max_trials=2, seed=0, **project)
+    tuner = tiny.numbers(loss_of, max_trials=2, seed=0, display="plain", **project)
     tuner.search(verbose=0)
     tuner.search()
     said = said_by(capsys)

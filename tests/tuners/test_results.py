@@ -93,7 +93,7 @@ def test_the_spread_over_executions_is_shown(searched, capsys):
 
 
 def test_the_progress_of_a_search_in_keras_tuners_words(project, capsys):
-    tuner = tiny.numbers(lambda trial: 2.0 - trial.number, max_trials=2, seed=0, **project)
+    tuner = tiny.numbers(lambda trial: 2.0 - trial.number, max_trials=2, seed=0, display="plain", **project)
     tuner.search()
     shown = capsys.readouterr().out
     first, second = tiny.proposals(tuner)

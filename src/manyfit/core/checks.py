@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import inspect
 from collections.abc import Iterable, Sequence
 from typing import TypeGuard
@@ -99,6 +100,21 @@ def check_names(where: str, given: Iterable[str], known: Sequence[str]) -> None:
         if name not in known:
             closest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
             raise UsageError(explain(where, f"{name}=", f"one of {', '.join(known)}", f"Type {closest[0]}=, say."))
+
+
+def check_extra(package: str, extra: str) -> None:
+    """Refuses what needs a package that is not installed.
+
+    Args:
+        package: its name, as it is imported.
+        extra: of Manyfit, that brings it.
+
+    Raises:
+        ImportError: it is not.
+    """
+    if importlib.util.find_spec(package) is None:
+        where, got = f"{extra}, asked for in trackers= or manyfit export,", f"no package {package}"
+        raise ImportError(explain(where, got, f"{package} beside Manyfit", f"Type pip install manyfit[{extra}]."))
 
 
 def check_left_over(made: type, given: Iterable[str]) -> None:

@@ -18,6 +18,52 @@ logger = logging.getLogger("manyfit")
 
 
 @dataclasses.dataclass(frozen=True)
+class CallBegan:
+    """A call of the user's has begun, before anything is checked or read: "a search", "a fit", "a bag", ..."""
+
+    what: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CallEnded:
+    """It returns, or raises.
+
+    Attributes:
+        what: as it began.
+        is_complete: whether it returns.
+    """
+
+    what: str
+    is_complete: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseBegan:
+    """A part of `fit` has begun: "search", "combine", "bag", ...
+
+    Attributes:
+        name: of the phase.
+        seconds_left: of the whole call; infinite without a limit.
+    """
+
+    name: str
+    seconds_left: float = float("inf")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunsPlanned:
+    """A step other than a search knows what it will train.
+
+    Attributes:
+        num_runs: executions.
+        num_epochs: of all of them together; None: nobody knows.
+    """
+
+    num_runs: int
+    num_epochs: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class StepBegan:
     """A step on the project has begun: "a search", "a confirmation", "a retraining", "a bag"."""
 
@@ -60,16 +106,31 @@ class TrialEnded:
         trial_id: the trial.
         score: None: it has none.
         reason: why it ended as it did; None: it ran to its end.
+        scores: of its executions.
+        is_cut_short: whether a scheduler or a limit stopped it; its score stands.
         num_rows: of the training rows, those that it has seen; None: all.
     """
 
     trial_id: str
     score: float | None
     reason: str | None
+    scores: Sequence[float] = ()
+    is_cut_short: bool = False
     num_rows: int | None = None
 
 
-Event: TypeAlias = StepBegan | StepEnded | TrialsBegan | EpochsEnded | ExecutionsEnded | TrialEnded
+Event: TypeAlias = (
+    CallBegan
+    | CallEnded
+    | PhaseBegan
+    | RunsPlanned
+    | StepBegan
+    | StepEnded
+    | TrialsBegan
+    | EpochsEnded
+    | ExecutionsEnded
+    | TrialEnded
+)
 
 
 class Listener(Protocol):
@@ -109,6 +170,21 @@ class Events:
     def leave(self, listener: Listener) -> None:
         """The inverse of `listen`; nothing happens where it does not listen."""
         self._listeners = [one for one in self._listeners if one is not listener]
+
+    @contextlib.contextmanager
+    def call(self, what: str) -> Iterator[None]:
+        """Within it a call of the user's is under way.
+
+        Args:
+            what: "a search", "a confirmation", "a bag", "a retraining", "an ensemble", "a fit".
+        """
+        self.tell(CallBegan(what))
+        is_complete = False  # also where a generator is closed, or KeyboardInterrupt comes
+        try:
+            yield
+            is_complete = True
+        finally:
+            self.tell(CallEnded(what, is_complete))
 
     @contextlib.contextmanager
     def listening(self, listener: Listener | None) -> Iterator[None]:

@@ -7,7 +7,7 @@ import functools
 import inspect
 import os
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ import keras
 
 from manyfit.core.clock import Clock
 from manyfit.core.errors import SearchError, UsageError, explain
+from manyfit.core.events import EpochsEnded, Event, ExecutionsEnded, RunsPlanned
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.data.arguments import VALIDATION_ARGUMENTS
 from manyfit.data.call import Call
@@ -38,11 +39,14 @@ class TimedSupply(FixedSupply):
     Args:
         plans: what to train.
         clock: when it is over, executions end where they are, and none begins.
+        tell: takes events, for whoever shows them; what is no trial of the search is not in the book.
     """
 
-    def __init__(self, plans: Sequence[Plan], clock: Clock) -> None:
+    def __init__(self, plans: Sequence[Plan], clock: Clock, tell: Callable[[Event], None] = lambda event: None) -> None:
         super().__init__(plans)
-        self._clock = clock
+        self._clock, self._tell = clock, tell
+        epochs = [plan.epochs for plan in plans]
+        tell(RunsPlanned(len(plans), None if None in epochs else sum(each or 0 for each in epochs)))
 
     def take(self, count: int) -> Sequence[Plan]:
         """See `manyfit.training.base.Supply`."""
@@ -50,10 +54,12 @@ class TimedSupply(FixedSupply):
 
     def report(self, epochs: Sequence[tuple[Plan, int, Mapping[str, float]]]) -> Sequence[Decision]:
         """See `manyfit.training.base.Supply`."""
+        self._tell(EpochsEnded(epochs))
         return [Decision.STOP if self._clock.is_over() else Decision.GO_ON] * len(epochs)
 
     def finish(self, result: Result) -> None:
         """See `manyfit.training.base.Supply`."""
+        self._tell(ExecutionsEnded([result.plan]))
         if not result.is_unbegun:  # there is no model of it
             super().finish(result)
 
@@ -131,6 +137,7 @@ def retrain(
     *,
     rule: EpochRule,
     stretch_schedules: bool = True,
+    tell: Callable[[Event], None] = lambda event: None,
 ) -> RetrainedModels:
     """Trains each candidate anew, all of them in one go.
 
@@ -140,6 +147,7 @@ def retrain(
         trainer: how.
         rule: for how many epochs.
         stretch_schedules: walk learning-rate schedules so that they end where they were at the best epoch.
+        tell: takes events, for whoever shows them.
 
     Returns:
         Trained models in the order of the candidates (and of their seeds), each with its `history`.
@@ -164,7 +172,7 @@ def retrain(
         ]
         by_id = {candidate.trial_id: candidate for candidate in candidates}
         # All at once, so that a population trains them together.
-        supply = TimedSupply(plans, task.clock or Clock())
+        supply = TimedSupply(plans, task.clock or Clock(), tell)
         try:
             trainer.train(supply, _task_of(candidates, task, rule, stretch_schedules=stretch_schedules))
         except KeyboardInterrupt:

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable, Iterator
 
 from manyfit.core.clock import Clock
+from manyfit.core.events import PhaseBegan
 from manyfit.data.call import Call
 from manyfit.fitting import asked, in_hand
 from manyfit.fitting.afterwards import Afterwards
@@ -73,7 +74,7 @@ class _Fit:
         self._earlier = FitRecord(folder).read()
         limit = asked.seconds_of(wishes, tuner.oracle)
         self._clock = Clock(limit, spent_seconds=self._earlier.seconds, now=now)
-        self._times = PhaseTimes(self._clock, self._earlier.phases)
+        self._times = PhaseTimes(self._clock, self._earlier.phases, begins=self._phase_begins)
         self._standing = Standing(
             folder, self._oracle.objective, max_seconds=limit, phases=self._times.seconds, say=say, now=now
         )
@@ -116,6 +117,9 @@ class _Fit:
         ended_by = searching.run(held)
         with self._tuner.limited(self._clock):
             return afterwards.winner(ended_by, lambda: searching.run(held))
+
+    def _phase_begins(self, name: str) -> None:
+        self._oracle.book.events.tell(PhaseBegan(name, self._clock.left()))
 
     @contextlib.contextmanager
     def _keeping(self) -> Iterator[None]:

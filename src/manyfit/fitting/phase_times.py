@@ -14,6 +14,7 @@ class PhaseTimes:
     Args:
         clock: of the whole call.
         earlier: seconds of each phase so far.
+        begins: is told the name of each phase that begins.
 
     Attributes:
         clock: as given.
@@ -30,8 +31,11 @@ class PhaseTimes:
     {'search': 5.0, 'bag': 3.0}
     """
 
-    def __init__(self, clock: Clock, earlier: Mapping[str, float]) -> None:
+    def __init__(
+        self, clock: Clock, earlier: Mapping[str, float], *, begins: Callable[[str], None] = lambda name: None
+    ) -> None:
         self.clock = clock
+        self._begins = begins
         self._ended = dict(earlier)
         self._phase: tuple[str, float] | None = None  # the one that is under way, and when it began
 
@@ -52,6 +56,7 @@ class PhaseTimes:
         """What a step answers, whose seconds are those of a phase."""
         # One that an error has ended is closed here: who is interrupted tells of the phase that was under way.
         self._ended, self._phase = self.seconds(), (phase, self.clock.spent())
+        self._begins(phase)
         value = step(*args)
         self._ended, self._phase = self.seconds(), None
         return value

@@ -165,7 +165,8 @@ class TrialBook:
         self.ended.append(trial.trial_id)
         self._forget(trial)
         self.save([trial], **facts)
-        self.events.tell(TrialEnded(trial.trial_id, trial.score, trial.message, trial.num_rows))
+        cut, scores = trial.ending is Ending.STOPPED, tuple(trial.scores)
+        self.events.tell(TrialEnded(trial.trial_id, trial.score, trial.message, scores, cut, trial.num_rows))
 
     def pause(self, trial: Trial) -> None:
         """Commits that a trial waits for a promotion."""

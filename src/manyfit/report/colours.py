@@ -1,4 +1,4 @@
-"""The display for people at an interactive terminal: a coloured table per trial that ended, and what is left."""
+"""Which display is used where, and the coloured table per trial for terminals on which others print, too."""
 
 from __future__ import annotations
 
@@ -23,14 +23,23 @@ def check_display(display: object) -> str:
     return display
 
 
-def is_rich(display: str) -> bool:
-    """Whether to print for people: where that is asked for, or "auto" meets an interactive terminal."""
-    return display == "rich" or (display == "auto" and sys.stdout.isatty() and not in_notebook())
+def style_of(display: str, *, redraws: bool, keras_tuner: bool = False) -> str:
+    """How a call is shown, for what was asked: "live", "notebook", "lines", "tables" or "plain".
 
-
-def is_terminal() -> bool:
-    """Whether standard output is a terminal whose lines can be redrawn."""
-    return sys.stdout.isatty() and not in_notebook()
+    Args:
+        display: as `check_display` has it.
+        redraws: whether nothing else prints while it is under way; Keras's bars may.
+        keras_tuner: whether the program was written for KerasTuner: other programs may read its lines.
+    """
+    if display in ("plain", "lines"):
+        return display
+    if in_notebook():
+        return "notebook"
+    if sys.stdout.isatty():
+        return "live" if redraws else "tables"
+    if display == "rich":
+        return "tables"
+    return "plain" if keras_tuner else "lines"
 
 
 def trial_line(

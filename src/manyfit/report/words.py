@@ -212,13 +212,16 @@ def programs_line(snapshot: Snapshot) -> str | None:
 def time_line(parts: Mapping[str, float], total: float) -> str:
     """Where the time went, the largest part first; parts under a hundredth are left out.
 
+    Parts that overlap, such as programs that are compiled behind the training, are shares of their sum.
+
     Example:
 
     >>> time_line({"train": 6.0, "compile": 3.0, "store": 0.01, "other": 1.0}, 10.01)
     '10 s: train 60 %, compile 30 %, other 10 %'
     """
-    shown = sorted(((part, name) for name, part in parts.items() if part >= 0.01 * total > 0), reverse=True)
-    told = ", ".join(f"{name} {100 * part / total:.0f} %" for part, name in shown)
+    whole = max(total, math.fsum(parts.values()))
+    shown = sorted(((part, name) for name, part in parts.items() if part >= 0.01 * whole > 0), reverse=True)
+    told = ", ".join(f"{name} {100 * part / whole:.0f} %" for part, name in shown)
     return seconds(total) + (f": {told}" if told else "")
 
 

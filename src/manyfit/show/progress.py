@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 import threading
+from collections.abc import Sequence
 from typing import IO
 
 from rich.console import RenderableType
@@ -11,45 +14,65 @@ from rich.live import Live
 from rich.text import Text
 
 from manyfit.core.causes import reason_of
-from manyfit.core.events import Event, StepBegan, StepEnded, TrialEnded, logger
+from manyfit.core.events import CallBegan, CallEnded, Event, PhaseBegan, StepBegan, StepEnded, TrialEnded, logger
 from manyfit.report import words
 from manyfit.report.pages import console
-from manyfit.report.snapshot import Snapshot
 from manyfit.show.board import Board, ProgressSources
-from manyfit.show.screen import layout
+from manyfit.show.screen import layout, title
 
-_DRAWS_PER_SECOND = 2  # some 4 ms each: under a hundredth of the time
+DRAWS_PER_SECOND = 2  # some 4 ms each: under a hundredth of the time
 HEARTBEAT_SECONDS = 30.0
 
 
 class LiveProgress:
-    """A part of the terminal that is redrawn while a step runs, and vanishes at its end.
+    """A part of the terminal that is redrawn while a call is under way, and vanishes at its end.
 
     Args:
         sources: of the search.
         file: the terminal; None: standard output.
         board: None: a new one.
+        says_trials: whether a line stays for each trial that ends.
     """
 
-    def __init__(self, sources: ProgressSources, *, file: IO[str] | None = None, board: Board | None = None) -> None:
-        self._board = board or Board(sources)
+    def __init__(
+        self,
+        sources: ProgressSources,
+        *,
+        file: IO[str] | None = None,
+        board: Board | None = None,
+        says_trials: bool = False,
+    ) -> None:
+        self.board = board or Board(sources)
         self._file = file
+        self._says_trials = says_trials
+        self._depth = 0
         self._live: Live | None = None
         self._has_failed = False
 
     def hear(self, event: Event) -> None:
         """See `manyfit.core.events.Listener`."""
-        self._board.hear(event)
-        if isinstance(event, StepBegan):
-            screen = console(self._file)
-            # Drawn at once, and then by a thread of its own: a search that computes for a minute is seen to be alive.
-            self._live = Live(
-                get_renderable=self._draw, console=screen, transient=True, refresh_per_second=_DRAWS_PER_SECOND,
-                vertical_overflow="crop",
-            )  # fmt: skip
-            self._live.start(refresh=True)
-        elif isinstance(event, StepEnded):
-            self.close()
+        self.board.hear(event)
+        if isinstance(event, CallBegan | StepBegan):
+            self._depth += 1
+            if self._depth == 1:
+                self._open()
+        elif isinstance(event, CallEnded | StepEnded):
+            self._depth -= 1
+            if self._depth == 0:
+                self.close()
+        elif isinstance(event, TrialEnded) and self._says_trials:
+            self.say(trial_line(self.board, event))
+
+    def say(self, text: str) -> None:
+        """Prints a line that stays, above what is redrawn."""
+        print(text, file=self._file or sys.stdout, flush=True)
+
+    def finish(self, lines: Sequence[str]) -> None:
+        """Prints what stays of the call, as wide as the terminal is."""
+        # Broken between words here: a terminal breaks lines wherever they reach its edge.
+        width = shutil.get_terminal_size().columns
+        for line in lines:
+            self.say(textwrap.fill(line, width))
 
     def close(self) -> None:
         """Takes it off the terminal."""
@@ -57,12 +80,20 @@ class LiveProgress:
         if live is not None:
             live.stop()
 
+    def _open(self) -> None:
+        # Drawn at once, and then by a thread of its own: a search that computes for a minute is seen to be alive.
+        self._live = Live(
+            get_renderable=self._draw, console=console(self._file), transient=True,
+            refresh_per_second=DRAWS_PER_SECOND, vertical_overflow="crop",
+        )  # fmt: skip
+        self._live.start(refresh=True)
+
     def _draw(self) -> RenderableType:
         # In rich's thread, which an error would end with a traceback on the terminal.
         if self._has_failed:
             return Text()
         try:
-            return layout(self._board, 80 if self._live is None else self._live.console.width)
+            return layout(self.board, 80 if self._live is None else self._live.console.width)
         except Exception:
             self._has_failed = True
             logger.warning("the progress cannot be drawn any more", exc_info=True)
@@ -82,41 +113,64 @@ class LineProgress:
     def __init__(
         self, sources: ProgressSources, *, file: IO[str] | None = None, board: Board | None = None, beats: bool = True
     ) -> None:
-        self._board = board or Board(sources)
+        self.board = board or Board(sources)
         self._file = file
         self._beats = beats
-        self._said_at = self._board.now()
+        self._depth = 0
+        self._said_at = self.board.now()
         self._ended = threading.Event()
 
     def hear(self, event: Event) -> None:
         """See `manyfit.core.events.Listener`."""
-        self._board.hear(event)
-        if isinstance(event, StepBegan):
-            self._say(f"{event.what.removeprefix('a ')}: begun")
-            self._ended = threading.Event()
-            if self._beats:
-                # A daemon: a process that ends does not wait for it.
-                threading.Thread(target=self._watch, args=(self._ended,), name="manyfit-heartbeat", daemon=True).start()
-        elif isinstance(event, StepEnded):
-            self._ended.set()
+        self.board.hear(event)
+        if isinstance(event, CallBegan | StepBegan):
+            self._depth += 1
+            if self._depth == 1:
+                self._begin(event.what)
+        elif isinstance(event, CallEnded | StepEnded):
+            self._depth -= 1
+            if self._depth == 0:
+                self.close()
+        elif isinstance(event, PhaseBegan):
+            left = "" if event.seconds_left == float("inf") else f", {words.seconds(event.seconds_left)} left"
+            self.say(f"{title(self.board.what)}: {event.name} begun{left}")
         elif isinstance(event, TrialEnded):
-            self._say(self._trial_line(event))
+            self.say(trial_line(self.board, event))
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        self._said_at = self.board.now()
+        print(text, file=self._file or sys.stdout, flush=True)
+
+    def finish(self, lines: Sequence[str]) -> None:
+        """Prints what the call has come to; files have no width."""
+        for line in lines:
+            self.say(line)
 
     def close(self) -> None:
         """Ends its thread."""
         self._ended.set()
 
     def beat(self) -> None:
-        """Says where the search stands, if nothing was said for 30 seconds."""
-        board = self._board
+        """Says where the call stands, if nothing was said for 30 seconds."""
+        board = self.board
         with board.lock:
             if board.now() - self._said_at < HEARTBEAT_SECONDS:
                 return
             left = board.seconds_left()
             end = "" if left is None else f", about {words.seconds(left)} left"
-            epochs = words.counted(board.num_epochs, "epoch")
-            text = f"{words.counted(board.num_ended, 'trial')} ended, {len(board.members)} train, {epochs}{end}"
-        self._say(f"{words.seconds(board.elapsed)}: {text}")
+            step = board.step
+            of_what = words.counted(step.num_ended, "trial") if board.is_searching else f"{step.num_runs:,} runs"
+            epochs = words.counted(step.num_epochs, "epoch")
+            text = f"{title(step.what)}: {of_what} ended, {len(board.members)} train, {epochs}{end}"
+        self.say(f"{words.seconds(board.elapsed)}: {text}")
+
+    def _begin(self, what: str) -> None:
+        self.say(f"{title(what)}: begun")
+        self._ended = threading.Event()
+        if self._beats:
+            # A daemon: a process that ends does not wait for it.
+            threading.Thread(target=self._watch, args=(self._ended,), name="manyfit-heartbeat", daemon=True).start()
 
     def _watch(self, ended: threading.Event) -> None:
         while not ended.wait(1.0):
@@ -126,37 +180,19 @@ class LineProgress:
                 logger.warning("the heartbeat has stopped", exc_info=True)
                 return
 
-    def _trial_line(self, event: TrialEnded) -> str:
-        board = self._board
-        most = board.sources.plan().max_trials
-        place = f"{board.num_ended:,}" + (f"/{most:,}" if most else "")
-        values = words.values(board.values.get(event.trial_id, {}), 6)
-        if event.score is None:
-            return f"[{place}] trial {event.trial_id} failed: {words.plain(reason_of(event.reason), 100)} ({values})"
-        name, best = words.plain(board.sources.objective.name, 24), board.best()
-        leads = "" if best is None else f"; best {words.number(best[1])} (trial {best[0]})"
-        return f"[{place}] trial {event.trial_id}: {name} {words.number(event.score)}{leads} ({values})"
 
-    def _say(self, text: str) -> None:
-        self._said_at = self._board.now()
-        print(text, file=self._file or sys.stdout, flush=True)
+def trial_line(board: Board, event: TrialEnded) -> str:
+    """A trial that has ended, on one line.
 
-
-def closing_lines(snapshot: Snapshot) -> list[str]:
-    """What stays on the terminal when a search has ended: verdict, values, failures, time, the next step."""
-    best = snapshot.best(1)
-    values = words.values(best[0].values) if best else ""
-    failed = words.failures(snapshot.failed)
-    more = f"; and {len(failed) - 1} more causes" if len(failed) > 1 else ""
-    lines = [
-        words.verdict(snapshot)[0],
-        f"Values: {values}" if values else "",
-        f"{failed[0]}{more}" if failed else "",
-        "; ".join(
-            filter(
-                None, [f"Time {words.time_line(snapshot.time(), snapshot.seconds())}", words.programs_line(snapshot)]
-            )
-        ),
-        f"Next: {step}" if (step := words.next_step(snapshot)) else "",
-    ]
-    return [line for line in lines if line]
+    Args:
+        board: that has heard of it.
+        event: its end.
+    """
+    most = board.sources.plan().max_trials
+    place = f"{board.step.num_ended:,}" + (f"/{most:,}" if most else "")
+    values = words.values(board.values.get(event.trial_id, {}), 6)
+    if event.score is None:
+        return f"[{place}] trial {event.trial_id} failed: {words.plain(reason_of(event.reason), 100)} ({values})"
+    name, best = words.plain(board.sources.objective.name, 24), board.best()
+    leads = "" if best is None else f"; best {words.number(best[1])} (trial {best[0]})"
+    return f"[{place}] trial {event.trial_id}: {name} {words.number(event.score)}{leads} ({values})"

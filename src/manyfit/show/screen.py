@@ -1,4 +1,4 @@
-"""A board in at most 16 lines of a terminal."""
+"""A board in at most 16 lines of a terminal, or of a notebook."""
 
 from __future__ import annotations
 
@@ -17,20 +17,29 @@ MOST_LINES = 16
 _MOST_MEMBERS = 6
 _MOST_VARIED = 3
 _BAR = 24
+_NARROW = 60  # columns: below there is no room for bars and curves
+_BEFORE_EPOCHS = {
+    "ensemble": "reading predictions, weighing and loading models …",
+    "combine": "reading predictions, weighing and loading models …",
+    "load": "loading the best model …",
+    "save": "writing the winner …",
+}
 
 
 def layout(board: Board, width: int = 80) -> RenderableType:
-    """What is shown of a step that runs.
+    """What is shown of a call that is under way.
 
     Args:
         board: read under its lock.
         width: of the terminal, in letters.
     """
     with board.lock:
-        lines: list[RenderableType] = [_trials_line(board, width)]
+        lines: list[RenderableType] = [_line(text) for text in _phase_lines(board, width)]
+        lines += [_trials_line(board, width) if board.is_searching else _runs_line(board, width)]
         lines += filter(None, [_epochs_line(board, width)])
-        lines += [Text(_best_line(board), style="bold", no_wrap=True, overflow="ellipsis")]
-        lines += [_members(board, width)] if board.members else [Text(_waiting(board), style="dim")]
+        if board.is_searching or board.scores:
+            lines += [Text(_best_line(board), style="bold", no_wrap=True, overflow="ellipsis")]
+        lines += [_members(board, width)] if board.members else [_line(_waiting(board), "dim")]
         hidden = len(board.members) - _MOST_MEMBERS
         lines += [Text(f"… and {hidden:,} more", style="dim")] if hidden > 0 else []
         lines += [_line(text) for text in (_programs_line(board), _time_line(board)) if text]
@@ -50,25 +59,75 @@ def _bar(share: float | None, width: int) -> str:
     return "━" * done + "─" * (size - done)
 
 
+def title(what: str) -> str:
+    """A step's name without its article."""
+    return what.removeprefix("a ").removeprefix("an ")
+
+
+def phases_line(board: Board) -> str:
+    """The phases of a `fit`, with the seconds that each has taken, and those that are left of the whole."""
+    left = board.call_seconds_left()
+    of_all = "" if left is None else f" of {words.seconds(board.elapsed + left)}"
+    told = ", ".join(f"{plain(name, 20)} {words.seconds(taken)}" for name, taken in board.phase_seconds().items())
+    kept = board.sources.left() if board.is_searching else left
+    # What the search leaves to the phases after it: these have their seconds, too.
+    later = f"; {words.seconds(left - kept)} are kept" if left is not None and kept is not None and left > kept else ""
+    return f"{words.seconds(board.elapsed)}{of_all}: {told}{later}"
+
+
+def _phase_lines(board: Board, width: int) -> list[str]:
+    if not board.phases:
+        return []
+    left = board.call_seconds_left()
+    share = None if left is None else board.elapsed / max(1e-9, board.elapsed + left)
+    return [_row_text(title(board.what), share, phases_line(board), width)]
+
+
+def _row(name: str, share: float | None, told: str, width: int) -> Text:
+    return _line(_row_text(name, share, told, width))
+
+
+def _row_text(name: str, share: float | None, told: str, width: int) -> str:
+    return f"{name} {told}" if width < _NARROW else f"{name:<12} {_bar(share, width)} {told}"
+
+
 def _trials_line(board: Board, width: int) -> Text:
-    most = board.sources.plan().max_trials if board.what == "a search" else None
-    of_all = f"{board.num_ended:,} of {most:,} trials" if most else counted(board.num_ended, "trial")
-    share = board.num_ended / most if most else None
+    step, most = board.step, board.sources.plan().max_trials
+    of_all = f"{step.num_ended:,} of {most:,} trials" if most else counted(step.num_ended, "trial")
+    share = step.num_ended / most if most else _share_of_time(board)
+    return _row(title(step.what), share, f"{of_all} · {_times(board)}", width)
+
+
+def _runs_line(board: Board, width: int) -> Text:
+    """Of a step that trains known configurations again, or trains nothing."""
+    step, most = board.step, board.step.planned and board.step.planned.num_runs
+    done = f"{step.num_runs:,} of {most:,} runs · " if most else f"{counted(step.num_runs, 'run')} · "
+    told = done if most or step.num_runs or step.num_epochs else ""
+    share = step.num_runs / most if most else _share_of_time(board)
+    return _row(title(step.what), share, told + _times(board), width)
+
+
+def _share_of_time(board: Board) -> float | None:
+    # Where nobody knows how many there will be, time says how far it is.
+    left, taken = board.seconds_left(), board.now() - board.step.began_at
+    return None if left is None else taken / max(1e-9, taken + left)
+
+
+def _times(board: Board) -> str:
     left = board.seconds_left()
     end = "" if left is None else f" · about {words.seconds(left)} left"
-    return _line(
-        f"{board.what.removeprefix('a '):<12} {_bar(share, width)} {of_all} · {words.seconds(board.elapsed)}{end}"
-    )
+    return f"{words.seconds(board.now() - board.step.began_at)}{end}"
 
 
 def _epochs_line(board: Board, width: int) -> Text | None:
-    if not board.num_epochs or board.first_epoch_at is None:
+    step = board.step
+    if not step.num_epochs or step.first_epoch_at is None:
         return None
     total = board.all_epochs
-    of_all = f"{board.num_epochs:,} of {total:,}" if total else f"{board.num_epochs:,}"
+    of_all = f"{step.num_epochs:,} of {total:,}" if total else f"{step.num_epochs:,}"
     pace = board.pace()
     rate = f" · {words.number(1 / pace)} per second" if pace else ""
-    return _line(f"{'epochs':<12} {_bar(board.num_epochs / total if total else None, width)} {of_all}{rate}")
+    return _row("epochs", step.num_epochs / total if total else None, f"{of_all}{rate}", width)
 
 
 def _best_line(board: Board) -> str:
@@ -89,32 +148,37 @@ def _best_line(board: Board) -> str:
 
 
 def _waiting(board: Board) -> str:
-    if board.num_epochs == 0:
-        what = f"{counted(board.num_begun, 'trial')} begun: " if board.num_begun else ""
-        return f"{what}building, tracing and compiling the first program …"
-    return f"nothing trains right now; the last news is {words.seconds(board.now() - board.last_at)} old"
+    step = board.step
+    if step.num_epochs:
+        return f"nothing trains right now; the last news is {words.seconds(board.now() - board.last_at)} old"
+    if board.is_searching:
+        begun = f"{counted(step.num_begun, 'trial')} begun: " if step.num_begun else ""
+        return f"{begun}building, tracing and compiling the first program …"
+    return _BEFORE_EPOCHS.get(title(step.what), "building, tracing and compiling …")
 
 
 def _members(board: Board, width: int) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    names = board.varied()[: _MOST_VARIED if width >= 70 else 1]
+    names = board.varied()[: _MOST_VARIED if width >= 70 else 1 if width >= _NARROW else 0]
     for name in ("trial", "epoch", "now", "best"):
         table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
-    table.add_column("curve", no_wrap=True, min_width=12)
+    if width >= _NARROW:
+        table.add_column("curve", no_wrap=True, min_width=12)
     for name in names:
         table.add_column(plain(name, 14), justify="right", no_wrap=True)
-    objective, most = board.sources.objective, board.sources.plan().max_epochs
+    objective = board.sources.objective
+    most = board.sources.plan().max_epochs if board.is_searching else None
     newest_first = sorted(board.members.values(), key=lambda one: -one.epochs)
     for member in newest_first[:_MOST_MEMBERS]:
         known = [value for value in member.curve if value is not None and math.isfinite(value)]
         best = min(known, key=objective.loss, default=None)
         epochs = f"{member.epochs}/{most}" if most else str(member.epochs)
         cells = (
-            plain(member.trial_id, 10),
+            plain(member.name, 12),
             epochs,
             number(known[-1]) if known else "",
             "" if best is None else number(best),
-            sparkline(member.curve),
+            *([sparkline(member.curve)] if width >= _NARROW else []),
             *(value_text(member.values[name]) if name in member.values else "" for name in names),
         )
         table.add_row(*map(Text, cells))
@@ -131,8 +195,6 @@ def _programs_line(board: Board) -> str | None:
 
 
 def _time_line(board: Board) -> str:
-    parts = dict(board.sources.spent())
-    compiled = math.fsum(one["compile_seconds"] for one in board.sources.programs())
-    parts = {"compile": compiled, **parts} if compiled else parts
+    parts = board.parts()
     rest = board.elapsed - math.fsum(parts.values())
     return "time " + words.time_line({**parts, "train and the rest": max(0.0, rest)}, board.elapsed)

@@ -104,6 +104,7 @@ class Task:
     keep: Callable[[Sequence[tuple[Plan, Any]]], None] | None = (
         None  # called with executions whose weights were written, and their models of the best epoch
     )
+    shows_bars: bool = True  # whether Keras's progress bars are printed, as the call says; else nothing is
     # Of the call that this is a part of: what is not done when it is over ends as STOPPED, with what it has. None: the
     # supply alone says when to stop.
     clock: Clock | None = None

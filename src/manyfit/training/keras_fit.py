@@ -392,6 +392,10 @@ def fit(
     call = call.with_(callbacks=callbacks)
     if initial_epoch is not None:
         call = call.with_(initial_epoch=initial_epoch)
+    # A `fit` of the user's may not take what it was not given.
+    takes_it = "verbose" in call.arguments or (task.fit is None and type(model).fit is keras.Model.fit)
+    if takes_it and not task.shows_bars:
+        call = call.with_(verbose=0)
     if task.fit is None:
         return model.fit(*call.args, **call.kwargs)
     change = None if task.at_fit is None else functools.partial(task.at_fit, plan)

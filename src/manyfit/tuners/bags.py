@@ -15,6 +15,7 @@ import numpy as np
 from manyfit.core.checks import seconds_or_none, whole_number
 from manyfit.core.clock import Clock
 from manyfit.core.errors import SearchError, UsageError, explain
+from manyfit.core.events import RunsPlanned
 from manyfit.data.folds import CrossValidation, FoldPlan
 from manyfit.data.identity import row_identities
 from manyfit.data.kinds import as_arrays, is_nested, map_leaves
@@ -192,6 +193,7 @@ class Bagging:
         task = dataclasses.replace(task, split_for=numbered.split_for, keep=keeper, callbacks=None, may=may)
         book = self._oracle.book
         book.begin_work("a bag")
+        book.events.tell(RunsPlanned(len(missing), len(missing) * epochs if epochs else None))
         try:
             self._training.trainer_for(task).train(supply, task)
         finally:

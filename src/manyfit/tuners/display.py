@@ -1,25 +1,29 @@
-"""What a tuner says: of trials while it runs, in KerasTuner's words or in tables for people, and in its summaries."""
+"""What a tuner says: of trials while it runs, in KerasTuner's words or as a progress, and in its summaries."""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
-import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
+from manyfit.core import environment
 from manyfit.core.causes import reason_of
 from manyfit.core.errors import ManyfitError
-from manyfit.core.events import Event, StepBegan, StepEnded, logger
+from manyfit.core.events import CallBegan, CallEnded, Event, StepBegan, StepEnded, logger
 from manyfit.oracles import Oracle, Trial, endings
 from manyfit.oracles.replication import Replication
 from manyfit.report import terminal
-from manyfit.report.colours import is_rich, is_terminal, trial_line
+from manyfit.report.colours import style_of, trial_line
 from manyfit.report.snapshot import Snapshot
-from manyfit.report.words import number
-from manyfit.show.progress import LineProgress, LiveProgress, closing_lines
-from manyfit.tuners.recording import SearchSources
+from manyfit.show.board import SEARCH, ProgressSources
+from manyfit.show.closing import closing_lines
+from manyfit.show.notebook import NotebookProgress
+from manyfit.show.progress import LineProgress, LiveProgress
+from manyfit.tuners.recording import OracleSources
 from manyfit.tuners.results import results_of
+
+AnyProgress: TypeAlias = LiveProgress | LineProgress | NotebookProgress
 
 
 class TrialDisplay:
@@ -27,85 +31,131 @@ class TrialDisplay:
 
     Args:
         oracle: whose trials are shown.
-        style: "plain" prints KerasTuner's lines; "rich" a progress that is redrawn, where trials train together at a
-            terminal, else coloured tables; "auto": these at an interactive terminal; "lines": a line per trial.
+        style: "plain" prints KerasTuner's lines; "lines" a line per trial; "rich" a progress that is redrawn, at a
+            terminal on which nobody else prints, else coloured tables; "auto" chooses by what standard output is.
+        folder: the project's.
 
     Attributes:
-        verbose: the `verbose` of `search`; 0 prints nothing.
+        verbose: the `verbose` of `search`; 0 prints nothing, 2 a line per trial besides what is redrawn.
     """
 
-    def __init__(self, oracle: Oracle, style: str) -> None:
+    def __init__(self, oracle: Oracle, style: str, folder: str) -> None:
         self.verbose: int | str | bool = 1
         self.style = style
         self._oracle = oracle
-        self._progress: LiveProgress | LineProgress | None = None  # of the step that runs
-        self._depth = 0  # of steps inside of steps
-        self._sources: SearchSources | None = None
-        self._folder = ""
+        self._folder = folder
+        self._progress: AnyProgress | None = None  # of the call that is under way
+        self._depth = 0  # of calls and steps inside of each other
+        self._found_something = False  # whether a search of this call has come to an end that is worth five lines
+        self._sources: ProgressSources = OracleSources(oracle)
+        # Alone, a search by somebody's own code: it prints what it likes, such as Keras's bars.
         self._redraws: Callable[[], bool] = lambda: False
+        oracle.book.events.listen(self)
 
-    def watch(self, sources: SearchSources, folder: str, *, redraws: Callable[[], bool]) -> None:
-        """Shows the progress of steps from now on, as the style says.
+    def watch(self, sources: ProgressSources, *, redraws: Callable[[], bool]) -> None:
+        """Shows the progress of calls by more than what events and the oracle know.
 
         Args:
-            sources: what to show of them.
-            folder: the project's.
-            redraws: whether nothing but this prints while trials train; Keras's own bars do where `fit` trains.
+            sources: what to show.
+            redraws: whether nothing but this prints while trials train; Keras's own bars do where `fit` shows them.
         """
-        self._sources, self._folder, self._redraws = sources, folder, redraws
+        self._sources, self._redraws = sources, redraws
+        # Last of all listeners: what is drawn is what the others have just looked at.
+        self._oracle.book.events.leave(self)
         self._oracle.book.events.listen(self)
+
+    @contextlib.contextmanager
+    def showing(self, what: str, verbose: int | str | bool | None, *, stays: bool = False) -> Iterator[None]:
+        """Within it a call of the user's is under way, and is shown as its `verbose` says.
+
+        Args:
+            what: "a search", "a bag", ...
+            verbose: of the call; None: as in the latest search.
+            stays: whether later calls go by it, too.
+        """
+        before = self.verbose
+        self.verbose = before if verbose is None else verbose
+        try:
+            with self._oracle.book.events.call(what):
+                yield
+        finally:
+            self.verbose = self.verbose if stays else before
 
     def hear(self, event: Event) -> None:
         """See `manyfit.core.events.Listener`. A progress that fails is closed, and the lines for trials come back."""
-        # Of a step that is a part of another one, nothing is shown but its epochs.
-        if isinstance(event, StepBegan):
+        if isinstance(event, CallBegan | StepBegan):
             self._depth += 1
-            if self._depth > 1:
-                return
-            self._progress = self._new_progress()
-        elif isinstance(event, StepEnded):
-            self._depth -= 1
-            if self._depth > 0:
-                return
+            if self._depth == 1:
+                self._progress, self._found_something = self._new_progress(), False
+        # Before the end of a call is looked at: the progress takes itself off the terminal first.
+        self._guarded(lambda progress: progress.hear(event))
+        if isinstance(event, CallEnded | StepEnded):
+            self._depth = max(0, self._depth - 1)
+            if self._depth == 0:
+                if isinstance(event, CallEnded) and event.is_complete:
+                    self._guarded(self._finish)
+                self._progress = None
+
+    def _guarded(self, use: Callable[[AnyProgress], None]) -> None:
         progress = self._progress
-        if isinstance(event, StepEnded):
-            self._progress = None
         if progress is None:
             return
         try:
-            progress.hear(event)
+            use(progress)
         except Exception:
             logger.warning("the progress is shown no more", exc_info=True)
             self._progress = None
             with contextlib.suppress(Exception):
                 progress.close()
 
-    def _new_progress(self) -> LiveProgress | LineProgress | None:
-        if self._sources is None or not self._shows():
-            return None
-        if self.style == "lines":
-            return LineProgress(self._sources)
-        return LiveProgress(self._sources) if self._is_live() else None
+    def _finish(self, progress: AnyProgress) -> None:
+        if progress.board.what == SEARCH and not self._found_something:
+            return
+        with contextlib.suppress(ManyfitError):  # what was found is in the project, whatever cannot be read now
+            progress.finish(closing_lines(Snapshot.of(self._folder), progress.board))
 
-    def _is_live(self) -> bool:
-        return is_rich(self.style) and is_terminal() and self._sources is not None and self._redraws()
+    def _new_progress(self) -> AnyProgress | None:
+        if not self._shows():
+            return None
+        says_trials = self.verbose == 2
+        match self._shown_as():
+            case "lines":
+                return LineProgress(self._sources)
+            case "live":
+                return LiveProgress(self._sources, says_trials=says_trials)
+            case "notebook":
+                return NotebookProgress(self._sources, says_trials=says_trials)
+        return None
+
+    def _shown_as(self) -> str:
+        for_keras_tuner = environment.written_for_keras_tuner or self._oracle.compat == "keras_tuner"
+        return style_of(self.style, redraws=self._redraws(), keras_tuner=for_keras_tuner)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether only what this shows is to be seen, and no bar of Keras's."""
+        return self._shown_as() in ("live", "lines", "notebook")
 
     def search_ends(self, sentence: str) -> None:
-        """Says how a search ended, and what it found: at a terminal in five lines that stay."""
+        """Says how a search ended. What it found, in five lines, stays when its call is over."""
         self.say(sentence)
-        if self._shows() and (self.style == "lines" or self._is_live()):
-            with contextlib.suppress(ManyfitError):  # what was found is in the project, whatever cannot be read now
-                width = shutil.get_terminal_size().columns if self._is_live() else 10_000  # files have no width
+        self._found_something = True
+        if self._depth == 0 and self._shows() and self._shown_as() == "lines":  # a search without a call around it
+            with contextlib.suppress(ManyfitError):
                 for line in closing_lines(Snapshot.of(self._folder)):
-                    self.say(textwrap.fill(line, width))
+                    self.say(line)
 
     def __getstate__(self) -> dict[str, object]:
         # Workers only say what their trainer says. The oracle, with the trials of the whole search, stays here.
-        return {"verbose": self.verbose, "style": self.style}
+        return {"verbose": self.verbose, "style": self.style, "_progress": None}
 
     def say(self, text: str) -> None:
         """Prints a line, unless `verbose` is 0."""
-        if self._shows():
+        if not self._shows():
+            return
+        if isinstance(self._progress, NotebookProgress):  # a printed line would be an output of its own
+            self._progress.say(text)
+        else:
             print(text, flush=True)
 
     def _shows(self) -> bool:
@@ -113,7 +163,7 @@ class TrialDisplay:
 
     def trial_begins(self, trial: Trial) -> None:
         """Shows what a trial tries, beside the best values so far. At a terminal for people its end is enough."""
-        if self._shows() and not is_rich(self.style) and self.style != "lines":
+        if self._shows() and self._progress is None and self._shown_as() == "plain":
             best = self._oracle.get_best_trials(1)
             values = trial.hyperparameters.values
             # Before there is a best trial KerasTuner shows the values themselves there, and programs read its lines.
@@ -123,20 +173,17 @@ class TrialDisplay:
         """Shows how a trial ended, why it failed if it did, and where the search stands."""
         if not self._shows():
             return
-        best = self._oracle.get_best_trials(1)
         again = trial.trial_id in self._oracle.waiting
         if again:
             left = self._oracle.max_retries_per_trial - trial.num_retries + 1
             self.say(f"Trial {trial.trial_id} failed {trial.num_retries} times. {left} retries left.")
-        if again or trial.has_failed:
+        if (again or trial.has_failed) and not isinstance(self._progress, NotebookProgress):  # which shows it itself
             # On stderr, so that who keeps the output of a search still sees that something goes wrong.
             print(f"Trial {trial.trial_id} failed: {reason_of(trial.message)}", file=sys.stderr, flush=True)
         if self._progress is not None:
-            if self.verbose == 2 and self.style != "lines":
-                score = "" if trial.score is None else f", {self._oracle.objective.name} {number(trial.score)}"
-                self.say(f"Trial {trial.trial_id}: {trial.status.lower()}{score}")
             return
-        if is_rich(self.style):
+        best = self._oracle.get_best_trials(1)
+        if self._shown_as() != "plain":
             self._trial_ends_for_people(trial, best[0].score if best else None)
             return
         self.say(

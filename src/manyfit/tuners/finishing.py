@@ -7,10 +7,9 @@ take and return, are documented at `Tuner`.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -189,16 +188,6 @@ class Finish:
         )
         return dataclasses.replace(settings, groups=related, time_ordered=False)
 
-    @contextlib.contextmanager
-    def speaking(self, verbose: int | str | bool | None) -> Iterator[None]:
-        """Within it, lines for people are printed as `verbose` of a step says; None: as the search's said."""
-        before = self._tuner.verbose
-        self._tuner.verbose = before if verbose is None else verbose
-        try:
-            yield
-        finally:
-            self._tuner.verbose = before
-
     def retrain(
         self,
         top: int | Sequence[str],
@@ -262,6 +251,7 @@ class Finish:
                 self._training.trainer(),
                 rule=settings.rule,
                 stretch_schedules=settings.stretch_schedules,
+                tell=self._oracle.book.events.tell,
             )
         except (retraining.RetrainInterrupted, retraining.RetrainFailed) as error:
             self._take_retrained(error.models, settings)  # nothing that is finished is lost

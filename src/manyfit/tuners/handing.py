@@ -105,7 +105,7 @@ class HandingTuner(PopulationTuner):
             UsageError: no models or rows, x, y or groups of different length, or a confidence outside (0, 1).
         """
         self.refresh()
-        with self._finish.speaking(verbose):
+        with self._display.showing("an evaluation", verbose):
             return self._finish.evaluate(x, y, models, confidence=confidence, groups=groups, options=options)
 
     def to_script(self, trial: str | Trial | None = None) -> str:

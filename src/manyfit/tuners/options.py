@@ -101,13 +101,14 @@ class RetrainArguments(StepArguments, total=False):
 
 
 class CallArguments(RetrainArguments, total=False):
-    """What `Tuner.search` and `Tuner.fit` take besides x, y and epochs: all of `model.fit`, and three of their own."""
+    """What `Tuner.search` and `Tuner.fit` take besides x, y and epochs: all of `model.fit`, and four of their own."""
 
     verbose: int | str
     callbacks: object
     cross_validation: object
     row_id: object
     predict: FitData
+    trackers: object
 
 
 class SearchArguments(CallArguments, total=False):

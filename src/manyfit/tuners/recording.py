@@ -90,27 +90,28 @@ class Recording:
         return [dataclasses.asdict(record) for record in list(self._known.values())]
 
 
-class SearchSources:
-    """What a display asks of a search besides its events: `manyfit.show.board.ProgressSources`.
+class OracleSources:
+    """What a display asks of a search besides its events (`manyfit.show.board.ProgressSources`), by its oracle alone.
 
     Args:
         oracle: of the search.
-        recording: that listens to it.
-        plan: how far it is to go.
     """
 
-    def __init__(self, oracle: Oracle, recording: Recording, plan: Callable[[], SearchPlan]) -> None:
+    def __init__(self, oracle: Oracle) -> None:
         self.objective = oracle.objective
-        self.plan = plan
-        self._oracle, self._recording = oracle, recording
+        self._oracle = oracle
+
+    def plan(self) -> SearchPlan:
+        """See `ProgressSources`."""
+        return SearchPlan(self._oracle.max_trials, self._oracle.max_seconds)
 
     def leader(self) -> Leader | None:
         """See `ProgressSources`."""
-        return self._recording.leader
+        return None
 
     def programs(self) -> list[dict[str, Any]]:
         """See `ProgressSources`."""
-        return self._recording.records()
+        return []
 
     def spent(self) -> dict[str, float]:
         """See `ProgressSources`."""
@@ -119,6 +120,32 @@ class SearchSources:
     def left(self) -> float:
         """See `ProgressSources`."""
         return self._oracle.clock.left()
+
+
+class SearchSources(OracleSources):
+    """The same, by what is recorded of it, too.
+
+    Args:
+        oracle: of the search.
+        recording: that listens to it.
+        plan: how far it is to go.
+    """
+
+    def __init__(self, oracle: Oracle, recording: Recording, plan: Callable[[], SearchPlan]) -> None:
+        super().__init__(oracle)
+        self._recording, self._plan = recording, plan
+
+    def plan(self) -> SearchPlan:
+        """See `ProgressSources`."""
+        return self._plan()
+
+    def leader(self) -> Leader | None:
+        """See `ProgressSources`."""
+        return self._recording.leader
+
+    def programs(self) -> list[dict[str, Any]]:
+        """See `ProgressSources`."""
+        return self._recording.records()
 
 
 def environment() -> dict[str, Any]:

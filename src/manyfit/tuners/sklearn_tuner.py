@@ -37,6 +37,7 @@ from manyfit.tuners.keeping import ModelOrigins, keeping
 from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.together import LatestSearch
+from manyfit.tuners.tracking import Tracking
 from manyfit.tuners.tuner import Tuner
 
 
@@ -122,6 +123,7 @@ class SklearnTuner(BaseTuner):
         trainer = folds.ScoringTrainer(self.scoring, self.metrics)
         training = Training(self._make_task, lambda: trainer, lambda task: trainer, measure=self._measure)
         self._finish = Finish(self, training, self._display.say)
+        self._tracking = Tracking(oracle, self.project_dir)
 
     # They ask a tuner for nothing but its `_finish`, which knows the rows and the folds.
     confirm = Tuner.confirm
@@ -134,7 +136,7 @@ class SklearnTuner(BaseTuner):
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. What steps after the search need stays here."""
-        own: dict[str, object] = {"_finish": None, "latest_search": None, "_keep": None}
+        own: dict[str, object] = {"_finish": None, "_tracking": None, "latest_search": None, "_keep": None}
         return {**super().stand_ins(), "model_origins": ModelOrigins(), **own}
 
     def _check_objective(self, oracle: Oracle) -> None:
@@ -166,14 +168,21 @@ class SklearnTuner(BaseTuner):
             sample_weight: one weight per row; reaches `fit`, the score and the metrics.
             groups: one label per row, for splitters such as `GroupKFold`.
             **kwargs: `verbose=0` prints nothing; `row_id`, a name for each row, and `predict`, rows to be answered (see
-                `Tuner.search`); what else there is goes to `run_trial`.
+                `Tuner.search`), `trackers` likewise; what else there is goes to `run_trial`.
 
         Raises:
             UsageError: X, y, weights and groups of different length, or folds that the splitter cannot make of them.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
-        verbose, row_id = kwargs.pop("verbose", 1), kwargs.pop("row_id", None)
-        predict = kwargs.pop("predict", None)
+        verbose = kwargs.pop("verbose", 1)
+        with self._display.showing("a search", verbose, stays=True):
+            self._search(X, y, sample_weight, groups, verbose=verbose, **kwargs)
+
+    def _search(
+        self, X: object, y: object, sample_weight: object, groups: object, *, verbose: int | str, **kwargs: Any
+    ) -> None:
+        row_id, predict = kwargs.pop("row_id", None), kwargs.pop("predict", None)
+        self._tracking.follow(kwargs.pop("trackers", None))
         X, y, sample_weight, groups = folds.as_rows(X, y, sample_weight, groups)
         if type(self).run_trial is SklearnTuner.run_trial:
             # Once for the whole search, so that all trials are measured on the same folds, also after a restart.
@@ -216,7 +225,7 @@ class SklearnTuner(BaseTuner):
         call = Call((X, y), {**{name: part for name, part in parts.items() if part is not None}, **kwargs})
         own = type(self).run_trial is SklearnTuner.run_trial
         wishes, can = Wishes(max_seconds, max_trials), CanDo(trains=own, in_epochs=False)
-        with self._finish.speaking(kwargs.get("verbose")):
+        with self._display.showing("a fit", kwargs.get("verbose")):
             return fitting.fit(self, call, wishes, can, say=self._display.say)
 
     def _note_rows(self, X: object, y: object, sample_weight: object, row_id: object) -> None:

@@ -47,6 +47,7 @@ from manyfit.tuners.options import SearchArguments, spelled_out
 from manyfit.tuners.recording import Recording, SearchSources
 from manyfit.tuners.row_parts import check_parts, parts_of
 from manyfit.tuners.supply import SearchSupply
+from manyfit.tuners.tracking import Tracking
 from manyfit.tuners.trainers import TrainerChoice, Trainers, exploring_builds, may_fuse, price_of_backend
 
 
@@ -96,12 +97,13 @@ class PopulationTuner(ModelTuner):
         )
         oracle.book.events.listen(recording)
         # After the recording: what is drawn is what it has just looked at.
+        self._tracking = Tracking(oracle, self.project_dir)
         sources = SearchSources(oracle, recording, self._search_plan)
-        self._display.watch(sources, self.project_dir, redraws=self._fuses)
+        self._display.watch(sources, redraws=lambda: self._fuses() or self._trains_itself())
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. The trainers and the data of the search stay here: executions bring theirs."""
-        return {**super().stand_ins(), "_trainers": None, "latest_search": None}
+        return {**super().stand_ins(), "_trainers": None, "_tracking": None, "latest_search": None}
 
     def _populate_initial_space(self) -> None:
         with exploring_builds(self._fuses()):
@@ -122,17 +124,24 @@ class PopulationTuner(ModelTuner):
                 row of x (and behind these for each of `validation_data`), by which rows are known again in ensembles
                 with other searches and with files; left out, frames are known by their index. `predict`, the x of rows
                 to be answered: what every trial says of them is kept, for `predictions(test=True)` and `submission`.
+                `trackers`, where else the search is told: "mlflow", "wandb", "optuna", or a `kt.trackers.Tracker`.
 
         Raises:
             UsageError: the data cannot be right, or the objective is not among the metrics that were logged.
             UsageError: names of rows that are missing, there twice, or of another number of rows.
             UsageError: rows to be answered that are none, or not like x; or where nothing of trials is kept.
+            UsageError: a tracker that is none.
+            ImportError: a tracker's tool is not installed.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
-        fit_kwargs: dict[str, Any] = {**arguments}
+        with self._display.showing("a search", arguments.get("verbose", 1), stays=True):
+            self._search(fit_args, {**arguments}, stop_when)
+
+    def _search(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any], stop_when: StopCondition | None) -> None:
         # Taken out before anything is made of the arguments: `model.fit` does not know these.
         given, row_id = fit_kwargs.pop("cross_validation", None), fit_kwargs.pop("row_id", None)
         predict = fit_kwargs.pop("predict", None)
+        self._tracking.follow(fit_kwargs.pop("trackers", None))
         if self._estimators:
             given = folds_for_estimators(self.oracle.scheduler, given, fit_kwargs)
             if self._trains_itself():
@@ -197,6 +206,7 @@ class PopulationTuner(ModelTuner):
 
     def _make_task(self, *args: Any, **kwargs: Any) -> Task:
         task = super()._make_task(*args, **kwargs)
+        task = dataclasses.replace(task, shows_bars=not self._display.is_alone)
         if task.fit is None or not self._trains_itself():
             return task
         if self.executor is not None:  # whose workers know nothing of the space
@@ -449,6 +459,7 @@ class PopulationTuner(ModelTuner):
     def close(self) -> None:
         """See `BaseTuner`. Ends workers, too."""
         self._trainers.close()
+        self._tracking.close()
         super().close()
 
 

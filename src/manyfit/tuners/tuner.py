@@ -189,7 +189,7 @@ class Tuner(HandingTuner):
             go_on=go_on,
             quickly=quickly,
         )
-        with self._finish.speaking(call.get("verbose")):
+        with self._display.showing("a fit", call.get("verbose")):
             return fitting.fit(self, call, wishes, can, say=self._display.say)
 
     @spelled_out(ConfirmArguments, ConfirmSettings)
@@ -238,7 +238,7 @@ class Tuner(HandingTuner):
         self.refresh()
         options, fit_kwargs = confirm_settings(settings, confidence, max_executions, max_seconds)
         fit_kwargs |= {} if verbose is None else {"verbose": verbose}
-        with self._finish.speaking(verbose), self.interruptible("confirm"):
+        with self._display.showing("a confirmation", verbose), self.interruptible("confirm"):
             return self._finish.confirm(
                 top, options, cross_validation=cross_validation, new_splits=new_splits, fit_kwargs=fit_kwargs
             )
@@ -317,7 +317,7 @@ class Tuner(HandingTuner):
         # Steps of a net grow with the rows; what boosting fits in one round are all rows, however many there are.
         usual = 1.2 if self.store.get("estimators", False) else 1.0
         factor = usual if epochs_factor is None else epochs_factor
-        with self._finish.speaking(verbose), self.interruptible("retrain"):
+        with self._display.showing("a retraining", verbose), self.interruptible("retrain"):
             return self._finish.retrain(
                 top,
                 x,
@@ -380,7 +380,7 @@ class Tuner(HandingTuner):
         """
         self.refresh()
         settings = BagSettings(top, folds, repeats, groups, diverse, max_seconds)
-        with self._finish.speaking(verbose), self.interruptible("bag"):
+        with self._display.showing("a bag", verbose), self.interruptible("bag"):
             return self._finish.bag(settings, options)
 
     @spelled_out(CombineOptions, Ensemble.fit)
@@ -425,5 +425,5 @@ class Tuner(HandingTuner):
         tuners = [other for other in others if hasattr(other, "_finish")]
         searches = [other._finish.project for other in tuners]  # noqa: SLF001  # another object of the same class
         outside = OutsidePredictions.of_each(other for other in others if not hasattr(other, "_finish"))
-        with self._finish.speaking(verbose), self.interruptible("ensemble"):
+        with self._display.showing("an ensemble", verbose), self.interruptible("ensemble"):
             return self._finish.ensemble(models, x, y, others=searches, outside=outside, options=options)

@@ -95,7 +95,7 @@ class BaseTuner(LookedAt):
         self.keras_tuner_files = keras_tuner_files
         self.trust = trust
         self.display = check_display(display)
-        self._display = TrialDisplay(oracle, self.display)
+        self._display = TrialDisplay(oracle, self.display, self.project_dir)
         self.standing: Standing | None = None  # what keeps the best model on disk while `fit` runs
         self.trial_call = RunTrialCall()
         self._one_by_one = OneByOne(oracle, self.trial_call, self._display.say)
