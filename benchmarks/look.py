@@ -2,6 +2,7 @@
 
     python benchmarks/look.py             # seconds and megabytes of reports of 300 and 5,000 trials
     python benchmarks/look.py --truth     # how often the headline's interval covers the truth, over 200 projects
+    python benchmarks/look.py --display   # the share of a search's time that its progress takes
 
 The projects of the first table are records without a search behind them (`tests/drawn_projects.py`). Those of the
 second are searches with a known truth (`simulated_searches.py`): per-row losses that are skewed, shared between
@@ -13,7 +14,10 @@ shows that is trained once more, on 20,000 new rows.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import math
+import os
 import re
 import sys
 import tempfile
@@ -129,12 +133,64 @@ def print_costs() -> None:
         print(f"| {trials} | {executions} | {epochs} | {spent} |")
 
 
+class Terminal(io.StringIO):
+    """Standard output that calls itself a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def print_display() -> None:
+    """Processor seconds of a search of 16 small nets, and those of its progress on a terminal among them."""
+    import keras
+    from rich.live import Live
+
+    import manyfit as kt
+    from manyfit.tuners.display import TrialDisplay
+
+    spent = 0.0
+
+    def counted(method):
+        def call(*args, **kwargs):
+            nonlocal spent
+            start = time.thread_time()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                spent += time.thread_time() - start
+
+        return call
+
+    def build(hp):
+        layers = [keras.layers.Dense(32, activation="relu"), keras.layers.Dense(1, activation="sigmoid")]
+        model = keras.Sequential([keras.Input((20,)), *layers])
+        model.compile(keras.optimizers.Adam(hp.Float("rate", 1e-4, 1e-1, sampling="log")), "binary_crossentropy")
+        return model
+
+    # All that is displayed begins in one of these two: what is heard, and what is drawn by rich's own thread.
+    TrialDisplay.hear, Live.refresh = counted(TrialDisplay.hear), counted(Live.refresh)
+    x = np.random.default_rng(0).normal(size=(3000, 20)).astype("float32")
+    y = (x[:, :5].sum(axis=1) > 0).astype("int32")
+    os.environ.setdefault("TERM", "xterm")
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(Terminal()):
+        tuner = kt.RandomSearch(build, "val_loss", max_trials=16, seed=0, directory=folder)
+        start, begun = time.process_time(), time.perf_counter()
+        tuner.search(x, y, epochs=100, validation_split=0.3)
+        whole, seconds = time.process_time() - start, time.perf_counter() - begun
+    # Draws go by the clock: on a machine that others use, too, they are a larger share of the processor's seconds.
+    shares = f"{spent / seconds:.1%} of the time, {spent / whole:.1%} of the processor seconds"
+    print(f"16 trials of 100 epochs: {seconds:.1f} s, {whole:.1f} processor seconds; shown: {spent:.2f}, {shares}")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--truth", action="store_true")
+    parser.add_argument("--display", action="store_true")
     parser.add_argument("--projects", type=int, default=NUM_PROJECTS)
     arguments = parser.parse_args()
     if arguments.truth:
         print_truth(arguments.projects)
+    elif arguments.display:
+        print_display()
     else:
         print_costs()

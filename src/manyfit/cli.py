@@ -16,6 +16,7 @@ import click
 
 import manyfit
 from manyfit.core.errors import ManyfitError, ProjectError, explain
+from manyfit.dashboard.command import dashboard
 from manyfit.report.pruning import prunable
 from manyfit.report.snapshot import Snapshot
 from manyfit.store import ProjectStore
@@ -30,6 +31,9 @@ _Project = click.Path(path_type=Path)
 @click.version_option(manyfit.__version__, prog_name="manyfit")
 def command_line() -> None:
     """Fit many models at once. Keep what really wins."""
+
+
+command_line.add_command(dashboard)
 
 
 @command_line.command()

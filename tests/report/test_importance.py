@@ -22,7 +22,7 @@ def seen(tmp_path_factory):
 def raw_of(snapshot):
     ranked, ranges = ranked_trials(snapshot), searched_ranges(snapshot)
     columns = [Column.of(each, ranked) for each in ranges]
-    raw = raw_importances(columns, np.arange(len(ranked)), top_size(len(ranked)))
+    raw = raw_importances(columns, np.arange(len(ranked)), top_size(len(ranked)), of_tried=True)
     return dict(zip((each.name for each in ranges), raw, strict=True))
 
 
@@ -52,7 +52,7 @@ def test_the_numbers_are_those_of_optuna(direction, tmp_path):
 def test_a_choice_in_closed_form():
     """Of a choice of two, 3 to 1 among all and all of one kind among the best, with one trial's weight of the prior."""
     places = np.array([0, 0, 0, 0, 0, 0, 1, 1])
-    [found] = raw_importances([Column(places, 2, False)], np.arange(8), 2)
+    [found] = raw_importances([Column(places, 2, False)], np.arange(8), 2, of_tried=True)
     p_top = density([2, 0])
     p_all = density([6, 2])
     expected = (2 / 8) ** 2 * sum(a * (t / a - 1) ** 2 for t, a in zip(p_top, p_all, strict=True))
@@ -90,6 +90,19 @@ def test_shuffled_scores_look_as_important_as_often_as_they_should(tmp_path):
             object.__setattr__(trial, "score", float(score))
         small += sum(one.by_chance <= 0.05 for one in importances(snapshot))
     assert small < 9
+
+
+def test_a_sampler_that_tries_little_else_than_what_is_good_hides_nothing(tmp_path):
+    """Nine of ten trials at a good rate: among them it matters no more, over its range it does, and `idle` does not."""
+    snapshot = Snapshot.of(drawn_projects.write(tmp_path / "one", drawn_projects.Drawn(trials=120, epochs=1)))
+    for trial in snapshot.trials:
+        if trial.number % 8:
+            good = 0.008 * 1.5 ** (trial.values["idle"] - 0.25)
+            trial.values["rate"] = good
+            object.__setattr__(trial, "score", 0.92 + 0.0001 * (trial.number % 7))
+    found = {one.name: one for one in importances(snapshot)}
+    assert next(iter(found)) == "rate" and found["rate"].by_chance < 0.05
+    assert found["rate"].share > 2 * found["idle"].share
 
 
 def test_of_few_trials_nothing_is_said(tmp_path):

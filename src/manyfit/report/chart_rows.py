@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -112,12 +111,13 @@ def finalist_rows(snapshot: Snapshot) -> list[Row]:
 
 
 @remembered
-def trial_rows(snapshot: Snapshot, most: int) -> list[Row]:
+def trial_rows(snapshot: Snapshot, most: int, *, best_too: bool = True) -> list[Row]:
     """One row per trial in the order of their start.
 
     Args:
         snapshot: the project.
         most: rows; of more trials the best half of that, and an even sample of the others.
+        best_too: else an even sample of all.
 
     Returns:
         Rows of trial, number (from 1), seconds and epochs until it ended, score, best (score so far), state, standing,
@@ -126,7 +126,7 @@ def trial_rows(snapshot: Snapshot, most: int) -> list[Row]:
     ranges = searched_ranges(snapshot)
     leader = snapshot.best(1)[0].trial_id if snapshot.best(1) else None
     rivals = set(_rivals(snapshot))
-    kept = _kept(snapshot, most)
+    kept = _kept(snapshot, most, most // 2 if best_too else 0)
     began = min((trial.started_at for trial in snapshot.trials), default=0.0)
     rows: list[Row] = []
     best: float | None = None
@@ -138,7 +138,7 @@ def trial_rows(snapshot: Snapshot, most: int) -> list[Row]:
         is_best = score is not None and (best is None or better(score, best) != best)
         best = score if is_best else best
         # The line of the best so far has to be right, whatever is left out.
-        if trial.trial_id not in kept and not is_best:
+        if trial.trial_id not in kept and not (is_best and best_too):
             continue
         is_leader = trial.trial_id == leader
         row: Row = {
@@ -173,12 +173,12 @@ def _rivals(snapshot: Snapshot) -> Sequence[str]:
     return () if snapshot.leader is None else snapshot.leader.rivals
 
 
-def _kept(snapshot: Snapshot, most: int) -> set[str]:
+def _kept(snapshot: Snapshot, most: int, num_best: int) -> set[str]:
     ids = [trial.trial_id for trial in snapshot.trials]
     if len(ids) <= most:
         return set(ids)
     # Even and not drawn: the same project gives the same picture, and early trials have their share.
-    best = {trial.trial_id for trial in snapshot.best(most // 2)}
+    best = {trial.trial_id for trial in snapshot.best(num_best)}
     others = [trial_id for trial_id in ids if trial_id not in best]
     step = len(others) / (most - len(best))
     return best | {others[int(place * step)] for place in range(most - len(best))}
@@ -249,13 +249,15 @@ class CurveTable:
         by_trial: dict[Cell, list[float]] = {}
         for row in self.curves:
             by_trial.setdefault(row["trial"], []).append(float(row["value"] or 0.0))
-        late = [value for curve in by_trial.values() for value in curve[len(curve) // 2 :]]
-        ends = [curve[-1] for curve in by_trial.values()]
-        middle = statistics.median(ends)
-        kept = [one for one in late if (one >= middle) == (self._direction == "max") or one == middle] or late
+        sign = 1 if self._direction == "max" else -1
+        ranked = sorted(by_trial.values(), key=lambda curve: -max(sign * value for value in curve))
+        late = sorted(value for curve in ranked[: len(ranked) // 2 + 1] for value in curve[len(curve) // 2 :])
+        # One epoch that fell out of line must not decide the axis.
+        few = len(late) // 20
+        kept = late[few:] if sign > 0 else late[: len(late) - few]
         low, high = min(kept), max(kept)
         pad = 0.1 * (high - low) or 0.05 * abs(high) or 1.0
-        return (low - 3 * pad, high + pad) if self._direction == "max" else (low - pad, high + 3 * pad)
+        return (low - 2 * pad, high + pad) if sign > 0 else (low - pad, high + 2 * pad)
 
 
 def mean_curve(trial: RecordedTrial, metric: str) -> list[tuple[int, float]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -32,7 +31,7 @@ from manyfit.report.words import plain, values
 Chart: TypeAlias = dict[str, object]
 
 _MOST_POINTS = 2000  # in one chart; with more the best half of that and an even sample of the others are drawn
-_MOST_IN_SLICES = 600
+_MOST_IN_SLICES, _MOST_IN_SURFACE = 600, 1000
 _MOST_IN_TOOLTIP = 12
 _GRID = 24  # of the contour, each way
 _PICKED, _LEADS, _RIVAL = (
@@ -189,7 +188,8 @@ def contour(snapshot: Snapshot, first: str | None = None, second: str | None = N
     fields = axis_names(snapshot)
     left, below = fields[across.name], fields[up.name]
     # Computed here: Vega would smooth in the page, of thousands of trials, each time that one is picked.
-    surface = _surface(rows, (left, below), (across, up), snapshot.direction)
+    even = trial_rows(snapshot, _MOST_IN_SURFACE, best_too=False)
+    surface = _surface(even, (left, below), (across, up), best_half(snapshot), snapshot.direction)
     if not surface:
         return None
     x, y = _axis_of(across, left, grid=False), _axis_of(up, below, grid=False)
@@ -281,7 +281,7 @@ def _standing(others: str = INK) -> dict[str, Spec]:
     return {
         "size": {"condition": [{"test": _PICKED, "value": 220}, {"test": _LEADS, "value": 110}], "value": 32},
         "color": {"condition": [{"test": _PICKED, "value": PICKED}, {"test": good, "value": GOOD}], "value": others},
-        "opacity": {"condition": {"test": f"{_PICKED} || {good}", "value": 0.95}, "value": 0.4},
+        "opacity": {"condition": {"test": f"{_PICKED} || {good}", "value": 0.95}, "value": 0.35},
     }
 
 
@@ -306,7 +306,11 @@ def _axis_of(searched: SearchedRange, field: str, *, grid: bool = True) -> Spec:
 
 
 def _surface(
-    rows: Sequence[Row], fields: tuple[str, str], ranges: tuple[SearchedRange, SearchedRange], direction: str
+    rows: Sequence[Row],
+    fields: tuple[str, str],
+    ranges: tuple[SearchedRange, SearchedRange],
+    ends: tuple[float, float],
+    direction: str,
 ) -> list[Row]:
     """A grid of means over the trials around, weighted by their distance; without cells that have no trial near."""
     known: list[tuple[float, float, float]] = []
@@ -316,9 +320,8 @@ def _surface(
             known.append((ranges[0].share(across), ranges[1].share(up), score))
     if len(known) < 6:
         return []
-    # What is terrible must not colour all around it: scores are cut off at the median.
-    middle = statistics.median(score for *_, score in known)
-    cut = max if direction == "max" else min
+    # What is terrible must not colour all around it: scores are cut off where the colours end.
+    cut, worst = (max, ends[0]) if direction == "max" else (min, ends[1])
     narrow = 1 / (2 * (0.25 * len(known) ** (-1 / 6)) ** 2)  # of Scott's rule for two dimensions, half as wide
     cells: list[Row] = []
     for i in range(_GRID):
@@ -328,7 +331,7 @@ def _surface(
             total = math.fsum(weights)
             if total < 0.5:
                 continue
-            score = math.fsum(w * cut(one, middle) for w, (*_, one) in zip(weights, known, strict=True)) / total
+            score = math.fsum(w * cut(one, worst) for w, (*_, one) in zip(weights, known, strict=True)) / total
             left, right = (finite(ranges[0].at(place / _GRID)) for place in (i, i + 1))
             bottom, top = (finite(ranges[1].at(place / _GRID)) for place in (j, j + 1))
             cells.append({"left": left, "right": right, "bottom": bottom, "top": top, "score": finite(score)})

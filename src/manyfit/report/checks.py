@@ -22,7 +22,7 @@ from manyfit.report.words import plain
 _TOP = 5  # trials that edges and rising curves are asked of
 _FEWEST = 10  # trials before anything is said of ranges
 _FEWEST_FOR_NOTHING = 30  # before it is said that something has no effect
-_BY_CHANCE = 0.3
+_BY_CHANCE, _LITTLE = 0.3, 0.25  # and how large its share may be all the same
 _EDGE, _NEAR_EDGE = 0.06, 0.2  # shares of a range
 _MOST_COMPILING = 0.3
 _TEST_USES = "test_uses"  # of `manyfit.evidence.test_rows`
@@ -134,6 +134,8 @@ def _widened(searched: SearchedRange, side: str) -> tuple[float, float]:
     """The range, half as wide again at one side; what was never below 0 or above 1 stays so."""
     low, high = searched.low, searched.high
     further = searched.at(-0.5) if side == "lower" else searched.at(1.5)
+    if searched.is_log:  # a tenth, or ten times, is far enough for one search
+        further = max(further, low / 10) if side == "lower" else min(further, high * 10)
     if side == "lower":
         low = max(further, min(low, float(searched.is_whole))) if searched.low >= 0 else further
     else:
@@ -155,13 +157,13 @@ def _without_effect(snapshot: Snapshot) -> Iterator[Check]:
     # With fewer trials all but the strongest look like this.
     [best] = snapshot.best(1)
     for found in importances(snapshot):
-        if found.by_chance <= _BY_CHANCE or found.name not in best.values:
+        if found.by_chance <= _BY_CHANCE or found.share > _LITTLE or found.name not in best.values:
             continue
         name = plain(found.name, 40)
         yield Check(
             f"{name} has no effect that can be seen",
             f"Its share of the importance is {found.share:.0%} [{found.low:.0%}, {found.high:.0%}]; shuffled scores "
-            f"look as important in {found.by_chance:.0%} of draws.",
+            f"depend as much on it in {found.by_chance:.0%} of draws.",
             f"hp.Fixed({_quoted(found.name)}, {_value(best.values[found.name])})",
         )
 

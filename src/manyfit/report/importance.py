@@ -5,16 +5,22 @@ it does (Watanabe 2023, "PED-ANOVA"; where it is not always active, the conditio
 
 | notation | meaning |
 |---|---|
-| p_top, p_all | densities of a hyperparameter among the best trials and among all, on a grid |
+| p_top, p_all | densities of a hyperparameter among the best trials and among all, on a grid of m places |
 | a, b | share of the best trials, and of all, in which it was active |
 | g | share of the best trials in all |
 
-    importance = g² (a² / b) sum_grid p_all (p_top / p_all - 1)²
+    among what was tried:  g² (a² / b) sum_grid p_all (p_top / p_all - 1)²
+    over its whole range:  g² (a² / b) sum_grid (p_top / p_all - 1)² / m
 
-Densities are mixtures of normal kernels, truncated to the grid, with Scott's bandwidth and one wide kernel as a prior.
-The best trials are a tenth, and where that is less than eight, eight or a third. What is shown are shares of the sum.
-An interval comes from trials drawn anew with replacement; and since a share is never below 0, it is said beside it how
-often shuffled scores, which depend on nothing, look as important.
+g p_top / p_all is the chance to be among the best, given the value. Samplers that learn try little else than what
+is good, and among that nothing matters any more; so what is shown is over the whole range. Densities are mixtures of
+normal kernels, truncated to the grid, with Scott's bandwidth and one wide kernel as a prior; over the whole range that
+of p_top has the weight g, so that the chance is g where nothing was tried. The best trials are a tenth, and where that
+is less than eight, eight or a third.
+
+What is shown are shares of the sum. An interval comes from trials drawn anew with replacement. A share is never below
+0, so whether there is an effect at all is asked of all ranks: how often do shuffled ranks differ as much between fifths
+of the range as those that are there?
 """
 
 from __future__ import annotations
@@ -37,6 +43,7 @@ NUM_STEPS = 50  # of the grid
 MIN_TRIALS = 10  # below, the best are too few to have a distribution
 _TOP, _FEWEST_TOP = 0.1, 8
 _NUM_DRAWS = 100
+_NUM_BINS, _NUM_SHUFFLES = 5, 300
 _PRIOR = 1.0  # trials that the wide kernel counts as
 
 
@@ -49,7 +56,7 @@ class Importance:
         share: of the sum over all, 0 to 1.
         low: lower end of the 90 % interval of that.
         high: upper end.
-        by_chance: how often shuffled scores look as important, 0 to 1: large where no effect is to be seen.
+        by_chance: how often shuffled scores depend as much on it, 0 to 1: large where no effect is to be seen.
     """
 
     name: str
@@ -79,8 +86,7 @@ def importances(snapshot: Snapshot) -> list[Importance]:
     # Ranks and not scores, so that a terrible trial weighs as much as any.
     drawn = [np.sort(rng.integers(size, size=size)) for _ in range(_NUM_DRAWS)]
     again = np.array([_shares(raw_importances(columns, draw, num_top)) for draw in drawn])
-    shuffled = np.array([raw_importances(columns, rng.permutation(size), num_top) for _ in range(_NUM_DRAWS)])
-    by_chance = (1 + (shuffled >= raw).sum(axis=0)) / (1 + _NUM_DRAWS)
+    by_chance = [chance_of(column, rng) for column in columns]
     low, high = np.quantile(again, (0.05, 0.95), axis=0)
     shares = _shares(raw)
     found = [
@@ -155,13 +161,34 @@ def _grid_size(searched: SearchedRange) -> int:
     return NUM_STEPS if step is None else max(2, min(round((searched.high - searched.low) / step) + 1, NUM_STEPS))
 
 
-def raw_importances(columns: Sequence[Column], order: NDArray[np.int64], num_top: int) -> NDArray[np.float64]:
+def chance_of(column: Column, rng: np.random.Generator) -> float:
+    """How often shuffled ranks differ as much between fifths of a range as those that are there.
+
+    Args:
+        column: the hyperparameter, of trials in the order of their rank.
+        rng: draws the shuffles.
+    """
+    # Fifths of the range and not of the trials: where a sampler tried one place most of the time, the others count.
+    bins = column.places * _NUM_BINS // column.size if column.is_number else column.places
+    _, bins = np.unique(bins, return_inverse=True)  # not being active is a place of its own
+    sizes = np.bincount(bins)
+    ranks = np.arange(len(bins)) - (len(bins) - 1) / 2
+    draws = np.array([ranks, *(rng.permutation(ranks) for _ in range(_NUM_SHUFFLES))])
+    sums = np.array([np.bincount(bins, weights=draw) for draw in draws])
+    between = (sums**2 / sizes).sum(axis=1)
+    return float((1 + (between[1:] >= between[0] * (1 - 1e-9)).sum()) / (1 + _NUM_SHUFFLES))
+
+
+def raw_importances(
+    columns: Sequence[Column], order: NDArray[np.int64], num_top: int, *, of_tried: bool = False
+) -> NDArray[np.float64]:
     """The importance of each hyperparameter, not yet as a share.
 
     Args:
         columns: of the hyperparameters.
         order: (trials,) numbers of trials, best first; the same one may occur several times.
         num_top: how many of them are the best ones.
+        of_tried: among what was tried; else over the whole range.
 
     Returns:
         (hyperparameters,)
@@ -176,29 +203,31 @@ def raw_importances(columns: Sequence[Column], order: NDArray[np.int64], num_top
             found.append(0.0)
             continue
         in_top, in_all = len(top) / num_top, active.mean()
-        p_top = _density(np.bincount(top, minlength=column.size).astype(float), column.is_number) + 1e-12
+        prior = _PRIOR if of_tried else _PRIOR * len(top) / active.sum()
+        p_top = _density(np.bincount(top, minlength=column.size).astype(float), column.is_number, prior) + 1e-12
         p_all = _density(np.bincount(places[active], minlength=column.size).astype(float), column.is_number) + 1e-12
-        found.append(float(in_top**2 / in_all * (p_all @ (p_top / p_all - 1) ** 2)))
+        weights = p_all if of_tried else np.full(column.size, 1 / column.size)
+        found.append(float(in_top**2 / in_all * (weights @ (p_top / p_all - 1) ** 2)))
     return np.array(found) * (num_top / len(order)) ** 2
 
 
-def _density(counts: Counts, is_number: bool) -> Counts:
-    """The density of values on their grid, given how often each place occurs."""
+def _density(counts: Counts, is_number: bool, prior: float = _PRIOR) -> Counts:
+    """The density of values on their grid, given how often each place occurs, and the weight of the wide kernel."""
     size = len(counts)
     at = np.flatnonzero(counts)
     weights = counts[at]
     total = weights.sum()
     if not is_number:
-        kernels = np.full((len(at) + 1, size), _PRIOR / (len(at) + 1))
+        kernels = np.full((len(at) + 1, size), prior / (len(at) + 1))
         kernels[np.arange(len(at)), at] += 1
         kernels /= kernels.sum(axis=1, keepdims=True)
-        return np.append(weights, _PRIOR) @ kernels / (total + _PRIOR)
+        return np.append(weights, prior) @ kernels / (total + prior)
     widths = np.append(np.full(len(at), _bandwidth(at, weights)), size)
     middles = np.append(at, (size - 1) / 2)
     ends = (np.arange(size + 1) - 0.5 - middles[:, None]) / widths[:, None]
     steps = special.ndtr(ends)
     kernels = np.diff(steps, axis=1) / (steps[:, -1:] - steps[:, :1])
-    return np.append(weights, _PRIOR) @ kernels / (total + _PRIOR)
+    return np.append(weights, prior) @ kernels / (total + prior)
 
 
 def _bandwidth(at: NDArray[np.int64], weights: Counts) -> float:

@@ -56,7 +56,7 @@ def page(
     Args:
         snapshot: the project.
         every_seconds: the browser loads the file again so often, for one that is written again; None: not.
-        live: a URL of the page's own origin that answers the newest page: it is asked each second, and the picked
+        live: a URL of the page's own origin that answers the newest page: it is asked all the time; the picked
             trial, the focus and charts that have not changed stay. None: a file.
         above: HTML that stands above the report, as it is.
         scripts: further JavaScript that the page runs, after its own.

@@ -28,7 +28,11 @@ def console(file: IO[str] | None = None, *, width: int | None = None) -> Console
         file: where to; None: standard output.
         width: in letters; None: the terminal's.
     """
-    return Console(file=file, width=width, markup=False, emoji=False, highlight=False, soft_wrap=False)
+    # In a notebook rich would show what is written to a file as an output of the cell.
+    to_cell = False if file is not None else None
+    return Console(
+        file=file, width=width, markup=False, emoji=False, highlight=False, soft_wrap=False, force_jupyter=to_cell
+    )
 
 
 def sparkline(curve: Sequence[float | None], width: int = 12) -> str:

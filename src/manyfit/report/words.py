@@ -185,8 +185,8 @@ def _unsure(snapshot: Snapshot, trial_id: str, score: float) -> str:
 def _others(rivals: Sequence[str], num_trials: int) -> str:
     if not rivals:
         return "No other trial is likely to be better." if num_trials > 1 else "It is the only trial."
-    shown = ", ".join(rivals[:_MOST_NAMED]) + (", …" if len(rivals) > _MOST_NAMED else "")
-    return f"{counted(len(rivals), 'more trial')} may be as good: {shown}."
+    shown = ", ".join(rivals[:_MOST_NAMED]) + (", …" if len(rivals) > _MOST_NAMED else ".")
+    return f"{counted(len(rivals), 'more trial')} may be as good: {shown}"
 
 
 def failures(trials: Sequence[RecordedTrial]) -> list[str]:

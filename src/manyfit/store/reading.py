@@ -16,6 +16,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from manyfit.store.layout import DATABASE_NAME, ProjectLayout
 from manyfit.store.migrations import SCHEMA_VERSION, bring_up_to_date, version_of
 from manyfit.store.schema import check_harmless
 
+_TICK_SECONDS = 0.05  # of clocks of file systems, with room
 _TRIES = 5  # of a database that changes under the reader's hands
 
 
@@ -170,6 +172,27 @@ def _rows(connection: sqlite3.Connection, folder: str | os.PathLike[str], writte
             ).fetchall(),
             written_at=written_at,
         )
+
+
+def token_of(folder: str | os.PathLike[str], now: float | None = None) -> str:
+    """A text that changes whenever a project does: cheap enough to be asked for several times a second.
+
+    Args:
+        folder: the project's.
+        now: seconds since 1970; None: the clock's.
+    """
+    layout, parts, newest = ProjectLayout.of(folder), [], 0.0
+    for path in (layout.database, _beside(layout.database, "-wal"), layout.requests):
+        try:
+            found = path.stat()
+        except OSError:
+            parts.append("-")
+            continue
+        parts.append(f"{found.st_mtime_ns:x}.{found.st_size:x}")
+        newest = max(newest, found.st_mtime)
+    # Two writes within one tick of the file system's clock may look like one: what is that new may still change.
+    is_new = abs((time.time() if now is None else now) - newest) < _TICK_SECONDS
+    return "-".join(parts) + ("~" if is_new else "")
 
 
 def projects_below(folder: str | os.PathLike[str]) -> list[Path]:

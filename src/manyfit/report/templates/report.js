@@ -162,19 +162,20 @@
   }
 
   async function look() {
+    let pause = 150; // whoever answers waits until there is something new
     try {
       const answer = await fetch(data.live, { cache: "no-store" });
       if (answer.ok) await take(await answer.text());
     } catch {
-      // Whoever serves the page is gone: what is there stays.
+      pause = 1000; // whoever serves the page is gone: what is there stays
     }
-    setTimeout(look, 1000);
+    setTimeout(look, pause);
   }
 
   const start = new URLSearchParams(location.hash.slice(1)).get("trial");
   drawAll().then(() => {
     if (start) pick(start);
-    if (data.live) setTimeout(look, 1000);
+    if (data.live) look();
   });
   window.manyfit = { pick, take };
 })();
