@@ -17,7 +17,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-ensemble bench-estimators bench-scale clean
+.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -141,10 +141,12 @@ bench-hyperband: $(BENCH)/.installed ## schedulers at equal epochs
 	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/moving_optimum.py
 bench-confirm: $(BENCH)/.installed ## what confirming costs
 	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/confirm.py
-bench-truth: $(BENCH)/.installed ## whether every printed number keeps its word
-	$(BENCH)/bin/python benchmarks/truth.py
+bench-truth: $(BENCH)/.installed ## whether every printed number keeps its word; MINUTES=20: a piece of the whole, which goes on
+	$(BENCH)/bin/python benchmarks/truth.py $(if $(MINUTES),--minutes $(MINUTES))
 bench-minutes: $(BENCH)/.installed $(AUTOKERAS)/.installed ## rows and a minute: whose final model is the best
 	$(BENCH)/bin/python benchmarks/minutes.py --python AutoKeras=$(CURDIR)/$(AUTOKERAS)/bin/python
+bench-phases: $(BENCH)/.installed ## what each step after a search gains on unseen rows
+	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/gains_of_phases.py
 bench-ensemble: $(BENCH)/.installed ## ensembling against its rivals
 	$(BENCH)/bin/python benchmarks/ensemble.py
 bench-estimators: $(EXTRAS)/.installed ## ready spaces against their own libraries

@@ -30,7 +30,8 @@ from manyfit.fitting.comparison import difference
 from manyfit.fitting.phases import Tried, gain_of_search, spread_of
 from manyfit.store.facts import LEADER, Leader, from_fact
 
-DATA = Path(os.environ.get("MANYFIT_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
+HERE = Path(__file__).resolve().parent
+DATA = Path(os.environ.get("MANYFIT_DATA", HERE.parent / "../shared/data"))
 NUM_ROWS, NUM_TEST, NUM_TRIALS = 2_000, 4_000, 12
 TABLES = {"mlc_churn": ("churn", False), "lending_club": ("Class", False), "deliveries": ("time_to_delivery", True)}
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -159,16 +160,15 @@ def measured(task: str, seed: int) -> dict[str, Any]:
 
 
 def print_table(runs: list[dict[str, Any]]) -> None:
-    """Gains in spreads over what is in hand after the search: medians, quartiles, how often below 0."""
+    """Gains in spreads over what is in hand after the search: means with their errors, medians, how often below 0."""
     print(f"\n{len(runs)} searches of {NUM_TRIALS} trials\n")
-    print("| step | median gain | quartiles | worse |\n|---|---|---|---|")
+    print("| step | mean gain | median | worse |\n|---|---|---|---|")
     for step in dict.fromkeys(step for run in runs for step in run["losses"] if step != "in hand"):
         found = [run for run in runs if step in run["losses"] and run["spread"] > 0]
         gains = [(run["losses"]["in hand"] - run["losses"][step]) / run["spread"] for run in found]
-        low, middle, high = np.percentile(gains, [25, 50, 75])
-        print(
-            f"| {step} | {middle:.2f} | {low:.2f} to {high:.2f} | {sum(gain < 0 for gain in gains)} of {len(gains)} |"
-        )
+        mean, error = np.mean(gains), np.std(gains, ddof=1) / np.sqrt(len(gains))
+        worse = f"{sum(gain < 0 for gain in gains)} of {len(gains)}"
+        print(f"| {step} | {mean:.2f} ± {error:.2f} | {np.median(gains):.2f} | {worse} |")
     _print_rules(runs)
     promised = np.median([run["promised"]["search"] / run["spread"] for run in runs if run["spread"] > 0])
     print(f"\n`gain_of_search` promised {promised:.2f} of twice the trials.")
@@ -195,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tasks", nargs="*", default=list(TASKS), help=f"of {', '.join(TASKS)}")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--runs", type=Path, default=Path(tempfile.gettempdir()) / "gains_of_phases.jsonl")
+    parser.add_argument("--runs", type=Path, default=HERE / "results" / "gains_of_phases.jsonl")
     parser.add_argument("--table", type=Path, help="prints what this file has, and runs nothing")
     options = parser.parse_args()
     path = options.table or options.runs

@@ -9,8 +9,11 @@
     python benchmarks/truth.py real         real data: intervals on unseen rows, claimed gains, rivals
     python benchmarks/truth.py null         claims of a gain between equal members
 
-The last three take seconds a draw. `--draws 100` says how many of each kind there are to be; what was drawn is kept in
-`cache/truth`, and a run that was broken off goes on.
+    python benchmarks/truth.py --minutes 20 as much of all that is missing as fits, and the tables of what there is
+
+What is drawn is kept in `cache/truth` (calls and oracles apart), and a run that was broken off goes on: the whole proof
+is `--minutes 20` again and again, whenever the machine is idle. `--draws 100` says how many of each kind there are to
+be; of simulated searches a draw is a hundred of them.
 
 Truth is always that of *fresh seeds and fresh rows*; a simulated truth is known in closed form or by quadrature. What
 stands before an arrow is the procedure of c31c64c on the same runs. `±` is the standard error of the simulation.
@@ -31,12 +34,13 @@ from pathlib import Path
 
 from simulated_searches import Cell
 from truth_calls import sequences
-from truth_draws import Ledger
-from truth_measures import Trust, measure
+from truth_draws import Draw, Ledger
+from truth_measures import Trust, measure, records_of, summary
 from truth_oracles import oracles
 from truth_procedures import before, now
 
 CHEAP, DEAR = 4000, 1000  # replications where a search has up to 1,000 rows, and above
+PIECE = 100  # of them, that are kept as one draw
 
 #: Rows, trials, laws of truths and seeds, both metrics: 30 kinds of searches.
 CELLS = (
@@ -65,11 +69,40 @@ def searches(quick: bool) -> None:
     heading = ("search", "covers", "covers a new model", "settled", "search's winner", "wrong words", "false proof")
     print_row((*heading, "width", "bias", "regret", "runs"))
     print_row(["---"] * (len(heading) + 4))
+    if not quick:
+        make_pieces(cells)
     for cell in cells:
-        replications = 20 if quick else CHEAP if cell.num_rows <= 1000 else DEAR
-        found[cell] = measure(cell, {"before": before, "now": now}, replications, seed=0)
-        print_trust(str(cell), found[cell])
-    print_verdict([each["now"] for each in found.values()])
+        found[cell] = measure(cell, PROCEDURES, 20, seed=0) if quick else kept(cell)
+        if found[cell]:
+            print_trust(f"{cell} ({found[cell]['now'].cover.total:,})", found[cell])
+    print_verdict([each["now"] for each in found.values() if each])
+
+
+def make_pieces(cells: Sequence[Cell]) -> None:
+    """Makes what is missing, in turn over the kinds of searches, as far as the time allows."""
+    wanted = {cell: DRAWS[0] or (CHEAP if cell.num_rows <= 1000 else DEAR) // PIECE for cell in cells}
+    for count in range(1, max(wanted.values()) + 1):
+        for cell in (cell for cell in cells if count <= wanted[cell]):
+
+            def make(name: str, number: int, cell: Cell = cell) -> Draw:
+                return dict(records_of(cell, PROCEDURES, range(number * PIECE, (number + 1) * PIECE), seed=0))
+
+            for _ in ledger_of(cell).fill([str(cell)], count, make):
+                pass
+
+
+def ledger_of(cell: Cell) -> Ledger:
+    """Where a kind of searches is kept."""
+    return Ledger(FOLDER / "searches" / f"{str(cell).replace(', ', '-').replace(' ', '_')}.jsonl", ENDS[0])
+
+
+def kept(cell: Cell) -> dict[str, Trust]:
+    """Of all searches of a kind that were made; empty where there are none."""
+    draws = ledger_of(cell).draws()
+    return {name: summary([each for draw in draws for each in draw[name]]) for name in PROCEDURES if draws}
+
+
+PROCEDURES = {"before": before, "now": now}
 
 
 def print_trust(name: str, trusts: dict[str, Trust]) -> None:
@@ -141,14 +174,15 @@ def drawn(name: str, module: str, table: str, usual: int) -> Callable[[bool], No
     """
 
     def print_table(quick: bool) -> None:
-        folder = Path(__file__).parent / "cache" / "truth"
         count = DRAWS[0] or (2 if quick else usual)
-        getattr(importlib.import_module(module), table)(Ledger(folder / f"{name}.jsonl"), count)
+        getattr(importlib.import_module(module), table)(Ledger(FOLDER / f"{name}.jsonl", ENDS[0]), count)
 
     return print_table
 
 
+FOLDER = Path(__file__).parent / "cache" / "truth"
 DRAWS: list[int | None] = [None]  # what the command line says
+ENDS: list[float | None] = [None]  # when nothing more is begun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +198,7 @@ PARTS = {
     "calls": Part("Repeated and killed confirmations", calls),
     "oracles": Part("Real oracles on a simulated surface", oracles),
     "api": Part("Simulated searches through tuner.confirm", drawn("api", "truth_api", "through_calls", 300)),
-    "real": Part("Real data", drawn("real", "truth_real", "real", 100)),
+    "real": Part("Real data", drawn("real", "truth_real", "real", 95)),
     "null": Part("Equal members", drawn("null", "truth_null", "null", 500)),
 }
 
@@ -175,9 +209,18 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help="; ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="small: it shows that all runs, not how good it is")
     parser.add_argument("--draws", type=int, help="of each kind, in the parts that keep what they draw")
+    parser.add_argument(
+        "--minutes", type=float, help="begin nothing after so many; parts that keep nothing are left out"
+    )
     options = parser.parse_args()
     DRAWS[0] = options.draws
-    for name in options.parts or PARTS:
+    parts = options.parts or list(PARTS)
+    if options.minutes is not None:
+        parts = [name for name in parts if name not in ("calls", "oracles")]
+    begun = time.monotonic()
+    for number, name in enumerate(parts, 1):
+        # Each part has its share of the minutes, and what those before it have left.
+        ENDS[0] = None if options.minutes is None else begun + 60 * options.minutes * number / len(parts)
         started = time.perf_counter()
         print(f"## {PARTS[name].title}\n", flush=True)
         PARTS[name].print_table(options.quick)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,11 @@ class Ledger:
 
     Args:
         path: of the file; it is made when the first draw is added.
+        ends: when no further draw is begun, by `time.monotonic`; None: when all are made.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, ends: float | None = None) -> None:
+        self.path, self.ends = path, ends
 
     def draws(self, name: str | None = None) -> list[Draw]:
         """All that were made, or those of one name; a line that a kill cut off is none."""
@@ -49,13 +52,23 @@ class Ledger:
             for name in names:
                 if (name, number) in known:
                     continue
+                if self.ends is not None and time.monotonic() > self.ends:
+                    return
                 draw = {"name": name, "number": number} | make(name, number)
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 # A line of its own, also after one that was cut off.
-                cut = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
                 with self.path.open("a") as file:
-                    file.write("\n" * cut + json.dumps(draw) + "\n")
+                    file.write("\n" * _is_cut(self.path) + json.dumps(draw) + "\n")
                 yield draw
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether a kill has left a line without an end."""
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def share(draws: list[Draw], key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from simulated_searches import Cell, SimulatedSearch
@@ -56,8 +56,16 @@ class Trust:
 
 def measure(cell: Cell, procedures: dict[str, Procedure], replications: int, seed: int) -> dict[str, Trust]:
     """Runs all procedures on the same searches."""
+    records = records_of(cell, procedures, range(replications), seed)
+    return {name: summary(found) for name, found in records.items()}
+
+
+def records_of(
+    cell: Cell, procedures: dict[str, Procedure], numbers: Iterable[int], seed: int
+) -> dict[str, list[dict]]:
+    """What becomes of each procedure on the searches of some numbers, as JSON keeps it."""
     records: dict[str, list[dict]] = {name: [] for name in procedures}
-    for number in range(replications):
+    for number in numbers:
         rng = np.random.default_rng([seed, number])
         runs = FreshRuns(SimulatedSearch(cell, rng))
         fresh = np.random.default_rng([seed, number, 1])
@@ -67,7 +75,7 @@ def measure(cell: Cell, procedures: dict[str, Procedure], replications: int, see
             if answer.winner not in scores:
                 scores[answer.winner] = runs.search.fresh_score(answer.winner, NEW_ROWS, fresh)
             records[name].append(record(runs, answer, scores[answer.winner]))
-    return {name: summary(found) for name, found in records.items()}
+    return records
 
 
 def record(runs: FreshRuns, answer: Answer, new_score: float) -> dict:
@@ -79,7 +87,7 @@ def record(runs: FreshRuns, answer: Answer, new_score: float) -> dict:
     # What these rows do to all trials alike moves every estimate; its mean is 0, and taking it off leaves less noise.
     tame = np.isfinite(search.truths) & (search.truths < truths.min() + 20 * search.cell.noise)
     shift = float((search.search_losses[tame] - search.truths[tame]).mean())
-    return {
+    found = {
         "cover": answer.low <= truth <= answer.high,
         "cover_new": answer.low_new <= new_score <= answer.high_new,
         "settled": answer.settled,
@@ -92,6 +100,7 @@ def record(runs: FreshRuns, answer: Answer, new_score: float) -> dict:
         "regret": (truth - truths.min()) / search.cell.noise,
         "executions": answer.num_executions,
     }
+    return {name: bool(value) if isinstance(value, np.bool_) else float(value) for name, value in found.items()}
 
 
 def summary(records: Sequence[dict]) -> Trust:

@@ -129,6 +129,26 @@ def test_a_change_within_one_tick_is_seen(running):
     assert token_of(running, now=now + 0.01) != token_of(running, now=now + 1.0)
 
 
+def test_large_projects_are_read_seldom(running, monkeypatch):
+    times, read = [0.0], []
+
+    class Slow(Snapshot):
+        @classmethod
+        def of(cls, folder):
+            times[0] += 1.0
+            read.append(folder)
+            return Snapshot.of(folder)
+
+    monkeypatch.setattr("manyfit.dashboard.projects.Snapshot", Slow)
+    projects = Projects(running, now=lambda: times[0])
+    [place] = projects.places()
+    for seed in (1, 2):
+        change(running, "seed", seed)
+        assert projects.snapshot(place)[1].facts["seed"] == 1
+    times[0] += 10.0
+    assert projects.snapshot(place)[1].facts["seed"] == 2 and len(read) == 2
+
+
 def test_dear_pages_are_drawn_seldom(made):
     times, drawn = [0.0], []
 

@@ -268,3 +268,30 @@ def test_rows_of_groups_are_as_many_rows_as_there_are_groups(project):
     words = " ".join(str(found).split())
     assert found.recommended.estimate.num_groups == 10 and "by rows (50 rows in 10 groups)" in words
     assert "the same 50 validation rows in 10 groups, which are drawn together" in found.methods_paragraph()
+
+
+@only_on("jax", "one backend is enough")
+def test_a_model_without_a_prediction_for_some_rows_is_no_finalist_and_folds_of_too_few_groups_are_refused(tmp_path):
+    """The logarithm of three validation rows is NaN: of the others alone it would look as good as any."""
+
+    def build(hp):
+        inputs = keras.Input((3,))
+        hidden = keras.ops.log(inputs) if hp.Boolean("logarithms") else inputs
+        model = keras.Model(inputs, keras.layers.Dense(2, "softmax")(hidden))
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        return model
+
+    x = 0.1 + np.random.default_rng(0).random((60, 3)).astype("float32")
+    y = (x[:, 0] > x[:, 1]).astype("int32")
+    x[40:43] *= -1
+    tuner = kt.GridSearch(build, "val_accuracy", seed=0, directory=tmp_path)
+    tuner.search(x[:40], y[:40], validation_data=(x[40:], y[40:]), epochs=1, verbose=0)
+    [broken] = [trial for trial in tuner.oracle.trials.values() if trial.hyperparameters.values["logarithms"]]
+    assert broken.has_failed and "not finite" in broken.message
+    found = tuner.confirm(top=2, max_rounds=1, proof_executions=2)
+    words = " ".join(str(found).split())
+    assert [row.values["logarithms"] for row in found.rows] == [False]
+    assert found.recommended.estimate.num_rows == 20 and "nan" not in words
+    with pytest.raises(UsageError, match="5 folds of 2 groups") as error:
+        tuner.confirm(cross_validation=kt.CrossValidation(5, groups=np.arange(60) // 30))
+    tiny.four_parts(error.value)

@@ -40,7 +40,7 @@ class Project:
         self.trials = {}
         for loss in losses:
             self.add(loss)
-        self.oracle = self
+        self.oracle = self.book = self
         self.store = SimpleNamespace(get=self.facts.get, put=self.facts.update)
         self.objective = SimpleNamespace(loss=lambda score: score)
         clock = Clock(limit, spent_seconds=spent, now=lambda: self.time)
@@ -50,12 +50,15 @@ class Project:
 
     def add(self, loss):
         costs = Costs("one", epoch=self.seconds / 10)
-        run = SimpleNamespace(costs=costs, seconds=self.seconds, num_epochs=10, ending=Ending.COMPLETED)
+        run = SimpleNamespace(costs=costs, seconds=self.seconds, num_epochs=10, share=1.0, ending=Ending.COMPLETED)
         name = f"{len(self.trials):04d}"
         self.trials[name] = SimpleNamespace(trial_id=name, score=loss, is_completed=True, executions={0: run})
 
     def get_best_trials(self, count):
         return sorted(self.trials.values(), key=lambda trial: trial.score)[:count]
+
+    def by_search_score(self):
+        return list(self.trials.values())
 
     def take(self, name, seconds, trials=()):
         self.done.append(name)
@@ -186,10 +189,16 @@ def test_the_bag_of_an_earlier_call_is_compared_with_what_a_longer_search_has_co
 
 def test_costs_of_epochs_are_counted_once():
     run = SimpleNamespace(
-        costs=Costs("one", build=2.0, compile=4.0, epoch=0.5), seconds=12.0, num_epochs=10, ending=Ending.COMPLETED
+        costs=Costs("one", build=2.0, compile=4.0, epoch=0.5),
+        seconds=12.0,
+        num_epochs=10,
+        share=1.0,
+        ending=Ending.COMPLETED,
     )
     found = module.tried_of(SimpleNamespace(executions={0: run}), 0.3)
     assert (found.seconds, found.build_seconds, found.compile_seconds) == (5.0, 2.0, 4.0)
     unmeasured = dataclasses.replace(run.costs, epoch=0.0)
     run.costs = unmeasured
     assert module.tried_of(SimpleNamespace(executions={0: run}), 0.3).seconds == 12.0
+    run.share = 0.25  # of the rows: what follows trains on all of them
+    assert module.tried_of(SimpleNamespace(executions={0: run}), 0.3).seconds == 48.0

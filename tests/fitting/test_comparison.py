@@ -30,6 +30,7 @@ def test_a_lead_is_that_of_paired_losses():
     told = difference(first, second)
     assert first.refused and second.refused
     assert 0.08 < told.estimate < 0.24 and told.favours_second and told.num_rows == ROWS, "about .25 less .09"
+    assert told.is_clear and not difference(second, first).is_clear
     assert not difference(second, first).favours_second
 
 
@@ -38,7 +39,7 @@ def test_the_luck_of_the_choice_is_taken_from_what_was_chosen():
     score = first.metric.score(first.pool(first.problem.predictions, first.task), first.problem)
     plain = difference(first, second)
     lucky = difference(first, second, leader=Leader("0", score, 81, luck=0.1))
-    assert lucky.estimate == pytest.approx(plain.estimate + 0.1) and lucky.favours_second and not plain.favours_second
+    assert lucky.estimate == pytest.approx(plain.estimate + 0.1) and lucky.is_clear and not plain.is_clear
     unknown = difference(first, second, leader=Leader("0", score, 81))
     elsewhere = difference(first, second, leader=Leader("0", 3 * score, 81, luck=0.1))
     assert unknown.estimate == elsewhere.estimate == plain.estimate

@@ -8,12 +8,30 @@ import numpy as np
 import pytest
 
 from manyfit.core.clock import Clock
-from manyfit.fitting.phases import GAIN_OF_BAG, Tried, bag_seconds, best_bag, gain_of_search, seconds_for_the_end
+from manyfit.fitting import phases
+from manyfit.fitting.phases import (
+    Bag,
+    Made,
+    Tried,
+    bag_seconds,
+    best_bag,
+    gain_of_search,
+    is_over,
+    larger_bag,
+    seconds_for_the_end,
+    training_on,
+)
 from manyfit.fitting.searching import SearchClock
 
 
 def tried(losses, seconds: float = 1.0, **options) -> list[Tried]:
     return [Tried(loss, seconds, **options) for loss in losses]
+
+
+@pytest.fixture(autouse=True)
+def half_a_spread(monkeypatch):
+    """Rules, and not the figures that were measured, are what is tested here."""
+    monkeypatch.setattr(phases, "GAIN_OF_BAG", {(1, 1): 0.5, (2, 1): 0.5, (3, 1): 0.5, (3, 2): 0.6})
 
 
 def test_the_promise_of_trials_is_the_record_of_an_exponential_tail():
@@ -50,7 +68,7 @@ def test_a_bag_comes_when_further_trials_promise_less():
     sizes = [best_bag(tried(losses[:count]), 100.0, 5) for count in (4, 10, 100)]
     assert [None if bag is None else bag.top for bag in sizes] == [None, 1, 3]
     assert sizes[1].gain > gain_of_search(tried(losses[:10]), sizes[1].seconds)
-    assert sizes[1].gain == pytest.approx(GAIN_OF_BAG[1, 1] * 0.025)
+    assert sizes[1].gain == pytest.approx(0.5 * 0.025)
 
 
 def test_a_bag_is_as_large_as_the_time_allows():
@@ -58,6 +76,43 @@ def test_a_bag_is_as_large_as_the_time_allows():
     assert [best_bag(many, left, 5).top for left in (5.0, 10.0, 15.0)] == [1, 2, 3]
     assert best_bag(many, 4.9, 5) is None
     assert best_bag(many[:2], math.inf, 5).top == 2  # no limit: nothing else is to be done with the time
+
+
+def test_a_larger_bag_keeps_the_models_of_the_smaller_one_and_has_its_pace():
+    many = tried([0.1 + 0.01 * number for number in range(100)])
+    made = Made(Bag(2, 10.0, 0.0), lead=0.1, is_used=True)
+    found = larger_bag(many, 100.0, 5, made, pace=0.2, may_search=False)
+    assert (found.top, found.repeats, found.seconds) == (3, 2, pytest.approx(0.2 * (30.0 - 10.0)))
+    assert found.gain == pytest.approx(0.1 * spread_of_better_half(many))
+    # What it would gain there is far less than what the search would in the same seconds at the pace of a trial each.
+    assert larger_bag(many[:10], 100.0, 5, made, may_search=True) is None
+
+
+def spread_of_better_half(many):
+    return phases.spread_of([one.loss for one in many])
+
+
+def test_after_a_bag_that_was_worse_a_larger_one_has_to_make_up_for_that():
+    many = tried([0.1 + 0.01 * number for number in range(100)])
+    step = 0.1 * spread_of_better_half(many)
+    behind, close = (Made(Bag(3, 15.0, 0.0), lead=lead, is_used=False) for lead in (-2 * step, -step / 2))
+    assert larger_bag(many, 100.0, 5, behind, may_search=False) is None
+    assert larger_bag(many, 100.0, 5, close, may_search=False).repeats == 2
+
+
+def test_training_on_takes_as_many_models_as_fit():
+    many = tried([0.1 + 0.01 * number for number in range(100)], build_seconds=0.5)
+    assert [training_on(many, left, may_search=False).top for left in (2.5, 5.0, 100.0)] == [1, 2, 3]
+    assert training_on(many, 2.0, may_search=False) is None
+
+
+def test_a_search_is_over_where_the_better_half_is_equally_good():
+    assert not is_over(tried([0.0] * 9)), "too few to tell"
+    assert is_over(tried([0.0] * 5 + [0.3] * 5))
+    assert not is_over(tried([0.0] * 4 + [0.3] * 6))
+    # And then no step promises anything.
+    assert best_bag(tried([0.0] * 10), 100.0, 5) is None
+    assert training_on(tried([0.0] * 10), 100.0, may_search=False) is None
 
 
 def test_what_the_time_has_stopped_costs_as_much_as_the_others():

@@ -22,6 +22,7 @@ from manyfit.core.errors import UsageError
 from manyfit.report.checks import checks
 from manyfit.report.page import page
 from manyfit.report.snapshot import Snapshot
+from manyfit.store import ProjectStore
 
 pytest.importorskip("vl_convert", reason="the extra manyfit[report] is not installed")
 pytest.importorskip("jinja2", reason="the extra manyfit[report] is not installed")
@@ -237,3 +238,21 @@ def test_test_rows_that_were_looked_at_twice(pages):
     assert "measured 2 choices" in titles(seen)["Test rows were looked at more than once"].evidence
     once = dataclasses.replace(seen, facts={**seen.facts, "test_uses": looks[1:]})
     assert "Test rows were looked at more than once" not in titles(once)
+
+
+def test_every_writes_again_until_the_search_is_over(tmp_path, monkeypatch, capsys):
+    folder = drawn_projects.write(tmp_path / "one", drawn_projects.Drawn(trials=6, is_over=False))
+    output, written = tmp_path / "r.html", []
+
+    def wait(seconds):
+        written.append((seconds, output.read_text(encoding="utf-8")))
+        if len(written) == 2:
+            store = ProjectStore(folder)
+            store.put(activity={**store.get("activity"), "until": NOW})
+            store.close()
+
+    monkeypatch.setattr("manyfit.cli.time.sleep", wait)
+    assert main(["report", str(folder), "-o", str(output), "--every", "10"]) == 0
+    assert [(seconds, 'content="10"' in text) for seconds, text in written] == [(10, True)] * 2
+    assert 'http-equiv="refresh"' not in output.read_text(encoding="utf-8")
+    assert capsys.readouterr().out.strip() == str(output)

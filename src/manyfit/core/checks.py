@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import math
 from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
@@ -80,11 +81,17 @@ def seconds_or_none(where: str, value: object) -> float | None:
     """A limit of time as a `float`; None stays None.
 
     Raises:
-        UsageError: it is neither None nor a number above 0.
+        UsageError: it is neither None nor a finite number above 0.
+
+    Example:
+
+    >>> seconds_or_none("fit(max_seconds)", 90), seconds_or_none("fit(max_seconds)", None)
+    (90.0, None)
     """
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    # Not infinite: of what has no end no share can be kept for a step.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         got = f"{value!r} of type {type(value).__name__}" if isinstance(value, str) else repr(value)
         raise UsageError(explain(where, got, "seconds: a number above 0, or None", "Leave it out for no limit."))
     return float(value)

@@ -64,8 +64,9 @@ class Dashboard:
 
     def home(self, request: HttpRequest) -> Response:
         """All projects, or the one that there is."""
-        if self._projects.is_single:
-            return Response(status_code=307, headers={"location": f"/p/{self._projects.places()[0].key}/"})
+        found = self._projects.places()
+        if self._projects.is_single and found:
+            return Response(status_code=307, headers={"location": f"/p/{found[0].key}/"})
         return HTMLResponse(pages.list_of(self._door, self._projects))
 
     def project(self, request: HttpRequest) -> Response:

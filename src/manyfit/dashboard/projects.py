@@ -19,7 +19,9 @@ from manyfit.store.reading import projects_below, token_of
 
 _FIND_SECONDS = 2.0  # between two walks through the folder, which may be large
 _MOST_KEPT = 8  # snapshots and pages in memory
-_MOST_SHARE = 3.0  # a page that took a second is drawn anew after three: a dashboard must not slow a search down
+_MOST_SHARE = (
+    5.0  # what took a second to read or to draw is done anew after five: a dashboard must not slow a search down
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Projects:
         self._found: dict[str, ListedProject] = {}
         self._found_at = float("-inf")
         self._guard = threading.Lock()  # pages are made by several threads
-        self._snapshots: collections.OrderedDict[str, tuple[str, Snapshot]] = collections.OrderedDict()
+        self._snapshots: collections.OrderedDict[str, tuple[str, Snapshot, float]] = collections.OrderedDict()
 
     def places(self) -> list[ListedProject]:
         """All of them, in order of their names."""
@@ -88,7 +90,7 @@ class Projects:
         return {place.key: place for place in self.places()}.get(key)
 
     def snapshot(self, place: ListedProject) -> tuple[str, Snapshot]:
-        """A project as it is now, and the token of that state; read anew only where it has changed.
+        """A project, and the token of its state; read anew where it has changed, large ones not too often.
 
         Raises:
             ProjectError: it cannot be read.
@@ -97,16 +99,18 @@ class Projects:
         token = token_of(place.folder)
         with self._guard:
             known = self._snapshots.get(place.key)
-        if known is not None and known[0] == token:
-            return known
+        began = self._now()
+        if known is not None and (known[0] == token or began < known[2]):
+            return known[0], known[1]
         self._check_inside(place)
-        found = token, Snapshot.of(place.folder)
+        snapshot = Snapshot.of(place.folder)
+        ended = self._now()
         with self._guard:
-            self._snapshots[place.key] = found
+            self._snapshots[place.key] = token, snapshot, ended + _MOST_SHARE * (ended - began)
             self._snapshots.move_to_end(place.key)
             while len(self._snapshots) > _MOST_KEPT:
                 self._snapshots.popitem(last=False)
-        return found
+        return token, snapshot
 
     def _check_inside(self, place: ListedProject) -> None:
         """Checks that nothing of a project leads out of the folder by now.

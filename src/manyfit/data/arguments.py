@@ -120,10 +120,10 @@ def check_data(call: Call, *, estimators: bool = False, takes_texts: bool = Fals
         takes_texts: whether models may take texts; Keras's do on TensorFlow only.
 
     Raises:
-        UsageError: objects that Keras does not know, arrays of different length, texts; pipelines with y or weights
-            besides, or with no end and no number of steps; data that can be read once only; `validation_data` without
-            y, where x has some; a `validation_split` of pipelines, or one that leaves a part empty; `class_weight`
-            that is no dict, or where Keras does not take it.
+        UsageError: objects that Keras does not know, arrays of different length or without rows, texts; pipelines with
+            y or weights besides, or with no end and no number of steps; data that can be read once only;
+            `validation_data` without y, where x has some; a `validation_split` of pipelines, or one that leaves a part
+            empty; `class_weight` that is no dict, or where Keras does not take it.
     """
     if call.x is None:
         return
@@ -145,6 +145,8 @@ def _check_rows(rows: Rows, where: str, steps: str, estimators: bool, takes_text
     if rows.kind.is_pipeline:
         _check_pipeline(rows, where, steps)
     rows.check_lengths(where)
+    if rows.num_rows == 0:  # Keras would leave out what it has no rows for, metrics among it
+        raise UsageError(explain(where, rows.describe(), "one row or more", "Pass rows, or leave them out."))
 
 
 def _check_kinds(rows: Rows, where: str, estimators: bool, takes_texts: bool) -> None:

@@ -160,24 +160,19 @@ class Afterwards:
         best = self._oracle.get_best_trials(1)
         return bool(best) and best[0].trial_id not in self._bagged
 
-    def _take(self, found: Ensemble | None, what: str, *, against: str, is_longer: bool = False) -> Lead | None:
-        """Puts something in the place of what is in hand, if it is better, and says why.
-
-        By more than luck, unless it is a longer search: that has the same models, and others, so what is expected of it
-        is enough.
-        """
+    def _take(self, found: Ensemble | None, what: str, *, against: str, plural: bool = False) -> Lead | None:
+        """Puts something in the place of what is in hand, if it is better on the same rows, and says why."""
         if found is None:
             return None
-        verb, they = ("are", "they are") if is_longer else ("is", "it is")
+        verb, they = ("are", "they are") if plural else ("is", "it is")
         if self.hand is None:
             self.hand = found
             self._reasons.append(f"{what} {verb} used.")
             return None
         told = difference(self.hand, found, leader=from_fact(Leader, self._tuner.store.get(LEADER)))
-        is_better = told.favours_second or (is_longer and not self._has_bag and told.estimate > 0)
-        kept = "used" if is_better else "not used"
+        kept = "used" if told.favours_second else "not used"
         self._reasons.append(f"{what} {verb} {kept}: {they} {told}, against {against}.")
-        if is_better:
+        if told.favours_second:
             self.hand, self._has_bag = found, False  # who takes a bag says so
         return told
 
@@ -194,7 +189,7 @@ class Afterwards:
         if found is None:
             return
         if self.hand is not None:
-            self._take(found, "The models of the longer search", against="what was in hand", is_longer=True)
+            self._take(found, "The models of the longer search", against="what was in hand", plural=True)
             return
         self.hand = found
         if found.refused:

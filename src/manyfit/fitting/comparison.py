@@ -30,7 +30,17 @@ class Lead:
 
     @property
     def favours_second(self) -> bool:
-        """Whether the second one is better by more than a standard error: what is in hand is not given up for luck."""
+        """Whether the second one is expected to be better.
+
+        By however little: the steps that are compared with what is in hand are better than that in most searches, so
+        that rows need not prove it anew. Asking for a standard error has gained less
+        (`benchmarks/results/gains_of_phases.md`).
+        """
+        return self.num_rows > 1 and self.estimate > 0.0
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the second one is better by more than a standard error."""
         return self.num_rows > 1 and self.estimate > self.standard_error
 
     def __str__(self) -> str:
@@ -66,7 +76,7 @@ def difference(first: Ensemble, second: Ensemble, *, leader: Leader | None = Non
     # Equal numbers of mistakes say little of few rows; the loss has something to say of each.
     if abs(found.estimate) <= found.standard_error and near != metric:
         closer = _paired(first, second, near)
-        return closer if closer.favours_second and found.estimate >= -found.standard_error / 2 else found
+        return closer if closer.is_clear and found.estimate >= -found.standard_error / 2 else found
     return found
 
 

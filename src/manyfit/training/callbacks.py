@@ -184,6 +184,10 @@ class EpochTimes(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.seconds.append(self._clock.now() - self._began)
 
+    def of_this_epoch(self) -> float:
+        """The seconds of the epoch that is under way, so far."""
+        return self._clock.now() - self._began
+
     def split(self) -> tuple[float, float]:
         """The seconds of compiling, and those of an epoch; of a single epoch nobody knows what compiling took."""
         if len(self.seconds) < 2:
@@ -223,6 +227,7 @@ class UntilOver(keras.callbacks.Callback):
     def _check(self) -> None:
         # By an exception, not by `stop_training`: Keras would validate first, and tell callbacks of half an epoch.
         if self._clock.is_over():
+            self._clock.refuse(self._times.of_this_epoch())  # so long at least: what to tell who gave too little time
             raise OutOfTime
 
 
