@@ -243,7 +243,10 @@ def next_step(snapshot: Snapshot) -> str | None:
     best = snapshot.best()
     if working or len(best) < 2 or best[0].confirmed is not None:
         return None
-    taken = [float(run.outcome.get("seconds") or 0.0) for one in best[:_CONFIRMED] for run in one.searched]
+    runs = [run for one in best[:_CONFIRMED] for run in one.searched]
+    if not any(run.costs for run in runs):  # a loop of somebody's own has trained them, which cannot be confirmed
+        return None
+    taken = [float(run.outcome.get("seconds") or 0.0) for run in runs]
     price = f", about {seconds(statistics.fmean(taken) * _ROUNDS * min(_CONFIRMED, len(best)))}" if any(taken) else ""
     return f"tuner.confirm() tells them apart on fresh seeds{price}"
 
