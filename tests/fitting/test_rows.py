@@ -15,6 +15,7 @@ from manyfit.core.records import ROWS, Ending
 from manyfit.data.call import Call
 from manyfit.data.folds import CrossValidation
 from manyfit.data.parts import RowParts
+from manyfit.finish.fresh_runs import FreshRuns
 from manyfit.fitting import rows
 from manyfit.fitting.asked import CanDo
 from manyfit.fitting.holdout import HeldOut
@@ -129,6 +130,8 @@ def test_the_first_trials_train_on_a_part_and_the_best_on_all(tmp_path, small_pa
     parts = [trial for trial in tuner.oracle.trials.values() if trial.num_rows == 100]
     assert {run.message for one in parts for run in one.executions.values()} == {"trained on 100 of 300 rows"}
     assert {run.share for one in parts for run in one.executions.values()} == {100 / 300}
+    evidence = FreshRuns(tuner.oracle, "", None, None)
+    assert all(evidence.of_search(one) == [] for one in parts) and evidence.of_search(best[0])
     looked = Snapshot.of(tuner.project_dir)
     assert [one.num_rows for one in looked.trials] == on_rows(tuner)
     assert [one.trial_id for one in looked.best()] == [one.trial_id for one in best]

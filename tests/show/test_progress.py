@@ -125,6 +125,15 @@ def test_it_never_has_more_than_sixteen_lines_nor_is_wider_than_the_terminal(wid
         assert any(line.startswith("1 trial failed, the newest: ValueError: too wide") for line in lines)
 
 
+def test_a_score_of_a_part_of_the_rows_is_the_best_as_long_as_there_is_no_other():
+    board = begun(3)
+    board.hear(TrialEnded("00", 0.9, "trained on 10 of 90 rows", num_rows=10))
+    board.hear(TrialEnded("01", 0.7, "trained on 10 of 90 rows", num_rows=10))
+    assert board.best() == ("00", 0.9) and board.step.num_ended == 2
+    board.hear(TrialEnded("01", 0.8, None))  # anew, on all rows
+    assert board.best() == ("01", 0.8) and board.step.num_ended == 2
+
+
 def test_names_and_messages_cannot_reach_the_terminal():
     board = begun(2, epochs=6)
     for place, member in enumerate(board.members.values()):

@@ -108,6 +108,7 @@ class TrialEnded:
         reason: why it ended as it did; None: it ran to its end.
         scores: of its executions.
         is_cut_short: whether a scheduler or a limit stopped it; its score stands.
+        num_rows: of the training rows, those that it has seen; None: all.
     """
 
     trial_id: str
@@ -115,6 +116,7 @@ class TrialEnded:
     reason: str | None
     scores: Sequence[float] = ()
     is_cut_short: bool = False
+    num_rows: int | None = None
 
 
 Event: TypeAlias = (

@@ -211,6 +211,8 @@ class FreshRuns:
         return self._searched[trial.trial_id]
 
     def _of_search(self, trial: Trial) -> list[tuple[float, Array | None]]:
+        if trial.num_rows is not None:
+            return []  # a training on a part of the rows is no evidence of what the configuration does on all of them
         runs = {index: run for index, run in sorted(trial.executions.items()) if run.ending.has_score}
         if not runs:
             loss = self.oracle.objective.loss(trial.score)

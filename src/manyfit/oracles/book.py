@@ -165,8 +165,8 @@ class TrialBook:
         self.ended.append(trial.trial_id)
         self._forget(trial)
         self.save([trial], **facts)
-        is_cut_short = trial.ending is Ending.STOPPED
-        self.events.tell(TrialEnded(trial.trial_id, trial.score, trial.message, tuple(trial.scores), is_cut_short))
+        cut, scores = trial.ending is Ending.STOPPED, tuple(trial.scores)
+        self.events.tell(TrialEnded(trial.trial_id, trial.score, trial.message, scores, cut, trial.num_rows))
 
     def pause(self, trial: Trial) -> None:
         """Commits that a trial waits for a promotion."""

@@ -75,6 +75,7 @@ class StepProgress:
         self.first_epoch_at: float | None = None
         self.num_first = 0  # epochs that were reported then: what they took is not known
         self.num_begun = self.num_ended = self.num_runs = self.num_epochs = 0
+        self.ended: set[str] = set()  # trials
         self.least_epochs = 1  # that tell a pace
         self.planned: RunsPlanned | None = None
 
@@ -127,6 +128,7 @@ class Board:
         self.members: dict[Key, MemberState] = {}
         self.values: dict[str, Values] = {}
         self.scores: dict[str, float] = {}
+        self._on_parts: dict[str, float] = {}  # scores of a part of the rows, shown as long as there are no others
         self.reasons: dict[str, str] = {}  # of trials that failed
         self.trained: dict[Key, None] = {}  # executions that have ended, in their order
         self.num_epochs = 0  # of all steps of the call
@@ -193,11 +195,14 @@ class Board:
         known.curve.append(objective.get_value(logs) if objective.has_value(logs) else None)
 
     def _ended(self, event: TrialEnded) -> None:
-        self.step.num_ended += 1
+        # By their ids: one that is tried again, or trained anew on more rows, ends more than once.
+        self.step.ended.add(event.trial_id)
+        self.step.num_ended = len(self.step.ended)
         if event.score is None:
             self.reasons[event.trial_id] = event.reason or ""
-        else:
-            self.scores[event.trial_id] = event.score
+            return
+        self._on_parts.pop(event.trial_id, None)
+        (self.scores if event.num_rows is None else self._on_parts)[event.trial_id] = event.score
 
     # What follows from it, to be asked under the lock ------------------------------------------------------------
 
@@ -266,8 +271,9 @@ class Board:
     def best(self) -> tuple[str, float] | None:
         """The best trial that has ended, and its score."""
         loss = self.sources.objective.loss
-        ranked = sorted(self.scores, key=lambda trial_id: loss(self.scores[trial_id]))
-        return (ranked[0], self.scores[ranked[0]]) if ranked else None
+        scores = self.scores or self._on_parts
+        ranked = sorted(scores, key=lambda trial_id: loss(scores[trial_id]))
+        return (ranked[0], scores[ranked[0]]) if ranked else None
 
     def best_that_trains(self) -> tuple[str, float] | None:
         """The member that has come furthest, and its best value so far."""

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import types
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ if keras.backend.backend() == "jax":
 
     from manyfit.training.keras_internals import programs
     from manyfit.training.population.compile import Exchanges, Tiers, compile_function
+    from manyfit.training.population.learned import Learned
     from manyfit.training.population.rounds import Cores, Rounds
     from manyfit.training.population.rows_pass import RowsPass
     from manyfit.training.population.session import Session
@@ -113,6 +115,12 @@ def test_exchanges_learn_what_compiling_costs():
     assert not exchanges.pays(20.0, compile_seconds=1.0)
     # What was read from a cache took no time, which says nothing of the full compilation.
     assert not exchanges.pays(6.0, compile_seconds=0.001)
+
+
+def test_what_is_to_train_many_numbers_is_compiled_in_full_at_once():
+    steps = types.SimpleNamespace(num_trained=300_000)
+    tiers = [Learned().first_tier(steps, epochs * 157, together=True, remaining=0) for epochs in (5, 10)]
+    assert tiers == ["quick", "full"]
 
 
 def test_the_same_function_is_compiled_again_without_a_trace():

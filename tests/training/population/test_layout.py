@@ -54,17 +54,32 @@ class Own(keras.layers.Layer):
     ],
 )
 def test_loops_come_first_where_convolutions_are_quick_in_them(layer, layouts):
-    layers = [
-        keras.layers.Input((6, 6, 1)),
-        keras.layers.Conv2D(2, 3) if layer is Own else keras.layers.Activation("relu"),
-    ]
-    model = keras.Sequential([*layers, layer(), keras.layers.Flatten(), keras.layers.Dense(1)])
+    first = keras.layers.Conv2D(2, 3) if layer is Own else keras.layers.Activation("relu")
+    assert list(candidates(steps_of((6, 6, 1), first, layer(), keras.layers.Flatten()))) == layouts
+
+
+def steps_of(shape, *layers):
+    """The trace of a small model."""
+    model = keras.Sequential([keras.layers.Input(shape), *layers, keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    rows = np.zeros((4, 6, 6, 1), "float32"), np.zeros(4, "float32")
-    data = read_fit_arguments(Call(rows, {"batch_size": 4}))
-    shapes = Shapes(data.training, None)
+    rows = np.zeros((4, *shape), "float32"), np.zeros(4, "float32")
+    shapes = Shapes(read_fit_arguments(Call(rows, {"batch_size": 4})).training, None)
     building.build_symbolically(model, shapes.first_batch())
-    assert list(candidates(trace(model, shapes))) == layouts
+    return trace(model, shapes)
+
+
+@needs_a_cpu
+@pytest.mark.parametrize(
+    ("shape", "layer", "first"),
+    [
+        ((60,), lambda: keras.layers.Dense(1600), FUSED),
+        ((60,), lambda: keras.layers.Dense(1700), SCAN),  # more than 100,000 numbers
+        ((3, 2), lambda: keras.layers.LSTM(2), SCAN),
+        ((3, 2), lambda: keras.layers.LSTM(2, unroll=True), FUSED),
+    ],
+)
+def test_large_models_and_loops_in_a_step_gain_nothing_side_by_side(shape, layer, first):
+    assert candidates(steps_of(shape, layer()), together=True)[0] == first
 
 
 def test_every_layout_is_timed_and_the_fastest_stays():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from wide_searches import quickly_compiled, trained
 
+from manyfit.training.keras_internals.draws import quick_draws
 from manyfit.training.population.arrays import State, values_of, variables_of
 from manyfit.training.population.embeddings import RULES, table
 from manyfit.training.population.twins import Outline, Twin, joined, outline_of
@@ -25,7 +26,7 @@ STEPS, ROWS = 20, 4
 @pytest.fixture(scope="module", autouse=True)
 def little_optimised() -> Iterator[None]:
     """What building models compiles takes longer than the steps."""
-    with quickly_compiled():
+    with quickly_compiled(), quick_draws():
         yield
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 
@@ -397,7 +398,9 @@ class Admission:
         if found.idle:  # no pass replaces them: a model of others that has them, too, may give its arrays away
             member.state = (member.state[0], copied(member.state[1]), member.state[2])
         together, remaining = self.supply.independent, self.supply.remaining
-        program = self._learned.program_of(found, model, member.view, together=together, remaining=remaining)
+        program = self._learned.program_of(
+            found, model, member.view, together=together, remaining=remaining, num_steps=families.steps_left(member)
+        )
         if member.structure.outline is not None:
             self._learned.family_of(member).own[member.structure.identity] = program, member.structure.outline
         return ProgramSeat(program, found, model)
@@ -424,7 +427,7 @@ class Admission:
                 outline,
                 members,
                 together=self.supply.independent,
-                first_tier=self._learned.first_tier(together=short, remaining=self.supply.remaining),
+                first_tier=functools.partial(self._learned.first_tier, together=short, remaining=self.supply.remaining),
                 passes=self._learned.passes,
                 maskings=self._learned.maskings,
             )

@@ -21,7 +21,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
@@ -157,7 +157,7 @@ def wide_program(
     members: Sequence[Member],
     *,
     together: bool,
-    first_tier: Tier,
+    first_tier: Callable[[Trace, int], Tier],
     passes: dict[SharedPassKey, RowsPass],
     maskings: dict[str, Maskings],
 ) -> WideProgram:
@@ -167,7 +167,7 @@ def wide_program(
         outline: how wide.
         members: those that it is made for.
         together: see `SharedProgram`.
-        first_tier: likewise.
+        first_tier: likewise, by the steps and how many of them these members have before them.
         passes: likewise.
         maskings: of steps that are known, by their keys; these are added.
 
@@ -181,7 +181,8 @@ def wide_program(
         twin = Twin(narrowest.model, outline)
         building.build_symbolically(twin.model, view.shapes.first_batch())
         found = trace_all(twin.model, view.shapes, maskings)
-    program = WideProgram(twin, found, view, together=together, first_tier=first_tier, passes=passes)
+    tier = first_tier(found, sum(map(steps_left, members)))
+    program = WideProgram(twin, found, view, together=together, first_tier=tier, passes=passes)
     if not recalled_verdict(program.kind):
         program.doubt(narrowest.own_trace(maskings), program.seat_of(narrowest), narrowest.state)
     return program
@@ -413,6 +414,12 @@ def are_short(members: Sequence[Member]) -> bool:
 def epochs_left(member: Member) -> int:
     """Epochs that a member has before it."""
     return max(0, member.last_epoch - member.epoch)
+
+
+def steps_left(member: Member) -> int:
+    """Training steps that a member has before it; 0 where nobody knows, in a stream."""
+    rows = member.view.training
+    return epochs_left(member) * rows.num_steps if isinstance(rows, ResidentRows) else 0
 
 
 def size_of(view: View) -> tuple[float, int]:

@@ -21,6 +21,11 @@ from manyfit.training.population.views import View
 MANY_MEMBERS = 8
 """Executions that are expected of a program, from which on it is compiled in full at once."""
 
+# What is compiled quickly takes 2 ns longer to change a number, since it does so one by one, in place. In wide dense
+# layers that is a quarter to a half of an epoch (row G1); compiling in full takes .4 to .9 processor seconds longer.
+MANY_UPDATES = 4e8
+"""Numbers times steps that members at hand will train, from which on their program is compiled in full at once."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
@@ -54,7 +59,7 @@ class Learned:
         return dataclasses.replace(self, programs=programs, prefixes=Prefixes(), labels=LabelCheck())
 
     def program_of(
-        self, found: Trace, model: keras.Model, view: View, *, together: bool, remaining: int | None
+        self, found: Trace, model: keras.Model, view: View, *, together: bool, remaining: int | None, num_steps: int
     ) -> SharedProgram:
         """The program of a trace, made if need be. Members of one program have batches alike, of however many rows.
 
@@ -64,6 +69,7 @@ class Learned:
             view: what is trained on.
             together: whether several members are expected at the same time.
             remaining: executions that are still to come, if that is known.
+            num_steps: that its first member has before it.
         """
         key = f"{found.key} {found.short_batches(view.shapes)} {view.rooms}"
         if key not in self.programs:
@@ -72,18 +78,26 @@ class Learned:
                 view.data,
                 summary_of(model),
                 together=together,
-                first_tier=self.first_tier(together=together, remaining=remaining),
+                first_tier=self.first_tier(found, num_steps, together=together, remaining=remaining),
                 frozen="" if view.frozen is None else view.frozen.words,
                 passes=self.passes,
             )
         self.programs[key].serve(view.data)
         return self.programs[key]
 
-    def first_tier(self, *, together: bool, remaining: int | None) -> Tier:
-        """How a new program is compiled first: in full where it is to train many executions.
+    def first_tier(self, found: Trace, num_steps: int, *, together: bool, remaining: int | None) -> Tier:
+        """How a new program is compiled first: in full where it is to train many executions, or to do much for some.
 
         In many short trainings no single one would be worth an exchange.
+
+        Args:
+            found: its steps.
+            num_steps: that the members have before them that it is made for.
+            together: see `program_of`.
+            remaining: likewise.
         """
+        if found.num_trained * num_steps >= MANY_UPDATES:
+            return "full"
         # Each as often as those that have come.
         expected = (remaining or 0) / (len(self.programs) + 1) if together else 0
         return "full" if expected >= MANY_MEMBERS else "quick"

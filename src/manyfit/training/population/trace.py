@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -78,6 +79,16 @@ class Trace:
     companions: dict[str, tuple[int, Form]] = dataclasses.field(default_factory=dict)
     idle: frozenset[int] = frozenset()
     seconds: float = 0.0
+
+    @property
+    def num_trained(self) -> int:
+        """Numbers that a training step changes by their gradients."""
+        return sum(math.prod(shape) for shape in self.forms["train 0"].body.shapes[: self.counts[0]])
+
+    @property
+    def loops(self) -> bool:
+        """Whether a training step goes through its rows place by place, as recurrent layers do."""
+        return any(each.equation.primitive.name == "scan" for each in self.forms["train 0"].body.instructions)
 
     def difference(self, other: Trace) -> Mismatch:
         """Says where two traces of different keys part."""
