@@ -137,7 +137,9 @@ def check_left_over(made: type, given: Iterable[str]) -> None:
     if names := sorted(given):
         known = [name for name in inspect.signature(made).parameters if name != "kwargs"]
         closest = difflib.get_close_matches(names[0], known, n=1, cutoff=0.0)[0]
-        instead = f"Type {closest}=, say, or help({made.__name__}) for all of them."
+        # A class of the user's is at hand by its name; one of Manyfit's as its documentation imports it.
+        shown = f"{'kt.' if made.__module__.startswith('manyfit.') else ''}{made.__name__}"
+        instead = f"Type {closest}=, say, or help({shown}) for all of them."
         raise UsageError(
             explain(made.__name__, f"Unrecognized arguments {names}", "the arguments of its docstring", instead)
         )
