@@ -75,7 +75,7 @@ def times(monkeypatch):
         {"x": None},
         {"x": ((X, Y) for _ in range(3)), "y": None, "validation_data": HELD_OUT},  # a generator without steps
     ],
-    ids=repr,
+    ids=lambda options: " and ".join(f"{name} {type(wrong).__name__}" for name, wrong in options.items()),
 )
 def test_what_cannot_be_right_is_refused_in_four_parts_before_anything_is_trained(options, tmp_path):
     tuner = tuner_of(tmp_path)
