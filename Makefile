@@ -22,8 +22,10 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
 
+# A file of tests stays in one process: what its fixtures have searched is shared.
+PROCESSES ?= 2
 test: $(VENV)/.installed ## all tests on JAX
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile
 
 test-backends: test-tensorflow test-torch ## what does not need JAX, on TensorFlow and on torch
 
@@ -46,9 +48,9 @@ test-newest: $(NEWEST)/.installed ## the newest Keras and JAX that there are for
 	KERAS_BACKEND=jax $(NEWEST)/bin/python -m pytest -W default $(RANGE_TESTS)
 
 # What is skipped where an optional library is missing.
-test-extras: $(EXTRAS)/.installed ## samplers of Optuna, estimators of XGBoost, LightGBM and CatBoost, trackers
+test-extras: $(EXTRAS)/.installed ## samplers of Optuna, estimators of XGBoost, LightGBM and CatBoost, trackers, notebooks
 	KERAS_BACKEND=jax $(EXTRAS)/bin/python -m pytest tests/contract/test_optuna_adapter.py tests/test_brands.py \
-		tests/tuners/test_knowledge.py tests/trackers tests/report/test_files.py
+		tests/tuners/test_knowledge.py tests/trackers tests/report/test_files.py tests/show/test_notebook.py
 
 test-autokeras: $(AUTOKERAS)/.installed ## AutoKeras 3.0 on Manyfit, in an environment of its own; not part of CI
 	KERAS_BACKEND=jax $(AUTOKERAS)/bin/python -m pytest tests/compat/test_autokeras.py
@@ -106,7 +108,7 @@ $(NEWEST)/.installed: pyproject.toml
 
 $(EXTRAS)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(EXTRAS)
-	$(EXTRAS)/bin/python $(PIP) --editable ".[test,brands,optuna,mlflow,wandb,parquet]" cmaes
+	$(EXTRAS)/bin/python $(PIP) --editable ".[test,brands,optuna,mlflow,wandb,parquet]" cmaes nbclient ipykernel
 	touch $@
 
 $(RAY)/.installed: pyproject.toml
