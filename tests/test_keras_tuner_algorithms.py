@@ -207,7 +207,12 @@ def test_executions_leave_no_model_and_write_weights_once(project, rows, monkeyp
 def test_run_trial_on_an_executor_is_not_said_to_run_one_after_another(project, capsys):
     """The line about overrides belongs to searches in this process alone."""
     tuner = remote_work.Numbers(
-        max_trials=3, executor=ThreadExecutor(2), objective="loss", hyperparameters=remote_work.space(), **project
+        max_trials=3,
+        executor=ThreadExecutor(2),
+        objective="loss",
+        hyperparameters=remote_work.space(),
+        display="plain",
+        **project,
     )
     tuner.search(verbose=2)
     tuner.close()

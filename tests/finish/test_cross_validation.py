@@ -82,15 +82,16 @@ def test_repeats_and_splitters(project):
 
 
 def test_confirming_on_folds_and_on_fresh_splits(project):
-    x = RNG.normal(size=(NUM_ROWS, FOLDS)).astype("float32")
+    x = np.random.default_rng(0).normal(size=(NUM_ROWS, FOLDS)).astype("float32")
     tuner = kt.RandomSearch(build, "val_loss", max_trials=2, seed=0, **project)
-    tuner.search(x, LABELS, epochs=1, batch_size=64, verbose=0, validation_split=0.2)
+    tuner.search(x, LABELS, epochs=1, batch_size=NUM_ROWS, verbose=0, validation_split=0.2)
     trial = tuner.oracle.get_best_trials(1)[0]
     scores = {}
     for name, options in {"same": {}, "fresh": {"new_splits": True}, "folds": {"cross_validation": 3}}.items():
         tuner.confirm(top=1, max_executions=4, max_rounds=4, proof_executions=3, **options)
         scores[name] = np.std([run.score for run in trial.executions_of("proof").values()])
-    assert scores["fresh"] > 2 * scores["same"]  # initial weights are zero: there only the order of the data moves
+    # Initial weights are zero, and one batch holds all rows: on the same rows nothing but rounding is left to chance.
+    assert scores["same"] < 1e-5 and scores["fresh"] > 1e-3
     assert len(set(scores.values())) == 3  # executions under one protocol do not count for another
     with pytest.raises(UsageError, match="one of the two"):
         tuner.confirm(cross_validation=3, new_splits=True)

@@ -169,6 +169,9 @@ def _influences(
         tolerance = _AUC_TOLERANCE if "auc" in name else 1e-5 + 1e-4 * abs(number)
         penalty = answer.penalty if name == "loss" else 0.0
         candidates = list(answer.candidates(name.removeprefix("weighted_")))
+        # A loss is one of several forms: those that these rows cannot be measured by are none of them.
+        if any(not one.reason for one in candidates):
+            candidates = [one for one in candidates if not one.reason]
         # Rows without a prediction are worst here; what Keras makes of them is NaN, or an accident.
         odd = next((one for one in candidates if one.reason or one.num_missing), None)
         if odd is not None:
