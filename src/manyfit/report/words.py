@@ -141,12 +141,13 @@ def verdict(snapshot: Snapshot) -> list[str]:
     on = "on these rows" if leader.num_rows is None else "on new rows"
     others = _others(leader.rivals, leader.num_trials)
     lines = [f"{found} {on}. {others}"]
-    if leader.luck is not None and leader.luck > 0:
-        error = (leader.high - leader.low) / 2
-        lines.append(
-            f"The search said {number(leader.score, error)}; the best of {leader.num_trials:,} noisy scores is lucky, "
-            f"by about {number(leader.luck, error)}."
-        )
+    # What was said and what is expected stand one above the other: the luck is what lies between them.
+    better = 1 if snapshot.direction == "max" else -1
+    error = (leader.high - leader.low) / 2
+    luck = number(better * (leader.score - expected), error)
+    if float(luck) > 0:
+        said = f"The search said {number(leader.score, error)}, by {luck} too good"
+        lines.append(f"{said}: the best of {leader.num_trials:,} noisy scores is lucky.")
     return lines
 
 
