@@ -78,3 +78,15 @@ def _another_process_is_refused(folder):
 def test_giving_back_what_was_never_taken_is_harmless(tmp_path):
     lock.release(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_project_by_a_relative_path_gives_back_its_own_lock_from_wherever_it_is_closed(tmp_path, monkeypatch):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "first")
+    first = ProjectStore("project")
+    monkeypatch.chdir(tmp_path / "second")
+    second = ProjectStore("project")
+    first.close()
+    second.begin_work("a search")  # whose lock is still there
+    second.close()

@@ -60,13 +60,14 @@ class ProjectStore:
     def __init__(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         self.layout = ProjectLayout.of(folder)
         self.folder = self.layout.folder
+        self._place = self.folder.absolute()  # whatever the current folder is when the lock is given back
         self._closed = False
         self._process = os.getpid()
         self._guard = threading.RLock()
         self._refuse_links()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(self.folder)
+            lock.acquire(self._place)
         except OSError as error:
             raise ProjectError(
                 explain(
@@ -83,7 +84,7 @@ class ProjectStore:
             self.catch_up()
             self.is_beside_keras_tuner = bool(self.get(BESIDE_KERAS_TUNER))
         except BaseException:
-            lock.release(self.folder)
+            lock.release(self._place)
             raise
 
     @property
@@ -122,7 +123,7 @@ class ProjectStore:
                     "Type another project_name= or directory=, or empty the folder yourself.",
                 )
             )
-        lock.check(self.folder, self)
+        lock.check(self._place, self)
         trial_ids: list[str] | None = None
         of_keras_tuner: list[str] = []
         try:
@@ -198,7 +199,7 @@ class ProjectStore:
         """
         with self.exclusive():
             self._check_usable()
-            lock.check(self.folder, self)
+            lock.check(self._place, self)
             with transaction(self._connection, self._where) as connection:
                 # Inside, where nobody else can write any more.
                 if self.has_changed():
@@ -223,11 +224,11 @@ class ProjectStore:
             ProjectError: another tuner has taken it, or another thread of this one; the message names it.
         """
         self._check_usable()
-        lock.begin(self.folder, self, what)
+        lock.begin(self._place, self, what)
 
     def end_work(self) -> None:
         """The inverse of `begin_work`."""
-        lock.end(self.folder, self)
+        lock.end(self._place, self)
 
     def check_idle(self) -> None:
         """Checks that the project may be read anew: no other thread of this tuner is in the middle of something.
@@ -236,7 +237,7 @@ class ProjectStore:
             ProjectError: one is, or the project was closed.
         """
         self._check_usable()
-        lock.check(self.folder, self, of_others=False, of_threads=True)
+        lock.check(self._place, self, of_others=False, of_threads=True)
 
     def has_changed(self) -> bool:
         """Whether another tuner of this process has written here since `catch_up`."""
@@ -489,7 +490,7 @@ class ProjectStore:
         if not self._closed and os.getpid() == self._process:
             self._closed = True
             self._connection.close()
-            lock.release(self.folder)
+            lock.release(self._place)
 
     # A tuner that nobody closed must not keep the project locked for the rest of a notebook's life.
     def __del__(self) -> None:
