@@ -65,21 +65,31 @@ class TrialDisplay:
         self._oracle.book.events.listen(self)
 
     @contextlib.contextmanager
-    def showing(self, what: str, verbose: int | str | bool | None, *, stays: bool = False) -> Iterator[None]:
-        """Within it a call of the user's is under way, and is shown as its `verbose` says.
+    def speaking(self, verbose: int | str | bool | None, *, stays: bool = False) -> Iterator[None]:
+        """Within it as much is said as the `verbose` of a call asks for.
 
         Args:
-            what: "a search", "a bag", ...
             verbose: of the call; None: as in the latest search.
             stays: whether later calls go by it, too.
         """
         before = self.verbose
         self.verbose = before if verbose is None else verbose
         try:
-            with self._oracle.book.events.call(what):
-                yield
+            yield
         finally:
             self.verbose = self.verbose if stays else before
+
+    @contextlib.contextmanager
+    def showing(self, what: str, verbose: int | str | bool | None, *, stays: bool = False) -> Iterator[None]:
+        """Within it a call of the user's is under way, and is shown as its `verbose` says.
+
+        Args:
+            what: "a search", "a bag", ...
+            verbose: see `speaking`.
+            stays: likewise.
+        """
+        with self.speaking(verbose, stays=stays), self._oracle.book.events.call(what):
+            yield
 
     def hear(self, event: Event) -> None:
         """See `manyfit.core.events.Listener`. A progress that fails is closed, and the lines for trials come back."""

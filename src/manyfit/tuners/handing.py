@@ -105,7 +105,8 @@ class HandingTuner(PopulationTuner):
             UsageError: no models or rows, x, y or groups of different length, or a confidence outside (0, 1).
         """
         self.refresh()
-        with self._display.showing("an evaluation", verbose):
+        # No progress: what there is to see is what it returns.
+        with self._display.speaking(verbose):
             return self._finish.evaluate(x, y, models, confidence=confidence, groups=groups, options=options)
 
     def to_script(self, trial: str | Trial | None = None) -> str:
