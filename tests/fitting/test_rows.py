@@ -45,6 +45,12 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(rows, "FEWEST_ROWS", 40)
 
 
+@pytest.fixture(autouse=True)
+def dear_from_two_percent_on(monkeypatch):
+    """The seconds of these tests are chosen for that."""
+    monkeypatch.setattr(rows, "DEAR", 0.02)
+
+
 def takes(monkeypatch, seconds):
     """An epoch of all rows takes so many seconds, whatever this machine says."""
     monkeypatch.setattr(rows, "epoch_of_all", lambda run, num_rows, num_validated: seconds)
