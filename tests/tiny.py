@@ -13,6 +13,18 @@ from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.training.base import Supply, Task, Trainer, judge
 
+#: All ready tuners.
+READY = [
+    kt.RandomSearch,
+    kt.GridSearch,
+    kt.QuasiRandomSearch,
+    kt.Search,
+    kt.Evolution,
+    kt.BayesianOptimization,
+    kt.OptunaSearch,
+    kt.Hyperband,
+]
+
 
 def space(units: int = 50) -> kt.HyperParameters:
     """Two hyperparameters: `units` from 1 to `units`, `kind` a or b."""

@@ -4,31 +4,30 @@ import inspect
 import pydoc
 
 import pytest
+import tiny
 
 import manyfit as kt
 from manyfit.data.call import FIT_PARAMETERS
 from manyfit.tuners.finishing import confirm_settings
 from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
-from manyfit.tuners.options import ProjectOptions, SearchOptions
+from manyfit.tuners.options import ProjectOptions, ReadyOptions, SearchOptions
 
-READY = [
-    kt.RandomSearch,
-    kt.GridSearch,
-    kt.QuasiRandomSearch,
-    kt.Search,
-    kt.Evolution,
-    kt.BayesianOptimization,
-    kt.OptunaSearch,
-    kt.Hyperband,
-]
-FEW = [*READY, kt.Tuner]
+FEW = [*tiny.READY, kt.Tuner]
 
 
 def annotation_of(option):
     return getattr(option, "__forward_arg__", option)
 
 
-@pytest.mark.parametrize("options, takers", [(SearchOptions, (kt.Tuner, kt.Oracle)), (ProjectOptions, (BaseTuner,))])
+@pytest.mark.parametrize(
+    "options, takers",
+    [
+        (SearchOptions, (kt.Tuner, kt.Oracle)),
+        (ProjectOptions, (BaseTuner,)),
+        (ReadyOptions, (kt.Tuner, kt.Oracle)),
+        (ReadyOptions, (kt.RandomSearch,)),
+    ],
+)
 def test_options_have_the_types_of_who_takes_them(options, takers):
     for name, annotation in options.__annotations__.items():
         takes = [
@@ -53,7 +52,7 @@ def test_each_argument_is_shown_by_its_name(tuner):
     assert "overwrite: bool = False" in line and "kwargs" not in line and "'bool'" not in line
 
 
-@pytest.mark.parametrize("tuner", READY)
+@pytest.mark.parametrize("tuner", tiny.READY)
 def test_defaults_are_those_of_the_oracle(tuner, tmp_path):
     own = inspect.signature(tuner).parameters
     for name, parameter in inspect.signature(tuner._oracle_class).parameters.items():

@@ -14,20 +14,9 @@ import tiny
 
 from manyfit.tuners import keras_tuner, searches
 
-READY = [
-    kt.RandomSearch,
-    kt.GridSearch,
-    kt.QuasiRandomSearch,
-    kt.Search,
-    kt.Evolution,
-    kt.BayesianOptimization,
-    kt.OptunaSearch,
-    kt.Hyperband,
-]
-
 
 def test_no_ready_tuner_is_another():
-    assert not [(one, other) for one, other in itertools.permutations(READY, 2) if issubclass(one, other)]
+    assert not [(one, other) for one, other in itertools.permutations(tiny.READY, 2) if issubclass(one, other)]
 
 
 def test_a_bayesian_optimisation_is_no_random_search(project):
@@ -35,7 +24,7 @@ def test_a_bayesian_optimisation_is_no_random_search(project):
     assert isinstance(tuner, kt.Tuner) and not isinstance(tuner, kt.RandomSearch)
 
 
-@pytest.mark.parametrize("tuner_class", [*READY, kt.SklearnTuner, searches.ReadySearch])
+@pytest.mark.parametrize("tuner_class", [*tiny.READY, kt.SklearnTuner, searches.ReadySearch])
 def test_each_class_has_one_base(tuner_class):
     assert all(len(each.__bases__) == 1 for each in tuner_class.__mro__[:-1])
 

@@ -24,7 +24,7 @@ from manyfit.dashboard.guard import Door
 from manyfit.dashboard.projects import ListedProject, Projects
 from manyfit.report import words
 from manyfit.report.chart_rows import finalist_rows
-from manyfit.report.snapshot import RecordedRun, RecordedTrial, Snapshot
+from manyfit.report.snapshot import RecordedTrial, Snapshot
 from manyfit.report.words import plain
 
 STATIC = {
@@ -207,7 +207,7 @@ def trial_page(door: Door, above: str, place: ListedProject, snapshot: Snapshot,
         ],
         curves=list(_curves(snapshot, trial)),
         objective=plain(snapshot.objective, 40),
-        runs=[_run_cells(run) for run in trial.runs],
+        runs=[[*words.run_cells(run), plain(run.outcome.get("seed", ""), 20)] for run in trial.runs],
         message="\n".join(plain(line, 300) for line in (trial.message or "").strip().splitlines()[-20:]),
     )
 
@@ -232,19 +232,6 @@ def _verdict_of(snapshot: Snapshot, trial: RecordedTrial) -> list[str]:
         return [f"{name}: {metric} {words.number(trial.score)}; how much of it is luck is not known"]
     score, luck = words.number(trial.score, 2 * noise), words.number(2 * noise, 2 * noise)
     return [f"{name}: {metric} {score} ±{luck}, which is the luck of a run"]
-
-
-def _run_cells(run: RecordedRun) -> list[str]:
-    best = run.outcome.get("best_epoch")
-    return [
-        f"{run.phase} {run.execution}",
-        run.ending or "runs",
-        "" if run.score is None else words.number(run.score),
-        "" if best is None else str(best + 1),
-        str(run.num_epochs),
-        words.seconds(float(run.outcome.get("seconds") or 0.0)),
-        plain(run.outcome.get("seed", ""), 20),
-    ]
 
 
 def _curves(snapshot: Snapshot, trial: RecordedTrial) -> Iterator[dict[str, object]]:

@@ -161,16 +161,7 @@ def _runs_table(snapshot: Snapshot, runs: Sequence[RecordedRun]) -> Table:
     for name in ("run", "ending", plain(snapshot.objective, 20), "best epoch", "epochs", "seconds", "curve"):
         table.add_column(name, justify="left" if name in ("run", "ending", "curve") else "right", no_wrap=True)
     for run in runs:
-        best = run.outcome.get("best_epoch")
-        cells = (
-            f"{run.phase} {run.execution}",
-            run.ending or "runs",
-            "" if run.score is None else words.number(run.score),
-            "" if best is None else str(best + 1),
-            str(run.num_epochs),
-            words.seconds(float(run.outcome.get("seconds") or 0.0)),
-            sparkline(run.curves.get(snapshot.objective, ())),
-        )
+        cells = (*words.run_cells(run), sparkline(run.curves.get(snapshot.objective, ())))
         table.add_row(*map(Text, cells))
     return table
 

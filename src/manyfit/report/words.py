@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from manyfit.core.causes import reason_of
-from manyfit.report.snapshot import RecordedTrial, Snapshot
+from manyfit.report.snapshot import RecordedRun, RecordedTrial, Snapshot
 
 _MOST_NAMED = 6  # trials by name in a sentence
 _FEWEST_TO_JUDGE = 5  # trials before luck can be told from skill (`manyfit.stats.posterior.MIN_TRIALS`)
@@ -188,6 +188,19 @@ def _others(rivals: Sequence[str], num_trials: int) -> str:
         return "No other trial is likely to be better." if num_trials > 1 else "It is the only trial."
     shown = ", ".join(rivals[:_MOST_NAMED]) + (", …" if len(rivals) > _MOST_NAMED else ".")
     return f"{counted(len(rivals), 'more trial')} may be as good: {shown}"
+
+
+def run_cells(run: RecordedRun) -> tuple[str, ...]:
+    """A run in a table: which, how it ended, its score, its best epoch, its epochs, its seconds."""
+    best = run.outcome.get("best_epoch")
+    return (
+        f"{run.phase} {run.execution}",
+        run.ending or "runs",
+        "" if run.score is None else number(run.score),
+        "" if best is None else str(best + 1),
+        str(run.num_epochs),
+        seconds(float(run.outcome.get("seconds") or 0.0)),
+    )
 
 
 def failures(trials: Sequence[RecordedTrial]) -> list[str]:

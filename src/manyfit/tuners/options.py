@@ -19,6 +19,7 @@ from manyfit.ensemble.settings import EnsembleSettings
 from manyfit.executors.base import Executor
 from manyfit.samplers.base import Constraint
 from manyfit.schedulers.base import Scheduler
+from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.devices import Devices
 from manyfit.training.precision import Precision
 from manyfit.tuners.keras_tuner.overrides import Strategy
@@ -64,6 +65,17 @@ class SearchOptions(ProjectOptions, total=False):
     max_seconds: float | None
     constraints: Sequence[Constraint]
     compat: str | None
+
+
+class ReadyOptions(SearchOptions, total=False):
+    """What ready tuners take by name, those included that KerasTuner takes by their places; see `RandomSearch`."""
+
+    seed: int | None
+    hyperparameters: HyperParameters | None
+    tune_new_entries: bool
+    allow_new_entries: bool
+    max_retries_per_trial: int
+    max_consecutive_failed_trials: int
 
 
 class StepArguments(TypedDict, total=False):
@@ -176,6 +188,8 @@ def spelled_out(
     for taker in reversed(takers):
         known |= inspect.signature(taker).parameters
 
+    types: dict[str, str] = {name: option.__forward_arg__ for name, option in options.__annotations__.items()}
+
     def handed_on(name: str, annotation: str, kind: inspect._ParameterKind) -> inspect.Parameter:
         default = known[name].default if name in known else None
         return inspect.Parameter(name, kind, default=default, annotation=Written(annotation))
@@ -185,13 +199,16 @@ def spelled_out(
         shown: list[inspect.Parameter] = []
         for parameter in signature.parameters.values():
             if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-                shown += [handed_on(name, "FitData", inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in places]
+                shown += [
+                    handed_on(name, types.get(name, "FitData"), inspect.Parameter.POSITIONAL_OR_KEYWORD)
+                    for name in places
+                ]
             elif parameter.kind is not inspect.Parameter.VAR_KEYWORD:
                 shown.append(as_written(parameter))
         names = {parameter.name for parameter in shown}
         shown += [
-            handed_on(name, annotation.__forward_arg__, inspect.Parameter.KEYWORD_ONLY)
-            for name, annotation in options.__annotations__.items()
+            handed_on(name, annotation, inspect.Parameter.KEYWORD_ONLY)
+            for name, annotation in types.items()
             if name not in names
         ]
         answer = Written(signature.return_annotation)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from manyfit.samplers.optuna_adapter import OptunaSamplerLike
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
-from manyfit.tuners.options import FitOptions, SearchOptions, spelled_out
+from manyfit.tuners.options import FitOptions, ReadyOptions, SearchOptions, spelled_out
 from manyfit.tuners.tuner import Tuner
 
 
@@ -30,7 +31,7 @@ class ReadySearch(Tuner):
 
     Each method derives from this class and none from another, so that `isinstance(tuner, kt.RandomSearch)` means random
     search. A further one names its oracle's class and the arguments that go to it. One that has arguments of its own
-    writes all of them out, and hands on its own in a mapping: they are not among the `SearchOptions`.
+    hands them on in a mapping, since they are not among the `ReadyOptions`, and what comes by its place as it comes.
     """
 
     _oracle_class: ClassVar[type[Oracle]] = Oracle  # each ready tuner names its own
@@ -67,6 +68,10 @@ class ReadySearch(Tuner):
             **{name: given.pop(name) for name in list(given) if name in self._oracle_arguments},
         )
         super().__init__(oracle, hypermodel, **given)
+
+
+#: What follows `max_trials`, or arguments of a method's own, by its place as in KerasTuner.
+_PLACES = tuple(inspect.signature(ReadySearch).parameters)[3:9]
 
 
 class RandomSearch(ReadySearch):
@@ -107,32 +112,17 @@ class GridSearch(ReadySearch):
 
     _oracle_class = oracles.GridSearchOracle
 
-    @spelled_out(SearchOptions, Tuner, BaseTuner, Oracle)
+    @spelled_out(ReadyOptions, ReadySearch, Tuner, BaseTuner, Oracle, places=_PLACES)
     def __init__(
         self,
         hypermodel: HyperModel | BuildFunction | None = None,
         objective: ObjectiveLike = None,
         max_trials: int | None = None,
-        seed: int | None = None,
-        hyperparameters: HyperParameters | None = None,
-        tune_new_entries: bool = True,
-        allow_new_entries: bool = True,
-        max_retries_per_trial: int = 0,
-        max_consecutive_failed_trials: int = 3,
-        **options: Unpack[SearchOptions],
+        *places: Any,
+        **options: Unpack[ReadyOptions],
     ) -> None:
-        super().__init__(
-            hypermodel,
-            objective,
-            max_trials,
-            seed,
-            hyperparameters,
-            tune_new_entries,
-            allow_new_entries,
-            max_retries_per_trial,
-            max_consecutive_failed_trials,
-            **options,
-        )
+        given: dict[str, Any] = {**options}
+        super().__init__(hypermodel, objective, max_trials, *places, **given)
 
 
 class QuasiRandomSearch(ReadySearch):
@@ -150,36 +140,18 @@ class Search(ReadySearch):
     _oracle_class = oracles.SearchOracle
     _oracle_arguments = ReadySearch._oracle_arguments | {"beliefs"}  # noqa: SLF001  # of this module's own class
 
-    @spelled_out(SearchOptions, Tuner, BaseTuner, Oracle)
+    @spelled_out(ReadyOptions, ReadySearch, Tuner, BaseTuner, Oracle, places=_PLACES)
     def __init__(
         self,
         hypermodel: HyperModel | BuildFunction | None = None,
         objective: ObjectiveLike = None,
         max_trials: int | None = UNTYPED_TRIALS,
-        seed: int | None = None,
-        hyperparameters: HyperParameters | None = None,
-        tune_new_entries: bool = True,
-        allow_new_entries: bool = True,
-        max_retries_per_trial: int = 0,
-        max_consecutive_failed_trials: int = 3,
-        *,
+        *places: Any,
         beliefs: Sequence[Belief] = (),
-        **options: Unpack[SearchOptions],
+        **options: Unpack[ReadyOptions],
     ) -> None:
-        super().__init__(
-            hypermodel,
-            objective,
-            max_trials,
-            seed,
-            hyperparameters,
-            tune_new_entries,
-            allow_new_entries,
-            max_retries_per_trial,
-            max_consecutive_failed_trials,
-            # Its own: not among the `SearchOptions`.
-            **{"beliefs": beliefs},
-            **options,
-        )
+        given: dict[str, Any] = {"beliefs": beliefs, **options}
+        super().__init__(hypermodel, objective, max_trials, *places, **given)
 
     def on_search_begin(self) -> None:
         """Says which method decides."""
@@ -196,36 +168,18 @@ class Evolution(ReadySearch):
     _oracle_class = oracles.EvolutionOracle
     _oracle_arguments = ReadySearch._oracle_arguments | {"num_parents"}  # noqa: SLF001  # of this module's own class
 
-    @spelled_out(SearchOptions, Tuner, BaseTuner, Oracle)
+    @spelled_out(ReadyOptions, ReadySearch, Tuner, BaseTuner, Oracle, places=_PLACES)
     def __init__(
         self,
         hypermodel: HyperModel | BuildFunction | None = None,
         objective: ObjectiveLike = None,
         max_trials: int | None = UNTYPED_TRIALS,
-        seed: int | None = None,
-        hyperparameters: HyperParameters | None = None,
-        tune_new_entries: bool = True,
-        allow_new_entries: bool = True,
-        max_retries_per_trial: int = 0,
-        max_consecutive_failed_trials: int = 3,
-        *,
+        *places: Any,
         num_parents: int = 24,
-        **options: Unpack[SearchOptions],
+        **options: Unpack[ReadyOptions],
     ) -> None:
-        super().__init__(
-            hypermodel,
-            objective,
-            max_trials,
-            seed,
-            hyperparameters,
-            tune_new_entries,
-            allow_new_entries,
-            max_retries_per_trial,
-            max_consecutive_failed_trials,
-            # Its own: not among the `SearchOptions`.
-            **{"num_parents": num_parents},
-            **options,
-        )
+        given: dict[str, Any] = {"num_parents": num_parents, **options}
+        super().__init__(hypermodel, objective, max_trials, *places, **given)
 
 
 class BayesianOptimization(ReadySearch):
@@ -239,14 +193,15 @@ class BayesianOptimization(ReadySearch):
             Trials of earlier searches count (`warm_start`).
         alpha: noise variance that is expected, relative to the objective's; the data decide.
         beta: None for expected improvement; a number for KerasTuner's confidence bound.
+        *places: `seed` and so on, as in `RandomSearch`, which KerasTuner's users may pass by their places.
         beliefs: a list of `kt.Belief`: where good values are expected.
-        **options: see `RandomSearch`, and for `seed` and so on.
+        **options: see `RandomSearch`.
     """
 
     _oracle_class = oracles.BayesianOptimizationOracle
     _oracle_arguments = ReadySearch._oracle_arguments | {"num_initial_points", "alpha", "beta", "beliefs"}  # noqa: SLF001  # of this module's own class
 
-    @spelled_out(SearchOptions, Tuner, BaseTuner, Oracle)
+    @spelled_out(ReadyOptions, ReadySearch, Tuner, BaseTuner, Oracle, places=_PLACES)
     def __init__(
         self,
         hypermodel: HyperModel | BuildFunction | None = None,
@@ -255,30 +210,18 @@ class BayesianOptimization(ReadySearch):
         num_initial_points: int | None = None,
         alpha: float = 1e-4,
         beta: float | None = None,
-        seed: int | None = None,
-        hyperparameters: HyperParameters | None = None,
-        tune_new_entries: bool = True,
-        allow_new_entries: bool = True,
-        max_retries_per_trial: int = 0,
-        max_consecutive_failed_trials: int = 3,
-        *,
+        *places: Any,
         beliefs: Sequence[Belief] = (),
-        **options: Unpack[SearchOptions],
+        **options: Unpack[ReadyOptions],
     ) -> None:
-        super().__init__(
-            hypermodel,
-            objective,
-            max_trials,
-            seed,
-            hyperparameters,
-            tune_new_entries,
-            allow_new_entries,
-            max_retries_per_trial,
-            max_consecutive_failed_trials,
-            # Its own: not among the `SearchOptions`.
-            **{"num_initial_points": num_initial_points, "alpha": alpha, "beta": beta, "beliefs": beliefs},
+        given: dict[str, Any] = {
+            "num_initial_points": num_initial_points,
+            "alpha": alpha,
+            "beta": beta,
+            "beliefs": beliefs,
             **options,
-        )
+        }
+        super().__init__(hypermodel, objective, max_trials, *places, **given)
 
 
 class OptunaSearch(ReadySearch):
@@ -298,37 +241,19 @@ class OptunaSearch(ReadySearch):
     _oracle_class = oracles.OptunaOracle
     _oracle_arguments = ReadySearch._oracle_arguments | {"sampler", "sampler_settings"}  # noqa: SLF001  # of this module's own class
 
-    @spelled_out(SearchOptions, Tuner, BaseTuner, Oracle)
+    @spelled_out(ReadyOptions, ReadySearch, Tuner, BaseTuner, Oracle, places=_PLACES)
     def __init__(
         self,
         hypermodel: HyperModel | BuildFunction | None = None,
         objective: ObjectiveLike = None,
         max_trials: int | None = UNTYPED_TRIALS,
-        seed: int | None = None,
-        hyperparameters: HyperParameters | None = None,
-        tune_new_entries: bool = True,
-        allow_new_entries: bool = True,
-        max_retries_per_trial: int = 0,
-        max_consecutive_failed_trials: int = 3,
-        *,
+        *places: Any,
         sampler: OptunaSamplerLike = "TPESampler",
         sampler_settings: Mapping[str, Any] | None = None,
-        **options: Unpack[SearchOptions],
+        **options: Unpack[ReadyOptions],
     ) -> None:
-        super().__init__(
-            hypermodel,
-            objective,
-            max_trials,
-            seed,
-            hyperparameters,
-            tune_new_entries,
-            allow_new_entries,
-            max_retries_per_trial,
-            max_consecutive_failed_trials,
-            # Its own: not among the `SearchOptions`.
-            **{"sampler": sampler, "sampler_settings": sampler_settings},
-            **options,
-        )
+        given: dict[str, Any] = {"sampler": sampler, "sampler_settings": sampler_settings, **options}
+        super().__init__(hypermodel, objective, max_trials, *places, **given)
 
 
 class Hyperband(ReadySearch):
@@ -343,15 +268,16 @@ class Hyperband(ReadySearch):
         factor: one in so many trials is promoted, and trains so many times as long.
         hyperband_iterations: how often all brackets are run; 0 or None: until `max_trials`, `max_total_epochs` or
             `max_seconds` ends it.
+        *places: `seed` and so on, as in `RandomSearch`, which KerasTuner's users may pass by their places.
         max_trials: configurations at most; None: as many as the brackets ask for.
         min_epochs: the shortest first rung.
-        **options: see `RandomSearch`, and for `seed` and so on.
+        **options: see `RandomSearch`.
     """
 
     _oracle_class = oracles.HyperbandOracle
     _oracle_arguments = ReadySearch._oracle_arguments | {"max_epochs", "factor", "hyperband_iterations", "min_epochs"}  # noqa: SLF001  # of this module's own class
 
-    @spelled_out(SearchOptions, Tuner, BaseTuner, Oracle)
+    @spelled_out(ReadyOptions, ReadySearch, Tuner, BaseTuner, Oracle, places=_PLACES)
     def __init__(
         self,
         hypermodel: HyperModel | BuildFunction | None = None,
@@ -359,35 +285,19 @@ class Hyperband(ReadySearch):
         max_epochs: int = 100,
         factor: int = 3,
         hyperband_iterations: int | None = 1,
-        seed: int | None = None,
-        hyperparameters: HyperParameters | None = None,
-        tune_new_entries: bool = True,
-        allow_new_entries: bool = True,
-        max_retries_per_trial: int = 0,
-        max_consecutive_failed_trials: int = 3,
-        *,
+        *places: Any,
         max_trials: int | None = None,  # by name only: KerasTuner's Hyperband has none
         min_epochs: int = 1,
-        **options: Unpack[SearchOptions],
+        **options: Unpack[ReadyOptions],
     ) -> None:
-        super().__init__(
-            hypermodel,
-            objective,
-            max_trials,
-            seed,
-            hyperparameters,
-            tune_new_entries,
-            allow_new_entries,
-            max_retries_per_trial,
-            max_consecutive_failed_trials,
-            **{
-                "max_epochs": max_epochs,
-                "factor": factor,
-                "hyperband_iterations": hyperband_iterations,
-                "min_epochs": min_epochs,
-            },
+        given: dict[str, Any] = {
+            "max_epochs": max_epochs,
+            "factor": factor,
+            "hyperband_iterations": hyperband_iterations,
+            "min_epochs": min_epochs,
             **options,
-        )
+        }
+        super().__init__(hypermodel, objective, max_trials, *places, **given)
 
 
 @spelled_out(FitOptions, Tuner.fit)
