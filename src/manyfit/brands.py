@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.signatures import checked_arguments
 from manyfit.data.rows import Rows
 from manyfit.space.hyperparameters import HyperParameters
 
@@ -309,6 +310,7 @@ class Tabular(Mapping[str, Build]):
         return model
 
 
+@checked_arguments()
 def tabular(
     task: str, y: ArrayLike | None = None, *, num_outputs: int | None = None, brands: Sequence[str] | None = None
 ) -> Tabular:

@@ -19,6 +19,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.files import replaced
+from manyfit.core.signatures import checked_arguments
 from manyfit.report import bars, charts
 from manyfit.report.drawing import html_page, png, svg
 from manyfit.report.ranges import searched_ranges
@@ -55,9 +56,11 @@ class Figure:
         spec: Vega-Lite, a JSON object.
     """
 
+    @checked_arguments()
     def __init__(self, spec: Mapping[str, object]) -> None:
         self.spec = dict(spec)
 
+    @checked_arguments()
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the picture; the ending says as what.
 
@@ -95,6 +98,7 @@ class Figure:
         return f"<Figure: {self.spec.get('description', 'a chart')}>"
 
 
+@checked_arguments()
 def history(source: Source, *, over: str = "trials") -> Figure:
     """Each trial's score, the best so far, and where the winner's score lies.
 
@@ -111,11 +115,13 @@ def history(source: Source, *, over: str = "trials") -> Figure:
     return _figure("history", charts.history(_seen(source), over), "a trial with a score")
 
 
+@checked_arguments()
 def curves(source: Source) -> Figure:
     """Curves of the best 200 trials, where the others lie, and which were stopped or paused."""
     return _figure("curves", charts.curves(_seen(source)), "a trial that has logged the objective each epoch")
 
 
+@checked_arguments()
 def slice(source: Source, name: str) -> Figure:  # the word of the field
     """Scores over one hyperparameter.
 
@@ -128,6 +134,7 @@ def slice(source: Source, name: str) -> Figure:  # the word of the field
     return _figure("slice", charts.slice_of(seen, name), "a trial with a score")
 
 
+@checked_arguments()
 def contour(source: Source, first: str | None = None, second: str | None = None) -> Figure:
     """Scores over two hyperparameters whose values lie on a scale.
 
@@ -142,26 +149,31 @@ def contour(source: Source, first: str | None = None, second: str | None = None)
     return _figure("contour", charts.contour(seen, first, second), needed)
 
 
+@checked_arguments()
 def importance(source: Source) -> Figure:
     """How much each hyperparameter decides whether a trial is among the best, with 90 % intervals (PED-ANOVA)."""
     return _figure("importance", bars.importance(_seen(source)), "ten trials that differ")
 
 
+@checked_arguments()
 def finalists(source: Source) -> Figure:
     """Where each finalist's score lies; a cross is what the search said."""
     return _figure("finalists", bars.finalists(_seen(source)), "five trials, or a confirmation")
 
 
+@checked_arguments()
 def pareto(source: Source) -> Figure:
     """The first two of several objectives, and the trials that no other one beats in all."""
     return _figure("pareto", charts.pareto(_seen(source)), "a search for several objectives")
 
 
+@checked_arguments()
 def time(source: Source) -> Figure:
     """Where the seconds went."""
     return _figure("time", bars.time(_seen(source)), "a trial that has ended")
 
 
+@checked_arguments()
 def ensemble(source: Source) -> Figure:
     """How much each member of the latest ensemble counts."""
     return _figure("ensemble", bars.ensemble(_seen(source)), "a project with an ensemble: tuner.ensemble()")

@@ -4,7 +4,8 @@ import pytest
 
 from manyfit.core.errors import UsageError
 from manyfit.space import Boolean, Fixed, Float, Parent
-from manyfit.space.hyperparameters import KINDS, of_config, serialize
+from manyfit.space.configs import KINDS, of_config
+from manyfit.space.hyperparameters import serialize
 
 
 def test_there_are_five():

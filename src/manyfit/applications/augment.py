@@ -10,6 +10,7 @@ from keras import layers
 
 from manyfit.applications.images import Shape, check_input, open_input
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.signatures import checked_arguments
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.tuners.keras_tuner.hypermodel import HyperModel
 
@@ -54,6 +55,7 @@ class HyperImageAugment(HyperModel):
     ['factor_rotate', 'factor_translate_x', 'factor_translate_y']
     """
 
+    @checked_arguments(skip=("rotate", "translate_x", "translate_y", "contrast", "augment_layers"))
     def __init__(
         self,
         input_shape: Shape | None = None,
@@ -69,7 +71,7 @@ class HyperImageAugment(HyperModel):
         check_input("HyperImageAugment", input_shape, input_tensor)
         given = {"rotate": rotate, "translate_x": translate_x, "translate_y": translate_y, "contrast": contrast}
         self.transforms = [(name, _range_of(name, value, 0.0)) for name, value in given.items() if value]
-        self.augment_layers = _range_of("augment_layers", augment_layers, 1) if augment_layers else (0, 0)
+        self.augment_layers = _range_of("augment_layers", augment_layers, 1) if augment_layers != 0 else (0, 0)
         self.input_shape = input_shape
         self.input_tensor = input_tensor
 
@@ -144,7 +146,8 @@ def _range_of(name: str, value: object, lowest: float) -> tuple[Any, Any]:
     """(lowest, highest) from a number or a pair."""
     kinds = (int,) if name == "augment_layers" else (int, float)
     pair = tuple(value) if isinstance(value, list | tuple) else (lowest, value)
-    if len(pair) != 2 or not all(isinstance(end, kinds) for end in pair) or not 0 <= pair[0] <= pair[1]:
+    are_numbers = len(pair) == 2 and all(isinstance(end, kinds) and not isinstance(end, bool) for end in pair)
+    if not are_numbers or not 0 <= pair[0] <= pair[1]:
         instead = "3 or (1, 3)" if name == "augment_layers" else "0.3 or (0.1, 0.3)"
         raise UsageError(
             explain(

@@ -9,6 +9,7 @@ from keras import layers
 
 from manyfit.applications.images import Shape, check_classes, check_input, open_input, pool
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.signatures import at_least, checked_arguments, one_of
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.tuners.keras_tuner.hypermodel import HyperModel
 
@@ -41,6 +42,7 @@ class HyperEfficientNet(HyperModel):
     Example: `kt.applications.HyperEfficientNet(input_shape=(32, 32, 3), classes=10, weights="imagenet")`.
     """
 
+    @checked_arguments(skip=("augmentation_model",), classes=at_least(0, 10), weights=one_of("imagenet"))
     def __init__(
         self,
         input_shape: Shape | None = None,

@@ -8,6 +8,7 @@ import keras
 from keras import layers
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.signatures import at_least, checked_arguments
 from manyfit.tuners.keras_tuner.hypermodel import HyperModel
 
 Shape = tuple[int | None, ...]
@@ -65,6 +66,7 @@ def pool(x: keras.KerasTensor, how: str) -> keras.KerasTensor:
 class TopOrNone(HyperModel):
     """What the networks share that can be had with or without a classifier: their arguments, checked and kept."""
 
+    @checked_arguments(classes=at_least(0, 10))
     def __init__(
         self,
         include_top: bool = True,

@@ -97,16 +97,61 @@ def seconds_or_none(where: str, value: object) -> float | None:
     return float(value)
 
 
-def check_names(where: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Refuses keyword arguments that a call does not know.
+def check_names(
+    where: str, given: Iterable[str], known: Sequence[str], *, more: str = "", error: type[ManyfitError] = UsageError
+) -> None:
+    """Refuses arguments by a name that a call does not know.
+
+    Args:
+        where: the call, for the message.
+        given: names that came in.
+        known: those that there are.
+        more: what shows all of them, where they are too many for a message.
+        error: what to raise.
 
     Raises:
-        UsageError: there is one; the message names the closest that there is.
+        UsageError: there is one; the message names the closest that there is; or `error`, where one is given.
+
+    Example:
+
+    >>> check_names("search(...)", ["epochs"], ["epochs", "verbose"])
     """
-    for name in given:
-        if name not in known:
-            closest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise UsageError(explain(where, f"{name}=", f"one of {', '.join(known)}", f"Type {closest[0]}=, say."))
+    unknown = [f"{name}=" for name in given if name not in known]
+    if unknown:
+        closest = closest_name(unknown[0][:-1], known)
+        allowed = f"one of {', '.join(known)}" if known else "no arguments by name"
+        instead = f"Type {closest}=, say" if closest else f"Leave {unknown[0]} out"
+        if more:
+            allowed, instead = "the arguments of its docstring", f"{instead}, or {more} for all of them"
+        raise error(explain(where, f"Unrecognized arguments {', '.join(unknown)}", allowed, f"{instead}."))
+
+
+def closest_name(name: object, known: Iterable[str]) -> str | None:
+    """The name that somebody meant; even a poor guess shows what kind of name belongs there. None: there is none.
+
+    Example:
+
+    >>> closest_name("val_acuracy", ["loss", "val_loss", "val_accuracy"])
+    'val_accuracy'
+    """
+    return next(iter(difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)), None)
+
+
+def did_you_mean(name: object, known: Iterable[str], otherwise: str) -> str:
+    """What to type instead of a name that there is not.
+
+    Args:
+        name: what came in.
+        known: the names that there are.
+        otherwise: what to say where none of them resembles it.
+
+    Example:
+
+    >>> did_you_mean("unt", ["units", "rate"], "Type hp.get(name).")
+    'Did you mean "units"?'
+    """
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f'Did you mean "{close[0]}"?' if close else otherwise
 
 
 def check_extra(package: str, extra: str) -> None:
@@ -125,21 +170,16 @@ def check_extra(package: str, extra: str) -> None:
 
 
 def check_left_over(made: type, given: Iterable[str]) -> None:
-    """Refuses arguments of a constructor that nobody takes.
+    """Refuses arguments of a constructor that nobody takes: see `check_names`.
 
     Args:
         made: the class; its signature says what there is.
         given: names of what is left over.
 
     Raises:
-        UsageError: there is one; the message names the closest that there is.
+        UsageError: there is one.
     """
-    if names := sorted(given):
-        known = [name for name in inspect.signature(made).parameters if name != "kwargs"]
-        closest = difflib.get_close_matches(names[0], known, n=1, cutoff=0.0)[0]
-        # A class of the user's is at hand by its name; one of Manyfit's as its documentation imports it.
-        shown = f"{'kt.' if made.__module__.startswith('manyfit.') else ''}{made.__name__}"
-        instead = f"Type {closest}=, say, or help({shown}) for all of them."
-        raise UsageError(
-            explain(made.__name__, f"Unrecognized arguments {names}", "the arguments of its docstring", instead)
-        )
+    known = [name for name in inspect.signature(made).parameters if name != "kwargs"]
+    # A class of the user's is at hand by its name; one of Manyfit's as its documentation imports it.
+    shown = f"{'kt.' if made.__module__.startswith('manyfit.') else ''}{made.__name__}"
+    check_names(made.__name__, sorted(given), known, more=f"help({shown})")

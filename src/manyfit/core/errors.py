@@ -24,6 +24,10 @@ class UsageTypeError(ManyfitError, TypeError):
     """A value of a type that Manyfit cannot work with."""
 
 
+class UsageArgumentError(UsageError, UsageTypeError):
+    """An argument that is not what its signature says. It is both kinds: a wrong type and a wrong value are near."""
+
+
 class UsageKeyError(ManyfitError, KeyError):
     """A name that does not exist."""
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from manyfit.core.environment import compat_of
 from manyfit.core.errors import UsageError, UsageTypeError, explain
+from manyfit.core.signatures import NAME, SOME, checked_arguments
 
 MEASURES = {
     "num_parameters": "trainable parameters",
@@ -52,6 +53,7 @@ class Objective:
     'Objective(name="val_loss", direction="min")'
     """
 
+    @checked_arguments(name=NAME)
     def __init__(self, name: str, direction: Direction) -> None:
         if direction not in ("min", "max"):
             raise UsageError(
@@ -180,6 +182,7 @@ class MultiObjective(Objective):
     -0.25
     """
 
+    @checked_arguments(objectives=SOME)
     def __init__(self, objectives: Sequence[str | Objective]) -> None:
         super().__init__("multi_objective", "min")
         self.objectives = [create_objective(term) for term in objectives]
@@ -231,6 +234,7 @@ class ParetoObjective(Objective):
     (100.0, -0.9)
     """
 
+    @checked_arguments()
     def __init__(self, objectives: Sequence[str | Objective]) -> None:
         self.objectives = tuple(create_objective(term) for term in objectives)
         names = [term.name for term in self.objectives]

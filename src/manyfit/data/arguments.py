@@ -12,6 +12,7 @@ import numpy as np
 from manyfit.core.checks import check_names, is_whole, whole_number, whole_number_or_none
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import Objective
+from manyfit.core.signatures import is_number, is_one_of, is_truth
 from manyfit.data.call import FIT_PARAMETERS, Call
 from manyfit.data.kinds import (
     ENDLESS_GENERATOR,
@@ -45,11 +46,12 @@ VALIDATION_ARGUMENTS = frozenset(
 _COUNTS = {"batch_size": 32, "steps_per_epoch": 100, "validation_steps": 10, "validation_batch_size": 32}
 
 
-def check_call(call: Call, *, takes_more: bool = False) -> None:
+def check_call(call: Call, step: str = "search", *, takes_more: bool = False) -> None:
     """Refuses arguments that Keras's `fit` would stumble over in each trial, or take for something else.
 
     Args:
-        call: of `search`.
+        call: of `search`, or of the step.
+        step: that takes these arguments.
         takes_more: whether a `fit` of the user's may know further names.
 
     Raises:
@@ -57,12 +59,12 @@ def check_call(call: Call, *, takes_more: bool = False) -> None:
             out of its range; a `verbose`, `shuffle` or `validation_freq` that means nothing; callbacks that are none.
     """
     if not takes_more:
-        check_names("search(...)", call.kwargs, FIT_PARAMETERS)
+        check_names(f"{step}(...)", call.kwargs, FIT_PARAMETERS)
         _check_places(call)
     for name, usual in _COUNTS.items():
         instead = f"Type {name}={usual}, say, or leave it out."
-        whole_number_or_none(f"search({name}=...)", call.get(name), instead=instead)
-    whole_number("search(initial_epoch=...)", call.get("initial_epoch", 0), least=0, instead="Leave it out for 0.")
+        whole_number_or_none(f"{step}({name}=...)", call.get(name), instead=instead)
+    whole_number(f"{step}(initial_epoch=...)", call.get("initial_epoch", 0), least=0, instead="Leave it out for 0.")
     share = call.get("validation_split", 0.0)
     if share is not None and (
         isinstance(share, bool) or not isinstance(share, numbers.Real) or not 0 <= float(share) < 1
@@ -87,16 +89,26 @@ def _check_places(call: Call) -> None:
 
 def _check_words(call: Call) -> None:
     verbose, shuffle = call.get("verbose"), call.get("shuffle")
-    # "0", "1" and "2" are what settings from a command line look like.
-    if not (verbose is None or isinstance(verbose, numbers.Integral) or verbose in ("auto", "0", "1", "2")):
-        _refuse("verbose", verbose, '0, 1, 2 or "auto"', "verbose=0 for silence")
-    if not (shuffle is None or isinstance(shuffle, numbers.Integral | np.bool_) or shuffle == "batch"):
+    check_verbose("search", verbose)
+    if not (shuffle is None or is_truth(shuffle) or is_one_of(shuffle, "batch")):
         _refuse("shuffle", shuffle, 'True, False or "batch"', "shuffle=True, or leave it out")
     frequency = call.get("validation_freq", 1)
     each = frequency if isinstance(frequency, list) else [frequency]
     if not each or not all(is_whole(one) and int(one) >= 1 for one in each):
         allowed = "a whole number of at least 1, or a list of epochs, counted from 1"
         _refuse("validation_freq", frequency, allowed, "validation_freq=1")
+
+
+def check_verbose(step: str, verbose: object) -> None:
+    """Refuses a `verbose` that means nothing.
+
+    Raises:
+        UsageError: it is that.
+    """
+    # "0", "1" and "2" are what settings from a command line look like.
+    if not (verbose is None or is_one_of(verbose, 0, 1, 2, "auto", "0", "1", "2")):
+        allowed, instead = '0, 1, 2 or "auto"', "Type verbose=0 for silence, say."
+        raise UsageError(explain(f"{step}(verbose=...)", repr(verbose), allowed, instead))
 
 
 def _check_callbacks(call: Call) -> None:
@@ -126,7 +138,10 @@ def check_data(call: Call, *, estimators: bool = False, takes_texts: bool = Fals
             empty; `class_weight` that is no dict, or where Keras does not take it.
     """
     if call.x is None:
+        if call.y is not None:
+            raise UsageError(explain("search(x, y)", "y without x", "both, x alone, or neither", "Type search(x, y)."))
         return
+    _check_weights(call.sample_weight, "search(sample_weight=...)")
     _check_rows(call.rows, "search(x, y)", "steps_per_epoch", estimators, takes_texts)
     if call.get("validation_data") is not None and (validation := call.validation_rows()) is not None:
         _check_rows(validation, "search(validation_data=(x, y))", "validation_steps", estimators, takes_texts)
@@ -138,6 +153,16 @@ def check_data(call: Call, *, estimators: bool = False, takes_texts: bool = Fals
         _check_split(call)
     if call.get("class_weight") is not None:
         _check_class_weight(call)
+
+
+def not_finite(call: Call) -> str:
+    """Says which of the arrays of a call hold numbers that are none, "" if none does: most models diverge on them."""
+    found = []
+    for name in ("x", "y", "sample_weight"):
+        arrays = [leaf for leaf in leaves(call.get(name)) if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"]
+        if count := sum(int(leaf.size - np.isfinite(leaf).sum()) for leaf in arrays):
+            found.append(f"{name} holds {count:,} numbers that are not finite")
+    return ", ".join(found)
 
 
 def _check_rows(rows: Rows, where: str, steps: str, estimators: bool, takes_texts: bool) -> None:
@@ -182,6 +207,12 @@ def _check_pipeline(rows: Rows, where: str, steps: str) -> None:
         raise UsageError(explain(where, got, f"a number of steps with it: {steps}=...", f"Add {steps}=100, say."))
 
 
+def _check_weights(weights: FitData, where: str) -> None:
+    for leaf in leaves(weights):
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+            raise UsageError(explain(where, "NaN or infinite weights", "finite numbers", "Leave rows out by 0.0."))
+
+
 def _check_split(call: Call) -> None:
     fraction = call.get("validation_split")
     call.rows.require(Ability.TAKEN, "search(validation_split=...)", "Pass validation_data= besides the pipeline.")
@@ -197,6 +228,9 @@ def _check_class_weight(call: Call) -> None:
     where, rows, weights = "search(class_weight=...)", call.rows, call.get("class_weight")
     if not isinstance(weights, Mapping):
         _refuse("class_weight", weights, "a dict from class to weight", "class_weight={0: 1.0, 1: 3.0}")
+    if not all(is_whole(one) and is_number(weight) and weight >= 0 for one, weight in weights.items()):
+        allowed = "numbers of classes, each with a finite weight from 0"
+        _refuse("class_weight", weights, allowed, "class_weight={0: 1.0, 1: 3.0}")
     if rows.sample_weight is not None:
         raise UsageError(explain(where, "sample_weight besides", "one of the two", "Multiply them into sample_weight."))
     if is_nested(rows.y):

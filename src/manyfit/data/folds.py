@@ -18,6 +18,7 @@ from manyfit.core import seeds
 from manyfit.core.checks import is_whole
 from manyfit.core.errors import UsageError, UsageTypeError, explain
 from manyfit.core.records import Plan
+from manyfit.core.signatures import at_least, checked_arguments
 from manyfit.data.call import Call
 from manyfit.data.kinds import FRAMES, NUMPY, SPARSE, Ability, is_nested, kind_of
 from manyfit.data.rows import FitData, Rows, Split
@@ -113,6 +114,7 @@ class CrossValidation:
     [2, 2, 2]
     """
 
+    @checked_arguments(skip=("folds",), seed=at_least(0))
     def __init__(
         self,
         folds: int | Splitter = 5,
@@ -129,6 +131,9 @@ class CrossValidation:
             raise UsageError(explain(_WHERE, got, "2 folds or more, or a splitter", "Type kt.CrossValidation(5)."))
         if not (is_whole(repeats) and repeats >= 1):
             raise UsageError(explain(_WHERE, f"repeats={repeats!r}", "1 or more", "Leave repeats= out for 1."))
+        if isinstance(stratify, str):
+            got, allowed = f"stratify={stratify!r}", "True, False, None or an array of classes"
+            raise UsageError(explain(_WHERE, got, allowed, "Type stratify=True, or pass the classes of the rows."))
         stratified = stratify is not None and stratify is not False
         if stratified + (groups is not None) + time_series > 1:
             got = "two of stratify, groups and time_series"

@@ -122,7 +122,11 @@ def problem_of(
     """
     if outputs.several:
         return several_problem(outputs, [prediction], y, sample_weight=sample_weight)
-    return make_problem(np.asarray(prediction)[None], y, task=task, sample_weight=sample_weight)
+    array = np.asarray(prediction)
+    if array.ndim == 0 or array.dtype.kind not in "fiub":
+        got, allowed = f"{type(prediction).__name__} for a prediction", "an array of numbers, a row for each of y"
+        raise UsageError(explain("ensemble.evaluate_predictions", got, allowed, "Type ensemble.predict(x)."))
+    return make_problem(array[None], y, task=task, sample_weight=sample_weight)
 
 
 def usual_metric(task: PredictionTask, outputs: Outputs) -> Metric:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.signatures import at_least, checked_arguments, checked_methods
 from manyfit.data.classes import Classes
 from manyfit.data.kinds import Ability, FitData
 from manyfit.data.rows import Rows
@@ -20,14 +21,7 @@ from manyfit.ensemble.choosing.thresholds import decisions, moved
 from manyfit.ensemble.evaluating import compiled_metrics, compiled_on_probabilities
 from manyfit.ensemble.explaining import Explained, Explanation, FittedParts, explain_fit, fitted_here
 from manyfit.ensemble.fitting import Fitting, Offered
-from manyfit.ensemble.members import (
-    EnsembleMember,
-    Model,
-    class_names,
-    make_members,
-    measure_latency,
-    members_with,
-)
+from manyfit.ensemble.members import EnsembleMember, Model, class_names, make_members, measure_latency, members_with
 from manyfit.ensemble.metrics import Metric
 from manyfit.ensemble.outputs import Outputs, Prediction
 from manyfit.ensemble.pools import Pool, spread
@@ -47,6 +41,7 @@ Retrainer: TypeAlias = Callable[..., dict[int, Model]]
 """From indices of members, and options of `tuner.retrain`, to their models trained on all data."""
 
 
+@checked_methods("__init__", "load", "save", "predict", "with_models", "with_classes", "refit", "distill")
 class Ensemble(Explained):
     """Several models as one.
 
@@ -114,6 +109,7 @@ class Ensemble(Explained):
         self._program = EnsembleProgram(self._used())
 
     @classmethod
+    @checked_arguments(num_shown=at_least(1), seed=at_least(0))
     def fit(
         cls,
         members: object = None,

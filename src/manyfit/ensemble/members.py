@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, UsageTypeError, explain
+from manyfit.core.signatures import is_number
 from manyfit.data.classes import Classes
 from manyfit.data.kinds import FitData, map_leaves
 from manyfit.data.rows import Rows
@@ -362,13 +363,41 @@ def _member(name: str, value: object) -> EnsembleMember:
         return value
     if is_model(value):
         return EnsembleMember(name, model=value)
-    if isinstance(value, list | tuple) and value and all(is_model(part) for part in value):
-        return EnsembleMember(name, model=list(value))
+    if _is_model_or_several(value):
+        return EnsembleMember(name, model=list(value))  # type: ignore[call-overload]  # several, then
+    _check_predictions(name, value)
     return EnsembleMember(name, predictions=value)  # type: ignore[arg-type]  # what is no model is an array
+
+
+def _is_model_or_several(value: object) -> bool:
+    return is_model(value) or (isinstance(value, list | tuple) and bool(value) and all(map(is_model, value)))
+
+
+def _check_predictions(name: str, value: object) -> None:
+    """Refuses what is neither a model nor an array of numbers, and an array in which nothing is one.
+
+    Raises:
+        UsageError: it is that.
+    """
+    # A list or a dictionary of arrays: outputs, which are looked at where they are brought together.
+    if isinstance(value, Mapping | list | tuple) and not all(map(is_number, value)):
+        return
+    array = np.asarray(value)
+    if array.ndim == 0 or array.dtype.kind not in "fiub":
+        got, allowed = f"{type(value).__name__} for member {name}", "models, or arrays of numbers, a row for each of y"
+        raise UsageError(explain("Ensemble.fit", got, allowed, "For instance Ensemble.fit(models, y_val, x=x_val)."))
+    if array.size and not np.isfinite(array).any():
+        got = f"no finite prediction of member {name}"
+        raise UsageError(explain("Ensemble.fit", got, "predictions that are numbers", "Leave this member out."))
 
 
 def _with_models(members: list[EnsembleMember], models: object) -> list[EnsembleMember]:
     given = _each(models)
+    if wrong := [
+        one for one in given if not (one is None or isinstance(one, EnsembleMember) or _is_model_or_several(one))
+    ]:
+        got, instead = f"{type(wrong[0]).__name__}, which predicts nothing", "Type models=[model_a, model_b]."
+        raise UsageError(explain("Ensemble.fit(models)", got, "Keras models, estimators, or lists of these", instead))
     if len(given) != len(members):
         raise UsageError(
             explain(

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.signatures import NAME, Allowed, checked_arguments
 from manyfit.data.classes import Classes
 from manyfit.data.kinds import is_nested
 from manyfit.data.row_names import RowNames, repeated, text_of
@@ -20,6 +21,13 @@ from manyfit.ensemble.members import EnsembleMember
 Source: TypeAlias = Any
 """A pandas frame or series, a mapping from names of columns to arrays, or the path of a CSV file."""
 
+_TABLE = Allowed(
+    "a frame, a series, a mapping from names of columns to arrays, or the path of a file that is there",
+    lambda one: (
+        Path(one).is_file() if isinstance(one, str | os.PathLike) else isinstance(one, Mapping) or hasattr(one, "iloc")
+    ),
+    "oof.csv",
+)
 _ID_NAMES = ("row_id", "id")  # of columns, in any case; the first that is there
 
 
@@ -37,6 +45,7 @@ class _Table:
         return np.where(self.texts[found] == names, found, -1)
 
 
+@checked_arguments(rows=_TABLE, name=NAME, row_id=NAME)
 @dataclasses.dataclass(frozen=True, eq=False)
 class OutsidePredictions:
     """Predictions of another program, as a member of an ensemble.

@@ -438,7 +438,11 @@ def _weights(
     """Weights of rows, with the sum one; and of the positions within each row, None where these are alike."""
     if sample_weight is None:
         return np.full(num_rows, 1.0 / num_rows), None
-    weight = np.asarray(sample_weight, dtype=np.float64)
+    weight = np.asarray(sample_weight)
+    if weight.dtype.kind not in "fiub":
+        got, instead = f"{weight.dtype} in place of numbers", "Leave it out for equal ones."
+        raise UsageError(explain("Ensemble.fit(sample_weight)", got, "one number per row", instead))
+    weight = weight.astype(np.float64)
     by_position = bool(positions) and weight.size == num_rows * math.prod(positions) and weight.size != num_rows
     weight = weight.reshape(num_rows, -1) if by_position else weight.reshape(-1)
     if len(weight) != num_rows or not np.isfinite(weight).all() or weight.min() < 0 or weight.sum() <= 0:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from manyfit.core.checks import whole_number
 from manyfit.core.errors import UsageError, UsageTypeError, explain
+from manyfit.core.signatures import checked_arguments
 
 _AN_EXAMPLE = "Type stop_when=kt.Reached(0.98) | kt.NoGain(trials=20), say."
 
@@ -65,6 +66,7 @@ class StopCondition(abc.ABC):
         return _Both(self, checked(other, f"{self} & ..."))
 
 
+@checked_arguments()
 @dataclasses.dataclass(frozen=True)
 class Reached(StopCondition):
     """The leader is expected to show a value of the objective, trained afresh.
@@ -98,6 +100,7 @@ class Reached(StopCondition):
         return f"{shown} is expected of the leader, and {self.value:g} was asked for"
 
 
+@checked_arguments()
 @dataclasses.dataclass(frozen=True)
 class NoGain(StopCondition):
     """So many trials have ended since what is expected of the leader has become better.

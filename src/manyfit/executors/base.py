@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from manyfit.core.signatures import checked_arguments
 from manyfit.executors.messages import Answer, Message
 from manyfit.training.base import Trainer
 
@@ -46,6 +47,10 @@ class Executor(abc.ABC):
 
 class LocalExecutor(Executor):
     """Trains in this process: what a tuner without `executor=` does."""
+
+    @checked_arguments()
+    def __init__(self) -> None:
+        super().__init__()
 
     def trainer(
         self, make: MakeTrainer, *, notify: Callable[[str], None], folder: Path, keeps_programs: bool

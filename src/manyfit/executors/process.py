@@ -19,6 +19,7 @@ import numpy as np
 
 from manyfit.core.checks import whole_number, whole_number_or_none
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.signatures import INDICES, checked_arguments
 from manyfit.executors.base import Executor, Handle, MakeTrainer, WorkerPool
 from manyfit.executors.dispatcher import Dispatcher
 from manyfit.executors.memory import held_bytes, readable
@@ -61,6 +62,7 @@ class ProcessExecutor(Executor):
     ProcessExecutor(workers=2, max_memory_bytes=4.0 GiB)
     """
 
+    @checked_arguments(devices=INDICES)
     def __init__(
         self,
         workers: int = 2,

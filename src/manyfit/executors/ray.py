@@ -26,6 +26,7 @@ import numpy as np
 
 from manyfit.core.checks import whole_number, whole_number_or_none
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.signatures import above, checked_arguments
 from manyfit.executors import memory
 from manyfit.executors.base import Executor, Handle, MakeTrainer, WorkerPool
 from manyfit.executors.dispatcher import Dispatcher
@@ -72,6 +73,7 @@ class RayExecutor(Executor):
     Example: see docs/scale.md.
     """
 
+    @checked_arguments(skip=("resources_per_worker",), timeout_seconds=above(0, 60.0))
     def __init__(
         self,
         address: str | None = None,

@@ -28,6 +28,7 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import Direction
+from manyfit.core.signatures import checked_arguments
 from manyfit.evidence.test_rows import Look, Looks
 from manyfit.oracles.trial import SEARCH
 from manyfit.report import terminal
@@ -157,6 +158,7 @@ class Comparison:
         )
 
 
+@checked_arguments()
 def compare(
     a: Project | Sequence[Project],
     b: Project | Sequence[Project],

@@ -183,8 +183,10 @@ def retrain(
         failed = [result for result in supply.results.values() if not result.ending.has_score]
         if failed:
             what = "\n".join(f"trial {one.plan.trial_id} ended as {one.ending}.\n{one.message}" for one in failed)
-            kept = f" The {len(models)} others are trained: evaluate() and export() take them." if models else ""
-            raise RetrainFailed(f"retrain: {what}{kept}", models)
+            kept = f"The {len(models)} others are trained: evaluate() and export() take them. " if models else ""
+            instead = f"{kept}Mend the cause, or leave these trials out: retrain([...]) takes ids."
+            allowed = "trainings that end with a model"
+            raise RetrainFailed(explain("retrain(...)", what.rstrip("."), allowed, instead), models)
         return models
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.classes import Classes
-from manyfit.data.kinds import FitData, leaves, map_leaves
+from manyfit.data.kinds import KNOWN, UNKNOWN, FitData, kind_of, leaves, map_leaves
 from manyfit.data.row_names import names_from, plain_names
 from manyfit.data.rows import Rows
 from manyfit.ensemble.ensemble import Ensemble
@@ -65,6 +65,11 @@ def submission(
     Raises:
         UsageError: no rows, or ids that do not fit them.
     """
+    if x is not None:
+        unknown = [leaf for leaf in leaves(x) if kind_of(leaf) is UNKNOWN]
+        if unknown:
+            got = f"{type(unknown[0]).__name__}"
+            raise UsageError(explain("submission(x)", got, f"what Keras takes: {KNOWN}", UNKNOWN.instead))
     latest = None if tuner is None else tuner.latest_search
     asked = Rows.of(x) if x is not None else None if latest is None else latest.asked
     said = answers_of(predictor, None if asked is None else asked.x)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.signatures import at_least, checked_arguments
 from manyfit.data.kinds import FitData
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import is_keras, model_predictions
@@ -68,6 +69,7 @@ class Winner:
     Time: search 3.0 s (100 %); 3.0 s in all. It ended because max_trials was reached.
     """
 
+    @checked_arguments()
     def __init__(
         self,
         *,
@@ -81,6 +83,9 @@ class Winner:
     ) -> None:
         if model is None and ensemble is None:
             raise UsageError(explain("Winner", "neither a model nor an ensemble", "one of them", "Give model=..."))
+        if ensemble is None and not hasattr(model, "predict"):
+            got, instead = f"model={model!r}"[:80], "Give model=keras_model."
+            raise UsageError(explain("Winner", got, "a Keras model or an estimator", instead))
         self.ensemble, self.confirmation, self.search = ensemble, confirmation, search
         self.time, self.ended_by, self.reasons = MappingProxyType(dict(time)), ended_by, tuple(reasons)
         self.estimator = None if ensemble is not None or is_keras(model) else model
@@ -113,6 +118,7 @@ class Winner:
             self.search.counted(fused)
         return fused
 
+    @checked_arguments(batch_size=at_least(1, 1024))
     def predict(self, x: FitData, *, batch_size: int = 1024) -> Prediction:
         """Predicts rows.
 
@@ -171,6 +177,7 @@ class Winner:
             return self.search.evaluate(x, y, models=named, **options)
         return evaluating.evaluate(named, x, y, self._facts, **options)
 
+    @checked_arguments()
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Saves it, with what is printed of it, for `load_winner`.
 
@@ -248,6 +255,7 @@ class InMemory:
         self._facts.update(facts)
 
 
+@checked_arguments()
 def load_winner(
     path: str | os.PathLike[str], *, trust: bool = False, custom_objects: Mapping[str, Any] | None = None
 ) -> Winner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from manyfit.core.causes import reason_of
 from manyfit.core.checks import whole_number, whole_number_or_none
@@ -150,11 +150,31 @@ def check_failures(book: TrialBook, limit: int, *, is_endless: bool) -> None:
     """
     if last := failed_in_a_row(book, limit, is_endless=is_endless):
         instead = f"type max_consecutive_failed_trials={10 * limit}" if len(last) == limit else "set max_trials="
-        raise SearchError(
-            f"Number of consecutive failures exceeded the limit of {len(last)}.\n{failure_report(last)}\n"
-            f"Allowed: fewer than {len(last)} trials in a row that fail. Mend the cause, or {instead} "
-            f"where the tuner is made.\n{last[-1].message}"
-        )
+        got = f"Number of consecutive failures exceeded the limit of {len(last)}.\n{failure_report(last)}".rstrip(".")
+        allowed = f"fewer than {len(last)} trials in a row that fail"
+        instead = f"Mend the cause, or {instead} where the tuner is made.\n{last[-1].message}"
+        raise SearchError(explain("search(...)", got, allowed, instead))
+
+
+def check_any_completed(trials: Iterable[Trial], suspicion: str = "") -> None:
+    """Checks, at the end of a search, that a trial has a score.
+
+    Args:
+        trials: of the search.
+        suspicion: what of the data may be the cause.
+
+    Raises:
+        SearchError: all failed; the message counts the causes.
+    """
+    trials = list(trials)
+    failed = [trial for trial in trials if trial.has_failed]
+    # None failed either: the search was stopped by a limit before a trial ended, which is no error.
+    if not failed or any(trial.is_completed for trial in trials):
+        return
+    got = f"all {len(failed)} trials failed, so there is nothing to rank. Causes:\n{failure_report(failed)}"
+    instead = "See tuner.results() for each trial's message, mend the cause, and search with overwrite=True."
+    allowed = "at least one trial that ends with a score"
+    raise SearchError(explain("search(...)", f"{got}\n{suspicion}".strip().rstrip("."), allowed, instead))
 
 
 def failure_report(trials: Sequence[Trial]) -> str:

@@ -12,14 +12,8 @@ from manyfit.core.environment import compat_of, one_thread
 from manyfit.core.lifecycle import TrialState, TrialStatus
 from manyfit.core.objective import ObjectiveLike, create_objective, measures_among
 from manyfit.core.records import Values
-from manyfit.oracles.checks import (
-    check_entries,
-    check_failures,
-    check_limits,
-    check_no_new_entries,
-    check_same_search,
-    check_seed,
-)
+from manyfit.core.signatures import above, at_least, checked_arguments
+from manyfit.oracles import checks
 from manyfit.oracles.commits import Store
 from manyfit.oracles.jobs import Stretch, is_branch, lineage_of, trial_of
 from manyfit.oracles.keras_tuner.style import KerasTunerOracle, overridden
@@ -67,6 +61,7 @@ class Oracle(KerasTunerOracle):
         UsageError: a limit or the seed is out of its range, or entries are forbidden without `hyperparameters`.
     """
 
+    @checked_arguments(skip=("objective", "compat"), max_total_epochs=at_least(1, 100), max_seconds=above(0, 3600))
     def __init__(
         self,
         objective: ObjectiveLike = None,
@@ -85,14 +80,14 @@ class Oracle(KerasTunerOracle):
         constraints: Sequence[Constraint] = (),
         compat: str | None = None,
     ) -> None:
-        check_limits(max_trials, max_retries_per_trial, max_consecutive_failed_trials, max_seconds)
-        check_entries(
+        checks.check_limits(max_trials, max_retries_per_trial, max_consecutive_failed_trials, max_seconds)
+        checks.check_entries(
             type(self).__name__,
             hyperparameters,
             allow_new_entries=allow_new_entries,
             tune_new_entries=tune_new_entries,
         )
-        check_seed(seed)
+        checks.check_seed(seed)
         self.compat = compat_of(compat)
         super().__init__(
             create_objective(objective, compat=self.compat),
@@ -114,7 +109,7 @@ class Oracle(KerasTunerOracle):
         self.scheduler = scheduler_of(scheduler, None if scheduler is None else 1)
         self._named_scheduler = None if isinstance(scheduler, Scheduler) else scheduler
         self.clock = Clock(max_seconds)
-        self.scoring = Scoring(self.objective)
+        self.scoring = Scoring(self.objective, constraints)
         self.earlier, self.requests = EarlierTrials(), RequestDesk(self)
         self.proposals = ProposalQueue(self, is_overridden=bool(self.overrides("populate_space")))
 
@@ -138,7 +133,7 @@ class Oracle(KerasTunerOracle):
             SearchError: new entries where `allow_new_entries=False`.
         """
         if not self.allow_new_entries:
-            check_no_new_entries(self.hyperparameters, hyperparameters)
+            checks.check_no_new_entries(self.hyperparameters, hyperparameters)
         before = {hp.name: hp for hp in self.hyperparameters.space}
         if self.tune_new_entries and self.hyperparameters.widen(hyperparameters):
             self.proposals.is_exhausted = False  # there is more to try than before
@@ -147,6 +142,7 @@ class Oracle(KerasTunerOracle):
             if any(hp.name in before and not hp.same_domain(before[hp.name]) for hp in self.hyperparameters.space):
                 self.proposals.has_dependent_bounds = True
 
+    @checked_arguments(num_trials=at_least(1))
     def get_recommended_trials(self, num_trials: int = 1) -> list[Trial]:
         """The trials that are expected to be the best, best first: noise averaged out over neighbours and replicates.
 
@@ -164,9 +160,10 @@ class Oracle(KerasTunerOracle):
         trials = [self.trials[each.trial_id] for each in ranked]
         return [trial for trial in trials if not self.book.ranking.broken(trial)][:num_trials]
 
+    @checked_arguments()
     def lineage(self, trial_id: str) -> list[Stretch]:
         """The values that a trial's model was trained with, epoch after epoch: those of its parents, then its own."""
-        return lineage_of(self.trials[trial_id], self.trials)
+        return lineage_of(self.get_trial(trial_id), self.trials)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -183,6 +180,7 @@ class Oracle(KerasTunerOracle):
     # What to run -----------------------------------------------------------------------------------------------
 
     @synchronized
+    @checked_arguments()
     def create_trial(self, tuner_id: str) -> Trial:
         """One trial to run, under KerasTuner's protocol: its status is RUNNING, IDLE (ask again) or STOPPED (over)."""
         self.tuner_ids.add(tuner_id)
@@ -284,6 +282,7 @@ class Oracle(KerasTunerOracle):
         check_learns(self.sampler, type(self).__name__)
         return self.earlier.take(source, self.objective, self.book)
 
+    @checked_arguments()
     def enqueue(self, values: Values) -> None:
         """Has a configuration tried before the sampler is asked; see `BaseTuner.enqueue`.
 
@@ -310,6 +309,7 @@ class Oracle(KerasTunerOracle):
     # What came of it -------------------------------------------------------------------------------------------
 
     @synchronized
+    @checked_arguments(step=at_least(0))
     def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Trial:
         """Reports metrics of a running trial, for `run_trial` overrides that train with a loop of their own.
 
@@ -321,7 +321,7 @@ class Oracle(KerasTunerOracle):
         Raises:
             UsageError: the objective is not among the metrics.
         """
-        trial = self.trials[trial_id]
+        trial = self.get_trial(trial_id)
         self.scoring.report(trial, metrics, step)
         return trial
 
@@ -358,7 +358,7 @@ class Oracle(KerasTunerOracle):
         self._retry_or_settle(trial)
         self.book.end(trial, space=self.hyperparameters.get_config(), **self.own_facts())
         self.ongoing_trials = {key: other for key, other in self.ongoing_trials.items() if other is not trial}
-        check_failures(self.book, self.max_consecutive_failed_trials, is_endless=self.max_trials is None)
+        checks.check_failures(self.book, self.max_consecutive_failed_trials, is_endless=self.max_trials is None)
 
     def pause_trial(self, trial: Trial) -> None:
         """Takes note that a trial has reached its target, and may be promoted later."""
@@ -455,7 +455,7 @@ class Oracle(KerasTunerOracle):
             return False
         if self._seed_given:
             known, identity = {**known, "seed": store.get("seed")}, {**identity, "seed": self.seed}
-        check_same_search(known, identity)
+        checks.check_same_search(known, identity)
         self.seed = store.get("seed")
         self.reload()
         return True

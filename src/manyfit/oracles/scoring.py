@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 
@@ -10,9 +9,10 @@ import numpy as np
 
 from manyfit.core import history as histories
 from manyfit.core import seeds
+from manyfit.core.checks import closest_name
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.lifecycle import TrialOutcome
-from manyfit.core.objective import Objective
+from manyfit.core.objective import MEASURES, Objective
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.oracles.trial import Trial
 from manyfit.samplers.base import Constraint, broken
@@ -26,10 +26,30 @@ class Scoring:
 
     Args:
         objective: what is ranked.
+        constraints: on metrics of the trials.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective, constraints: Sequence[Constraint] = ()) -> None:
         self.objective = objective
+        self.constraints = tuple(constraints)
+
+    def check_whole(self, metrics: Mapping[str, object]) -> None:
+        """Checks that what a whole execution has measured holds the objective, and what is bounded.
+
+        Raises:
+            UsageError: something is not among them; the message lists what is there.
+        """
+        self.check(metrics)
+        for each in self.constraints:
+            # What was not validated is not known yet.
+            is_late = each.metric.startswith("val_") and "val_loss" not in metrics
+            if each.metric not in metrics and each.metric not in MEASURES and not is_late:
+                found = sorted({*metrics, *MEASURES})
+                allowed, instead = (
+                    f"one of {', '.join(found[:_MOST_SHOWN])}",
+                    f"Did you mean {closest_name(each.metric, found)!r}?",
+                )
+                raise UsageError(explain(f"{each!r}", "a metric that trials do not have", allowed, instead))
 
     def check(self, metrics: Mapping[str, object]) -> None:
         """Checks that the objective is among metrics.
@@ -51,7 +71,7 @@ class Scoring:
             )
         else:
             # No cutoff: even a poor guess shows that it is the name of a logged metric that belongs there.
-            closest = (difflib.get_close_matches(missing, found, n=1, cutoff=0.0) or ["loss"])[0]
+            closest = closest_name(missing, found) or "loss"
             instead = f'Type objective="{closest}", or compile the model with that metric.'
         shown = found if len(found) <= _MOST_SHOWN else [*found[:_MOST_SHOWN], "..."]
         raise UsageError(

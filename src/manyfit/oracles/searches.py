@@ -11,6 +11,7 @@ from typing import Any
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import ObjectiveLike
+from manyfit.core.signatures import at_least, checked_arguments
 from manyfit.oracles.checks import UNTYPED_TRIALS
 from manyfit.oracles.keras_tuner.style import check_keys
 from manyfit.oracles.oracle import Oracle
@@ -27,6 +28,7 @@ from manyfit.space.hyperparameters import HyperParameters
 class RandomSearchOracle(Oracle):
     """Draws configurations at random, none twice while a new one is left."""
 
+    @checked_arguments(skip=("objective", "compat"))
     def __init__(
         self,
         objective: ObjectiveLike = None,
@@ -92,6 +94,7 @@ class SearchOracle(RandomSearchOracle):
 
     replicates = True
 
+    @checked_arguments()
     def __init__(
         self,
         objective: ObjectiveLike = None,
@@ -115,6 +118,7 @@ class SearchOracle(RandomSearchOracle):
 class EvolutionOracle(RandomSearchOracle):
     """Regularised evolution: mutates and crosses the best of the latest `num_parents` trials."""
 
+    @checked_arguments(num_parents=at_least(1, 24))
     def __init__(
         self,
         objective: ObjectiveLike = None,
@@ -150,6 +154,7 @@ class BayesianOptimizationOracle(RandomSearchOracle):
 
     replicates = True
 
+    @checked_arguments(num_initial_points=at_least(1, 8))
     def __init__(
         self,
         objective: ObjectiveLike = None,
@@ -204,6 +209,7 @@ class OptunaOracle(RandomSearchOracle):
         UsageError: several objectives, or as `OptunaSampler` says.
     """
 
+    @checked_arguments(skip=("sampler",))
     def __init__(
         self,
         objective: ObjectiveLike = None,
@@ -245,6 +251,7 @@ class HyperbandOracle(RandomSearchOracle):
         **kwargs: likewise.
     """
 
+    @checked_arguments(skip=("objective",))
     def __init__(
         self,
         objective: ObjectiveLike = None,
@@ -256,6 +263,9 @@ class HyperbandOracle(RandomSearchOracle):
         max_trials: int | None = None,
         **kwargs: Any,
     ) -> None:
+        if "scheduler" in kwargs:
+            got, instead = f"scheduler={kwargs['scheduler']!r}", "Type kt.RandomSearch(..., scheduler=...) instead."
+            raise UsageError(explain(type(self).__name__, got, "no scheduler: it is one itself", instead))
         if factor < 2:
             got = f"{factor!r}; factor needs to be a int larger than 1."
             raise UsageError(explain("Hyperband(factor=...)", got, "2 or more", "Type factor=3, say."))

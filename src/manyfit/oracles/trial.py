@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 
 from manyfit.core import history as histories
+from manyfit.core.checks import did_you_mean
 from manyfit.core.costs import Costs
+from manyfit.core.errors import UsageError, UsageKeyError, explain, first_line
 from manyfit.core.html import cell, piece, table
 from manyfit.core.lifecycle import Life, TrialOutcome, TrialState, TrialStatus, is_paused
 from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import ROWS, Ending, Observation, Progress, Value
+from manyfit.core.signatures import checked_arguments, one_of
 from manyfit.oracles.executions import Before as Before
 from manyfit.oracles.executions import Execution as Execution
 from manyfit.oracles.executions import KnownEpochs as KnownEpochs
@@ -65,6 +68,7 @@ class Trial:
         message: why it failed, where it did.
     """
 
+    @checked_arguments(status=one_of("RUNNING", "IDLE", "INVALID", "STOPPED", "COMPLETED", "FAILED"))
     def __init__(
         self,
         hyperparameters: HyperParameters,
@@ -411,13 +415,21 @@ class Trial:
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """The inverse of `get_state`."""
-        self.trial_id = state["trial_id"]
-        self.hyperparameters = HyperParameters.from_config(state["hyperparameters"])
-        self._reported = MetricsTracker.from_config(state["metrics"])
-        self.score, self.best_step = state["score"], state["best_step"]
-        self.status, self.message = state["status"], state["message"]
+        try:
+            self.trial_id = str(state["trial_id"])
+            self.hyperparameters = HyperParameters.from_config(state["hyperparameters"])
+            self._reported = MetricsTracker.from_config(state["metrics"])
+            self.score, self.best_step = state["score"], state["best_step"]
+            self.status, self.message = state["status"], state["message"]
+        except UsageError:
+            raise
+        except Exception as error:  # of a file nobody knows what it holds
+            got, allowed = f"{state!r}"[:200], "what `get_state` or `save` wrote"
+            instead = "Check that the file is a trial's: trial_.../trial.json."
+            raise UsageError(explain("Trial.set_state", got, allowed, instead)) from error
 
     @classmethod
+    @checked_arguments()
     def from_state(cls, state: Mapping[str, Any]) -> Trial:
         """A trial from what `get_state` gave."""
         trial = cls(HyperParameters())
@@ -430,12 +442,35 @@ class Trial:
 
     def reload(self, fname: str | os.PathLike[str]) -> None:
         """Reads what `save` wrote."""
-        self.set_state(json.loads(Path(fname).read_text()))
+        self.set_state(_json_of(fname))
 
     @classmethod
+    @checked_arguments()
     def load(cls, fname: str | os.PathLike[str]) -> Trial:
         """A trial from what `save` wrote."""
-        return cls.from_state(json.loads(Path(fname).read_text()))
+        return cls.from_state(_json_of(fname))
+
+
+def _json_of(fname: str | os.PathLike[str]) -> Any:
+    try:
+        return json.loads(Path(fname).read_text())
+    except (OSError, ValueError) as error:
+        got, allowed = f"{os.fspath(fname)!r}: {first_line(error)}", "a file that `save` wrote"
+        raise UsageError(explain("Trial.load(fname)", got, allowed, "Type the path of a trial.json.")) from error
+
+
+def trial_named(trial_id: str, trials: Mapping[str, Trial]) -> Trial:
+    """The trial of an id.
+
+    Raises:
+        UsageKeyError: there is none; the message names the closest.
+    """
+    if isinstance(trial_id, str) and trial_id in trials:
+        return trials[trial_id]
+    some = [*list(trials)[:10], *(["..."] if len(trials) > 10 else [])]
+    allowed = f"one of {', '.join(some)}" if some else "a trial that has begun"
+    instead = did_you_mean(trial_id, trials, "See tuner.results() for all of them.")
+    raise UsageKeyError(explain("trial_id", f"{trial_id!r}, which is no trial", allowed, instead))
 
 
 def generate_trial_id() -> str:

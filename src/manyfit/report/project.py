@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from manyfit.core.signatures import PATH, checked_arguments
 from manyfit.report.notebook import project_html
 from manyfit.report.snapshot import Snapshot
 
@@ -12,6 +13,7 @@ from manyfit.report.snapshot import Snapshot
 class Project(Snapshot):
     """A `Snapshot` that shows itself: `kt.open_project(folder)`."""
 
+    @checked_arguments(path=PATH)
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Writes the report: one HTML file, which needs no network and no other file.
 
@@ -33,6 +35,7 @@ class Project(Snapshot):
         return project_html(self)
 
 
+@checked_arguments()
 def open_project(folder: str | os.PathLike[str]) -> Project:
     """Opens a project to look at it: its trials and what is known of them, without the function that built its models.
 

@@ -17,6 +17,7 @@ from manyfit.core.compared import on_most_rows
 from manyfit.core.errors import ProjectError, UsageKeyError, explain
 from manyfit.core.html import MOST_ROWS, cell, piece, table
 from manyfit.core.records import ROWS, Ending, Value, Values
+from manyfit.core.signatures import at_least, checked_arguments
 from manyfit.report.results import Results, Row
 from manyfit.store import facts as names
 from manyfit.store.facts import Activity, Leader, SearchPlan, from_fact
@@ -166,6 +167,7 @@ class Snapshot:
     written_at: float
 
     @classmethod
+    @checked_arguments()
     def of(cls, folder: str | os.PathLike[str]) -> Self:
         """Reads a project as it is now, also while a search writes to it.
 
@@ -211,6 +213,7 @@ class Snapshot:
 
     # Trials --------------------------------------------------------------------------------------------------
 
+    @checked_arguments()
     def trial(self, trial_id: str) -> RecordedTrial:
         """A trial by its id; leading zeros may be left out.
 
@@ -226,6 +229,7 @@ class Snapshot:
             raise UsageKeyError(explain(f'project "{self.folder}"', got, f"a trial of it: {some}", "Type its id."))
         return found
 
+    @checked_arguments(num_trials=at_least(1))
     def best(self, num_trials: int | None = None) -> list[RecordedTrial]:
         """Completed trials, best first: those that were confirmed, then the others by the score of the search.
 
@@ -306,8 +310,10 @@ class Snapshot:
         asked = sorted(name for name in self.facts if name.startswith(names.REQUEST))
         return [self.facts[name] for name in asked]
 
+    @checked_arguments()
     def notes(self, trial_id: str) -> list[str]:
         """What people have noted on a trial, in order."""
+        trial_id = self.trial(trial_id).trial_id
         taken = [one for one in self.requests if one["what"] == "note" and one["is_done"]]
         return [one["details"]["text"] for one in taken if one["details"]["trial_id"] == trial_id]
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from manyfit.core.signatures import checked_arguments
+
 
 def in_notebook() -> bool:
     """Whether this process is a notebook's kernel; IPython being installed, or a console of it, is none."""
@@ -62,6 +64,7 @@ def duration(seconds: float) -> str:
     return f"{days}d {text}" if days else text
 
 
+@checked_arguments()
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """A plain-text table; numbers to the right with four significant digits, texts to the left.
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Observation, Value, Values
+from manyfit.core.signatures import NAME, checked_arguments
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.stats import pareto
 
@@ -90,6 +91,7 @@ OTHER_CATEGORY = 0.2
 """How likely another category is, relative to the one that is believed in."""
 
 
+@checked_arguments(name=NAME)
 @dataclasses.dataclass(frozen=True)
 class Belief:
     """Where one hyperparameter is believed to be good.
@@ -120,6 +122,7 @@ def besides(own: Sequence[Belief], others: Sequence[Belief]) -> tuple[Belief, ..
     return (*own, *(each for each in others if each.name not in named))
 
 
+@checked_arguments(metric=NAME)
 @dataclasses.dataclass(frozen=True)
 class Constraint:
     """A bound on a metric of the trials: its size, its latency, or anything that is logged.

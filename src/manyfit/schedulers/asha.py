@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from manyfit.core.records import Progress, Value
+from manyfit.core.signatures import checked_arguments
 from manyfit.schedulers import base
 from manyfit.schedulers.base import Job, Limits, Resume, Room, Scheduler, Start
 from manyfit.schedulers.hyperband import check_rungs
@@ -42,6 +43,7 @@ class ASHA(Scheduler):
     [('0', 3)]
     """
 
+    @checked_arguments()
     def __init__(self, max_epochs: int = 100, factor: int = 3, *, min_epochs: int = 1):
         self.max_epochs: int
         self.max_epochs, self.factor, self.min_epochs = check_rungs("ASHA", max_epochs, factor, min_epochs)

@@ -13,6 +13,7 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Decision, Progress
+from manyfit.core.signatures import checked_arguments
 from manyfit.schedulers.base import Job, Limits, Room, Scheduler, Start, check_count
 
 
@@ -93,6 +94,7 @@ class MedianRule(Scheduler):
     stop_reason = "its best was worse than the median of the others by then"
     may_pause = False  # who is stopped does not come back
 
+    @checked_arguments()
     def __init__(self, max_epochs: int | None = None, *, grace_epochs: int = 3, min_trials: int = 5):
         # A part, not a base class: a median rule is no full budget, and `isinstance` should say so.
         self._full = FullBudget(max_epochs)

@@ -24,6 +24,7 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, UsageTypeError, explain
 from manyfit.core.records import Progress, Value, Values
+from manyfit.core.signatures import at_least, checked_arguments
 from manyfit.schedulers import base
 from manyfit.schedulers.base import Branch, Job, Limits, Resume, Room, Scheduler, Start, check_count
 from manyfit.schedulers.rungs import ceil_div, failed_before, loss_at
@@ -71,6 +72,7 @@ class PopulationBasedTraining(Scheduler):
     may_branch = True
     first_decision = "interval_epochs"
 
+    @checked_arguments(skip=("perturbation", "resample_probability", "names"), population_size=at_least(2, 20))
     def __init__(
         self,
         max_epochs: int = 100,

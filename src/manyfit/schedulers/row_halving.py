@@ -10,6 +10,7 @@ from typing import Any
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Progress
+from manyfit.core.signatures import checked_arguments
 from manyfit.schedulers.base import ROWS, Job, Limits, Restart, Room, Scheduler, Start, check_count
 from manyfit.schedulers.full_length import FullBudget
 from manyfit.schedulers.rungs import ceil_div
@@ -46,6 +47,7 @@ class RowHalving(Scheduler):
     may_pause = may_stop = False
     may_restart = True
 
+    @checked_arguments()
     def __init__(self, rows: Sequence[int], factor: int = 3, *, max_epochs: int | None = None) -> None:
         self._full = FullBudget(max_epochs)
         self.max_epochs = self._full.max_epochs

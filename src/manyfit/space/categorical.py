@@ -246,7 +246,8 @@ class Fixed(HyperParameter):
     def __init__(self, name: str, value: Value, conditions: Iterable[Condition] | None = None) -> None:
         super().__init__(name, value, conditions)
         self.value: Value = self._default
-        if not isinstance(self.value, (int, float, str, bool)):
+        # NaN equals nothing, not even itself.
+        if not isinstance(self.value, (int, float, str, bool)) or self.value != self.value:
             raise UsageError(
                 explain(
                     self.where,

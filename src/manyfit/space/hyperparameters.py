@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.errors import UsageError, UsageKeyError, UsageTypeError, explain
+from manyfit.core.signatures import checked_arguments
 from manyfit.space.categorical import Boolean, Choice, Fixed
 from manyfit.space.conditions import Condition, Parent, ParentValues, all_active
+from manyfit.space.configs import of_config, parts_of_config
 from manyfit.space.hyperparameter import HyperParameter, V
 from manyfit.space.numerical import Float, Int
 from manyfit.space.registry import Registry, parents_first
 
-#: The five kinds of hyperparameter by the name that their configuration carries.
-KINDS: dict[str, type[HyperParameter]] = {kind.__name__: kind for kind in (Fixed, Float, Int, Choice, Boolean)}
+#: What `Int` and `Float` check themselves.
+_NUMBERS = ("name", "min_value", "max_value", "step", "sampling", "default")
 
 
 class HyperParameters(Registry):
@@ -57,6 +59,7 @@ class HyperParameters(Registry):
 
     # -- asking for values ---------------------------------------------------------------------------------------
 
+    @checked_arguments(skip=("name", "values"))
     def Choice(
         self,
         name: str,
@@ -82,6 +85,7 @@ class HyperParameters(Registry):
         value: V = self._ask(Choice, name, parent_name, parent_values, values=values, ordered=ordered, default=default)
         return value
 
+    @checked_arguments(skip=_NUMBERS)
     def Int(
         self,
         name: str,
@@ -112,6 +116,7 @@ class HyperParameters(Registry):
         value: int = self._ask(Int, name, parent_name, parent_values, **numbers, sampling=sampling, default=default)
         return value
 
+    @checked_arguments(skip=_NUMBERS)
     def Float(
         self,
         name: str,
@@ -128,6 +133,7 @@ class HyperParameters(Registry):
         value: float = self._ask(Float, name, parent_name, parent_values, **numbers, sampling=sampling, default=default)
         return value
 
+    @checked_arguments(skip=("name", "default"))
     def Boolean(
         self,
         name: str,
@@ -139,6 +145,7 @@ class HyperParameters(Registry):
         value: bool = self._ask(Boolean, name, parent_name, parent_values, default=default)
         return value
 
+    @checked_arguments(skip=("name",))
     def Fixed(
         self,
         name: str,
@@ -166,6 +173,7 @@ class HyperParameters(Registry):
                 full_name = self._get_name(name)
             return self._retrieve(kind(name=full_name, conditions=self._conditions, **arguments))
 
+    @checked_arguments()
     def get(self, name: str) -> Any:
         """The value of an active hyperparameter.
 
@@ -224,6 +232,7 @@ class HyperParameters(Registry):
         finally:
             self._name_scopes.pop()
 
+    @checked_arguments(skip=("parent_values",))
     @contextlib.contextmanager
     def conditional_scope(self, parent_name: str, parent_values: ParentValues) -> Iterator[None]:
         """Hyperparameters asked for inside are active only while the parent has one of the given values.
@@ -253,6 +262,7 @@ class HyperParameters(Registry):
 
     # -- the space as a whole ------------------------------------------------------------------------------------
 
+    @checked_arguments()
     def pin(self, *names: str) -> None:
         """Makes registered hyperparameters (all, if no names are given) override what build functions ask for.
 
@@ -379,10 +389,9 @@ class HyperParameters(Registry):
     def from_config(cls, config: Mapping[str, Any]) -> HyperParameters:
         """The space and values that `get_config` described."""
         hps = cls()
-        for each in config["space"]:
-            hps._put(of_config(each))
-        hps.values = dict(config["values"])
-        hps._pinned = set(config.get("pinned", ()))
+        space, hps.values, hps._pinned = parts_of_config(config)
+        for each in space:
+            hps._put(each)
         return hps
 
     def __repr__(self) -> str:
@@ -475,25 +484,6 @@ def deserialize(config: Mapping[str, Any]) -> HyperParameters | HyperParameter:
     >>> deserialize(serialize(Int("units", 16, 64)))
     Int(name: 'units', min_value: 16, max_value: 64, step: 1, sampling: linear, default: 16)
     """
-    if config.get("class_name") == HyperParameters.__name__:
-        return HyperParameters.from_config(config["config"])
+    if isinstance(config, Mapping) and config.get("class_name") == HyperParameters.__name__:
+        return HyperParameters.from_config(config.get("config", {}))
     return of_config(config)
-
-
-def of_config(config: Mapping[str, Any]) -> HyperParameter:
-    """The hyperparameter that `serialize` described.
-
-    Raises:
-        UsageError: a class name that is none of the five kinds.
-    """
-    kind = KINDS.get(config.get("class_name", ""))
-    if kind is None:
-        raise UsageError(
-            explain(
-                "deserialize",
-                f"Unknown object: {config.get('class_name')!r}",
-                f"a class_name out of {', '.join(KINDS)}",
-                "Check that the file was written by `get_config`.",
-            )
-        )
-    return kind.from_config(config["config"])

@@ -10,9 +10,9 @@ Notation:
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, TypeGuard
 
@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Value
+from manyfit.core.signatures import is_number
 from manyfit.space import scale
 from manyfit.space.conditions import Condition, as_value
 from manyfit.space.hyperparameter import HyperParameter, Kind
@@ -28,6 +29,9 @@ from manyfit.space.scale import Grid, LinearGrid, RatioGrid, common_step
 
 #: The largest whole number up to which floating point, and so the unit interval, tells all integers apart.
 MAX_INTEGER = 2**53
+
+#: Numbers that YAML reads as texts, since no point is in them: 1e-4. Other texts are a mistake.
+_READ_AS_TEXT = re.compile(r"[-+]?\d+e[-+]?\d+", re.IGNORECASE)
 
 #: How many quantile midpoints stand for a continuum.
 NUM_MIDPOINTS = 10
@@ -309,10 +313,9 @@ class Float(Numerical):
 
     def _number(self, argument: str, value: object) -> float:
         value = as_value(value)
-        if isinstance(value, str):
-            with contextlib.suppress(ValueError):
-                value = float(value)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, str) and _READ_AS_TEXT.fullmatch(value):
+            value = float(value)
+        if isinstance(value, (int, float)) and is_number(value):
             return value
         self._refuse(f"{argument}={value!r}", f"a finite number for {argument}", "Type, for instance, 0.1.")
 
@@ -359,4 +362,4 @@ class Float(Numerical):
 def _is_whole(value: object) -> TypeGuard[float]:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return math.isfinite(value) and value == int(value)
+    return isinstance(value, int) or (math.isfinite(value) and value == int(value))

@@ -10,6 +10,7 @@ from typing import Any
 from manyfit.core import environment
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Value
+from manyfit.core.signatures import checked_arguments
 from manyfit.space.conditions import Condition, Parent, all_active
 from manyfit.space.hyperparameter import HyperParameter
 
@@ -48,6 +49,7 @@ class Registry:
         """Names whose definition builds cannot change."""
         return frozenset(self._pinned)
 
+    @checked_arguments()
     def is_active(self, hyperparameter: str | HyperParameter) -> bool:
         """Whether the conditions hold: of this hyperparameter, or of any one registered under this name."""
         if isinstance(hyperparameter, HyperParameter):

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from manyfit.core.records import Ending, Values
+from manyfit.core.signatures import checked_arguments
 from manyfit.report.snapshot import RecordedTrial, Snapshot
 
 _SEARCH = "search"
@@ -117,6 +118,7 @@ class Tracker(abc.ABC):
         """
 
 
+@checked_arguments()
 def tell_all(snapshot: Snapshot, tracker: Tracker) -> None:
     """Tells a tracker of a whole project, as if it ran once more. What the tool knows as ended is left out."""
     known = tracker.begin(snapshot)

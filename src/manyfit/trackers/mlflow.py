@@ -10,6 +10,7 @@ from typing import Any
 
 from manyfit.core.checks import check_extra
 from manyfit.core.records import Values
+from manyfit.core.signatures import checked_arguments
 from manyfit.report import words
 from manyfit.report.snapshot import Snapshot
 from manyfit.trackers.base import TrackedEnd, TrackedEpoch, Tracker
@@ -33,6 +34,7 @@ class MLflow(Tracker):
         ImportError: `pip install manyfit[mlflow]`.
     """
 
+    @checked_arguments()
     def __init__(self, tracking_uri: str | None = None, experiment: str | None = None) -> None:
         check_extra("mlflow", "mlflow")
         self.tracking_uri = tracking_uri

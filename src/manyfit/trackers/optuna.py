@@ -12,6 +12,7 @@ from typing import Any
 
 from manyfit.core.checks import check_extra
 from manyfit.core.records import Value, Values
+from manyfit.core.signatures import checked_arguments
 from manyfit.report import words
 from manyfit.report.snapshot import RecordedTrial, Snapshot
 from manyfit.space.categorical import Boolean, Choice, Fixed
@@ -38,6 +39,7 @@ class OptunaStudy(Tracker):
         ImportError: `pip install manyfit[optuna]`.
     """
 
+    @checked_arguments()
     def __init__(self, storage: str | os.PathLike[str] | None = None, study: str | None = None) -> None:
         check_extra("optuna", "optuna")
         self.storage = storage_address("optuna.db" if storage is None else storage)
@@ -90,6 +92,7 @@ class OptunaStudy(Tracker):
         self.study.set_user_attr("verdict", words.verdict(snapshot))
 
 
+@checked_arguments()
 def export_study(snapshot: Snapshot, storage: str | os.PathLike[str], study: str | None = None) -> Any:
     """Writes a project as a study of Optuna's; trials that are there already are left as they are.
 
@@ -127,6 +130,7 @@ def _exported(space: Distributions, trial: RecordedTrial, objective: str) -> Any
     return space.trial(trial.values, end_of(trial), values, attributes, (when[0], when[1]))
 
 
+@checked_arguments()
 def storage_address(storage: str | os.PathLike[str]) -> str:
     """A storage of Optuna's: an address stays as it is, a file is a database of SQLite's.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from manyfit.core.checks import check_extra
 from manyfit.core.records import Values
+from manyfit.core.signatures import checked_arguments
 from manyfit.report.snapshot import Snapshot
 from manyfit.trackers.base import TrackedEnd, TrackedEpoch, Tracker
 
@@ -26,6 +27,7 @@ class WandB(Tracker):
         ImportError: `pip install manyfit[wandb]`.
     """
 
+    @checked_arguments()
     def __init__(self, project: str | None = None, mode: str = "offline", folder: str | None = None) -> None:
         check_extra("wandb", "wandb")
         self.project = project

@@ -13,13 +13,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from manyfit.core.checks import did_you_mean
 from manyfit.core.errors import FatalTypeError, FatalValueError, explain
 from manyfit.core.lifecycle import OversizedModelError
 from manyfit.core.records import Configuration, Plan, Result
 from manyfit.data.kinds import Ability
 from manyfit.data.rows import FitData
 from manyfit.training.base import Bookkeeping, Task
-from manyfit.training.keras_internals.building import layers_of
+from manyfit.training.keras_internals.building import compile_arguments, layers_of
 
 _NUM_CALLS = 20  # of a prediction that is timed
 
@@ -45,6 +46,40 @@ def build_model(build: Callable[[Any], object], values: Configuration) -> keras.
             instead,
         )
     )
+
+
+def check_compiled(model: keras.Model) -> None:
+    """Refuses a model that could not train: not compiled, or with a loss or a metric that Keras does not know.
+
+    Raises:
+        FatalTypeError: it is not compiled.
+        FatalValueError: a name that is none; Keras itself would say so in the first step of each trial.
+    """
+    if not model.compiled:
+        got, allowed = "a model that is not compiled", "a compiled keras.Model"
+        instead = "Call model.compile(...) before `return model`."
+        raise FatalTypeError(explain("hypermodel.build(hp)", got, allowed, instead))
+    arguments = compile_arguments(model)
+    for argument, known, find in (
+        ("loss", keras.losses, keras.losses.get),
+        ("metrics", keras.metrics, keras.metrics.get),
+        ("weighted_metrics", keras.metrics, keras.metrics.get),
+    ):
+        for given in keras.tree.flatten(arguments.get(argument)):
+            if given is None or callable(given) or given in _OF_COMPILE:
+                continue
+            try:
+                find(given)
+            except ValueError as error:
+                names = [name for name in dir(known) if not name.startswith("_")]
+                instead = did_you_mean(given, [*names, *_OF_COMPILE], f"Type dir({known.__name__}) for all of them.")
+                allowed = "a name that Keras knows, or an object"
+                got = f"{argument}={given!r}"
+                raise FatalValueError(explain("model.compile(...)", got, allowed, instead)) from error
+
+
+#: Metrics that `model.compile` makes of the loss.
+_OF_COMPILE = ("accuracy", "acc", "crossentropy", "ce")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from manyfit.core.checks import check_names
 from manyfit.core.errors import UsageError, explain
 from manyfit.data.classes import Classes
 from manyfit.data.folds import FoldPlan
@@ -19,6 +20,7 @@ from manyfit.training.base import Task
 from manyfit.tuners import ensembling
 from manyfit.tuners.finished import FinishedTuner
 from manyfit.tuners.keeping import ModelOrigins
+from manyfit.tuners.options import CombineOptions
 from manyfit.tuners.searched import SearchedProject
 
 
@@ -56,6 +58,13 @@ class Combining:
         the caller names models or rows, are models loaded and asked to predict.
         """
         options = {"seed": self._oracle.seed, **options}
+        check_names("ensemble(...)", options, tuple(CombineOptions.__annotations__))
+        if x is None and y is not None:
+            instead = "Type ensemble(x=x_val, y=y_val)."
+            raise UsageError(explain("ensemble(x, y)", "y without x", "both or neither", instead))
+        if models is not None and not list(models):
+            got, instead = "no models", "Leave models out for the best trials of the search."
+            raise UsageError(explain("ensemble(models)", got, "one model or more", instead))
         ensemble, preferred = None, ensembling.metric_of(self._oracle.objective)
         if x is None and models is None:
             ensemble = ensembling.ensemble_of_searches(

@@ -11,6 +11,7 @@ from manyfit.core import environment
 from manyfit.core.causes import reason_of
 from manyfit.core.errors import ManyfitError
 from manyfit.core.events import CallBegan, CallEnded, Event, StepBegan, StepEnded, logger
+from manyfit.data.arguments import check_verbose
 from manyfit.oracles import Oracle, Trial, endings
 from manyfit.oracles.replication import Replication
 from manyfit.report import terminal
@@ -87,7 +88,11 @@ class TrialDisplay:
             what: "a search", "a bag", ...
             verbose: see `speaking`.
             stays: likewise.
+
+        Raises:
+            UsageError: a `verbose` that means nothing.
         """
+        check_verbose(what.removeprefix("a ").removeprefix("an "), verbose)
         with self.speaking(verbose, stays=stays), self._oracle.book.events.call(what):
             yield
 

@@ -23,6 +23,7 @@ from manyfit.finish import evaluation as evaluating
 from manyfit.finish.artefacts import Artefacts, weights_hash
 from manyfit.finish.export import Artefact
 from manyfit.finish.retrain import Retraining
+from manyfit.training.estimators import is_estimator
 from manyfit.training.keras_internals.building import OF_FIT
 from manyfit.tuners.finished import FinishedTuner
 
@@ -112,6 +113,9 @@ class FinalModels:
         if isinstance(models, Mapping):
             return dict(models)
         several = list(models) if isinstance(models, list | tuple) else [models]
+        if wrong := [one for one in several if not (hasattr(one, "evaluate") or is_estimator(one))]:
+            got, allowed = f"{wrong[0]!r}"[:80], "models, estimators, ensembles, a list or a dictionary of these"
+            raise UsageError(explain("evaluate(models=...)", got, allowed, "Leave it out for the final models."))
         known = [one in origins for one in several]
         names = [
             f"trial {origins[one]}" if of_trial else type(one).__name__.lower()
@@ -121,6 +125,18 @@ class FinalModels:
             name if names.count(name) == 1 else f"{name} ({number + 1})": one
             for number, (name, one) in enumerate(zip(names, several, strict=True))
         }
+
+    def last(self) -> Any:
+        """The ensemble that was made last, else the first model of `retrain`, else the search's best.
+
+        Raises:
+            UsageError: there is none of these.
+        """
+        named = self.named(None)
+        if not named:
+            got, instead = "a project without a model", "Call tuner.search(...) first."
+            raise UsageError(explain("the final model", got, "at least one completed trial", instead))
+        return named.get("ensemble", next(iter(named.values())))
 
     def artefact(self, model: object) -> Artefact:
         """What a card says of a model: an ensemble's trials are those of its members with weight.

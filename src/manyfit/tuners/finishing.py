@@ -17,8 +17,8 @@ import keras
 
 from manyfit.core.checks import check_names, seconds_or_none, whole_number
 from manyfit.core.clock import Clock
-from manyfit.core.errors import UsageError, explain
-from manyfit.data.arguments import check_retrain
+from manyfit.core.errors import ManyfitError, UsageError, explain, first_line
+from manyfit.data.arguments import check_call, check_retrain
 from manyfit.data.call import FIT_PARAMETERS, Call
 from manyfit.data.classes import Classes
 from manyfit.data.rows import FitData, Rows
@@ -40,6 +40,7 @@ from manyfit.oracles import Trial
 from manyfit.report.confirmation import Confirmation
 from manyfit.store.answers import Answers
 from manyfit.training.base import Permissions, Task
+from manyfit.training.labels import LabelCheck, LabelsError
 from manyfit.training.precision import sentence
 from manyfit.training.replay import DATA
 from manyfit.tuners import ensembling
@@ -90,6 +91,7 @@ def confirm_settings(
         UsageError: an argument that nobody knows, or as `ConfirmSettings` says.
     """
     check_names("confirm()", given, [*_OF_CONFIRM, *_OF_FIT])
+    check_call(Call((), {name: value for name, value in given.items() if name in _OF_FIT}), "confirm")
     own = {name: value for name, value in given.items() if name not in _OF_FIT}
     settings = confirming.ConfirmSettings(confidence, max_executions, max_seconds, **own)
     return settings, {name: value for name, value in given.items() if name in _OF_FIT}
@@ -205,6 +207,7 @@ class Finish:
         """
         clock = self._clock(settings.max_seconds)
         latest = self._tuner.latest_search
+        check_call(Call((), fit_kwargs), "retrain", takes_more=latest is not None and latest.task.fit is not None)
         searched = self._training.make_task((), {}) if latest is None else latest.task
         given = Rows.of(x, y) if searched.fit is None else Rows()  # a `fit` of one's own takes what it likes
         texts, estimators = keras.backend.backend() == "tensorflow", self._tuner.store.get("estimators", False)
@@ -409,8 +412,7 @@ class Finish:
     def submission(self, model: Any, x: FitData, ids: Any) -> PredictionTable:
         """See `Tuner.submission`."""
         if model is None:
-            named = self.final.named(None)
-            model = named.get("ensemble", next(iter(named.values())))
+            model = self.final.last()
         return submission(model, self._tuner, x, ids, classes=self._tuner.store.get("classes"))
 
     def bag(self, settings: BagSettings, options: Mapping[str, Any]) -> Ensemble:
@@ -433,13 +435,24 @@ class Finish:
         also, objective = self._training.measure, self._oracle.objective
         asked = {"confidence": confidence, "groups": groups, "objective": objective, "also": also, **options}
         with self.final.counting():
-            return evaluating.evaluate(named, x, y, self._tuner.store, **asked)
+            try:
+                for model in named.values():
+                    if isinstance(model, keras.Model) and model.compiled:
+                        LabelCheck().check(model, Call((x, self._combining.numbered("evaluate(x, y)", y))))
+                return evaluating.evaluate(named, x, y, self._tuner.store, **asked)
+            except LabelsError as error:
+                raise UsageError(str(error).replace("search(", "evaluate(", 1)) from None
+            except (TypeError, ValueError) as error:
+                if isinstance(error, ManyfitError):
+                    raise
+                got = f"what the models cannot answer: {first_line(error)}".rstrip(".")
+                instead = "Compare x.shape and y.shape with those of search(x, y)."
+                raise UsageError(explain("evaluate(x, y)", got, "rows as the search had them", instead)) from error
 
     def export(self, folder: str | os.PathLike[str], model: exporting.Savable | None, *, overwrite: bool) -> Path:
         """See `Tuner.export`."""
         if model is None:
-            named = self.final.named(None)
-            model = named.get("ensemble", next(iter(named.values())))
+            model = self.final.last()
         artefact = self.final.artefact(model)
         return exporting.export(folder, model, artefact, self._oracle, store=self._tuner.store, overwrite=overwrite)
 

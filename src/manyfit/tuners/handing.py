@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+from manyfit.core.checks import check_names
+from manyfit.core.signatures import PATH, at_least, checked_arguments, checked_methods
 from manyfit.data.rows import FitData
 from manyfit.finish.evaluation import Evaluation
 from manyfit.finish.export import Savable
@@ -17,6 +19,7 @@ from manyfit.tuners.options import EvaluateOptions, spelled_out
 from manyfit.tuners.together import PopulationTuner
 
 
+@checked_methods("get_best_models", "predictions", "submission", "to_script")
 class HandingTuner(PopulationTuner):
     """The part of `Tuner` that trains nothing."""
 
@@ -68,6 +71,7 @@ class HandingTuner(PopulationTuner):
         return self._finish.submission(model, x, ids)
 
     @spelled_out(EvaluateOptions)
+    @checked_arguments(batch_size=at_least(1, 1024))
     def evaluate(
         self,
         x: FitData,
@@ -104,6 +108,7 @@ class HandingTuner(PopulationTuner):
         Raises:
             UsageError: no models or rows, x, y or groups of different length, or a confidence outside (0, 1).
         """
+        check_names("evaluate(...)", options, tuple(EvaluateOptions.__annotations__))
         self.refresh()
         # No progress: what there is to see is what it returns.
         with self._display.speaking(verbose):
@@ -129,6 +134,7 @@ class HandingTuner(PopulationTuner):
         self.refresh()
         return self._finish.to_script(trial if trial is None or isinstance(trial, str) else trial.trial_id)
 
+    @checked_arguments(folder=PATH)
     def export(self, folder: str | os.PathLike[str], model: Savable | None = None, *, overwrite: bool = False) -> Path:
         """Writes a final model with its values, seeds, versions, curves and a model card (`README.md`).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from manyfit.core.signatures import PATH, checked_arguments
 from manyfit.oracles import Oracle
 from manyfit.report.notebook import project_html
 from manyfit.report.page import write_page
@@ -29,6 +30,7 @@ class LookedAt:
         direction = oracle.objective.direction if len(oracle.objective.terms) == 1 else None
         return results_of(list(oracle.trials.values()), oracle.scheduler.max_epochs, direction=direction)
 
+    @checked_arguments(path=PATH)
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Writes the report of the project: one HTML file, which needs no network and no other file.
 

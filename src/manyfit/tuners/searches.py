@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Unpack
 
 from manyfit.core.objective import ObjectiveLike
+from manyfit.core.signatures import checked_arguments
 from manyfit.data.rows import FitData
 from manyfit.fitting.winner import Winner
 from manyfit.oracles import Oracle
@@ -24,6 +25,9 @@ from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.options import FitOptions, ReadyOptions, SearchOptions, spelled_out
 from manyfit.tuners.tuner import Tuner
+
+#: What the parts that these go to answer for, in better words.
+_CHECKED_LATER = ("hypermodel", "objective", "executor", "display", "precision", "devices", "jit_compile", "compat")
 
 
 class ReadySearch(Tuner):
@@ -41,6 +45,7 @@ class ReadySearch(Tuner):
     )
 
     @spelled_out(SearchOptions, Tuner, BaseTuner, Oracle)
+    @checked_arguments(skip=_CHECKED_LATER)
     def __init__(
         self,
         hypermodel: HyperModel | BuildFunction | None = None,
@@ -301,6 +306,7 @@ class Hyperband(ReadySearch):
 
 
 @spelled_out(FitOptions, Tuner.fit)
+@checked_arguments()
 def fit(
     hypermodel: HyperModel | BuildFunction,
     x: FitData,

@@ -346,7 +346,7 @@ class SearchSupply:
         if is_paused(result):
             self._check_measured(result)
         elif result.ending.has_score:
-            self._oracle.scoring.check({**result.history, **result.measures})
+            self._oracle.scoring.check_whole({**result.history, **result.measures})
         self._note_part(result)
         # Trainers know that an execution was told to stop, and only here it is known why.
         result.message = self._why_it_ended(result) or result.message

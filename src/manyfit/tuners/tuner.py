@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import keras
 from numpy.typing import ArrayLike
 
+from manyfit.core.signatures import Allowed, at_least, checked_arguments
 from manyfit.data.call import Call
 from manyfit.data.rows import FitData
 from manyfit.ensemble.ensemble import Ensemble
@@ -40,6 +41,8 @@ from manyfit.tuners.options import (
     spelled_out,
 )
 from manyfit.tuners.trainers import exploring_builds
+
+_STRATEGY = Allowed("a tf.distribute.Strategy, or None", lambda value: value is None or hasattr(value, "scope"))
 
 
 class Tuner(HandingTuner):
@@ -79,6 +82,12 @@ class Tuner(HandingTuner):
     """
 
     @spelled_out(ProjectOptions, BaseTuner)
+    @checked_arguments(
+        skip=("oracle", "executor", "hypermodel", "display", "precision", "devices", "jit_compile"),
+        max_model_size=at_least(1, 1_000_000),
+        population_size=at_least(1, 8),
+        distribution_strategy=_STRATEGY,
+    )
     def __init__(
         self,
         oracle: Oracle,
@@ -135,6 +144,7 @@ class Tuner(HandingTuner):
         return {**super().stand_ins(), "_finish": None}
 
     @spelled_out(CallArguments, keras.Model.fit)
+    @checked_arguments()
     def fit(
         self,
         x: FitData = None,
@@ -193,6 +203,7 @@ class Tuner(HandingTuner):
             return fitting.fit(self, call, wishes, can, say=self._display.say)
 
     @spelled_out(ConfirmArguments, ConfirmSettings)
+    @checked_arguments()
     def confirm(
         self,
         top: int = 8,
@@ -244,6 +255,7 @@ class Tuner(HandingTuner):
             )
 
     @spelled_out(RetrainArguments)
+    @checked_arguments()
     def retrain(
         self,
         top: int | Sequence[str] = 1,
@@ -336,6 +348,7 @@ class Tuner(HandingTuner):
             )
 
     @spelled_out(CombineOptions)
+    @checked_arguments()
     def bag(
         self,
         top: int | Sequence[str] = 3,
@@ -384,6 +397,7 @@ class Tuner(HandingTuner):
             return self._finish.bag(settings, options)
 
     @spelled_out(CombineOptions, Ensemble.fit)
+    @checked_arguments()
     def ensemble(
         self,
         models: Sequence[Any] | None = None,

@@ -28,9 +28,10 @@ from typing import Any
 
 from manyfit.core.objective import Objective
 from manyfit.core.records import Value
+from manyfit.core.signatures import at_least, checked_arguments
 from manyfit.oracles.book import TrialBook
 from manyfit.oracles.commits import Store
-from manyfit.oracles.trial import Trial
+from manyfit.oracles.trial import Trial, trial_named
 from manyfit.samplers.base import Constraint
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
@@ -143,10 +144,12 @@ class KerasTunerOracle(abc.ABC):
         """A copy of the search space as known so far."""
         return self.hyperparameters.copy()
 
+    @checked_arguments()
     def get_trial(self, trial_id: str) -> Trial:
         """The trial of this id."""
-        return self.trials[trial_id]
+        return trial_named(trial_id, self.trials)
 
+    @checked_arguments(num_trials=at_least(0))
     def get_best_trials(self, num_trials: int | None = None) -> list[Trial]:
         """The best completed trials, best first: by front where there are several objectives.
 

@@ -8,8 +8,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+from manyfit.core.errors import UsageTypeError, explain
 from manyfit.core.lifecycle import TrialStatus
-from manyfit.oracles.trial import Trial
+from manyfit.core.signatures import FUNCTION, checked_arguments
+from manyfit.oracles.trial import Trial, trial_named
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -27,6 +29,7 @@ _LOCKS: weakref.WeakKeyDictionary[object, threading.RLock] = weakref.WeakKeyDict
 _MAKING = threading.Lock()
 
 
+@checked_arguments(method=FUNCTION)
 def synchronized(method: Method) -> Method:
     """Decorates a method of an oracle: while a thread is in one such method, others wait before theirs.
 
@@ -59,7 +62,10 @@ def ended_trial(
 ) -> Trial:
     """The trial that a call of `end_trial` means: given itself, or by its id and its status."""
     if trial is None or isinstance(trial, str):
-        trial = oracle.trials[str(trial_id if trial is None else trial)]
+        trial = trial_named(str(trial_id if trial is None else trial), oracle.trials)
+    if not isinstance(trial, Trial):
+        allowed, instead = "a trial, or the id of one", "Type oracle.end_trial(trial)."
+        raise UsageTypeError(explain("end_trial(trial)", f"{trial!r}", allowed, instead))
     if status is not None:
         trial.status = status
     elif trial.status == TrialStatus.RUNNING and trial_id is not None:

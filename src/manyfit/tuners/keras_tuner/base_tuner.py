@@ -11,9 +11,11 @@ from typing import Any
 
 from manyfit.core.clock import Clock
 from manyfit.core.environment import refuse_chief_and_workers
-from manyfit.core.errors import ProjectError, SearchError, UsageError, explain, warn_user
+from manyfit.core.errors import ProjectError, UsageError, explain, warn_user
 from manyfit.core.lifecycle import TrialState
 from manyfit.core.records import Values
+from manyfit.core.signatures import NAME, at_least, checked_arguments, checked_methods
+from manyfit.data.arguments import not_finite
 from manyfit.data.call import Call
 from manyfit.data.identity import fingerprints_of
 from manyfit.evidence.stopping import StopCondition
@@ -22,7 +24,7 @@ from manyfit.finish.leader import leader_of
 from manyfit.fitting.signals import Interruptible, what_is_kept
 from manyfit.fitting.standing import Standing
 from manyfit.oracles import Oracle, Trial, endings
-from manyfit.oracles.checks import failure_report
+from manyfit.oracles.checks import check_any_completed
 from manyfit.oracles.keras_tuner.files import read_project, write_project
 from manyfit.oracles.replication import Replication
 from manyfit.report import terminal
@@ -41,6 +43,7 @@ from manyfit.tuners.looking import LookedAt
 from manyfit.tuners.stopping import StopsWhen
 
 
+@checked_methods("enqueue", "stop_trial", "warm_start", "search_space_summary")
 class BaseTuner(LookedAt):
     """Runs a search for any kind of model: subclass it and override `run_trial`. For Keras models use `Tuner`.
 
@@ -65,6 +68,7 @@ class BaseTuner(LookedAt):
 
     tuner_id = "tuner0"
 
+    @checked_arguments(skip=("oracle", "executor", "hypermodel", "display"), project_name=NAME)
     def __init__(
         self,
         oracle: Oracle,
@@ -126,6 +130,7 @@ class BaseTuner(LookedAt):
         """The project's folder."""
         return str(Path(os.fspath(self.directory)) / self.project_name)
 
+    @checked_arguments(trial_id=NAME)
     def get_trial_dir(self, trial_id: str) -> str:
         """A folder for files of a trial, for subclasses that write their own."""
         path = self.store.layout.trial_folder(trial_id)
@@ -235,7 +240,8 @@ class BaseTuner(LookedAt):
                 self.oracle.stop_clock()
         self._end_search(has_run=endings.work_of(self.oracle) != work)
         self.on_search_end()
-        self._check_any_completed()
+        if self.oracle.compat != "keras_tuner":  # its searches end in silence
+            check_any_completed(self.oracle.book.trials.values(), not_finite(Call(fit_args, fit_kwargs)))
 
     @contextlib.contextmanager
     def limited(self, clock: Clock) -> Iterator[None]:
@@ -332,21 +338,6 @@ class BaseTuner(LookedAt):
         """
         raise NotImplementedError(f"{type(self).__name__}.run_trial is abstract: override it.")
 
-    def _check_any_completed(self) -> None:
-        if self.oracle.compat == "keras_tuner":
-            return  # its searches end in silence
-        trials = list(self.oracle.trials.values())
-        if trials and not any(trial.is_completed for trial in trials):
-            failed = [trial for trial in trials if trial.has_failed]
-            # None failed either: the search was stopped by a limit before a trial ended, which is no error.
-            if failed:
-                raise SearchError(
-                    f"search: all {len(failed)} trials failed, so there is nothing to rank. Causes:\n"
-                    f"{failure_report(failed)}\n"
-                    "Allowed: at least one trial that ends with a score. See tuner.results() for each trial's message, "
-                    "mend the cause, and search with overwrite=True."
-                )
-
     # Hooks -----------------------------------------------------------------------------------------------------
 
     def _is_worker(self) -> bool:
@@ -399,6 +390,7 @@ class BaseTuner(LookedAt):
 
     # What comes back -------------------------------------------------------------------------------------------
 
+    @checked_arguments(num_models=at_least(1))
     def get_best_models(self, num_models: int | None = None) -> list[Any]:
         """The models of the best trials, with the weights of their best epochs, best first.
 
@@ -411,6 +403,7 @@ class BaseTuner(LookedAt):
         """
         return [self.load_model(trial) for trial in self.oracle.get_best_trials(num_models)]
 
+    @checked_arguments(num_trials=at_least(1))
     def get_best_hyperparameters(self, num_trials: int | None = None) -> list[HyperParameters]:
         """The `HyperParameters` of the best trials, best first; build a model from them with `hypermodel.build(hp)`.
 
@@ -424,6 +417,7 @@ class BaseTuner(LookedAt):
         del extended  # KerasTuner has this argument, and ignores it as well
         print(terminal.space_summary(self.oracle.get_space().space))
 
+    @checked_arguments(num_trials=at_least(1))
     def results_summary(self, num_trials: int = 10) -> None:
         """Prints the best trials, then those that failed; where contenders were repeated, how sure the order is.
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from manyfit.core.errors import FatalValueError, explain
 from manyfit.core.records import Values
+from manyfit.core.signatures import checked_arguments
 from manyfit.data.rows import Rows
 from manyfit.space.hyperparameters import HyperParameters
 
@@ -47,6 +48,7 @@ class HyperModel:
     ...         return 2 * hp.Int("a", 1, 5)
     """
 
+    @checked_arguments()
     def __init__(self, name: str | None = None, tunable: bool = True) -> None:
         self.name = name
         self.tunable = tunable

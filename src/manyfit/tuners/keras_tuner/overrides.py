@@ -18,8 +18,9 @@ import keras
 
 from manyfit.core import environment
 from manyfit.core.checks import is_whole, whole_number
-from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
+from manyfit.core.errors import FatalValueError, UsageError, UsageTypeError, explain
 from manyfit.core.records import Plan, Result
+from manyfit.core.signatures import checked_methods
 from manyfit.data.call import Call
 from manyfit.data.classes import with_class_numbers
 from manyfit.oracles import Oracle, Trial
@@ -34,7 +35,7 @@ from manyfit.training.keras_fit import KerasFit
 from manyfit.training.keras_internals.building import compile_arguments
 from manyfit.training.keras_settings import clear_session
 from manyfit.training.model_options import ModelOptions
-from manyfit.training.models import build_model, check_size
+from manyfit.training.models import build_model, check_compiled, check_size
 from manyfit.training.outcomes import to_histories
 from manyfit.training.replay import common, watched
 from manyfit.training.seeding import seeded
@@ -64,6 +65,7 @@ class Strategy(Protocol):
         """The scope."""
 
 
+@checked_methods("load_model", "has_model")
 class ModelTuner(BaseTuner):
     """Builds, trains and keeps Keras models, one execution after another. `Tuner`, its subclass, trains many at once.
 
@@ -156,15 +158,7 @@ class ModelTuner(BaseTuner):
             self._estimators = True
             return model
         model = build_model(lambda _: model, hyperparameters)
-        if not model.compiled:
-            raise FatalTypeError(
-                explain(
-                    "hypermodel.build(hp)",
-                    "a model that is not compiled",
-                    "a compiled keras.Model",
-                    "Call model.compile(...) before `return model`.",
-                )
-            )
+        check_compiled(model)
         return model
 
     def _build(self, hyperparameters: HyperParameters) -> Any:
@@ -204,7 +198,12 @@ class ModelTuner(BaseTuner):
         """Recompiles a model with the optimizer, the loss and the metrics that the tuner was given."""
         given = {"optimizer": self.optimizer, "loss": self.loss, "metrics": self.metrics}
         arguments = {**compile_arguments(model), **{name: value for name, value in given.items() if value is not None}}
-        model.compile(**{name: _fresh(value) for name, value in arguments.items()})
+        try:
+            model.compile(**{name: _fresh(value) for name, value in arguments.items()})
+        except (TypeError, ValueError) as error:
+            named = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+            allowed, instead = "what model.compile takes", 'Type optimizer="adam", say, or leave it out.'
+            raise FatalValueError(explain(f"{type(self).__name__}(...)", named, allowed, instead)) from error
 
     # What an override means ------------------------------------------------------------------------------------
 
