@@ -25,6 +25,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -46,6 +47,7 @@ from kills_lives import Death, Life, live
 
 _CACHE = Path(os.environ["MANYFIT_CACHE_DIR"])
 _ROUNDING = 1e-4
+_FEW = 2  # kills of a case whose lives take long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +180,9 @@ def lost(known: Known, after: Known) -> list[str]:
     """Executions and epochs that were committed when the process died, and that are others now."""
     ended = {key: one for key, one in known.executions.items() if one["ending"] != "paused"}
     others = [key for key, one in ended.items() if not _same(after.executions.get(key), one)]
-    epochs = [key for key, logs in known.epochs.items() if not _same(after.epochs.get(key), logs)]
+    # What is no search goes on run by run: one that was broken off is trained again from its beginning.
+    kept = {key: logs for key, logs in known.epochs.items() if key[1] == "search" or key[:4] in ended}
+    epochs = [key for key, logs in kept.items() if not _same(after.epochs.get(key), logs)]
     told = [f"lost: execution {key}" for key in others[:1]] + [f"lost: epoch {key}" for key in epochs[:1]]
     return [*told, *(["lost: trials"] if not known.trials.keys() <= after.trials.keys() else [])]
 
@@ -210,15 +214,19 @@ def _near(whole: Known, after: Known, trial_id: str) -> bool:
     return status == its_status and _ratio(values, others) < _ROUNDING
 
 
-def strays(files: set[str], after: set[str]) -> list[str]:
+def strays(files: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
     """Files that are there and should not be, or are not and should."""
-    more, fewer = sorted(after - files), sorted(files - after)
-    return [f"stray: {', '.join(more)}"] * bool(more) + [f"missing: {', '.join(fewer)}"] * bool(fewer)
+    more = sorted(name for name, count in after.items() if count > files.get(name, 0))
+    fewer = sorted(name for name, count in files.items() if count > after.get(name, 0))
+    return [f"stray: {', '.join(more[:4])}"] * bool(more) + [f"missing: {', '.join(fewer[:4])}"] * bool(fewer)
 
 
-def _files(folder: Path) -> set[str]:
+def _files(folder: Path) -> Mapping[str, int]:
+    """The names of all files, and how many have each: winners that are ensembles are numbered."""
     paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    return {str(path) for path in paths if path.parts[0] != "notes"}
+    return collections.Counter(
+        re.sub(r"ensemble-\d+/", "ensemble/", str(path)) for path in paths if path.parts[0] != "notes"
+    )
 
 
 def compared(whole: Known, after: Known) -> str:
@@ -301,7 +309,8 @@ def run(
             print(f"{case.name}: {whole.ending}: {whole.text[-1500:]}", flush=True)
             continue
         left = kills - len(verdicts)
-        share = math.ceil(left / (len(cases) - number))
+        # A worker loads Keras anew, and a `fit` takes many steps: what others make up for.
+        share = _FEW if case.trainer == "process" or case.step == "fit" else math.ceil(left / (len(cases) - number))
         for death in deaths(whole, share, rng, every=every):
             while (verdict := bench.kill(case, death)) is None and death.boundary is None:
                 death = dataclasses.replace(death, seconds=death.seconds / 2)  # it had ended before
@@ -343,13 +352,13 @@ def main(arguments: Iterable[str] | None = None) -> None:
     """Kills, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="how many in all")
-    parser.add_argument("--only", default="", help="cases in whose name this stands")
+    parser.add_argument("--only", default="", help="cases in whose name this stands; or one")
     parser.add_argument("--every", action="store_true", help="at every boundary, on both sides, however many")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no case begins later")
     options = parser.parse_args(None if arguments is None else list(arguments))
     names = [name for name in SAMPLERS if name != "Optuna" or _has_optuna()]
-    cases = [case for case in pairwise(names) if options.only in case.name]
+    cases = [case for case in pairwise(names) if options.only in case.name] or [Case(*options.only.split(", "))]
     started = time.monotonic()
     until = started + 60 * options.minutes
     verdicts = run(cases, options.kills, _CACHE / "lives", every=options.every, seed=options.seed, until=until)

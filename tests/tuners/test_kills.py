@@ -18,6 +18,7 @@ import tiny
 from deaths import Death, Killed
 from sklearn import linear_model
 
+from manyfit.store.layout import states_beside
 from manyfit.testing.executors import ThreadExecutor
 
 pytestmark = pytest.mark.backends
@@ -98,3 +99,23 @@ def test_death_at_any_commit(tmp_path, monkeypatch, trainer, capsys):
         assert files(tmp_path / name) == files(tmp_path / "whole"), f"killed after commit {num_deaths}"
         num_deaths += 1
     assert num_deaths > 8
+
+
+def test_states_that_a_kill_has_left_are_deleted_when_the_search_is_called_again(tmp_path):
+    """It came between the commit of an end and the deletion of what would have continued the trial."""
+
+    def made():
+        return tiny.searched(tiny.Formula(num_epochs=1), scheduler=kt.ASHA(1), max_trials=2, seed=0, directory=tmp_path)
+
+    tuner = made()
+    tuner.search(verbose=0)
+    tuner.close()
+    weights = tuner.store.weights_path("0", 0)
+    weights.parent.mkdir()
+    left = [*states_beside(weights), weights.with_name("of the user")]
+    for path in left:
+        path.touch()
+    again = made()
+    again.search(verbose=0)
+    again.close()
+    assert [path.exists() for path in left] == [False, False, True]
