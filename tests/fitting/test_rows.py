@@ -268,6 +268,25 @@ def test_a_fit_that_is_killed_in_a_part_of_the_rows_and_in_the_training_on_all(t
     assert told[0] == told[1]
 
 
+def test_the_parts_stay_though_another_trial_is_the_first_to_tell_after_a_kill(tmp_path, small_parts, monkeypatch):
+    oracle = tuner_in(tmp_path).oracle
+    sizes = rows.Sizes(num_rows=300, num_validated=0, num_epochs=9, is_large=False)
+
+    def parts(seconds, limit=300.0):
+        takes(monkeypatch, seconds)
+        decides = rows.RowsByCosts(
+            FullBudget(), oracle, RowParts.latest(300), sizes=sizes, clock=FakeClock(300.0), limit=limit, say=print
+        )
+        jobs = decides.assign([], 1, Limits(max_trials=9))
+        oracle.book.put()  # as a trial is committed that begins
+        return jobs[0].tags.get(ROWS)
+
+    oracle.trials["0"] = kt.Trial(kt.HyperParameters(), "0")
+    oracle.trials["0"].executions[0] = Execution(0, 0, Ending.STOPPED)
+    assert parts(10.0) == 100 and parts(1.0) == 100
+    assert parts(10.0, limit=5000.0) is None  # another call
+
+
 class FakeClock:
     def __init__(self, left):
         self.seconds = left
