@@ -200,8 +200,9 @@ class RowsByCosts(Scheduler):
         """Those of an earlier process in the same call: which trial tells first is another one after a kill."""
         store = self._oracle.book.store
         kept = None if store is None else store.get(ROWS_OF_FIT)
-        is_same = kept is not None and {name: kept.get(name) for name in self._asked} == self._asked
-        return list(map(int, kept["rungs"])) if is_same else None
+        if kept is None or {name: kept.get(name) for name in self._asked} != self._asked:
+            return None
+        return list(map(int, kept["rungs"]))
 
     def _sentence(self, seconds: float) -> str:
         rungs = self._rungs or []
