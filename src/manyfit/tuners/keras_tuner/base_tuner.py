@@ -156,12 +156,12 @@ class BaseTuner(LookedAt):
             self.oracle.enqueue(values)
 
     def stop(self) -> None:
-        """Ends the search that is under way, from another thread or a callback: what trains ends with its epochs.
+        """Ends what is under way, from another thread or a callback: a search's trials end with the epochs they have.
 
-        In a call of `fit` the winner is then chosen from what there is. Where nothing runs nothing happens.
+        In a call of `fit` the winner is then chosen from what there is. `confirm`, `bag` and `retrain` return what
+        they have, as at the end of their `max_seconds`. Where nothing runs nothing happens.
         """
-        if self.oracle.clock.is_running:
-            self.oracle.clock.halt("tuner.stop() was called", outer=True)
+        self.oracle.requests.stop("tuner.stop() was called")
 
     def stop_trial(self, trial_id: str) -> bool:
         """Has a trial stop after its epoch, with the epochs that it has; answers whether it had not ended before.
