@@ -2,9 +2,9 @@
 
 While trials train, the best epoch of all is what stands: of one run per configuration (the first), so that folds that
 are easier than others are not compared with them. It is written at once, and again whenever a better one comes: as
-weights at most every ten seconds, as a whole Keras file from a minute on and at most every 5 % of the limit, and neither
-sooner than a share of the time allows. What a later phase has come to with better evidence is put in its place, and no single epoch
-replaces that.
+weights at most every ten seconds, as a whole Keras file from a minute on and at most every 5 % of the limit, and
+neither sooner than a share of the time allows. What a later phase has come to with better evidence is put in its place,
+and no single epoch replaces that.
 """
 
 from __future__ import annotations
