@@ -11,9 +11,9 @@ from manyfit.core import seeds
 from manyfit.core.errors import ProjectError, UsageError, explain
 from manyfit.core.lifecycle import TrialState, is_paused, outcome_of
 from manyfit.core.objective import MEASURES
-from manyfit.core.records import Decision, Ending, Plan, Result
+from manyfit.core.records import SHARE, Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
-from manyfit.oracles.executions import SHARE, Execution, KnownEpochs
+from manyfit.oracles.executions import Execution, KnownEpochs
 from manyfit.oracles.jobs import origin_of, why_paused_for_good
 from manyfit.oracles.restarting import put_back
 from manyfit.space.hyperparameters import HyperParameters
