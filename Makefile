@@ -17,7 +17,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale clean
+.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package fuzz environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale kills clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -54,6 +54,9 @@ test-extras: $(EXTRAS)/.installed ## samplers of Optuna, estimators of XGBoost, 
 
 test-autokeras: $(AUTOKERAS)/.installed ## AutoKeras 3.0 on Manyfit, in an environment of its own; not part of CI
 	KERAS_BACKEND=jax $(AUTOKERAS)/bin/python -m pytest tests/compat/test_autokeras.py
+
+fuzz: $(VENV)/.installed ## configurations, definitions and files of any content: many, and other ones each time
+	MANYFIT_FUZZ=2000 $(BIN)/python -m pytest tests/test_fuzz.py
 
 test-ray: $(RAY)/.installed ## executors on Ray clusters of this machine
 	$(RAY)/bin/python -m pytest tests/executors/test_ray.py
@@ -157,6 +160,8 @@ bench-scale: $(BENCH)/.installed $(RAY)/.installed ## devices, memory over large
 	$(BENCH)/bin/python benchmarks/scale_devices.py
 	$(RAY)/bin/python $(PIP) "ray[tune]"
 	KERAS_BACKEND=jax $(RAY)/bin/python benchmarks/scale_executors.py
+kills: $(EXTRAS)/.installed ## 200 processes that die in the middle of searches and of what follows, and are started again
+	KERAS_BACKEND=jax nice -n 19 $(EXTRAS)/bin/python benchmarks/kills.py
 
 clean:
 	rm -rf $(VENV) $(BACKENDS) $(BENCH) $(AUTOKERAS) $(RAY) $(OLDEST) $(NEWEST) $(EXTRAS) $(PACKAGE) build demo_project

@@ -24,7 +24,7 @@ class UsageTypeError(ManyfitError, TypeError):
     """A value of a type that Manyfit cannot work with."""
 
 
-class UsageArgumentError(UsageError, UsageTypeError):
+class UsageArgumentError(UsageError, TypeError):
     """An argument that is not what its signature says. It is both kinds: a wrong type and a wrong value are near."""
 
 

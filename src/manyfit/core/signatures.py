@@ -295,8 +295,7 @@ def _name_of(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
 
 def _shown(value: object) -> str:
     text = repr(value)
-    text = text if len(text) <= 80 else f"{text[:77]}..."
-    return f"{text} of type {type(value).__name__}" if isinstance(value, str) or len(text) > 40 else text
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _instead(name: str, rule: Allowed, default: object) -> str:
@@ -325,7 +324,7 @@ def checked_arguments(*, skip: Collection[str] = (), **further: Allowed) -> Call
     ...     wait(trials="5")
     ... except UsageArgumentError as error:
     ...     print(error)
-    wait(trials=...): got '5' of type str. Allowed: a whole number of at least 1. Leave it out for 3, or type trials=1.
+    wait(trials=...): got '5'. Allowed: a whole number of at least 1. Leave it out for 3, or type trials=1.
     """
 
     def wrap(taken: Checked) -> Checked:
