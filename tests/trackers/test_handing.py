@@ -51,7 +51,8 @@ def test_a_base_tuner_whose_run_trial_is_somebodys_own_is_tracked_too(project):
             assert kwargs == {"verbose": 0}  # what is for the search does not reach it
             return {"score": trial.hyperparameters["units"] / 50}
 
-    oracle = kt.oracles.RandomSearchOracle(kt.Objective("score", "max"), max_trials=2, hyperparameters=tiny.space(), seed=0)
+    objective = kt.Objective("score", "max")
+    oracle = kt.oracles.RandomSearchOracle(objective, max_trials=2, hyperparameters=tiny.space(), seed=0)
     tuner, notes = Loop(oracle, **project), Notes()
     tuner.search(verbose=0, trackers=notes)
     assert [one[:2] for one in notes.told if one[0] != "epoch"] == [

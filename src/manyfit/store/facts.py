@@ -31,6 +31,8 @@ REPEATED = "repeated_rows"
 """Fact: how many rows of validation are among those that are trained on (`manyfit.data.identity.RepeatedRows`)."""
 GAINS = "gains"
 """Fact: (trials that had ended, what was expected of the leader then), whenever that was better than ever before."""
+ROWS_OF_FIT = "rows_of_fit"
+"""Fact: what a `fit` found an epoch to take, and on how many rows its trials train because of that."""
 ASKED = "asked"
 """Fact: what requests have changed for good: trials that are to stop, limits that were raised."""
 
