@@ -54,12 +54,12 @@ def as_page(shown: str) -> str:
         console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True, legacy_windows=False)
         console.print(Text.from_ansi(shown), soft_wrap=True)
     page = console.export_html(theme=MONOKAI, inline_styles=True)
-    look = "<style>body {margin: 0; padding: 14px 18px} pre {font-size: 14px; line-height: 1.25}</style>"
+    look = "<style>body {margin: 0; padding: 14px 18px} pre {font-size: 14px; line-height: 1.25; margin: 0}</style>"
     return page.replace("</head>", f"{look}</head>")
 
 
 def take(browser: Any, shoot: Callable[..., None], *, seconds: float = 30.0) -> None:
-    """Runs the first program of the README, and takes `progress.png`, `winner.png` and `first_report.png`.
+    """Runs the first program of the README, and takes `progress.png` and `first_report.png`.
 
     Args:
         browser: a browser of Playwright.
@@ -78,14 +78,13 @@ def take(browser: Any, shoot: Callable[..., None], *, seconds: float = 30.0) -> 
             while not (folder / "ended").exists():
                 time.sleep(1)
             time.sleep(1)
-            ended = screen(name)
-        for shown, picture in ((running, "progress"), (ended, "winner")):
-            page = browser.new_context(viewport={"width": 930, "height": 100}, device_scale_factor=1.5).new_page()
-            page.set_content(as_page(shown))
-            shoot(page, picture, full_page=True)
-        (project,) = (each.parent for each in folder.glob("spirals/*/*.sqlite"))
-        report = [sys.executable, "-m", "manyfit", "report", str(project), "-o", str(folder / "report.html")]
-        subprocess.run(report, check=True)
+            print("README.md shows what the program has printed:", screen(name), sep="\n")
+        page = browser.new_context(viewport={"width": 930, "height": 100}, device_scale_factor=1.5).new_page()
+        page.set_content(as_page(running))
+        shoot(page, "progress", full_page=True)
+        (project,) = (each.parent.relative_to(folder) for each in folder.glob("spirals/*/*.sqlite"))
+        report = [sys.executable, "-m", "manyfit", "report", str(project), "-o", "report.html"]
+        subprocess.run(report, check=True, cwd=folder)
         page = browser.new_context(viewport={"width": 1180, "height": 900}).new_page()
         page.goto((folder / "report.html").as_uri())
         page.wait_for_selector("body[data-drawn]", timeout=60_000)
