@@ -121,7 +121,10 @@ def test_all_that_is_measured_is_run_by_make_bench(monkeypatch):
     assert there - {target for targets in run_all.TARGETS.values() for target in targets} == {"bench-gpu"}
     pages = {file.stem for file in (README.parent / "benchmarks" / "results").glob("*.md")}
     # Two pages are of one target each.
-    assert pages - {"scale_devices", "scale_executors", "moving_optimum"} == set(run_all.TARGETS) - {"scale", "keras_tuner_suite"}
+    assert pages - {"scale_devices", "scale_executors", "moving_optimum"} == set(run_all.TARGETS) - {
+        "scale",
+        "keras_tuner_suite",
+    }
 
 
 # A claim of the README, and the test that holds it. The others are held by the program above.
