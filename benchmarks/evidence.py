@@ -73,7 +73,7 @@ CLAIMS = (
     Claim("costs", "Minding what trials cost", "costs", ("**How sure that is.**",)),
     Claim("cluster", "Two workers on one machine", "scale_executors", (
         "RayExecutor(max_workers=2): overhead", "RayExecutor: 20 workers killed")),
-    Claim("memory", "A file that is larger than memory", "scale_devices", ("search over a file of 2048 MB",)),
+    Claim("memory", "A search over a file of 2 GB, in place", "scale_devices", ("search over a file of 2048 MB",)),
     Claim("confirming", "What racing on fresh seeds saves", "confirm", ("gaps of 1%", "gaps of 5%")),
     Claim("install", "What an installation takes", "install_size", (
         "all ", "keras |", "jax |", "`import manyfit` |", "`pip install`")),

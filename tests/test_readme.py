@@ -8,7 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+import manyfit as kt  # isort: skip
 
 import keras
 import numpy as np
@@ -111,6 +114,16 @@ def test_the_page_of_evidence_is_what_the_results_say(monkeypatch):
     claimed = set(re.findall(r"docs/evidence\.md#([\w-]+)", README.read_text(encoding="utf-8")))
     assert claimed <= {claim.name for claim in evidence.CLAIMS}
     assert "not measured" in evidence.page() and "GPU" in evidence.page() and "TPU" in evidence.page()
+
+
+def test_the_version_is_the_same_wherever_it_stands():
+    root = README.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    cited = re.search(r"^version: (.+)$", (root / "CITATION.cff").read_text(encoding="utf-8"), flags=re.M)
+    assert cited and project["version"] == cited[1] == kt.__version__
+    # Extras are named where people look for them, or are for those who work on Manyfit.
+    described = set(re.findall(r"`([a-z]+)`", (root / "docs" / "policy.md").read_text(encoding="utf-8")))
+    assert set(project["optional-dependencies"]) - {"bench", "test", "check", "docs"} <= described
 
 
 def test_all_that_is_measured_is_run_by_make_bench(monkeypatch):
