@@ -33,6 +33,7 @@ TARGETS = {
     "estimators": ("bench-estimators",),
     "scale": ("bench-scale",),
     "look": ("bench-look",),
+    "long": ("bench-long",),
     "kills": ("kills",),
     "install_size": ("bench-install",),
     "keras_tuner_suite": ("bench-suite",),
