@@ -181,7 +181,7 @@ def check_any_completed(trials: Iterable[Trial], suspicion: str = "") -> None:
     got = f"all {len(failed)} trials failed, so there is nothing to rank. Causes:\n{failure_report(failed)}"
     instead = "See tuner.results() for each trial's message, mend the cause, and search with overwrite=True."
     allowed = "at least one trial that ends with a score"
-    raise SearchError(explain("search(...)", f"{got}\n{suspicion}".strip().rstrip("."), allowed, instead))
+    raise SearchError(explain("search(...)", f"{got}\n{suspicion or 'None has a score'}", allowed, instead))
 
 
 def failure_report(trials: Sequence[Trial]) -> str:
