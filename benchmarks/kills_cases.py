@@ -196,7 +196,7 @@ def _retrain(tuner: Any, folder: Path) -> dict[str, np.ndarray]:
 def _ensemble(tuner: Any, folder: Path) -> dict[str, np.ndarray]:
     ensemble = tuner.ensemble(method="uniform", verbose=0)
     ensemble.save(folder / "ensemble")
-    loaded = kt.Ensemble.load(folder / "ensemble")
+    loaded = kt.Ensemble.load(folder / "ensemble", trust=True)  # estimators are pickles
     return {"ensemble": predicted(ensemble), "loaded": predicted(loaded)}
 
 
