@@ -38,11 +38,12 @@ def build(hp):
 x = np.random.default_rng(0).normal(size=(60, 3)).astype("float32")
 y = (x.sum(axis=1) > 0).astype("int32")
 tuner = kt.RandomSearch(build, "val_loss", max_trials=2, seed=0, directory="projects", project_name="p")
-winner = tuner.fit(x, y, epochs=1, max_seconds=5, verbose=1)
-kt.load_winner(winner.save("winner.keras")).predict(x)
+tuner.search(x[:40], y[:40], epochs=1, validation_data=(x[40:], y[40:]), verbose=1)
 tuner.report("report.html")
 tuner.ensemble().save("ensemble")
 kt.Ensemble.load("ensemble")
+winner = tuner.fit(x, y, max_seconds=5, verbose=0)  # whatever it has time for: the search has left a model
+kt.load_winner(winner.save("winner.keras")).predict(x)
 tuner.close()
 print(kt.open_project("projects/p").results())
 """
