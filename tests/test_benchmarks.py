@@ -168,3 +168,38 @@ def test_what_a_kill_may_do_wrong_is_seen(kills):
     second = lives.Life("ended", (), (("0", "search", 0, 7, 0),), {}, 1.0, "")
     assert kills.redone(at, second) == [f"redone: {key[0], key[1], key[3]}"] and not kills.redone(gone, second)
     assert kills.strays({"a": 1, "b": 1}, {"a": 2, "c": 1}) == ["stray: a, c", "missing: b"]
+
+
+@pytest.fixture
+def mutate(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    return importlib.import_module("mutate")
+
+
+def test_mutants_are_all_different(mutate):
+    found = mutate.all_mutants(["schedulers"])
+    assert len(found) > 500 and len({each.key for each in found}) == len(found)
+    assert {"comparison", "condition", "constant", "left out"} <= {each.change for each in found}
+
+
+def test_a_mutant_takes_the_place_of_a_function_and_another_puts_it_back(mutate):
+    from manyfit.core import untrusted
+
+    [mutant] = [
+        each
+        for each in mutate.all_mutants(["core"])
+        if (each.path, each.function, each.change) == ("core/untrusted.py", "read_json", "nothing returned")
+    ]
+    whole = untrusted.read_json.__code__
+    try:
+        assert mutate.exchange(mutant) and untrusted.read_json("1") is None
+    finally:
+        untrusted.read_json.__code__ = whole
+    assert untrusted.read_json("1") == 1
+
+
+def test_the_table_of_mutants_counts_what_no_test_reaches_as_survived(mutate):
+    mutants = [mutate.Mutant("stats/a.py", "f", line, 0, "constant") for line in range(4)]
+    fates = ("killed", "killed: no end", "survived", "not reached")
+    line = mutate.table(mutants, dict(zip([each.key for each in mutants], fates, strict=True))).splitlines()[-1]
+    assert line == "| all | 4 | 2 | 1 | 1 | 50% |"
