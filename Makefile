@@ -12,12 +12,13 @@ OLDEST := .venv-oldest
 NEWEST := .venv-newest
 EXTRAS := .venv-extras
 PACKAGE := .venv-package
+DOCS := .venv-docs
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale clean
+.PHONY: demo docs test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -64,7 +65,12 @@ test-package: ## the wheel, built and installed where nothing else is
 	$(PACKAGE)/bin/python $(PIP) build/package/*.whl
 	cd $(PACKAGE) && bin/python -I ../tests/installed.py
 
-environments: $(BACKENDS)/.installed $(OLDEST)/.installed $(NEWEST)/.installed $(EXTRAS)/.installed ## those that CI needs besides the first
+# Warnings are errors: a link that leads nowhere, a docstring that is no reStructuredText, a page that no list names. The
+# tour trains while the pages are made. Needs no network; search works in a browser that has none.
+docs: $(DOCS)/.installed ## the site, in build/docs/index.html
+	KERAS_BACKEND=jax $(DOCS)/bin/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs build/docs
+
+environments: $(BACKENDS)/.installed $(OLDEST)/.installed $(NEWEST)/.installed $(EXTRAS)/.installed $(DOCS)/.installed ## those that CI needs besides the first
 
 check: $(VENV)/.installed ## style, types, layers
 	$(BIN)/ruff check .
@@ -109,6 +115,11 @@ $(NEWEST)/.installed: pyproject.toml
 $(EXTRAS)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(EXTRAS)
 	$(EXTRAS)/bin/python $(PIP) --editable ".[test,brands,optuna,mlflow,wandb,parquet]" cmaes nbclient ipykernel
+	touch $@
+
+$(DOCS)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python $(PIP) --editable ".[docs]"
 	touch $@
 
 $(RAY)/.installed: pyproject.toml
@@ -159,4 +170,4 @@ bench-scale: $(BENCH)/.installed $(RAY)/.installed ## devices, memory over large
 	KERAS_BACKEND=jax $(RAY)/bin/python benchmarks/scale_executors.py
 
 clean:
-	rm -rf $(VENV) $(BACKENDS) $(BENCH) $(AUTOKERAS) $(RAY) $(OLDEST) $(NEWEST) $(EXTRAS) $(PACKAGE) build demo_project
+	rm -rf $(VENV) $(BACKENDS) $(BENCH) $(AUTOKERAS) $(RAY) $(OLDEST) $(NEWEST) $(EXTRAS) $(PACKAGE) $(DOCS) build demo_project

@@ -150,6 +150,8 @@ class BaseTuner(LookedAt):
 
         Raises:
             UsageError: an unknown name, or a value outside of its range.
+
+        Example: `tuner.enqueue({"rate": 1e-3, "width": 128})`; docs/searching.md runs one.
         """
         self.refresh()
         for values in configurations:
@@ -186,6 +188,8 @@ class BaseTuner(LookedAt):
         Raises:
             UsageError: no project is there, no trial in it is of use, or this search's method does not learn.
             ProjectError: another process has the project open.
+
+        Example: `tuner.warm_start("searches/earlier")`; docs/searching.md runs one.
         """
         self.refresh()
         if isinstance(source, BaseTuner):
@@ -416,6 +420,8 @@ class BaseTuner(LookedAt):
 
         Args:
             num_trials: how many; None: the best one, or with several objectives the whole front.
+
+        Example: `tuner.get_best_hyperparameters(1)[0]["units"]`; examples/guides/getting_started.py runs one.
         """
         return [trial.hyperparameters for trial in self.oracle.get_best_trials(num_trials)]
 
@@ -429,6 +435,8 @@ class BaseTuner(LookedAt):
 
         Args:
             num_trials: how many are shown at most.
+
+        Example: `tuner.results_summary(3)`; docs/how-long.md shows what it prints.
         """
         print_summary(self.oracle, self.project_dir, num_trials, self._replication())
 
