@@ -18,7 +18,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo docs test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale kills clean
+.PHONY: demo docs test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale bench-long kills clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -164,6 +164,8 @@ bench-ensemble: $(BENCH)/.installed ## ensembling against its rivals
 	$(BENCH)/bin/python benchmarks/ensemble.py
 bench-estimators: $(EXTRAS)/.installed ## ready spaces against their own libraries
 	KERAS_BACKEND=jax $(EXTRAS)/bin/python -W ignore benchmarks/estimators.py
+bench-long: $(BENCH)/.installed ## 2,000 trials: seconds and memory of the last hundred against those of trials 100 to 200
+	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/long_run.py
 bench-scale: $(BENCH)/.installed $(RAY)/.installed ## devices, memory over large files, executors
 	$(BENCH)/bin/python benchmarks/scale_devices.py
 	$(RAY)/bin/python $(PIP) "ray[tune]"

@@ -259,7 +259,7 @@ class SklearnTuner(BaseTuner):
     ) -> Task:
         del options  # of Keras models
         build = None if self.hypermodel is None else self.hypermodel.build
-        return Task(build=build, call=Call(fit_args, fit_kwargs), objective=self.oracle.objective)  # type: ignore[arg-type]  # `searched_task` refuses where there is none
+        return Task(build, Call(fit_args, fit_kwargs), self.oracle.objective, limits=self.trial_limits)  # type: ignore[arg-type]  # `searched_task` refuses where there is none
 
     def _measure(self, model: Any, rows: Rows) -> dict[str, float]:
         return folds.measure(model, rows.x, rows.y, rows.sample_weight, scoring=self.scoring, metrics=self.metrics)

@@ -13,6 +13,7 @@ from manyfit.core.clock import Clock
 from manyfit.core.environment import refuse_chief_and_workers
 from manyfit.core.errors import ProjectError, SearchError, UsageError, explain, warn_user
 from manyfit.core.lifecycle import TrialState
+from manyfit.core.limits import TrialLimits
 from manyfit.core.records import Values
 from manyfit.data.call import Call
 from manyfit.data.identity import RepeatedRows, fingerprints_of
@@ -51,6 +52,8 @@ class BaseTuner(LookedAt):
         project_name: the project's folder in it.
         overwrite: delete an earlier search of that name instead of going on with it.
         executor: where trials run: None for this process, `kt.ProcessExecutor(...)` or `kt.RayExecutor(...)`.
+        max_seconds_per_trial: of each training run; one that is not done by then fails as "too slow" (docs/trust.md).
+        max_memory: bytes, or a text like "2GB", that a process may hold while it trains; else the trial fails.
         keras_tuner_files: write KerasTuner's JSON files beside the store, for programs that read them.
         trust: load estimators of the project although you did not write them on this machine. They are pickles, which
             can run any code: say so only of a project whose origin you know.
@@ -74,6 +77,8 @@ class BaseTuner(LookedAt):
         overwrite: bool = False,
         *,
         executor: Executor | None = None,
+        max_seconds_per_trial: float | None = None,
+        max_memory: int | str | None = None,
         keras_tuner_files: bool = False,
         trust: bool = False,
         display: str = "auto",
@@ -84,7 +89,7 @@ class BaseTuner(LookedAt):
         if self.logger is not None:
             warnings.warn("`logger` is deprecated; it is stored and not used.", DeprecationWarning, stacklevel=2)
         check_parts(type(self), oracle, executor, kwargs)
-        self.executor = executor
+        self.executor, self.trial_limits = executor, TrialLimits.of(max_seconds_per_trial, max_memory)
         self.oracle = oracle
         self.limits: tuple[Clock, ...] = ()  # of the calls that a step is a part of
         # Made before the project is opened: overridden hooks are called while it is, and may print or train.
@@ -92,13 +97,12 @@ class BaseTuner(LookedAt):
         self.hypermodel: HyperModel | None = get_hypermodel(hypermodel)
         self.directory = directory or "."
         self.project_name = project_name or "untitled_project"
-        self.keras_tuner_files = keras_tuner_files
-        self.trust = trust
+        self.keras_tuner_files, self.trust = keras_tuner_files, trust
         self.display = check_display(display)
         self._display = TrialDisplay(oracle, self.display, self.project_dir)
         self.standing: Standing | None = None  # what keeps the best model on disk while `fit` runs
         self.trial_call = RunTrialCall()
-        self._one_by_one = OneByOne(oracle, self.trial_call, self._display.say)
+        self._one_by_one = OneByOne(oracle, self.trial_call, self._display.say, self.trial_limits)
         self.store = ProjectStore(self.project_dir, overwrite=overwrite)
         try:
             if self.oracle.open(self.store) or read_project(self.oracle, self.store):
@@ -150,8 +154,6 @@ class BaseTuner(LookedAt):
 
         Raises:
             UsageError: an unknown name, or a value outside of its range.
-
-        Example: `tuner.enqueue({"rate": 1e-3, "width": 128})`; docs/searching.md runs one.
         """
         self.refresh()
         for values in configurations:
@@ -283,7 +285,8 @@ class BaseTuner(LookedAt):
         if self.executor is None:
             self._one_by_one.run(self._trial_steps(self._begin_trial), self.tuner_id, fit_args, fit_kwargs)
             return
-        task = RunTask(build=self.run_trial, fit=self.run_trial, call=Call(fit_args, fit_kwargs), tuner=self)
+        run, call = self.run_trial, Call(fit_args, fit_kwargs)
+        task = RunTask(build=run, fit=run, call=call, tuner=self, limits=self.trial_limits)
         # Kept: workers that have started serve the next search, too.
         if self._runner is None:
             self._runner = self._on_executor(make_run_trial)
@@ -434,8 +437,6 @@ class BaseTuner(LookedAt):
 
         Args:
             num_trials: how many are shown at most.
-
-        Example: `tuner.results_summary(3)`; docs/how-long.md shows what it prints.
         """
         print_summary(self.oracle, self.project_dir, num_trials, self._replication())
 

@@ -276,6 +276,7 @@ class ModelTuner(BaseTuner):
             call=call,
             objective=self.oracle.objective,
             max_model_size=self.max_model_size,
+            limits=self.trial_limits,
             fit=own_fit,
             callbacks=callbacks,
             may=Permissions(pause=may_pause, share_callbacks=not may_pause and self.oracle.compat is None),
