@@ -37,7 +37,6 @@ from manyfit.tuners.keeping import ModelOrigins, keeping
 from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.together import LatestSearch
-from manyfit.tuners.tracking import Tracking
 from manyfit.tuners.tuner import Tuner
 
 
@@ -123,7 +122,6 @@ class SklearnTuner(BaseTuner):
         trainer = folds.ScoringTrainer(self.scoring, self.metrics)
         training = Training(self._make_task, lambda: trainer, lambda task: trainer, measure=self._measure)
         self._finish = Finish(self, training, self._display.say)
-        self._tracking = Tracking(oracle, self.project_dir)
 
     # They ask a tuner for nothing but its `_finish`, which knows the rows and the folds.
     confirm = Tuner.confirm
@@ -136,7 +134,7 @@ class SklearnTuner(BaseTuner):
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. What steps after the search need stays here."""
-        own: dict[str, object] = {"_finish": None, "_tracking": None, "latest_search": None, "_keep": None}
+        own: dict[str, object] = {"_finish": None, "latest_search": None, "_keep": None}
         return {**super().stand_ins(), "model_origins": ModelOrigins(), **own}
 
     def _check_objective(self, oracle: Oracle) -> None:

@@ -40,6 +40,7 @@ from manyfit.tuners.keras_tuner.one_by_one import OneByOne, RunTrialCall, TrialS
 from manyfit.tuners.keras_tuner.remote import DistantOracle, DistantStore, RunTask, TrialSupply, make_run_trial
 from manyfit.tuners.looking import LookedAt
 from manyfit.tuners.stopping import StopsWhen
+from manyfit.tuners.tracking import Tracking
 
 
 class BaseTuner(LookedAt):
@@ -103,6 +104,7 @@ class BaseTuner(LookedAt):
         self.standing: Standing | None = None  # what keeps the best model on disk while `fit` runs
         self.trial_call = RunTrialCall()
         self._one_by_one = OneByOne(oracle, self.trial_call, self._display.say, self.trial_limits)
+        self._tracking = Tracking(oracle, self.project_dir)
         self.store = ProjectStore(self.project_dir, overwrite=overwrite)
         try:
             if self.oracle.open(self.store) or read_project(self.oracle, self.store):
@@ -115,15 +117,6 @@ class BaseTuner(LookedAt):
         except BaseException:
             self.store.close()  # else the lock of the project stays taken as long as the exception's traceback lives
             raise
-
-    @property
-    def verbose(self) -> int | str | bool:
-        """How much is printed: the `verbose` of the latest `search`; 0 prints nothing."""
-        return self._display.verbose
-
-    @verbose.setter
-    def verbose(self, value: int | str | bool) -> None:
-        self._display.verbose = value
 
     @property
     def project_dir(self) -> str:
@@ -213,13 +206,17 @@ class BaseTuner(LookedAt):
         Args:
             *fit_args: passed on to `run_trial`.
             stop_when: ends the search earlier: `kt.Reached(0.98) | kt.NoGain(trials=20)`, say.
-            **fit_kwargs: passed on to `run_trial`; `verbose=0` prints nothing.
+            **fit_kwargs: passed on to `run_trial`, but for `trackers`, see docs/looking.md; `verbose=0` prints nothing.
 
         Raises:
-            UsageError: `stop_when` is no condition, or there are several objectives.
+            UsageError: `stop_when` is no condition, or there are several objectives; a tracker that is none.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
-        stops = StopsWhen.of(stop_when, self.oracle, self._leader)
+        self._tracking.follow(fit_kwargs.pop("trackers", None))
+        with self._display.showing_alone("a search", fit_kwargs.get("verbose", 1)):
+            self._search_for(StopsWhen.of(stop_when, self.oracle, self._leader), fit_args, fit_kwargs)
+
+    def _search_for(self, stops: StopsWhen | None, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         # The oracle's as well: oracles of KerasTuner's users print by it.
         self.verbose = self.oracle.verbose = fit_kwargs.get("verbose", 1)
         work = endings.work_of(self.oracle)
@@ -475,6 +472,7 @@ class BaseTuner(LookedAt):
         """Closes the project, so that another process may open it. Done by itself when the tuner is gone."""
         if self._runner is not None:
             self._runner.close()
+        self._tracking.close()
         self.store.close()
 
     # On executors ----------------------------------------------------------------------------------------------
@@ -492,9 +490,6 @@ class BaseTuner(LookedAt):
         return {
             "oracle": DistantOracle(self.oracle),
             "store": DistantStore(),
-            "executor": None,
             "trial_call": RunTrialCall(),
-            "_one_by_one": None,
-            "_runner": None,
-            "standing": None,
+            **dict.fromkeys(["executor", "standing", "_one_by_one", "_runner", "_tracking"]),
         }
