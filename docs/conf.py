@@ -67,7 +67,11 @@ def hand_out_files(app: Sphinx, docname: str, source: list[str]) -> None:
         return f"{{download}}`{link[1].replace('`', '')} <{link[2]}>`" if path.is_file() else link[1]
 
     if page.suffix == ".md":
-        source[0] = _LINK.sub(answer, source[0])
+        text = _LINK.sub(answer, source[0])
+        # A place that a page marks by HTML is one that Sphinx does not see.
+        for place in re.findall(r'<a (?:id|name)="([^"]+)">', text):
+            text = re.sub(rf"\[([^\]]+)\]\(#{re.escape(place)}\)", rf'<a href="#{place}">\1</a>', text)
+        source[0] = text
 
 
 def setup(app: Sphinx) -> None:
