@@ -124,6 +124,8 @@ class Winner:
         Returns:
             (n, C) in float32: values, or probabilities, also where a model was compiled with a loss that takes logits.
             (n, ..., C) for models that answer for every pixel or step, a list or a dictionary for several outputs.
+
+        Example: `winner.predict(x)`; docs/minutes.md runs one.
         """
         if self.ensemble is not None:
             return self.ensemble.predict(x, batch_size=batch_size)
@@ -141,6 +143,8 @@ class Winner:
 
         Raises:
             UsageError: no rows; ids of another number, there twice or missing.
+
+        Example: `winner.submission(ids=names).to_csv("submission.csv")`, as in docs/competitions.md.
         """
         return submission(self._predictor, self.search, x, ids, classes=self.facts.classes)
 
@@ -150,6 +154,8 @@ class Winner:
         Raises:
             UsageError: see `submission`.
             ImportError: pandas is not installed: `pip install manyfit[pandas]`, or `submission(...).to_csv(path)`.
+
+        Example: `winner.to_frame(x)`; docs/tutorials/rows.md runs one.
         """
         return self.submission(x, ids=ids).to_frame()
 
@@ -166,6 +172,8 @@ class Winner:
 
         Raises:
             UsageError: no rows, or x and y of different length.
+
+        Example: `print(winner.evaluate(x_test, y_test))`; docs/minutes.md runs one.
         """
         named: dict[str, Any] = {"winner": self._predictor}
         if self.search is not None:
@@ -186,6 +194,8 @@ class Winner:
         Raises:
             UsageError: a `.keras` file was asked for, and it cannot be one Keras model.
             ProjectError: the disk is full or cannot be written to.
+
+        Example: `winner.save("winner.keras")`; docs/minutes.md runs one.
         """
         return winner_files.save(Path(path), self.model, self._predictor, self.facts)
 
