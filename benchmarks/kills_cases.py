@@ -195,8 +195,8 @@ def _retrain(tuner: Any, folder: Path) -> dict[str, np.ndarray]:
 
 def _ensemble(tuner: Any, folder: Path) -> dict[str, np.ndarray]:
     ensemble = tuner.ensemble(method="uniform", verbose=0)
-    ensemble.save(folder / "ensemble", overwrite=True)
-    loaded = kt.Ensemble.load(folder / "ensemble")
+    ensemble.save(folder / "ensemble")
+    loaded = kt.Ensemble.load(folder / "ensemble", trust=True)  # estimators are pickles
     return {"ensemble": predicted(ensemble), "loaded": predicted(loaded)}
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +130,76 @@ def test_scores_of_minutes(monkeypatch):
     assert tasks.scores(digits, y, p) == pytest.approx(1 - metrics.accuracy_score(y, p.argmax(axis=1)))
     assert tasks.scores(churn, y % 2, p[:, 0]) == pytest.approx(metrics.log_loss(y % 2, p[:, 0]))
     assert tasks.scores(housing, p[:, :1], p[:, 1]) == pytest.approx(metrics.root_mean_squared_error(p[:, 0], p[:, 1]))
+
+
+@pytest.fixture
+def kills(monkeypatch, tmp_path):
+    """The module, which chooses a cache of its own when it is loaded."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    monkeypatch.setenv("MANYFIT_CACHE_DIR", os.environ["MANYFIT_CACHE_DIR"])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return importlib.import_module("kills")
+
+
+def test_any_two_things_that_go_together_are_killed_together(kills):
+    cases = kills.pairwise(list(kills.SAMPLERS))
+    assert all(case.is_possible for case in cases) and len(cases) < 60
+    met = {(case.sampler, case.scheduler) for case in cases}
+    assert met == {(one, other) for one in kills.SAMPLERS for other in kills.SCHEDULERS} - {("grid", "PBT")}
+    steps = {(case.trainer, case.step) for case in cases}
+    assert steps == {(one, other) for one in kills.TRAINERS for other in kills.STEPS}
+
+
+def test_what_a_kill_may_do_wrong_is_seen(kills):
+    """A driver that finds nothing proves something only if it would find what it looks for."""
+    lives = importlib.import_module("kills_lives")
+    run, logs = {"ending": "completed", "seed": 7, "score": 0.5}, {"loss": 1.0}
+    key = ("0", "search", 0, 0)
+    at = kills.Known({"0": ({"rate": 0.1}, "COMPLETED")}, {key: run}, {(*key, 0): logs}, [])
+    assert not kills.lost(at, at) and not kills.proposed(at, at) and kills.compared(at, at) == "bits"
+    gone = dataclasses.replace(at, executions={})
+    other = dataclasses.replace(at, epochs={(*key, 0): {"loss": 1.1}})
+    assert kills.lost(at, gone) == [f"lost: execution {key}"] and kills.lost(at, other) == [f"lost: epoch {(*key, 0)}"]
+    assert kills.compared(at, gone) == kills.compared(at, other) == "others"
+    near = dataclasses.replace(at, epochs={(*key, 0): {"loss": 1.0 + 1e-7}})
+    assert kills.compared(at, near) == "rounding"
+    elsewhere = dataclasses.replace(at, trials={"0": ({"rate": 0.2}, "COMPLETED")})
+    assert kills.proposed(at, elsewhere) == ["proposals: trial 0"]
+    second = lives.Life("ended", (), (("0", "search", 0, 7, 0),), {}, 1.0, "")
+    assert kills.redone(at, second) == [f"redone: {key[0], key[1], key[3]}"] and not kills.redone(gone, second)
+    assert kills.strays({"a": 1, "b": 1}, {"a": 2, "c": 1}) == ["stray: a, c", "missing: b"]
+
+
+@pytest.fixture
+def mutate(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    return importlib.import_module("mutate")
+
+
+def test_mutants_are_all_different(mutate):
+    found = mutate.all_mutants(["schedulers"])
+    assert len(found) > 500 and len({each.key for each in found}) == len(found)
+    assert {"comparison", "condition", "constant", "left out"} <= {each.change for each in found}
+
+
+def test_a_mutant_takes_the_place_of_a_function_and_another_puts_it_back(mutate):
+    from manyfit.core import untrusted
+
+    [mutant] = [
+        each
+        for each in mutate.all_mutants(["core"])
+        if (each.path, each.function, each.change) == ("core/untrusted.py", "read_json", "nothing returned")
+    ]
+    whole = untrusted.read_json.__code__
+    try:
+        assert mutate.exchange(mutant) and untrusted.read_json("1") is None
+    finally:
+        untrusted.read_json.__code__ = whole
+    assert untrusted.read_json("1") == 1
+
+
+def test_the_table_of_mutants_counts_what_no_test_reaches_as_survived(mutate):
+    mutants = [mutate.Mutant("stats/a.py", "f", line, 0, "constant") for line in range(4)]
+    fates = ("killed", "killed: no end", "survived", "not reached")
+    line = mutate.table(mutants, dict(zip([each.key for each in mutants], fates, strict=True))).splitlines()[-1]
+    assert line == "| all | 4 | 2 | 1 | 1 | 50% |"

@@ -1,14 +1,18 @@
 """What an editor and a type checker tell users about their code."""
 
+import inspect
+import json
 import os
+import pydoc
 import re
+import rlcompleter
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("mypy", reason="a tool of `make check`")
+import manyfit as kt
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,7 +60,8 @@ kt.fit(build_model, [[1.0]], [1.0], "val_loss", max_seconds=60, seeds=0)  # erro
 """
 
 
-def asked(tmp_path, code):
+def asked_mypy(tmp_path, code):
+    pytest.importorskip("mypy", reason="a tool of `make check`")
     file = tmp_path / "user.py"
     file.write_text(code)
     command = [sys.executable, "-m", "mypy", "--config-file", "pyproject.toml", str(file)]
@@ -69,13 +74,72 @@ def asked(tmp_path, code):
     return said
 
 
-def test_hyperparameters_have_the_type_of_their_values(tmp_path):
+def asked_pyright(tmp_path, code):
+    """What Pylance shows in an editor: the same program without the editor."""
+    pytest.importorskip("pyright", reason="a tool of `make check`")
+    file = tmp_path / "user.py"
+    file.write_text(code)
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(ROOT / "src")]}))
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, str(file)]
+    printed = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert printed.returncode in (0, 1), printed.stderr
+    said = {}
+    for each in json.loads(printed.stdout)["generalDiagnostics"]:
+        kind = {"information": "note"}.get(each["severity"], each["severity"])
+        revealed = re.fullmatch(r'Type of ".*" is "(.*)"', each["message"])
+        text = f'Revealed type is "{revealed[1]}"' if revealed else each["message"]
+        said.setdefault(each["range"]["start"]["line"] + 1, (kind, text))
+    return said
+
+
+@pytest.mark.parametrize("asked", [asked_mypy, asked_pyright])
+def test_types_are_those_that_a_user_expects(asked, tmp_path):
     said = asked(tmp_path, USER)
     for number, line in enumerate(USER.splitlines(), start=1):
         code, _, wanted = line.partition("  # ")
         if wanted == "error":
             assert said[number][0] == "error", code
         elif wanted:
-            assert said[number] == ("note", f'Revealed type is "{wanted}"'), code
+            short = wanted.rpartition(".")[2]  # pyright leaves out the module of a class
+            assert said[number] in [("note", f'Revealed type is "{name}"') for name in (wanted, short)], code
         else:
             assert number not in said, code
+
+
+def completions(typed, names):
+    """What the Tab key of a Python prompt offers."""
+    completer = rlcompleter.Completer(names)
+    found = iter(lambda: completer.complete(typed, next(counted)), None)
+    counted = iter(range(10_000))
+    return [each.rstrip("()") for each in found]
+
+
+def test_the_tab_key_offers_every_public_name_and_module():
+    offered = completions("kt.", {"kt": kt})
+    assert {f"kt.{name}" for name in kt.__all__ if not name.startswith("_")} <= set(offered)
+    assert {"kt.applications", "kt.brands", "kt.oracles", "kt.plot", "kt.trackers"} <= set(offered)
+    assert completions("kt.Bay", {"kt": kt}) == ["kt.BayesianOptimization"]
+    assert {"hp.Boolean", "hp.Choice", "hp.Fixed", "hp.Float", "hp.Int"} <= set(
+        completions("hp.", {"hp": kt.HyperParameters()})
+    )
+
+
+@pytest.mark.parametrize("tuner", [kt.BayesianOptimization, kt.Hyperband, kt.RandomSearch, kt.GridSearch, kt.Search])
+def test_help_of_a_tuner_begins_with_its_arguments_and_says_what_each_is(tuner):
+    shown = pydoc.plain(pydoc.render_doc(tuner))
+    assert f"class {tuner.__name__}(" in shown and "**options" not in shown.partition("\n\n")[0]
+    arguments = inspect.signature(tuner).parameters
+    assert {"hypermodel", "objective", "max_trials", "seed", "directory", "overwrite", "max_seconds"} <= set(arguments)
+    assert not [each for each in arguments.values() if each.kind is inspect.Parameter.VAR_KEYWORD]
+    assert inspect.getdoc(tuner).splitlines()[0].endswith(".")
+
+
+def test_every_public_method_says_what_it_is_for():
+    silent = []
+    for name in kt.__all__:
+        for method, value in inspect.getmembers(getattr(kt, name)):
+            function = value.fget if isinstance(value, property) else value
+            ours = getattr(function, "__module__", None) or ""
+            if not method.startswith("_") and ours.startswith("manyfit") and callable(function):
+                silent += [] if inspect.getdoc(value) else [f"{name}.{method}"]
+    assert not silent

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +136,50 @@ def test_a_page_follows_a_search_of_another_process(tmp_path):
                 state["answers"][0][1] == "stop: the search stops; trials that run end with the epochs that they have"
             )
     assert kt.open_project(tmp_path / "p").ended_by == "The search ended after 1 trial: it was asked to."
+
+
+def test_a_real_browser_follows_a_search_and_shows_what_cannot_be_read(made, tmp_path):
+    """An epoch that ends reaches an open page by itself; a request that is typed there stops the other process."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium")
+    (tmp_path / "search.py").write_text(SEARCH, encoding="utf-8")
+    for name in ("corrupt", "newer"):
+        shutil.copytree(made / name, tmp_path / name)
+    complaints, asked = [], []
+    with process(tmp_path / "search.py", tmp_path) as search, playwright.sync_playwright() as started:
+        assert until(lambda: (tmp_path / "p" / "manyfit.sqlite").exists() and kt.open_project(tmp_path / "p").trials)
+        with served(tmp_path) as client:
+            origin = str(client.base_url).rstrip("/")
+            browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 390, "height": 800})
+            page.set_default_timeout(60_000)
+            page.on("request", lambda request: asked.append(request.url))
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("console", lambda line: line.type == "error" and complaints.append(line.text))
+            page.goto(origin)
+            text = page.locator("main").inner_text()
+            assert "cannot be read" in text and "up to version" in text
+            page.get_by_role("link", name="p", exact=True).click()
+            page.wait_for_selector("body[data-drawn]")
+            assert page.locator("h1").inner_text() == "No trial has a score yet."
+            page.evaluate("window.stays = true")
+            for number in range(1, 4):  # the first trial ends
+                (tmp_path / f"go{number}").touch()
+            page.locator("h1", has_text="Trial 0 leads with loss").wait_for()
+            assert page.evaluate("window.stays")  # nobody has loaded the page again
+            page.locator("#ask summary").click()
+            page.locator('form[data-ask="stop"] button').click()
+            page.locator("#answers", has_text="within a second").wait_for()
+            (tmp_path / "go4").touch()
+            page.locator("#answers", has_text="the search stops").wait_for()
+            for number in range(5, 9):  # the formula ends its epochs whatever it is told
+                (tmp_path / f"go{number}").touch()
+            assert search.wait(timeout=60) == 0
+            browser.close()
+    assert kt.open_project(tmp_path / "p").ended_by == "The search ended after 2 trials: it was asked to."
+    assert complaints == [] and all(url.startswith((origin, "data:")) for url in asked)
 
 
 def settled(client, key):

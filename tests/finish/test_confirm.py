@@ -9,10 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny
+from deaths import Killed
 from finalists import Noisy, searched
 
 import manyfit as kt
 from manyfit.core.errors import SearchError, UsageError
+from manyfit.finish import summary
+from manyfit.finish.fresh_runs import PROOF
+from manyfit.finish.fresh_seeds import ProofSupply
 from manyfit.report.confirmation import Confirmation
 from manyfit.training.base import judge
 
@@ -214,3 +218,34 @@ def test_a_tuner_that_trains_by_its_own_code_is_told_so(project):
     with pytest.raises(UsageError, match="run_trial"):
         tuner.confirm()
     assert isinstance(tuner, kt.RandomSearch)
+
+
+def test_a_kill_between_proof_runs_does_not_have_another_trial_proven(project, monkeypatch):
+    """Proof runs count as evidence, so that with a part of them another trial may be the recommended one."""
+    options = {"seed": 3, "hyperparameters": tiny.space(1), **project}  # two that are equal but for luck
+
+    def confirm():
+        tuner = tiny.searched(Noisy(), max_trials=2, **options)
+        tuner.search(np.zeros((8, 3)), np.zeros(8), verbose=0)
+        try:
+            tuner.confirm(top=2, max_executions=11, verbose=0)
+        finally:
+            tuner.close()
+        return {trial.trial_id: len(trial.executions_of(PROOF)) for trial in tuner.oracle.trials.values()}
+
+    def mortal(supply, result, finish=ProofSupply.finish):
+        if supply.num_executions == 2:
+            raise Killed
+        finish(supply, result)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(ProofSupply, "finish", mortal)
+        confirm()
+    recommended = summary.recommended
+
+    def other(runs, standings):
+        found = recommended(runs, standings)
+        return next(trial for trial in runs.oracle.trials.values() if trial is not found)
+
+    monkeypatch.setattr(summary, "recommended", other)
+    assert sorted(confirm().values()) == [0, 5]

@@ -24,7 +24,7 @@ from manyfit.evidence.rules import MIN_MAX_ROUNDS, RaceRules
 from manyfit.evidence.sentences import listed
 from manyfit.finish import summary
 from manyfit.finish.fold_runs import SharedFolds
-from manyfit.finish.fresh_runs import RACE, FreshRuns
+from manyfit.finish.fresh_runs import PROOF, RACE, FreshRuns
 from manyfit.finish.fresh_seeds import ProofSupply, RaceSupply
 from manyfit.finish.summary import CallEffort, num_parameters
 from manyfit.oracles import Oracle, Trial
@@ -231,17 +231,31 @@ def confirm(
     task = dataclasses.replace(task, callbacks=None, may=may, clock=clock)
     most = None if settings.max_executions is None else settings.max_executions - settings.proof_executions
     race = RaceSupply(taking_part, runs, max_executions=most, max_rounds=settings.max_rounds, **options)
+    num_before = race.num_executions
     trainer.train(race, task)
     race.standings()  # what the last runs decide is committed, too
     # Before the proof runs: with no score at all there is no one to prove, and the reason is known.
     _check_any_score(race)
     recommended = summary.recommended(runs, race.standings())
+    if race.num_executions == num_before:
+        recommended = half_proven(race.trials, runs, settings.proof_executions) or recommended
     proof = ProofSupply(recommended, runs, num_executions=settings.proof_executions, **options)
     trainer.train(proof, task)
     effort = CallEffort(clock.spent(), race.out_of_time or proof.out_of_time, settings.max_rounds, clock.halted)
     confirmation = summary.summarise(runs, race.standings(), effort, settings.notes(runs))
     _note(confirmation, oracle)
     return confirmation
+
+
+def half_proven(trials: Sequence[Trial], runs: FreshRuns, num_executions: int) -> Trial | None:
+    """The trial whose proof runs a killed process had begun: they count, so that by now another one may lead.
+
+    Args:
+        trials: finalists.
+        runs: what was measured of them.
+        num_executions: proof runs of the one that is recommended.
+    """
+    return next((one for one in trials if 0 < len(runs.executions(one, PROOF)) < num_executions), None)
 
 
 def _with_family(trials: Sequence[Trial], runs: FreshRuns, asked: RaceRules, fixed: dict[str, int]) -> list[Trial]:

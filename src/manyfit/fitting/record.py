@@ -15,6 +15,7 @@ from pathlib import Path
 
 from manyfit.core.errors import ProjectError
 from manyfit.core.files import written_whole
+from manyfit.core.untrusted import plain_file, read_json
 
 _NAME = "fit.json"
 _EVERY_SECONDS = 2.0  # of a fit that is killed so many are not counted, and what it compiled meanwhile
@@ -63,7 +64,7 @@ class FitRecord:
     def read(self) -> Spent:
         """What was noted; nothing, where nothing was or it cannot be read."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            facts = json.loads(self._path.read_text())
+            facts = read_json(plain_file(self._path).read_text())
             phases = {str(name): float(spent) for name, spent in facts["phases"].items()}
             return Spent(phases, bool(facts["finished"]), float(facts["keeping"]))
         return Spent()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.signatures import at_least, checked_arguments
+from manyfit.core.untrusted import shown
 from manyfit.data.kinds import FitData
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import is_keras, model_predictions
@@ -129,6 +130,8 @@ class Winner:
         Returns:
             (n, C) in float32: values, or probabilities, also where a model was compiled with a loss that takes logits.
             (n, ..., C) for models that answer for every pixel or step, a list or a dictionary for several outputs.
+
+        Example: `winner.predict(x)`; docs/minutes.md runs one.
         """
         if self.ensemble is not None:
             return self.ensemble.predict(x, batch_size=batch_size)
@@ -146,6 +149,8 @@ class Winner:
 
         Raises:
             UsageError: no rows; ids of another number, there twice or missing.
+
+        Example: `winner.submission(ids=names).to_csv("submission.csv")`, as in docs/competitions.md.
         """
         return submission(self._predictor, self.search, x, ids, classes=self.facts.classes)
 
@@ -155,6 +160,8 @@ class Winner:
         Raises:
             UsageError: see `submission`.
             ImportError: pandas is not installed: `pip install manyfit[pandas]`, or `submission(...).to_csv(path)`.
+
+        Example: `winner.to_frame(x)`; docs/tutorials/rows.md runs one.
         """
         return self.submission(x, ids=ids).to_frame()
 
@@ -171,6 +178,8 @@ class Winner:
 
         Raises:
             UsageError: no rows, or x and y of different length.
+
+        Example: `print(winner.evaluate(x_test, y_test))`; docs/minutes.md runs one.
         """
         named: dict[str, Any] = {"winner": self._predictor}
         if self.search is not None:
@@ -192,6 +201,8 @@ class Winner:
         Raises:
             UsageError: a `.keras` file was asked for, and it cannot be one Keras model.
             ProjectError: the disk is full or cannot be written to.
+
+        Example: `winner.save("winner.keras")`; docs/minutes.md runs one.
         """
         return winner_files.save(Path(path), self.model, self._predictor, self.facts)
 
@@ -226,7 +237,7 @@ class Winner:
         return same
 
     def __repr__(self) -> str:
-        return self.card.text()
+        return shown(self.card.text())
 
     def _repr_html_(self) -> str:
         return self.card.page("" if self.confirmation is None else self.confirmation._repr_html_())

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from manyfit.core.errors import ManyfitError, UsageError, explain
+from manyfit.core.errors import ManyfitError, UsageError, explain, first_line
 from manyfit.core.files import unsealed, writing, written_whole
+from manyfit.core.untrusted import archive, check_unpacked, read_json
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.saving import load_keras_file, save_file, unknown_told
 from manyfit.fitting.card import WinnerCard
@@ -73,7 +74,7 @@ class WinnerFacts:
             UsageError: it is damaged, or of a later version.
         """
         try:
-            data = json.loads(text)
+            data = read_json(text)
             found = data["confirmation"]
             confirmation = None if found is None else Confirmation.from_dict(found)
             return cls(
@@ -129,8 +130,8 @@ def write_keras(path: Path, model: keras.Model, facts: WinnerFacts) -> None:
     """
     with written_whole(path, "winner") as partial:
         save_file(model, partial, where="winner.save")
-        with zipfile.ZipFile(partial, "a") as archive:
-            archive.writestr(_ENTRY, facts.to_json())
+        with zipfile.ZipFile(partial, "a") as packed:
+            packed.writestr(_ENTRY, facts.to_json())
 
 
 def write_weights(path: Path, model: keras.Model, weights: Sequence[Any], facts: WinnerFacts) -> None:
@@ -160,6 +161,16 @@ def load(
     path: Path, *, trust: bool = False, custom_objects: Mapping[str, Any] | None = None
 ) -> tuple[Any, WinnerFacts | None]:
     """Reads what predicts, and what is told of it: see `load_winner`."""
+    try:
+        return _load(path, trust=trust, custom_objects=custom_objects)
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, ManyfitError):
+            raise
+        got = f"{path}, which is damaged ({first_line(error)})"
+        raise UsageError(explain("load_winner", got, "the file as it was saved", "Copy it again.")) from error
+
+
+def _load(path: Path, *, trust: bool, custom_objects: Mapping[str, Any] | None) -> tuple[Any, WinnerFacts | None]:
     if path.is_dir() and not (path / _MANIFEST).is_file():
         path = _latest(path) or path
     facts = facts_of(path)
@@ -180,9 +191,9 @@ def load(
 def _load_weights(path: Path, custom_objects: Mapping[str, Any] | None, *, trust: bool) -> keras.Model:
     import keras  # heavy, and not needed for the winners of other brands
 
-    with np.load(path, allow_pickle=False) as archive:  # whoever wrote it: an array of objects could run code
-        arrays = [archive[name] for name in sorted(archive.files) if name.isdigit()]
-        config = json.loads(str(archive["model"]))
+    with archive(path) as found:
+        arrays = [found[name] for name in sorted(found) if name.isdigit()]
+        config = read_json(str(found["model"]))
     with unknown_told(f"kt.load_winner, {path.name}", "kt.load_winner(path, "):
         model = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=not trust)
         model.set_weights(arrays)
@@ -192,11 +203,12 @@ def _load_weights(path: Path, custom_objects: Mapping[str, Any] | None, *, trust
 def facts_of(path: Path) -> WinnerFacts | None:
     """What is told of a winner in its file or folder; None: nothing, or there is none."""
     if path.suffix == ".keras" and path.is_file():
-        with zipfile.ZipFile(path) as archive:
-            return WinnerFacts.from_json(archive.read(_ENTRY)) if _ENTRY in archive.namelist() else None
+        check_unpacked(path)
+        with zipfile.ZipFile(path) as packed:
+            return WinnerFacts.from_json(packed.read(_ENTRY)) if _ENTRY in packed.namelist() else None
     if path.suffix == ".npz" and path.is_file():
-        with np.load(path, allow_pickle=False) as archive:
-            return WinnerFacts.from_json(str(archive["told"]))
+        with archive(path) as found:
+            return WinnerFacts.from_json(str(found["told"]))
     beside = path / _ENTRY if path.is_dir() else _beside(path)
     return WinnerFacts.from_json(beside.read_text()) if beside.is_file() else None
 

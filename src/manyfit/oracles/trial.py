@@ -23,6 +23,7 @@ from manyfit.core.lifecycle import Life, TrialOutcome, TrialState, TrialStatus, 
 from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import ROWS, Ending, Observation, Progress, Value
 from manyfit.core.signatures import checked_arguments, one_of
+from manyfit.core.untrusted import shown
 from manyfit.oracles.executions import Before as Before
 from manyfit.oracles.executions import Execution as Execution
 from manyfit.oracles.executions import KnownEpochs as KnownEpochs
@@ -322,7 +323,7 @@ class Trial:
 
     def summary(self) -> None:
         """Prints the trial's values and its score."""
-        print("\n".join(self.summary_lines()))
+        print(shown("\n".join(self.summary_lines())))
 
     def summary_lines(self) -> list[str]:
         """The lines of `summary`."""
@@ -349,7 +350,7 @@ class Trial:
 
     def display_hyperparameters(self) -> None:
         """Prints the trial's values."""
-        print("\n".join(self.value_lines()))
+        print(shown("\n".join(self.value_lines())))
 
     def value_lines(self) -> list[str]:
         """One line per value."""

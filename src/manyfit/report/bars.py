@@ -166,7 +166,7 @@ def diversity(snapshot: Snapshot) -> Chart | None:
     told = "How often two members decide differently" if facts["decides"] else "How far two members are apart"
     share = {**DIGITS, "format": ".1%"} if facts["decides"] else DIGITS
     cells = {
-        "x": name("other", axis={"labelLimit": 90, "labelAngle": -40}),
+        "x": name("other", sort=members, axis={"labelLimit": 90, "labelAngle": -40}),
         "y": name("member"),
         "color": number("share", scale={"scheme": "blues", "zero": True}, legend=None),
     }

@@ -26,7 +26,10 @@ class HandingTuner(PopulationTuner):
     _finish: Finish
 
     def get_best_models(self, num_models: int | None = None) -> list[Any]:
-        """See `ModelTuner`. Their `evaluate` counts as a look at test rows."""
+        """See `ModelTuner`. Their `evaluate` counts as a look at test rows.
+
+        Example: `best = tuner.get_best_models(1)[0]`; docs/tutorials/keras-tuner.md runs one.
+        """
         return [self.counted(model) for model in super().get_best_models(num_models)]
 
     def counted(self, model: Any) -> Any:
@@ -49,6 +52,8 @@ class HandingTuner(PopulationTuner):
 
         Raises:
             UsageError: nothing was kept, an id of no trial, or an answer for every pixel or step.
+
+        Example: `tuner.predictions(test=True).to_csv("test.csv")`; docs/competitions.md runs several.
         """
         self.refresh()
         return self._finish.predictions(trials, test=test)
@@ -66,6 +71,8 @@ class HandingTuner(PopulationTuner):
 
         Raises:
             UsageError: no rows; ids of another number, there twice or missing.
+
+        Example: `tuner.submission(ids=names).to_csv("submission.csv")`; docs/competitions.md runs one.
         """
         self.refresh()
         return self._finish.submission(model, x, ids)
@@ -107,6 +114,8 @@ class HandingTuner(PopulationTuner):
 
         Raises:
             UsageError: no models or rows, x, y or groups of different length, or a confidence outside (0, 1).
+
+        Example: `print(tuner.evaluate(x_test, y_test))`; docs/confirm.md runs one.
         """
         check_names("evaluate(...)", options, tuple(EvaluateOptions.__annotations__))
         self.refresh()
@@ -130,6 +139,8 @@ class HandingTuner(PopulationTuner):
         Raises:
             UsageError: nothing was searched in this process, a trial that was not completed, an estimator, a loop of
                 your own, or rows that came from a pipeline.
+
+        Example: `print(tuner.to_script("7"))`; docs/competitions.md runs one.
         """
         self.refresh()
         return self._finish.to_script(trial if trial is None or isinstance(trial, str) else trial.trial_id)
@@ -148,5 +159,7 @@ class HandingTuner(PopulationTuner):
 
         Raises:
             UsageError: the folder has files, or a model that this tuner did not make.
+
+        Example: `tuner.export("winner", overwrite=True)`; docs/confirm.md runs one.
         """
         return self._finish.export(folder, model, overwrite=overwrite)

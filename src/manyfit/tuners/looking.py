@@ -36,7 +36,10 @@ class LookedAt:
         raise NotImplementedError
 
     def results(self) -> Results:
-        """One row per execution: values, seed, status, best epoch, every metric, seconds; and the curves."""
+        """One row per execution: values, seed, status, best epoch, every metric, seconds; and the curves.
+
+        Example: `tuner.results().to_pandas()`; docs/how-long.md reads some.
+        """
         oracle = self.oracle
         direction = oracle.objective.direction if len(oracle.objective.terms) == 1 else None
         return results_of(list(oracle.trials.values()), oracle.scheduler.max_epochs, direction=direction)
@@ -57,6 +60,8 @@ class LookedAt:
         Raises:
             ImportError: `pip install manyfit[report]`.
             UsageError: the file cannot be written.
+
+        Example: `tuner.report("report.html")`; docs/looking.md shows what is in it.
         """
         return write_page(Snapshot.of(self.project_dir), path)
 

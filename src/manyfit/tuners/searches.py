@@ -101,7 +101,7 @@ class RandomSearch(ReadySearch):
         UsageError: an argument of another name, or outside of what is allowed.
         ProjectError: the project cannot be used: see `ProjectStore` and `Oracle.open`.
 
-    Example: see the README.
+    Example: `kt.RandomSearch(build_model, "val_accuracy", max_trials=10)`; docs/tutorials/keras-tuner.md runs one.
     """
 
     _oracle_class = oracles.RandomSearchOracle
@@ -113,6 +113,8 @@ class GridSearch(ReadySearch):
 
     Ranges without a step are tried at ten values and the default. Arguments: see `RandomSearch`;
     `max_trials=None` tries the whole grid.
+
+    Example: `kt.GridSearch(build_model, "val_accuracy")`; docs/confirm.md runs one.
     """
 
     _oracle_class = oracles.GridSearchOracle
@@ -140,6 +142,8 @@ class Search(ReadySearch):
     """Picks the method by space and budget, and says which: grid, Bayesian optimisation or evolution.
 
     Arguments: see `RandomSearch`, and `beliefs`: a list of `kt.Belief`, where good values are expected.
+
+    Example: `kt.Search(build_model, "val_accuracy")`; docs/minutes.md runs one.
     """
 
     _oracle_class = oracles.SearchOracle
@@ -191,16 +195,22 @@ class BayesianOptimization(ReadySearch):
     """Bayesian optimisation with a Gaussian process: the fewest trials.
 
     Args:
-        hypermodel: see `RandomSearch`.
-        objective: see `RandomSearch`.
-        max_trials: see `RandomSearch`.
+        hypermodel: a function that takes `HyperParameters` and returns a compiled Keras model, or a `HyperModel`.
+        objective: a metric's name, such as "val_accuracy", an `Objective`, or a list of these.
+        max_trials: configurations at most; None: no limit.
         num_initial_points: trials before the model decides; None: dimensions + 1, between 3 and 8.
             Trials of earlier searches count (`warm_start`).
         alpha: noise variance that is expected, relative to the objective's; the data decide.
         beta: None for expected improvement; a number for KerasTuner's confidence bound.
         *places: `seed` and so on, as in `RandomSearch`, which KerasTuner's users may pass by their places.
         beliefs: a list of `kt.Belief`: where good values are expected.
-        **options: see `RandomSearch`.
+        **options: everything of `RandomSearch`, which says what each is for.
+
+    Raises:
+        UsageError: an argument of another name, or outside of what is allowed.
+        ProjectError: the project cannot be used: see `ProjectStore` and `Oracle.open`.
+
+    Example: `kt.BayesianOptimization(build_model, "val_loss", max_trials=30, seed=0)`; docs/searching.md runs some.
     """
 
     _oracle_class = oracles.BayesianOptimizationOracle

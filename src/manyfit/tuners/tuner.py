@@ -183,6 +183,8 @@ class Tuner(HandingTuner):
         Raises:
             UsageError: several objectives, no limit at all, data of which nothing can be held out, or as `search` says.
             SearchError: all trials failed, or the time was too short for one epoch.
+
+        Example: `tuner.fit(x, y, max_seconds=600)`; docs/minutes.md runs one.
         """
         self.refresh()
         given = {**arguments, **({} if epochs is None else {"epochs": epochs})}
@@ -246,6 +248,8 @@ class Tuner(HandingTuner):
             UsageError: nothing was searched in this process, the budget is too small, folds do not fit the rows, or an
                 argument that nobody knows.
             SearchError: every run of every finalist failed.
+
+        Example: `tuner.confirm(top=4, max_rounds=12)`; docs/confirm.md runs one.
         """
         self.refresh()
         options, fit_kwargs = confirm_settings(settings, confidence, max_executions, max_seconds)
@@ -323,6 +327,8 @@ class Tuner(HandingTuner):
             UsageError: nothing has been searched, a number below 1, ids of no completed trial, x and y do not fit, x
                 has fewer rows than the search trained on, or no weights where the search had some, or there is no data.
             SearchError: a training failed; the models of the others are kept for `evaluate` and `export`.
+
+        Example: `tuner.retrain(top=1, executions=2)`; docs/confirm.md runs one.
         """
         self.refresh()
         options = {"precision": precision, "steps_per_execution": steps_per_execution, "jit_compile": jit_compile}
@@ -391,6 +397,8 @@ class Tuner(HandingTuner):
         Raises:
             UsageError: nothing was searched in this process, folds that do not fit the rows, or fewer than three.
             SearchError: no configuration has a model of every fold.
+
+        Example: `tuner.bag(top=2, repeats=2)`; docs/ensembling.md runs one.
         """
         self.refresh()
         settings = BagSettings(top, folds, repeats, groups, diverse, max_seconds)
@@ -435,6 +443,8 @@ class Tuner(HandingTuner):
                 rows.
             UsageError: predictions of another program without names of rows, with a name twice, without a row of the
                 search, with other columns, or with numbers that are not finite.
+
+        Example: `tuner.ensemble()`; docs/ensembling.md runs several.
         """
         # Not the tuners themselves: what an ensemble may ask of a search is written down, and this is all of it.
         tuners = [other for other in others if hasattr(other, "_finish")]
