@@ -31,8 +31,8 @@ from sybil.parsers.myst import CodeBlockParser
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NUMBER = re.compile(r"(?<![\w.])[-+±]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.]*\w)")
-NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\s*\Z", re.S)
-TRIED_WITH = re.compile(r"<!-- tried with: (.+?) -> (.+?) -->\s*\Z", re.S)
+NOT_RUN = re.compile(r"<!-- not run: ((?:(?!-->).)+?) -->\s*\Z", re.S)  # of one comment, right above a block
+TRIED_WITH = re.compile(r"<!-- tried with: ((?:(?!-->).)+?) -> ((?:(?!-->).)+?) -->\s*\Z", re.S)
 VARY = "<!-- numbers vary -->"
 
 

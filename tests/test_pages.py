@@ -122,6 +122,14 @@ def test_a_block_that_is_not_run_says_why(tmp_path):
     assert [fate for *_, fate in Page(tmp_path / "page.md").blocks()] == ["not run: there is no such cluster"]
 
 
+def test_a_reason_holds_for_one_block(tmp_path):
+    text = "<!-- not run: a -->\n```python\n1 / 0\n```\n\n<!-- tried with: 1 -> 2 -->\n```python\nb = 1\n```\n"
+    (tmp_path / "page.md").write_text(text)
+    page = Page(tmp_path / "page.md")
+    page.run()
+    assert page.document.namespace["b"] == 2
+
+
 def test_blocks_can_be_listed():
     listed = subprocess.run(
         [sys.executable, pages.__file__], capture_output=True, text=True, check=True, cwd=ROOT
