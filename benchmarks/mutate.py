@@ -400,7 +400,7 @@ def main() -> None:
     if not options.survivors:
         if options.again:
             results = {key: fate for key, fate in results.items() if fate not in ("survived", "not reached")}
-        _run(sampled, results, until=time.time() + 60.0 * options.minutes, again=options.again)
+        _run(sampled, results, minutes=options.minutes, again=options.again)
     for each in sampled:
         if options.survivors and results.get(each.key) in ("survived", "not reached"):
             print(results[each.key], each.key)
@@ -411,7 +411,7 @@ def main() -> None:
     print(table(sampled, results))
 
 
-def _run(sampled: list[Mutant], results: dict[str, str], *, until: float, again: bool) -> None:
+def _run(sampled: list[Mutant], results: dict[str, str], *, minutes: float, again: bool) -> None:
     os.chdir(ROOT)
     folders = [f"tests/{each}" for each in TESTS]
     arguments = [
@@ -428,7 +428,7 @@ def _run(sampled: list[Mutant], results: dict[str, str], *, until: float, again:
         code += f"pytest.main({arguments!r}, plugins=[mutate.Recording()])"
         subprocess.run([sys.executable, "-c", code], check=True)
     gc.disable()
-    pytest.main([*arguments, "-s"], plugins=[Mutating(sampled, results, until)])
+    pytest.main([*arguments, "-s"], plugins=[Mutating(sampled, results, time.time() + 60.0 * minutes)])
 
 
 if __name__ == "__main__":
