@@ -22,10 +22,9 @@ Source: TypeAlias = Any
 """A pandas frame or series, a mapping from names of columns to arrays, or the path of a CSV file."""
 
 _TABLE = Allowed(
-    "a frame, a series, a mapping from names of columns to arrays, or the path of a file that is there",
-    lambda one: (
-        Path(one).is_file() if isinstance(one, str | os.PathLike) else isinstance(one, Mapping) or hasattr(one, "iloc")
-    ),
+    "a frame, a series, a mapping from names of columns to arrays, or the path of a CSV file",
+    # Whether a file is there is asked when it is read, in words of its own.
+    lambda one: isinstance(one, str | os.PathLike) or hasattr(one, "iloc") or hasattr(one, "keys"),
     "oof.csv",
 )
 _ID_NAMES = ("row_id", "id")  # of columns, in any case; the first that is there
