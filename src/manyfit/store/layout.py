@@ -35,7 +35,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from manyfit.core.errors import UsageError, explain
+from manyfit.core.errors import ProjectError, UsageError, explain
 from manyfit.core.files import EARLIER, PARTIAL
 
 DATABASE_NAME = "manyfit.sqlite"
@@ -148,6 +148,14 @@ class ProjectLayout:
         ids = "|".join(re.escape(check_id(trial_id)) for trial_id in trial_ids)
         return _matching(self.predictions, f"(?:{ids}){_AFTER_ID}")
 
+    def of_execution(self, trial_id: str, execution: int, *, phase: str = "search") -> list[Path]:
+        """Where the files of one execution lie that stay as they are once it has ended."""
+        if phase not in ("search", *_PHASES):  # a longer training: nothing of it is kept here
+            return []
+        weights, kept = self.weights(trial_id, execution, phase=phase), PredictionFiles(self.predictions)
+        found = [weights, weights.with_suffix(".pickle"), kept.of(trial_id, execution, phase=phase)]
+        return [*found, kept.of_asked_rows(trial_id, execution)] if phase == "search" else found
+
     @property
     def predictions(self) -> Path:
         """The folder of kept predictions."""
@@ -241,6 +249,32 @@ class ProjectLayout:
             inside = [folder / name for name in (_TRIAL_JSON, _ESTIMATOR, _KERAS_WEIGHTS, _KERAS_SHAPES)]
             found += [path for path in (folder, *inside) if path.is_symlink()]
         return found
+
+    def refuse_links(self) -> None:
+        """Checks that there are none. Nobody but a stranger has a reason to put them there.
+
+        Raises:
+            ProjectError: there is one.
+        """
+        links = self.links()
+        if links:
+            got = f"{links[0].relative_to(self.folder)}, a link to {os.readlink(links[0])}"
+            allowed = "files and folders that lie in the project's folder"
+            instead = "Put the file or folder itself there, or remove the link."
+            raise ProjectError(explain(f'project "{self.folder}"', got, allowed, instead))
+
+    def refuse_to_clear_others(self) -> None:
+        """Checks that what `overwrite=True` would clear is a project.
+
+        Raises:
+            ProjectError: the folder has files, and none that tells a project, KerasTuner's included, from any folder.
+        """
+        entries = [entry for entry in self.folder.iterdir() if entry not in (self.lock, self.holder)]
+        if entries and self.database not in entries and self.oracle_file not in entries:
+            where = f'overwrite=True with the project folder "{self.folder}"'
+            got = f"a folder with {entries[0].name} and no project in it"
+            instead = "Type another project_name= or directory=, or empty the folder yourself."
+            raise ProjectError(explain(where, got, "an empty folder, or a project's", instead))
 
     # Of single trials, and KerasTuner's ------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ rounds up to which they were looked at; `decisions` say who of them was found wo
 "Infinity" and "-Infinity" (Python's JSON reads and writes them), None marks what was not measured.
 `program` and `run` say how an epoch was computed (`core.records.Computed`), where that depends on timing: the name of a
 row of `programs`, and the trainer's own text.
+`files` has the checksum of every file beside the database that the store knows of, by its name below the folder
+(`checksums.py`).
 """
 
 from __future__ import annotations
@@ -78,6 +80,12 @@ TABLES = (
     CREATE TABLE programs (
         name TEXT PRIMARY KEY,
         text TEXT NOT NULL
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE files (
+        name   TEXT PRIMARY KEY,
+        sha256 TEXT NOT NULL
     ) WITHOUT ROWID
     """,
 )
