@@ -123,6 +123,29 @@ def written_whole(path: Path, what: str, *, again: str = CALL_SEARCH, lasts: boo
 
 
 @contextlib.contextmanager
+def rewritten(path: Path, what: str) -> Iterator[Path]:
+    """See `written_whole`, of a file whose earlier content is no use once a new one is due.
+
+    Where that cannot be written the earlier one goes, too: weights of an earlier epoch, or predictions of an earlier
+    attempt, would be taken for those of the execution that has ended since.
+
+    Args:
+        path: the file's name.
+        what: what is in it, for the message.
+
+    Raises:
+        ProjectError: the disk is full or the file cannot be written.
+    """
+    try:
+        with written_whole(path, what) as partial:
+            yield partial
+    except ProjectError:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
 def writing(where: str, *, again: str = CALL_SEARCH) -> Iterator[None]:
     """Tells in words what an `OSError` inside means.
 

@@ -16,15 +16,20 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from manyfit.core.errors import ProjectError, explain
+from manyfit.core.errors import ProjectError, explain, warn_user
 from manyfit.core.files import digest_of
 
-Check = Callable[[Path], None]
-"""Raises a `ProjectError` where a file is not what was written."""
+IsSound = Callable[[Path], bool]
+"""Whether a file is what was written, as far as anybody knows."""
 
 
-def unchecked(path: Path) -> None:
+def unknown(path: Path) -> bool:
     """Lets every file pass: where no store knows of it."""
+    del path
+    return True
+
+
+_ANOTHER = "a file that is not the one that was written: damaged, cut off, or of another time"
 
 
 class Checksums:
@@ -38,6 +43,7 @@ class Checksums:
     def __init__(self, folder: Path, known: Callable[[str], str | None]) -> None:
         self._folder, self._known = folder, known
         self._seen: dict[Path, tuple[tuple[int, ...], str]] = {}
+        self._told: set[Path] = set()
         self._guard = threading.Lock()
 
     def of(self, paths: Iterable[Path]) -> dict[str, str | None]:
@@ -50,17 +56,26 @@ class Checksums:
         Raises:
             ProjectError: it is another one. What cannot be read at all is left to whoever reads it.
         """
+        if self._is_another(path):
+            allowed = "the file that this project has kept"
+            instead = "Restore it from a copy, or train anew: tuner.retrain()."
+            raise ProjectError(explain(f'"{path}"', _ANOTHER, allowed, instead))
+
+    def is_sound(self, path: Path) -> bool:
+        """Whether a file is the one that the store knows of; where it is another one, that is said once."""
+        if not self._is_another(path):
+            return True
+        with self._guard:
+            is_new = path not in self._told
+            self._told.add(path)
+        if is_new:
+            warn_user(f'"{path}" is {_ANOTHER}. It counts as one that was not kept.')
+        return False
+
+    def _is_another(self, path: Path) -> bool:
         known = self._known(self._name(path))
         found = None if known is None else self._digest(path)
-        if found is not None and found != known:
-            raise ProjectError(
-                explain(
-                    f'"{path}"',
-                    "a file that is not the one that was written: damaged, cut off, or of another time",
-                    "the file that this project has kept",
-                    "Restore it from a copy, or call tuner.search(...) again, which trains that execution anew.",
-                )
-            )
+        return found is not None and found != known
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._folder).as_posix()

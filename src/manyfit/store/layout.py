@@ -29,6 +29,7 @@ project/
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -46,7 +47,9 @@ _BESIDE_DATABASE = ("-wal", "-shm", "-journal")  # SQLite's own
 
 #: Phases whose weights are kept beside those of the search.
 _PHASES = ("confirm", "proof", "fold")
-_AFTER_ID = rf"-(?:(?:{'|'.join(_PHASES)})-)?\d+(?:\.test)?\.(?:npz|state(?:{re.escape(EARLIER)})?|pickle)"
+_ENDING = rf"\d+(?:\.test)?\.(?:npz|state(?:{re.escape(EARLIER)})?|pickle)"
+_AFTER_ID_OF_SEARCH = f"-{_ENDING}"
+_AFTER_ID = rf"-(?:(?:{'|'.join(_PHASES)})-)?{_ENDING}"
 _WINNER = r"winner\.(?:keras|npz|pickle|json)|fit\.json"
 _REQUEST = r"\d{20}-[0-9a-f]{8}"
 _OF_ENSEMBLE = r"(?:manifest|manyfit)\.json|pool\.npz|member_\d+_\d+\.(?:keras|pickle)"
@@ -138,10 +141,11 @@ class ProjectLayout:
     def _models(self) -> Path:
         return self.folder / "weights"
 
-    def of_models(self, *trial_ids: str) -> list[Path]:
-        """Every file that was kept of the models of trials: weights, states, estimators, of all phases."""
+    def of_models(self, *trial_ids: str, of_search_only: bool = False) -> list[Path]:
+        """Every file that was kept of the models of trials: weights, states, estimators, of all phases or one."""
         ids = "|".join(re.escape(check_id(trial_id)) for trial_id in trial_ids)
-        return _matching(self._models, f"(?:{ids}){_AFTER_ID}")
+        after = _AFTER_ID_OF_SEARCH if of_search_only else _AFTER_ID
+        return _matching(self._models, f"(?:{ids}){after}") if trial_ids else []
 
     def of_predictions(self, *trial_ids: str) -> list[Path]:
         """Every file that was kept of what models of trials said of rows, of all phases."""
@@ -149,12 +153,14 @@ class ProjectLayout:
         return _matching(self.predictions, f"(?:{ids}){_AFTER_ID}")
 
     def of_execution(self, trial_id: str, execution: int, *, phase: str = "search") -> list[Path]:
-        """Where the files of one execution lie that stay as they are once it has ended."""
+        """Where the files lie that stay as they are once an execution has ended: its own, and those of its rows."""
         if phase not in ("search", *_PHASES):  # a longer training: nothing of it is kept here
             return []
         weights, kept = self.weights(trial_id, execution, phase=phase), PredictionFiles(self.predictions)
         found = [weights, weights.with_suffix(".pickle"), kept.of(trial_id, execution, phase=phase)]
-        return [*found, kept.of_asked_rows(trial_id, execution)] if phase == "search" else found
+        if phase == "search":
+            found += [kept.of_asked_rows(trial_id, execution), kept.labels, kept.asked_rows, self.pickled(trial_id)]
+        return found
 
     @property
     def predictions(self) -> Path:
@@ -207,6 +213,17 @@ class ProjectLayout:
             paths = [self.oracle_file, *map(self.tuner_file, of_keras_tuner)]
             found += [path for path in paths if _is_plain(path)]
         return found
+
+    def remove_partial_files(self) -> None:
+        """Removes what a process that was killed has left half written. Nobody writes here meanwhile."""
+        for folder, names in (
+            (self._models, ".+" + _AFTER_ID),
+            (self.predictions, rf".+{_AFTER_ID}|(?:labels|test)\.npz"),
+            (self.winner, _WINNER),
+        ):
+            for path in _matching(folder, f"{PARTIAL}(?:{names})"):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def own_folders(self, trial_ids: Collection[str] | None) -> list[Path]:
         """The folders that `own_files` lie in: to be removed once they are empty."""

@@ -66,8 +66,11 @@ _released: deque[Path] = deque()  # given back, not settled yet
 _guard = threading.Lock()
 
 
-def acquire(folder: Path) -> None:
+def acquire(folder: Path) -> bool:
     """Takes the project's lock for this process. Several tuners of one process may open a project.
+
+    Returns:
+        Whether no other tuner of this process had it open.
 
     Raises:
         ProjectError: another process holds the lock; the message names it.
@@ -77,9 +80,10 @@ def acquire(folder: Path) -> None:
         _settle()
         if path in _held:
             _held[path].count += 1
-            return
+            return False
         _held[path] = _Holding(_taken(folder, path))
         _tell(folder)
+        return True
 
 
 def renew(folder: Path) -> None:

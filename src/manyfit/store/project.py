@@ -72,16 +72,12 @@ class ProjectStore:
         self.layout.refuse_links()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(self._place)
+            if lock.acquire(self._place):
+                self.layout.remove_partial_files()
         except OSError as error:
-            raise ProjectError(
-                explain(
-                    f'directory "{self.folder}"',
-                    f"a folder that cannot be written ({error.strerror or error})",
-                    "a writable folder",
-                    'Type another one, for instance directory="my_search".',
-                )
-            ) from None
+            got = f"a folder that cannot be written ({error.strerror or error})"
+            instead = 'Type another one, for instance directory="my_search".'
+            raise ProjectError(explain(f'directory "{self.folder}"', got, "a writable folder", instead)) from None
         try:
             if overwrite:
                 self._clear()
@@ -453,13 +449,18 @@ class ProjectStore:
         rows = self._rows("SELECT sha256 FROM files WHERE name = ?", name)
         return str(rows[0][0]) if rows else None
 
-    def check_file(self, path: Path) -> None:
-        """Checks that a file of the project is the one that was written; see `Checksums.check`.
+    def check_files(self, *paths: Path) -> None:
+        """Checks that files of the project are those that were written.
 
         Raises:
-            ProjectError: it is damaged, or another one.
+            ProjectError: one is damaged, or another one.
         """
-        self._checksums.check(path)
+        for path in paths:
+            self._checksums.check(path)
+
+    def is_sound(self, path: Path) -> bool:
+        """Whether a file is the one that was written; where it is another one, that is said once."""
+        return self._checksums.is_sound(path)
 
     def note_files(self, *paths: Path) -> None:
         """Commits the checksums of files that belong to no execution, or that were written after it."""
@@ -471,10 +472,11 @@ class ProjectStore:
         """Where the weights of an execution's best epoch lie."""
         return self.layout.weights(trial_id, execution)
 
-    def delete_weights(self, trial_ids: Iterable[str]) -> None:
-        """Deletes the weights of trials, where there are any."""
-        for path in self.layout.of_models(*trial_ids):
-            path.unlink(missing_ok=True)
+    def delete_weights(self, trial_ids: Iterable[str], *, of_search_only: bool = False) -> None:
+        """Deletes the weights of trials, of all phases or of the search."""
+        for path in self.layout.of_models(*trial_ids, of_search_only=of_search_only):
+            with contextlib.suppress(OSError):  # the next search tries again
+                path.unlink()
 
     @property
     def is_closed(self) -> bool:

@@ -24,7 +24,7 @@ from scipy.stats import rankdata
 from manyfit.core.clock import Clock
 from manyfit.core.costs import Costs
 from manyfit.core.errors import UsageError, explain
-from manyfit.core.files import sealed, unsealed, written_whole
+from manyfit.core.files import rewritten, sealed, unsealed, written_whole
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Configuration, Ending, Plan, Result
 from manyfit.data.classes import named_classes
@@ -470,7 +470,7 @@ def write_estimator(path: Path, estimator: Estimator) -> None:
     Raises:
         ProjectError: the disk is full or the file cannot be written.
     """
-    with written_whole(path, "estimator") as partial:
+    with rewritten(path, "estimator") as partial:
         partial.write_bytes(sealed(pickle.dumps(estimator)))
 
 
