@@ -186,6 +186,9 @@ def test_an_estimator_of_a_sklearn_tuner_needs_trust(tmp_path, bomb, mark):
     assert len(make().get_best_models(1)) == 1  # one's own goes without saying
     assert pickle.loads(path.read_bytes()).predict(x).shape == (12,)  # and programs of KerasTuner's still read it
     path.write_bytes(bomb)
+    stranger = make()
+    stranger.store.note_files(path)  # whoever makes the file makes its checksum, too
+    stranger.close()
     with pytest.raises(ProjectError) as caught:
         make().get_best_models(1)
     assert refused(caught.value, "any code", "trust=True") and not mark.exists()

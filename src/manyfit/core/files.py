@@ -20,11 +20,13 @@ import errno
 import functools
 import hashlib
 import hmac
+import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -33,6 +35,7 @@ from manyfit.core.errors import ProjectError, explain
 PARTIAL = "partial-"  # how the names of files begin that are being written
 EARLIER = ".earlier"  # how they end of what a newer file has replaced that the store does not know of yet
 
+_CHECKSUM = "checksum"
 CALL_SEARCH = "call search again: what was finished is kept."
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
@@ -106,8 +109,8 @@ def written_whole(path: Path, what: str, *, again: str = CALL_SEARCH, lasts: boo
     """See `replaced`; a disk that is full, or cannot be written to, is told in words.
 
     Args:
-        path: the file's name; its folder is made, but none above it: a project's folder that somebody has moved or
-            deleted is not begun anew.
+        path: the file's name; its folder is made, but none above it unless the file lasts: a project's folder that
+            somebody has moved or deleted is not begun anew.
         what: what is in it, for the message.
         again: what to do once it can be written, for the message.
         lasts: whether it is to survive a power cut.
@@ -117,7 +120,7 @@ def written_whole(path: Path, what: str, *, again: str = CALL_SEARCH, lasts: boo
     """
     with (
         writing(f'{what} "{path}"', again=again),
-        replaced(path, lasts=lasts, makes_parents=False) as partial,
+        replaced(path, lasts=lasts, makes_parents=lasts) as partial,
     ):
         yield partial
 
@@ -194,6 +197,24 @@ def digest_of(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def with_checksum(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts for a file of JSON, and their checksum among them: a file that is edited or damaged is told by it.
+
+    Example:
+
+    >>> told = with_checksum({"seconds": 3.0})
+    >>> has_right_checksum(told), has_right_checksum({**told, "seconds": 4.0}), has_right_checksum({"seconds": 3.0})
+    (True, False, True)
+    """
+    own = {name: value for name, value in facts.items() if name != _CHECKSUM}
+    return {**own, _CHECKSUM: hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()}
+
+
+def has_right_checksum(facts: Mapping[str, Any]) -> bool:
+    """Whether facts are those that `with_checksum` was given; those of earlier versions, which have none, pass."""
+    return _CHECKSUM not in facts or with_checksum(facts)[_CHECKSUM] == facts[_CHECKSUM]
 
 
 def cache_folder(*parts: str) -> Path | None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from manyfit.core import history as histories
 from manyfit.core.costs import Costs
+from manyfit.core.files import written_whole
 from manyfit.core.html import cell, piece, table
 from manyfit.core.lifecycle import Life, TrialOutcome, TrialState, TrialStatus, is_paused
 from manyfit.core.objective import Objective, ParetoObjective
@@ -426,7 +427,8 @@ class Trial:
 
     def save(self, fname: str | os.PathLike[str]) -> None:
         """Writes `get_state()` to a JSON file."""
-        Path(fname).write_text(json.dumps(self.get_state()))
+        with written_whole(Path(fname), "trial", again="call save again.", lasts=True) as partial:
+            partial.write_text(json.dumps(self.get_state()))
 
     def reload(self, fname: str | os.PathLike[str]) -> None:
         """Reads what `save` wrote."""

@@ -483,10 +483,15 @@ def save_final(model: Any, path: Path) -> Path:
     Raises:
         ProjectError: the disk is full or the file cannot be written.
     """
-    if hasattr(model, "evaluate"):  # which estimators lack
+    again = "call again with the same path."
+    if isinstance(model, keras.Model):
+        with written_whole(path, "model", again=again, lasts=True) as partial:
+            model.save(partial)
+        return path
+    if hasattr(model, "evaluate"):  # an ensemble; estimators lack it
         model.save(path)
         return path
     path = path.with_suffix(".pickle")
-    with written_whole(path, "estimator") as partial:
+    with written_whole(path, "estimator", again=again, lasts=True) as partial:
         partial.write_bytes(pickle.dumps(model))
     return path
