@@ -12,6 +12,7 @@ import manyfit as kt  # isort: skip
 import pytest
 import tiny
 
+from manyfit.report import words
 from manyfit.trackers.base import tell_all
 
 ODD = "[bold]<b>x\x1b[31m" + "y" * 200
@@ -192,6 +193,6 @@ def test_optuna_has_a_trial_with_its_epochs_and_its_attributes(tmp_path):
                 assert list(one.intermediate_values.values()) == trial.runs[0].curves["loss"]
         assert isinstance(known["0"].distributions["rate"], optuna.distributions.FloatDistribution)
         assert known["0"].distributions["rate"].log and known["0"].distributions["kind"].choices == ("a", "b")
-        assert "luck" in " ".join(study.user_attrs["verdict"])
+        assert study.user_attrs["verdict"] == list(words.verdict(project.seen))
     best = next(one for one in after.trials if one.user_attrs["manyfit.trial"] == project.best.trial_id)
     assert [best.user_attrs[name] for name in ("confirmed", "confirmed_low", "confirmed_high")] == [0.25, 0.2, 0.3]
