@@ -17,7 +17,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale clean
+.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package faults environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -63,6 +63,10 @@ test-package: ## the wheel, built and installed where nothing else is
 	$(PACKAGE)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/package .
 	$(PACKAGE)/bin/python $(PIP) build/package/*.whl
 	cd $(PACKAGE) && bin/python -I ../tests/installed.py
+
+faults: $(VENV)/.installed ## a disk that fails at every write of a search, and every damage to files of a finished project
+	cd tests && KERAS_BACKEND=jax ../$(BIN)/python faults.py 2>/dev/null
+	cd tests && KERAS_BACKEND=jax ../$(BIN)/python damages.py 2>/dev/null
 
 environments: $(BACKENDS)/.installed $(OLDEST)/.installed $(NEWEST)/.installed $(EXTRAS)/.installed ## those that CI needs besides the first
 

@@ -20,7 +20,7 @@ from manyfit.core.files import written_whole
 from manyfit.core.html import cell, piece, table
 from manyfit.core.lifecycle import Life, TrialOutcome, TrialState, TrialStatus, is_paused
 from manyfit.core.objective import Objective, ParetoObjective
-from manyfit.core.records import ROWS, Ending, Observation, Progress, Value
+from manyfit.core.records import ROWS, Ending, Observation, Progress, SteadyDict, Value
 from manyfit.oracles.executions import Before as Before
 from manyfit.oracles.executions import Execution as Execution
 from manyfit.oracles.executions import KnownEpochs as KnownEpochs
@@ -84,8 +84,10 @@ class Trial:
         self.ended_at: float | None = None
         self.end_number: int | None = None  # 1, 2, 3, ... in the order of end; None: running, or ended in 0.1.0
         self._life = Life()
-        self.executions: dict[int, Execution] = {}  # of the search, of this attempt, by index
-        self.replicates: dict[str, dict[int, Execution]] = {}  # of later phases ("confirm", "proof"), by index
+        self.executions: dict[int, Execution] = SteadyDict()  # of the search, of this attempt, by index
+        self.replicates: dict[str, dict[int, Execution]] = (
+            SteadyDict()
+        )  # of later phases ("confirm", "proof"), by index
         self.confirmed: Confirmed | None = None  # replaces the search score wherever trials are ranked or shown
         self.validation_ratio: float | None = None  # cross-validation: validation rows / training rows of a fold
         # The curves of executions that have not ended, as reported. The book alone keeps them: schedulers decide by
@@ -197,7 +199,7 @@ class Trial:
 
     def executions_of(self, phase: str) -> dict[int, Execution]:
         """The executions of a phase, by index."""
-        return self.executions if phase == SEARCH else self.replicates.setdefault(phase, {})
+        return self.executions if phase == SEARCH else self.replicates.setdefault(phase, SteadyDict())
 
     @property
     def metrics(self) -> MetricsTracker:

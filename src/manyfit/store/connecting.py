@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from manyfit.core.errors import ProjectError, explain, warn_user
 from manyfit.core.files import replaced
+from manyfit.store.layout import ProjectLayout
 from manyfit.store.migrations import bring_up_to_date, database_failed
 from manyfit.store.schema import check_harmless
 
@@ -69,6 +70,19 @@ def connect(database: Path, where: str) -> sqlite3.Connection:
             raise
         raise database_failed(where, error) from None
     return connection
+
+
+def check_not_emptied(layout: ProjectLayout, where: str) -> None:
+    """Checks that a database that is empty is that of a project that has just begun.
+
+    Raises:
+        ProjectError: files of trials lie beside it: somebody, or a power cut, has emptied it.
+    """
+    with contextlib.suppress(OSError):
+        if layout.database.stat().st_size > 0 or not layout.of_some_trial():
+            return
+        got, allowed = f"{layout.database.name}, which is empty, beside files of trials", "a database with their facts"
+        raise ProjectError(explain(where, got, allowed, "Restore the file from a copy, or type overwrite=True."))
 
 
 def network_file_system(folder: Path, mounts: Path = _MOUNTS) -> str | None:

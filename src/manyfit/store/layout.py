@@ -147,6 +147,10 @@ class ProjectLayout:
         after = _AFTER_ID_OF_SEARCH if of_search_only else _AFTER_ID
         return _matching(self._models, f"(?:{ids}){after}") if trial_ids else []
 
+    def of_some_trial(self) -> list[Path]:
+        """Files of models and of what they said, whosever they are."""
+        return [*_matching(self._models, ".+" + _AFTER_ID), *_matching(self.predictions, ".+" + _AFTER_ID)]
+
     def of_predictions(self, *trial_ids: str) -> list[Path]:
         """Every file that was kept of what models of trials said of rows, of all phases."""
         ids = "|".join(re.escape(check_id(trial_id)) for trial_id in trial_ids)

@@ -17,7 +17,7 @@ from manyfit.core.files import write_failed
 from manyfit.core.records import Computed, EpochLogs
 from manyfit.store import checksums, lock
 from manyfit.store.checksums import Checksums
-from manyfit.store.connecting import connect, copied_to, displaced, identity_of
+from manyfit.store.connecting import check_not_emptied, connect, copied_to, displaced, identity_of
 from manyfit.store.layout import ProjectLayout, check_id, is_safe_id
 from manyfit.store.migrations import database_failed, transaction
 
@@ -68,19 +68,18 @@ class ProjectStore:
         self._closed = False
         self._process = os.getpid()
         self._guard = threading.RLock()
-        # Before anything else, since the lock is a file, too.
-        self.layout.refuse_links()
+        self.layout.refuse_links()  # before anything else, since the lock is a file, too
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if lock.acquire(self._place):
                 self.layout.remove_partial_files()
         except OSError as error:
-            got = f"a folder that cannot be written ({error.strerror or error})"
-            instead = 'Type another one, for instance directory="my_search".'
+            got, instead = f"a folder that cannot be written ({error.strerror or error})", "Type another one."
             raise ProjectError(explain(f'directory "{self.folder}"', got, "a writable folder", instead)) from None
         try:
             if overwrite:
                 self._clear()
+            check_not_emptied(self.layout, self._where)
             self._connection = self._connect()
             self.catch_up()
             self.is_beside_keras_tuner = bool(self.get(BESIDE_KERAS_TUNER))
@@ -105,6 +104,7 @@ class ProjectStore:
         trial_ids: list[str] | None = None
         of_keras_tuner: list[str] = []
         try:
+            check_not_emptied(layout, self._where)
             self._connection = self._connect()
             trial_ids = self._rows_of_first_column("SELECT id FROM trials")
             of_keras_tuner = [] if self.get(READ_FROM_KERAS_TUNER) else self.get(WRITTEN_FOR_KERAS_TUNER, [])
@@ -175,8 +175,7 @@ class ProjectStore:
             ProjectError: another tuner has taken it, or another thread of this one; the message names it.
         """
         self._check_usable()
-        if identity_of(self._database) is None:
-            self._write_anew()
+        self._write_anew_if_gone()
         lock.begin(self._place, self, what)
 
     def end_work(self) -> None:
@@ -190,6 +189,7 @@ class ProjectStore:
             ProjectError: one is, or the project was closed.
         """
         self._check_usable()
+        self._write_anew_if_gone()
         lock.check(self._place, self, of_others=False, of_threads=True)
 
     def has_changed(self) -> bool:
@@ -221,8 +221,10 @@ class ProjectStore:
         if found != self._identity:
             raise displaced(self._where, is_gone=found is None)
 
-    def _write_anew(self) -> None:
-        """Writes what was committed to the folder's old place: somebody has deleted it, or moved it away."""
+    def _write_anew_if_gone(self) -> None:
+        """Writes what was committed to the folder's old place, where it was deleted or moved away."""
+        if identity_of(self._database) is not None:
+            return
         with self._guard:
             try:
                 self._place.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from manyfit.core.errors import ProjectError, explain
+from manyfit.store.connecting import check_not_emptied
 from manyfit.store.layout import DATABASE_NAME, ProjectLayout
 from manyfit.store.migrations import SCHEMA_VERSION, bring_up_to_date, version_of
 from manyfit.store.schema import check_harmless
@@ -73,6 +74,7 @@ def read_project(folder: str | os.PathLike[str]) -> ProjectRows:
                 'Type the project\'s own folder, "directory/project_name"; manyfit ls lists those below a folder.',
             )
         )
+    check_not_emptied(layout, f'project "{folder}"')
     error: Exception | None = None
     for way in _ways(layout.database):
         try:
