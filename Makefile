@@ -17,7 +17,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package faults environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale clean
+.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package faults environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale kills clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -161,6 +161,8 @@ bench-scale: $(BENCH)/.installed $(RAY)/.installed ## devices, memory over large
 	$(BENCH)/bin/python benchmarks/scale_devices.py
 	$(RAY)/bin/python $(PIP) "ray[tune]"
 	KERAS_BACKEND=jax $(RAY)/bin/python benchmarks/scale_executors.py
+kills: $(EXTRAS)/.installed ## 200 processes that die in the middle of searches and of what follows, and are started again
+	KERAS_BACKEND=jax nice -n 19 $(EXTRAS)/bin/python benchmarks/kills.py
 
 clean:
 	rm -rf $(VENV) $(BACKENDS) $(BENCH) $(AUTOKERAS) $(RAY) $(OLDEST) $(NEWEST) $(EXTRAS) $(PACKAGE) build demo_project

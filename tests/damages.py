@@ -9,7 +9,6 @@ somebody has chosen, so that is *harmless*, too.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -17,7 +16,6 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
 import manyfit as kt  # isort: skip
 
 import keras

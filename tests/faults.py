@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sqlite3
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
 import manyfit as kt  # isort: skip
 
 import keras

@@ -12,7 +12,10 @@ import tiny
 
 import manyfit as kt
 from manyfit.core.errors import UsageError
+from manyfit.core.events import EpochsEnded
 from manyfit.executors import process
+from manyfit.oracles.requests import RequestDesk
+from manyfit.store.requests import ask
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,41 @@ def test_retraining_runs_there_too(searched):
         tuner.retrain(top=1, x=x, y=y, verbose=0, callbacks=[])[0].evaluate(x, y, verbose=0)[0] for tuner in searched
     )
     assert there == pytest.approx(here, rel=1e-5)
+
+
+class Asks:
+    """Asks something of the project when a trial's first epoch of a phase is in its book."""
+
+    def __init__(self, folder, **asked):
+        self.folder, self.asked = folder, asked  # phase and trial -> what is asked
+
+    def hear(self, event):
+        if isinstance(event, EpochsEnded):
+            for plan, _, _ in event.epochs:
+                for what, details in self.asked.pop(f"{plan.phase}_{plan.trial_id}", ()):
+                    ask(self.folder, what, **details)
+
+
+def test_requests_are_heard_there_too(tmp_path):
+    """A trial stops, then the search, then a retraining: the driver takes requests, and workers are told."""
+    x, y = remote_work.rows()
+    tuner = kt.RandomSearch(
+        remote_work.build, "val_loss", 3, seed=0, directory=tmp_path, project_name="p",
+        executor=kt.ProcessExecutor(workers=1),
+    )  # fmt: skip
+    tuner.oracle.requests = RequestDesk(tuner.oracle, now=iter(range(10**6)).__next__)  # it looks each time
+    stop = [("stop", {})]
+    asks = Asks(tmp_path / "p", search_0=[("stop_trial", {"trial_id": "0"})], search_1=stop)
+    with tuner.oracle.book.events.listening(asks):
+        tuner.search(x, y, epochs=500, validation_data=(x, y), verbose=0)
+    assert tuner.ended_by == "stopped"
+    assert all(1 <= tuner.oracle.trials[trial_id].executions[0].num_epochs < 500 for trial_id in ("0", "1"))
+    best = tuner.oracle.get_best_trials(1)[0].trial_id
+    with tuner.oracle.book.events.listening(Asks(tmp_path / "p", **{f"retrain_{best}": stop})):
+        [model] = tuner.retrain(epochs=500, verbose=0)
+    assert 1 <= len(model.history.history["loss"]) < 500
+    assert [one["is_done"] for one in kt.open_project(tmp_path / "p").requests] == [True] * 3
+    tuner.close()
 
 
 def test_memory_goes_back_and_a_cap_holds(tmp_path):

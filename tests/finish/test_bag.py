@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tiny
 
+from manyfit.core.clock import Clock
 from manyfit.core.errors import SearchError, UsageError
-from manyfit.finish.fold_runs import FOLD
+from manyfit.finish.fold_runs import FOLD, FoldSupply
 from manyfit.oracles.trial import RACE
 
 NUM_ROWS = 90
@@ -71,6 +72,16 @@ def test_a_member_holds_the_models_of_all_folds_and_was_judged_on_rows_they_did_
 def test_folds_of_all_configurations_train_in_one_program(tuner, bagged):
     del bagged
     assert tuner.programs().records[-1].members >= 6 or sum(record.members for record in tuner.programs().records) >= 9
+
+
+def test_a_run_that_was_broken_off_has_its_number_again_and_those_of_others_keep_theirs(tuner, bagged):
+    trial = tuner.oracle.trials[bagged.members[0].name.removeprefix("trial ")]
+    runs = trial.executions_of(FOLD)
+    broken_off = runs.pop(1)  # as it is after a kill in the middle of it
+    layout = tuner.store.layout
+    supply = FoldSupply([(trial, 1), (trial, 4)], [], tuner.oracle, layout, epochs=2, clock=Clock())
+    runs[1] = broken_off
+    assert supply.splits == {(trial.trial_id, 1): 1, (trial.trial_id, 3): 4}
 
 
 def test_no_fold_is_trained_twice_also_after_the_project_was_reopened(tuner, bagged):

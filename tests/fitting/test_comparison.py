@@ -7,6 +7,7 @@ import pytest
 
 from manyfit.ensemble import Ensemble
 from manyfit.ensemble.members import EnsembleMember
+from manyfit.ensemble.settings import RowCuts
 from manyfit.fitting.comparison import difference
 from manyfit.store.facts import Leader
 
@@ -51,3 +52,22 @@ def test_without_rows_in_common_nothing_is_said():
         object.__setattr__(member, "row_ids", None)
     told = difference(first, second)
     assert not told.favours_second and str(told) == "they have no rows in common"
+
+
+def test_rows_of_one_group_err_together():
+    """Each row four times is as much as each row once: the error does not shrink by saying things again."""
+    once, again = [], []
+    rng = np.random.default_rng(3)
+    y = rng.normal(size=60)
+    for seed in (1, 2):
+        said = y + 0.4 * np.random.default_rng(seed).normal(size=60)
+        for known, times in ((once, 1), (again, 4)):
+            rows = len(y) * times
+            member = EnsembleMember(
+                "m", predictions=np.repeat(said, times)[:, None], row_ids=np.arange(rows, dtype=np.uint64)
+            )
+            cuts = RowCuts(groups=np.repeat(np.arange(60), times))
+            known.append(Ensemble.fit([member], np.repeat(y, times), metric="mse", cuts=cuts))
+    one, four = difference(*once), difference(*again)
+    assert four.num_rows == 240 and four.estimate == pytest.approx(one.estimate)
+    assert four.standard_error == pytest.approx(one.standard_error)

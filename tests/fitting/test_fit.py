@@ -83,6 +83,12 @@ def test_a_default_number_of_trials_does_not_bind(tmp_path):
     assert tuner.oracle.max_trials == 10  # a search that follows is one of KerasTuner's again
 
 
+def test_a_scheduler_that_is_through_says_so(tmp_path):
+    tuner = kt.Hyperband(build, "val_accuracy", max_epochs=1, seed=0, directory=tmp_path)
+    winner = tuner.fit(X, Y, validation_split=0.2, max_seconds=600, verbose=0)
+    assert winner.ended_by == "schedule" and "scheduler had nothing more to run" in str(winner)
+
+
 def test_a_number_of_trials_that_was_typed_binds(tmp_path):
     winner = tuner_of(tmp_path, max_trials=2).fit(X, Y, max_trials=5, epochs=1, verbose=0)
     assert len(winner.search.oracle.trials) == 2
@@ -130,6 +136,8 @@ def test_rows_in_the_order_of_time_are_confirmed_and_not_folded(tmp_path):
     rows = winner.search.latest_search.task.call.validation_rows()
     assert np.array_equal(rows.x, X[48:])
     assert winner.confirmation is not None and "bag" not in winner.time
+    blocks = winner.search.ensemble(verbose=0).problem.groups
+    assert blocks.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5], "weights are cross-fitted by blocks of time"
 
 
 def test_all_that_search_takes_is_taken(tmp_path):

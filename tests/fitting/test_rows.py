@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import manyfit as kt  # isort: skip
 
+import contextlib
 import dataclasses
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -62,6 +71,28 @@ def tuner_in(folder, kind=kt.RandomSearch, **options):
 
 def on_rows(tuner):
     return [trial.num_rows for trial in tuner.oracle.trials.values()]
+
+
+LIVES = {**FIT, "max_trials": 6, "verbose": 0}
+
+
+def life(folder, *callbacks):
+    """A `fit` whose trials begin on 100 of 300 rows, as in the tests above, in whatever process."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in (("MANY_NUMBERS", 100), ("FEWEST_ROWS", 40), ("DEAR", 0.02)):
+            patched.setattr(rows, name, value)
+        takes(patched, 27.0)
+        tuner = tuner_in(folder, population_size=1)
+        callbacks = list(callbacks) or [keras.callbacks.Callback()]
+        winner = tuner.fit(X, Y, callbacks=callbacks, **LIVES)
+        tuner.close()
+    return winner.search
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A `life` that nobody interrupts."""
+    return life(tmp_path_factory.mktemp("whole"))
 
 
 # The rule ------------------------------------------------------------------------------------------------------------
@@ -155,7 +186,7 @@ def test_of_much_data_the_first_trials_find_out(tmp_path, small_parts, monkeypat
     assert trials and next(iter(trials)).attempt == 1 and next(iter(trials)).num_retries == 0
 
 
-def test_a_fit_that_was_interrupted_goes_on_on_the_same_rows(tmp_path, small_parts, monkeypatch):
+def test_a_fit_that_was_interrupted_goes_on_on_the_same_rows(tmp_path, small_parts, monkeypatch, whole):
     class InterruptAt(keras.callbacks.Callback):
         seen = 0
 
@@ -166,18 +197,94 @@ def test_a_fit_that_was_interrupted_goes_on_on_the_same_rows(tmp_path, small_par
 
     monkeypatch.setattr(rows, "MANY_NUMBERS", 100)
     takes(monkeypatch, 27.0)
-    options = {**FIT, "max_trials": 6, "verbose": 0}
-    first = tuner_in(tmp_path, population_size=1).fit(X, Y, callbacks=[InterruptAt()], **options)
+    first = tuner_in(tmp_path, population_size=1).fit(X, Y, callbacks=[InterruptAt()], **LIVES)
     assert first.ended_by == "interrupted"
     before = {one.trial_id: one.num_rows for one in first.search.oracle.trials.values()}
     first.search.close()
     tuner = tuner_in(tmp_path, population_size=1)
     assert {one.trial_id: one.num_rows for one in tuner.oracle.trials.values()} == before
-    winner = tuner.fit(X, Y, callbacks=[keras.callbacks.Callback()], **options)
-    plain = tuner_in(tmp_path / "plain", population_size=1).fit(X, Y, callbacks=[keras.callbacks.Callback()], **options)
-    assert on_rows(tuner) == on_rows(plain.search) and winner.ended_by == "trials"
-    scores = [[one.score for one in each.search.oracle.trials.values()] for each in (winner, plain)]
+    winner = tuner.fit(X, Y, callbacks=[keras.callbacks.Callback()], **LIVES)
+    assert on_rows(tuner) == on_rows(whole) and winner.ended_by == "trials"
+    scores = [[one.score for one in each.oracle.trials.values()] for each in (tuner, whole)]
     np.testing.assert_allclose(*scores, rtol=1e-5)
+
+
+class DieAt(keras.callbacks.Callback):
+    """Kills this process at the end of the first epoch on so many rows, where one is trained like that."""
+
+    def __init__(self, num_rows):
+        super().__init__()
+        self.num_rows = num_rows
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.params["steps"] == -(-self.num_rows // 32) and epoch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def lives_that_end(folder, *num_rows):
+    """Such a `fit` in processes of their own, one after another, each killed in a training on so many rows."""
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), *filter(None, sys.path)]
+    code = f"import test_rows; test_rows.die_again_and_again({str(folder)!r}, {num_rows})"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+
+
+def die_again_and_again(folder, num_rows):
+    """In a process that has Keras loaded and JAX not begun: its children need not load them."""
+    for each in num_rows:
+        child = os.fork()
+        if child == 0:
+            life(folder, DieAt(each))
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        shutil.copytree(folder, f"{folder} on {each}")
+
+
+def ended(folder):
+    """What the database says of each execution that has ended, of each attempt."""
+    (path,) = Path(folder).rglob("manyfit.sqlite")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        found = database.execute("SELECT trial_id, attempt, execution, outcome FROM executions").fetchall()
+        facts = dict(database.execute("SELECT name, value FROM project").fetchall())
+    return {row[:3]: json.loads(row[3]) for row in found}, json.loads(facts["rows_of_fit"])
+
+
+def test_a_fit_that_is_killed_in_a_part_of_the_rows_and_in_the_training_on_all(tmp_path, whole):
+    """Both times nothing that had ended is lost or trained again, and what comes of it is what comes without kills."""
+    folder = tmp_path / "killed"
+    lives_that_end(folder, 100, 300)
+    (in_a_part, facts), (on_all, _) = ended(f"{folder} on 100"), ended(f"{folder} on 300")
+    assert facts == {"limit": 900, "num_rows": 300, "rungs": [100]}
+    assert on_all.items() >= in_a_part.items() and len(on_all) > len(in_a_part) > 0
+    again = life(folder)
+    known, its_facts = ended(folder)
+    assert known.items() >= on_all.items() and its_facts == facts
+    assert known.keys() == ended(whole.project_dir)[0].keys(), "an attempt more was made, or one less"
+    told = [
+        {one.trial_id: (one.num_rows, one.score, one.executions[0].history) for one in each.oracle.trials.values()}
+        for each in (again, whole)
+    ]
+    assert told[0] == told[1]
+
+
+def test_the_parts_stay_though_another_trial_is_the_first_to_tell_after_a_kill(tmp_path, small_parts, monkeypatch):
+    oracle = tuner_in(tmp_path).oracle
+    sizes = rows.Sizes(num_rows=300, num_validated=0, num_epochs=9, is_large=False)
+
+    def parts(seconds, limit=300.0):
+        takes(monkeypatch, seconds)
+        decides = rows.RowsByCosts(
+            FullBudget(), oracle, RowParts.latest(300), sizes=sizes, clock=FakeClock(300.0), limit=limit, say=print
+        )
+        jobs = decides.assign([], 1, Limits(max_trials=9))
+        oracle.book.put()  # as a trial is committed that begins
+        return jobs[0].tags.get(ROWS)
+
+    oracle.trials["0"] = kt.Trial(kt.HyperParameters(), "0")
+    oracle.trials["0"].executions[0] = Execution(0, 0, Ending.STOPPED)
+    assert parts(10.0) == 100 and parts(1.0) == 100
+    assert parts(10.0, limit=5000.0) is None  # another call
 
 
 class FakeClock:

@@ -240,6 +240,90 @@ def test_test_rows_that_were_looked_at_twice(pages):
     assert "Test rows were looked at more than once" not in titles(once)
 
 
+def with_facts(snapshot, **facts):
+    return dataclasses.replace(snapshot, facts={**snapshot.facts, **facts})
+
+
+REPEATED = {"num_rows": 200, "num_repeated": 30, "num_same_target": 28, "num_training": 800, "num_distinct": 790}
+
+
+def test_rows_of_validation_that_are_trained_on(pages):
+    seen = pages["snapshot"]
+    found = titles(with_facts(seen, repeated_rows={**REPEATED, "is_held_out": True}))["Validation rows are trained on"]
+    assert found.evidence.startswith("30 of 200 validation rows (15%) have the features of a training row, 28 its")
+    assert "nature" not in found.evidence and "np.unique(x, axis=0" in found.line
+    few = {**REPEATED, "is_held_out": True, "num_distinct": 100}
+    assert "only 100 of 800" in titles(with_facts(seen, repeated_rows=few))["Validation rows are trained on"].evidence
+    once = {**REPEATED, "is_held_out": True, "num_repeated": 1}
+    assert not [title for title in titles(with_facts(seen, repeated_rows=once)) if "trained on" in title]
+    # Without rows that validate it matters in folds alone.
+    without = with_facts(seen, repeated_rows={**REPEATED, "is_held_out": False})
+    assert not [title for title in titles(without) if "twice" in title]
+
+    def in_folds(trial):
+        runs = [dataclasses.replace(run, outcome={**run.outcome, "notes": {"folds": ["a"]}}) for run in trial.runs]
+        return dataclasses.replace(trial, runs=tuple(runs))
+
+    assert "Rows are there twice, in several folds" in titles(changed(without, in_folds))
+
+
+def on_parts(snapshot, *scores):
+    """The project with trials that were trained on a quarter, a half and all of the rows."""
+    own = iter(scores)
+    return changed(
+        snapshot,
+        lambda trial: dataclasses.replace(
+            trial, by_rows=tuple(zip((0.25, 0.5, 1.0), one, strict=True)) if (one := next(own, None)) else ()
+        ),
+    )
+
+
+def test_what_more_rows_would_bring(pages):
+    """Outside witness: gains of .10 and then .05 per doubling, so .025 is next; t = 4.303 on three trials."""
+    scores = [(0.50, 0.60, 0.65), (0.52, 0.62, 0.67 + 0.006), (0.54, 0.64, 0.69 - 0.006)]
+    [found] = [title for title in titles(on_parts(pages["snapshot"], *scores)) if "Twice as many rows" in title]
+    half = 0.5 * 4.3027 * 0.006 / 3**0.5
+    assert found == f"Twice as many rows would let val_score rise by 0.0250 [{0.025 - half:.4f}, {0.025 + half:.4f}]"
+    flat = [(0.50, 0.60, 0.60), (0.52, 0.62, 0.63), (0.54, 0.64, 0.63)]
+    assert [
+        title for title in titles(on_parts(pages["snapshot"], *flat)) if "more rows would help is not seen" in title
+    ]
+    [one] = [check for check in checks(on_parts(pages["snapshot"], scores[0])) if "more rows" in check.title]
+    assert one.title == "What more rows would bring is not known" and "rose by 0.1 and then 0.05" in one.evidence
+
+
+def test_what_more_rows_would_bring_is_asked_with_a_line(pages):
+    seen = with_facts(pages["snapshot"], repeated_rows={**REPEATED, "is_held_out": True, "num_repeated": 0})
+
+    def by_a_loop_of_the_users(trial):
+        runs = [dataclasses.replace(run, outcome={**run.outcome, "costs": None}) for run in trial.runs]
+        return dataclasses.replace(trial, runs=tuple(runs))
+
+    found = titles(seen)["What more rows would bring is not known"]
+    assert found.line == (
+        "kt.RandomSearch(build_model, 'val_score', max_trials=12, scheduler=kt.RowHalving([200, 400], factor=2))"
+    )
+    assert "What more rows would bring is not known" not in titles(changed(seen, by_a_loop_of_the_users))
+
+
+def test_how_different_the_members_of_the_ensemble_are(pages):
+    told = {
+        "members": ["trial 01", "trial 02"], "disagreement": [[0.0, 0.08], [0.08, 0.0]], "decides": True,
+        "loss": "log loss", "alone": 0.3012, "gives_back": 0.0208,
+    }  # fmt: skip
+    facts = {"method": "greedy", "metric": "accuracy", "weights": {"trial 01": 0.6, "trial 02": 0.4}, "score": 0.9,
+             "gain": [0.01, 0.002, 0.02], "refused": False, "notes": [], "diversity": told}  # fmt: skip
+    text = page(with_facts(pages["snapshot"], ensemble=facts), now=NOW)
+    assert "Two members decide differently on 8 % of the rows, in the mean." in text
+    assert "log loss: members average 0.301 alone, and their differences give back 0.0208 of it." in text
+    charts = json.loads(Reader(text).scripts[0])["charts"]
+    assert charts["diversity"]["rows"] == ["diversity"]
+    # One of an earlier version, or of one member, is shown without.
+    assert "decide differently" not in page(
+        with_facts(pages["snapshot"], ensemble={**facts, "diversity": None}), now=NOW
+    )
+
+
 def test_every_writes_again_until_the_search_is_over(tmp_path, monkeypatch, capsys):
     folder = drawn_projects.write(tmp_path / "one", drawn_projects.Drawn(trials=6, is_over=False))
     output, written = tmp_path / "r.html", []

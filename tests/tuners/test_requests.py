@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -16,6 +17,7 @@ from deaths import interrupted
 from marks import needs_jax
 
 from manyfit.core.errors import ProjectError, UsageError, UsageKeyError
+from manyfit.core.events import EpochsEnded, StepEnded
 from manyfit.core.records import Decision, Ending, Result
 from manyfit.oracles.requests import RequestDesk
 from manyfit.store import requests
@@ -291,6 +293,96 @@ def test_models_that_train_obey(tmp_path, rows, population):
     assert seen.trials[0].searched[0].num_epochs in (2, 3)
     assert "it was asked to" in seen.trials[0].message
     assert tuner.ended_by == "stopped" and max(run.num_epochs for one in seen.trials for run in one.searched) < 9
+
+
+# After the search ------------------------------------------------------------------------------------------------
+
+
+class AsksOnce:
+    """Asks something of a step at the first event of a kind."""
+
+    def __init__(self, kind, ask):
+        self.kind, self.ask, self.has_asked = kind, ask, False
+
+    def hear(self, event):
+        if isinstance(event, self.kind) and not self.has_asked:
+            self.has_asked = True
+            self.ask()
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A fit whose search somebody wants to stop when it has just ended; its folder, its winner and what was said."""
+    folder = tmp_path_factory.mktemp("after") / "p"
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype("float32")
+    y = (x.sum(axis=1) > 0).astype("int32")
+    tuner = kt.RandomSearch(tiny.build, "val_loss", seed=0, directory=str(folder.parent), project_name="p")
+
+    class AfterTheSearch:
+        def hear(self, event):
+            if isinstance(event, StepEnded) and event.what == "a search":
+                step = kt.open_project(folder).activity
+                ask(folder, "stop", pid=step.pid, since=step.since)
+
+    with tuner.oracle.book.events.listening(AfterTheSearch()):
+        winner = tuner.fit(x, y, validation_data=(x, y), max_trials=3, epochs=2, verbose=0)
+    return tuner, folder, winner, answers(kt.open_project(folder))
+
+
+@contextlib.contextmanager
+def asked(searched, *requests_of_it, kind=EpochsEnded):
+    """Within it these are asked in the middle of the first step; answers what was said of them."""
+    tuner, folder, *_ = searched
+    before, answered = len(kt.open_project(folder).requests), []
+    listener = AsksOnce(kind, lambda: [ask(folder, what, **details) for what, details in requests_of_it])
+    with tuner.oracle.book.events.listening(listener):
+        yield answered
+    answered += answers(kt.open_project(folder))[before:]
+
+
+@needs_jax
+def test_a_fit_stops_whose_search_was_to_stop_and_has_just_ended(searched):
+    *_, winner, answered = searched
+    assert answered == [("stop", True, "the fit stops, with what it has")]
+    assert any("Nothing more was trained after the search: it was asked to." in why for why in winner.reasons)
+
+
+@needs_jax
+def test_a_confirmation_is_asked_between_its_epochs(searched):
+    tuner, folder, *_ = searched
+    said = (
+        ("note", {"trial_id": "0", "text": "odd"}),
+        ("enqueue", {"values": {"units": 2, "learning_rate": 0.2}}),
+        ("raise_limit", {"max_trials": 12}),
+        ("raise_limit", {"max_seconds": 2000.0}),
+        ("raise_limit", {"max_seconds": 10.0}),
+        ("stop_trial", {"trial_id": "1"}),
+        ("stop", {}),
+    )
+    with asked(searched, *said) as answered:
+        found = tuner.confirm(top=2, max_seconds=1000, verbose=0)
+    assert answered == [
+        ("note", True, "noted"),
+        ("enqueue", True, "it waits: the next search tries it first"),
+        ("raise_limit", True, "max_trials is 12 now"),
+        ("raise_limit", True, "max_seconds is 2000 now"),
+        ("raise_limit", False, "max_seconds=10: the confirmation has 2000, and a limit can only be raised"),
+        ("stop_trial", False, "trial 1 has ended before"),
+        ("stop", True, "the confirmation stops, with what it has"),
+    ]
+    assert found.verdict == "it was asked to" and found.num_executions < 12
+    seen = kt.open_project(folder)
+    assert (seen.plan.max_trials, seen.plan.max_seconds) == (12, None) and seen.activity.until is not None
+    assert len(seen.trials) <= 3 and len(seen.facts["enqueued"]) == 1
+
+
+@needs_jax
+def test_a_retraining_stops_with_the_epochs_that_it_has(searched):
+    tuner, *_ = searched
+    with asked(searched, ("stop", {})) as answered:
+        [model] = tuner.retrain(epochs=30, verbose=0)
+    assert answered == [("stop", True, "the retraining stops, with what it has")]
+    assert 1 <= len(model.history.history["loss"]) < 30
 
 
 # The files -------------------------------------------------------------------------------------------------------

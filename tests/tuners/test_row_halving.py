@@ -60,6 +60,9 @@ def test_the_best_of_three_is_trained_anew_on_all_rows(tmp_path, build):
     rows = {row.trial_id: row for row in tuner.results()}
     assert {row.message for key, row in rows.items() if key != best.trial_id} == {"trained on 64 of 192 rows"}
     assert rows[best.trial_id].message is None and "tuner/rows" not in rows[best.trial_id].values
+    # What it came to on fewer rows is what the report tells the use of more rows by.
+    shares = [share for share, _ in kt.open_project(tuner.project_dir).trial(best.trial_id).by_rows]
+    assert shares == [pytest.approx(64 / 192), 1.0]
     if build is linear:
         assert sorted(seen) == [2, 2, 2, 6]
         programs = tuner.programs()

@@ -20,6 +20,8 @@ PARENT_EPOCH = "tuner/parent_epoch"
 
 ROWS = "tuner/rows"
 """Tag of a trial that trains on a part of the rows: on how many."""
+SHARE = "share_of_rows"
+"""Note of an execution that was trained on a part of the rows: on which share of them."""
 
 
 _Key = TypeVar("_Key")

@@ -160,9 +160,9 @@ class Dashboard:
 
     def _left(self, place: ListedProject, what: Any, details: dict[str, Any]) -> Response:
         _, snapshot = self._projects.snapshot(place)
-        runs = _searches(snapshot)
+        runs = pages.kind_of(snapshot) == "runs"
         if what in (requests.STOP, requests.STOP_TRIAL, requests.RAISE) and not runs:
-            return PlainTextResponse("No search runs on this project, so there is nothing to change.", status_code=409)
+            return PlainTextResponse("Nothing runs on this project, so there is nothing to change.", status_code=409)
         if what == requests.STOP and snapshot.activity is not None:
             # This run of it: one that dies before it reads this is over, and the next one is meant to run.
             details = {"pid": snapshot.activity.pid, "since": snapshot.activity.since}
@@ -170,7 +170,8 @@ class Dashboard:
             requests.ask(place.folder, str(what), **details)
         except ManyfitError as error:
             return PlainTextResponse(pages.plain(error, 400), status_code=400)
-        when = "the search takes it within a second, or after its epoch" if runs else "the next search takes it"
+        step = "" if snapshot.activity is None else snapshot.activity.what.replace("a ", "the ", 1)
+        when = f"{step} takes it within a second, or after its epoch" if runs else "the next search takes it"
         return PlainTextResponse(f"Asked: {when}.", status_code=202)
 
     # What is not there -----------------------------------------------------------------------------------------------
@@ -187,8 +188,3 @@ class Dashboard:
     def _unreadable(self, request: HttpRequest, error: Exception) -> Response:
         sentences = "This project cannot be read.", pages.plain(error, 600)
         return HTMLResponse(pages.message(self._door, "Manyfit", *sentences), status_code=422)
-
-
-def _searches(snapshot: Snapshot) -> bool:
-    """Whether a search is under way that reads requests."""
-    return pages.kind_of(snapshot) == "runs" and snapshot.activity is not None and snapshot.activity.what == "a search"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,8 @@ from manyfit.ensemble.problem import EnsembleProblem
 from manyfit.ensemble.weights.exact import log_loss_weights, squared_error_weights
 from manyfit.ensemble.weights.greedy import own_losses
 from manyfit.stats.pareto import non_dominated
+
+MOST_COMPARED = 12  # members whose pairs are kept: beyond that nobody reads a table
 
 
 class Explained:
@@ -163,6 +166,35 @@ def _decompositions(problem: EnsembleProblem, pool: Pool, finite: np.ndarray) ->
     if not problem.task.probabilistic:
         return [squared_decomposition(problem, weights)]
     return [log_decomposition(problem, weights, geometric=pool.averages_logs)]
+
+
+def how_different(problem: EnsembleProblem | None, pool: Pool, names: Sequence[str]) -> dict[str, Any] | None:
+    """How far apart the members with weight are, and what that gives back, as facts for whoever looks at a project.
+
+    Args:
+        problem: of all members.
+        pool: among them.
+        names: of the members.
+
+    Returns:
+        "members", the heaviest `MOST_COMPARED`; "disagreement", a row for each: in which share of the rows two decide
+        differently, or for values how far apart they are by their error; "decides", whether it is the former; "loss",
+        "alone" and "gives_back": the members' mean loss, and what their differences take off it. None: one has weight.
+    """
+    used = np.flatnonzero(pool.weights)
+    if problem is None or len(used) < 2 or not np.isfinite(problem.predictions[used]).all():
+        return None
+    split = next(iter(_decompositions(problem.members(used), pool, used)), None)
+    heaviest = used[np.argsort(-np.abs(pool.weights[used]), kind="stable")][:MOST_COMPARED]
+    apart = diversity(problem.members(heaviest)).disagreement
+    return {
+        "members": [names[index] for index in heaviest.tolist()],
+        "disagreement": [[float(share) for share in row] for row in apart],
+        "decides": problem.task.probabilistic,
+        "loss": None if split is None else split.loss,
+        "alone": None if split is None else split.members,
+        "gives_back": None if split is None else split.diversity,
+    }
 
 
 def _gap(

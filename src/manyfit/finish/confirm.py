@@ -238,7 +238,7 @@ def confirm(
     recommended = summary.recommended(runs, race.standings())
     proof = ProofSupply(recommended, runs, num_executions=settings.proof_executions, **options)
     trainer.train(proof, task)
-    effort = CallEffort(clock.spent(), race.out_of_time or proof.out_of_time, settings.max_rounds)
+    effort = CallEffort(clock.spent(), race.out_of_time or proof.out_of_time, settings.max_rounds, clock.halted)
     confirmation = summary.summarise(runs, race.standings(), effort, settings.notes(runs))
     _note(confirmation, oracle)
     return confirmation

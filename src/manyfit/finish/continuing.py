@@ -23,6 +23,7 @@ import numpy as np
 
 from manyfit.core import seeds
 from manyfit.core.clock import Clock
+from manyfit.core.events import Event
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.data.call import Call
@@ -93,10 +94,17 @@ class ContinuingSupply(TimedSupply):
         plans: what to train.
         clock: see `TimedSupply`.
         objective: what is to get better.
+        tell: see `TimedSupply`.
     """
 
-    def __init__(self, plans: Sequence[Plan], clock: Clock, objective: Objective) -> None:
-        super().__init__(plans, clock)
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        clock: Clock,
+        objective: Objective,
+        tell: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        super().__init__(plans, clock, tell)
         self._objective = objective
         self._best: dict[tuple[str, int], tuple[float, int]] = {}
 
@@ -176,7 +184,7 @@ def continue_training(
             for trial in trials
         ]
         # All at once, so that a population trains them together, in the programs of the search.
-        supply = ContinuingSupply(plans, clock, oracle.objective)
+        supply = ContinuingSupply(plans, clock, oracle.objective, oracle.book.events.tell)
         further = dataclasses.replace(
             task,
             build=_continued_build(task.build, starts),

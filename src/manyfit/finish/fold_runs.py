@@ -9,6 +9,7 @@ says which fold each of them is of.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,9 +189,10 @@ class FoldSupply:
         self._names, self._oracle, self._clock = names, oracle, clock
         self._plans: list[Plan] = []
         for trial, split in wanted:
-            # Numbers go on behind those that are taken: runs of other folds keep theirs.
-            taken = [*trial.executions_of(FOLD), *(number for name, number in self.splits if name == trial.trial_id)]
-            number = max(taken, default=-1) + 1
+            # Runs of other folds keep their numbers. The first one that is free: what a kill has broken off has the
+            # same again, and writes over what its first life has left.
+            taken = {*trial.executions_of(FOLD), *(number for name, number in self.splits if name == trial.trial_id)}
+            number = next(number for number in itertools.count() if number not in taken)
             self.splits[trial.trial_id, number] = split
             self._plans.append(
                 Plan(

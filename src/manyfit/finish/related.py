@@ -1,8 +1,9 @@
 """Validation rows that resemble each other: rows of one patient, neighbours in a series.
 
 What is drawn anew for other rows is a whole group then, or a block of time, so the error of the rows is that of groups.
-Which rows belong together is said once, at the first confirmation, and kept with the project: evidence that counted
-rows one by one in one call and in groups in the next would contradict itself.
+Which rows belong together is said once, at the first confirmation or by `fit`, and kept with the project: evidence that
+counted rows one by one in one call and in groups in the next would contradict itself. Weights of ensembles are
+cross-fitted by the same groups: neighbours on both sides of a cut would vouch for each other.
 """
 
 from __future__ import annotations
@@ -46,6 +47,17 @@ def related_rows(
     if given is not None and not np.array_equal(given, known):
         say("confirm: rows belong together as they did in the first confirmation, not as this call says.")
     return known
+
+
+def known_groups(facts: ProjectFacts, num_rows: int) -> np.ndarray | None:
+    """(rows,) the group of each validation row, where that was said once; None: nobody has, or of other rows.
+
+    Args:
+        facts: of the project.
+        num_rows: validation rows.
+    """
+    kept = facts.get(_FACT)
+    return np.array(kept) if kept is not None and len(kept) == num_rows else None
 
 
 def _labels(groups: Any, time_ordered: bool, num_rows: int | None) -> np.ndarray | None:

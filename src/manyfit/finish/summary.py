@@ -31,6 +31,7 @@ class CallEffort:
     seconds: float
     out_of_time: bool
     max_rounds: int  # that it was allowed
+    halted: str | None = None  # who ended it although there was time, in words
 
 
 class _Found:
@@ -224,7 +225,7 @@ def _verdict(ending: str, found: _Found, effort: CallEffort) -> str:
     if ending in reasons:
         return reasons[ending]
     if effort.out_of_time:
-        return "the time was up"
+        return effort.halted or "the time was up"
     if found.rounds >= effort.max_rounds:
         return f"{effort.max_rounds} rounds were run"
     return "the budget of executions was spent"

@@ -20,6 +20,8 @@ ENDED_BY = {
     "time": "the time was up",
     "trials": "max_trials was reached",
     "space": "every configuration of the space was tried",
+    "schedule": "the scheduler had nothing more to run",
+    "failures": "too many trials in a row failed",
     "nothing better": "nothing that was left was expected to make it better",
     "stopped": "the search was told to stop",
     "interrupted": "it was interrupted",

@@ -103,7 +103,11 @@ def _paired(first: Ensemble, second: Ensemble, metric: Metric) -> Lead:
         losses.append((metric.row_losses(prediction, part), part.row_weight))
     ahead, weight = losses[0][0] - losses[1][0], losses[0][1]
     mean = float(weight @ ahead)
-    error = float(np.sqrt(np.sum(weight**2 * (ahead - mean) ** 2)))
+    parts = weight * (ahead - mean)
+    groups = first.problem.groups if first.problem is not None else None
+    if groups is not None:  # rows of one group err together
+        parts = np.bincount(groups[rows[0]], weights=parts).astype(np.float64)
+    error = float(np.sqrt(np.sum(parts**2)))
     return Lead(mean + _flattered(second, metric, -1) + _flattered(first, metric, 1), error, len(ahead), metric.name)
 
 

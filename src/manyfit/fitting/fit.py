@@ -85,7 +85,8 @@ class _Fit:
         asked.check_objective(self._oracle)
         asked.check_limits(self._wishes, self._oracle, self._say)
         told = functools.partial(what_is_kept, "fit", self._oracle, self._tuner.project_dir)
-        with Interruptible(told, self._say), self._keeping():
+        asking = self._oracle.requests.during("the fit", self._clock)
+        with Interruptible(told, self._say), asking, self._keeping():
             if (winner := self._of_earlier_call()) is not None:
                 return winner
             if self._earlier.seconds:

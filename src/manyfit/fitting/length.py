@@ -29,13 +29,17 @@ def with_length(call: Call, oracle: Oracle, say: Callable[[str], None]) -> Call:
     stops = [one for one in call.callbacks if isinstance(one, keras.callbacks.EarlyStopping)]
     if stops:
         return call.with_(epochs=MOST_EPOCHS)
+    longest, scheduler = oracle.scheduler.max_epochs, type(oracle.scheduler).__name__
+    if longest is not None and longest <= PATIENCE:  # nobody's patience ends before that
+        say(f"fit: no epochs were given: a training ends as {scheduler} says.")
+        return call.with_(epochs=MOST_EPOCHS)
     objective = oracle.objective.terms[0]
     name = objective.names[0] if len(objective.names) == 1 and objective.names[0] not in MEASURES else "val_loss"
     mode = getattr(objective, "direction", "min") if name in objective.names else "min"
     patience = keras.callbacks.EarlyStopping(name, patience=PATIENCE, mode=mode)
     said = f"a training ends {PATIENCE} epochs after its best {name}, or after {MOST_EPOCHS}"
-    if oracle.scheduler.max_epochs is not None:
-        said = f"a training ends {PATIENCE} epochs after its best {name}, or as {type(oracle.scheduler).__name__} says"
+    if longest is not None:
+        said = f"a training ends {PATIENCE} epochs after its best {name}, or as {scheduler} says"
     say(f"fit: no epochs were given: {said}.")
     return call.with_(epochs=MOST_EPOCHS, callbacks=[*call.callbacks, patience])
 

@@ -16,6 +16,7 @@ from manyfit.ensemble.choosing.methods import SHRUNK
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.settings import EnsembleSettings
 from manyfit.finish.continuing import is_further
+from manyfit.finish.related import related_rows
 from manyfit.fitting import in_hand, retraining
 from manyfit.fitting.asked import CanDo, FittingTuner
 from manyfit.fitting.holdout import NUM_FOLDS, HeldOut
@@ -43,6 +44,7 @@ class PossibleSteps:
 
     def combined(self) -> Ensemble | None:
         """The ensemble of what the search has made."""
+        self._note_related_rows()
 
         def combine() -> Ensemble:
             # The steadiest way to weigh them, and by far the quickest: seconds count here.
@@ -50,6 +52,13 @@ class PossibleSteps:
                 return self._tuner.ensemble(verbose=self._verbose, method=SHRUNK, settings=AS_EXPECTED)
 
         return self._tried("The models of the search were not combined", combine)
+
+    def _note_related_rows(self) -> None:
+        """Keeps with the project which validation rows resemble each other: weights are cross-fitted by them, too."""
+        counts = self._held.call.counted_rows()
+        if counts is not None and (related := self._held.related()):
+            asked = {"groups": None, "time_ordered": False, **related}
+            related_rows(self._tuner.store, **asked, num_rows=counts[1], say=self._tell)
 
     @functools.cached_property
     def may_bag(self) -> bool:

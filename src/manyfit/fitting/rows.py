@@ -5,7 +5,8 @@ when that has told. An epoch of all rows that takes more than 5 % of the limit i
 of thirds as it takes until theirs is not. Then the search is `RowHalving`; and in time for one training on all rows, at
 half of the search at the latest, the best of those that wait go on to all rows at once.
 
-What is decided by time is kept with the trial that it is decided about: on how many rows it trains.
+What is decided by time is kept with the trial that it is decided about: on how many rows it trains. The parts are a
+fact of the project, committed with the first trial on one of them: a process that goes on after a kill has the same.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from manyfit.fitting.holdout import HeldOut, classes_of
 from manyfit.oracles import Execution, Oracle, Trial
 from manyfit.schedulers import FullBudget, Limits, Restart, RowHalving, Scheduler, Start
 from manyfit.schedulers.base import ROWS, Job
+from manyfit.store.facts import ROWS_OF_FIT
 
 #: An epoch that takes a larger share of the limit is dear. Images of digits in a minute, where an epoch is 2 to 3 % of
 #: it: with 0.02 one of four trials saw all rows, and 4.7 % of unseen images were wrong; with this two did, and 2.0 %
@@ -178,14 +180,29 @@ class RowsByCosts(Scheduler):
         return [Start(min(_MEASURED_EPOCHS, self._sizes.num_epochs), tags) for _ in starts]
 
     def _known_rungs(self) -> list[int] | None:
+        if self._rungs is None:
+            self._rungs = self._kept_rungs()
         if self._rungs is None and (seconds := self.epoch_seconds) is not None:
             sizes = self._sizes
             found = [self._parts.nearest(rung) for rung in rungs_for(sizes.num_rows, seconds, self._limit)]
             self._rungs = sorted({rung for rung in found if rung < sizes.num_rows})
+            self._oracle.book.note(**{ROWS_OF_FIT: {**self._asked, "rungs": self._rungs}})
             # Once: a search that goes on within the call begins with what is known.
             if self._rungs and not any(trial.num_rows in self._rungs for trial in self._oracle.trials.values()):
                 self._say(f"fit: {self._sentence(seconds)}")
         return self._rungs
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        return {"limit": self._limit, "num_rows": self._sizes.num_rows}
+
+    def _kept_rungs(self) -> list[int] | None:
+        """Those of an earlier process in the same call: which trial tells first is another one after a kill."""
+        store = self._oracle.book.store
+        kept = None if store is None else store.get(ROWS_OF_FIT)
+        if kept is None or {name: kept.get(name) for name in self._asked} != self._asked:
+            return None
+        return list(map(int, kept["rungs"]))
 
     def _sentence(self, seconds: float) -> str:
         rungs = self._rungs or []

@@ -20,7 +20,8 @@ _ENDED_BY = {
     endings.SearchEnd.SECONDS: "time",
     endings.SearchEnd.TRIALS: "trials",
     endings.SearchEnd.EPOCHS: "trials",
-    endings.SearchEnd.SCHEDULE: "trials",
+    endings.SearchEnd.SCHEDULE: "schedule",
+    endings.SearchEnd.FAILURES: "failures",
     endings.SearchEnd.EXHAUSTED: "space",
     endings.SearchEnd.ORACLE: "space",
     endings.SearchEnd.STOPPED: "stopped",
@@ -101,7 +102,9 @@ class Searching:
         ended = self._tuner.ended_by
         self._reasons.append(f"{self._num_completed()} of {len(self._oracle.trials)} trials have a score.")
         self._reasons += self._of_rows(held)
-        return "trials" if ended is None else _ENDED_BY.get(ended, "trials")
+        # A search that found nothing to begin in what was left has no ending of its own.
+        unknown = "trials" if trials_of(self._wishes, self._oracle) is not None else "time"
+        return unknown if ended is None else _ENDED_BY.get(ended, unknown)
 
     def _num_completed(self) -> int:
         return sum(trial.is_completed for trial in self._oracle.trials.values())

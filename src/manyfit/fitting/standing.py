@@ -2,9 +2,9 @@
 
 While trials train, the best epoch of all is what stands: of one run per configuration (the first), so that folds that
 are easier than others are not compared with them. It is written at once, and again whenever a better one comes: as
-weights at most every ten seconds, as a whole Keras file at most every 5 % of the limit, and neither sooner than a share
-of the time allows. What a later phase has come to with better evidence is put in its place, and no single epoch
-replaces that.
+weights at most every ten seconds, as a whole Keras file from a minute on and at most every 5 % of the limit, and
+neither sooner than a share of the time allows. What a later phase has come to with better evidence is put in its place,
+and no single epoch replaces that.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ MOST_SHARE = 0.01
 _WEIGHTS_SECONDS = 10.0
 _WHOLE_SHARE = 0.05  # of the limit, between two whole Keras files
 _WITHOUT_LIMIT = 60.0  # seconds between them, where there is no limit
+# What the first whole file takes, as far as anybody knows: the model is copied in Python beside whatever compiles.
+# Before a share of the time has paid for that, weights have to do, which take a hundredth of it.
+_FIRST_WHOLE_SECONDS = 0.3
 _WHOLE, _WEIGHTS, _PICKLE = "winner.keras", "winner.npz", "winner.pickle"
 
 
@@ -48,6 +51,7 @@ class Pace:
     Args:
         interval: seconds between two times, at least.
         share: of the time that may go into it.
+        first: when it may be written for the first time; None: at once.
 
     Example:
 
@@ -59,9 +63,9 @@ class Pace:
     (False, True)
     """
 
-    def __init__(self, interval: float, *, share: float) -> None:
+    def __init__(self, interval: float, *, share: float, first: float | None = None) -> None:
         self._interval, self._share = interval, share
-        self._next = -math.inf
+        self._next = -math.inf if first is None else first
 
     def is_due(self, at: float) -> bool:
         """Whether it may be written at this time."""
@@ -130,7 +134,9 @@ class Standing:
         self._folder, self._objective, self._phases, self._now = folder, objective, phases, now or time.monotonic
         self._aside, self._record = Bookkeeping(say), FitRecord(folder)
         between = _WITHOUT_LIMIT if max_seconds is None else _WHOLE_SHARE * max_seconds
-        self._whole, self._weights = Pace(between, share=MOST_SHARE / 2), Pace(_WEIGHTS_SECONDS, share=MOST_SHARE / 2)
+        share = MOST_SHARE / 2
+        self._whole = Pace(between, share=share, first=self._now() + _FIRST_WHOLE_SECONDS / share)
+        self._weights = Pace(_WEIGHTS_SECONDS, share=share)
         found = winner_files.latest(folder)
         self._number = 0 if found is None else found[1].number
         # What has better evidence than an epoch is not replaced by one.

@@ -41,7 +41,7 @@ class Winner:
         confirmation: of the finalists on fresh seeds; None: there was no time for one.
         search: the tuner.
         time: seconds of each phase, in order.
-        ended_by: "time", "trials", "space", "nothing better", "stopped" or "interrupted".
+        ended_by: "time", "trials", "space", "schedule", "failures", "nothing better", "stopped" or "interrupted".
         reasons: what was chosen and why, in the order in which it was.
 
     Attributes:

@@ -8,9 +8,7 @@ from typing import Any
 
 from manyfit.core import history as histories
 from manyfit.core.costs import Costs
-from manyfit.core.records import Computed, Ending, Value
-
-SHARE = "share_of_rows"  # note of an execution that was trained on a part of the rows
+from manyfit.core.records import SHARE, Computed, Ending, Value
 
 
 @dataclasses.dataclass

@@ -1,7 +1,7 @@
-"""What is asked of a search while it runs: stop, stop a trial, try this, go on for longer, note that.
+"""What is asked of a search or of a step after it: stop, stop a trial, try this, go on for longer, note that.
 
 Requests come as files (`manyfit.store.requests`) or from another thread of this process. They are taken on the thread
-that searches, between two epochs: what they change is changed where everything else is. Each is answered by a fact of
+that trains, between two epochs: what they change is changed where everything else is. Each is answered by a fact of
 the project, committed together with what it has changed; then its file is deleted. A process that is killed in between
 leaves a file whose answer is there, and is not done twice, or one without an answer, which the next process takes.
 """
@@ -12,13 +12,15 @@ import collections
 import contextlib
 import dataclasses
 import math
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from manyfit.core.clock import Clock
 from manyfit.core.errors import UsageError, UsageKeyError, explain
+from manyfit.core.events import EpochsEnded, Event, ExecutionsEnded, PhaseBegan
 from manyfit.oracles.book import TrialBook
 from manyfit.oracles.proposals import ProposalQueue
 from manyfit.oracles.trial import Trial
@@ -68,6 +70,7 @@ class RequestDesk:
         # Both what it was and what it is: a script that says another limit than it did then is not overruled.
         self._raised: dict[str, Any] = {}  # limit -> [what it was, what it is now]
         self._new: list[str] = []
+        self._steps: list[_Step] = []  # that are under way besides a search, the innermost last
         self.stopping: dict[str, str] = {}
         self.ends_trials = False
 
@@ -75,9 +78,7 @@ class RequestDesk:
 
     def begin(self) -> None:
         """A search begins: what was asked of the project before holds on."""
-        store = self._oracle.book.store
-        known = {} if store is None else store.get(ASKED, {})
-        self.stopping, self._raised = dict(known.get("stopping", {})), dict(known.get("raised", {}))
+        self._remember()
         self._new = list(self.stopping)
         self._next_look, self.ends_trials = -math.inf, False
         oracle = self._oracle
@@ -89,8 +90,13 @@ class RequestDesk:
         if now is not None and oracle.clock.limits() == was:
             oracle.clock.raise_limits(now)
 
+    def _remember(self) -> None:
+        store = self._oracle.book.store
+        known = {} if store is None else store.get(ASKED, {})
+        self.stopping, self._raised = dict(known.get("stopping", {})), dict(known.get("raised", {}))
+
     def look(self) -> None:
-        """Takes what was asked since, if it is time to look. Called on the thread that searches, between epochs."""
+        """Takes what was asked since, if it is time to look. Called on the thread that trains, between epochs."""
         # Those of this process need no look at the disk, so they do not wait for the next one.
         while self._own:
             self._take(self._own.popleft())
@@ -112,7 +118,53 @@ class RequestDesk:
         found, self._new = self._new, []
         return [trial_id for trial_id in found if trial_id in self._oracle.trials]
 
+    # For other steps ---------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def during(self, what: str, clock: Clock) -> Iterator[None]:
+        """Within it a step other than a search is under way: between its epochs requests are taken, too.
+
+        Args:
+            what: the step, "the confirmation" say.
+            clock: of the step; who stops the step ends it, and those that it is within.
+        """
+        is_outermost = not self._steps
+        if is_outermost and not self._oracle.clock.is_running:
+            self._remember()  # a process that has not searched knows of no earlier request
+            self._next_look = -math.inf
+        self._steps.append(_Step(what, clock, time.time()))
+        try:
+            with self._oracle.book.events.listening(self if is_outermost else None):
+                yield
+        finally:
+            self._steps.pop()
+
+    def hear(self, event: Event) -> None:
+        """See `manyfit.core.events.Listener`: looks, but in a search, which does so itself once it may act on it."""
+        if self._oracle.clock.is_running or not isinstance(event, EpochsEnded | ExecutionsEnded | PhaseBegan):
+            return
+        if isinstance(event, PhaseBegan):  # there are few, and nothing may train in what is left
+            self._next_look = -math.inf
+        self.look()
+
+    @property
+    def _step(self) -> _Step | None:
+        """The step that is under way; None: it is a search, or nothing is."""
+        return None if self._oracle.clock.is_running or not self._steps else self._steps[-1]
+
     # From other threads ------------------------------------------------------------------------------------------
+
+    def stop(self, why: str) -> None:
+        """Ends the search, or the step, that is under way; nothing happens where nothing is.
+
+        Args:
+            why: in words.
+        """
+        step = self._step
+        if step is not None:
+            step.clock.halt(why, outer=True)
+        elif self._oracle.clock.is_running:
+            self._oracle.clock.halt(why, outer=True)
 
     def stop_trial(self, trial_id: str) -> bool:
         """Has a trial stop after the epoch that it is in, with what it has.
@@ -166,13 +218,22 @@ class RequestDesk:
         self._oracle.book.put(**(facts or {}), **{REQUEST + request.name: record})
 
     def _stop(self, details: Mapping[str, Any]) -> _Done:
+        # One that died before it took this: who starts the next one wants that to run.
+        if not self._is_meant(details):
+            raise _Refused("the search that was to stop is over")
+        step = self._step
+        self.stop(_ASKED_TO)
+        if step is not None:
+            return f"{step.what} stops, with what it has", {}
+        return "the search stops; trials that run end with the epochs that they have", {}
+
+    def _is_meant(self, details: Mapping[str, Any]) -> bool:
+        """Whether it is what is under way, or a part of it that has ended before this was taken."""
         store = self._oracle.book.store
         activity = {} if store is None else store.get(ACTIVITY, {})
-        # One that died before it took this: who starts the next one wants that to run.
-        if any(details[name] != activity.get(name) for name in ("pid", "since") if name in details):
-            raise _Refused("the search that was to stop is over")
-        self._oracle.clock.halt(_ASKED_TO, outer=True)
-        return "the search stops; trials that run end with the epochs that they have", {}
+        if all(details[name] == activity.get(name) for name in ("pid", "since") if name in details):
+            return True
+        return bool(self._steps) and details["pid"] == os.getpid() and details["since"] >= self._steps[0].since
 
     def _stop_trial(self, details: Mapping[str, Any]) -> _Done:
         trial = self._of_id(details["trial_id"])
@@ -190,27 +251,36 @@ class RequestDesk:
             facts = self._oracle.proposals.add_first(details["values"])
         except UsageError as error:
             raise _Refused(str(error)) from None
+        if not self._oracle.clock.is_running:
+            return "it waits: the next search tries it first", facts
         limit = self._oracle.max_trials
         is_full = limit is not None and len(self._oracle.trials) >= limit
         return (f"it waits: max_trials={limit} is reached" if is_full else "it is tried next"), facts
 
     def _raise(self, details: Mapping[str, Any]) -> _Done:
-        oracle, limits = self._oracle, self._oracle.clock.limits()
+        oracle, step = self._oracle, self._step
+        clock = oracle.clock if step is None else step.clock
+        limits = clock.limits()
         shortest = min((limit for limit in limits if limit is not None), default=None)
         for name, limit in (("max_trials", oracle.max_trials), ("max_seconds", shortest)):
             value = details.get(name)
             if value is not None and (limit is None or value <= limit):
                 why = "has no such limit" if limit is None else f"has {limit:g}, and a limit can only be raised"
-                raise _Refused(f"{name}={value:g}: the search {why}")
+                whose = "the search" if step is None or name == "max_trials" else step.what
+                raise _Refused(f"{name}={value:g}: {whose} {why}")
         trials, seconds = details.get("max_trials"), details.get("max_seconds")
         if trials is not None:
             self._raised["max_trials"] = [self._raised.get("max_trials", [oracle.max_trials])[0], trials]
             self._set_max_trials(trials)
         if seconds is not None:
-            self._raised["max_seconds"] = [self._raised.get("max_seconds", [limits])[0], seconds]
-            oracle.clock.raise_limits(seconds)
+            clock.raise_limits(seconds)
+        answer = ", ".join(f"{name} is {value:g} now" for name, value in details.items())
         plan = {} if oracle.book.store is None else oracle.book.store.get(PLAN, {})
-        return ", ".join(f"{name} is {value:g} now" for name, value in details.items()), {PLAN: {**plan, **details}}
+        if step is not None:  # the seconds are of its call alone, and not of a search that goes on
+            return answer, {} if trials is None else {PLAN: {**plan, "max_trials": trials}}
+        if seconds is not None:
+            self._raised["max_seconds"] = [self._raised.get("max_seconds", [limits])[0], seconds]
+        return answer, {PLAN: {**plan, **details}}
 
     def _note(self, details: Mapping[str, Any]) -> _Done:
         self._of_id(details["trial_id"])
@@ -227,6 +297,15 @@ class RequestDesk:
         oracle.max_trials = limit
         if hasattr(oracle.sampler, "max_trials"):  # one that plans by it
             oracle.sampler.max_trials = limit  # type: ignore[union-attr]  # asked above
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A step that is under way: what it is, its clock, and since when, in seconds since 1970."""
+
+    what: str
+    clock: Clock
+    since: float
 
 
 @dataclasses.dataclass

@@ -149,3 +149,35 @@ def ensemble(snapshot: Snapshot) -> Chart | None:
         },
     )
     return chart("How much each member of the ensemble counts.", {"ensemble": rows}, [bars], height=_BAR * len(rows))
+
+
+def diversity(snapshot: Snapshot) -> Chart | None:
+    """How often two members of the latest ensemble decide differently; None where there are none, or one."""
+    facts = (snapshot.ensemble or {}).get("diversity")
+    if not facts:
+        return None
+    members = [plain(member, 40) for member in facts["members"]]
+    rows: list[Row] = [
+        {"member": one, "other": other, "trial": one.split()[-1], "share": finite(share)}
+        for one, shares in zip(members, facts["disagreement"], strict=True)
+        for other, share in zip(members, shares, strict=True)
+        if one != other
+    ]
+    told = "How often two members decide differently" if facts["decides"] else "How far two members are apart"
+    share = {**DIGITS, "format": ".1%"} if facts["decides"] else DIGITS
+    cells = {
+        "x": name("other", axis={"labelLimit": 90, "labelAngle": -40}),
+        "y": name("member"),
+        "color": number("share", scale={"scheme": "blues", "zero": True}, legend=None),
+    }
+    tooltip = [{"field": "member"}, {"field": "other"}, {"field": "share", **share}]
+    dark = 0.6 * max(float(row["share"] or 0) for row in rows)
+    marks = [
+        layer({"type": "rect"}, {**cells, "tooltip": tooltip}),
+        layer(
+            {"type": "text", "fontSize": 10},
+            {**cells, "text": {"field": "share", **share}, "color": when(f"datum.share > {dark}", "white", "#222222")},
+        ),
+    ]
+    unit = "." if facts["decides"] else ", by their own error."
+    return chart(told + unit, {"diversity": rows}, marks, height=_BAR * len(members))

@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from manyfit.core.causes import reason_of
-from manyfit.report import words
+from manyfit.report import checks_of_rows, words
 from manyfit.report.chart_rows import mean_curve, state_of
+from manyfit.report.checks_of_rows import Check
 from manyfit.report.ranges import SearchedRange, searched_ranges
 from manyfit.report.snapshot import RecordedTrial, Snapshot
 from manyfit.report.words import plain
@@ -26,21 +27,6 @@ _BY_CHANCE, _LITTLE = 0.3, 0.25  # and how large its share may be all the same
 _EDGE, _NEAR_EDGE = 0.06, 0.2  # shares of a range
 _MOST_COMPILING = 0.3
 _TEST_USES = "test_uses"  # of `manyfit.evidence.test_rows`
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """Something that a project shows.
-
-    Attributes:
-        title: what it is, in a few words.
-        evidence: what shows it, in a sentence or two.
-        line: what to type; None where there is nothing to type.
-    """
-
-    title: str
-    evidence: str
-    line: str | None = None
 
 
 def checks(snapshot: Snapshot) -> list[Check]:
@@ -291,5 +277,6 @@ def _value(value: object) -> str:
 
 
 _CHECKS: tuple[Callable[[Snapshot], Iterator[Check]], ...] = (
-    _within_noise, _test_rows, _failed, _diverged, _edges, _rising, _without_effect, _compiling, _alone,
+    _within_noise, _test_rows, checks_of_rows.repeated, _failed, _diverged, _edges, _rising, _without_effect,
+    _compiling, _alone, checks_of_rows.more_rows,
 )  # fmt: skip

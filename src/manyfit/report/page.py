@@ -39,6 +39,7 @@ _DRAWN: dict[str, Callable[[Snapshot], dict[str, object] | None]] = {
     "pareto": charts.pareto,
     "time": bars.time,
     "ensemble": bars.ensemble,
+    "diversity": bars.diversity,
 }
 
 
@@ -265,6 +266,7 @@ def _ensemble(snapshot: Snapshot) -> Iterator[str]:
         yield "The ensemble was refused: the best member predicts alone."
     if score is not None:
         yield f"{metric} {words.number(score)} on the validation rows, combined by {plain(found.get('method'))}."
+    yield from words.diversity(found.get("diversity"))
     yield from (plain(note, 300) for note in found.get("notes") or ())
 
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 from manyfit.core.compared import on_most_rows
 from manyfit.core.errors import ProjectError, UsageKeyError, explain
 from manyfit.core.html import MOST_ROWS, cell, piece, table
-from manyfit.core.records import ROWS, Ending, Value, Values
+from manyfit.core.records import ROWS, SHARE, Ending, Value, Values
 from manyfit.report.results import Results, Row
 from manyfit.store import facts as names
 from manyfit.store.facts import Activity, Leader, SearchPlan, from_fact
@@ -79,6 +79,8 @@ class RecordedTrial:
         ending: why it ended; None: it has not.
         confirmed: what fresh seeds said of it (score, low, high, rank, ...); None: it was not confirmed.
         runs: of its latest attempt, those of the search first.
+        by_rows: (share of the training rows, mean score of the runs that were trained on so many), ascending; more than
+            one where it was trained anew on more.
     """
 
     trial_id: str
@@ -93,6 +95,7 @@ class RecordedTrial:
     started_at: float
     ended_at: float | None
     runs: tuple[RecordedRun, ...]
+    by_rows: tuple[tuple[float, float], ...] = ()
 
     @property
     def searched(self) -> list[RecordedRun]:
@@ -385,6 +388,11 @@ def _trials(rows: ProjectRows) -> Iterator[RecordedTrial]:
     by_trial: dict[tuple[str, int], list[tuple[Any, ...]]] = {}
     for key in sorted({*logs, *outcomes}, key=lambda key: (key[1] != _SEARCH, key)):
         by_trial.setdefault((key[0], key[2]), []).append(key)
+    by_rows: dict[str, dict[float, list[float]]] = {}
+    for key, outcome in outcomes.items():
+        if key[1] == _SEARCH and outcome.get("score") is not None:
+            share = float((outcome.get("notes") or {}).get(SHARE, 1.0))
+            by_rows.setdefault(key[0], {}).setdefault(share, []).append(float(outcome["score"]))
     for trial_id, number, status, attempt, values, text, started_at, ended_at in rows.trials:
         outcome = json.loads(text)
         runs = [
@@ -401,6 +409,7 @@ def _trials(rows: ProjectRows) -> Iterator[RecordedTrial]:
         yield RecordedTrial(
             trial_id, number, status, json.loads(values), outcome["score"], outcome.get("best_step"),
             outcome["message"], outcome["ending"], outcome.get("confirmed"), started_at, ended_at, tuple(runs),
+            tuple((share, math.fsum(known) / len(known)) for share, known in sorted(by_rows.get(trial_id, {}).items())),
         )  # fmt: skip
 
 

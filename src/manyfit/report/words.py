@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from manyfit.core.causes import reason_of
 from manyfit.report.snapshot import RecordedRun, RecordedTrial, Snapshot
@@ -263,6 +264,37 @@ def next_step(snapshot: Snapshot) -> str | None:
     taken = [float(run.outcome.get("seconds") or 0.0) for run in runs]
     price = f", about {seconds(statistics.fmean(taken) * _ROUNDS * min(_CONFIRMED, len(best)))}" if any(taken) else ""
     return f"tuner.confirm() tells them apart on fresh seeds{price}"
+
+
+def diversity(facts: Mapping[str, Any] | None) -> list[str]:
+    """How different the members of an ensemble are, and what that is worth (`manyfit.ensemble.explaining`).
+
+    Args:
+        facts: as they are kept; None: of one member, or of an earlier version, nothing is known.
+
+    Example:
+
+    >>> facts = {"disagreement": [[0, 0.06], [0.06, 0]], "decides": True, "gives_back": None}
+    >>> diversity(facts)
+    ['Two members decide differently on 6 % of the rows, in the mean.']
+    """
+    if not facts:
+        return []
+    rows = facts["disagreement"]
+    pairs = [share for place, row in enumerate(rows) for share in row[:place]]
+    lines = []
+    if pairs and facts["decides"]:
+        lines.append(
+            f"Two members decide differently on {100 * statistics.fmean(pairs):.2g} % of the rows, in the mean."
+        )
+    elif pairs:
+        lines.append(f"Two members are {statistics.fmean(pairs):.2g} times their own error apart, in the mean.")
+    if facts["gives_back"] is not None:
+        alone, back = number(facts["alone"]), number(facts["gives_back"])
+        lines.append(
+            f"{plain(facts['loss'])}: members average {alone} alone, and their differences give back {back} of it."
+        )
+    return lines
 
 
 def name_of(folder: Path) -> str:

@@ -31,7 +31,7 @@ from manyfit.oracles.trial import SEARCH
 from manyfit.store.predictions import Kept, together
 from manyfit.training.base import Permissions, Task
 from manyfit.tuners import ensembling
-from manyfit.tuners.finished import FinishedTuner, Training
+from manyfit.tuners.finished import FinishedTuner, Training, working
 from manyfit.tuners.keeping import Keeper
 from manyfit.tuners.rows_in_common import shared_rows
 from manyfit.tuners.searched import Foretold, SearchedProject, cuts_of
@@ -193,20 +193,20 @@ class Bagging:
         keeper = Keeper(archive, rows, numbered, FOLD) if self._training.keep_predictions else None
         may = Permissions(share_callbacks=task.may.share_callbacks, share_order=False)
         task = dataclasses.replace(task, split_for=numbered.split_for, keep=keeper, callbacks=None, may=may)
-        book = self._oracle.book
-        book.begin_work("a bag")
-        book.events.tell(RunsPlanned(len(missing), len(missing) * epochs if epochs else None))
-        try:
+        with working(self._oracle, "bag", clock):
+            self._oracle.book.events.tell(RunsPlanned(len(missing), len(missing) * epochs if epochs else None))
             self._training.trainer_for(task).train(supply, task)
-        finally:
-            book.end_work()
-        self._say_what_is_missing(supply, wanted, after := known())
+        self._say_what_is_missing(supply, wanted, after := known(), clock.halted or "the time was up")
         return after
 
     def _say_what_is_missing(
-        self, supply: FoldSupply, wanted: Sequence[tuple[Trial, int]], known: Mapping[tuple[str, int], FoldRun]
+        self,
+        supply: FoldSupply,
+        wanted: Sequence[tuple[Trial, int]],
+        known: Mapping[tuple[str, int], FoldRun],
+        why: str,
     ) -> None:
-        """Names the configurations that are left out.
+        """Names the configurations that are left out, and why nothing more was trained.
 
         Raises:
             SearchError: all of them are.
@@ -216,7 +216,7 @@ class Bagging:
             return
         reasons = {
             trial_id: f"trial {trial_id} is left out: "
-            + (supply.failures[trial_id].strip().splitlines()[-1] if trial_id in supply.failures else "the time was up")
+            + (supply.failures[trial_id].strip().splitlines()[-1] if trial_id in supply.failures else why)
             for trial_id in lacking
         }
         if len(lacking) == len({trial.trial_id for trial, _ in wanted}):

@@ -20,7 +20,7 @@ from manyfit.ensemble.members import EnsembleMember
 from manyfit.finish.continuing import ContinuedModel, continue_training, trial_of
 from manyfit.oracles import Trial
 from manyfit.tuners import ensembling
-from manyfit.tuners.finished import FinishedTuner, Training
+from manyfit.tuners.finished import FinishedTuner, Training, working
 from manyfit.tuners.searched import SearchedProject, models_of
 
 
@@ -72,7 +72,8 @@ class Continuing:
         def start(trial: Trial) -> Path:
             return layout.weights(trial.trial_id, 0)
 
-        found = continue_training(trials, start, self._oracle, task, self._training.trainer_for(task))
+        with working(self._oracle, "further training", clock):
+            found = continue_training(trials, start, self._oracle, task, self._training.trainer_for(task))
         if not found:
             raise SearchError("no model of the search has trained any further in the time that was left.")
         return self._combined(self._members(hand), [self._member(one) for one in found], rows, options)

@@ -30,8 +30,10 @@ from manyfit.ensemble.outputs import Prediction
 from manyfit.ensemble.outside import OutsidePredictions
 from manyfit.ensemble.settings import EnsembleSettings, RowCuts
 from manyfit.ensemble.weights.greedy import complementary_members
+from manyfit.finish.related import known_groups
 from manyfit.oracles import Oracle, Trial
 from manyfit.store.answers import Answers
+from manyfit.store.predictions import Labels
 from manyfit.training.base import Task
 from manyfit.tuners.rows_in_common import ToldRows, check_labels, rows_in_common, shared_rows
 from manyfit.tuners.searched import (
@@ -74,7 +76,7 @@ def ensemble_of_searches(
         UsageError: outside predictions that lack a row, or have other columns.
     """
     # Labels lie beside the predictions, so this works in a process that has no data, and for other projects.
-    searched = [(one, models_of(one), one.tuner.predictions_archive.labels()) for one in projects]
+    searched = [(one, models_of(one), _labels_of(one.tuner)) for one in projects]
     lacking = next((one.tuner for one, found, labels in searched if labels is None or not found), None)
     if lacking is not None:
         if len(projects) == 1 and not outside:
@@ -263,6 +265,14 @@ class LearnedFrom:
     cuts: RowCuts = dataclasses.field(default_factory=RowCuts)
 
 
+def _labels_of(tuner: SearchedTuner) -> Labels | None:
+    """The labels that a search kept, with what is known of rows that resemble each other."""
+    labels = tuner.predictions_archive.labels()
+    if labels is None or labels.groups is not None:
+        return labels
+    return dataclasses.replace(labels, groups=known_groups(tuner.store, len(labels.row_ids)))
+
+
 def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> LearnedFrom | None:
     """What a search kept for the trials of these models.
 
@@ -272,7 +282,7 @@ def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> LearnedFrom
     Raises:
         UsageError: a model that this tuner did not make, or predictions of other rows than the labels'.
     """
-    labels = tuner.predictions_archive.labels()
+    labels = _labels_of(tuner)
     by_trial: dict[str, Foretold | None] = {}
 
     # Several models may be seeds of one trial: each trial is read once.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from manyfit.core.clock import Clock
 from manyfit.data.call import Call
 from manyfit.data.rows import Rows
-from manyfit.oracles import Trial
+from manyfit.oracles import Oracle, Trial
 from manyfit.store import ProjectStore
 from manyfit.training.base import Task, Trainer
 from manyfit.training.model_options import ModelOptions
@@ -49,3 +51,23 @@ class FinishedTuner(SearchedTuner, Protocol):
     @property
     def retrain(self) -> Callable[..., list[Any]]:
         """Trains configurations anew."""
+
+
+@contextlib.contextmanager
+def working(oracle: Oracle, step: str, clock: Clock) -> Iterator[None]:
+    """Within it a step works on the project: nobody else writes, and requests are taken between its epochs.
+
+    Args:
+        oracle: of the search.
+        step: its name, "confirmation" say.
+        clock: of the step.
+
+    Raises:
+        ProjectError: another tuner of this process, or another thread of this one, works on the project.
+    """
+    oracle.book.begin_work(f"a {step}")
+    try:
+        with oracle.requests.during(f"the {step}", clock):
+            yield
+    finally:
+        oracle.book.end_work()

@@ -47,7 +47,7 @@ from manyfit.tuners.bags import Bagging, BagSettings
 from manyfit.tuners.combining import Combining
 from manyfit.tuners.continuing import Continuing
 from manyfit.tuners.final_models import FinalModels, names_of
-from manyfit.tuners.finished import FinishedTuner, Training
+from manyfit.tuners.finished import FinishedTuner, Training, working
 from manyfit.tuners.recording import record_ensemble
 from manyfit.tuners.searched import SearchedProject
 
@@ -148,9 +148,7 @@ class Finish:
         settings = self._with_related_rows(settings, task, cross_validation, new_splits)
         split = crossing.resplit(task, cross_validation, new_splits, self._oracle.seed)
         kept = confirming.ConfirmFiles(self._tuner.store.layout, self._tuner.predictions_archive, split.folds)
-        book = self._oracle.book
-        book.begin_work("a confirmation")
-        try:
+        with working(self._oracle, "confirmation", clock):
             return confirming.confirm(
                 trials,
                 self._oracle,
@@ -162,8 +160,6 @@ class Finish:
                 protocol=split.name,
                 has_own_epochs="epochs" in fit_kwargs,
             )
-        finally:
-            book.end_work()
 
     def _with_related_rows(
         self, settings: confirming.ConfirmSettings, task: Task, cross_validation: object, new_splits: bool
@@ -245,19 +241,20 @@ class Finish:
         )  # fmt: skip
         try:
             # With `trainer` and not `trainer_for`: there are no folds on all rows, and its programs are there already.
-            models = retraining.retrain(
-                candidates,
-                task,
-                self._training.trainer(),
-                rule=settings.rule,
-                stretch_schedules=settings.stretch_schedules,
-                tell=self._oracle.book.events.tell,
-            )
+            with working(self._oracle, "retraining", clock):
+                models = retraining.retrain(
+                    candidates,
+                    task,
+                    self._training.trainer(),
+                    rule=settings.rule,
+                    stretch_schedules=settings.stretch_schedules,
+                    tell=self._oracle.book.events.tell,
+                )
         except (retraining.RetrainInterrupted, retraining.RetrainFailed) as error:
             self._take_retrained(error.models, settings)  # nothing that is finished is lost
             raise
         self._take_retrained(models, settings)
-        self._say_what_is_missing(models, candidates)
+        self._say_what_is_missing(models, candidates, clock.halted or "the time was up")
         return models
 
     def _train_longer(
@@ -276,9 +273,7 @@ class Finish:
         task = dataclasses.replace(searched, calls=trained_by if own else {}, clock=clock)
         ratios = [_rows_ratio(trained_by[trial_id], call) for trial_id, call in calls.items()]
         ratio = settings.executions * max(ratios)
-        book = self._oracle.book
-        book.begin_work("a retraining")
-        try:
+        with working(self._oracle, "retraining", clock):
             longer.train_longer(
                 trials,
                 self._oracle,
@@ -288,8 +283,6 @@ class Finish:
                 epochs_after=lambda best: ratio * settings.rule.epochs([best - 1]),
                 say=self._say,
             )
-        finally:
-            book.end_work()
 
     def _say_what_changes(self, candidates: Sequence[RetrainCandidate]) -> None:
         left_out = list(dict.fromkeys(name for one in candidates for name in one.left_out))
@@ -300,13 +293,15 @@ class Finish:
                 f"retrain: {', '.join(left_out)} left out, since all rows are trained on and none validate.{rates}"
             )
 
-    def _say_what_is_missing(self, models: retraining.RetrainedModels, candidates: Sequence[RetrainCandidate]) -> None:
+    def _say_what_is_missing(
+        self, models: retraining.RetrainedModels, candidates: Sequence[RetrainCandidate], why: str
+    ) -> None:
         for one in models.retrainings:
             if one.epochs < one.planned_epochs:
                 self._say(f"retrain: trial {one.trial_id} ended after {one.epochs} of {one.planned_epochs} epochs.")
         missing = sum(len(one.seeds) for one in candidates) - len(models)
         if missing:
-            self._say(f"retrain: {missing} models were not begun, since the time was up.")
+            self._say(f"retrain: {missing} models were not begun, since {why}.")
 
     def _trials_to_retrain(self, top: int | Sequence[str], *, diverse: bool) -> list[Trial]:
         if isinstance(top, Sequence):

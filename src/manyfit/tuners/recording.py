@@ -15,6 +15,7 @@ import keras
 from manyfit.core.errors import ProjectError
 from manyfit.core.events import Event, StepBegan, StepEnded, TrialEnded
 from manyfit.ensemble.ensemble import Ensemble
+from manyfit.ensemble.explaining import how_different
 from manyfit.finish.leader import leader_of
 from manyfit.oracles import Oracle
 from manyfit.oracles.book import TrialBook
@@ -183,4 +184,5 @@ def summary_of(ensemble: Ensemble) -> dict[str, Any]:
         "baseline_score": None if choice is None else float(choice.baseline_score),
         "gain": None if gain is None else [float(gain.estimate), float(gain.low), float(gain.high)],
         "notes": list(ensemble.notes),
+        "diversity": how_different(ensemble.problem, ensemble.pool, [member.name for member in ensemble.members]),
     }

@@ -11,9 +11,9 @@ from manyfit.core import seeds
 from manyfit.core.errors import ProjectError, UsageError, explain
 from manyfit.core.lifecycle import TrialState, is_paused, outcome_of
 from manyfit.core.objective import MEASURES
-from manyfit.core.records import Decision, Ending, Plan, Result
+from manyfit.core.records import SHARE, Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
-from manyfit.oracles.executions import SHARE, Execution, KnownEpochs
+from manyfit.oracles.executions import Execution, KnownEpochs
 from manyfit.oracles.jobs import origin_of, why_paused_for_good
 from manyfit.oracles.restarting import put_back
 from manyfit.space.hyperparameters import HyperParameters
@@ -242,6 +242,15 @@ class SearchSupply:
         """Ends the trials that were not promoted, once the search is over. Their scores so far count."""
         for trial in self._oracle.book.paused():
             self._stop_paused(trial, why_paused_for_good(trial, self._oracle.trials))
+        self._forget_what_a_kill_has_left()
+
+    def _forget_what_a_kill_has_left(self) -> None:
+        """Deletes states of trials that have ended: a process may die between that commit and what it deletes then."""
+        if not self._oracle.scheduler.may_pause:
+            return
+        for trial in self._oracle.trials.values():
+            for execution in trial.executions if trial.has_ended else ():
+                self._forget_states(trial.trial_id, execution)
 
     def _stop_paused(self, trial: Trial, why: str) -> None:
         for run in self._oracle.book.stop_paused(trial, self._oracle.scheduler.max_epochs, why):

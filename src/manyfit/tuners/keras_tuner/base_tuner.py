@@ -15,7 +15,7 @@ from manyfit.core.errors import ProjectError, SearchError, UsageError, explain, 
 from manyfit.core.lifecycle import TrialState
 from manyfit.core.records import Values
 from manyfit.data.call import Call
-from manyfit.data.identity import fingerprints_of
+from manyfit.data.identity import RepeatedRows, fingerprints_of
 from manyfit.evidence.stopping import StopCondition
 from manyfit.executors.base import Executor, MakeTrainer
 from manyfit.finish.leader import leader_of
@@ -29,7 +29,7 @@ from manyfit.report import terminal
 from manyfit.report.colours import check_display
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store import ProjectStore
-from manyfit.store.facts import Leader
+from manyfit.store.facts import REPEATED, Leader
 from manyfit.store.layout import ProjectLayout
 from manyfit.training.base import Trainer
 from manyfit.tuners.display import TrialDisplay, print_summary
@@ -156,12 +156,12 @@ class BaseTuner(LookedAt):
             self.oracle.enqueue(values)
 
     def stop(self) -> None:
-        """Ends the search that is under way, from another thread or a callback: what trains ends with its epochs.
+        """Ends what is under way, from another thread or a callback: a search's trials end with the epochs they have.
 
-        In a call of `fit` the winner is then chosen from what there is. Where nothing runs nothing happens.
+        In a call of `fit` the winner is then chosen from what there is. `confirm`, `bag` and `retrain` return what
+        they have, as at the end of their `max_seconds`. Where nothing runs nothing happens.
         """
-        if self.oracle.clock.is_running:
-            self.oracle.clock.halt("tuner.stop() was called", outer=True)
+        self.oracle.requests.stop("tuner.stop() was called")
 
     def stop_trial(self, trial_id: str) -> bool:
         """Has a trial stop after its epoch, with the epochs that it has; answers whether it had not ended before.
@@ -219,8 +219,11 @@ class BaseTuner(LookedAt):
         # The oracle's as well: oracles of KerasTuner's users print by it.
         self.verbose = self.oracle.verbose = fit_kwargs.get("verbose", 1)
         work = endings.work_of(self.oracle)
-        if other_data := endings.notice_data(self.oracle, fingerprints_of(Call(fit_args, fit_kwargs))):
+        call = Call(fit_args, fit_kwargs)
+        if other_data := endings.notice_data(self.oracle, fingerprints_of(call)):
             warn_user(other_data)  # whatever `verbose` says: a ranking of such scores is wrong
+        if (repeated := RepeatedRows.of_call(call)) is not None:
+            self.oracle.book.note(**{REPEATED: repeated})
         # Before the clock: what a hook does to prepare does not count towards `max_seconds`.
         self.on_search_begin()
         with self.interruptible("search"), self.oracle.book.events.listening(stops):
