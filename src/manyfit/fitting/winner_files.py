@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from manyfit.core.errors import ManyfitError, UsageError, explain, warn_user
-from manyfit.core.files import digest_of, has_right_checksum, sealed, unsealed, with_checksum, written_whole
+from manyfit.core.files import (
+    digest_of,
+    has_right_checksum,
+    sealed,
+    unsealed,
+    with_checksum,
+    without_seal,
+    written_whole,
+)
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.saving import damage_told, load_keras_file, unknown_told, write_model
 from manyfit.fitting.card import WinnerCard
@@ -119,7 +127,7 @@ def save(path: Path, model: keras.Model | None, predictor: Any, facts: WinnerFac
     path = path.with_suffix(".pickle")
     with written_whole(path, "winner", again=_AGAIN, lasts=True) as partial:
         partial.write_bytes(sealed(pickle.dumps(predictor)))
-    _write_card(_beside(path), dataclasses.replace(facts, sha256=digest_of(path)))
+    _write_card(_beside(path), dataclasses.replace(facts, sha256=_digest_of_told(path)))
     return path
 
 
@@ -188,6 +196,9 @@ def _load(path: Path, custom_objects: Mapping[str, Any] | None, *, trust: bool) 
     if path.is_dir() and not (path / _MANIFEST).is_file():
         path = _latest(path) or path
     facts = facts_of(path)
+    if path.suffix == ".pickle" and path.is_file():  # before anything else is made of it
+        instead = f'If you know who wrote it, type kt.load_winner("{path}", trust=True).'
+        content = unsealed(path, "winner", trust=trust, instead=instead)
     if facts is not None and facts.sha256 not in (None, _digest_of_told(path)):
         got, instead = f"{path}, which is not what its card was written for", "Copy it again from where it was saved."
         raise UsageError(explain("kt.load_winner", got, "a winner as it was saved, undamaged", instead))
@@ -198,8 +209,7 @@ def _load(path: Path, custom_objects: Mapping[str, Any] | None, *, trust: bool) 
     if (path / _MANIFEST).is_file():
         return Ensemble.load(path, trust=trust, custom_objects=custom_objects), facts
     if path.suffix == ".pickle" and path.is_file():
-        instead = f'If you know who wrote it, type kt.load_winner("{path}", trust=True).'
-        return pickle.loads(unsealed(path, "winner", trust=trust, instead=instead)), facts
+        return pickle.loads(content), facts
     got = f"{path}, which " + ("is no winner" if path.exists() else "is not there")
     allowed = "what winner.save(path) returned, or the folder of a project that fit has worked in"
     raise UsageError(explain("load_winner(path)", got, allowed, 'Type kt.load_winner("winner.keras"), say.'))
@@ -221,6 +231,8 @@ def _digest_of_told(path: Path) -> str | None:
     if path.suffix == ".keras":
         with zipfile.ZipFile(path) as archive:
             return _digest_of_entries(archive)
+    if path.suffix == ".pickle":  # the seal is another one for each who writes it
+        return hashlib.sha256(without_seal(path.read_bytes())).hexdigest()
     return digest_of(path / _MANIFEST if path.is_dir() else path)
 
 
