@@ -17,7 +17,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package faults environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale kills clean
+.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package faults environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale bench-look bench-install bench-suite bench evidence bench-long kills clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -58,11 +58,17 @@ test-autokeras: $(AUTOKERAS)/.installed ## AutoKeras 3.0 on Manyfit, in an envir
 test-ray: $(RAY)/.installed ## executors on Ray clusters of this machine
 	$(RAY)/bin/python -m pytest tests/executors/test_ray.py
 
-test-package: ## the wheel, built and installed where nothing else is
+# Both of what a release uploads, built from one another as PyPI's users do; the wheel then works without the sources.
+test-package: ## sdist and wheel, built, checked, and installed where nothing else is
 	rm -rf $(PACKAGE) build/package && $(PYTHON) -m venv $(PACKAGE)
-	$(PACKAGE)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/package .
+	$(PACKAGE)/bin/python $(PIP) build twine
+	$(PACKAGE)/bin/python -m build --outdir build/package . >/dev/null
+	$(PACKAGE)/bin/twine check --strict build/package/*
+	rm -rf $(PACKAGE) && $(PYTHON) -m venv $(PACKAGE)
 	$(PACKAGE)/bin/python $(PIP) build/package/*.whl
 	cd $(PACKAGE) && bin/python -I ../tests/installed.py
+	$(PACKAGE)/bin/python $(PIP) --force-reinstall --no-deps build/package/*.tar.gz
+	cd $(PACKAGE) && bin/python -I ../tests/installed.py --quickly
 
 faults: $(VENV)/.installed ## a disk that fails at every write of a search, and every damage to files of a finished project
 	cd tests && KERAS_BACKEND=jax ../$(BIN)/python faults.py 2>/dev/null
@@ -157,12 +163,28 @@ bench-ensemble: $(BENCH)/.installed ## ensembling against its rivals
 	$(BENCH)/bin/python benchmarks/ensemble.py
 bench-estimators: $(EXTRAS)/.installed ## ready spaces against their own libraries
 	KERAS_BACKEND=jax $(EXTRAS)/bin/python -W ignore benchmarks/estimators.py
+bench-long: $(BENCH)/.installed ## 2,000 trials: seconds and memory of the last hundred against those of trials 100 to 200
+	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/long_run.py
 bench-scale: $(BENCH)/.installed $(RAY)/.installed ## devices, memory over large files, executors
 	$(BENCH)/bin/python benchmarks/scale_devices.py
 	$(RAY)/bin/python $(PIP) "ray[tune]"
 	KERAS_BACKEND=jax $(RAY)/bin/python benchmarks/scale_executors.py
 kills: $(EXTRAS)/.installed ## 200 processes that die in the middle of searches and of what follows, and are started again
 	KERAS_BACKEND=jax nice -n 19 $(EXTRAS)/bin/python benchmarks/kills.py
+
+bench-look: $(BENCH)/.installed ## reports: what they cost, and whether their first sentence is true
+	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/look.py
+	KERAS_BACKEND=jax $(BENCH)/bin/python benchmarks/look.py --truth
+bench-install: ## megabytes and seconds of an installation, and of an import
+	$(PYTHON) benchmarks/install_size.py
+KERAS_TUNER ?= build/keras-tuner
+bench-suite: $(BACKENDS)/.installed ## KerasTuner's own tests on Manyfit
+	test -d $(KERAS_TUNER) || git clone --quiet --depth 1 --branch v1.4.7 https://github.com/keras-team/keras-tuner $(KERAS_TUNER)
+	KERAS_BACKEND=jax $(BACKENDS)/bin/python tests/compat/suite.py $(KERAS_TUNER)
+bench: ## everything that is measured, one after another (most of a day), and the page of evidence
+	$(PYTHON) benchmarks/run_all.py $(if $(ONLY),--only $(ONLY))
+evidence: ## docs/evidence.md, from benchmarks/results
+	$(PYTHON) benchmarks/evidence.py
 
 clean:
 	rm -rf $(VENV) $(BACKENDS) $(BENCH) $(AUTOKERAS) $(RAY) $(OLDEST) $(NEWEST) $(EXTRAS) $(PACKAGE) build demo_project

@@ -16,6 +16,7 @@ import tempfile
 import time
 from importlib import metadata
 
+import conditions
 import numpy as np
 from lcbench import data_folder
 
@@ -123,6 +124,7 @@ def main() -> None:
         command.add_argument("--epochs", type=int, default=5, help="of an execution on MNIST")
         command.add_argument("--singles", type=int, default=4, help="executions through model.fit that are timed")
     options = parser.parse_args()
+    conditions.show()
     options.run(options)
 
 

@@ -20,6 +20,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 
+import conditions
 import numpy as np
 from lcbench import Benchmark, Parameter, Reference
 
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=range(3))
     parser.add_argument("--samplers", nargs="*", choices=list(SAMPLERS), default=list(SAMPLERS))
     arguments = parser.parse_args()
+    conditions.show()
     benchmark = Benchmark()
     tasks = [benchmark.tasks[number] for number in arguments.tasks]
     references = [benchmark.reference(task) for task in tasks]

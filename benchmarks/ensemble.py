@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import os
 
+import conditions
+
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import argparse
@@ -300,6 +302,7 @@ def main() -> None:
     parser.add_argument("--null-trials", type=int, default=100)
     parser.add_argument("--cache", type=Path, default=HERE / "cache" / "ensemble")
     arguments = parser.parse_args()
+    conditions.show()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     makers = {
         "quality": lambda: quality(arguments.cache, arguments.searches, arguments.resplits),

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 
+import conditions
+
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -113,6 +115,7 @@ def main() -> None:
     parser.add_argument("--most-rows", type=int, default=2000)
     parser.add_argument("--brands", nargs="+", default=BRANDS)
     options = parser.parse_args()
+    conditions.show()
     print(
         f"{options.trials} trials, {options.cuts} cuts, at most {options.most_rows} rows; test loss, lower is better\n"
     )

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import conditions
+
 import manyfit as kt  # isort: skip
 import keras
 import numpy as np
@@ -198,6 +200,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=HERE / "results" / "gains_of_phases.jsonl")
     parser.add_argument("--table", type=Path, help="prints what this file has, and runs nothing")
     options = parser.parse_args()
+    conditions.show()
     path = options.table or options.runs
     runs = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(run["task"], run["seed"]) for run in runs}

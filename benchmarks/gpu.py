@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import conditions
+
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
@@ -280,6 +282,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="share of the rows and epochs, for a quick look")
     parser.add_argument("--python", nargs="*", default=[], metavar="BACKEND=PATH", help="further backends of the rival")
     options = parser.parse_args()
+    conditions.show()
     pythons = structures.interpreters(options.python)
     until = time.monotonic() + 60 * options.minutes
     # Memory is taken as it is needed, so that a process can be given little of it.

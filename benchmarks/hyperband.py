@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
 
+import conditions
 import numpy as np
 import rivals
 from lcbench import NAMES, Benchmark, Reference, data_folder
@@ -417,6 +418,7 @@ def main() -> None:
         command.add_argument("--tasks", type=int, nargs="+", default=list(range(12)))
         command.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     arguments = parser.parse_args()
+    conditions.show()
     arguments.call(arguments)
 
 

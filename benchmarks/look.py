@@ -26,6 +26,7 @@ from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import conditions
 import numpy as np
 from simulated_searches import Cell, SimulatedSearch
 
@@ -188,6 +189,7 @@ if __name__ == "__main__":
     parser.add_argument("--display", action="store_true")
     parser.add_argument("--projects", type=int, default=NUM_PROJECTS)
     arguments = parser.parse_args()
+    conditions.show()
     if arguments.truth:
         print_truth(arguments.projects)
     elif arguments.display:

@@ -27,6 +27,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import conditions
 import numpy as np
 
 import manyfit as kt  # before Keras: it chooses JAX
@@ -263,6 +264,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(10)))
     parser.add_argument("--searchers", nargs="+", default=list(SEARCHERS))
     arguments = parser.parse_args()
+    conditions.show()
     if arguments.task != "digits":
         quadratic(arguments.runs)
     if arguments.task != "quadratic":

@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import conditions
+
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 NUM_MEMBERS, NUM_DEVICES = 64, 8
@@ -144,6 +146,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=2048, help="size of the file")
     parser.add_argument("--layout", choices=["whole rows", "some columns"], default="whole rows")
     given = parser.parse_args()
+    conditions.show()
     if given.row == "flops":
         print(json.dumps(flops()))
     elif given.row == "memory":

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import conditions
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import manyfit as kt  # isort: skip
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--only", choices=["overhead", "tune", "faults"], default=None)
     given = parser.parse_args()
+    conditions.show()
     lines: list[str] = []
     if given.only in (None, "overhead"):
         lines += overhead(given.trials)

@@ -17,6 +17,7 @@ import json
 import pathlib
 import time
 
+import conditions
 import numpy as np
 import rivals
 from lcbench import Benchmark, Reference
@@ -206,6 +207,7 @@ def main() -> None:
     timer.add_argument("--repeats", type=int, default=10)
     timer.set_defaults(call=timing)
     arguments = parser.parse_args()
+    conditions.show()
     arguments.call(arguments)
 
 

@@ -34,6 +34,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import conditions
 import jax
 import jax.numpy as jnp
 import keras
@@ -404,6 +405,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="share of the trials of A, B and C, for a quick look")
     structures.add_options(parser)
     options = parser.parse_args()
+    conditions.show()
     os.environ["MANYFIT_CACHE_DIR"] = "off"  # but for the warm searches
     repeats = {name: int(number) for name, number in (pair.split("=") for pair in options.repeats_of)}
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}; "

@@ -34,6 +34,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import conditions
+
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
@@ -324,6 +326,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="share of the rows and epochs, for a quick look")
     add_options(parser)
     options = parser.parse_args()
+    conditions.show()
     if options.rows == ["programs"]:
         print_programs(children(options), options.trials or 30)
     else:

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import os
 
+import conditions
+
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import argparse
@@ -213,6 +215,7 @@ def main() -> None:
         "--minutes", type=float, help="begin nothing after so many; parts that keep nothing are left out"
     )
     options = parser.parse_args()
+    conditions.show()
     DRAWS[0] = options.draws
     parts = options.parts or list(PARTS)
     if options.minutes is not None:

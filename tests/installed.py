@@ -1,7 +1,7 @@
 """What a stranger does first, with nothing but what `pip install` brought: run by `make test-package`, outside of the
-repository, in an environment that holds the built wheel alone.
+repository, in an environment that holds the built wheel, or what the sdist builds, alone.
 
-python installed.py
+python installed.py [--quickly]     quickly: no search, only what a package may lack
 """
 
 import importlib.metadata
@@ -32,6 +32,16 @@ def main():
     manyfit = pathlib.Path(sys.executable).parent / "manyfit"
     said = subprocess.run([manyfit, "--version"], check=True, capture_output=True, text=True).stdout
     assert version in said, said
+    told = importlib.metadata.metadata("manyfit")
+    assert told["License-Expression"] == "Apache-2.0" and told["Requires-Python"] == ">=3.11", told
+    files = {str(file) for file in importlib.metadata.files("manyfit")}
+    assert any(file.endswith("licenses/LICENSE") for file in files), "without its licence"
+    assert not any("tests" in file or "benchmarks" in file for file in files), "with what is no part of it"
+    templates = [file for file in files if "templates" in file]
+    assert templates, "reports and the dashboard have no pages"
+    if "--quickly" in sys.argv:
+        print(f"manyfit {version}: installed, {len(files)} files")
+        return
     subprocess.run([manyfit, "doctor"], check=True)
 
     x = np.random.default_rng(0).normal(size=(300, 4)).astype("float32")

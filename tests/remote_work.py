@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from sklearn.tree import DecisionTreeClassifier
 
-from manyfit.executors.memory import held_bytes
+from manyfit.core.limits import held_bytes
 
 
 def build(hp):

@@ -94,6 +94,22 @@ def test_json_is_what_the_docs_say(folder, capsys):
     assert one["runs"][0]["curves"]["score"] == [one["score"]]
 
 
+def test_a_list_as_json_is_what_the_docs_say(folder, tmp_path, capsys):
+    listed = json.loads(printed(capsys, "ls", folder, "--json"))
+    assert listed["schema"] == 1 and [one["name"] for one in listed["projects"]] == ["deeper/three", "one", "two"]
+    documented = (Path(__file__).parents[1] / "docs" / "looking.md").read_text(encoding="utf-8")
+    shown = json.loads(printed(capsys, "show", folder / "one", "--json"))
+    for name, value in listed["projects"][1].items():
+        assert f"`{name}`" in documented and (name in ("name", "error") or value == shown[name]), name
+    assert listed["projects"][1]["counts"] == {"trials": 6, "ended": 6, "failed": 0}
+    # One that cannot be read stands beside the others; all of them are an error, and the list is printed all the same.
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "manyfit.sqlite").write_bytes(b"no database " * 99)
+    assert main(["ls", str(tmp_path), "--json"]) == 1
+    [odd] = json.loads(capsys.readouterr().out)["projects"]
+    assert odd["name"] == "odd" and "cannot be read" in odd["error"] and "verdict" not in odd
+
+
 def test_numbers_that_json_lacks_are_null(tmp_path, capsys):
     searched(tmp_path, "odd", lambda trial: {"score": 1.0 if trial.number else float("nan")}).close()
     json.loads(printed(capsys, "show", tmp_path / "odd", "--json"), parse_constant=pytest.fail)
@@ -149,6 +165,31 @@ def test_prune_asks_first(tmp_path, capsys, monkeypatch):
     assert "Delete them?" in printed(capsys, "prune", tmp_path / "full", "--keep", 1) and path.exists()
 
 
+def test_prune_deletes_nothing_where_nobody_answers(tmp_path, capsys, monkeypatch):
+    searched(tmp_path, "full").close()
+    path = tmp_path / "full" / "weights" / "0-0.npz"
+    path.parent.mkdir(exist_ok=True)
+    for trial in range(6):
+        path.with_name(f"{trial}-0.npz").write_bytes(bytes(10))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert main(["prune", str(tmp_path / "full"), "--keep", "1"]) == 1
+    assert "Nothing was deleted" in capsys.readouterr().err and path.exists()
+
+
+def test_what_computes_loads_neither_keras_nor_jax(folder, tmp_path):
+    pytest.importorskip("vl_convert", reason="the extra manyfit[report] is not installed")
+    lines = [["report", "one", "-o", str(tmp_path / "r.html")], ["compare", "one", "two"]]
+    code = (
+        "import sys\nfrom manyfit.cli import main\n"
+        f"assert [main(line) for line in {lines!r}] == [0, 0]\n"
+        "print([name for name in ('keras', 'jax', 'tensorflow', 'torch') if name in sys.modules], file=sys.stderr)\n"
+    )
+    settings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=settings, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+
+
 def test_a_project_that_somebody_has_open_is_shown_and_not_pruned(tmp_path, capsys):
     tuner = searched(tmp_path, "open")
     assert "6 ended" in printed(capsys, "show", tuner.project_dir)
@@ -186,7 +227,14 @@ def in_a_process(*arguments, **environment):
 
 
 def test_looking_loads_nothing_heavy(folder):
-    lines = [["ls", "."], ["show", "one"], ["show", "one", "--json"], ["export", "one"], ["prune", "one"]]
+    lines = [
+        ["ls", "."],
+        ["ls", ".", "--json"],
+        ["show", "one"],
+        ["show", "one", "--json"],
+        ["show", "one", "--trial", "0"],
+    ]
+    lines += [["export", "one"], ["export", "one", "--curves"], ["prune", "one"], ["dashboard", "--help"]]
     code = (
         "import sys\nfrom manyfit.cli import main\n"
         f"assert [main(line) for line in {lines!r}] == [0] * {len(lines)}\n"

@@ -1,8 +1,9 @@
-"""Makes the pictures of docs/looking.md: searches handwritten digits, and looks at what came out with a browser.
+"""Makes the pictures of README.md (its first program at a terminal, and its report) and of docs/looking.md (a search of
+handwritten digits), with a browser.
 
-python docs/pictures/take.py [--browser /usr/bin/chromium]
+python docs/pictures/take.py [--browser /usr/bin/chromium] [--only readme|looking]
 
-It needs `pip install manyfit[report,dashboard,sklearn] playwright pillow` and a Chromium.
+It needs `pip install manyfit[report,dashboard,sklearn] playwright pillow`, a Chromium, and tmux for the README.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import manyfit as kt  # isort: skip
 
+import first_minute
 import keras
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -49,28 +51,25 @@ def searched(folder: Path) -> Path:
     return Path(tuner.project_dir)
 
 
-def shoot(page, name: str, *, show: str | None = None) -> None:
+def shoot(page, name: str, *, show: str | None = None, full_page: bool = False) -> None:
     """A screenshot in few colours, since these are files of the repository."""
     page.wait_for_timeout(500)  # the last transitions
     if show is not None:
         page.evaluate("place => document.querySelector(place).scrollIntoView()", show)
         page.wait_for_timeout(500)
     path = HERE / f"{name}.png"
-    page.screenshot(path=path)
+    page.screenshot(path=path, full_page=full_page)
     Image.open(path).convert("RGB").quantize(96).save(path, optimize=True)
     print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--browser", default="/usr/bin/chromium")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), sync_playwright() as playwright:
+def looking(browser) -> None:
+    """The pictures of docs/looking.md."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         project = searched(Path("run"))  # pictures show the path as a user types it
         snapshot = kt.open_project(project)
         report = Path(folder) / "report.html"
         snapshot.report(report)
-        browser = playwright.chromium.launch(executable_path=arguments.browser, args=["--no-sandbox"])
 
         def opened(address: str, height: int, scheme: str = "light"):
             context = browser.new_context(viewport={"width": 1180, "height": height}, color_scheme=scheme)
@@ -97,6 +96,19 @@ def main():
         finally:
             server.terminate()
             server.wait()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--browser", default="/usr/bin/chromium")
+    parser.add_argument("--only", choices=["readme", "looking"], help="pictures of one page only")
+    arguments = parser.parse_args()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=arguments.browser, args=["--no-sandbox"])
+        if arguments.only != "looking":
+            first_minute.take(browser, shoot)
+        if arguments.only != "readme":
+            looking(browser)
         browser.close()
 
 

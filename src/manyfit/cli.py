@@ -1,7 +1,8 @@
 """The command line: `manyfit`, or `python -m manyfit`. It parses, calls and prints.
 
 Looking at projects loads neither Keras nor JAX nor NumPy, so that it answers at once; what computes is imported by the
-command that does. Exit codes: 0, 1 for what went wrong (the reason is on standard error), 2 for a wrong command line.
+command that does. Exit codes: 0, 1 for what went wrong (the reason is on standard error), 2 for a wrong command line,
+and 130 for Ctrl+C, as shells have it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def doctor() -> None:
 
 @command_line.command("ls")
 @click.argument("folder", type=_Project, default=Path())
-def list_projects(folder: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="For programs: see docs/looking.md.")
+def list_projects(folder: Path, as_json: bool) -> None:
     """The projects in FOLDER and below it: best score with its interval, trials, who works on them."""
     from manyfit.report import pages  # loads rich, which `--version` and completion do not need
 
@@ -60,8 +62,12 @@ def list_projects(folder: Path) -> None:
                 "Type the directory= of your tuners.",
             )
         )
-    table, num_unread = pages.list_of_projects(found, folder)
-    pages.console().print(table)
+    if as_json:
+        text, num_unread = pages.list_as_json(found, folder)
+        click.echo(text)
+    else:
+        table, num_unread = pages.list_of_projects(found, folder)
+        pages.console().print(table)
     if num_unread == len(found):
         raise ProjectError(f"None of {num_unread} projects can be read; the list says why.")
 
@@ -148,7 +154,13 @@ def prune(project: Path, keep: int, yes: bool) -> None:
         files = prunable(Snapshot.of(project), keep)
         size = sum(path.stat().st_size for path in files) / 1e6
         click.echo(f"{len(files)} files, {size:.1f} MB, of trials behind the best {keep}.")
-        if files and (yes or click.confirm("Delete them?")):
+        if not files:
+            return
+        try:
+            is_sure = yes or click.confirm("Delete them?")
+        except click.Abort:  # Ctrl+C, or nobody there who could answer
+            raise ProjectError("Nothing was deleted: nobody has said yes. Type --yes where nobody is asked.") from None
+        if is_sure:
             for path in files:
                 path.unlink(missing_ok=True)
             click.echo(f"Deleted {size:.1f} MB.")

@@ -44,6 +44,46 @@ def test_jax_unless_the_user_has_chosen(tmp_path, backend, config, chosen):
     assert _chosen(tmp_path, backend, config) == chosen
 
 
+# In a fresh interpreter, where of the three backends those are installed that the arguments name.
+INSTALLED = """
+import importlib.util, os, sys, types, warnings
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: (
+    (object() if name in sys.argv else None) if name in ("jax", "tensorflow", "torch") else real(name, package)
+)
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    import manyfit
+print(os.environ.get("KERAS_BACKEND"), *[each.message for each in said], sep="|")
+"""
+
+
+@pytest.mark.parametrize(
+    ("installed", "asked", "backend", "remedy"),
+    [
+        (["jax", "torch"], None, "jax", None),
+        (["tensorflow", "torch"], None, "tensorflow", None),
+        (["torch"], None, "torch", None),
+        (["jax"], "torch", "torch", "KERAS_BACKEND asks for torch, which is not installed. Type pip "),
+        (["jax"], "file", "None", "Keras's configuration file asks for torch, which is not installed."),
+    ],
+)  # fmt: skip
+def test_what_is_not_installed_is_not_chosen_and_one_line_says_what_to_type(
+    tmp_path, installed, asked, backend, remedy
+):
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    environment["KERAS_HOME"] = str(tmp_path)
+    if asked == "file":
+        (tmp_path / "keras.json").write_text(json.dumps({"backend": "torch"}))
+    elif asked is not None:
+        environment["KERAS_BACKEND"] = asked
+    command = [sys.executable, "-c", INSTALLED, *installed]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    told = run.stdout.strip().split("|")
+    assert told[0] == backend and len(told) == 1 + (remedy is not None)
+    assert remedy is None or remedy in told[1]
+
+
 def _threads():
     """Threads that BLAS uses, for each of its copies (NumPy and SciPy have their own)."""
     return [each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"]

@@ -160,3 +160,55 @@ def test_with_verbose_0_nothing_is_said(project, capsys):
     with pytest.raises(KeyboardInterrupt):
         tuner.search(X, Y, validation_data=(X, Y), callbacks=[Interrupt(0)], verbose=0)
     assert capsys.readouterr().out == ""
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    tuner = kt.RandomSearch(
+        tiny.build, "val_loss", max_trials=3, seed=0, population=False, directory=tmp_path_factory.mktemp("signals")
+    )
+    tuner.search(X[:30], Y[:30], validation_data=(X[30:], Y[30:]), epochs=1, verbose=0)
+    yield tuner
+    tuner.close()
+
+
+STEPS = {
+    "confirm": lambda tuner: tuner.confirm(verbose=1),
+    "retrain": lambda tuner: tuner.retrain(1, verbose=1),
+    "bag": lambda tuner: tuner.bag(1, verbose=1),
+    "ensemble": lambda tuner: tuner.ensemble(verbose=1),
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl+C", "SIGTERM"])
+@pytest.mark.parametrize("step", STEPS)
+def test_each_step_says_three_lines_and_leaves_a_project_that_goes_on(
+    step, number, searched, default_sigterm, monkeypatch, capsys
+):
+    monkeypatch.setattr(searched._finish, step, lambda *args, **kwargs: os.kill(os.getpid(), number))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        STEPS[step](searched)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert f"{step} was interrupted: its runs that have ended count." in lines
+    assert lines[-1] == f"To go on, call {step} again with the same arguments, here or in another process."
+    assert len(traceback.extract_tb(caught.value.__traceback__)) <= 5
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and not searched.oracle.clock.is_running
+
+
+def test_a_handler_of_the_users_hears_sigterm_in_the_middle_of_a_search_which_goes_on(project, default_sigterm):
+    heard = []
+    signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    tuner = kt.RandomSearch(tiny.build, "val_loss", max_trials=1, seed=0, population=False, **project)
+    at_end = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: os.kill(os.getpid(), signal.SIGTERM))
+    tuner.search(X, Y, validation_data=(X, Y), callbacks=[at_end], epochs=2, verbose=0)
+    assert heard == [signal.SIGTERM] * 2 and tuner.oracle.get_best_trials(1)
+
+
+def test_in_a_thread_that_is_not_the_main_one_a_search_touches_no_handler(project, default_sigterm):
+    seen, tuner = [], kt.RandomSearch(tiny.build, "val_loss", max_trials=1, population=False, **project)
+    at_end = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: seen.append(signal.getsignal(signal.SIGTERM)))
+    search = lambda: tuner.search(X, Y, validation_data=(X, Y), callbacks=[at_end], verbose=0)  # noqa: E731
+    thread = threading.Thread(target=search)
+    thread.start()
+    thread.join()
+    assert seen == [signal.SIG_DFL] and tuner.oracle.get_best_trials(1)

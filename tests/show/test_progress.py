@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import time
 
 import manyfit as kt  # isort: skip
 
@@ -12,6 +13,7 @@ import keras
 import pytest
 import tiny
 from marks import needs_jax
+from rich.cells import cell_len
 
 from manyfit.core.events import EpochsEnded, Events, ExecutionsEnded, StepBegan, StepEnded, TrialEnded, TrialsBegan
 from manyfit.core.objective import Objective
@@ -157,6 +159,50 @@ def test_it_vanishes_when_the_step_is_over(monkeypatch):
     live.hear(StepEnded("a search"))
     end = file.getvalue()[-400:]
     assert "\x1b[2K" in end and "\x1b[?25h" in end  # its lines are erased, and the cursor is back
+
+
+def test_it_is_drawn_while_the_search_is_in_the_middle_of_something_long(project, monkeypatch):
+    """A trial that ends once it was drawn three more times: if only events drew, nobody would ever draw again."""
+    monkeypatch.setenv("TERM", "xterm")
+    file = Terminal()
+
+    def run(trial):
+        drawn, deadline = len(file.getvalue()), time.monotonic() + 60
+        for _ in range(3):
+            while len(file.getvalue()) == drawn and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert len(file.getvalue()) > drawn
+            drawn = len(file.getvalue())
+        return 1.0
+
+    tuner = tiny.numbers(run, max_trials=1, seed=0, **project)
+    tuner.oracle.book.events.listen(LiveProgress(Fixed(), file=file))
+    tuner.search(verbose=0)
+    assert tuner.oracle.get_best_trials(1) and "building, tracing and compiling" in file.getvalue()
+    assert file.getvalue().endswith("\x1b[?25h") or "\x1b[?25h" in file.getvalue()[-80:]  # the cursor is back
+
+
+def test_ctrl_c_leaves_a_clean_terminal(project, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    file = Terminal()
+
+    def run(trial):
+        raise KeyboardInterrupt
+
+    tuner = tiny.numbers(run, max_trials=1, seed=0, **project)
+    tuner.oracle.book.events.listen(LiveProgress(Fixed(), file=file))
+    with pytest.raises(KeyboardInterrupt):
+        tuner.search(verbose=0)
+    assert "\x1b[2K" in file.getvalue()[-400:] and "\x1b[?25h" in file.getvalue()[-400:]
+
+
+def test_columns_stand_below_their_headings_whatever_letters_names_have():
+    board = begun(3, epochs=6)
+    for place, member in enumerate(board.members.values()):
+        member.values = {"学習率": 10.0**place, "rate": "x" * (5 * place + 1)}
+    heading, *rows = [line for line in drawn(board, 120).splitlines() if re.match(r"trial|\d\d  ", line)]
+    ends = {cell_len(heading[: heading.index("rate") + 4])}
+    assert ends == {cell_len(row.rstrip()) for row in rows} and "学習率" in heading
 
 
 def test_a_screen_that_cannot_be_drawn_is_empty_and_is_logged(monkeypatch, caplog):

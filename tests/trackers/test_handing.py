@@ -45,6 +45,27 @@ def searched(project, trackers, epochs=2, **arguments):
     return tuner
 
 
+def test_a_base_tuner_whose_run_trial_is_somebodys_own_is_tracked_too(project):
+    class Loop(kt.engine.base_tuner.BaseTuner):
+        def run_trial(self, trial, *args, **kwargs):
+            assert kwargs == {"verbose": 0}  # what is for the search does not reach it
+            return {"score": trial.hyperparameters["units"] / 50}
+
+    objective = kt.Objective("score", "max")
+    oracle = kt.oracles.RandomSearchOracle(objective, max_trials=2, hyperparameters=tiny.space(), seed=0)
+    tuner, notes = Loop(oracle, **project), Notes()
+    tuner.search(verbose=0, trackers=notes)
+    assert [one[:2] for one in notes.told if one[0] != "epoch"] == [
+        ("began", "0"), ("ended", "0"), ("began", "1"), ("ended", "1"), ("call", 2),
+    ]  # fmt: skip
+    assert [one[2].score for one in notes.told if one[0] == "ended"] == [
+        trial.score for trial in tuner.oracle.trials.values()
+    ]
+    with pytest.raises(UsageError, match="trackers=\\["):
+        tuner.search(verbose=0, trackers=["spam"])
+    tuner.close()
+
+
 def test_all_is_told_in_its_order_and_not_by_the_searchs_thread(project):
     notes = Notes()
     tuner = searched(project, [notes], executions_per_trial=2)

@@ -14,6 +14,7 @@ from marks import needs_jax
 
 from manyfit.core.errors import SearchError
 from manyfit.training.callbacks import too_few_epochs
+from manyfit.tuners import trainers
 from manyfit.tuners.trainers import price_of_backend
 
 
@@ -271,5 +272,9 @@ def test_other_backends_say_what_they_do_without(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     said = price_of_backend(in_workers=True)
     assert "one after another in each worker" in said and "set KERAS_BACKEND=jax" in said and "import" not in said
+    monkeypatch.setattr(trainers, "is_installed", lambda package: package != "jax")
+    assert "pip install jax, and set KERAS_BACKEND=jax before" in price_of_backend(in_workers=False)
+    monkeypatch.setattr(trainers, "chosen_by", "what is installed")
+    assert price_of_backend(in_workers=False).endswith("as one compiled program: pip install jax.")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     assert price_of_backend(in_workers=False) is None

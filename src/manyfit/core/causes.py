@@ -18,7 +18,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 _MOST_OF_A_LINE, _MOST_OF_ALL = 600, 1000  # characters: a report is read, and libraries print whole programs
 
@@ -243,6 +243,20 @@ def _own_line(frames: TracebackType | None) -> tuple[str, str] | None:
     """The innermost line of the user's code: file name and number, and its text."""
     own = [(file, line) for file, line in _frames(frames) if _is_users(file)]
     return _named(*own[-1]) if own else None
+
+
+def place_of(frame: FrameType | None) -> str:
+    """The line of the user's code that a thread is at, with its text; "" where none takes part.
+
+    Args:
+        frame: the innermost one.
+    """
+    while frame is not None:
+        if _is_users(frame.f_code.co_filename):
+            place, code = _named(frame.f_code.co_filename, frame.f_lineno)
+            return f"{place}: {code}" if code else place
+        frame = frame.f_back
+    return ""
 
 
 def _frames(frames: TracebackType | None) -> Iterator[tuple[str, int]]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,20 +27,50 @@ chosen_by = "Keras's configuration file"
 
 
 def prefer_jax() -> None:
-    """Sets `KERAS_BACKEND=jax` for this process and its children, where nobody has chosen a backend.
+    """Has Keras use JAX, if it is installed, in this process and its children, where nobody has chosen a backend.
 
     The user has chosen when the variable is set, when Keras is loaded, or when Keras's configuration file names
     another backend than TensorFlow. "tensorflow" in that file is no choice: Keras writes it there by itself when it
     is first imported, installed or not.
+
+    Warns:
+        UserWarning: the backend that somebody has chosen is not installed, so that `import keras` will fail.
     """
     global chosen_by
     # Through the environment: Keras reads it when it is first imported, and cannot change its backend afterwards; and
     # workers that are started later inherit it.
-    if "KERAS_BACKEND" in os.environ:
+    asked = os.environ.get("KERAS_BACKEND")
+    if asked is not None:
         chosen_by = "KERAS_BACKEND"
-    elif "keras" not in sys.modules and _configured_backend() in (None, "tensorflow"):
-        os.environ["KERAS_BACKEND"] = "jax"
-        chosen_by = "default"
+    elif "keras" not in sys.modules:
+        asked = _configured_backend()
+        if asked in (None, "tensorflow"):
+            found = next((name for name in _BACKENDS if is_installed(name)), "jax")
+            os.environ["KERAS_BACKEND"] = found
+            chosen_by = "default" if found == "jax" else "what is installed"
+            return
+    if asked in _BACKENDS and not is_installed(asked):
+        remedy = "unset it" if chosen_by == "KERAS_BACKEND" else "set KERAS_BACKEND=jax before the program starts"
+        warnings.warn(
+            f"import keras will fail: {chosen_by} asks for {asked}, which is not installed. Type pip install "
+            f"manyfit[{asked}], or {remedy}.",
+            stacklevel=3,
+        )
+
+
+#: What Keras can train on, in the order in which it is chosen where nobody has said which.
+_BACKENDS = ("jax", "tensorflow", "torch")
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported, without importing it.
+
+    Example:
+
+    >>> is_installed("numpy"), is_installed("no_such_package")
+    (True, False)
+    """
+    return importlib.util.find_spec(package) is not None
 
 
 def _configured_backend() -> str | None:

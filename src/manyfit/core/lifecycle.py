@@ -269,11 +269,22 @@ class Life:
 _ENDS_SEARCH = (FatalError, ProjectError)
 
 # What JAX, TensorFlow and torch say. "oom" only as a word: there is one in "room".
-_OUT_OF_MEMORY = re.compile(r"out of memory|resource_?exhausted|\boom\b", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|resource_?exhausted|\boom\b|bad_alloc|(failed|unable) to allocate|can('|no)t allocate memory",
+    re.IGNORECASE,
+)
 
 
 class OversizedModelError(FailedTrialError):
     """The model has more trainable parameters than `max_model_size`."""
+
+
+class TooSlowError(FailedTrialError):
+    """A training run has taken longer than `max_seconds_per_trial`."""
+
+
+class OverMemoryError(FailedTrialError):
+    """The process that trains holds more than `max_memory`."""
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -304,10 +315,10 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def _ending_of(error: Exception) -> Ending:
-    if isinstance(error, OversizedModelError):
-        return Ending.TOO_LARGE
+    if isinstance(error, OversizedModelError | TooSlowError):
+        return Ending.TOO_LARGE if isinstance(error, OversizedModelError) else Ending.TOO_SLOW
     # By text, since the libraries' own classes would have to be imported to ask for them, and change their names.
-    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
+    if isinstance(error, MemoryError | OverMemoryError) or _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
         return Ending.OUT_OF_MEMORY
     return Ending.FAILED
 
@@ -315,6 +326,8 @@ def _ending_of(error: Exception) -> Ending:
 def stand_in(error: BaseException) -> Exception:
     """An error with the same text that means the same, for one that cannot travel to another process."""
     # The more special class first. Their constructors take one text; a user's subclass may not.
-    kinds: tuple[type[ManyfitError], ...] = (*_ENDS_SEARCH, OversizedModelError, FailedTrialError)
+    kinds: tuple[type[ManyfitError], ...] = (
+        *_ENDS_SEARCH, OversizedModelError, TooSlowError, OverMemoryError, FailedTrialError,
+    )  # fmt: skip
     text = f"{type(error).__name__}: {error}"
     return next((kind(text) for kind in kinds if isinstance(error, kind)), RuntimeError(text))

@@ -80,6 +80,7 @@ class Ending(enum.StrEnum):
     FAILED = "failed"  # an exception
     TOO_LARGE = "too large"  # more parameters than `max_model_size`
     OUT_OF_MEMORY = "out of memory"
+    TOO_SLOW = "too slow"  # not done within `max_seconds_per_trial`
 
     @property
     def has_score(self) -> bool:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.lifecycle import is_paused
+from manyfit.core.limits import readable
 from manyfit.core.records import Ending, Plan, Result
-from manyfit.executors import memory
 from manyfit.executors.base import MakeTrainer, WorkerPool
 from manyfit.executors.messages import (
     Answer,
@@ -89,7 +89,7 @@ class Dispatcher(Trainer):
                 self._fleet,
                 supply,
                 work,
-                rules=self._rules,
+                rules=self._rules.within(task.limits),
                 folder=self._folder,
                 tell=self._tell,
                 programs=self._programs,
@@ -183,6 +183,7 @@ class _Run:
         while True:
             self._adjust()
             self._hand_out()
+            self._end_hanging()
             if self._is_over():
                 break
             for worker, message in self._pool.wait(_WAIT_SECONDS):
@@ -229,7 +230,7 @@ class _Run:
                 self._hear(worker, message)
 
     def _answer(self, seat: Seat, answer: Answer, state: State) -> None:
-        seat.state = state
+        seat.state, seat.answered_seconds = state, time.monotonic()
         self._pool.answer(seat.worker, answer)
 
     # Handing out -----------------------------------------------------------------------------------------------
@@ -446,7 +447,7 @@ class _Run:
         """Ends a worker that uses too much. One execution is to blame; of several, each is tried alone."""
         self._remove(seat)
         self._again += seat.reserved
-        used, cap = memory.readable(used_bytes), memory.readable(self._rules.max_memory_bytes or 0)
+        used, cap = readable(used_bytes), readable(self._rules.max_memory_bytes or 0)
         self._too_large += not seat.held
         if self._too_large >= _MAX_FAILED_STARTS:
             raise SearchError(
@@ -459,6 +460,26 @@ class _Run:
             else:
                 self._losses[key] = self._losses.get(key, 0) + 1
                 self._again.append(dataclasses.replace(plan, first_epoch=seat.known_epochs[key]))
+
+    def _end_hanging(self) -> None:
+        """Ends workers that have said nothing for longer than what they train may take: a build, a step, the data.
+
+        Between two batches a worker looks at the clock itself, so that its silence means that it is in one of these.
+        One execution is to blame; of several, each is tried alone.
+        """
+        limits = self._rules.limits
+        for seat in list(self._seats.values()):
+            if not seat.hangs(limits.max_seconds, now := time.monotonic()):
+                continue
+            self._remove(seat)
+            self._again += seat.reserved
+            for key, plan in seat.held.items():
+                if len(seat.held) == 1:
+                    reason = limits.too_slow(now - seat.answered_seconds, f"in {seat.place}, which was ended")
+                    self._give_up(plan, Ending.TOO_SLOW, str(reason))
+                else:
+                    self._losses[key] = self._losses.get(key, 0) + 1
+                    self._again.append(dataclasses.replace(plan, first_epoch=seat.known_epochs[key]))
 
     def _give_up(self, plan: Plan, ending: Ending, reason: str) -> None:
         self._losses.pop(plan.key, None)

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
+
+from manyfit.core.limits import give_back, held_bytes
 
 _WORTH_BYTES = 32 << 20  # collecting takes a tenth of a second
 _CACHES_BYTES = 128 << 20
 _EVERY_SECONDS = 0.05
-
-
-def held_bytes() -> int:
-    """Memory of this process that is its own: arrays shared with other processes, and files, do not count.
-
-    0 where the system does not tell (it does on Linux).
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    # Anonymous pages only: shared arrays are mapped files, counted once per machine and not once per worker.
-    sizes = dict(line.split(":", 1) for line in lines if ":" in line)
-    return int(sizes.get("RssAnon", "0 kB").split()[0]) * 1024
 
 
 class Footprint:
@@ -58,11 +42,7 @@ class Footprint:
 
 
 def _collect() -> int:
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps freed memory for later
-        if trim is not None:
-            trim(0)
+    give_back()
     return held_bytes()
 
 
@@ -81,14 +61,3 @@ def watch(max_bytes: int, exceeded: Callable[[int], None]) -> threading.Thread:
     thread = threading.Thread(target=look, name="memory-watch", daemon=True)
     thread.start()
     return thread
-
-
-def readable(num_bytes: int) -> str:
-    """Bytes for people.
-
-    Example:
-
-    >>> readable(3 * 2**30), readable(5 * 2**20)
-    ('3.0 GiB', '5 MiB')
-    """
-    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"

@@ -19,9 +19,9 @@ import numpy as np
 
 from manyfit.core.checks import whole_number, whole_number_or_none
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.limits import held_bytes, readable
 from manyfit.executors.base import Executor, Handle, MakeTrainer, WorkerPool
 from manyfit.executors.dispatcher import Dispatcher
-from manyfit.executors.memory import held_bytes, readable
 from manyfit.executors.messages import Answer, Hello, Lost, Message
 from manyfit.executors.parcels import ArrayFile
 from manyfit.executors.seats import WorkerRules

@@ -40,11 +40,14 @@ def _work(line: Connection, max_bytes: int, folder: Path) -> None:
         with speaking:
             line.send(OverMemory(used_bytes))
 
-    if max_bytes:
+    def cap(max_bytes: int) -> None:
         memory.watch(max_bytes, over)
+
+    if max_bytes:
+        cap(max_bytes)
     hello = Hello(versions(), socket.gethostname(), os.getpid(), devices=os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
     try:
-        serve(exchange, hello, fetch=_nothing_to_fetch, folder=folder)
+        serve(exchange, hello, fetch=_nothing_to_fetch, folder=folder, cap=cap)
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         os._exit(0)  # the driver is gone, or ends us
     # Not through the interpreter's end: threads of paused executions would keep it waiting.

@@ -216,8 +216,11 @@ class _RayWorker:
         # Not at the top of the module: the environment has to be set before Keras's backend looks.
         from manyfit.executors.worker import serve, versions
 
+        def cap(max_bytes: int) -> None:
+            memory.watch(max_bytes, lambda used: self._messages.put(OverMemory(used)))
+
         if self._max_memory_bytes:
-            memory.watch(self._max_memory_bytes, lambda used: self._messages.put(OverMemory(used)))
+            cap(self._max_memory_bytes)
         context = ray.get_runtime_context()
         hello = Hello(
             versions(),
@@ -227,7 +230,7 @@ class _RayWorker:
             devices=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         )
         try:
-            serve(self._exchange, hello, fetch=ray.get, folder=None)
+            serve(self._exchange, hello, fetch=ray.get, folder=None, cap=cap)
             self._messages.put(Message())
         except BaseException as error:
             self._messages.put(Raised(RuntimeError(f"a worker failed: {type(error).__name__}: {error}")))

@@ -7,11 +7,13 @@ import enum
 import itertools
 import time
 
+from manyfit.core.limits import NO_LIMITS, TrialLimits
 from manyfit.core.records import Plan
 from manyfit.executors.messages import Key
 
 _turns = itertools.count()  # and no clock: two workers may begin to wait within one tick
 _WORTH_BYTES = 128 << 20
+_GRACE_SECONDS = 2.0  # for what a worker does after its last look at the clock: weights, predictions
 _MAX_SHARE_OF_STARTS = 0.02  # of a worker's time, to give the system memory back
 
 
@@ -38,6 +40,7 @@ class WorkerRules:
         max_held_bytes: a worker ends that holds so much more than before its first execution, or less where a new
             one costs little (see `Seat.holds_too_much`); None: never.
         max_memory_bytes: what a worker may use, for messages; None: no cap.
+        limits: of each execution.
     """
 
     where: str
@@ -46,6 +49,12 @@ class WorkerRules:
     recycle_after: int | None = None
     max_held_bytes: int | None = None
     max_memory_bytes: int | None = None
+    limits: TrialLimits = NO_LIMITS
+
+    def within(self, limits: TrialLimits) -> WorkerRules:
+        """These rules for executions that have limits of their own."""
+        caps = [cap for cap in (self.max_memory_bytes, limits.max_memory_bytes) if cap is not None]
+        return dataclasses.replace(self, limits=limits, max_memory_bytes=min(caps, default=None))
 
 
 @dataclasses.dataclass
@@ -66,6 +75,7 @@ class Seat:
         waiting_since: a number that is smaller for those who have waited longer.
         started_seconds: when it was started, by `time.monotonic`.
         greeted_seconds: when it was there.
+        answered_seconds: when it was answered the last time.
     """
 
     worker: str
@@ -81,6 +91,7 @@ class Seat:
     waiting_since: int = 0
     started_seconds: float = dataclasses.field(default_factory=time.monotonic)
     greeted_seconds: float = 0.0
+    answered_seconds: float = 0.0
 
     def rest(self, state: State) -> None:
         """It waits from now on."""
@@ -98,3 +109,16 @@ class Seat:
         start, worked = self.greeted_seconds - self.started_seconds, now_seconds - self.greeted_seconds
         is_worth = self.held_bytes > _WORTH_BYTES and start <= _MAX_SHARE_OF_STARTS * worked
         return self.held_bytes > max_held_bytes or is_worth
+
+    def hangs(self, max_seconds: float | None, now_seconds: float) -> bool:
+        """Whether nothing was heard of it for longer than what it holds may take, one after the other.
+
+        Example:
+
+        >>> seat = Seat("a", State.BUSY, answered_seconds=10.0, held={("3", 0): Plan("3", 0, {}, seed=1)})
+        >>> [seat.hangs(5.0, now) for now in (14.0, 16.9, 17.1)], seat.hangs(None, 99.0)
+        ([False, False, True], False)
+        """
+        if max_seconds is None or self.state is not State.BUSY or not self.held:
+            return False
+        return now_seconds - self.answered_seconds > len(self.held) * max_seconds + _GRACE_SECONDS

@@ -101,7 +101,14 @@ class KerasGlobals:
 # Working ------------------------------------------------------------------------------------------------------
 
 
-def serve(exchange: Exchange, hello: Hello, *, fetch: Callable[[Handle], np.ndarray], folder: Path | None) -> None:
+def serve(
+    exchange: Exchange,
+    hello: Hello,
+    *,
+    fetch: Callable[[Handle], np.ndarray],
+    folder: Path | None,
+    cap: Callable[[int], None] = lambda most: None,
+) -> None:
     """Works until the driver says stop.
 
     Args:
@@ -109,9 +116,10 @@ def serve(exchange: Exchange, hello: Hello, *, fetch: Callable[[Handle], np.ndar
         hello: what to say first.
         fetch: brings an array here, given what `WorkerPool.share` returned.
         folder: where files lie until they are sent; None: a temporary one.
+        cap: is told how many bytes this process may hold while it trains, once it is known.
     """
     mirror = Mirror(Path(tempfile.mkdtemp(prefix="manyfit-worker-")) if folder is None else folder)
-    worker = _Worker(exchange, fetch, mirror)
+    worker = _Worker(exchange, fetch, mirror, cap)
     try:
         answer = exchange(hello)
         while not isinstance(answer, Stop):
@@ -126,8 +134,15 @@ def serve(exchange: Exchange, hello: Hello, *, fetch: Callable[[Handle], np.ndar
 
 
 class _Worker:
-    def __init__(self, exchange: Exchange, fetch: Callable[[Handle], np.ndarray], mirror: Mirror) -> None:
-        self._fetch = fetch
+    def __init__(
+        self,
+        exchange: Exchange,
+        fetch: Callable[[Handle], np.ndarray],
+        mirror: Mirror,
+        cap: Callable[[int], None],
+    ) -> None:
+        self._fetch, self._cap = fetch, cap
+        self._capped: int | None = None
         self._mirror = mirror
         self._arrays: dict[str, np.ndarray] = {}
         self._trainer: Trainer | None = None
@@ -152,6 +167,10 @@ class _Worker:
                 "Install it on every machine; or define it in your script, which then travels as a whole."
             ) from error
         settings.apply()
+        most = task.limits.max_memory_bytes
+        if most is not None and most != self._capped:
+            self._capped = most
+            self._cap(most)
         if self._trainer is None:
             self._trainer = make(self.supply.say)
             keeps_programs = self._trainer.programs() is not None

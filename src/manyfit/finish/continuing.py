@@ -24,6 +24,7 @@ import numpy as np
 from manyfit.core import seeds
 from manyfit.core.clock import Clock
 from manyfit.core.events import Event
+from manyfit.core.limits import NO_LIMITS
 from manyfit.core.objective import Objective
 from manyfit.core.records import Decision, Plan, Result
 from manyfit.data.call import Call
@@ -191,7 +192,8 @@ def continue_training(
             call=_without_what_moves(task.call),
             calls={trial_id: _without_what_moves(call) for trial_id, call in task.calls.items()},
             # Nothing is kept of their predictions: they would be taken for the search's.
-            callbacks=None, keep=None, watch=checkpoints.take, max_model_size=None,
+            callbacks=None, keep=None, watch=checkpoints.take,
+            max_model_size=None, limits=NO_LIMITS,
             may=Permissions(share_callbacks=task.may.share_callbacks),
         )  # fmt: skip
         trainer.train(supply, further)

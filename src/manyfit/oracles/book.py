@@ -107,14 +107,7 @@ class TrialBook:
 
         Trials that break a constraint are left out, unless all do: then those come that break it least.
         """
-        ranked = self.by_search_score()
-        ranked = [trial for trial in ranked if not self.ranking.broken(trial)] or ranked
-        # Not one list sorted by score: a confirmed score has lost the luck that the search's maximum has, so the two
-        # cannot be compared, and the confirmed ones would nearly always come last.
-        confirmed = [trial for trial in ranked if trial.confirmed is not None]
-        confirmed.sort(key=lambda trial: trial.confirmed.rank)  # type: ignore[union-attr]
-        others = [trial for trial in ranked if trial.confirmed is None]
-        return (confirmed + others)[:num_trials]
+        return self.ranking.confirmed_first(self.by_search_score())[:num_trials]
 
     def front(self) -> list[Trial]:
         """The completed trials that keep the constraints and that none of these dominates, by the leading objective."""
@@ -122,8 +115,9 @@ class TrialBook:
 
     def kept(self, num_trials: int) -> list[Trial]:
         """The trials whose models are kept: the best so many, and with several objectives the whole front."""
-        best = self.best(num_trials)
-        return best + [trial for trial in self.front() if trial not in best]
+        ranked = self.by_search_score()  # once: this is asked whenever a trial ends
+        best = self.ranking.confirmed_first(ranked)[:num_trials]
+        return best + [trial for trial in self.ranking.front_of(ranked) if trial not in best]
 
     def by_search_score(self) -> list[Trial]:
         """Completed trials by what the search alone found of them, those on a part of the rows left out if possible."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from manyfit.core.causes import reason_of
 from manyfit.core.checks import whole_number, whole_number_or_none
@@ -125,21 +125,28 @@ def check_same_search(known: Mapping[str, object], asked: Mapping[str, object]) 
 def failed_in_a_row(book: TrialBook, limit: int, *, is_endless: bool = False) -> list[Trial]:
     """The latest trials that ended, if so many of them in a row failed that a search is to be given up; else none.
 
-    Models that are too large or diverge say something about a configuration; three of them in a row are no reason to
-    give up. But where every model is too large, a search without `max_trials` would replace them for ever.
+    Models that are too large, too slow or diverge say something about a configuration; three of them in a row are no
+    reason to give up. But where every model is too large, a search without `max_trials` would replace them for ever.
 
     Args:
         book: the trials.
         limit: so many exceptions in a row are too many.
         is_endless: whether no `max_trials` ends the search.
     """
-    rules = [(limit, frozenset({Ending.FAILED}))]
-    rules += [(_MOST_UNTRAINED, REPLACED_ENDINGS)] if is_endless else []
-    for number, endings in rules:
+    rules: list[tuple[int, Callable[[Trial], bool]]] = [(limit, _is_broken)]
+    rules += [(_MOST_UNTRAINED, lambda trial: trial.ending in REPLACED_ENDINGS)] if is_endless else []
+    for number, is_failure in rules:
         last = [book.trials[trial_id] for trial_id in book.ended[-number:]]
-        if len(last) == number and all(trial.has_ended and trial.ending in endings for trial in last):
+        if len(last) == number and all(trial.has_ended and is_failure(trial) for trial in last):
             return last
     return []
+
+
+def _is_broken(trial: Trial) -> bool:
+    """Whether a trial failed in a way that says more of the program than of its configuration."""
+    # One that had not trained an epoch when its time was up hangs, or has less time than any trial needs to compile.
+    hangs = trial.ending is Ending.TOO_SLOW and not any(run.num_epochs for run in trial.executions.values())
+    return hangs or trial.ending is Ending.FAILED
 
 
 def check_failures(book: TrialBook, limit: int, *, is_endless: bool) -> None:

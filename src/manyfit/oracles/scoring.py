@@ -170,9 +170,27 @@ class Ranking:
 
     def best(self, trials: Sequence[Trial]) -> list[Trial]:
         """The best trial, or with several objectives the whole front; trials that break constraints are not in it."""
-        kept = [trial for trial in self.order(trials) if not self.broken(trial)]
+        return self.front_of(self.order(trials))
+
+    def keeping(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Those that break no constraint."""
+        return [trial for trial in trials if not self.broken(trial)]
+
+    def confirmed_first(self, ordered: list[Trial]) -> list[Trial]:
+        """Those that keep the constraints (where none does, all), the confirmed ones first; of trials in order."""
+        ranked = (self.keeping(ordered) if self.constraints else ordered) or ordered
+        # Not one list sorted by score: a confirmed score has lost the luck that the search's maximum has, so the two
+        # cannot be compared, and the confirmed ones would nearly always come last.
+        confirmed = [trial for trial in ranked if trial.confirmed is not None]
+        confirmed.sort(key=lambda trial: trial.confirmed.rank)  # type: ignore[union-attr]
+        return confirmed + [trial for trial in ranked if trial.confirmed is None]
+
+    def front_of(self, ordered: Sequence[Trial]) -> list[Trial]:
+        """See `best`; of trials that are in order already."""
         if len(self.objective.terms) < 2:
-            return kept[:1]
+            first = next((trial for trial in ordered if not self.broken(trial)), None)
+            return [] if first is None else [first]
+        kept = self.keeping(ordered)
         return [trial for trial, front in zip(kept, self._fronts(kept), strict=True) if front == 0]
 
     def notes(self, trial: Trial, front: Sequence[Trial]) -> list[str]:

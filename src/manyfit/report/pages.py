@@ -169,6 +169,26 @@ def _runs_table(snapshot: Snapshot, runs: Sequence[RecordedRun]) -> Table:
 # Many projects ----------------------------------------------------------------------------------------------------
 
 
+def list_as_json(folders: Sequence[Path], root: Path) -> tuple[str, int]:
+    """The same for programs; docs/looking.md has the schema. And how many cannot be read.
+
+    Args:
+        folders: of the projects.
+        root: that their names are told from.
+    """
+    rows: list[dict[str, Any]] = []
+    for folder in folders:
+        name = str(folder.relative_to(root) if folder != root else folder)
+        try:
+            seen = Snapshot.of(folder)
+        except ManyfitError as error:
+            rows.append({"name": name, "project": str(folder), "error": str(error)})
+            continue
+        rows.append({"name": name, "project": str(folder), "error": None, **_headline(seen)})
+    unread = sum(row["error"] is not None for row in rows)
+    return json.dumps(_finite({"schema": 1, "projects": rows}), indent=1), unread
+
+
 def list_of_projects(folders: Sequence[Path], root: Path, now: float | None = None) -> tuple[RenderableType, int]:
     """A line per project, with its best score and the interval of that; and how many cannot be read.
 
@@ -218,21 +238,10 @@ def as_json(snapshot: Snapshot, trial: RecordedTrial | None = None) -> str:
     """A project, or one trial of it, for programs; docs/looking.md has the schema. NaN and infinities are null."""
     if trial is not None:
         return json.dumps(_finite(_trial_facts(trial, curves=True)), indent=1)
-    step = snapshot.activity
     facts = {
         "schema": 1,
         "project": str(snapshot.folder),
-        "objective": snapshot.objective,
-        "direction": snapshot.direction,
-        "verdict": words.verdict(snapshot),
-        "state": {
-            "step": None if step is None else step.what,
-            "running": step is not None and step.until is None and not snapshot.has_died,
-            "died": snapshot.has_died,
-            "pid": None if step is None else step.pid,
-            "written_at": snapshot.written_at,
-        },
-        "leader": None if snapshot.leader is None else vars(snapshot.leader),
+        **_headline(snapshot),
         "plan": None if snapshot.plan is None else vars(snapshot.plan),
         "best": [trial.trial_id for trial in snapshot.best()],
         "trials": [_trial_facts(trial, curves=False) for trial in snapshot.trials],
@@ -244,6 +253,25 @@ def as_json(snapshot: Snapshot, trial: RecordedTrial | None = None) -> str:
         "environment": snapshot.environment,
     }
     return json.dumps(_finite(facts), indent=1)
+
+
+def _headline(snapshot: Snapshot) -> dict[str, Any]:
+    """What `ls --json` and `show --json` have in common: what the best trial is worth, and who works there."""
+    step, num_ended = snapshot.activity, sum(trial.ended_at is not None for trial in snapshot.trials)
+    return {
+        "objective": snapshot.objective,
+        "direction": snapshot.direction,
+        "verdict": words.verdict(snapshot),
+        "state": {
+            "step": None if step is None else step.what,
+            "running": step is not None and step.until is None and not snapshot.has_died,
+            "died": snapshot.has_died,
+            "pid": None if step is None else step.pid,
+            "written_at": snapshot.written_at,
+        },
+        "counts": {"trials": len(snapshot.trials), "ended": num_ended, "failed": len(snapshot.failed)},
+        "leader": None if snapshot.leader is None else vars(snapshot.leader),
+    }
 
 
 def _trial_facts(trial: RecordedTrial, *, curves: bool) -> dict[str, Any]:

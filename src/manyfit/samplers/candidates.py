@@ -15,7 +15,6 @@ which is what `next_point` minimises. A Sobol sequence would need to know its ow
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
@@ -28,6 +27,44 @@ from manyfit.space.encoding import Encoding
 MAX_LISTED = 20_000
 
 
+class _Settled:
+    """Trials that have ended, as one space has them: what was worked out at one proposal serves all that follow.
+
+    By the identity of a trial's values, which are held on to, so that no other's can have the same number.
+    """
+
+    def __init__(self, signature: str) -> None:
+        self.signature = signature
+        self._known: dict[int, tuple[Values, dict[str, Value], Hashable]] = {}
+
+    def of(self, encoding: Encoding, values: Values) -> tuple[dict[str, Value], Hashable]:
+        """The values as the space has them, and their key."""
+        found = self._known.get(id(values))
+        if found is None or found[0] is not values:
+            adapted = encoding.adapt(values)
+            found = self._known[id(values)] = values, adapted, encoding.key(adapted)
+        return found[1], found[2]
+
+
+_latest = _Settled("")
+
+
+def settled(encoding: Encoding, completed: Sequence[Observation]) -> list[tuple[dict[str, Value], Hashable]]:
+    """Values of trials as today's space has them, and their keys.
+
+    A search of 2,000 trials asks 2,000 times, and all but the last few are the same each time.
+
+    Args:
+        encoding: of the space.
+        completed: the trials; their values do not change any more.
+    """
+    global _latest
+    known = _latest
+    if known.signature != encoding.signature:
+        known = _latest = _Settled(encoding.signature)
+    return [known.of(encoding, each.values) for each in completed]
+
+
 def keys_of(encoding: Encoding, configurations: Iterable[Values]) -> set[Hashable]:
     """The keys of configurations in today's space.
 
@@ -38,8 +75,8 @@ def keys_of(encoding: Encoding, configurations: Iterable[Values]) -> set[Hashabl
 
 def tried(encoding: Encoding, completed: Sequence[Observation], pending: Sequence[Values]) -> set[Hashable]:
     """The keys of all configurations that ended, in whatever way, or are on their way."""
-    own = (each.values for each in completed if not each.earlier)
-    return keys_of(encoding, itertools.chain(own, pending))
+    own = {key for _, key in settled(encoding, [each for each in completed if not each.earlier])}
+    return own | keys_of(encoding, pending)
 
 
 def untried(encoding: Encoding, known: set[Hashable]) -> list[dict[str, Value]] | None:

@@ -25,6 +25,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from manyfit.core.records import Observation, Value, Values
+from manyfit.samplers.candidates import settled
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameter import HyperParameter
 
@@ -184,8 +185,7 @@ class Structures:
         ended: dict[frozenset[tuple[str, Value]], list[Observation]] = {}
         running: dict[frozenset[tuple[str, Value]], list[Values]] = {}
         first: dict[frozenset[tuple[str, Value]], Values] = {}
-        for each in own:
-            values = self._encoding.adapt(each.values)
+        for each, (values, _) in zip(own, settled(self._encoding, own), strict=True):
             ended.setdefault(self.signature(values), []).append(each)
             first.setdefault(self.signature(values), values)
         for each_values in pending:

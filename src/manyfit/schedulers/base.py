@@ -25,7 +25,7 @@ from manyfit.space.hyperparameters import HyperParameters
 
 #: Endings that say nothing about how well a configuration trains. A rung replaces such trials by new ones.
 #: A diverged trial is not among them: divergence is a result, the worst one, and it keeps its place.
-REPLACED_ENDINGS = frozenset({Ending.FAILED, Ending.TOO_LARGE, Ending.OUT_OF_MEMORY})
+REPLACED_ENDINGS = frozenset({Ending.FAILED, Ending.TOO_LARGE, Ending.OUT_OF_MEMORY, Ending.TOO_SLOW})
 
 # KerasTuner's names, readable in a trial's values; `ITERATION` is ours.
 EPOCHS = "tuner/epochs"

@@ -9,6 +9,7 @@ Notation:
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -93,6 +94,11 @@ class Encoding:
     def __len__(self) -> int:
         """The number of dimensions, d."""
         return len(self.dimensions)
+
+    @functools.cached_property
+    def signature(self) -> str:
+        """A text that is equal for spaces in which the same values mean the same."""
+        return repr([(type(each).__name__, each.get_config()) for each in self._hyperparameters])
 
     # -- values to points ----------------------------------------------------------------------------------------
 

@@ -74,7 +74,7 @@ class ProjectStore:
             if lock.acquire(self._place):
                 self.layout.remove_partial_files()
         except OSError as error:
-            got, instead = f"a folder that cannot be written ({error.strerror or error})", "Type another one."
+            got, instead = f"a folder that cannot be written ({error.strerror or error})", 'Type directory="my_search".'
             raise ProjectError(explain(f'directory "{self.folder}"', got, "a writable folder", instead)) from None
         try:
             if overwrite:

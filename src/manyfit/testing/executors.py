@@ -13,6 +13,7 @@ import queue
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.errors import FatalValueError
+from manyfit.core.limits import TrialLimits
 from manyfit.core.records import Decision, Ending, Plan, Result
 from manyfit.data.call import Call
 from manyfit.executors.base import Executor, Handle, MakeTrainer, WorkerPool
@@ -44,6 +46,7 @@ def check_executor(executor: Executor) -> None:
         check_pauses_continue,
         check_a_killed_worker_loses_nothing,
         check_a_deadly_execution_ends_as_failed,
+        check_a_hanging_execution_ends_as_too_slow,
         check_files_arrive,
         check_fatal_errors_come_back,
     ):
@@ -112,6 +115,19 @@ def check_a_deadly_execution_ends_as_failed(trainer: Trainer) -> None:
     assert "it lost" in str(found.results["0", 0].message)
 
 
+def check_a_hanging_execution_ends_as_too_slow(trainer: Trainer) -> None:
+    """An execution that does not come back ends with its limit, and those beside it go on."""
+    hanging = dataclasses.replace(plans(1)[0], values={"a": 0.5, "hangs": True})
+    found = ListSupply([hanging, *plans(4)[1:]])
+    trainer.train(found, dataclasses.replace(_task(), limits=TrialLimits(max_seconds=0.5)))
+    endings = {key: result.ending for key, result in found.results.items()}
+    assert endings == {("0", 0): Ending.TOO_SLOW, **{(str(number), 0): Ending.COMPLETED for number in (1, 2, 3)}}
+    assert "max_seconds_per_trial=0.5" in str(found.results["0", 0].message)
+    assert sorted((plan.key, epoch) for plan, epoch, _ in found.reports if plan.trial_id != "0") == [
+        ((trial, 0), epoch) for trial in "123" for epoch in range(NUM_EPOCHS)
+    ]
+
+
 def check_files_arrive(trainer: Trainer) -> None:
     """Weights lie where the plan says when the supply hears of the result."""
     with tempfile.TemporaryDirectory() as folder:
@@ -165,7 +181,7 @@ def make_scripted(notify: Callable[[str], None]) -> Trainer:
 
 
 class Scripted(Trainer):
-    """Trains formulas, as the plan's values say: `a` moves the curve, `kills` and `fatal` are what they say.
+    """Trains formulas, as the plan's values say: `a` moves the curve, `kills`, `hangs` and `fatal` are what they say.
 
     Args:
         members: executions that train side by side.
@@ -201,6 +217,8 @@ class Scripted(Trainer):
             if plan.values.get("fatal"):
                 raise FatalValueError("the user's word")
             epoch = len(history["loss"])
+            if plan.values.get("hangs"):
+                time.sleep(3600.0)
             if epoch == 1:
                 _maybe_die(plan)
             history["loss"].append(plan.values["a"] + 1 / (epoch + 1) + total * 1e-9)

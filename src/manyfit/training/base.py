@@ -18,6 +18,7 @@ from manyfit.core.causes import cause_of
 from manyfit.core.clock import Clock
 from manyfit.core.errors import FatalError
 from manyfit.core.history import History, why_diverged
+from manyfit.core.limits import NO_LIMITS, TrialLimits
 from manyfit.core.objective import Objective
 from manyfit.core.records import Configuration, Decision, Ending, Plan, Result
 from manyfit.data.call import Call
@@ -81,6 +82,7 @@ class Task:
     call: Call = dataclasses.field(default_factory=Call)  # of `fit`: data, epochs, callbacks, ...
     objective: Objective | None = None  # None: nothing is ranked (retraining)
     max_model_size: int | None = None  # most trainable parameters
+    limits: TrialLimits = NO_LIMITS  # on seconds and memory of each training
     devices: Any = None  # see `manyfit.training.devices`; None: each model on one device
     compiled: bool = True  # False: the user wants no model's steps compiled, so nor a program that they share
     fit: Callable[..., Any] | None = None  # fit(values, model, *args, **kwargs) of the user; None: `model.fit`

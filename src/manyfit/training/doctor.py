@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from manyfit.core.environment import chosen_by
+from manyfit.core.environment import chosen_by, is_installed
 from manyfit.core.files import cache_folder
 
 _BACKENDS = {"jax": "jax", "tensorflow": "tensorflow", "torch": "torch"}
@@ -213,5 +213,6 @@ def _advice(backend: str) -> list[str]:
         how = install.get(backend, "install the CUDA build of torch")
         advice.append(f"This machine has an NVIDIA GPU, and {backend} computes on the CPU: {how}.")
     if backend != "jax":
-        advice.append(f"Trials train together on JAX only, not on {backend}: set KERAS_BACKEND=jax.")
+        remedy = "set KERAS_BACKEND=jax" if is_installed("jax") else "pip install jax"
+        advice.append(f"Trials train together on JAX only, not on {backend}: {remedy}.")
     return advice

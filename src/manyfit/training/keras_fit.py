@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import gc
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -34,12 +33,13 @@ from manyfit.training.in_time import StillCompiling, compiled_in_time, programs_
 from manyfit.training.keras_settings import KerasSettings, clear_session
 from manyfit.training.known_costs import ANY, KnownCosts
 from manyfit.training.labels import LabelCheck
+from manyfit.training.limits import RunLimits
 from manyfit.training.models import build_model, check_size, check_unshared, num_parameters, summary_of, take_measures
 from manyfit.training.origins import check_shapes, lost, with_own_rate
 from manyfit.training.outcomes import completed_by, merge_histories, to_histories
 from manyfit.training.precision import LossScaleCallback, needs_loss_scale_callback
 from manyfit.training.replay import FITTED, SeenFit, facts_of, seen_fits
-from manyfit.training.seeding import generator_states, seeded, set_generator_states
+from manyfit.training.seeding import seeded
 from manyfit.training.stored_state import (
     Continue,
     StoredState,
@@ -52,6 +52,7 @@ from manyfit.training.stored_state import (
     variables_of,
     write_state,
 )
+from manyfit.training.suspendable import SuspendableCall
 from manyfit.training.tensorboard import watch_boards
 from manyfit.training.weights import write_weights
 
@@ -141,6 +142,7 @@ class _Run:
         self.seen: list[SeenFit] = []
         self.was_left = False  # in the middle of an epoch
         self.clock = task.clock or Clock()
+        self.limits = RunLimits(task.limits, self.clock, aside.notify)
         self.times = EpochTimes(self.clock)
         self.build_seconds = self.predict_seconds = 0.0
         if task.may.pause:
@@ -154,10 +156,11 @@ class _Run:
         self.result = dataclasses.replace(self.result, plan=plan)
         try:
             paused = False
-            if self.call is None:
-                self._train(None)
-            else:
-                paused = not self.call.proceed()
+            with self.limits.counting(plan.trial_id):
+                if self.call is None:
+                    self._train(None)
+                else:
+                    paused = not self.call.proceed()
             self._judge(plan, paused)
         except Exception as error:
             self.result.fail(failure_of(error))
@@ -228,12 +231,14 @@ class _Run:
             # state back comes last, when everybody else has begun.
             own += [self.keeper, self.times, self.reporter, *self._continued(plan)]
             own += [UntilOver(self.clock, self.times)] if self.clock.is_limited else []
+            own += self.limits.callbacks()
             self.build_seconds = self.clock.now() - started
             returned = None
             try:
                 self._check_time()
+                self.limits.check()
                 # Around this alone: nobody else is ready to be left in the middle.
-                with compiled_in_time(self.clock):
+                with compiled_in_time(self.limits.clock):
                     returned = fit(
                         self.model,
                         plan,
@@ -244,6 +249,7 @@ class _Run:
                         seen=self.seen,
                     )
             except OutOfTime as over:
+                self.limits.check_own(over)
                 if isinstance(over, StillCompiling):
                     self.aside.notify(waited(plan.trial_id, summary_of(self.model)))
                 self._leave([*self.user_callbacks, *of_tuner])
@@ -405,94 +411,3 @@ def fit(
         finally:  # also where it is left in the middle
             if seen is not None:
                 seen += found
-
-
-# Calls that can be paused -------------------------------------------------------------------------------------
-#
-# `model.fit` cannot be left and entered again, so a call that may be paused runs in a thread of its own: pausing is
-# waiting. Everything stays as it is, the optimizer's slots, the patience of callbacks, the order of the data, so
-# continuing equals never having stopped. A generator or a greenlet would do without threads, but cannot yield from
-# inside Keras's own loop.
-
-
-class Abandoned(BaseException):
-    """Raised inside a paused call that nobody will continue. Not an `Exception`: user code must not catch it."""
-
-
-class SuspendableCall:
-    """A call that pauses itself.
-
-    Args:
-        function: is called with this object; it calls `pause` wherever it can wait.
-
-    Example:
-
-    >>> call = SuspendableCall(lambda call: [call.pause(), "done"][1])
-    >>> call.proceed(), call.proceed(), call.result
-    (False, True, 'done')
-    """
-
-    def __init__(self, function: Callable[[SuspendableCall], Any]) -> None:
-        self.result: Any = None
-        self._error: BaseException | None = None
-        self._function = function
-        # One semaphore for each direction: a lock can only be released where it was taken, which here is the other
-        # thread.
-        self._go_on, self._handed_back = threading.Semaphore(0), threading.Semaphore(0)
-        self._done = self._abandoned = False
-        self.generators = generator_states()  # as the call left them when it paused
-        # A daemon: a paused call that nobody continues must not keep the process from ending.
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def proceed(self) -> bool:
-        """Runs until the call pauses or returns.
-
-        Returns:
-            Whether it has returned. What it raised is raised here.
-        """
-        # Global generators belong to whoever runs. Without the exchange the draws of one execution would shift those of
-        # the next, and a pause would change both.
-        outer = generator_states()
-        set_generator_states(self.generators)
-        self._go_on.release()
-        try:
-            self._handed_back.acquire()
-        finally:
-            self.generators = generator_states()
-            set_generator_states(outer)
-        if self._error is not None:
-            raise self._error
-        return self._done
-
-    def pause(self) -> None:
-        """Called from inside: waits until `proceed` is called again.
-
-        Raises:
-            Abandoned: `abandon` was called instead.
-        """
-        self._handed_back.release()
-        self._go_on.acquire()
-        if self._abandoned:
-            raise Abandoned
-
-    def abandon(self) -> None:
-        """Ends a paused call and frees what it holds."""
-        self._abandoned = True
-        self._go_on.release()
-        # With a limit: a callback of the user's may hang in its `finally`, and the search need not wait for it.
-        self._thread.join(timeout=60.0)
-
-    def _run(self) -> None:
-        self._go_on.acquire()
-        try:
-            if not self._abandoned:
-                self.result = self._function(self)
-        except Abandoned:
-            pass
-        # Whatever it is, Ctrl+C included, it is raised where somebody waits for this thread.
-        except BaseException as error:
-            self._error = error
-        finally:
-            self._done = True
-            self._handed_back.release()

@@ -91,6 +91,10 @@ class TrialDisplay:
         with self.speaking(verbose, stays=stays), self._oracle.book.events.call(what):
             yield
 
+    def showing_alone(self, what: str, verbose: int | str | bool | None) -> contextlib.AbstractContextManager[None]:
+        """The same, unless a call is under way that this one is a part of."""
+        return contextlib.nullcontext() if self._depth else self.showing(what, verbose, stays=True)
+
     def hear(self, event: Event) -> None:
         """See `manyfit.core.events.Listener`. A progress that fails is closed, and the lines for trials come back."""
         if isinstance(event, CallBegan | StepBegan):

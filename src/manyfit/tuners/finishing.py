@@ -18,6 +18,7 @@ import keras
 from manyfit.core.checks import check_names, seconds_or_none, whole_number
 from manyfit.core.clock import Clock
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.limits import NO_LIMITS
 from manyfit.data.arguments import check_retrain
 from manyfit.data.call import FIT_PARAMETERS, Call
 from manyfit.data.classes import Classes
@@ -236,7 +237,7 @@ class Finish:
         own = None if options == self._tuner.model_options else options
         task = dataclasses.replace(
             self._training.make_task(candidates[0].call.args, dict(candidates[0].call.kwargs), own),
-            objective=None, max_model_size=None, callbacks=None,
+            objective=None, max_model_size=None, limits=NO_LIMITS, callbacks=None,
             may=Permissions(share_callbacks=searched.may.share_callbacks), clock=clock,
         )  # fmt: skip
         try:

@@ -1,4 +1,4 @@
-"""What a tuner shows of its project: rows of results, the report, and what a notebook prints."""
+"""What a tuner shows of its project: how much is printed, rows of results, the report, and what a notebook prints."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from manyfit.report.notebook import project_html
 from manyfit.report.page import write_page
 from manyfit.report.results import Results
 from manyfit.report.snapshot import Snapshot
+from manyfit.tuners.display import TrialDisplay
 from manyfit.tuners.results import results_of
 
 
@@ -17,6 +18,16 @@ class LookedAt:
     """The part of a tuner that reads what was recorded, as anybody can who opens the project."""
 
     oracle: Oracle
+    _display: TrialDisplay
+
+    @property
+    def verbose(self) -> int | str | bool:
+        """How much is printed: the `verbose` of the latest `search`; 0 prints nothing."""
+        return self._display.verbose
+
+    @verbose.setter
+    def verbose(self, value: int | str | bool) -> None:
+        self._display.verbose = value
 
     @property
     def project_dir(self) -> str:

@@ -31,6 +31,8 @@ class ProjectOptions(TypedDict, total=False):
     """What `Tuner` hands on to `BaseTuner`, where they are described."""
 
     executor: Executor | None
+    max_seconds_per_trial: float | None
+    max_memory: int | str | None
     keras_tuner_files: bool
     trust: bool
     display: str

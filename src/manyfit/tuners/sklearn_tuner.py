@@ -37,7 +37,6 @@ from manyfit.tuners.keeping import ModelOrigins, keeping
 from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
 from manyfit.tuners.together import LatestSearch
-from manyfit.tuners.tracking import Tracking
 from manyfit.tuners.tuner import Tuner
 
 
@@ -124,7 +123,6 @@ class SklearnTuner(BaseTuner):
         self._aside = Bookkeeping(self._display.say)
         training = Training(self._make_task, lambda: trainer, lambda task: trainer, measure=self._measure)
         self._finish = Finish(self, training, self._display.say)
-        self._tracking = Tracking(oracle, self.project_dir)
 
     # They ask a tuner for nothing but its `_finish`, which knows the rows and the folds.
     confirm = Tuner.confirm
@@ -137,7 +135,7 @@ class SklearnTuner(BaseTuner):
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. What steps after the search need stays here."""
-        own: dict[str, object] = {"_finish": None, "_tracking": None, "latest_search": None, "_keep": None}
+        own: dict[str, object] = {"_finish": None, "latest_search": None, "_keep": None}
         own["_aside"] = Bookkeeping(warn_user)
         return {**super().stand_ins(), "model_origins": ModelOrigins(), **own}
 
@@ -261,7 +259,7 @@ class SklearnTuner(BaseTuner):
     ) -> Task:
         del options  # of Keras models
         build = None if self.hypermodel is None else self.hypermodel.build
-        return Task(build=build, call=Call(fit_args, fit_kwargs), objective=self.oracle.objective)  # type: ignore[arg-type]  # `searched_task` refuses where there is none
+        return Task(build, Call(fit_args, fit_kwargs), self.oracle.objective, limits=self.trial_limits)  # type: ignore[arg-type]  # `searched_task` refuses where there is none
 
     def _measure(self, model: Any, rows: Rows) -> dict[str, float]:
         return folds.measure(model, rows.x, rows.y, rows.sample_weight, scoring=self.scoring, metrics=self.metrics)

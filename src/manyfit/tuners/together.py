@@ -47,7 +47,6 @@ from manyfit.tuners.options import SearchArguments, spelled_out
 from manyfit.tuners.recording import Recording, SearchSources
 from manyfit.tuners.row_parts import check_parts, parts_of
 from manyfit.tuners.supply import SearchSupply
-from manyfit.tuners.tracking import Tracking
 from manyfit.tuners.trainers import TrainerChoice, Trainers, exploring_builds, may_fuse, price_of_backend
 
 
@@ -97,13 +96,12 @@ class PopulationTuner(ModelTuner):
         )
         oracle.book.events.listen(recording)
         # After the recording: what is drawn is what it has just looked at.
-        self._tracking = Tracking(oracle, self.project_dir)
         sources = SearchSources(oracle, recording, self._search_plan)
         self._display.watch(sources, redraws=lambda: self._fuses() or self._trains_itself())
 
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. The trainers and the data of the search stay here: executions bring theirs."""
-        return {**super().stand_ins(), "_trainers": None, "_tracking": None, "latest_search": None}
+        return {**super().stand_ins(), "_trainers": None, "latest_search": None}
 
     def _populate_initial_space(self) -> None:
         with exploring_builds(self._fuses()):
@@ -459,7 +457,6 @@ class PopulationTuner(ModelTuner):
     def close(self) -> None:
         """See `BaseTuner`. Ends workers, too."""
         self._trainers.close()
-        self._tracking.close()
         super().close()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 
+from manyfit.core.environment import chosen_by, is_installed
 from manyfit.executors.base import MakeTrainer
 from manyfit.training.base import Task, Trainer
 from manyfit.training.estimators import Estimators
@@ -72,10 +73,14 @@ def price_of_backend(*, in_workers: bool) -> str | None:
         return None
     # Who has set the variable cannot be told to import Manyfit first: it leaves a choice of the user's alone.
     first = "" if "KERAS_BACKEND" in os.environ else " import manyfit before Keras (and before tensorflow.keras), or"
+    remedy = f"{first} set KERAS_BACKEND=jax before the program starts"
+    if not is_installed("jax"):
+        # Where Manyfit has chosen what there was, it will choose JAX once that is there.
+        remedy = " pip install jax" + ("" if chosen_by == "what is installed" else f", and{remedy}")
     where = " in each worker" if in_workers else ""
     return (
         f"Keras runs on {backend}, where trials train one after another{where}, through model.fit. On JAX they train "
-        f"together, as one compiled program:{first} set KERAS_BACKEND=jax before the program starts."
+        f"together, as one compiled program:{remedy}."
     )
 
 

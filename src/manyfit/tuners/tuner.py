@@ -70,7 +70,8 @@ class Tuner(HandingTuner):
         devices: None: the trials of a search are spread over all devices; "data_parallel" or a `keras.distribution`:
             each model is.
         keep_predictions: keep every trial's predictions of the rows that it did not train on, for `ensemble`.
-        **project: `executor`, `trust`, `display` and `keras_tuner_files`, see `BaseTuner`.
+        **project: `executor`, `max_seconds_per_trial`, `max_memory`, `trust`, `display` and `keras_tuner_files`, see
+            `BaseTuner`.
 
     Raises:
         UsageError: no `hypermodel` while `run_trial` is not overridden, or a number out of its range.

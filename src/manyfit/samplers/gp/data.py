@@ -11,12 +11,18 @@ from numpy.typing import NDArray
 
 from manyfit.core.records import Observation
 from manyfit.samplers.base import Constraint
+from manyfit.samplers.candidates import settled
 from manyfit.samplers.gp.kernels import Array
 from manyfit.space.encoding import Encoding
 
 #: The fidelity of trials of earlier searches: as far below one epoch as full training is above it. How much they say
 #: about this search is then a length scale like any other, learned from data.
 _EARLIER = -1.0
+
+#: Rows that predictions are made from at most: their cost grows with the square of the number, and a search is to find
+#: its two thousandth trial as quickly as its two hundredth.
+MAX_POINTS = 500
+_NUM_VERY_BEST = 8  # as many as `Effort` searches around
 
 #: Trials that ran to their end lend the surrogate their losses at so many of the epochs at which others were stopped.
 _MAX_SHARED_EPOCHS = 2
@@ -54,9 +60,49 @@ class Evidence:
             return self.points[self.satisfied]
         return self.points[(self.points[:, -1] == 1.0) & self.satisfied, :-1]
 
+    def take(self, rows: NDArray[np.int64]) -> Evidence:
+        """The evidence of some rows; what all replicates say of the noise, and what failed, stays."""
+        columns = {name: getattr(self, name)[rows] for name in ("points", "losses", "counts", "satisfied")}
+        return dataclasses.replace(self, **columns)
+
     def lift(self, points: Array) -> Array:
         """Points of the space at full fidelity, as the surrogate wants them."""
         return np.column_stack([points, np.ones(len(points))]) if self.with_fidelity else points
+
+
+def most_telling(evidence: Evidence, count: int) -> NDArray[np.int64]:
+    """The rows by which to predict where there are too many: the best, those nearest to the very best, and a spread.
+
+    A third each. The first two know the surroundings of what the search will look at; the third, points as far from all
+    others as there are (Gonzalez 1985), keep the rest of the space from looking as if nobody had been there.
+
+    Args:
+        evidence: more rows than `count`.
+        count: of the rows.
+
+    Returns:
+        (count,) numbers of rows, in the order of the history.
+    """
+    full = evidence.satisfied & ((evidence.points[:, -1] == 1.0) if evidence.with_fidelity else True)
+    order = np.lexsort((evidence.losses, ~full))
+    is_taken = np.zeros(len(order), dtype=bool)
+    is_taken[order[: count // 3]] = True
+    # What is inactive is a place of its own, as far from all others as the ends of an axis are from each other.
+    points = np.where(np.isnan(evidence.points), 2.0, evidence.points)
+
+    def to(row: int) -> Array:
+        distances: Array = np.abs(points - points[row]).clip(max=1.0).sum(axis=1)
+        return distances
+
+    to_best = np.min([to(int(row)) for row in order[:_NUM_VERY_BEST]], axis=0)
+    nearest = np.argsort(np.where(is_taken, np.inf, to_best), kind="stable")
+    is_taken[nearest[: count // 3]] = True
+    gaps = np.min([to(int(row)) for row in np.flatnonzero(is_taken)], axis=0)
+    for _ in range(count - int(is_taken.sum())):
+        farthest = int(np.argmax(np.where(is_taken, -1.0, gaps)))
+        is_taken[farthest] = True
+        gaps = np.minimum(gaps, to(farthest))
+    return np.flatnonzero(is_taken)
 
 
 @dataclasses.dataclass
@@ -87,23 +133,23 @@ def collect(encoding: Encoding, completed: Sequence[Observation], constraints: S
     # Before rows are made: whether a trial counts as full depends on how far the longest ones went.
     horizon = _horizon(scored)
     rows: dict[tuple[Hashable, float], _Row] = {}
-    for each in scored:
-        key = encoding.key(encoding.adapt(each.values))
+    for each, (_, key) in zip(scored, settled(encoding, scored), strict=True):
         for fidelity, losses in _measurements(each, horizon, scored):
             row = rows.setdefault((key, fidelity), _Row(each, [], fidelity))
             row.losses.extend(losses)
     # A configuration that failed once and has a score elsewhere was unlucky, not impossible.
     good = {key for key, _ in rows}
     _add_earlier(rows, encoding, [each for each in completed if each.earlier and math.isfinite(each.loss)])
-    failed = {encoding.key(encoding.adapt(each.values)): each for each in own if not math.isfinite(each.loss)}
+    lost = [each for each in own if not math.isfinite(each.loss)]
+    failed = {key: each for each, (_, key) in zip(lost, settled(encoding, lost), strict=True)}
     bad = [each for key, each in failed.items() if key not in good]
     listed = list(rows.values())
-    points = encoding.encode_many([encoding.adapt(row.first.values) for row in listed])
+    points = encoding.encode_many([values for values, _ in settled(encoding, [row.first for row in listed])])
     with_fidelity = any(row.fidelity != 1.0 for row in listed)
     if with_fidelity:
         points = np.column_stack([points, [row.fidelity for row in listed]])
     groups = [np.asarray(row.losses) for row in listed]
-    return Evidence(
+    found = Evidence(
         points=points,
         losses=np.array([group.mean() for group in groups]),
         counts=np.array([len(group) for group in groups], dtype=float),
@@ -113,6 +159,7 @@ def collect(encoding: Encoding, completed: Sequence[Observation], constraints: S
         with_fidelity=with_fidelity,
         satisfied=np.array([all(each.holds(row.first.metrics) for each in constraints) for row in listed], dtype=bool),
     )
+    return found if len(listed) <= MAX_POINTS else found.take(most_telling(found, MAX_POINTS))
 
 
 def _add_earlier(rows: dict[tuple[Hashable, float], _Row], encoding: Encoding, earlier: Sequence[Observation]) -> None:

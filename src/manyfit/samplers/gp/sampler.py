@@ -22,7 +22,7 @@ import numpy as np
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.records import Observation, Value, Values
 from manyfit.samplers.base import OTHER_CATEGORY, Belief, Constraint, Sampler, besides, standings
-from manyfit.samplers.candidates import MAX_LISTED, draw_new, next_point, untried
+from manyfit.samplers.candidates import MAX_LISTED, draw_new, next_point, settled, untried
 from manyfit.samplers.gp.acquisition import Sum, log_odds_of_constraints, log_odds_of_success
 from manyfit.samplers.gp.data import Evidence
 from manyfit.samplers.gp.kernels import Array
@@ -254,9 +254,10 @@ class ProposalBatch:
     ) -> None:
         self._encoding = encoding
         self._beliefs = beliefs
-        ended = [encoding.adapt(each.values) for each in completed if not each.earlier]
+        known = settled(encoding, [each for each in completed if not each.earlier])
+        ended = [values for values, _ in known]
         running = [encoding.adapt(values) for values in pending]
-        self._keys: set[Hashable] = {encoding.key(values) for values in ended + running}
+        self._keys: set[Hashable] = {key for _, key in known} | {encoding.key(values) for values in running}
         self._num_ended = len(ended)
         self.points = encoding.encode_many(ended + running)
         self.found: list[dict[str, Value]] = []

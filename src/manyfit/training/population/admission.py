@@ -20,7 +20,7 @@ import keras
 from manyfit.core.causes import cause_of
 from manyfit.core.clock import Clock
 from manyfit.core.lifecycle import failure_of
-from manyfit.core.records import Plan, Result
+from manyfit.core.records import Ending, Plan, Result
 from manyfit.training.base import Bookkeeping, OnePlan, Supply, Task, Trainer
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
@@ -114,18 +114,30 @@ class Admission:
         """Members that wait, of the program with the most."""
         return max(map(len, self._waiting.values()), default=0)
 
-    def admit(self, plan: Plan) -> None:
-        """Makes a plan a waiting member, trains it in the fallback, or reports that it failed."""
+    def admit(self, plan: Plan, *, may_wait: bool = False) -> bool:
+        """Makes a plan a waiting member, trains it in the fallback, or reports that it failed.
+
+        Args:
+            plan: to be built.
+            may_wait: whether others train, whose memory may do for it once they have ended.
+
+        Returns:
+            False where there was no memory for it, and it may wait: nothing has become of it.
+        """
         started = time.perf_counter()
         try:
             member = self._resume(plan) or self._build(plan)
         except CannotTrace as error:
             self._fall_back(plan, str(error))
         except Exception as error:
-            self.supply.finish(Result.of_failure(plan, failure_of(error), seconds=time.perf_counter() - started))
+            failure = failure_of(error)
+            if may_wait and failure.ending is Ending.OUT_OF_MEMORY:
+                return False
+            self.supply.finish(Result.of_failure(plan, failure, seconds=time.perf_counter() - started))
         else:
             member.note_built(time.perf_counter() - started)
             self._wait(member)
+        return True
 
     def decide(self, least: int, then: Callable[[], None] = lambda: None) -> None:
         """Gives members a program that wait without one.

@@ -350,3 +350,13 @@ def slots_on_cores(
         return epochs * rounds * count * each + (0.0 if count in compiled else compile_seconds)
 
     return min([group, *powers], key=cost)
+
+
+def members_of(batches: Sequence[Batch]) -> list[Member]:
+    return [member for batch in batches for member in batch.members]
+
+
+def python_logs(logs: Mapping[str, np.ndarray], slot: int) -> dict[str, float | np.ndarray]:
+    """The logs of one slot, with Python floats where an entry is one number, as callbacks expect them."""
+    of_slot = {name: value[slot] for name, value in logs.items()}
+    return {name: float(value) if np.ndim(value) == 0 else np.asarray(value) for name, value in of_slot.items()}

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.clock import Clock
+from manyfit.core.limits import NO_LIMITS, TrialLimits
 from manyfit.core.threads import LeavableThreads
 from manyfit.training.base import OutOfTime
 from manyfit.training.population.arrays import Arrays, Lifted, Order, State
@@ -33,6 +34,7 @@ from manyfit.training.population.rows_pass import Parts, RowsPass
 from manyfit.training.population.streaming import Streaming
 
 _THREADS = 64  # most of them wait: for a program that another one compiles, or for their turn to train
+_LOOK_SECONDS = 0.2  # between two looks at batches that may take too long
 _TRAINS, _COMPILES, _COMPILES_AHEAD = range(3)  # who gets a core first
 
 
@@ -47,7 +49,7 @@ class Cores:
     """
 
     def __init__(self, count: int) -> None:
-        self._idle = count
+        self._idle, self._lent = count, 0
         self._waiting: list[tuple[int, int]] = []
         self._tickets = itertools.count()
         self._changed = threading.Condition()
@@ -71,8 +73,21 @@ class Cores:
             yield
         finally:
             with self._changed:
-                self._idle += 1
-                self._changed.notify_all()
+                self._give_back()
+
+    def lend(self) -> None:
+        """Gives out another core in place of one that somebody is at who is waited for no more."""
+        with self._changed:
+            self._lent += 1
+            self._idle += 1
+            self._changed.notify_all()
+
+    def _give_back(self) -> None:
+        if self._lent:  # its own is with another already
+            self._lent -= 1
+            return
+        self._idle += 1
+        self._changed.notify_all()
 
 
 class Rounds:
@@ -83,6 +98,8 @@ class Rounds:
         exchanges: whether passes are compiled quickly at first. Their numbers differ in the last bits then, and when
             they are exchanged depends on timing.
         clock: when it is over, nobody waits any more.
+        limits: of each member. One program is all its members' own, so where it does not come back none of them can;
+            it may take as long as all that are under way may, one after the other.
     """
 
     def __init__(
@@ -91,9 +108,12 @@ class Rounds:
         order_of: Callable[[Member], tuple[int, int]],
         exchanges: bool = True,
         clock: Clock | None = None,
+        limits: TrialLimits = NO_LIMITS,
     ) -> None:
         self.order_of, self.exchanges = order_of, exchanges
-        self._clock = clock or Clock()
+        self._clock, self._limits = clock or Clock(), limits
+        self._begun: dict[Batch, float] = {}  # since when a batch is under way
+        self._late: set[Batch] = set()  # those that are waited for no more
         self._is_left = False
         self._leaving = threading.Lock()
         self._compiling: dict[Batch, float] = {}  # those that wait for a program, and since when
@@ -112,7 +132,8 @@ class Rounds:
     def close(self) -> None:
         """Waits for what runs, and lets the threads go; where time is limited, they are left to end by themselves."""
         self._is_closing = True
-        self._pool.shutdown(wait=not (self._is_left or self._clock.is_limited), cancel_futures=True)
+        is_left = self._is_left or self._clock.is_limited or bool(self._late)
+        self._pool.shutdown(wait=not is_left, cancel_futures=True)
 
     def leave(self) -> tuple[list[Batch], dict[Batch, float]]:
         """Waits for nothing any more: what runs now ends without bringing anything.
@@ -151,6 +172,7 @@ class Rounds:
     def start(self, batches: Sequence[Batch]) -> None:
         """Begins an epoch of each batch."""
         for batch in batches:
+            self._begun[batch] = self._clock.now()
             if batch.streams:
                 self._streaming.append(batch)
                 continue
@@ -158,16 +180,18 @@ class Rounds:
                 for due in batch.program.due_exchanges(batch.layout, batch.count, batch.epochs_left):
                     self._pool.submit(self.exchange, due)
             self._running[self._pool.submit(self._epoch, batch)] = batch
+        self._begun = {batch: self._begun[batch] for batch in self.batches}  # no longer of those that have ended
 
     def collect(self, *, everything: bool) -> list[Outcome]:
         """Waits until some epochs have ended, or all of them, or the time is up."""
         outcomes = self._streamed()
         while self._running and (everything or not outcomes or self.has_outcome):
-            seconds = self._clock.left()
+            seconds = min(self._clock.left(), self._until_late())
             mode = ALL_COMPLETED if everything else FIRST_COMPLETED
             done, _ = wait(self._running, None if math.isinf(seconds) else seconds, mode)
             if not done and self._clock.is_over():
                 break
+            outcomes += self._leave_late()
             # In the order in which they were begun: what is reported does not depend on which thread was faster.
             for future in [future for future in self._running if future in done]:
                 batch, outcome = self._running.pop(future), future.result()
@@ -179,6 +203,37 @@ class Rounds:
                 self._running[self._pool.submit(self._epoch, batch, outcome)] = batch
         return outcomes
 
+    def _most_seconds(self) -> float:
+        """That a batch may be under way: where members share a machine, each waits for the others."""
+        if self._limits.max_seconds is None:
+            return math.inf
+        return self._limits.max_seconds * sum(len(batch.members) for batch in self.batches)
+
+    def _until_late(self) -> float:
+        if self._limits.max_seconds is None:
+            return math.inf
+        began = min((self._begun[batch] for batch in self._running.values()), default=math.inf)
+        return min(_LOOK_SECONDS, max(0.0, began + self._most_seconds() - self._clock.now()))
+
+    def _leave_late(self) -> list[Outcome]:
+        """Batches that have been under way for too long, which are waited for no more."""
+        most, now = self._most_seconds(), self._clock.now()
+        late = [
+            (future, batch)
+            for future, batch in self._running.items()
+            if now - self._begun[batch] >= most and not future.done()
+        ]
+        outcomes = []
+        for future, batch in late:
+            with self._leaving:
+                self._late.add(batch)
+            del self._running[future]
+            self._cores.lend()
+            where = "while its program compiled" if batch in self._compiling else "in one epoch"
+            error = self._limits.too_slow(now - self._begun[batch], where)
+            outcomes.append(Outcome(batch, {}, None, now - self._begun[batch], 1, error))
+        return outcomes
+
     def _streamed(self) -> list[Outcome]:
         """Trains an epoch of the batches over streams: each stream is read once for all that train on it."""
         by_data: dict[int, list[Batch]] = {}
@@ -186,10 +241,21 @@ class Rounds:
             by_data.setdefault(id(batch.members[0].view.data), []).append(batch)
         outcomes = []
         for some in by_data.values():
+            own = Clock(
+                None
+                if self._limits.max_seconds is None
+                else self._limits.max_seconds * sum(len(b.members) for b in some),
+                within=[self._clock],
+                now=self._clock.now,
+            )
+            own.start()
             try:
-                outcomes += Streaming(some[0].members[0].view.data, self._pool, self._order, self._clock).epoch(some)
+                outcomes += Streaming(some[0].members[0].view.data, self._pool, self._order, own).epoch(some)
             except OutOfTime:  # in the middle of it: these are left
-                break
+                if self._clock.is_over():
+                    break
+                error = self._limits.too_slow(own.spent(), "in one epoch")
+                outcomes += [Outcome(batch, {}, None, own.spent(), 1, error) for batch in some]
             self._streaming = [batch for batch in self._streaming if batch not in some]
         return outcomes
 
@@ -223,7 +289,8 @@ class Rounds:
                     if kind == "train":
                         in_layout = functools.partial(self._in_layout, batch, program.own_order)
                         pacing = batch.program.choice if batch.replay is None else batch.replay.run
-                        is_left = (lambda: self._is_left) if self._clock.is_limited else None
+                        may_leave = self._clock.is_limited or self._limits.max_seconds is not None
+                        is_left = (lambda: self._is_left or batch in self._late) if may_leave else None
                         parts = Parts(program, order, pacing, batch.count * sharing, in_layout, is_left)
                         states, found = parts.run(states, lifted, tier)
                         started += parts.compile_seconds
@@ -240,7 +307,7 @@ class Rounds:
                         program.tiers.record(tier, elapsed)
             # Only now, after training and validation went well: an epoch that fails half-way can be trained again.
             with self._leaving:
-                self._go_on()
+                self._go_on(batch)
                 batch.take_over(states)
         # Whatever it was: the session knows whether members fail, fall back or try again, a thread does not.
         except Exception as error:
@@ -305,23 +372,23 @@ class Rounds:
         self._compiling[batch] = self._clock.now()
         try:
             with contextlib.nullcontext() if program.is_prepared(tier) else self._cores.taken(rank):
-                self._go_on()
+                self._go_on(batch)
                 batch.program.probe(batch.layout, wait=False)  # a thread of another batch may be at it
-                self._go_on()
+                self._go_on(batch)
                 program.prepare(states, lifted, order, tier)
                 batch.program.ensure_probed(batch.layout)
         finally:
             del self._compiling[batch]
-        self._go_on()
+        self._go_on(batch)
         return program, lifted, order, tier
 
-    def _go_on(self) -> None:
+    def _go_on(self, batch: Batch) -> None:
         """Ends a thread that was left.
 
         Raises:
             OutOfTime: it was.
         """
-        if self._is_left:
+        if self._is_left or batch in self._late:
             raise OutOfTime
 
     def _order(self, kind: str, batch: Batch, *, is_own: bool = False) -> tuple[Order, bool]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
-import numpy as np
 
 from manyfit.core.clock import Clock
 from manyfit.core.history import numbers_of
@@ -17,12 +17,13 @@ from manyfit.core.records import Decision, Ending, EpochLogs, Plan, Result
 from manyfit.training.base import NOTHING_TRAINED, Supply, Task
 from manyfit.training.in_time import waited
 from manyfit.training.known_costs import KnownCosts
+from manyfit.training.limits import MemoryWatch, waiting_told
 from manyfit.training.models import take_measures
 from manyfit.training.population.admission import Admission
 from manyfit.training.population.arrays import num_devices
 from manyfit.training.population.data import ResidentRows
 from manyfit.training.population.families import ENOUGH_TO_TELL, WideProgram
-from manyfit.training.population.grouping import Batch, Outcome, Rules, as_before, form_batches
+from manyfit.training.population.grouping import Batch, Outcome, Rules, as_before, form_batches, members_of, python_logs
 from manyfit.training.population.layout import num_workers
 from manyfit.training.population.member import Member
 from manyfit.training.population.rounds import Rounds
@@ -73,7 +74,8 @@ class Session:
         )
         self.clock = task.clock or Clock()
         self.time = SessionTime(costs, self.clock)
-        self.rounds = Rounds(order_of=self._order_of, exchanges=max_members != 1, clock=self.clock)
+        self.rounds = Rounds(order_of=self._order_of, exchanges=max_members != 1, clock=self.clock, limits=task.limits)
+        self.memory = MemoryWatch(task.limits.max_memory_bytes)
         self.taken: collections.deque[Plan] = collections.deque()  # handed out, and not built yet
         self.many_taken = False  # as many as were asked for
         self.has_more = True  # whether the supply had something when it was asked last
@@ -86,6 +88,10 @@ class Session:
         """Members that train, or are about to."""
         return len(self.idle) + sum(len(batch.members) for batch in self.rounds.batches)
 
+    @property
+    def _num_built(self) -> int:
+        return self.num_active + self.admission.num_waiting
+
     def run(self) -> None:
         """Trains until there is nothing more to train.
 
@@ -94,6 +100,7 @@ class Session:
         do not. The supply is asked on this thread only, so what it decides depends on results and never on threads.
         """
         try:
+            self.memory.start()
             self._admit()
             # Until the supply has nothing: that all in hand has gone to the fallback is no end of a search.
             while self.num_active or self.ended or self.taken or self.admission.num_waiting or self.has_more:
@@ -110,7 +117,10 @@ class Session:
                     continue
                 # Epochs that ended together are reported together: one transaction of the store, one answer to each
                 # member.
-                self._close(self.rounds.collect(everything=not self.independent))
+                with self._told_of_waiting():
+                    outcomes = self.rounds.collect(everything=not self.independent)
+                self._close(outcomes)
+                self._keep_to_memory()
                 # With members under way, plans are taken in the next turn, while those train. With none, they are taken
                 # now: the loop would end with plans left in the supply.
                 self._admit(take=not self.num_active and not self.ended)
@@ -118,6 +128,7 @@ class Session:
             self.rounds.leave()  # Ctrl+C, say: who wants to go does not wait for what compiles
             raise
         finally:
+            self.memory.stop()
             self.rounds.close()
         for program in self.admission.programs.values():
             program.remember()
@@ -125,13 +136,13 @@ class Session:
     def _leave(self) -> None:
         """Ends everything where it is, since the time is up; what has no epoch yet is as if it had not been taken."""
         left, compiling = self.rounds.leave()
-        self._end_early([*_members_of(left), *self.idle, *self.admission.take_waiting()])
+        self._end_early([*members_of(left), *self.idle, *self.admission.take_waiting()])
         self.idle = []
         self._give_back()
         self._finish_ended()
         if compiling:
             self.clock.refuse(max(compiling.values()))
-            names = ", ".join(dict.fromkeys(member.plan.trial_id for member in _members_of(list(compiling))))
+            names = ", ".join(dict.fromkeys(member.plan.trial_id for member in members_of(list(compiling))))
             structures = "; ".join(dict.fromkeys(batch.program.structure for batch in compiling))
             self.admission.notify(waited(names, structures))
 
@@ -184,7 +195,13 @@ class Session:
                 self.expects_more = self.has_more and self.independent
                 if not self.taken:
                     return
-            self.admission.admit(self.taken.popleft())
+            plan = self.taken.popleft()
+            with waiting_told(self.task.limits.max_seconds, Clock.started(), plan.trial_id, self.admission.notify):
+                is_settled = self.admission.admit(plan, may_wait=self._num_built > 0)
+            if not is_settled:
+                self.taken.appendleft(plan)
+                self._halve(self._num_built, "out of memory")
+                return
             # So many that there may be more: a worker compiles one program while this thread traces the next.
             ahead = self._compile_ahead if self.many_taken else lambda: None
             self.admission.decide(self.sizing.group, ahead)
@@ -222,7 +239,7 @@ class Session:
         return self.independent and is_free and self.admission.most_waiting >= group
 
     def _running(self) -> list[Member]:
-        return _members_of(self.rounds.batches)
+        return members_of(self.rounds.batches)
 
     def _batches(self) -> list[Batch]:
         """Idle members as batches, whose callbacks have begun the epoch; the others stay idle."""
@@ -240,7 +257,7 @@ class Session:
         going = [member for member in self.idle if not member.callbacks.stopped]
         replays = [(member, replay) for member in going if (replay := self.admission.replay_of(member)) is not None]
         again = as_before(replays, self._rules)
-        replayed = _members_of(again)
+        replayed = members_of(again)
         going = [member for member in going if member not in replayed]
         batches, self.idle = form_batches(going, self.rounds.batches, self.admission.waiting, self._rules)
         self.idle += later
@@ -333,6 +350,8 @@ class Session:
                 self.ended.append((member, True))
             elif member.is_done():
                 self.ended.append((member, False))
+            elif (seconds := member.seconds) > (self.task.limits.max_seconds or math.inf):
+                self.supply.finish(member.failed(failure_of(self.task.limits.too_slow(seconds))))
             else:
                 self.admission.outgrow(member)
                 self.idle.append(member)
@@ -357,10 +376,10 @@ class Session:
 
     def _close_epoch(self, member: Member, number: int, outcome: Outcome) -> dict[str, float]:
         """One member's logs of the epoch, after its callbacks have seen them."""
-        logs = _python_logs(outcome.logs, number)
+        logs = python_logs(outcome.logs, number)
         tested = None
         if outcome.test_logs is not None and member.is_validated:
-            tested = _python_logs(outcome.test_logs, number)
+            tested = python_logs(outcome.test_logs, number)
             logs.update({f"val_{name}": value for name, value in tested.items()})
         # What callbacks raise in the middle ends the member before its numbers are told, as in `fit`.
         logs = member.close_epoch(logs, tested) if member.failure is None else logs
@@ -381,8 +400,8 @@ class Session:
         # failed.
         too_many = num_active > 1 and any(each.ending is Ending.OUT_OF_MEMORY for each in failures.values())
         if too_many:
-            size = self.sizing.halve(num_active)
-            self.admission.notify(f"out of memory with {num_active} members at once; from now on at most {size}")
+            self._halve(num_active, "out of memory")
+        hopeless = {Ending.TOO_SLOW} if too_many else {Ending.TOO_SLOW, Ending.OUT_OF_MEMORY}
         for outcome, failure in failures.items():
             for member in outcome.batch.members:
                 can_repeat = member.view.data.can_be_read_again
@@ -392,11 +411,39 @@ class Session:
                     self.admission.send_back(member, str(outcome.error), as_it_is=not outcome.is_half)
                 elif too_many and failure.ending is Ending.OUT_OF_MEMORY and not outcome.is_half:
                     self.admission.rebuild(member)
-                elif (failure.ending is Ending.OUT_OF_MEMORY and not too_many) or not can_repeat:
+                elif failure.ending in hopeless or not can_repeat:
                     self.supply.finish(member.failed(failure))
                 else:
                     reason = f"an epoch that trials share failed ({failure.line})"
                     self.admission.send_back(member, reason, as_it_is=not outcome.is_half)
+
+    def _halve(self, num_active: int, why: str) -> None:
+        size = self.sizing.halve(num_active)
+        self.admission.notify(f"{why} with {num_active} members at once; from now on at most {size}")
+
+    def _keep_to_memory(self) -> None:
+        """Lets fewer members train at once where this process held more than it may; one alone has failed."""
+        used, num_active = self.memory.excess(), self.num_active
+        if used is None or not num_active:
+            return
+        too_large = self.task.limits.too_large(used)
+        if num_active > 1:
+            self._halve(num_active, str(too_large))
+            kept = max(0, self.sizing.size - (num_active - len(self.idle)))
+            for member in reversed(self.idle[kept:]):
+                self.admission.rebuild(member)
+            del self.idle[kept:]
+            return
+        for member in self.idle:
+            self.supply.finish(member.failed(failure_of(too_large)))
+        self.idle = []
+
+    def _told_of_waiting(self) -> contextlib.AbstractContextManager[None]:
+        """Around what reads data and calls callbacks: the user's code, which is on this thread."""
+        streaming = [member for batch in self.rounds.batches if batch.streams for member in batch.members]
+        most, trials = self.task.limits.max_seconds, ", ".join(member.plan.trial_id for member in streaming)
+        most = None if most is None or not streaming else most * len(streaming)
+        return waiting_told(most, Clock.started(), trials, self.admission.notify)
 
     def _finish_ended(self) -> None:
         ended, self.ended = self.ended, []
@@ -447,13 +494,3 @@ class Session:
         for member in members:
             member.predict_seconds += (time.perf_counter() - started) / len(members)
         self.time.note_predictions(members)
-
-
-def _members_of(batches: Sequence[Batch]) -> list[Member]:
-    return [member for batch in batches for member in batch.members]
-
-
-def _python_logs(logs: Mapping[str, np.ndarray], slot: int) -> dict[str, float | np.ndarray]:
-    """The logs of one slot, with Python floats where an entry is one number, as callbacks expect them."""
-    of_slot = {name: value[slot] for name, value in logs.items()}
-    return {name: float(value) if np.ndim(value) == 0 else np.asarray(value) for name, value in of_slot.items()}

@@ -13,6 +13,7 @@ from manyfit.core.clock import Clock
 from manyfit.core.environment import refuse_chief_and_workers
 from manyfit.core.errors import ProjectError, SearchError, UsageError, explain, warn_user
 from manyfit.core.lifecycle import TrialState
+from manyfit.core.limits import TrialLimits
 from manyfit.core.records import Values
 from manyfit.data.call import Call
 from manyfit.data.identity import RepeatedRows, fingerprints_of
@@ -39,6 +40,7 @@ from manyfit.tuners.keras_tuner.one_by_one import OneByOne, RunTrialCall, TrialS
 from manyfit.tuners.keras_tuner.remote import DistantOracle, DistantStore, RunTask, TrialSupply, make_run_trial
 from manyfit.tuners.looking import LookedAt
 from manyfit.tuners.stopping import StopsWhen
+from manyfit.tuners.tracking import Tracking
 
 
 class BaseTuner(LookedAt):
@@ -51,6 +53,8 @@ class BaseTuner(LookedAt):
         project_name: the project's folder in it.
         overwrite: delete an earlier search of that name instead of going on with it.
         executor: where trials run: None for this process, `kt.ProcessExecutor(...)` or `kt.RayExecutor(...)`.
+        max_seconds_per_trial: of each training run; one that is not done by then fails as "too slow" (docs/trust.md).
+        max_memory: bytes, or a text like "2GB", that a process may hold while it trains; else the trial fails.
         keras_tuner_files: write KerasTuner's JSON files beside the store, for programs that read them.
         trust: load estimators of the project although you did not write them on this machine. They are pickles, which
             can run any code: say so only of a project whose origin you know.
@@ -74,6 +78,8 @@ class BaseTuner(LookedAt):
         overwrite: bool = False,
         *,
         executor: Executor | None = None,
+        max_seconds_per_trial: float | None = None,
+        max_memory: int | str | None = None,
         keras_tuner_files: bool = False,
         trust: bool = False,
         display: str = "auto",
@@ -84,7 +90,7 @@ class BaseTuner(LookedAt):
         if self.logger is not None:
             warnings.warn("`logger` is deprecated; it is stored and not used.", DeprecationWarning, stacklevel=2)
         check_parts(type(self), oracle, executor, kwargs)
-        self.executor = executor
+        self.executor, self.trial_limits = executor, TrialLimits.of(max_seconds_per_trial, max_memory)
         self.oracle = oracle
         self.limits: tuple[Clock, ...] = ()  # of the calls that a step is a part of
         # Made before the project is opened: overridden hooks are called while it is, and may print or train.
@@ -92,13 +98,13 @@ class BaseTuner(LookedAt):
         self.hypermodel: HyperModel | None = get_hypermodel(hypermodel)
         self.directory = directory or "."
         self.project_name = project_name or "untitled_project"
-        self.keras_tuner_files = keras_tuner_files
-        self.trust = trust
+        self.keras_tuner_files, self.trust = keras_tuner_files, trust
         self.display = check_display(display)
         self._display = TrialDisplay(oracle, self.display, self.project_dir)
         self.standing: Standing | None = None  # what keeps the best model on disk while `fit` runs
         self.trial_call = RunTrialCall()
-        self._one_by_one = OneByOne(oracle, self.trial_call, self._display.say)
+        self._one_by_one = OneByOne(oracle, self.trial_call, self._display.say, self.trial_limits)
+        self._tracking = Tracking(oracle, self.project_dir)
         self.store = ProjectStore(self.project_dir, overwrite=overwrite)
         try:
             if self.oracle.open(self.store) or read_project(self.oracle, self.store):
@@ -111,15 +117,6 @@ class BaseTuner(LookedAt):
         except BaseException:
             self.store.close()  # else the lock of the project stays taken as long as the exception's traceback lives
             raise
-
-    @property
-    def verbose(self) -> int | str | bool:
-        """How much is printed: the `verbose` of the latest `search`; 0 prints nothing."""
-        return self._display.verbose
-
-    @verbose.setter
-    def verbose(self, value: int | str | bool) -> None:
-        self._display.verbose = value
 
     @property
     def project_dir(self) -> str:
@@ -209,13 +206,17 @@ class BaseTuner(LookedAt):
         Args:
             *fit_args: passed on to `run_trial`.
             stop_when: ends the search earlier: `kt.Reached(0.98) | kt.NoGain(trials=20)`, say.
-            **fit_kwargs: passed on to `run_trial`; `verbose=0` prints nothing.
+            **fit_kwargs: passed on to `run_trial`, but for `trackers`, see docs/looking.md; `verbose=0` prints nothing.
 
         Raises:
-            UsageError: `stop_when` is no condition, or there are several objectives.
+            UsageError: `stop_when` is no condition, or there are several objectives; a tracker that is none.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
         """
-        stops = StopsWhen.of(stop_when, self.oracle, self._leader)
+        self._tracking.follow(fit_kwargs.pop("trackers", None))
+        with self._display.showing_alone("a search", fit_kwargs.get("verbose", 1)):
+            self._search_for(StopsWhen.of(stop_when, self.oracle, self._leader), fit_args, fit_kwargs)
+
+    def _search_for(self, stops: StopsWhen | None, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         # The oracle's as well: oracles of KerasTuner's users print by it.
         self.verbose = self.oracle.verbose = fit_kwargs.get("verbose", 1)
         work = endings.work_of(self.oracle)
@@ -281,7 +282,8 @@ class BaseTuner(LookedAt):
         if self.executor is None:
             self._one_by_one.run(self._trial_steps(self._begin_trial), self.tuner_id, fit_args, fit_kwargs)
             return
-        task = RunTask(build=self.run_trial, fit=self.run_trial, call=Call(fit_args, fit_kwargs), tuner=self)
+        run, call = self.run_trial, Call(fit_args, fit_kwargs)
+        task = RunTask(build=run, fit=run, call=call, tuner=self, limits=self.trial_limits)
         # Kept: workers that have started serve the next search, too.
         if self._runner is None:
             self._runner = self._on_executor(make_run_trial)
@@ -470,6 +472,7 @@ class BaseTuner(LookedAt):
         """Closes the project, so that another process may open it. Done by itself when the tuner is gone."""
         if self._runner is not None:
             self._runner.close()
+        self._tracking.close()
         self.store.close()
 
     # On executors ----------------------------------------------------------------------------------------------
@@ -487,9 +490,6 @@ class BaseTuner(LookedAt):
         return {
             "oracle": DistantOracle(self.oracle),
             "store": DistantStore(),
-            "executor": None,
             "trial_call": RunTrialCall(),
-            "_one_by_one": None,
-            "_runner": None,
-            "standing": None,
+            **dict.fromkeys(["executor", "standing", "_one_by_one", "_runner", "_tracking"]),
         }

@@ -16,7 +16,9 @@ from typing import Any
 
 from manyfit.core import history as histories
 from manyfit.core import seeds
+from manyfit.core.clock import Clock
 from manyfit.core.lifecycle import TrialOutcome, failure_of, outcome_of
+from manyfit.core.limits import NO_LIMITS, TrialLimits
 from manyfit.core.objective import Objective
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.data.call import Call
@@ -24,6 +26,7 @@ from manyfit.oracles import Oracle, Trial, TrialStatus
 from manyfit.oracles.replication import CALL, first_index
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.training.base import Task, judge
+from manyfit.training.limits import waiting_told
 from manyfit.training.outcomes import to_histories
 from manyfit.training.rehearsal import NotOneCall, Rehearsal
 from manyfit.training.replay import CALLED, FITTED_EPOCHS, Facts, SeenFit, facts_of, seen_fits
@@ -100,12 +103,16 @@ class OneByOne:
         oracle: what to run, and where results go.
         call: the call that is being made; the default `run_trial` reads it, too.
         say: takes one line of text for people.
+        limits: of a trial; what `run_trial` does besides calling the default cannot be ended, and that is said.
     """
 
-    def __init__(self, oracle: Oracle, call: RunTrialCall, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, oracle: Oracle, call: RunTrialCall, say: Callable[[str], None], limits: TrialLimits = NO_LIMITS
+    ) -> None:
         self.call = call
         self._oracle = oracle
         self._say = say
+        self._max_seconds = limits.max_seconds
 
     def run(self, steps: TrialSteps, tuner_id: str, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         """Runs trials until the oracle has nothing more, under KerasTuner's protocol of statuses."""
@@ -131,7 +138,9 @@ class OneByOne:
             return
         seed = self.seed_of(trial)
         try:
-            with seeded(seed), seen_fits() as self.call.seen:  # the user's own training is reproducible, too
+            told = waiting_told(self._max_seconds, Clock.started(), trial.trial_id, self._say)
+            # The user's own training is reproducible, too.
+            with told, seeded(seed), seen_fits() as self.call.seen:
                 returned = steps.run(trial, *fit_args, **fit_kwargs)
         except Exception as error:
             failure = failure_of(error)

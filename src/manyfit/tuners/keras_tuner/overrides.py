@@ -276,6 +276,7 @@ class ModelTuner(BaseTuner):
             call=call,
             objective=self.oracle.objective,
             max_model_size=self.max_model_size,
+            limits=self.trial_limits,
             fit=own_fit,
             callbacks=callbacks,
             may=Permissions(pause=may_pause, share_callbacks=not may_pause and self.oracle.compat is None),
@@ -480,11 +481,9 @@ class ModelTuner(BaseTuner):
 
     def _weights_file(self, trial_id: str, execution: int) -> Path:
         """The weights of an execution: Manyfit's file, else one that KerasTuner or a user's own loop has written."""
-        path = Path(self.store.weights_path(trial_id, execution))
-        if self.store.is_beside_keras_tuner:  # those are another search's
-            return path
-        other = Path(self._get_checkpoint_fname(trial_id))
-        return other if other.exists() and not path.exists() else path
+        path, other = Path(self.store.weights_path(trial_id, execution)), Path(self._get_checkpoint_fname(trial_id))
+        is_others = self.store.is_beside_keras_tuner  # another search's
+        return other if not is_others and other.exists() and not path.exists() else path
 
     def _after_trial(self, trial: Trial) -> None:
         # Weights of trials that have fallen out of the best are deleted at once: a search does not fill the disk.
