@@ -21,6 +21,7 @@ import tiny
 
 from manyfit.core import files
 from manyfit.core.errors import ManyfitError, ProjectError, UsageError
+from manyfit.core.files import with_checksum
 from manyfit.core.records import Plan
 from manyfit.oracles import RandomSearchOracle
 from manyfit.store import ProjectStore
@@ -431,7 +432,7 @@ def rewritten(folder, content, name=None):
     if name is None:
         (folder / entry["file"]).write_bytes(content)
     entry |= {"file": name or entry["file"], "sha256": hashlib.sha256(content).hexdigest()}
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(with_checksum(manifest)))  # whoever writes it makes its checksum, too
 
 
 @pytest.mark.parametrize("kind", ["parent", "absolute", "link"])
