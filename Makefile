@@ -17,7 +17,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package faults environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale bench-look bench-install bench-suite bench evidence bench-long kills clean
+.PHONY: demo test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package faults environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale bench-look bench-install bench-suite bench evidence bench-long kills mutate coverage audit clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -169,6 +169,20 @@ bench-scale: $(BENCH)/.installed $(RAY)/.installed ## devices, memory over large
 	$(BENCH)/bin/python benchmarks/scale_devices.py
 	$(RAY)/bin/python $(PIP) "ray[tune]"
 	KERAS_BACKEND=jax $(RAY)/bin/python benchmarks/scale_executors.py
+mutate: $(VENV)/.installed ## tests of the tests: small errors are made in the library, and tests have to fail; MINUTES=20: as many as fit
+	$(BIN)/python $(PIP) coverage
+	$(BIN)/python benchmarks/mutate.py $(if $(MINUTES),--minutes $(MINUTES))
+
+# Lines of the library that tests reach, processes that they start left out.
+COVERED ?= tests
+coverage: $(VENV)/.installed ## tests with coverage: at least 92 % of the lines; COVERED="tests/stats --cov-fail-under=0": a part
+	$(BIN)/python $(PIP) pytest-cov
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --cov=manyfit --cov-report=term:skip-covered --cov-fail-under=92 $(COVERED)
+
+audit: $(VENV)/.installed ## advisories of what is installed; says so where the service cannot be asked
+	$(BIN)/python $(PIP) pip-audit
+	$(BIN)/python .ci/audit.py
+
 kills: $(EXTRAS)/.installed ## 200 processes that die in the middle of searches and of what follows, and are started again
 	KERAS_BACKEND=jax nice -n 19 $(EXTRAS)/bin/python benchmarks/kills.py
 

@@ -127,3 +127,38 @@ def test_scores_of_minutes(monkeypatch):
     assert tasks.scores(digits, y, p) == pytest.approx(1 - metrics.accuracy_score(y, p.argmax(axis=1)))
     assert tasks.scores(churn, y % 2, p[:, 0]) == pytest.approx(metrics.log_loss(y % 2, p[:, 0]))
     assert tasks.scores(housing, p[:, :1], p[:, 1]) == pytest.approx(metrics.root_mean_squared_error(p[:, 0], p[:, 1]))
+
+
+@pytest.fixture
+def mutate(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    return importlib.import_module("mutate")
+
+
+def test_mutants_are_all_different(mutate):
+    found = mutate.all_mutants(["schedulers"])
+    assert len(found) > 500 and len({each.key for each in found}) == len(found)
+    assert {"comparison", "condition", "constant", "left out"} <= {each.change for each in found}
+
+
+def test_a_mutant_takes_the_place_of_a_function_and_another_puts_it_back(mutate):
+    from manyfit.core import untrusted
+
+    [mutant] = [
+        each
+        for each in mutate.all_mutants(["core"])
+        if (each.path, each.function, each.change) == ("core/untrusted.py", "read_json", "nothing returned")
+    ]
+    whole = untrusted.read_json.__code__
+    try:
+        assert mutate.exchange(mutant) and untrusted.read_json("1") is None
+    finally:
+        untrusted.read_json.__code__ = whole
+    assert untrusted.read_json("1") == 1
+
+
+def test_the_table_of_mutants_counts_what_no_test_reaches_as_survived(mutate):
+    mutants = [mutate.Mutant("stats/a.py", "f", line, 0, "constant") for line in range(4)]
+    fates = ("killed", "killed: no end", "survived", "not reached")
+    line = mutate.table(mutants, dict(zip([each.key for each in mutants], fates, strict=True))).splitlines()[-1]
+    assert line == "| all | 4 | 2 | 1 | 1 | 50% |"

@@ -17,6 +17,7 @@ import click
 
 import manyfit
 from manyfit.core.errors import ManyfitError, ProjectError, explain
+from manyfit.core.untrusted import shown
 from manyfit.dashboard.command import dashboard
 from manyfit.report.pruning import prunable
 from manyfit.report.snapshot import Snapshot
@@ -137,7 +138,7 @@ def compare(a: Path, b: Path) -> None:
     """
     from manyfit.finish.compare import compare as compared  # loads NumPy
 
-    click.echo(str(compared(*([str(path) for path in projects_below(folder)] for folder in (a, b)))))
+    click.echo(shown(str(compared(*([str(path) for path in projects_below(folder)] for folder in (a, b))))))
 
 
 @command_line.command()
@@ -188,7 +189,7 @@ def export(project: Path, kind: str, curves: bool, output: str | None, name: str
     if is_table:
         _export_table(project, kind, curves, output)
     else:
-        click.echo(_exported(project, kind, output, name))
+        click.echo(shown(_exported(project, kind, output, name)))
 
 
 def _export_table(project: Path, kind: str, curves: bool, output: str | None) -> None:
@@ -271,6 +272,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except (ManyfitError, ImportError) as error:  # an extra that is not installed: the message says which
-        click.echo(f"manyfit: {error}", err=True)
+        click.echo(shown(f"manyfit: {error}"), err=True)
         return 1
     return 0

@@ -22,7 +22,6 @@ from pathlib import Path
 
 PLUGIN = """
 import importlib.util, json, os, sys, types
-import pytest
 import manyfit.compat
 
 manyfit.compat.install()
@@ -32,8 +31,8 @@ spec = importlib.util.spec_from_file_location("keras_tuner.test_utils.mock_distr
 tools.mock_distribute = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
 try:
     spec.loader.exec_module(tools.mock_distribute)
-except ImportError as error:  # portpicker is missing
-    tools.mock_distribute.__getattr__ = lambda name: pytest.skip(str(error), allow_module_level=True)
+except ImportError as error:
+    print(f"The tests with a chief and workers are not run: {error}", file=sys.stderr)
 
 
 def note(name, outcome, says):

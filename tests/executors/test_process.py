@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 
+import numpy as np
 import pytest
 import remote_work
 import restarts
@@ -182,3 +184,23 @@ def test_what_is_no_executor_is_refused(project):
     with pytest.raises(UsageError, match="ProcessExecutor") as caught:
         kt.RandomSearch(tiny.build, "loss", executor="processes", **project)
     tiny.four_parts(caught.value)
+
+
+# -- who may connect -----------------------------------------------------------------------------------------------
+
+
+def test_nobody_can_connect_to_a_worker_or_read_what_it_shares():
+    """A worker is reached by a pair of sockets without a name, and arrays by a file without one, or of the user's."""
+    pool = process.ProcessPool(kt.ProcessExecutor(workers=1))
+    try:
+        name = pool.start()
+        descriptor = pool._workers[name].line.fileno()
+        with socket.socket(fileno=os.dup(descriptor)) as line:
+            assert line.family == socket.AF_UNIX and not line.getsockname() and not line.getpeername()
+            assert not line.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        handle = pool.share(np.zeros(3))
+        assert os.stat(pool._folder.name).st_mode & 0o077 == 0
+        # Others may not look into /proc/<pid>/fd of this user's process, nor into a file of rights 0600.
+        assert handle.path.startswith(f"/proc/{os.getpid()}/fd/") or os.stat(handle.path).st_mode & 0o077 == 0
+    finally:
+        pool.close()

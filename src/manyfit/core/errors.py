@@ -11,6 +11,8 @@ import inspect
 import warnings
 from pathlib import Path
 
+from manyfit.core.untrusted import shown
+
 
 class ManyfitError(Exception):
     """Base of all errors that Manyfit raises on purpose."""
@@ -76,8 +78,9 @@ def explain(where: str, got: object, allowed: str, instead: str) -> str:
     >>> explain('Int("units")', "min_value=64, max_value=16", "min_value <= max_value", "Swap the two values.")
     'Int("units"): got min_value=64, max_value=16. Allowed: min_value <= max_value. Swap the two values.'
     """
-    shown = got if isinstance(got, str) else repr(got)
-    return f"{where}: got {shown}. Allowed: {allowed}. {instead}"
+    found = got if isinstance(got, str) else repr(got)
+    # Names out of a stranger's file are among them, and end on a terminal.
+    return shown(f"{where}: got {found}. Allowed: {allowed}. {instead}")
 
 
 def first_line(error: BaseException) -> str:

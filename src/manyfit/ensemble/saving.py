@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import pathlib
 import pickle
@@ -24,6 +23,7 @@ import numpy as np
 
 from manyfit.core.errors import ManyfitError, UsageError, explain, first_line
 from manyfit.core.files import digest_of, has_right_checksum, replaced, with_checksum, writing, written_whole
+from manyfit.core.untrusted import archive, check_unpacked, read_json
 from manyfit.ensemble.members import EnsembleMember, Model, emits_logits, is_keras
 from manyfit.ensemble.outputs import Outputs
 from manyfit.ensemble.pools import POOLS, Pool
@@ -40,6 +40,11 @@ class SavedFile(TypedDict):
     sha256: str
 
 
+#: What Keras raises for a model that it cannot make: of its own checks, of Python's, of memory that does not suffice.
+_OF_STRANGE_MODELS = (
+    *(TypeError, ValueError, LookupError, AttributeError, ImportError, MemoryError),
+    *(RuntimeError, OSError, zipfile.BadZipFile),
+)
 _FORMAT = 1
 _FORMAT_OF_SEVERAL = 2  # of members with several outputs
 _MANIFEST = "manifest.json"
@@ -203,7 +208,7 @@ def load_folder(
                 "A .keras file is a Keras model: load it with keras.saving.load_model.",
             )
         )
-    manifest = json.loads(path.read_text())
+    manifest = read_json(path.read_text())
     if not has_right_checksum(manifest):
         got, instead = f"{_MANIFEST}, which has changed", "Copy the folder again from where it was saved."
         raise UsageError(explain("Ensemble.load", got, "the files as they were saved", instead))
@@ -216,7 +221,8 @@ def load_folder(
                 "Update Manyfit, or save again.",
             )
         )
-    arrays = np.load(io.BytesIO(_checked(folder, manifest["pool"])), allow_pickle=False)
+    with archive(_checked(folder, manifest["pool"])) as found:
+        arrays = dict(found)
     members = [
         EnsembleMember(
             entry["name"],
@@ -224,7 +230,7 @@ def load_folder(
         )
         for entry in manifest["members"]
     ]
-    pool = POOLS[manifest["kind"]].from_saved(dict(arrays), manifest)  # the numbers lie in the manifest itself
+    pool = POOLS[manifest["kind"]].from_saved(arrays, manifest)  # the numbers lie in the manifest itself
     outputs = Outputs.from_json(manifest["outputs"]) if "outputs" in manifest else None
     return {
         "members": members,
@@ -294,9 +300,10 @@ def load_keras_file(
     import keras
 
     with unknown_told(f"{where}, {path.name}", f"{where}(path, "):
+        check_unpacked(path)
         model = keras.saving.load_model(path, custom_objects=custom_objects, compile=False, safe_mode=not trust)
-        with zipfile.ZipFile(path) as archive:
-            compiled = json.loads(archive.read("config.json")).get("compile_config")
+        with zipfile.ZipFile(path) as packed:
+            compiled = read_json(packed.read("config.json")).get("compile_config")
         if compiled:
             with keras.saving.custom_object_scope(custom_objects or {}):
                 model.compile_from_config(compiled)
@@ -308,7 +315,9 @@ def unknown_told(where: str, call: str) -> Iterator[None]:
     """Turns what Keras raises for classes and code that it may not load into one error; `call` begins what to type."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except _OF_STRANGE_MODELS as error:
+        if isinstance(error, ManyfitError):
+            raise
         text = str(error)
         unknown = re.search(r"Could not locate (?:class|function) '([^']+)'", text)
         instead = f"Call {call}custom_objects={{...}}) with it."

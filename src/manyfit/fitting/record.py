@@ -15,6 +15,7 @@ from pathlib import Path
 
 from manyfit.core.errors import ProjectError, warn_user
 from manyfit.core.files import has_right_checksum, with_checksum, written_whole
+from manyfit.core.untrusted import plain_file, read_json
 
 _NAME = "fit.json"
 _EVERY_SECONDS = 2.0  # of a fit that is killed so many are not counted, and what it compiled meanwhile
@@ -65,7 +66,7 @@ class FitRecord:
         if not self._path.exists():
             return Spent()
         try:
-            facts = json.loads(self._path.read_text())
+            facts = read_json(plain_file(self._path).read_text())
             if not has_right_checksum(facts):
                 raise ValueError("it has changed since it was written")
             phases = {str(name): float(spent) for name, spent in facts["phases"].items()}

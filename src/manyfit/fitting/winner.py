@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.untrusted import shown
 from manyfit.data.kinds import FitData
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import is_keras, model_predictions
@@ -219,7 +220,7 @@ class Winner:
         return same
 
     def __repr__(self) -> str:
-        return self.card.text()
+        return shown(self.card.text())
 
     def _repr_html_(self) -> str:
         return self.card.page("" if self.confirmation is None else self.confirmation._repr_html_())

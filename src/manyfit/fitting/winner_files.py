@@ -28,6 +28,7 @@ from manyfit.core.files import (
     without_seal,
     written_whole,
 )
+from manyfit.core.untrusted import archive, check_unpacked, read_json
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.saving import damage_told, load_keras_file, unknown_told, write_model
 from manyfit.fitting.card import WinnerCard
@@ -84,7 +85,7 @@ class WinnerFacts:
             UsageError: it is damaged, or of a later version.
         """
         try:
-            data = json.loads(text)
+            data = read_json(text)
             if not has_right_checksum(data):
                 raise ValueError("it has changed since it was written")
             found = data["confirmation"]
@@ -145,17 +146,17 @@ def write_keras(path: Path, model: keras.Model, facts: WinnerFacts) -> None:
     """
     with written_whole(path, "winner", again=_AGAIN, lasts=True) as partial:
         write_model(model, partial, where="winner.save")
-        with zipfile.ZipFile(partial, "a") as archive:
-            archive.writestr(_ENTRY, dataclasses.replace(facts, sha256=_digest_of_entries(archive)).to_json())
+        with zipfile.ZipFile(partial, "a") as packed:
+            packed.writestr(_ENTRY, dataclasses.replace(facts, sha256=_digest_of_entries(packed)).to_json())
 
 
-def _digest_of_entries(archive: zipfile.ZipFile) -> str:
+def _digest_of_entries(packed: zipfile.ZipFile) -> str:
     """The checksum of all entries of a `.keras` file but the card; reading them checks what the archive knows, too."""
     digest = hashlib.sha256()
-    for entry in sorted(archive.infolist(), key=lambda one: one.filename):
+    for entry in sorted(packed.infolist(), key=lambda one: one.filename):
         if entry.filename != _ENTRY:
             digest.update(f"{entry.filename}\n{entry.file_size}\n".encode())
-            with archive.open(entry) as file:
+            with packed.open(entry) as file:
                 while part := file.read(1 << 20):
                     digest.update(part)
     return digest.hexdigest()
@@ -218,9 +219,9 @@ def _load(path: Path, custom_objects: Mapping[str, Any] | None, *, trust: bool) 
 def _load_weights(path: Path, custom_objects: Mapping[str, Any] | None, *, trust: bool) -> keras.Model:
     import keras  # heavy, and not needed for the winners of other brands
 
-    with np.load(path, allow_pickle=False) as archive:  # whoever wrote it: an array of objects could run code
-        arrays = [archive[name] for name in sorted(archive.files) if name.isdigit()]
-        config = json.loads(str(archive["model"]))
+    with archive(path) as found:
+        arrays = [found[name] for name in sorted(found) if name.isdigit()]
+        config = read_json(str(found["model"]))
     with unknown_told(f"kt.load_winner, {path.name}", "kt.load_winner(path, "):
         model = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=not trust)
         model.set_weights(arrays)
@@ -229,8 +230,9 @@ def _load_weights(path: Path, custom_objects: Mapping[str, Any] | None, *, trust
 
 def _digest_of_told(path: Path) -> str | None:
     if path.suffix == ".keras":
-        with zipfile.ZipFile(path) as archive:
-            return _digest_of_entries(archive)
+        check_unpacked(path)
+        with zipfile.ZipFile(path) as packed:
+            return _digest_of_entries(packed)
     if path.suffix == ".pickle":  # the seal is another one for each who writes it
         return hashlib.sha256(without_seal(path.read_bytes())).hexdigest()
     return digest_of(path / _MANIFEST if path.is_dir() else path)
@@ -239,11 +241,12 @@ def _digest_of_told(path: Path) -> str | None:
 def facts_of(path: Path) -> WinnerFacts | None:
     """What is told of a winner in its file or folder; None: nothing, or there is none."""
     if path.suffix == ".keras" and path.is_file():
-        with zipfile.ZipFile(path) as archive:
-            return WinnerFacts.from_json(archive.read(_ENTRY)) if _ENTRY in archive.namelist() else None
+        check_unpacked(path)
+        with zipfile.ZipFile(path) as packed:
+            return WinnerFacts.from_json(packed.read(_ENTRY)) if _ENTRY in packed.namelist() else None
     if path.suffix == ".npz" and path.is_file():
-        with np.load(path, allow_pickle=False) as archive:
-            return WinnerFacts.from_json(str(archive["told"]))
+        with archive(path) as found:
+            return WinnerFacts.from_json(str(found["told"]))
     beside = path / _ENTRY if path.is_dir() else _beside(path)
     return WinnerFacts.from_json(beside.read_text()) if beside.is_file() else None
 

@@ -21,6 +21,7 @@ from manyfit.core.html import cell, piece, table
 from manyfit.core.lifecycle import Life, TrialOutcome, TrialState, TrialStatus, is_paused
 from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import ROWS, Ending, Observation, Progress, SteadyDict, Value
+from manyfit.core.untrusted import shown
 from manyfit.oracles.executions import Before as Before
 from manyfit.oracles.executions import Execution as Execution
 from manyfit.oracles.executions import KnownEpochs as KnownEpochs
@@ -321,7 +322,7 @@ class Trial:
 
     def summary(self) -> None:
         """Prints the trial's values and its score."""
-        print("\n".join(self.summary_lines()))
+        print(shown("\n".join(self.summary_lines())))
 
     def summary_lines(self) -> list[str]:
         """The lines of `summary`."""
@@ -348,7 +349,7 @@ class Trial:
 
     def display_hyperparameters(self) -> None:
         """Prints the trial's values."""
-        print("\n".join(self.value_lines()))
+        print(shown("\n".join(self.value_lines())))
 
     def value_lines(self) -> list[str]:
         """One line per value."""

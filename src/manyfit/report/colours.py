@@ -69,8 +69,9 @@ def trial_line(
         max_trials: how many there will be, or None.
         elapsed_seconds: of the whole search.
     """
-    from rich.console import Console
     from rich.table import Table
+
+    from manyfit.report.pages import ShownConsole  # rich takes a while to load
 
     table = Table(title=f"Trial {trial_id}: {status.lower()} in {duration(seconds)}", title_justify="left")
     table.add_column("hyperparameter")
@@ -79,7 +80,7 @@ def trial_line(
         table.add_row(name, f"{value:.5g}" if isinstance(value, float) else str(value))
     is_best = score is not None and score == best
     table.add_row(objective, "-" if score is None else f"{score:.5g}", style="bold green" if is_best else "bold")
-    console = Console(file=sys.stdout)
+    console = ShownConsole(file=sys.stdout, markup=False)
     console.print(table)
     of_all = "" if max_trials is None else f" of {max_trials}"
     found = "none yet" if best is None else f"{best:.5g}"

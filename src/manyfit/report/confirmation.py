@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.untrusted import shown
 from manyfit.evidence import sentences as say
 from manyfit.evidence.decisions import RaceEnd
 from manyfit.evidence.estimates import Estimate
@@ -214,7 +215,7 @@ class Confirmation:
         return [{**each, "values": row.values_in_words()} for each, row in zip(cells, self.rows, strict=True)]
 
     def __str__(self) -> str:
-        return self._shown().text()
+        return shown(self._shown().text())
 
     def _repr_html_(self) -> str:
         return self._shown().page()

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from manyfit.core.errors import ManyfitError
+from manyfit.core.untrusted import shown
 from manyfit.report import words
 from manyfit.report.snapshot import RecordedRun, RecordedTrial, Snapshot
 from manyfit.report.words import plain
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_VARIED = 4  # hyperparameters in a table of trials
+
+
+class ShownConsole(Console):
+    """A console that obeys no letter of a text: rich writes those that a terminal would obey as they are."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See rich; what is rich's own, colours and the cursor, is no text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(shown(segment.text), segment.style)
 
 
 def console(file: IO[str] | None = None, *, width: int | None = None) -> Console:
@@ -30,7 +41,7 @@ def console(file: IO[str] | None = None, *, width: int | None = None) -> Console
     """
     # In a notebook rich would show what is written to a file as an output of the cell.
     to_cell = False if file is not None else None
-    return Console(
+    return ShownConsole(
         file=file, width=width, markup=False, emoji=False, highlight=False, soft_wrap=False, force_jupyter=to_cell
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import re
@@ -17,14 +16,16 @@ from manyfit.core.compared import on_most_rows
 from manyfit.core.errors import ProjectError, UsageKeyError, explain
 from manyfit.core.html import MOST_ROWS, cell, piece, table
 from manyfit.core.records import ROWS, SHARE, Ending, Value, Values
+from manyfit.core.untrusted import read_json
 from manyfit.report.results import Results, Row
 from manyfit.store import facts as names
 from manyfit.store.facts import Activity, Leader, SearchPlan, from_fact
 from manyfit.store.reading import ProjectRows, read_project
+from manyfit.store.schema import MOST_COUNTED
 
 _SEARCH = "search"
 _ENDED_BY = "ended_by"  # of `manyfit.oracles.endings`
-_OBJECTIVE = re.compile(r'name="(.+?)", direction="(max|min)"')
+_OBJECTIVE = re.compile(r'name="([^"]+)", direction="(max|min)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class RecordedRun:
     @functools.cached_property
     def curves(self) -> dict[str, list[float | None]]:
         """Metric -> a number per epoch, None where it was not measured."""
-        epochs = [{}] * self.first_epoch + [json.loads(text) for text in self.logs]
+        epochs: list[Mapping[str, Any]] = [{}] * self.first_epoch + [_logs(text) for text in self.logs]
         metrics = dict.fromkeys(name for epoch in epochs for name in epoch)
         return {name: [epoch.get(name) for epoch in epochs] for name in metrics}
 
@@ -193,7 +194,7 @@ class Snapshot:
 
     @classmethod
     def _from_rows(cls, folder: Path, rows: ProjectRows) -> Self:
-        facts = {name: json.loads(value) for name, value in rows.facts.items()}
+        facts = {name: read_json(value) for name, value in rows.facts.items()}
         found = _OBJECTIVE.search((facts.get("search") or {}).get("objective", ""))
         name, direction = ("score", "min") if found is None else (found[1], found[2])
         is_program = {key: key.startswith(names.PROGRAM) for key in facts}
@@ -278,7 +279,7 @@ class Snapshot:
         """One row per execution of the search, and the curves, as `tuner.results()` has them."""
         rows = [row for trial in self.trials for row in _result_rows(trial)]
         curves = [
-            {"trial_id": trial.trial_id, "execution": run.execution, "epoch": epoch, **json.loads(logs)}
+            {"trial_id": trial.trial_id, "execution": run.execution, "epoch": epoch, **_logs(logs)}
             for trial in self.trials
             for run in trial.searched
             for epoch, logs in enumerate(run.logs, run.first_epoch)
@@ -382,9 +383,11 @@ def _trials(rows: ProjectRows) -> Iterator[RecordedTrial]:
     logs: dict[tuple[Any, ...], list[str]] = {}
     first: dict[tuple[Any, ...], int] = {}
     for row in rows.epochs:
+        if type(row[4]) is not int or not 0 <= row[4] < MOST_COUNTED:
+            raise ValueError(f"an epoch that is called {row[4]!r}")
         logs.setdefault(row[:4], []).append(row[5])
         first.setdefault(row[:4], row[4])
-    outcomes = {row[:4]: json.loads(row[4]) for row in rows.executions}
+    outcomes = {row[:4]: read_json(row[4]) for row in rows.executions}
     by_trial: dict[tuple[str, int], list[tuple[Any, ...]]] = {}
     for key in sorted({*logs, *outcomes}, key=lambda key: (key[1] != _SEARCH, key)):
         by_trial.setdefault((key[0], key[2]), []).append(key)
@@ -394,7 +397,9 @@ def _trials(rows: ProjectRows) -> Iterator[RecordedTrial]:
             share = float((outcome.get("notes") or {}).get(SHARE, 1.0))
             by_rows.setdefault(key[0], {}).setdefault(share, []).append(float(outcome["score"]))
     for trial_id, number, status, attempt, values, text, started_at, ended_at in rows.trials:
-        outcome = json.loads(text)
+        outcome = read_json(text)
+        _check_kinds(trial_id, (number, int), (status, str), (started_at, float), (ended_at, float | None))
+        _check_kinds(trial_id, (outcome["score"], float | int | None), (outcome["message"], str | None))
         runs = [
             RecordedRun(
                 key[1],
@@ -407,10 +412,17 @@ def _trials(rows: ProjectRows) -> Iterator[RecordedTrial]:
             for key in by_trial.get((trial_id, attempt), ())
         ]
         yield RecordedTrial(
-            trial_id, number, status, json.loads(values), outcome["score"], outcome.get("best_step"),
+            trial_id, number, status, read_json(values), outcome["score"], outcome.get("best_step"),
             outcome["message"], outcome["ending"], outcome.get("confirmed"), started_at, ended_at, tuple(runs),
             tuple((share, math.fsum(known) / len(known)) for share, known in sorted(by_rows.get(trial_id, {}).items())),
         )  # fmt: skip
+
+
+def _check_kinds(trial_id: object, *pairs: tuple[object, Any]) -> None:
+    """Columns of SQLite hold whatever was put there; what shows them counts on numbers and texts."""
+    for value, kind in pairs:
+        if not isinstance(value, kind):
+            raise TypeError(f"trial {trial_id!r} with {value!r}")
 
 
 def _result_rows(trial: RecordedTrial) -> list[Row]:
@@ -439,6 +451,16 @@ def _result_rows(trial: RecordedTrial) -> list[Row]:
         )
         for run in ended
     ]
+
+
+def _logs(text: str) -> dict[str, Any]:
+    """What an epoch has logged; it is read when somebody asks for it, since there are thousands."""
+    try:
+        found = read_json(text)
+        return dict(found)
+    except (ValueError, TypeError) as error:
+        got, instead = f"an epoch that cannot be read ({error})", "Restore the project from a copy."
+        raise ProjectError(explain("a project's curves", got, "rows as Manyfit writes them", instead)) from error
 
 
 def _exists(pid: int) -> bool:

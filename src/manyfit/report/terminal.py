@@ -8,6 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from manyfit.core.untrusted import shown
+
 
 def in_notebook() -> bool:
     """Whether this process is a notebook's kernel; IPython being installed, or a console of it, is none."""
@@ -23,19 +25,19 @@ def space_summary(hyperparameters: Sequence[Any]) -> str:
     for hyperparameter in hyperparameters:
         config = dict(hyperparameter.get_config())
         lines += [f"{config.pop('name')} ({type(hyperparameter).__name__})", str(config)]
-    return "\n".join(lines)
+    return shown("\n".join(lines))
 
 
 def trial_begin(number: int, values: Mapping[str, Any], best_values: Mapping[str, Any] | None) -> str:
     """The table that is shown when a trial starts."""
     lines = ["", f"Search: Running Trial #{number}", ""]
     if not values:
-        return "\n".join([*lines, "default configuration", ""])
+        return shown("\n".join([*lines, "default configuration", ""]))
     lines.append(_columns("Value", "Best Value So Far", "Hyperparameter"))
     for name, value in values.items():
         best = "?" if best_values is None else _short(best_values.get(name, "?"))
         lines.append(_columns(_short(value), best, name))
-    return "\n".join([*lines, ""])
+    return shown("\n".join([*lines, ""]))
 
 
 def trial_end(
@@ -46,7 +48,7 @@ def trial_end(
     if score is not None:
         lines.append(f"{objective}: {score}")
     lines += ["", f"Best {objective} So Far: {best}", f"Total elapsed time: {duration(elapsed_seconds)}"]
-    return "\n".join(lines)
+    return shown("\n".join(lines))
 
 
 def duration(seconds: float) -> str:
@@ -81,7 +83,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
             for text, width, to_right in zip(line, widths, right, strict=True)
         ]
         lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
+    return shown("\n".join(lines))
 
 
 def _columns(left: str, middle: str, right: str) -> str:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from manyfit.core.causes import reason_of
 from manyfit.core.events import CallBegan, CallEnded, Event, PhaseBegan, StepBegan, StepEnded, TrialEnded, logger
+from manyfit.core.untrusted import shown
 from manyfit.report import words
 from manyfit.report.pages import console
 from manyfit.show.board import Board, ProgressSources
@@ -65,7 +66,7 @@ class LiveProgress:
 
     def say(self, text: str) -> None:
         """Prints a line that stays, above what is redrawn."""
-        print(text, file=self._file or sys.stdout, flush=True)
+        print(shown(text), file=self._file or sys.stdout, flush=True)
 
     def finish(self, lines: Sequence[str]) -> None:
         """Prints what stays of the call, as wide as the terminal is."""
@@ -140,7 +141,7 @@ class LineProgress:
     def say(self, text: str) -> None:
         """Prints a line."""
         self._said_at = self.board.now()
-        print(text, file=self._file or sys.stdout, flush=True)
+        print(shown(text), file=self._file or sys.stdout, flush=True)
 
     def finish(self, lines: Sequence[str]) -> None:
         """Prints what the call has come to; files have no width."""

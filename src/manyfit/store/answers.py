@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from manyfit.core.files import rewritten, written_whole
+from manyfit.core.untrusted import archive
 from manyfit.data.kinds import FitData, as_arrays, map_leaves
 from manyfit.data.row_names import NamedBy, RowNames
 from manyfit.store.arrays import reading, restored
@@ -65,7 +66,7 @@ class Answers:
         path = self._files.asked_rows
         if not path.exists() or not self._is_sound(path):
             return None
-        with reading(path), np.load(path, allow_pickle=False) as arrays:
+        with reading(path), archive(path) as arrays:
             return AskedRows(RowNames(arrays["names"], NamedBy(str(arrays["named_by"]))), str(arrays["content"]))
 
     def keep(self, keys: Sequence[tuple[str, int]], parts: Iterable[Sequence[FitData]], content: str) -> None:
@@ -106,7 +107,7 @@ class Answers:
         path, rows = self._files.of_asked_rows(trial_id, execution), self.rows()
         if rows is None or not path.exists() or not self._is_sound(path):
             return None
-        with reading(path), np.load(path, allow_pickle=False) as arrays:
+        with reading(path), archive(path) as arrays:
             if str(arrays["content"]) != rows.content:
                 return None
             structure = arrays.get("said.structure")

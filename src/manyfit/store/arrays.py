@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.errors import ProjectError, explain, first_line
+from manyfit.core.untrusted import read_json
 from manyfit.data.kinds import FitData, is_nested, leaves, map_leaves
 
 # Files hold arrays by name. Nested ones are numbered there, and one text says what number belongs where.
@@ -34,7 +35,7 @@ def restored(structure: np.ndarray, array: Callable[[int], FitData]) -> FitData:
             return [filled(inner) for inner in part]
         return None if part is None else array(part)
 
-    return filled(json.loads(str(structure)))
+    return filled(read_json(str(structure)))
 
 
 def named_arrays(name: str, data: FitData) -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ from typing import Protocol
 import filelock
 
 from manyfit.core.errors import ProjectError, explain
+from manyfit.core.untrusted import read_json
 from manyfit.store.layout import ProjectLayout
 
 
@@ -219,7 +220,7 @@ def _settle() -> None:
 
 def _describe_holder(folder: Path) -> str:
     try:
-        holder = json.loads(ProjectLayout(folder).holder.read_text())
+        holder = read_json(ProjectLayout(folder).holder.read_text())
         return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

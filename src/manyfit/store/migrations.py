@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from manyfit.core.errors import ProjectError, explain
 from manyfit.core.files import write_failed
+from manyfit.core.untrusted import read_json
 from manyfit.store.layout import DATABASE_NAME
 from manyfit.store.schema import TABLES
 
@@ -97,7 +98,7 @@ def bring_up_to_date(
     if version is None:
         _create(connection, tables, newest)
         return
-    if version > newest:
+    if not FIRST_VERSION <= version <= newest:
         raise ProjectError(
             explain(
                 where,
@@ -118,7 +119,10 @@ def version_of(connection: sqlite3.Connection) -> int | None:
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'project'").fetchone():
         return None
     row = connection.execute("SELECT value FROM project WHERE name = 'schema_version'").fetchone()
-    return None if row is None else int(json.loads(row[0]))
+    try:
+        return None if row is None else int(read_json(row[0]))
+    except (ValueError, TypeError) as error:
+        raise sqlite3.DatabaseError(f"its version is no number: {error}") from error
 
 
 @contextlib.contextmanager

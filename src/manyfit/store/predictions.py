@@ -21,6 +21,7 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.files import rewritten, written_whole
+from manyfit.core.untrusted import archive, plain_file
 from manyfit.data.kinds import FitData, Indices, is_nested, leaves, map_leaves
 from manyfit.data.row_names import NamedBy, RowNames
 from manyfit.store.arrays import named_arrays, read_nested, reading, restored, structure_of
@@ -162,7 +163,8 @@ def unpack(packed: bytes) -> Kept:
     >>> bool(np.abs(kept.predictions / p - 1).max() < 4e-3)
     True
     """
-    arrays = np.load(io.BytesIO(packed), allow_pickle=False)
+    with archive(packed) as found:
+        arrays = dict(found)
     predictions = (
         restored(arrays["structure"], lambda number: _decoded(_beginning(f"{number}.", arrays)))
         if "structure" in arrays
@@ -254,7 +256,7 @@ class Archive:
         path = self._files.labels
         if not path.exists() or not self.is_sound(path):
             return None
-        with reading(path), np.load(path, allow_pickle=False) as arrays:
+        with reading(path), archive(path) as arrays:
             y, weight, groups = (read_nested(name, arrays) for name in ("y", "sample_weight", "groups"))
             known = RowNames(arrays["names"], NamedBy(str(arrays["named_by"]))) if "names" in arrays else None
             return Labels(arrays["row_ids"], y, weight, groups, known)
@@ -303,7 +305,7 @@ class Archive:
         path = self._files.of(trial_id, execution, phase=phase)
         if not path.exists() or not self.is_sound(path):
             return None
-        with reading(path), np.load(path, allow_pickle=False) as arrays:
+        with reading(path), archive(path) as arrays:
             value, spread = float(arrays["value"]), float(arrays["spread"])
             rows = (value + spread * arrays["deviations"].astype(np.float64)).astype(np.float32)
             metric, rows_are, scale = map(str, arrays["names"])
@@ -328,7 +330,7 @@ class Archive:
         parts = []
         for path in paths:
             with reading(path):
-                parts.append(unpack(path.read_bytes()))
+                parts.append(unpack(plain_file(path).read_bytes()))
         return together(trial_id, parts)
 
 

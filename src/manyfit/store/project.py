@@ -15,11 +15,13 @@ from typing import Any
 from manyfit.core.errors import ProjectError, explain
 from manyfit.core.files import write_failed
 from manyfit.core.records import Computed, EpochLogs
+from manyfit.core.untrusted import read_json
 from manyfit.store import checksums, lock
 from manyfit.store.checksums import Checksums
 from manyfit.store.connecting import check_not_emptied, connect, copied_to, displaced, identity_of
 from manyfit.store.layout import ProjectLayout, check_id, is_safe_id
 from manyfit.store.migrations import database_failed, transaction
+from manyfit.store.schema import MOST_COUNTED, check_journals, tampered
 
 ExecutionKey = tuple[str, str, int, int]
 """Trial id, phase, attempt, index of the execution."""
@@ -132,6 +134,7 @@ class ProjectStore:
         self._connection.close()
 
     def _connect(self) -> sqlite3.Connection:
+        check_journals(self.layout.database_files(), self._where)
         connection = connect(self.layout.database, self._where)
         self._identity = identity_of(self._database)
         return connection
@@ -266,7 +269,10 @@ class ProjectStore:
     def get(self, name: str, default: object = None) -> Any:
         """A named fact of the project (settings, seed, space)."""
         rows = self._rows("SELECT value FROM project WHERE name = ?", name)
-        return json.loads(rows[0][0]) if rows else default
+        try:
+            return read_json(rows[0][0]) if rows else default
+        except (ValueError, TypeError) as error:
+            raise database_failed(self._where, sqlite3.DatabaseError(str(error))) from error
 
     def put(self, **facts: object) -> None:
         """Commits named facts of the project."""
@@ -317,23 +323,17 @@ class ProjectStore:
         trials = [dict(zip(names, row, strict=True)) for row in self._rows("SELECT * FROM trials ORDER BY number, id")]
         for trial in trials:
             self._check_key(trial["id"], trial["number"], trial["attempt"])
-            trial["values"] = json.loads(trial["values"])
-            trial["outcome"] = json.loads(trial["outcome"])
+            trial["values"] = read_json(trial["values"])
+            trial["outcome"] = read_json(trial["outcome"])
         return trials
 
     def _check_key(self, trial_id: object, *numbers: object) -> None:
         """Checks what becomes part of paths: columns of SQLite hold whatever a stranger has put there."""
         odd = [repr(trial_id)] if not is_safe_id(trial_id) else []
-        odd += [repr(number) for number in numbers if type(number) is not int]
+        odd += [repr(number) for number in numbers if type(number) is not int or not 0 <= number < MOST_COUNTED]
         if odd:
-            raise ProjectError(
-                explain(
-                    self._where,
-                    f"a trial that is called or counted {odd[0]}",
-                    "trials as Manyfit writes them",
-                    "Somebody has changed the file: restore it, or type overwrite=True to start anew.",
-                )
-            )
+            got = f"a trial that is called or counted {odd[0]}"
+            raise tampered(self._where, got, "trials as Manyfit writes them")
 
     # Executions ------------------------------------------------------------------------------------------------
 
@@ -392,7 +392,7 @@ class ProjectStore:
         rows = self._rows("SELECT * FROM executions ORDER BY 1, 2, 3, 4")
         for row in rows:
             self._check_key(row[0], row[2], row[3])
-        return [{**dict(zip(_KEY, row, strict=False)), **json.loads(row[4])} for row in rows]
+        return [{**dict(zip(_KEY, row, strict=False)), **read_json(row[4])} for row in rows]
 
     def epochs(self, trial_id: str | None = None) -> list[dict[str, Any]]:
         """Logs of every epoch: trial_id, phase, attempt, execution, epoch, logs, and how they were computed."""
@@ -404,7 +404,7 @@ class ProjectStore:
         return [
             {
                 **dict(zip((*_KEY, "epoch"), row, strict=False)),
-                "logs": json.loads(row[5]),
+                "logs": read_json(row[5]),
                 "computed": Computed(programs[row[6]], row[7]) if row[6] in programs and row[7] is not None else None,
             }
             for row in rows
@@ -436,14 +436,14 @@ class ProjectStore:
     def families(self) -> list[tuple[dict[str, Any], dict[str, int]]]:
         """Rules and looks of every family, in their order."""
         rows = self._rows("SELECT rules, looks FROM families ORDER BY number")
-        return [(json.loads(rules), json.loads(looks)) for rules, looks in rows]
+        return [(read_json(rules), read_json(looks)) for rules, looks in rows]
 
     def decisions(self) -> list[tuple[int, str, dict[str, Any]]]:
         """Family, trial that was found worse, and why, of every decision."""
         rows = self._rows("SELECT family, trial_id, decision FROM decisions ORDER BY 1, 2")
         for row in rows:
             self._check_key(row[1], row[0])
-        return [(family, trial_id, json.loads(why)) for family, trial_id, why in rows]
+        return [(family, trial_id, read_json(why)) for family, trial_id, why in rows]
 
     # Files -----------------------------------------------------------------------------------------------------
 

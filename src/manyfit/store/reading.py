@@ -26,7 +26,7 @@ from manyfit.core.errors import ProjectError, explain
 from manyfit.store.connecting import check_not_emptied
 from manyfit.store.layout import DATABASE_NAME, ProjectLayout
 from manyfit.store.migrations import SCHEMA_VERSION, bring_up_to_date, version_of
-from manyfit.store.schema import check_harmless
+from manyfit.store.schema import check_harmless, names_another_file
 
 _TICK_SECONDS = 0.05  # of clocks of file systems, with room
 _TRIES = 5  # of a database that changes under the reader's hands
@@ -106,7 +106,9 @@ def _beside(database: Path, ending: str) -> Path:
 
 def _ways(database: Path) -> Iterator[Callable[[], contextlib.AbstractContextManager[sqlite3.Connection]]]:
     for _ in range(_TRIES):
-        if _beside(database, "-journal").exists():
+        journal = _beside(database, "-journal")
+        # One that names another file would have SQLite delete that: then the database is read as it is.
+        if journal.exists() and not names_another_file(journal):
             yield lambda: _beside_a_writer(database)
             yield lambda: _of_a_copy(database, "-journal")
         elif not _beside(database, "-wal").exists():

@@ -15,9 +15,21 @@ row of `programs`, and the trainer's own text.
 
 from __future__ import annotations
 
+import re
 import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
 
 from manyfit.core.errors import ProjectError, explain
+
+MOST_BYTES = 1 << 26
+"""Of one value: what is longer is read from no project, and written to none."""
+
+MOST_COUNTED = 1_000_000
+"""Trials, attempts, executions and epochs have lower numbers: lists are as long as the highest that is found."""
+
+_ACTING = re.compile(r"\b(?:AS|CHECK|COLLATE|CONFLICT|DEFAULT|REFERENCES|WHERE)\b", re.IGNORECASE)
+_NAMES_ANOTHER_FILE = bytes.fromhex("d9d505f920a163d7")  # at the end of a journal (SQLite's file format, 3)
 
 TABLES = (
     """
@@ -99,19 +111,52 @@ def check_harmless(connection: sqlite3.Connection, where: str) -> None:
         where: the project, for messages.
 
     Raises:
-        ProjectError: it has triggers, views or virtual tables, which no version of Manyfit makes.
+        ProjectError: it has triggers, views, virtual tables, or columns that are computed or checked, which no version
+            of Manyfit makes.
         sqlite3.DatabaseError: it is no database.
     """
-    kinds = ("CREATE TABLE %", "CREATE INDEX %", "CREATE UNIQUE INDEX %")
-    plain = "sql IS NULL OR " + " OR ".join(["sql LIKE ?"] * len(kinds))
-    query = f"SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index') OR NOT ({plain})"
-    found = connection.execute(query, kinds).fetchone()
-    if found:
-        raise ProjectError(
-            explain(
-                where,
-                f"a database with the {found[0]} {found[1]!r}",
-                "plain tables, as Manyfit makes them",
-                "Somebody has added it: open no project whose origin you do not know, or type overwrite=True.",
-            )
-        )
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_BYTES)
+    for kind, name, statement in connection.execute("SELECT type, name, sql FROM sqlite_master"):
+        if not _is_plain(kind, statement):
+            raise tampered(where, f"a database with the {kind} {name!r}", "plain tables, as Manyfit makes them")
+
+
+def _is_plain(kind: str, statement: str | None) -> bool:
+    if statement is None:  # an index that SQLite has made by itself
+        return kind == "index"
+    begins = {"table": "CREATE TABLE ", "index": "CREATE "}.get(kind)
+    # An index of an expression computes it whenever a row is written.
+    is_expression = kind == "index" and statement.count("(") > 1
+    return begins is not None and statement.startswith(begins) and not is_expression and not _ACTING.search(statement)
+
+
+def check_journals(files: Iterable[Path], where: str) -> None:
+    """Checks that opening a database deletes no other file, which SQLite does where a journal beside it names one.
+
+    A process that died while it wrote to several databases at once leaves such a journal: the file that it names lists
+    these, and is deleted after the last of them was put back. Manyfit writes to one database, so it leaves none.
+
+    Args:
+        files: the database, and what lies beside it.
+        where: the project, for messages.
+
+    Raises:
+        ProjectError: a journal names another file.
+    """
+    for path in files:
+        if names_another_file(path):
+            got = f"{path.name}, which names another file to be deleted"
+            raise tampered(where, got, "the project's own journal")
+
+
+def names_another_file(path: Path) -> bool:
+    """Whether a journal ends as one that names another file; see `check_journals`."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(_NAMES_ANOTHER_FILE)))
+        return file.read() == _NAMES_ANOTHER_FILE
+
+
+def tampered(where: str, got: str, allowed: str) -> ProjectError:
+    """The error of a project that no version of Manyfit has left as it is."""
+    instead = "Somebody has added it: open no project whose origin you do not know, or type overwrite=True."
+    return ProjectError(explain(where, got, allowed, instead))

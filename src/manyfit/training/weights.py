@@ -19,6 +19,7 @@ import numpy as np
 
 from manyfit.core.errors import ProjectError, explain, first_line
 from manyfit.core.files import rewritten
+from manyfit.core.untrusted import archive, plain_file, read_json
 
 _BUILD_CONFIG = "build_config"
 
@@ -49,12 +50,11 @@ def load_weights(model: keras.Model, path: str | Path) -> None:
         ProjectError: the file is damaged, holds something else than numbers, or is of another model.
     """
     try:
-        # Without pickles, whoever wrote the file: an array of objects could run code.
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in sorted(archive.files)}
+        with archive(path) as found:
+            arrays = {name: found[name] for name in sorted(found)}
         config = arrays.pop(_BUILD_CONFIG, None)
         if not model.built and config is not None:
-            model.build_from_config(json.loads(str(config)))
+            model.build_from_config(read_json(str(config)))
         model.set_weights(list(arrays.values()))
     # Of NumPy, of the archive's format, of JSON and of Keras, which says what does not fit.
     except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
@@ -75,7 +75,7 @@ def load_keras_weights(model: keras.Model, path: str | Path) -> None:
     try:
         _refuse_references(path)
         if not model.built and shapes.exists():
-            model.build_from_config(json.loads(shapes.read_text()))
+            model.build_from_config(read_json(plain_file(shapes).read_text()))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the optimizer's slots of the file have no place in a fresh model
             model.load_weights(path)
@@ -89,7 +89,7 @@ def _refuse_references(path: str | Path) -> None:
     Raises:
         ValueError: it does point into another.
     """
-    with h5py.File(path, "r") as file:
+    with h5py.File(plain_file(path), "r") as file:
         outside = file.visititems_links(lambda name, link: name if isinstance(link, h5py.ExternalLink) else None)
         outside = outside or file.visititems(
             lambda name, item: name if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual) else None

@@ -11,6 +11,7 @@ from manyfit.core import environment
 from manyfit.core.causes import reason_of
 from manyfit.core.errors import ManyfitError
 from manyfit.core.events import CallBegan, CallEnded, Event, StepBegan, StepEnded, logger
+from manyfit.core.untrusted import shown
 from manyfit.oracles import Oracle, Trial, endings
 from manyfit.oracles.replication import Replication
 from manyfit.report import terminal
@@ -170,7 +171,7 @@ class TrialDisplay:
         if isinstance(self._progress, NotebookProgress):  # a printed line would be an output of its own
             self._progress.say(text)
         else:
-            print(text, flush=True)
+            print(shown(text), flush=True)
 
     def _shows(self) -> bool:
         return self.verbose not in (0, "0", False)
@@ -193,7 +194,7 @@ class TrialDisplay:
             self.say(f"Trial {trial.trial_id} failed {trial.num_retries} times. {left} retries left.")
         if (again or trial.has_failed) and not isinstance(self._progress, NotebookProgress):  # which shows it itself
             # On stderr, so that who keeps the output of a search still sees that something goes wrong.
-            print(f"Trial {trial.trial_id} failed: {reason_of(trial.message)}", file=sys.stderr, flush=True)
+            print(shown(f"Trial {trial.trial_id} failed: {reason_of(trial.message)}"), file=sys.stderr, flush=True)
         if self._progress is not None:
             return
         best = self._oracle.get_best_trials(1)
@@ -236,23 +237,23 @@ def print_summary(oracle: Oracle, project_dir: str, num_trials: int, contenders:
         contenders: where their repetition stands; None where nothing is repeated.
     """
     # `get_best_trials` has completed trials only; people who look at a summary want to know of the others, too.
-    shown = oracle.get_best_trials(num_trials)
+    best = oracle.get_best_trials(num_trials)
     failed = [trial for trial in oracle.trials.values() if trial.has_failed]
-    shown += failed[: max(0, num_trials - len(shown))]
+    best += failed[: max(0, num_trials - len(best))]
     lines = ["Results summary", f"Results in {project_dir}", f"Showing {num_trials} best trials"]
-    print("\n".join([*lines, str(oracle.objective)]))
+    print(shown("\n".join([*lines, str(oracle.objective)])))
     front = oracle.book.front()
-    for trial in shown:
+    for trial in best:
         print()
         trial.summary()
         for line in oracle.book.ranking.notes(trial, front):
-            print(line)
+            print(shown(line))
     if oracle.scheduler.max_epochs is not None:
         spent = results_of(list(oracle.trials.values()), oracle.scheduler.max_epochs)
         print(f"\nEpochs: {spent.epochs_spent} trained; {spent.epochs_full} without the scheduler.")
     if contenders is not None:
-        print(f"\n{contenders.sentence()}")
+        print(shown(f"\n{contenders.sentence()}"))
     elif oracle.compat != "keras_tuner" and (end := endings.EndOfSearch.kept(oracle.book.store)) is not None:
-        print(f"\n{end.sentence}")
+        print(shown(f"\n{end.sentence}"))
     if (mixed := endings.mixed_data(oracle)) is not None:
-        print(f"\n{mixed}")
+        print(shown(f"\n{mixed}"))

@@ -16,6 +16,7 @@ from manyfit.core.errors import ProjectError, explain
 from manyfit.core.files import written_whole
 from manyfit.core.lifecycle import TrialStatus
 from manyfit.core.records import Ending, Plan, Result
+from manyfit.core.untrusted import plain_file, read_json
 from manyfit.oracles.keras_tuner.style import KerasTunerOracle
 from manyfit.oracles.trial import Trial
 from manyfit.store import ProjectStore
@@ -79,7 +80,7 @@ def read_project(oracle: KerasTunerOracle, store: ProjectStore) -> bool:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return read_json(plain_file(path).read_text())
     except (OSError, ValueError) as error:
         raise ProjectError(
             explain(

@@ -148,11 +148,12 @@ def collect(encoding: Encoding, completed: Sequence[Observation], constraints: S
     with_fidelity = any(row.fidelity != 1.0 for row in listed)
     if with_fidelity:
         points = np.column_stack([points, [row.fidelity for row in listed]])
-    groups = [np.asarray(row.losses) for row in listed]
+    # Nearly all rows are of one run: its loss is the mean, and says nothing of the noise.
+    groups = [np.asarray(row.losses) for row in listed if len(row.losses) > 1]
     found = Evidence(
         points=points,
-        losses=np.array([group.mean() for group in groups]),
-        counts=np.array([len(group) for group in groups], dtype=float),
+        losses=np.array([np.mean(row.losses) if len(row.losses) > 1 else row.losses[0] for row in listed]),
+        counts=np.array([len(row.losses) for row in listed], dtype=float),
         within=float(sum(((group - group.mean()) ** 2).sum() for group in groups)),
         degrees=sum(len(group) - 1 for group in groups),
         failed=encoding.encode_many([encoding.adapt(each.values) for each in bad]),
