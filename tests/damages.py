@@ -149,7 +149,8 @@ def read(reader, folder):
     return ("said" if any("Manyfit" in str(w.message) or w.category is UserWarning for w in said) else "read"), found
 
 
-STANDS_ALONE = ("winner.keras", "winner.npz", "fit.json", "manyfit.sqlite")
+# The last: a card of an ensemble that was written twice within a second, byte for byte the same, is of both.
+STANDS_ALONE = ("winner.keras", "winner.npz", "fit.json", "manyfit.sqlite", "manyfit.json")
 
 
 def verdict(reader, folder, wanted, file, damage):
