@@ -18,7 +18,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 DATA ?= digits
 DATA_DIR ?=
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-.PHONY: demo docs test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package fuzz environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale bench-look bench-install bench-suite bench evidence bench-long kills mutate coverage audit clean
+.PHONY: demo docs test test-backends test-tensorflow test-torch test-oldest test-newest test-extras test-autokeras test-ray test-package faults fuzz environments check format bench-speed bench-structures bench-gpu bench-search bench-costs bench-hyperband bench-confirm bench-truth bench-minutes bench-phases bench-ensemble bench-estimators bench-scale bench-look bench-install bench-suite bench evidence bench-long kills mutate coverage audit clean
 
 demo: $(VENV)/.installed ## the main job on real data: make demo, make demo DATA=mnist DATA_DIR=folder
 	$(BIN)/python examples/workflow.py --data $(DATA) $(if $(DATA_DIR),--data-dir $(DATA_DIR))
@@ -73,6 +73,10 @@ test-package: ## sdist and wheel, built, checked, and installed where nothing el
 	cd $(PACKAGE) && bin/python -I ../tests/installed.py
 	$(PACKAGE)/bin/python $(PIP) --force-reinstall --no-deps build/package/*.tar.gz
 	cd $(PACKAGE) && bin/python -I ../tests/installed.py --quickly
+
+faults: $(VENV)/.installed ## a disk that fails at every write of a search, and every damage to files of a finished project
+	cd tests && KERAS_BACKEND=jax ../$(BIN)/python faults.py 2>/dev/null
+	cd tests && KERAS_BACKEND=jax ../$(BIN)/python damages.py 2>/dev/null
 
 # Warnings are errors: a link that leads nowhere, a docstring that is no reStructuredText, a page that no list names. The
 # tour trains while the pages are made. Needs no network; search works in a browser that has none.

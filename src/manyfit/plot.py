@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.core.files import replaced
+from manyfit.core.files import written_whole
 from manyfit.core.signatures import checked_arguments
 from manyfit.report import bars, charts
 from manyfit.report.drawing import html_page, png, svg
@@ -73,6 +73,7 @@ class Figure:
         Raises:
             ImportError: `pip install manyfit[report]`.
             UsageError: another ending.
+            ProjectError: the disk is full or cannot be written to.
         """
         path = Path(path)
         write = _WRITERS.get(path.suffix.lower())
@@ -81,7 +82,7 @@ class Figure:
             raise UsageError(explain("save(path)", path.name, allowed, f'Type "{path.stem}.svg".'))
         # Before the file is opened: what cannot be drawn must not cost the picture that is there.
         content = write(self.spec)
-        with replaced(path) as partial:
+        with written_whole(path, "picture", again="call save again.", lasts=True) as partial:
             partial.write_bytes(content)
         return path
 

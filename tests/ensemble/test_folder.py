@@ -9,6 +9,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from manyfit.core.errors import UsageError
+from manyfit.core.files import with_checksum
 from manyfit.ensemble import Ensemble, EnsembleMember, EnsembleSettings, PredictionTask
 from manyfit.ensemble.pools import LinearPool, PowerPool, StackingPool, rank_pool
 
@@ -104,7 +105,7 @@ def test_damage_is_noticed_before_anything_is_unpickled(ensemble, tmp_path, dama
         pickled.rename(tmp_path / pickled.name)
         manifest = json.loads((folder / "manifest.json").read_text())
         text = json.dumps(manifest).replace(pickled.name, f"../{pickled.name}")
-        (folder / "manifest.json").write_text(text)
+        (folder / "manifest.json").write_text(json.dumps(with_checksum(json.loads(text))))
     with pytest.raises(UsageError, match="changed" if damage in ("changed", "pool") else "missing"):
         Ensemble.load(folder, trust=True)
 

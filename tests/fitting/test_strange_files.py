@@ -17,6 +17,7 @@ import tiny
 from marks import needs_jax
 
 from manyfit.core.errors import ManyfitError
+from manyfit.core.files import with_checksum
 from manyfit.fitting import winner_files
 from manyfit.fitting.card import WinnerCard
 from manyfit.fitting.winner_files import WinnerFacts
@@ -116,6 +117,10 @@ def test_a_compile_config_with_code_is_not_loaded(tmp_path, model):
         config = json.loads(file.read("config.json"))
     config["compile_config"]["loss"] = {"class_name": "__lambda__", "config": {"code": "4wEAAAAA"}}
     rewritten(path, config__json=json.dumps(config))
+    refused(lambda: kt.load_winner(path), "not what its card was written for")
+    with zipfile.ZipFile(path) as file:
+        card = json.loads(file.read("manyfit.json"))
+    rewritten(path, manyfit__json=json.dumps(with_checksum({**card, "sha256": None})))  # a stranger makes both
     refused(lambda: kt.load_winner(path), "trust=True")
 
 
@@ -166,7 +171,7 @@ def test_an_ensemble_that_is_crafted_is_told_in_words(tmp_path, model, kind):
             head = b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (100000000000000,), }"
             file.writestr("weights.npy", head.ljust(127) + b"\n")
         manifest["pool"]["sha256"] = hashlib.sha256((folder / "pool.npz").read_bytes()).hexdigest()
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        (folder / "manifest.json").write_text(json.dumps(with_checksum(manifest)))
     else:
         (folder / "manifest.json").write_text("[" * 100_000)
     refused(lambda: kt.Ensemble.load(folder), "Ensemble.load", "damaged")

@@ -21,6 +21,7 @@ import tiny
 
 from manyfit.core import files
 from manyfit.core.errors import ManyfitError, ProjectError, UsageError
+from manyfit.core.files import with_checksum
 from manyfit.core.records import Plan
 from manyfit.oracles import RandomSearchOracle
 from manyfit.store import ProjectStore
@@ -186,6 +187,9 @@ def test_an_estimator_of_a_sklearn_tuner_needs_trust(tmp_path, bomb, mark):
     assert len(make().get_best_models(1)) == 1  # one's own goes without saying
     assert pickle.loads(path.read_bytes()).predict(x).shape == (12,)  # and programs of KerasTuner's still read it
     path.write_bytes(bomb)
+    stranger = make()
+    stranger.store.note_files(path)  # whoever makes the file makes its checksum, too
+    stranger.close()
     with pytest.raises(ProjectError) as caught:
         make().get_best_models(1)
     assert refused(caught.value, "any code", "trust=True") and not mark.exists()
@@ -428,7 +432,7 @@ def rewritten(folder, content, name=None):
     if name is None:
         (folder / entry["file"]).write_bytes(content)
     entry |= {"file": name or entry["file"], "sha256": hashlib.sha256(content).hexdigest()}
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(with_checksum(manifest)))  # whoever writes it makes its checksum, too
 
 
 @pytest.mark.parametrize("kind", ["parent", "absolute", "link"])

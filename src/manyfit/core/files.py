@@ -1,7 +1,12 @@
 """Files on the disk: complete or absent, never half written; one sentence for a full disk; the cache folder; seals.
 
 A process may be killed at any moment, and the next one must not read half a file. So everything is written under
-another name first, and renamed when it is whole: renaming within a folder happens at once or not at all.
+another name first, and renamed when it is whole: renaming within a folder happens at once or not at all. Every file of
+Manyfit gets its name in `put_in_place`, and nowhere else.
+
+What a user is handed for good (a winner, an ensemble, an export) *lasts*: it is on the disk before it has its name.
+What a search writes by the hundred does not wait for the disk. A power cut may leave an empty file of it, which is
+found, since the project knows a checksum of each.
 
 Loading a pickle can run any code, and some things have no other form. A file that holds one is therefore *sealed*: at
 its end stands a keyed hash of what is before it (HMAC-SHA256), by a secret that lies in the user's own folder and that
@@ -11,14 +16,17 @@ nobody else can read. A seal that is right proves that this user wrote the file 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import hmac
+import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -27,17 +35,24 @@ from manyfit.core.errors import ProjectError, explain
 PARTIAL = "partial-"  # how the names of files begin that are being written
 EARLIER = ".earlier"  # how they end of what a newer file has replaced that the store does not know of yet
 
+_CHECKSUM = "checksum"
+CALL_SEARCH = "call search again: what was finished is kept."
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+
 #: Values of `MANYFIT_CACHE_DIR` that switch caches off.
 _OFF = ("", "0", "off", "none")
 
 
 @contextlib.contextmanager
-def replaced(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
+def replaced(path: Path, *, is_shared: bool = False, lasts: bool = False, makes_parents: bool = True) -> Iterator[Path]:
     """Yields another name to write under, and gives the file its own name once it is complete.
 
     Args:
         path: the file's name; its folder is made.
         is_shared: whether several processes may write the same file at once, as in a cache.
+        lasts: whether it is to survive a power cut.
+        makes_parents: whether the folders above its own are made, too.
 
     Raises:
         OSError: as the system says it. See `written_whole` for files of a project.
@@ -54,36 +69,92 @@ def replaced(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     # The ending stays: `numpy.savez` would add its own. A project has one writing process, so the name is the same each
     # time, and what a killed process left is written over instead of piling up.
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}" if is_shared else f"{PARTIAL}{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=makes_parents, exist_ok=True)
     # Whatever has that name goes first: a link that a stranger left there would be written through.
     partial.unlink(missing_ok=True)
     try:
         yield partial
-        partial.replace(path)
+        put_in_place(partial, path, lasts=lasts)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
 
 
+def put_in_place(partial: Path, path: Path, *, lasts: bool = False) -> None:
+    """Gives a file that is complete its name.
+
+    Args:
+        partial: what it is called until now.
+        path: its name; what had it is replaced.
+        lasts: whether both, what is in it and its name, are on the disk when this returns.
+    """
+    if lasts:
+        _flush(partial)
+    partial.replace(path)
+    if lasts and os.name == "posix":  # elsewhere folders cannot be opened
+        _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
-def written_whole(path: Path, what: str) -> Iterator[Path]:
+def written_whole(path: Path, what: str, *, again: str = CALL_SEARCH, lasts: bool = False) -> Iterator[Path]:
     """See `replaced`; a disk that is full, or cannot be written to, is told in words.
 
     Args:
-        path: the file's name; its folder is made.
+        path: the file's name; its folder is made, but none above it unless the file lasts: a project's folder that
+            somebody has moved or deleted is not begun anew.
+        what: what is in it, for the message.
+        again: what to do once it can be written, for the message.
+        lasts: whether it is to survive a power cut.
+
+    Raises:
+        ProjectError: the disk is full or the file cannot be written.
+    """
+    with (
+        writing(f'{what} "{path}"', again=again),
+        replaced(path, lasts=lasts, makes_parents=lasts) as partial,
+    ):
+        yield partial
+
+
+@contextlib.contextmanager
+def rewritten(path: Path, what: str) -> Iterator[Path]:
+    """See `written_whole`, of a file whose earlier content is no use once a new one is due.
+
+    Where that cannot be written the earlier one goes, too: weights of an earlier epoch, or predictions of an earlier
+    attempt, would be taken for those of the execution that has ended since.
+
+    Args:
+        path: the file's name.
         what: what is in it, for the message.
 
     Raises:
         ProjectError: the disk is full or the file cannot be written.
     """
-    with writing(f'{what} "{path}"'), replaced(path) as partial:
-        yield partial
+    try:
+        with written_whole(path, what) as partial:
+            yield partial
+    except ProjectError:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
-def writing(where: str) -> Iterator[None]:
+def writing(where: str, *, again: str = CALL_SEARCH) -> Iterator[None]:
     """Tells in words what an `OSError` inside means.
+
+    Args:
+        where: what is written.
+        again: what to do once it can be.
 
     Raises:
         ProjectError: the disk is full or cannot be written to.
@@ -91,24 +162,59 @@ def writing(where: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise write_failed(where, error.strerror or str(error)) from error
+        raise write_failed(where, error.strerror or str(error), number=error.errno, again=again) from error
 
 
-def write_failed(where: str, why: str) -> ProjectError:
-    """The error of a write to the project that the disk did not take.
+def write_failed(where: str, why: str, *, number: int | None = None, again: str = CALL_SEARCH) -> ProjectError:
+    """The error of a write that the disk did not take.
 
     Args:
         where: what was written.
         why: in the words of the system.
+        number: the system's number of the error; None: unknown, a full disk most likely.
+        again: what to do afterwards.
     """
-    return ProjectError(
-        explain(
-            where,
-            f"a write that failed ({why})",
-            "a writable disk with free space",
-            "Free some space and call search again: what was finished is kept.",
-        )
-    )
+    instead = f"Make it writable, and {again}"
+    if number not in _FORBIDDEN:
+        instead = f"Put it back, and {again}" if number in _GONE else f"Free some space, and {again}"
+    allowed = "a folder that is there" if number in _GONE else "a writable disk with free space"
+    return ProjectError(explain(where, f"a write that failed ({why})", allowed, instead))
+
+
+def digest_of(path: Path) -> str:
+    """The checksum of a file (SHA-256), which no other content has.
+
+    Raises:
+        OSError: it cannot be read.
+
+    Example:
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "empty"
+    >>> path.touch()
+    >>> digest_of(path)[:8]
+    'e3b0c442'
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def with_checksum(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts for a file of JSON, and their checksum among them: a file that is edited or damaged is told by it.
+
+    Example:
+
+    >>> told = with_checksum({"seconds": 3.0})
+    >>> has_right_checksum(told), has_right_checksum({**told, "seconds": 4.0}), has_right_checksum({"seconds": 3.0})
+    (True, False, True)
+    """
+    own = {name: value for name, value in facts.items() if name != _CHECKSUM}
+    return {**own, _CHECKSUM: hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()}
+
+
+def has_right_checksum(facts: Mapping[str, Any]) -> bool:
+    """Whether facts are those that `with_checksum` was given; those of earlier versions, which have none, pass."""
+    return _CHECKSUM not in facts or with_checksum(facts)[_CHECKSUM] == facts[_CHECKSUM]
 
 
 def cache_folder(*parts: str) -> Path | None:

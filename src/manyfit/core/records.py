@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
 from manyfit.core.causes import Cause
 from manyfit.core.costs import Costs
@@ -22,6 +22,35 @@ ROWS = "tuner/rows"
 """Tag of a trial that trains on a part of the rows: on how many."""
 SHARE = "share_of_rows"
 """Note of an execution that was trained on a part of the rows: on which share of them."""
+
+
+_Key = TypeVar("_Key")
+_Item = TypeVar("_Item")
+
+
+class SteadyDict(dict[_Key, _Item]):
+    """A dictionary that may grow while another thread goes through it, which then sees what was there when it began.
+
+    Trials come and go while somebody plots or prints them from a thread of his own.
+
+    Example:
+
+    >>> numbers = SteadyDict({"one": 1})
+    >>> for name in numbers:
+    ...     numbers["two"] = 2
+    >>> numbers
+    {'one': 1, 'two': 2}
+    """
+
+    # Each list is made at once: no other thread runs in between.
+    def __iter__(self) -> Iterator[_Key]:
+        return iter(list(super().__iter__()))
+
+    def values(self) -> list[_Item]:  # type: ignore[override]  # what is done with it is to go through it
+        return list(super().values())
+
+    def items(self) -> list[tuple[_Key, _Item]]:  # type: ignore[override]  # likewise
+        return list(super().items())
 
 
 def num_inherited(tags: Values) -> int:

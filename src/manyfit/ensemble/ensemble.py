@@ -14,7 +14,7 @@ from manyfit.core.signatures import at_least, checked_arguments, checked_methods
 from manyfit.data.classes import Classes
 from manyfit.data.kinds import Ability, FitData
 from manyfit.data.rows import Rows
-from manyfit.ensemble import distillation, saving
+from manyfit.ensemble import distillation, fusing, saving
 from manyfit.ensemble.alignment import problem_of, require_labels, usual_metric
 from manyfit.ensemble.choosing.choice import Gain, MethodChoice
 from manyfit.ensemble.choosing.thresholds import decisions, moved
@@ -388,7 +388,7 @@ class Ensemble(Explained):
         Raises:
             UsageError: a member with weight is no Keras model, or members take different inputs.
         """
-        model = saving.fused_model(self.members, self.pool, self.task, self.num_outputs, self.outputs)
+        model = fusing.fused_model(self.members, self.pool, self.task, self.num_outputs, self.outputs)
         return compiled_on_probabilities(model, self._used()[0].models[0])
 
     def save(self, path: str | pathlib.Path) -> None:

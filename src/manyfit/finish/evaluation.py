@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -183,7 +183,7 @@ def look_of(
             {metric: str(one.interval) for metric, one in row.items()},
             losses,
         )
-    data = f"unknown rows, {time.time()}" if rows is None else fingerprint(test.x, test.y)
+    data = f"unknown rows, {uuid.uuid4().hex}" if rows is None else fingerprint(test.x, test.y)
     return Look(data, rows, measured, confidence)
 
 

@@ -6,6 +6,7 @@ what was confirmed is told of its own configurations, and held-out scores are th
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 import keras
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.files import writing, written_whole
 from manyfit.core.history import at_epoch
 from manyfit.data.classes import ProjectFacts
 from manyfit.evidence.test_rows import Look, Looks, luck_of_best
@@ -31,6 +33,7 @@ from manyfit.report.confirmation import Confirmation
 from manyfit.space.hyperparameter import HyperParameter
 from manyfit.training.estimators import save_final
 
+_AGAIN = "call export again, with overwrite=True."
 _PACKAGES = ("manyfit", "keras", "numpy", "scipy", "jax", "tensorflow", "torch")
 
 
@@ -80,12 +83,14 @@ def export(
 
     Raises:
         UsageError: the folder has files and `overwrite` is False.
+        ProjectError: the disk is full or cannot be written to.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         instead = "Type another folder, or overwrite=True."
         raise UsageError(explain(f'export("{folder}")', "a folder with files", "an empty or a new folder", instead))
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(f'export("{folder}")', again=_AGAIN):
+        folder.mkdir(parents=True, exist_ok=True)
     # The model first: if it cannot be saved, no folder tells its story without it.
     path = save_final(model, folder / "model.keras")
     file = _file_facts(path, artefact.hash)
@@ -108,8 +113,13 @@ def export(
         "Held-out scores": _held_out(artefact, Looks(store).all()),
         "Loading it": _loading(file),
     }
-    (folder / "README.md").write_text(_card(sections, versions))
+    with _file(folder / "README.md") as partial:
+        partial.write_text(_card(sections, versions))
     return folder
+
+
+def _file(path: Path) -> contextlib.AbstractContextManager[Path]:
+    return written_whole(path, "export", again=_AGAIN, lasts=True)
 
 
 def _card(sections: Mapping[str, str], versions: Mapping[str, str]) -> str:
@@ -298,7 +308,8 @@ def _versions() -> dict[str, str]:
 
 
 def _write_json(path: Path, data: object) -> None:
-    path.write_text(json.dumps(data, indent=2) + "\n")
+    with _file(path) as partial:
+        partial.write_text(json.dumps(data, indent=2) + "\n")
 
 
 def _write_curves(path: Path, trials: Sequence[Trial]) -> None:
@@ -315,7 +326,7 @@ def _write_curves(path: Path, trials: Sequence[Trial]) -> None:
         for epoch in range(run.num_epochs)
     ]
     names = list(dict.fromkeys(name for row in rows for name in row)) or ["trial", "phase", "execution", "epoch"]
-    with path.open("w", newline="") as file:
+    with _file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)

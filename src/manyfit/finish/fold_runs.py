@@ -24,6 +24,7 @@ from manyfit.data.rows import Rows
 from manyfit.finish.longer import run_seconds
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.trial import RACE, SEARCH, Execution
+from manyfit.store.checksums import IsSound, unknown
 from manyfit.store.layout import ProjectLayout
 from manyfit.training.base import Task
 from manyfit.training.devices import distributed, distribution_of
@@ -94,7 +95,9 @@ class FoldRun:
         return layout.weights(self.trial.trial_id, self.run.index, phase=self.phase)
 
 
-def known_runs(trial: Trial, name: str, layout: ProjectLayout, epochs: int | None) -> list[FoldRun]:
+def known_runs(
+    trial: Trial, name: str, layout: ProjectLayout, epochs: int | None, *, is_sound: IsSound = unknown
+) -> list[FoldRun]:
     """The runs of a trial on one fold whose models are there, those of the search first.
 
     Args:
@@ -102,6 +105,7 @@ def known_runs(trial: Trial, name: str, layout: ProjectLayout, epochs: int | Non
         name: of the fold, see `fold_names`.
         layout: says where weights lie.
         epochs: that a full run trains for; None: as the call says.
+        is_sound: whether a file is what was written; a run whose weights are not is trained again.
     """
     found = []
     for phase in (SEARCH, FOLD, RACE):
@@ -114,7 +118,7 @@ def known_runs(trial: Trial, name: str, layout: ProjectLayout, epochs: int | Non
                 _fold_of(run) == name
                 and full
                 and _is_full(run, epochs)
-                and (path.exists() or pickle_path(path).exists())
+                and any(each.exists() and is_sound(each) for each in (path, pickle_path(path)))
             ):
                 found.append(one)
     return found

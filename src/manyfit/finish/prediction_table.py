@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.core.files import replaced
+from manyfit.core.files import written_whole
 from manyfit.data.classes import Classes
 from manyfit.data.kinds import FitData, is_nested
 from manyfit.oracles import Trial
@@ -88,7 +88,10 @@ class PredictionTable:
             ProjectError: the disk is full or cannot be written to.
         """
         target = Path(path)
-        with replaced(target) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        with (
+            written_whole(target, "table", again="call to_csv again.", lasts=True) as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(self.columns)
             # Texts take many times the room of numbers, and columns in files are read as they are written here.

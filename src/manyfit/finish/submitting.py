@@ -82,7 +82,7 @@ def submission(
     elif asked is not None:
         names = plain_names(asked).names
     else:
-        before = None if tuner is None else Answers(tuner.predictions_archive.folder).rows()
+        before = None if tuner is None else Answers.beside(tuner.predictions_archive).rows()
         names = np.arange(count) if before is None else before.names.names
     if len(names) != count:
         got = f"{len(names)} ids for {count} rows"

@@ -13,8 +13,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from manyfit.core.errors import ProjectError
-from manyfit.core.files import written_whole
+from manyfit.core.errors import ProjectError, warn_user
+from manyfit.core.files import has_right_checksum, with_checksum, written_whole
 from manyfit.core.untrusted import plain_file, read_json
 
 _NAME = "fit.json"
@@ -63,11 +63,17 @@ class FitRecord:
 
     def read(self) -> Spent:
         """What was noted; nothing, where nothing was or it cannot be read."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        if not self._path.exists():
+            return Spent()
+        try:
             facts = read_json(plain_file(self._path).read_text())
+            if not has_right_checksum(facts):
+                raise ValueError("it has changed since it was written")
             phases = {str(name): float(spent) for name, spent in facts["phases"].items()}
             return Spent(phases, bool(facts["finished"]), float(facts["keeping"]))
-        return Spent()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            warn_user(f'"{self._path}" is damaged ({error}): the seconds of earlier calls of fit are not counted.')
+            return Spent()
 
     def note(
         self, phases: Mapping[str, float], *, at: float, finished: bool | None = None, keeping: float = 0.0
@@ -85,4 +91,4 @@ class FitRecord:
         self._next = at + _EVERY_SECONDS
         facts = {"phases": dict(phases), "finished": bool(finished), "keeping": keeping}
         with contextlib.suppress(ProjectError), written_whole(self._path, "record of fit") as partial:
-            partial.write_text(json.dumps(facts))
+            partial.write_text(json.dumps(with_checksum(facts)))

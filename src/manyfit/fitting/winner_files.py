@@ -7,8 +7,8 @@ and pickles need this user's seal or `trust=True`.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import hashlib
 import json
 import pickle
 import zipfile
@@ -18,15 +18,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from manyfit.core.errors import ManyfitError, UsageError, explain, first_line
-from manyfit.core.files import unsealed, writing, written_whole
+from manyfit.core.errors import ManyfitError, UsageError, explain, warn_user
+from manyfit.core.files import (
+    digest_of,
+    has_right_checksum,
+    sealed,
+    unsealed,
+    with_checksum,
+    without_seal,
+    written_whole,
+)
 from manyfit.core.untrusted import archive, check_unpacked, read_json
 from manyfit.ensemble.ensemble import Ensemble
-from manyfit.ensemble.saving import load_keras_file, save_file, unknown_told
+from manyfit.ensemble.saving import damage_told, load_keras_file, unknown_told, write_model
 from manyfit.fitting.card import WinnerCard
 from manyfit.report.confirmation import Confirmation
 from manyfit.store.layout import ProjectLayout
-from manyfit.training.estimators import write_estimator
 from manyfit.training.weights import storable
 
 if TYPE_CHECKING:  # loaded with the model, by whoever made it
@@ -34,6 +41,7 @@ if TYPE_CHECKING:  # loaded with the model, by whoever made it
 
 _ENTRY = "manyfit.json"  # in a `.keras` file, and in the folder of an ensemble
 ENSEMBLE = "ensemble-"  # how the folders begin of ensembles that have been the winner of a project
+_AGAIN = "call winner.save again."
 _MANIFEST = "manifest.json"  # what `Ensemble.save` writes in its folder
 
 
@@ -47,6 +55,7 @@ class WinnerFacts:
         classes: names of the classes, in the order of the columns of a prediction; None: they are numbers.
         number: of the files of a project the one with the highest is the latest.
         loss: of the objective, by the search alone; None: something better is known of it.
+        sha256: of what is told of; None: its file has a checksum of its own, or an earlier version wrote it.
     """
 
     card: WinnerCard
@@ -54,17 +63,19 @@ class WinnerFacts:
     classes: Sequence[str] | None = None
     number: int = 0
     loss: float | None = None
+    sha256: str | None = None
 
     def to_json(self) -> str:
         """As a text."""
-        facts = {
+        facts: dict[str, Any] = {
             "card": self.card.to_dict(),
             "confirmation": None if self.confirmation is None else self.confirmation.to_dict(),
             "classes": None if self.classes is None else list(self.classes),
             "number": self.number,
             "loss": self.loss,
+            "sha256": self.sha256,
         }
-        return json.dumps(facts, indent=2)
+        return json.dumps(with_checksum(json.loads(json.dumps(facts))), indent=2)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> WinnerFacts:
@@ -75,12 +86,13 @@ class WinnerFacts:
         """
         try:
             data = read_json(text)
+            if not has_right_checksum(data):
+                raise ValueError("it has changed since it was written")
             found = data["confirmation"]
             confirmation = None if found is None else Confirmation.from_dict(found)
-            return cls(
-                WinnerCard.from_dict(data["card"]), confirmation, data["classes"], int(data["number"]), data["loss"]
-            )
-        except (ValueError, KeyError, TypeError) as error:
+            card, number = WinnerCard.from_dict(data["card"]), int(data["number"])
+            return cls(card, confirmation, data["classes"], number, data["loss"], data.get("sha256"))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, UsageError):
                 raise
             got = f"a file whose {_ENTRY} is damaged ({type(error).__name__})"
@@ -110,15 +122,19 @@ def save(path: Path, model: keras.Model | None, predictor: Any, facts: WinnerFac
             got = f"{path}, for an ensemble that cannot be one Keras model"
             instead = f'Type winner.save("{path.with_suffix("")}").'
             raise UsageError(explain("winner.save(path)", got, "a folder", instead))
-        with writing(f'winner "{path}"'):
-            predictor.save(path)
-            (path / _ENTRY).write_text(facts.to_json())
+        predictor.save(path)
+        _write_card(path / _ENTRY, dataclasses.replace(facts, sha256=digest_of(path / _MANIFEST)))
         return path
     path = path.with_suffix(".pickle")
-    write_estimator(path, predictor)
-    with written_whole(_beside(path), "winner") as partial:
-        partial.write_text(facts.to_json())
+    with written_whole(path, "winner", again=_AGAIN, lasts=True) as partial:
+        partial.write_bytes(sealed(pickle.dumps(predictor)))
+    _write_card(_beside(path), dataclasses.replace(facts, sha256=_digest_of_told(path)))
     return path
+
+
+def _write_card(path: Path, facts: WinnerFacts) -> None:
+    with written_whole(path, "winner", again=_AGAIN, lasts=True) as partial:
+        partial.write_text(facts.to_json())
 
 
 def write_keras(path: Path, model: keras.Model, facts: WinnerFacts) -> None:
@@ -128,10 +144,22 @@ def write_keras(path: Path, model: keras.Model, facts: WinnerFacts) -> None:
         UsageError: Keras cannot write it: a layer of the user's does not tell how it was made.
         ProjectError: the disk is full or cannot be written to.
     """
-    with written_whole(path, "winner") as partial:
-        save_file(model, partial, where="winner.save")
+    with written_whole(path, "winner", again=_AGAIN, lasts=True) as partial:
+        write_model(model, partial, where="winner.save")
         with zipfile.ZipFile(partial, "a") as packed:
-            packed.writestr(_ENTRY, facts.to_json())
+            packed.writestr(_ENTRY, dataclasses.replace(facts, sha256=_digest_of_entries(packed)).to_json())
+
+
+def _digest_of_entries(packed: zipfile.ZipFile) -> str:
+    """The checksum of all entries of a `.keras` file but the card; reading them checks what the archive knows, too."""
+    digest = hashlib.sha256()
+    for entry in sorted(packed.infolist(), key=lambda one: one.filename):
+        if entry.filename != _ENTRY:
+            digest.update(f"{entry.filename}\n{entry.file_size}\n".encode())
+            with packed.open(entry) as file:
+                while part := file.read(1 << 20):
+                    digest.update(part)
+    return digest.hexdigest()
 
 
 def write_weights(path: Path, model: keras.Model, weights: Sequence[Any], facts: WinnerFacts) -> None:
@@ -161,19 +189,20 @@ def load(
     path: Path, *, trust: bool = False, custom_objects: Mapping[str, Any] | None = None
 ) -> tuple[Any, WinnerFacts | None]:
     """Reads what predicts, and what is told of it: see `load_winner`."""
-    try:
-        return _load(path, trust=trust, custom_objects=custom_objects)
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, ManyfitError):
-            raise
-        got = f"{path}, which is damaged ({first_line(error)})"
-        raise UsageError(explain("load_winner", got, "the file as it was saved", "Copy it again.")) from error
+    with damage_told("kt.load_winner", f"{path}, a winner"):
+        return _load(path, custom_objects, trust=trust)
 
 
-def _load(path: Path, *, trust: bool, custom_objects: Mapping[str, Any] | None) -> tuple[Any, WinnerFacts | None]:
+def _load(path: Path, custom_objects: Mapping[str, Any] | None, *, trust: bool) -> tuple[Any, WinnerFacts | None]:
     if path.is_dir() and not (path / _MANIFEST).is_file():
         path = _latest(path) or path
     facts = facts_of(path)
+    if path.suffix == ".pickle" and path.is_file():  # before anything else is made of it
+        instead = f'If you know who wrote it, type kt.load_winner("{path}", trust=True).'
+        content = unsealed(path, "winner", trust=trust, instead=instead)
+    if facts is not None and facts.sha256 not in (None, _digest_of_told(path)):
+        got, instead = f"{path}, which is not what its card was written for", "Copy it again from where it was saved."
+        raise UsageError(explain("kt.load_winner", got, "a winner as it was saved, undamaged", instead))
     if path.suffix == ".keras" and path.is_file():
         return load_keras_file(path, custom_objects, where="kt.load_winner", trust=trust), facts
     if path.suffix == ".npz" and path.is_file():
@@ -181,8 +210,7 @@ def _load(path: Path, *, trust: bool, custom_objects: Mapping[str, Any] | None) 
     if (path / _MANIFEST).is_file():
         return Ensemble.load(path, trust=trust, custom_objects=custom_objects), facts
     if path.suffix == ".pickle" and path.is_file():
-        instead = f'If you know who wrote it, type kt.load_winner("{path}", trust=True).'
-        return pickle.loads(unsealed(path, "winner", trust=trust, instead=instead)), facts
+        return pickle.loads(content), facts
     got = f"{path}, which " + ("is no winner" if path.exists() else "is not there")
     allowed = "what winner.save(path) returned, or the folder of a project that fit has worked in"
     raise UsageError(explain("load_winner(path)", got, allowed, 'Type kt.load_winner("winner.keras"), say.'))
@@ -198,6 +226,16 @@ def _load_weights(path: Path, custom_objects: Mapping[str, Any] | None, *, trust
         model = keras.saving.deserialize_keras_object(config, custom_objects=custom_objects, safe_mode=not trust)
         model.set_weights(arrays)
     return model
+
+
+def _digest_of_told(path: Path) -> str | None:
+    if path.suffix == ".keras":
+        check_unpacked(path)
+        with zipfile.ZipFile(path) as packed:
+            return _digest_of_entries(packed)
+    if path.suffix == ".pickle":  # the seal is another one for each who writes it
+        return hashlib.sha256(without_seal(path.read_bytes())).hexdigest()
+    return digest_of(path / _MANIFEST if path.is_dir() else path)
 
 
 def facts_of(path: Path) -> WinnerFacts | None:
@@ -223,9 +261,15 @@ def latest(folder: Path) -> tuple[Path, WinnerFacts] | None:
 
 
 def _readable(path: Path) -> WinnerFacts | None:
-    with contextlib.suppress(ManyfitError, OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return facts_of(path)
-    return None  # a folder that a killed process has not finished
+    # A folder without it is one that a killed process has not finished.
+    if path.is_dir() and not (path / _ENTRY).exists():
+        return None
+    try:
+        with damage_told("kt.load_winner", f"{path}, a winner"):
+            return facts_of(path)
+    except ManyfitError as error:
+        warn_user(f"{error} An earlier winner stands in for it, where there is one.")
+        return None
 
 
 def _latest(folder: Path) -> Path | None:

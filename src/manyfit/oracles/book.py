@@ -15,7 +15,7 @@ from manyfit.core.errors import ProjectError, explain
 from manyfit.core.events import EpochsEnded, Events, ExecutionsEnded, StepBegan, StepEnded, TrialEnded, TrialsBegan
 from manyfit.core.lifecycle import TrialState, is_paused
 from manyfit.core.objective import Objective
-from manyfit.core.records import Ending, Observation, Plan, Progress, Result
+from manyfit.core.records import Ending, Observation, Plan, Progress, Result, SteadyDict
 from manyfit.evidence.book import EvidenceBook, RaceFamily, TrialDropped
 from manyfit.oracles.commits import Commits, Key, Store, Write
 from manyfit.oracles.scoring import Ranking
@@ -43,7 +43,7 @@ class TrialBook:
         self.ranking = Ranking(objective, constraints)
         self._commits = Commits()
         self.events = Events()  # told once what they tell is committed
-        self.trials: dict[str, Trial] = {}  # in the order of start
+        self.trials: dict[str, Trial] = SteadyDict()  # in the order of start
         self.ended: list[str] = []  # ids in the order of their end
         self.evidence = EvidenceBook()  # what confirmations have decided
         self._num_ends = 0  # of trials, retried ones counted anew
@@ -443,7 +443,7 @@ class TrialBook:
         """
         store = self.store
         assert store is not None  # our bug: `load` asks
-        self.trials = {row["id"]: Trial.from_row(row, space) for row in store.trials()}
+        self.trials = SteadyDict((row["id"], Trial.from_row(row, space)) for row in store.trials())
         self.evidence.load(store.families(), store.decisions())
         known: dict[Key, KnownEpochs] = {}
         for row in store.epochs():

@@ -18,10 +18,11 @@ from manyfit.core import history as histories
 from manyfit.core.checks import did_you_mean
 from manyfit.core.costs import Costs
 from manyfit.core.errors import UsageError, UsageKeyError, explain, first_line
+from manyfit.core.files import written_whole
 from manyfit.core.html import cell, piece, table
 from manyfit.core.lifecycle import Life, TrialOutcome, TrialState, TrialStatus, is_paused
 from manyfit.core.objective import Objective, ParetoObjective
-from manyfit.core.records import ROWS, Ending, Observation, Progress, Value
+from manyfit.core.records import ROWS, Ending, Observation, Progress, SteadyDict, Value
 from manyfit.core.signatures import checked_arguments, one_of
 from manyfit.core.untrusted import shown
 from manyfit.oracles.executions import Before as Before
@@ -88,8 +89,10 @@ class Trial:
         self.ended_at: float | None = None
         self.end_number: int | None = None  # 1, 2, 3, ... in the order of end; None: running, or ended in 0.1.0
         self._life = Life()
-        self.executions: dict[int, Execution] = {}  # of the search, of this attempt, by index
-        self.replicates: dict[str, dict[int, Execution]] = {}  # of later phases ("confirm", "proof"), by index
+        self.executions: dict[int, Execution] = SteadyDict()  # of the search, of this attempt, by index
+        self.replicates: dict[str, dict[int, Execution]] = (
+            SteadyDict()
+        )  # of later phases ("confirm", "proof"), by index
         self.confirmed: Confirmed | None = None  # replaces the search score wherever trials are ranked or shown
         self.validation_ratio: float | None = None  # cross-validation: validation rows / training rows of a fold
         # The curves of executions that have not ended, as reported. The book alone keeps them: schedulers decide by
@@ -201,7 +204,7 @@ class Trial:
 
     def executions_of(self, phase: str) -> dict[int, Execution]:
         """The executions of a phase, by index."""
-        return self.executions if phase == SEARCH else self.replicates.setdefault(phase, {})
+        return self.executions if phase == SEARCH else self.replicates.setdefault(phase, SteadyDict())
 
     @property
     def metrics(self) -> MetricsTracker:
@@ -439,7 +442,8 @@ class Trial:
 
     def save(self, fname: str | os.PathLike[str]) -> None:
         """Writes `get_state()` to a JSON file."""
-        Path(fname).write_text(json.dumps(self.get_state()))
+        with written_whole(Path(fname), "trial", again="call save again.", lasts=True) as partial:
+            partial.write_text(json.dumps(self.get_state()))
 
     def reload(self, fname: str | os.PathLike[str]) -> None:
         """Reads what `save` wrote."""

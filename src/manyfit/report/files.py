@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from manyfit.core.checks import check_extra
 from manyfit.core.errors import UsageError, explain
+from manyfit.core.files import replaced
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], output: Path | None) -> None:
@@ -26,7 +27,7 @@ def write_csv(rows: Sequence[Mapping[str, Any]], output: Path | None) -> None:
         _write_csv(rows, sys.stdout)
         return
     try:
-        with output.open("w", newline="", encoding="utf-8") as file:
+        with replaced(output) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             _write_csv(rows, file)
     except OSError as error:
         raise _unwritable(output, error) from None
@@ -60,7 +61,8 @@ def write_parquet(rows: Sequence[Mapping[str, Any]], output: Path) -> None:
 
     columns = {name: _of_one_type([row.get(name) for row in rows]) for name in columns_of(rows)}
     try:
-        parquet.write_table(pyarrow.table(columns), output)
+        with replaced(output) as partial:
+            parquet.write_table(pyarrow.table(columns), partial)
     except OSError as error:
         raise _unwritable(output, error) from None
 

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from manyfit.core.files import replaced
+from manyfit.core.files import rewritten, written_whole
 from manyfit.core.untrusted import archive
 from manyfit.data.kinds import FitData, as_arrays, map_leaves
 from manyfit.data.row_names import NamedBy, RowNames
 from manyfit.store.arrays import reading, restored
+from manyfit.store.checksums import IsSound, unknown
 from manyfit.store.layout import PredictionFiles
 from manyfit.store.parts import PartsWriter, StoredArray
+from manyfit.store.predictions import Archive
 
 _AT_ONCE = 1 << 14  # rows of a mean
 
@@ -42,21 +44,27 @@ class Answers:
 
     Args:
         folder: of the project's kept predictions; is made when something is kept.
+        is_sound: whether a file is what was written; one that is not counts as not kept.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._files = PredictionFiles(Path(folder))
+    def __init__(self, folder: str | os.PathLike[str], *, is_sound: IsSound = unknown) -> None:
+        self._files, self._is_sound = PredictionFiles(Path(folder)), is_sound
+
+    @classmethod
+    def beside(cls, archive: Archive) -> Answers:
+        """Those in the folder of an archive."""
+        return cls(archive.folder, is_sound=archive.is_sound)
 
     def keep_rows(self, rows: AskedRows) -> None:
         """Keeps which rows they are; what was said of others counts no more."""
         known = {"names": rows.names.names, "named_by": np.array(str(rows.names.named_by))}
-        with replaced(self._files.asked_rows) as partial:
+        with written_whole(self._files.asked_rows, "the rows to be answered") as partial:
             np.savez(partial, content=np.array(rows.content), **known)  # type: ignore[arg-type]  # of `allow_pickle`
 
     def rows(self) -> AskedRows | None:
         """Which rows they are; None where nothing was kept."""
         path = self._files.asked_rows
-        if not path.exists():
+        if not path.exists() or not self._is_sound(path):
             return None
         with reading(path), archive(path) as arrays:
             return AskedRows(RowNames(arrays["names"], NamedBy(str(arrays["named_by"]))), str(arrays["content"]))
@@ -76,7 +84,7 @@ class Answers:
                 for writer, said in zip(writers, part, strict=True):
                     writer.add(as_arrays(said))
             for writer, path in zip(writers, paths, strict=True):
-                with replaced(path) as partial:
+                with rewritten(path, "predictions of rows to be answered") as partial:
                     writer.save(partial, "said", {"content": np.array(content)})
 
     def executions(self, trial_id: str, executions: Sequence[int]) -> list[int]:
@@ -97,7 +105,7 @@ class Answers:
 
     def _one(self, trial_id: str, execution: int) -> FitData:
         path, rows = self._files.of_asked_rows(trial_id, execution), self.rows()
-        if rows is None or not path.exists():
+        if rows is None or not path.exists() or not self._is_sound(path):
             return None
         with reading(path), archive(path) as arrays:
             if str(arrays["content"]) != rows.content:

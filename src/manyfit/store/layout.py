@@ -29,13 +29,14 @@ project/
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 from collections.abc import Collection
 from pathlib import Path
 
-from manyfit.core.errors import UsageError, explain
+from manyfit.core.errors import ProjectError, UsageError, explain
 from manyfit.core.files import EARLIER, PARTIAL
 
 DATABASE_NAME = "manyfit.sqlite"
@@ -46,7 +47,9 @@ _BESIDE_DATABASE = ("-wal", "-shm", "-journal")  # SQLite's own
 
 #: Phases whose weights are kept beside those of the search.
 _PHASES = ("confirm", "proof", "fold")
-_AFTER_ID = rf"-(?:(?:{'|'.join(_PHASES)})-)?\d+(?:\.test)?\.(?:npz|state(?:{re.escape(EARLIER)})?|pickle)"
+_ENDING = rf"\d+(?:\.test)?\.(?:npz|state(?:{re.escape(EARLIER)})?|pickle)"
+_AFTER_ID_OF_SEARCH = f"-{_ENDING}"
+_AFTER_ID = rf"-(?:(?:{'|'.join(_PHASES)})-)?{_ENDING}"
 _WINNER = r"winner\.(?:keras|npz|pickle|json)|fit\.json"
 _REQUEST = r"\d{20}-[0-9a-f]{8}"
 _OF_ENSEMBLE = r"(?:manifest|manyfit)\.json|pool\.npz|member_\d+_\d+\.(?:keras|pickle)"
@@ -138,15 +141,30 @@ class ProjectLayout:
     def _models(self) -> Path:
         return self.folder / "weights"
 
-    def of_models(self, *trial_ids: str) -> list[Path]:
-        """Every file that was kept of the models of trials: weights, states, estimators, of all phases."""
+    def of_models(self, *trial_ids: str, of_search_only: bool = False) -> list[Path]:
+        """Every file that was kept of the models of trials: weights, states, estimators, of all phases or one."""
         ids = "|".join(re.escape(check_id(trial_id)) for trial_id in trial_ids)
-        return _matching(self._models, f"(?:{ids}){_AFTER_ID}")
+        after = _AFTER_ID_OF_SEARCH if of_search_only else _AFTER_ID
+        return _matching(self._models, f"(?:{ids}){after}") if trial_ids else []
+
+    def of_some_trial(self) -> list[Path]:
+        """Files of models and of what they said, whosever they are."""
+        return [*_matching(self._models, ".+" + _AFTER_ID), *_matching(self.predictions, ".+" + _AFTER_ID)]
 
     def of_predictions(self, *trial_ids: str) -> list[Path]:
         """Every file that was kept of what models of trials said of rows, of all phases."""
         ids = "|".join(re.escape(check_id(trial_id)) for trial_id in trial_ids)
         return _matching(self.predictions, f"(?:{ids}){_AFTER_ID}")
+
+    def of_execution(self, trial_id: str, execution: int, *, phase: str = "search") -> list[Path]:
+        """Where the files lie that stay as they are once an execution has ended: its own, and those of its rows."""
+        if phase not in ("search", *_PHASES):  # a longer training: nothing of it is kept here
+            return []
+        weights, kept = self.weights(trial_id, execution, phase=phase), PredictionFiles(self.predictions)
+        found = [weights, weights.with_suffix(".pickle"), kept.of(trial_id, execution, phase=phase)]
+        if phase == "search":
+            found += [kept.of_asked_rows(trial_id, execution), kept.labels, kept.asked_rows, self.pickled(trial_id)]
+        return found
 
     @property
     def predictions(self) -> Path:
@@ -200,6 +218,17 @@ class ProjectLayout:
             found += [path for path in paths if _is_plain(path)]
         return found
 
+    def remove_partial_files(self) -> None:
+        """Removes what a process that was killed has left half written. Nobody writes here meanwhile."""
+        for folder, names in (
+            (self._models, ".+" + _AFTER_ID),
+            (self.predictions, rf".+{_AFTER_ID}|(?:labels|test)\.npz"),
+            (self.winner, _WINNER),
+        ):
+            for path in _matching(folder, f"{PARTIAL}(?:{names})"):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
     def own_folders(self, trial_ids: Collection[str] | None) -> list[Path]:
         """The folders that `own_files` lie in: to be removed once they are empty."""
         folders = [self._models, self.predictions, *self._winner_folders(), self.winner, self.requests]
@@ -241,6 +270,32 @@ class ProjectLayout:
             inside = [folder / name for name in (_TRIAL_JSON, _ESTIMATOR, _KERAS_WEIGHTS, _KERAS_SHAPES)]
             found += [path for path in (folder, *inside) if path.is_symlink()]
         return found
+
+    def refuse_links(self) -> None:
+        """Checks that there are none. Nobody but a stranger has a reason to put them there.
+
+        Raises:
+            ProjectError: there is one.
+        """
+        links = self.links()
+        if links:
+            got = f"{links[0].relative_to(self.folder)}, a link to {os.readlink(links[0])}"
+            allowed = "files and folders that lie in the project's folder"
+            instead = "Put the file or folder itself there, or remove the link."
+            raise ProjectError(explain(f'project "{self.folder}"', got, allowed, instead))
+
+    def refuse_to_clear_others(self) -> None:
+        """Checks that what `overwrite=True` would clear is a project.
+
+        Raises:
+            ProjectError: the folder has files, and none that tells a project, KerasTuner's included, from any folder.
+        """
+        entries = [entry for entry in self.folder.iterdir() if entry not in (self.lock, self.holder)]
+        if entries and self.database not in entries and self.oracle_file not in entries:
+            where = f'overwrite=True with the project folder "{self.folder}"'
+            got = f"a folder with {entries[0].name} and no project in it"
+            instead = "Type another project_name= or directory=, or empty the folder yourself."
+            raise ProjectError(explain(where, got, "an empty folder, or a project's", instead))
 
     # Of single trials, and KerasTuner's ------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ again first (`ProjectStore.has_changed`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -66,8 +67,11 @@ _released: deque[Path] = deque()  # given back, not settled yet
 _guard = threading.Lock()
 
 
-def acquire(folder: Path) -> None:
+def acquire(folder: Path) -> bool:
     """Takes the project's lock for this process. Several tuners of one process may open a project.
+
+    Returns:
+        Whether no other tuner of this process had it open.
 
     Raises:
         ProjectError: another process holds the lock; the message names it.
@@ -77,22 +81,49 @@ def acquire(folder: Path) -> None:
         _settle()
         if path in _held:
             _held[path].count += 1
-            return
-        # One lock per process, counted: a lock of the system is the process's, so a second one would just succeed.
-        lock = filelock.FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise ProjectError(
-                explain(
-                    f'project "{folder}"',
-                    f"a second process, while {_describe_holder(folder)} has it open",
-                    "one process at a time",
-                    "Wait for that process, end it, or type another project_name= or directory=.",
-                )
-            ) from None
-        _held[path] = _Holding(lock)
-        holder = {"pid": os.getpid(), "host": platform.node(), "since": _now()}
+            return False
+        _held[path] = _Holding(_taken(folder, path))
+        _tell(folder)
+        return True
+
+
+def renew(folder: Path) -> None:
+    """Takes the lock again of a project whose files were deleted while this process had it open.
+
+    Raises:
+        ProjectError: another process has taken it meanwhile.
+    """
+    path = ProjectLayout(folder.resolve()).lock
+    with _guard:
+        holding = _held[path]
+        holding.lock.release()  # of a file that has no name any more
+        holding.lock = _taken(folder, path)
+        _tell(folder)
+
+
+def _taken(folder: Path, path: Path) -> filelock.BaseFileLock:
+    # One lock per process, counted: a lock of the system is the process's, so a second one would just succeed.
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ProjectError(
+            explain(
+                f'project "{folder}"',
+                f"a second process, while {_describe_holder(folder)} has it open",
+                "one process at a time",
+                "Wait for that process, end it, or type another project_name= or directory=.",
+            )
+        ) from None
+    except NotImplementedError as error:
+        got, instead = f"a file system without locks ({error})", "Type a directory= on a disk of this machine."
+        raise ProjectError(explain(f'project "{folder}"', got, "one that can lock files", instead)) from None
+    return lock
+
+
+def _tell(folder: Path) -> None:
+    holder = {"pid": os.getpid(), "host": platform.node(), "since": _now()}
+    with contextlib.suppress(OSError):  # for messages only; a disk without room for it says so at the next commit
         ProjectLayout(folder).holder.write_text(json.dumps(holder))
 
 

@@ -22,6 +22,7 @@ Numbers and not one look at the columns that are there: what a row *means* can c
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from manyfit.core.errors import ProjectError, explain
 from manyfit.core.files import write_failed
 from manyfit.core.untrusted import read_json
+from manyfit.store.layout import DATABASE_NAME
 from manyfit.store.schema import TABLES
 
 Step = Callable[[sqlite3.Connection], None]
@@ -65,7 +67,12 @@ def _epochs_say_how_they_were_computed(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE programs ( name TEXT PRIMARY KEY, text TEXT NOT NULL ) WITHOUT ROWID")
 
 
-STEPS: tuple[Step, ...] = (_add_evidence, _epochs_say_how_they_were_computed)
+def _files_have_checksums(connection: sqlite3.Connection) -> None:
+    """Of what was written before nobody knows a checksum: such files are read as they are."""
+    connection.execute("CREATE TABLE files ( name TEXT PRIMARY KEY, sha256 TEXT NOT NULL ) WITHOUT ROWID")
+
+
+STEPS: tuple[Step, ...] = (_add_evidence, _epochs_say_how_they_were_computed, _files_have_checksums)
 """In order: the first one leads from version 1 to version 2."""
 
 SCHEMA_VERSION = FIRST_VERSION + len(STEPS)
@@ -139,8 +146,33 @@ def transaction(connection: sqlite3.Connection, where: str) -> Iterator[sqlite3.
             connection.execute("ROLLBACK")
         # The second is what SQLite says of a file that somebody has damaged meanwhile.
         if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
-            raise write_failed(where, str(error)) from error
+            raise database_failed(where, error) from error
         raise
+
+
+def database_failed(where: str, error: sqlite3.DatabaseError) -> ProjectError:
+    """What SQLite says, in words: a full disk is no damaged file, and nobody is to start anew for one.
+
+    Args:
+        where: the project.
+        error: of SQLite.
+    """
+    code = getattr(error, "sqlite_errorcode", None)
+    kind = None if code is None else code & 0xFF  # the rest says where in SQLite it happened
+    if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or not isinstance(error, sqlite3.OperationalError):
+        return ProjectError(
+            explain(
+                where,
+                f"{DATABASE_NAME}, which cannot be read or written ({error})",
+                "a Manyfit project in a writable folder",
+                "Restore the file from a copy, or type overwrite=True to start anew.",
+            )
+        )
+    if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        got, instead = f"{DATABASE_NAME}, which another program holds ({error})", "Close that program, and call again."
+        return ProjectError(explain(where, got, "a database that nobody else writes to", instead))
+    number = errno.EACCES if kind in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN) else None
+    return write_failed(where, str(error), number=number)
 
 
 def _create(connection: sqlite3.Connection, tables: Sequence[str], version: int) -> None:

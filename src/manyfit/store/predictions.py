@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from manyfit.core.errors import UsageError, explain
-from manyfit.core.files import replaced
+from manyfit.core.files import rewritten, written_whole
 from manyfit.core.untrusted import archive, plain_file
 from manyfit.data.kinds import FitData, Indices, is_nested, leaves, map_leaves
 from manyfit.data.row_names import NamedBy, RowNames
 from manyfit.store.arrays import named_arrays, read_nested, reading, restored, structure_of
+from manyfit.store.checksums import IsSound, unknown
 from manyfit.store.layout import PredictionFiles
 
 MAX_BYTES = 16 * 2**20  # per trial, before compression
@@ -223,10 +224,13 @@ class Archive:
         folder: is created when something is kept.
         max_bytes: of one execution's predictions in half precision, before compression; beyond it rows are left out,
             the same of every execution.
+        is_sound: whether a file is what was written; one that is not counts as not kept.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self, folder: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, is_sound: IsSound = unknown
+    ) -> None:
+        self.folder, self.is_sound = Path(folder), is_sound
         self._files = PredictionFiles(self.folder)
         self.max_bytes = max_bytes
 
@@ -244,13 +248,13 @@ class Archive:
         arrays = {name: array for part, data in parts.items() for name, array in named_arrays(part, data).items()}
         if labels.names is not None:
             arrays |= {"names": labels.names.names, "named_by": np.array(str(labels.names.named_by))}
-        with replaced(self._files.labels) as partial:
+        with written_whole(self._files.labels, "kept targets") as partial:
             np.savez_compressed(partial, row_ids=labels.row_ids, **arrays)  # type: ignore[arg-type]
 
     def labels(self) -> Labels | None:
         """The labels, or None if nothing was kept."""
         path = self._files.labels
-        if not path.exists():
+        if not path.exists() or not self.is_sound(path):
             return None
         with reading(path), archive(path) as arrays:
             y, weight, groups = (read_nested(name, arrays) for name in ("y", "sample_weight", "groups"))
@@ -278,7 +282,7 @@ class Archive:
             phase: what the execution was run for: "search", or "fold" after it.
         """
         packed = pack(predictions, row_ids, max_bytes=self.max_bytes, positions=positions)
-        with replaced(self._files.of(trial_id, execution, phase=phase)) as partial:
+        with rewritten(self._files.of(trial_id, execution, phase=phase), "kept predictions") as partial:
             partial.write_bytes(packed)
 
     def keep_losses(self, trial_id: str, phase: str, execution: int, losses: RowLosses) -> None:
@@ -286,7 +290,7 @@ class Archive:
         if 2 * len(losses.rows) > self.max_bytes:
             return
         spread = float(np.abs(losses.rows - losses.value).max(initial=0.0)) or 1.0
-        with replaced(self._files.of(trial_id, execution, phase=phase)) as partial:
+        with rewritten(self._files.of(trial_id, execution, phase=phase), "kept row losses") as partial:
             np.savez(
                 partial,
                 # Of the deviations, in their own unit: half precision has three digits, and nothing above 65,504.
@@ -299,7 +303,7 @@ class Archive:
     def losses(self, trial_id: str, phase: str, execution: int) -> RowLosses | None:
         """What `keep_losses` has kept; None where nothing was."""
         path = self._files.of(trial_id, execution, phase=phase)
-        if not path.exists():
+        if not path.exists() or not self.is_sound(path):
             return None
         with reading(path), archive(path) as arrays:
             value, spread = float(arrays["value"]), float(arrays["spread"])
@@ -309,7 +313,8 @@ class Archive:
 
     def executions(self, trial_id: str) -> list[int]:
         """Executions of a trial whose predictions were kept, in order."""
-        return self._files.executions(trial_id)
+        found = self._files.executions(trial_id)
+        return [execution for execution in found if self.is_sound(self._files.of(trial_id, execution))]
 
     def get(self, trial_id: str, executions: Sequence[int], *, phase: str = "search") -> Kept | None:
         """What executions of a trial said of the rows that they did not train on; None if one of them was not kept.
@@ -320,7 +325,7 @@ class Archive:
             UsageError: two executions disagree about which row lies at a place: they saw different data.
         """
         paths = [self._files.of(trial_id, execution, phase=phase) for execution in executions]
-        if not paths or not all(path.exists() for path in paths):
+        if not paths or not all(path.exists() and self.is_sound(path) for path in paths):
             return None
         parts = []
         for path in paths:

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from manyfit.core.errors import ProjectError, explain
+from manyfit.core.files import write_failed
 from manyfit.core.records import Computed, EpochLogs
 from manyfit.core.untrusted import read_json
-from manyfit.store import lock
-from manyfit.store.layout import DATABASE_NAME, ProjectLayout, check_id, is_safe_id
-from manyfit.store.migrations import bring_up_to_date, transaction
-from manyfit.store.schema import MOST_COUNTED, check_harmless, check_journals, tampered
+from manyfit.store import checksums, lock
+from manyfit.store.checksums import Checksums
+from manyfit.store.connecting import check_not_emptied, connect, copied_to, displaced, identity_of
+from manyfit.store.layout import ProjectLayout, check_id, is_safe_id
+from manyfit.store.migrations import database_failed, transaction
+from manyfit.store.schema import MOST_COUNTED, check_journals, tampered
 
 ExecutionKey = tuple[str, str, int, int]
 """Trial id, phase, attempt, index of the execution."""
@@ -62,25 +65,23 @@ class ProjectStore:
         self.layout = ProjectLayout.of(folder)
         self.folder = self.layout.folder
         self._place = self.folder.absolute()  # whatever the current folder is when the lock is given back
+        self._database = ProjectLayout(self._place).database
+        self._checksums = Checksums(self.folder, self._checksum)
         self._closed = False
         self._process = os.getpid()
         self._guard = threading.RLock()
-        self._refuse_links()
+        self.layout.refuse_links()  # before anything else, since the lock is a file, too
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(self._place)
+            if lock.acquire(self._place):
+                self.layout.remove_partial_files()
         except OSError as error:
-            raise ProjectError(
-                explain(
-                    f'directory "{self.folder}"',
-                    f"a folder that cannot be written ({error.strerror or error})",
-                    "a writable folder",
-                    'Type another one, for instance directory="my_search".',
-                )
-            ) from None
+            got, instead = f"a folder that cannot be written ({error.strerror or error})", 'Type directory="my_search".'
+            raise ProjectError(explain(f'directory "{self.folder}"', got, "a writable folder", instead)) from None
         try:
             if overwrite:
                 self._clear()
+            check_not_emptied(self.layout, self._where)
             self._connection = self._connect()
             self.catch_up()
             self.is_beside_keras_tuner = bool(self.get(BESIDE_KERAS_TUNER))
@@ -98,36 +99,14 @@ class ProjectStore:
         """Whether a project is in a folder."""
         return isinstance(folder, str | os.PathLike) and ProjectLayout.of(folder).database.is_file()
 
-    def _refuse_links(self) -> None:
-        # Before anything else, since the lock is a file, too. Nobody but a stranger has a reason to put them there.
-        links = self.layout.links()
-        if links:
-            raise ProjectError(
-                explain(
-                    self._where,
-                    f"{links[0].relative_to(self.folder)}, a link to {os.readlink(links[0])}",
-                    "files and folders that lie in the project's folder",
-                    "Put the file or folder itself there, or remove the link.",
-                )
-            )
-
     def _clear(self) -> None:
         layout = self.layout
-        marks = (layout.database, layout.oracle_file)  # what tells a project, KerasTuner's included, from any folder
-        entries = [entry for entry in self.folder.iterdir() if entry not in (layout.lock, layout.holder)]
-        if entries and not any(mark in entries for mark in marks):
-            raise ProjectError(
-                explain(
-                    f'overwrite=True with the project folder "{self.folder}"',
-                    f"a folder with {entries[0].name} and no project in it",
-                    "an empty folder, or a project's",
-                    "Type another project_name= or directory=, or empty the folder yourself.",
-                )
-            )
+        layout.refuse_to_clear_others()
         lock.check(self._place, self)
         trial_ids: list[str] | None = None
         of_keras_tuner: list[str] = []
         try:
+            check_not_emptied(layout, self._where)
             self._connection = self._connect()
             trial_ids = self._rows_of_first_column("SELECT id FROM trials")
             of_keras_tuner = [] if self.get(READ_FROM_KERAS_TUNER) else self.get(WRITTEN_FOR_KERAS_TUNER, [])
@@ -146,7 +125,7 @@ class ProjectStore:
         self.catch_up()
         with transaction(self._connection, self._where) as connection:
             # Rows and not the file: another tuner of this process may have it open, and SQLite would not survive that.
-            for table in ("trials", "executions", "epochs", "programs", "families", "decisions"):
+            for table in ("trials", "executions", "epochs", "programs", "families", "decisions", "files"):
                 connection.execute(f"DELETE FROM {table}")
             connection.execute("DELETE FROM project WHERE name <> 'schema_version'")
             if layout.oracle_file.exists():
@@ -155,38 +134,10 @@ class ProjectStore:
         self._connection.close()
 
     def _connect(self) -> sqlite3.Connection:
-        connection = None
-        try:
-            check_journals(self.layout.database_files(), self._where)
-            # Autocommit (`isolation_level=None`): transactions begin where `transaction` says so, and nowhere else. Any
-            # thread may write, since oracles are called from several; their lock keeps the order.
-            connection = sqlite3.connect(
-                self.layout.database, isolation_level=None, check_same_thread=False, timeout=30.0
-            )
-            # First: the schema of a stranger's file can hold code (SQLite's own advice for files of unknown origin).
-            connection.execute("PRAGMA trusted_schema=OFF")
-            check_harmless(connection, self._where)
-            connection.execute("PRAGMA journal_mode=WAL")
-            # A killed process loses nothing at this level; only a power cut can lose the last transactions.
-            connection.execute("PRAGMA synchronous=NORMAL")
-            bring_up_to_date(connection, self._where)
-        except BaseException as error:
-            if connection is not None:
-                connection.close()
-            if not isinstance(error, sqlite3.DatabaseError):
-                raise
-            raise self._unreadable(error) from None
+        check_journals(self.layout.database_files(), self._where)
+        connection = connect(self.layout.database, self._where)
+        self._identity = identity_of(self._database)
         return connection
-
-    def _unreadable(self, error: Exception) -> ProjectError:
-        return ProjectError(
-            explain(
-                self._where,
-                f"{DATABASE_NAME}, which cannot be read or written ({error})",
-                "a Manyfit project in a writable folder",
-                "Restore the file, or type overwrite=True to start anew.",
-            )
-        )
 
     # Who writes ------------------------------------------------------------------------------------------------
 
@@ -201,6 +152,7 @@ class ProjectStore:
         """
         with self.exclusive():
             self._check_usable()
+            self._check_place()
             lock.check(self._place, self)
             with transaction(self._connection, self._where) as connection:
                 # Inside, where nobody else can write any more.
@@ -226,6 +178,7 @@ class ProjectStore:
             ProjectError: another tuner has taken it, or another thread of this one; the message names it.
         """
         self._check_usable()
+        self._write_anew_if_gone()
         lock.begin(self._place, self, what)
 
     def end_work(self) -> None:
@@ -239,6 +192,7 @@ class ProjectStore:
             ProjectError: one is, or the project was closed.
         """
         self._check_usable()
+        self._write_anew_if_gone()
         lock.check(self._place, self, of_others=False, of_threads=True)
 
     def has_changed(self) -> bool:
@@ -264,13 +218,34 @@ class ProjectStore:
             return
         raise ProjectError(explain(self._where, got, "an open project of this process", instead))
 
+    def _check_place(self) -> None:
+        """Checks that the folder still is where it was opened: what is written below a lost name is lost."""
+        found = identity_of(self._database)
+        if found != self._identity:
+            raise displaced(self._where, is_gone=found is None)
+
+    def _write_anew_if_gone(self) -> None:
+        """Writes what was committed to the folder's old place, where it was deleted or moved away."""
+        if identity_of(self._database) is not None:
+            return
+        with self._guard:
+            try:
+                self._place.mkdir(parents=True, exist_ok=True)
+                lock.renew(self._place)
+                copied_to(self._database, self._connection)
+            except (OSError, sqlite3.DatabaseError) as error:
+                raise write_failed(self._where, str(error)) from error
+            self._connection.close()
+            self._connection = self._connect()
+            self.catch_up()
+
     def _rows(self, query: str, *arguments: object) -> list[Any]:
         with self._guard:
             try:
                 with self._reading() as connection:
                     return connection.execute(query, arguments).fetchall()
             except sqlite3.DatabaseError as error:
-                raise self._unreadable(error) from error
+                raise database_failed(self._where, error) from error
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -297,7 +272,7 @@ class ProjectStore:
         try:
             return read_json(rows[0][0]) if rows else default
         except (ValueError, TypeError) as error:
-            raise self._unreadable(error) from error
+            raise database_failed(self._where, sqlite3.DatabaseError(str(error))) from error
 
     def put(self, **facts: object) -> None:
         """Commits named facts of the project."""
@@ -387,7 +362,10 @@ class ProjectStore:
             outcome: JSON: ending, seed, best_epoch, metrics, seconds, message, ...
             history: one mapping of logs per epoch; replaces what was reported.
         """
+        trial_id, phase, _, execution = key
+        digests = self._checksums.of(self.layout.of_execution(trial_id, execution, phase=phase))
         with self.transaction() as connection:
+            checksums.save(connection, digests)
             connection.execute("INSERT OR REPLACE INTO executions VALUES (?, ?, ?, ?, ?)", (*key, json.dumps(outcome)))
             if history is not None:
                 connection.execute(f"DELETE FROM epochs WHERE {_THIS_EXECUTION}", key)
@@ -467,16 +445,40 @@ class ProjectStore:
             self._check_key(row[1], row[0])
         return [(family, trial_id, read_json(why)) for family, trial_id, why in rows]
 
-    # Weights ---------------------------------------------------------------------------------------------------
+    # Files -----------------------------------------------------------------------------------------------------
+
+    def _checksum(self, name: str) -> str | None:
+        rows = self._rows("SELECT sha256 FROM files WHERE name = ?", name)
+        return str(rows[0][0]) if rows else None
+
+    def check_files(self, *paths: Path) -> None:
+        """Checks that files of the project are those that were written.
+
+        Raises:
+            ProjectError: one is damaged, or another one.
+        """
+        for path in paths:
+            self._checksums.check(path)
+
+    def is_sound(self, path: Path) -> bool:
+        """Whether a file is the one that was written; where it is another one, that is said once."""
+        return self._checksums.is_sound(path)
+
+    def note_files(self, *paths: Path) -> None:
+        """Commits the checksums of files that belong to no execution, or that were written after it."""
+        digests = self._checksums.of(paths)
+        with self.transaction() as connection:
+            checksums.save(connection, digests)
 
     def weights_path(self, trial_id: str, execution: int) -> Path:
         """Where the weights of an execution's best epoch lie."""
         return self.layout.weights(trial_id, execution)
 
-    def delete_weights(self, trial_ids: Iterable[str]) -> None:
-        """Deletes the weights of trials, where there are any."""
-        for path in self.layout.of_models(*trial_ids):
-            path.unlink(missing_ok=True)
+    def delete_weights(self, trial_ids: Iterable[str], *, of_search_only: bool = False) -> None:
+        """Deletes the weights of trials, of all phases or of the search."""
+        for path in self.layout.of_models(*trial_ids, of_search_only=of_search_only):
+            with contextlib.suppress(OSError):  # the next search tries again
+                path.unlink()
 
     @property
     def is_closed(self) -> bool:

@@ -5,7 +5,8 @@ database (`-wal`) with an index of it (`-shm`). What is safe, and leaves no file
 
 - neither: nobody writes, the file is read as it is, and once more if that was wrong;
 - both: a search writes, or was killed. A connection that may only read joins in;
-- a log without its index, or an index that cannot be opened: a copy of both files is read, elsewhere.
+- a log without its index, or an index that cannot be opened: a copy of both files is read, elsewhere;
+- a journal (on a network file system, where there is no log): likewise, if its writer does not end it in between.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from manyfit.core.errors import ProjectError, explain
+from manyfit.store.connecting import check_not_emptied
 from manyfit.store.layout import DATABASE_NAME, ProjectLayout
 from manyfit.store.migrations import SCHEMA_VERSION, bring_up_to_date, version_of
-from manyfit.store.schema import check_harmless
+from manyfit.store.schema import check_harmless, names_another_file
 
 _TICK_SECONDS = 0.05  # of clocks of file systems, with room
 _TRIES = 5  # of a database that changes under the reader's hands
@@ -72,6 +74,7 @@ def read_project(folder: str | os.PathLike[str]) -> ProjectRows:
                 'Type the project\'s own folder, "directory/project_name"; manyfit ls lists those below a folder.',
             )
         )
+    check_not_emptied(layout, f'project "{folder}"')
     error: Exception | None = None
     for way in _ways(layout.database):
         try:
@@ -103,7 +106,12 @@ def _beside(database: Path, ending: str) -> Path:
 
 def _ways(database: Path) -> Iterator[Callable[[], contextlib.AbstractContextManager[sqlite3.Connection]]]:
     for _ in range(_TRIES):
-        if not _beside(database, "-wal").exists():
+        journal = _beside(database, "-journal")
+        # One that names another file would have SQLite delete that: then the database is read as it is.
+        if journal.exists() and not names_another_file(journal):
+            yield lambda: _beside_a_writer(database)
+            yield lambda: _of_a_copy(database, "-journal")
+        elif not _beside(database, "-wal").exists():
             yield lambda: _at_rest(database)
         if _beside(database, "-wal").exists() and _beside(database, "-shm").exists():
             yield lambda: _beside_a_writer(database)
@@ -138,12 +146,12 @@ def _beside_a_writer(database: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextlib.contextmanager
-def _of_a_copy(database: Path) -> Iterator[sqlite3.Connection]:
+def _of_a_copy(database: Path, ending: str = "-wal") -> Iterator[sqlite3.Connection]:
     before = database.stat()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / database.name
         # The log first: if it is emptied into the database in between, both hold what it held.
-        shutil.copyfile(_beside(database, "-wal"), _beside(copy, "-wal"))
+        shutil.copyfile(_beside(database, ending), _beside(copy, ending))
         shutil.copyfile(database, copy)
         if before.st_mtime_ns != database.stat().st_mtime_ns:
             raise _Changed("it was written meanwhile")

@@ -52,14 +52,20 @@ class Request:
     asked_at: float
 
     @classmethod
-    def now(cls, what: str, **details: Any) -> Request:
+    def now(cls, what: str, *, after: str = "", **details: Any) -> Request:
         """A request that is made now.
+
+        Args:
+            what: see `Request`.
+            after: the name of the latest that waits; this one is behind it, even if the clock was set back meanwhile.
+            **details: see `Request`.
 
         Raises:
             UsageError: nobody knows such a request, or its details are not as they should be.
         """
         # A time, so that they sort, and a random part: two pages may ask within the same tick of the clock.
-        name = f"{time.time_ns():020d}-{secrets.token_hex(4)}"
+        number = max(time.time_ns(), int(after.partition("-")[0] or 0) + 1)
+        name = f"{number:020d}-{secrets.token_hex(4)}"
         return cls(name, what, checked(what, details), time.time())
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,13 +85,15 @@ def ask(folder: str | os.PathLike[str], what: str, **details: Any) -> Request:
         UsageError: as `Request.now` says, or too many requests are waiting.
         ProjectError: there is no project, or its folder cannot be written.
     """
-    request, layout = Request.now(what, **details), ProjectLayout.of(folder)
+    layout = ProjectLayout.of(folder)
+    waiting = [] if layout.requests.is_symlink() else list(layout.waiting_requests())
+    request = Request.now(what, after=waiting[-1] if waiting else "", **details)
     where = f'a request to project "{layout.folder}"'
     if not layout.database.is_file() or layout.requests.is_symlink():
         got = "a link in place of its folder" if layout.requests.is_symlink() else "a folder without a project"
         raise ProjectError(explain(where, got, f"a folder with {DATABASE_NAME} in it", "Type the project's folder."))
     # Counted before one is written: whoever floods the folder fills no disk, and the search reads few at a time.
-    if len(layout.waiting_requests()) >= MOST_WAITING:
+    if len(waiting) >= MOST_WAITING:
         got = f"{MOST_WAITING} requests that nobody has taken"
         raise UsageError(explain(where, got, "fewer", "Wait for the search, or start it, which takes them."))
     content = json.dumps(request.to_dict(), allow_nan=False).encode()

@@ -9,6 +9,8 @@ rounds up to which they were looked at; `decisions` say who of them was found wo
 "Infinity" and "-Infinity" (Python's JSON reads and writes them), None marks what was not measured.
 `program` and `run` say how an epoch was computed (`core.records.Computed`), where that depends on timing: the name of a
 row of `programs`, and the trainer's own text.
+`files` has the checksum of every file beside the database that the store knows of, by its name below the folder
+(`checksums.py`).
 """
 
 from __future__ import annotations
@@ -92,6 +94,12 @@ TABLES = (
         text TEXT NOT NULL
     ) WITHOUT ROWID
     """,
+    """
+    CREATE TABLE files (
+        name   TEXT PRIMARY KEY,
+        sha256 TEXT NOT NULL
+    ) WITHOUT ROWID
+    """,
 )
 
 
@@ -136,12 +144,16 @@ def check_journals(files: Iterable[Path], where: str) -> None:
         ProjectError: a journal names another file.
     """
     for path in files:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - len(_NAMES_ANOTHER_FILE)))
-            if file.read() == _NAMES_ANOTHER_FILE:
-                raise tampered(
-                    where, f"{path.name}, which names another file to be deleted", "the project's own journal"
-                )
+        if names_another_file(path):
+            got = f"{path.name}, which names another file to be deleted"
+            raise tampered(where, got, "the project's own journal")
+
+
+def names_another_file(path: Path) -> bool:
+    """Whether a journal ends as one that names another file; see `check_journals`."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(_NAMES_ANOTHER_FILE)))
+        return file.read() == _NAMES_ANOTHER_FILE
 
 
 def tampered(where: str, got: str, allowed: str) -> ProjectError:

@@ -24,7 +24,7 @@ from scipy.stats import rankdata
 from manyfit.core.clock import Clock
 from manyfit.core.costs import Costs
 from manyfit.core.errors import UsageError, explain
-from manyfit.core.files import sealed, unsealed, written_whole
+from manyfit.core.files import rewritten, sealed, unsealed, written_whole
 from manyfit.core.lifecycle import failure_of
 from manyfit.core.records import Configuration, Ending, Plan, Result
 from manyfit.data.classes import named_classes
@@ -470,7 +470,7 @@ def write_estimator(path: Path, estimator: Estimator) -> None:
     Raises:
         ProjectError: the disk is full or the file cannot be written.
     """
-    with written_whole(path, "estimator") as partial:
+    with rewritten(path, "estimator") as partial:
         partial.write_bytes(sealed(pickle.dumps(estimator)))
 
 
@@ -483,10 +483,15 @@ def save_final(model: Any, path: Path) -> Path:
     Raises:
         ProjectError: the disk is full or the file cannot be written.
     """
-    if hasattr(model, "evaluate"):  # which estimators lack
+    again = "call again with the same path."
+    if isinstance(model, keras.Model):
+        with written_whole(path, "model", again=again, lasts=True) as partial:
+            model.save(partial)
+        return path
+    if hasattr(model, "evaluate"):  # an ensemble; estimators lack it
         model.save(path)
         return path
     path = path.with_suffix(".pickle")
-    with written_whole(path, "estimator") as partial:
+    with written_whole(path, "estimator", again=again, lasts=True) as partial:
         partial.write_bytes(pickle.dumps(model))
     return path

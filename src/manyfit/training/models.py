@@ -150,6 +150,11 @@ def _shared(thing: Any, before: _Use, plan: Plan) -> str:
     )
 
 
+def fresh(value: Any) -> Any:
+    """A copy of an optimizer, so that one model's slots are not another's; anything else as it is."""
+    return type(value).from_config(value.get_config()) if isinstance(value, keras.optimizers.Optimizer) else value
+
+
 def num_parameters(model: keras.Model) -> int:
     """Trainable parameters of a model; 0 while it is not built."""
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from manyfit.core.errors import ProjectError, explain, first_line
-from manyfit.core.files import written_whole
+from manyfit.core.files import rewritten
 from manyfit.core.untrusted import archive, plain_file, read_json
 
 _BUILD_CONFIG = "build_config"
@@ -39,7 +39,7 @@ def write_weights(path: str | Path, arrays: Sequence[Any], *, build_config: Mapp
     entries = {f"{index:05d}": storable(array) for index, array in enumerate(arrays)}
     if build_config:
         entries[_BUILD_CONFIG] = np.array(json.dumps(build_config))
-    with written_whole(path, "weights") as partial:
+    with rewritten(path, "weights") as partial:
         np.savez(partial, **entries)  # type: ignore[arg-type]  # its `allow_pickle` is no array
 
 

@@ -176,8 +176,10 @@ class Bagging:
         epochs = max(targets, default=None)
 
         def known() -> dict[tuple[str, int], FoldRun]:
+            sound = self._tuner.store.is_sound
             found = {
-                (trial.trial_id, split): known_runs(trial, names[split], layout, epochs) for trial, split in wanted
+                (trial.trial_id, split): known_runs(trial, names[split], layout, epochs, is_sound=sound)
+                for trial, split in wanted
             }
             return {key: runs[0] for key, runs in found.items() if runs}
 

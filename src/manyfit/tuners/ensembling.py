@@ -97,7 +97,7 @@ def ensemble_of_searches(
     targets = told[0].targets(match.places[0])
     members = _members_of(everyone, match.places, options.get("settings"))
     classes = Classes.of_project(projects[0].tuner.store)
-    asked = Answers(projects[0].tuner.predictions_archive.folder).rows() if outside else None
+    asked = Answers.beside(projects[0].tuner.predictions_archive).rows() if outside else None
     to_answer = None if asked is None else asked.names
     strangers = [one.member(targets.names, to_answer, members[0], classes) for one in outside]
     # Nobody knows which of the strangers' models predicted a row, so models cannot leave together with their rows.

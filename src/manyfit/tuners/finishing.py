@@ -391,7 +391,7 @@ class Finish:
         archive, classes = self._tuner.predictions_archive, Classes.of_project(self._tuner.store)
         titled = not isinstance(trials, str)
         if test:
-            return table_of_answers(chosen, Answers(archive.folder), classes, titled=titled)
+            return table_of_answers(chosen, Answers.beside(archive), classes, titled=titled)
         return table_of_validation(chosen, archive, classes, titled=titled)
 
     def to_script(self, trial_id: str | None) -> str:

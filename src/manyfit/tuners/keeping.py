@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import weakref
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from manyfit.data.rows import MAX_READ_BYTES, Rows
 from manyfit.ensemble.in_parts import MOST_NUMBERS, InParts
 from manyfit.ensemble.prediction import Forward
 from manyfit.finish.row_losses import row_losses
+from manyfit.oracles.book import TrialBook
+from manyfit.store import ProjectStore
 from manyfit.store.predictions import Archive, Labels, name_of_rows
 from manyfit.training.base import Task
 from manyfit.training.seeding import seeded
@@ -184,6 +186,30 @@ def keeping(task: Task, archive: Archive, folds: FoldPlan | None, names: RowName
         return task
     objective = "" if task.objective is None else task.objective.name
     return dataclasses.replace(task, keep=Keeper(archive, rows, folds, objective=objective, names=names))
+
+
+def drop_weights(
+    store: ProjectStore,
+    book: TrialBook,
+    num_kept_models: int,
+    trial_ids: Iterable[str],
+    *,
+    of_search_only: bool = False,
+) -> set[str]:
+    """Deletes the weights of trials that are not among the best, and returns which are.
+
+    Args:
+        store: of the project.
+        book: of its trials.
+        num_kept_models: of so many the weights stay, and with several objectives those of the whole front.
+        trial_ids: whose weights may be there.
+        of_search_only: leave those of the steps after the search.
+    """
+    best = {one.trial_id for one in book.kept(num_kept_models)}
+    # Those that wait or run go on from what lies there.
+    still = {one.trial_id for one in book.trials.values() if one.is_open}
+    store.delete_weights(set(trial_ids) - best - still, of_search_only=of_search_only)
+    return best
 
 
 class ModelOrigins(MutableMapping[Any, str]):

@@ -138,7 +138,7 @@ def models_of(project: SearchedProject) -> list[SearchedModel]:
     """
     tuner = project.tuner
     archive = tuner.predictions_archive
-    answers = Answers(archive.folder)
+    answers = Answers.beside(archive)
     kept = {trial.trial_id for trial in tuner.oracle.get_best_trials(tuner.num_kept_models)}
     found = []
     candidates = tuner.oracle.get_best_trials(max(MOST_CANDIDATES, tuner.num_kept_models))

@@ -12,8 +12,8 @@ import numpy as np
 
 from manyfit.core import seeds
 from manyfit.core.checks import is_whole, whole_number
-from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain
-from manyfit.core.files import replaced, sealed, unsealed
+from manyfit.core.errors import FatalTypeError, UsageError, UsageTypeError, explain, warn_user
+from manyfit.core.files import rewritten, sealed, unsealed
 from manyfit.core.records import Plan
 from manyfit.data.call import Call
 from manyfit.data.classes import named_classes
@@ -27,7 +27,7 @@ from manyfit.oracles import Oracle, Trial
 from manyfit.space.discovery import discover
 from manyfit.store.answers import Answers
 from manyfit.store.predictions import Archive
-from manyfit.training.base import Task
+from manyfit.training.base import Bookkeeping, Task
 from manyfit.training.model_options import ModelOptions
 from manyfit.training.seeding import seeded
 from manyfit.tuners import sklearn_folds as folds
@@ -120,6 +120,7 @@ class SklearnTuner(BaseTuner):
         self._names: np.ndarray | None = None  # of classes, where they have any
         super().__init__(oracle, hypermodel, **kwargs)
         trainer = folds.ScoringTrainer(self.scoring, self.metrics)
+        self._aside = Bookkeeping(self._display.say)
         training = Training(self._make_task, lambda: trainer, lambda task: trainer, measure=self._measure)
         self._finish = Finish(self, training, self._display.say)
 
@@ -135,6 +136,7 @@ class SklearnTuner(BaseTuner):
     def stand_ins(self) -> dict[str, object]:
         """See `BaseTuner`. What steps after the search need stays here."""
         own: dict[str, object] = {"_finish": None, "latest_search": None, "_keep": None}
+        own["_aside"] = Bookkeeping(warn_user)
         return {**super().stand_ins(), "model_origins": ModelOrigins(), **own}
 
     def _check_objective(self, oracle: Oracle) -> None:
@@ -250,7 +252,7 @@ class SklearnTuner(BaseTuner):
         latest = self.latest_search
         asked = asked_rows(predict, latest.task.call, keeps=self._keep is not None)
         self.latest_search = dataclasses.replace(latest, asked=asked)
-        self._keep = Answering(Answers(self.predictions_archive.folder), asked, self._keep)
+        self._keep = Answering(Answers.beside(self.predictions_archive), asked, self._keep)
 
     def _make_task(
         self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any], options: ModelOptions | None = None
@@ -292,7 +294,7 @@ class SklearnTuner(BaseTuner):
     @property
     def predictions_archive(self) -> Archive:
         """Where the predictions of the search are kept."""
-        return Archive(self.store.layout.predictions)
+        return Archive(self.store.layout.predictions, is_sound=self.store.is_sound)
 
     def _run_trials(self, fit_args: tuple[Any, ...], fit_kwargs: dict[str, Any]) -> None:
         # KerasTuner's signature of `run_trial` has no `verbose`, so overrides of it have none.
@@ -344,10 +346,13 @@ class SklearnTuner(BaseTuner):
             rows = folds.take(testing, X, y, sample_weight)
             if self._keep is not None and self.trial_call.number == 0:
                 kept = model if self._names is None else folds.InOrder(model, self._names)
-                self._keep([(Plan(trial.trial_id, fold, trial.hyperparameters, seed=0), kept)])
+                with self._aside.keeping("predictions"):
+                    self._keep([(Plan(trial.trial_id, fold, trial.hyperparameters, seed=0), kept)])
             measured.append(folds.measure(model, *rows, scoring=self.scoring, metrics=self.metrics))
         if self._ranks_high(measured):
-            self.save_model(trial.trial_id, self._fit(trial, X, y, sample_weight))
+            model = self._fit(trial, X, y, sample_weight)
+            with self._aside.keeping("estimators"):
+                self.save_model(trial.trial_id, model)
         return measured
 
     def _fit(self, trial: Trial, X: object, y: object, sample_weight: object) -> folds.SklearnModel:
@@ -391,13 +396,14 @@ class SklearnTuner(BaseTuner):
     def save_model(self, trial_id: str, model: object, step: int = 0) -> None:
         """Pickles a trial's estimator into the trial's folder."""
         del step
-        with replaced(self._path(trial_id)) as partial:
+        with rewritten(self._path(trial_id), "estimator") as partial:
             partial.write_bytes(sealed(pickle.dumps(model)))
 
     def has_model(self, trial: Trial, execution: int) -> bool:
         """Whether a trial's estimator was kept: one for all of its folds."""
         del execution
-        return self._path(trial.trial_id).exists()
+        path = self._path(trial.trial_id)
+        return path.exists() and self.store.is_sound(path)
 
     def counted(self, model: Any) -> Any:
         """See `Tuner.counted`; an estimator has no `evaluate` of its own."""
@@ -415,6 +421,7 @@ class SklearnTuner(BaseTuner):
             ProjectError: somebody else wrote it, and the tuner was made without `trust=True`: it is a pickle.
         """
         path = self._path(trial.trial_id)
+        self.store.check_files(path)
         if not path.exists():
             raise UsageError(
                 explain(

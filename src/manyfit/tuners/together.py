@@ -179,7 +179,7 @@ class PopulationTuner(ModelTuner):
         if self._keeps_predictions:
             task = keeping(task, self.predictions_archive, folds, names)
         asked = None if predict is None else asked_rows(predict, task.call, keeps=self._keeps_predictions)
-        task = answering(task, Answers(self.predictions_archive.folder), asked)
+        task = answering(task, Answers.beside(self.predictions_archive), asked)
         if self.standing is not None and self.executor is None:  # workers are told of in `on_trial_end`
             task = dataclasses.replace(task, watch=self.standing.epochs_ended)
         self.latest_search = LatestSearch(task, folds, asked)
@@ -241,7 +241,7 @@ class PopulationTuner(ModelTuner):
     @property
     def predictions_archive(self) -> Archive:
         """Where the predictions of the search are kept."""
-        return Archive(self.store.layout.predictions)
+        return Archive(self.store.layout.predictions, is_sound=self.store.is_sound)
 
     def _settle(self, values: Values) -> Values:
         """What the build function makes of a proposal. One that it cannot build stays as it is, and will fail.

@@ -35,13 +35,13 @@ from manyfit.training.keras_fit import KerasFit
 from manyfit.training.keras_internals.building import compile_arguments
 from manyfit.training.keras_settings import clear_session
 from manyfit.training.model_options import ModelOptions
-from manyfit.training.models import build_model, check_compiled, check_size
+from manyfit.training.models import build_model, check_compiled, check_size, fresh
 from manyfit.training.outcomes import to_histories
 from manyfit.training.replay import common, watched
 from manyfit.training.seeding import seeded
 from manyfit.training.weights import load_keras_weights, load_weights, write_weights
 from manyfit.tuners.ensembling import best_execution
-from manyfit.tuners.keeping import ModelOrigins
+from manyfit.tuners.keeping import ModelOrigins, drop_weights
 from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.keras_tuner.callbacks import (
     BATCH_HOOKS,
@@ -199,7 +199,7 @@ class ModelTuner(BaseTuner):
         given = {"optimizer": self.optimizer, "loss": self.loss, "metrics": self.metrics}
         arguments = {**compile_arguments(model), **{name: value for name, value in given.items() if value is not None}}
         try:
-            model.compile(**{name: _fresh(value) for name, value in arguments.items()})
+            model.compile(**{name: fresh(value) for name, value in arguments.items()})
         except (TypeError, ValueError) as error:
             named = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
             allowed, instead = "what model.compile takes", 'Type optimizer="adam", say, or leave it out.'
@@ -434,8 +434,8 @@ class ModelTuner(BaseTuner):
         """
         if execution is None:
             execution = best_execution(self.oracle, trial)
-        path = self._weights_file(trial.trial_id, execution)
-        # Not `path.exists()`: estimators lie beside it under another name.
+        path, estimator_path = self._model_files(trial, execution)
+        self.store.check_files(path, estimator_path)
         if not self.has_model(trial, execution):
             raise UsageError(
                 explain(
@@ -445,8 +445,8 @@ class ModelTuner(BaseTuner):
                     "Construct the tuner with a larger num_kept_models=, or call tuner.retrain().",
                 )
             )
-        if pickle_path(path).exists():
-            estimator = load_estimator(pickle_path(path), trust=self.trust)
+        if estimator_path.exists():
+            estimator = load_estimator(estimator_path, trust=self.trust)
             self.model_origins[estimator] = trial.trial_id
             return estimator
         # Seeded, since a build function may draw: random features that no weight remembers, say.
@@ -460,14 +460,19 @@ class ModelTuner(BaseTuner):
 
     def has_model(self, trial: Trial, execution: int) -> bool:
         """Whether the weights of an execution were kept."""
-        path = self._weights_file(trial.trial_id, execution)
-        return path.exists() or pickle_path(self.store.weights_path(trial.trial_id, execution)).exists()
+        return any(each.exists() and self.store.is_sound(each) for each in self._model_files(trial, execution))
+
+    def _model_files(self, trial: Trial, execution: int) -> tuple[Path, Path]:
+        own = pickle_path(self.store.weights_path(trial.trial_id, execution))
+        return self._weights_file(trial.trial_id, execution), own
 
     def save_model(self, trial_id: str, model: keras.Model, step: int = 0) -> None:
         """Keeps the weights of a trial's model, for `run_trial` overrides with a training loop of their own."""
-        del step  # one file per trial: call it when an epoch is the best so far
-        path = self.store.weights_path(trial_id, 0)
+        del step
+        path = self.store.weights_path(trial_id, 0)  # one file per trial: call it when an epoch is the best so far
         write_weights(path, model.get_weights(), build_config=model.get_build_config())
+        if trial_id in self.oracle.trials and self.oracle.trials[trial_id].executions:  # else with its execution
+            self.store.note_files(path)
 
     def _get_checkpoint_fname(self, trial_id: str) -> str:
         """Where KerasTuner keeps the weights of a trial; `load_model` looks there, too."""
@@ -475,25 +480,19 @@ class ModelTuner(BaseTuner):
 
     def _weights_file(self, trial_id: str, execution: int) -> Path:
         """The weights of an execution: Manyfit's file, else one that KerasTuner or a user's own loop has written."""
-        path = Path(self.store.weights_path(trial_id, execution))
-        if self.store.is_beside_keras_tuner:  # those are another search's
-            return path
-        other = Path(self._get_checkpoint_fname(trial_id))
-        return other if other.exists() and not path.exists() else path
+        path, other = Path(self.store.weights_path(trial_id, execution)), Path(self._get_checkpoint_fname(trial_id))
+        is_others = self.store.is_beside_keras_tuner  # another search's
+        return other if not is_others and other.exists() and not path.exists() else path
 
     def _after_trial(self, trial: Trial) -> None:
         # Weights of trials that have fallen out of the best are deleted at once: a search does not fill the disk.
-        best = [one.trial_id for one in self.oracle.book.kept(self.num_kept_models)]
-        dropped = {*self._with_weights, trial.trial_id}.difference(best)
-        # Those that wait or run go on from what lies there.
-        self.store.delete_weights(dropped - {one.trial_id for one in self.oracle.trials.values() if one.is_open})
-        self._with_weights = set(best)
-        # With what they were trained by, which may hold rows of their own.
-        if self.trial_call.calls:
+        self._with_weights.add(trial.trial_id)
+        self._with_weights = best = drop_weights(self.store, self.oracle.book, self.num_kept_models, self._with_weights)
+        if self.trial_call.calls:  # with what they were trained by, which may hold rows of their own
             self._trial_calls[trial.trial_id] = common(self.trial_call.calls)
         self._trial_calls = {trial_id: call for trial_id, call in self._trial_calls.items() if trial_id in best}
 
-
-def _fresh(value: Any) -> Any:
-    """A copy of an optimizer, so that one model's slots are not another's."""
-    return type(value).from_config(value.get_config()) if isinstance(value, keras.optimizers.Optimizer) else value
+    def _end_search(self, *, has_run: bool) -> None:
+        # Again, since a kill may have come in between. A bag goes on with its own models of trials that fell behind.
+        drop_weights(self.store, self.oracle.book, self.num_kept_models, self.oracle.trials, of_search_only=True)
+        super()._end_search(has_run=has_run)
