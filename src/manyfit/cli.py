@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 import manyfit
-from manyfit.core.errors import ManyfitError, ProjectError, explain
+from manyfit.core.errors import ManyfitError, ProjectError, UsageError, explain
 from manyfit.core.untrusted import shown
 from manyfit.dashboard.command import dashboard
 from manyfit.report.pruning import prunable
@@ -198,6 +198,9 @@ def _export_table(project: Path, kind: str, curves: bool, output: str | None) ->
     results = Snapshot.of(project).results()
     rows = results.curves if curves else [row.flat() for row in results]
     path = None if output is None else Path(output)
+    if path is not None and not path.parent.is_dir():
+        got, allowed = f"{output}, whose folder is not there", "a file in a folder that is there"
+        raise UsageError(explain("export -o", got, allowed, f"Type mkdir -p {path.parent} first."))
     if kind == "parquet" and path is not None:
         files.write_parquet(rows, path)
     else:

@@ -68,7 +68,7 @@ def test_a_name_that_does_not_tell_is_refused_with_what_to_type():
 
 
 def test_a_wrong_direction_is_refused():
-    with pytest.raises(UsageError, match='"min" or "max"') as caught:
+    with pytest.raises(UsageError, match="'min', 'max'") as caught:
         Objective("val_loss", "minimise")
     tiny.four_parts(caught.value)
 

@@ -139,7 +139,7 @@ def test_a_search_says_what_is_kept_and_how_to_go_on_and_does_go_on(project, cap
         f'Kept in "{tuner.project_dir}": all that has ended, with curves and weights; the best so far is trial {best}.',
         "To go on, call search again with the same arguments, here or in another process.",
     ]
-    assert len(traceback.extract_tb(caught.value.__traceback__)) <= 5 and tuner.ended_by == "interrupted"
+    assert len(traceback.extract_tb(caught.value.__traceback__)) <= 6 and tuner.ended_by == "interrupted"
     tuner.search(X[:30], Y[:30], **rows)
     assert [trial.is_completed for trial in tuner.oracle.trials.values()] == [True] * 3
 

@@ -89,7 +89,7 @@ def test_warm_starts_that_cannot_be(tmp_path):
     earlier = searched(tmp_path / "earlier", max_trials=2)
     cases = [
         (searching(tmp_path / "a"), tmp_path / "nowhere", "where no project is"),
-        (searching(tmp_path / "b"), 3, "where no project is"),
+        (searching(tmp_path / "b"), 3, "a text or a path"),
         (searching(tmp_path / "c", objective="val_auc"), earlier, "val_auc"),
         (searching(tmp_path / "d", kt.RandomSearch), earlier, "does not learn"),
     ]

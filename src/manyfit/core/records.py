@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from typing import Any, Protocol, TypeVar
 
 from manyfit.core.causes import Cause
@@ -42,15 +42,15 @@ class SteadyDict(dict[_Key, _Item]):
     {'one': 1, 'two': 2}
     """
 
-    # Each list is made at once: no other thread runs in between.
+    # Each copy is made at once: no other thread runs in between.
     def __iter__(self) -> Iterator[_Key]:
-        return iter(list(super().__iter__()))
+        return iter(dict.copy(self))
 
-    def values(self) -> list[_Item]:  # type: ignore[override]  # what is done with it is to go through it
-        return list(super().values())
+    def values(self) -> ValuesView[_Item]:  # type: ignore[override]  # a view as of any other dictionary
+        return dict.copy(self).values()
 
-    def items(self) -> list[tuple[_Key, _Item]]:  # type: ignore[override]  # likewise
-        return list(super().items())
+    def items(self) -> ItemsView[_Key, _Item]:  # type: ignore[override]  # likewise
+        return dict.copy(self).items()
 
 
 def num_inherited(tags: Values) -> int:

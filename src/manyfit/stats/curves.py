@@ -17,6 +17,7 @@ from manyfit.stats.intervals import Array
 from manyfit.stats.ranking import expected_maximum
 
 MIN_EPOCHS = 8  # below it neither jitter nor its correlation can be told from the trend
+_STEEP = 6  # swings above the lowest epoch from which on a curve is still coming down
 _AROUND = 8  # epochs on each side of the best whose jitter says whether it has died down there
 
 
@@ -64,11 +65,16 @@ def _past_the_descent(y: Array) -> Array:
     """Without the steep beginning, whose bend would count as jitter."""
     if y.size < MIN_EPOCHS:
         return y
-    # The median of squares: few of the second differences are steep, however steep these are.
-    rough = math.sqrt(float(np.median(np.diff(y, 2) ** 2)) / (6 * 0.455))
+    rough = _roughness(y)
+    if rough <= 1e-12 * float(np.ptp(y)):  # a trend and nothing else
+        return y
     trend = _running_median(y)
-    start = int(np.argmax(trend <= trend.min() + 6 * rough))
-    return y[min(start, y.size - MIN_EPOCHS) :]
+    return y[int(np.argmax(trend <= trend.min() + _STEEP * rough)) :]
+
+
+def _roughness(y: Array) -> float:
+    """What an epoch swings by, from second differences; their median passes over the few that are steep."""
+    return math.sqrt(float(np.median(np.diff(y, 2) ** 2)) / (6 * 0.455))
 
 
 def _running_median(y: Array) -> Array:
@@ -215,14 +221,17 @@ _RATIOS = (
 def value_at_best(curve: ArrayLike, *, width: int = 7) -> float:
     """The loss at the best epoch without most of its luck: a parabola through its neighbours, at that epoch.
 
-    The best epoch itself is left out: it was chosen for its luck. What neighbours share of that luck remains.
+    The best epoch itself is left out: it was chosen for its luck. What neighbours share of that luck remains. So are
+    neighbours on the steep way down, which no parabola follows. Where every epoch was better than the one before, up to
+    the last, that one was not chosen: it has no luck, and a parabola would only be led astray beyond its points.
 
     Args:
         curve: the loss after each epoch.
         width: epochs around the best, 5 to 9.
 
     Returns:
-        The lowest loss itself where fewer than 4 finite epochs are around it.
+        The lowest loss itself where the curve only falls, or where fewer than 4 finite epochs are around the best; it
+        is never below that.
 
     Raises:
         UsageError: not one number per epoch, or a width outside 5 to 9.
@@ -243,10 +252,16 @@ def value_at_best(curve: ArrayLike, *, width: int = 7) -> float:
     best = int(np.nanargmin(np.where(np.isfinite(y), y, np.inf)))
     start = min(max(best - width // 2, 0), max(y.size - width, 0))
     around = np.arange(start, min(start + width, y.size))
-    around = around[np.isfinite(y[around]) & (around != best)]
+    around = around[np.isfinite(y[around])]
+    if around[-1] == best and (np.diff(y[around]) < 0).all():
+        return float(y[best])
+    if around.size > 3:
+        steep = around[(around < best) & (y[around] > y[best] + _STEEP * _roughness(y[around]))]
+        around = around[around > (steep[-1] if steep.size else -1)]
+    around = around[around != best]
     if around.size < 4:
         return float(y[best])
-    return float(np.polynomial.polynomial.polyfit(around - best, y[around], 2)[0])
+    return max(float(y[best]), float(np.polynomial.polynomial.polyfit(around - best, y[around], 2)[0]))
 
 
 def _curve(where: str, values: ArrayLike) -> Array:

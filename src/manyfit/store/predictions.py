@@ -16,6 +16,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -233,6 +234,10 @@ class Archive:
         self.folder, self.is_sound = Path(folder), is_sound
         self._files = PredictionFiles(self.folder)
         self.max_bytes = max_bytes
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker writes, and whoever committed it knows what: the database stays where the search is.
+        return {**vars(self), "is_sound": unknown}
 
     def has_room_for(self, num_rows: int) -> bool:
         """Whether so few rows find room, however much is predicted of each, within reason."""

@@ -19,7 +19,7 @@ from manyfit.tuners.options import EvaluateOptions, spelled_out
 from manyfit.tuners.together import PopulationTuner
 
 
-@checked_methods("get_best_models", "predictions", "submission", "to_script")
+@checked_methods("predictions", "submission", "to_script")
 class HandingTuner(PopulationTuner):
     """The part of `Tuner` that trains nothing."""
 
@@ -107,7 +107,7 @@ class HandingTuner(PopulationTuner):
             groups: a label per row, where rows of one group resemble each other (patients, users).
             confidence: of the intervals.
             verbose: 0 prints nothing; None: as in the search.
-            **options: `batch_size`, `sample_weight`.
+            **options: `batch_size`, `steps` (of a stream), `sample_weight`.
 
         Returns:
             An `Evaluation`: print it, or read `evaluation["accuracy"]` and `evaluation.scores`.

@@ -156,6 +156,7 @@ class EvaluateOptions(TypedDict, total=False):
     """What `Tuner.evaluate` takes besides."""
 
     batch_size: int | None
+    steps: int | None
     sample_weight: FitData
 
 

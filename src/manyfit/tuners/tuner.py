@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import keras
 from numpy.typing import ArrayLike
 
-from manyfit.core.signatures import Allowed, at_least, checked_arguments
+from manyfit.core.signatures import Allowed, above, at_least, checked_arguments
 from manyfit.data.call import Call
 from manyfit.data.rows import FitData
 from manyfit.ensemble.ensemble import Ensemble
@@ -145,7 +145,7 @@ class Tuner(HandingTuner):
         return {**super().stand_ins(), "_finish": None}
 
     @spelled_out(CallArguments, keras.Model.fit)
-    @checked_arguments()
+    @checked_arguments(max_seconds=above(0, 60))
     def fit(
         self,
         x: FitData = None,
@@ -206,7 +206,7 @@ class Tuner(HandingTuner):
             return fitting.fit(self, call, wishes, can, say=self._display.say)
 
     @spelled_out(ConfirmArguments, ConfirmSettings)
-    @checked_arguments()
+    @checked_arguments(max_seconds=above(0, 60))
     def confirm(
         self,
         top: int = 8,
@@ -260,7 +260,7 @@ class Tuner(HandingTuner):
             )
 
     @spelled_out(RetrainArguments)
-    @checked_arguments()
+    @checked_arguments(max_seconds=above(0, 60))
     def retrain(
         self,
         top: int | Sequence[str] = 1,
@@ -355,7 +355,7 @@ class Tuner(HandingTuner):
             )
 
     @spelled_out(CombineOptions)
-    @checked_arguments()
+    @checked_arguments(max_seconds=above(0, 60))
     def bag(
         self,
         top: int | Sequence[str] = 3,
