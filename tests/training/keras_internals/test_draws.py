@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import subprocess
+import sys
 import threading
 
 import keras
@@ -242,3 +244,24 @@ def test_what_somebody_else_puts_there_stays():
         assert keras_random.jax_draw_seed is theirs
     finally:
         keras_random.jax_draw_seed = own
+
+
+_TOO_LARGE = """
+import resource
+import manyfit as kt
+import keras
+from manyfit.training.keras_internals.draws import quick_draws
+
+resource.setrlimit(resource.RLIMIT_AS, (9 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+with quick_draws():
+    try:
+        keras.initializers.RandomNormal(seed=1)((60_000, 60_000))
+    except Exception as error:
+        print("told:", error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
+def test_weights_that_find_no_memory_are_an_error_and_not_the_end_of_the_process():
+    done = subprocess.run([sys.executable, "-c", _TOO_LARGE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "told:" in done.stdout and "memory" in done.stdout, done.stderr[-500:]

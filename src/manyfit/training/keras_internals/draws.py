@@ -168,6 +168,11 @@ def _is_at_hand() -> bool:
     return _draws_quickly.get() and jax.default_backend() == "cpu" and trace_state_clean()
 
 
+def _fetched(array: Any) -> np.ndarray:
+    # Waited for first: NumPy's view of an array that found no memory ends the process, where JAX has an error.
+    return np.asarray(jax.block_until_ready(array))
+
+
 def _cut(draw: Callable[..., Any]) -> Callable[..., Any]:
     """A drawing function of Keras's that compiles for a few lengths instead of for each shape."""
 
@@ -177,7 +182,7 @@ def _cut(draw: Callable[..., Any]) -> Callable[..., Any]:
         count = math.prod(sizes) if all(isinstance(size, int) for size in sizes) else 0
         if not count or not _is_at_hand() or not draws_by_default():
             return draw(shape, *args, **kwargs)
-        flat = np.asarray(draw((_rounded(count),), *args, **kwargs))
+        flat = _fetched(draw((_rounded(count),), *args, **kwargs))
         return jax.device_put(flat[:count].reshape(sizes))
 
     return cut
@@ -209,7 +214,7 @@ def _orthogonal(initialise: Callable[..., Any]) -> Callable[..., Any]:
         num_rows, num_columns = math.prod(shape[:-1]), shape[-1]
         longer, shorter = max(num_rows, num_columns), min(num_rows, num_columns)
         drawn = keras.random.normal((longer, shorter), seed=self.seed, dtype=dtype)
-        q, r = map(np.asarray, keras.ops.qr(drawn))
+        q, r = map(_fetched, keras.ops.qr(drawn))
         # Which of the two signs a column has, is the decomposition's choice: with that of `r` all are equally likely.
         signed = q * np.sign(np.diag(r))
         return jax.device_put(self.gain * (signed.T if num_rows < num_columns else signed).reshape(shape))
