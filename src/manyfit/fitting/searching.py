@@ -80,6 +80,7 @@ class Searching:
         self._can, self._say = can, say
         self._needed_afterwards = needed_afterwards
         self._reasons = reasons
+        self._has_parts = False
 
     def run(self, held: HeldOut) -> str:
         """Searches for as long as that promises more than what comes afterwards; answers what ended it.
@@ -102,9 +103,12 @@ class Searching:
         ended = self._tuner.ended_by
         self._reasons.append(f"{self._num_completed()} of {len(self._oracle.trials)} trials have a score.")
         self._reasons += self._of_rows(held)
-        # A search that found nothing to begin in what was left has no ending of its own.
+        # A search that found nothing to begin in what was left has no ending of its own; nor has one on parts of the
+        # rows, whose schedule, which is ours, ends where no training fits any more.
         unknown = "trials" if trials_of(self._wishes, self._oracle) is not None else "time"
-        return unknown if ended is None else _ENDED_BY.get(ended, unknown)
+        if ended is None or (ended is endings.SearchEnd.SCHEDULE and self._has_parts):
+            return unknown
+        return _ENDED_BY.get(ended, unknown)
 
     def _num_completed(self) -> int:
         return sum(trial.is_completed for trial in self._oracle.trials.values())
@@ -126,6 +130,7 @@ class Searching:
             return
         before = oracle.scheduler
         oracle.scheduler, tuner.row_parts = found
+        self._has_parts = True
         try:
             yield
         finally:
