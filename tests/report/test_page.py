@@ -340,3 +340,9 @@ def test_every_writes_again_until_the_search_is_over(tmp_path, monkeypatch, caps
     assert [(seconds, 'content="10"' in text) for seconds, text in written] == [(10, True)] * 2
     assert 'http-equiv="refresh"' not in output.read_text(encoding="utf-8")
     assert capsys.readouterr().out.strip() == str(output)
+
+
+def test_hundreds_of_trials_have_a_page_with_all_charts(tmp_path):
+    """More than a contour or a list takes: some of them stand for all."""
+    seen = Snapshot.of(drawn_projects.write(tmp_path / "many", drawn_projects.Drawn(trials=400, executions=1, epochs=2)))
+    assert "400" in page(seen, now=NOW)

@@ -233,7 +233,7 @@ class Snapshot:
             raise UsageKeyError(explain(f'project "{self.folder}"', got, f"a trial of it: {some}", "Type its id."))
         return found
 
-    @checked_arguments(num_trials=at_least(1))
+    @checked_arguments(num_trials=at_least(0, 3))
     def best(self, num_trials: int | None = None) -> list[RecordedTrial]:
         """Completed trials, best first: those that were confirmed, then the others by the score of the search.
 

@@ -80,7 +80,7 @@ class Continuing:
 
     def _with_weights(self, top: int) -> list[Trial]:
         layout = self._tuner.store.layout
-        best = self._oracle.get_best_trials(len(self._oracle.trials))
+        best = self._oracle.get_best_trials(max(1, len(self._oracle.trials)))
         return [trial for trial in best if layout.weights(trial.trial_id, 0).exists()][:top]
 
     def _members(self, hand: Ensemble | None) -> list[EnsembleMember]:

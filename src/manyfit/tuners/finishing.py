@@ -382,7 +382,7 @@ class Finish:
     def predictions(self, trials: str | Sequence[str] | None, *, test: bool) -> PredictionTable:
         """See `Tuner.predictions`."""
         if trials is None:
-            chosen = self._oracle.get_best_trials(len(self._oracle.trials))
+            chosen = self._oracle.get_best_trials(max(1, len(self._oracle.trials)))
         else:
             chosen = [
                 self._named_trial(one, "predictions([...])")
