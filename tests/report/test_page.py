@@ -344,5 +344,5 @@ def test_every_writes_again_until_the_search_is_over(tmp_path, monkeypatch, caps
 
 def test_hundreds_of_trials_have_a_page_with_all_charts(tmp_path):
     """More than a contour or a list takes: some of them stand for all."""
-    seen = Snapshot.of(drawn_projects.write(tmp_path / "many", drawn_projects.Drawn(trials=400, executions=1, epochs=2)))
-    assert "400" in page(seen, now=NOW)
+    drawn = drawn_projects.Drawn(trials=400, executions=1, epochs=2)
+    assert "400" in page(Snapshot.of(drawn_projects.write(tmp_path / "many", drawn)), now=NOW)
