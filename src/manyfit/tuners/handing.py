@@ -25,6 +25,7 @@ class HandingTuner(PopulationTuner):
 
     _finish: Finish
 
+    @checked_arguments(skip=("num_models",))  # hyperparameters in its place are answered in better words
     def get_best_models(self, num_models: int | None = None) -> list[Any]:
         """See `ModelTuner`. Their `evaluate` counts as a look at test rows.
 
