@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import shutil
 import tempfile
@@ -21,6 +22,8 @@ import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from manyfit.core import threads  # noqa: E402
+
 # Hypothesis's own deadline of 200 ms an example says how busy the machine is, not whether the code is right.
 hypothesis.settings.register_profile("manyfit", deadline=None)
 hypothesis.settings.load_profile("manyfit")
@@ -35,6 +38,13 @@ def pytest_unconfigure() -> None:
 def no_layout_of_another_test():
     """Compiled programs change nothing but time; a remembered layout changes what a search does."""
     shutil.rmtree(CACHE / "layouts", ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def nobody_compiles_for_another_test():
+    """A compilation that a test has left goes on; while it does, JAX keeps all programs where that test keeps them."""
+    yield
+    concurrent.futures.wait(list(threads.working), timeout=30)
 
 
 @pytest.fixture

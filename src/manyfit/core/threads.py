@@ -21,7 +21,8 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Work: TypeAlias = tuple["Future[Any]", Callable[[], Any]]
 
-_working: set[Future[Any]] = set()  # what the threads of this process are at
+working: set[Future[Any]] = set()
+"""What the threads of this process are at."""
 
 
 class LeavableThreads(Executor):
@@ -84,7 +85,7 @@ class LeavableThreads(Executor):
 def _do(future: Future[Any], call: Callable[[], Any]) -> None:
     if not future.set_running_or_notify_cancel():
         return
-    _working.add(future)
+    working.add(future)
     try:
         result = call()
     except BaseException as error:  # it is raised where somebody waits for the result
@@ -92,7 +93,7 @@ def _do(future: Future[Any], call: Callable[[], Any]) -> None:
     else:
         future.set_result(result)
     finally:
-        _working.discard(future)
+        working.discard(future)
 
 
 # The end of the process ------------------------------------------------------------------------------------------
@@ -110,9 +111,9 @@ def _watch_the_end() -> None:
 
 
 def _end() -> None:
-    working = [future for future in _working if not future.done()]
-    if working and not _leave():
-        concurrent.futures.wait(working)
+    left = [future for future in working if not future.done()]
+    if left and not _leave():
+        concurrent.futures.wait(left)
 
 
 def _leave() -> bool:
