@@ -180,6 +180,15 @@ def check_left_over(made: type, given: Iterable[str]) -> None:
         UsageError: there is one.
     """
     known = [name for name in inspect.signature(made).parameters if name != "kwargs"]
-    # A class of the user's is at hand by its name; one of Manyfit's as its documentation imports it.
-    shown = f"{'kt.' if made.__module__.startswith('manyfit.') else ''}{made.__name__}"
-    check_names(made.__name__, sorted(given), known, more=f"help({shown})")
+    check_names(made.__name__, sorted(given), known, more=f"help({typed_name(made)})")
+
+
+def typed_name(kind: type) -> str:
+    """A class as its user types it: one of theirs by its name, one of Manyfit's as its documentation imports it.
+
+    Example:
+
+    >>> typed_name(int), typed_name(ManyfitError)
+    ('int', 'kt.ManyfitError')
+    """
+    return f"{'kt.' if kind.__module__.startswith('manyfit.') else ''}{kind.__name__}"

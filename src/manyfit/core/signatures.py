@@ -21,7 +21,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar, Union, Unpack
 
-from manyfit.core.checks import check_names, is_whole
+from manyfit.core.checks import check_names, is_whole, typed_name
 from manyfit.core.errors import UsageArgumentError, UsageTypeError, explain
 
 Checked = TypeVar("Checked", bound=Callable[..., Any])
@@ -168,8 +168,9 @@ def _of_class(kind: Any, inner: tuple[Any, ...]) -> Allowed:
         and kind.__module__ in ("collections.abc", "builtins")
     ):
         return _several(rule_of(inner[0]) if inner else _ANYTHING)
-    shown = f"{'kt.' if kind.__module__.startswith('manyfit.') else ''}{kind.__name__}"
-    return Allowed(f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {shown}", lambda value: isinstance(value, kind))
+    return Allowed(
+        f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {typed_name(kind)}", lambda value: isinstance(value, kind)
+    )
 
 
 def _several(each: Allowed) -> Allowed:
@@ -288,8 +289,7 @@ def _resolved(annotation: Any, names: Mapping[str, Any]) -> Any:
 def _name_of(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
     name = function.__name__
     if name == "__init__" and args:
-        made = type(args[0])
-        return f"{'kt.' if made.__module__.startswith('manyfit.') else ''}{made.__name__}"
+        return typed_name(type(args[0]))
     return name
 
 

@@ -139,7 +139,7 @@ def save_folder(
             "members": entries,
             "pool": {"file": "pool.npz", "sha256": digest_of(pool_file)},
         }
-        manifest_file.write_text(json.dumps(with_checksum(json.loads(json.dumps(manifest))), indent=2) + "\n")
+        manifest_file.write_text(json.dumps(with_checksum(manifest), indent=2) + "\n")
 
 
 def _saved_models(

@@ -163,12 +163,12 @@ def check_failures(book: TrialBook, limit: int, *, is_endless: bool) -> None:
         raise SearchError(explain("search(...)", got, allowed, instead))
 
 
-def check_any_completed(trials: Iterable[Trial], suspicion: str = "") -> None:
+def check_any_completed(trials: Iterable[Trial], suspect: Callable[[], str]) -> None:
     """Checks, at the end of a search, that a trial has a score.
 
     Args:
         trials: of the search.
-        suspicion: what of the data may be the cause.
+        suspect: says what of the data may be the cause, "" for nothing; asked only where all failed.
 
     Raises:
         SearchError: all failed; the message counts the causes.
@@ -181,7 +181,7 @@ def check_any_completed(trials: Iterable[Trial], suspicion: str = "") -> None:
     got = f"all {len(failed)} trials failed, so there is nothing to rank. Causes:\n{failure_report(failed)}"
     instead = "See tuner.results() for each trial's message, mend the cause, and search with overwrite=True."
     allowed = "at least one trial that ends with a score"
-    raise SearchError(explain("search(...)", f"{got}\n{suspicion or 'None has a score'}", allowed, instead))
+    raise SearchError(explain("search(...)", f"{got}\n{suspect() or 'None has a score'}", allowed, instead))
 
 
 def failure_report(trials: Sequence[Trial]) -> str:

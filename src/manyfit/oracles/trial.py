@@ -24,7 +24,7 @@ from manyfit.core.lifecycle import Life, TrialOutcome, TrialState, TrialStatus, 
 from manyfit.core.objective import Objective, ParetoObjective
 from manyfit.core.records import ROWS, Ending, Observation, Progress, SteadyDict, Value
 from manyfit.core.signatures import checked_arguments, one_of
-from manyfit.core.untrusted import shown
+from manyfit.core.untrusted import plain_file, read_json, shown
 from manyfit.oracles.executions import Before as Before
 from manyfit.oracles.executions import Execution as Execution
 from manyfit.oracles.executions import KnownEpochs as KnownEpochs
@@ -458,7 +458,7 @@ class Trial:
 
 def _json_of(fname: str | os.PathLike[str]) -> Any:
     try:
-        return json.loads(Path(fname).read_text())
+        return read_json(plain_file(Path(fname)).read_text())
     except (OSError, ValueError) as error:
         got, allowed = f"{os.fspath(fname)!r}: {first_line(error)}", "a file that `save` wrote"
         raise UsageError(explain("Trial.load(fname)", got, allowed, "Type the path of a trial.json.")) from error

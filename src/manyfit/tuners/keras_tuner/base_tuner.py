@@ -245,7 +245,8 @@ class BaseTuner(LookedAt):
         self._end_search(has_run=endings.work_of(self.oracle) != work)
         self.on_search_end()
         if self.oracle.compat != "keras_tuner":  # its searches end in silence
-            check_any_completed(self.oracle.book.trials.values(), not_finite(Call(fit_args, fit_kwargs)))
+            call = Call(fit_args, fit_kwargs)
+            check_any_completed(self.oracle.book.trials.values(), lambda: not_finite(call))
 
     @contextlib.contextmanager
     def limited(self, clock: Clock) -> Iterator[None]:
