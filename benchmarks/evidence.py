@@ -151,8 +151,8 @@ def page() -> str:
         "# Evidence\n\n"
         "What README.md says in figures, and the rows that show it, as `benchmarks/results` has them.\n"
         "`benchmarks/evidence.py` writes this page; `make bench` runs all that is measured, one after another, and\n"
-        "writes it, too. A ratio is worth more than a time, and a figure from one seed is worth little. The machine of\n"
-        "each stands below its rows."
+        "writes it, too. A ratio is worth more than a time, and a figure from one seed is worth little. The machine\n"
+        "stands below each claim's rows."
     )
     columns = [column for column in COLUMNS if column != "machine"]  # it would be most of the table
     table = [f"| claim | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
