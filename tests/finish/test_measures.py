@@ -45,11 +45,18 @@ def intervals(tuner, x, y, **metrics):
     return row
 
 
+class Unweighted(keras.metrics.Precision):
+    """A metric that heeds no weights of rows."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        super().update_state(y_true, y_pred)
+
+
 BINARY = {
     "loss": "binary_crossentropy",
     "metrics": ["accuracy", keras.metrics.AUC(name="auc")],
 }
-PRECISE = {"loss": "mse", "metrics": [keras.metrics.Precision(name="precision")]}  # in no closed form: by groups
+PRECISE = {"loss": "mse", "metrics": [Unweighted(name="precision")]}  # not known row by row: by groups
 VALUES = {"loss": "mse", "metrics": [keras.metrics.R2Score(), keras.metrics.RootMeanSquaredError(name="rmse")]}
 
 

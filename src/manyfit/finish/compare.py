@@ -28,11 +28,10 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import Direction
+from manyfit.core.records import SEARCH
 from manyfit.core.signatures import checked_arguments
 from manyfit.evidence.test_rows import Look, Looks
-from manyfit.oracles.trial import SEARCH
 from manyfit.report import terminal
-from manyfit.report.confirmation import Confirmation
 from manyfit.stats.components import paired
 from manyfit.stats.intervals import Interval, Scale, confidence_level, mean_interval, scaled_interval
 from manyfit.store import ProjectStore
@@ -263,7 +262,7 @@ def _repetition(store: ProjectStore) -> Repetition:
         raise UsageError(explain("compare(a, b)", got, "searches that found something", "Search first."))
     found: dict[Kind, float] = {"search": max(scores) if direction == "max" else min(scores)}
     stored = store.get("confirmation")
-    if stored is not None and (confirmed := Confirmation.from_dict(stored).score) is not None:
+    if stored is not None and (confirmed := stored["rows"][0]["score"]) is not None:
         found["confirmed"] = confirmed
     look = next(iter(Looks(store).all()), None)
     if look is not None and look.rows is not None:
