@@ -210,7 +210,7 @@ def test_a_project_that_somebody_has_open_is_shown_and_not_pruned(tmp_path, caps
     ("arguments", "code", "words"),
     [
         (["ls", "nowhere"], 1, "no folder"),
-        (["show", "nowhere"], 1, "a folder without a project"),
+        (["show", "nowhere"], 1, "got no folder"),
         (["show", "one", "--trial", "99"], 1, "a trial of it: 0, 1"),
         (["compare", "one", "nowhere"], 1, "and 0 of b"),
         (["shew"], 2, "No such command"),

@@ -190,6 +190,8 @@ def compare(
     Example: `print(kt.compare(["runs/random-0", "runs/random-1"], ["runs/bayes-0", "runs/bayes-1"]))`.
     """
     confidence = confidence_level("compare", confidence)
+    # Before any is opened, which leaves a trace of who held it.
+    _check_counts(*(len(_several(each)) for each in (a, b)))
     one, other = ([_read(project) for project in _several(each)] for each in (a, b))
     _check(one, other)
     pairs = list(zip(one, other, strict=True))
@@ -290,11 +292,14 @@ def _objective(store: ProjectStore) -> tuple[str, Direction]:
 # What may be compared ----------------------------------------------------------------------------------------------
 
 
+def _check_counts(num_a: int, num_b: int) -> None:
+    if num_a != num_b or not num_a:
+        got = f"{num_a} projects of a and {num_b} of b"
+        raise UsageError(explain("compare(a, b)", got, "as many of each, one per seed", "Give them in the same order."))
+
+
 def _check(one: Sequence[Repetition], other: Sequence[Repetition]) -> None:
     where = "compare(a, b)"
-    if len(one) != len(other) or not one:
-        got = f"{len(one)} projects of a and {len(other)} of b"
-        raise UsageError(explain(where, got, "as many of each, one per seed", "Give them in the same order."))
     everything = [*one, *other]
     folders = [run.project for run in everything]
     if twice := [folder for folder in dict.fromkeys(folders) if folders.count(folder) > 1]:

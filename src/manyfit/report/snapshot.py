@@ -225,7 +225,7 @@ class Snapshot:
         """
         known = {one.trial_id: one for one in self.trials}
         short = {key.lstrip("0") or "0": one for key, one in known.items()}
-        found = known.get(trial_id) or short.get(trial_id.lstrip("0") or "0")
+        found = known.get(trial_id) or (short.get(trial_id.lstrip("0") or "0") if trial_id else None)
         if found is None:
             some = ", ".join(list(known)[:8]) or "none yet"
             got = f"trial {trial_id!r}"
