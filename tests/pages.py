@@ -6,7 +6,8 @@ A page is run from top to bottom in a folder of its own, and its programs share 
 - A `bash` block runs, too; of `pip install` and `make` it is looked up whether there is such an extra, such a target.
 - A `text` block right behind a program is what that prints: `...` stands for anything. Under `<!-- numbers vary -->`
   each number stands for any number: what a machine's clock and the last bits of its arithmetic decide.
-- `<!-- tried with: max_seconds=60 -> max_trials=2 -->` above a block: it is run like this. `<!-- not run: reason -->`.
+- `<!-- tried with: max_seconds=60 -> max_trials=2 -->` above a block: it is run like this. Above what it prints, as
+  often as needed: what that says then instead. `<!-- not run: reason -->`.
 - `<!-- invisible-code-block: python ... -->` is run and not shown: what a page assumes, and further checks of it.
 
 `python tests/pages.py` lists the blocks of all pages.
@@ -32,7 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NUMBER = re.compile(r"(?<![\w.])[-+±]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![\w.]*\w)")
 NOT_RUN = re.compile(r"<!-- not run: ((?:(?!-->).)+?) -->\s*\Z", re.S)  # of one comment, right above a block
-TRIED_WITH = re.compile(r"<!-- tried with: ((?:(?!-->).)+?) -> ((?:(?!-->).)+?) -->\s*\Z", re.S)
+TRIED = re.compile(r"<!-- tried with: ((?:(?!-->).)+?) -> ((?:(?!-->).)+?) -->\s*", re.S)
+TRIED_WITH = re.compile(rf"{TRIED.pattern}\Z", re.S)
 VARY = "<!-- numbers vary -->"
 
 
@@ -150,15 +152,18 @@ class Page:
         """Compares what stands right behind a program with what that has printed."""
         if not self._follows(example) or self._printed is None:
             return
-        vary = VARY in self.document.text[self._ended : example.region.start]
-        assert is_what_it_prints(example.parsed, self._printed, numbers_vary=vary), (
-            f"{self.path.name}:{example.line} shows\n{example.parsed}\nbut this was printed:\n{self._printed}"
+        between, text = self.document.text[self._ended : example.region.start], str(example.parsed)
+        for shown, instead in TRIED.findall(between):
+            assert shown in text, f"{self.path.name}:{example.line}: {shown} is not in this block"
+            text = text.replace(shown, instead)
+        assert is_what_it_prints(text, self._printed, numbers_vary=VARY in between), (
+            f"{self.path.name}:{example.line} shows\n{text}\nbut this was printed:\n{self._printed}"
         )
         self._printed = None
 
     def _follows(self, example: Example) -> bool:
         between = self.document.text[self._ended : example.region.start]
-        return bool(self._ended) and not between.replace(VARY, "").strip()
+        return bool(self._ended) and not TRIED.sub("", between.replace(VARY, "")).strip()
 
     def _above(self, example: Example) -> str:
         return self.document.text[: example.region.start]

@@ -107,8 +107,19 @@ def test_what_is_shown_is_compared():
         ("```bash\npip install manyfit[nothing]\n```\n", "no such extra"),
         ("```bash\nmake nothing\n```\n", "no such target"),
         ("<!-- tried with: a -> b -->\n```python\nc = 1\n```\n", "not in this block"),
+        ("```python\nprint(2)\n```\n\n<!-- tried with: 4 -> 2 -->\n```text\n3\n```\n", "not in this block"),
+        ("```python\nprint(2, 2)\n```\n\n<!-- tried with: 4 -> 2 -->\n```text\n4 3\n```\n", "shows"),
     ],
-    ids=["other output", "no output shown", "exit code", "extra", "target", "replacement"],
+    ids=[
+        "other output",
+        "no output shown",
+        "exit code",
+        "extra",
+        "target",
+        "replacement",
+        "replacement of output",
+        "output beside a replacement",
+    ],
 )
 def test_a_page_that_is_wrong_is_found(text, problem, tmp_path):
     (tmp_path / "page.md").write_text(text)
@@ -128,6 +139,13 @@ def test_a_reason_holds_for_one_block(tmp_path):
     page = Page(tmp_path / "page.md")
     page.run()
     assert page.document.namespace["b"] == 2
+
+
+def test_what_is_shown_may_be_of_a_longer_run(tmp_path):
+    program = "<!-- tried with: 60 -> 2 -->\n```python\nprint(60, 'a')\n```\n"
+    shown = "<!-- tried with: 60 -> 2 -->\n```text\n60 a\n```\n"
+    (tmp_path / "page.md").write_text(f"{program}\n{shown}")
+    Page(tmp_path / "page.md").run()
 
 
 def test_blocks_can_be_listed():

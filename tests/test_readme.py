@@ -16,6 +16,7 @@ import manyfit as kt  # isort: skip
 import keras
 import numpy as np
 import pytest
+from pages import Page
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -24,29 +25,27 @@ def programs() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
-def test_the_programs_run_and_their_numbers_are_good(tmp_path, monkeypatch, capsys):
+def test_the_programs_run_print_what_is_shown_and_their_numbers_are_good(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    fit, steps = programs()
-    # Not for a minute: with two trials it does the same things.
-    assert "max_seconds=60" in fit
-    fit = fit.replace("max_seconds=60", "max_trials=2, epochs=20")
-    names: dict = {}
-    exec(compile(fit, str(README), "exec"), names)
+    page = Page(README)
+    page.run()
+    names = page.document.namespace
     x, arm = names["x"][3000:], names["arm"][3000:]
-    shown = capsys.readouterr().out
-    assert "Winner: " in shown and "Held-out scores on 1000 rows" in shown
     saved = keras.models.load_model("spirals/winner.keras")
     np.testing.assert_allclose(saved.predict(x, verbose=0), names["winner"].predict(x), rtol=1e-4, atol=1e-5)
     assert np.mean(names["winner"].predict(x).argmax(axis=1) == arm) > 0.5  # of three arms
-    exec(compile(steps, str(README), "exec"), names)
-    shown = capsys.readouterr().out
-    assert "Showing 3 best trials" in shown and shown.count("Trial ") >= 3
     assert len(names["tuner"].oracle.trials) == 8
     assert len(names["models"]) == 3
     saved = keras.models.load_model("steps/winner.keras")
     predicted = saved.predict(x, verbose=0)
     assert np.mean(predicted.argmax(axis=1) == arm) > 0.5
     np.testing.assert_allclose(predicted, names["ensemble"].predict(x), rtol=1e-4, atol=1e-5)
+
+
+def test_what_each_program_prints_is_shown_and_compared():
+    blocks = [(language, fate) for _, language, fate in Page(README).blocks() if language != "bash"]
+    assert [language for language, _ in blocks] == ["python", "text"] * 2
+    assert {fate for language, fate in blocks if language == "text"} == {"compared"}
 
 
 def test_the_first_program_is_short_and_needs_nothing_but_the_install():
@@ -80,7 +79,7 @@ NOT_MEASURED = {"0.2", "0", "1.4", "1.4.8", "1.4.7", "2.0", "5.0", "3.11", "3.13
 
 def blocks() -> list[str]:
     """Bullets, paragraphs and rows of tables of the README, without its programs and what they print."""
-    text = re.sub(r"^```.*?^```", "", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^```.*?^```|<!--.*?-->", "", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return [block for block in re.split(r"\n\s*\n|\n(?=[-|#])", text) if block.strip()]
 
 

@@ -45,11 +45,18 @@ def intervals(tuner, x, y, **metrics):
     return row
 
 
+class Unweighted(keras.metrics.Precision):
+    """A metric that heeds no weights of rows."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        super().update_state(y_true, y_pred)
+
+
 BINARY = {
     "loss": "binary_crossentropy",
     "metrics": ["accuracy", keras.metrics.AUC(name="auc")],
 }
-PRECISE = {"loss": "mse", "metrics": [keras.metrics.Precision(name="precision")]}  # in no closed form: by groups
+PRECISE = {"loss": "mse", "metrics": [Unweighted(name="precision")]}  # not known row by row: by groups
 VALUES = {"loss": "mse", "metrics": [keras.metrics.R2Score(), keras.metrics.RootMeanSquaredError(name="rmse")]}
 
 
@@ -149,6 +156,25 @@ def test_rows_without_a_prediction_count_as_the_worst(tuner):
     assert "6 rows without a prediction count as the worst" in str(evaluation)
     assert np.isfinite(row["loss"].high) and row["loss"].estimate > whole["loss"].estimate
     assert row["accuracy"].estimate <= whole["accuracy"].estimate
+
+
+class Subclassed(keras.Model):
+    """A model that has layers and no graph of them, so it does not say what shape its answers have."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1, activation="sigmoid")
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_a_model_that_is_a_class_of_its_own_has_intervals_too(tuner):
+    model = Subclassed()
+    model.compile("sgd", **BINARY)
+    model.fit(X, Y, epochs=1, verbose=0)
+    [row] = tuner.evaluate(X, Y, models=model).scores.values()
+    assert all(row[name].low < row[name].estimate < row[name].high for name in ("accuracy", "loss"))
 
 
 def test_a_constant_metric(tuner):

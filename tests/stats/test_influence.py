@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manyfit.core.errors import UsageError
-from manyfit.stats.bootstrap import bootstrap_rows
 from manyfit.stats.components import crossed
 from manyfit.stats.influence import METRICS, components_of, influence_of, mean_influence, metric_name
 from manyfit.stats.intervals import Scale
@@ -51,6 +50,12 @@ CASES = {
     ),
     "f1": (BINARY, P, {}, lambda w: M.f1_score(BINARY, P > 0.5, sample_weight=w)),
     "f1 of classes": (CLASSES, Q, {}, lambda w: M.f1_score(CLASSES, Q.argmax(1), average="macro", sample_weight=w)),
+    "precision": (BINARY, P, {}, lambda w: M.precision_score(BINARY, P > 0.5, sample_weight=w)),
+    "precision of labels": (
+        LABELS, LABEL_P, {}, lambda w: M.precision_score(*DECIDED, average="micro", sample_weight=w),
+    ),
+    "recall": (BINARY, P, {}, lambda w: M.recall_score(BINARY, P > 0.5, sample_weight=w)),
+    "recall of labels": (LABELS, LABEL_P, {}, lambda w: M.recall_score(*DECIDED, average="micro", sample_weight=w)),
     "f1 of labels": (LABELS, LABEL_P, {}, lambda w: M.f1_score(*DECIDED, average="macro", sample_weight=w)),
 }  # fmt: skip
 
@@ -87,7 +92,7 @@ def test_a_row_without_a_prediction_counts_as_the_worst():
     prediction[[3, 5]] = np.nan
     wrong = P.copy()
     wrong[[3, 5]] = 1.0 - BINARY[[3, 5]]
-    for name in ("accuracy", "balanced_accuracy", "f1"):
+    for name in ("accuracy", "balanced_accuracy", "f1", "precision", "recall"):
         found = influence_of(name, BINARY, prediction)
         assert found.value == influence_of(name, BINARY, wrong).value and found.num_missing == 2
     wrong[[3, 5]] += 1 - 2 * BINARY[[3, 5]]  # beyond all others
@@ -108,6 +113,8 @@ def test_a_row_without_a_prediction_counts_as_the_worst():
         ("auc", np.ones(5), np.linspace(0, 1, 5), "one class"),
         ("balanced_accuracy", np.zeros(5), np.linspace(0, 1, 5), "one class"),
         ("f1", np.zeros(5), np.zeros(5), "no positive"),
+        ("recall", np.zeros(5), np.ones(5), "no positive"),
+        ("precision", np.ones(5), np.zeros(5), "no row is predicted positive"),
         ("r2", np.ones(5), np.zeros(5), "the same"),
         ("mse", np.ones(5), np.full(5, np.nan), "no row"),
         ("log_loss", np.linspace(-1, 2, 5), np.full(5, 0.5), "no probabilities"),
@@ -166,38 +173,11 @@ def test_names_of_keras_and_scikit_learn():
         lambda: influence_of("pinball", REAL, GUESS, quantiles=1.0),
         lambda: mean_influence(REAL),
         lambda: components_of([]),
-        lambda: bootstrap_rows([], 5, rng=rng),
-        lambda: bootstrap_rows([np.sum], 5, rng=rng, groups=[1, 2]),
     ],
 )
 def test_what_cannot_be_is_said(call):
     with pytest.raises(UsageError, match=r"got .* Allowed: "):
         call()
-
-
-@pytest.mark.parametrize("weighted", [True, False])
-def test_the_bootstrap_agrees_with_the_formula_for_a_mean(weighted):
-    losses = np.random.default_rng(3).normal(0, 1, (3, 40)) + np.random.default_rng(4).normal(0, 1, 40)
-    if weighted:
-        runs = [lambda w, row=row: float((w * row).mean()) for row in losses]
-    else:
-        runs = [lambda rows, row=row: float(row[rows].mean()) for row in losses]
-    found = bootstrap_rows(runs, 40, rng=np.random.default_rng(5), num_draws=4000, weighted=weighted).components()
-    exact = crossed(losses)
-    assert found.mean == pytest.approx(exact.mean)
-    assert found.mean_square_seeds == pytest.approx(exact.mean_square_seeds)
-    assert found.mean_square_rows == pytest.approx(exact.mean_square_rows, rel=0.1)
-    assert found.mean_square_rest == pytest.approx(exact.mean_square_rest, rel=0.1)
-
-
-def test_the_bootstrap_draws_groups():
-    groups = np.repeat(np.arange(10), 6)
-    losses = np.random.default_rng(6).normal(size=10)[groups]
-    runs = [lambda w: float((w * losses).mean())]
-    found = bootstrap_rows(runs, 60, rng=np.random.default_rng(7), num_draws=2000, groups=groups)
-    assert found.components().rows_error == pytest.approx(crossed(losses[None], groups=groups).rows_error, rel=0.15)
-    inside = found.percentiles()
-    assert inside.low < inside.estimate < inside.high
 
 
 # -- what the procedure is worth -------------------------------------------------------------------------------------

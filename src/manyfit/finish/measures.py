@@ -1,8 +1,9 @@
 """A model's scores on test rows, each with what every row does to it: that is where its interval comes from.
 
 The numbers are those that the model's own `evaluate` says. For most metrics the influence of a row is known in closed
-form (`manyfit.stats.influence`); a form is believed only if it gives the model's own number on all rows. Where none
-does (a metric of the user's, several outputs), the model is measured again without one group of rows after another:
+form (`manyfit.stats.influence`), for others JAX derives it (`manyfit.finish.metric_influence`); either is believed only
+if it gives the model's own number on all rows. Where neither does (several outputs, another backend), the model is
+measured again without one group of rows after another:
 
     variance = (G - 1) / G sum_g (T_(g) - mean of T_(.))^2
 
@@ -33,6 +34,7 @@ from manyfit.data.kinds import Ability, FitData, is_nested, kind_of
 from manyfit.data.rows import MAX_READ_BYTES, Rows
 from manyfit.ensemble.ensemble import Ensemble
 from manyfit.ensemble.members import is_keras
+from manyfit.finish.metric_influence import metric_influence, metrics_of, scale_of
 from manyfit.stats.components import worst_for_missing
 from manyfit.stats.influence import Influence, components_of, influence_of, mean_influence, metric_name
 from manyfit.stats.intervals import Interval, Scale, scaled_interval
@@ -43,7 +45,6 @@ from manyfit.training.keras_internals.building import compile_arguments, mean_fu
 _NUM_GROUPS = 20  # Student's quantile is 2.09 then, against 1.96 for infinitely many; each group costs a call
 _CHUNK_ROWS = 8192  # of functions of rows: answers with a number for each pixel are large
 _AUC_TOLERANCE = 0.02  # Keras takes the area over 200 thresholds, not over all
-_BOUNDED = re.compile(r"(auc|acc|accuracy|f1|score|precision|recall|iou|io_u|dice|sensitivity|specificity)(_\d+)?$")
 
 
 class Evaluated(Protocol):
@@ -151,13 +152,13 @@ def _measure(influence: Influence, how: Measuring) -> Measure:
     return Measure(dataclasses.replace(interval, count=count), influence.rows, "; ".join(notes))
 
 
-# In closed form --------------------------------------------------------------------------------------------------
+# Row by row ------------------------------------------------------------------------------------------------------
 
 
 def _influences(
     model: Evaluated | Estimator, test: Rows, numbers: Mapping[str, float], how: Measuring
 ) -> dict[str, Influence]:
-    """The influences that are known in closed form and give the model's own numbers."""
+    """The influences that are known row by row and give the model's own numbers."""
     try:
         answer = _answer(model, test, how)
     except UsageError:  # an ensemble whose classes are not those of these rows has said so already
@@ -177,9 +178,13 @@ def _influences(
         if odd is not None:
             found[name] = odd
             continue
-        distances = [abs(one.value + penalty - number) for one in candidates]
-        if candidates and min(distances) <= tolerance:
-            found[name] = dataclasses.replace(candidates[int(np.argmin(distances))], value=number)
+        near = [one for one in candidates if abs(one.value + penalty - number) <= tolerance]
+        if not near:
+            derived = answer.derived(name)
+            near = [derived] if derived is not None and abs(derived.value - number) <= tolerance else []
+        if near:
+            nearest = min(near, key=lambda one: abs(one.value + penalty - number))
+            found[name] = dataclasses.replace(nearest, value=number)
     return found
 
 
@@ -215,6 +220,11 @@ class _Answer:
             yield from self._of_name({"loss": "log_loss", "r2_score": "r2"}.get(known, known))
         if name == "loss":
             yield from self._of_name("mse")
+
+    def derived(self, name: str) -> Influence | None:
+        """The influence on a metric of which Keras's object is all that is known."""
+        metric = self.metrics.get(name)
+        return None if metric is None else metric_influence(metric, self.truth, self.prediction)
 
     def _of_name(self, name: str) -> Iterator[Influence]:
         if metric_name(name) is None or self.prediction.ndim > 2 or self.truth.ndim > 2:
@@ -278,12 +288,13 @@ def _answer(model: Evaluated | Estimator, test: Rows, how: Measuring) -> _Answer
     if source is None:
         return _Answer(truth, prediction, weight)
     penalty = float(sum(float(each) for each in source.losses)) if source is model else 0.0
-    return _Answer(truth, prediction, weight, _loss_of(source), _metrics_of(source), penalty)
+    return _Answer(truth, prediction, weight, _loss_of(source), metrics_of(source), penalty)
 
 
 def _answers_much(model: keras.Model, num_rows: int) -> bool:
     """Whether all that a model says of so many rows is too large to be held: a number for each pixel, say."""
-    sizes = [size or 1 for size in model.output_shape[1:]] if isinstance(model.output_shape, tuple) else []
+    shape = getattr(model, "output_shape", None)  # which a subclassed model does not say
+    sizes = [size or 1 for size in shape[1:]] if isinstance(shape, tuple) else []
     return 4 * num_rows * math.prod(sizes) > MAX_READ_BYTES
 
 
@@ -315,11 +326,6 @@ def _loss_of(model: keras.Model) -> Callable[[Any, Any], Any] | None:
         return None
     found = keras.losses.get(loss)
     return found.call if isinstance(found, keras.losses.Loss) else found
-
-
-def _metrics_of(model: keras.Model) -> dict[str, keras.Metric]:
-    """The metrics of a model by their names in the logs; those of `compile` stand in one that holds them."""
-    return {one.name: one for metric in model.metrics for one in getattr(metric, "metrics", [metric])}
 
 
 def _row_values(function: Callable[[Any, Any], Any], truth: np.ndarray, prediction: np.ndarray) -> np.ndarray | None:
@@ -357,7 +363,7 @@ def _by_groups(
             numbers[name],
             variance,
             len(values) - 1,
-            scale=_scale_of(name, np.append(values, numbers[name])),
+            scale=scale_of(name, np.append(values, numbers[name])),
             confidence=how.confidence,
             num_rows=len(everything),
         )
@@ -378,11 +384,3 @@ def _dealt(test: Rows, labels: np.ndarray | None) -> list[np.ndarray] | None:
     order = np.argsort(identities, kind="stable")
     num_groups = min(_NUM_GROUPS, len(order))
     return [np.sort(order[start::num_groups]) for start in range(num_groups)]
-
-
-def _scale_of(name: str, values: np.ndarray) -> Scale:
-    """The scale of a metric of which the name is known, and what it was on parts of the rows."""
-    inside = bool((values >= 0).all())
-    if inside and (values <= 1).all() and _BOUNDED.search(name) and not name.endswith("r2_score"):
-        return Scale.LOGIT
-    return Scale.LOG if inside and infer_metric_direction(name) == "min" else Scale.PLAIN

@@ -2,7 +2,8 @@
 
 The objective is a name in the logs of `fit` (`val_loss`, `val_auc`). Whose it is, the trained model knows: the loss or
 the metric that it was compiled with. A metric with a formula for its influences (`manyfit.stats.influence`) is taken by
-it, a loss or a metric that is a function of single rows is asked row by row, and for all others the rows stay unknown.
+it, a loss or a metric that is a function of single rows is asked row by row, JAX derives those of Keras's other metrics
+(`manyfit.finish.metric_influence`), and for the rest the rows stay unknown.
 
 Whether the rows are those of the logged value is *tried*, not assumed: their mean has to be that value.
 """
@@ -13,14 +14,18 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 
 from manyfit.core.errors import UsageError
-from manyfit.ensemble.members import emits_logits, loss_of
+from manyfit.ensemble.members import emits_logits, is_keras, loss_of
+from manyfit.finish.metric_influence import metric_influence, metrics_of, value_of
 from manyfit.stats.influence import Influence, influence_of, mean_influence, metric_name
 from manyfit.stats.intervals import Scale
 from manyfit.store.predictions import RowLosses
+from manyfit.training.keras_internals.building import mean_function
 
+_AREA = 0.02  # Keras takes the area under a curve over 200 thresholds, not over all
 _SAME = 0.1  # of the standard error by the rows: so near has the mean of the rows to be to the logged value
 _SETTLED_BY = ("pinball", "top_k")  # names that need settings, which the function knows
 
@@ -50,6 +55,8 @@ def row_losses(
     if sample_weight is not None and weight is None:
         return None
     found = _by_formula(_name_of(judge), y, predictions, weight, is_loss)
+    if is_keras(model) and not is_loss and not emits_logits(model):
+        found = _by_slopes(metrics_of(model).get(plain), found, y, predictions)
     if found is None and not emits_logits(model):  # type: ignore[arg-type]
         found = _by_function(judge, y, predictions, weight, is_loss)
     if found is None or not np.isfinite(found[1].value):
@@ -116,11 +123,24 @@ def _by_formula(
     return "", mean_influence(plain.losses * weight)
 
 
+def _by_slopes(
+    metric: keras.Metric | None, found: tuple[str, Influence] | None, y: np.ndarray, predictions: np.ndarray
+) -> tuple[str, Influence] | None:
+    """What is asked of the metric itself, unless a formula found its number or it is a mean over rows."""
+    if metric is None or mean_function(metric) is not None:
+        return found
+    if found is not None:  # a metric of the same name may have another threshold, or be the area under another curve
+        said = value_of(metric, y, predictions)
+        near = _AREA if isinstance(metric, keras.metrics.AUC) else 1e-4
+        if said is None or abs(found[1].value - said) <= near + 1e-3 * abs(said):
+            return found
+    derived = metric_influence(metric, y, predictions)
+    return found if derived is None else ("", derived)
+
+
 def _by_function(
     judge: Any, y: np.ndarray, predictions: np.ndarray, weight: np.ndarray | None, is_loss: bool
 ) -> tuple[str, Influence] | None:
-    import keras  # heavy, and not needed for the names above
-
     try:
         function: Callable[..., Any] = (keras.losses.get if is_loss else keras.metrics.get)(judge)
         if isinstance(function, keras.metrics.Metric):  # it looks at all rows at once

@@ -15,11 +15,11 @@ from manyfit.core.errors import ProjectError, explain
 from manyfit.core.events import EpochsEnded, Events, ExecutionsEnded, StepBegan, StepEnded, TrialEnded, TrialsBegan
 from manyfit.core.lifecycle import TrialState, is_paused
 from manyfit.core.objective import Objective
-from manyfit.core.records import Ending, Observation, Plan, Progress, Result
+from manyfit.core.records import SEARCH, Ending, Observation, Plan, Progress, Result
 from manyfit.evidence.book import EvidenceBook, RaceFamily, TrialDropped
 from manyfit.oracles.commits import Commits, Key, Store, Write
 from manyfit.oracles.scoring import Ranking
-from manyfit.oracles.trial import SEARCH, Execution, KnownEpochs, Trial
+from manyfit.oracles.trial import Execution, KnownEpochs, Trial
 from manyfit.oracles.views import BookedTrials, TrialViews
 from manyfit.samplers.base import Constraint
 from manyfit.space.hyperparameters import HyperParameters

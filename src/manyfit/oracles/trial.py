@@ -22,7 +22,7 @@ from manyfit.core.files import written_whole
 from manyfit.core.html import cell, piece, table
 from manyfit.core.lifecycle import Life, TrialOutcome, TrialState, TrialStatus, is_paused
 from manyfit.core.objective import Objective, ParetoObjective
-from manyfit.core.records import ROWS, Ending, Observation, Progress, SteadyDict, Value
+from manyfit.core.records import ROWS, SEARCH, Ending, Observation, Progress, SteadyDict, Value
 from manyfit.core.signatures import checked_arguments, one_of
 from manyfit.core.untrusted import shown
 from manyfit.oracles.executions import Before as Before
@@ -33,7 +33,6 @@ from manyfit.oracles.metrics_tracking import MetricsTracker
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.stats.intervals import fold_interval
 
-SEARCH = "search"  # the phase of executions that the search itself ran
 RACE, PROOF = "confirm", "proof"  # those of a confirmation: on common fresh seeds, and on further ones of the winner
 RESTARTS = "tuner/restarts"  # tag: how often a trial was trained anew on more rows
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 from manyfit.core.compared import on_most_rows
 from manyfit.core.errors import ProjectError, UsageKeyError, explain
 from manyfit.core.html import MOST_ROWS, cell, piece, table
-from manyfit.core.records import ROWS, SHARE, Ending, Value, Values
+from manyfit.core.records import ROWS, SEARCH, SHARE, Ending, Value, Values
 from manyfit.core.signatures import at_least, checked_arguments
 from manyfit.core.untrusted import read_json
 from manyfit.report.results import Results, Row
@@ -24,7 +24,6 @@ from manyfit.store.facts import Activity, Leader, SearchPlan, from_fact
 from manyfit.store.reading import ProjectRows, read_project
 from manyfit.store.schema import MOST_COUNTED
 
-_SEARCH = "search"
 _ENDED_BY = "ended_by"  # of `manyfit.oracles.endings`
 _OBJECTIVE = re.compile(r'name="([^"]+)", direction="(max|min)"')
 
@@ -102,7 +101,7 @@ class RecordedTrial:
     @property
     def searched(self) -> list[RecordedRun]:
         """Its runs of the search."""
-        return [run for run in self.runs if run.phase == _SEARCH]
+        return [run for run in self.runs if run.phase == SEARCH]
 
     @property
     def is_completed(self) -> bool:
@@ -226,7 +225,7 @@ class Snapshot:
         """
         known = {one.trial_id: one for one in self.trials}
         short = {key.lstrip("0") or "0": one for key, one in known.items()}
-        found = known.get(trial_id) or short.get(trial_id.lstrip("0") or "0")
+        found = known.get(trial_id) or (short.get(trial_id.lstrip("0") or "0") if trial_id else None)
         if found is None:
             some = ", ".join(list(known)[:8]) or "none yet"
             got = f"trial {trial_id!r}"
@@ -395,11 +394,11 @@ def _trials(rows: ProjectRows) -> Iterator[RecordedTrial]:
         first.setdefault(row[:4], row[4])
     outcomes = {row[:4]: read_json(row[4]) for row in rows.executions}
     by_trial: dict[tuple[str, int], list[tuple[Any, ...]]] = {}
-    for key in sorted({*logs, *outcomes}, key=lambda key: (key[1] != _SEARCH, key)):
+    for key in sorted({*logs, *outcomes}, key=lambda key: (key[1] != SEARCH, key)):
         by_trial.setdefault((key[0], key[2]), []).append(key)
     by_rows: dict[str, dict[float, list[float]]] = {}
     for key, outcome in outcomes.items():
-        if key[1] == _SEARCH and outcome.get("score") is not None:
+        if key[1] == SEARCH and outcome.get("score") is not None:
             share = float((outcome.get("notes") or {}).get(SHARE, 1.0))
             by_rows.setdefault(key[0], {}).setdefault(share, []).append(float(outcome["score"]))
     for trial_id, number, status, attempt, values, text, started_at, ended_at in rows.trials:

@@ -12,6 +12,8 @@ and `paired`, and the interval is taken on a scale whose ends stay where the met
 | balanced accuracy | sum over classes c of [y_j = c] (right_j - recall_c) / (C share_c) |
 | AUC | (V_j - AUC) / share of its class; V_j: share of the other class ranked right against j (DeLong 1988) |
 | F1 | (2 TP_j - F1 (2 TP_j + FP_j + FN_j)) / mean of (2 TP + FP + FN); macro: mean over classes (Takahashi 2022) |
+| precision | (TP_j - precision (TP_j + FP_j)) / mean of (TP + FP), over all columns at once, as Keras counts |
+| recall | (TP_j - recall (TP_j + FN_j)) / mean of (TP + FN), likewise |
 
 With row weights w, means are weighted and I_j is multiplied by w_j N / sum w.
 
@@ -128,7 +130,8 @@ def influence_of(
 
     Args:
         metric: by Keras's or scikit-learn's name, with or without ``val_``: the losses of probabilities and values,
-            RMSE, R2, accuracy, top-k accuracy, balanced accuracy, AUC, F1, pinball. `METRICS` holds them.
+            RMSE, R2, accuracy, top-k accuracy, balanced accuracy, AUC, F1, precision, recall, pinball. `METRICS` holds
+            them.
         y_true: (rows,) labels or values, or (rows, columns): one-hot, several labels, several values.
         y_pred: (rows,) or (rows, columns): probabilities or values.
         sample_weight: one per row.
@@ -151,7 +154,7 @@ def influence_of(
     name = metric_name(metric)
     if name is None:
         allowed = f"one of {', '.join(METRICS)}"
-        raise UsageError(explain("influence_of(metric)", metric, allowed, "Use bootstrap_rows for one of your own."))
+        raise UsageError(explain("influence_of(metric)", metric, allowed, "Use mean_influence for losses per row."))
     case = _Case.of(y_true, y_pred, sample_weight, threshold)
     if case.missing.all():
         return _undefined(len(case.weight), Scale.PLAIN, "no row has a prediction")
@@ -208,10 +211,15 @@ class _Case:
     def decided(self) -> Mask:
         """(rows, columns) what is decided for; where missing, what is wrong."""
         if not self.exclusive:
-            return np.where(self.missing[:, None], self.truth <= 0.5, self.prediction > self.threshold)
+            return self.flagged
         chosen: Mask = np.arange(self.truth.shape[1]) == self.prediction.argmax(axis=1)[:, None]
         wrong = np.roll(self.truth > 0.5, 1, axis=1)
         return np.where(self.missing[:, None], wrong, chosen)
+
+    @property
+    def flagged(self) -> Mask:
+        """(rows, columns) what is above the threshold, whatever the other columns say; where missing, what is wrong."""
+        return np.where(self.missing[:, None], self.truth <= 0.5, self.prediction > self.threshold)
 
     def mean(self, losses: Array) -> Influence:
         """A mean of losses that are never negative."""
@@ -349,6 +357,25 @@ def _f1(case: _Case) -> Influence:
     return Influence(float(values.mean()), rows, Scale.LOGIT, max(rare, 1), int(case.missing.sum()))
 
 
+def _precision(case: _Case) -> Influence:
+    return _found_of(case, case.flagged, "no row is predicted positive")
+
+
+def _recall(case: _Case) -> Influence:
+    return _found_of(case, case.truth > 0.5, "no positive row")
+
+
+def _found_of(case: _Case, counted: Mask, reason: str) -> Influence:
+    """The share of what is counted that is positive and found."""
+    found = case.weight * (case.flagged & (case.truth > 0.5)).sum(axis=1)
+    total = case.weight * counted.sum(axis=1)
+    if not total.any():
+        return _undefined(len(total), Scale.LOGIT, reason)
+    value = float(found.mean() / total.mean())
+    rows = (found - value * total) / total.mean()
+    return Influence(value, rows, Scale.LOGIT, int(counted.any(axis=1).sum()), int(case.missing.sum()))
+
+
 def _accuracy(case: _Case) -> Influence:
     return case.share(case.right)
 
@@ -366,6 +393,8 @@ METRICS: dict[str, Callable[[_Case], Influence]] = {
     "balanced_accuracy": _balanced,
     "auc": _area,
     "f1": _f1,
+    "precision": _precision,
+    "recall": _recall,
 }
 _WITH_SETTINGS = ("pinball", "top_k")
 _OTHER_NAMES = {

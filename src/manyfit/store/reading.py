@@ -69,7 +69,11 @@ def read_project(folder: str | os.PathLike[str]) -> ProjectRows:
         raise ProjectError(
             explain(
                 f'open_project("{folder}")',
-                "a folder without a project",
+                "a folder without a project"
+                if layout.folder.is_dir()
+                else "a file"
+                if layout.folder.exists()
+                else "no folder",
                 f"a folder with {DATABASE_NAME} in it",
                 'Type the project\'s own folder, "directory/project_name"; manyfit ls lists those below a folder.',
             )
