@@ -49,6 +49,11 @@ class RecordedRun:
     first_epoch: int = 0
 
     @property
+    def name(self) -> str:
+        """What people call it: "search 1" is the first run of the search, `execution` 0."""
+        return f"{self.phase} {self.execution + 1}"
+
+    @property
     def num_epochs(self) -> int:
         """Epochs behind it."""
         return self.first_epoch + len(self.logs)
@@ -126,10 +131,7 @@ class RecordedTrial:
         return {name: math.fsum(one[name] for one in known) / len(known) for name in shared}
 
     def _repr_html_(self) -> str:
-        runs = [
-            [f"{run.phase} {run.execution}", run.ending or "runs", cell(run.score), str(run.num_epochs)]
-            for run in self.runs[:MOST_ROWS]
-        ]
+        runs = [[run.name, run.ending or "runs", cell(run.score), str(run.num_epochs)] for run in self.runs[:MOST_ROWS]]
         told = f"Trial {self.trial_id}: {self.status.lower()}"
         values = ", ".join(f"{cell(name)} {cell(value)}" for name, value in self.values.items())
         return piece(
