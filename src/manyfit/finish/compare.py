@@ -35,6 +35,7 @@ from manyfit.report import terminal
 from manyfit.stats.components import paired
 from manyfit.stats.intervals import Interval, Scale, confidence_level, mean_interval, scaled_interval
 from manyfit.store import ProjectStore
+from manyfit.store.reading import rows_told
 
 Kind = Literal["held-out", "confirmed", "search"]
 _KINDS: tuple[Kind, ...] = ("held-out", "confirmed", "search")  # what is trusted most comes first
@@ -249,7 +250,7 @@ def _read(project: Project) -> Repetition:
                 'Type kt.compare("runs/random", "runs/bayes"), say.',
             )
         )
-    with contextlib.closing(ProjectStore(project)) as opened:
+    with contextlib.closing(ProjectStore(project)) as opened, rows_told(f'compare("{project}")'):
         return _repetition(opened)
 
 
@@ -273,7 +274,7 @@ def _repetition(store: ProjectStore) -> Repetition:
     epochs = sum(row["phase"] == SEARCH for row in store.epochs())
     budget = {"trials": len(store.trials()), "training runs": len(runs), "epochs": epochs}
     searched = store.get("searched_data", [])
-    prints = searched[-1]["prints"] if searched else {}
+    prints = dict(searched[-1]["prints"]) if searched else {}
     return Repetition(
         str(store.folder), name, direction, store.get("seed"), prints, budget, found,
         look if "held-out" in found else None, len(scores),
