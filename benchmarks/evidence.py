@@ -151,13 +151,15 @@ def page() -> str:
         "# Evidence\n\n"
         "What README.md says in figures, and the rows that show it, as `benchmarks/results` has them.\n"
         "`benchmarks/evidence.py` writes this page; `make bench` runs all that is measured, one after another, and\n"
-        "writes it, too. A ratio is worth more than a time, and a figure from one seed is worth little."
+        "writes it, too. A ratio is worth more than a time, and a figure from one seed is worth little. The machine\n"
+        "stands below each claim's rows."
     )
-    table = ["| claim | command | machine | date | load |", "|---|---|---|---|---|"]
+    columns = [column for column in COLUMNS if column != "machine"]  # it would be most of the table
+    table = [f"| claim | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for claim in CLAIMS:
         how = conditions_of(claim.file, claim.run)
-        table.append(f"| [{claim.says}](#{claim.name}) | " + " | ".join(how[column] for column in COLUMNS) + " |")
-    table += [f"| {what} | {command} | **not measured**: {why} | | |" for what, command, why in NOT_MEASURED]
+        table.append(f"| [{claim.says}](#{claim.name}) | " + " | ".join(how[column] for column in columns) + " |")
+    table += [f"| {what} | {command} | **not measured**: {why} | |" for what, command, why in NOT_MEASURED]
     return "\n\n".join([opening, "\n".join(table), *map(section, CLAIMS)]) + "\n"
 
 
