@@ -274,7 +274,7 @@ def _repetition(store: ProjectStore) -> Repetition:
     epochs = sum(row["phase"] == SEARCH for row in store.epochs())
     budget = {"trials": len(store.trials()), "training runs": len(runs), "epochs": epochs}
     searched = store.get("searched_data", [])
-    prints = dict(searched[-1]["prints"]) if searched else {}
+    prints = {name: str(text) for name, text in searched[-1]["prints"].items() if text} if searched else {}
     return Repetition(
         str(store.folder), name, direction, store.get("seed"), prints, budget, found,
         look if "held-out" in found else None, len(scores),
@@ -306,7 +306,7 @@ def _check(one: Sequence[Repetition], other: Sequence[Repetition]) -> None:
     if twice := [folder for folder in dict.fromkeys(folders) if folders.count(folder) > 1]:
         raise UsageError(explain(where, f'"{twice[0]}" twice', "each project once", "Search again with another seed."))
     for runs in (one, other):
-        keys = [(run.seed, *sorted(run.data.items())) for run in runs]
+        keys = [(str(run.seed), *sorted(run.data.items())) for run in runs]
         if len(set(keys)) < len(keys):
             got = f"two searches of one method with seed {next(key[0] for key in keys if keys.count(key) > 1)}"
             raise UsageError(explain(where, got, "another seed for each, or other rows", "Type seed=1, 2, ..."))
