@@ -24,6 +24,7 @@ from manyfit.oracles.views import BookedTrials, TrialViews
 from manyfit.samplers.base import Constraint
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store.facts import Activity, to_fact
+from manyfit.store.reading import rows_told
 
 
 class TrialBook:
@@ -419,22 +420,13 @@ class TrialBook:
         self.settle()
         self.store.catch_up()
         self._check_same_project(self.store.get("project"))
-        self.seconds = dict(self.store.get("seconds", {}))
-        try:
+        with rows_told("Error reloading `Oracle` from existing project"):
+            self.seconds = {name: float(seconds) for name, seconds in self.store.get("seconds", {}).items()}
             broken_off = self._read(space)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ProjectError(
-                explain(
-                    "Error reloading `Oracle` from existing project",
-                    f"rows that cannot be read ({type(error).__name__}: {error})",
-                    "rows as Manyfit writes them",
-                    "Restore the project from a copy, or type overwrite=True to start anew.",
-                )
-            ) from error
+            self._order_ends()
         # Owed and not written now: who only looks at a project that another tuner is searching must leave its epochs
         # alone.
         self._commits.owe(functools.partial(_forget_epochs, key=key, first=first) for key, first in broken_off.items())
-        self._order_ends()
 
     def _read(self, space: HyperParameters) -> dict[Key, int]:
         """Reads trials and executions.

@@ -42,6 +42,8 @@ class Execution:
     def of_row(cls, index: int, history: dict[str, list[float | None]], row: Mapping[str, Any]) -> Execution:
         """The inverse of `outcome`, whose ending is read and whose number of epochs was looked at already."""
         costs = row.get("costs")
+        for value in row.get("metrics", {}).values():
+            float(value)  # a stranger's may be none
         return cls(index, history=history, **{**row, "costs": None if costs is None else Costs.from_dict(costs)})
 
     @property

@@ -396,7 +396,7 @@ class Trial:
         outcome = row["outcome"]
         trial = cls(hyperparameters, row["id"], message=outcome["message"])
         trial.score, trial.best_step = outcome["score"], outcome["best_step"]
-        trial.target_epochs, trial.tags = outcome["target_epochs"], outcome["tags"]
+        trial.target_epochs, trial.tags = outcome["target_epochs"], dict(outcome["tags"])
         trial.moment = outcome.get("moment")
         trial._life = Life.of_row(row["status"], outcome["ending"], is_running=outcome["is_running"])
         confirmed = outcome.get("confirmed")
