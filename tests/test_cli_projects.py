@@ -19,6 +19,7 @@ import tiny
 
 from manyfit.cli import main
 from manyfit.core.errors import SearchError
+from manyfit.trackers.base import TrackedEpoch
 
 HEAVY = ("keras", "jax", "numpy", "scipy", "tensorflow", "torch", "pandas", "sklearn")
 
@@ -175,6 +176,21 @@ def test_prune_deletes_nothing_where_nobody_answers(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert main(["prune", str(tmp_path / "full"), "--keep", "1"]) == 1
     assert "Nothing was deleted" in capsys.readouterr().err and path.exists()
+
+
+def test_runs_have_one_name_for_people_and_are_counted_from_0_for_programs(tmp_path, capsys):
+    """As in the lines of a search, `07/2`, and in trackers, "run2/": see `TrackedEpoch.prefix`."""
+    folder = drawn_projects.write(tmp_path / "one", drawn_projects.Drawn(trials=8, executions=2))
+    trial = kt.open_project(folder).trial("7")
+    assert [run.name for run in trial.runs] == ["search 1", "search 2"]
+    page = printed(capsys, "show", folder, "--trial", "7")
+    assert re.findall(r"^search \d", page, re.MULTILINE) == ["search 1", "search 2"] and page.startswith("trial 7 ")
+    assert "<td>search 2</td>" in trial._repr_html_()
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, "export", folder))))
+    assert [(row["trial_id"], row["execution"]) for row in rows[-2:]] == [("7", "0"), ("7", "1")]
+    told = json.loads(printed(capsys, "show", folder, "--trial", "7", "--json"))
+    assert [run["execution"] for run in told["runs"]] == [0, 1]
+    assert [TrackedEpoch("7", run.phase, run.execution, 0, {}).prefix for run in trial.runs] == ["", "run2/"]
 
 
 def test_what_computes_loads_numpy_and_nothing_that_is_slower(tmp_path):
