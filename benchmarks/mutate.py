@@ -2,247 +2,67 @@
 
     python benchmarks/mutate.py                      500 mutants, or what 60 minutes allow; goes on where it stopped
     python benchmarks/mutate.py --minutes 10 --mutants 200
+    python benchmarks/mutate.py --wider              also tests that train: of tuners, evidence and reports
+    python benchmarks/mutate.py --again              tries those that survived once more, on the tests of now
     python benchmarks/mutate.py --survivors          prints what no test saw
+    python benchmarks/mutate.py --certain 20         as many changes that nothing survives: all have to be killed
 
-A mutant is one change of one node inside a function: a comparison that takes the other side of equality, plus for
-minus, `and` for `or`, a condition turned round, a number one higher, True for False, a call or an assignment left out,
-nothing returned. The sample is drawn from all of them, over all packages alike, by a fixed seed; of 500, the first 200
-are those that 200 would be. What only says something (messages of errors, docstrings, assertions of our own state) is
-left alone.
+`mutants.py` says what a mutant is. They are drawn from all, over all packages alike, by a fixed seed; of 500, the first
+200 are those that 200 would be. One that cannot be put in place is left out of the table.
 
-Speed: pytest collects once, in this process. Which test reaches which line is measured once (coverage.py, a context per
-test). Each mutant is a fork of this process in which the function's code is exchanged; it runs the tests that reach its
-line, the quickest first, until one fails. Tests of more than `SLOWEST` seconds take no part. A mutant that takes
-`PATIENCE` times the processor time of its tests is killed, too: it does not end.
+Which test reaches which line is recorded once (coverage.py, each test by itself, with the fixtures that it shares with
+others), and again only for files of tests that have changed, or for all when the library has. Tests of more than
+`SLOWEST` seconds take no part.
 
-A mutant whose line no test of these folders reaches counts as one that survived.
+Each mutant is a fork of a process that has imported and collected everything. In it, the function's code is exchanged,
+wherever it has been imported to, and the tests that reach its line run, the quickest first, until one fails. What kills
+for the first time runs again without the mutant, after the same tests: if it fails there, too, it takes part no more.
+
+What computes for ever is killed: it has taken `PATIENCE` times the processor time of a test, and 5 seconds. What waits
+for ever is not, since a busy machine may be the reason. Processes that tests start see the library as it is on disk.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import copy
-import dataclasses
+import contextlib
 import gc
+import hashlib
+import importlib
 import json
 import os
-import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from types import CodeType, FunctionType
 from typing import Any
 
 import pytest
+from conditions import conditions
+from mutants import PACKAGES, ROOT, SOURCE, Mutant, all_mutants, certain_of, drawn, exchange, functions_of_process
 
-ROOT = Path(__file__).parents[1]
-SOURCE = ROOT / "src" / "manyfit"
-PACKAGES = ("core", "space", "stats", "samplers", "schedulers", "oracles", "store")
-#: Tests that need no training, in the main; the rest of the suite would kill more.
-TUNERS = (
-    "endings",
-    "finite_spaces",
-    "metrics",
-    "parts",
-    "requests",
-    "results",
-    "resume",
-    "several_objectives",
-    "stopping",
-)
-TESTS = (
-    *(*PACKAGES, "evidence", "contract/test_samplers.py", "contract/test_families.py", "report/test_snapshot.py"),
-    *(f"tuners/test_{name}.py" for name in TUNERS),
-)
-LEFT_OUT = ("schedulers/test_continuing.py", "schedulers/test_population_based.py")
+TESTS = (*PACKAGES, "contract/test_samplers.py", "contract/test_families.py", "contract/test_optuna_adapter.py")
+#: They train models, in the main.
+WIDER = ("evidence", "report", "tuners", "finish", "contract", "executors", "data")
 KEPT = ROOT / "build" / "mutation"
-SLOWEST, ENOUGH, PATIENCE = 4.0, 25.0, 10.0  # processor seconds: of one test, of all of a mutant; times of those
-
-COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
-}  # fmt: skip
-OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Div,
-    ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.MatMult: ast.Mult,
-}  # fmt: skip
-WORDS = {"explain", "warn", "say", "note"}  # calls whose arguments are read by people
+RECORD, RESULTS = KEPT / "reached.json", KEPT / "results.jsonl"
+SLOWEST, ENOUGH = 3.0, 8.0  # processor seconds: of one test, of all of a mutant
+LONGEST = 20  # seconds of a test while it is recorded
+PATIENCE, MOST_BYTES = 10.0, 4 << 30  # of a mutant: times the seconds of a test, memory beside what it begins with
+SEED = 0
+OPTIONS = ("-q", "-s", "-p", "no:cacheprovider", "-p", "no:randomly", "--continue-on-collection-errors")
+KILLED = {"killed", "no end"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Mutant:
-    """One change.
-
-    Attributes:
-        path: of the module, below the library.
-        function: the qualified name of the outermost function around it.
-        line: of the node.
-        place: the number of the node in a walk over the function.
-        change: what is done to it.
-    """
-
-    path: str
-    function: str
-    line: int
-    place: int
-    change: str
-
-    @property
-    def package(self) -> str:
-        return self.path.partition("/")[0]
-
-    @property
-    def key(self) -> str:
-        return f"{self.path}:{self.line} {self.function} #{self.place} {self.change}"
-
-
-# -- what can be changed ----------------------------------------------------------------------------------------------
-
-
-def functions_of(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
-    """The outermost functions of a module and of its classes, with their qualified names."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.FunctionDef):
-            if not any("overload" in ast.dump(each) or "abstract" in ast.dump(each) for each in node.decorator_list):
-                yield prefix + node.name, node
-        elif isinstance(node, ast.ClassDef):
-            yield from functions_of(node, f"{prefix}{node.name}.")
-
-
-def nodes_of(function: ast.FunctionDef) -> Iterator[ast.AST]:
-    """What may be changed in a function, always in the same order."""
-
-    def walk(node: ast.AST) -> Iterator[ast.AST]:
-        if isinstance(node, ast.Assert | ast.JoinedStr | ast.Import | ast.ImportFrom | ast.arguments | ast.Raise):
-            return
-        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in WORDS:
-            return
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            return
-        yield node
-        for name, child in ast.iter_fields(node):
-            if name in ("annotation", "returns", "decorator_list"):
-                continue
-            for each in child if isinstance(child, list) else [child]:
-                if isinstance(each, ast.AST):
-                    yield from walk(each)
-
-    for statement in function.body:
-        yield from walk(statement)
-
-
-def changes_of(node: ast.AST) -> list[str]:
-    """The names of what can be done to a node."""
-    if isinstance(node, ast.Compare):
-        return ["comparison"] if type(node.ops[0]) in COMPARISONS else []
-    if isinstance(node, ast.BinOp):
-        of_texts = any(isinstance(each, ast.JoinedStr) or _is_text(each) for each in (node.left, node.right))
-        return ["operator"] if type(node.op) in OPERATORS and not of_texts else []
-    if isinstance(node, ast.BoolOp):
-        return ["and/or"]
-    if isinstance(node, ast.UnaryOp):
-        return ["sign"] if isinstance(node.op, ast.Not | ast.USub) else []
-    if isinstance(node, ast.If | ast.IfExp | ast.While):
-        return ["condition"]
-    if isinstance(node, ast.comprehension):
-        return ["filter"] if node.ifs else []
-    if isinstance(node, ast.Constant):
-        return ["constant"] if isinstance(node.value, bool | int | float) else []
-    if isinstance(node, ast.Return):
-        is_none = node.value is None or (isinstance(node.value, ast.Constant) and node.value.value is None)
-        return [] if is_none else ["nothing returned"]
-    if isinstance(node, ast.Expr):
-        return ["left out"] if isinstance(node.value, ast.Call) else []
-    if isinstance(node, ast.AugAssign | ast.Delete | ast.Break | ast.Continue):
-        return ["left out"]
-    if isinstance(node, ast.Assign):
-        return ["left out"] if isinstance(node.targets[0], ast.Attribute | ast.Subscript) else []
-    return []
-
-
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
-
-
-def change(node: Any, what: str) -> ast.AST:
-    """The node, changed."""
-    if what == "comparison":
-        node.ops[0] = COMPARISONS[type(node.ops[0])]()
-    elif what == "operator":
-        node.op = OPERATORS[type(node.op)]()
-    elif what == "and/or":
-        node.op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
-    elif what == "sign":
-        return node.operand
-    elif what == "condition":
-        node.test = ast.UnaryOp(ast.Not(), node.test)
-    elif what == "filter":
-        node.ifs[0] = ast.UnaryOp(ast.Not(), node.ifs[0])
-    elif what == "constant":
-        node.value = not node.value if isinstance(node.value, bool) else node.value + 1
-    elif what == "nothing returned":
-        node.value = ast.Constant(None)
-    else:
-        return ast.Pass()
-    return node
-
-
-def all_mutants(packages: Sequence[str] = PACKAGES) -> list[Mutant]:
-    """Every mutant of packages, in the order of the files."""
-    found = []
-    for path in sorted(each for package in packages for each in (SOURCE / package).rglob("*.py")):
-        for name, function in functions_of(ast.parse(path.read_text(encoding="utf-8"))):
-            for place, node in enumerate(nodes_of(function)):
-                line = getattr(node, "lineno", None) or getattr(getattr(node, "target", None), "lineno", 0)
-                found += [
-                    Mutant(path.relative_to(SOURCE).as_posix(), name, line, place, what) for what in changes_of(node)
-                ]
-    return found
-
-
-class _Changing(ast.NodeTransformer):
-    def __init__(self, node: ast.AST, what: str) -> None:
-        self._node, self._what = node, what
-
-    def visit(self, node: ast.AST) -> ast.AST:
-        if node is self._node:
-            return ast.fix_missing_locations(ast.copy_location(change(copy.copy(node), self._what), node))
-        return super().visit(node)
-
-
-def exchange(mutant: Mutant) -> bool:
-    """Puts the mutant's code into every function of this process that was made from its source; whether any was."""
-    path = SOURCE / mutant.path
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    whole = dict(functions_of(tree))[mutant.function]
-    node = list(nodes_of(whole))[mutant.place]
-    old = _codes(compile(path.read_text(encoding="utf-8"), str(path), "exec", dont_inherit=True))
-    new = _codes(compile(_Changing(node, mutant.change).visit(tree), str(path), "exec", dont_inherit=True))
-    places = [key for key in old if key[0] == mutant.function or key[0].startswith(f"{mutant.function}.<locals>")]
-    is_any = False
-    for function in [each for each in gc.get_objects() if isinstance(each, FunctionType)]:
-        code = function.__code__
-        key = code.co_qualname, code.co_firstlineno, code.co_freevars
-        if key in places and key in new and code.co_filename == str(path):
-            function.__code__ = new[key]
-            is_any = is_any or key[0] == mutant.function
-    return is_any
-
-
-def _codes(module: CodeType) -> dict[tuple[str, int, tuple[str, ...]], CodeType]:
-    found = {}
-    waiting = [module]
-    while waiting:
-        code = waiting.pop()
-        found[code.co_qualname, code.co_firstlineno, code.co_freevars] = code
-        waiting += [each for each in code.co_consts if isinstance(each, CodeType)]
-    return found
+def digest(paths: Iterable[Path]) -> str:
+    """Of the contents of files."""
+    return hashlib.sha256(b"\0".join(each.read_bytes() for each in sorted(paths))).hexdigest()[:16]
 
 
 # -- which test reaches which line -----------------------------------------------------------------------------------
@@ -254,38 +74,108 @@ class Recording:
     def __init__(self) -> None:
         import coverage
 
-        self._coverage = coverage.Coverage(data_file=None, include=[f"{SOURCE}/*"])
+        self._coverage = coverage.Coverage(data_file=None, include=[f"{SOURCE / each}/*" for each in PACKAGES])
         self._seconds: dict[str, float] = {}
-        self._failed: set[str] = set()
-
-    def pytest_sessionstart(self) -> None:
+        self._passed: set[str] = set()
         self._coverage.start()
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[Any]:
-        self._coverage.switch_context(item.nodeid)
-        start = time.process_time()
-        result = yield
-        self._seconds[item.nodeid] = time.process_time() - start
-        self._coverage.switch_context("")
-        return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.outcome != "passed":
-            self._failed.add(report.nodeid)
+            self._passed.discard(report.nodeid)
 
-    def pytest_sessionfinish(self) -> None:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        for item in session.items:
+            self._passed.add(item.nodeid)
+            self._coverage.switch_context(item.nodeid)
+            start = time.process_time()
+            # No next one: fixtures of modules are made for each test, and counted as its own.
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+            self._seconds[item.nodeid] = time.process_time() - start
+            self._coverage.switch_context("")
         self._coverage.stop()
+        (KEPT / "part.json").write_text(json.dumps(self._noted()))
+        return True
+
+    def _noted(self) -> dict[str, Any]:
         data = self._coverage.get_data()
         lines: dict[str, dict[int, list[str]]] = {}
+        statements = {}
         for name in data.measured_files():
             path = Path(name).relative_to(SOURCE).as_posix()
             lines[path] = {
-                line: [test for test in tests if test and test not in self._failed]
+                line: [each for each in tests if each in self._passed or not each]
                 for line, tests in data.contexts_by_lineno(name).items()
             }
+            statements[path] = self._coverage.analysis2(name)[1]
+        seconds = {name: seconds for name, seconds in self._seconds.items() if name in self._passed}
+        return {"seconds": seconds, "lines": lines, "statements": statements}
+
+
+class Record:
+    """Which tests reach a line; kept in a file, by file of tests, while the library stays as it is."""
+
+    def __init__(self, folders: Iterable[str]) -> None:
+        self._folders = [ROOT / "tests" / each for each in folders]
+        self._library = digest(path for package in PACKAGES for path in (SOURCE / package).rglob("*.py"))
+        kept = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+        self._files: dict[str, Any] = kept["files"] if kept.get("library") == self._library else {}
+
+    @property
+    def files(self) -> list[str]:
+        """The files of tests."""
+        found = {path for each in self._folders for path in (each.rglob("test_*.py") if each.is_dir() else [each])}
+        return sorted(path.relative_to(ROOT).as_posix() for path in found)
+
+    def refresh(self) -> None:
+        """Runs the files of tests that have changed, in one process, which leaves nothing behind in this one."""
+        digests = {name: digest([ROOT / name]) for name in self.files}
+        stale = [name for name, found in digests.items() if self._files.get(name, {}).get("digest") != found]
+        if not stale:
+            return
         KEPT.mkdir(parents=True, exist_ok=True)
-        (KEPT / "reached.json").write_text(json.dumps({"seconds": self._seconds, "lines": lines}))
+        code = "import sys; sys.path.insert(0, 'benchmarks'); import mutate, pytest; "
+        code += f"pytest.main({[*stale, *OPTIONS, f'--timeout={LONGEST}']!r}, plugins=[mutate.Recording()])"
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        part = json.loads((KEPT / "part.json").read_text())
+        for name in stale:
+            self._files[name] = {"digest": digests[name], "seconds": {}, "lines": {}, "statements": part["statements"]}
+        for test, seconds in part["seconds"].items():
+            self._files[test.partition("::")[0]]["seconds"][test] = seconds
+        for path, lines in part["lines"].items():
+            for line, tests in lines.items():
+                for test in tests:
+                    for name in [test.partition("::")[0]] if test else stale:
+                        self._files[name]["lines"].setdefault(path, {}).setdefault(line, []).append(test)
+        RECORD.write_text(json.dumps({"library": self._library, "files": self._files}))
+
+    def seconds(self, test: str) -> float:
+        return self._files[test.partition("::")[0]]["seconds"][test]
+
+    def tests_of(self, mutant: Mutant) -> list[str]:
+        """The tests that reach a mutant, quickest first; those of its own package come sooner."""
+        places = [each["lines"].get(mutant.path, {}) for name, each in self._files.items() if name in self.files]
+        for line in (mutant.line, mutant.statement):
+            reaching = [test for each in places for test in each.get(str(line), []) if test]
+            if reaching:
+                break
+        own = f"tests/{mutant.package}/"
+        return sorted(reaching, key=lambda each: (self.seconds(each) * (0.1 if each.startswith(own) else 1.0), each))
+
+    def coverage(self) -> dict[str, tuple[int, int]]:
+        """For each package the lines that these tests reach, and all that there are."""
+        statements: dict[str, set[str]] = defaultdict(set)
+        reached: dict[str, set[str]] = defaultdict(set)
+        for name in self.files:
+            for path, lines in self._files[name]["statements"].items():
+                statements[path] |= set(map(str, lines))
+            for path, lines in self._files[name]["lines"].items():
+                reached[path] |= set(lines)
+        found = dict.fromkeys(PACKAGES, (0, 0))
+        for path, lines in statements.items():
+            done, total = found[path.partition("/")[0]]
+            found[path.partition("/")[0]] = done + len(lines & reached[path]), total + len(lines)
+        return found
 
 
 # -- one mutant after another ----------------------------------------------------------------------------------------
@@ -294,70 +184,106 @@ class Recording:
 class Mutating:
     """A plugin of pytest that runs, in place of the tests, the tests of each mutant in a process of its own."""
 
-    def __init__(self, mutants: list[Mutant], results: dict[str, str], until: float) -> None:
-        self._mutants, self._results, self._until = mutants, results, until
-        reached = json.loads((KEPT / "reached.json").read_text())
-        self._seconds, self._lines = reached["seconds"], reached["lines"]
-        self._is_child = False
+    def __init__(self, mutants: list[Mutant], record: Record, until: float) -> None:
+        self._mutants, self._record, self._until = mutants, record, until
+        self._trusted: set[str] = set()
+        self._distrusted: set[str] = set()
+        self._tell: int | None = None  # in a child: where to name the test that runs
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if self._is_child and report.failed:
+        if self._tell is not None and report.failed:
             os._exit(1)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = {item.nodeid: item for item in session.items}
+        for package in PACKAGES:
+            for path in sorted((SOURCE / package).rglob("*.py")):
+                importlib.import_module(".".join(path.relative_to(SOURCE.parent).with_suffix("").parts))
+        functions = functions_of_process()
+        gc.disable()
         for number, mutant in enumerate(self._mutants):
-            if mutant.key in self._results:
-                continue
             if time.time() > self._until:
                 break
-            tests = self._tests_of(mutant, items)
-            self._results[mutant.key] = self._fate(mutant, [items[each] for each in tests]) if tests else "not reached"
-            (KEPT / "results.json").write_text(json.dumps(self._results, indent=1))
-            fates = Counter(self._results.values())
-            print(number + 1, self._results[mutant.key], mutant.key, dict(fates), file=sys.stderr, flush=True)
+            start = time.time()
+            fate, by, tried = self._outcome(mutant, items, functions)
+            note = {"key": mutant.key, "file": digest([SOURCE / mutant.path]), "fate": fate, "by": by, "tests": tried}
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(note | {"seconds": round(time.time() - start, 1)}) + "\n")
+            print(number + 1, fate, mutant.where, f"[{tried} tests, {by}]", file=sys.stderr, flush=True)
         return True
 
-    def _tests_of(self, mutant: Mutant, items: dict[str, pytest.Item]) -> list[str]:
-        reaching = self._lines.get(mutant.path, {}).get(str(mutant.line), [])
-        quick = sorted((self._seconds[each], each) for each in reaching if each in items)
-        chosen, total = [], 0.0
-        for seconds, name in quick:
-            total += seconds
-            if seconds > SLOWEST or (chosen and total > ENOUGH):
-                break
-            chosen.append(name)
-        return chosen
+    def _outcome(self, mutant: Mutant, items: dict[str, pytest.Item], functions: list[Any]) -> tuple[str, str, int]:
+        """What became of a mutant, the test that decided it, and how many could have."""
+        while True:
+            chosen: list[str] = []
+            total = 0.0
+            for name in self._record.tests_of(mutant):
+                seconds = self._record.seconds(name)
+                if name not in items or name in self._distrusted or seconds > SLOWEST:
+                    continue
+                total += seconds
+                if chosen and total > ENOUGH:
+                    break
+                chosen.append(name)
+            if not chosen:
+                return "not reached", "", 0
+            fate, by = self._child(mutant, [items[name] for name in chosen], functions)
+            if fate not in KILLED | {"waits"} or by in self._trusted:
+                return fate, by, len(chosen)
+            alone, _ = self._child(None, [items[name] for name in chosen[: chosen.index(by) + 1]], functions)
+            if alone == "survived":
+                self._trusted.add(by)
+                return fate, by, len(chosen)
+            print("fails without a mutant:", by, file=sys.stderr)
+            self._distrusted.add(by)
 
-    def _fate(self, mutant: Mutant, tests: list[pytest.Item]) -> str:
-        limit = 10.0 + PATIENCE * sum(self._seconds[item.nodeid] for item in tests)
+    def _child(self, mutant: Mutant | None, tests: list[pytest.Item], functions: list[Any]) -> tuple[str, str]:
+        hear, tell = os.pipe()
+        folder = tempfile.mkdtemp(prefix="manyfit-mutant-")
         child = os.fork()
         if child == 0:
-            self._in_child(mutant, tests, limit)
-        # Processor time ends what loops; what waits for ever ends by the clock, which is slow on a busy machine.
-        last = time.time() + 10.0 * limit
+            os.close(hear)
+            self._tell = tell
+            self._run(mutant, tests, functions, folder)
+        os.close(tell)
+        last = time.time() + 40.0 + 4.0 * sum(self._record.seconds(item.nodeid) for item in tests)
+        is_late = False
         while True:
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 break
             if time.time() > last:
+                is_late = True
                 os.kill(child, signal.SIGKILL)
-            time.sleep(0.02)
+            time.sleep(0.01)
+        with os.fdopen(hear) as told:
+            at = told.read().splitlines()
+        shutil.rmtree(folder, ignore_errors=True)
         code = os.waitstatus_to_exitcode(status)
-        return {0: "survived", 1: "killed", 3: "no mutant"}.get(code, "killed: no end" if code < 0 else "killed: exit")
+        by = tests[int(at[-1])].nodeid if at else ""
+        if is_late:
+            return "waits", by
+        fate = {0: "survived", 3: "no mutant", -signal.SIGXCPU: "no end"}.get(code, "killed")
+        return fate, "" if fate == "survived" else by
 
-    def _in_child(self, mutant: Mutant, tests: list[pytest.Item], limit: float) -> None:
-        self._is_child = True
+    def _run(self, mutant: Mutant | None, tests: list[pytest.Item], functions: list[Any], folder: str) -> None:
+        """In the child; does not come back."""
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
-        seconds = int(limit)
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+        os.environ.update(TMPDIR=folder, MANYFIT_CACHE_DIR=f"{folder}/cache", PYTEST_DEBUG_TEMPROOT=folder)
+        tempfile.tempdir = folder
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_AS, (held + MOST_BYTES, resource.RLIM_INFINITY))
         try:
-            if not exchange(mutant):
+            if mutant is not None and not exchange(mutant, functions):
                 os._exit(3)
             for number, item in enumerate(tests):
+                os.write(self._tell or 0, f"{number}\n".encode())
+                limit = time.process_time() + 5.0 + PATIENCE * self._record.seconds(item.nodeid)
+                resource.setrlimit(resource.RLIMIT_CPU, (int(limit), resource.RLIM_INFINITY))
                 following = tests[number + 1] if number + 1 < len(tests) else None
                 item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         except BaseException:
@@ -368,67 +294,80 @@ class Mutating:
 # -- the table -------------------------------------------------------------------------------------------------------
 
 
-def table(mutants: list[Mutant], results: dict[str, str]) -> str:
-    """Markdown: for each package how many there were, and how many were killed."""
+def results() -> dict[str, dict[str, Any]]:
+    """What became of each mutant whose file is what it was, the last time that it was tried."""
+    found = {}
+    for line in RESULTS.read_text().splitlines() if RESULTS.exists() else []:
+        note = json.loads(line)
+        with contextlib.suppress(FileNotFoundError):
+            if note["file"] == digest([SOURCE / note["key"].partition(" ")[0]]):
+                found[note["key"]] = note
+    return found
+
+
+def table(mutants: list[Mutant], fates: dict[str, str], coverage: dict[str, tuple[int, int]]) -> str:
+    """Markdown: for each package how many there were, how many were killed, and the lines that tests reach."""
     by_package: dict[str, Counter[str]] = defaultdict(Counter)
     for each in mutants:
-        fate = results.get(each.key)
+        fate = fates.get(each.key)
         if fate not in (None, "no mutant"):
-            by_package[each.package][fate.partition(":")[0]] += 1
-            by_package["all"][fate.partition(":")[0]] += 1
-    lines = ["| package | mutants | killed | survived | not reached | score |", "|---|---|---|---|---|---|"]
+            by_package[each.package][fate] += 1
+            by_package["all"][fate] += 1
+    coverage = coverage | {"all": tuple(map(sum, zip(*coverage.values(), strict=True)))} if coverage else {}
+    columns = ("killed", "no end", "waits", "survived", "not reached")
+    lines = [f"| package | tried | {' | '.join(columns)} | score | lines reached |", "|---" * 9 + "|"]
     for package in (*PACKAGES, "all"):
         counts = by_package[package]
         total = sum(counts.values())
-        score = f"{counts['killed'] / total:.0%}" if total else "-"
-        cells = (total, counts["killed"], counts["survived"], counts["not reached"], score)
-        lines.append(f"| {package} | " + " | ".join(map(str, cells)) + " |")
+        score = f"{sum(counts[each] for each in KILLED) / total:.0%}" if total else "-"
+        done, lines_in_all = coverage.get(package, (0, 0))
+        reached = f"{done:,} of {lines_in_all:,}, {done / lines_in_all:.1%}" if lines_in_all else "-"
+        cells = (package, total, *(counts[each] for each in columns), score, reached)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
+
+
+def run(mutants: list[Mutant], record: Record, *, minutes: float) -> None:
+    """Tries mutants, as many as the minutes allow."""
+    os.chdir(ROOT)
+    # Examples that failed with one mutant are no test of the next one: Hypothesis keeps none, and draws the same.
+    os.environ["CI"] = "1"
+    record.refresh()
+    plugin = Mutating(mutants, record, time.time() + 60.0 * minutes)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        pytest.main([*record.files, *OPTIONS], plugins=[plugin])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutants", type=int, default=500)
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--wider", action="store_true", help="tests of more folders, most of which train models")
     parser.add_argument("--again", action="store_true", help="tries those that survived once more, on the tests of now")
     parser.add_argument("--survivors", action="store_true", help="only prints what survived, of earlier runs")
+    parser.add_argument("--certain", type=int, metavar="N", help="only tries so many changes that nothing survives")
     options = parser.parse_args()
-    mutants = all_mutants()
-    sampled = random.Random(0).sample(mutants, len(mutants))[: options.mutants]
-    kept = KEPT / "results.json"
-    results: dict[str, str] = json.loads(kept.read_text()) if kept.exists() else {}
+    record = Record((*TESTS, *WIDER) if options.wider else TESTS)
+    possible = all_mutants()
+    sampled = drawn(possible, SEED)
+    if options.certain:
+        mutants = [certain_of(each) for each in sampled[: options.certain]]
+        run(mutants, record, minutes=options.minutes)
+        print(Counter(note["fate"] for key, note in results().items() if key in {each.key for each in mutants}))
+        return
+    sampled = sampled[: options.mutants]
+    done = results()
     if not options.survivors:
-        if options.again:
-            results = {key: fate for key, fate in results.items() if fate not in ("survived", "not reached")}
-        _run(sampled, results, minutes=options.minutes, again=options.again)
+        again = {"survived", "not reached", "waits"} if options.again else set()
+        todo = [each for each in sampled if each.key not in done or done[each.key]["fate"] in again]
+        run(todo, record, minutes=options.minutes)
+        done = results()
+    fates = {key: note["fate"] for key, note in done.items()}
     for each in sampled:
-        if options.survivors and results.get(each.key) in ("survived", "not reached"):
-            print(results[each.key], each.key)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    print(f"\n{len(mutants)} possible mutants, {len(sampled)} sampled, at {commit.stdout.strip()}\n")
-    print(table(sampled, results))
-
-
-def _run(sampled: list[Mutant], results: dict[str, str], *, minutes: float, again: bool) -> None:
-    os.chdir(ROOT)
-    folders = [f"tests/{each}" for each in TESTS]
-    arguments = [
-        *folders,
-        *(f"--ignore=tests/{each}" for each in LEFT_OUT),
-        "-p",
-        "no:randomly",
-        "-p",
-        "no:cacheprovider",
-    ]
-    if again or not (KEPT / "reached.json").exists():
-        # In a process of its own: what tests leave behind in this one would be in every mutant.
-        code = "import sys; sys.path.insert(0, 'benchmarks'); import mutate, pytest; "
-        code += f"pytest.main({arguments!r}, plugins=[mutate.Recording()])"
-        subprocess.run([sys.executable, "-c", code], check=True)
-    gc.disable()
-    pytest.main([*arguments, "-s"], plugins=[Mutating(sampled, results, time.time() + 60.0 * minutes)])
+        if options.survivors and fates.get(each.key) not in {None, "no mutant", *KILLED}:
+            print(f"{fates[each.key]}, {done[each.key]['tests']} tests: {each.where}")
+    print(f"{conditions()}\n\n{len(possible):,} possible mutants, {len(sampled)} drawn by seed {SEED}\n")
+    print(table(sampled, fates, record.coverage()))
 
 
 if __name__ == "__main__":

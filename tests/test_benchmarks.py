@@ -171,35 +171,50 @@ def test_what_a_kill_may_do_wrong_is_seen(kills):
 
 
 @pytest.fixture
-def mutate(monkeypatch):
+def mutants(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    return importlib.import_module("mutate")
+    return importlib.import_module("mutants")
 
 
-def test_mutants_are_all_different(mutate):
-    found = mutate.all_mutants(["schedulers"])
+def test_mutants_are_all_different(mutants):
+    found = mutants.all_mutants(["schedulers"])
     assert len(found) > 500 and len({each.key for each in found}) == len(found)
     assert {"comparison", "condition", "constant", "left out"} <= {each.change for each in found}
 
 
-def test_a_mutant_takes_the_place_of_a_function_and_another_puts_it_back(mutate):
+def test_mutants_are_drawn_alike_whatever_else_there_is(mutants):
+    found = mutants.all_mutants(["stats"])
+    some, seldom = mutants.drawn(found, 0), set(found[::3])
+    assert some != found and sorted(map(repr, some)) == sorted(map(repr, found)) and some != mutants.drawn(found, 1)
+    assert mutants.drawn(found[::3], 0) == [each for each in some if each in seldom]
+
+
+def test_a_mutant_takes_the_place_of_a_function_and_another_puts_it_back(mutants):
     from manyfit.core import untrusted
 
     [mutant] = [
         each
-        for each in mutate.all_mutants(["core"])
+        for each in mutants.all_mutants(["core"])
         if (each.path, each.function, each.change) == ("core/untrusted.py", "read_json", "nothing returned")
     ]
     whole = untrusted.read_json.__code__
+    imported = untrusted.read_json  # by another name, as other modules have it
+    functions = mutants.functions_of_process()
     try:
-        assert mutate.exchange(mutant) and untrusted.read_json("1") is None
+        assert mutants.exchange(mutant, functions) and imported("1") is None
+        imported.__code__ = whole
+        assert mutants.exchange(mutants.certain_of(mutant), functions)
+        with pytest.raises(KeyboardInterrupt):
+            imported("1")
     finally:
         untrusted.read_json.__code__ = whole
-    assert untrusted.read_json("1") == 1
+    assert imported("1") == 1 and mutants.source_of(mutant).startswith("return ")
 
 
-def test_the_table_of_mutants_counts_what_no_test_reaches_as_survived(mutate):
-    mutants = [mutate.Mutant("stats/a.py", "f", line, 0, "constant") for line in range(4)]
-    fates = ("killed", "killed: no end", "survived", "not reached")
-    line = mutate.table(mutants, dict(zip([each.key for each in mutants], fates, strict=True))).splitlines()[-1]
-    assert line == "| all | 4 | 2 | 1 | 1 | 50% |"
+def test_the_table_of_mutants_counts_what_no_test_reaches_as_survived(mutants):
+    mutate = importlib.import_module("mutate")
+    some = [mutants.Mutant("stats/a.py", "f", line, line, line, "constant") for line in range(6)]
+    fates = ("killed", "no end", "survived", "not reached", "no mutant", "waits")
+    counted = dict(zip([each.key for each in some], fates, strict=True))
+    line = mutate.table(some, counted, {"stats": (9, 10), "core": (0, 10)}).splitlines()[-1]
+    assert line == "| all | 5 | 1 | 1 | 1 | 1 | 1 | 40% | 9 of 20, 45.0% |"

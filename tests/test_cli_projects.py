@@ -13,11 +13,13 @@ from pathlib import Path
 
 import manyfit as kt  # isort: skip
 
+import drawn_projects
 import pytest
 import tiny
 
 from manyfit.cli import main
 from manyfit.core.errors import SearchError
+from manyfit.trackers.base import TrackedEpoch
 
 HEAVY = ("keras", "jax", "numpy", "scipy", "tensorflow", "torch", "pandas", "sklearn")
 
@@ -176,18 +178,41 @@ def test_prune_deletes_nothing_where_nobody_answers(tmp_path, capsys, monkeypatc
     assert "Nothing was deleted" in capsys.readouterr().err and path.exists()
 
 
-def test_what_computes_loads_neither_keras_nor_jax(folder, tmp_path):
+def test_runs_have_one_name_for_people_and_are_counted_from_0_for_programs(tmp_path, capsys):
+    """As in the lines of a search, `07/2`, and in trackers, "run2/": see `TrackedEpoch.prefix`."""
+    folder = drawn_projects.write(tmp_path / "one", drawn_projects.Drawn(trials=8, executions=2))
+    trial = kt.open_project(folder).trial("7")
+    assert [run.name for run in trial.runs] == ["search 1", "search 2"]
+    page = printed(capsys, "show", folder, "--trial", "7")
+    assert re.findall(r"^search \d", page, re.MULTILINE) == ["search 1", "search 2"] and page.startswith("trial 7 ")
+    assert "<td>search 2</td>" in trial._repr_html_()
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, "export", folder))))
+    assert [(row["trial_id"], row["execution"]) for row in rows[-2:]] == [("7", "0"), ("7", "1")]
+    told = json.loads(printed(capsys, "show", folder, "--trial", "7", "--json"))
+    assert [run["execution"] for run in told["runs"]] == [0, 1]
+    assert [TrackedEpoch("7", run.phase, run.execution, 0, {}).prefix for run in trial.runs] == ["", "run2/"]
+
+
+def test_what_computes_loads_numpy_and_nothing_that_is_slower(tmp_path):
+    """A report with importances, and two methods of two seeds each, whose interval needs quantiles."""
     pytest.importorskip("vl_convert", reason="the extra manyfit[report] is not installed")
-    lines = [["report", "one", "-o", str(tmp_path / "r.html")], ["compare", "one", "two"]]
+    for method in ("a", "b"):
+        for seed in (0, 1):
+            drawn = drawn_projects.Drawn(trials=12, facts={"seed": seed})
+            drawn_projects.write(tmp_path / method / str(seed), drawn, seed=seed + 2 * (method == "b"))
+    lines = [["report", "a/0", "-o", "r.html"], ["compare", "a", "b"]]
+    slow = (*(name for name in HEAVY if name != "numpy"), "numpy.ma", "threadpoolctl", "rich")
     code = (
         "import sys\nfrom manyfit.cli import main\n"
         f"assert [main(line) for line in {lines!r}] == [0, 0]\n"
-        "print([name for name in ('keras', 'jax', 'tensorflow', 'torch') if name in sys.modules], file=sys.stderr)\n"
+        f"print([name for name in {slow!r} if name in sys.modules], file=sys.stderr)\n"
     )
     settings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=settings, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=settings, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "[]\n")
+    assert re.search(r"P\(a > b\) = .* \[.*\]", done.stdout)
+    assert 'data-chart="importance"' in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 def test_a_project_that_somebody_has_open_is_shown_and_not_pruned(tmp_path, capsys):
@@ -201,7 +226,7 @@ def test_a_project_that_somebody_has_open_is_shown_and_not_pruned(tmp_path, caps
     ("arguments", "code", "words"),
     [
         (["ls", "nowhere"], 1, "no folder"),
-        (["show", "nowhere"], 1, "a folder without a project"),
+        (["show", "nowhere"], 1, "got no folder"),
         (["show", "one", "--trial", "99"], 1, "a trial of it: 0, 1"),
         (["compare", "one", "nowhere"], 1, "and 0 of b"),
         (["shew"], 2, "No such command"),

@@ -8,15 +8,17 @@ and 130 for Ctrl+C, as shells have it.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 import manyfit
-from manyfit.core.errors import ManyfitError, ProjectError, UsageError, explain
+from manyfit.core.errors import ManyfitError, ProjectError, UsageError, explain, first_line
 from manyfit.core.untrusted import shown
 from manyfit.dashboard.command import dashboard
 from manyfit.report.pruning import prunable
@@ -25,8 +27,19 @@ from manyfit.store import ProjectStore
 from manyfit.store.reading import projects_below
 
 _TO = ("csv", "parquet", "optuna", "mlflow", "wandb")
+_ENDINGS = {"parquet": "parquet", "optuna": "db"}
 _INTERRUPTED = 130  # as shells have it
 _Project = click.Path(path_type=Path)
+
+
+class _Seconds(click.FloatRange):
+    """A number of seconds: "nan" and "inf" are no such numbers, and lie within any range of click's."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found: float = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is no number of seconds", param, ctx)
+        return found
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,7 +71,7 @@ def list_projects(folder: Path, as_json: bool) -> None:
         raise ProjectError(
             explain(
                 f"manyfit ls {folder}",
-                "a folder without projects" if folder.is_dir() else "no folder",
+                "a folder without projects" if folder.is_dir() else "a file" if folder.exists() else "no folder",
                 "a folder with projects in it or below",
                 "Type the directory= of your tuners.",
             )
@@ -70,7 +83,8 @@ def list_projects(folder: Path, as_json: bool) -> None:
         table, num_unread = pages.list_of_projects(found, folder)
         pages.console().print(table)
     if num_unread == len(found):
-        raise ProjectError(f"None of {num_unread} projects can be read; the list says why.")
+        got, allowed = f"projects of which none can be read ({num_unread})", "a folder with projects that can be read"
+        raise ProjectError(explain(f"manyfit ls {folder}", got, allowed, "The list says why of each, and what to do."))
 
 
 @command_line.command()
@@ -83,7 +97,8 @@ def show(project: Path, trial: str | None, as_json: bool, watch: bool) -> None:
     from manyfit.report import pages  # loads rich
 
     if watch and (as_json or trial is not None):
-        raise click.UsageError("--watch shows the whole project: leave out --trial and --json.")
+        got, allowed = "--watch with --trial or --json", "one of them: --watch shows the whole project"
+        raise click.UsageError(explain("manyfit show", got, allowed, "Type --watch alone, and leave out the others."))
     if watch and sys.stdout.isatty():
         _watch(project)
         return
@@ -111,7 +126,7 @@ def _is_worked_on(seen: Snapshot) -> bool:
 @command_line.command()
 @click.argument("project", type=_Project)
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True)
-@click.option("--every", type=click.FloatRange(min=1), metavar="SECONDS", help="Write it again, while a search writes.")
+@click.option("--every", type=_Seconds(min=1), metavar="SECONDS", help="Write it again, while a search writes.")
 def report(project: Path, output: Path, every: float | None) -> None:
     """Writes what is known of PROJECT as one HTML file: what is real, what to change, where the time went.
 
@@ -183,13 +198,30 @@ def export(project: Path, kind: str, curves: bool, output: str | None, name: str
     """
     is_table = kind in ("csv", "parquet")
     if (is_table and name is not None) or (curves and not is_table):
-        raise click.UsageError("--curves is for csv and parquet, --name for the others.")
+        got, allowed = (
+            f"{'--curves' if curves else '--name'} with --to {kind}",
+            "--curves is for csv and parquet, --name",
+        )
+        raise click.UsageError(explain("manyfit export", got, f"{allowed} for the others", "Leave it out."))
     if output is None and kind in ("parquet", "optuna"):
-        raise click.UsageError(f"--to {kind} needs -o: where to write.")
+        got, allowed = f"--to {kind} without -o", f"--to {kind} needs -o: where to write"
+        raise click.UsageError(explain("manyfit export", got, allowed, f"Type -o results.{_ENDINGS[kind]}, say."))
+    if output == "":
+        got, allowed = "no name", "the name of a file, or an address of the tool"
+        raise click.UsageError(explain("manyfit export -o", got, allowed, "Type one, or leave -o out."))
     if is_table:
         _export_table(project, kind, curves, output)
     else:
-        click.echo(shown(_exported(project, kind, output, name)))
+        seen = Snapshot.of(project)
+        try:
+            said = _exported(seen, kind, output, name)
+        except (ManyfitError, ImportError):
+            raise
+        except Exception as error:  # of the tool, which has errors of its own: no such file, server, driver, login
+            got = f"{type(error).__name__} of the tool ({first_line(error)})"
+            allowed = "a file or an address where it can write, and that is its own"
+            raise UsageError(explain(f"manyfit export --to {kind}", got, allowed, "Type -o with another.")) from error
+        click.echo(shown(said))
 
 
 def _export_table(project: Path, kind: str, curves: bool, output: str | None) -> None:
@@ -207,10 +239,9 @@ def _export_table(project: Path, kind: str, curves: bool, output: str | None) ->
         files.write_csv(rows, path)
 
 
-def _exported(project: Path, kind: str, output: str | None, name: str | None) -> str:
+def _exported(seen: Snapshot, kind: str, output: str | None, name: str | None) -> str:
     from manyfit import trackers  # loads NumPy
 
-    seen = Snapshot.of(project)
     ended = sum(trial.ended_at is not None for trial in seen.trials)
     if kind == "optuna":
         study = trackers.export_study(seen, str(output), name)
@@ -224,7 +255,7 @@ def _exported(project: Path, kind: str, output: str | None, name: str | None) ->
 
 
 @command_line.command()
-@click.option("--seconds", default=30.0, show_default=True, type=click.FloatRange(min=5), help="For all of it.")
+@click.option("--seconds", default=30.0, show_default=True, type=_Seconds(min=5), help="For all of it.")
 @click.option("-o", "--output", type=_Project, help="The folder of its project; else one for temporary files.")
 def demo(seconds: float, output: Path | None) -> None:
     """From rows to a winner, on rows that are made up; and what to type to look at it."""
@@ -250,6 +281,42 @@ def completion(shell: str) -> None:
     click.echo(kind(command_line, {}, "manyfit", "_MANYFIT_COMPLETE").source())
 
 
+def _in_four_parts(error: click.ClickException) -> str:
+    """What is wrong with a command line; click says what came in, and its parameters know what is allowed."""
+    said = error.format_message().removesuffix(".")
+    if not isinstance(error, click.UsageError) or ". Allowed: " in said:
+        return said  # it is one of ours
+    context = error.ctx
+    where = "manyfit" if context is None else context.command_path
+    command = command_line if context is None else context.command
+    options = [opt for each in command.params for opt in each.opts if opt.startswith("--")]
+    allowed = f"what {where} takes"
+    if isinstance(error, click.NoSuchOption):
+        allowed = f"its options: {', '.join([*options, '--help'])}"
+    elif isinstance(command, click.Group):
+        allowed = f"a command: {', '.join(command.commands)}"
+    elif isinstance(error, click.BadParameter) and error.param is not None:
+        allowed = _allowed(error.param)
+    elif context is not None:
+        allowed = " ".join(command.collect_usage_pieces(context))
+    # The first sentence is what came in; what follows in click's is what was meant.
+    got, _, meant = said.partition(". ")
+    return explain(where, f"a wrong command line ({got})", allowed, f"{meant} Type {where} --help.".lstrip())
+
+
+def _allowed(parameter: click.Parameter) -> str:
+    kind = parameter.type
+    if isinstance(kind, click.Choice):
+        return ", ".join(map(str, kind.choices))
+    if isinstance(kind, click.IntRange | click.FloatRange):
+        ends = (
+            f"from {kind.min:g}" if kind.min is not None else "",
+            f"to {kind.max:g}" if kind.max is not None else "",
+        )
+        return f"a {'whole ' if isinstance(kind, click.IntRange) else ''}number {' '.join(filter(None, ends))}"
+    return parameter.make_metavar(click.Context(command_line))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
@@ -266,8 +333,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # Not its own mode for programs: that ends the process, which belongs to whoever calls this function.
         command_line.main(given, prog_name="manyfit", standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:  # its text is the help
         error.show()
+        raise SystemExit(error.exit_code) from None
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        usage = "" if context is None else f"{context.get_usage()}\n\n"
+        click.echo(shown(f"{usage}manyfit: {_in_four_parts(error)}"), err=True)
         raise SystemExit(error.exit_code) from None
     except (KeyboardInterrupt, click.Abort):
         return _INTERRUPTED

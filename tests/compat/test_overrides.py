@@ -226,6 +226,28 @@ def test_the_state_of_a_tuner_survives_a_restart(tmp_path):
     assert again.count == 3
 
 
+class Loop(kt.HyperModel):
+    """Trains without `compile`; what it keeps in the place of an optimizer is its own affair."""
+
+    def build(self, hp):
+        hp.Fixed("units", 3)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        if self.name:
+            model.optimizer = self.name
+        return model
+
+    def fit(self, hp, model, *args, **kwargs):
+        return float(hp.Choice("score", [1, 2]))
+
+
+@pytest.mark.parametrize("optimizer", [None, "a text"])
+def test_a_fit_of_ones_own_needs_no_compiled_model(optimizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("manyfit.core.environment.written_for_keras_tuner", True)
+    tuner = kt.GridSearch(Loop(name=optimizer), objective="score", directory=tmp_path)
+    tuner.search(verbose=0)
+    assert sorted(trial.score for trial in tuner.oracle.trials.values()) == [1.0, 2.0]
+
+
 # Oracles -------------------------------------------------------------------------------------------------------
 
 

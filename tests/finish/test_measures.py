@@ -158,6 +158,25 @@ def test_rows_without_a_prediction_count_as_the_worst(tuner):
     assert row["accuracy"].estimate <= whole["accuracy"].estimate
 
 
+class Subclassed(keras.Model):
+    """A model that has layers and no graph of them, so it does not say what shape its answers have."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1, activation="sigmoid")
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_a_model_that_is_a_class_of_its_own_has_intervals_too(tuner):
+    model = Subclassed()
+    model.compile("sgd", **BINARY)
+    model.fit(X, Y, epochs=1, verbose=0)
+    [row] = tuner.evaluate(X, Y, models=model).scores.values()
+    assert all(row[name].low < row[name].estimate < row[name].high for name in ("accuracy", "loss"))
+
+
 def test_a_constant_metric(tuner):
     y = (np.arange(40) % 2).astype("float32")[:, None]
     evaluation = tuner.evaluate(y, y, models=told(y, loss="mse", metrics=["accuracy"]))

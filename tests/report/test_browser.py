@@ -23,6 +23,7 @@ KINDS = {
     "none": drawn_projects.Drawn(trials=0),
     "one": drawn_projects.Drawn(trials=1),
     "all failed": drawn_projects.Drawn(trials=6, failed=6),
+    "thousands": drawn_projects.Drawn(trials=5000, epochs=30, failed=100),
 }
 WAIT = 60_000  # milliseconds; a loaded machine is slow, and nothing is measured here
 
@@ -96,6 +97,21 @@ def test_every_chart_has_marks(show):
     }  # fmt: skip
     assert all(count > 3 for count in marks.values()), marks
     assert marks["history"] >= 28 and marks["contour"] > 200
+
+
+def test_five_thousand_trials_are_drawn_and_a_click_on_one_of_them_picks_it_elsewhere(show):
+    seen = show("thousands")
+    _, _, before = seen.picked()
+    assert {"finalists", "history", "curves", "importance", "slice0", "contour", "time"} <= set(before)
+    points = seen.page.locator('.chart[data-chart="slice0"] svg path[aria-roledescription="point"]')
+    assert points.count() >= 400
+    # The last one drawn lies above the others, where thousands share a place.
+    points.last.scroll_into_view_if_needed()
+    points.last.click(force=True)
+    seen.page.wait_for_selector("#picked strong", timeout=WAIT)
+    _, [panel], after = seen.picked()
+    assert panel.startswith("trial ") and seen.page.url.endswith(f"#{panel.replace(' ', '=')}")
+    assert all(after[name] > before[name] for name in ("history", "slice1", "contour"))
 
 
 def test_a_click_in_one_chart_picks_the_trial_in_all(show):

@@ -9,7 +9,7 @@ import drawn_projects
 import pytest
 
 from manyfit.report import bars, charts
-from manyfit.report.chart_rows import finalist_rows
+from manyfit.report.chart_rows import finalist_rows, trial_rows
 from manyfit.report.snapshot import Snapshot
 
 vl_convert = pytest.importorskip("vl_convert", reason="the extra manyfit[report] is not installed")
@@ -93,6 +93,18 @@ def test_of_many_curves_the_best_are_drawn_and_the_others_are_an_area(tmp_path):
     first, second = sets["others"]
     others = sorted(trial.searched[0].curves["val_score"][0] for trial in seen.best()[200:])
     assert min(others) - 1e-4 <= first["low"] < first["high"] <= max(others) + 1e-4 and second["epoch"] == 2
+
+
+def test_of_many_trials_the_best_and_an_even_sample_are_drawn_and_small_charts_have_none_that_large_ones_lack(tmp_path):
+    seen = Snapshot.of(drawn_projects.write(tmp_path / "many", drawn_projects.Drawn(trials=1000, epochs=1)))
+    few, more, even = (
+        {row["trial"]: row["number"] for row in trial_rows(seen, most, best_too=best_too)}
+        for most, best_too in ((100, True), (400, True), (100, False))
+    )
+    assert set(few) < set(more) and set(even) < {trial.trial_id for trial in seen.trials}
+    assert {trial.trial_id for trial in seen.best(50)} <= set(few)
+    tenths = [sum((number - 1) // 100 == tenth for number in even.values()) for tenth in range(10)]
+    assert sum(tenths) == 100 and min(tenths) >= 8 and max(tenths) <= 13
 
 
 def test_finalists_are_those_of_the_search_until_there_are_others(plain):

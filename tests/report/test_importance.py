@@ -7,6 +7,7 @@ import math
 import drawn_projects
 import numpy as np
 import pytest
+import scipy.stats
 
 from manyfit.report.importance import Column, importances, ranked_trials, raw_importances, top_size
 from manyfit.report.ranges import searched_ranges
@@ -68,6 +69,24 @@ def density(counts):
         kernel = [prior + (at == place) for at in range(2)]
         whole = [w + counts[place] * k / sum(kernel) for w, k in zip(whole, kernel, strict=True)]
     return [(w + 0.5) / (total + 1) for w in whole]
+
+
+def test_a_number_is_a_mixture_of_scipys_truncated_normal_kernels():
+    """Seven trials at four places of nine, the best two of them at the first."""
+    places, size = np.array([2, 2, 3, 3, 3, 7, 8]), 9
+    [found] = raw_importances([Column(places, size, True)], np.arange(7), 2, of_tried=True)
+    p_top, p_all = (kernels(tried, size) for tried in (places[:2], places))
+    assert found == pytest.approx((2 / 7) ** 2 * sum(p_all * (p_top / p_all - 1) ** 2), rel=1e-9)
+
+
+def kernels(tried, size):
+    deviation = tried.std(ddof=1)
+    first, third = np.sort(tried)[[len(tried) // 4, min(len(tried) - 1, len(tried) * 3 // 4)]]
+    width = max(1.059 * min((third - first) / 1.34, deviation) * len(tried) ** -0.2, 0.5 / 1.64)
+    ends = np.arange(size + 1) - 0.5
+    below = [scipy.stats.norm.cdf(ends, place, width) for place in tried]
+    below.append(scipy.stats.norm.cdf(ends, (size - 1) / 2, size))
+    return sum(np.diff(each) / (each[-1] - each[0]) for each in below) / len(below)
 
 
 def test_what_decides_comes_first_and_what_does_nothing_is_no_more_than_chance(seen):

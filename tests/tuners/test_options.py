@@ -2,6 +2,7 @@
 
 import inspect
 import pydoc
+import re
 
 import pytest
 import tiny
@@ -48,8 +49,18 @@ def test_each_argument_is_shown_by_its_name(tuner):
     parameters = inspect.signature(tuner).parameters
     assert all(one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL) for one in parameters.values())
     assert {"directory", "project_name", "display", "executions_per_trial"} <= set(parameters)
-    line = pydoc.render_doc(tuner, renderer=pydoc.plaintext).splitlines()[3]
-    assert "overwrite: bool = False" in line and "kwargs" not in line and "'bool'" not in line
+    shown = pydoc.render_doc(tuner, renderer=pydoc.plaintext).splitlines()
+    assert " |      overwrite: bool = False," in shown and " |  ) -> None" in shown  # a line for each
+    assert not any("kwargs" in line for line in shown[: shown.index(" |  ) -> None")])
+
+
+@pytest.mark.parametrize("taken", [*FEW, kt.fit, kt.Tuner.fit, kt.Tuner.search])
+def test_help_says_of_each_argument_what_it_is_for(taken):
+    doc = inspect.getdoc(taken)
+    described = re.findall(r"^    (\*{0,2}\w+): \S", doc.partition("Args:\n")[2].partition("\n\n")[0], flags=re.M)
+    names = [name for name in inspect.signature(taken).parameters if name != "self"]
+    assert described == names
+    assert "Example: `" in doc
 
 
 @pytest.mark.parametrize("tuner", tiny.READY)

@@ -15,10 +15,12 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-
-from threadpoolctl import ThreadpoolController
+from typing import TYPE_CHECKING
 
 from manyfit.core.errors import UsageError, explain
+
+if TYPE_CHECKING:
+    import threadpoolctl
 
 # Keras's backend ----------------------------------------------------------------------------------------------
 
@@ -159,7 +161,9 @@ def one_thread() -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=1)
-def _libraries(num_modules: int) -> ThreadpoolController:
+def _libraries(num_modules: int) -> threadpoolctl.ThreadpoolController:
     """The libraries that are loaded. They come with modules, and looking for them takes some milliseconds."""
     del num_modules
-    return ThreadpoolController()
+    import threadpoolctl  # slow to load, for each command that looks at a project
+
+    return threadpoolctl.ThreadpoolController()

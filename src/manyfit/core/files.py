@@ -68,6 +68,10 @@ def replaced(path: Path, *, is_shared: bool = False, lasts: bool = False, makes_
     """
     # The ending stays: `numpy.savez` would add its own. A project has one writing process, so the name is the same each
     # time, and what a killed process left is written over instead of piling up.
+    if not path.name:  # of "" or "/"
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not (path.is_file() or path.is_dir()):  # an administrator's renaming would replace the device
+        raise OSError(errno.EINVAL, "a device or a pipe and no file", str(path))
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}" if is_shared else f"{PARTIAL}{path.name}")
     path.parent.mkdir(parents=makes_parents, exist_ok=True)
     # Whatever has that name goes first: a link that a stranger left there would be written through.

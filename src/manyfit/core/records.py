@@ -18,6 +18,9 @@ Values = Mapping[str, Value]
 PARENT_EPOCH = "tuner/parent_epoch"
 """Tag of a branch: after how many epochs of its parent it begins. Here, since who reads results knows no scheduler."""
 
+SEARCH = "search"
+"""The phase of executions that the search itself ran. Here, since who reads results knows no oracle."""
+
 ROWS = "tuner/rows"
 """Tag of a trial that trains on a part of the rows: on how many."""
 SHARE = "share_of_rows"

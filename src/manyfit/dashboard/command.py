@@ -6,7 +6,6 @@ import contextlib
 import secrets
 import socket
 import threading
-import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +43,8 @@ def dashboard(folder: Path, port: int | None, host: str, read_only: bool, no_ope
 def _is_up(url: str, *, is_opened: bool) -> None:
     click.echo(f"Manyfit's dashboard: {url}\nCtrl+C ends it.")
     if is_opened:
+        import webbrowser  # which all other commands do without
+
         # Of a thread: where there is no browser, some systems wait for one.
         threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 

@@ -35,7 +35,6 @@ from manyfit.core.objective import infer_metric_direction
 from manyfit.data.classes import ProjectFacts
 from manyfit.data.identity import fingerprint, row_identities
 from manyfit.data.kinds import FitData
-from manyfit.stats.posterior import search_posterior
 from manyfit.stats.ranking import expected_maximum
 
 MAX_KEPT_ROWS = 1 << 17
@@ -262,6 +261,8 @@ def _luck(metric: str, noise: float, scores: Sequence[float]) -> tuple[float, bo
     direction = infer_metric_direction(metric)
     if len(scores) < _MIN_MODELS or noise == 0 or direction is None or not np.isfinite(scores).all():
         return bound, noise > 0
+    from manyfit.stats.posterior import search_posterior  # slow to load, and who only reads looks asks for none
+
     losses = np.asarray(scores) * (1 if direction == "min" else -1)
     return min(bound, abs(search_posterior(losses, noise).finalists[0].optimism)), False
 

@@ -28,14 +28,14 @@ import numpy as np
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import Direction
+from manyfit.core.records import SEARCH
 from manyfit.core.signatures import checked_arguments
 from manyfit.evidence.test_rows import Look, Looks
-from manyfit.oracles.trial import SEARCH
 from manyfit.report import terminal
-from manyfit.report.confirmation import Confirmation
 from manyfit.stats.components import paired
 from manyfit.stats.intervals import Interval, Scale, confidence_level, mean_interval, scaled_interval
 from manyfit.store import ProjectStore
+from manyfit.store.reading import rows_told
 
 Kind = Literal["held-out", "confirmed", "search"]
 _KINDS: tuple[Kind, ...] = ("held-out", "confirmed", "search")  # what is trusted most comes first
@@ -191,6 +191,8 @@ def compare(
     Example: `print(kt.compare(["runs/random-0", "runs/random-1"], ["runs/bayes-0", "runs/bayes-1"]))`.
     """
     confidence = confidence_level("compare", confidence)
+    # Before any is opened, which leaves a trace of who held it.
+    _check_counts(*(len(_several(each)) for each in (a, b)))
     one, other = ([_read(project) for project in _several(each)] for each in (a, b))
     _check(one, other)
     pairs = list(zip(one, other, strict=True))
@@ -248,7 +250,7 @@ def _read(project: Project) -> Repetition:
                 'Type kt.compare("runs/random", "runs/bayes"), say.',
             )
         )
-    with contextlib.closing(ProjectStore(project)) as opened:
+    with contextlib.closing(ProjectStore(project)) as opened, rows_told(f'compare("{project}")'):
         return _repetition(opened)
 
 
@@ -261,7 +263,7 @@ def _repetition(store: ProjectStore) -> Repetition:
         raise UsageError(explain("compare(a, b)", got, "searches that found something", "Search first."))
     found: dict[Kind, float] = {"search": max(scores) if direction == "max" else min(scores)}
     stored = store.get("confirmation")
-    if stored is not None and (confirmed := Confirmation.from_dict(stored).score) is not None:
+    if stored is not None and (confirmed := stored["rows"][0]["score"]) is not None:
         found["confirmed"] = confirmed
     look = next(iter(Looks(store).all()), None)
     if look is not None and look.rows is not None:
@@ -272,7 +274,7 @@ def _repetition(store: ProjectStore) -> Repetition:
     epochs = sum(row["phase"] == SEARCH for row in store.epochs())
     budget = {"trials": len(store.trials()), "training runs": len(runs), "epochs": epochs}
     searched = store.get("searched_data", [])
-    prints = searched[-1]["prints"] if searched else {}
+    prints = {name: str(text) for name, text in searched[-1]["prints"].items() if text} if searched else {}
     return Repetition(
         str(store.folder), name, direction, store.get("seed"), prints, budget, found,
         look if "held-out" in found else None, len(scores),
@@ -291,17 +293,20 @@ def _objective(store: ProjectStore) -> tuple[str, Direction]:
 # What may be compared ----------------------------------------------------------------------------------------------
 
 
+def _check_counts(num_a: int, num_b: int) -> None:
+    if num_a != num_b or not num_a:
+        got = f"{num_a} projects of a and {num_b} of b"
+        raise UsageError(explain("compare(a, b)", got, "as many of each, one per seed", "Give them in the same order."))
+
+
 def _check(one: Sequence[Repetition], other: Sequence[Repetition]) -> None:
     where = "compare(a, b)"
-    if len(one) != len(other) or not one:
-        got = f"{len(one)} projects of a and {len(other)} of b"
-        raise UsageError(explain(where, got, "as many of each, one per seed", "Give them in the same order."))
     everything = [*one, *other]
     folders = [run.project for run in everything]
     if twice := [folder for folder in dict.fromkeys(folders) if folders.count(folder) > 1]:
         raise UsageError(explain(where, f'"{twice[0]}" twice', "each project once", "Search again with another seed."))
     for runs in (one, other):
-        keys = [(run.seed, *sorted(run.data.items())) for run in runs]
+        keys = [(str(run.seed), *sorted(run.data.items())) for run in runs]
         if len(set(keys)) < len(keys):
             got = f"two searches of one method with seed {next(key[0] for key in keys if keys.count(key) > 1)}"
             raise UsageError(explain(where, got, "another seed for each, or other rows", "Type seed=1, 2, ..."))

@@ -24,11 +24,12 @@ import keras
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.files import writing, written_whole
 from manyfit.core.history import at_epoch
+from manyfit.core.records import SEARCH
 from manyfit.data.classes import ProjectFacts
 from manyfit.evidence.test_rows import Look, Looks, luck_of_best
 from manyfit.finish.artefacts import Artefacts, weights_hash
 from manyfit.oracles import Oracle, Trial
-from manyfit.oracles.trial import SEARCH, Execution
+from manyfit.oracles.trial import Execution
 from manyfit.report.confirmation import Confirmation
 from manyfit.space.hyperparameter import HyperParameter
 from manyfit.training.estimators import save_final

@@ -16,14 +16,14 @@ from typing import Any
 
 from manyfit.core import seeds
 from manyfit.core.clock import Clock
-from manyfit.core.records import Decision, Ending, Plan, Result
+from manyfit.core.records import SEARCH, Decision, Ending, Plan, Result
 from manyfit.data.call import Call
 from manyfit.data.folds import FoldPlan
 from manyfit.data.identity import fingerprint
 from manyfit.data.rows import Rows
 from manyfit.finish.longer import run_seconds
 from manyfit.oracles import Oracle, Trial
-from manyfit.oracles.trial import RACE, SEARCH, Execution
+from manyfit.oracles.trial import RACE, Execution
 from manyfit.store.checksums import IsSound, unknown
 from manyfit.store.layout import ProjectLayout
 from manyfit.training.base import Task

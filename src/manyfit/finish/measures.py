@@ -293,7 +293,8 @@ def _answer(model: Evaluated | Estimator, test: Rows, how: Measuring) -> _Answer
 
 def _answers_much(model: keras.Model, num_rows: int) -> bool:
     """Whether all that a model says of so many rows is too large to be held: a number for each pixel, say."""
-    sizes = [size or 1 for size in model.output_shape[1:]] if isinstance(model.output_shape, tuple) else []
+    shape = getattr(model, "output_shape", None)  # which a subclassed model does not say
+    sizes = [size or 1 for size in shape[1:]] if isinstance(shape, tuple) else []
     return 4 * num_rows * math.prod(sizes) > MAX_READ_BYTES
 
 

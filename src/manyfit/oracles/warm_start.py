@@ -11,9 +11,8 @@ from typing import Any, Protocol
 
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import Objective, ParetoObjective
-from manyfit.core.records import Ending, Observation
+from manyfit.core.records import SEARCH, Ending, Observation
 from manyfit.oracles.commits import Store
-from manyfit.oracles.trial import SEARCH
 from manyfit.samplers.base import Sampler
 
 

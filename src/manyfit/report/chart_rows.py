@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -177,11 +178,13 @@ def _kept(snapshot: Snapshot, most: int, num_best: int) -> set[str]:
     ids = [trial.trial_id for trial in snapshot.trials]
     if len(ids) <= most:
         return set(ids)
-    # Even and not drawn: the same project gives the same picture, and early trials have their share.
+    # Even and not drawn: the same project gives the same picture, and early trials have their share. In the order of
+    # their places' bits read backwards, of which any beginning is even: a small chart's trials are in larger ones, too.
     best = {trial.trial_id for trial in snapshot.best(num_best)}
-    others = [trial_id for trial_id in ids if trial_id not in best]
-    step = len(others) / (most - len(best))
-    return best | {others[int(place * step)] for place in range(most - len(best))}
+    width = len(ids).bit_length()
+    spread = sorted(range(len(ids)), key=lambda place: f"{place:0{width}b}"[::-1])
+    others = (ids[place] for place in spread if ids[place] not in best)
+    return best | set(itertools.islice(others, most - len(best)))
 
 
 def _score(trial: RecordedTrial) -> float | None:

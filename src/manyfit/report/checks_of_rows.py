@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from manyfit.report import words
 from manyfit.report.snapshot import Snapshot
 from manyfit.report.words import plain
+from manyfit.stats.students import student_quantile
 from manyfit.store.facts import REPEATED
 
 _FEWEST = 10  # trials before it is said what nobody has tried
@@ -101,9 +102,7 @@ def _error(gains: list[float]) -> float:
     """Half of the interval of the mean; infinite for one."""
     if len(gains) < 2:
         return math.inf
-    from scipy.special import stdtrit  # which the other checks do without
-
-    quantile = float(stdtrit(len(gains) - 1, (1 + _CONFIDENCE) / 2))
+    quantile = student_quantile(len(gains) - 1, (1 + _CONFIDENCE) / 2)
     return quantile * statistics.stdev(gains) / math.sqrt(len(gains))
 
 

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import html
 import importlib
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +36,7 @@ def scripts_of_vega() -> str:
     # The package puts it together anew each time, which takes two seconds: more than all that is drawn.
     package = extra("vl_convert")
     folder = cache_folder("report")
-    kept = None if folder is None else folder / f"vega-{importlib.metadata.version(_NAMES['vl_convert'])}.js"
+    kept = None if folder is None else folder / f"vega-{package.__version__}.js"
     script = ""
     if kept is not None:
         with contextlib.suppress(OSError, UnicodeDecodeError):

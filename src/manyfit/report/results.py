@@ -103,10 +103,10 @@ class Results(Sequence[Row]):
         ordered = sorted(known, key=self._loss) if self.direction is not None else known
         ordered += [row for row in self.rows if row.score is None or not math.isfinite(row.score)]
         names = list(dict.fromkeys(name for row in self.rows for name in row.values if not name.startswith("tuner/")))
-        heads = ["trial", "execution", "score", "status", "epochs", "seconds", *(cell(name, 30) for name in names)]
+        heads = ["trial", "run", "score", "status", "epochs", "seconds", *(cell(name, 30) for name in names)]
         rows = [
             [
-                row.trial_id, str(row.execution), cell(row.score), row.status.lower(), str(row.num_epochs),
+                row.trial_id, str(row.execution + 1), cell(row.score), row.status.lower(), str(row.num_epochs),
                 cell(row.seconds), *(cell(row.values.get(name)) for name in names),
             ]
             for row in ordered[:MOST_ROWS]

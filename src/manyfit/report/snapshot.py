@@ -15,16 +15,15 @@ from typing import Any, Self
 from manyfit.core.compared import on_most_rows
 from manyfit.core.errors import ProjectError, UsageKeyError, explain
 from manyfit.core.html import MOST_ROWS, cell, piece, table
-from manyfit.core.records import ROWS, SHARE, Ending, Value, Values
+from manyfit.core.records import ROWS, SEARCH, SHARE, Ending, Value, Values
 from manyfit.core.signatures import at_least, checked_arguments
 from manyfit.core.untrusted import read_json
 from manyfit.report.results import Results, Row
 from manyfit.store import facts as names
 from manyfit.store.facts import Activity, Leader, SearchPlan, from_fact
-from manyfit.store.reading import ProjectRows, read_project
+from manyfit.store.reading import ProjectRows, read_project, rows_told
 from manyfit.store.schema import MOST_COUNTED
 
-_SEARCH = "search"
 _ENDED_BY = "ended_by"  # of `manyfit.oracles.endings`
 _OBJECTIVE = re.compile(r'name="([^"]+)", direction="(max|min)"')
 
@@ -48,6 +47,11 @@ class RecordedRun:
     outcome: Mapping[str, Any]
     logs: tuple[str, ...]
     first_epoch: int = 0
+
+    @property
+    def name(self) -> str:
+        """What people call it: "search 1" is the first run of the search, `execution` 0."""
+        return f"{self.phase} {self.execution + 1}"
 
     @property
     def num_epochs(self) -> int:
@@ -102,7 +106,7 @@ class RecordedTrial:
     @property
     def searched(self) -> list[RecordedRun]:
         """Its runs of the search."""
-        return [run for run in self.runs if run.phase == _SEARCH]
+        return [run for run in self.runs if run.phase == SEARCH]
 
     @property
     def is_completed(self) -> bool:
@@ -126,11 +130,9 @@ class RecordedTrial:
         shared = [name for name in (known[0] if known else {}) if all(name in one for one in known)]
         return {name: math.fsum(one[name] for one in known) / len(known) for name in shared}
 
+    @rows_told("a trial of a project")
     def _repr_html_(self) -> str:
-        runs = [
-            [f"{run.phase} {run.execution}", run.ending or "runs", cell(run.score), str(run.num_epochs)]
-            for run in self.runs[:MOST_ROWS]
-        ]
+        runs = [[run.name, run.ending or "runs", cell(run.score), str(run.num_epochs)] for run in self.runs[:MOST_ROWS]]
         told = f"Trial {self.trial_id}: {self.status.lower()}"
         values = ", ".join(f"{cell(name)} {cell(value)}" for name, value in self.values.items())
         return piece(
@@ -182,17 +184,8 @@ class Snapshot:
             ProjectError: there is no project, its file is damaged, or a newer Manyfit wrote it.
         """
         rows = read_project(folder)
-        try:
+        with rows_told(f'project "{folder}"'):
             return cls._from_rows(Path(folder), rows)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ProjectError(
-                explain(
-                    f'project "{folder}"',
-                    f"rows that cannot be read ({type(error).__name__}: {error})",
-                    "rows as Manyfit writes them",
-                    "Restore the project from a copy, or search again with overwrite=True.",
-                )
-            ) from error
 
     @classmethod
     def _from_rows(cls, folder: Path, rows: ProjectRows) -> Self:
@@ -226,13 +219,14 @@ class Snapshot:
         """
         known = {one.trial_id: one for one in self.trials}
         short = {key.lstrip("0") or "0": one for key, one in known.items()}
-        found = known.get(trial_id) or short.get(trial_id.lstrip("0") or "0")
+        found = known.get(trial_id) or (short.get(trial_id.lstrip("0") or "0") if trial_id else None)
         if found is None:
             some = ", ".join(list(known)[:8]) or "none yet"
             got = f"trial {trial_id!r}"
             raise UsageKeyError(explain(f'project "{self.folder}"', got, f"a trial of it: {some}", "Type its id."))
         return found
 
+    @rows_told("open_project(...).best()")
     @checked_arguments(num_trials=at_least(0, 3))
     def best(self, num_trials: int | None = None) -> list[RecordedTrial]:
         """Completed trials, best first: those that were confirmed, then the others by the score of the search.
@@ -279,6 +273,7 @@ class Snapshot:
                 seen.setdefault(name, set()).add(value)
         return [name for name, values in seen.items() if len(values) > 1 and not name.startswith("tuner/")]
 
+    @rows_told("open_project(...).results()")
     def results(self) -> Results:
         """One row per execution of the search, and the curves, as `tuner.results()` has them."""
         rows = [row for trial in self.trials for row in _result_rows(trial)]
@@ -395,11 +390,11 @@ def _trials(rows: ProjectRows) -> Iterator[RecordedTrial]:
         first.setdefault(row[:4], row[4])
     outcomes = {row[:4]: read_json(row[4]) for row in rows.executions}
     by_trial: dict[tuple[str, int], list[tuple[Any, ...]]] = {}
-    for key in sorted({*logs, *outcomes}, key=lambda key: (key[1] != _SEARCH, key)):
+    for key in sorted({*logs, *outcomes}, key=lambda key: (key[1] != SEARCH, key)):
         by_trial.setdefault((key[0], key[2]), []).append(key)
     by_rows: dict[str, dict[float, list[float]]] = {}
     for key, outcome in outcomes.items():
-        if key[1] == _SEARCH and outcome.get("score") is not None:
+        if key[1] == SEARCH and outcome.get("score") is not None:
             share = float((outcome.get("notes") or {}).get(SHARE, 1.0))
             by_rows.setdefault(key[0], {}).setdefault(share, []).append(float(outcome["score"]))
     for trial_id, number, status, attempt, values, text, started_at, ended_at in rows.trials:

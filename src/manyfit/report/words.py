@@ -195,7 +195,7 @@ def run_cells(run: RecordedRun) -> tuple[str, ...]:
     """A run in a table: which, how it ended, its score, its best epoch, its epochs, its seconds."""
     best = run.outcome.get("best_epoch")
     return (
-        f"{run.phase} {run.execution}",
+        run.name,
         run.ending or "runs",
         "" if run.score is None else number(run.score),
         "" if best is None else str(best + 1),

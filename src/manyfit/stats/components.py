@@ -31,11 +31,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from manyfit.core.checks import is_whole
 from manyfit.core.errors import UsageError, explain
 from manyfit.stats.intervals import Array, Interval, Scale, scaled_interval
+from manyfit.stats.students import student_quantile
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -190,6 +190,8 @@ class Components:
         distance = self.mean - bound
         if value == 0:
             return 0.5 if distance == 0 else float(distance < 0)
+        from scipy import special  # slow to load, and who compares two projects asks for no p-value
+
         return float(special.stdtr(min(degrees, 1e9), -distance / math.sqrt(value)))
 
     def equal_within(self, margin: float, error: float = 0.05) -> bool:
@@ -216,7 +218,7 @@ class Components:
     def _ratio(self, error: float, level: float) -> float:
         if not math.isfinite(error):
             return math.inf
-        quantile = -float(special.stdtrit(min(max(self.variance()[1], 1.0), 1e9), level))
+        quantile = -student_quantile(max(self.variance()[1], 1.0), level)
         return quantile * error / abs(self.mean) if self.mean != 0 else math.inf
 
 

@@ -20,9 +20,9 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from manyfit.core.errors import UsageError, explain
+from manyfit.stats.students import normal_quantile, student_quantile
 
 Array = NDArray[np.float64]
 
@@ -129,7 +129,7 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
     # One run has no spread: no honest interval is finite, and an error would hide the mean.
     if x.size == 1:
         return _around(float(x[0]), math.inf, confidence, 1)
-    t = float(special.stdtrit(x.size - 1, (1 + confidence) / 2))
+    t = student_quantile(x.size - 1, (1 + confidence) / 2)
     return _around(float(x.mean()), t * float(x.std(ddof=1)) / math.sqrt(x.size), confidence, x.size)
 
 
@@ -166,7 +166,7 @@ def fold_interval(scores: ArrayLike, validation_ratio: float, confidence: float 
         return Interval(mean, -math.inf, math.inf, confidence, 1)
     # (1). The second term does not shrink with more repeats: they share rows.
     error = math.sqrt((1 / x.size + validation_ratio) * float(x.var(ddof=1)))
-    reach = float(special.stdtrit(x.size - 1, (1 + confidence) / 2)) * error
+    reach = student_quantile(x.size - 1, (1 + confidence) / 2) * error
     return Interval(mean, mean - reach, mean + reach, confidence, int(x.size))
 
 
@@ -220,9 +220,8 @@ def scaled_interval(
     confidence = confidence_level("scaled_interval", confidence)
     if not (math.isfinite(variance) and degrees > 0):
         return Interval(estimate, -math.inf, math.inf, confidence, _count(num_rows))
-    z = float(special.ndtri((1 + confidence) / 2))
-    # SciPy's quantile fails for infinite degrees.
-    t = float(special.stdtrit(min(degrees, 1e9), (1 + confidence) / 2))
+    z = normal_quantile((1 + confidence) / 2)
+    t = student_quantile(degrees, (1 + confidence) / 2)
     error = math.sqrt(max(variance, 0.0))
     reach = t * error
     low, high = estimate - reach, estimate + reach
@@ -240,8 +239,8 @@ def scaled_interval(
         case Scale.LOG1M:
             high = min(high, max(1.0, estimate))
         case Scale.LOGIT if 0 < estimate < 1 and variance > 0:
-            center, half = float(special.logit(estimate)), reach / (estimate * (1 - estimate))
-            low, high = float(special.expit(center - half)), float(special.expit(center + half))
+            center, half = math.log(estimate / (1 - estimate)), reach / (estimate * (1 - estimate))
+            low, high = 1 / (1 + _exp(half - center)), 1 / (1 + _exp(-center - half))
         case Scale.LOGIT | Scale.WILSON:
             inside = estimate * (1 - estimate)
             size = min(inside / variance, most_rows) if inside > 0 and variance > 0 else num_rows

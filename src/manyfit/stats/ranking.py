@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import math
 
-from scipy import integrate, special
-
 from manyfit.core.errors import UsageError, explain
 
 
@@ -30,6 +28,8 @@ def expected_maximum(count: int) -> float:
         raise UsageError(explain("expected_maximum(count)", count, "1 or more", "Count the trials that have a score."))
     if count == 1:
         return 0.0
+    from scipy import integrate, special  # slow to load, and looking at a project asks for none of it
+
     # E max = integral of (1 - F^n(z)) over z > 0 minus integral of F^n(z) over z < 0, F the normal law.
     above, _ = integrate.quad(lambda z: -math.expm1(count * special.log_ndtr(z)), 0, 40, epsabs=1e-12, limit=200)
     below, _ = integrate.quad(lambda z: math.exp(count * special.log_ndtr(z)), -40, 0, epsabs=1e-12, limit=200)

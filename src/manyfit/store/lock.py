@@ -19,13 +19,14 @@ import time
 import weakref
 from collections import deque
 from pathlib import Path
-from typing import Protocol
-
-import filelock
+from typing import TYPE_CHECKING, Protocol
 
 from manyfit.core.errors import ProjectError, explain
 from manyfit.core.untrusted import read_json
 from manyfit.store.layout import ProjectLayout
+
+if TYPE_CHECKING:
+    import filelock
 
 
 class Opener(Protocol):
@@ -103,6 +104,8 @@ def renew(folder: Path) -> None:
 
 def _taken(folder: Path, path: Path) -> filelock.BaseFileLock:
     # One lock per process, counted: a lock of the system is the process's, so a second one would just succeed.
+    import filelock  # slow to load, for each command that only reads projects
+
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)

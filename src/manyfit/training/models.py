@@ -132,7 +132,7 @@ def _stateful_parts(model: keras.Model) -> Iterator[tuple[Any, bool]]:
         yield variable, True
     optimizer = getattr(model, "optimizer", None)
     for each in (optimizer, getattr(optimizer, "inner_optimizer", None)):  # a loss scale wraps the user's own
-        if each is not None:
+        if isinstance(each, keras.optimizers.Optimizer):  # a model with a `fit` of its own may keep anything there
             yield each, True
 
 
@@ -180,7 +180,9 @@ def _averages(optimizer: Any) -> bool:
 def summary_of(model: keras.Model) -> str:
     """A model in a few words: its layers, parameters and optimizer."""
     layers = ", ".join(type(layer).__name__ for layer in model.layers[:6]) + (", ..." if len(model.layers) > 6 else "")
-    return f"{layers}; {num_parameters(model):,} parameters; {type(model.optimizer).__name__}"
+    optimizer = getattr(model, "optimizer", None)  # a model that is trained otherwise need not be compiled
+    name = "not compiled" if optimizer is None else type(optimizer).__name__
+    return f"{layers}; {num_parameters(model):,} parameters; {name}"
 
 
 def check_size(model: keras.Model, max_model_size: int | None) -> None:

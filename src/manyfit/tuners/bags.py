@@ -16,6 +16,7 @@ from manyfit.core.checks import seconds_or_none, whole_number
 from manyfit.core.clock import Clock
 from manyfit.core.errors import SearchError, UsageError, explain
 from manyfit.core.events import RunsPlanned
+from manyfit.core.records import SEARCH
 from manyfit.data.folds import CrossValidation, FoldPlan
 from manyfit.data.identity import row_identities
 from manyfit.data.kinds import as_arrays, is_nested, map_leaves
@@ -27,7 +28,6 @@ from manyfit.ensemble.settings import RowCuts
 from manyfit.finish.cross_validation import of_all_rows
 from manyfit.finish.fold_runs import FOLD, FoldRun, FoldSupply, fold_names, known_runs, load_run
 from manyfit.oracles import Trial
-from manyfit.oracles.trial import SEARCH
 from manyfit.store.predictions import Kept, together
 from manyfit.training.base import Permissions, Task
 from manyfit.tuners import ensembling

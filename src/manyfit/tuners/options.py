@@ -1,13 +1,15 @@
 """The arguments by name that tuners hand on to each other, with their types: what editors complete and `help` shows.
 
 A constructor that hands on `**options: Unpack[SearchOptions]` has one line in place of thirty, and a type checker still
-knows each of them. `spelled_out` tells `inspect` and `help` as well.
+knows each of them. `spelled_out` tells `inspect` and `help` as well, and `described_by` has `help` say what each is
+for, which is written once, where it is taken.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, TypeVar
 
@@ -25,6 +27,10 @@ from manyfit.training.precision import Precision
 from manyfit.tuners.keras_tuner.overrides import Strategy
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Described = TypeVar("Described", bound=Callable[..., Any])
+
+#: Columns of a signature that `help` can show in one line.
+_WIDTH = 100
 
 
 class ProjectOptions(TypedDict, total=False):
@@ -81,7 +87,17 @@ class ReadyOptions(SearchOptions, total=False):
 
 
 class StepArguments(TypedDict, total=False):
-    """What `keras.Model.fit` takes that is neither rows nor epochs nor callbacks."""
+    """What `keras.Model.fit` takes that is neither rows nor epochs nor callbacks.
+
+    Args:
+        batch_size: rows of a step; None: 32.
+        shuffle: whether each epoch reads the rows in another order.
+        class_weight: class -> weight of its rows in the loss.
+        steps_per_epoch: batches of an epoch; None: all that there are.
+        validation_steps: batches that validate; None: all that there are.
+        validation_batch_size: rows of a batch that validates; None: `batch_size`.
+        validation_freq: validate after every so many epochs, or after those in a list.
+    """
 
     batch_size: int | None
     shuffle: bool
@@ -106,7 +122,14 @@ class ConfirmArguments(StepArguments, total=False):
 
 
 class RetrainArguments(StepArguments, total=False):
-    """What `Tuner.retrain` takes besides, as `model.fit` does."""
+    """What `Tuner.retrain` takes besides, as `model.fit` does.
+
+    Args:
+        sample_weight: one weight per row, or per row and output.
+        validation_data: rows to validate on: (x, y), (x, y, weights), or a pipeline.
+        validation_split: the share of the rows, from the end, to validate on instead.
+        initial_epoch: the number of the first epoch.
+    """
 
     sample_weight: FitData
     validation_data: object
@@ -115,7 +138,19 @@ class RetrainArguments(StepArguments, total=False):
 
 
 class CallArguments(RetrainArguments, total=False):
-    """What `Tuner.search` and `Tuner.fit` take besides x, y and epochs: all of `model.fit`, and four of their own."""
+    """What `Tuner.search` and `Tuner.fit` take besides x, y and epochs: all of `model.fit`, and four of their own.
+
+    Args:
+        verbose: 0 prints nothing; "auto" and 1 show the progress, 2 a line per trial as well.
+        callbacks: a list of Keras's callbacks; each training has copies of its own.
+        cross_validation: a `kt.CrossValidation`, a number of folds or a splitter of scikit-learn; every trial then runs
+            once per fold, and its score is the mean.
+        row_id: a name for each row of x (and behind these for each of `validation_data`), by which rows are known again
+            in ensembles with other searches and with files; None: frames are known by their index.
+        predict: the x of rows to be answered: what every trial says of them is kept, for `predictions(test=True)` and
+            `submission`.
+        trackers: where else the search is told: "mlflow", "wandb", "optuna", or a `kt.trackers.Tracker`; or a list.
+    """
 
     verbose: int | str
     callbacks: object
@@ -126,7 +161,13 @@ class CallArguments(RetrainArguments, total=False):
 
 
 class SearchArguments(CallArguments, total=False):
-    """What `Tuner.search` takes besides x and y."""
+    """What `Tuner.search` takes besides x and y.
+
+    Args:
+        x: rows, as `model.fit` takes them.
+        y: their targets.
+        epochs: of one training; 1 where nothing is said.
+    """
 
     epochs: int
 
@@ -175,6 +216,24 @@ def as_written(parameter: inspect.Parameter) -> inspect.Parameter:
     return parameter.replace(annotation=Written(annotation)) if isinstance(annotation, str) else parameter
 
 
+class Lines(inspect.Signature):
+    """A signature that is printed with a line for each parameter where they would not fit into one."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if len(text) <= _WIDTH:
+            return text
+        shown: list[str] = []
+        for parameter in self.parameters.values():
+            if parameter.kind is parameter.KEYWORD_ONLY and "*" not in shown:
+                shown.append("*")
+            shown.append(str(parameter))
+        answer = "" if self.return_annotation is self.empty else f" -> {self.return_annotation}"
+        return "(\n" + "".join(f"    {each},\n" for each in shown) + f"){answer}"
+
+
 def spelled_out(
     options: type, *takers: Callable[..., object], places: Sequence[str] = ()
 ) -> Callable[[Function], Function]:
@@ -215,7 +274,37 @@ def spelled_out(
             if name not in names
         ]
         answer = Written(signature.return_annotation)
-        function.__signature__ = inspect.Signature(shown, return_annotation=answer)  # type: ignore[attr-defined]
+        function.__signature__ = Lines(shown, return_annotation=answer)  # type: ignore[attr-defined]
         return function
+
+    return show
+
+
+_ARGS = re.compile(r"(?<=^Args:\n).*?(?=\n\n|\Z)", re.M | re.S)
+
+
+def _descriptions(doc: str | None) -> dict[str, str]:
+    """Argument -> the lines of a docstring about it."""
+    section = _ARGS.search(inspect.cleandoc(doc or ""))
+    entries = re.split(r"\n(?=    \S)", section[0]) if section else []
+    return {entry.partition(":")[0].strip(): entry for entry in entries}
+
+
+def described_by(*takers: Callable[..., object]) -> Callable[[Described], Described]:
+    """Has the docstring of a function or a class describe what `*places` and `**options` take.
+
+    Args:
+        takers: whose docstrings say it, the nearest first: classes of options, and what those are handed on to.
+    """
+
+    def show(taken: Described) -> Described:
+        known: dict[str, str] = {}
+        for taker in reversed(takers):
+            known |= _descriptions(taker.__doc__)
+        doc = inspect.cleandoc(taken.__doc__ or "")
+        known |= _descriptions(doc)
+        entries = [known[name] for name in inspect.signature(taken).parameters if name in known]
+        taken.__doc__ = _ARGS.sub(lambda _: "\n".join(entries), doc, count=1)
+        return taken
 
     return show

@@ -23,7 +23,7 @@ from manyfit.samplers.optuna_adapter import OptunaSamplerLike
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel
-from manyfit.tuners.options import FitOptions, ReadyOptions, SearchOptions, spelled_out
+from manyfit.tuners.options import FitOptions, ReadyOptions, SearchOptions, described_by, spelled_out
 from manyfit.tuners.tuner import Tuner
 
 #: What the parts that these go to answer for, in better words.
@@ -79,6 +79,7 @@ class ReadySearch(Tuner):
 _PLACES = tuple(inspect.signature(ReadySearch).parameters)[3:9]
 
 
+@described_by(Tuner, BaseTuner, Oracle)
 class RandomSearch(ReadySearch):
     """Random search: the baseline that everything else has to beat.
 
@@ -93,9 +94,8 @@ class RandomSearch(ReadySearch):
         allow_new_entries: whether it may add anything.
         max_retries_per_trial: how often a failed trial runs again.
         max_consecutive_failed_trials: after so many exceptions in a row the search gives up.
-        **options: `scheduler`, "asha", "median" or a scheduler; `max_seconds`; `max_total_epochs`; `constraints`, a
-            list of `kt.Constraint`; `compat="keras_tuner"`, where a list of objectives means their sum; and everything
-            of `Tuner`: `directory`, `project_name`, `overwrite`, `executions_per_trial`, `max_model_size`, ...
+        **options: everything of `Tuner`, and of `Oracle` `scheduler`, `max_seconds`, `max_total_epochs`, `constraints`
+            and `compat`.
 
     Raises:
         UsageError: an argument of another name, or outside of what is allowed.
@@ -108,11 +108,15 @@ class RandomSearch(ReadySearch):
 
 
 # KerasTuner's `GridSearch` tries the whole grid unless told otherwise, hence another default for `max_trials`.
+@described_by(RandomSearch)
 class GridSearch(ReadySearch):
     """Grid search: all of a finite space, each configuration once, in a stable order.
 
-    Ranges without a step are tried at ten values and the default. Arguments: see `RandomSearch`;
-    `max_trials=None` tries the whole grid.
+    Ranges without a step are tried at ten values and the default.
+
+    Args:
+        max_trials: configurations at most; None: the whole grid.
+        **options: as in `RandomSearch`.
 
     Example: `kt.GridSearch(build_model, "val_accuracy")`; docs/confirm.md runs one.
     """
@@ -132,16 +136,26 @@ class GridSearch(ReadySearch):
         super().__init__(hypermodel, objective, max_trials, *places, **given)
 
 
+@described_by(RandomSearch)
 class QuasiRandomSearch(ReadySearch):
-    """Fills the space evenly (a scrambled Sobol sequence): better than random with few trials, and as parallel."""
+    """Fills the space evenly (a scrambled Sobol sequence): better than random with few trials, and as parallel.
+
+    Args:
+        **options: as in `RandomSearch`.
+
+    Example: `kt.QuasiRandomSearch(build_model, "val_accuracy", max_trials=10)`; docs/confirm.md runs some.
+    """
 
     _oracle_class = oracles.QuasiRandomSearchOracle
 
 
+@described_by(RandomSearch)
 class Search(ReadySearch):
     """Picks the method by space and budget, and says which: grid, Bayesian optimisation or evolution.
 
-    Arguments: see `RandomSearch`, and `beliefs`: a list of `kt.Belief`, where good values are expected.
+    Args:
+        beliefs: a list of `kt.Belief`: where good values are expected.
+        **options: as in `RandomSearch`.
 
     Example: `kt.Search(build_model, "val_accuracy")`; docs/minutes.md runs one.
     """
@@ -168,10 +182,15 @@ class Search(ReadySearch):
         self._display.say(f"Search: {self.oracle.describe()}")
 
 
+@described_by(RandomSearch)
 class Evolution(ReadySearch):
     """Regularised evolution (a genetic algorithm): for large budgets and odd spaces.
 
-    Arguments: see `RandomSearch`, and `num_parents`: how many of the latest trials are kept to descend from.
+    Args:
+        num_parents: how many of the latest trials are kept to descend from.
+        **options: as in `RandomSearch`.
+
+    Example: `kt.Evolution(build_model, "val_accuracy", max_trials=1000)`.
     """
 
     _oracle_class = oracles.EvolutionOracle
@@ -191,6 +210,7 @@ class Evolution(ReadySearch):
         super().__init__(hypermodel, objective, max_trials, *places, **given)
 
 
+@described_by(RandomSearch)
 class BayesianOptimization(ReadySearch):
     """Bayesian optimisation with a Gaussian process: the fewest trials.
 
@@ -202,9 +222,8 @@ class BayesianOptimization(ReadySearch):
             Trials of earlier searches count (`warm_start`).
         alpha: noise variance that is expected, relative to the objective's; the data decide.
         beta: None for expected improvement; a number for KerasTuner's confidence bound.
-        *places: `seed` and so on, as in `RandomSearch`, which KerasTuner's users may pass by their places.
         beliefs: a list of `kt.Belief`: where good values are expected.
-        **options: everything of `RandomSearch`, which says what each is for.
+        **options: as in `RandomSearch`; KerasTuner's users may pass `seed` and so on by their places.
 
     Raises:
         UsageError: an argument of another name, or outside of what is allowed.
@@ -239,18 +258,25 @@ class BayesianOptimization(ReadySearch):
         super().__init__(hypermodel, objective, max_trials, *places, **given)
 
 
+@described_by(RandomSearch)
 class OptunaSearch(ReadySearch):
     """Lets any sampler of Optuna decide what to try; needs `pip install manyfit[optuna]`.
 
-    Arguments: see `RandomSearch`, and by name `sampler`, "TPESampler" by default: a class in `optuna.samplers` by its
-    name or itself, an object as in `optuna.create_study(sampler=...)`, or a function that takes a seed and returns one;
-    and `sampler_settings`: arguments of a name or a class, JSON only. The seed of the search decides in each case, and
-    a search that was killed goes on as if it had not been: of an object copies are used, as it was handed in, and what
-    such a copy remembers comes from the trials that it lives through again.
+    The seed of the search decides in each case, and a search that was killed goes on as if it had not been: of an
+    object copies are used, as it was handed in, and what such a copy remembers comes from the trials that it lives
+    through again.
+
+    Args:
+        sampler: a class in `optuna.samplers` by its name or itself, an object as in `optuna.create_study(sampler=...)`,
+            or a function that takes a seed and returns one.
+        sampler_settings: arguments of a name or a class, JSON only.
+        **options: as in `RandomSearch`.
 
     Raises:
         UsageError: Optuna is not installed, or has no such sampler, or it does not take these settings; or a sampler
             that needs a study of its own (`GridSampler`, `QMCSampler`, `PartialFixedSampler`).
+
+    Example: `kt.OptunaSearch(build_model, "val_loss", max_trials=30, sampler="CmaEsSampler")`.
     """
 
     _oracle_class = oracles.OptunaOracle
@@ -271,6 +297,7 @@ class OptunaSearch(ReadySearch):
         super().__init__(hypermodel, objective, max_trials, *places, **given)
 
 
+@described_by(RandomSearch)
 class Hyperband(ReadySearch):
     """Hyperband: many trials on few epochs, the best of them on more.
 
@@ -283,10 +310,11 @@ class Hyperband(ReadySearch):
         factor: one in so many trials is promoted, and trains so many times as long.
         hyperband_iterations: how often all brackets are run; 0 or None: until `max_trials`, `max_total_epochs` or
             `max_seconds` ends it.
-        *places: `seed` and so on, as in `RandomSearch`, which KerasTuner's users may pass by their places.
         max_trials: configurations at most; None: as many as the brackets ask for.
         min_epochs: the shortest first rung.
-        **options: see `RandomSearch`.
+        **options: as in `RandomSearch`; KerasTuner's users may pass `seed` and so on by their places.
+
+    Example: `kt.Hyperband(build_model, "val_loss", max_epochs=81)`; docs/how-long.md runs one.
     """
 
     _oracle_class = oracles.HyperbandOracle
@@ -315,6 +343,7 @@ class Hyperband(ReadySearch):
         super().__init__(hypermodel, objective, max_trials, *places, **given)
 
 
+@described_by(Tuner.fit)
 @spelled_out(FitOptions, Tuner.fit)
 @checked_arguments()
 def fit(
@@ -349,10 +378,11 @@ def fit(
         The winner: print it. `predict`, `evaluate` and `save` are what people want of it; `search` is the tuner.
 
     Raises:
-        UsageError: as `Tuner.fit` and `Search` say.
-        SearchError: likewise.
+        UsageError: several objectives, no limit at all, data of which nothing can be held out, or an argument of
+            another name or outside of what is allowed.
+        SearchError: all trials failed, or the time was too short for one epoch.
 
-    Example: see the README.
+    Example: `kt.fit(build_model, x, y, "val_accuracy", max_seconds=600)`; the README runs one.
     """
     where = tempfile.mkdtemp(prefix="manyfit-") if directory is None else directory
     tuner = Search(hypermodel, objective, seed=seed, directory=where, project_name=project_name, overwrite=overwrite)

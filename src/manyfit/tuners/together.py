@@ -43,7 +43,14 @@ from manyfit.tuners.keras_tuner.callbacks import is_overridden, only_keras
 from manyfit.tuners.keras_tuner.hypermodel import BuildFunction, HyperModel, ReadySpace, overrides_fit
 from manyfit.tuners.keras_tuner.one_by_one import RETURNED, TakenDown
 from manyfit.tuners.keras_tuner.overrides import ModelTuner
-from manyfit.tuners.options import SearchArguments, spelled_out
+from manyfit.tuners.options import (
+    CallArguments,
+    RetrainArguments,
+    SearchArguments,
+    StepArguments,
+    described_by,
+    spelled_out,
+)
 from manyfit.tuners.recording import Recording, SearchSources
 from manyfit.tuners.row_parts import check_parts, parts_of
 from manyfit.tuners.supply import SearchSupply
@@ -107,6 +114,7 @@ class PopulationTuner(ModelTuner):
         with exploring_builds(self._fuses()):
             super()._populate_initial_space()
 
+    @described_by(SearchArguments, CallArguments, RetrainArguments, StepArguments)
     @spelled_out(SearchArguments, keras.Model.fit, places=("x", "y"))
     def search(  # type: ignore[override]  # names that are known in place of any
         self, *fit_args: Any, stop_when: StopCondition | None = None, **arguments: Unpack[SearchArguments]
@@ -115,14 +123,8 @@ class PopulationTuner(ModelTuner):
 
         Args:
             *fit_args: usually x and y.
-            stop_when: see `BaseTuner.search`.
-            **arguments: `validation_data`, `epochs`, `callbacks`, ...; `verbose=0` prints nothing. Beyond those of
-                `model.fit`: `cross_validation`, a `kt.CrossValidation`, a number of folds or a splitter of
-                scikit-learn; every trial then runs once per fold, and its score is the mean. `row_id`, a name for each
-                row of x (and behind these for each of `validation_data`), by which rows are known again in ensembles
-                with other searches and with files; left out, frames are known by their index. `predict`, the x of rows
-                to be answered: what every trial says of them is kept, for `predictions(test=True)` and `submission`.
-                `trackers`, where else the search is told: "mlflow", "wandb", "optuna", or a `kt.trackers.Tracker`.
+            stop_when: ends the search earlier: `kt.Reached(0.98) | kt.NoGain(trials=20)`, say.
+            **arguments: of `model.fit`, and four of its own: see `CallArguments`.
 
         Raises:
             UsageError: the data cannot be right, or the objective is not among the metrics that were logged.
@@ -131,6 +133,8 @@ class PopulationTuner(ModelTuner):
             UsageError: a tracker that is none.
             ImportError: a tracker's tool is not installed.
             SearchError: every trial failed, or too many in a row did. What finished before is kept.
+
+        Example: `tuner.search(x, y, epochs=10, validation_split=0.2)`; docs/tutorials/keras-tuner.md runs one.
         """
         with self._display.showing("a search", arguments.get("verbose", 1), stays=True):
             self._search(fit_args, {**arguments}, stop_when)

@@ -38,6 +38,8 @@ from manyfit.tuners.options import (
     ConfirmArguments,
     ProjectOptions,
     RetrainArguments,
+    StepArguments,
+    described_by,
     spelled_out,
 )
 from manyfit.tuners.trainers import exploring_builds
@@ -45,6 +47,7 @@ from manyfit.tuners.trainers import exploring_builds
 _STRATEGY = Allowed("a tf.distribute.Strategy, or None", lambda value: value is None or hasattr(value, "scope"))
 
 
+@described_by(BaseTuner)
 class Tuner(HandingTuner):
     """Searches the hyperparameters of Keras models.
 
@@ -80,6 +83,8 @@ class Tuner(HandingTuner):
         UsageError: no `hypermodel` while `run_trial` is not overridden, or a number out of its range.
         FatalValueError: an option that is not allowed, or that the backend cannot follow.
         FatalTypeError: the build function returned something that is no compiled Keras model.
+
+    Example: `kt.Tuner(kt.Oracle("val_loss", max_trials=20, sampler=...), build_model)`.
     """
 
     @spelled_out(ProjectOptions, BaseTuner)
@@ -144,6 +149,7 @@ class Tuner(HandingTuner):
         """See `BaseTuner`. The final models stay here."""
         return {**super().stand_ins(), "_finish": None}
 
+    @described_by(CallArguments, RetrainArguments, StepArguments)
     @spelled_out(CallArguments, keras.Model.fit)
     @checked_arguments(max_seconds=above(0, 60))
     def fit(

@@ -15,10 +15,9 @@ from typing import Any, Protocol, cast
 
 from manyfit.core import seeds
 from manyfit.core.lifecycle import TrialOutcome, failure_of
-from manyfit.core.records import Decision, Ending, Plan, Result
+from manyfit.core.records import SEARCH, Decision, Ending, Plan, Result
 from manyfit.oracles import Oracle, Trial
 from manyfit.oracles.scoring import Scoring
-from manyfit.oracles.trial import SEARCH
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store.layout import ProjectLayout
 from manyfit.training.base import Supply, Task, Trainer
