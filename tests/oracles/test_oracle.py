@@ -332,3 +332,19 @@ def test_time_runs_only_while_the_clock_does():
     oracle.stop_clock()
     spent = oracle.clock.spent()
     assert spent > 0 and oracle.clock.spent() == spent
+
+
+def test_contenders_get_what_is_left_once_everything_was_tried():
+    hp = kt.HyperParameters()
+    hp.Int("units", 1, 2)
+    oracle = random_oracle(hyperparameters=hp)
+    for name in "ab":
+        assert not oracle.ends_with_contenders()
+        end(oracle, oracle.create_trial(name), [1.0])
+        oracle.replicates = True
+    assert oracle.ends_with_contenders()
+    oracle.replicates = False
+    assert not oracle.ends_with_contenders()
+    several = random_oracle(hyperparameters=hp, objective=[kt.Objective("loss", "min"), kt.Objective("mae", "min")])
+    several.replicates = several.proposals.is_exhausted = True
+    assert not several.ends_with_contenders()
