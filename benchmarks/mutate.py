@@ -47,7 +47,10 @@ import pytest
 from conditions import conditions
 from mutants import PACKAGES, ROOT, SOURCE, Mutant, all_mutants, certain_of, drawn, exchange, functions_of_process
 
-TESTS = (*PACKAGES, "contract/test_samplers.py", "contract/test_families.py", "contract/test_optuna_adapter.py")
+CONTRACTS = ("contract/test_samplers.py", "contract/test_families.py", "contract/test_optuna_adapter.py")
+#: Of tuners, with formulas in place of models: requests, warm starts, endings and resuming are reached by them.
+TUNERS = tuple(f"tuners/test_{each}.py" for each in ("requests", "knowledge", "stopping", "resume"))
+TESTS = (*PACKAGES, *CONTRACTS, *TUNERS)
 #: They train models, in the main.
 WIDER = ("evidence", "report", "tuners", "finish", "contract", "executors", "data")
 KEPT = ROOT / "build" / "mutation"

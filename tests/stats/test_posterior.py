@@ -291,9 +291,7 @@ def test_what_cannot_be_is_said(call):
 def test_tails_shrink_with_runs_as_far_as_the_luck_is_theirs():
     # omega^2 = 4: of a mean over 2 runs with w = 3, the share (4 - 3) / (2 - 1) / 3 shrinks with runs.
     one, half, none = (_tails(np.array([w]), 2.0, np.array([2.0]))[0] - 1 for w in (2.0, 3.0, 4.0))
-    np.testing.assert_allclose(
-        half, one / 3
-    )  # omega^2 = 4: of a mean over 2 runs w = 3 the share (4 - 3) / (2 - 1) / 3
+    np.testing.assert_allclose(half, one / 3)
     np.testing.assert_allclose(none, 0.0, atol=1e-12)
     np.testing.assert_allclose(one, (_tails(np.array([4.0]), 2.0)[0] - 1) / np.sqrt(2))
     np.testing.assert_allclose(_tails(np.array([30.0]), math.sqrt(40.0), np.array([2.0]))[0] - 1, half)
