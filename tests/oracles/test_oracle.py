@@ -348,3 +348,24 @@ def test_contenders_get_what_is_left_once_everything_was_tried():
     several = random_oracle(hyperparameters=hp, objective=[kt.Objective("loss", "min"), kt.Objective("mae", "min")])
     several.replicates = several.proposals.is_exhausted = True
     assert not several.ends_with_contenders()
+
+
+def test_the_state_counts_runs_and_numbers_from_one():
+    oracle = random_oracle(max_retries_per_trial=1)
+    failed = oracle.create_trial("a")
+    fail(oracle, failed)
+    assert oracle.create_trial("a") is failed
+    end(oracle, failed, [1.0])
+    second = oracle.create_trial("a")
+    state = oracle.get_state()
+    assert state["run_times"] == {failed.trial_id: 2, second.trial_id: 1}
+    assert state["display"]["trial_number"] == {failed.trial_id: 1, second.trial_id: 2}
+
+
+def test_a_search_limited_in_epochs_learns_how_long_a_training_is():
+    free, limited = random_oracle(), random_oracle(max_total_epochs=100)
+    before = free.scheduler
+    free.set_epochs(5)
+    assert free.scheduler is before
+    limited.set_epochs(5)
+    assert limited.scheduler.max_epochs == 5

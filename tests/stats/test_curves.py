@@ -5,6 +5,7 @@ import pytest
 
 from manyfit.core.errors import UsageError
 from manyfit.stats.curves import (
+    _running_median,
     best_epoch_optimism,
     curve_jitter,
     effective_epochs,
@@ -160,3 +161,7 @@ def test_the_loss_at_best_is_never_below_the_best_loss():
 def test_epochs_that_move_together_have_no_luck_among_them():
     assert expected_best(20, 1.0) == expected_best(20, 1.5) == 0.0
     assert expected_best(20, -0.5) == expected_best(20, 0.0) > 0
+
+
+def test_a_running_median_stands_still_at_both_ends():
+    np.testing.assert_array_equal(_running_median(np.array([5.0, 1.0, 2.0, 9.0, 3.0])), [5, 2, 2, 3, 3])
