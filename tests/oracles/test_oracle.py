@@ -369,3 +369,17 @@ def test_a_search_limited_in_epochs_learns_how_long_a_training_is():
     assert free.scheduler is before
     limited.set_epochs(5)
     assert limited.scheduler.max_epochs == 5
+
+
+def test_models_are_kept_of_the_best_and_of_the_whole_front():
+    objectives = [kt.Objective("loss", "min"), kt.Objective("mae", "min")]
+    oracle = random_oracle(objective=objectives)
+    for loss, mae in ((1.0, 5.0), (2.0, 3.0), (4.0, 4.0), (3.0, 1.0)):
+        trial = oracle.create_trial("a")
+        plan = Plan(trial.trial_id, 0, trial.hyperparameters, 1)
+        oracle.book.add_execution(Result(plan, Ending.COMPLETED, {"loss": [loss], "mae": [mae]}))
+        end(oracle, trial)
+    front = [trial.trial_id for trial in oracle.book.front()]
+    assert sorted(front) == ["0", "1", "3"]
+    kept = [trial.trial_id for trial in oracle.book.kept(2)]
+    assert sorted(kept) == sorted(front) and kept[:2] == [trial.trial_id for trial in oracle.book.best(2)]
