@@ -56,8 +56,8 @@ test-extras: $(EXTRAS)/.installed ## samplers of Optuna, estimators of XGBoost, 
 test-autokeras: $(AUTOKERAS)/.installed ## AutoKeras 3.0 on Manyfit, in an environment of its own; not part of CI
 	KERAS_BACKEND=jax $(AUTOKERAS)/bin/python -m pytest tests/compat/test_autokeras.py
 
-fuzz: $(VENV)/.installed ## configurations, definitions and files of any content: many, and other ones each time
-	MANYFIT_FUZZ=2000 $(BIN)/python -m pytest tests/test_fuzz.py
+fuzz: $(VENV)/.installed ## configurations, definitions, rows and files of any content: many, and other ones each time
+	MANYFIT_FUZZ=2000 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_projects.py
 
 test-ray: $(RAY)/.installed ## executors on Ray clusters of this machine
 	$(RAY)/bin/python -m pytest tests/executors/test_ray.py

@@ -24,6 +24,7 @@ from manyfit.report import bars, charts
 from manyfit.report.drawing import html_page, png, svg
 from manyfit.report.ranges import searched_ranges
 from manyfit.report.snapshot import Snapshot
+from manyfit.store.reading import rows_told
 
 __all__ = [
     "Figure", "contour", "curves", "ensemble", "finalists", "history", "importance", "pareto", "slice", "time",
@@ -99,6 +100,7 @@ class Figure:
         return f"<Figure: {self.spec.get('description', 'a chart')}>"
 
 
+@rows_told("plot.history")
 @checked_arguments()
 def history(source: Source, *, over: str = "trials") -> Figure:
     """Each trial's score, the best so far, and where the winner's score lies.
@@ -116,12 +118,14 @@ def history(source: Source, *, over: str = "trials") -> Figure:
     return _figure("history", charts.history(_seen(source), over), "a trial with a score")
 
 
+@rows_told("plot.curves")
 @checked_arguments()
 def curves(source: Source) -> Figure:
     """Curves of the best 200 trials, where the others lie, and which were stopped or paused."""
     return _figure("curves", charts.curves(_seen(source)), "a trial that has logged the objective each epoch")
 
 
+@rows_told("plot.slice")
 @checked_arguments()
 def slice(source: Source, name: str) -> Figure:  # the word of the field
     """Scores over one hyperparameter.
@@ -135,6 +139,7 @@ def slice(source: Source, name: str) -> Figure:  # the word of the field
     return _figure("slice", charts.slice_of(seen, name), "a trial with a score")
 
 
+@rows_told("plot.contour")
 @checked_arguments()
 def contour(source: Source, first: str | None = None, second: str | None = None) -> Figure:
     """Scores over two hyperparameters whose values lie on a scale.
@@ -150,30 +155,35 @@ def contour(source: Source, first: str | None = None, second: str | None = None)
     return _figure("contour", charts.contour(seen, first, second), needed)
 
 
+@rows_told("plot.importance")
 @checked_arguments()
 def importance(source: Source) -> Figure:
     """How much each hyperparameter decides whether a trial is among the best, with 90 % intervals (PED-ANOVA)."""
     return _figure("importance", bars.importance(_seen(source)), "ten trials that differ")
 
 
+@rows_told("plot.finalists")
 @checked_arguments()
 def finalists(source: Source) -> Figure:
     """Where each finalist's score lies; a cross is what the search said."""
     return _figure("finalists", bars.finalists(_seen(source)), "five trials, or a confirmation")
 
 
+@rows_told("plot.pareto")
 @checked_arguments()
 def pareto(source: Source) -> Figure:
     """The first two of several objectives, and the trials that no other one beats in all."""
     return _figure("pareto", charts.pareto(_seen(source)), "a search for several objectives")
 
 
+@rows_told("plot.time")
 @checked_arguments()
 def time(source: Source) -> Figure:
     """Where the seconds went."""
     return _figure("time", bars.time(_seen(source)), "a trial that has ended")
 
 
+@rows_told("plot.ensemble")
 @checked_arguments()
 def ensemble(source: Source) -> Figure:
     """How much each member of the latest ensemble counts."""

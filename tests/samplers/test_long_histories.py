@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from manyfit.core.records import Ending, Observation
+from manyfit.samplers import candidates
 from manyfit.samplers.candidates import settled, tried
 from manyfit.samplers.gp import data
 from manyfit.samplers.gp.data import MAX_POINTS, collect, most_telling
@@ -61,6 +64,28 @@ def test_a_space_that_grew_and_values_that_are_others_are_looked_at_anew():
     for start in range(5):
         other = history_of(space_of(64), 20 + start)
         assert [key for _, key in settled(wide, other)] == [wide.key(wide.adapt(each.values)) for each in other]
+
+
+def test_a_history_that_has_grown_is_not_gone_through_again(monkeypatch):
+    looks = []
+    honest = candidates._Settled.of
+    monkeypatch.setattr(candidates._Settled, "of", lambda self, *given: looks.append(1) or honest(self, *given))
+    encoding, history = Encoding(space_of()), history_of(space_of(), 400)
+    assert len(tried(encoding, history[:390], [])) == 390 == len(looks)
+    looks.clear()
+    for count in range(391, 401):
+        assert len(tried(encoding, history[:count], [])) == count
+        assert len(settled(encoding, history[:count])) == count
+    assert len(looks) == 10
+    # One that ends late stands among those that have begun after it; one that is taken back is no longer tried.
+    late = [*history[:20], *history[21:]]
+    keys = [encoding.key(encoding.adapt(each.values)) for each in history]
+    assert tried(encoding, late, []) == {*keys[:20], *keys[21:]}
+    assert tried(encoding, history, []) == set(keys)
+    assert [key for _, key in settled(encoding, history)] == keys
+    assert tried(encoding, history[:5], []) == set(keys[:5])
+    earlier = [dataclasses.replace(each, earlier=True) for each in history[:3]]
+    assert tried(encoding, [*earlier, *history[3:5]], [history[9].values]) == {*keys[3:5], keys[9]}
 
 
 def test_up_to_so_many_points_nothing_is_left_out_and_beyond_the_best_the_nearest_and_a_spread_stay(monkeypatch):

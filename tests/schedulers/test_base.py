@@ -4,7 +4,7 @@ import pytest
 
 from manyfit.core.errors import UsageError
 from manyfit.core.records import Decision, Ending, Progress
-from manyfit.schedulers.base import Limits, Room
+from manyfit.schedulers.base import PARENT, Limits, Room
 from manyfit.schedulers.full_length import FullBudget
 
 
@@ -77,3 +77,17 @@ def test_full_budget_refuses_a_cap_on_epochs_without_epochs():
 def test_full_budget_refuses_what_is_no_count(wrong):
     with pytest.raises(UsageError, match=r"FullBudget\(max_epochs=...\)"):
         FullBudget(max_epochs=wrong)
+
+
+def test_a_search_without_branches_counts_its_trials_without_going_through_them():
+    class Untouched(list):
+        def __iter__(self):
+            raise AssertionError("gone through")
+
+    history = Untouched([Progress(str(n), (0.5,), None, Ending.COMPLETED, False, {}) for n in range(5)])
+    assert len(FullBudget().assign(history, 10, Limits(max_trials=8))) == 3
+    # A branch is no start, where there may be some.
+    branch = Progress("b", (0.5,), None, Ending.COMPLETED, False, {PARENT: "0"})
+    room = Room([*list.__iter__(history), branch], Limits(max_trials=6), 10)
+    room.take(None, start=True)
+    assert not room.can_start

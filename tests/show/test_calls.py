@@ -200,7 +200,7 @@ def test_into_a_file_each_call_has_a_first_line_and_what_stays_of_it(project, ca
     models = tuner.retrain(top=2, epochs=3)
     lines = capsys.readouterr().out.splitlines()
     assert len(models) == 2 and lines[0] == "retraining: begun"
-    assert lines[-4].startswith("2 models trained anew on all rows, of trial ")
+    assert lines[-4].startswith("2 models trained anew on all rows, of trials ")
     assert re.fullmatch(r"Time \S+ s: 6 epochs", lines[-2])
     tuner.ensemble()
     lines = capsys.readouterr().out.splitlines()

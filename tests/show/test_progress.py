@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import sys
 import time
 
 import manyfit as kt  # isort: skip
@@ -23,6 +24,7 @@ from manyfit.show.board import Board
 from manyfit.show.progress import LineProgress, LiveProgress
 from manyfit.show.screen import MOST_LINES, layout
 from manyfit.store.facts import Leader, SearchPlan
+from manyfit.tuners import display as displays
 
 
 class Clock:
@@ -307,3 +309,27 @@ def test_a_display_that_fails_in_the_middle_leaves_the_search_alone(project, mon
     with caplog.at_level(logging.WARNING, "manyfit"):
         tuner.search(*rows, epochs=1)
     assert len(tuner.oracle.get_best_trials(2)) == 2 and "the progress is shown no more" in caplog.text
+
+
+@pytest.mark.parametrize(("display", "is_said"), [("auto", True), ("rich", True), ("lines", False), ("plain", False)])
+def test_a_tuner_that_builds_for_long_says_so_at_a_terminal(display, is_said, project, monkeypatch):
+    """The build function goes on once the line is there; where none may come, once it would have come elsewhere."""
+    monkeypatch.setattr(displays, "_SOON_SECONDS", 0.0)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+
+    def waits(hp):
+        deadline = time.monotonic() + (60 if is_said else 0.2)
+        while not terminal.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return build(hp)
+
+    kt.RandomSearch(waits, "accuracy", max_trials=2, display=display, **project)
+    said = "Running the build function, to find the hyperparameters …\n"
+    assert terminal.getvalue() == (said if is_said else "")
+
+
+def test_a_tuner_that_is_made_is_silent_in_files(project, monkeypatch, capsys):
+    monkeypatch.setattr(displays, "_SOON_SECONDS", 0.0)
+    kt.RandomSearch(lambda hp: (time.sleep(0.1), build(hp))[1], "accuracy", max_trials=2, **project)
+    assert capsys.readouterr().out == ""

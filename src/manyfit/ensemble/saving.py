@@ -231,15 +231,18 @@ def load_folder(
         for entry in manifest["members"]
     ]
     pool = POOLS[manifest["kind"]].from_saved(arrays, manifest)  # the numbers lie in the manifest itself
+    if max(pool.support, default=0) >= len(members):
+        raise ValueError(f"weights of {max(pool.support) + 1} members, of which {len(members)} are there")
     outputs = Outputs.from_json(manifest["outputs"]) if "outputs" in manifest else None
+    classes, thresholds = manifest.get("classes"), manifest.get("thresholds")
     return {
         "members": members,
         "pool": pool,
         "task": PredictionTask(manifest["task"]),
         "num_outputs": int(manifest["num_outputs"]),
         "outputs": outputs,
-        "classes": manifest.get("classes"),
-        "thresholds": manifest.get("thresholds"),
+        "classes": None if classes is None else list(classes),
+        "thresholds": None if thresholds is None else [float(one) for one in thresholds],
     }
 
 

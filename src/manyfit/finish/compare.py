@@ -35,6 +35,7 @@ from manyfit.report import terminal
 from manyfit.stats.components import paired
 from manyfit.stats.intervals import Interval, Scale, confidence_level, mean_interval, scaled_interval
 from manyfit.store import ProjectStore
+from manyfit.store.reading import rows_told
 
 Kind = Literal["held-out", "confirmed", "search"]
 _KINDS: tuple[Kind, ...] = ("held-out", "confirmed", "search")  # what is trusted most comes first
@@ -249,7 +250,7 @@ def _read(project: Project) -> Repetition:
                 'Type kt.compare("runs/random", "runs/bayes"), say.',
             )
         )
-    with contextlib.closing(ProjectStore(project)) as opened:
+    with contextlib.closing(ProjectStore(project)) as opened, rows_told(f'compare("{project}")'):
         return _repetition(opened)
 
 
@@ -273,7 +274,7 @@ def _repetition(store: ProjectStore) -> Repetition:
     epochs = sum(row["phase"] == SEARCH for row in store.epochs())
     budget = {"trials": len(store.trials()), "training runs": len(runs), "epochs": epochs}
     searched = store.get("searched_data", [])
-    prints = searched[-1]["prints"] if searched else {}
+    prints = {name: str(text) for name, text in searched[-1]["prints"].items() if text} if searched else {}
     return Repetition(
         str(store.folder), name, direction, store.get("seed"), prints, budget, found,
         look if "held-out" in found else None, len(scores),
@@ -305,7 +306,7 @@ def _check(one: Sequence[Repetition], other: Sequence[Repetition]) -> None:
     if twice := [folder for folder in dict.fromkeys(folders) if folders.count(folder) > 1]:
         raise UsageError(explain(where, f'"{twice[0]}" twice', "each project once", "Search again with another seed."))
     for runs in (one, other):
-        keys = [(run.seed, *sorted(run.data.items())) for run in runs]
+        keys = [(str(run.seed), *sorted(run.data.items())) for run in runs]
         if len(set(keys)) < len(keys):
             got = f"two searches of one method with seed {next(key[0] for key in keys if keys.count(key) > 1)}"
             raise UsageError(explain(where, got, "another seed for each, or other rows", "Type seed=1, 2, ..."))

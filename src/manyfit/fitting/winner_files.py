@@ -91,7 +91,8 @@ class WinnerFacts:
             found = data["confirmation"]
             confirmation = None if found is None else Confirmation.from_dict(found)
             card, number = WinnerCard.from_dict(data["card"]), int(data["number"])
-            return cls(card, confirmation, data["classes"], number, data["loss"], data.get("sha256"))
+            classes = None if data["classes"] is None else list(data["classes"])
+            return cls(card, confirmation, classes, number, data["loss"], data.get("sha256"))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, UsageError):
                 raise

@@ -15,14 +15,16 @@ from manyfit.core.errors import ProjectError, explain
 from manyfit.core.events import EpochsEnded, Events, ExecutionsEnded, StepBegan, StepEnded, TrialEnded, TrialsBegan
 from manyfit.core.lifecycle import TrialState, is_paused
 from manyfit.core.objective import Objective
-from manyfit.core.records import SEARCH, Ending, Observation, Plan, Progress, Result, SteadyDict
+from manyfit.core.records import SEARCH, Ending, Observation, Plan, Progress, Result
 from manyfit.evidence.book import EvidenceBook, RaceFamily, TrialDropped
 from manyfit.oracles.commits import Commits, Key, Store, Write
 from manyfit.oracles.scoring import Ranking
 from manyfit.oracles.trial import Execution, KnownEpochs, Trial
+from manyfit.oracles.views import BookedTrials, TrialViews
 from manyfit.samplers.base import Constraint
 from manyfit.space.hyperparameters import HyperParameters
 from manyfit.store.facts import Activity, to_fact
+from manyfit.store.reading import rows_told
 
 
 class TrialBook:
@@ -40,10 +42,11 @@ class TrialBook:
 
     def __init__(self, objective: Objective, constraints: Sequence[Constraint] = ()) -> None:
         self.objective = objective
-        self.ranking = Ranking(objective, constraints)
+        self._trials = BookedTrials()
+        self._views = TrialViews(objective, self._trials)
+        self.ranking = Ranking(objective, constraints, measured=self._views.measured)
         self._commits = Commits()
         self.events = Events()  # told once what they tell is committed
-        self.trials: dict[str, Trial] = SteadyDict()  # in the order of start
         self.ended: list[str] = []  # ids in the order of their end
         self.evidence = EvidenceBook()  # what confirmations have decided
         self._num_ends = 0  # of trials, retried ones counted anew
@@ -51,10 +54,17 @@ class TrialBook:
         self.seconds: dict[str, float] = {}  # that parts of the search have taken, by name
         self._is_open = False
         self._project: str | None = None  # whose trials these are; None: 0.1.0 began it
-        self._observations: dict[str, Observation] = {}
-        self._progress: dict[str, Progress] = {}
-        # The two above: samplers and schedulers read the whole history at every question. Deriving it anew each time
-        # would be quadratic in the number of trials, so what has settled is kept until something about it changes.
+
+    @property
+    def trials(self) -> dict[str, Trial]:
+        """All of them, in the order of start."""
+        return self._trials
+
+    @trials.setter
+    def trials(self, trials: Mapping[str, Trial]) -> None:
+        before = self._trials
+        self._trials = self._views.trials = BookedTrials(trials, before)
+        before.changed.update(dict.fromkeys([*before, *trials]))
 
     @property
     def store(self) -> Store | None:
@@ -76,38 +86,35 @@ class TrialBook:
 
     def observations(self) -> list[Observation]:
         """What samplers may know: every trial that ended, in the order of start."""
-        return [
-            self._observations.get(trial_id) or self._observe(trial)
-            for trial_id, trial in self.trials.items()
-            if trial.has_ended
-        ]
-
-    def _observe(self, trial: Trial) -> Observation:
-        observation = trial.observation(self.objective)
-        self._observations[trial.trial_id] = observation
-        return observation
+        return self._views.observations()
 
     def pending(self) -> list[dict[str, Any]]:
         """Values of the trials that were proposed and have not ended."""
-        return [trial.searched_values for trial in self.trials.values() if not trial.has_ended]
+        return [trial.searched_values for trial in self.unended()]
+
+    def unended(self) -> list[Trial]:
+        """Trials that were started and have not ended, in the order of start."""
+        return self._views.unended()
 
     def paused(self) -> list[Trial]:
         """Trials that wait for a promotion, with executions that can go on."""
-        return [trial for trial in self.trials.values() if trial.state is TrialState.PAUSED and trial.executions]
+        return [trial for trial in self.unended() if trial.state is TrialState.PAUSED and trial.executions]
 
     def progress(self) -> list[Progress]:
         """What schedulers may know: every trial that was started."""
-        for trial in self.trials.values():
-            if trial.is_underway or trial.trial_id not in self._progress:
-                self._progress[trial.trial_id] = trial.progress(self.objective)
-        return [self._progress[trial_id] for trial_id in self.trials]
+        return self._views.progress()
 
     def best(self, num_trials: int | None = None) -> list[Trial]:
         """Completed trials, best first: those that were confirmed on fresh seeds, then the others by search score.
 
         Trials that break a constraint are left out, unless all do: then those come that break it least.
         """
-        return self.ranking.confirmed_first(self.by_search_score())[:num_trials]
+        return self._confirmed_first(self.by_search_score())[:num_trials]
+
+    def _confirmed_first(self, ranked: list[Trial]) -> list[Trial]:
+        # Asked whenever a trial ends, so that trials are not gone through for what none of them has.
+        is_by_score = not self.ranking.constraints and self._views.by_score() is not None
+        return ranked if is_by_score else self.ranking.confirmed_first(ranked)
 
     def front(self) -> list[Trial]:
         """The completed trials that keep the constraints and that none of these dominates, by the leading objective."""
@@ -116,19 +123,20 @@ class TrialBook:
     def kept(self, num_trials: int) -> list[Trial]:
         """The trials whose models are kept: the best so many, and with several objectives the whole front."""
         ranked = self.by_search_score()  # once: this is asked whenever a trial ends
-        best = self.ranking.confirmed_first(ranked)[:num_trials]
+        best = self._confirmed_first(ranked)[:num_trials]
         return best + [trial for trial in self.ranking.front_of(ranked) if trial not in best]
 
     def by_search_score(self) -> list[Trial]:
         """Completed trials by what the search alone found of them, those on a part of the rows left out if possible."""
-        return self.ranking.order(self._compared())
+        ranked = self._views.by_score() if self.ranking.is_by_score else None
+        return self.ranking.order(self._compared()) if ranked is None else ranked
 
     def _compared(self) -> list[Trial]:
         return on_most_rows(self.completed(), lambda trial: self.objective.loss(trial.score))
 
     def completed(self) -> list[Trial]:
         """Trials that have ended as ones that are ranked, in the order of their start."""
-        return [trial for trial in self.trials.values() if trial.is_completed]
+        return self._views.completed()
 
     # Writing: each method commits before it returns --------------------------------------------------------------
 
@@ -137,34 +145,27 @@ class TrialBook:
         for trial in trials:
             trial.started_at = trial.started_at or time.time()
             self.trials[trial.trial_id] = trial
-            self._forget(trial)
         self.save(trials, **facts)
         self.events.tell(TrialsBegan({trial.trial_id: trial.searched_values for trial in trials}))
 
-    def _forget(self, trial: Trial) -> None:
-        """What was derived from the trial is derived anew."""
-        self._observations.pop(trial.trial_id, None)
-        self._progress.pop(trial.trial_id, None)
-
     def end(self, trial: Trial, **facts: Any) -> None:
         """Commits a trial's end, or the end of this attempt."""
+        has_ended_before = trial.ended_at is not None
         trial.ended_at = time.time()
         # Counted, since clocks go backwards: a time that was set right, a virtual machine that woke up.
         self._num_ends += 1
         trial.end_number = self._num_ends
         self.trials[trial.trial_id] = trial
         # A retried or rescored trial ends more than once; the latest end is the one that consecutive failures count.
-        if trial.trial_id in self.ended:
+        if has_ended_before and trial.trial_id in self.ended:
             self.ended.remove(trial.trial_id)
         self.ended.append(trial.trial_id)
-        self._forget(trial)
         self.save([trial], **facts)
         cut, scores = trial.ending is Ending.STOPPED, tuple(trial.scores)
         self.events.tell(TrialEnded(trial.trial_id, trial.score, trial.message, scores, cut, trial.num_rows))
 
     def pause(self, trial: Trial) -> None:
         """Commits that a trial waits for a promotion."""
-        self._forget(trial)
         self.save([trial])
 
     def save(self, trials: Sequence[Trial], **facts: Any) -> None:
@@ -213,6 +214,7 @@ class TrialBook:
         for run in paused:
             run.ending = Ending.STOPPED
             run.message = f"stopped after {run.num_epochs} of {max_epochs} epochs: {why}"
+        trial.note_change()
         outcomes = {(trial.trial_id, SEARCH, trial.attempt, run.index): run.outcome() for run in paused}
 
         def write(store: Store) -> None:
@@ -295,6 +297,7 @@ class TrialBook:
         if plan.phase == SEARCH:
             trial.running.pop(plan.execution, None)
         trial.executions_of(plan.phase)[plan.execution] = execution
+        trial.note_change()
         # Epochs that were committed one by one are not written again: a population reports thousands.
         is_stored = not result.history or reported == result.history
         logs = None if is_stored else [histories.at_epoch(own, epoch) for epoch in range(execution.num_epochs)]
@@ -326,6 +329,7 @@ class TrialBook:
         for index in dropped:
             del trial.executions[index]
         trial.running.clear()
+        trial.note_change()
         if dropped:
             keys = [(trial.trial_id, SEARCH, trial.attempt, index) for index in dropped]
             self._commit(lambda store: store.forget_executions(keys))
@@ -383,7 +387,7 @@ class TrialBook:
         """
         self.check_may_reload(is_searching=is_searching)
         self.settle()
-        interrupted = [trial for trial in self.trials.values() if trial.state is TrialState.RUNNING]
+        interrupted = [trial for trial in self.unended() if trial.state is TrialState.RUNNING]
         for trial in interrupted:
             trial.running.clear()
             trial.move(TrialState.QUEUED)
@@ -416,24 +420,13 @@ class TrialBook:
         self.settle()
         self.store.catch_up()
         self._check_same_project(self.store.get("project"))
-        self.seconds = dict(self.store.get("seconds", {}))
-        try:
+        with rows_told("Error reloading `Oracle` from existing project"):
+            self.seconds = {name: float(seconds) for name, seconds in self.store.get("seconds", {}).items()}
             broken_off = self._read(space)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ProjectError(
-                explain(
-                    "Error reloading `Oracle` from existing project",
-                    f"rows that cannot be read ({type(error).__name__}: {error})",
-                    "rows as Manyfit writes them",
-                    "Restore the project from a copy, or type overwrite=True to start anew.",
-                )
-            ) from error
+            self._order_ends()
         # Owed and not written now: who only looks at a project that another tuner is searching must leave its epochs
         # alone.
         self._commits.owe(functools.partial(_forget_epochs, key=key, first=first) for key, first in broken_off.items())
-        self._order_ends()
-        self._observations.clear()
-        self._progress.clear()
 
     def _read(self, space: HyperParameters) -> dict[Key, int]:
         """Reads trials and executions.
@@ -443,7 +436,7 @@ class TrialBook:
         """
         store = self.store
         assert store is not None  # our bug: `load` asks
-        self.trials = SteadyDict((row["id"], Trial.from_row(row, space)) for row in store.trials())
+        self.trials = {row["id"]: Trial.from_row(row, space) for row in store.trials()}
         self.evidence.load(store.families(), store.decisions())
         known: dict[Key, KnownEpochs] = {}
         for row in store.epochs():

@@ -24,6 +24,7 @@ from manyfit.oracles.checks import failed_in_a_row
 from manyfit.oracles.commits import Store
 from manyfit.oracles.oracle import Oracle
 from manyfit.space.encoding import Encoding
+from manyfit.store.reading import rows_told
 
 _STORED_AS, _DATA = "ended_by", "searched_data"
 
@@ -63,7 +64,8 @@ class EndOfSearch:
     def kept(cls, store: Store | None) -> EndOfSearch | None:
         """How the latest search of a project ended; None: there was none, or its process was killed."""
         facts = None if store is None else store.get(_STORED_AS)
-        return None if facts is None else cls(SearchEnd(facts["reason"]), facts["sentence"])
+        with rows_told("project"):
+            return None if facts is None else cls(SearchEnd(facts["reason"]), str(facts["sentence"]))
 
 
 # Why ----------------------------------------------------------------------------------------------------------
@@ -203,6 +205,7 @@ def notice_data(oracle: Oracle, prints: Mapping[str, str]) -> str | None:
     )
 
 
+@rows_told("project")
 def mixed_data(oracle: Oracle) -> str | None:
     """A sentence where the trials of a project were trained on different data, so that their ranking means little."""
     known: list[dict[str, Any]] = [] if oracle.book.store is None else oracle.book.store.get(_DATA, [])

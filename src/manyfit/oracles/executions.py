@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,8 @@ class Execution:
     def of_row(cls, index: int, history: dict[str, list[float | None]], row: Mapping[str, Any]) -> Execution:
         """The inverse of `outcome`, whose ending is read and whose number of epochs was looked at already."""
         costs = row.get("costs")
+        for value in row.get("metrics", {}).values():
+            float(value)  # a stranger's may be none
         return cls(index, history=history, **{**row, "costs": None if costs is None else Costs.from_dict(costs)})
 
     @property
@@ -80,3 +83,26 @@ class Before:
     executions: Mapping[int, Execution]
     tags: Mapping[str, Value]
     attempt: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Confirmed:
+    """What fresh seeds said of a trial."""
+
+    score: float | None  # of a model that is trained afresh, in the metric's own direction; None: no run has a score
+    low: float | None  # ends of the interval for such a model on new rows; None: nobody knows
+    high: float | None
+    confidence: float
+    num_executions: int  # on fresh seeds
+    rank: int  # 0: the recommended trial
+    in_winning_set: bool  # whether it may be the best
+    probability_best: float
+
+    def line(self) -> str:
+        """One line for people."""
+        if self.score is None:
+            return "Confirmed: no run on a fresh seed has a score"
+        place = "recommended" if self.rank == 0 else ("may be the best" if self.in_winning_set else "not the best")
+        known = self.low is not None and self.high is not None and math.isfinite(self.low)
+        ends = f", {self.confidence:.0%} interval [{self.low:.4g}, {self.high:.4g}]" if known else ""
+        return f"Confirmed: {self.score:.4g} after {self.num_executions} fresh seeds{ends}, {place}"

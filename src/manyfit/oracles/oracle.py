@@ -191,7 +191,7 @@ class Oracle(KerasTunerOracle):
             self.ongoing_trials[tuner_id] = trials[0]
             return trials[0]
         # The answer has a status and is no trial of the search: it is in no book, and its id is only the next one.
-        idle = self.proposals.is_idle or any(t.state is TrialState.RUNNING for t in self.trials.values())
+        idle = self.proposals.is_idle or any(t.state is TrialState.RUNNING for t in self.book.unended())
         status = TrialStatus.IDLE if idle else TrialStatus.STOPPED
         if status == TrialStatus.STOPPED:
             self.tuner_ids.discard(tuner_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -169,20 +169,33 @@ class Ranking:
     Args:
         objective: what is ranked.
         constraints: on metrics of the trials.
+        measured: what a trial has measured; a book remembers it.
     """
 
-    def __init__(self, objective: Objective, constraints: Sequence[Constraint] = ()) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        constraints: Sequence[Constraint] = (),
+        *,
+        measured: Callable[[Trial], Mapping[str, float]] = lambda trial: trial.measured,
+    ) -> None:
         self.objective = objective
         self.constraints = tuple(constraints)
+        self._measured = measured
+
+    @property
+    def is_by_score(self) -> bool:
+        """Whether nothing but the score decides."""
+        return not self.constraints and len(self.objective.terms) < 2
 
     def broken(self, trial: Trial) -> list[Constraint]:
         """The constraints that a trial breaks."""
-        return [each for each in self.constraints if not each.holds(trial.measured)]
+        return [each for each in self.constraints if not each.holds(self._measured(trial))]
 
     def order(self, trials: Sequence[Trial]) -> list[Trial]:
         """The trials, best first; ties stay in the order given."""
         # Ranked several times per trial: means over executions only where a constraint asks for them (row E).
-        excess = [broken(self.constraints, trial.measured) if self.constraints else 0.0 for trial in trials]
+        excess = [broken(self.constraints, self._measured(trial)) if self.constraints else 0.0 for trial in trials]
         fronts = self._fronts(trials)
         leading = [self.objective.loss(trial.score) for trial in trials]
         order = sorted(range(len(trials)), key=lambda i: (excess[i], fronts[i], leading[i]))
@@ -222,7 +235,7 @@ class Ranking:
         """
         if trial.score is None:
             return []
-        metrics, lines = trial.measured, []
+        metrics, lines = self._measured(trial), []
         if len(self.objective.terms) > 1:
             values = ", ".join(f"{term.name} {metrics.get(term.name, math.nan):.5g}" for term in self.objective.terms)
             place = "nothing dominates it" if trial in front else "another trial dominates it"
@@ -235,9 +248,8 @@ class Ranking:
         """The front of each trial among those that keep the constraints; 0 for all with one objective."""
         if len(self.objective.terms) < 2 or not trials:
             return [0] * len(trials)
-        losses = np.array(
-            [[term.loss(trial.measured.get(term.name)) for term in self.objective.terms] for trial in trials]
-        )
+        found = map(self._measured, trials)
+        losses = np.array([[term.loss(one.get(term.name)) for term in self.objective.terms] for one in found])
         # Infinite losses put a trial behind every front of those that keep the constraints.
         losses[[bool(self.broken(trial)) for trial in trials]] = math.inf
         return [int(front) for front in pareto.fronts(losses)]

@@ -26,6 +26,7 @@ from manyfit.core.records import ROWS, SEARCH, Ending, Observation, Progress, St
 from manyfit.core.signatures import checked_arguments, one_of
 from manyfit.core.untrusted import shown
 from manyfit.oracles.executions import Before as Before
+from manyfit.oracles.executions import Confirmed as Confirmed
 from manyfit.oracles.executions import Execution as Execution
 from manyfit.oracles.executions import KnownEpochs as KnownEpochs
 from manyfit.oracles.metrics_tracking import MetricsTracker
@@ -34,29 +35,6 @@ from manyfit.stats.intervals import fold_interval
 
 RACE, PROOF = "confirm", "proof"  # those of a confirmation: on common fresh seeds, and on further ones of the winner
 RESTARTS = "tuner/restarts"  # tag: how often a trial was trained anew on more rows
-
-
-@dataclasses.dataclass(frozen=True)
-class Confirmed:
-    """What fresh seeds said of a trial."""
-
-    score: float | None  # of a model that is trained afresh, in the metric's own direction; None: no run has a score
-    low: float | None  # ends of the interval for such a model on new rows; None: nobody knows
-    high: float | None
-    confidence: float
-    num_executions: int  # on fresh seeds
-    rank: int  # 0: the recommended trial
-    in_winning_set: bool  # whether it may be the best
-    probability_best: float
-
-    def line(self) -> str:
-        """One line for people."""
-        if self.score is None:
-            return "Confirmed: no run on a fresh seed has a score"
-        place = "recommended" if self.rank == 0 else ("may be the best" if self.in_winning_set else "not the best")
-        known = self.low is not None and self.high is not None and math.isfinite(self.low)
-        ends = f", {self.confidence:.0%} interval [{self.low:.4g}, {self.high:.4g}]" if known else ""
-        return f"Confirmed: {self.score:.4g} after {self.num_executions} fresh seeds{ends}, {place}"
 
 
 class Trial:
@@ -68,6 +46,8 @@ class Trial:
         status: one of `TrialStatus`.
         message: why it failed, where it did.
     """
+
+    _told: tuple[tuple[dict[str, None], str], ...] = ()  # where changes are noted, and under which name
 
     @checked_arguments(status=one_of("RUNNING", "IDLE", "INVALID", "STOPPED", "COMPLETED", "FAILED"))
     def __init__(
@@ -107,6 +87,28 @@ class Trial:
         self._reported = MetricsTracker()  # what `Oracle.update_trial` was told, or a user wrote there
         self.before: Before | None = None  # what it was before it was trained anew on more rows
         self.status = status
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        self.note_change()
+
+    def tell_changes(self, changed: dict[str, None], name: str) -> None:
+        """Has every change from now on noted: its book keeps what it has read of it.
+
+        What others change in its dictionaries of executions is for them to tell, with `note_change`.
+
+        Args:
+            changed: where to.
+            name: under which.
+        """
+        if not any(known is changed and key == name for known, key in self._told):
+            self._told = (*self._told, (changed, name))
+        self.note_change()
+
+    def note_change(self) -> None:
+        """Tells whoever wants to know that it has changed."""
+        for changed, name in self._told:
+            changed[name] = None
 
     # Its life: see `core.lifecycle`, which decides all of this -------------------------------------------------
 
@@ -171,6 +173,7 @@ class Trial:
     def move(self, to: TrialState) -> None:
         """Takes a step of its life; the oracle's to call."""
         self._life.move(to)
+        self.note_change()
 
     def conclude(self, outcome: TrialOutcome) -> None:
         """Takes what became of it, before it is handed to `Oracle.end_trial`."""
@@ -393,7 +396,7 @@ class Trial:
         outcome = row["outcome"]
         trial = cls(hyperparameters, row["id"], message=outcome["message"])
         trial.score, trial.best_step = outcome["score"], outcome["best_step"]
-        trial.target_epochs, trial.tags = outcome["target_epochs"], outcome["tags"]
+        trial.target_epochs, trial.tags = outcome["target_epochs"], dict(outcome["tags"])
         trial.moment = outcome.get("moment")
         trial._life = Life.of_row(row["status"], outcome["ending"], is_running=outcome["is_running"])
         confirmed = outcome.get("confirmed")

@@ -7,10 +7,12 @@ from manyfit.report import words
 from manyfit.report.chart_rows import state_of
 from manyfit.report.snapshot import Snapshot
 from manyfit.report.words import plain
+from manyfit.store.reading import rows_told
 
 _MOST_TRIALS, _MOST_COLUMNS = 10, 10
 
 
+@rows_told("open_project(...)")
 def project_html(snapshot: Snapshot) -> str:
     """A project as a piece of HTML."""
     trials = [*snapshot.best(_MOST_TRIALS), *snapshot.running][:_MOST_TRIALS]

@@ -27,6 +27,7 @@ from manyfit.report.importance import importances
 from manyfit.report.ranges import searched_ranges
 from manyfit.report.snapshot import RecordedTrial, Snapshot
 from manyfit.report.words import plain
+from manyfit.store.reading import rows_told
 
 _MOST_TRIALS = 200  # in the table
 _MOST_COLUMNS = 12  # hyperparameters in it
@@ -43,6 +44,7 @@ _DRAWN: dict[str, Callable[[Snapshot], dict[str, object] | None]] = {
 }
 
 
+@rows_told("report of a project")
 def page(
     snapshot: Snapshot,
     *,

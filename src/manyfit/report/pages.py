@@ -18,6 +18,7 @@ from manyfit.core.untrusted import shown
 from manyfit.report import words
 from manyfit.report.snapshot import RecordedRun, RecordedTrial, Snapshot
 from manyfit.report.words import plain
+from manyfit.store.reading import rows_told
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_VARIED = 4  # hyperparameters in a table of trials
@@ -81,6 +82,7 @@ def value_text(value: object, most: int = 14) -> str:
 # One project ----------------------------------------------------------------------------------------------------
 
 
+@rows_told("manyfit show")
 def page(snapshot: Snapshot, *, most_trials: int = 10, now: float | None = None) -> RenderableType:
     """A project: the verdict, the best trials, what failed, programs, time, and what to do next.
 
@@ -145,6 +147,7 @@ def _trials_table(snapshot: Snapshot, trials: Sequence[RecordedTrial]) -> Table:
     return table
 
 
+@rows_told("manyfit show --trial")
 def trial_page(snapshot: Snapshot, trial: RecordedTrial) -> RenderableType:
     """One trial: how it stands, its values, its runs, and why it ended."""
     head = f"trial {plain(trial.trial_id)}  {trial.status.lower()}"
@@ -191,11 +194,12 @@ def list_as_json(folders: Sequence[Path], root: Path) -> tuple[str, int]:
     for folder in folders:
         name = str(folder.relative_to(root) if folder != root else folder)
         try:
-            seen = Snapshot.of(folder)
+            with rows_told(f"manyfit ls {folder}"):
+                headline = _headline(Snapshot.of(folder))
         except ManyfitError as error:
             rows.append({"name": name, "project": str(folder), "error": str(error)})
             continue
-        rows.append({"name": name, "project": str(folder), "error": None, **_headline(seen)})
+        rows.append({"name": name, "project": str(folder), "error": None, **headline})
     unread = sum(row["error"] is not None for row in rows)
     return json.dumps(_finite({"schema": 1, "projects": rows}), indent=1), unread
 
@@ -215,13 +219,15 @@ def list_of_projects(folders: Sequence[Path], root: Path, now: float | None = No
     for folder in folders:
         name = plain(folder.relative_to(root) if folder != root else folder, 60)
         try:
-            seen = Snapshot.of(folder)
+            with rows_told(f"manyfit ls {folder}"):
+                seen = Snapshot.of(folder)
+                best, told = _best_cell(seen), words.state(seen, now)
         except ManyfitError as error:
             unread += 1
             table.add_row(*map(Text, (name, "", "", plain(error, 200))))
             continue
-        told = words.state(seen, now).removesuffix(": run the same script to go on").replace("last written ", "")
-        table.add_row(*map(Text, (name, f"{len(seen.trials):,}", _best_cell(seen), told)))
+        told = told.removesuffix(": run the same script to go on").replace("last written ", "")
+        table.add_row(*map(Text, (name, f"{len(seen.trials):,}", best, told)))
     return table, unread
 
 
@@ -245,6 +251,7 @@ def _best_cell(snapshot: Snapshot) -> str:
 # For programs -------------------------------------------------------------------------------------------------------
 
 
+@rows_told("manyfit show --json")
 def as_json(snapshot: Snapshot, trial: RecordedTrial | None = None) -> str:
     """A project, or one trial of it, for programs; docs/looking.md has the schema. NaN and infinities are null."""
     if trial is not None:

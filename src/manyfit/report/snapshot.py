@@ -21,7 +21,7 @@ from manyfit.core.untrusted import read_json
 from manyfit.report.results import Results, Row
 from manyfit.store import facts as names
 from manyfit.store.facts import Activity, Leader, SearchPlan, from_fact
-from manyfit.store.reading import ProjectRows, read_project
+from manyfit.store.reading import ProjectRows, read_project, rows_told
 from manyfit.store.schema import MOST_COUNTED
 
 _ENDED_BY = "ended_by"  # of `manyfit.oracles.endings`
@@ -125,6 +125,7 @@ class RecordedTrial:
         shared = [name for name in (known[0] if known else {}) if all(name in one for one in known)]
         return {name: math.fsum(one[name] for one in known) / len(known) for name in shared}
 
+    @rows_told("a trial of a project")
     def _repr_html_(self) -> str:
         runs = [
             [f"{run.phase} {run.execution}", run.ending or "runs", cell(run.score), str(run.num_epochs)]
@@ -181,17 +182,8 @@ class Snapshot:
             ProjectError: there is no project, its file is damaged, or a newer Manyfit wrote it.
         """
         rows = read_project(folder)
-        try:
+        with rows_told(f'project "{folder}"'):
             return cls._from_rows(Path(folder), rows)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ProjectError(
-                explain(
-                    f'project "{folder}"',
-                    f"rows that cannot be read ({type(error).__name__}: {error})",
-                    "rows as Manyfit writes them",
-                    "Restore the project from a copy, or search again with overwrite=True.",
-                )
-            ) from error
 
     @classmethod
     def _from_rows(cls, folder: Path, rows: ProjectRows) -> Self:
@@ -232,6 +224,7 @@ class Snapshot:
             raise UsageKeyError(explain(f'project "{self.folder}"', got, f"a trial of it: {some}", "Type its id."))
         return found
 
+    @rows_told("open_project(...).best()")
     @checked_arguments(num_trials=at_least(0, 3))
     def best(self, num_trials: int | None = None) -> list[RecordedTrial]:
         """Completed trials, best first: those that were confirmed, then the others by the score of the search.
@@ -278,6 +271,7 @@ class Snapshot:
                 seen.setdefault(name, set()).add(value)
         return [name for name, values in seen.items() if len(values) > 1 and not name.startswith("tuner/")]
 
+    @rows_told("open_project(...).results()")
     def results(self) -> Results:
         """One row per execution of the search, and the curves, as `tuner.results()` has them."""
         rows = [row for trial in self.trials for row in _result_rows(trial)]

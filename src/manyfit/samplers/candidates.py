@@ -15,6 +15,8 @@ which is what `next_point` minimises. A Sobol sequence would need to know its ow
 
 from __future__ import annotations
 
+import dataclasses
+import operator
 from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
@@ -36,6 +38,7 @@ class _Settled:
     def __init__(self, signature: str) -> None:
         self.signature = signature
         self._known: dict[int, tuple[Values, dict[str, Value], Hashable]] = {}
+        self.latest = _Listed([], [], frozenset())
 
     def of(self, encoding: Encoding, values: Values) -> tuple[dict[str, Value], Hashable]:
         """The values as the space has them, and their key."""
@@ -45,8 +48,42 @@ class _Settled:
             found = self._known[id(values)] = values, adapted, encoding.key(adapted)
         return found[1], found[2]
 
+    def listed(self, encoding: Encoding, completed: Sequence[Observation]) -> _Listed:
+        """The same of a history, and the keys of its own trials."""
+        # The history of the question before and a few trials: none of those that were there is gone through.
+        before = self.latest
+        same = list(map(operator.is_, before.trials, completed))
+        is_longer = len(same) == len(before.trials) and False not in same
+        new = completed[len(same) :] if is_longer else completed
+        rows = [self.of(encoding, each.values) for each in new]
+        own = {key for each, (_, key) in zip(new, rows, strict=True) if not each.earlier}
+        # Another one and not the same, changed: other threads may read it.
+        self.latest = _Listed(
+            list(completed),
+            before.rows + rows if is_longer else rows,
+            before.own | own if is_longer else frozenset(own),
+        )
+        return self.latest
+
+
+@dataclasses.dataclass(frozen=True)
+class _Listed:
+    """What is known of one history."""
+
+    trials: list[Observation]
+    rows: list[tuple[dict[str, Value], Hashable]]
+    own: frozenset[Hashable]  # keys of the trials of this search
+
 
 _latest = _Settled("")
+
+
+def _listed(encoding: Encoding, completed: Sequence[Observation]) -> _Listed:
+    global _latest
+    known = _latest
+    if known.signature != encoding.signature:
+        known = _latest = _Settled(encoding.signature)
+    return known.listed(encoding, completed)
 
 
 def settled(encoding: Encoding, completed: Sequence[Observation]) -> list[tuple[dict[str, Value], Hashable]]:
@@ -58,11 +95,7 @@ def settled(encoding: Encoding, completed: Sequence[Observation]) -> list[tuple[
         encoding: of the space.
         completed: the trials; their values do not change any more.
     """
-    global _latest
-    known = _latest
-    if known.signature != encoding.signature:
-        known = _latest = _Settled(encoding.signature)
-    return [known.of(encoding, each.values) for each in completed]
+    return list(_listed(encoding, completed).rows)
 
 
 def keys_of(encoding: Encoding, configurations: Iterable[Values]) -> set[Hashable]:
@@ -75,8 +108,7 @@ def keys_of(encoding: Encoding, configurations: Iterable[Values]) -> set[Hashabl
 
 def tried(encoding: Encoding, completed: Sequence[Observation], pending: Sequence[Values]) -> set[Hashable]:
     """The keys of all configurations that ended, in whatever way, or are on their way."""
-    own = {key for _, key in settled(encoding, [each for each in completed if not each.earlier])}
-    return own | keys_of(encoding, pending)
+    return {*_listed(encoding, completed).own, *keys_of(encoding, pending)}
 
 
 def untried(encoding: Encoding, known: set[Hashable]) -> list[dict[str, Value]] | None:

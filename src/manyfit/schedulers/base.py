@@ -122,15 +122,22 @@ class Room:
 
     A running trial is charged up to its target, as if it had trained that far, so that `max_total_epochs` is
     never passed by trials that run at the same time.
+
+    Args:
+        history: every trial that was started.
+        limits: of the search.
+        count: free slots.
+        has_branches: whether trials may have branched off from others; those are no starts.
     """
 
-    def __init__(self, history: Sequence[Progress], limits: Limits, count: int):
+    def __init__(self, history: Sequence[Progress], limits: Limits, count: int, *, has_branches: bool = True):
         self.slots = count
         self._starts: int | None = None
         if limits.exhausted:
             self._starts = 0
         elif limits.max_starts is not None:
-            num_started = sum(PARENT not in progress.tags for progress in history)
+            # A search of thousands of trials without branches counts them without going through them.
+            num_started = sum(PARENT not in one.tags for one in history) if has_branches else len(history)
             self._starts = max(0, limits.max_starts - num_started)
         self._epochs: int | None = None
         if limits.max_total_epochs is not None:

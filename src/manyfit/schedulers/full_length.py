@@ -56,7 +56,7 @@ class FullBudget(Scheduler):
                 )
             )
         # Every trial is started at once where slots allow: nothing that is learned later changes how long one trains.
-        room = Room(history, limits, count)
+        room = Room(history, limits, count, has_branches=self.may_branch)
         jobs: list[Job] = []
         while room.can_start and room.fits(self.max_epochs):
             room.take(self.max_epochs, start=True)

@@ -51,22 +51,25 @@ def _of_ensemble(snapshot: Snapshot, board: Board | None) -> Iterator[str]:
     facts = snapshot.ensemble
     if facts is not None:
         score = "" if facts["score"] is None else f" {facts['metric']} {words.number(facts['score'])},"
-        gain = "" if facts.get("gain") is None else f" gain over the best of them {words.interval(*facts['gain'])}"
+        gain = "" if facts.get("gain") is None else f" gain over the best alone {words.interval(*facts['gain'])}"
         told = f"{words.counted(len(facts['weights']), 'member')}:{score}{gain}".rstrip(":,")
-        yield f"{told}; no gain is proven, so the best one predicts." if facts["refused"] else f"{told}."
+        alone = words.plain(next(iter(facts["weights"]), "the best"), 30)
+        refused = f"No gain over {alone} alone is proven, so it predicts:{score}{gain}".rstrip(":,")
+        yield f"{refused if facts['refused'] else told}."
         # The largest first: those that decide what it says.
         weights = sorted(facts["weights"].items(), key=lambda one: -one[1])
         told = ", ".join(f"{words.plain(name, 30)} {weight:.2f}" for name, weight in weights[:4])
         yield f"Weights: {told}{', …' if len(weights) > 4 else ''}" if len(weights) > 1 else ""
     yield _took(board, "run")
-    yield _next("evaluate(x_test, y_test) says what it is worth; each look at test rows is counted")
+    yield _next("its evaluate(x_test, y_test) says what it is worth; each look at test rows is counted")
 
 
 def _of_retraining(snapshot: Snapshot, board: Board | None) -> Iterator[str]:
     if board is not None:
-        trials = ", ".join(sorted({key[0] for key in board.trained}))
+        ids = sorted({key[0] for key in board.trained})
+        trials = f"trial{'s' if len(ids) > 1 else ''} {words.plain(', '.join(ids), 50)}" if ids else ""
         models = words.counted(len([key for key in board.trained if key[1] == "retrain"]), "model")
-        yield f"{models} trained anew on all rows, of trial {words.plain(trials, 50)}." if trials else ""
+        yield f"{models} trained anew on all rows, of {trials}." if trials else ""
     yield _values(snapshot)
     yield _took(board, "epoch")
     yield _next("tuner.evaluate(x_test, y_test) says what it is worth; each look at test rows is counted")

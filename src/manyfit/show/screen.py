@@ -67,7 +67,8 @@ def title(what: str) -> str:
 def phases_line(board: Board) -> str:
     """The phases of a `fit`, with the seconds that each has taken, and those that are left of the whole."""
     left = board.call_seconds_left()
-    of_all = "" if left is None else f" of {words.seconds(board.elapsed + left)}"
+    # Where more was taken than was given, "44 s of 44 s" would say that so much was.
+    of_all = f" of {words.seconds(board.elapsed + left)}" if left else ""
     told = ", ".join(f"{plain(name, 20)} {words.seconds(taken)}" for name, taken in board.phase_seconds().items())
     kept = board.sources.left() if board.is_searching else left
     # What the search leaves to the phases after it: these have their seconds, too.
@@ -197,7 +198,8 @@ def _programs_line(board: Board) -> str | None:
         return None
     members = counted(sum(one["members"] for one in records), "execution")
     took = words.seconds(math.fsum(one["compile_seconds"] for one in records))
-    return f"{members} trained as {counted(len(records), 'program')}, compiled in {took}"
+    whose = "" if board.is_searching else "in all calls: "
+    return f"{whose}{members} trained as {counted(len(records), 'program')}, compiled in {took}"
 
 
 def _time_line(board: Board) -> str:

@@ -121,7 +121,7 @@ def version_of(connection: sqlite3.Connection) -> int | None:
     row = connection.execute("SELECT value FROM project WHERE name = 'schema_version'").fetchone()
     try:
         return None if row is None else int(read_json(row[0]))
-    except (ValueError, TypeError) as error:
+    except (ArithmeticError, ValueError, TypeError) as error:
         raise sqlite3.DatabaseError(f"its version is no number: {error}") from error
 
 

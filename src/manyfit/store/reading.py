@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from manyfit.core.errors import ProjectError, explain
+from manyfit.core.errors import ManyfitError, ProjectError, explain
 from manyfit.store.connecting import check_not_emptied
 from manyfit.store.layout import DATABASE_NAME, ProjectLayout
 from manyfit.store.migrations import SCHEMA_VERSION, bring_up_to_date, version_of
@@ -49,6 +49,34 @@ class ProjectRows:
     executions: list[tuple[Any, ...]]
     epochs: list[tuple[Any, ...]]
     written_at: float
+
+
+@contextlib.contextmanager
+def rows_told(where: str) -> Iterator[None]:
+    """Turns what rows of another shape lead to into one error; also a decorator of what reads rows.
+
+    Only the parts that are asked for are looked at, each where it is used. So what reads a project for people is put
+    inside of this: a text in the place of a number, a key that is missing, a number that is none.
+
+    Args:
+        where: who reads, for the message.
+
+    Raises:
+        ProjectError: the rows are none that Manyfit writes.
+    """
+    try:
+        yield
+    except ManyfitError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ProjectError(
+            explain(
+                where,
+                f"rows that cannot be read ({type(error).__name__}: {error})",
+                "rows as Manyfit writes them",
+                "Restore the project from a copy, or search again with overwrite=True.",
+            )
+        ) from error
 
 
 class _Changed(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
@@ -25,6 +26,7 @@ from manyfit.show.progress import LineProgress, LiveProgress
 from manyfit.tuners.recording import OracleSources
 from manyfit.tuners.results import results_of
 
+_SOON_SECONDS = 0.5  # of silence
 AnyProgress: TypeAlias = LiveProgress | LineProgress | NotebookProgress
 
 
@@ -155,6 +157,21 @@ class TrialDisplay:
     def is_alone(self) -> bool:
         """Whether only what this shows is to be seen, and no bar of Keras's."""
         return self._shown_as() in ("live", "lines", "notebook")
+
+    @contextlib.contextmanager
+    def while_building(self) -> Iterator[None]:
+        """Within it the build function runs before any call does; where that takes its time, a terminal has a line."""
+        # Files and notebooks have none: what they hold must not depend on how fast a machine is.
+        is_seen = self._shows() and sys.stdout.isatty() and self._shown_as() in ("live", "tables")
+        text = "Running the build function, to find the hyperparameters …"
+        timer = threading.Timer(_SOON_SECONDS, self.say, (text,))
+        timer.daemon = True
+        if is_seen:
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def search_ends(self, sentence: str) -> None:
         """Says how a search ended. What it found, in five lines, stays when its call is over."""

@@ -207,7 +207,7 @@ def drop_weights(
     """
     best = {one.trial_id for one in book.kept(num_kept_models)}
     # Those that wait or run go on from what lies there.
-    still = {one.trial_id for one in book.trials.values() if one.is_open}
+    still = {one.trial_id for one in book.unended() if one.is_open}
     store.delete_weights(set(trial_ids) - best - still, of_search_only=of_search_only)
     return best
 

@@ -116,7 +116,8 @@ class BaseTuner(LookedAt):
                 self.set_state(self.store.get("tuner_state", {}))
             # "space" is written last: without it the project is new, or was killed before its space was found.
             if self.store.get("space") is None:
-                self._populate_initial_space()
+                with self._display.while_building():
+                    self._populate_initial_space()
                 self.oracle.save()
         except BaseException:
             self.store.close()  # else the lock of the project stays taken as long as the exception's traceback lives
