@@ -170,7 +170,7 @@ class Record:
         """For each package the lines that these tests reach, and all that there are."""
         statements: dict[str, set[str]] = defaultdict(set)
         reached: dict[str, set[str]] = defaultdict(set)
-        for name in self.files:
+        for name in sorted({*self.files} & {*self._files}):  # those that were recorded
             for path, lines in self._files[name]["statements"].items():
                 statements[path] |= set(map(str, lines))
             for path, lines in self._files[name]["lines"].items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import io
@@ -28,7 +27,6 @@ from manyfit.oracles import RandomSearchOracle
 from manyfit.store import ProjectStore
 from manyfit.store.layout import PredictionFiles, ProjectLayout
 from manyfit.store.predictions import Archive
-from manyfit.store.schema import check_harmless
 from manyfit.training.estimators import load_estimator, write_estimator
 from manyfit.training.stored_state import StoredState, read_state, write_state
 from manyfit.training.weights import write_weights
@@ -497,12 +495,3 @@ def test_saving_an_ensemble_does_not_write_through_links(ensemble, tmp_path):
         path.symlink_to(outside)
     loaded.save(ensemble)
     assert outside.read_text() == "mine" and not [path for path in ensemble.iterdir() if path.is_symlink()]
-
-
-def test_an_index_that_sqlite_makes_by_itself_is_harmless():
-    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-        connection.execute("CREATE TABLE plain (name TEXT UNIQUE)")
-        check_harmless(connection, "here")
-        connection.execute("CREATE INDEX short ON plain (substr(name, 1))")
-        with pytest.raises(ProjectError, match="index 'short'"):
-            check_harmless(connection, "here")
