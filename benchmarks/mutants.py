@@ -127,7 +127,9 @@ def changes_of(node: ast.AST) -> list[str]:
         return [] if is_none else ["nothing returned"]
     if isinstance(node, ast.Expr):
         return ["left out"] if isinstance(node.value, ast.Call) else []
-    if isinstance(node, ast.AugAssign | ast.Delete | ast.Break | ast.Continue):
+    if isinstance(node, ast.Delete):  # a name that is deleted is not used
+        return [] if all(isinstance(each, ast.Name) for each in node.targets) else ["left out"]
+    if isinstance(node, ast.AugAssign | ast.Break | ast.Continue):
         return ["left out"]
     if isinstance(node, ast.Assign):
         return ["left out"] if isinstance(node.targets[0], ast.Attribute | ast.Subscript) else []
@@ -169,7 +171,11 @@ def all_mutants(packages: Sequence[str] = PACKAGES) -> list[Mutant]:
     found = []
     for path in sorted(each for package in packages for each in (SOURCE / package).rglob("*.py")):
         for name, function in functions_of(ast.parse(path.read_text(encoding="utf-8"))):
+            keywords = (each for each in ast.walk(function) if isinstance(each, ast.keyword))
+            checks = {id(each.value) for each in keywords if each.arg == "strict"}  # equal lengths are so unchecked
             for place, (node, statement) in enumerate(nodes_of(function)):
+                if id(node) in checks:
+                    continue
                 line = getattr(node, "lineno", None) or getattr(getattr(node, "target", None), "lineno", 0)
                 mutant = Mutant(path.relative_to(SOURCE).as_posix(), name, line, statement.lineno, place, "")
                 found += [dataclasses.replace(mutant, change=what) for what in changes_of(node)]

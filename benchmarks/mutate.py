@@ -3,7 +3,7 @@
     python benchmarks/mutate.py                      500 mutants, or what 60 minutes allow; goes on where it stopped
     python benchmarks/mutate.py --minutes 10 --mutants 200
     python benchmarks/mutate.py --wider              also tests that train: of tuners, evidence and reports
-    python benchmarks/mutate.py --again              tries those that survived once more, on the tests of now
+    python benchmarks/mutate.py --again stats        tries those of stats that survived once more, by the tests of now
     python benchmarks/mutate.py --survivors          prints what no test saw
     python benchmarks/mutate.py --certain 20         as many changes that nothing survives: all have to be killed
 
@@ -31,6 +31,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -47,7 +48,10 @@ import pytest
 from conditions import conditions
 from mutants import PACKAGES, ROOT, SOURCE, Mutant, all_mutants, certain_of, drawn, exchange, functions_of_process
 
-TESTS = (*PACKAGES, "contract/test_samplers.py", "contract/test_families.py", "contract/test_optuna_adapter.py")
+CONTRACTS = ("contract/test_samplers.py", "contract/test_families.py", "contract/test_optuna_adapter.py")
+#: Of tuners, with formulas in place of models: requests, warm starts, endings and resuming are reached by them.
+TUNERS = tuple(f"tuners/test_{each}.py" for each in ("requests", "knowledge", "stopping", "resume"))
+TESTS = (*PACKAGES, *CONTRACTS, *TUNERS)
 #: They train models, in the main.
 WIDER = ("evidence", "report", "tuners", "finish", "contract", "executors", "data")
 KEPT = ROOT / "build" / "mutation"
@@ -166,7 +170,7 @@ class Record:
         """For each package the lines that these tests reach, and all that there are."""
         statements: dict[str, set[str]] = defaultdict(set)
         reached: dict[str, set[str]] = defaultdict(set)
-        for name in self.files:
+        for name in sorted({*self.files} & {*self._files}):  # those that were recorded
             for path, lines in self._files[name]["statements"].items():
                 statements[path] |= set(map(str, lines))
             for path, lines in self._files[name]["lines"].items():
@@ -343,7 +347,7 @@ def main() -> None:
     parser.add_argument("--mutants", type=int, default=500)
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--wider", action="store_true", help="tests of more folders, most of which train models")
-    parser.add_argument("--again", action="store_true", help="tries those that survived once more, on the tests of now")
+    parser.add_argument("--again", metavar="PATTERN", help="tries survivors of that name once more, by tests of now")
     parser.add_argument("--survivors", action="store_true", help="only prints what survived, of earlier runs")
     parser.add_argument("--certain", type=int, metavar="N", help="only tries so many changes that nothing survives")
     options = parser.parse_args()
@@ -358,8 +362,10 @@ def main() -> None:
     sampled = sampled[: options.mutants]
     done = results()
     if not options.survivors:
-        again = {"survived", "not reached", "waits"} if options.again else set()
-        todo = [each for each in sampled if each.key not in done or done[each.key]["fate"] in again]
+        todo = [each for each in sampled if each.key not in done]
+        if options.again:
+            survived = [each for each in sampled if each.key in done and done[each.key]["fate"] not in KILLED]
+            todo = [each for each in survived if re.search(options.again, each.where)]
         run(todo, record, minutes=options.minutes)
         done = results()
     fates = {key: note["fate"] for key, note in done.items()}

@@ -99,3 +99,14 @@ def test_a_clock_that_travels_goes_on_there_with_what_is_left(times):
     assert make(left, sent + 100).left() > 6, "a time of day that was set back gives nothing"
     endless = pickle.loads(pickle.dumps(Clock()))
     assert endless.left() == math.inf and not endless.is_limited
+
+
+def test_a_raised_limit_raises_those_around_it_and_lets_steps_begin_again(times):
+    outer = Clock(60.0, now=times)
+    long = Clock(500.0, now=times)
+    clock = Clock(30.0, within=[outer, long, Clock(now=times)], now=times)
+    clock.refused_seconds = outer.refused_seconds = 45.0
+    assert clock.begins_nothing()
+    clock.raise_limits(100.0)
+    assert clock.limits() == [100.0, 100.0, 500.0, None]
+    assert not clock.begins_nothing() and not outer.begins_nothing()

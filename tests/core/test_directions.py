@@ -91,3 +91,9 @@ def test_the_name_of_an_output_is_no_metric():
 @pytest.mark.parametrize("name", ["spam", "", "val_", "lossy", "accurate", "mean"])
 def test_a_name_that_does_not_tell(name):
     assert infer_metric_direction(name) is None
+
+
+def test_metrics_themselves_tell_it_by_their_names():
+    assert infer_metric_direction(keras.losses.mean_squared_error) == "min"
+    assert infer_metric_direction(keras.metrics.BinaryAccuracy(name="of_mine")) == "max"
+    assert infer_metric_direction(keras.Sequential()) is None

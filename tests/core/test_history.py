@@ -55,3 +55,12 @@ def test_metrics_at_an_epoch_leave_out_what_was_not_measured():
     history = {"loss": [1.0, 0.5], "val_loss": [None, 0.7], "late": [3.0]}
     assert histories.at_epoch(history, 0) == {"loss": 1.0, "late": 3.0}
     assert histories.at_epoch(history, 1) == {"loss": 0.5, "val_loss": 0.7}
+
+
+def test_why_no_epoch_counts():
+    accuracy = Objective("accuracy", "max")
+    why = histories.why_diverged({"loss": [NAN, INF], "accuracy": [0.9, 0.8]}, accuracy)
+    assert why == "the loss was not finite in any epoch that measured accuracy"
+    assert histories.why_diverged({"loss": [1.0], "accuracy": [INF]}, accuracy) == "accuracy was never finite"
+    assert histories.why_diverged({"loss": [NAN, 1.0], "accuracy": [0.9, 0.8]}, accuracy) is None
+    assert histories.why_diverged({"loss": [NAN]}, accuracy) is None  # for the scorer to complain about

@@ -15,6 +15,7 @@ from manyfit.core.objective import (
     Objective,
     ParetoObjective,
     create_objective,
+    measures_among,
 )
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -152,3 +153,8 @@ def test_several_objectives_are_at_least_two(objectives):
     with pytest.raises(UsageError, match="two or more different objectives") as caught:
         ParetoObjective(objectives)
     tiny.four_parts(caught.value)
+
+
+def test_what_trainers_have_to_measure_is_told_from_what_keras_logs():
+    assert measures_among(["val_loss", *MEASURES, "accuracy"]) == tuple(MEASURES)
+    assert measures_among(["val_loss"]) == ()

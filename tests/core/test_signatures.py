@@ -22,6 +22,7 @@ from manyfit.core.signatures import (
     is_number,
     is_truth,
     one_of,
+    rule_of,
     within,
 )
 
@@ -148,3 +149,10 @@ def test_numbers_and_truths():
     assert all(map(is_number, [0, -1.5, np.float32(2), np.int8(3)]))
     assert not any(map(is_number, [True, "3", None, float("inf"), 1j, [1], np.array([1.0])]))
     assert all(map(is_truth, [True, False, 0, 1, np.False_])) and not any(map(is_truth, [None, 2, "True", 0.0]))
+
+
+def test_a_literal_allows_its_words_and_says_them():
+    rule = rule_of(Literal["up", "down"])
+    assert rule.allowed == "one of 'up', 'down'" and rule.holds("down") and not rule.holds("side")
+    either = rule_of(Literal["up"] | None)
+    assert either.holds(None) and either.holds("up") and not either.holds(1)

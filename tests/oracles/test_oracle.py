@@ -332,3 +332,54 @@ def test_time_runs_only_while_the_clock_does():
     oracle.stop_clock()
     spent = oracle.clock.spent()
     assert spent > 0 and oracle.clock.spent() == spent
+
+
+def test_contenders_get_what_is_left_once_everything_was_tried():
+    hp = kt.HyperParameters()
+    hp.Int("units", 1, 2)
+    oracle = random_oracle(hyperparameters=hp)
+    for name in "ab":
+        assert not oracle.ends_with_contenders()
+        end(oracle, oracle.create_trial(name), [1.0])
+        oracle.replicates = True
+    assert oracle.ends_with_contenders()
+    oracle.replicates = False
+    assert not oracle.ends_with_contenders()
+    several = random_oracle(hyperparameters=hp, objective=[kt.Objective("loss", "min"), kt.Objective("mae", "min")])
+    several.replicates = several.proposals.is_exhausted = True
+    assert not several.ends_with_contenders()
+
+
+def test_the_state_counts_runs_and_numbers_from_one():
+    oracle = random_oracle(max_retries_per_trial=1)
+    failed = oracle.create_trial("a")
+    fail(oracle, failed)
+    assert oracle.create_trial("a") is failed
+    end(oracle, failed, [1.0])
+    second = oracle.create_trial("a")
+    state = oracle.get_state()
+    assert state["run_times"] == {failed.trial_id: 2, second.trial_id: 1}
+    assert state["display"]["trial_number"] == {failed.trial_id: 1, second.trial_id: 2}
+
+
+def test_a_search_limited_in_epochs_learns_how_long_a_training_is():
+    free, limited = random_oracle(), random_oracle(max_total_epochs=100)
+    before = free.scheduler
+    free.set_epochs(5)
+    assert free.scheduler is before
+    limited.set_epochs(5)
+    assert limited.scheduler.max_epochs == 5
+
+
+def test_models_are_kept_of_the_best_and_of_the_whole_front():
+    objectives = [kt.Objective("loss", "min"), kt.Objective("mae", "min")]
+    oracle = random_oracle(objective=objectives)
+    for loss, mae in ((1.0, 5.0), (2.0, 3.0), (4.0, 4.0), (3.0, 1.0)):
+        trial = oracle.create_trial("a")
+        plan = Plan(trial.trial_id, 0, trial.hyperparameters, 1)
+        oracle.book.add_execution(Result(plan, Ending.COMPLETED, {"loss": [loss], "mae": [mae]}))
+        end(oracle, trial)
+    front = [trial.trial_id for trial in oracle.book.front()]
+    assert sorted(front) == ["0", "1", "3"]
+    kept = [trial.trial_id for trial in oracle.book.kept(2)]
+    assert sorted(kept) == sorted(front) and kept[:2] == [trial.trial_id for trial in oracle.book.best(2)]

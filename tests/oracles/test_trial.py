@@ -96,3 +96,18 @@ def test_ranking_computes_no_means_where_no_constraint_asks_for_them(monkeypatch
     monkeypatch.setattr(Trial, "measured", property(lambda trial: pytest.fail("a mean was computed")))
     ranked = Ranking(Objective("val_accuracy", "max")).order(trials)
     assert [trial.score for trial in ranked] == [0.3, 0.2, 0.1]
+
+
+def test_a_row_says_how_a_trial_ended():
+    trial = trial_with()
+    assert trial.row()["outcome"]["ending"] is None and Trial.from_row(trial.row(), tiny.space()).ending is None
+    trial.ending = Ending.DIVERGED
+    assert json.loads(json.dumps(trial.row()))["outcome"]["ending"] == "diverged"
+
+
+def test_trials_that_break_no_constraint_are_kept_in_their_order():
+    trials = [trial_with(([loss], Ending.COMPLETED)) for loss in (0.3, 0.7, 0.1)]
+    for trial in trials:
+        trial.executions[0].metrics = {"loss": trial.executions[0].score}
+    ranking = Ranking(Objective("loss", "min"), [kt.Constraint("loss", max=0.5)])
+    assert ranking.keeping(trials) == [trials[0], trials[2]] and ranking.broken(trials[1])

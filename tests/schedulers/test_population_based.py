@@ -48,6 +48,14 @@ def test_nobody_is_ranked_before_all_are_there():
     assert PBT(10, 2, population_size=3).assign(history, 2, Limits(max_trials=3)) == []
 
 
+def test_no_more_go_on_than_there_are_slots_and_epochs():
+    members = step([0.1, 0.2, 0.3, 0.4])
+    scheduler = PBT(10, 2, population_size=4)
+    assert len(scheduler.assign(members, 8, Limits(max_trials=4))) == 4
+    assert len(scheduler.assign(members, 3, Limits(max_trials=4))) == 3
+    assert len(scheduler.assign(members, 8, Limits(max_trials=4, max_total_epochs=8 + 2 * 2))) == 2
+
+
 def test_the_last_loss_of_a_step_counts_and_not_its_best():
     history = [Progress("0", (0.1, 0.9), 2), Progress("1", (0.6, 0.5), 2)]
     [branch, _] = PBT(10, 2, population_size=2).assign(history, 2, Limits(max_trials=2))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manyfit.core.errors import UsageError
-from manyfit.stats.components import crossed, paired, worst_for_missing
+from manyfit.stats.components import crossed, paired, with_heavy_tails, worst_for_missing
 from manyfit.stats.intervals import Scale, scaled_interval
 from manyfit.stats.noise import moderate, moderated, run_noise, trigamma_inverse
 
@@ -321,3 +321,26 @@ def test_groups_and_blocks_widen_to_what_fresh_ones_show():
     assert plain / 400 < 0.7
     assert grouped / 400 > 0.92
     assert blocked / 400 > 0.88
+
+
+def test_a_single_run_borrows_the_rest_of_others_in_the_unit_of_its_own_share():
+    rng = np.random.default_rng(0)
+    many = [(rng.random((4, 400)) < share).astype(float) for share in (0.5, 0.6)]
+    one = (rng.random((1, 400)) < 0.95).astype(float)
+    seen = [crossed(each, scale=Scale.WILSON) for each in many]
+    alone = crossed(one, scale=Scale.WILSON)
+    borrowed = moderate([*seen, alone])[-1].mean_square_rest
+    units = [each.mean * (1 - each.mean) for each in (*seen, alone)]
+    rest = np.mean([each.mean_square_rest / unit for each, unit in zip(seen, units[:2], strict=True)])
+    assert math.isnan(alone.mean_square_rest) and borrowed == pytest.approx(rest * units[2])
+
+
+def test_rows_with_light_tails_keep_their_degrees_and_heavy_ones_lose_them():
+    light = np.tile([-1.0, 1.0], 20)[None]
+    assert with_heavy_tails(crossed(light), light).degrees_rows == pytest.approx(39)
+    heavy = np.r_[np.zeros(99), 1.0][None]
+    kurtosis = (0.99 * 0.01**4 + 0.01 * 0.99**4) / (0.99 * 0.01) ** 2
+    expected = 2 * 100 / (kurtosis - 97 / 99)
+    assert with_heavy_tails(crossed(heavy), heavy).degrees_rows == pytest.approx(expected)
+    alike = np.ones((1, 50))
+    assert with_heavy_tails(crossed(alike), alike) == crossed(alike)

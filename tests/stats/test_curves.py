@@ -5,6 +5,7 @@ import pytest
 
 from manyfit.core.errors import UsageError
 from manyfit.stats.curves import (
+    _running_median,
     best_epoch_optimism,
     curve_jitter,
     effective_epochs,
@@ -155,3 +156,12 @@ def test_a_curve_that_comes_down_steeply_has_no_luck_of_a_parabola(num_epochs, d
 def test_the_loss_at_best_is_never_below_the_best_loss():
     assert value_at_best([4.4, 1.8, 0.68, 0.25, 0.11]) == 0.11
     assert value_at_best([1.0, 0.5, 0.2, 0.1, 0.05, 0.3, 0.9]) >= 0.05
+
+
+def test_epochs_that_move_together_have_no_luck_among_them():
+    assert expected_best(20, 1.0) == expected_best(20, 1.5) == 0.0
+    assert expected_best(20, -0.5) == expected_best(20, 0.0) > 0
+
+
+def test_a_running_median_stands_still_at_both_ends():
+    np.testing.assert_array_equal(_running_median(np.array([5.0, 1.0, 2.0, 9.0, 3.0])), [5, 2, 2, 3, 3])

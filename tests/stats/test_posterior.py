@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from manyfit.core.errors import UsageError
 from manyfit.stats.noise import row_noise
 from manyfit.stats.posterior import good_half, posterior_grid, search_posterior
+from manyfit.stats.posterior_grid import _tails
 
 LOSSES = [0.1, 0.5, 0.9, 1.4, 1.5, 2.0, 2.6, 3.0, 9.0, math.inf]
 
@@ -285,3 +286,12 @@ def test_places_of_finalists_with_one_run_change_nothing():
 def test_what_cannot_be_is_said(call):
     with pytest.raises(UsageError, match=r"got .* Allowed: "):
         call()
+
+
+def test_tails_shrink_with_runs_as_far_as_the_luck_is_theirs():
+    # omega^2 = 4: of a mean over 2 runs with w = 3, the share (4 - 3) / (2 - 1) / 3 shrinks with runs.
+    one, half, none = (_tails(np.array([w]), 2.0, np.array([2.0]))[0] - 1 for w in (2.0, 3.0, 4.0))
+    np.testing.assert_allclose(half, one / 3)
+    np.testing.assert_allclose(none, 0.0, atol=1e-12)
+    np.testing.assert_allclose(one, (_tails(np.array([4.0]), 2.0)[0] - 1) / np.sqrt(2))
+    np.testing.assert_allclose(_tails(np.array([30.0]), math.sqrt(40.0), np.array([2.0]))[0] - 1, half)

@@ -24,6 +24,7 @@ from manyfit.core.errors import ManyfitError, ProjectError
 from manyfit.core.untrusted import archive, check_unpacked, plain_file, read_json, shown
 from manyfit.store.layout import PredictionFiles, ProjectLayout
 from manyfit.store.predictions import Archive
+from manyfit.store.schema import check_harmless
 from manyfit.training.weights import load_keras_weights, load_weights
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -338,3 +339,12 @@ def test_an_error_obeys_no_letter_of_what_it_tells(tmp_path):
     with pytest.raises(ProjectError) as caught:
         kt.open_project(tmp_path / "\x1b[2J\u202e")
     assert "\x1b" not in str(caught.value) and "\u202e" not in str(caught.value)
+
+
+def test_an_index_that_sqlite_makes_by_itself_is_harmless():
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE plain (name TEXT UNIQUE)")
+        check_harmless(connection, "here")
+        connection.execute("CREATE INDEX short ON plain (substr(name, 1))")
+        with pytest.raises(ProjectError, match="index 'short'"):
+            check_harmless(connection, "here")

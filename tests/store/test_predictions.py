@@ -1,12 +1,14 @@
 """Predictions that a search keeps: what half precision costs, which rows survive a cap."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from manyfit.core.errors import UsageError
 from manyfit.data.identity import row_identities
 from manyfit.data.kinds import leaves, map_leaves
-from manyfit.store.predictions import Archive, Labels, pack, unpack
+from manyfit.store.predictions import Archive, Labels, RowLosses, pack, unpack
 
 
 def test_log_loss_survives_half_precision():
@@ -94,3 +96,20 @@ def test_lengths_must_agree():
         row_identities(np.zeros(2), np.zeros(3))
     with pytest.raises(UsageError, match="2 predictions for 3 rows"):
         pack(np.zeros(2), np.zeros(3, dtype=np.uint64))
+
+
+def test_values_a_little_above_one_are_no_probabilities():
+    y = np.linspace(0.0, 1.8, 50)[:, None]
+    kept = unpack(pack(y, row_identities(y)))
+    np.testing.assert_allclose(kept.predictions, y, atol=2e-3)
+
+
+def test_losses_of_rows_come_back_and_take_two_bytes_each_of_what_there_is(tmp_path):
+    archive = Archive(tmp_path, max_bytes=20)
+    losses = RowLosses("log loss", 0.5, np.linspace(0.0, 1.0, 10, dtype="float32"), "these", "as it is")
+    archive.keep_losses("0", "confirm", 1, losses)
+    found = archive.losses("0", "confirm", 1)
+    np.testing.assert_allclose(found.rows, losses.rows, atol=1e-3)
+    assert (found.metric, found.value, found.rows_are, found.scale) == ("log loss", 0.5, "these", "as it is")
+    archive.keep_losses("1", "confirm", 1, dataclasses.replace(losses, rows=np.zeros(11)))
+    assert archive.losses("1", "confirm", 1) is None

@@ -279,3 +279,9 @@ def test_closing_twice_is_harmless(store):
     assert again.trials() == []  # what is there can still be read
     with pytest.raises(ProjectError, match="closed"):
         again.put(fact=1)
+
+
+def test_a_project_is_where_its_database_is(tmp_path):
+    assert not ProjectStore.exists(tmp_path) and not ProjectStore.exists(None)
+    ProjectStore(tmp_path).close()
+    assert ProjectStore.exists(tmp_path) is True and ProjectStore.exists(str(tmp_path)) is True

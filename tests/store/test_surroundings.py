@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 import sys
@@ -23,7 +24,7 @@ from manyfit.core.errors import ProjectError
 from manyfit.store import ProjectStore, connecting, requests
 from manyfit.store.checksums import Checksums
 from manyfit.store.layout import ProjectLayout
-from manyfit.store.reading import read_project
+from manyfit.store.reading import read_project, token_of
 
 pytestmark = pytest.mark.backends
 
@@ -349,3 +350,19 @@ def test_weights_of_trials_that_fell_behind_go_after_a_kill_too(tmp_path):
     left = {path.name for path in (layout.folder / "weights").iterdir()}
     assert left == {"0-0.npz", "3-confirm-0.npz", "9-0.npz", "mine.npz"}
     tuner.close()
+
+
+# -- whether it has changed ----------------------------------------------------------------------------------------
+
+
+def test_a_token_changes_when_a_project_does_and_says_whether_it_may_again(tmp_path):
+    assert token_of(tmp_path, now=0.0) == "-----~"  # three files that are not there, at the clock's beginning
+    assert token_of(tmp_path, now=1e9) == "-----"
+    database = ProjectLayout.of(tmp_path).database
+    database.write_bytes(b"12345678")
+    os.utime(database, ns=(10**18, 10**18))
+    calm = token_of(tmp_path, now=1e9 + 60.0)
+    assert calm == f"{10**18:x}.8----" and token_of(tmp_path, now=1e9 + 0.01) == f"{calm}~"
+    database.write_bytes(b"123456789")
+    os.utime(database, ns=(10**18, 10**18))
+    assert token_of(tmp_path, now=1e9 + 60.0) == f"{10**18:x}.9----"
