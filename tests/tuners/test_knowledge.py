@@ -114,7 +114,12 @@ def test_beliefs_steer_the_first_trials(tmp_path, tuner):
 def test_beliefs_that_exclude_everything_are_no_harm(tmp_path):
     """Certain of opposite ends, for names that exist and for one that does not: the search goes on, and finds it."""
     beliefs = [kt.Belief("x", -5.0, spread=1e-6), kt.Belief("y", 3.0)]
-    found = searched(tmp_path, beliefs=beliefs, max_trials=14)
+    with pytest.warns(UserWarning, match="beliefs") as warned:
+        found = searched(tmp_path, beliefs=beliefs, max_trials=14)
+    [one] = warned
+    assert str(one.message).startswith(
+        'beliefs: got "y", which no trial had: it has steered nothing. Allowed: one of x'
+    )
     assert min(trial.score for trial in found.oracle.trials.values()) < 0.05
 
 

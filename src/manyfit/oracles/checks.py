@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from manyfit.core.causes import reason_of
-from manyfit.core.checks import whole_number, whole_number_or_none
-from manyfit.core.errors import ProjectError, SearchError, UsageError, explain
+from manyfit.core.checks import did_you_mean, whole_number, whole_number_or_none
+from manyfit.core.errors import ProjectError, SearchError, UsageError, explain, warn_user
 from manyfit.core.records import Ending
 from manyfit.oracles.book import TrialBook
 from manyfit.oracles.trial import Trial
+from manyfit.samplers.base import Sampler
 from manyfit.schedulers.base import REPLACED_ENDINGS
 from manyfit.space.hyperparameters import HyperParameters
 
@@ -182,6 +183,21 @@ def check_any_completed(trials: Iterable[Trial], suspect: Callable[[], str]) -> 
     instead = "See tuner.results() for each trial's message, mend the cause, and search with overwrite=True."
     allowed = "at least one trial that ends with a score"
     raise SearchError(explain("search(...)", f"{got}\n{suspect() or 'None has a score'}", allowed, instead))
+
+
+def warn_of_unmet_beliefs(sampler: Sampler | None, space: HyperParameters) -> None:
+    """Warns of beliefs about hyperparameters that no trial of a search had: misspelt, or behind a condition never met.
+
+    Args:
+        sampler: with the beliefs that it was given; None: there is none.
+        space: all hyperparameters that trials have had.
+    """
+    known = list(dict.fromkeys(hp.name for hp in space.space))
+    for name in (belief.name for belief in (sampler.beliefs if sampler is not None else ())):
+        if name not in known:
+            allowed = f"one of {', '.join(known)}" if known else "the name of a hyperparameter"
+            instead = did_you_mean(name, known, "Leave it out, or mend the name.")
+            warn_user(explain("beliefs", f'"{name}", which no trial had: it has steered nothing', allowed, instead))
 
 
 def failure_report(trials: Sequence[Trial]) -> str:

@@ -25,7 +25,7 @@ from manyfit.finish.leader import leader_of
 from manyfit.fitting.signals import Interruptible, what_is_kept
 from manyfit.fitting.standing import Standing
 from manyfit.oracles import Oracle, Trial, endings
-from manyfit.oracles.checks import check_any_completed
+from manyfit.oracles.checks import check_any_completed, warn_of_unmet_beliefs
 from manyfit.oracles.keras_tuner.files import read_project, write_project
 from manyfit.oracles.replication import Replication
 from manyfit.report import terminal
@@ -243,8 +243,11 @@ class BaseTuner(LookedAt):
                 raise
             finally:
                 self.oracle.stop_clock()
-        self._end_search(has_run=endings.work_of(self.oracle) != work)
+        has_run = endings.work_of(self.oracle) != work
+        self._end_search(has_run=has_run)
         self.on_search_end()
+        if has_run:
+            warn_of_unmet_beliefs(self.oracle.sampler, self.oracle.hyperparameters)
         if self.oracle.compat != "keras_tuner":  # its searches end in silence
             call = Call(fit_args, fit_kwargs)
             check_any_completed(self.oracle.book.trials.values(), lambda: not_finite(call))
