@@ -14,7 +14,7 @@ class PhaseTimes:
     Args:
         clock: of the whole call.
         earlier: seconds of each phase so far.
-        begins: is told the name of each phase that begins.
+        begins: is told the name of each phase that begins; several steps of one phase are one beginning.
 
     Attributes:
         clock: as given.
@@ -38,6 +38,7 @@ class PhaseTimes:
         self._begins = begins
         self._ended = dict(earlier)
         self._phase: tuple[str, float] | None = None  # the one that is under way, and when it began
+        self._latest = ""  # the one that has begun last
 
     @property
     def under_way(self) -> str | None:
@@ -56,7 +57,9 @@ class PhaseTimes:
         """What a step answers, whose seconds are those of a phase."""
         # One that an error has ended is closed here: who is interrupted tells of the phase that was under way.
         self._ended, self._phase = self.seconds(), (phase, self.clock.spent())
-        self._begins(phase)
+        if phase != self._latest:
+            self._latest = phase
+            self._begins(phase)
         value = step(*args)
         self._ended, self._phase = self.seconds(), None
         return value
