@@ -209,7 +209,9 @@ class Afterwards:
             self._made = None
             return
         count = bag.repeats * NUM_FOLDS
-        what = f"A bag of {bag.top} configurations ({count} models of each)"
+        used = len(found.pool.support)
+        share = f"; {used} {'has' if used == 1 else 'have'} all the weight" if used < bag.top else ""
+        what = f"A bag of {bag.top} configurations ({count} models of each{share})"
         told = self._take(found, what, against="what was in hand" if self._made else "the models of the search")
         is_used = self.hand is found
         # Members bear the names of trials, and `bag` may have taken others than the best: those that differ most.
