@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import manyfit as kt  # isort: skip
 
+import csv
+
 import pytest
 import tiny
 
@@ -34,3 +36,13 @@ def test_parquet_is_read_back_as_it_was_measured(tmp_path, capsys):
 def test_rows_with_unlike_columns_are_one_table(tmp_path):
     write_csv([{"a": 1}, {"b": "x,y", "a": None}], tmp_path / "rows.csv")
     assert (tmp_path / "rows.csv").read_text() == 'a,b\n1,\n,"x,y"\n'
+
+
+def test_no_name_or_value_of_a_strangers_is_a_formula_in_a_spreadsheet(tmp_path):
+    """A cell that begins as formulas do runs in a spreadsheet; numbers begin so, too, and stay what they are."""
+    row = {"=cmd|' /C calc'!A0": "@SUM(A1)", "rate": -0.5, "text": "-1e-3", "b": "+1+1", "c": "\t=1", "d": "a=b"}
+    write_csv([{**row, "e": None}], tmp_path / "rows.csv")
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        names, values = csv.reader(file)
+    assert names == ["'=cmd|' /C calc'!A0", "rate", "text", "b", "c", "d", "e"]
+    assert values == ["'@SUM(A1)", "-0.5", "-1e-3", "'+1+1", "'\t=1", "a=b", ""]

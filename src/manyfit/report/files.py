@@ -34,9 +34,27 @@ def write_csv(rows: Sequence[Mapping[str, Any]], output: Path | None) -> None:
 
 
 def _write_csv(rows: Sequence[Mapping[str, Any]], file: TextIO) -> None:
-    writer = csv.DictWriter(file, columns_of(rows))
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(file)
+    columns = columns_of(rows)
+    writer.writerow(map(_as_text, columns))
+    writer.writerows([_as_text(row.get(name)) for name in columns] for row in rows)
+
+
+def _as_text(value: Any) -> Any:
+    """A cell that spreadsheets take for what it is, and for no formula: names and values may be a stranger's.
+
+    Example:
+
+    >>> _as_text("=1+1"), _as_text("-1.5"), _as_text("adam")
+    ("'=1+1", '-1.5', 'adam')
+    """
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
