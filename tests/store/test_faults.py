@@ -413,8 +413,13 @@ def test_a_tuner_that_is_gone_in_the_middle_of_a_search_holds_nobody_up(tmp_path
         raise KeyboardInterrupt
 
     first = tiny.numbers(run_trial, objective="loss", max_trials=2, directory=tmp_path)
+    before = threading.enumerate()
     first.oracle.book.begin_work("a search that nobody ends")
+    [beats] = [thread for thread in threading.enumerate() if thread not in before]
+    assert beats.name == "manyfit-heartbeat"
     first.close()
+    beats.join(60)
+    assert not beats.is_alive()
     calls = []
     counted(tmp_path, calls).search(verbose=0)
     assert len(calls) == 3

@@ -130,6 +130,11 @@ class TrialDisplay:
             with contextlib.suppress(Exception):
                 progress.close()
 
+    def close(self) -> None:
+        """Shows no more of a call that is under way."""
+        self._guarded(lambda progress: progress.close())
+        self._progress = None
+
     def _finish(self, progress: AnyProgress) -> None:
         if progress.board.what == SEARCH and not self._found_something:
             return

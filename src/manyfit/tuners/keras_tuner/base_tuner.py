@@ -472,6 +472,7 @@ class BaseTuner(LookedAt):
         if self._runner is not None:
             self._runner.close()
         self._tracking.close()
+        self._display.close()
         self.store.close()
 
     # On executors ----------------------------------------------------------------------------------------------
