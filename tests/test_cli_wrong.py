@@ -236,7 +236,7 @@ def test_a_table_that_cannot_be_written_is_told_and_nothing_is_left(folder, caps
         raise OSError(28, "No space left on device")
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("csv.DictWriter.writerows", full)
+    monkeypatch.setattr("manyfit.report.files._as_text", full)
     before = written(folder)
     code, said = answer("export one -o table.csv", capsys)
     assert (code, written(folder)) == (1, before) and "No space left on device" in said
