@@ -139,6 +139,17 @@ def test_the_last_thread_that_leaves_restores_them(no_cache, tmp_path):
     assert settings() == before
 
 
+def test_programs_are_kept_where_the_last_that_came_wants_them(no_cache, tmp_path):
+    before, first, second = settings(), tmp_path / "first", tmp_path / "second"
+    with kept_on_disk(first):
+        with kept_on_disk(second):
+            compile_anew(31)
+        assert names(second) and not names(first)
+        kept = names(second)
+        compile_anew(37)
+    assert names(first) and names(second) == kept and settings() == before
+
+
 def test_a_folder_of_the_users_stays(no_cache, tmp_path):
     jax.config.update(SETTINGS[0], str(tmp_path / "theirs"))
     before = settings()

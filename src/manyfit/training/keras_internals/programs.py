@@ -70,16 +70,17 @@ def sizes_of_scan(parameters: Mapping[str, Any]) -> tuple[int, int]:
     return len(constants), len(carried)
 
 
+_FOLDER = "jax_compilation_cache_dir"
 # A small program is worth keeping, too: it takes longer to compile than to load.
 _KEEP_ALL = {"jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": -1}
 
 
 class _Keeping:
-    """How many are inside of `kept_on_disk`, and what JAX's settings were before the first of them."""
+    """Where those inside of `kept_on_disk` keep programs, and what JAX's settings were before the first of them."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.num_inside = 0
+        self.folders: list[str] = []  # of each that is inside, in the order in which they came
         self.before: dict[str, object] = {}
         self.ours: dict[str, object] = {}
 
@@ -92,18 +93,18 @@ def kept_on_disk(folder: Path) -> Iterator[None]:
     """What JAX compiles inside is kept in a folder, and read from there by the next process.
 
     JAX's settings are afterwards what they were. While at least one thread is inside they hold for the process: JAX
-    has one such cache, and a population compiles in threads of its own. A user who has chosen a folder for JAX keeps
-    it, and everything else about it.
+    has one such cache, and a population compiles in threads of its own. The folder is that of the thread which came
+    last. A user who has chosen a folder for JAX keeps it, and everything else about it.
 
     Args:
         folder: exists.
     """
-    entered = _enter(folder)
+    entered = _enter(str(folder))
     try:
         yield
     finally:
         if entered:
-            _leave()
+            _leave(str(folder))
 
 
 @contextlib.contextmanager
@@ -126,13 +127,13 @@ def programs_kept() -> Iterator[None]:
 def kept_until_compiled() -> Iterator[None]:
     """What is kept on disk outside is so inside to its end: of a compilation that goes on when everybody has left."""
     with _keeping.lock:
-        is_kept = _keeping.num_inside > 0
-        _keeping.num_inside += is_kept
+        kept = _keeping.folders[-1:]
+        _keeping.folders += kept
     try:
         yield
     finally:
-        if is_kept:
-            _leave()
+        for folder in kept:
+            _leave(folder)
 
 
 Compilation: TypeAlias = Callable[[], Any]
@@ -181,23 +182,25 @@ def setting(name: str) -> object:
     return getattr(jax.config, name, None)
 
 
-def _enter(folder: Path) -> bool:
+def _enter(folder: str) -> bool:
     with _keeping.lock:
-        if _keeping.num_inside == 0:
-            if setting("jax_compilation_cache_dir"):
+        if not _keeping.folders:
+            if setting(_FOLDER):
                 return False
-            _keeping.ours = {"jax_compilation_cache_dir": str(folder), **_KEEP_ALL}
+            _keeping.ours = {_FOLDER: folder, **_KEEP_ALL}
             _keeping.before = {name: setting(name) for name in _keeping.ours}
             for name, value in _keeping.ours.items():
                 jax.config.update(name, value)
-        _keeping.num_inside += 1
+        _keeping.folders.append(folder)
+        _keep_in(folder)
         return True
 
 
-def _leave() -> None:
+def _leave(folder: str) -> None:
     with _keeping.lock:
-        _keeping.num_inside -= 1
-        if _keeping.num_inside:
+        _keeping.folders.remove(folder)
+        if _keeping.folders:
+            _keep_in(_keeping.folders[-1])
             return
         for name, value in _keeping.before.items():
             # What somebody set meanwhile, a build function say, is theirs.
@@ -205,4 +208,11 @@ def _leave() -> None:
                 jax.config.update(name, value)
         # JAX opens the folder once and then asks no setting any more: without this, what the user compiles afterwards
         # would go to our folder, and a folder that the user chooses afterwards would stay empty.
+        compilation_cache.reset_cache()
+
+
+def _keep_in(folder: str) -> None:
+    if setting(_FOLDER) == _keeping.ours[_FOLDER] != folder:
+        jax.config.update(_FOLDER, folder)
+        _keeping.ours[_FOLDER] = folder
         compilation_cache.reset_cache()
