@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import warnings
 
@@ -17,6 +16,7 @@ import damages
 import hypothesis
 import numpy as np
 import pytest
+from hanging import nothing_hangs
 from hypothesis import strategies as st
 from test_fuzz import MOST, damaged, values
 
@@ -68,24 +68,15 @@ def copy(whole, tmp_path_factory):
 
 @contextlib.contextmanager
 def only_ours():
-    """Nothing is printed, errors of ours are right, and what takes a minute hangs."""
-
-    def give_up(number, frame):
-        raise AssertionError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(60)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(action="ignore"),
-            contextlib.suppress(ManyfitError),
-        ):
-            yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+    """Nothing is printed, errors of ours are right, and nothing hangs."""
+    with (
+        nothing_hangs(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(action="ignore"),
+        contextlib.suppress(ManyfitError),
+    ):
+        yield
 
 
 def as_json(text):

@@ -24,7 +24,7 @@ from manyfit.dashboard.command import dashboard
 from manyfit.report.pruning import prunable
 from manyfit.report.snapshot import Snapshot
 from manyfit.store import ProjectStore
-from manyfit.store.reading import projects_below
+from manyfit.store.reading import projects_below, what_is_at
 
 _TO = ("csv", "parquet", "optuna", "mlflow", "wandb")
 _ENDINGS = {"parquet": "parquet", "optuna": "db"}
@@ -71,7 +71,7 @@ def list_projects(folder: Path, as_json: bool) -> None:
         raise ProjectError(
             explain(
                 f"manyfit ls {folder}",
-                "a folder without projects" if folder.is_dir() else "a file" if folder.exists() else "no folder",
+                what_is_at(folder, "a folder without projects"),
                 "a folder with projects in it or below",
                 "Type the directory= of your tuners.",
             )
@@ -198,11 +198,9 @@ def export(project: Path, kind: str, curves: bool, output: str | None, name: str
     """
     is_table = kind in ("csv", "parquet")
     if (is_table and name is not None) or (curves and not is_table):
-        got, allowed = (
-            f"{'--curves' if curves else '--name'} with --to {kind}",
-            "--curves is for csv and parquet, --name",
-        )
-        raise click.UsageError(explain("manyfit export", got, f"{allowed} for the others", "Leave it out."))
+        got = f"{'--curves' if curves else '--name'} with --to {kind}"
+        allowed = "--curves is for csv and parquet, --name for the others"
+        raise click.UsageError(explain("manyfit export", got, allowed, "Leave it out."))
     if output is None and kind in ("parquet", "optuna"):
         got, allowed = f"--to {kind} without -o", f"--to {kind} needs -o: where to write"
         raise click.UsageError(explain("manyfit export", got, allowed, f"Type -o results.{_ENDINGS[kind]}, say."))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -24,6 +24,7 @@ from manyfit.report import bars, charts
 from manyfit.report.drawing import html_page, png, svg
 from manyfit.report.ranges import searched_ranges
 from manyfit.report.snapshot import Snapshot
+from manyfit.report.vega import Spec
 from manyfit.store.reading import rows_told
 
 __all__ = [
@@ -100,7 +101,6 @@ class Figure:
         return f"<Figure: {self.spec.get('description', 'a chart')}>"
 
 
-@rows_told("plot.history")
 @checked_arguments()
 def history(source: Source, *, over: str = "trials") -> Figure:
     """Each trial's score, the best so far, and where the winner's score lies.
@@ -115,17 +115,15 @@ def history(source: Source, *, over: str = "trials") -> Figure:
     allowed = ("trials", "seconds", "epochs")
     if over not in allowed:
         raise UsageError(explain("plot.history(over)", repr(over), ", ".join(allowed), 'Type over="seconds", say.'))
-    return _figure("history", charts.history(_seen(source), over), "a trial with a score")
+    return _figure("history", source, lambda seen: charts.history(seen, over), "a trial with a score")
 
 
-@rows_told("plot.curves")
 @checked_arguments()
 def curves(source: Source) -> Figure:
     """Curves of the best 200 trials, where the others lie, and which were stopped or paused."""
-    return _figure("curves", charts.curves(_seen(source)), "a trial that has logged the objective each epoch")
+    return _figure("curves", source, charts.curves, "a trial that has logged the objective each epoch")
 
 
-@rows_told("plot.slice")
 @checked_arguments()
 def slice(source: Source, name: str) -> Figure:  # the word of the field
     """Scores over one hyperparameter.
@@ -134,12 +132,14 @@ def slice(source: Source, name: str) -> Figure:  # the word of the field
         source: see `history`.
         name: of the hyperparameter.
     """
-    seen = _seen(source)
-    _check_names(seen, "slice", name)
-    return _figure("slice", charts.slice_of(seen, name), "a trial with a score")
+
+    def draw(seen: Snapshot) -> Spec | None:
+        _check_names(seen, "slice", name)
+        return charts.slice_of(seen, name)
+
+    return _figure("slice", source, draw, "a trial with a score")
 
 
-@rows_told("plot.contour")
 @checked_arguments()
 def contour(source: Source, first: str | None = None, second: str | None = None) -> Figure:
     """Scores over two hyperparameters whose values lie on a scale.
@@ -149,45 +149,42 @@ def contour(source: Source, first: str | None = None, second: str | None = None)
         first: its name; None: the first one there is. So for the other.
         second: another one.
     """
-    seen = _seen(source)
-    _check_names(seen, "contour", *(name for name in (first, second) if name is not None))
-    needed = "six trials with a score, and two hyperparameters that are numbers"
-    return _figure("contour", charts.contour(seen, first, second), needed)
+
+    def draw(seen: Snapshot) -> Spec | None:
+        _check_names(seen, "contour", *(name for name in (first, second) if name is not None))
+        return charts.contour(seen, first, second)
+
+    return _figure("contour", source, draw, "six trials with a score, and two hyperparameters that are numbers")
 
 
-@rows_told("plot.importance")
 @checked_arguments()
 def importance(source: Source) -> Figure:
     """How much each hyperparameter decides whether a trial is among the best, with 90 % intervals (PED-ANOVA)."""
-    return _figure("importance", bars.importance(_seen(source)), "ten trials that differ")
+    return _figure("importance", source, bars.importance, "ten trials that differ")
 
 
-@rows_told("plot.finalists")
 @checked_arguments()
 def finalists(source: Source) -> Figure:
     """Where each finalist's score lies; a cross is what the search said."""
-    return _figure("finalists", bars.finalists(_seen(source)), "five trials, or a confirmation")
+    return _figure("finalists", source, bars.finalists, "five trials, or a confirmation")
 
 
-@rows_told("plot.pareto")
 @checked_arguments()
 def pareto(source: Source) -> Figure:
     """The first two of several objectives, and the trials that no other one beats in all."""
-    return _figure("pareto", charts.pareto(_seen(source)), "a search for several objectives")
+    return _figure("pareto", source, charts.pareto, "a search for several objectives")
 
 
-@rows_told("plot.time")
 @checked_arguments()
 def time(source: Source) -> Figure:
     """Where the seconds went."""
-    return _figure("time", bars.time(_seen(source)), "a trial that has ended")
+    return _figure("time", source, bars.time, "a trial that has ended")
 
 
-@rows_told("plot.ensemble")
 @checked_arguments()
 def ensemble(source: Source) -> Figure:
     """How much each member of the latest ensemble counts."""
-    return _figure("ensemble", bars.ensemble(_seen(source)), "a project with an ensemble: tuner.ensemble()")
+    return _figure("ensemble", source, bars.ensemble, "a project with an ensemble: tuner.ensemble()")
 
 
 def _seen(source: Source) -> Snapshot:
@@ -209,7 +206,9 @@ def _check_names(seen: Snapshot, where: str, *names: str) -> None:
             raise UsageError(explain(f"plot.{where}", repr(name), allowed, "Name one in which trials differ."))
 
 
-def _figure(where: str, spec: Mapping[str, object] | None, needed: str) -> Figure:
+def _figure(where: str, source: Source, draw: Callable[[Snapshot], Spec | None], needed: str) -> Figure:
+    with rows_told(f"plot.{where}"):
+        spec = draw(_seen(source))
     if spec is None:
         got = "a project without what it shows"
         raise UsageError(explain(f"plot.{where}", got, needed, "Call it again when there is."))

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import struct
 import zipfile
@@ -19,6 +18,7 @@ import keras
 import numpy as np
 import pytest
 import tiny
+from hanging import nothing_hangs
 
 from manyfit.core.errors import ManyfitError, ProjectError
 from manyfit.core.untrusted import archive, check_unpacked, plain_file, read_json, shown
@@ -29,22 +29,6 @@ from manyfit.training.weights import load_keras_weights, load_weights
 
 DEEP = "[" * 100_000 + "]" * 100_000
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="pipes in folders, and alarms, are those of POSIX")
-
-
-@contextlib.contextmanager
-def at_once():
-    """Fails what waits for ever."""
-
-    def give_up(number, frame):
-        raise TimeoutError("it hangs")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(60)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def opened(folder, **arguments):
@@ -79,7 +63,7 @@ def changed(layout, statement, *arguments):
 
 def refused(call):
     """The text of the error that a call ends with, which has to be one of ours, of four parts."""
-    with at_once(), pytest.raises(ManyfitError) as caught:
+    with nothing_hangs(), pytest.raises(ManyfitError) as caught:
         call()
     tiny.four_parts(caught.value)
     return str(caught.value)
@@ -174,7 +158,7 @@ def test_the_name_of_the_objective_is_looked_for_in_one_go(project):
     changed(
         project, "UPDATE project SET value = ? WHERE name = 'search'", json.dumps({"objective": 'name="' * 200_000})
     )
-    with at_once():  # it took hours: from each beginning to the end of the text
+    with nothing_hangs():  # it took hours: from each beginning to the end of the text
         assert kt.open_project(project.folder).objective == "score"
 
 

@@ -48,6 +48,8 @@ _OF_STRANGE_MODELS = (
 _FORMAT = 1
 _FORMAT_OF_SEVERAL = 2  # of members with several outputs
 _MANIFEST = "manifest.json"
+#: Versions before 0.2 read both numbers of every pool, so they are written even where they mean nothing.
+_NUMBERS = {"parameter": 1.0, "inverse_temperature": 1.0}
 
 
 def save_file(model: keras.Model, path: pathlib.Path, *, where: str = "Ensemble.save") -> None:
@@ -134,8 +136,7 @@ def save_folder(
             "outputs": outputs.to_json(),
             **told,
             "kind": pool.kind,
-            # Versions before 0.2 read both numbers of every pool, so they are written even where they mean nothing.
-            **{"parameter": 1.0, "inverse_temperature": 1.0, **pool.numbers()},
+            **{**_NUMBERS, **pool.numbers()},
             "members": entries,
             "pool": {"file": "pool.npz", "sha256": digest_of(pool_file)},
         }
@@ -230,7 +231,8 @@ def load_folder(
         )
         for entry in manifest["members"]
     ]
-    pool = POOLS[manifest["kind"]].from_saved(arrays, manifest)  # the numbers lie in the manifest itself
+    numbers = {name: float(manifest[name]) for name in _NUMBERS if name in manifest}
+    pool = POOLS[manifest["kind"]].from_saved(arrays, numbers)
     if max(pool.support, default=0) >= len(members):
         raise ValueError(f"weights of {max(pool.support) + 1} members, of which {len(members)} are there")
     outputs = Outputs.from_json(manifest["outputs"]) if "outputs" in manifest else None

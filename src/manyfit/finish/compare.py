@@ -191,9 +191,9 @@ def compare(
     Example: `print(kt.compare(["runs/random-0", "runs/random-1"], ["runs/bayes-0", "runs/bayes-1"]))`.
     """
     confidence = confidence_level("compare", confidence)
-    # Before any is opened, which leaves a trace of who held it.
-    _check_counts(*(len(_several(each)) for each in (a, b)))
-    one, other = ([_read(project) for project in _several(each)] for each in (a, b))
+    given = _several(a), _several(b)
+    _check_counts(*map(len, given))  # before any is opened, which leaves a trace of who held it
+    one, other = ([_read(project) for project in projects] for projects in given)
     _check(one, other)
     pairs = list(zip(one, other, strict=True))
     everything = [*one, *other]

@@ -113,7 +113,7 @@ class TrialBook:
 
     def _confirmed_first(self, ranked: list[Trial]) -> list[Trial]:
         # Asked whenever a trial ends, so that trials are not gone through for what none of them has.
-        is_by_score = not self.ranking.constraints and self._views.by_score() is not None
+        is_by_score = not (self.ranking.constraints or self._views.are_apart())
         return ranked if is_by_score else self.ranking.confirmed_first(ranked)
 
     def front(self) -> list[Trial]:

@@ -152,11 +152,16 @@ class TrialViews:
             self._catch_up()
             return list(self._completed.items)
 
-    def by_score(self) -> list[Trial] | None:
-        """Completed trials, best score first; None where one was trained on a part of the rows, or was confirmed."""
+    def are_apart(self) -> bool:
+        """Whether the score alone does not order the completed trials: one has a part of the rows, or was confirmed."""
         with self._lock:
             self._catch_up()
-            return None if self._apart else list(self._ranked.items)
+            return bool(self._apart)
+
+    def by_score(self) -> list[Trial] | None:
+        """Completed trials, best score first; None where the score alone does not order them."""
+        with self._lock:
+            return None if self.are_apart() else list(self._ranked.items)
 
     def measured(self, trial: Trial) -> dict[str, float]:
         """`Trial.measured`; of completed trials it is worked out once."""

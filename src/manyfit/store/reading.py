@@ -83,6 +83,18 @@ class _Changed(Exception):
     """Somebody has begun to write while the file was read as one that nobody writes."""
 
 
+def what_is_at(path: Path, as_folder: str) -> str:
+    """What was found in the place of a project, for a message.
+
+    Args:
+        path: of the place.
+        as_folder: what it is if it is a folder.
+    """
+    if path.is_dir():
+        return as_folder
+    return "a file" if path.exists() else "no folder"
+
+
 def read_project(folder: str | os.PathLike[str]) -> ProjectRows:
     """All rows of a project.
 
@@ -97,11 +109,7 @@ def read_project(folder: str | os.PathLike[str]) -> ProjectRows:
         raise ProjectError(
             explain(
                 f'open_project("{folder}")',
-                "a folder without a project"
-                if layout.folder.is_dir()
-                else "a file"
-                if layout.folder.exists()
-                else "no folder",
+                what_is_at(layout.folder, "a folder without a project"),
                 f"a folder with {DATABASE_NAME} in it",
                 'Type the project\'s own folder, "directory/project_name"; manyfit ls lists those below a folder.',
             )

@@ -269,7 +269,7 @@ class TemperedPool(Pool):
         """The pool of a file, with what `arrays` and `numbers` gave."""
         return cls(
             arrays["weights"],
-            inverse_temperature=float(numbers["inverse_temperature"]),
+            inverse_temperature=numbers["inverse_temperature"],
             member_inverse_temperatures=arrays.get("member_inverse_temperatures"),
         )
 

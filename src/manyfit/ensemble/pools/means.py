@@ -107,7 +107,7 @@ class PowerPool(TemperedPool):
     @classmethod
     def from_saved(cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, float]) -> Self:
         """The pool of a file, with what `arrays` and `numbers` gave."""
-        return dataclasses.replace(super().from_saved(arrays, numbers), parameter=float(numbers["parameter"]))
+        return dataclasses.replace(super().from_saved(arrays, numbers), parameter=numbers["parameter"])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,4 +148,4 @@ class ExponentialPool(TemperedPool):
     @classmethod
     def from_saved(cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, float]) -> Self:
         """The pool of a file, with what `arrays` and `numbers` gave."""
-        return dataclasses.replace(super().from_saved(arrays, numbers), parameter=float(numbers["parameter"]))
+        return dataclasses.replace(super().from_saved(arrays, numbers), parameter=numbers["parameter"])
