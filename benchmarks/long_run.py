@@ -1,17 +1,20 @@
 """Long searches: whether the last hundred of 2,000 trials take as much time and memory as trials 100 to 200.
 
-Tiny models on 64 rows, three epochs each, of sixteen structures or more. Nearly all that is timed is what a search does
+Tiny models on 64 rows, three epochs each, of 8 structures or of 40: what is compiled for a structure stays, up to a
+limit, so memory grows for as long as new ones come. Nearly all that is timed is what a search does
 around training: proposals, building, the book, commits. Seconds are of the processor, since other work on the machine
 counts in those of a clock; memory is what the process holds. The last columns are of the finished project: what its
 database takes per trial, and seconds to open it again, to read a snapshot of it, and for its results as rows.
 
-    python benchmarks/long_run.py                          # both searches, in a process each
+    python benchmarks/long_run.py                          # both searches of 8 structures, in a process each
+    python benchmarks/long_run.py --layers 2               # of 40
     python benchmarks/long_run.py --sampler random --trials 500 --trainer none   # no models: the bookkeeping alone
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -38,12 +41,12 @@ SEARCHES = {"random": kt.RandomSearch, "bayesian": kt.BayesianOptimization}
 _WINDOW = 100
 
 
-def build(hp: kt.HyperParameters) -> keras.Model:
-    """A small classifier of many structures."""
+def build(hp: kt.HyperParameters, most_layers: int = 1) -> keras.Model:
+    """A small classifier of several structures."""
     activation = hp.Choice("activation", ["relu", "tanh"])
     layers = [
         keras.layers.Dense(hp.Int(f"units_{number}", 4, 16, step=4), activation=activation)
-        for number in range(hp.Int("layers", 1, 2))
+        for number in range(hp.Int("layers", 1, most_layers))
     ]
     model = keras.Sequential([keras.Input((4,)), *layers, keras.layers.Dense(1, activation="sigmoid")])
     rate, momentum = hp.Float("rate", 1e-4, 1e-1, sampling="log"), hp.Float("momentum", 0.0, 0.95)
@@ -70,14 +73,15 @@ def watched(search: type[kt.Tuner], marks: list[tuple[float, int]], *, trains: b
     return Watched if trains else OfFormulas
 
 
-def run(sampler: str, trials: int, trainer: str, folder: str) -> dict[str, Any]:
+def run(sampler: str, trials: int, trainer: str, most_layers: int, folder: str) -> dict[str, Any]:
     """One search; answers a row of the table."""
     marks: list[tuple[float, int]] = []
     kind = watched(SEARCHES[sampler], marks, trains=trainer != "none")
     options = {"directory": folder, "project_name": "long", "seed": 0, "display": "plain"}
 
     def make() -> Any:
-        return kind(build, "val_loss" if trainer != "none" else None, trials, population=trainer != "fit", **options)
+        builder = functools.partial(build, most_layers=most_layers)
+        return kind(builder, "val_loss" if trainer != "none" else None, trials, population=trainer != "fit", **options)
 
     tuner = make()
     tuner.search(X, Y, validation_data=(X, Y), epochs=3, verbose=0)
@@ -88,7 +92,7 @@ def run(sampler: str, trials: int, trainer: str, folder: str) -> dict[str, Any]:
     first, last = slice(_WINDOW, 2 * _WINDOW), slice(-_WINDOW, None)
     project = tuner.project_dir
     return {
-        "search": f"{sampler}, {trainer}",
+        "search": f"{sampler}, {trainer}, {8 if most_layers == 1 else 40}",
         "trials": len(marks),
         "cpu_seconds_early": statistics.mean(seconds[first]),
         "cpu_seconds_late": statistics.mean(seconds[last]),
@@ -141,17 +145,19 @@ def main() -> None:
     parser.add_argument("--sampler", choices=SEARCHES, help="one of them, in this process")
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--trainer", choices=("population", "fit", "none"), default="population")
+    parser.add_argument("--layers", type=int, choices=(1, 2), default=1, help="at most: 8 structures, or 40")
     options = parser.parse_args()
     if options.sampler is None:
         print(HEAD, flush=True)
         for sampler in SEARCHES:  # a process each: memory of one search is none of the other's
             given = ["--sampler", sampler, "--trials", str(options.trials), "--trainer", options.trainer]
+            given += ["--layers", str(options.layers)]
             found = subprocess.run([sys.executable, __file__, *given], check=True, capture_output=True, text=True)
             print(shown(json.loads(found.stdout.splitlines()[-1])), flush=True)
         return
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("MANYFIT_CACHE_DIR", str(Path(folder) / "cache"))
-        row = run(options.sampler, options.trials, options.trainer, folder)
+        row = run(options.sampler, options.trials, options.trainer, options.layers, folder)
     print(HEAD, file=sys.stderr)
     print(shown(row), file=sys.stderr)
     print(json.dumps(row))

@@ -135,3 +135,12 @@ def test_the_pages_of_arrays_are_faulted_in_once():
     inside, outside, pages = map(int, run.stdout.split())
     assert inside < pages / 10
     assert outside > pages / 2
+
+
+def test_what_is_freed_is_given_back_while_more_is_kept(library, monkeypatch):
+    with freed_memory_kept():
+        hardware.give_back_freed_memory()
+    assert library.calls == [*SET, ("malloc_trim", 0), *RESTORED]
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    hardware.give_back_freed_memory()  # another C library is left alone
+    assert library.calls[-1:] == RESTORED[-1:] and len(library.calls) == 6

@@ -120,6 +120,12 @@ def _thresholds_raised() -> Iterator[None]:
 _raised = SharedContext(_thresholds_raised)
 
 
+def give_back_freed_memory() -> None:
+    """Hands what this process has freed back to the system, also where `freed_memory_kept` holds; of glibc."""
+    if _keeps_by_default():
+        _c_library().malloc_trim(0)
+
+
 @contextlib.contextmanager
 def freed_memory_kept() -> Iterator[None]:
     """What is freed inside stays with the process and is given out again; glibc would give large arrays back at once.

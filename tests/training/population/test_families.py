@@ -99,6 +99,28 @@ def test_what_is_not_exact_trains_in_programs_of_its_own(tmp_path, monkeypatch, 
     assert capsys.readouterr().out.count("train without padding") == 1
 
 
+def test_searched_numbers_of_an_optimizer_are_no_reason_to_pad(tmp_path):
+    """No wide program takes two optimizers that differ in numbers: each trial would compile one of its own."""
+
+    def build_with_momentum(hp):
+        model = keras.Sequential([keras.Input((6,))])
+        for number in range(hp.Int("layers", 1, 2)):
+            units, activation = hp.Int(f"units {number}", 4, 16, step=4), hp.Choice("activation", ["relu", "tanh"])
+            model.add(keras.layers.Dense(units, activation=activation))
+        model.add(keras.layers.Dense(1, activation="sigmoid"))
+        optimizer = keras.optimizers.SGD(0.05, momentum=hp.Float("momentum", 0.0, 0.95), nesterov=True)
+        model.compile(optimizer, "binary_crossentropy")
+        return model
+
+    tuner = kt.RandomSearch(build_with_momentum, "val_loss", 30, seed=0, directory=str(tmp_path))
+    tuner.search(X, Y, **{**FIT, "epochs": 1})
+    records = tuner.programs().records
+    configurations = [dict(trial.hyperparameters.values) for trial in tuner.oracle.trials.values()]
+    structures = {str({name: v for name, v in each.items() if name != "momentum"}) for each in configurations}
+    assert not any(record.widths for record in records)
+    assert len(records) <= len(structures) < len(configurations)
+
+
 def test_a_cover_weighs_compilations_and_padding():
     options = {"seconds": float, "join": max}
     widths, epochs = [1, 2, 3, 100], [5, 5, 5, 5]

@@ -13,7 +13,9 @@ from manyfit.core.records import Plan
 from manyfit.data.call import Call
 from manyfit.testing.fakes import ListSupply
 from manyfit.training.base import Task
+from manyfit.training.population import families, learned
 from manyfit.training.population.arrays import rounded_up, with_room
+from manyfit.training.population.program import SharedProgram
 from manyfit.training.population.trainer import Population
 
 pytestmark = needs_jax
@@ -21,6 +23,8 @@ pytestmark = needs_jax
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(103, 5)).astype("float32")
 Y = (X[:, 0] > X[:, 1]).astype("int32")
+
+ACTIVATIONS = ["relu", "tanh", "elu", "gelu", "softplus"]
 
 
 def model_of(dropout, learning_rate):
@@ -92,3 +96,34 @@ def test_arrays_are_an_eighth_longer_at_most(count):
     assert count <= room <= count * 1.125
     (longer,) = with_room([np.arange(count, dtype="float32").reshape(count, 1)], room)
     assert longer.shape == (room, 1) and longer[:count, 0].tolist() == list(range(count))
+
+
+def test_programs_that_nobody_needs_rest_and_are_read_again(tmp_path, monkeypatch):
+    """Structures come and come again: with few passes held at a time the scores are those of a search with all."""
+
+    def build_one_of_several(hp):
+        model = keras.Sequential([layers.Input((5,)), layers.Dense(4, activation=hp.Choice("activation", ACTIVATIONS))])
+        model.add(layers.Dense(2, activation="softmax"))
+        rate = hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")
+        model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
+        return model
+
+    def searched(name):
+        options = {"population_size": 1, "seed": 0, "directory": tmp_path, "project_name": name}
+        tuner = kt.RandomSearch(build_one_of_several, "val_loss", 12, **options)
+        tuner.search(X, Y, epochs=2, batch_size=16, verbose=0, validation_data=(X[:20], Y[:20]))
+        return tuner
+
+    at_rest = []
+    monkeypatch.setattr(families, "WIDENS", False)  # a program per structure
+    held = searched("all are held")
+    monkeypatch.setattr(learned, "MANY_PASSES", 2)
+    rest = SharedProgram.rest
+    monkeypatch.setattr(SharedProgram, "rest", lambda program: (at_rest.append(program.key), rest(program)))
+    tuner = searched("few are held")
+    assert len(set(at_rest)) >= 3 and len(at_rest) > len(set(at_rest))  # some have been called for again
+    scores, others = ([t.score for t in each.oracle.trials.values()] for each in (held, tuner))
+    np.testing.assert_allclose(scores, others, rtol=1e-6)
+    records, other_records = (each.programs().records for each in (held, tuner))
+    assert [record.members for record in records] == [record.members for record in other_records]
+    assert all(record.versions == 1 for record in other_records)

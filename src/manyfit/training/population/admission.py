@@ -109,6 +109,10 @@ class Admission:
         """Members of one program that wait for a slot."""
         return self._waiting.get(id(program), ())
 
+    def let_rest(self, active: Sequence[Member]) -> None:
+        """Lets programs rest in which none of the active members trains, and nobody waits, if there are many."""
+        self._learned.let_rest({member.program for member in (*active, *self.waiting)})
+
     @property
     def most_waiting(self) -> int:
         """Members that wait, of the program with the most."""
@@ -225,8 +229,8 @@ class Admission:
             least: a program's first member joins where so many of it wait.
         """
         training = collections.Counter(id(member.program) for member in active)
-        fills = {name: training[id(program)] % group != 0 for name, program in self.programs.items()}
-        waiting = {name: len(self.waiting_for(program)) for name, program in self.programs.items()}
+        waiting = {name: found for name, program in self.programs.items() if (found := len(self.waiting_for(program)))}
+        fills = {name: training[id(self.programs[name])] % group != 0 for name in waiting}
         names = [name for name, number in waiting.items() if number >= (1 if fills[name] else least)]
         if not names:
             return None

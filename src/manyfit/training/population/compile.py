@@ -135,7 +135,13 @@ class Compiled:
     seconds: float
     num_bytes: int  # of arguments, answers and what lies in between, while it runs, on one device
     num_flops: float  # of one device, by the compiler's count: the body of a loop counts once
-    again: Callable[[Effort], Compiled]  # the same function compiled with another effort; it is not traced anew
+    # The same function compiled with another effort, without tracing it anew; that holds the program as it was before
+    # compiling, another megabyte.
+    again: Callable[[Effort], Compiled] | None
+
+    def for_good(self) -> Compiled:
+        """What will not be compiled again."""
+        return dataclasses.replace(self, again=None)
 
 
 def compile_function(

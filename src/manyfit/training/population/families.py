@@ -21,7 +21,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 
 from manyfit.training.keras_internals import building
 from manyfit.training.keras_internals.draws import quick_draws
@@ -32,7 +32,7 @@ from manyfit.training.population.covers import ProgramCosts, cover
 from manyfit.training.population.data import ResidentRows
 from manyfit.training.population.layout import Layout, num_workers
 from manyfit.training.population.member import Member, ProgramSeat
-from manyfit.training.population.outlines import Outline, joined
+from manyfit.training.population.outlines import Outline, class_of_optimizer, joined
 from manyfit.training.population.probe import find_padding_mismatch, recalled_verdict, remember_verdict
 from manyfit.training.population.program import SharedPassKey, SharedProgram
 from manyfit.training.population.rows_pass import RowsPass
@@ -76,7 +76,7 @@ class WideProgram(SharedProgram):
         *,
         together: bool,
         first_tier: Tier,
-        passes: dict[SharedPassKey, RowsPass],
+        passes: MutableMapping[SharedPassKey, RowsPass],
     ) -> None:
         name = summary_of(twin.model)
         super().__init__(found, view.data, name, together=together, first_tier=first_tier, passes=passes)
@@ -158,7 +158,7 @@ def wide_program(
     *,
     together: bool,
     first_tier: Callable[[Trace, int], Tier],
-    passes: dict[SharedPassKey, RowsPass],
+    passes: MutableMapping[SharedPassKey, RowsPass],
     maskings: dict[str, Maskings],
 ) -> WideProgram:
     """A new wide program; where its kind was never compared with models' own steps, it will be.
@@ -224,6 +224,8 @@ class Family:
         self._seen: dict[str, dict[str, Outline]] = {}
         self._trials: dict[str, dict[str, set[str]]] = {}
         self._num_members: collections.Counter[str] = collections.Counter()
+        # By kind and class of the optimizer, how many members have it with which numbers.
+        self._numbers: dict[str, dict[str, collections.Counter[str]]] = {}
         self._padded_seconds: dict[str, float] = {}  # by identity: what was agreed to so far
 
     def serve(self, view: View | None) -> None:
@@ -286,6 +288,9 @@ class Family:
             trials = self._trials.setdefault(outline.kind, {}).setdefault(identity, set())
             trials.update(member.plan.trial_id for member in alike)
             self._num_members[outline.kind] += len(alike)
+            for text in outline.optimizers:
+                numbers = self._numbers.setdefault(outline.kind, {})
+                numbers.setdefault(class_of_optimizer(text), collections.Counter())[text] += len(alike)
             has_many = self._weight(outline, remaining) >= _MANY_TO_COME
             if self.refused is not None or identity in self.own or has_many:
                 shares.append(Share(tuple(alike)))
@@ -359,15 +364,20 @@ class Family:
         return shares
 
     def _expected(self, outline: Outline, remaining: float) -> float:
-        """Structures of an outline's kind that are still to come, and have not been seen.
+        """Structures that a wide program might serve, that are still to come, and have not been seen.
 
         The next one is new about as often as those were that were seen once (Good 1953, "The population frequencies of
         species and the estimation of population parameters"). Where nothing else was seen, nothing else is expected.
+        Its optimizer's numbers are new likewise, and no wide program takes two of one class that differ in them: where
+        momentum or a weight decay is searched, each trial has its own.
         """
         numbers = [len(trials) for trials in self._trials[outline.kind].values()]
         if len(numbers) == 1:
             return 0.0
-        return remaining * numbers.count(1) / sum(numbers)
+        differing = [found for found in self._numbers[outline.kind].values() if len(found) > 1]
+        seen_once = sum(list(found.values()).count(1) for found in differing)
+        known_numbers = 1 - seen_once / self._num_members[outline.kind]
+        return known_numbers * remaining * numbers.count(1) / sum(numbers)
 
     def _weight(self, outline: Outline, remaining: float) -> float:
         """How many members each one that came stands for: itself, and those to come of structures that were seen."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
+from collections.abc import Collection, MutableMapping
 
 import keras
 
+from manyfit.training.hardware import give_back_freed_memory
 from manyfit.training.labels import LabelCheck
 from manyfit.training.models import summary_of
 from manyfit.training.population.compile import Tier
@@ -27,6 +30,10 @@ MANY_UPDATES = 4e8
 """Numbers times steps that members at hand will train, from which on their program is compiled in full at once."""
 
 
+MANY_PASSES = 200
+"""Compiled ones that are held, at two megabytes and more each; with so many, those are let go of that nobody needs."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Learned:
     """What is known of the structures that train on data of the same kinds: programs stay from call to call.
@@ -45,7 +52,7 @@ class Learned:
     structures: KnownStructures = dataclasses.field(default_factory=KnownStructures)
     maskings: dict[str, Maskings] = dataclasses.field(default_factory=dict)
     families: dict[str, Family] = dataclasses.field(default_factory=dict)
-    passes: dict[SharedPassKey, RowsPass] = dataclasses.field(default_factory=dict)
+    passes: MutableMapping[SharedPassKey, RowsPass] = dataclasses.field(default_factory=weakref.WeakValueDictionary)
     labels: LabelCheck = dataclasses.field(default_factory=LabelCheck)
     prefixes: Prefixes = dataclasses.field(default_factory=Prefixes)
 
@@ -84,6 +91,21 @@ class Learned:
             )
         self.programs[key].serve(view.data)
         return self.programs[key]
+
+    def let_rest(self, busy: Collection[SharedProgram]) -> None:
+        """Lets go of what is compiled for programs that have served nobody for the longest time, if there are many.
+
+        Args:
+            busy: programs that members train in, or are about to.
+        """
+        if len(self.passes) < MANY_PASSES:
+            return
+        idle = [program for program in self.programs.values() if not program.is_at_rest and program not in busy]
+        for program in sorted(idle, key=lambda program: program.last_served):
+            program.rest()
+            if len(self.passes) <= MANY_PASSES * 3 // 4:
+                break
+        give_back_freed_memory()
 
     def first_tier(self, found: Trace, num_steps: int, *, together: bool, remaining: int | None) -> Tier:
         """How a new program is compiled first: in full where it is to train many executions, or to do much for some.

@@ -122,7 +122,7 @@ class Outline:
     def joins(self, other: Outline) -> bool:
         """Whether one twin may serve the models of both: of a class of optimizers it has one, with its numbers."""
         texts = {*self.optimizers, *other.optimizers}
-        return self.kind == other.kind and len({json.loads(text)[0] for text in texts}) == len(texts)
+        return self.kind == other.kind and len(set(map(class_of_optimizer, texts))) == len(texts)
 
     def told(self) -> dict[str, Any]:
         """As JSON keeps it."""
@@ -155,6 +155,12 @@ class Outline:
                 written.append(size)
             sizes.append(sum(written[run.least - 1 :]))
         return 3 * total
+
+
+def class_of_optimizer(text: str) -> str:
+    """Its name, of one of the texts in `Outline.optimizers`."""
+    name, _ = json.loads(text)
+    return str(name)
 
 
 def size_of_output(

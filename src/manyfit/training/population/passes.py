@@ -113,9 +113,10 @@ class Pass:
             with self._lock:
                 if key not in self._compiled:
                     donate = () if once else self._donates
-                    self._compiled[key] = self.spread.compile(
+                    compiled = self.spread.compile(
                         function, arguments, effort=key[1], one_thread=self._one_thread, donate=donate
                     )
+                    self._compiled[key] = compiled if key[1] == "quick" else compiled.for_good()
         return self._compiled[key]
 
     def _call(self, name: str, function: Function, arguments: Sequence[ArrayTree], tier: Tier) -> ArrayTree:
@@ -140,10 +141,11 @@ class Pass:
     def exchange(self) -> None:
         """Compiles the steps in full; the runs that begin afterwards use them."""
         for (name, effort), compiled in list(self._compiled.items()):
-            if effort == "quick":
+            if effort == "quick" and compiled.again is not None:
                 found = compiled.again("full")
                 exchanges.record_cost(quick=compiled.seconds, full=found.seconds)
-                self._compiled.setdefault((name, "full"), found)
+                self._compiled.setdefault((name, "full"), found.for_good())
+                self._compiled[name, effort] = compiled.for_good()
         self.tiers.tier = "full"
 
     def _beginning(self, states: Sequence[State], lifted: Lifted) -> tuple[ArrayTree, ...]:

@@ -147,6 +147,7 @@ def _run(function: Function, arguments: Sequence[ArrayTree]) -> Any:
     found = compiled.call(*arguments)
     if all(bool(np.isfinite(np.asarray(leaf, np.float64)).all()) for leaf in jax.tree.leaves(found)):
         return found
+    assert compiled.again is not None  # it has just been compiled
     return compiled.again("quick").call(*arguments)
 
 

@@ -9,8 +9,9 @@ is asked for a pass, given states and numbers by whoever trains, and stays from 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import TypeAlias
 
 from manyfit.training.population.arrays import State, copied
@@ -32,6 +33,7 @@ PassKey: TypeAlias = tuple[str, Layout, int, bool]
 SharedPassKey: TypeAlias = tuple[tuple[object, ...], Layout, int, bool, int]
 """The steps, the layout, slots, whether each member reads the rows in its own order, and the length of the arrays."""
 
+_turns = itertools.count()
 _PROBED = 2  # members that a probe compares
 
 
@@ -56,7 +58,10 @@ class SharedProgram:
         together: whether several executions are expected at the same time.
         first_tier: how to compile at first, where nothing is remembered.
         passes: over resident rows, which programs share that differ in other things: in their validation, or in
-            training only.
+            training only. Each lives as long as a program holds it.
+
+    Attributes:
+        last_served: greater than that of all programs whose latest member came before this one's.
     """
 
     def __init__(
@@ -68,7 +73,7 @@ class SharedProgram:
         frozen: str = "",
         together: bool = False,
         first_tier: Tier = "quick",
-        passes: dict[SharedPassKey, RowsPass] | None = None,
+        passes: MutableMapping[SharedPassKey, RowsPass] | None = None,
     ) -> None:
         self.key = trace.key
         self.structure, self.frozen, self._first_tier = structure, frozen, first_tier
@@ -90,6 +95,10 @@ class SharedProgram:
         self._samples: list[_Sample] = []
         self._verified: set[tuple[int, bool]] = set()
         self._passes: dict[PassKey, Pass] = {}
+        self._held: dict[SharedPassKey, RowsPass] = {}  # these, those of earlier versions, and of other lifts
+        self._is_compiled = False
+        self._known_bytes: dict[Layout, float] = {}  # what a member takes in passes that it has let go of
+        self.last_served = next(_turns)
         self.num_compilations = 0  # training passes that no other program has made before
         self._shared_passes = {} if passes is None else passes
         self._retired_seconds = 0.0
@@ -110,6 +119,7 @@ class SharedProgram:
     def serve(self, data: FitArguments | None) -> None:
         """Trains on these data from now on; None: lets go of them, until others come."""
         self._data = data
+        self.last_served = next(_turns)
 
     @property
     def streams(self) -> bool:
@@ -137,12 +147,34 @@ class SharedProgram:
 
     def _become(self, lift: Lift) -> None:
         """Another version, if that is another lift."""
-        if lift is not self.lift and self._passes:
-            self._retired_seconds += sum(each.compile_seconds for each in self._passes.values())
-            self._passes.clear()
+        if lift is not self.lift and self._is_compiled:
+            self._retire()
+            self._is_compiled = False
             self.num_versions += 1
             self._samples.clear()  # those that made the new version necessary are the ones to probe
         self.lift = lift
+
+    def _retire(self) -> None:
+        self._retired_seconds += sum(each.compile_seconds for each in self._passes.values())
+        self._passes.clear()
+
+    def rest(self) -> None:
+        """Lets go of what is compiled. Who trains in it next has it compiled again: read from the cache on disk."""
+        self.remember()
+        counts, tier = self.compiled_counts(), self.tier
+        with self._lock:
+            layouts = {layout for _, layout, _, _ in self._passes}
+        known = {layout: self.bytes_per_member(layout) for layout in layouts}
+        with self._lock:
+            self._known_bytes |= known
+            self._recalled = Remembered(self.choice.best, tuple(counts), tier)
+            self._retire()
+            self._held.clear()
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it holds nothing that is compiled."""
+        return not self._passes
 
     def extend(self, traces: Sequence[Trace]) -> None:
         """Takes in the steps for shapes of batches that have just come up in a stream.
@@ -169,8 +201,8 @@ class SharedProgram:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether there is a pass of this version, or one is being made."""
-        return bool(self._passes)
+        """Whether there was a pass of this version, or one is being made."""
+        return self._is_compiled
 
     def record(self) -> ProgramRecord:
         """What is known of this program, for showing."""
@@ -250,7 +282,7 @@ class SharedProgram:
         with self._lock:
             found = [(count, each.num_bytes) for (_, one, count, _), each in self._passes.items() if one == layout]
         if not found:
-            return 0.0
+            return self._known_bytes.get(layout, 0.0)
         count, num_bytes = max(found)
         return max(0.0, num_bytes - self.data.num_bytes) / count
 
@@ -310,7 +342,7 @@ class SharedProgram:
             made = RowsPass(kind, lift, layout=layout, count=count, shapes=shapes, own_order=own_order, tier=tier)
             # Two threads may have made one; the first that is there serves both, so that it is compiled once.
             key = lift.fingerprint(kind), layout, count, own_order, rows.room
-            found = self._shared_passes.setdefault(key, made)
+            found = self._held[key] = self._shared_passes.setdefault(key, made)
             self.num_compilations += kind == "train" and found is made
             return found
 
@@ -337,4 +369,5 @@ class SharedProgram:
         with self._lock:
             if key not in self._passes:
                 self._passes[key] = make()
+                self._is_compiled = True
             return self._passes[key]

@@ -110,6 +110,7 @@ class Session:
                 # Start first: while the programs run, this thread writes out what has ended and builds what comes next.
                 self.rounds.start(self._fitting(self._batches()))
                 self._finish_ended()
+                self.admission.let_rest([*self.idle, *self._running()])
                 # Nobody joins here: who trains beside whom is decided once the epochs that run now have ended.
                 self._admit(join=False)
                 if self._has_work_for_a_worker():

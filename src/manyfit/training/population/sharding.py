@@ -164,6 +164,7 @@ class ManyDevices(OneDevice):
             return jax.tree.unflatten(structure, map(DeviceSplit, found, scalars))
 
         def again(effort: Effort) -> Compiled:
+            assert compiled.again is not None  # it has just been compiled
             return ManyDevices._called_with_trees(compiled.again(effort), outputs)
 
         return dataclasses.replace(compiled, call=call, outputs=outputs, again=again)
