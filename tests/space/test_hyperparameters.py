@@ -319,6 +319,23 @@ def test_a_copy_is_independent_and_starts_a_new_build():
     assert hp.values == {"p": 1} and len(hp.space[0].values) == 2
 
 
+def test_the_space_of_many_trials_is_held_once():
+    def build(hp):
+        return hp.Int("units", 8, 64, step=8), hp.Choice("activation", ["relu", "tanh"]), hp.Float("rate", 0.1, 0.9)
+
+    search = HyperParameters()
+    build(search)
+    trials = [search.shared_copy() for _ in range(2)]
+    for trial, units in zip(trials, (8, 16), strict=True):
+        trial.values["units"] = units
+        assert build(trial)[0] == units
+        assert all(one is other for one, other in zip(trial.space, search.space, strict=True))
+    assert search.values["units"] == 8
+    trials[0] = trials[0].shared_copy()
+    assert trials[0].Int("units", 8, 128, step=8) == 8  # another definition is an object of its own
+    assert trials[0].space[0].max_value == 128 and trials[1].space[0].max_value == search.space[0].max_value == 64
+
+
 def test_configuration_as_in_kerastuner():
     hp = HyperParameters()
     hp.Choice("c", ["a", "b"])

@@ -20,6 +20,7 @@ class Trials(Protocol):
 
     scheduler: Scheduler
     proposals: ProposalQueue
+    hyperparameters: HyperParameters
     seed: int
 
     @property
@@ -67,7 +68,7 @@ def trial_of(job: Job, oracle: Trials, proposals: list[Values]) -> Trial | None:
 
 
 def _begun(oracle: Trials, values: Values) -> Trial:
-    hyperparameters = oracle.get_space()
+    hyperparameters = oracle.hyperparameters.shared_copy()
     hyperparameters.values = dict(values)
     number = len(oracle.trials)
     trial = Trial(hyperparameters, oracle.new_id(number))

@@ -391,7 +391,7 @@ class Trial:
     def from_row(cls, row: Mapping[str, Any], space: HyperParameters) -> Trial:
         """The trial that `row` was made of, without its executions."""
         # The row has values only: the space is the same for all trials, and stored once.
-        hyperparameters = space.copy()
+        hyperparameters = space.shared_copy()
         hyperparameters.values = dict(row["values"])
         outcome = row["outcome"]
         trial = cls(hyperparameters, row["id"], message=outcome["message"])

@@ -368,9 +368,16 @@ class HyperParameters(Registry):
 
     def copy(self) -> HyperParameters:
         """The same space and values, ready for a new build: scopes start afresh."""
+        return self._twin(map(copy.copy, self._space))
+
+    def shared_copy(self) -> HyperParameters:
+        """A copy with the same objects, which nobody may change: for trials, of which there may be thousands."""
+        return self._twin(self._space)
+
+    def _twin(self, space: Iterable[HyperParameter]) -> HyperParameters:
         twin = HyperParameters()
-        for each in self._space:
-            twin._put(copy.copy(each))
+        for each in space:
+            twin._put(each)
         twin.values = dict(self.values)
         # Not `_declared` and not the scopes: they belong to one build, and a copy begins another.
         twin._pinned = set(self._pinned)

@@ -127,6 +127,9 @@ class Registry:
 
     def _retrieve(self, hp: HyperParameter) -> Any:
         """The value of what a build asks for, registering it first; None while its conditions do not hold."""
+        known = self._lookup(hp)
+        if known is not None and type(known) is type(hp) and known.get_config() == hp.get_config():
+            hp = known  # with its tables; else thousands of trials would each hold the space
         if self.first_definition_holds:
             hp = self._declared.get(hp.key, hp)
         else:

@@ -52,7 +52,7 @@ def plan_of(trial: Trial, execution: int, oracle: Oracle, weights_path: Callable
     return Plan(
         trial.trial_id,
         execution,
-        trial.hyperparameters.copy(),
+        trial.hyperparameters.shared_copy(),
         seeds.seed_of(oracle.seed, "execution", trial.trial_id, execution, trial.attempt),
         # On a part of the rows it ends at its target; elsewhere it may pause there.
         epochs=trial.target_epochs if oracle.scheduler.may_restart else oracle.scheduler.max_epochs,
