@@ -147,6 +147,8 @@ def main() -> None:
     parser.add_argument("--trainer", choices=("population", "fit", "none"), default="population")
     parser.add_argument("--layers", type=int, choices=(1, 2), default=1, help="at most: 8 structures, or 40")
     options = parser.parse_args()
+    if options.trials < 2 * _WINDOW:
+        parser.error(f"--trials: at least {2 * _WINDOW}, two windows that are compared")
     if options.sampler is None:
         print(HEAD, flush=True)
         for sampler in SEARCHES:  # a process each: memory of one search is none of the other's

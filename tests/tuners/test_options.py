@@ -14,6 +14,7 @@ from manyfit.tuners.keras_tuner.base_tuner import BaseTuner
 from manyfit.tuners.options import ProjectOptions, ReadyOptions, SearchOptions
 
 FEW = [*tiny.READY, kt.Tuner]
+METHODS = ["search", "fit", "confirm", "retrain", "bag", "ensemble", "evaluate"]
 
 
 def annotation_of(option):
@@ -54,7 +55,7 @@ def test_each_argument_is_shown_by_its_name(tuner):
     assert not any("kwargs" in line for line in shown[: shown.index(" |  ) -> None")])
 
 
-@pytest.mark.parametrize("taken", [*FEW, kt.fit, kt.Tuner.fit, kt.Tuner.search])
+@pytest.mark.parametrize("taken", [*FEW, kt.fit, *(getattr(kt.Tuner, name) for name in METHODS)])
 def test_help_says_of_each_argument_what_it_is_for(taken):
     doc = inspect.getdoc(taken)
     described = re.findall(r"^    (\*{0,2}\w+): \S", doc.partition("Args:\n")[2].partition("\n\n")[0], flags=re.M)
@@ -78,9 +79,6 @@ def test_an_argument_that_there_is_not_is_refused_by_its_name(tuner, tmp_path):
     oracle = [kt.oracles.RandomSearchOracle("val_loss")] if tuner is kt.Tuner else []
     with pytest.raises(kt.errors.UsageError, match=r"Type overwrite=, say"):
         tuner(*oracle, lambda hp: None, directory=tmp_path, overwrit=True)
-
-
-METHODS = ["search", "fit", "confirm", "retrain", "bag", "ensemble", "evaluate"]
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -15,7 +15,7 @@ from manyfit.finish.export import Savable
 from manyfit.finish.prediction_table import PredictionTable
 from manyfit.oracles import Trial
 from manyfit.tuners.finishing import Finish
-from manyfit.tuners.options import EvaluateOptions, spelled_out
+from manyfit.tuners.options import EvaluateOptions, described_by, spelled_out
 from manyfit.tuners.together import PopulationTuner
 
 
@@ -78,6 +78,7 @@ class HandingTuner(PopulationTuner):
         self.refresh()
         return self._finish.submission(model, x, ids)
 
+    @described_by(EvaluateOptions)
     @spelled_out(EvaluateOptions)
     @checked_arguments(batch_size=at_least(1, 1024))
     def evaluate(
@@ -108,7 +109,6 @@ class HandingTuner(PopulationTuner):
             groups: a label per row, where rows of one group resemble each other (patients, users).
             confidence: of the intervals.
             verbose: 0 prints nothing; None: as in the search.
-            **options: `batch_size`, `steps` (of a stream), `sample_weight`.
 
         Returns:
             An `Evaluation`: print it, or read `evaluation["accuracy"]` and `evaluation.scores`.

@@ -109,7 +109,12 @@ class StepArguments(TypedDict, total=False):
 
 
 class ConfirmArguments(StepArguments, total=False):
-    """What `Tuner.confirm` takes besides; the first six are those of `ConfirmSettings`."""
+    """What `Tuner.confirm` takes besides; the first six are those of `ConfirmSettings`.
+
+    Args:
+        epochs: of one training.
+        callbacks: a list of Keras's callbacks; each training has copies of its own.
+    """
 
     max_rounds: int
     proof_executions: int
@@ -194,7 +199,13 @@ class CombineOptions(TypedDict, total=False):
 
 
 class EvaluateOptions(TypedDict, total=False):
-    """What `Tuner.evaluate` takes besides."""
+    """What `Tuner.evaluate` takes besides.
+
+    Args:
+        batch_size: rows that are predicted at once; None: 32.
+        steps: batches of a stream; None: all that there are.
+        sample_weight: one weight per row, or per row and output.
+    """
 
     batch_size: int | None
     steps: int | None

@@ -211,6 +211,7 @@ class Tuner(HandingTuner):
         with self._display.showing("a fit", call.get("verbose")):
             return fitting.fit(self, call, wishes, can, say=self._display.say)
 
+    @described_by(ConfirmArguments, StepArguments, ConfirmSettings)
     @spelled_out(ConfirmArguments, ConfirmSettings)
     @checked_arguments(max_seconds=above(0, 60))
     def confirm(
@@ -242,10 +243,7 @@ class Tuner(HandingTuner):
                 comes with a fold of its own.
             new_splits: each seed comes with a fresh random split of training and validation rows.
             verbose: 0 prints nothing; None: as in the search. So for `retrain`, `ensemble` and `evaluate`.
-            **settings: `max_rounds=20`, `margin=None`, `proof_executions=5`, `keep_weights=False`; where validation
-                rows resemble each other `groups=`, a label for each, or `time_ordered=True`: see
-                `manyfit.finish.confirm.ConfirmSettings`; and arguments of `model.fit` but the data, where they are to
-                be others than in the search: `epochs=`, `callbacks=`, ...
+            batch_size: rows of a step. This and all that `model.fit` takes is as in the search unless given.
 
         Returns:
             A `Confirmation`: print it.
@@ -265,6 +263,7 @@ class Tuner(HandingTuner):
                 top, options, cross_validation=cross_validation, new_splits=new_splits, fit_kwargs=fit_kwargs
             )
 
+    @described_by(RetrainArguments, StepArguments)
     @spelled_out(RetrainArguments)
     @checked_arguments(max_seconds=above(0, 60))
     def retrain(
@@ -323,7 +322,8 @@ class Tuner(HandingTuner):
             jit_compile: as in `Tuner`.
             devices: as in `Tuner`.
             verbose: 0 prints nothing; None: as in the search.
-            **further: arguments of `model.fit` (`sample_weight` of x, say); those of the search are kept.
+            batch_size: rows of a step. This and all that `model.fit` takes is as in the search unless given.
+            sample_weight: one weight per row of x, or per row and output.
 
         Returns:
             Trained Keras models, best configuration first; print the list to see how they were trained.
@@ -360,6 +360,7 @@ class Tuner(HandingTuner):
                 fit_kwargs=fit_kwargs,
             )
 
+    @described_by(Ensemble.fit)
     @spelled_out(CombineOptions)
     @checked_arguments(max_seconds=above(0, 60))
     def bag(
@@ -394,7 +395,10 @@ class Tuner(HandingTuner):
             diverse: not the best configurations, but those whose predictions add most to each other.
             max_seconds: no training begins later; configurations that lack a fold then are left out, which is said.
             verbose: 0 prints nothing; None: as in the search.
-            **options: see `Ensemble.fit`: `method` ("shrunk"), `metric`, `settings`, ...
+            metric: what to improve, as in `Ensemble.fit`; None: the objective, where it is one of predictions.
+            method: None: "shrunk", weights that rows pull away from equal ones; or as in `Ensemble.fit`.
+            sample_weight: one weight per row; None: those of the search.
+            seed: of folds and random searches; None: that of the search.
 
         Returns:
             The ensemble: print it. When no gain over the best configuration's bag is likely, it is that bag. `save`,
@@ -411,6 +415,7 @@ class Tuner(HandingTuner):
         with self._display.showing("a bag", verbose), self.interruptible("bag"):
             return self._finish.bag(settings, options)
 
+    @described_by(Ensemble.fit)
     @spelled_out(CombineOptions, Ensemble.fit)
     @checked_arguments()
     def ensemble(
@@ -438,7 +443,7 @@ class Tuner(HandingTuner):
                 programs: a frame or a CSV file with a column `row_id` and one for each output, or
                 `kt.OutsidePredictions`.
             verbose: 0 prints nothing; None: as in the search.
-            **options: see `Ensemble.fit`: `method` ("auto", "uniform", "nelder-mead", ...), `metric`, `sample_weight`.
+            metric: what to improve, as in `Ensemble.fit`; None: the objective, where it is one of predictions.
 
         Returns:
             The ensemble. When no gain over the single best member is proven, it is that member, and says so. Its

@@ -141,6 +141,16 @@ def test_imagined_outcomes_shrink_variance_and_leave_the_mean_unbiased() -> None
     assert (np.abs(means.mean(axis=0) - model.predict(new)[0][0]) < 5 * spread + 1e-9).all()
 
 
+def test_means_alone_are_those_of_predictions() -> None:
+    points, y = problem()
+    model = ours(points, y)
+    imagined = model.fantasise(np.array([[0.5, 0.5, 0.5]]), 8, np.random.default_rng(7))
+    for each in (model, imagined):
+        assert np.array_equal(each.means(points[:7]), each.predict(points[:7])[0])
+        np.testing.assert_allclose(each.means_of_own(), each.predict(each.points)[0], rtol=0, atol=1e-9)
+    assert imagined.means_of_own().shape == (8, 26)
+
+
 def test_noise_is_learned_from_replicates() -> None:
     rng = np.random.default_rng(8)
     points = rng.random((15, 1))

@@ -55,11 +55,15 @@ class Evidence:
     satisfied: NDArray[np.bool_]
 
     @property
+    def may_lead(self) -> NDArray[np.bool_]:
+        """(n,) whether a row was trained in full and keeps the constraints: what may be the incumbent."""
+        return self.satisfied & (self.points[:, -1] == 1.0) if self.with_fidelity else self.satisfied
+
+    @property
     def full(self) -> Array:
-        """(f, d) points that were trained in full and keep the constraints: what may be the incumbent."""
-        if not self.with_fidelity:
-            return self.points[self.satisfied]
-        return self.points[(self.points[:, -1] == 1.0) & self.satisfied, :-1]
+        """(f, d) the points of those, without their fidelity."""
+        found = self.points[self.may_lead]
+        return found[:, :-1] if self.with_fidelity else found
 
     def take(self, rows: NDArray[np.int64]) -> Evidence:
         """The evidence of some rows; what all replicates say of the noise, and what failed, stays."""
@@ -84,8 +88,7 @@ def most_telling(evidence: Evidence, count: int) -> NDArray[np.int64]:
     Returns:
         (count,) numbers of rows, in the order of the history.
     """
-    full = evidence.satisfied & ((evidence.points[:, -1] == 1.0) if evidence.with_fidelity else True)
-    order = np.lexsort((evidence.losses, ~full))
+    order = np.lexsort((evidence.losses, ~evidence.may_lead))
     is_taken = np.zeros(len(order), dtype=bool)
     is_taken[order[: count // 3]] = True
     # What is inactive is a place of its own, as far from all others as the ends of an axis are from each other.
@@ -133,7 +136,10 @@ def collect(encoding: Encoding, completed: Sequence[Observation], constraints: S
         constraints: on metrics of the trials; a trial without such a metric does not keep its constraint.
     """
     own = [each for each in completed if not each.earlier]
-    scored = [each for each in own if math.isfinite(each.loss)]
+    scored: list[Observation] = []
+    lost: list[Observation] = []
+    for each in own:
+        (scored if math.isfinite(each.loss) else lost).append(each)
     # Before rows are made: whether a trial counts as full depends on how far the longest ones went.
     horizon = _horizon(scored)
     rows: dict[tuple[Hashable, float], _Row] = {}
@@ -144,7 +150,6 @@ def collect(encoding: Encoding, completed: Sequence[Observation], constraints: S
     # A configuration that failed once and has a score elsewhere was unlucky, not impossible.
     good = {key for key, _ in rows}
     _add_earlier(rows, encoding, [each for each in completed if each.earlier and math.isfinite(each.loss)])
-    lost = [each for each in own if not math.isfinite(each.loss)]
     failed = {key: each for each, (_, key) in zip(lost, settled(encoding, lost), strict=True)}
     bad = [each for key, each in failed.items() if key not in good]
     listed = list(rows.values())
@@ -204,7 +209,7 @@ def _measurements(
     observation: Observation, horizon: int | None, scored: Sequence[Observation]
 ) -> list[tuple[float, tuple[float, ...]]]:
     """(fidelity, losses) of one trial: its result, and for a full trial what it had at others' last epochs."""
-    losses = tuple(loss for loss in observation.losses if math.isfinite(loss))
+    losses = tuple(filter(math.isfinite, observation.losses))
     if horizon is None or horizon < 2:
         return [(1.0, losses)]
     if not observation.full and (trained := _trained(observation, scored)) < horizon:

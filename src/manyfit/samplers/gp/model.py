@@ -125,18 +125,17 @@ def fit(
     ]
 
 
-def lowest_means(surrogate: Surrogate, evidence: Evidence, pending: Array | None = None) -> Array:
+def lowest_means(surrogate: Surrogate, evidence: Evidence) -> Array:
     """(s,) the best posterior mean of each version, over what ran in full and keeps the constraints.
 
     Args:
-        surrogate: a process.
+        surrogate: of the evidence; points that it imagines the outcomes of count too.
         evidence: what ran.
-        pending: (k, d) points with imagined outcomes, which count too.
     """
-    points = evidence.full if pending is None else np.concatenate([evidence.full, pending])
-    if not len(points):
-        return np.full(1, np.inf)
-    lowest: Array = surrogate.predict(evidence.lift(points))[0].min(axis=1)
+    means = surrogate.means_of_own()
+    num_imagined = means.shape[1] - len(evidence.losses)
+    may_lead = np.append(evidence.may_lead, np.full(num_imagined, True))
+    lowest: Array = means[:, may_lead].min(axis=1, initial=np.inf)
     return lowest
 
 
@@ -160,7 +159,7 @@ def doubted(surrogate: Surrogate) -> Surrogate:
 
 def posterior_mean(members: Sequence[MixtureMember], points: Array) -> Array:
     """(m,) mean of the mixture on the standardised scale: for ranking points, not for reading off losses."""
-    means = [math.exp(each.log_weight) * each.surrogate.predict(points)[0].mean(axis=0) for each in members]
+    means = [math.exp(each.log_weight) * each.surrogate.means(points).mean(axis=0) for each in members]
     total: Array = np.sum(means, axis=0)
     return total
 

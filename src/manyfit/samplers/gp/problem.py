@@ -143,7 +143,7 @@ class OneLoss(LossModel):
     def _imagine(self, member: model.MixtureMember, waiting: Array, rng: np.random.Generator) -> model.MixtureMember:
         """The member with imagined outcomes at waiting points, which may become incumbents."""
         surrogate = member.surrogate.fantasise(self.evidence.lift(waiting), _NUM_VERSIONS, rng)
-        incumbents = model.lowest_means(surrogate, self.evidence, waiting)
+        incumbents = model.lowest_means(surrogate, self.evidence)
         return dataclasses.replace(member, surrogate=surrogate, incumbents=incumbents)
 
 
@@ -201,7 +201,7 @@ class SeveralLosses(LossModel):
     def _means(self, surrogates: Sequence[Surrogate], points: Array) -> Array:
         """(s, n, m) posterior means of n points, one block per version."""
         lifted = self.evidence.lift(points)
-        means: Array = np.stack([each.predict(lifted)[0] for each in surrogates], axis=2)
+        means: Array = np.stack([each.means(lifted) for each in surrogates], axis=2)
         return means
 
 

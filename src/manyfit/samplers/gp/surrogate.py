@@ -282,6 +282,19 @@ class Surrogate:
         variance = 1.0 + _MEAN_VARIANCE - np.einsum("ij,ij->j", solved, solved)
         return self._alpha.T @ cross, np.maximum(self.amplitude * variance, _LEAST_VARIANCE)
 
+    def means(self, points: Array) -> Array:
+        """The first part of what `predict` answers, for half of the work."""
+        found: Array = self._alpha.T @ self.correlation(self.points, points)
+        return found
+
+    def means_of_own(self) -> Array:
+        """(s, n) posterior means of the noise-free target at its own points; nothing is predicted for them.
+
+        With A = K + D and A alpha = y, the means K alpha are y - D alpha.
+        """
+        found: Array = (self._columns - self._diagonal[:, None] * self._alpha).T
+        return found
+
     def predict_with_slopes(self, points: Array) -> tuple[Array, Array, Array, Array]:
         """Posterior means and variance, and how they change with the coordinates.
 
