@@ -105,7 +105,8 @@ class Learned:
             program.rest()
             if len(self.passes) <= MANY_PASSES * 3 // 4:
                 break
-        give_back_freed_memory()
+        if idle:
+            give_back_freed_memory()
 
     def first_tier(self, found: Trace, num_steps: int, *, together: bool, remaining: int | None) -> Tier:
         """How a new program is compiled first: in full where it is to train many executions, or to do much for some.
