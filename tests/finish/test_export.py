@@ -66,12 +66,17 @@ def exported(tuner, tmp_path_factory):
     return {name: (*parts, json.loads(line)) for (name, parts), line in zip(made.items(), lines, strict=True)}
 
 
+def num_measured(tuner, one):
+    """How many models have been measured on the test rows, where `one` is among them."""
+    return tuner.evaluate(X[TEST], Y[TEST], models=one).luck.num_models
+
+
 def card_of(folder):
     return (folder / "README.md").read_text()
 
 
 def test_the_file_of_a_retrained_model_is_the_model_that_was_measured(tuner, exported):
-    _, evaluation, folder, told = exported["model"]
+    model, evaluation, folder, told = exported["model"]
     facts = json.loads((folder / "artefact.json").read_text())
     assert facts["weights"] == facts["model"] == told["weights"] and told["weights"] in card_of(folder)
     assert facts["sha256"] == hashlib.sha256((folder / "model.keras").read_bytes()).hexdigest()
@@ -81,12 +86,12 @@ def test_the_file_of_a_retrained_model_is_the_model_that_was_measured(tuner, exp
         assert str(interval) in card_of(folder)
     # Measured once more from the file: no other choice, and no further look.
     again = tuner.evaluate(X[TEST], Y[TEST], models=keras.saving.load_model(folder / "model.keras"))
-    assert again.luck.num_models == 2, "this one and the ensemble"
+    assert again.luck.num_models == num_measured(tuner, model) >= 2, "this one and the ensemble"
     assert "more rows than the runs that were measured" in card_of(folder)
 
 
 def test_the_file_of_an_ensemble_is_the_ensemble_that_was_measured(tuner, exported):
-    _, evaluation, folder, told = exported["ensemble"]
+    ensemble, evaluation, folder, told = exported["ensemble"]
     facts = json.loads((folder / "artefact.json").read_text())
     for name in ("loss", "accuracy"):
         assert told[name] == pytest.approx(evaluation[name], rel=1e-4)
@@ -95,7 +100,7 @@ def test_the_file_of_an_ensemble_is_the_ensemble_that_was_measured(tuner, export
     assert facts["weights"] in card and facts["model"] in card
     assert "the ensemble itself was not" in card and str(evaluation.scores["ensemble"]["loss"]) in card
     loaded = keras.saving.load_model(folder / "model.keras")
-    assert tuner.evaluate(X[TEST], Y[TEST], models=loaded).luck.num_models == 2
+    assert tuner.evaluate(X[TEST], Y[TEST], models=loaded).luck.num_models == num_measured(tuner, ensemble) >= 2
 
 
 def test_a_card_of_another_trial_than_the_recommended_says_so(tuner, tmp_path):
@@ -118,7 +123,7 @@ def test_scores_of_other_models_stand_in_no_card(tuner, tmp_path):
     card = card_of(tuner.export(tmp_path / "first", first))
     assert str(scores["first"]["loss"]) in card and str(scores["second"]["loss"]) not in card
     assert "different models: the best of them looks better than it is" in card
-    [never] = tuner.retrain(1, epochs=2, verbose=0)
+    [never] = tuner.retrain(1, epochs=7, verbose=0)  # as no other test has it
     assert "has not been measured on test rows" in card_of(tuner.export(tmp_path / "never", never))
 
 

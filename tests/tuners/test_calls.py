@@ -96,30 +96,35 @@ def reasons(tuner):
 # HyperModel.fit ------------------------------------------------------------------------------------------------------
 
 
+def with_programs(tuners):
+    """Both, and the programs of the first one's search: what follows trains more."""
+    return tuners, tuners[0].programs()
+
+
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory):
-    return both(tmp_path_factory.mktemp("usual"), Usual())
+    return with_programs(both(tmp_path_factory.mktemp("usual"), Usual()))
 
 
 def test_a_usual_fit_trains_together_by_its_own_calls(usual):
-    together, apart = usual
+    (together, apart), programs = usual
     check_equal(together, apart)
-    assert reasons(together) == {} and num_together(together) == 6
+    assert not programs.reasons and sum(record.members for record in programs.records) == 6
     sizes = {trial.hyperparameters.get("batch_size") for trial in together.oracle.trials.values()}
-    assert len(together.programs().records) == len(sizes) == 2  # a program per batch size, and epochs are data
+    assert len(programs.records) == len(sizes) == 2  # a program per batch size, and epochs are data
     assert len({run.num_epochs for run in runs_of(together).values()}) > 1
     assert "decay" in {hp.name for hp in together.oracle.get_space().space}
 
 
 def test_what_follows_trains_by_the_same_calls(usual):
     weights = []
-    for tuner in usual:
+    for tuner in usual[0]:
         [model] = tuner.retrain(epochs=3, verbose=0)
         confirmation = tuner.confirm(top=2, max_executions=6, proof_executions=0, verbose=0)
         weights.append([*model.get_weights(), np.array(confirmation.score)])
     for one, other in zip(*weights, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
-    assert reasons(usual[0]) == {}
+    assert reasons(usual[0][0]) == {}
 
 
 def test_folds_of_a_usual_fit(tmp_path):
@@ -248,19 +253,20 @@ class Run(kt.RandomSearch):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return both(tmp_path_factory.mktemp("run"), build, Run)
+    return with_programs(both(tmp_path_factory.mktemp("run"), build, Run))
 
 
 def test_a_usual_run_trial_trains_together_by_its_own_calls(run):
-    together, apart = run
+    (together, apart), programs = run
     check_equal(together, apart)
-    assert reasons(together) == {} and num_together(together) == 6 and len(together.programs().records) == 2
+    assert not programs.reasons and sum(record.members for record in programs.records) == 6
+    assert len(programs.records) == 2
     assert len({run.num_epochs for run in runs_of(together).values()}) > 1
 
 
 def test_what_follows_a_usual_run_trial(run):
     found = []
-    for tuner in run:
+    for tuner in run[0]:
         models = tuner.retrain(epochs=3, verbose=0)
         score = tuner.confirm(top=2, max_executions=6, proof_executions=0, verbose=0).score
         found.append([*models[0].get_weights(), np.array(score)])
@@ -268,7 +274,7 @@ def test_what_follows_a_usual_run_trial(run):
         assert best == pytest.approx(min(tuner.oracle.get_best_trials(1)[0].scores), rel=1e-3)
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
-    assert reasons(run[0]) == {}
+    assert reasons(run[0][0]) == {}
 
 
 def averaged(tuner, trial, results):
