@@ -35,8 +35,11 @@ ROWS = {"x": X[:40], "y": Y[:40], "validation_data": (X[40:], Y[40:])}
 
 
 def build(hp):
+    rate = hp.Float("rate", 0.01, 1.0)
+    if not isinstance(rate, float):  # of a trial that somebody changed; Keras's words on it are not ours
+        raise kt.errors.FailedTrialError(f"a rate of {rate!r}")
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, "sigmoid")])
-    model.compile(keras.optimizers.SGD(hp.Float("rate", 0.01, 1.0)), "binary_crossentropy", run_eagerly=True)
+    model.compile(keras.optimizers.SGD(rate), "binary_crossentropy", run_eagerly=True)
     return model
 
 

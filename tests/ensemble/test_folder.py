@@ -110,6 +110,27 @@ def test_damage_is_noticed_before_anything_is_unpickled(ensemble, tmp_path, dama
         Ensemble.load(folder, trust=True)
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("num_outputs", -1),
+        ("num_outputs", False),
+        ("num_outputs", 10**12),
+        ("inverse_temperature", 0),
+        ("inverse_temperature", -1.0),
+        ("outputs", {"shapes": [[3]], "names": None, "several": 1, "tasks": []}),
+        ("outputs", {"shapes": [[3], [3]], "names": None, "several": False, "tasks": []}),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(tmp_path, ensemble, name, value):
+    folder = tmp_path / "ensemble"
+    ensemble.save(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(with_checksum({**manifest, name: value})))
+    with pytest.raises(UsageError, match="again"):
+        Ensemble.load(folder, trust=True)
+
+
 def test_what_is_no_ensemble_is_said(tmp_path, ensemble):
     with pytest.raises(UsageError, match=r"no manifest\.json"):
         Ensemble.load(tmp_path)

@@ -110,6 +110,21 @@ def test_numbers_of_trials_have_a_limit(project, column):
     assert "1000000000000" in refused(lambda: opened(project.folder.parent))
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE project SET value = '-1' WHERE name = 'search'",
+        "UPDATE project SET name = '0' WHERE name = 'search'",
+        "UPDATE project SET value = '[]' WHERE name = 'seed'",
+        "UPDATE project SET value = '7' WHERE name = 'space'",
+        "UPDATE trials SET trial_values = (SELECT json_group_object(key, null) FROM json_each(trial_values))",
+    ],
+)
+def test_facts_of_another_kind_are_told_in_words_before_anything_is_made_of_them(project, statement):
+    changed(project, statement)
+    assert "overwrite=True" in refused(lambda: opened(project.folder.parent))
+
+
 @pytest.mark.parametrize("version", ["-5", "0", "99", "NaN", "[1]", "null", "1" * 5000, '"x"'])
 def test_a_version_that_is_none_is_told_in_words(project, version):
     changed(project, "UPDATE project SET value = ? WHERE name = 'schema_version'", version)

@@ -130,7 +130,11 @@ class Outputs:
             OutputTask(None if task is None else PredictionTask(task), share) for task, share in told["tasks"]
         )
         names, layers = (None if one is None else tuple(one) for one in (told["names"], told.get("layers")))
-        return cls(tuple(map(tuple, told["shapes"])), names, bool(told["several"]), tasks, layers)
+        shapes, several = tuple(map(tuple, told["shapes"])), bool(told["several"])
+        lengths = {len(one) for one in (shapes, names, layers, tasks if several else None) if one is not None}
+        if len(lengths) != 1 or (not several and len(shapes) != 1):
+            raise ValueError(f"outputs that do not fit each other: {told}")
+        return cls(shapes, names, several, tasks, layers)
 
 
 def several_problem(

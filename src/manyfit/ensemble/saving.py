@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import pathlib
 import pickle
 import re
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
+from manyfit.core.checks import whole_number
 from manyfit.core.errors import ManyfitError, UsageError, explain, first_line
 from manyfit.core.files import digest_of, has_right_checksum, replaced, with_checksum, writing, written_whole
 from manyfit.core.untrusted import archive, check_unpacked, read_json
@@ -50,6 +52,7 @@ _FORMAT_OF_SEVERAL = 2  # of members with several outputs
 _MANIFEST = "manifest.json"
 #: Versions before 0.2 read both numbers of every pool, so they are written even where they mean nothing.
 _NUMBERS = {"parameter": 1.0, "inverse_temperature": 1.0}
+_MOST_OUTPUTS = 1_000_000  # a prediction of a few rows has room in memory
 
 
 def save_file(model: keras.Model, path: pathlib.Path, *, where: str = "Ensemble.save") -> None:
@@ -232,16 +235,21 @@ def load_folder(
         for entry in manifest["members"]
     ]
     numbers = {name: float(manifest[name]) for name in _NUMBERS if name in manifest}
+    if not 0.0 < numbers.get("inverse_temperature", 1.0) < math.inf:
+        raise ValueError(f"the inverse temperature {numbers['inverse_temperature']}")
     pool = POOLS[manifest["kind"]].from_saved(arrays, numbers)
     if max(pool.support, default=0) >= len(members):
         raise ValueError(f"weights of {max(pool.support) + 1} members, of which {len(members)} are there")
     outputs = Outputs.from_json(manifest["outputs"]) if "outputs" in manifest else None
+    num_outputs = whole_number("Ensemble.load(num_outputs)", manifest["num_outputs"], instead="Save it again.")
+    if num_outputs > _MOST_OUTPUTS:
+        raise ValueError(f"{num_outputs} columns of a prediction")
     classes, thresholds = manifest.get("classes"), manifest.get("thresholds")
     return {
         "members": members,
         "pool": pool,
         "task": PredictionTask(manifest["task"]),
-        "num_outputs": int(manifest["num_outputs"]),
+        "num_outputs": num_outputs,
         "outputs": outputs,
         "classes": None if classes is None else list(classes),
         "thresholds": None if thresholds is None else [float(one) for one in thresholds],

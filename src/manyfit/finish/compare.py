@@ -26,6 +26,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from manyfit.core.checks import is_whole
 from manyfit.core.errors import UsageError, explain
 from manyfit.core.objective import Direction
 from manyfit.core.records import SEARCH
@@ -273,10 +274,12 @@ def _repetition(store: ProjectStore) -> Repetition:
     runs = [run for run in store.executions() if run["phase"] == SEARCH]
     epochs = sum(row["phase"] == SEARCH for row in store.epochs())
     budget = {"trials": len(store.trials()), "training runs": len(runs), "epochs": epochs}
+    if not is_whole(seed := store.get("seed")):
+        raise ValueError(f"the seed {seed!r}")
     searched = store.get("searched_data", [])
     prints = {name: str(text) for name, text in searched[-1]["prints"].items() if text} if searched else {}
     return Repetition(
-        str(store.folder), name, direction, store.get("seed"), prints, budget, found,
+        str(store.folder), name, direction, seed, prints, budget, found,
         look if "held-out" in found else None, len(scores),
     )  # fmt: skip
 

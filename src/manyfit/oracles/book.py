@@ -17,7 +17,7 @@ from manyfit.core.lifecycle import TrialState, is_paused
 from manyfit.core.objective import Objective
 from manyfit.core.records import SEARCH, Ending, Observation, Plan, Progress, Result
 from manyfit.evidence.book import EvidenceBook, RaceFamily, TrialDropped
-from manyfit.oracles.commits import Commits, Key, Store, Write
+from manyfit.oracles.commits import RELOADING, Commits, Key, Store, Write
 from manyfit.oracles.scoring import Ranking
 from manyfit.oracles.trial import Execution, KnownEpochs, Trial
 from manyfit.oracles.views import BookedTrials, TrialViews
@@ -420,7 +420,7 @@ class TrialBook:
         self.settle()
         self.store.catch_up()
         self._check_same_project(self.store.get("project"))
-        with rows_told("Error reloading `Oracle` from existing project"):
+        with rows_told(RELOADING):
             self.seconds = {name: float(seconds) for name, seconds in self.store.get("seconds", {}).items()}
             broken_off = self._read(space)
             self._order_ends()

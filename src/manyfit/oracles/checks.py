@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from manyfit.core.causes import reason_of
-from manyfit.core.checks import did_you_mean, whole_number, whole_number_or_none
+from manyfit.core.checks import did_you_mean, is_whole, whole_number, whole_number_or_none
 from manyfit.core.errors import ProjectError, SearchError, UsageError, explain, warn_user
 from manyfit.core.records import Ending
 from manyfit.oracles.book import TrialBook
+from manyfit.oracles.commits import RELOADING, Store
 from manyfit.oracles.trial import Trial
 from manyfit.samplers.base import Sampler
 from manyfit.schedulers.base import REPLACED_ENDINGS
@@ -102,19 +104,47 @@ def check_no_new_entries(known: HyperParameters, found: HyperParameters) -> None
         )
 
 
-def check_same_search(known: Mapping[str, object], asked: Mapping[str, object]) -> None:
+def search_of(store: Store) -> dict[str, Any] | None:
+    """The search that a project was started with, and its seed; None: the project is a new one.
+
+    Raises:
+        ProjectError: it is none that Manyfit writes, or there are trials and no search.
+    """
+    known, seed = store.get("search"), store.get("seed")
+    if known is None and not store.trials():
+        return None
+    if not isinstance(known, dict) or not is_whole(seed):
+        raise ProjectError(
+            explain(
+                RELOADING,
+                f"trials of a search {known!r} with the seed {seed!r}",
+                "a project as Manyfit writes it",
+                "Restore the project from a copy, or search again with overwrite=True.",
+            )
+        )
+    return {**known, "seed": seed}
+
+
+def check_same_search(known: Mapping[str, object], asked: Mapping[str, object], *, with_seed: bool = True) -> None:
     """Checks that a project belongs to this search.
+
+    Args:
+        known: the project's, as `search_of` tells.
+        asked: the same of this search.
+        with_seed: the seeds are compared, too.
 
     Raises:
         ProjectError: another objective, sampler, scheduler or seed; the message names both ways out.
     """
     changes = [
-        f"{name} {known[name]} in the project, {asked[name]} asked for" for name in known if known[name] != asked[name]
+        f"{name} {value} in the project, {asked.get(name)} asked for"
+        for name, value in known.items()
+        if value != asked.get(name) and (with_seed or name != "seed")
     ]
     if changes:
         raise ProjectError(
             explain(
-                "Error reloading `Oracle` from existing project",
+                RELOADING,
                 "; ".join(changes),
                 "the search that the project was started with",
                 "To keep the project, construct the tuner as before; to start anew, pass `overwrite=True` "

@@ -12,6 +12,10 @@ from manyfit.core.files import write_failed
 Key = tuple[str, str, int, int]  # of an execution in the store: trial id, phase, attempt, index
 
 
+RELOADING = "Error reloading `Oracle` from existing project"
+"""Where errors about what a project holds were met; KerasTuner's words."""
+
+
 class Store(Protocol):
     """What the book needs of a store; `manyfit.store.ProjectStore` is one."""
 

@@ -14,7 +14,7 @@ from manyfit.core.objective import ObjectiveLike, create_objective, measures_amo
 from manyfit.core.records import Values
 from manyfit.core.signatures import above, at_least, checked_arguments
 from manyfit.oracles import checks
-from manyfit.oracles.commits import Store
+from manyfit.oracles.commits import RELOADING, Store
 from manyfit.oracles.jobs import Stretch, is_branch, lineage_of, trial_of
 from manyfit.oracles.keras_tuner.style import KerasTunerOracle, overridden
 from manyfit.oracles.keras_tuner.synchronized import synchronized
@@ -28,6 +28,7 @@ from manyfit.samplers.base import Constraint, Sampler
 from manyfit.schedulers import Limits, Scheduler, Start, scheduler_of
 from manyfit.space.encoding import Encoding
 from manyfit.space.hyperparameters import HyperParameters
+from manyfit.store.reading import rows_told
 
 
 class Oracle(KerasTunerOracle):
@@ -449,14 +450,12 @@ class Oracle(KerasTunerOracle):
         """
         self.book.store = store
         identity = self._identity()
-        known = store.get("search")
+        known = checks.search_of(store)
         if known is None:
             self.book.begin(search=identity, seed=self.seed)
             return False
-        if self._seed_given:
-            known, identity = {**known, "seed": store.get("seed")}, {**identity, "seed": self.seed}
-        checks.check_same_search(known, identity)
-        self.seed = store.get("seed")
+        checks.check_same_search(known, {**identity, "seed": self.seed}, with_seed=self._seed_given)
+        self.seed = known["seed"]
         self.reload()
         return True
 
@@ -469,14 +468,15 @@ class Oracle(KerasTunerOracle):
         if self.book.store is None:
             return
         self.book.check_may_reload(is_searching=self.clock.is_running)
-        space = self.book.store.get("space")
-        if space is not None and self.tune_new_entries:
-            self.hyperparameters.widen(HyperParameters.from_config({**space, "values": {}}))
-        self.book.load(self.get_space())
-        self.clock.set_spent(self.book.store.get("spent_seconds", 0.0))
-        self.waiting = [trial.trial_id for trial in self.trials.values() if trial.state is TrialState.QUEUED]
-        self.proposals.load(self.book.store)
-        self.earlier.load(self.book.store)
+        with rows_told(RELOADING):
+            space = self.book.store.get("space")
+            if space is not None and self.tune_new_entries:
+                self.hyperparameters.widen(HyperParameters.from_config({**space, "values": {}}))
+            self.book.load(self.get_space())
+            self.clock.set_spent(self.book.store.get("spent_seconds", 0.0))
+            self.waiting = [trial.trial_id for trial in self.trials.values() if trial.state is TrialState.QUEUED]
+            self.proposals.load(self.book.store)
+            self.earlier.load(self.book.store)
         self.ongoing_trials = {}
         if self.ends_with_contenders():
             # The process may have died between a repeated run and the score that it became part of.

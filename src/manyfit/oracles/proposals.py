@@ -107,7 +107,7 @@ class ProposalQueue:
 
     def load(self, store: Store) -> None:
         """The inverse of `facts`."""
-        self._enqueued = store.get("enqueued", [])
+        self._enqueued = [dict(values) for values in store.get("enqueued", [])]
         self._settled_away = store.get("settled_away", [])
         self.has_dependent_bounds = store.get("has_dependent_bounds", False)
         self.is_exhausted = False

@@ -393,6 +393,8 @@ class Trial:
         # The row has values only: the space is the same for all trials, and stored once.
         hyperparameters = space.shared_copy()
         hyperparameters.values = dict(row["values"])
+        if odd := [name for name, value in hyperparameters.values.items() if not isinstance(value, Value)]:
+            raise ValueError(f"{odd[0]}={hyperparameters.values[odd[0]]!r}, which is no value of a hyperparameter")
         outcome = row["outcome"]
         trial = cls(hyperparameters, row["id"], message=outcome["message"])
         trial.score, trial.best_step = outcome["score"], outcome["best_step"]

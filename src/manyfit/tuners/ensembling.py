@@ -294,7 +294,7 @@ def kept_predictions(tuner: SearchedTuner, models: Sequence[Any]) -> LearnedFrom
 
     predictions = member_predictions(models, tuner.model_origins, look_up)
     found = [told for told in by_trial.values() if told is not None]
-    if labels is None or len(found) < len(by_trial):
+    if labels is None or not found or len(found) < len(by_trial):
         return None
     for trial_id, told in zip(by_trial, found, strict=True):
         check_labels(f"trial {trial_id}", labels, told.kept.rows, told.kept.row_ids)

@@ -17,6 +17,7 @@ from manyfit.core.files import written_whole
 from manyfit.core.lifecycle import TrialStatus
 from manyfit.core.records import Ending, Plan, Result
 from manyfit.core.untrusted import plain_file, read_json
+from manyfit.oracles.commits import RELOADING
 from manyfit.oracles.keras_tuner.style import KerasTunerOracle
 from manyfit.oracles.trial import Trial
 from manyfit.store import ProjectStore
@@ -53,7 +54,7 @@ def read_project(oracle: KerasTunerOracle, store: ProjectStore) -> bool:
     except (KeyError, TypeError) as error:
         raise ProjectError(
             explain(
-                "Error reloading `Oracle` from existing project",
+                RELOADING,
                 f"{path}, which lacks {error}",
                 "the files of a search with the same tuner",
                 "If you did not mean to reload it, pass `overwrite=True` or another project_name=.",
@@ -84,7 +85,7 @@ def _read(path: Path) -> Any:
     except (OSError, ValueError) as error:
         raise ProjectError(
             explain(
-                "Error reloading `Oracle` from existing project",
+                RELOADING,
                 f"{path}, which is not whole ({error})",
                 "files as KerasTuner writes them",
                 "Restore the file from a copy, or pass `overwrite=True` to start anew.",
@@ -105,7 +106,7 @@ def _trial(oracle: KerasTunerOracle, path: Path, state: Mapping[str, Any]) -> Tr
     if path != ProjectLayout(path.parent.parent).trial_file(check_id(trial.trial_id)):
         raise ProjectError(
             explain(
-                "Error reloading `Oracle` from existing project",
+                RELOADING,
                 f"{path}, which tells of trial {trial.trial_id!r}",
                 "files as KerasTuner writes them",
                 "Restore the file from a copy, or pass another project_name=.",
